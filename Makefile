@@ -1,0 +1,48 @@
+# The commands of this project. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup run test check format demo bench lock clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+setup: $(STAMP) ## make .venv with everything, from a bare Python 3.11
+
+$(STAMP): pyproject.toml requirements.lock hatch_build.py $(wildcard protos/*.proto)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) (about a minute on a new machine)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+run: setup ## serve snapshots/quickstart to Envoys on 127.0.0.1:18000
+	@exec $(BIN)/xds serve snapshots/quickstart
+
+demo: setup ## the control plane, two Envoys and two upstreams; ends with Ctrl-C
+	@exec $(BIN)/python snapshots/demo.py
+
+test: setup ## everything that must hold: format, lint, types, architecture, all tests
+	@.ci/check $(BIN)
+
+check: setup ## only the quick ones: format, lint, types, architecture
+	@.ci/check $(BIN) quick
+
+format: setup ## rewrite the code as `make test` wants it
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+bench: setup ## the micro-benchmark of the pure core
+	@$(BIN)/python bench/micro.py
+
+lock: setup ## resolve the dependencies again into requirements.lock
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --all-extras --group dev --python-version 3.11 --upgrade \
+	  --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+
+clean: ## remove .venv and what was built
+	@rm -rf $(VENV) xds/_generated dist

@@ -1,0 +1,58 @@
+"""Build hook: write the Envoy descriptor set and compile our own protos into ``xds/_generated``.
+
+It runs in the build backend's isolated environment, which has ``xds-protos`` and ``grpcio-tools``. Neither is ever
+installed next to the product: ``xds-protos`` owns a top-level package that is called ``xds`` too.
+"""
+
+import importlib
+import pathlib
+import sys
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class SchemaBuildHook(BuildHookInterface[Any]):
+    """Make ``envoy.binpb`` (a FileDescriptorSet) and the ``*_pb2`` modules of ``protos/``."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        root = pathlib.Path(self.root)
+        out = root / "xds" / "_generated"
+        out.mkdir(exist_ok=True)
+        (out / "__init__.py").write_text('"""Built from protos/ and the Envoy API by hatch_build.py."""\n')
+        self._write_envoy_descriptors(root, out / "envoy.binpb")
+        self._compile_own_protos(root / "protos", out)
+
+    def _write_envoy_descriptors(self, root: pathlib.Path, target: pathlib.Path) -> None:
+        # Our own package is called xds as well: it must not shadow the one of xds-protos here.
+        sys.path[:] = [entry for entry in sys.path if entry and pathlib.Path(entry).resolve() != root]
+        import envoy
+        from google.protobuf import descriptor_pb2
+
+        files: dict[str, Any] = {}
+
+        def add(file: Any) -> None:
+            if file.name not in files:
+                for dependency in file.dependencies:
+                    add(dependency)
+                files[file.name] = file
+
+        base = pathlib.Path(envoy.__file__).parent
+        for path in sorted(base.rglob("v3/*_pb2.py")):
+            module = ".".join(path.relative_to(base.parent).with_suffix("").parts)
+            add(importlib.import_module(module).DESCRIPTOR)
+        descriptor_set = descriptor_pb2.FileDescriptorSet()
+        for file in files.values():
+            file.CopyToProto(descriptor_set.file.add())
+        target.write_bytes(descriptor_set.SerializeToString())
+
+    def _compile_own_protos(self, protos: pathlib.Path, out: pathlib.Path) -> None:
+        import grpc_tools
+        from grpc_tools import protoc
+
+        well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
+        sources = [str(path) for path in sorted(protos.glob("*.proto"))]
+        includes = [f"-I{protos}", f"-I{well_known}"]
+        status = protoc.main(["protoc", *includes, f"--python_out={out}", f"--pyi_out={out}", *sources])
+        if status != 0:
+            raise RuntimeError(f"protoc failed with status {status} on {sources}")
