@@ -1,0 +1,249 @@
+"""All groups and what they serve: takes changesets, gives snapshots. It does not know streams, stores or files.
+
+The one mutable thing of the model. ``apply`` first builds the whole next state beside the present one, checks it, and
+only then takes it over, so a rejected changeset leaves no trace.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from immutables import Map
+
+from xds.model.changeset import Applied, Changeset
+from xds.model.consistency import Referrers, dangling
+from xds.model.groups import DEFAULT_GROUP, GroupTable, Node
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.model.snapshot import Snapshot
+from xds.model.types import short_name
+from xds.model.view import FINGERPRINT_MASK, Layer, RevisionLog, View, fingerprint_of
+
+Changes = dict[str, dict[str, Resource | None]]  # type URL → name → the new resource, or None where it is removed
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    layers: dict[str, Layer] = field(default_factory=dict)
+    referrers: Referrers = field(default_factory=Referrers)
+
+
+class Catalog:
+    """The groups, their resources and rules, under one revision counter that grows with every change.
+
+    ``check_references`` False lets references dangle; Envoy then waits for what is missing, or answers 503.
+    """
+
+    def __init__(self, *, check_references: bool = True) -> None:
+        self._check_references = check_references
+        self._lines = _Lines.of(GroupTable(), [DEFAULT_GROUP])
+        self._groups: dict[str, _Group] = {DEFAULT_GROUP: _Group()}
+        self._snapshots: dict[str, Snapshot] = {DEFAULT_GROUP: Snapshot(DEFAULT_GROUP, 0, {})}
+        self.revision = 0
+
+    @property
+    def table(self) -> GroupTable:
+        """The rules in force."""
+        return self._lines.table
+
+    @property
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        """Every group's present snapshot, by group. The group ``default`` is always there."""
+        return self._snapshots
+
+    def group_of(self, node: Node) -> str | None:
+        """Return the group that the node belongs to, or None if no group takes it."""
+        group = self._lines.table.group_of(node, self._groups)
+        return group if group is None or group in self._groups else DEFAULT_GROUP
+
+    def apply(self, changeset: Changeset) -> Applied:
+        """Apply the changeset whole and return what it changed; raise ChangesetRejectedError and change nothing.
+
+        Costs O(changed × groups that see it). What has the version that is already served is no change.
+        """
+        lines = self._lines_after(changeset)
+        changes = self._changes(changeset, lines)
+        regrouped = lines is not self._lines
+        if not regrouped and not changes:
+            return Applied(revision=self.revision, changed={})
+        revision = self.revision + 1
+        layers = {group: self._layers_after(group, own, revision) for group, own in changes.items()}
+        touched = set(lines.seen_by) if regrouped else {seer for group in changes for seer in lines.seen_by[group]}
+        step = _Step(revision, lines, changes, layers, {}, {})
+        for group in touched:
+            self._advance(group, step)
+        if self._check_references:
+            self._check(step)
+        self._commit(step)
+        return Applied(revision=revision, changed={g: c for g, c in step.changed.items() if c}, regrouped=regrouped)
+
+    def _lines_after(self, changeset: Changeset) -> "_Lines":
+        """Return who extends whom after the changeset: the present object itself if that stays as it is."""
+        table = changeset.groups or self._lines.table
+        named = [*changeset.upserts, *changeset.removals, *table.extends, *table.extends.values()]
+        named += [rule.group for rule in table.rules]
+        known = dict.fromkeys([DEFAULT_GROUP, *([] if changeset.replace else self._groups), *named])
+        if table == self._lines.table and known.keys() == self._groups.keys():
+            return self._lines
+        return _Lines.of(table, known)
+
+    def _changes(self, changeset: Changeset, lines: "_Lines") -> dict[str, Changes]:
+        problems: list[Problem] = []
+        changes: dict[str, Changes] = {}
+        groups = lines.seen_by if changeset.replace else dict.fromkeys([*changeset.upserts, *changeset.removals])
+        for group in groups:
+            own = self._groups[group].layers if group in self._groups else {}
+            wanted: Changes = {}
+            for resource in changeset.upserts.get(group, ()):
+                names = wanted.setdefault(resource.type_url, {})
+                if resource.name in names:
+                    problems.append(_twice(group, resource, names[resource.name]))
+                names[resource.name] = resource
+            for type_url, name in changeset.removals.get(group, ()):
+                wanted.setdefault(type_url, {}).setdefault(name, None)
+            if changeset.replace:
+                for type_url, layer in own.items():
+                    names = wanted.setdefault(type_url, {})
+                    names.update((name, None) for name in layer.resources if name not in names)
+            if effective := _effective(own, wanted):
+                changes[group] = effective
+        if problems:
+            raise ChangesetRejectedError(problems)
+        return changes
+
+    def _layers_after(self, group: str, changes: Changes, revision: int) -> dict[str, Layer]:
+        layers = dict(self._groups[group].layers) if group in self._groups else {}
+        for type_url, names in changes.items():
+            layer = layers.get(type_url) or Layer(Map(), 0, RevisionLog())
+            layers[type_url] = layer.replaced(names, revision)
+        return layers
+
+    def _advance(self, group: str, step: "_Step") -> None:
+        """Put the group's next snapshot, and the names that differ in it, into ``step``."""
+        before = self._snapshots.get(group) or Snapshot(group, 0, {})
+        lineage = step.lines.lineages[group]
+        line = [step.layers.get(base) or self._own_layers(base) for base in lineage]
+        views = dict(before.views)
+        changed: dict[str, frozenset[str]] = {}
+        for type_url in {*before.views, *(type_url for own in line for type_url in own)}:
+            old = before.view(type_url)
+            stack = tuple(own[type_url] for own in line if type_url in own)
+            if stack == old.layers:
+                continue
+            candidates = [step.changes.get(base, {}).get(type_url, ()) for base in lineage]
+            views[type_url], names = _next_view(old, stack, candidates)
+            if names:
+                changed[type_url] = names
+        step.snapshots[group] = Snapshot(group, step.revision, views)
+        step.changed[group] = changed
+
+    def _own_layers(self, group: str) -> dict[str, Layer]:
+        return self._groups[group].layers if group in self._groups else {}
+
+    def _check(self, step: "_Step") -> None:
+        before, table = self._lines.table, step.lines.table
+        everything = table.external != before.external or table.extends != before.extends
+        problems: dict[Problem, None] = {}
+        for group, snapshot in sorted(step.snapshots.items()):
+            referrers = [self._groups[base].referrers for base in step.lines.lineages[group] if base in self._groups]
+            names: Mapping[str, Iterable[str]] = snapshot.views if everything else step.changed[group]
+            problems.update(dict.fromkeys(dangling(snapshot, names, referrers, table.external)))
+        if problems:
+            raise ChangesetRejectedError(list(problems))
+
+    def _commit(self, step: "_Step") -> None:
+        self.revision = step.revision
+        if step.lines is not self._lines:
+            self._lines = step.lines
+            self._groups = {name: self._groups.get(name) or _Group() for name in step.lines.lineages}
+            self._snapshots = {}
+        self._snapshots.update(step.snapshots)
+        for group_name, by_type in step.changes.items():
+            group = self._groups[group_name]
+            for type_url, names in by_type.items():
+                before = group.layers.get(type_url)
+                after = step.layers[group_name][type_url]
+                for name, resource in names.items():
+                    old = before.resources.get(name) if before else None
+                    if old is not None:
+                        group.referrers.discard(old)
+                    if resource is not None:
+                        group.referrers.add(resource)
+                    after.log.record(name, step.revision, live=len(after.resources))
+            group.layers = step.layers[group_name]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lines:
+    """The rules, with each group's lineage and, the other way round, the groups that see what it has."""
+
+    table: GroupTable
+    lineages: Mapping[str, tuple[str, ...]]
+    seen_by: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, table: GroupTable, known: Iterable[str]) -> "_Lines":
+        try:
+            lineages = {group: table.lineage(group) for group in known}
+        except ValueError as error:
+            raise ChangesetRejectedError([Problem(what=str(error), hint="let one of them extend nothing")]) from None
+        seen_by: dict[str, list[str]] = {group: [] for group in lineages}
+        for group, lineage in lineages.items():
+            for base in lineage:
+                seen_by[base].append(group)
+        return cls(table, lineages, {group: tuple(seers) for group, seers in seen_by.items()})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """The state that a changeset leads to, built beside the present one."""
+
+    revision: int
+    lines: _Lines
+    changes: Mapping[str, Changes]
+    layers: Mapping[str, dict[str, Layer]]
+    snapshots: dict[str, Snapshot]
+    changed: dict[str, dict[str, frozenset[str]]]
+
+
+def _twice(group: str, resource: Resource, first: Resource | None) -> Problem:
+    file, _, line = resource.source.rpartition(":")
+    first_place = f", first at {first.source}" if first is not None and first.source else ""
+    return Problem(
+        what=f"stands twice in the changeset{first_place}",
+        hint="remove or rename one of them",
+        file=file,
+        line=int(line) if line.isdecimal() else 0,
+        group=group,
+        resource=f"{short_name(resource.type_url)}/{resource.name}",
+    )
+
+
+def _effective(own: Mapping[str, Layer], wanted: Changes) -> Changes:
+    """Drop from ``wanted`` what is already so."""
+    changes: Changes = {}
+    for type_url, names in wanted.items():
+        layer = own.get(type_url)
+        for name, resource in names.items():
+            present = layer.resources.get(name) if layer else None
+            if (present and present.version) != (resource and resource.version):
+                changes.setdefault(type_url, {})[name] = resource
+    return changes
+
+
+def _next_view(old: View, stack: tuple[Layer, ...], candidates: Sequence[Iterable[str]]) -> tuple[View, frozenset[str]]:
+    """Return the view over the new layers, and the names and aliases that differ from the old one."""
+    same_line = [layer.log for layer in old.layers] == [layer.log for layer in stack]
+    new = View(old.type_url, stack, 0)
+    names: Iterable[str] = {n for names in candidates for n in names} if same_line else {*old, *new}
+    differing = set()
+    fingerprint = old.fingerprint
+    for name in names:
+        before, after = old.get(name), new.get(name)
+        if (before and before.version) == (after and after.version):
+            continue
+        differing.add(name)
+        differing.update(before.aliases if before else (), after.aliases if after else ())
+        fingerprint += (after.fingerprint if after else 0) - (before.fingerprint if before else 0)
+    view = View(old.type_url, stack, fingerprint & FINGERPRINT_MASK)
+    assert same_line or view.fingerprint == fingerprint_of(view)
+    return view, frozenset(differing)

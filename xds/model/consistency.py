@@ -1,0 +1,99 @@
+"""Whether what resources refer to is there. It does not know how a change is applied.
+
+A snapshot is consistent when every cluster's EDS name, every listener's route name, every route's clusters and every
+SDS name is served to the same node. What resources refer to inline, or get from elsewhere, is not a reference.
+"""
+
+from collections.abc import Iterable, Mapping, Set
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from xds.model.problem import Problem
+from xds.model.resource import Resource
+from xds.model.snapshot import Snapshot
+from xds.model.types import short_name
+
+NAMES_SEARCHED_MAX = 2_000
+"""Up to so many names, the closest one to a missing name is sought and suggested."""
+
+
+class Referrers:
+    """Who names whom, within one group's own resources: asked when something is removed. O(1) per reference."""
+
+    __slots__ = ("_by_target",)
+
+    def __init__(self) -> None:
+        self._by_target: dict[tuple[str, str], set[tuple[str, str]]] = {}
+
+    def add(self, resource: Resource) -> None:
+        """Note all that the resource refers to."""
+        for reference in resource.references:
+            target = (reference.type_url, reference.name)
+            self._by_target.setdefault(target, set()).add((resource.type_url, resource.name))
+
+    def discard(self, resource: Resource) -> None:
+        """Forget all that the resource refers to."""
+        for reference in resource.references:
+            target = (reference.type_url, reference.name)
+            referrers = self._by_target[target]
+            referrers.discard((resource.type_url, resource.name))
+            if not referrers:
+                del self._by_target[target]
+
+    def of(self, type_url: str, name: str) -> Set[tuple[str, str]]:
+        """Return (type URL, name) of the group's resources that refer to this one."""
+        return self._by_target.get((type_url, name), frozenset())
+
+
+def dangling(
+    snapshot: Snapshot,
+    changed: Mapping[str, Iterable[str]],
+    referrers: Iterable[Referrers],
+    external: tuple[str, ...],
+) -> list[Problem]:
+    """Return a problem for every reference that ``changed`` leaves without its target. O(changed)."""
+    suspects: dict[tuple[str, str], Resource] = {}
+    lookups = tuple(referrers)
+    for type_url, names in changed.items():
+        view = snapshot.view(type_url)
+        for name in names:
+            resource = view.get(name)
+            if resource is not None:
+                suspects[type_url, name] = resource
+                continue
+            for lookup in lookups:
+                for referrer_type, referrer_name in lookup.of(type_url, name):
+                    referrer = snapshot.view(referrer_type).get(referrer_name)
+                    if referrer is not None:
+                        suspects[referrer_type, referrer_name] = referrer
+    problems: list[Problem] = []
+    for resource in suspects.values():
+        problems.extend(_missing(snapshot, resource, external))
+    return problems
+
+
+def _missing(snapshot: Snapshot, resource: Resource, external: tuple[str, ...]) -> Iterable[Problem]:
+    for reference in resource.references:
+        view = snapshot.view(reference.type_url)
+        if view.get(reference.name) is not None:
+            continue
+        word = f"{short_name(reference.type_url)}/{reference.name}"
+        if any(fnmatchcase(word, pattern) for pattern in external):
+            continue
+        file, _, line = resource.source.rpartition(":")
+        yield Problem(
+            what=f"refers to {word}, which does not exist in group {snapshot.group}",
+            hint=_suggestion(reference.name, list(view) if len(view) <= NAMES_SEARCHED_MAX else [], word),
+            file=file if line.isdecimal() else resource.source,
+            line=int(line) if line.isdecimal() else 0,
+            group=snapshot.group,
+            resource=f"{short_name(resource.type_url)}/{resource.name}",
+            field=reference.field,
+        )
+
+
+def _suggestion(name: str, names: list[str], word: str) -> str:
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"add it, or list {word} under external in groups.yaml if Envoys get it elsewhere"

@@ -1,0 +1,35 @@
+"""What is wrong with a change, said so that its author can mend it. It does not know where changes come from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that keeps a changeset from being applied.
+
+    ``what`` says what is wrong and ``hint`` what would be right; the rest says where. ``line`` counts from 1.
+    ``resource`` reads ``clusters/web``; ``field`` is a path in Envoy's JSON (``load_assignment.endpoints[0]``).
+    """
+
+    what: str
+    hint: str = ""
+    file: str = ""
+    line: int = 0
+    group: str = ""
+    resource: str = ""
+    field: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        subject = " ".join(part for part in (self.group and f"[{self.group}]", self.resource, self.field) if part)
+        text = ": ".join(part for part in (place, subject, self.what) if part)
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class ChangesetRejectedError(Exception):
+    """A changeset has problems, so nothing of it was applied. ``problems`` lists all of them, in order of place."""
+
+    def __init__(self, problems: "tuple[Problem, ...] | list[Problem]") -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        super().__init__(f"{count} problem{'s' if count != 1 else ''}: " + "; ".join(map(str, self.problems[:20])))

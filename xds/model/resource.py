@@ -1,0 +1,53 @@
+"""One resource: encoded once when it enters, then only copied. It does not know groups, snapshots or streams."""
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import NamedTuple
+
+from xds.model.types import short_name
+
+
+class Reference(NamedTuple):
+    """That a resource names another one, which must then exist: ``field`` is where the name stands."""
+
+    type_url: str
+    name: str
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Resource:
+    """A named, versioned, encoded resource; immutable, compared by identity.
+
+    ``version`` is a short hash of the canonical content (body, TTL and aliases), so equal content has an equal version
+    on every replica. ``encoded`` is the wire form of ``envoy.service.discovery.v3.Resource``, as delta xDS sends it;
+    ``encoded[body_start:]`` up to ``body_end`` is the ``google.protobuf.Any`` within, as SotW sends it. ``heartbeat``
+    is the same message without its body, set only when the resource has a TTL.
+    ``source`` says where it was written (``file:line``), for error messages.
+    """
+
+    type_url: str
+    name: str
+    version: str
+    encoded: bytes
+    body_start: int = 0
+    body_end: int = 0
+    ttl_s: float | None = None
+    heartbeat: bytes = b""
+    aliases: tuple[str, ...] = ()
+    references: tuple[Reference, ...] = ()
+    source: str = ""
+    fingerprint: int = field(init=False)
+    """64 bits over name and version; a set of resources is told apart by the sum of theirs, modulo 2**64."""
+
+    def __post_init__(self) -> None:
+        text = f"{self.name}\0{self.version}".encode()
+        object.__setattr__(self, "fingerprint", int.from_bytes(blake2b(text, digest_size=8).digest()))
+
+    @property
+    def body(self) -> bytes:
+        """The encoded ``google.protobuf.Any`` that holds the resource."""
+        return self.encoded[self.body_start : self.body_end]
+
+    def __repr__(self) -> str:
+        return f"<{short_name(self.type_url)}/{self.name} @{self.version}>"

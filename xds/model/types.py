@@ -1,0 +1,45 @@
+"""The resource types this server knows something about. Any other type URL is served just the same, without ordering.
+
+It does not know how a type is sent; that is ``xds.protocol.policy``.
+"""
+
+TYPE_PREFIX = "type.googleapis.com/"
+
+CLUSTER = TYPE_PREFIX + "envoy.config.cluster.v3.Cluster"
+ENDPOINTS = TYPE_PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER = TYPE_PREFIX + "envoy.config.listener.v3.Listener"
+ROUTE = TYPE_PREFIX + "envoy.config.route.v3.RouteConfiguration"
+SCOPED_ROUTE = TYPE_PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
+VIRTUAL_HOST = TYPE_PREFIX + "envoy.config.route.v3.VirtualHost"
+SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
+RUNTIME = TYPE_PREFIX + "envoy.service.runtime.v3.Runtime"
+EXTENSION_CONFIG = TYPE_PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
+LOCALITY_ENDPOINTS = TYPE_PREFIX + "envoy.config.endpoint.v3.LbEndpoint"
+
+SHORT_NAMES: dict[str, str] = {
+    "clusters": CLUSTER,
+    "endpoints": ENDPOINTS,
+    "listeners": LISTENER,
+    "routes": ROUTE,
+    "scoped-routes": SCOPED_ROUTE,
+    "virtual-hosts": VIRTUAL_HOST,
+    "secrets": SECRET,
+    "runtimes": RUNTIME,
+    "extensions": EXTENSION_CONFIG,
+    "locality-endpoints": LOCALITY_ENDPOINTS,
+}
+"""Short name to type URL, as operators write and read them."""
+
+_SHORT_OF = {type_url: short for short, type_url in SHORT_NAMES.items()}
+
+
+def short_name(type_url: str) -> str:
+    """Return the operator's word for a type URL (``clusters``), or its message name when it has none."""
+    return _SHORT_OF.get(type_url) or type_url.removeprefix(TYPE_PREFIX)
+
+
+def type_url_of(word: str) -> str:
+    """Return the type URL that a short name, a message name or a type URL stands for."""
+    if word in SHORT_NAMES:
+        return SHORT_NAMES[word]
+    return word if word.startswith(TYPE_PREFIX) else TYPE_PREFIX + word

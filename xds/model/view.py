@@ -1,0 +1,168 @@
+"""What one group's nodes see of one resource type at one revision, and what changed between two of those.
+
+A view is immutable and shares its structure with the views before and after it, so that a stream can hold on to "all
+that it was sent" for the price of one reference. It does not know streams, nor how views come about.
+
+Reading: a hash-trie lookup per layer. Diff: O(changed since the older view), by the revision logs.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+
+from immutables import Map
+
+from xds.model.resource import Resource
+
+TOMBSTONES_MAX = 10_000
+FINGERPRINT_MASK = (1 << 64) - 1
+
+
+class RevisionLog:
+    """Names in the order of the revision that last changed them, removed ones included, newest last.
+
+    It grows to the number of resources plus ``tombstones_max``; then the oldest entries are forgotten, and a question
+    about an older revision is answered by None: "compare everything".
+    """
+
+    __slots__ = ("_floor", "_order", "_tombstones_max")
+
+    def __init__(self, *, tombstones_max: int = TOMBSTONES_MAX) -> None:
+        self._order: OrderedDict[str, int] = OrderedDict()
+        self._floor = 0
+        self._tombstones_max = tombstones_max
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def record(self, name: str, revision: int, *, live: int) -> None:
+        """Note that ``revision`` changed ``name``; ``live`` is how many resources there are after it."""
+        self._order[name] = revision
+        self._order.move_to_end(name)
+        while len(self._order) > live + self._tombstones_max:
+            _, self._floor = self._order.popitem(last=False)
+
+    def since(self, revision: int) -> list[str] | None:
+        """Return the names changed after ``revision``, newest first, or None if that is too long ago to know."""
+        if revision < self._floor:
+            return None
+        names = []
+        for name, changed in reversed(self._order.items()):
+            if changed <= revision:
+                break
+            names.append(name)
+        return names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One group's own resources of one type at one revision. ``log`` is shared with the layer's other revisions."""
+
+    resources: Map[str, Resource]
+    revision: int
+    log: RevisionLog
+    timed: Map[str, float] = Map()  # noqa: RUF009 - immutable
+    aliases: Map[str, str] = Map()  # noqa: RUF009 - immutable
+
+    def replaced(self, changes: dict[str, Resource | None], revision: int) -> "Layer":
+        """Return the layer after ``changes`` (None removes). The log is not touched: see ``commit``."""
+        resources, timed, aliases = self.resources.mutate(), self.timed, self.aliases
+        for name, resource in changes.items():
+            before = self.resources.get(name)
+            if before is not None:
+                timed = timed.delete(name) if before.ttl_s is not None else timed
+                for alias in before.aliases:
+                    aliases = aliases.delete(alias) if aliases.get(alias) == name else aliases
+            if resource is None:
+                resources.pop(name, None)
+                continue
+            resources[name] = resource
+            if resource.ttl_s is not None:
+                timed = timed.set(name, resource.ttl_s)
+            for alias in resource.aliases:
+                aliases = aliases.set(alias, name)
+        return Layer(resources.finish(), revision, self.log, timed, aliases)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """All resources of one type that one group's nodes see at one revision: the group's own over those it extends.
+
+    ``layers`` run from the nearest group to its farthest base. ``fingerprint`` is the sum of the resources'
+    fingerprints: equal content, equal number, on every replica.
+    """
+
+    type_url: str
+    layers: tuple[Layer, ...]
+    fingerprint: int
+
+    def get(self, name: str) -> Resource | None:
+        """Return the resource of that name, or None."""
+        for layer in self.layers:
+            resource = layer.resources.get(name)
+            if resource is not None:
+                return resource
+        return None
+
+    def named_by(self, alias: str) -> Resource | None:
+        """Return the resource that has this alias, or None (xDS: resource aliases, as VHDS uses them)."""
+        for layer in self.layers:
+            name = layer.aliases.get(alias)
+            if name is not None:
+                return self.get(name)
+        return None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names, each once, in no particular order."""
+        if len(self.layers) == 1:
+            return iter(self.layers[0].resources)
+        return iter(set(chain.from_iterable(layer.resources for layer in self.layers)))
+
+    def __len__(self) -> int:
+        return len(self.layers[0].resources) if len(self.layers) == 1 else sum(1 for _ in self)
+
+    @property
+    def timed(self) -> dict[str, float]:
+        """The names that have a TTL, and their TTL in seconds."""
+        names = chain.from_iterable(layer.timed for layer in self.layers)
+        found = {name: self.get(name) for name in names}
+        return {name: r.ttl_s for name, r in found.items() if r is not None and r.ttl_s is not None}
+
+    @property
+    def has_timed(self) -> bool:
+        """Say whether any resource may have a TTL, in O(layers)."""
+        return any(layer.timed for layer in self.layers)
+
+
+@lru_cache(maxsize=4_096)
+def empty_view(type_url: str) -> View:
+    """Return the view of a type that has nothing in it: always the same object, so that streams can share it."""
+    return View(type_url, (), 0)
+
+
+def fingerprint_of(view: View) -> int:
+    """Sum up the fingerprints of all resources. O(all); a change adjusts the sum instead."""
+    return sum(r.fingerprint for r in map(view.get, view) if r is not None) & FINGERPRINT_MASK
+
+
+def may_differ(old: View, new: View) -> list[str]:
+    """Return names among which are all that differ between two views, each once.
+
+    O(changed) where both views are of one lineage and the log reaches back, else every name of both.
+    """
+    if old is new:
+        return []
+    if len(old.layers) == len(new.layers):
+        tails: list[list[str]] = []
+        for before, after in zip(old.layers, new.layers, strict=True):
+            if before is after:
+                continue
+            tail = before.log.since(min(before.revision, after.revision)) if before.log is after.log else None
+            if tail is None:
+                break
+            tails.append(tail)
+        else:
+            return tails[0] if len(tails) == 1 else list(dict.fromkeys(chain.from_iterable(tails)))
+    return list(dict.fromkeys(chain(old, new)))

@@ -1,0 +1,158 @@
+"""What a client lacks: from what it was sent to what it shall have. It does not know nonces, bytes or order.
+
+What a client holds is told by two values that streams share: the view it was brought to, and a map of exceptions
+(names it holds differently: kept clusters, withheld routes, claims of an earlier stream). So a diff costs O(changed).
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from immutables import Map
+
+from xds.model.resource import Resource
+from xds.model.types import CLUSTER
+from xds.model.view import View, may_differ
+from xds.protocol.interest import WILDCARD, Interest, glob_of
+
+Exceptions = Map[str, Resource | None]
+NO_EXCEPTIONS: Exceptions = Map()
+NOBODY: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What may not go out yet. ``removals``: names whose removal is kept back, None for all.
+
+    ``absent``: clusters that the client may lack, since it rejected them: an update that names one of them is kept
+    back where the client has an older version that does not.
+    """
+
+    removals: frozenset[str] | None = NOBODY
+    absent: frozenset[str] = NOBODY
+
+    def keeps(self, held: Resource | None, new: Resource | None) -> bool:
+        """Say whether the client is to keep ``held`` for now, instead of getting ``new`` (None: its removal)."""
+        if held is None:
+            return False
+        if new is None:
+            return self.removals is None or held.name in self.removals
+        if not self.absent:
+            return False
+        return bool(clusters_of(new) & self.absent - clusters_of(held))
+
+
+NO_HOLD = Hold()
+HOLD_REMOVALS = Hold(removals=None)
+
+
+def clusters_of(resource: Resource) -> frozenset[str]:
+    """Return the clusters that a resource names."""
+    return frozenset(r.name for r in resource.references if r.type_url == CLUSTER)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Diff:
+    """What brings a client to a view: resources to send, names that are gone, and what stays different for now."""
+
+    upserts: tuple[Resource, ...]
+    removals: tuple[str, ...]
+    unknown: tuple[str, ...]
+    """Names that were asked for and do not exist."""
+    exceptions: Exceptions
+
+    def __bool__(self) -> bool:
+        return bool(self.upserts or self.removals or self.unknown)
+
+
+def claim(type_url: str, name: str, version: str) -> Resource:
+    """Return what stands for a resource that a client says it has from an earlier stream: a name and a version."""
+    return Resource(type_url=type_url, name=name, version=version, encoded=b"")
+
+
+def holding(name: str, view: View | None, exceptions: Exceptions) -> Resource | None:
+    """Return what a client that was brought to ``view`` holds under a name, or None."""
+    if exceptions and name in exceptions:
+        return exceptions[name]
+    return view.get(name) if view is not None else None
+
+
+def wanted(interest: Interest, view: View) -> Iterable[str]:
+    """Return the names of the view's resources that are subscribed, by name or by alias, in no order."""
+    if interest.open_ended:
+        return [name for name in view if interest.wants(name)]
+    found = (view.get(name) or view.named_by(name) for name in interest.names)
+    return [resource.name for resource in found if resource is not None]
+
+
+def wants(interest: Interest, resource: Resource) -> bool:
+    """Say whether a resource is subscribed, by its name or by one of its aliases."""
+    return interest.wants(resource.name) or any(alias in interest.names for alias in resource.aliases)
+
+
+def diff(
+    interest: Interest,
+    view: View | None,
+    exceptions: Exceptions,
+    target: View,
+    asked: Collection[str],
+    hold: Hold,
+) -> Diff:
+    """Return what takes a client from (view, exceptions) to ``target``, with everything ``asked`` in it.
+
+    What is asked for is sent whether or not it changed; ``*`` asks for all. ``view`` None: the client holds nothing
+    but the exceptions. Upserts come sorted by name.
+    """
+    upserts: dict[str, Resource] = {}
+    removals: list[str] = []
+    kept: dict[str, Resource | None] = {}
+    for name in _candidates(interest, view, exceptions, target):
+        held, new = holding(name, view, exceptions), target.get(name)
+        if (held and held.version) == (new and new.version):
+            continue
+        if hold.keeps(held, new):
+            kept[name] = held
+        elif new is not None:
+            upserts[name] = new
+        else:
+            removals.append(name)
+    unknown: list[str] = []
+    for name in _asked_names(asked, interest, target):
+        new = target.get(name) or target.named_by(name)
+        if new is not None:
+            upserts[new.name] = new
+            kept.pop(new.name, None)
+        elif name not in removals and name not in kept:
+            unknown.append(name)
+    ordered = tuple(upserts[name] for name in sorted(upserts))
+    return Diff(ordered, tuple(sorted(removals)), tuple(sorted(unknown)), Map(kept) if kept else NO_EXCEPTIONS)
+
+
+def _asked_names(asked: Collection[str], interest: Interest, target: View) -> Iterable[str]:
+    """Spell out ``*`` and xdstp globs; a collection without members names nothing."""
+    if WILDCARD in asked:
+        return wanted(interest, target)
+    globs = {name: glob for name in asked if (glob := glob_of(name)) is not None} if interest.globs else {}
+    if not globs:
+        return asked
+    members = (name for name in target if any(glob.matches(name) for glob in globs.values()))
+    return [*(name for name in asked if name not in globs), *members]
+
+
+def _candidates(interest: Interest, view: View | None, exceptions: Exceptions, target: View) -> Iterable[str]:
+    if view is None:
+        return dict.fromkeys([*wanted(interest, target), *exceptions])
+    if view is target:
+        return exceptions
+    changed = may_differ(view, target)
+    if not interest.open_ended and len(interest.names) < len(changed):
+        names = [*interest.names, *wanted(interest, view), *wanted(interest, target)]
+        return dict.fromkeys([*names, *exceptions])
+    relevant = (name for name in changed if _relevant(interest, name, view, target))
+    return dict.fromkeys([*relevant, *exceptions]) if exceptions else relevant
+
+
+def _relevant(interest: Interest, name: str, view: View, target: View) -> bool:
+    if interest.wants(name):
+        return True
+    either = (view.get(name), target.get(name))
+    return any(resource is not None and wants(interest, resource) for resource in either)

@@ -1,0 +1,49 @@
+"""What happens on streams that an operator may have to act on. The core only notes it; the edges log and count."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nacked:
+    """A node rejected a response. ``resources`` maps the names in it to the versions that it was sent."""
+
+    node_id: str
+    group: str
+    type_url: str
+    nonce: str
+    message: str
+    resources: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """A node did not answer a response within the hold timeout. ``waiting`` says what was held for it."""
+
+    node_id: str
+    group: str
+    type_url: str
+    nonce: str
+    waited_s: float
+
+
+Event = Nacked | Overdue
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start, for metrics."""
+
+    streams_opened: int = 0
+    streams_closed: int = 0
+    streams_refused: int = 0
+    requests: int = 0
+    responses: int = 0
+    response_bytes: int = 0
+    resources_sent: int = 0
+    removals_sent: int = 0
+    heartbeats: int = 0
+    acks: int = 0
+    nacks: int = 0
+    overdue: int = 0
+    by_type: dict[str, int] = field(default_factory=dict)
+    """Resources sent, by type URL."""

@@ -1,0 +1,386 @@
+"""All streams of a server, between the catalog and the transports: bytes of requests in, bytes of responses out.
+
+It does not know sockets or clocks: a transport calls ``receive`` with what a stream sent, then ``poll`` for each stream
+of ``take_ready`` until that stream has nothing more to say, or can't take more: then it polls again once it can.
+Nothing is queued in between. ``now`` is in seconds, on any clock that only goes forward.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from google.protobuf.message import DecodeError
+
+from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from xds.model.catalog import Catalog
+from xds.model.changeset import Applied
+from xds.model.types import ENDPOINTS
+from xds.protocol.diff import NOBODY
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.events import Counters, Event, Nacked, Overdue
+from xds.protocol.identity import describe_node, same_node
+from xds.protocol.interest import Interests
+from xds.protocol.requests import begin_delta, begin_sotw, change_delta, change_sotw, check_size
+from xds.protocol.response import Cohorts, Encoding, Part
+from xds.protocol.session import Ordering, Session, Stream
+from xds.protocol.state import TypeState, Variant
+from xds.protocol.watchers import Watchers
+
+Request = DeltaDiscoveryRequest | DiscoveryRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one stream, or the memory of streams that ended, may take."""
+
+    subscriptions_max: int = 100_000
+    types_max: int = 64
+    doubtful_nodes_max: int = 10_000
+
+
+class Hub:
+    """The streams and what they are owed.
+
+    ``knows_type`` says whether a type URL is one of the schema; others are refused.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        knows_type: Callable[[str], bool],
+        ordering: Ordering | None = None,
+        encoding: Encoding | None = None,
+        limits: Limits | None = None,
+        cohorts: Cohorts | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._knows_type = knows_type
+        self._ordering = ordering or Ordering()
+        self._encoding = encoding or Encoding()
+        self._limits = limits or Limits()
+        self.cohorts = cohorts or Cohorts()
+        self._interests = Interests()
+        self._watchers: dict[tuple[str, str], Watchers] = {}
+        self._sessions: dict[tuple[str, str], Session] = {}
+        self._streams: dict[Stream, None] = {}
+        self._ready: list[Stream] = []
+        self._timers: list[tuple[float, int, Session]] = []
+        self._order = count()
+        self._doubts: OrderedDict[tuple[str, str], dict[str, frozenset[str]]] = OrderedDict()
+        self._events: list[Event] = []
+        self.counters = Counters()
+
+    # --- Streams ---------------------------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> Mapping[Stream, None]:
+        """The open streams, oldest first."""
+        return self._streams
+
+    def open(self, variant: Variant, *, type_url: str = "", connection: str = "") -> Stream:
+        """Take in a new stream: aggregated, or of one type. ``connection`` tells which streams share one."""
+        stream = Stream(variant, type_url, connection)
+        self._streams[stream] = None
+        self.counters.streams_opened += 1
+        return stream
+
+    def close(self, stream: Stream) -> None:
+        """Forget a stream that ended, however it did."""
+        if stream not in self._streams:
+            return
+        del self._streams[stream]
+        self.counters.streams_closed += 1
+        session = stream.session
+        if session is None:
+            return
+        for state in stream.states.values():
+            self._watchers[session.group, state.type_url].discard(state.interest, stream)
+            if state.unknown:
+                self._remember_doubts(session, state.type_url, state.unknown)
+        session.streams.remove(stream)
+        if not session.streams:
+            self._sessions.pop((stream.connection, session.node.id), None)
+
+    def receive(self, stream: Stream, data: bytes, now: float) -> None:
+        """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
+        self.counters.requests += 1
+        try:
+            self._receive(stream, data, now)
+        except StreamRefusedError:
+            self.counters.streams_refused += 1
+            raise
+
+    def _receive(self, stream: Stream, data: bytes, now: float) -> None:
+        request = _decode(stream.variant, data)
+        session = self._session_of(stream, request)
+        type_url = self._type_of(stream, request)
+        state = stream.states.get(type_url)
+        if state is None:
+            state = self._begin(stream, session, type_url, request, now)
+        else:
+            self._continue(stream, session, state, request, now)
+        self._queue(stream)
+        self._wake(session)
+        self._schedule(session, now)
+
+    def _session_of(self, stream: Stream, request: Request) -> Session:
+        if stream.session is not None:
+            if request.HasField("node") and not same_node(stream.session.node, request.node):
+                raise StreamRefusedError(
+                    Status.INVALID_ARGUMENT,
+                    f"this stream is of node {stream.session.node.id!r}, a later request says {request.node.id!r}",
+                )
+            return stream.session
+        if not request.HasField("node") or not request.node.id:
+            raise StreamRefusedError(
+                Status.INVALID_ARGUMENT, "the first request of a stream must carry a node with an id"
+            )
+        node = describe_node(request.node)
+        group = self._catalog.group_of(node)
+        if group is None:
+            raise StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {node.id!r}")
+        session = None if stream.aggregated else self._sessions.get((stream.connection, node.id))
+        if session is None:
+            newest = self._catalog.snapshots[group]
+            session = Session(node, group, newest, self._ordering, self._encoding, self.cohorts)
+            if not stream.aggregated:
+                self._sessions[stream.connection, node.id] = session
+        session.streams.append(stream)
+        stream.session = session
+        return session
+
+    def _type_of(self, stream: Stream, request: Request) -> str:
+        type_url = request.type_url or stream.type_url
+        if not type_url:
+            raise StreamRefusedError(Status.INVALID_ARGUMENT, "a request on an aggregated stream must carry a type_url")
+        if stream.type_url and type_url != stream.type_url:
+            raise StreamRefusedError(
+                Status.INVALID_ARGUMENT, f"this service serves {stream.type_url}, the request asks for {type_url}"
+            )
+        if type_url not in stream.states:
+            if not self._knows_type(type_url):
+                raise StreamRefusedError(Status.INVALID_ARGUMENT, f"unknown type URL {type_url!r}")
+            if len(stream.states) >= self._limits.types_max:
+                raise StreamRefusedError(
+                    Status.RESOURCE_EXHAUSTED, f"a stream may use {self._limits.types_max} types (types_max)"
+                )
+        return type_url
+
+    def _begin(self, stream: Stream, session: Session, type_url: str, request: Request, now: float) -> TypeState:
+        state = TypeState(type_url, stream.variant, self._interests.get(False, ()))
+        self._check_size(state, request)
+        view = session.newest.view(type_url)
+        stuck = type_url == ENDPOINTS and stream.aggregated and not stream.states
+        if stuck or (not stream.aggregated and state.switches and _claims_something(request)):
+            session.stuck_since = now if session.stuck_since is None else session.stuck_since
+        doubts = self._recall_doubts(session, type_url)
+        if isinstance(request, DeltaDiscoveryRequest):
+            begin_delta(state, request, self._interests, view, None if stuck else doubts)
+        else:
+            begin_sotw(state, request, self._interests, view, distrust=stuck or bool(doubts))
+        if doubts:
+            state.unknown = set(doubts)
+        if type_url == ENDPOINTS and session.warming and state.view is not None:
+            state.ask([name for name in session.warming if state.interest.wants(name)])
+        stream.add(state)
+        self._watch(session, state, stream)
+        return state
+
+    def _continue(self, stream: Stream, session: Session, state: TypeState, request: Request, now: float) -> None:
+        self._check_size(state, request)
+        before, repeated = state.interest, False
+        error = request.error_detail.message or "(no message)" if request.HasField("error_detail") else None
+        if isinstance(request, DeltaDiscoveryRequest):
+            if state.outstanding is not None and request.response_nonce == state.outstanding.nonce:
+                self._answer(session, state, error, now)
+            change_delta(state, request, self._interests)
+        else:
+            if request.response_nonce != state.nonce:
+                return  # stale: the client repeats it with the present nonce
+            repeated = state.outstanding is None and error is None
+            self._answer(session, state, error, now)
+            change_sotw(state, request, self._interests, repeated=repeated and bool(state.nonce))
+        if state.interest is not before:
+            watchers = self._watchers[session.group, state.type_url]
+            watchers.discard(before, stream)
+            watchers.add(state.interest, stream)
+            session.break_due = True
+
+    def _answer(self, session: Session, state: TypeState, error: str | None, now: float) -> None:
+        part = session.answered(state, error, now)
+        if part is None:
+            return
+        if error is None:
+            self.counters.acks += 1
+            return
+        self.counters.nacks += 1
+        versions = {resource.name: resource.version for resource in part.upserts}
+        versions.update(dict.fromkeys(part.removals, ""))
+        self._events.append(
+            Nacked(
+                node_id=session.node.id, group=session.group, type_url=state.type_url,
+                nonce=part.nonce, message=error, resources=versions,
+            )
+        )  # fmt: skip
+
+    def _check_size(self, state: TypeState, request: Request) -> None:
+        if isinstance(request, DeltaDiscoveryRequest):
+            names = len(request.resource_names_subscribe) + len(request.resource_locators_subscribe)
+            check_size(len(state.interest.names) + names, state.type_url, self._limits.subscriptions_max)
+        else:
+            names = len(request.resource_names) + len(request.resource_locators)
+            check_size(names, state.type_url, self._limits.subscriptions_max)
+
+    # --- What a node rejected, across its streams -----------------------------------------------------------
+
+    def _remember_doubts(self, session: Session, type_url: str, names: set[str]) -> None:
+        """Keep in mind what a node's Envoy may hold in any state: the versions it will claim can't be trusted."""
+        key = (session.group, session.node.id)
+        doubts = self._doubts.setdefault(key, {})
+        doubts[type_url] = doubts.get(type_url, NOBODY) | names
+        self._doubts.move_to_end(key)
+        while len(self._doubts) > self._limits.doubtful_nodes_max:
+            self._doubts.popitem(last=False)
+
+    def _recall_doubts(self, session: Session, type_url: str) -> frozenset[str]:
+        doubts = self._doubts.get((session.group, session.node.id))
+        return doubts.pop(type_url, NOBODY) if doubts else NOBODY
+
+    # --- Changes ---------------------------------------------------------------------------------------------
+
+    def publish(self, applied: Applied) -> None:
+        """Have every stream that a change concerns brought up to date."""
+        if applied.regrouped:
+            self._regroup()
+        for group, by_type in applied.changed.items():
+            for type_url, names in by_type.items():
+                watchers = self._watchers.get((group, type_url))
+                for stream in watchers.affected(names) if watchers else ():
+                    stream.states[type_url].dirty = True
+                    self._queue(stream)
+
+    def _regroup(self) -> None:
+        """Put every session into the group that takes its node now; what it has too much is then removed."""
+        for session in {id(s.session): s.session for s in self._streams if s.session is not None}.values():
+            group = self._catalog.group_of(session.node)
+            if group == session.group:
+                continue
+            if group is None:
+                refusal = StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {session.node.id!r} now")
+                for stream in session.streams:
+                    stream.refusal = refusal
+                    self._queue(stream)
+                continue
+            for stream in session.streams:
+                for state in stream.states.values():
+                    self._watchers[session.group, state.type_url].discard(state.interest, stream)
+            session.group = group
+            for stream in session.streams:
+                for state in stream.states.values():
+                    self._watch(session, state, stream)
+                    state.dirty = True
+                self._queue(stream)
+
+    def _watch(self, session: Session, state: TypeState, stream: Stream) -> None:
+        key = (session.group, state.type_url)
+        watchers = self._watchers.get(key)
+        if watchers is None:
+            watchers = self._watchers[key] = Watchers()
+        watchers.add(state.interest, stream)
+
+    # --- What to do next -------------------------------------------------------------------------------------
+
+    def take_ready(self) -> list[Stream]:
+        """Return the streams to poll now, each once, in the order in which something happened to them."""
+        ready, self._ready = self._ready, []
+        for stream in ready:
+            stream.queued = False
+        return [stream for stream in ready if stream in self._streams]
+
+    def poll(self, stream: Stream, now: float) -> Part | None:
+        """Return the next message for a stream that can take one, or None until it is ready again.
+
+        Raises StreamRefusedError when the stream is to be ended, as when no group takes its node any more.
+        """
+        session = stream.session
+        if session is None:
+            return None
+        if stream.refusal is not None:
+            raise stream.refusal
+        session.newest = self._catalog.snapshots[session.group]
+        part = session.poll(stream, now)
+        if session.wake:
+            self._wake(session)
+        if part is None:
+            return None
+        self._schedule(session, now)
+        counters = self.counters
+        counters.responses += 1
+        counters.response_bytes += len(part.message)
+        counters.resources_sent += len(part.upserts)
+        counters.removals_sent += len(part.removals)
+        return part
+
+    def tick(self, now: float) -> float:
+        """Look at all that was to happen by ``now``. Returns when to tick again, infinity for never."""
+        while self._timers and self._timers[0][0] <= now:
+            at, _, session = heapq.heappop(self._timers)
+            if at != session.timer:
+                continue
+            session.timer = float("inf")
+            for state in session.expire(now) if session.streams else ():
+                assert state.outstanding is not None
+                self.counters.overdue += 1
+                waited_s = now - state.sent_at
+                self._events.append(
+                    Overdue(
+                        node_id=session.node.id, group=session.group, type_url=state.type_url,
+                        nonce=state.outstanding.nonce, waited_s=waited_s,
+                    )
+                )  # fmt: skip
+            for stream in session.streams:
+                self._queue(stream)
+            self._schedule(session, now)
+        return self._timers[0][0] if self._timers else float("inf")
+
+    def take_events(self) -> list[Event]:
+        """Return what happened since the last call that an operator may have to know."""
+        events, self._events = self._events, []
+        return events
+
+    def _queue(self, stream: Stream) -> None:
+        if not stream.queued:
+            stream.queued = True
+            self._ready.append(stream)
+
+    def _wake(self, session: Session) -> None:
+        if session.wake:
+            session.wake = False
+            if len(session.streams) > 1:
+                for stream in session.streams:
+                    self._queue(stream)
+
+    def _schedule(self, session: Session, now: float) -> None:
+        at = session.deadline(now)
+        if at < session.timer:
+            session.timer = at
+            heapq.heappush(self._timers, (at, next(self._order), session))
+
+
+def _decode(variant: Variant, data: bytes) -> Request:
+    message: type[Request] = DeltaDiscoveryRequest if variant is Variant.DELTA else DiscoveryRequest
+    try:
+        return message.FromString(data)
+    except DecodeError as error:
+        raise StreamRefusedError(
+            Status.INVALID_ARGUMENT, f"{len(data)} bytes that are no {message.DESCRIPTOR.name}: {error}"
+        ) from None
+
+
+def _claims_something(request: Request) -> bool:
+    if isinstance(request, DeltaDiscoveryRequest):
+        return bool(request.initial_resource_versions)
+    return bool(request.version_info)

@@ -1,0 +1,150 @@
+"""How a request changes one type's state: delta first, then SotW. It does not know the other types, nor order.
+
+Source: the xDS protocol page, "Incremental xDS", "How the client specifies what resources to return", "ACK/NACK and
+resource type instance version".
+"""
+
+from collections.abc import Mapping, Set
+
+from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from xds.model.resource import Resource
+from xds.model.view import View
+from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, claim, wanted, wants
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.interest import WILDCARD, Interests
+from xds.protocol.response import version_of
+from xds.protocol.state import TypeState
+
+VHDS_START = ""
+"""What an empty first VHDS request asks for: some answer that is not empty, or Envoy waits for its fetch timeout."""
+
+
+def begin_delta(
+    state: TypeState, request: DeltaDiscoveryRequest, interests: Interests, view: View, distrusted: Set[str] | None
+) -> None:
+    """Take the first delta request of a type on a stream.
+
+    ``view`` is what the client's versions are compared with; versions of ``distrusted`` names count for nothing, and
+    none do if it is None.
+    """
+    names = _subscribed(request)
+    legacy = not names and state.policy.legacy_wildcard
+    state.started = state.dirty = True
+    state.interest = interests.get(legacy, names)
+    versions = request.initial_resource_versions
+    if versions and distrusted is not None:
+        state.view, state.exceptions = view, _claims(state, versions, view, distrusted)
+        # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
+        state.asked = frozenset(name for name in names if view.get(name) is None and view.named_by(name) is None)
+        state.asked -= {WILDCARD}
+        return
+    state.asked = frozenset(names) - {WILDCARD}
+    state.owed = state.interest.open_ended
+    if not names and not legacy:
+        state.asked = frozenset((VHDS_START,))
+
+
+def _claims(state: TypeState, versions: Mapping[str, str], view: View, distrusted: Set[str]) -> Exceptions:
+    """Return how what the client says it has differs from ``view``."""
+    exceptions: dict[str, Resource | None] = {}
+    for name in wanted(state.interest, view):
+        if name not in versions:
+            exceptions[name] = None
+    for name, version in versions.items():
+        resource = view.get(name)
+        if name in distrusted:
+            exceptions[name] = claim(state.type_url, name, "")
+        elif resource is None or (resource.version != version and wants(state.interest, resource)):
+            exceptions[name] = claim(state.type_url, name, version)
+    return NO_EXCEPTIONS.update(exceptions) if exceptions else NO_EXCEPTIONS
+
+
+def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interests: Interests) -> bool:
+    """Take a later delta request's subscription changes; say whether there were any.
+
+    A name that is subscribed again is answered again (the page: "the server must send it"). A name that is
+    unsubscribed while the wildcard holds is answered too, so that the client knows whether it goes on having it.
+    """
+    subscribe, unsubscribe = _subscribed(request), _unsubscribed(request)
+    if not subscribe and not unsubscribe:
+        return False
+    before = state.interest
+    wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
+    state.narrow(interests.get(wildcard, (before.names - unsubscribe) | subscribe))
+    asked = set(subscribe)
+    if wildcard:
+        asked |= unsubscribe
+    state.owed = state.owed or WILDCARD in subscribe
+    state.ask(asked)
+    return True
+
+
+def _subscribed(request: DeltaDiscoveryRequest) -> set[str]:
+    names = set(request.resource_names_subscribe)
+    names.update(locator.name for locator in request.resource_locators_subscribe)
+    return names
+
+
+def _unsubscribed(request: DeltaDiscoveryRequest) -> set[str]:
+    names = set(request.resource_names_unsubscribe)
+    names.update(locator.name for locator in request.resource_locators_unsubscribe)
+    return names
+
+
+def begin_sotw(
+    state: TypeState, request: DiscoveryRequest, interests: Interests, view: View, *, distrust: bool
+) -> None:
+    """Take the first SotW request of a type on a stream; with the present version, it needs no answer."""
+    names = _requested(request)
+    legacy = not names and state.policy.legacy_wildcard
+    state.started = state.dirty = True
+    state.interest = interests.get(legacy, names)
+    if (
+        not distrust
+        and request.version_info
+        and request.version_info == version_of(state.interest, view, NO_EXCEPTIONS)
+    ):
+        state.view = view
+        return
+    state.asked = frozenset(names) - {WILDCARD}
+    state.owed = not state.interest.nothing
+
+
+def change_sotw(state: TypeState, request: DiscoveryRequest, interests: Interests, *, repeated: bool) -> bool:
+    """Take a later SotW request's names; say whether anything is to be answered.
+
+    No names mean the wildcard only until names were given once. ``repeated``: the request answers a response that was
+    answered before, which is how Envoy asks for what it has again (a changed cluster's endpoints).
+    """
+    before = state.interest
+    names = _requested(request)
+    wildcard = WILDCARD in names or (not names and before.wildcard and not before.names)
+    after = interests.get(wildcard, names)
+    if after is before:
+        if repeated:
+            state.ask(before.names or {WILDCARD})
+            state.owed = True
+        return repeated
+    state.narrow(after)
+    added = after.names - before.names
+    if wildcard and not before.wildcard:
+        added |= {WILDCARD}
+    if added:
+        state.ask(added)
+        state.owed = True
+    return bool(added)
+
+
+def _requested(request: DiscoveryRequest) -> set[str]:
+    names = set(request.resource_names)
+    names.update(locator.name for locator in request.resource_locators)
+    return names
+
+
+def check_size(names: int, type_url: str, names_max: int) -> None:
+    """Refuse a subscription beyond the limit, before anything of it is taken over."""
+    if names > names_max:
+        raise StreamRefusedError(
+            Status.RESOURCE_EXHAUSTED,
+            f"a stream may subscribe to {names_max} names of a type (subscriptions_max), not {names} of {type_url}",
+        )

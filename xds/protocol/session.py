@@ -1,0 +1,327 @@
+"""The order in which one client's types change: make before break. It does not know bytes, sockets or groups' rules.
+
+A session is what the order spans: one aggregated stream, or all per-type streams of a node on one connection.
+
+The rule (measured against Envoy 1.40; the xDS page calls it "eventual consistency considerations"):
+
+1. MAKE: cluster additions and updates go at once, without removals, each with its endpoints, changed or not.
+2. SWITCH: listeners, then routes, follow the snapshot whose clusters the client has ACKed (``made``), not the newest.
+   Envoy ACKs clusters once they are warm; on per-type streams the endpoints' ACKs tell that.
+3. BREAK: once nothing of that is under way, the clusters that are gone, save those that a route or listener which the
+   client may still be using refers to.
+
+Only 2 and 3 ever wait, never 1, endpoints or secrets; and only until ``hold_timeout_s`` has passed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from xds.model.groups import Node
+from xds.model.snapshot import Snapshot
+from xds.model.types import CLUSTER, ENDPOINTS
+from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
+from xds.protocol.errors import StreamRefusedError
+from xds.protocol.policy import Stage
+from xds.protocol.response import Cohorts, Encoding, Part
+from xds.protocol.state import TypeState, Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """How long order may cost time. ``enabled`` False sends every change at once, at the price of failed requests.
+
+    ``hold_timeout_s`` bounds every wait for a client's answer; ``listener_drain_s`` is how long a client goes on using
+    the inline routes of a listener that it replaced (Envoy's ``--drain-time-s``).
+    """
+
+    enabled: bool = True
+    hold_timeout_s: float = 20.0
+    listener_drain_s: float = 600.0
+
+
+class Stream:
+    """One gRPC stream: its types, in the order in which they are sent. ``type_url`` is empty on an aggregated one."""
+
+    __slots__ = ("__weakref__", "connection", "queued", "refusal", "session", "states", "type_url", "variant")
+
+    def __init__(self, variant: Variant, type_url: str, connection: str) -> None:
+        self.variant = variant
+        self.type_url = type_url
+        self.connection = connection
+        self.session: Session | None = None
+        self.states: dict[str, TypeState] = {}
+        self.queued = False
+        self.refusal: StreamRefusedError | None = None
+
+    @property
+    def aggregated(self) -> bool:
+        """Say whether the stream carries all types (ADS)."""
+        return not self.type_url
+
+    def add(self, state: TypeState) -> None:
+        """Take in a type, keeping the order of stages."""
+        self.states[state.type_url] = state
+        self.states = dict(sorted(self.states.items(), key=lambda item: item[1].stage))
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One client's streams and how far each step of the order has come.
+
+    ``newest`` is the group's present snapshot; ``making`` the one whose clusters were sent last; ``made`` the one
+    whose clusters the client has. ``warming``: assignments that the client waits for before it ACKs clusters;
+    ``absent``: clusters that it rejected and did not have before.
+    """
+
+    node: Node
+    group: str
+    newest: Snapshot
+    ordering: Ordering
+    encoding: Encoding
+    cohorts: Cohorts
+    streams: list[Stream] = field(default_factory=list)
+    made: Snapshot | None = None
+    making: Snapshot | None = None
+    warming: frozenset[str] = NOBODY
+    awaited: frozenset[str] = NOBODY
+    absent: frozenset[str] = NOBODY
+    break_due: bool = False
+    stuck_since: float | None = None
+    """When a client came back that has routes or endpoints of an earlier stream and is yet to ask for its clusters."""
+    break_after: float = 0.0
+    """Until when removals wait in any case: a client that names its clusters drops those that it no longer uses."""
+    wake: bool = False
+    """Something happened that the session's other streams may have waited for."""
+    timer: float = float("inf")
+
+    def states(self, *stages: Stage) -> Iterator[TypeState]:
+        """Iterate over the session's types of these stages, on whatever stream they are."""
+        for stream in self.streams:
+            for state in stream.states.values():
+                if state.stage in stages:
+                    yield state
+
+    @property
+    def clusters(self) -> list[TypeState]:
+        """The session's cluster subscriptions: one, unless a client behaves oddly."""
+        return [state for state in self.states(Stage.MAKE) if state.started]
+
+    # --- What may go out now -----------------------------------------------------------------------------------
+
+    def poll(self, stream: Stream, now: float) -> Part | None:
+        """Return the stream's next message, or None if there is nothing to send until something happens."""
+        for state in stream.states.values():
+            if not state.dirty and not state.rest:
+                continue
+            part = self._advance(state, now)
+            if part is not None:
+                return part
+        part = self._break(stream, now) if self.break_due else None
+        return part or self._heartbeat(stream, now)
+
+    def _advance(self, state: TypeState, now: float) -> Part | None:
+        if state.outstanding is not None and not self._gave_up(state, now):
+            return None
+        if state.rest:
+            return state.next_part(now)
+        if state.stage is Stage.FREE:
+            return self._respond(state, self.newest, NO_HOLD, now)
+        if state.stage is Stage.MAKE:
+            return self._make(state, now)
+        return self._switch(state, now)
+
+    def _respond(self, state: TypeState, target: Snapshot, hold: Hold, now: float) -> Part | None:
+        view = target.view(state.type_url)
+        part = state.respond(view, hold, self.cohorts, self.encoding, now)
+        if view.has_timed or state.heartbeat_at:
+            state.heartbeat_at = now + state.heartbeat_every_s() if state.heartbeat_every_s() else 0.0
+        return part
+
+    def _heartbeat(self, stream: Stream, now: float) -> Part | None:
+        """Renew the TTL of what the client holds, whatever else is un-ACKed: its expiry would not wait either."""
+        for state in stream.states.values():
+            if state.heartbeat_at and now >= state.heartbeat_at:
+                state.heartbeat_at = now + state.heartbeat_every_s()
+                return state.heartbeat(self.cohorts, self.encoding)
+        return None
+
+    def _gave_up(self, state: TypeState, now: float) -> bool:
+        """Say whether the wait for the client's answer is over without one. Endpoints and the like wait for ever."""
+        return state.stage is not Stage.FREE and now >= state.sent_at + self.ordering.hold_timeout_s
+
+    def _make(self, state: TypeState, now: float) -> Part | None:
+        if state.outstanding is not None:
+            self.made = self.making  # given up on: the next clusters go out, and the routes follow
+        hold = HOLD_REMOVALS if self.ordering.enabled else NO_HOLD
+        part = self._respond(state, self.newest, hold, now)
+        self.making = self.newest
+        if state.exceptions and not self.break_due and not state.interest.wildcard:
+            self.break_after = now + self.ordering.hold_timeout_s
+        self.break_due = bool(state.exceptions)
+        if part is None:
+            self._settle_make(now)
+        elif state.response is not None and state.response.endpoints:
+            self._warm(state.response.endpoints)
+        return part
+
+    def _warm(self, endpoints: frozenset[str]) -> None:
+        """Have the endpoints of clusters that were just sent follow, even unchanged: Envoy warms on nothing else."""
+        streams = [stream for stream in self.streams if ENDPOINTS in stream.states]
+        aggregated = any(stream.aggregated for stream in self.streams)
+        if not aggregated:
+            self.awaited |= endpoints  # each cluster opens an endpoints stream of its own, which asks by itself
+            return
+        self.warming |= endpoints
+        for stream in streams:
+            state = stream.states[ENDPOINTS]
+            state.ask([name for name in endpoints if state.interest.wants(name)])
+
+    def _switch(self, state: TypeState, now: float) -> Part | None:
+        target = self.switch_target(now)
+        if target is None:
+            return None
+        if state.stage is Stage.ROUTES and self.ordering.enabled:
+            listeners = self.states(Stage.LISTENERS)
+            if any(other.dirty and not self._gave_up(other, now) for other in listeners):
+                return None
+        hold = Hold(absent=self.absent) if self.absent and self.ordering.enabled else NO_HOLD
+        part = self._respond(state, target, hold, now)
+        self.break_due = self.wake = True
+        if state.response is not None:
+            self._linger(state, now)
+        return part
+
+    def switch_target(self, now: float) -> Snapshot | None:
+        """Return the snapshot that listeners and routes may follow now, or None while they may not at all."""
+        if not self.ordering.enabled:
+            return self.newest
+        clusters = self.clusters
+        if not clusters:
+            if self.stuck_since is not None and now < self.stuck_since + self.ordering.hold_timeout_s:
+                return None
+            self.made = self.newest
+        elif all(state.idle for state in clusters) and not self._awaiting(now):
+            self.made = self.newest
+        elif any(state.outstanding is not None and self._gave_up(state, now) for state in clusters):
+            self.made = self.making if any(state.dirty for state in clusters) else self.newest
+        return self.made
+
+    def _awaiting(self, now: float) -> bool:
+        if self.awaited and all(self._gave_up(state, now) for state in self.clusters):
+            self.awaited = NOBODY
+        return bool(self.awaited)
+
+    def _linger(self, state: TypeState, now: float) -> None:
+        """Note what the client goes on using after this response: removed routes, and drained listeners' own."""
+        assert state.response is not None
+        for older in state.response.replaced:
+            if state.stage is Stage.LISTENERS:
+                state.linger(older, until=now + self.ordering.listener_drain_s)
+            elif older.name in state.response.gone and older.name in state.interest.names:
+                state.linger(older, until=float("inf"))  # until it is unsubscribed, or replaced
+
+    def _break(self, stream: Stream, now: float) -> Part | None:
+        """Remove the clusters that are gone from the snapshot and out of use, once nothing else is under way."""
+        state = stream.states.get(CLUSTER)
+        if state is None or not state.exceptions or not state.idle or now < self.break_after:
+            return None
+        if self.switch_target(now) is not self.newest:
+            return None
+        switches = list(self.states(Stage.LISTENERS, Stage.ROUTES))
+        if any(not other.idle for other in switches):
+            return None
+        self.break_due = False
+        hold = Hold(removals=self._in_use(switches, now))
+        return self._respond(state, self.newest, hold, now)
+
+    def _in_use(self, switches: list[TypeState], now: float) -> frozenset[str]:
+        needed: frozenset[str] = NOBODY
+        for state in switches:
+            needed |= state.clusters_in_use(now)
+        return needed
+
+    # --- What the client says --------------------------------------------------------------------------------
+
+    def answered(self, state: TypeState, message: str | None, now: float) -> Part | None:
+        """Take the answer to the outstanding response: ACK with None, NACK with its message. Returns what it was to."""
+        part = state.settle(message, now + self.ordering.listener_drain_s)
+        if part is None:
+            return None
+        if state.stage is Stage.MAKE:
+            self._note_absent(state, part, rejected=message is not None)
+            self._settle_make(now)
+        elif state.switches:
+            self.break_due = self.wake = True
+        elif state.type_url == ENDPOINTS and self.awaited:
+            self.awaited -= {resource.name for resource in part.upserts}.union(part.removals)
+            if not self.awaited:
+                self._settle_make(now)
+        return part
+
+    def _note_absent(self, state: TypeState, part: Part, *, rejected: bool) -> None:
+        names = {resource.name for resource in part.upserts}
+        absent = self.absent - names
+        if rejected:
+            self.awaited = NOBODY
+            absent |= {name for name in names if state.held_before(name) is None}
+        if absent != self.absent:
+            self.absent = absent
+            for other in self.states(Stage.LISTENERS, Stage.ROUTES):
+                other.dirty = other.dirty or bool(other.exceptions)
+
+    def _settle_make(self, now: float) -> None:
+        """The client has the clusters that it was sent: let listeners and routes follow, then removals."""
+        clusters = self.clusters
+        if any(state.outstanding is not None or state.rest for state in clusters):
+            return
+        self.warming = NOBODY
+        if self._awaiting(now):
+            return
+        self.made = self.making
+        self.wake = True
+        self.break_due = self.break_due or any(state.exceptions for state in clusters)
+        self.recheck_switch()
+
+    def recheck_switch(self) -> None:
+        """Have listeners and routes compared with what they may follow now."""
+        if self.made is None:
+            return
+        for state in self.states(Stage.LISTENERS, Stage.ROUTES):
+            if state.started and state.view is not self.made.view(state.type_url):
+                state.dirty = True
+
+    # --- Time ------------------------------------------------------------------------------------------------
+
+    def deadline(self, now: float) -> float:
+        """Return when to look again if nothing happens until then; infinity for never."""
+        times = [float("inf")]
+        if self.ordering.enabled:
+            waits = self.states(Stage.MAKE, Stage.LISTENERS, Stage.ROUTES)
+            held = self.ordering.hold_timeout_s
+            times += [state.sent_at + held for state in waits if state.outstanding is not None and not state.overdue]
+            if self.awaited:
+                times += [state.sent_at + held for state in self.clusters]
+            if self.stuck_since is not None and not self.clusters:
+                times.append(self.stuck_since + held)
+            if any(state.exceptions for state in self.clusters):
+                times += [self.break_after, *self._drain_times()]
+        times += [
+            state.heartbeat_at for stream in self.streams for state in stream.states.values() if state.heartbeat_at
+        ]
+        return min(time for time in times if time > now) if any(time > now for time in times) else float("inf")
+
+    def _drain_times(self) -> list[float]:
+        lingering = [state.lingering for state in self.states(Stage.LISTENERS, Stage.ROUTES) if state.lingering]
+        return [until for record in lingering for pairs in record.values() for _, until in pairs]
+
+    def expire(self, now: float) -> list[TypeState]:
+        """Look at what waits at ``now``; return the types whose answer just became overdue."""
+        late = []
+        for state in self.states(Stage.MAKE, Stage.LISTENERS, Stage.ROUTES):
+            if state.outstanding is not None and not state.overdue and self._gave_up(state, now):
+                state.overdue = True
+                late.append(state)
+        self.break_due = True
+        self.switch_target(now)
+        self.recheck_switch()
+        return late

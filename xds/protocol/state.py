@@ -1,0 +1,274 @@
+"""One resource type on one stream: what is subscribed, what was sent, what is un-ACKed. Delta and SotW alike.
+
+It does not know the other types of the stream (``session``), nor how requests look (``delta``, ``sotw``).
+Two rules govern it. What was *sent* drives the next diff, whatever became of it: a rejected version is not sent again
+before its content changes, and then always. One response is un-ACKed at a time: what changes meanwhile is in the next.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum
+
+from xds.model.resource import Resource
+from xds.model.view import View
+from xds.protocol.diff import NO_EXCEPTIONS, NOBODY, Exceptions, Hold, clusters_of, diff, holding, wanted
+from xds.protocol.interest import Interest
+from xds.protocol.policy import Policy, Stage, policy_of
+from xds.protocol.response import (
+    Cohorts,
+    Encoding,
+    Part,
+    Response,
+    delta_heartbeat,
+    delta_parts,
+    endpoints_of,
+    sotw_heartbeat,
+    sotw_parts,
+    version_of,
+)
+
+
+class Variant(Enum):
+    """The two forms of the protocol."""
+
+    DELTA = "delta"
+    SOTW = "sotw"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The last response of a type that the client rejected, and why."""
+
+    nonce: str
+    message: str
+    versions: dict[str, str]
+
+
+class TypeState:
+    """One type on one stream.
+
+    ``view`` and ``exceptions`` tell what the client holds if it accepted all it was sent; ``view`` None: nothing.
+    ``dirty``: there may be something to send. ``asked``: names to be answered whether or not they changed.
+    ``owed``: an answer is due even if it is empty. ``unknown``: names in rejected responses, of which nothing is sure.
+    ``lingering``: older resources that the client may still be using, each with the time until which.
+    """
+
+    __slots__ = (
+        "asked",
+        "dirty",
+        "exceptions",
+        "heartbeat_at",
+        "interest",
+        "lingering",
+        "nonce",
+        "outstanding",
+        "overdue",
+        "owed",
+        "policy",
+        "rejection",
+        "response",
+        "rest",
+        "sent_at",
+        "started",
+        "type_url",
+        "unknown",
+        "variant",
+        "view",
+    )
+
+    def __init__(self, type_url: str, variant: Variant, interest: Interest) -> None:
+        self.type_url = type_url
+        self.variant = variant
+        self.policy: Policy = policy_of(type_url)
+        self.interest = interest
+        self.started = False
+        self.view: View | None = None
+        self.exceptions: Exceptions = NO_EXCEPTIONS
+        self.dirty = False
+        self.asked: frozenset[str] = NOBODY
+        self.owed = False
+        self.nonce = ""
+        self.outstanding: Part | None = None
+        self.response: Response | None = None
+        self.rest: tuple[Part, ...] = ()
+        self.sent_at = 0.0
+        self.overdue = False
+        self.unknown: set[str] | None = None
+        self.lingering: dict[str, tuple[tuple[Resource, float], ...]] | None = None
+        self.rejection: Rejection | None = None
+        self.heartbeat_at = 0.0
+
+    @property
+    def stage(self) -> Stage:
+        """When this type's changes may go out."""
+        return self.policy.stage
+
+    @property
+    def switches(self) -> bool:
+        """Say whether changes of this type move requests to other clusters, so that those must be there first."""
+        return self.policy.stage in (Stage.LISTENERS, Stage.ROUTES)
+
+    @property
+    def idle(self) -> bool:
+        """Say whether the client has answered all that there was to send."""
+        return not self.dirty and self.outstanding is None and not self.rest
+
+    def ask(self, names: Collection[str]) -> None:
+        """Have these names answered with the next response, whether or not they changed."""
+        if names:
+            self.asked = self.asked.union(names) if self.asked else frozenset(names)
+            self.dirty = True
+
+    def held(self, name: str) -> Resource | None:
+        """Return what the client holds under a name, if it accepted all it was sent."""
+        return holding(name, self.view, self.exceptions)
+
+    def narrow(self, interest: Interest) -> None:
+        """Take over a new interest, and forget about the names that it no longer wants."""
+        self.interest = interest
+        self.asked = frozenset(name for name in self.asked if name == "*" or interest.wants(name))
+        if self.exceptions:
+            for name in [name for name in self.exceptions if not interest.wants(name)]:
+                self.exceptions = self.exceptions.delete(name)
+        for record in (self.unknown, self.lingering):
+            for name in [name for name in record or () if not interest.wants(name)]:
+                record.pop(name) if isinstance(record, dict) else record.discard(name)  # type: ignore[union-attr]
+
+    def respond(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding, now: float) -> Part | None:
+        """Take the client to ``target`` and return the message for that, or None if it needs none.
+
+        Must not be called with a response outstanding, except to give up on it.
+        """
+        key = (self.variant, self.interest, self.view, self.exceptions, target, self.asked, self.owed, hold)
+        response = cohorts.get(key, lambda: self._make(target, hold, cohorts.next_nonce, encoding))
+        self.view, self.exceptions = response.view, response.exceptions
+        self.dirty, self.asked, self.owed = False, NOBODY, False
+        self.outstanding, self.rest = None, response.parts
+        self.response = response
+        return self.next_part(now)
+
+    def next_part(self, now: float) -> Part | None:
+        """Return the next message of a response that was cut into several, or None if there is none."""
+        if not self.rest:
+            return None
+        part, self.rest = self.rest[0], self.rest[1:]
+        self.outstanding, self.nonce, self.sent_at, self.overdue = part, part.nonce, now, False
+        return part
+
+    def _make(self, target: View, hold: Hold, next_nonce: Callable[[], str], encoding: Encoding) -> Response:
+        found = diff(self.interest, self.view, self.exceptions, target, self.asked, hold)
+        version = version_of(self.interest, target, found.exceptions)
+        parts: tuple[Part, ...] = ()
+        if self.variant is Variant.DELTA:
+            parts = delta_parts(self.type_url, found, version, self.owed, encoding, next_nonce)
+        elif self.owed or found.upserts or (self.policy.full_state and found):
+            full = self.policy.full_state
+            resources = self._everything(target, found.exceptions) if full else found.upserts
+            parts = sotw_parts(self.type_url, resources, version, encoding, next_nonce)
+        names = [*(resource.name for resource in found.upserts), *found.removals]
+        replaced = (holding(name, self.view, self.exceptions) for name in names)
+        return Response(
+            parts=parts,
+            view=target,
+            exceptions=found.exceptions,
+            before=self.view,
+            exceptions_before=self.exceptions,
+            endpoints=endpoints_of(found.upserts),
+            replaced=tuple(resource for resource in replaced if resource is not None),
+            gone=frozenset(found.removals),
+        )
+
+    def _everything(self, target: View, exceptions: Exceptions) -> list[Resource]:
+        """Return all that a full-state SotW client shall hold, in order of name."""
+        held = {name: target.get(name) for name in wanted(self.interest, target)}
+        held.update(exceptions.items())
+        return [resource for _, resource in sorted(held.items()) if resource is not None and resource.encoded]
+
+    def _timed(self) -> dict[str, float]:
+        """Return the TTLs, in seconds, of what the client holds."""
+        if self.view is None:
+            return {}
+        held = ((name, ttl_s) for name, ttl_s in self.view.timed.items() if name not in self.exceptions)
+        return {name: ttl_s for name, ttl_s in held if self.interest.wants(name)}
+
+    def heartbeat_every_s(self) -> float:
+        """Return how often the client's TTLs have to be renewed, 0 for never: three times within the shortest."""
+        return min(self._timed().values(), default=0.0) / 3
+
+    def heartbeat(self, cohorts: Cohorts, encoding: Encoding) -> Part:
+        """Return a message that renews the TTLs: name, version and TTL of each resource, without its body."""
+        assert self.view is not None
+        resources = tuple(r for r in map(self.view.get, sorted(self._timed())) if r is not None)
+        version = version_of(self.interest, self.view, self.exceptions)
+        encode = delta_heartbeat if self.variant is Variant.DELTA else sotw_heartbeat
+        part = encode(self.type_url, resources, version, cohorts.next_nonce(), encoding)
+        self.nonce = part.nonce
+        return part
+
+    def settle(self, message: str | None, drained_at: float) -> Part | None:
+        """Take the client's answer to the outstanding response: ACK with None, NACK with its message.
+
+        ``drained_at`` is when the client is done with what it replaces now. Returns the answered part, or None if
+        nothing was outstanding.
+        """
+        part = self.outstanding
+        if part is None:
+            return None
+        self.outstanding = None
+        if message is not None:
+            self._reject(part, message)
+            return part
+        for resource in part.upserts if self.unknown or self.lingering else ():
+            if self.unknown:
+                self.unknown.discard(resource.name)
+            if self.lingering and resource.name in self.lingering:
+                self._release(resource.name, drained_at)
+        return part
+
+    def _release(self, name: str, drained_at: float) -> None:
+        """A newer resource was accepted: an older route is out of use, an older listener drains."""
+        assert self.lingering is not None
+        if self.stage is Stage.LISTENERS:
+            self.lingering[name] = tuple((older, min(until, drained_at)) for older, until in self.lingering[name])
+        else:
+            del self.lingering[name]
+
+    def _reject(self, part: Part, message: str) -> None:
+        """Hold every name in a rejected response for unknown: Envoy may have applied any part of it."""
+        names = [*(resource.name for resource in part.upserts), *part.removals]
+        self.unknown = (self.unknown or set()).union(names)
+        self.rejection = Rejection(part.nonce, message, {r.name: r.version for r in part.upserts})
+        for name in names:
+            self.linger(self.held_before(name), until=float("inf"))
+
+    def held_before(self, name: str) -> Resource | None:
+        """Return what the client held under a name before the last response."""
+        return holding(name, self.response.before, self.response.exceptions_before) if self.response else None
+
+    def linger(self, resource: Resource | None, *, until: float) -> None:
+        """Note that the client may go on using an older resource until that time."""
+        if resource is None or not clusters_of(resource):
+            return
+        if self.lingering is None:
+            self.lingering = {}
+        earlier = [pair for pair in self.lingering.get(resource.name, ()) if pair[0] is not resource]
+        self.lingering[resource.name] = (*earlier, (resource, until))
+
+    def clusters_in_use(self, now: float) -> frozenset[str]:
+        """Return the clusters that what the client holds, or may hold, of this type refers to. O(held)."""
+        if self.lingering:
+            for name, pairs in list(self.lingering.items()):
+                rest = tuple(pair for pair in pairs if pair[1] > now)
+                if rest:
+                    self.lingering[name] = rest
+                else:
+                    del self.lingering[name]
+        found: set[str] = set()
+        names = wanted(self.interest, self.view) if self.view is not None else ()
+        for resource in map(self.held, {*names, *self.exceptions}):
+            if resource is not None:
+                found |= clusters_of(resource)
+        for pairs in (self.lingering or {}).values():
+            for resource, _ in pairs:
+                found |= clusters_of(resource)
+        return frozenset(found)

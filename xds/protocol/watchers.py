@@ -1,0 +1,63 @@
+"""Which streams to look at when a resource changes: from names to the streams that subscribe to them.
+
+One instance a group and type. A change costs O(names that changed + streams that want them), never O(streams).
+"""
+
+from collections.abc import Iterable, Iterator
+
+from xds.protocol.interest import Interest
+from xds.protocol.session import Stream
+
+
+class Watchers:
+    """The streams by what they subscribe to, with streams of equal subscription under one key."""
+
+    __slots__ = ("_by_name", "_open_ended", "_streams")
+
+    def __init__(self) -> None:
+        self._streams: dict[Interest, set[Stream]] = {}
+        self._by_name: dict[str, set[Interest]] = {}
+        self._open_ended: set[Interest] = set()
+
+    def add(self, interest: Interest, stream: Stream) -> None:
+        """Have the stream found by what it subscribes to."""
+        streams = self._streams.get(interest)
+        if streams is not None:
+            streams.add(stream)
+            return
+        self._streams[interest] = {stream}
+        if interest.open_ended:
+            self._open_ended.add(interest)
+        for name in interest.names:
+            self._by_name.setdefault(name, set()).add(interest)
+
+    def discard(self, interest: Interest, stream: Stream) -> None:
+        """Forget the stream, and the subscription with its last stream."""
+        streams = self._streams[interest]
+        streams.discard(stream)
+        if streams:
+            return
+        del self._streams[interest]
+        self._open_ended.discard(interest)
+        for name in interest.names:
+            interests = self._by_name[name]
+            interests.discard(interest)
+            if not interests:
+                del self._by_name[name]
+
+    def affected(self, names: Iterable[str]) -> Iterator[Stream]:
+        """Iterate over the streams that subscribe to any of the names, each once."""
+        interests: set[Interest] = set()
+        for name in names:
+            interests |= self._by_name.get(name, set())
+            interests.update(interest for interest in self._open_ended if interest.wants(name))
+        for interest in interests:
+            yield from self._streams[interest]
+
+    def __iter__(self) -> Iterator[Stream]:
+        """Iterate over all streams."""
+        for streams in self._streams.values():
+            yield from streams
+
+    def __len__(self) -> int:
+        return sum(map(len, self._streams.values()))
