@@ -57,6 +57,8 @@ class Hub:
         cohorts: Cohorts | None = None,
     ) -> None:
         self._catalog = catalog
+        self._snapshots = dict(catalog.snapshots)
+        """What streams are brought to: the catalog's, as far as published. Between the two, order would be lost."""
         self._knows_type = knows_type
         self._ordering = ordering or Ordering()
         self._encoding = encoding or Encoding()
@@ -144,7 +146,7 @@ class Hub:
             raise StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {node.id!r}")
         session = None if stream.aggregated else self._sessions.get((stream.connection, node.id))
         if session is None:
-            newest = self._catalog.snapshots[group]
+            newest = self._snapshots[group]
             session = Session(node, group, newest, self._ordering, self._encoding, self.cohorts)
             if not stream.aggregated:
                 self._sessions[stream.connection, node.id] = session
@@ -252,9 +254,14 @@ class Hub:
     # --- Changes ---------------------------------------------------------------------------------------------
 
     def publish(self, applied: Applied) -> None:
-        """Have every stream that a change concerns brought up to date."""
+        """Have every stream that a change concerns brought up to date.
+
+        Every change of the catalog must be published, merged with others or not, before its groups are asked for.
+        """
         if applied.regrouped:
+            self._snapshots = dict(self._catalog.snapshots)
             self._regroup()
+        self._snapshots.update((group, self._catalog.snapshots[group]) for group in applied.changed)
         for group, by_type in applied.changed.items():
             for type_url, names in by_type.items():
                 watchers = self._watchers.get((group, type_url))
@@ -310,7 +317,7 @@ class Hub:
             return None
         if stream.refusal is not None:
             raise stream.refusal
-        session.newest = self._catalog.snapshots[session.group]
+        session.newest = self._snapshots[session.group]
         part = session.poll(stream, now)
         if session.wake:
             self._wake(session)
@@ -324,8 +331,13 @@ class Hub:
         counters.removals_sent += len(part.removals)
         return part
 
-    def tick(self, now: float) -> float:
-        """Look at all that was to happen by ``now``. Returns when to tick again, infinity for never."""
+    @property
+    def next_tick(self) -> float:
+        """When to call ``tick`` next: infinity for never."""
+        return self._timers[0][0] if self._timers else float("inf")
+
+    def tick(self, now: float) -> None:
+        """Look at all that was to happen by ``now``."""
         while self._timers and self._timers[0][0] <= now:
             at, _, session = heapq.heappop(self._timers)
             if at != session.timer:
@@ -344,7 +356,6 @@ class Hub:
             for stream in session.streams:
                 self._queue(stream)
             self._schedule(session, now)
-        return self._timers[0][0] if self._timers else float("inf")
 
     def take_events(self) -> list[Event]:
         """Return what happened since the last call that an operator may have to know."""

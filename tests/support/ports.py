@@ -1,0 +1,41 @@
+"""Free loopback ports for servers that must know their port before they start.
+
+Whoever can bind port 0 itself should rather do that: between the check here and the bind there another may come.
+Ports are taken from below the kernel's ephemeral range, so that no outgoing connection takes them meanwhile.
+"""
+
+import random
+import socket
+
+PORT_MIN = 15_000
+PORT_MAX = 32_000  # Linux hands out ephemeral ports from 32768
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that nothing listens on and that this process was not given before."""
+    first = random.randrange(PORT_MIN, PORT_MAX)
+    for step in range(PORT_MAX - PORT_MIN):
+        port = PORT_MIN + (first - PORT_MIN + step) % (PORT_MAX - PORT_MIN)
+        if port not in _given and is_free(port):
+            _given.add(port)
+            return port
+    raise RuntimeError(f"no free port between {PORT_MIN} and {PORT_MAX}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ``count`` different free ports."""
+    return [free_port() for _ in range(count)]
+
+
+def is_free(port: int) -> bool:
+    """Say whether a server could bind the port on 127.0.0.1 and on all addresses."""
+    for address in ("127.0.0.1", "0.0.0.0"):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError:
+                return False
+    return True

@@ -1,0 +1,220 @@
+"""Child processes that never outlive the tests: own process group, output in a file, ended by pid.
+
+``Child`` runs any command. ``Worker`` runs one of our Python scripts that speaks JSON lines over stdin and stdout and
+ends when its stdin does, so that it goes away even if the test run is killed.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+
+LOG_TAIL_CHARS = 6_000
+
+_children: list["Child"] = []
+
+
+def started() -> tuple["Child", ...]:
+    """Return every child of this process so far that was not yet forgotten, running or not."""
+    return tuple(_children)
+
+
+def forget_stopped() -> None:
+    """Forget the children that have ended, with their logs."""
+    for child in [child for child in _children if not child.running]:
+        _children.remove(child)
+        shutil.rmtree(child.directory, ignore_errors=True)
+
+
+def stop_all() -> None:
+    """End every child that still runs and remove what they wrote."""
+    for child in started():
+        child.stop()
+    forget_stopped()
+
+
+atexit.register(stop_all)
+
+
+class ChildFailedError(Exception):
+    """A child ended, or did not get ready in time. The text ends with what it logged."""
+
+    def __init__(self, child: "Child", what: str) -> None:
+        super().__init__(f"{child.name} (pid {child.pid}) {what}\n{child.log_tail()}")
+
+
+class Child:
+    """One command as a child process; ``start`` and ``stop`` may be called from any thread.
+
+    Its stdout and stderr go to ``log_path``, in a private ``directory`` that is removed when the child is forgotten.
+    """
+
+    def __init__(self, argv: Sequence[str], *, name: str, env: Mapping[str, str] | None = None) -> None:
+        self.argv = list(argv)
+        self.name = name
+        self.env = {**os.environ, **(env or {})}
+        self.directory = Path(tempfile.mkdtemp(prefix=f"xds-test-{name}-"))
+        self.log_path = self.directory / "log"
+        self.started_at = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None before ``start``."""
+        return self.process.pid if self.process else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> Self:
+        """Start the process and return at once. ``started_at`` is the monotonic time just before."""
+        self._spawn(stdout=None)
+        return self
+
+    def _spawn(self, *, stdout: int | None) -> subprocess.Popen[bytes]:
+        assert not self.running, f"{self.name} already runs"
+        with self.log_path.open("ab") as log:
+            self.started_at = time.monotonic()
+            self.process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.PIPE if stdout is not None else subprocess.DEVNULL,
+                stdout=stdout if stdout is not None else log,
+                stderr=log,
+                env=self.env,
+                start_new_session=True,
+            )
+        if self not in _children:
+            _children.append(self)
+        return self.process
+
+    def stop(self, *, timeout_s: float = 10.0) -> int:
+        """End the process with SIGTERM, after ``timeout_s`` with SIGKILL, and return its return code."""
+        if self.process is None:
+            return 0
+        self.signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._close_pipes()
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """End the process and its group with SIGKILL, as a crash would."""
+        if self.process is not None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+            self._close_pipes()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process's own group, if it still runs."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def _close_pipes(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def log(self) -> str:
+        """Return all it has written to stderr (and to stdout, where that isn't a pipe)."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def log_tail(self) -> str:
+        """Return the end of its log, as an error shows it."""
+        return self.log()[-LOG_TAIL_CHARS:]
+
+    async def wait_ended(self, timeout_s: float = 10.0) -> int:
+        """Wait for the process to end by itself and return its return code."""
+        await self.wait_for(lambda: self.process.poll() is not None, "did not end", timeout_s, may_end=True)
+        return self.process.returncode
+
+    async def wait_log(self, text: str, timeout_s: float = 10.0) -> str:
+        """Wait until the log holds ``text`` and return the log."""
+        await self.wait_for(lambda: text in self.log(), f"never logged {text!r}", timeout_s)
+        return self.log()
+
+    async def wait_for(
+        self, done: Callable[[], Any], otherwise: str, timeout_s: float, *, poll_s: float = 0.005, may_end: bool = False
+    ) -> None:
+        """Poll ``done`` until it is true. Raises ChildFailedError at the timeout, or if the process ends."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if not may_end and not self.running:
+                raise ChildFailedError(self, f"ended with {self.process and self.process.returncode}")
+            if time.monotonic() > deadline:
+                raise ChildFailedError(self, f"{otherwise} within {timeout_s} s")
+            await asyncio.sleep(poll_s)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.stop)
+
+
+class Worker(Child):
+    """One of our own scripts in a fresh Python, answering each JSON line on its stdin with one on its stdout."""
+
+    def __init__(self, script: str | Path, *args: str, name: str) -> None:
+        # -P: the script's own directory must not hide packages. Coverage is not for bystanders.
+        super().__init__([sys.executable, "-P", str(script), *args], name=name)
+        self.env.pop("COVERAGE_PROCESS_START", None)
+        self._turn = asyncio.Lock()
+
+    def start(self) -> Self:
+        self._spawn(stdout=subprocess.PIPE)
+        return self
+
+    async def call(self, command: str, *, timeout_s: float = 15.0, **arguments: Any) -> Any:
+        """Send one command and return its answer. Raises ChildFailedError if none comes in time."""
+        async with self._turn:
+            return await self._exchange(json.dumps({"command": command, **arguments}) + "\n", timeout_s)
+
+    async def read(self, *, timeout_s: float = 15.0) -> Any:
+        """Return the next line the worker writes by itself, such as its greeting."""
+        async with self._turn:
+            return await self._exchange("", timeout_s)
+
+    async def _exchange(self, line: str, timeout_s: float) -> Any:
+        assert self.process is not None, f"{self.name} was not started"
+        reading = asyncio.create_task(asyncio.to_thread(_say_and_hear, self.process.stdin, self.process.stdout, line))
+        done, _ = await asyncio.wait({reading}, timeout=timeout_s)
+        if not done:
+            self.kill()  # which ends the reading thread too
+            await asyncio.gather(reading, return_exceptions=True)
+            raise ChildFailedError(self, f"did not answer {line.strip()!r} within {timeout_s} s")
+        answer = reading.result()
+        if not answer:
+            raise ChildFailedError(self, f"ended instead of answering {line.strip()!r}")
+        return json.loads(answer)
+
+
+def _say_and_hear(stdin: IO[bytes], stdout: IO[bytes], line: str) -> bytes:
+    try:
+        if line:
+            stdin.write(line.encode())
+            stdin.flush()
+        return stdout.readline()
+    except (BrokenPipeError, ValueError):
+        return b""

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from support.pki import Authority
+
+from xds.address import Address
+from xds.config import ProtocolSettings, Settings, TlsSettings
+
+
+def told(**values: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(values)
+    return str(caught.value)
+
+
+def test_defaults_serve_this_machine_alone() -> None:
+    settings = Settings()
+    assert settings.listen == Address("127.0.0.1", 18000)
+    assert settings.admin == Address("127.0.0.1", 19000)
+    assert settings.tls.mode == "off"
+    assert settings.protocol.ordering
+    assert settings.protocol.response_bytes_max == 2 * 1024 * 1024
+
+
+def test_settings_take_nothing_from_the_environment_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDS_LISTEN", "127.0.0.1:1")
+    assert Settings().listen == Address("127.0.0.1", 18000)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().reflection = True  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().protocol.ordering = False  # type: ignore[misc]
+
+
+def test_an_address_may_be_given_as_text_or_as_itself() -> None:
+    settings = Settings.model_validate({"listen": "[::1]:0", "admin": Address("127.0.0.1", 0)})
+    assert settings.listen == Address("::1", 0)
+    assert settings.admin == Address("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("off", ["off", False, None])
+def test_admin_can_be_off(off: object) -> None:
+    assert Settings.model_validate({"admin": off}).admin is None
+
+
+def test_xds_may_listen_on_a_unix_socket_and_admin_may_not() -> None:
+    assert Settings.model_validate({"listen": "unix:/run/xds.sock"}).listen.path == "/run/xds.sock"
+    assert "can't be a unix socket" in told(admin="unix:/run/admin.sock")
+
+
+def test_one_address_can_not_be_both() -> None:
+    assert "choose another port" in told(listen="127.0.0.1:5", admin="127.0.0.1:5")
+    Settings.model_validate({"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"})
+
+
+def test_other_machines_are_not_served_without_tls_unless_told_to(tmp_path: Path) -> None:
+    assert "--insecure-xds" in told(listen="0.0.0.0:18000")
+    Settings.model_validate({"listen": "0.0.0.0:18000", "insecure_xds": True})
+    pair = Authority(tmp_path).server()
+    tls = {"cert": pair.cert_path, "key": pair.key_path}
+    assert Settings.model_validate({"listen": "0.0.0.0:18000", "tls": tls}).tls.mode == "server"
+
+
+def test_tls_files_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    one, other = authority.server("one"), authority.server("other")
+    tls = {"cert": one.cert_path, "key": one.key_path, "client_ca": authority.cert_path}
+    assert Settings.model_validate({"tls": tls}).tls.mode == "mutual"
+    assert "tls.key: is given without tls.cert" in told(tls={"key": one.key_path})
+    assert "tls.cert: is given without tls.key" in told(tls={"cert": one.cert_path})
+    assert "tls.client_ca: is given without tls.cert" in told(tls={"client_ca": authority.cert_path})
+    assert "is not the key of the certificate" in told(tls={"cert": one.cert_path, "key": other.key_path})
+    assert "does not exist" in told(tls={"cert": tmp_path / "none", "key": one.key_path})
+    assert "can't be read: Is a directory" in told(tls={"cert": tmp_path, "key": one.key_path})
+    assert "is not a PEM file of CA" in told(tls=tls | {"client_ca": one.key_path})
+    assert "is not a PEM certificate" in told(tls={"cert": one.key_path, "key": one.key_path})
+    assert "is not a path" in told(tls={"cert": "a\0b", "key": one.key_path})
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    pair = Authority(tmp_path).server()
+    key = serialization.load_pem_private_key(pair.key, password=None)
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    encrypted = tmp_path / "encrypted.key"
+    encrypted.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    assert "with its unencrypted key" in told(tls={"cert": pair.cert_path, "key": encrypted})
+
+
+def test_the_directory_must_be_one(tmp_path: Path) -> None:
+    assert Settings.model_validate({"directory": str(tmp_path)}).directory == tmp_path
+    assert "does not exist" in told(directory=tmp_path / "none")
+    file = tmp_path / "file"
+    file.touch()
+    assert "is not a directory" in told(directory=file)
+    assert "is empty" in told(directory="")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = told(
+        listen="a", log={"level": "loud"}, protocol={"hold_timeout_s": -1, "odd": 1}, drain={"timeout_s": "nan"}
+    )
+    for name in ("listen", "log.level", "protocol.hold_timeout_s", "protocol.odd", "drain.timeout_s"):
+        assert f"\n{name}\n" in text
+
+
+def test_merging_can_not_wait_shorter_at_most_than_at_least() -> None:
+    assert "is less than protocol.coalesce_s" in told(protocol={"coalesce_s": 1, "coalesce_max_s": 0.5})
+    assert ProtocolSettings(coalesce_s=0, coalesce_max_s=0).coalesce_s == 0
+
+
+def test_settings_dump_to_what_they_are_made_of(tmp_path: Path) -> None:
+    settings = Settings.model_validate(
+        {"directory": tmp_path, "listen": "[::1]:0", "admin": "off", "tls": TlsSettings()}
+    )
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings

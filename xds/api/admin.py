@@ -1,0 +1,123 @@
+"""The admin port: health, readiness and metrics over HTTP. It does not know how those come about.
+
+It runs in the loop it is started in, and leaves signals and logging to whoever runs that loop.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from xds.address import Address, BindError
+
+CONNECTIONS_MAX = 1_000
+STOP_GRACE_S = 1
+
+_INDEX = """\
+xds admin port
+
+/healthz   200 while the process works
+/readyz    200 while new streams are welcome, else 503 and why not
+/metrics   Prometheus metrics
+"""
+
+
+class AdminServer:
+    """Serve ``/healthz``, ``/readyz``, ``/metrics`` and a list of these at ``/``, between ``start`` and ``stop``.
+
+    ``healthy`` says whether the process works; ``ready`` whether new streams are welcome, and the reason, which is
+    shown either way; ``metrics`` gives Prometheus text. All are called in the loop and must not block.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        healthy: Callable[[], bool],
+        ready: Callable[[], tuple[bool, str]],
+        metrics: Callable[[], bytes],
+    ) -> None:
+        assert not address.is_unix, "Settings refuses a unix socket here"
+        self._address = address
+        self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics)
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> Address:
+        """Listen, and return the address, its port filled in where it was 0. Raises BindError."""
+        assert self._serving is None, "started once"
+        listening = await _listen(self._address)
+        bound = Address(self._address.host, listening.getsockname()[1])
+        config = uvicorn.Config(
+            self._app,
+            lifespan="off",
+            ws="none",
+            http="h11",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_graceful_shutdown=STOP_GRACE_S,
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listening]), name="admin")
+        return bound
+
+    async def stop(self) -> None:
+        """Close the port and its connections, requests under way getting a second. Does nothing if not started."""
+        if self._server is None or self._serving is None:
+            return
+        self._server.should_exit = True
+        await self._serving
+        self._server = self._serving = None
+
+
+def admin_app(
+    *, healthy: Callable[[], bool], ready: Callable[[], tuple[bool, str]], metrics: Callable[[], bytes]
+) -> Starlette:
+    """Return the admin port's ASGI application."""
+
+    async def index(_: Request) -> Response:
+        return _plain(_INDEX)
+
+    async def healthz(_: Request) -> Response:
+        return _plain("ok\n") if healthy() else _plain("not healthy\n", 503)
+
+    async def readyz(_: Request) -> Response:
+        is_ready, reason = ready()
+        return _plain(f"{reason or ('ready' if is_ready else 'not ready')}\n", 200 if is_ready else 503)
+
+    async def prometheus(_: Request) -> Response:
+        return Response(metrics(), headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
+
+    routes = {"/": index, "/healthz": healthz, "/readyz": readyz, "/metrics": prometheus}
+    return Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()])
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone: SIGTERM drains the xDS port first."""
+        yield
+
+
+def _plain(text: str, status: int = 200) -> Response:
+    return PlainTextResponse(text, status, headers={"cache-control": "no-store", "x-content-type-options": "nosniff"})
+
+
+async def _listen(address: Address) -> socket.socket:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        family, _, _, _, where = found[0]
+        return socket.create_server(where[:2], family=family)
+    except UnicodeError:
+        raise BindError("admin", address, OSError("not the name of a host")) from None
+    except OSError as error:
+        raise BindError("admin", address, error) from None

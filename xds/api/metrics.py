@@ -1,0 +1,63 @@
+"""The server's metrics, as Prometheus reads them. It does not know HTTP.
+
+Nothing is counted twice: what the hub and the catalog know is read when somebody asks.
+"""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from xds.model.catalog import Catalog
+from xds.model.types import short_name
+from xds.protocol.hub import Hub
+
+_COUNTERS = (
+    ("streams_opened", "xds_streams_opened", "Streams opened since the start."),
+    ("streams_closed", "xds_streams_closed", "Streams that ended since the start."),
+    ("streams_refused", "xds_streams_refused", "Streams that were ended with an error of the client's."),
+    ("requests", "xds_requests", "Discovery requests received, ACKs and NACKs included."),
+    ("responses", "xds_responses", "Discovery responses sent."),
+    ("response_bytes", "xds_response_bytes", "Bytes of discovery responses sent, without framing."),
+    ("resources_sent", "xds_resources_sent", "Resources sent."),
+    ("removals_sent", "xds_removals_sent", "Names sent as removed."),
+    ("heartbeats", "xds_heartbeats", "Responses sent to renew TTLs."),
+    ("acks", "xds_acks", "Responses that clients accepted."),
+    ("nacks", "xds_nacks", "Responses that clients rejected."),
+    ("overdue", "xds_overdue", "Responses that were not answered within the hold timeout."),
+)
+
+
+class _ServerCollector(Collector):
+    def __init__(self, hub: Hub, catalog: Catalog, rejected: Callable[[], int]) -> None:
+        self._hub = hub
+        self._catalog = catalog
+        self._rejected = rejected
+
+    def collect(self) -> Iterator[Metric]:
+        for attribute, name, text in _COUNTERS:
+            yield CounterMetricFamily(name, text, value=getattr(self._hub.counters, attribute))
+        yield GaugeMetricFamily("xds_streams", "Streams open now.", value=len(self._hub.streams))
+        yield GaugeMetricFamily("xds_revision", "The revision that is served.", value=self._catalog.revision)
+        yield GaugeMetricFamily("xds_groups", "Groups that are served.", value=len(self._catalog.snapshots))
+        yield CounterMetricFamily("xds_changesets_rejected", "Changesets refused whole.", value=self._rejected())
+        resources = GaugeMetricFamily(
+            "xds_resources", "Resources that a group's nodes see, summed over groups.", labels=["type"]
+        )
+        totals: dict[str, int] = {}
+        for snapshot in self._catalog.snapshots.values():
+            for type_url, view in snapshot.views.items():
+                totals[type_url] = totals.get(type_url, 0) + len(view)
+        for type_url, total in sorted(totals.items()):
+            resources.add_metric([short_name(type_url)], total)
+        yield resources
+
+
+def metrics_renderer(hub: Hub, catalog: Catalog, *, rejected: Callable[[], int]) -> Callable[[], bytes]:
+    """Return what renders all metrics as Prometheus text. ``rejected`` gives the changesets refused so far."""
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(collector)
+    registry.register(_ServerCollector(hub, catalog, rejected))
+    return lambda: generate_latest(registry)

@@ -1,0 +1,301 @@
+"""The one place that wires the parts together: a control plane to embed, and the server that ``xds serve`` runs."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from xds import __version__
+from xds.address import Address
+from xds.api.admin import AdminServer
+from xds.api.metrics import metrics_renderer
+from xds.config import ServingInfo, Settings
+from xds.model.catalog import Catalog
+from xds.model.changeset import Applied, Changeset
+from xds.model.groups import DEFAULT_GROUP, GroupTable
+from xds.model.problem import ChangesetRejectedError
+from xds.model.types import TYPE_PREFIX, short_name, type_url_of
+from xds.protocol.events import Event, Nacked
+from xds.protocol.hub import Hub, Limits
+from xds.protocol.response import Encoding
+from xds.protocol.session import Ordering
+from xds.schema.pool import load_schema
+from xds.sources.directory import DirectoryReader
+from xds.sources.inline import ResourceLike, read_resources
+from xds.sources.watch import watch
+from xds.transport.coalescer import Coalescer
+from xds.transport.dispatcher import Dispatcher, Transport
+from xds.transport.grpcio import GrpcioOptions, GrpcioTransport
+from xds.transport.tls import TlsFiles
+
+log = structlog.get_logger("xds")
+PROBLEMS_LOGGED_MAX = 20
+
+
+class ControlPlane:
+    """An xDS server to embed: publish resources with ``apply`` and ``replace``, serve them between start and stop.
+
+    Use it in one event loop, as ``async with ControlPlane(settings) as control_plane``. All methods that are not
+    coroutines return at once; what they change is on its way to the Envoys when they return.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self._schema = load_schema()
+        self.catalog = Catalog()
+        self.address: Address | None = None
+        self.admin_address: Address | None = None
+        self._state = "starting"
+        self._rejected = 0
+        protocol = self.settings.protocol
+        self.hub = Hub(
+            self.catalog,
+            knows_type=lambda type_url: self._schema.has(type_url.removeprefix(TYPE_PREFIX)),
+            ordering=Ordering(
+                enabled=protocol.ordering,
+                hold_timeout_s=protocol.hold_timeout_s,
+                listener_drain_s=protocol.listener_drain_s,
+            ),
+            encoding=Encoding(
+                response_bytes_max=protocol.response_bytes_max, identifier=f"xds-control-plane/{__version__}"
+            ),
+            limits=Limits(subscriptions_max=protocol.subscriptions_max, doubtful_nodes_max=protocol.doubtful_nodes_max),
+        )
+        self._dispatcher: Dispatcher | None = None
+        self._coalescer: Coalescer | None = None
+        self._transport: Transport | None = None
+        self._admin: AdminServer | None = None
+
+    # --- Publishing --------------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        *,
+        upsert: Iterable[ResourceLike] = (),
+        remove: Iterable[tuple[str, str]] = (),
+        group: str = DEFAULT_GROUP,
+    ) -> Applied:
+        """Add, change and remove resources of a group, all or none.
+
+        A resource is a dict in Envoy's JSON form with ``@type``, YAML text, an ``envoy-data-plane`` message or a
+        google.protobuf one. What is removed is named by type (``clusters``, or a type URL) and name.
+        Raises ChangesetRejectedError with every problem; what was served then stays served.
+        """
+        removals = tuple((type_url_of(word), name) for word, name in remove)
+        return self._apply_read({group: upsert}, removals={group: removals} if removals else {})
+
+    def replace(self, groups: Mapping[str, Iterable[ResourceLike]], *, rules: GroupTable | None = None) -> Applied:
+        """Make these the only groups and resources there are, all or none. Raises ChangesetRejectedError."""
+        return self._apply_read(groups, replace=True, rules=rules)
+
+    def _apply_read(
+        self,
+        groups: Mapping[str, Iterable[ResourceLike]],
+        *,
+        removals: Mapping[str, tuple[tuple[str, str], ...]] | None = None,
+        replace: bool = False,
+        rules: GroupTable | None = None,
+    ) -> Applied:
+        try:
+            upserts = {group: read_resources(items, group=group) for group, items in groups.items()}
+        except ChangesetRejectedError:
+            self._rejected += 1
+            raise
+        changeset = Changeset(upserts=upserts, removals=dict(removals or {}), groups=rules, replace=replace)
+        return self.apply_changeset(changeset)
+
+    def apply_changeset(self, changeset: Changeset) -> Applied:
+        """Apply a changeset whole, and bring the streams up to date. Raises ChangesetRejectedError."""
+        try:
+            applied = self.catalog.apply(changeset)
+        except ChangesetRejectedError:
+            self._rejected += 1
+            raise
+        if applied.changed or applied.regrouped:
+            if self._coalescer is None:
+                self.hub.publish(applied)
+            else:
+                self._coalescer.add(applied)
+        return applied
+
+    # --- Life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> Address:
+        """Listen and serve; return the address that was bound. Raises BindError, then leaving nothing open."""
+        settings = self.settings
+        self._dispatcher = Dispatcher(self.hub, on_event=_log_event, streams_max=settings.transport.streams_max)
+        self._coalescer = Coalescer(
+            self._dispatcher.publish,
+            coalesce_s=settings.protocol.coalesce_s,
+            coalesce_max_s=settings.protocol.coalesce_max_s,
+        )
+        self._transport = GrpcioTransport(
+            settings.listen,
+            self._dispatcher,
+            options=self._grpcio_options(),
+            on_problem=lambda text: log.error("tls", problem=text),
+        )
+        self.address = await self._transport.start()
+        if settings.admin is not None:
+            self._admin = AdminServer(
+                settings.admin,
+                healthy=lambda: True,
+                ready=lambda: (self._state == "ready", self._state),
+                metrics=metrics_renderer(self.hub, self.catalog, rejected=lambda: self._rejected),
+            )
+            try:
+                self.admin_address = await self._admin.start()
+            except OSError:
+                await self._transport.stop(0)
+                raise
+        self._state = "ready"
+        return self.address
+
+    def _grpcio_options(self) -> GrpcioOptions:
+        settings = self.settings
+        transport, tls = settings.transport, settings.tls
+        files = None
+        if tls.cert is not None and tls.key is not None:
+            files = TlsFiles(cert=tls.cert, key=tls.key, client_ca=tls.client_ca)
+        return GrpcioOptions(
+            keepalive_interval_s=transport.keepalive_interval_s,
+            keepalive_timeout_s=transport.keepalive_timeout_s,
+            ping_interval_min_s=transport.ping_interval_min_s,
+            message_bytes_max=transport.message_bytes_max,
+            streams_max=transport.streams_max,
+            pending_max=transport.pending_max,
+            tls=files,
+            reflection_pool=self._schema.pool if settings.reflection else None,
+        )
+
+    async def drain(self) -> None:
+        """Say that the server is not ready, then end the streams one by one, over the drain window."""
+        drain = self.settings.drain
+        self._state = "draining"
+        if drain.unready_s:
+            await asyncio.sleep(drain.unready_s)
+        if self._transport is not None:
+            await self._transport.drain(drain.timeout_s)
+
+    async def stop(self) -> None:
+        """Close everything. Streams that are still open are cut; ``drain`` first to be gentle."""
+        self._state = "stopped"
+        if self._transport is not None:
+            await self._transport.stop(0)
+        if self._admin is not None:
+            await self._admin.stop()
+        if self._dispatcher is not None:
+            self._dispatcher.stop()
+        self._coalescer = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def info(self, directory: Path | None = None) -> ServingInfo:
+        """Return what is served, and where."""
+        assert self.address is not None, "started"
+        resources = {
+            group: {short_name(type_url): len(view) for type_url, view in sorted(snapshot.views.items()) if len(view)}
+            for group, snapshot in self.catalog.snapshots.items()
+        }
+        return ServingInfo(
+            listen=self.address,
+            admin=self.admin_address,
+            tls=self.settings.tls.mode,
+            directory=directory,
+            resources=resources,
+        )
+
+
+async def serve(
+    settings: Settings,
+    *,
+    announce: Callable[[ServingInfo], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Serve a directory until SIGTERM or SIGINT, then drain; return the process's exit code.
+
+    ``announce`` is told once what is served; ``progress`` how many files of how many are read. Raises BindError,
+    and ChangesetRejectedError when the directory can't be served at first.
+    """
+    assert settings.directory is not None, "the command line sees to it"
+    ending = _ending_signals()
+    reader = DirectoryReader(settings.directory, progress=progress)
+    control_plane = ControlPlane(settings)
+    control_plane.apply_changeset(await asyncio.to_thread(reader.read))
+    async with control_plane:
+        if announce is not None:
+            announce(control_plane.info(settings.directory))
+        stop = asyncio.Event()
+        following = asyncio.create_task(_follow(control_plane, reader, stop))
+        ended = asyncio.create_task(ending.wait())
+        await asyncio.wait((following, ended), return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        log.info("draining", streams=len(control_plane.hub.streams), window_s=settings.drain.timeout_s)
+        await _unless_asked_again(control_plane.drain())
+        stop.set()
+        await following
+    log.info("stopped")
+    return 0
+
+
+def _ending_signals() -> asyncio.Event:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    return ending
+
+
+async def _unless_asked_again(draining: Awaitable[None]) -> None:
+    """Wait for the end of draining, or for a second signal, which means at once."""
+    again = _ending_signals()
+    tasks = (asyncio.ensure_future(draining), asyncio.create_task(again.wait()))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _follow(control_plane: ControlPlane, reader: DirectoryReader, stop: asyncio.Event) -> None:
+    """Apply every change of the directory, and say what is wrong with those that can't be."""
+    async for outcome in watch(reader, stop=stop):
+        try:
+            if isinstance(outcome, ChangesetRejectedError):
+                raise outcome
+            applied = control_plane.apply_changeset(outcome)
+        except ChangesetRejectedError as error:
+            log.error("change rejected, what was served stays served", problems=len(error.problems))
+            for problem in error.problems[:PROBLEMS_LOGGED_MAX]:
+                log.error("problem", problem=str(problem))
+            continue
+        if applied.changed or applied.regrouped:
+            log.info("applied", revision=applied.revision, changed=_summary(applied))
+
+
+def _summary(applied: Applied) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for by_type in applied.changed.values():
+        for type_url, names in by_type.items():
+            totals[short_name(type_url)] += len(names)
+    return dict(sorted(totals.items()))
+
+
+def _log_event(event: Event) -> None:
+    about = {"node": event.node_id, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
+    if isinstance(event, Nacked):
+        names = sorted(event.resources)
+        log.warning("nack", **about, message=event.message[:2_000], resources=names[:20], resource_count=len(names))
+    else:
+        log.warning("no answer", **about, waited_s=round(event.waited_s, 1))

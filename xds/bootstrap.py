@@ -1,0 +1,177 @@
+"""Bootstraps: what Envoy and grpc's xDS clients are started with to find this control plane. Pure: specs in, dicts out.
+
+It does not know files, options or how Envoy is run. The shapes are those that ``tests/test_bootstrap.py`` has a real
+Envoy accept; Envoy's field reference is ``envoy.config.bootstrap.v3.Bootstrap``, grpc's are gRFC A27, A29 and A65.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from xds.address import Address
+from xds.model.groups import Node
+
+SERVER_CLUSTER = "xds"
+"""The cluster through which Envoy reaches the control plane."""
+
+KEEPALIVE_INTERVAL_S = 30
+KEEPALIVE_TIMEOUT_S = 5
+CONNECT_TIMEOUT_S = 5
+BACK_OFF_BASE_S = 0.5
+BACK_OFF_MAX_S = 10
+"""Reconnects are spread over at most this: Envoy's own 30 s would leave changes unsent for so long after an outage."""
+STREAMS_MAX = 100_000
+"""Per-type services take a stream per subscription; Envoy's circuit breaker stops at 1,024 unless told otherwise."""
+
+_TLS_CONTEXT = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTls:
+    """TLS towards the control plane, as paths that the client itself reads. ``cert`` and ``key`` together mean mTLS.
+
+    ``server_name`` is what the server's certificate must be for; by default the host of its address.
+    """
+
+    ca: str
+    cert: str | None = None
+    key: str | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("a client certificate and its key go together; one is missing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootstrapSpec:
+    """Who the client is, where the control plane is, and how it is talked to.
+
+    ``delta`` False means state-of-the-world; ``per_type`` a stream for each subscription instead of one aggregated
+    stream; ``admin_port`` None leaves Envoy's admin port out; ``fetch_timeout_s`` 0 lets Envoy wait for ever.
+    """
+
+    node: Node
+    server: Address
+    delta: bool = True
+    per_type: bool = False
+    tls: ClientTls | None = None
+    admin_port: int | None = None
+    fetch_timeout_s: float = 15.0
+
+    def __post_init__(self) -> None:
+        # Envoy exits without either as soon as any source is dynamic.
+        if not self.node.id or not self.node.cluster:
+            raise ValueError("Envoy needs both a node id and a node cluster; one is empty")
+        if not self.server.is_unix and self.server.port == 0:
+            raise ValueError(f"the control plane can't be at port 0 ({self.server}); give the port it listens on")
+
+
+def envoy_bootstrap(spec: BootstrapSpec) -> dict[str, Any]:
+    """Return a complete Envoy bootstrap, in the JSON form of ``envoy.config.bootstrap.v3.Bootstrap``."""
+    bootstrap: dict[str, Any] = {"node": _node(spec.node)}
+    if spec.admin_port is not None:
+        bootstrap["admin"] = {"address": _socket_address("127.0.0.1", spec.admin_port)}
+    bootstrap["dynamic_resources"] = _dynamic_resources(spec)
+    bootstrap["static_resources"] = {"clusters": [_server_cluster(spec)]}
+    return bootstrap
+
+
+def config_source(spec: BootstrapSpec) -> dict[str, Any]:
+    """Return the ``config_source`` with which clusters, listeners and the like fetch from this control plane."""
+    source: dict[str, Any] = {"resource_api_version": "V3", "initial_fetch_timeout": duration(spec.fetch_timeout_s)}
+    source |= {"api_config_source": _api_config_source(spec)} if spec.per_type else {"ads": {}}
+    return source
+
+
+def grpc_bootstrap(spec: BootstrapSpec) -> dict[str, Any]:
+    """Return what ``GRPC_XDS_BOOTSTRAP`` names a file of (gRFC A27). grpc speaks SotW ADS, whatever the spec says."""
+    credentials: dict[str, Any] = {"type": "insecure"}
+    if spec.tls is not None:
+        files = {"ca_certificate_file": spec.tls.ca}
+        if spec.tls.cert is not None and spec.tls.key is not None:
+            files |= {"certificate_file": spec.tls.cert, "private_key_file": spec.tls.key}
+        credentials = {"type": "tls", "config": files}
+    server = {"server_uri": str(spec.server), "channel_creds": [credentials], "server_features": ["xds_v3"]}
+    return {"xds_servers": [server], "node": _node(spec.node)}
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as protobuf's JSON writes it: ``15s``, ``0.25s``."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def _node(node: Node) -> dict[str, Any]:
+    place = node.locality
+    parts = {"region": place.region, "zone": place.zone, "sub_zone": place.sub_zone}
+    locality = {name: value for name, value in parts.items() if value}
+    described: dict[str, Any] = {"id": node.id, "cluster": node.cluster}
+    if locality:
+        described["locality"] = locality
+    if node.metadata:
+        described["metadata"] = dict(node.metadata)
+    return described
+
+
+def _dynamic_resources(spec: BootstrapSpec) -> dict[str, Any]:
+    resources: dict[str, Any] = {} if spec.per_type else {"ads_config": _api_config_source(spec)}
+    return {**resources, "cds_config": config_source(spec), "lds_config": config_source(spec)}
+
+
+def _api_config_source(spec: BootstrapSpec) -> dict[str, Any]:
+    back_off = {"base_interval": duration(BACK_OFF_BASE_S), "max_interval": duration(BACK_OFF_MAX_S)}
+    client = {"cluster_name": SERVER_CLUSTER, "retry_policy": {"retry_back_off": back_off}}
+    return {
+        "api_type": "DELTA_GRPC" if spec.delta else "GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [{"envoy_grpc": client}],
+    }
+
+
+def _server_cluster(spec: BootstrapSpec) -> dict[str, Any]:
+    server = spec.server
+    address = {"pipe": {"path": server.path}} if server.is_unix else _socket_address(server.host, server.port)
+    keepalive = {"interval": duration(KEEPALIVE_INTERVAL_S), "timeout": duration(KEEPALIVE_TIMEOUT_S)}
+    cluster: dict[str, Any] = {"name": SERVER_CLUSTER, "connect_timeout": duration(CONNECT_TIMEOUT_S)}
+    if server.is_unix or server.is_ip:
+        cluster["type"] = "STATIC"
+    else:
+        # Both families, tried in turn: `localhost` is often ::1 first while the server listens on 127.0.0.1.
+        cluster |= {"type": "STRICT_DNS", "dns_lookup_family": "ALL"}
+    cluster["typed_extension_protocol_options"] = {
+        _HTTP_OPTIONS: {
+            "@type": f"type.googleapis.com/{_HTTP_OPTIONS}",
+            # Without HTTP/2 here Envoy opens no stream and says only "initial fetch timed out".
+            "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}},
+        }
+    }
+    if spec.per_type:
+        limits = {"max_requests": STREAMS_MAX, "max_pending_requests": STREAMS_MAX}
+        cluster["circuit_breakers"] = {"thresholds": [limits]}
+    if spec.tls is not None:
+        cluster["transport_socket"] = _tls_socket(spec.tls, server)
+    endpoint = {"endpoint": {"address": address}}
+    cluster["load_assignment"] = {"cluster_name": SERVER_CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]}
+    return cluster
+
+
+def _tls_socket(tls: ClientTls, server: Address) -> dict[str, Any]:
+    expected = tls.server_name or server.host
+    by_ip = tls.server_name is None and server.is_ip
+    validation: dict[str, Any] = {"trusted_ca": {"filename": tls.ca}}
+    if expected:
+        kind = "IP_ADDRESS" if by_ip else "DNS"
+        validation["match_typed_subject_alt_names"] = [{"san_type": kind, "matcher": {"exact": expected}}]
+    common: dict[str, Any] = {"alpn_protocols": ["h2"], "validation_context": validation}
+    if tls.cert is not None:
+        chain = {"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}
+        common["tls_certificates"] = [chain]
+    context: dict[str, Any] = {"@type": _TLS_CONTEXT, "common_tls_context": common}
+    if expected and not by_ip:  # SNI is for names alone (RFC 6066 section 3)
+        context["sni"] = expected
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _socket_address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}

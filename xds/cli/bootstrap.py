@@ -1,0 +1,111 @@
+"""``xds bootstrap``: print what Envoy, or a grpc client, is started with to find this control plane."""
+
+import json
+import re
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+
+from xds.bootstrap import BootstrapSpec, config_source, envoy_bootstrap, grpc_bootstrap
+from xds.cli import client_options as options
+from xds.cli.output import examples
+
+EPILOG = examples(
+    "xds bootstrap --node-id n1 --cluster web --server 127.0.0.1:18000 > envoy.yaml; envoy -c envoy.yaml",
+    "xds bootstrap --node-id n1 --cluster web --server cp.example:443 --tls-ca ca.pem --sotw",
+    "xds bootstrap --node-id g1 --cluster web --server cp.example:18000 --grpc > g1.json",
+)
+
+_PLAIN = re.compile(r"[A-Za-z_@/][A-Za-z0-9_@/.-]*")
+_NOT_TEXT = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "inf", "nan", "infinity"))
+_WIDTH = 110
+
+
+def bootstrap(
+    node_id: options.NodeId,
+    cluster: options.NodeCluster,
+    server: options.Server,
+    sotw: options.Sotw = False,
+    per_type: options.PerType = False,
+    admin_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Envoy's admin port on 127.0.0.1; 0 takes any free one.")
+    ] = 9901,
+    fetch_timeout: options.FetchTimeout = "15s",
+    grpc: Annotated[bool, typer.Option("--grpc", help="The JSON that grpc's xDS clients (xds:///) read.")] = False,
+    form: Annotated[
+        Literal["yaml", "json"] | None, typer.Option("--format", help="Default: yaml, with --grpc json.")
+    ] = None,
+    tls_ca: options.TlsCa = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    tls_server_name: options.TlsServerName = None,
+    region: options.Region = "",
+    zone: options.Zone = "",
+    sub_zone: options.SubZone = "",
+    metadata: options.Metadata = None,
+) -> None:
+    """Print a complete Envoy bootstrap for a node of this control plane, or with --grpc a grpc client's.
+
+    Files of --tls-* are read by the client, not now, so they may name paths of another machine.
+    """
+    node = options.node_of(
+        node_id=node_id, cluster=cluster, region=region, zone=zone, sub_zone=sub_zone, metadata=metadata
+    )
+    tls = options.tls_of(ca=tls_ca, cert=tls_cert, key=tls_key, server_name=tls_server_name)
+    spec = options.spec_of(
+        node=node,
+        server=server,
+        sotw=sotw,
+        per_type=per_type,
+        admin_port=admin_port,
+        fetch_timeout=fetch_timeout,
+        tls=tls,
+    )
+    if grpc:
+        _refuse_for_grpc(spec, form)
+        sys.stdout.write(json.dumps(grpc_bootstrap(spec), indent=2, ensure_ascii=False) + "\n")
+    elif form == "json":
+        sys.stdout.write(json.dumps(envoy_bootstrap(spec), indent=2, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(_header(spec) + to_yaml(envoy_bootstrap(spec)))
+
+
+def to_yaml(value: Any) -> str:
+    """Return YAML that Envoy reads as the value is: text that might be taken for anything else is quoted.
+
+    PyYAML writes ``y`` and ``1e3`` bare, which yaml-cpp, Envoy's reader, takes for true and 1000.
+    """
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+        plain = _PLAIN.fullmatch(text) and text.lower() not in _NOT_TEXT
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+    Dumper.add_representer(str, represent_text)
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, width=_WIDTH, allow_unicode=True)
+
+
+def _refuse_for_grpc(spec: BootstrapSpec, form: str | None) -> None:
+    if form == "yaml":
+        raise typer.BadParameter("grpc reads JSON only", param_hint="--format")
+    if spec.per_type:
+        raise typer.BadParameter("grpc's xDS clients know only the aggregated stream (ADS)", param_hint="--per-type")
+    if spec.tls is not None and spec.tls.server_name is not None:
+        raise typer.BadParameter(
+            "grpc checks the server's certificate against the host of --server and knows no other name",
+            param_hint="--tls-server-name",
+        )
+
+
+def _header(spec: BootstrapSpec) -> str:
+    lines = ["Run: envoy -c FILE --disable-hot-restart"]
+    if spec.per_type:
+        source = json.dumps(config_source(spec))
+        lines.append("Without ADS, every eds_config, rds config_source and sds_config of the resources must be this:")
+        lines.append(source)
+    return "".join(f"# {line}\n" for line in lines)

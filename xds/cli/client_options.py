@@ -1,0 +1,138 @@
+"""The options that describe an xDS client, shared by ``xds bootstrap`` and ``xds envoy``, and the spec they make."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from xds.address import Address
+from xds.bootstrap import BootstrapSpec, ClientTls
+from xds.model.groups import Locality, Node
+
+_NODE = "The node"
+_TLS = "TLS"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|)")
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
+
+NodeId = Annotated[str, typer.Option(help="The node's id, unique in the fleet.", rich_help_panel=_NODE)]
+NodeCluster = Annotated[
+    str, typer.Option(help="The node's cluster: with no rules, the group it belongs to.", rich_help_panel=_NODE)
+]
+Server = Annotated[str, typer.Option(metavar="HOST:PORT", help="The control plane; unix:/PATH too.")]
+Sotw = Annotated[bool, typer.Option("--sotw", help="State-of-the-world xDS instead of delta.")]
+PerType = Annotated[bool, typer.Option("--per-type", help="A stream per subscription instead of one aggregated (ADS).")]
+FetchTimeout = Annotated[
+    str, typer.Option(metavar="TIME", help="How long Envoy waits for a resource before it goes on without; 0 for ever.")
+]
+TlsCa = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="CAs that sign the control plane's certificate.", rich_help_panel=_TLS),
+]
+TlsCert = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The client's certificate chain (mTLS).", rich_help_panel=_TLS)
+]
+TlsKey = Annotated[str | None, typer.Option(metavar="FILE", help="The client's private key.", rich_help_panel=_TLS)]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Whom the server's certificate must name. Default: its host.", rich_help_panel=_TLS
+    ),
+]
+Region = Annotated[str, typer.Option(help="The node's region.", rich_help_panel=_NODE)]
+Zone = Annotated[str, typer.Option(help="The node's zone.", rich_help_panel=_NODE)]
+SubZone = Annotated[str, typer.Option(help="The node's sub-zone.", rich_help_panel=_NODE)]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Node metadata, repeatable. A dot nests (labels.stage=prod); := takes JSON (weight:=3).",
+        rich_help_panel=_NODE,
+    ),
+]
+
+
+def node_of(
+    *, node_id: str, cluster: str, region: str, zone: str, sub_zone: str, metadata: Iterable[str] | None
+) -> Node:
+    """Return the node that the options describe. Raises typer.BadParameter naming the option."""
+    for option, value in (("--node-id", node_id), ("--cluster", cluster)):
+        if not value:
+            raise typer.BadParameter("must not be empty; Envoy needs both a node id and a cluster", param_hint=option)
+    locality = Locality(region=region, zone=zone, sub_zone=sub_zone)
+    return Node(id=node_id, cluster=cluster, locality=locality, metadata=_metadata(metadata or ()))
+
+
+def spec_of(
+    *,
+    node: Node,
+    server: str,
+    sotw: bool,
+    per_type: bool,
+    admin_port: int,
+    fetch_timeout: str,
+    tls: ClientTls | None,
+) -> BootstrapSpec:
+    """Return the spec that the options describe. Raises typer.BadParameter naming the option."""
+    fetch_timeout_s = seconds_of(fetch_timeout, "--fetch-timeout")
+    try:
+        return BootstrapSpec(
+            node=node,
+            server=Address.parse(server),
+            delta=not sotw,
+            per_type=per_type,
+            tls=tls,
+            admin_port=admin_port,
+            fetch_timeout_s=fetch_timeout_s,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--server") from None
+
+
+def tls_of(*, ca: str | None, cert: str | None, key: str | None, server_name: str | None) -> ClientTls | None:
+    """Return the TLS that the options describe, None without any. Raises typer.BadParameter naming the option."""
+    if ca is None:
+        given = [
+            name for name, value in (("cert", cert), ("key", key), ("server-name", server_name)) if value is not None
+        ]
+        if given:
+            raise typer.BadParameter(
+                f"--tls-{given[0]} needs --tls-ca, without which any server would be believed", param_hint="--tls-ca"
+            )
+        return None
+    try:
+        return ClientTls(ca=ca, cert=cert, key=key, server_name=server_name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--tls-key" if key is None else "--tls-cert") from None
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Return the seconds of ``15s``, ``500ms``, ``2m`` or a bare number. Raises typer.BadParameter."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a time; write 15s, 500ms or 2m", param_hint=option)
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def _metadata(assignments: Iterable[str]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, raw = text.partition("=")
+        value: Any = raw
+        if key.endswith(":"):
+            key = key[:-1]
+            try:
+                value = json.loads(raw)
+            except json.JSONDecodeError:
+                raise typer.BadParameter(f"{text!r}: {raw!r} is not JSON", param_hint="--metadata") from None
+        names = key.split(".")
+        if not equals or not all(names):
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE, as stage=prod", param_hint="--metadata")
+        below: Any = metadata
+        for name in names[:-1]:
+            below = below.setdefault(name, {}) if isinstance(below, dict) else None
+        if not isinstance(below, dict) or names[-1] in below:
+            raise typer.BadParameter(f"{text!r}: {key} is given twice", param_hint="--metadata")
+        below[names[-1]] = value
+    return metadata

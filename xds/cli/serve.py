@@ -1,0 +1,190 @@
+"""``xds serve``: settings from options, environment and file; then the server. It does not know how that is wired."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xds.cli.output import EXIT_FAILED, EXIT_USAGE, examples, fail, problem_lines, resource_table, shown_groups
+
+if TYPE_CHECKING:
+    from xds.cli.settings import Given
+    from xds.config import ServingInfo, Settings
+
+GROUPS_SHOWN_MAX = 10
+
+EPILOG = examples(
+    "xds serve snapshots/quickstart",
+    "xds serve DIR --listen 0.0.0.0:18000 --tls-cert cert.pem --tls-key key.pem --tls-client-ca ca.pem",
+    "XDS_LOG__FORMAT=json xds serve DIR --config /etc/xds.yaml --set protocol.hold_timeout_s=30",
+)
+
+_TLS = "TLS"
+_LOGS = "Logs"
+
+
+def serve(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The directory of resources; else XDS_DIRECTORY.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings as YAML or TOML; else XDS_CONFIG.")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="HOST:PORT or unix:/PATH for xDS. Default: 127.0.0.1:18000.")
+    ] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="HOST:PORT for health and metrics, or off. Default: 127.0.0.1:19000."),
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The server's certificate chain.", rich_help_panel=_TLS)
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The certificate's private key.", rich_help_panel=_TLS)
+    ] = None,
+    tls_client_ca: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Clients must have a certificate of these CAs.", rich_help_panel=_TLS),
+    ] = None,
+    insecure_xds: Annotated[
+        bool | None,
+        typer.Option("--insecure-xds", help="Serve other machines without TLS, secrets too.", rich_help_panel=_TLS),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.", rich_help_panel=_LOGS)
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="auto, console or json.", rich_help_panel=_LOGS)
+    ] = None,
+    drain_timeout: Annotated[
+        str | None, typer.Option(metavar="SECONDS", help="Close the streams over so long at SIGTERM. Default: 10.")
+    ] = None,
+    reflection: Annotated[
+        bool | None, typer.Option("--reflection", help="Serve gRPC reflection, as grpcurl uses it.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, by its key in the file.")
+    ] = None,
+) -> None:
+    """Serve a directory of resources to Envoys, and follow its changes.
+
+    Each setting can be an option, an environment variable (XDS_LISTEN, XDS_PROTOCOL__HOLD_TIMEOUT_S) or a key of the
+    settings file (protocol: {hold_timeout_s: 30}); the first that has it wins. `xds settings` lists them all.
+
+    SIGTERM and SIGINT drain: /readyz turns 503, streams are closed over the drain time, exit 0.
+    """
+    options: dict[str, tuple[tuple[str, ...], Any]] = {
+        "DIR": (("directory",), directory),
+        "--listen": (("listen",), listen),
+        "--admin": (("admin",), admin),
+        "--tls-cert": (("tls", "cert"), tls_cert),
+        "--tls-key": (("tls", "key"), tls_key),
+        "--tls-client-ca": (("tls", "client_ca"), tls_client_ca),
+        "--insecure-xds": (("insecure_xds",), insecure_xds),
+        "--log-level": (("log", "level"), log_level),
+        "--log-format": (("log", "format"), log_format),
+        "--drain-timeout": (("drain", "timeout_s"), drain_timeout),
+        "--reflection": (("reflection",), reflection),
+    }
+    run(_settings(options, assignments or [], config))
+
+
+def run(settings: "Settings") -> None:
+    """Run the server to its end and exit with its code."""
+    from xds.address import BindError
+    from xds.logs import configure_logging, is_json
+
+    configure_logging(level=settings.log.level, form=settings.log.format)
+    import uvloop
+
+    from xds import app
+    from xds.cli.validate import progress_bar
+    from xds.model.problem import ChangesetRejectedError
+
+    with ExitStack() as reading:
+        progress = None if is_json(settings.log.format) else reading.enter_context(progress_bar())
+
+        def announce(info: "ServingInfo") -> None:
+            reading.close()
+            if is_json(settings.log.format):
+                log_serving(info)
+            else:
+                print_serving(sys.stdout, info)
+
+        code = _exit_code(lambda: uvloop.run(app.serve(settings, announce=announce, progress=progress)), settings)
+    raise typer.Exit(code)
+    except ChangesetRejectedError as error:
+        sys.stderr.write(problem_lines(error.problems))
+        fail(f"{settings.directory} can't be served: {len(error.problems)} problem(s), above", code=EXIT_FAILED)
+    except BindError as error:
+        fail(str(error), code=EXIT_FAILED)
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code)
+
+
+def log_serving(info: "ServingInfo") -> None:
+    """Log what is served and where, as one event."""
+    import structlog
+
+    structlog.get_logger("xds.serve").info(
+        "serving",
+        listen=str(info.listen),
+        admin=None if info.admin is None else str(info.admin),
+        tls=info.tls,
+        directory=None if info.directory is None else str(info.directory),
+        resources={group: dict(counts) for group, counts in info.resources.items()},
+    )
+
+
+def print_serving(stream: Any, info: "ServingInfo") -> None:
+    """Print what is served, where, and what to try next, for a person to read."""
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    tls = {"off": "plaintext", "server": "TLS", "mutual": "mTLS"}[info.tls]
+    console.print(f"serving {info.directory or 'what is published in code'}", style="bold")
+    console.print(f"  xDS    {info.listen}  ({tls})")
+    console.print(f"  admin  {f'http://{info.admin}' if info.admin else 'off'}")
+    console.print()
+    console.print(resource_table(info.resources, groups_max=GROUPS_SHOWN_MAX))
+    console.print("\ntry next", style="bold")
+    console.print(f"  {_envoy_command(info)}")
+    if info.admin is not None:
+        console.print(f"  curl http://{info.admin.reachable}/readyz")
+    console.print()
+    stream.flush()
+
+
+def _envoy_command(info: "ServingInfo") -> str:
+    groups = [group for group in sorted(shown_groups(info.resources)) if group != "default"]
+    tls = {"off": "", "server": " --tls-ca CA.pem", "mutual": " --tls-ca CA.pem --tls-cert CERT.pem --tls-key KEY.pem"}
+    cluster = groups[0] if groups else "demo"
+    return f"xds envoy --node-id demo --cluster {cluster} --server {info.listen.reachable}{tls[info.tls]}"
+
+
+def _settings(
+    options: dict[str, tuple[tuple[str, ...], Any]], assignments: list[str], config: Path | None
+) -> "Settings":
+    from xds.cli.settings import Given, SettingsRejectedError, load_settings
+
+    given = [Given(path, value, option) for option, (path, value) in options.items() if value is not None]
+    try:
+        settings = load_settings([*map(_assigned, assignments), *given], config_file=config)
+    except SettingsRejectedError as error:
+        fail(*error.problems, code=EXIT_USAGE)
+    if settings.directory is None:
+        fail("no directory to serve; name it: xds serve DIR, or set XDS_DIRECTORY", code=EXIT_USAGE)
+    return settings
+
+
+def _assigned(text: str) -> "Given":
+    from xds.cli.settings import Given
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE, as protocol.hold_timeout_s=30", param_hint="--set")
+    return Given(tuple(key.split(".")), value, f"--set {key}")

@@ -1,0 +1,141 @@
+"""``xds validate``: read a directory as ``xds serve`` would, and say all that is wrong. It serves nothing."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from xds.cli.output import EXIT_FAILED, count, examples, problem_lines, resource_table
+
+if TYPE_CHECKING:
+    from xds.model.problem import Problem
+    from xds.model.snapshot import Snapshot
+
+EPILOG = examples(
+    "xds validate snapshots/quickstart",
+    "xds validate DIR --format json | jq '.problems[].file'",
+)
+
+PROGRESS_DELAY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What there is in a directory, or what is wrong with it. ``resources``: group → short type name → count."""
+
+    directory: Path
+    resources: Mapping[str, Mapping[str, int]]
+    problems: "tuple[Problem, ...]"
+    elapsed_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as ``--format json`` prints it."""
+        return {
+            "ok": not self.problems,
+            "directory": str(self.directory),
+            "groups": {group: dict(counts) for group, counts in self.resources.items()},
+            "problems": [asdict(problem) for problem in self.problems],
+            "elapsed_s": round(self.elapsed_s, 3),
+        }
+
+
+def validate(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The directory of resources.")
+    ],
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print what is found.")] = "text",
+) -> None:
+    """Check a directory of resources: every problem at once, with its place and what would be right.
+
+    Everything is checked that `xds serve` checks: YAML and JSON, unknown and misspelt fields, values out of range,
+    duplicate names, and references to what does not exist.
+
+    With --format json, one object: ok (boolean), directory, groups (group → type → count, when ok), elapsed_s, and
+    problems, a list of objects with file, line (0 if unknown), group, resource, field, what and hint.
+    """
+    with progress_bar() as progress:
+        report = check(directory, progress)
+    if form == "json":
+        sys.stdout.write(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
+    else:
+        _print_text(report)
+    raise typer.Exit(EXIT_FAILED if report.problems else 0)
+
+
+def check(directory: Path, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Read and apply the directory to an empty catalog. Raises OSError if the directory can't be read at all."""
+    from xds.model.catalog import Catalog
+    from xds.model.problem import ChangesetRejectedError
+    from xds.sources.directory import DirectoryReader
+
+    started_s = time.monotonic()
+    catalog = Catalog()
+    problems: tuple[Problem, ...] = ()
+    try:
+        catalog.apply(DirectoryReader(directory, progress=progress).read())
+    except ChangesetRejectedError as error:
+        problems = error.problems
+    resources = {} if problems else resource_counts(catalog.snapshots)
+    elapsed_s = time.monotonic() - started_s
+    return Report(directory=directory, resources=resources, problems=problems, elapsed_s=elapsed_s)
+
+
+def resource_counts(snapshots: "Mapping[str, Snapshot]") -> dict[str, dict[str, int]]:
+    """Return group → short type name → count, of all that each group's nodes see."""
+    from xds.model.types import short_name
+
+    return {
+        group: {short_name(type_url): len(view) for type_url, view in snapshot.views.items() if len(view)}
+        for group, snapshot in sorted(snapshots.items())
+    }
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """Give a callback for (done, total) bytes that draws a bar on a terminal, if it takes long; elsewhere None."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("reading", total=None)
+    started_s = time.monotonic()
+    shown = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal shown
+        bar.update(task, completed=done, total=total)
+        if not shown and time.monotonic() - started_s > PROGRESS_DELAY_S:
+            shown = True
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def _print_text(report: Report) -> None:
+    if report.problems:
+        sys.stdout.write(problem_lines(report.problems))
+        files = len({problem.file for problem in report.problems if problem.file})
+        where = f" in {count(files, 'file')}" if files else ""
+        sys.stdout.write(f"\n{count(len(report.problems), 'problem')}{where}\n")
+        return
+    total = sum(sum(counts.values()) for counts in report.resources.values())
+    if total == 0:
+        sys.stdout.write(f"{report.directory} holds no resources: no *.yaml, *.yml or *.json with a `resources` list\n")
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(resource_table(report.resources))
+    sys.stdout.write(f"\n{report.directory} is fine ({report.elapsed_s:.2f} s)\n")

@@ -1,0 +1,276 @@
+"""All settings of the server in one frozen, validated object, and what a started server tells of itself.
+
+It does not know what the settings are used for, nor where their values come from (``xds.cli.settings``).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from xds.address import Address, BindError
+
+__all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
+
+ENV_PREFIX = "XDS_"
+MIB = 1024 * 1024
+
+
+SettingPath = tuple[str, ...]
+"""Where a setting stands: ``("tls", "cert")``."""
+
+
+def _address(value: Any) -> Address:
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not an address; write HOST:PORT in quotes")
+    return Address.parse(value)
+
+
+def _address_or_off(value: Any) -> Address | None:
+    # YAML 1.1 reads a bare `off` as false.
+    return None if value is None or value is False or value == "off" else _address(value)
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("is empty; give a path, or leave it out")
+    return value
+
+
+_AsText = PlainSerializer(lambda address: "off" if address is None else str(address), return_type=str)
+ListenAddress = Annotated[Address, BeforeValidator(_address), _AsText]
+OptionalAddress = Annotated[Address | None, BeforeValidator(_address_or_off), _AsText]
+FilePath = Annotated[Path, BeforeValidator(_not_empty)]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TlsSettings(_Section):
+    """TLS of the xDS port. With ``client_ca``, clients must show a certificate that it signed (mTLS)."""
+
+    cert: FilePath | None = None
+    """PEM file of the server's certificate chain."""
+    key: FilePath | None = None
+    """PEM file of its private key, unencrypted."""
+    client_ca: FilePath | None = None
+    """PEM file of the CAs that sign client certificates."""
+
+    @property
+    def mode(self) -> Literal["off", "server", "mutual"]:
+        """What is proven: nothing, who the server is, or who both are."""
+        return "off" if self.cert is None else "server" if self.client_ca is None else "mutual"
+
+
+class LogSettings(_Section):
+    """What is logged, and how it looks."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important level that is shown."""
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto is console on a terminal and JSON lines elsewhere."""
+
+
+class ProtocolSettings(_Section):
+    """How updates are ordered, merged and bounded."""
+
+    ordering: bool = True
+    """Make before break: hold back what would cost requests until the client has what it needs."""
+    hold_timeout_s: Seconds = 20.0
+    """The longest that an update is held back for a client's ACK. Exceeds Envoy's initial_fetch_timeout of 15 s."""
+    listener_drain_s: Seconds = 600.0
+    """How long Envoys drain a replaced listener (their --drain-time-s), and so may still use its routes' clusters."""
+    response_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 2 * MIB
+    """A response that would be larger goes as several. gRPC clients refuse more than 4 MiB unless told otherwise."""
+    coalesce_s: Seconds = 0.01
+    """Changes that follow each other within this time are sent as one."""
+    coalesce_max_s: Seconds = 0.1
+    """The longest that a change waits for others."""
+    subscriptions_max: Count = 100_000
+    """Names that one stream may subscribe to, per type."""
+    doubtful_nodes_max: Count = 10_000
+    """Disconnected nodes whose rejected resources are remembered, since their claims about those can not be trusted."""
+
+
+class TransportSettings(_Section):
+    """The gRPC server."""
+
+    kind: Literal["grpcio"] = "grpcio"
+    """The server's implementation."""
+    keepalive_interval_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
+    """After so long without traffic on a connection the server pings the client."""
+    keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 20.0
+    """A connection whose ping is not answered for so long is closed."""
+    ping_interval_min_s: Seconds = 0.0
+    """Clients that ping an idle connection more often are sent away (GOAWAY); 0 lets them ping freely."""
+    message_bytes_max: Annotated[int, Field(ge=MIB, le=2**31 - 1)] = 64 * MIB
+    """The largest request taken. A reconnecting Envoy names all it has: 6,000 clusters can pass 4 MiB."""
+    streams_max: Count = 100_000
+    """Streams open at once; further ones are refused with RESOURCE_EXHAUSTED."""
+    pending_max: Count = 100_000
+    """Calls that may wait to be taken up. gRPC's own limit of 1,000 refuses a reconnect storm."""
+
+
+class DrainSettings(_Section):
+    """What happens between SIGTERM and the exit."""
+
+    unready_s: Seconds = 0.0
+    """How long /readyz answers 503 before the first stream is closed, for load balancers to notice."""
+    timeout_s: Seconds = 10.0
+    """The window over which streams are closed, so that clients do not reconnect all at once."""
+    grace_s: Seconds = 2.0
+    """How long streams that do not end by themselves are then waited for."""
+
+
+class Settings(BaseSettings):
+    """All settings. Immutable; a bad value raises pydantic's ValidationError naming it.
+
+    Every setting has an environment variable (``XDS_LOG__LEVEL``) and a key in the file (``log: {level: …}``).
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=False,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        enable_decoding=False,
+    )
+
+    directory: FilePath | None = None
+    """The directory whose resources are served."""
+    listen: ListenAddress = Address("127.0.0.1", 18000)
+    """Where xDS is served: HOST:PORT, [IPv6]:PORT (port 0: any free one) or unix:/PATH."""
+    admin: OptionalAddress = Address("127.0.0.1", 19000)
+    """Where /healthz, /readyz and /metrics are served: HOST:PORT, or off."""
+    insecure_xds: bool = False
+    """Allow serving other machines without TLS: whoever can connect reads all, private keys of secrets included."""
+    reflection: bool = False
+    """Serve gRPC reflection, for grpcurl and its like."""
+    tls: TlsSettings = TlsSettings()
+    log: LogSettings = LogSettings()
+    protocol: ProtocolSettings = ProtocolSettings()
+    transport: TransportSettings = TransportSettings()
+    drain: DrainSettings = DrainSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what the constructor is given and nothing else; ``xds.cli.settings`` reads the environment."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        problems = [*_address_problems(self), *_tls_problems(self.tls), *_order_problems(self.protocol)]
+        if self.directory is not None and not self.directory.is_dir():
+            wrong = "is not a directory" if self.directory.exists() else "does not exist"
+            problems.append((("directory",), f"{str(self.directory)!r} {wrong}"))
+        if problems:
+            raise SettingsTogetherError(problems)
+        return self
+
+
+class SettingsTogetherError(ValueError):
+    """Settings that are each well formed don't fit together, or name files that can't be used."""
+
+    def __init__(self, problems: list[tuple[SettingPath, str]]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{'.'.join(path)}: {what}" for path, what in problems))
+
+
+def _address_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
+    listen, admin = settings.listen, settings.admin
+    if admin is not None and admin.is_unix:
+        yield ("admin",), f"'{admin}': the admin port can't be a unix socket; write HOST:PORT or off"
+    if listen == admin and listen.port != 0:
+        yield ("admin",), f"{admin} is also the address of xDS (listen); choose another port"
+    if settings.tls.mode == "off" and not listen.is_loopback and not settings.insecure_xds:
+        yield (
+            ("listen",),
+            f"{listen} can be reached from other machines and TLS is off, so anyone there could read every resource, "
+            "private keys included; give --tls-cert and --tls-key (and --tls-client-ca), "
+            "or allow it with --insecure-xds (XDS_INSECURE_XDS=true)",
+        )
+
+
+def _order_problems(protocol: ProtocolSettings) -> Iterator[tuple[SettingPath, str]]:
+    if protocol.coalesce_max_s < protocol.coalesce_s:
+        yield (
+            ("protocol", "coalesce_max_s"),
+            f"{protocol.coalesce_max_s:g} s is less than protocol.coalesce_s, {protocol.coalesce_s:g} s",
+        )
+
+
+def _tls_problems(tls: TlsSettings) -> Iterator[tuple[SettingPath, str]]:
+    unreadable = False
+    for name in ("cert", "key", "client_ca"):
+        path: Path | None = getattr(tls, name)
+        if path is not None and (wrong := _unreadable(path)):
+            unreadable = True
+            yield ("tls", name), f"{str(path)!r} {wrong}"
+    for name, other in (("cert", "key"), ("key", "cert"), ("client_ca", "cert")):
+        if getattr(tls, name) is not None and getattr(tls, other) is None:
+            yield ("tls", name), f"is given without tls.{other} (--tls-{other}), which it needs"
+    if not unreadable and tls.cert is not None and tls.key is not None:
+        yield from _pem_problems(tls.cert, tls.key, tls.client_ca)
+
+
+def _unreadable(path: Path) -> str:
+    try:
+        with path.open("rb"):
+            return ""
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"can't be read: {error.strerror}"
+    except ValueError as error:
+        return f"is not a path: {error}"
+
+
+def _pem_problems(cert: Path, key: Path, client_ca: Path | None) -> Iterator[tuple[SettingPath, str]]:
+    import ssl  # only who has TLS pays for it
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # The empty password keeps an encrypted key from asking for one on the terminal.
+        context.load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            yield ("tls", "key"), f"{str(key)!r} is not the key of the certificate {str(cert)!r}"
+        else:
+            yield ("tls", "cert"), f"{str(cert)!r} with {str(key)!r} is not a PEM certificate with its unencrypted key"
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except ssl.SSLError:
+            yield ("tls", "client_ca"), f"{str(client_ca)!r} is not a PEM file of CA certificates"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingInfo:
+    """What a started server serves, and where.
+
+    ``resources`` maps a group to short type name to count, of all that its nodes see.
+    """
+
+    listen: Address
+    admin: Address | None
+    tls: Literal["off", "server", "mutual"]
+    directory: Path | None
+    resources: Mapping[str, Mapping[str, int]]

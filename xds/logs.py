@@ -1,0 +1,85 @@
+"""How logs look: one line per event on stderr, for people or as JSON. It does not know what is logged.
+
+Everything goes through ``logging``, so that uvicorn, watchfiles and asyncio come out the same way. What is under
+``xds`` is shown from the level set; the others from warning on, with ``debug`` from info on.
+"""
+
+import logging
+import os
+import sys
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+from structlog.types import EventDict, Processor
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "console", "json"]
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
+
+_QUOTED = " \t=\r\n\"'"
+"""Values with one of these are shown by structlog as Python literals, which escape all else too."""
+
+
+def is_json(form: Format, stream: TextIO | None = None) -> bool:
+    """Say whether this format means JSON lines on the stream (default: stderr)."""
+    return form == "json" or (form == "auto" and not _is_terminal(stream or sys.stderr))
+
+
+def configure_logging(*, level: Level = "info", form: Format = "auto", stream: TextIO | None = None) -> None:
+    """Set up structlog and ``logging`` for the whole process, in place of what was set up before.
+
+    ``stream`` is stderr by default. Colours are used on a terminal unless ``NO_COLOR`` is set.
+    """
+
+    stream = stream or sys.stderr
+    json = is_json(form, stream)
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S", utc=json),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *before, ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    colors = _is_terminal(stream) and not os.environ.get("NO_COLOR")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[ProcessorFormatter.remove_processors_meta, *_renderers(json=json, colors=colors)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO if level == "debug" else logging.WARNING)
+    logging.getLogger("xds").setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+def _renderers(*, json: bool, colors: bool) -> list[Processor]:
+    if json:
+        return [structlog.processors.JSONRenderer(default=str)]
+    return [_escape_control_characters, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)]
+
+
+def _escape_control_characters(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Keep what a peer sent, as the text of a NACK, from starting lines of its own or steering the terminal."""
+    for key, value in event.items():
+        quoted = key != "event" and isinstance(value, str) and not set(value).isdisjoint(_QUOTED)
+        if isinstance(value, str) and key not in {"exception", "stack"} and not quoted:
+            event[key] = value.translate(_CONTROL)
+    return event
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return not stream.closed and stream.isatty()

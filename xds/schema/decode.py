@@ -1,0 +1,74 @@
+"""What a walk finds, and bytes read strictly: all decodable, nothing the schema lacks. It knows no rule."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from xds.model.resource import Reference
+from xds.schema.paths import Finding, MapKey, Trail, path_of
+from xds.schema.pool import Schema
+
+UNKNOWN_FIELDS_SHOWN_MAX = 20
+
+
+class Findings:
+    """What one walk has found. ``bytes_trails`` are bytes fields that are set, for whoever knows their JSON text."""
+
+    __slots__ = ("allow_unknown_types", "bytes_trails", "problems", "references")
+
+    def __init__(self, *, allow_unknown_types: bool = False) -> None:
+        self.allow_unknown_types = allow_unknown_types
+        self.problems: list[Finding] = []
+        self.references: dict[tuple[str, str], Reference] = {}
+        self.bytes_trails: list[Trail] = []
+
+    def add(self, trail: Trail, what: str, hint: str = "") -> None:
+        """Note something wrong at a place."""
+        self.problems.append(Finding(path_of(trail), what, hint))
+
+
+def decode(schema: Schema, full_name: str, data: bytes, trail: Trail, found: Findings) -> Message | None:
+    """Decode bytes as a known message type; None, with a problem noted, if they are not one.
+
+    A field the type lacks is a problem too: it would be passed on, unchecked, to an Envoy that may know it.
+    """
+    message_class = schema.message_class(full_name)
+    try:
+        message = message_class.FromString(data)
+    except DecodeError as error:
+        found.add(trail, f"its bytes do not encode a {full_name}", str(error))
+        return None
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    if message.ByteSize() != size:
+        places = list(dict.fromkeys(_unknown_fields(message_class.FromString(data), trail)))
+        for place, number, name in places[:UNKNOWN_FIELDS_SHOWN_MAX]:
+            hint = "written with a newer or another version of the Envoy API?"
+            found.add(place, f"has a field number {number}, unknown to {name}", hint)
+    return message
+
+
+def unknown_type(schema: Schema, full_name: str) -> tuple[str, str]:
+    """Say that a message type is not known, and which ones may have been meant."""
+    close = schema.close_names(full_name)
+    return f"unknown type {full_name}", f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def _unknown_fields(message: Any, trail: Trail) -> Iterator[tuple[Trail, int, str]]:
+    unknown_fields: Any = UnknownFieldSet(message)
+    for unknown in unknown_fields:
+        yield trail, unknown.field_number, message.DESCRIPTOR.full_name
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        here = (trail, field.name)
+        if not field.is_repeated:
+            yield from _unknown_fields(value, here)
+        elif not field.message_type.GetOptions().map_entry:
+            for index, item in enumerate(value):
+                yield from _unknown_fields(item, (here, index))
+        elif field.message_type.fields_by_name["value"].message_type is not None:
+            for key in sorted(value):
+                yield from _unknown_fields(value[key], (here, MapKey(key)))

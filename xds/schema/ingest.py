@@ -1,0 +1,239 @@
+"""The front door: whatever somebody calls a resource becomes a checked, encoded :class:`Resource`, or all its problems.
+
+It does not know groups, other resources, or where resources are kept.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from xds.model import types
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.schema.convert import ConversionError, message_from_json
+from xds.schema.decode import Findings, decode
+from xds.schema.diagnose import is_base64, suppressed
+from xds.schema.parcel import Parcel, Unpacker
+from xds.schema.paths import Finding, Path, dotted, locate, path_of, value_at
+from xds.schema.plan import CHECK, REFERENCES, Plans
+from xds.schema.pool import load_schema
+from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
+
+RESOURCE_BYTES_MAX = 4 * 1024 * 1024
+
+_NAME_FIELDS = {types.ENDPOINTS: "cluster_name"}
+_NAMED_INSIDE = frozenset(
+    {
+        types.CLUSTER,
+        types.ENDPOINTS,
+        types.LISTENER,
+        types.ROUTE,
+        types.SCOPED_ROUTE,
+        types.SECRET,
+        types.RUNTIME,
+        types.EXTENSION_CONFIG,
+    }
+)
+"""Types that Envoy identifies by the name inside. Another name around it would make removals miss (envoy-facts 2.4)."""
+
+
+@cache
+def load_plans() -> Plans:
+    """Return the compiled walks over the Envoy API, shared by the whole process."""
+    return Plans(load_schema())
+
+
+def ingest(
+    item: Any,
+    *,
+    type_url: str | None = None,
+    name: str | None = None,
+    source: str = "",
+    line_of: Callable[[Path], int] | None = None,
+    allow_unknown_types: bool = False,
+    resource_bytes_max: int = RESOURCE_BYTES_MAX,
+) -> Resource:
+    """Check and encode one resource, or raise ChangesetRejectedError with *every* problem it has.
+
+    ``item`` is a mapping in Envoy's JSON form with ``@type`` (keys snake_case or camelCase), a protobuf message of any
+    pool, an ``envoy-data-plane`` message, or a pair of type URL and bytes; each may be wrapped in an Any or in
+    ``envoy.service.discovery.v3.Resource``, which may give name, TTL and aliases. ``type_url`` (or a short name such as
+    ``clusters``) gives the type of a mapping without ``@type``; ``name`` names what has no name inside.
+
+    ``source`` is the file the item was read from and ``line_of`` maps a path of keys and indexes in it to a line; it is
+    only asked for paths that exist. With ``allow_unknown_types`` messages the schema lacks pass unchecked, as they are:
+    in bytes, or in JSON as ``{"@type": …, "value": <base64>}``.
+
+    Equal content gives an equal ``version`` and equal bytes in whatever form it comes, on any machine. ``item`` itself
+    stays as it is, but for the place of ``@type`` among the keys of nested typed configs.
+    """
+    intake = _Intake(item, source, line_of)
+    unpacker = Unpacker(load_schema(), allow_unknown_types=allow_unknown_types)
+    try:
+        parcel = unpacker.unpack(item, type_url)
+        intake.note(unpacker.problems, ())
+        resource = intake.read(parcel, name or "", allow_unknown_types, resource_bytes_max)
+    except RecursionError:
+        intake.note([Finding((), "is nested too deeply to be read")], ())
+        resource = None
+    if resource is None:
+        raise ChangesetRejectedError(sorted(intake.problems, key=lambda problem: problem.line))
+    return resource
+
+
+class _Intake:
+    """One item on its way in: where it came from, and what has been found wrong so far."""
+
+    def __init__(self, item: Any, source: str, line_of: Callable[[Path], int] | None) -> None:
+        self._document = item if isinstance(item, Mapping) else None
+        self._source = source
+        self._line_of = line_of
+        self._subject = ("", "")
+        self._noted: list[tuple[Finding, Path]] = []
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [
+            Problem(
+                what=finding.what,
+                hint=finding.hint,
+                file=self._source,
+                line=self._line((*place, *finding.path)),
+                resource=_label(*self._subject),
+                field=dotted(finding.path),
+            )
+            for finding, place in self._noted
+        ]
+
+    def note(self, findings: list[Finding], place: Path) -> None:
+        """Take in findings whose paths start at ``place`` of the document."""
+        self._noted += [(finding, place) for finding in findings]
+
+    def read(self, parcel: Parcel, name: str, allow_unknown_types: bool, bytes_max: int) -> Resource | None:
+        """Read, check, name and encode what a parcel holds; None if there is any problem."""
+        type_url = types.TYPE_PREFIX + parcel.full_name
+        self._subject = (type_url, _name_written(parcel, type_url) or parcel.name or name)
+        if not parcel.full_name or self._is_too_large(len(parcel.data), bytes_max):
+            return None
+        found = Findings(allow_unknown_types=allow_unknown_types)
+        value, inner_name = _content(parcel, type_url, found)
+        self._subject = (type_url, inner_name or parcel.name or name)
+        chosen = _choose_name(type_url, inner_name, parcel.name, name, found) if value is not None else ""
+        self.note(found.problems, parcel.place)
+        if self._noted or value is None:
+            return None
+        body = encode_any(type_url, value)
+        if self._is_too_large(len(body), bytes_max):
+            return None
+        wire = encode_resource(body, chosen, ttl_nanos=parcel.ttl_nanos, aliases=parcel.aliases)
+        line = self._line(parcel.place)
+        return Resource(
+            type_url=type_url,
+            name=chosen,
+            version=wire.version,
+            encoded=wire.encoded,
+            body_start=wire.body_start,
+            body_end=wire.body_end,
+            ttl_s=parcel.ttl_nanos / NANOS_PER_SECOND if parcel.ttl_nanos else None,
+            heartbeat=wire.heartbeat,
+            aliases=parcel.aliases,
+            references=tuple(found.references.values()),
+            source=f"{self._source}:{line}" if self._source and line else self._source,
+        )
+
+    def _is_too_large(self, size_bytes: int, bytes_max: int) -> bool:
+        if size_bytes > bytes_max:
+            self.note([Finding((), f"is {size_bytes} bytes, over the limit of {bytes_max}", "split the resource")], ())
+        return size_bytes > bytes_max
+
+    def _line(self, path: Path) -> int:
+        return self._line_of(locate(self._document, path)) if self._line_of is not None else 0
+
+
+def _content(parcel: Parcel, type_url: str, found: Findings) -> tuple[bytes | None, str]:
+    """Return the canonical bytes of a parcel's message and the name inside it, noting what is wrong."""
+    plans = load_plans()
+    if not plans.schema.has(parcel.full_name):
+        return _opaque_content(parcel, found), ""
+    refused: list[Finding] = []
+    message: Any
+    if parcel.json is not None:
+        try:
+            message = message_from_json(
+                plans.schema, parcel.json, full_name=parcel.full_name, allow_unknown_types=found.allow_unknown_types
+            )
+        except ConversionError as error:
+            refused, message = error.findings, error.partial
+    else:
+        message = decode(plans.schema, parcel.full_name, parcel.data, None, found)
+    if message is None:
+        found.problems += refused
+        return None, _name_written(parcel, type_url)
+    value = plans.canonical(message, CHECK | REFERENCES, None, found)
+    if parcel.json is not None:
+        _check_base64(parcel.json, found)
+    if refused:
+        found.problems = refused + suppressed(found.problems, refused)
+    return value, _name_inside(message, type_url) or _name_written(parcel, type_url)
+
+
+def _opaque_content(parcel: Parcel, found: Findings) -> bytes | None:
+    """Return the bytes of a resource of an unknown type, which somebody allowed."""
+    if parcel.json is None:
+        return parcel.data
+    if set(parcel.json) - {"@type"} != {"value"} or not is_base64(parcel.json["value"]):
+        hint = 'give its encoded bytes as base64 in "value", and nothing else'
+        found.add(None, "is of an unknown type, so its fields cannot be encoded", hint)
+        return None
+    message: Any = message_from_json(load_schema(), parcel.json, full_name="google.protobuf.BytesValue")
+    return bytes(message.value)
+
+
+def _check_base64(json: Mapping[str, Any], found: Findings) -> None:
+    """Refuse bytes whose JSON text is not base64; protobuf's parser reads as much of it as it can and goes on."""
+    for trail in found.bytes_trails:
+        path = path_of(trail)
+        place = locate(json, path)
+        if len(place) == len(path) and not is_base64(value_at(json, place)):
+            hint = "text goes into inline_string" if path[-1] == "inline_bytes" else ""
+            found.add(trail, "must be base64 text", hint)
+
+
+def _name_inside(message: Any, type_url: str) -> str:
+    field = message.DESCRIPTOR.fields_by_name.get(_NAME_FIELDS.get(type_url, "name"))
+    value = getattr(message, field.name) if field is not None and not field.is_repeated else ""
+    return value if isinstance(value, str) else ""
+
+
+def _name_written(parcel: Parcel, type_url: str) -> str:
+    """Return the name as the JSON has it, for messages about a resource that cannot be read."""
+    if parcel.json is None:
+        return ""
+    place = locate(parcel.json, (_NAME_FIELDS.get(type_url, "name"),))
+    value = value_at(parcel.json, place) if place else ""
+    return value if isinstance(value, str) else ""
+
+
+def _choose_name(type_url: str, inside: str, around: str, argument: str, found: Findings) -> str:
+    """Return the resource's name; that there is none, or that two disagree, is a problem."""
+    if around and argument and around != argument:
+        found.add(None, f"is named {around!r} by its wrapper but {argument!r} by the request")
+    outer = around or argument
+    if type_url in _NAMED_INSIDE:
+        if outer and inside and outer != inside:
+            what = f"is {inside!r}, but the resource around it is named {outer!r}"
+            found.add(
+                (None, _NAME_FIELDS.get(type_url, "name")), what, "Envoy goes by the name inside: make them equal"
+            )
+        name = inside
+    else:
+        # Here the wrapper's name is what a client asks for: a virtual host is "route/host" (VHDS).
+        name = outer or inside
+    field = _NAME_FIELDS.get(type_url, "name")
+    if not name and not any(finding.path == (field,) for finding in found.problems):
+        found.add((None, field) if type_url in _NAMED_INSIDE else None, "has no name", "every resource needs one")
+    return name
+
+
+def _label(type_url: str, name: str) -> str:
+    return "/".join(part for part in (types.short_name(type_url), name) if part)

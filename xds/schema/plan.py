@@ -1,0 +1,353 @@
+"""One compiled walk over a message: rules, typed configs, references, canonical bytes. It knows no resource.
+
+A plan is compiled per message type when first met. Fields with nothing to look at beneath them are not in it, and what
+a rule says of an *unset* field is worked out at compile time, so a walk costs one ``ListFields`` a message.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from xds.model.resource import Reference
+from xds.schema import pool, rules
+from xds.schema.decode import Findings, decode, unknown_type
+from xds.schema.paths import MapKey, Trail, dotted, path_of
+from xds.schema.references import BOOTSTRAP_ONLY, EXTRACTORS, Extractor
+
+CHECK, REFERENCES = 1, 2
+"""Bits of a walk's mode: enforce rules, collect references. Typed configs are made canonical in every mode."""
+
+OPAQUE = "/" + pool.BYTES_VALUE
+"""Appended to an unknown type URL by ``diagnose`` when such types may pass: the value is then bytes as BytesValue."""
+
+REDACTED = "[redacted]"
+"""What stands for a secret when a resource is shown; a resource that holds it would destroy the secret."""
+
+Visit: TypeAlias = Callable[[Any, Trail, Findings], None]
+
+_DATA_SOURCE_TEXT = "envoy.config.core.v3.DataSource.inline_string"
+
+
+class Plan:
+    """How to walk one message type in one mode."""
+
+    __slots__ = ("_extract", "_fields", "_full", "_missing", "_mode", "_plans", "descriptor")
+
+    def __init__(self, plans: "Plans", descriptor: Descriptor, mode: int) -> None:
+        self._plans = plans
+        self._mode = mode
+        self._extract: Extractor | None = None
+        self._fields: dict[int, tuple[int, str, Visit | None]] | None = None
+        self._missing: list[tuple[int, str, str]] = []
+        self._full = 0
+        self.descriptor = descriptor
+
+    def run(self, message: Any, trail: Trail, found: Findings) -> None:
+        """Walk one message. Values of typed configs in it are replaced by their deterministic encoding."""
+        fields = self._fields
+        if fields is None:
+            fields = self._compile()
+        if self._extract is not None:
+            self._refer(message, trail, found)
+        seen = 0
+        for field, value in message.ListFields():
+            entry = fields.get(field.number)
+            if entry is not None:
+                bit, name, visit = entry
+                seen |= bit
+                if visit is not None:
+                    visit(value, (trail, name), found)
+        if seen != self._full:
+            for bit, name, what in self._missing:
+                if not seen & bit:
+                    found.add((trail, name) if name else trail, what)
+
+    def _refer(self, message: Any, trail: Trail, found: Findings) -> None:
+        assert self._extract is not None
+        for named in self._extract(message):
+            key = (named.type_url, named.name)
+            if named.name and key not in found.references:
+                path = (*path_of(trail), *named.path)
+                found.references[key] = Reference(named.type_url, named.name, dotted(path))
+
+    def _compile(self) -> dict[int, tuple[int, str, Visit | None]]:
+        schema, descriptor = self._plans.schema, self.descriptor
+        mode = self._plans.mode_within(descriptor, self._mode)
+        compiler = _FieldCompiler(self._plans, mode)
+        fields: dict[int, tuple[int, str, Visit | None]] = {}
+        for field in descriptor.fields:
+            ruled = schema.rules(field) if mode & CHECK else None
+            absent = _complaint_if_absent(field, ruled) if ruled is not None else None
+            bit = self._demand(field.name, absent) if absent else 0
+            visit = compiler.visit(field, ruled)
+            if visit is not None or bit:
+                fields[field.number] = (bit, field.name, visit)
+        for oneof in descriptor.oneofs:
+            if mode & CHECK and schema.is_required(oneof):
+                names = [member.name for member in oneof.fields]
+                bit = self._demand("", f"must have one of {', '.join(names)}")
+                for member in oneof.fields:
+                    own_bit, _, visit = fields.get(member.number, (0, "", None))
+                    fields[member.number] = (own_bit | bit, member.name, visit)
+        self._extract = EXTRACTORS.get(descriptor.full_name) if mode & REFERENCES else None
+        self._fields = fields
+        return fields
+
+    def _demand(self, name: str, what: str) -> int:
+        bit = 1 << len(self._missing)
+        self._missing.append((bit, name, what))
+        self._full |= bit
+        return bit
+
+
+class Plans:
+    """The plans of one schema, compiled as they are met. Safe to share between threads: compiling twice is harmless."""
+
+    def __init__(self, schema: pool.Schema) -> None:
+        self.schema = schema
+        self._plans: dict[tuple[str, int], Plan] = {}
+        self._interesting: dict[tuple[str, int], bool] = {}
+
+    def of(self, descriptor: Any, mode: int) -> Plan | None:
+        """Return the plan of a message type, or None when nothing beneath it needs a look."""
+        key = (descriptor.full_name, mode)
+        plan = self._plans.get(key)
+        if plan is None and self._is_interesting(descriptor, mode):
+            plan = self._plans.setdefault(key, Plan(self, descriptor, mode))
+        return plan
+
+    def mode_within(self, descriptor: Descriptor, mode: int) -> int:
+        """Return the mode that holds inside a message type reached in ``mode``."""
+        if descriptor.full_name in BOOTSTRAP_ONLY:
+            mode &= ~REFERENCES
+        return mode & ~CHECK if self.schema.is_unchecked(descriptor) else mode
+
+    def canonical(self, message: Message, mode: int, trail: Trail, found: Findings) -> bytes:
+        """Walk a message and return its deterministic encoding, typed configs within included."""
+        plan = self.of(message.DESCRIPTOR, mode)
+        if plan is not None:
+            plan.run(message, trail, found)
+        return message.SerializeToString(deterministic=True)
+
+    def open_any(self, value: Any, mode: int, trail: Trail, found: Findings) -> None:
+        """Walk into a ``google.protobuf.Any`` and make its bytes canonical."""
+        full_name = value.type_url.rpartition("/")[2]
+        if value.type_url.endswith(OPAQUE) and value.type_url.count("/") > 1:
+            value.type_url = value.type_url.removesuffix(OPAQUE)
+            opaque: Any = self.schema.message_class(pool.BYTES_VALUE).FromString(value.value)
+            value.value = opaque.value
+        elif not full_name:
+            found.add(trail, 'has no "@type"', 'say which message it is: "@type": type.googleapis.com/…')
+        elif not self.schema.has(full_name):
+            if not found.allow_unknown_types:
+                found.add(trail, *unknown_type(self.schema, full_name))
+        else:
+            message = decode(self.schema, full_name, value.value, trail, found)
+            if message is not None:
+                inner = (trail, "value") if full_name in pool.VALUE_IN_ANY else trail
+                data = self.canonical(message, mode | CHECK, inner, found)
+                if data != value.value:
+                    value.value = data
+
+    def _is_interesting(self, descriptor: Descriptor, mode: int) -> bool:
+        """Search the types reachable from one for something to look at, and remember the answer for that one."""
+        key = (descriptor.full_name, mode)
+        known = self._interesting.get(key)
+        if known is not None:
+            return known
+        answer = False
+        pending, met = [(descriptor, mode)], {key}
+        while pending and not answer:
+            current, current_mode = pending.pop()
+            inner_mode = self.mode_within(current, current_mode)
+            answer = self._interesting.get((current.full_name, current_mode), False) or self._has_own(
+                current, inner_mode
+            )
+            for field in current.fields:
+                reached = field.message_type
+                if reached is not None and (reached.full_name, inner_mode) not in met:
+                    met.add((reached.full_name, inner_mode))
+                    pending.append((reached, inner_mode))
+        self._interesting[key] = answer
+        return answer
+
+    def _has_own(self, descriptor: Descriptor, mode: int) -> bool:
+        if mode & REFERENCES and descriptor.full_name in EXTRACTORS:
+            return True
+        if descriptor.full_name == pool.ANY or (mode & CHECK and descriptor.full_name == pool.DURATION):
+            return True
+        if any(field.type == FieldDescriptor.TYPE_BYTES for field in descriptor.fields):
+            return True
+        if not mode & CHECK:
+            return False
+        ruled = any(self.schema.rules(field) is not None for field in descriptor.fields)
+        return ruled or any(map(self.schema.is_required, descriptor.oneofs))
+
+
+class _FieldCompiler:
+    """Compile one field of a message to what a walk does with its value; None if that is nothing."""
+
+    def __init__(self, plans: Plans, mode: int) -> None:
+        self._plans = plans
+        self._mode = mode
+
+    def visit(self, field: FieldDescriptor, ruled: Any | None) -> Visit | None:
+        if not field.is_repeated:
+            if ruled is not None and not field.has_presence and _asks_only_presence(ruled):
+                ruled = None  # ListFields gives such a field only when it is not empty
+            return self._value(field, ruled)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            return self._map(field.message_type, ruled.map if ruled is not None else None)
+        return self._list(field, ruled.repeated if ruled is not None else None)
+
+    def _value(self, field: FieldDescriptor, ruled: Any | None) -> Visit | None:
+        message_type = field.message_type
+        kind = message_type.full_name if message_type is not None else ""
+        if kind == pool.ANY:
+            return self._any(ruled, field)
+        if kind == pool.DURATION and self._mode & CHECK:
+            return _checked(rules.duration_check(ruled.duration if ruled is not None else None))
+        if message_type is not None and kind in pool.WRAPPERS:
+            return self._wrapper(message_type.fields_by_name["value"], ruled)
+        if message_type is not None and kind != pool.TIMESTAMP:
+            unchecked = ruled is not None and ruled.message.skip
+            plan = self._plans.of(message_type, self._mode & ~CHECK if unchecked else self._mode)
+            return plan.run if plan is not None else None
+        check = rules.value_check(ruled, field) if ruled is not None else None
+        if field.type == FieldDescriptor.TYPE_BYTES:
+            return _bytes_noted(check)
+        if field.type == FieldDescriptor.TYPE_STRING and self._mode & CHECK and self._may_be_placeholder(field):
+            return _checked(_unless_redacted(check))
+        return _checked(check) if check is not None else None
+
+    def _may_be_placeholder(self, field: FieldDescriptor) -> bool:
+        return field.full_name == _DATA_SOURCE_TEXT or self._plans.schema.is_sensitive(field)
+
+    def _any(self, ruled: Any | None, field: FieldDescriptor) -> Visit:
+        plans, mode = self._plans, self._mode
+        check = rules.value_check(ruled, field) if ruled is not None else None
+
+        def visit(value: Any, trail: Trail, found: Findings) -> None:
+            what = check(value) if check is not None else None
+            if what is not None:
+                found.add(trail, what)
+            plans.open_any(value, mode, trail, found)
+
+        return visit
+
+    def _wrapper(self, content: FieldDescriptor, ruled: Any | None) -> Visit | None:
+        check = rules.value_check(ruled, content) if ruled is not None else None
+        if content.type == FieldDescriptor.TYPE_BYTES:
+            inner = _bytes_noted(check)
+            return lambda value, trail, found: inner(value.value, trail, found)
+        if check is None:
+            return None
+
+        def visit(value: Any, trail: Trail, found: Findings) -> None:
+            what = check(value.value)
+            if what is not None:
+                found.add(trail, what)
+
+        return visit
+
+    def _list(self, field: FieldDescriptor, ruled: Any | None) -> Visit | None:
+        size = rules.size_check(ruled, "item") if ruled is not None else None
+        item_rules = ruled.items if ruled is not None and ruled.HasField("items") else None
+        item = self._value(field, item_rules)
+        unique = ruled is not None and ruled.unique
+        if size is None and item is None and not unique:
+            return None
+
+        def visit(values: Any, trail: Trail, found: Findings) -> None:
+            what = size(values) if size is not None else None
+            if what is not None:
+                found.add(trail, what)
+            if item is not None:
+                for index, value in enumerate(values):
+                    item(value, (trail, index), found)
+            if unique and len(set(values)) < len(values):
+                twice = next(value for index, value in enumerate(values) if value in values[:index])
+                found.add(trail, f"must not have the same item twice, but has {twice!r}")
+
+        return visit
+
+    def _map(self, entry: Descriptor, ruled: Any | None) -> Visit | None:
+        key_field, value_field = entry.fields_by_name["key"], entry.fields_by_name["value"]
+        size = rules.size_check(ruled, "pair") if ruled is not None else None
+        key_check = rules.value_check(ruled.keys, key_field) if ruled is not None and ruled.HasField("keys") else None
+        value_rules = ruled.values if ruled is not None and ruled.HasField("values") else None
+        value_visit = self._value(value_field, value_rules)
+        if size is None and key_check is None and value_visit is None:
+            return None
+
+        def visit(pairs: Any, trail: Trail, found: Findings) -> None:
+            what = size(pairs) if size is not None else None
+            if what is not None:
+                found.add(trail, what)
+            for key in sorted(pairs):
+                here = (trail, MapKey(key))
+                what = key_check(key) if key_check is not None else None
+                if what is not None:
+                    found.add(here, f"its key {what}")
+                if value_visit is not None:
+                    value_visit(pairs[key], here, found)
+
+        return visit
+
+
+def _complaint_if_absent(field: FieldDescriptor, ruled: Any) -> str | None:
+    """Return what the rules say of a field that is not there. Scalars without presence are then at their default.
+
+    A oneof's member is asked only when it is the one that is set; another may stand in for it.
+    """
+    check: rules.Check | None = None
+    if field.containing_oneof is not None:
+        return None
+    if field.is_repeated:
+        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+        check = rules.size_check(ruled.map, "pair") if is_map else rules.size_check(ruled.repeated, "item")
+        return check([]) if check is not None else None
+    if field.message_type is not None:
+        return "is required" if rules.requires_presence(ruled) else None
+    if not field.has_presence:
+        check = rules.value_check(ruled, field)
+    return check(field.default_value) if check is not None else None
+
+
+def _asks_only_presence(ruled: Any) -> bool:
+    """Say whether the rules of a text are just "not empty"."""
+    text = ruled.string
+    return ruled.WhichOneof("type") == "string" and [(field.name, value) for field, value in text.ListFields()] in (
+        [("min_len", 1)],
+        [("min_bytes", 1)],
+    )
+
+
+def _checked(check: rules.Check) -> Visit:
+    def visit(value: Any, trail: Trail, found: Findings) -> None:
+        what = check(value)
+        if what is not None:
+            found.add(trail, what)
+
+    return visit
+
+
+def _bytes_noted(check: rules.Check | None) -> Visit:
+    def visit(value: Any, trail: Trail, found: Findings) -> None:
+        found.bytes_trails.append(trail)
+        what = check(value) if check is not None else None
+        if what is not None:
+            found.add(trail, what)
+
+    return visit
+
+
+def _unless_redacted(check: rules.Check | None) -> rules.Check:
+    def with_placeholder(value: Any) -> str | None:
+        if value == REDACTED:
+            return f"is {REDACTED}, which stands for a secret that was not shown; give the secret itself"
+        return check(value) if check is not None else None
+
+    return with_placeholder

@@ -1,0 +1,157 @@
+"""The Envoy API as descriptors, in a pool of its own. It knows no rule and no resource.
+
+The pool is private because ``envoy-data-plane`` and other generated code may register the same messages in the default
+one; two registrations of one file in one pool are an error.
+"""
+
+import difflib
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
+from google.protobuf.message import Message
+
+ANY = "google.protobuf.Any"
+BYTES_VALUE = "google.protobuf.BytesValue"
+DURATION = "google.protobuf.Duration"
+TIMESTAMP = "google.protobuf.Timestamp"
+WRAPPERS = frozenset(
+    f"google.protobuf.{kind}Value"
+    for kind in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
+)
+VALUE_IN_ANY = WRAPPERS | {
+    f"google.protobuf.{name}" for name in ("Any", "Duration", "FieldMask", "ListValue", "Struct", "Timestamp", "Value")
+}
+"""Messages with a JSON form of their own: in an Any they stand under ``value`` (protobuf.dev, "ProtoJSON Format")."""
+
+_NEVER_SUGGESTED = ("google.protobuf.", "validate.", "udpa.annotations.", "xds.annotations.")
+_SURE = 0.97
+"""Likeness above which one suggestion is enough."""
+
+_TYPED_STRUCTS = (
+    ("xds/type/v3/typed_struct.proto", "xds.type.v3"),
+    ("udpa/type/v1/typed_struct.proto", "udpa.type.v1"),
+)
+
+
+class Schema:
+    """Give message classes and options by full name, from one serialized ``FileDescriptorSet``."""
+
+    def __init__(self, descriptor_set: bytes) -> None:
+        self.pool = descriptor_pool.DescriptorPool()
+        files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file
+        for file in files:
+            self.pool.AddSerializedFile(file.SerializeToString())
+        self._add_typed_structs({file.name for file in files})
+        self._file_names = tuple(file.name for file in files)
+        self._classes: dict[str, type[Message]] = {}
+        self._rules = self.pool.FindExtensionByName("validate.rules")
+        self._sensitive = self.pool.FindExtensionByName("udpa.annotations.sensitive")
+        self._names: tuple[str, ...] = ()
+
+    def _add_typed_structs(self, present: set[str]) -> None:
+        """Declare the two TypedStruct messages, which no Envoy file imports and the descriptor set therefore lacks."""
+        for file_name, package in _TYPED_STRUCTS:
+            if file_name in present:
+                continue
+            file = descriptor_pb2.FileDescriptorProto(name=file_name, package=package, syntax="proto3")
+            file.dependency.append("google/protobuf/struct.proto")
+            message = file.message_type.add(name="TypedStruct")
+            kind = descriptor_pb2.FieldDescriptorProto
+            message.field.add(name="type_url", number=1, type=kind.TYPE_STRING, label=kind.LABEL_OPTIONAL)
+            message.field.add(
+                name="value",
+                number=2,
+                type=kind.TYPE_MESSAGE,
+                label=kind.LABEL_OPTIONAL,
+                type_name=".google.protobuf.Struct",
+            )
+            self.pool.AddSerializedFile(file.SerializeToString())
+
+    def has(self, full_name: str) -> bool:
+        """Say whether a message of this full name (without a type URL's prefix) is known."""
+        if full_name in self._classes:
+            return True
+        try:
+            self.pool.FindMessageTypeByName(full_name)
+        except KeyError:
+            return False
+        return True
+
+    def message_class(self, full_name: str) -> type[Message]:
+        """Return the message class of a full name; KeyError if there is none."""
+        found = self._classes.get(full_name)
+        if found is None:
+            found = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(full_name))
+            self._classes[full_name] = found
+        return found
+
+    def descriptor(self, full_name: str) -> Descriptor:
+        """Return the descriptor of a message; KeyError if there is none."""
+        found: Descriptor = self.pool.FindMessageTypeByName(full_name)
+        return found
+
+    def message_names(self) -> tuple[str, ...]:
+        """Return the full names of all messages, nested ones included, map entries not."""
+        if not self._names:
+            found: list[str] = []
+            pending = [
+                message
+                for name in self._file_names
+                for message in self.pool.FindFileByName(name).message_types_by_name.values()
+            ]
+            while pending:
+                message = pending.pop()
+                if not message.GetOptions().map_entry:
+                    found.append(message.full_name)
+                    pending.extend(message.nested_types)
+            self._names = tuple(sorted(found))
+        return self._names
+
+    def close_names(self, word: str, *, count: int = 3) -> tuple[str, ...]:
+        """Return the full names somebody who wrote ``word`` may have meant, the likeliest first.
+
+        A message of the same last part in another package comes before those that are merely spelt alike.
+        """
+        wanted = word.rpartition("/")[2]
+        names = [name for name in self.message_names() if not name.startswith(_NEVER_SUGGESTED)]
+        last = wanted.rpartition(".")[2].casefold()
+        found = [name for name in names if name.rpartition(".")[2].casefold() == last]
+        found = found or difflib.get_close_matches(wanted, names, n=count, cutoff=0.8)
+        likeness = {name: difflib.SequenceMatcher(None, wanted, name).ratio() for name in found}
+        best = max(likeness.values(), default=0.0)
+        close = [name for name in sorted(found, key=likeness.__getitem__, reverse=True) if likeness[name] > best - 0.1]
+        return tuple(close if best < _SURE else close[:1])[:count]
+
+    def rules(self, field: FieldDescriptor) -> Any:
+        """Return the field's ``validate.FieldRules`` message, or None."""
+        options = self._options("google.protobuf.FieldOptions", field)
+        return options.Extensions[self._rules] if options.HasExtension(self._rules) else None
+
+    def is_sensitive(self, field: FieldDescriptor) -> bool:
+        """Say whether the field is marked ``udpa.annotations.sensitive``: never to be shown to people."""
+        return bool(self._options("google.protobuf.FieldOptions", field).Extensions[self._sensitive])
+
+    def is_required(self, oneof: OneofDescriptor) -> bool:
+        """Say whether ``validate.required`` asks for one member of the oneof."""
+        extension = self.pool.FindExtensionByName("validate.required")
+        return bool(self._options("google.protobuf.OneofOptions", oneof).Extensions[extension])
+
+    def is_unchecked(self, message: Descriptor) -> bool:
+        """Say whether ``validate.disabled`` or ``validate.ignored`` takes the message out of validation."""
+        options = self._options("google.protobuf.MessageOptions", message)
+        names = ("validate.disabled", "validate.ignored")
+        return any(options.Extensions[self.pool.FindExtensionByName(name)] for name in names)
+
+    def _options(self, full_name: str, described: Any) -> Any:
+        # GetOptions() gives a class of the default pool, to which validate.* are unknown fields. Read again with the
+        # class of this pool they are extensions.
+        return self.message_class(full_name).FromString(described.GetOptions().SerializeToString())
+
+
+@cache
+def load_schema() -> Schema:
+    """Return the Envoy API this package was built with, read once (0.1 s)."""
+    return Schema(resources.files("xds._generated").joinpath("envoy.binpb").read_bytes())

@@ -1,0 +1,334 @@
+"""Read a directory of resources into one changeset, or say everything that is wrong with it. It does not watch it.
+
+Each file is one that Envoy itself would read (``path_config_source``): a DiscoveryResponse, of which ``resources`` is
+used. See ``tree`` for which files are read and ``groups_file`` for the rules.
+"""
+
+import dataclasses
+import marshal
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from xds.model.changeset import Changeset
+from xds.model.groups import DEFAULT_GROUP
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.model.types import short_name
+from xds.schema.ingest import ingest
+from xds.sources.groups_file import GroupsFile, parse_groups, suggestion
+from xds.sources.json_reader import read_json
+from xds.sources.tree import FoundFile, Stamp, Tree, TreeLimits, scan_tree
+from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
+
+_SNAKE_KEYS = ("version_info", "resources", "canary", "type_url", "nonce", "control_plane", "resource_errors")
+_CAMEL_KEYS = ("versionInfo", "typeUrl", "controlPlane", "resourceErrors")
+TOP_LEVEL_KEYS = frozenset((*_SNAKE_KEYS, *_CAMEL_KEYS))
+"""The fields of ``envoy.service.discovery.v3.DiscoveryResponse``, in both of protobuf's JSON spellings."""
+
+Progress = Callable[[int, int], None]
+_ATTEMPTS_MAX = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryLimits:
+    """What a directory, and each file in it, may ask for."""
+
+    tree: TreeLimits = field(default_factory=TreeLimits)
+    file: YamlLimits = field(default_factory=YamlLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileContent:
+    """One file as last read. ``is_blank`` is a file that says nothing at all, as while it is being rewritten."""
+
+    stamp: Stamp
+    is_settled: bool
+    digest: bytes
+    is_blank: bool = False
+    resources: tuple[Resource, ...] = ()
+    by_digest: Mapping[bytes, Resource] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What reading one sweep's files gave: a changeset, or problems in order of place.
+
+    ``is_torn`` says that a file was not what the sweep had seen. ``served`` maps a group to (type URL, name) to its
+    resource, for every file without problems.
+    """
+
+    tree: Tree
+    contents: Mapping[str, FileContent]
+    served: Mapping[str, Mapping[tuple[str, str], Resource]]
+    groups_are_blank: bool
+    is_torn: bool
+    problems: tuple[Problem, ...] = ()
+    changeset: Changeset | None = None
+
+    def outcome(self) -> Changeset | ChangesetRejectedError:
+        """Return the changeset, or the error that holds the problems."""
+        return self.changeset if self.changeset is not None else ChangesetRejectedError(self.problems)
+
+
+class DirectoryReader:
+    """Reads a directory again and again, each time only what changed. For one thread at a time.
+
+    Guaranteed: what ``read`` returns is what the files held together at one instant between its two sweeps. A file is
+    opened again only if its stamp (mtime, ctime, size, inode, device) changed, or if its times were less than 50 ms
+    old when it was last read, since a write within one tick of the file system's clock leaves no trace in them; then
+    its content's hash decides. A resource whose text did not change keeps its ``Resource`` object; if only its line
+    changed, it is a copy with the new ``source`` that shares the encoded bytes. A file system that keeps no times of
+    its own (some FUSE and network mounts) weakens all this.
+
+    ``progress`` is called with the bytes parsed and to be parsed. With ``allow_empty`` off, a directory without
+    resources is a problem.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        limits: DirectoryLimits | None = None,
+        progress: Progress | None = None,
+        allow_empty: bool = True,
+        allow_unknown_types: bool = False,
+    ) -> None:
+        self.root = Path(root)
+        self._limits = limits or DirectoryLimits()
+        self._progress = progress
+        self._allow_empty = allow_empty
+        self._allow_unknown_types = allow_unknown_types
+        self._contents: dict[str, FileContent] = {}
+        self.last: Reading | None = None
+        """What ``read`` last returned or raised."""
+
+    def read(self) -> Changeset:
+        """Return all that the directory says, as a changeset that replaces everything.
+
+        Raises ChangesetRejectedError with the problems of all files, in order of place, and if the directory does not
+        hold still.
+        """
+        for _ in range(_ATTEMPTS_MAX):
+            reading = self.load(self.scan())
+            if not reading.is_torn and self.scan() == reading.tree:
+                self.last = reading
+                outcome = reading.outcome()
+                if isinstance(outcome, ChangesetRejectedError):
+                    raise outcome
+                return outcome
+        what = f"changed {_ATTEMPTS_MAX} times while it was read"
+        raise ChangesetRejectedError([Problem(what=what, hint="try again", file=str(self.root))])
+
+    def scan(self) -> Tree:
+        """Sweep the directory without opening a file."""
+        return scan_tree(self.root, self._limits.tree)
+
+    def load(self, tree: Tree) -> Reading:
+        """Read a sweep's files, or what is remembered of them. Only a later equal sweep shows that it is not torn."""
+        pending = sum(file.stamp.size_bytes for file in tree.files if not self._is_current(file))
+        contents: dict[str, FileContent] = {}
+        done, is_torn = 0, False
+        for file in tree.files:
+            content: FileContent | None
+            if self._is_current(file):
+                content = self._contents[file.path]
+            else:
+                content = self._read(file, self._contents.get(file.path))
+                done += file.stamp.size_bytes
+                if self._progress is not None:
+                    self._progress(done, pending)
+            if content is None:
+                is_torn = True
+            else:
+                contents[file.path] = content
+        reading = self._assemble(tree, contents, is_torn=is_torn)
+        # What is gone while something is wrong is likely to come back, as when the directory is recreated.
+        self._contents = contents if reading.changeset is not None else self._contents | contents
+        return reading
+
+    def _is_current(self, file: FoundFile) -> bool:
+        content = self._contents.get(file.path)
+        return content is not None and content.is_settled and content.stamp == file.stamp
+
+    def _assemble(self, tree: Tree, contents: Mapping[str, FileContent], *, is_torn: bool) -> Reading:
+        rules, groups_are_blank = self._group_rules(tree)
+        problems = [*tree.problems, *(rules.problems if rules else ())]
+        served: dict[str, dict[tuple[str, str], Resource]] = {
+            group: {} for group in sorted({DEFAULT_GROUP, *tree.groups, *(rules.declared if rules else ())})
+        }
+        for file in tree.files:
+            if (content := contents.get(file.path)) is not None:
+                problems += content.problems
+                problems += _add(served[file.group], content.resources, file)
+        if not problems and not self._allow_empty and not any(served.values()):
+            hint = "put files with a list of `resources:` in it, directly or in a directory per group"
+            problems.append(Problem(what="holds no resources", hint=hint, file=str(self.root)))
+        changeset = None
+        if not problems and rules is not None and not is_torn:
+            upserts = {group: tuple(resources.values()) for group, resources in served.items()}
+            changeset = Changeset(upserts=upserts, groups=rules.table, replace=True)
+        return Reading(
+            tree=tree,
+            contents=contents,
+            served=served,
+            groups_are_blank=groups_are_blank,
+            is_torn=is_torn or rules is None,
+            problems=tuple(sorted(problems, key=_place)),
+            changeset=changeset,
+        )
+
+    def _group_rules(self, tree: Tree) -> tuple[GroupsFile | None, bool]:
+        """Return what groups.yaml says (None if it changed since the sweep), and whether it is there but blank."""
+        file = tree.group_file
+        if file is None:
+            return GroupsFile(), False
+        try:
+            text = self._text(file)
+            if text is None:
+                return None, False
+            return parse_groups(self._parse(file, text), file=file.path, directories=tree.groups), not text.strip()
+        except ChangesetRejectedError as error:
+            return GroupsFile(problems=error.problems), False
+
+    def _read(self, file: FoundFile, known: FileContent | None) -> FileContent | None:
+        """Return what the file holds, None if it is no longer what the sweep saw."""
+        is_settled = file.stamp.is_settled(time.time_ns())
+        try:
+            text = self._text(file)
+        except ChangesetRejectedError as error:
+            return FileContent(stamp=file.stamp, is_settled=False, digest=b"", problems=error.problems)
+        if text is None:
+            return None
+        digest = blake2b(text, digest_size=16).digest()
+        if known is not None and known.digest == digest:
+            return dataclasses.replace(known, stamp=file.stamp, is_settled=is_settled)
+        content = FileContent(stamp=file.stamp, is_settled=is_settled, digest=digest, is_blank=not text.strip())
+        try:
+            document = self._parse(file, text)
+            by_digest = known.by_digest if known is not None else {}
+            resources, digests, problems = self._resources(file, document, by_digest)
+        except ChangesetRejectedError as error:
+            return dataclasses.replace(content, problems=_in_group(error.problems, file.group))
+        return dataclasses.replace(
+            content,
+            resources=tuple(resources),
+            by_digest=dict(zip(digests, resources, strict=True)),
+            problems=_in_group(problems, file.group),
+        )
+
+    def _text(self, file: FoundFile) -> bytes | None:
+        if file.stamp.size_bytes > self._limits.file.file_bytes_max:
+            size, most = file.stamp.size_bytes, self._limits.file.file_bytes_max
+            what = f"the file has {size:,} bytes, more than the {most:,} allowed"
+            raise ChangesetRejectedError([Problem(what=what, hint="split it into several files", file=file.path)])
+        try:
+            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block us
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            hint = "give this process the right to read it" if isinstance(error, PermissionError) else ""
+            problem = Problem(what=f"can't be read: {error.strerror}", hint=hint, file=file.path)
+            raise ChangesetRejectedError([problem]) from None
+        with open(descriptor, "rb") as opened:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or Stamp.of(status) != file.stamp:
+                return None
+            text = opened.read(file.stamp.size_bytes + 1)
+            return text if Stamp.of(os.fstat(descriptor)) == file.stamp else None
+
+    def _parse(self, file: FoundFile, text: bytes) -> Document:
+        read = read_json if file.path.lower().endswith(".json") else read_yaml
+        return read(text, file=file.path, limits=self._limits.file)
+
+    def _resources(
+        self, file: FoundFile, document: Document, by_digest: Mapping[bytes, Resource]
+    ) -> tuple[list[Resource], list[bytes], list[Problem]]:
+        items, problems = _items(document, file.path)
+        texts = [_digest(item) for item in items]  # before the first is ingested, which may reorder what aliases share
+        resources: list[Resource] = []
+        digests: list[bytes] = []
+        for index, item in enumerate(items):
+            line = document.item_line("resources", index)
+            if not isinstance(item, dict):
+                what, hint = "a resource must be a mapping", 'begin it with "@type": type.googleapis.com/…'
+                where = f"resources[{index}]"
+                problems.append(Problem(what=what, hint=hint, file=file.path, line=line, field=where))
+                continue
+            try:
+                resource = by_digest.get(texts[index]) or self._ingest(item, document, index, file.path)
+            except ChangesetRejectedError as error:
+                problems += error.problems
+                continue
+            source = f"{file.path}:{line}"
+            resources.append(resource if resource.source == source else dataclasses.replace(resource, source=source))
+            digests.append(texts[index])
+        return resources, digests, problems
+
+    def _ingest(self, item: dict[str, Any], document: Document, index: int, path: str) -> Resource:
+        def line_of(keys: tuple[str | int, ...]) -> int:
+            return document.line_of(("resources", index, *keys)) if keys else document.item_line("resources", index)
+
+        return ingest(item, source=path, line_of=line_of, allow_unknown_types=self._allow_unknown_types)
+
+
+def _digest(item: Any) -> bytes:
+    return blake2b(marshal.dumps(item, 2), digest_size=16).digest()  # version 2: no references, so equal if equal
+
+
+def _items(document: Document, path: str) -> tuple[list[Any], list[Problem]]:
+    """Return a file's list of resources, and what is wrong with what surrounds it."""
+    top = document.value
+    if top is None:
+        return [], []
+    if not isinstance(top, dict):
+        hint = "begin the file with `resources:` and put the list below it"
+        return [], [Problem(what="the file holds no `resources:`", hint=hint, file=path, line=1)]
+    problems = []
+    for key in top:
+        if key not in TOP_LEVEL_KEYS:
+            line = document.line_of((key,))
+            problems.append(Problem(what=f"unknown key {key!r}", hint=_key_hint(key), file=path, line=line))
+    items = top.get("resources")
+    if items is not None and not isinstance(items, list):
+        line, hint = document.line_of(("resources",)), "begin each resource with '- '"
+        problems.append(Problem(what="`resources` must be a list", hint=hint, file=path, line=line, field="resources"))
+        return [], problems
+    return items or [], problems
+
+
+def _key_hint(key: str) -> str:
+    if key in ("static_resources", "dynamic_resources", "node", "admin"):
+        return "this is a bootstrap file; list its resources under `resources:`, each with its @type"
+    if key in ("@type", "name", "cluster_name"):
+        return "put the resource into a list under `resources:`"
+    return suggestion(key, _SNAKE_KEYS, kind="a file may hold")
+
+
+def _add(group: dict[tuple[str, str], Resource], resources: Iterable[Resource], file: FoundFile) -> Iterable[Problem]:
+    for resource in resources:
+        first = group.setdefault((resource.type_url, resource.name), resource)
+        if first is not resource:
+            path, _, line = resource.source.rpartition(":")
+            yield Problem(
+                what=f"defined twice in this group, first at {first.source}",
+                hint="remove or rename one of the two",
+                file=path,
+                line=int(line),
+                group=file.group,
+                resource=f"{short_name(resource.type_url)}/{resource.name}",
+            )
+
+
+def _in_group(problems: Iterable[Problem], group: str) -> tuple[Problem, ...]:
+    return tuple(dataclasses.replace(problem, group=group) for problem in problems)
+
+
+def _place(problem: Problem) -> tuple[str, int, str, str]:
+    return problem.file, problem.line, problem.field, problem.what

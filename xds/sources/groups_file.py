@@ -1,0 +1,182 @@
+"""Read ``groups.yaml``: which node belongs to which group, and what extends what. It knows no files of resources.
+
+::
+
+    groups:                     # groups without a directory of their own, and what a group builds on
+      canary: {extends: prod}
+    rules:                      # the first that matches takes the node; everything in `match` must match; globs
+    - group: canary
+      match: {id: "canary-*", cluster: web, locality: {region: eu, zone: "*", sub_zone: "*"}, metadata: {stage: beta}}
+    unmatched: deny             # or `default`: what becomes of a node that no rule takes
+    external: [clusters/local]  # what Envoys have from elsewhere (type/name, globs), so that it may be referred to
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from xds.model.groups import DEFAULT_GROUP, GroupTable, Rule
+from xds.model.problem import Problem
+from xds.model.types import SHORT_NAMES
+from xds.sources.yaml_reader import Document, PathKeys
+
+_LOCALITY = ("region", "zone", "sub_zone")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsFile:
+    """What ``groups.yaml`` says: the table, the groups it declares, and its problems (then the table is not whole)."""
+
+    table: GroupTable = field(default_factory=GroupTable)
+    declared: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def parse_groups(document: Document, *, file: str, directories: Collection[str]) -> GroupsFile:
+    """Read the rules. ``directories`` are the groups that exist by having a directory."""
+    reading = _Reading(document, file, directories)
+    table = reading.table()
+    return GroupsFile(table, tuple(sorted(reading.declared)), tuple(reading.problems))
+
+
+def suggestion(word: str, known: Iterable[str], *, kind: str) -> str:
+    """Return a hint: the close names among the known ones, else all of them."""
+    words = sorted(known)
+    if close := get_close_matches(word, words, n=2, cutoff=0.6):
+        return f"did you mean {' or '.join(close)}?"
+    return f"{kind}: {', '.join(words[:20])}" if words else ""
+
+
+class _Reading:
+    def __init__(self, document: Document, file: str, directories: Collection[str]) -> None:
+        self.problems: list[Problem] = []
+        self.declared: set[str] = set()
+        self._document, self._file = document, file
+        self._known = {DEFAULT_GROUP, *directories}
+
+    def table(self) -> GroupTable:
+        top = self._mapping((), self._document.value, ("rules", "groups", "unmatched", "external"))
+        extends = self._groups(top.get("groups"))
+        rules = tuple(
+            self._rule(("rules", at), rule) for at, rule in enumerate(self._list(("rules",), top.get("rules")))
+        )
+        unmatched = top.get("unmatched", "default")
+        if unmatched not in ("default", "deny"):
+            self._problem(f"{unmatched!r} is not a choice", "write default or deny", ("unmatched",))
+        external = self._list(("external",), top.get("external"))
+        return GroupTable(
+            rules=rules,
+            extends=extends,
+            deny_unmatched=unmatched == "deny",
+            external=tuple(self._external(("external", at), entry) for at, entry in enumerate(external)),
+        )
+
+    def _problem(self, what: str, hint: str, path: PathKeys) -> None:
+        line = self._document.line_of(path) if path else 1
+        name = ""
+        for key in path:
+            name += f"[{key}]" if isinstance(key, int) else f".{key}" if name else key
+        self.problems.append(Problem(what=what, hint=hint, file=self._file, line=line, field=name))
+
+    def _mapping(self, path: PathKeys, value: Any, keys: Collection[str] | None) -> Mapping[str, Any]:
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            hint = f"write a mapping of {', '.join(keys)}" if keys else "write a mapping"
+            self._problem(f"{_kind(value)} where a mapping belongs", hint, path)
+            return {}
+        for key in value if keys else ():
+            if keys and key not in keys:
+                self._problem(f"unknown key {key!r}", suggestion(key, keys, kind="known are"), (*path, key))
+        return value
+
+    def _list(self, path: PathKeys, value: Any) -> list[Any]:
+        if value is None or isinstance(value, list):
+            return value or []
+        self._problem(f"{_kind(value)} where a list belongs", "begin each entry with '- '", path)
+        return []
+
+    def _groups(self, value: Any) -> dict[str, str]:
+        groups = self._mapping(("groups",), value, None)
+        self.declared.update(groups)
+        self._known.update(groups)
+        extends: dict[str, str] = {}
+        for group, settings in groups.items():
+            path = ("groups", group, "extends")
+            base = self._mapping(path[:2], settings, ("extends",)).get("extends")
+            if base is None:
+                continue
+            if not isinstance(base, str) or base not in self._known:
+                self._problem(f"extends the unknown group {base!r}", self._existing(base), path)
+            else:
+                extends[group] = base
+        self._check_circles(extends)
+        return extends
+
+    def _check_circles(self, extends: dict[str, str]) -> None:
+        said: set[str] = set()
+        for group in extends:
+            line = [group]
+            while (base := extends.get(line[-1])) is not None and base not in line:
+                line.append(base)
+            if base is not None and not said & {*line, base}:
+                circle = " → ".join([*line[line.index(base) :], base])
+                hint = "remove one of these extends"
+                self._problem(f"extends itself: {circle}", hint, ("groups", base, "extends"))
+            if base is not None:
+                said.update(line)
+
+    def _existing(self, group: Any) -> str:
+        hint = suggestion(str(group), self._known, kind="groups are")
+        return f"{hint}; a group exists by a directory of its name, or under `groups:`"
+
+    def _rule(self, path: PathKeys, value: Any) -> Rule:
+        rule = self._mapping(path, value, ("group", "match"))
+        group = rule.get("group")
+        if group is None:
+            self._problem("a rule without a group", "name the group that the nodes belong to: group: …", path)
+        elif not isinstance(group, str) or group not in self._known:
+            self._problem(f"a rule for the unknown group {group!r}", self._existing(group), (*path, "group"))
+        path = (*path, "match")
+        match = self._mapping(path, rule.get("match"), ("id", "cluster", "locality", "metadata"))
+        locality = self._mapping((*path, "locality"), match.get("locality"), _LOCALITY)
+        metadata = self._mapping((*path, "metadata"), match.get("metadata"), None)
+        globs = {key: self._glob((*path, key), match.get(key, "*")) for key in ("id", "cluster")}
+        places = {key: self._glob((*path, "locality", key), locality.get(key, "*")) for key in _LOCALITY}
+        return Rule(
+            group=str(group),
+            **globs,
+            **places,
+            metadata={key: self._glob((*path, "metadata", key), glob) for key, glob in metadata.items()},
+        )
+
+    def _glob(self, path: PathKeys, value: Any) -> str:
+        match value:
+            case str():
+                return value
+            case bool():
+                return "true" if value else "false"
+            case int():
+                return str(value)
+            case dict() if "metadata" in path:
+                hint = f"write the path with dots: {path[-1]}.{next(iter(value), 'key')}: …"
+                self._problem("a mapping where a glob belongs", hint, path)
+            case _:
+                self._problem(f"{_kind(value)} where a glob belongs", "put the value in quotes", path)
+        return ""
+
+    def _external(self, path: PathKeys, value: Any) -> str:
+        hint = "write type/name, as in clusters/passthrough or secrets/*"
+        if not isinstance(value, str) or "/" not in value:
+            self._problem(f"{value!r} is not of the form type/name", hint, path)
+            return ""
+        kind = value.rsplit("/", 1)[0] if value.startswith("type.googleapis.com/") else value.split("/", 1)[0]
+        if kind not in SHORT_NAMES and not set(kind) & set("*?[."):
+            self._problem(f"unknown type {kind!r}", suggestion(kind, SHORT_NAMES, kind="types are"), path)
+        return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "nothing")

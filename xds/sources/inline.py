@@ -1,0 +1,70 @@
+"""Resources given in code: dicts, YAML text, messages. It does not know groups, files or what becomes of them."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.schema.ingest import ingest
+from xds.sources.yaml_reader import YamlDocument, YamlLimits, read_yaml
+
+ResourceLike = Any
+"""A dict in Envoy's JSON form with ``@type``; YAML text of one such, of a list of them, or of a file's ``resources:``;
+an ``envoy-data-plane`` or google.protobuf message; a pair of type URL and bytes; a ``Resource`` that was read before.
+"""
+
+
+def read_resources(items: Iterable[ResourceLike], *, group: str) -> tuple[Resource, ...]:
+    """Check and encode all items. Raises ChangesetRejectedError with every problem of every one of them."""
+    if isinstance(items, str | bytes | Mapping):
+        items = (items,)
+    resources: list[Resource] = []
+    problems: list[Problem] = []
+    for number, item in enumerate(items):
+        try:
+            resources += _read(item, f"item {number}")
+        except ChangesetRejectedError as error:
+            problems += (dataclasses.replace(problem, group=group) for problem in error.problems)
+    if problems:
+        raise ChangesetRejectedError(problems)
+    return tuple(resources)
+
+
+def _read(item: ResourceLike, place: str) -> list[Resource]:
+    if isinstance(item, Resource):
+        return [item]
+    if not isinstance(item, str):
+        return [ingest(item)]
+    document = read_yaml(item.encode(), file=place, limits=YamlLimits())
+    value: Any = document.value
+    prefix: tuple[str, ...] = ()
+    if isinstance(value, dict) and "resources" in value and "@type" not in value:
+        value, prefix = value["resources"], ("resources",)
+    if isinstance(value, dict):
+        return [ingest(value, source=place, line_of=document.line_of)]
+    if not isinstance(value, list):
+        raise ChangesetRejectedError(
+            [
+                Problem(
+                    what="is no resource",
+                    hint="a mapping with @type, a list of those, or resources: with one",
+                    file=place,
+                )
+            ]
+        )
+    found: list[Resource] = []
+    problems: list[Problem] = []
+    for index, each in enumerate(value):
+        try:
+            found.append(ingest(each, source=place, line_of=partial(_line_within, document, (*prefix, index))))
+        except ChangesetRejectedError as error:
+            problems += error.problems
+    if problems:
+        raise ChangesetRejectedError(problems)
+    return found
+
+
+def _line_within(document: YamlDocument, prefix: tuple[str | int, ...], path: tuple[str | int, ...]) -> int:
+    return document.line_of((*prefix, *path))

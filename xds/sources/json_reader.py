@@ -1,0 +1,199 @@
+"""Read a JSON file into plain values, and tell the line of any path. It knows nothing of resources.
+
+The standard library's parser is six times faster than any YAML one, but keeps no positions. So the file's outer object
+and its lists are walked here, each item of a list is decoded by the C scanner, and its offset is kept. JSON being YAML,
+the line of anything deeper is found by the YAML reader, in the one item that has a problem.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.sources.yaml_reader import PathKeys, YamlDocument, YamlLimits, checked_utf8, read_yaml
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+class _NotJsonError(Exception):
+    """Something is wrong at an offset: ``args`` are what, hint, offset."""
+
+
+class _DuplicateKeyError(Exception):
+    """An object has a key twice."""
+
+
+def read_json(text: bytes, *, file: str, limits: YamlLimits) -> "JsonDocument":
+    """Parse one JSON document; an empty file is None. Raises ChangesetRejectedError as ``read_yaml`` does."""
+    text = checked_utf8(text, file=file, limits=limits)
+    decoded = text.decode()
+    try:
+        return JsonDocument(decoded, file, limits)
+    except _NotJsonError as error:
+        what, hint, offset = error.args
+        line = decoded.count("\n", 0, offset) + 1
+        raise ChangesetRejectedError([Problem(what=what, hint=hint, file=file, line=line)]) from None
+    except _DuplicateKeyError as error:
+        _as_yaml(decoded, file, limits)  # raises, with the lines of both
+        what, hint = f"duplicate key {error.args[0]!r}", "keep one of the two"
+        raise ChangesetRejectedError([Problem(what=what, hint=hint, file=file)]) from None
+
+
+class JsonDocument:
+    """A parsed JSON file. See ``xds.sources.yaml_reader.Document``."""
+
+    __slots__ = ("_decoder", "_file", "_limits", "_lines", "_offsets", "_text", "value")
+
+    def __init__(self, text: str, file: str, limits: YamlLimits) -> None:
+        self._text, self._file, self._limits = text, file, limits
+        self._offsets: dict[str, list[int]] = {}
+        self._lines: dict[str, list[int]] = {}
+        self._decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_bounded_int)
+        self.value: Any = self._document()
+
+    def item_line(self, key: str, index: int) -> int:
+        """Return the line of an item of the list at a top-level key."""
+        if key not in self._lines:
+            self._lines[key] = list(_lines_at(self._text, self._offsets[key]))
+        return self._lines[key][index]
+
+    def line_of(self, path: PathKeys) -> int:
+        """Return the line of the path, or of its nearest ancestor that is in the file."""
+        match path:
+            case (str(key), int(index), *rest) if index < len(self._offsets.get(key, ())):
+                start = self._offsets[key][index]
+                end: int = self._decoder.raw_decode(self._text, start)[1]
+                first = self.item_line(key, index)
+                try:
+                    return first + _as_yaml(self._text[start:end], self._file, self._limits).line_of(tuple(rest)) - 1
+                except ChangesetRejectedError:
+                    return first
+        try:
+            return _as_yaml(self._text, self._file, self._limits).line_of(path)
+        except ChangesetRejectedError:
+            return 1
+
+    def _document(self) -> Any:
+        at = self._skip(0)
+        if at == len(self._text):
+            return None
+        if self._text[at] == "{":
+            value, at = self._object(at)
+        else:
+            value, at = self._value(at)
+        if (at := self._skip(at)) != len(self._text):
+            raise _NotJsonError("not valid JSON: more text after the end", "keep one document per file", at)
+        return value
+
+    def _object(self, at: int) -> tuple[dict[str, Any], int]:
+        out: dict[str, Any] = {}
+        at = self._skip(at + 1)
+        while not self._text.startswith("}", at):
+            if out:
+                at = self._expect(",", at)
+            if not self._text.startswith('"', at):
+                raise _NotJsonError("not valid JSON: a key in double quotes expected", "", at)
+            key, at = self._value(at)
+            at = self._expect(":", self._skip(at))
+            if key in out:
+                raise _DuplicateKeyError(key)
+            if self._text.startswith("[", at):
+                out[key], at = self._list(key, at)
+            else:
+                out[key], at = self._value(at)
+            at = self._skip(at)
+        return out, at + 1
+
+    def _list(self, key: str, at: int) -> tuple[list[Any], int]:
+        out: list[Any] = []
+        offsets = self._offsets[key] = []
+        at = self._skip(at + 1)
+        while not self._text.startswith("]", at):
+            if out:
+                at = self._expect(",", at)
+            offsets.append(at)
+            value, at = self._value(at)
+            out.append(value)
+            at = self._skip(at)
+        return out, at + 1
+
+    def _value(self, at: int) -> tuple[Any, int]:
+        try:
+            value, end = self._decoder.raw_decode(self._text, at)
+        except json.JSONDecodeError as error:
+            raise _NotJsonError(f"not valid JSON: {error.msg} (column {error.colno})", "", error.pos) from None
+        except RecursionError:
+            raise self._too_deep(at) from None
+        except ValueError as error:
+            raise _NotJsonError(f"not valid JSON: {error}", "", at) from None
+        surrogates = _SURROGATE.search(self._text, at, end) is not None
+        if surrogates or isinstance(value, dict | list):
+            self._check(value, at, surrogates=surrogates)
+        return value, end
+
+    def _check(self, value: Any, at: int, *, surrogates: bool) -> None:
+        level: list[Any] = [[value]]
+        for _ in range(self._limits.depth_max + 1):
+            parts = [part for box in level for part in (box.values() if isinstance(box, dict) else box)]
+            if surrogates:
+                texts = parts + [key for box in level if isinstance(box, dict) for key in box]
+                if not all(_encodable(text) for text in texts if isinstance(text, str)):
+                    what = "text with half of a surrogate pair (\\ud800 to \\udfff)"
+                    raise _NotJsonError(what, "write both halves", at)
+            if not (level := [part for part in parts if isinstance(part, dict | list)]):
+                return
+        raise self._too_deep(at)
+
+    def _too_deep(self, at: int) -> _NotJsonError:
+        return _NotJsonError(
+            f"nested deeper than {self._limits.depth_max} levels", "Envoy's API needs no such depth", at
+        )
+
+    def _skip(self, at: int) -> int:
+        found = _SPACE.match(self._text, at)
+        return found.end() if found else at
+
+    def _expect(self, char: str, at: int) -> int:
+        if not self._text.startswith(char, at):
+            raise _NotJsonError(f"not valid JSON: {char!r} expected", "", at)
+        return self._skip(at + 1)
+
+
+def _lines_at(text: str, offsets: list[int]) -> Iterator[int]:
+    line, last = 1, 0
+    for offset in offsets:
+        line, last = line + text.count("\n", last, offset), offset
+        yield line
+
+
+def _as_yaml(text: str, file: str, limits: YamlLimits) -> YamlDocument:
+    """Read JSON with the YAML reader, for its lines; YAML knows no surrogate pairs, which no line depends on."""
+    return read_yaml(_SURROGATE.sub(r"\\ufffd", text).encode(), file=file, limits=limits)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        seen: set[str] = set()
+        raise _DuplicateKeyError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return out
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f'{word} is not a JSON number; write "{word}"')
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > 100:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,218 @@
+"""Say which files a directory of resources has, and how each looks from outside. It never opens a file.
+
+What a file belongs to is told by its place: ``DIR/<group>/**/*.{yaml,yml,json}``, with files directly in DIR in the
+group ``default``. Ignored are hidden names (and so a ConfigMap's ``..data`` and ``..2026_…``, whose files are seen
+through the visible symlinks into them), what editors leave beside a file, and other extensions.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from xds.model.groups import DEFAULT_GROUP
+from xds.model.problem import Problem
+
+EXTENSIONS = (".yaml", ".yml", ".json")
+GROUP_FILES = tuple("groups" + extension for extension in EXTENSIONS)
+_GROUP_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeLimits:
+    """How much a directory may hold. ``entries_max`` bounds what is looked at, ignored names included."""
+
+    files_max: int = 100_000
+    bytes_max: int = 2 << 30
+    entries_max: int = 1_000_000
+    depth_max: int = 32
+
+
+class Stamp(NamedTuple):
+    """What a file looks like without opening it. Whatever changes its content changes its stamp, save within a tick
+    of the file system's clock (see ``is_settled``)."""
+
+    mtime_ns: int
+    ctime_ns: int
+    size_bytes: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """Return the stamp that a stat result shows."""
+        return cls(status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
+
+    def is_settled(self, now_ns: int, *, tick_ns: int = 50_000_000) -> bool:
+        """Say whether a later write would be sure to change the stamp: the file's times are a tick in the past."""
+        return max(self.mtime_ns, self.ctime_ns) + tick_ns < now_ns
+
+
+class FoundFile(NamedTuple):
+    """A file of resources: where people see it, the group that its place gives it, and its stamp."""
+
+    path: str
+    group: str
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One sweep over a directory. Equal trees hold the same files with the same stamps.
+
+    ``root`` identifies the directory itself (device, inode), None if there is none; ``files`` are in order of path;
+    ``directories`` are those that files are symlinked from and thus to be watched too, beyond the root.
+    """
+
+    root: tuple[int, int] | None = None
+    files: tuple[FoundFile, ...] = ()
+    group_file: FoundFile | None = None
+    groups: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    directories: frozenset[str] = field(default=frozenset(), compare=False)
+
+
+def scan_tree(root: Path, limits: TreeLimits) -> Tree:
+    """Sweep the directory, symlinks followed. What is wrong with it is in the result; nothing is raised."""
+    return _Scan(root, limits).tree()
+
+
+class _TooMuchError(Exception):
+    """A limit was passed: there is no sense in going on."""
+
+
+class _Scan:
+    def __init__(self, root: Path, limits: TreeLimits) -> None:
+        self._root, self._limits = root, limits
+        self._files: list[FoundFile] = []
+        self._group_files: list[FoundFile] = []
+        self._groups: set[str] = set()
+        self._problems: list[Problem] = []
+        self._directories: set[str] = set()
+        self._entries = self._bytes = 0
+
+    def tree(self) -> Tree:
+        try:
+            status = os.stat(self._root)
+        except OSError as error:
+            return Tree(problems=(self._no_root(error),))
+        root = (status.st_dev, status.st_ino)
+        if not stat.S_ISDIR(status.st_mode):
+            hint = f"give the directory that holds it: {self._root.parent}"
+            return Tree(root=root, problems=(Problem(what="is not a directory", hint=hint, file=str(self._root)),))
+        try:
+            self._walk(str(self._root), DEFAULT_GROUP, (root,))
+        except _TooMuchError as error:
+            what, hint = error.args
+            self._problems.append(Problem(what=what, hint=hint, file=str(self._root)))
+        return self._result(root)
+
+    def _result(self, root: tuple[int, int]) -> Tree:
+        for extra in self._group_files[1:]:
+            what = f"the groups' rules are in {os.path.basename(self._group_files[0].path)} already"
+            self._problems.append(Problem(what=what, hint="keep one of the two files", file=extra.path))
+        return Tree(
+            root=root,
+            files=tuple(sorted(self._files)),
+            group_file=self._group_files[0] if self._group_files else None,
+            groups=tuple(sorted(self._groups)),
+            problems=tuple(sorted(self._problems, key=lambda problem: (problem.file, problem.what))),
+            directories=frozenset(self._directories),
+        )
+
+    def _no_root(self, error: OSError) -> Problem:
+        if isinstance(error, FileNotFoundError):
+            hint = "create it, or name another directory"
+            return Problem(what="the directory does not exist", hint=hint, file=str(self._root))
+        return Problem(what=f"can't be read: {error.strerror}", hint="", file=str(self._root))
+
+    def _walk(self, directory: str, group: str, above: tuple[tuple[int, int], ...]) -> None:
+        for entry in self._listing(directory):
+            self._entries += 1
+            if self._entries > self._limits.entries_max:
+                what = f"more than {self._limits.entries_max:,} directory entries, symlinked ones included"
+                raise _TooMuchError(what, "does a symlink lead to something large?")
+            try:
+                status = entry.stat()
+            except OSError as error:
+                if entry.name.lower().endswith(EXTENSIONS) or entry.is_symlink():
+                    self._unreachable(entry, error)
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                self._enter(entry, status, group, above)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                self._take(entry, status, group, is_root=len(above) == 1)
+
+    def _listing(self, directory: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(directory) as entries:
+                found = [entry for entry in entries if not _is_ignored(entry.name)]
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):  # else it went while we looked, which the next sweep sees
+                self._problems.append(_unreadable(directory, error))
+            return iter(())
+        return iter(sorted(found, key=lambda entry: entry.name))
+
+    def _enter(
+        self, entry: os.DirEntry[str], status: os.stat_result, group: str, above: tuple[tuple[int, int], ...]
+    ) -> None:
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            what = "a symlink loop: this leads to a directory that it is in"
+            self._problems.append(Problem(what=what, hint="remove the symlink", file=entry.path))
+            return
+        if len(above) > self._limits.depth_max:
+            what = f"directories are nested deeper than {self._limits.depth_max}"
+            self._problems.append(Problem(what=what, hint="move the files up", file=entry.path))
+            return
+        if len(above) == 1:
+            group = entry.name
+            if not _GROUP_NAME.fullmatch(group):
+                hint = "a directory's name is a group's name: letters, digits, '.', '_' and '-'"
+                self._problems.append(Problem(what=f"{group!r} can't name a group", hint=hint, file=entry.path))
+                return
+            self._groups.add(group)
+        if entry.is_symlink():
+            self._directories.add(os.path.realpath(entry.path))
+        self._walk(entry.path, group, (*above, here))
+
+    def _take(self, entry: os.DirEntry[str], status: os.stat_result, group: str, *, is_root: bool) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            what = "is not a regular file"
+            self._problems.append(Problem(what=what, hint="remove it, or give it another name", file=entry.path))
+            return
+        if entry.is_symlink():
+            self._directories.add(os.path.dirname(os.path.realpath(entry.path)))
+        found = FoundFile(entry.path, group, Stamp.of(status))
+        (self._group_files if is_root and entry.name.lower() in GROUP_FILES else self._files).append(found)
+        self._bytes += status.st_size
+        if len(self._files) > self._limits.files_max:
+            raise _TooMuchError(f"more than {self._limits.files_max:,} files of resources", "merge some, or serve less")
+        if self._bytes > self._limits.bytes_max:
+            raise _TooMuchError(f"more than {self._limits.bytes_max:,} bytes of files", "serve less")
+
+    def _unreachable(self, entry: os.DirEntry[str], error: OSError) -> None:
+        if entry.is_symlink() and isinstance(error, FileNotFoundError):
+            what = f"a symlink to {_target(entry.path)}, which does not exist"
+            self._problems.append(Problem(what=what, hint="mend or remove the symlink", file=entry.path))
+        elif not isinstance(error, FileNotFoundError):
+            self._problems.append(_unreadable(entry.path, error))
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name.endswith(("~", ".tmp", ".swp", ".swo")) or name == "lost+found"
+
+
+def _target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # it changed meanwhile, which the next sweep sees
+        return "something"
+
+
+def _unreadable(path: str, error: OSError) -> Problem:
+    hint = "give this process the right to read it" if isinstance(error, PermissionError) else ""
+    return Problem(what=f"can't be read: {error.strerror}", hint=hint, file=path)

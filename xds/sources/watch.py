@@ -1,0 +1,220 @@
+"""Follow a directory of resources: each change of it, once it is whole, as one changeset. It does not apply them.
+
+How a change is known to be whole. A sweep before the reading and one after it are equal, so all files were together at
+one instant. Before that, the directory was quiet for ``settle_s``. No changed file is still open for writing. And what
+looks like the middle of something is given time, as long as nothing of it moves: problems, and files that had
+resources and are gone or blank (an editor that renames, ``rm -r`` and recreate, a rewrite that began with truncation).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Hashable
+from dataclasses import dataclass
+
+from xds.model.changeset import Changeset
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.sources.alarm import Alarm
+from xds.sources.directory import DirectoryReader, Reading
+from xds.sources.tree import FoundFile, Tree
+from xds.sources.writers import is_being_written
+
+Outcome = Changeset | ChangesetRejectedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchTimes:
+    """How patient a watch is.
+
+    A reading begins when the directory was quiet for ``settle_s``, or has been changing for ``settle_max_s``. Its
+    outcome waits while it would lose what a file held until that is unchanged for ``loss_s``, problems for
+    ``problem_s``, a file open for writing for ``writer_s``. The directory is swept every ``poll_s`` in any case.
+    """
+
+    settle_s: float = 0.02
+    settle_max_s: float = 0.2
+    problem_s: float = 0.1
+    loss_s: float = 0.5
+    writer_s: float = 5.0
+    poll_s: float = 2.0
+
+    @property
+    def recheck_s(self) -> float:
+        """When a file whose times were too young to trust is looked at again."""
+        return 0.06
+
+
+async def watch(
+    reader: DirectoryReader,
+    *,
+    stop: asyncio.Event,
+    times: WatchTimes | None = None,
+    on_degraded: Callable[[str], None] | None = None,
+) -> AsyncIterator[Outcome]:
+    """Yield what the directory says each time that it says something else, until ``stop``.
+
+    What ``reader.read()`` last returned or raised is where it starts from; without one, the directory as it is comes
+    first. Problems are yielded, not raised, and the same ones not twice in a row; when they are mended, a changeset
+    follows even if it is what was served before. A directory that vanishes, or is replaced by an empty one, is a
+    problem, never empty. ``on_degraded`` is told why, when changes are found by polling only.
+
+    The reader must not be used by others meanwhile; it runs in threads.
+    """
+    following = _Following(reader, stop, times or WatchTimes())
+    async with Alarm(reader.root, stop, on_degraded=on_degraded) as alarm:
+        while not stop.is_set():
+            reading = await following.next_reading(alarm)
+            if reading is None:
+                await alarm.wait(following.pause_s())
+            elif (outcome := following.decide(reading)) is not None:
+                yield outcome
+
+
+class _Following:
+    """Where a watch stands: the last reading decided on, the last one served, the last problems told."""
+
+    def __init__(self, reader: DirectoryReader, stop: asyncio.Event, times: WatchTimes) -> None:
+        self._reader, self._stop, self._times = reader, stop, times
+        self._decided = reader.last
+        self._served = reader.last if reader.last is not None and reader.last.changeset is not None else None
+        self._told: tuple[Problem, ...] = reader.last.problems if reader.last is not None else ()
+        self._patience = _Patience()
+        self._is_root_replaced = False
+        self._recheck_at_s: float | None = self._recheck_time(reader.last)
+
+    def pause_s(self) -> float:
+        """Return how long to wait for the alarm before the next sweep."""
+        if self._recheck_at_s is None:
+            return self._times.poll_s
+        return max(0.0, min(self._times.poll_s, self._recheck_at_s - _now_s()))
+
+    async def next_reading(self, alarm: Alarm) -> Reading | None:
+        """Return a whole reading of a directory that changed, None if it did not, or not for good."""
+        tree: Tree | None = None
+        reading: Reading | None = None
+        first_s = changed_s = _now_s()
+        while not self._stop.is_set():
+            after = await self._sweep(alarm)
+            if self._is_decided(after):
+                self._patience.forget()
+                return None
+            if after != tree:
+                tree, reading, changed_s = after, None, _now_s()
+            if reading is None:
+                quiet_left_s = changed_s + self._times.settle_s - _now_s()
+                if quiet_left_s > 0 and _now_s() < first_s + self._times.settle_max_s and self._decided is not None:
+                    await alarm.wait(quiet_left_s)
+                    continue
+                reading = await asyncio.to_thread(self._reader.load, tree)
+                if reading.is_torn:
+                    tree = None
+                    await alarm.wait(self._times.settle_s)
+            elif (left_s := await self._hold_left_s(reading)) <= 0:
+                return reading
+            else:
+                await alarm.wait(left_s)
+        return None
+
+    def decide(self, reading: Reading) -> Outcome | None:
+        """Return what to tell of a reading, None if that is nothing new."""
+        self._recheck_at_s = None if self._is_known(reading.tree) else self._recheck_time(reading)
+        self._decided = reading
+        self._patience.forget()
+        problems = reading.problems or self._root_problem(reading)
+        if problems:
+            is_news = problems != self._told
+            self._told = problems
+            return ChangesetRejectedError(problems) if is_news else None
+        assert reading.changeset is not None
+        is_news = bool(self._told) or self._served is None or reading.changeset != self._served.changeset
+        self._told, self._served, self._is_root_replaced = (), reading, False
+        return reading.changeset if is_news else None
+
+    async def _sweep(self, alarm: Alarm) -> Tree:
+        tree = await asyncio.to_thread(self._reader.scan)
+        if await alarm.arm(tree.root, tree.directories):
+            tree = await asyncio.to_thread(self._reader.scan)
+        if self._served is not None and tree.root != self._served.tree.root:
+            self._is_root_replaced = True
+        return tree
+
+    def _is_known(self, tree: Tree) -> bool:
+        return self._decided is not None and tree == self._decided.tree
+
+    def _is_decided(self, tree: Tree) -> bool:
+        is_recheck_due = self._recheck_at_s is not None and _now_s() >= self._recheck_at_s
+        return self._is_known(tree) and not is_recheck_due
+
+    def _recheck_time(self, reading: Reading | None) -> float | None:
+        """A file that was written within a tick of the file system's clock is read once more, when that is over."""
+        is_young = reading is not None and any(not content.is_settled for content in reading.contents.values())
+        return _now_s() + self._times.recheck_s if is_young else None
+
+    async def _hold_left_s(self, reading: Reading) -> float:
+        """Return for how long to wait before the reading counts."""
+        open_files = await asyncio.to_thread(self._open_files, reading.tree)
+        times = self._times
+        left_s = max(
+            self._patience.left_s("problems", reading.problems, times.problem_s),
+            self._patience.left_s("lost", self._lost(reading), times.loss_s),
+        )
+        writer_left_s = self._patience.left_s("open", open_files, times.writer_s)
+        # that a file is closed rings no alarm, so it is to be looked at
+        return min(max(left_s, writer_left_s), times.settle_s) if writer_left_s > 0 else left_s
+
+    def _open_files(self, tree: Tree) -> tuple[FoundFile, ...]:
+        known = set(self._decided.tree.files) if self._decided is not None else set()
+        files = [file for file in tree.files if file not in known]
+        if tree.group_file is not None:
+            files.append(tree.group_file)
+        return tuple(file for file in files if is_being_written(file.path))
+
+    def _lost(self, reading: Reading) -> tuple[str, ...]:
+        """Return the files that are gone or blank, and with them something that was served."""
+        served = self._served
+        if served is None:
+            return ()
+        lost = []
+        for file in served.tree.files:
+            now = reading.contents.get(file.path)
+            if now is None or now.is_blank:
+                left = reading.served.get(file.group, {})
+                resources = served.contents[file.path].resources
+                if any((resource.type_url, resource.name) not in left for resource in resources):
+                    lost.append(file.path)
+        had_rules = served.tree.group_file is not None and not served.groups_are_blank
+        if had_rules and (reading.tree.group_file is None or reading.groups_are_blank):
+            lost.append("groups")
+        return tuple(lost)
+
+    def _root_problem(self, reading: Reading) -> tuple[Problem, ...]:
+        served = self._served
+        if served is None or not self._is_root_replaced:
+            return ()
+        if any(reading.served.values()) or not any(served.served.values()):
+            return ()
+        what = "the directory was replaced by an empty one; what was served stays served"
+        hint = "put its files back, or restart to serve nothing"
+        return (Problem(what=what, hint=hint, file=str(self._reader.root)),)
+
+
+class _Patience:
+    """Since when each cause to wait is as it is."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[Hashable, float]] = {}
+
+    def left_s(self, cause: str, what: tuple[Hashable, ...], patience_s: float) -> float:
+        """Return how long until this has been so for the given time; 0 if there is nothing to wait for."""
+        if not what:
+            self._since.pop(cause, None)
+            return 0.0
+        if cause not in self._since or self._since[cause][0] != what:
+            self._since[cause] = (what, _now_s())
+        return max(0.0, self._since[cause][1] + patience_s - _now_s())
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._since.clear()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

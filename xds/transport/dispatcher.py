@@ -1,0 +1,144 @@
+"""Between the pure hub and the transports, on the event loop: who may write next, and when to look again.
+
+It does not know gRPC or HTTP/2. A transport gives it each stream's requests and polls for responses; it tells a
+stream's ``Sink`` when there may be something to poll. A big fan-out is shared out in slices, so that requests which
+arrive meanwhile are answered in between.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from xds.address import Address
+from xds.model.changeset import Applied
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.events import Event
+from xds.protocol.hub import Hub
+from xds.protocol.response import Part
+from xds.protocol.session import Stream
+from xds.protocol.state import Variant
+
+SLICE = 128
+"""Streams told of a change before the event loop gets a turn: about 5 ms of work on grpcio."""
+
+
+class Sink(Protocol):
+    """A transport's end of one stream."""
+
+    def ready(self) -> None:
+        """There may be something to poll. Must not block; once the stream can take a message, poll for it."""
+        ...
+
+    def end(self, status: Status, message: str) -> None:
+        """Finish the stream with this status, without waiting for what was written."""
+        ...
+
+
+class Transport(Protocol):
+    """A server of xDS streams, with its four verbs."""
+
+    async def start(self) -> Address:
+        """Listen, and return the address that was bound. Raises BindError."""
+        ...
+
+    async def drain(self, window_s: float) -> None:
+        """Take no new streams, and end the open ones one by one over a window of so many seconds."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Close everything, at the latest after ``grace_s``."""
+        ...
+
+
+class Dispatcher:
+    """Runs the hub on the event loop. ``on_event`` is told what operators may have to know."""
+
+    def __init__(self, hub: Hub, *, on_event: Callable[[Event], None], streams_max: int = 100_000) -> None:
+        self.hub = hub
+        self._on_event = on_event
+        self._streams_max = streams_max
+        self._loop = asyncio.get_running_loop()
+        self._sinks: dict[Stream, Sink] = {}
+        self._backlog: deque[Stream] = deque()
+        self._slice: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def open(self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "") -> Stream:
+        """Take in a new stream; raises StreamRefusedError when there are too many."""
+        if len(self._sinks) >= self._streams_max:
+            raise StreamRefusedError(
+                Status.RESOURCE_EXHAUSTED, f"this server takes {self._streams_max} streams (transport.streams_max)"
+            )
+        stream = self.hub.open(variant, type_url=type_url, connection=connection)
+        self._sinks[stream] = sink
+        return stream
+
+    def receive(self, stream: Stream, data: bytes) -> None:
+        """Hand a request to the hub; raises StreamRefusedError when the stream has to end for it."""
+        try:
+            self.hub.receive(stream, data, self._loop.time())
+        finally:
+            self._spread()
+
+    def poll(self, stream: Stream) -> Part | None:
+        """Return the stream's next message, or None until its sink is told to be ready again."""
+        part = self.hub.poll(stream, self._loop.time())
+        self._spread()
+        return part
+
+    def close(self, stream: Stream) -> None:
+        """Forget a stream that ended."""
+        self._sinks.pop(stream, None)
+        self.hub.close(stream)
+        self._spread()
+
+    def publish(self, applied: Applied) -> None:
+        """Bring every stream up to date that the change concerns."""
+        self.hub.publish(applied)
+        self._spread()
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """Every open stream's sink, oldest first."""
+        return list(self._sinks.values())
+
+    def stop(self) -> None:
+        """Cancel what is scheduled."""
+        for handle in (self._slice, self._timer):
+            if handle is not None:
+                handle.cancel()
+        self._slice = self._timer = None
+
+    def _spread(self) -> None:
+        """Tell the sinks of streams that became ready, a slice at once and the rest by and by; set the timer."""
+        self._backlog.extend(self.hub.take_ready())
+        if self._slice is None:
+            self._run_slice()
+        for event in self.hub.take_events():
+            self._on_event(event)
+        self._set_timer()
+
+    def _run_slice(self) -> None:
+        self._slice = None
+        for _ in range(min(SLICE, len(self._backlog))):
+            sink = self._sinks.get(self._backlog.popleft())
+            if sink is not None:
+                sink.ready()
+        if self._backlog and self._slice is None:
+            self._slice = self._loop.call_soon(self._run_slice)
+
+    def _set_timer(self) -> None:
+        at = self.hub.next_tick
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if at != float("inf"):
+            self._timer = self._loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.hub.tick(self._loop.time())
+        self._spread()

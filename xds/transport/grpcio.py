@@ -1,0 +1,205 @@
+"""The grpcio transport: xDS streams on grpc.aio, bytes in and bytes out. It does not know what is in them."""
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from xds.address import Address, BindError
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.services import METHODS, SERVICES, Method
+from xds.transport.dispatcher import Dispatcher
+from xds.transport.tls import TlsFiles, server_credentials
+
+STATUS = {code.value[0]: code for code in grpc.StatusCode}
+ABORT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcioOptions:
+    """What the server is told about connections. ``message_bytes_max`` bounds requests: Envoy names all it has."""
+
+    keepalive_interval_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
+    ping_interval_min_s: float = 0.0
+    message_bytes_max: int = 64 * 1024 * 1024
+    streams_max: int = 100_000
+    pending_max: int = 100_000
+    tls: TlsFiles | None = None
+    reflection_pool: Any = None
+    """The descriptor pool that reflection shows, or None for no reflection."""
+
+    def channel_options(self) -> list[tuple[str, int]]:
+        """Return gRPC's own options. A misspelt one would be ignored silently; ``tests/transport`` shows each."""
+        pings_ms = int(self.ping_interval_min_s * 1000)
+        return [
+            # Two servers on one port would share its clients by chance instead of failing to start.
+            ("grpc.so_reuseport", 0),
+            # By default, 1,000 waiting calls are refused: a reconnect storm has more.
+            ("grpc.server.max_pending_requests", self.pending_max),
+            ("grpc.server.max_pending_requests_hard_limit", self.pending_max),
+            ("grpc.max_concurrent_streams", self.streams_max),
+            ("grpc.max_receive_message_length", self.message_bytes_max),
+            ("grpc.max_send_message_length", -1),
+            # Envoy pings idle connections; with the defaults that costs it the stream every two minutes.
+            ("grpc.http2.max_ping_strikes", 0 if pings_ms == 0 else 2),
+            ("grpc.http2.min_ping_interval_without_data_ms", pings_ms),
+            ("grpc.keepalive_time_ms", int(self.keepalive_interval_s * 1000)),
+            ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            # Probing the bandwidth costs a ping a message and wins nothing for small ones.
+            ("grpc.http2.bdp_probe", 0),
+        ]
+
+
+class _Call:
+    """One stream's end here: reads its requests, and writes what polling gives, one message at a time."""
+
+    __slots__ = ("_context", "_dispatcher", "_refusal", "_task", "_writer", "stream")
+
+    def __init__(self, dispatcher: Dispatcher, method: Method, context: "aio.ServicerContext[bytes, bytes]") -> None:
+        self._dispatcher = dispatcher
+        self._context = context
+        self._writer: asyncio.Task[None] | None = None
+        self._refusal: StreamRefusedError | None = None
+        self._task = asyncio.current_task()
+        self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=context.peer())
+
+    def ready(self) -> None:
+        if self._writer is None and self._refusal is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    def end(self, status: Status, message: str) -> None:
+        if self._refusal is None and self._task is not None:
+            self._refusal = StreamRefusedError(status, message)
+            self._task.cancel()
+
+    async def _write(self) -> None:
+        try:
+            while (part := self._dispatcher.poll(self.stream)) is not None:
+                await self._context.write(part.message)
+        except StreamRefusedError as refusal:
+            self.end(refusal.status, refusal.message)
+        except (aio.UsageError, aio.AioRpcError, asyncio.InvalidStateError, grpc.RpcError):
+            pass  # the client went away; the reading side ends the stream
+        finally:
+            self._writer = None
+
+    async def run(self) -> None:
+        """Read until the client is done, or the stream has to end: then raise what it ends with."""
+        try:
+            while isinstance(data := await self._context.read(), bytes):  # else aio.EOF
+                self._dispatcher.receive(self.stream, data)
+        except asyncio.CancelledError:
+            if self._refusal is None:
+                raise
+            assert self._task is not None
+            self._task.uncancel()
+            raise self._refusal from None
+        finally:
+            self._dispatcher.close(self.stream)
+            if self._writer is not None:
+                self._writer.cancel()
+
+
+class GrpcioTransport:
+    """Serves every xDS method, and gRPC health, on one address."""
+
+    def __init__(
+        self,
+        address: Address,
+        dispatcher: Dispatcher,
+        *,
+        options: GrpcioOptions | None = None,
+        on_problem: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._address = address
+        self._dispatcher = dispatcher
+        self._options = options or GrpcioOptions()
+        self._on_problem = on_problem
+        self._server: aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+
+    async def start(self) -> Address:
+        """Listen, and return the address that was bound. Raises BindError."""
+        server = aio.server(options=self._options.channel_options())
+        handlers: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
+        for method in METHODS:
+            handlers.setdefault(method.service, {})[method.name] = grpc.stream_stream_rpc_method_handler(
+                self._handler(method)
+            )
+        for service, methods in handlers.items():
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._options.reflection_pool is not None:
+            self._add_reflection(server)
+        port = self._bind(server)
+        await server.start()
+        self._server = server
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return self._address if self._address.is_unix else Address(self._address.host, port)
+
+    def _bind(self, server: aio.Server) -> int:
+        target = str(self._address)
+        try:
+            if self._options.tls is None:
+                port = server.add_insecure_port(target)
+            else:
+                port = server.add_secure_port(target, server_credentials(self._options.tls, self._on_problem))
+        except RuntimeError as error:
+            cause = OSError(errno.EADDRINUSE if "in use" in str(error) else 0, str(error))
+            raise BindError("xDS", self._address, cause) from None
+        return port
+
+    def _add_reflection(self, server: aio.Server) -> None:
+        from grpc_reflection.v1alpha import reflection
+
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, pool=self._options.reflection_pool)
+
+    def _handler(self, method: Method) -> Any:
+        async def handle(_: Any, context: "aio.ServicerContext[bytes, bytes]") -> None:
+            try:
+                await _Call(self._dispatcher, method, context).run()
+            except StreamRefusedError as refusal:
+                await self._abort(context, refusal)
+
+        return handle
+
+    async def _abort(self, context: "aio.ServicerContext[bytes, bytes]", refusal: StreamRefusedError) -> None:
+        """End a call with its status; a client that does not read can't keep it open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ABORT_TIMEOUT_S):
+                await context.abort(STATUS[refusal.status.value], refusal.message)
+
+    async def _set_health(self, status: int) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+    async def drain(self, window_s: float) -> None:
+        """Send GOAWAY, take no new streams, and end the open ones one by one over ``window_s`` seconds."""
+        assert self._server is not None
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._server.stop(window_s + ABORT_TIMEOUT_S))
+        sinks = self._dispatcher.sinks
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for number, sink in enumerate(sinks):
+            wait_s = start + window_s * number / len(sinks) - loop.time()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            sink.end(Status.UNAVAILABLE, "this server is shutting down; connect again")
+        await stopping
+
+    async def stop(self, grace_s: float) -> None:
+        """Close everything, at the latest after ``grace_s``."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+            self._server = None
