@@ -1,6 +1,6 @@
-"""Load 10,000 clusters and their 10,000 endpoint assignments (100,000 endpoints) from a directory, and say what it takes.
+"""Load 10,000 clusters and their assignments (100,000 endpoints) from a directory, and say what it takes.
 
-    python bench/load_directory.py [--clusters N] [--endpoints N] [--per-file N] [--json]
+python bench/load_directory.py [--clusters N] [--endpoints N] [--per-file N] [--json]
 """
 
 import argparse
@@ -105,7 +105,9 @@ def measure(root: Path, console: Console) -> None:
         changeset = timed(console, "cold", reader)
     count = sum(map(len, changeset.upserts.values()))
     gc.collect()
-    console.print(f"{count:,} resources; memory {memory_mb() - before_mb:.0f} MB more than before (peak {peak_mb():.0f} MB)")
+    console.print(
+        f"{count:,} resources; memory {memory_mb() - before_mb:.0f} MB more than before (peak {peak_mb():.0f} MB)"
+    )
     timed(console, "warm, nothing changed", reader)
     edited = next(file for file in files if file.name.startswith("endpoints"))
     edited.write_text(edited.read_text().replace("8000", "9000", 1))

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import grpc
 import structlog
 
 from xds import __version__
 from xds.address import Address
 from xds.api.admin import AdminServer
+from xds.api.csds import ClientStatusService
 from xds.api.metrics import metrics_renderer
 from xds.config import ServingInfo, Settings
 from xds.model.catalog import Catalog
@@ -138,6 +140,7 @@ class ControlPlane:
             settings.listen,
             self._dispatcher,
             options=self._grpcio_options(),
+            handlers=self._handlers(),
             on_problem=lambda text: log.error("tls", problem=text),
         )
         self.address = await self._transport.start()
@@ -155,6 +158,11 @@ class ControlPlane:
                 raise
         self._state = "ready"
         return self.address
+
+    def _handlers(self) -> list[grpc.GenericRpcHandler]:
+        if not self.settings.csds:
+            return []
+        return [ClientStatusService(self.hub, self._schema, asyncio.get_running_loop().time).handler()]
 
     def _grpcio_options(self) -> GrpcioOptions:
         settings = self.settings
@@ -226,7 +234,7 @@ async def serve(
 ) -> int:
     """Serve a directory until SIGTERM or SIGINT, then drain; return the process's exit code.
 
-    ``announce`` is told once what is served; ``progress`` how many files of how many are read. Raises BindError,
+    ``announce`` is told once what is served; ``progress`` how many bytes of how many are read. Raises BindError,
     and ChangesetRejectedError when the directory can't be served at first.
     """
     assert settings.directory is not None, "the command line sees to it"

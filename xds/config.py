@@ -126,8 +126,6 @@ class DrainSettings(_Section):
     """How long /readyz answers 503 before the first stream is closed, for load balancers to notice."""
     timeout_s: Seconds = 10.0
     """The window over which streams are closed, so that clients do not reconnect all at once."""
-    grace_s: Seconds = 2.0
-    """How long streams that do not end by themselves are then waited for."""
 
 
 class Settings(BaseSettings):
@@ -157,6 +155,8 @@ class Settings(BaseSettings):
     """Allow serving other machines without TLS: whoever can connect reads all, private keys of secrets included."""
     reflection: bool = False
     """Serve gRPC reflection, for grpcurl and its like."""
+    csds: bool = False
+    """Serve CSDS on the xDS port: whoever can connect sees every node of every group, and all it has but secrets."""
     tls: TlsSettings = TlsSettings()
     log: LogSettings = LogSettings()
     protocol: ProtocolSettings = ProtocolSettings()

@@ -1,13 +1,15 @@
 """``xds serve``: settings from options, environment and file; then the server. It does not know how that is wired."""
 
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xds.cli.output import EXIT_FAILED, EXIT_USAGE, examples, fail, problem_lines, resource_table, shown_groups
+from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, examples, fail, problem_lines, resource_table, shown_groups
+from xds.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from xds.cli.settings import Given
@@ -94,31 +96,29 @@ def serve(
 
 def run(settings: "Settings") -> None:
     """Run the server to its end and exit with its code."""
-    from xds.address import BindError
     from xds.logs import configure_logging, is_json
 
+    as_json = is_json(settings.log.format)
     configure_logging(level=settings.log.level, form=settings.log.format)
     import uvloop
 
     from xds import app
-    from xds.cli.validate import progress_bar
+    from xds.address import BindError
     from xds.model.problem import ChangesetRejectedError
 
-    with ExitStack() as reading:
-        progress = None if is_json(settings.log.format) else reading.enter_context(progress_bar())
+    tell = log_serving if settings.log.format == "json" else partial(print_serving, sys.stdout)
+    try:
+        with ExitStack() as reading:
+            progress = None if as_json else reading.enter_context(progress_bar())
 
-        def announce(info: "ServingInfo") -> None:
-            reading.close()
-            if is_json(settings.log.format):
-                log_serving(info)
-            else:
-                print_serving(sys.stdout, info)
+            def announce(info: "ServingInfo") -> None:
+                reading.close()
+                tell(info)
 
-        code = _exit_code(lambda: uvloop.run(app.serve(settings, announce=announce, progress=progress)), settings)
-    raise typer.Exit(code)
+            code = uvloop.run(app.serve(settings, announce=announce, progress=progress))
     except ChangesetRejectedError as error:
         sys.stderr.write(problem_lines(error.problems))
-        fail(f"{settings.directory} can't be served: {len(error.problems)} problem(s), above", code=EXIT_FAILED)
+        fail(f"{settings.directory} can't be served: {count(len(error.problems), 'problem')}, above", code=EXIT_FAILED)
     except BindError as error:
         fail(str(error), code=EXIT_FAILED)
     except KeyboardInterrupt:

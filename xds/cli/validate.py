@@ -3,8 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from xds.cli.output import EXIT_FAILED, count, examples, problem_lines, resource_table
+from xds.cli.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from xds.model.problem import Problem
@@ -21,8 +21,6 @@ EPILOG = examples(
     "xds validate snapshots/quickstart",
     "xds validate DIR --format json | jq '.problems[].file'",
 )
-
-PROGRESS_DELAY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +66,7 @@ def validate(
     raise typer.Exit(EXIT_FAILED if report.problems else 0)
 
 
-def check(directory: Path, progress: Callable[[int, int], None] | None = None) -> Report:
+def check(directory: Path, progress: Progress | None = None) -> Report:
     """Read and apply the directory to an empty catalog. Raises OSError if the directory can't be read at all."""
     from xds.model.catalog import Catalog
     from xds.model.problem import ChangesetRejectedError
@@ -94,34 +92,6 @@ def resource_counts(snapshots: "Mapping[str, Snapshot]") -> dict[str, dict[str, 
         group: {short_name(type_url): len(view) for type_url, view in snapshot.views.items() if len(view)}
         for group, snapshot in sorted(snapshots.items())
     }
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """Give a callback for (done, total) bytes that draws a bar on a terminal, if it takes long; elsewhere None."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("reading", total=None)
-    started_s = time.monotonic()
-    shown = False
-
-    def advance(done: int, total: int) -> None:
-        nonlocal shown
-        bar.update(task, completed=done, total=total)
-        if not shown and time.monotonic() - started_s > PROGRESS_DELAY_S:
-            shown = True
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        bar.stop()
 
 
 def _print_text(report: Report) -> None:

@@ -16,12 +16,14 @@ from google.protobuf.message import DecodeError
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
+from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS
 from xds.protocol.diff import NOBODY
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Counters, Event, Nacked, Overdue
 from xds.protocol.identity import describe_node, same_node
 from xds.protocol.interest import Interests
+from xds.protocol.policy import Stage
 from xds.protocol.requests import begin_delta, begin_sotw, change_delta, change_sotw, check_size
 from xds.protocol.response import Cohorts, Encoding, Part
 from xds.protocol.session import Ordering, Session, Stream
@@ -82,6 +84,10 @@ class Hub:
         """The open streams, oldest first."""
         return self._streams
 
+    def snapshot(self, group: str) -> Snapshot:
+        """Return the snapshot that a group's streams are brought to."""
+        return self._snapshots[group]
+
     def open(self, variant: Variant, *, type_url: str = "", connection: str = "") -> Stream:
         """Take in a new stream: aggregated, or of one type. ``connection`` tells which streams share one."""
         stream = Stream(variant, type_url, connection)
@@ -100,6 +106,8 @@ class Hub:
             return
         for state in stream.states.values():
             self._watchers[session.group, state.type_url].discard(state.interest, stream)
+            if state.stage is Stage.MAKE:
+                session.clusters.remove(state)
             if state.unknown:
                 self._remember_doubts(session, state.type_url, state.unknown)
         session.streams.remove(stream)
@@ -178,6 +186,7 @@ class Hub:
         stuck = type_url == ENDPOINTS and stream.aggregated and not stream.states
         if stuck or (not stream.aggregated and state.switches and _claims_something(request)):
             session.stuck_since = now if session.stuck_since is None else session.stuck_since
+            session.timed = True
         doubts = self._recall_doubts(session, type_url)
         if isinstance(request, DeltaDiscoveryRequest):
             begin_delta(state, request, self._interests, view, None if stuck else doubts)
@@ -188,6 +197,8 @@ class Hub:
         if type_url == ENDPOINTS and session.warming and state.view is not None:
             state.ask([name for name in session.warming if state.interest.wants(name)])
         stream.add(state)
+        if state.stage is Stage.MAKE:
+            session.clusters.append(state)
         self._watch(session, state, stream)
         return state
 
@@ -355,6 +366,7 @@ class Hub:
                 )  # fmt: skip
             for stream in session.streams:
                 self._queue(stream)
+            session.timed = True
             self._schedule(session, now)
 
     def take_events(self) -> list[Event]:
@@ -375,6 +387,9 @@ class Hub:
                     self._queue(stream)
 
     def _schedule(self, session: Session, now: float) -> None:
+        if not session.timed:
+            return
+        session.timed = False
         at = session.deadline(now)
         if at < session.timer:
             session.timer = at

@@ -12,7 +12,7 @@ from xds.model.view import View
 from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, claim, wanted, wants
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.interest import WILDCARD, Interests
-from xds.protocol.response import version_of
+from xds.protocol.response import fingerprint_held, state_version
 from xds.protocol.state import TypeState
 
 VHDS_START = ""
@@ -67,7 +67,7 @@ def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interests: In
     """
     subscribe, unsubscribe = _subscribed(request), _unsubscribed(request)
     if not subscribe and not unsubscribe:
-        return False
+        return False  # an ACK, most likely
     before = state.interest
     wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
     state.narrow(interests.get(wildcard, (before.names - unsubscribe) | subscribe))
@@ -99,13 +99,11 @@ def begin_sotw(
     legacy = not names and state.policy.legacy_wildcard
     state.started = state.dirty = True
     state.interest = interests.get(legacy, names)
-    if (
-        not distrust
-        and request.version_info
-        and request.version_info == version_of(state.interest, view, NO_EXCEPTIONS)
-    ):
-        state.view = view
-        return
+    if not distrust and request.version_info:
+        fingerprint = fingerprint_held(state.interest, view, NO_EXCEPTIONS)
+        if request.version_info == state_version(fingerprint):
+            state.view, state.fingerprint = view, fingerprint
+            return
     state.asked = frozenset(names) - {WILDCARD}
     state.owed = not state.interest.nothing
 

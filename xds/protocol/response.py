@@ -38,7 +38,8 @@ class Response:
 
     ``view`` and ``exceptions`` are what a client holds after it, ``before`` and ``exceptions_before`` what it did
     before; ``endpoints`` names the assignments that Envoy waits for once it got the clusters in it; ``replaced`` is
-    what the client held under the names that the response changes or removes, ``gone`` those that it removes.
+    what the client held under the names that the response changes or removes, ``gone`` those that it removes;
+    ``fingerprint`` sums up what it holds after.
     """
 
     parts: tuple[Part, ...]
@@ -46,6 +47,7 @@ class Response:
     exceptions: Exceptions
     before: View | None
     exceptions_before: Exceptions
+    fingerprint: int
     endpoints: frozenset[str]
     replaced: tuple[Resource, ...]
     gone: frozenset[str]
@@ -105,13 +107,13 @@ def state_version(fingerprint: int) -> str:
     return format(fingerprint, "016x")
 
 
-def version_of(interest: Interest, view: View, exceptions: Exceptions) -> str:
-    """Return the version of all that a client holds of one type."""
+def fingerprint_held(interest: Interest, view: View, exceptions: Exceptions) -> int:
+    """Sum up the fingerprints of all that a client holds of one type. O(held), unless that is a whole view."""
     if interest.wildcard and not interest.names and not exceptions:
-        return state_version(view.fingerprint)
+        return view.fingerprint
     held = {name: view.get(name) for name in wanted(interest, view)}
     held.update(exceptions.items())
-    return state_version(sum(r.fingerprint for r in held.values() if r is not None) & FINGERPRINT_MASK)
+    return sum(r.fingerprint for r in held.values() if r is not None) & FINGERPRINT_MASK
 
 
 def endpoints_of(resources: Iterable[Resource]) -> frozenset[str]:

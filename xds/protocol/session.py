@@ -80,6 +80,8 @@ class Session:
     encoding: Encoding
     cohorts: Cohorts
     streams: list[Stream] = field(default_factory=list)
+    clusters: list[TypeState] = field(default_factory=list)
+    """The cluster subscriptions: one, unless a client behaves oddly."""
     made: Snapshot | None = None
     making: Snapshot | None = None
     warming: frozenset[str] = NOBODY
@@ -92,6 +94,8 @@ class Session:
     """Until when removals wait in any case: a client that names its clusters drops those that it no longer uses."""
     wake: bool = False
     """Something happened that the session's other streams may have waited for."""
+    timed: bool = False
+    """Something happened that a deadline follows from."""
     timer: float = float("inf")
 
     def states(self, *stages: Stage) -> Iterator[TypeState]:
@@ -100,11 +104,6 @@ class Session:
             for state in stream.states.values():
                 if state.stage in stages:
                     yield state
-
-    @property
-    def clusters(self) -> list[TypeState]:
-        """The session's cluster subscriptions: one, unless a client behaves oddly."""
-        return [state for state in self.states(Stage.MAKE) if state.started]
 
     # --- What may go out now -----------------------------------------------------------------------------------
 
@@ -122,6 +121,8 @@ class Session:
     def _advance(self, state: TypeState, now: float) -> Part | None:
         if state.outstanding is not None and not self._gave_up(state, now):
             return None
+        if state.stage is not Stage.FREE:
+            self.timed = True
         if state.rest:
             return state.next_part(now)
         if state.stage is Stage.FREE:
@@ -134,14 +135,19 @@ class Session:
         """Keep the endpoints of clusters that are yet to be removed: Envoy then unsubscribes them by itself."""
         if state.type_url != ENDPOINTS:
             return NO_HOLD
-        kept = [resource for clusters in self.clusters for resource in clusters.exceptions.values() if resource]
-        return Hold(removals=endpoints_of(kept)) if kept else NO_HOLD
+        for clusters in self.clusters:
+            if clusters.exceptions:
+                kept = [resource for resource in clusters.exceptions.values() if resource]
+                return Hold(removals=endpoints_of(kept))
+        return NO_HOLD
 
     def _respond(self, state: TypeState, target: Snapshot, hold: Hold, now: float) -> Part | None:
         view = target.view(state.type_url)
         part = state.respond(view, hold, self.cohorts, self.encoding, now)
         if view.has_timed or state.heartbeat_at:
-            state.heartbeat_at = now + state.heartbeat_every_s() if state.heartbeat_every_s() else 0.0
+            every_s = state.heartbeat_every_s()
+            state.heartbeat_at = now + every_s if every_s else 0.0
+            self.timed = True
         return part
 
     def _heartbeat(self, stream: Stream, now: float) -> Part | None:
@@ -149,6 +155,7 @@ class Session:
         for state in stream.states.values():
             if state.heartbeat_at and now >= state.heartbeat_at:
                 state.heartbeat_at = now + state.heartbeat_every_s()
+                self.timed = True
                 return state.heartbeat(self.cohorts, self.encoding)
         return None
 
@@ -239,6 +246,7 @@ class Session:
             return None
         self.break_due = False
         hold = Hold(removals=self._in_use(switches, now))
+        self.timed = True
         part = self._respond(state, self.newest, hold, now)
         for other in self.states(Stage.FREE):
             other.dirty = other.dirty or bool(other.exceptions)

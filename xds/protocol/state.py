@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from xds.model.resource import Resource
-from xds.model.view import View
-from xds.protocol.diff import NO_EXCEPTIONS, NOBODY, Exceptions, Hold, clusters_of, diff, holding, wanted
+from xds.model.view import FINGERPRINT_MASK, View
+from xds.protocol.diff import NO_EXCEPTIONS, NOBODY, Diff, Exceptions, Hold, clusters_of, diff, holding, wanted
 from xds.protocol.interest import Interest
 from xds.protocol.policy import Policy, Stage, policy_of
 from xds.protocol.response import (
@@ -22,9 +22,10 @@ from xds.protocol.response import (
     delta_heartbeat,
     delta_parts,
     endpoints_of,
+    fingerprint_held,
     sotw_heartbeat,
     sotw_parts,
-    version_of,
+    state_version,
 )
 
 
@@ -48,6 +49,7 @@ class TypeState:
     """One type on one stream.
 
     ``view`` and ``exceptions`` tell what the client holds if it accepted all it was sent; ``view`` None: nothing.
+    ``fingerprint`` sums that up, None if unknown.
     ``dirty``: there may be something to send. ``asked``: names to be answered whether or not they changed.
     ``owed``: an answer is due even if it is empty. ``unknown``: names in rejected responses, of which nothing is sure.
     ``lingering``: older resources that the client may still be using, each with the time until which.
@@ -57,6 +59,7 @@ class TypeState:
         "asked",
         "dirty",
         "exceptions",
+        "fingerprint",
         "heartbeat_at",
         "interest",
         "lingering",
@@ -84,6 +87,7 @@ class TypeState:
         self.started = False
         self.view: View | None = None
         self.exceptions: Exceptions = NO_EXCEPTIONS
+        self.fingerprint: int | None = None
         self.dirty = False
         self.asked: frozenset[str] = NOBODY
         self.owed = False
@@ -126,6 +130,7 @@ class TypeState:
     def narrow(self, interest: Interest) -> None:
         """Take over a new interest, and forget about the names that it no longer wants."""
         self.interest = interest
+        self.fingerprint = None
         self.asked = frozenset(name for name in self.asked if name == "*" or interest.wants(name))
         if self.exceptions:
             for name in [name for name in self.exceptions if not interest.wants(name)]:
@@ -141,7 +146,7 @@ class TypeState:
         """
         key = (self.variant, self.interest, self.view, self.exceptions, target, self.asked, self.owed, hold)
         response = cohorts.get(key, lambda: self._make(target, hold, cohorts.next_nonce, encoding))
-        self.view, self.exceptions = response.view, response.exceptions
+        self.view, self.exceptions, self.fingerprint = response.view, response.exceptions, response.fingerprint
         self.dirty, self.asked, self.owed = False, NOBODY, False
         self.outstanding, self.rest = None, response.parts
         self.response = response
@@ -157,7 +162,11 @@ class TypeState:
 
     def _make(self, target: View, hold: Hold, next_nonce: Callable[[], str], encoding: Encoding) -> Response:
         found = diff(self.interest, self.view, self.exceptions, target, self.asked, hold)
-        version = version_of(self.interest, target, found.exceptions)
+        names = [*(resource.name for resource in found.upserts), *found.removals]
+        held = [holding(name, self.view, self.exceptions) for name in names]
+        replaced = tuple(resource for resource in held if resource is not None)
+        fingerprint = self._fingerprint_after(target, found, replaced)
+        version = state_version(fingerprint)
         parts: tuple[Part, ...] = ()
         if self.variant is Variant.DELTA:
             parts = delta_parts(self.type_url, found, version, self.owed, encoding, next_nonce)
@@ -165,18 +174,24 @@ class TypeState:
             full = self.policy.full_state
             resources = self._everything(target, found.exceptions) if full else found.upserts
             parts = sotw_parts(self.type_url, resources, version, encoding, next_nonce)
-        names = [*(resource.name for resource in found.upserts), *found.removals]
-        replaced = (holding(name, self.view, self.exceptions) for name in names)
         return Response(
             parts=parts,
             view=target,
             exceptions=found.exceptions,
             before=self.view,
             exceptions_before=self.exceptions,
+            fingerprint=fingerprint,
             endpoints=endpoints_of(found.upserts),
-            replaced=tuple(resource for resource in replaced if resource is not None),
+            replaced=replaced,
             gone=frozenset(found.removals),
         )
+
+    def _fingerprint_after(self, target: View, found: Diff, replaced: tuple[Resource, ...]) -> int:
+        """Sum up what the client holds after a diff: O(diff), where the sum before it is known."""
+        if self.fingerprint is None or self.view is None:
+            return fingerprint_held(self.interest, target, found.exceptions)
+        less, more = sum(r.fingerprint for r in replaced), sum(r.fingerprint for r in found.upserts)
+        return (self.fingerprint - less + more) & FINGERPRINT_MASK
 
     def _everything(self, target: View, exceptions: Exceptions) -> list[Resource]:
         """Return all that a full-state SotW client shall hold, in order of name."""
@@ -199,7 +214,7 @@ class TypeState:
         """Return a message that renews the TTLs: name, version and TTL of each resource, without its body."""
         assert self.view is not None
         resources = tuple(r for r in map(self.view.get, sorted(self._timed())) if r is not None)
-        version = version_of(self.interest, self.view, self.exceptions)
+        version = state_version(self.fingerprint or 0)
         encode = delta_heartbeat if self.variant is Variant.DELTA else sotw_heartbeat
         part = encode(self.type_url, resources, version, cohorts.next_nonce(), encoding)
         self.nonce = part.nonce

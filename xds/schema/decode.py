@@ -38,7 +38,7 @@ def decode(schema: Schema, full_name: str, data: bytes, trail: Trail, found: Fin
     try:
         message = message_class.FromString(data)
     except DecodeError as error:
-        found.add(trail, f"its bytes do not encode a {full_name}", str(error))
+        found.add(trail, f"its bytes do not encode {full_name}", str(error))
         return None
     size = message.ByteSize()
     message.DiscardUnknownFields()

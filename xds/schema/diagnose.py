@@ -76,7 +76,7 @@ class _Doctor:
         if name == pool.DURATION or name in _FORMS:
             return self._well_known(name, value, trail)
         if not isinstance(value, Mapping):
-            return self._refuse(trail, f"must be a mapping, a {name}, but is {_kind(value)}")
+            return self._refuse(trail, f"must be a mapping ({name}), but is {_kind(value)}")
         return self._fields(descriptor, value, trail, depth)
 
     def _fields(self, descriptor: Descriptor, value: Mapping[Any, Any], trail: Trail, depth: int) -> dict[str, Any]:
@@ -90,14 +90,14 @@ class _Doctor:
             elif item is None and not _is_null_value(field):
                 continue
             elif field.name in sound:
-                self._refuse((trail, key), f"is given twice, as {field.name} and as {field.json_name}")
+                self._refuse((trail, field.name), f"is given twice, as {field.name} and as {field.json_name}")
             elif field.containing_oneof is not None and field.containing_oneof.name in members:
                 other = members[field.containing_oneof.name]
-                self._refuse((trail, key), f"cannot stand beside {other}: only one of the two may be set")
+                self._refuse((trail, field.name), f"cannot stand beside {other}: only one of the two may be set")
             else:
                 if field.containing_oneof is not None:
-                    members[field.containing_oneof.name] = key
-                cured = self._field(field, item, (trail, key), depth)
+                    members[field.containing_oneof.name] = field.name
+                cured = self._field(field, item, (trail, field.name), depth)
                 if cured is not _BAD:
                     sound[field.name] = cured
         return sound

@@ -63,8 +63,9 @@ class Unpacker:
             self._open_bytes(parcel, full_name, bytes(item), 0)
         else:
             self._refuse(_DOCUMENT, f"a Python {type(item).__name__} is not a resource", f"give {_ACCEPTED}")
-        if type_url and parcel.full_name and parcel.full_name != _full_name(type_url_of(type_url)):
-            self._refuse((), f"is a {parcel.full_name}, not a {_full_name(type_url_of(type_url))} as its type URL says")
+        wanted = _full_name(type_url_of(type_url)) if type_url else parcel.full_name
+        if parcel.full_name and parcel.full_name != wanted:
+            self._refuse(parcel.place, f"is of type {parcel.full_name}, but {wanted} was asked for")
         if parcel.full_name and not self._schema.has(parcel.full_name) and not self._allow_unknown_types:
             self._refuse((*parcel.place, "@type"), *unknown_type(self._schema, parcel.full_name))
             parcel.full_name = ""

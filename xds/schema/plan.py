@@ -25,6 +25,9 @@ OPAQUE = "/" + pool.BYTES_VALUE
 REDACTED = "[redacted]"
 """What stands for a secret when a resource is shown; a resource that holds it would destroy the secret."""
 
+TYPED_CONFIG_STEPS_MAX = 100
+"""Keys and indexes above a typed config. Each is a message tree of its own to protobuf, which limits only one tree."""
+
 Visit: TypeAlias = Callable[[Any, Trail, Findings], None]
 
 _DATA_SOURCE_TEXT = "envoy.config.core.v3.DataSource.inline_string"
@@ -134,6 +137,9 @@ class Plans:
     def open_any(self, value: Any, mode: int, trail: Trail, found: Findings) -> None:
         """Walk into a ``google.protobuf.Any`` and make its bytes canonical."""
         full_name = value.type_url.rpartition("/")[2]
+        if len(path_of(trail)) > TYPED_CONFIG_STEPS_MAX:
+            found.add(trail, "is a typed config nested too deeply")
+            return
         if value.type_url.endswith(OPAQUE) and value.type_url.count("/") > 1:
             value.type_url = value.type_url.removesuffix(OPAQUE)
             opaque: Any = self.schema.message_class(pool.BYTES_VALUE).FromString(value.value)

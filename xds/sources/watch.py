@@ -110,7 +110,7 @@ class _Following:
             elif (left_s := await self._hold_left_s(reading)) <= 0:
                 return reading
             else:
-                await alarm.wait(left_s)
+                await alarm.wait(min(left_s, self._times.poll_s))
         return None
 
     def decide(self, reading: Reading) -> Outcome | None:

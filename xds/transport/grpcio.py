@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ class _Call:
 
 
 class GrpcioTransport:
-    """Serves every xDS method, and gRPC health, on one address."""
+    """Serves every xDS method, gRPC health and what else ``handlers`` hold, on one address."""
 
     def __init__(
         self,
@@ -118,11 +118,13 @@ class GrpcioTransport:
         dispatcher: Dispatcher,
         *,
         options: GrpcioOptions | None = None,
+        handlers: Sequence[grpc.GenericRpcHandler] = (),
         on_problem: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._address = address
         self._dispatcher = dispatcher
         self._options = options or GrpcioOptions()
+        self._more_handlers = tuple(handlers)
         self._on_problem = on_problem
         self._server: aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -137,6 +139,7 @@ class GrpcioTransport:
             )
         for service, methods in handlers.items():
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+        server.add_generic_rpc_handlers(self._more_handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._options.reflection_pool is not None:
             self._add_reflection(server)

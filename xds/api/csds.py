@@ -1,0 +1,133 @@
+"""CSDS: which node has what, for tools that ask by gRPC. It does not know how streams work.
+
+Source: ``envoy.service.status.v3.ClientStatusDiscoveryService``. Secrets' bodies are never shown.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from re import fullmatch
+from typing import Any
+
+import grpc
+
+from xds.model.types import SECRET
+from xds.protocol.hub import Hub
+from xds.protocol.status import NodeStatus, Progress, ResourceStatus, TypeStatus, node_statuses
+from xds.schema.pool import Schema
+
+SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
+NODES_MAX = 1_000
+"""Nodes in one answer; a request with node matchers reaches the others."""
+
+# envoy.service.status.v3.ConfigStatus and envoy.admin.v3.ClientResourceStatus
+_CONFIG_STATUS = {
+    Progress.ACKED: "SYNCED",
+    Progress.SENT: "STALE",
+    Progress.NACKED: "ERROR",
+    Progress.HELD: "NOT_SENT",
+    Progress.MISSING: "UNKNOWN",
+}
+_CLIENT_STATUS = {
+    Progress.ACKED: "ACKED",
+    Progress.SENT: "REQUESTED",
+    Progress.NACKED: "NACKED",
+    Progress.HELD: "ACKED",
+    Progress.MISSING: "DOES_NOT_EXIST",
+}
+
+
+class ClientStatusService:
+    """Answers CSDS from what the hub knows at that moment. ``clock`` is the one that the hub is given."""
+
+    def __init__(self, hub: Hub, schema: Schema, clock: Callable[[], float]) -> None:
+        self._hub = hub
+        self._clock = clock
+        self._request = schema.message_class("envoy.service.status.v3.ClientStatusRequest")
+        self._response = schema.message_class("envoy.service.status.v3.ClientStatusResponse")
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a gRPC server serves."""
+        codec = {"request_deserializer": self._request.FromString, "response_serializer": _encode}
+        methods = {
+            "FetchClientStatus": grpc.unary_unary_rpc_method_handler(self._fetch, **codec),
+            "StreamClientStatus": grpc.stream_stream_rpc_method_handler(self._stream, **codec),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    async def _fetch(self, request: Any, context: Any) -> Any:
+        try:
+            return self.answer(request)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield await self._fetch(request, context)
+
+    def answer(self, request: Any) -> Any:
+        """Return the ClientStatusResponse to a ClientStatusRequest. Raises ValueError for a matcher it can't apply."""
+        response: Any = self._response()
+        for status in node_statuses(self._hub.streams, self._clock()):
+            if len(response.config) >= NODES_MAX:
+                break
+            if _matches(status, request.node_matchers):
+                self._describe(status, response.config.add(), bodies=not request.exclude_resource_contents)
+        return response
+
+    def _describe(self, status: NodeStatus, config: Any, *, bodies: bool) -> None:
+        node = status.node
+        config.node.id, config.node.cluster = node.id, node.cluster
+        config.node.locality.region, config.node.locality.zone = node.locality.region, node.locality.zone
+        config.client_scope = status.group
+        for type_status in status.types:
+            for resource in type_status.resources:
+                _describe_resource(type_status, resource, config.generic_xds_configs.add())
+        if bodies:
+            self._add_bodies(status, config)
+
+    def _add_bodies(self, status: NodeStatus, config: Any) -> None:
+        snapshot = self._hub.snapshot(status.group)
+        for generic in config.generic_xds_configs:
+            resource = snapshot.view(generic.type_url).get(generic.name)
+            if resource is not None and resource.version == generic.version_info and generic.type_url != SECRET:
+                generic.xds_config.ParseFromString(resource.body)
+
+
+def _describe_resource(status: TypeStatus, resource: ResourceStatus, generic: Any) -> None:
+    generic.type_url, generic.name, generic.version_info = status.type_url, resource.name, resource.version
+    _set_enum(generic, "config_status", _CONFIG_STATUS[resource.progress])
+    _set_enum(generic, "client_status", _CLIENT_STATUS[resource.progress])
+    if resource.progress is Progress.NACKED and status.rejection is not None:
+        generic.error_state.details = status.rejection.message
+        generic.error_state.version_info = status.rejection.versions.get(resource.name, "")
+
+
+def _set_enum(message: Any, field: str, name: str) -> None:
+    values = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_name
+    setattr(message, field, values[name].number)
+
+
+def _matches(status: NodeStatus, matchers: Any) -> bool:
+    """Say whether any of the node matchers takes the node; with none, every node is taken."""
+    return not matchers or any(_matches_one(status.node.id, matcher) for matcher in matchers)
+
+
+def _matches_one(node_id: str, matcher: Any) -> bool:
+    if matcher.node_metadatas:
+        raise ValueError("node_matchers.node_metadatas is not supported; match by node_id")
+    pattern = matcher.node_id
+    kind = pattern.WhichOneof("match_pattern")
+    if kind is None:
+        return True
+    if kind == "safe_regex":
+        return fullmatch(pattern.safe_regex.regex, node_id) is not None
+    wanted, value = getattr(pattern, kind), node_id
+    if pattern.ignore_case:
+        wanted, value = wanted.lower(), value.lower()
+    tests = {"exact": value == wanted, "prefix": value.startswith(wanted), "suffix": value.endswith(wanted)}
+    if kind not in (*tests, "contains"):
+        raise ValueError(f"node_matchers.node_id.{kind} is not supported")
+    return wanted in value if kind == "contains" else tests[kind]
+
+
+def _encode(message: Any) -> bytes:
+    return bytes(message.SerializeToString())
