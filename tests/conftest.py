@@ -1,14 +1,10 @@
 """What every test run needs: gRPC that survives child processes, their logs in failures, none of them left over."""
 
 import os
-import sys
-from pathlib import Path
 
 # Spawning a child while a gRPC server runs in this process can otherwise crash the child between fork and exec
 # (SIGSEGV, about 1 in 15). It must be set before the first import of grpc.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-if (here := str(Path(__file__).parent)) not in sys.path:
-    sys.path.insert(0, here)
 
 from collections.abc import Generator
 

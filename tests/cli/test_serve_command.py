@@ -35,7 +35,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, _logs_as_before: None) -> SimpleNam
     """Put in place of ``xds.app`` what remembers its settings, announces, and ends as it is told to."""
     stub = SimpleNamespace(settings=None, code=0, error=None)
 
-    async def serve(settings: Settings, *, announce: Any = None) -> int:
+    async def serve(settings: Settings, *, announce: Any = None, progress: Any = None) -> int:
         stub.settings = settings
         if stub.error is not None:
             raise stub.error
@@ -128,7 +128,7 @@ def test_expected_errors_are_told_without_a_trace(serving: SimpleNamespace, tmp_
     assert result.stderr.splitlines() == [
         "a.yaml:3: [web] clusters/a name: is odd",
         "    mend",
-        f"xds: {tmp_path} can't be served: 1 problem(s), above",
+        f"xds: {tmp_path} can't be served: 1 problem, above",
     ]
 
 

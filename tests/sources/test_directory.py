@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,6 @@ def write(path: Path, *resources: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("resources:\n" + "".join(resources))
     return path
-
-
-def settle(root: Path, ago_s: float = 10) -> None:
-    """Give every file times that can be trusted. Only mtime can be set; the rest of a stamp is told apart by ctime."""
-    for path in root.rglob("*"):
-        if path.is_file():
-            status = path.stat()
-            os.utime(path, (status.st_atime - ago_s, status.st_mtime - ago_s))
 
 
 def names(changeset: Changeset) -> dict[str, list[str]]:
@@ -68,7 +61,8 @@ def test_groups_are_directories_and_default_is_the_top(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [".hidden.yaml", "x.yaml~", ".#x.yaml", ".x.yaml.swp", "x.yaml.tmp", "README.md", ".git/x.yaml", "x.yaml.bak"]
+    "name",
+    [".hidden.yaml", "x.yaml~", ".#x.yaml", ".x.yaml.swp", "x.yaml.tmp", "README.md", ".git/x.yaml", "x.yaml.bak"],
 )
 def test_what_is_not_meant_for_us_is_ignored(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -102,7 +96,7 @@ def test_all_problems_of_all_files_are_told_in_order(tmp_path: Path) -> None:
         ("un known", 0),
     ]
     assert problems[0][2] == "unknown key 'resource'"
-    assert hints(tmp_path)[0] == "did you mean resources?"
+    assert hints(tmp_path)[0] == "did you mean resources or resource_errors?"
 
 
 @pytest.mark.parametrize("name", ["a.yaml", "a.json"])
@@ -236,6 +230,17 @@ def test_a_file_is_parsed_again_only_if_its_content_changed(tmp_path: Path) -> N
     changeset = reader.read()
     size = (tmp_path / "a.yaml").stat().st_size
     assert parsed == [(size, 3 * size), (2 * size, 3 * size), (3 * size, 3 * size)]
+    assert reader.read() == changeset
+
+
+def test_a_file_whose_stamp_can_be_trusted_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.yaml", cluster("one"))
+    reader = DirectoryReader(tmp_path)
+    deadline_s = time.monotonic() + 5
+    while not all(file.stamp.is_settled(time.time_ns()) for file in reader.scan().files):
+        assert time.monotonic() < deadline_s
+    changeset = reader.read()
+    monkeypatch.delattr(DirectoryReader, "_text")
     assert reader.read() == changeset
 
 

@@ -50,9 +50,7 @@ external: [clusters/local, secrets/*, type.googleapis.com/some.Type/x]
 
 def test_everything_is_taken_over(root: Path) -> None:
     metadata = {"labels.stage": "beta", "on": "true", "n": "3"}
-    canary = Rule(
-        group="canary", id="canary-*", cluster="web", region="eu", zone="*a", sub_zone="x", metadata=metadata
-    )
+    canary = Rule(group="canary", id="canary-*", cluster="web", region="eu", zone="*a", sub_zone="x", metadata=metadata)
     assert read(root, WHOLE) == GroupTable(
         rules=(canary, Rule(group="web", cluster="web"), Rule(group="default")),
         extends={"canary": "prod"},
@@ -83,7 +81,8 @@ def test_only_the_top_one_counts(root: Path) -> None:
 
 
 def test_unknown_keys_come_with_a_suggestion(root: Path) -> None:
-    text = "rule: []\nrules:\n- group: web\n  match:\n    ids: x\n    locality:\n      regoin: y\ngroups:\n  web:\n    extend: x\n"
+    text = "rule: []\nrules:\n- group: web\n  match:\n    ids: x\n    locality:\n      regoin: y\n"
+    text += "groups:\n  web:\n    extend: x\n"
     assert [(line, field, hint) for line, field, _, hint in refused(root, text)] == [
         (1, "rule", "did you mean rules?"),
         (5, "rules[0].match.ids", "did you mean id?"),

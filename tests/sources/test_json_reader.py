@@ -71,7 +71,7 @@ def test_the_line_of_any_path_is_told_surrogates_or_not() -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.text("aé\t\\\"/:,😀"),
+    st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.text('aé\t\\"/:,😀'),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcé"), inner, max_size=4),
     max_leaves=20,
 )

@@ -76,14 +76,25 @@ def test_text_that_is_not_utf8_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("a: 1\n\tb: 2\n", 2), ("a: [\n", 2), ("a: 'x\n", 2), ("a: b: c", 1), ("a: @x", 1), ("a: *gone", 1), ("- 1\nb: 2", 2)],
+    [
+        ("a: 1\n\tb: 2\n", 2),
+        ("a: [\n", 2),
+        ("a: 'x\n", 2),
+        ("a: b: c", 1),
+        ("a: @x", 1),
+        ("a: *gone", 1),
+        ("- 1\nb: 2", 2),
+    ],
 )
 def test_a_syntax_error_has_its_line(text: str, line: int) -> None:
     assert [place for place, _ in refused(text)] == [line]
 
 
 def test_keys_that_are_not_scalars_are_refused() -> None:
-    assert refused("? [a, b]\n: 1\n{c: d}: 2\n") == [(1, "a key must be a plain word"), (3, "a key must be a plain word")]
+    assert refused("? [a, b]\n: 1\n{c: d}: 2\n") == [
+        (1, "a key must be a plain word"),
+        (3, "a key must be a plain word"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, "- " * 200_000, "{a: " * 200_000])
@@ -128,7 +139,8 @@ def test_aliases_and_merge_keys_are_followed() -> None:
 
 
 def test_the_line_of_any_path_is_told() -> None:
-    text = "# first\nresources:\n- name: a\n  ports:\n  - 1\n  - 2\n- &b\n  name: b\n  more: {x:\n    1}\n- <<: *b\n  z: 1\n"
+    text = "# first\nresources:\n- name: a\n  ports:\n  - 1\n  - 2\n"
+    text += "- &b\n  name: b\n  more: {x:\n    1}\n- <<: *b\n  z: 1\n"
     document = read_yaml(text.encode(), file="f.yaml", limits=LIMITS)
     assert [document.item_line("resources", index) for index in range(3)] == [3, 7, 11]
     paths: list[tuple[str | int, ...]] = [

@@ -46,10 +46,14 @@ class ClientStatusService:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server serves."""
-        codec = {"request_deserializer": self._request.FromString, "response_serializer": _encode}
-        methods = {
-            "FetchClientStatus": grpc.unary_unary_rpc_method_handler(self._fetch, **codec),
-            "StreamClientStatus": grpc.stream_stream_rpc_method_handler(self._stream, **codec),
+        decode: Callable[[bytes], Any] = self._request.FromString
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "FetchClientStatus": grpc.unary_unary_rpc_method_handler(
+                self._fetch, request_deserializer=decode, response_serializer=_encode
+            ),
+            "StreamClientStatus": grpc.stream_stream_rpc_method_handler(
+                self._stream, request_deserializer=decode, response_serializer=_encode
+            ),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 

@@ -34,7 +34,7 @@ class ResourceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeStatus:
-    """One type on one stream; ``waited_s`` is how long its un-ACKed response has been waiting, None if there is none."""
+    """One type on one stream; ``waited_s`` is how long its un-ACKed response waits, None without one."""
 
     type_url: str
     variant: Variant

@@ -1,0 +1,477 @@
+"""Whatever happens, in whatever order: every client ends up with what it subscribes to, and is told nothing twice."""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from support.naive import FULL_STATE, THING, Held, Link, Message, NaiveCatalog, Subscription, resource
+
+from xds._generated import xds_wire_pb2 as wire
+from xds.model import types
+from xds.model.catalog import Catalog
+from xds.model.changeset import Applied, Changeset
+from xds.model.groups import GroupTable, Node, Rule
+from xds.model.resource import Resource
+from xds.protocol.hub import Hub
+from xds.protocol.policy import Missing, Stage, policy_of
+from xds.protocol.response import Encoding
+from xds.protocol.session import Ordering
+from xds.protocol.state import Variant
+
+EXAMPLES = int(os.environ.get("XDS_TEST_EXAMPLES", "250"))
+HOLD_S, DRAIN_S, TTL_S = 5.0, 20.0, 9.0
+LIMIT_BYTES = 600
+GROUPS = ("default", "base", "overlay")
+TYPES = (types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTE, types.SECRET, types.VIRTUAL_HOST, THING)
+NAMES = ("1", "2", "3", "4")
+
+names = st.sets(st.sampled_from(NAMES), min_size=1, max_size=3)
+operations = st.lists(
+    st.tuples(
+        st.sampled_from(GROUPS),
+        st.sampled_from(TYPES),
+        st.sampled_from(NAMES),
+        st.one_of(st.none(), st.integers(0, 2)),  # removed, or its content
+        st.sampled_from((False, False, False, True)),  # with a TTL or, for a virtual host, an alias
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda operation: operation[:3],
+)
+
+
+def made(type_url: str, name: str, content: int, special: bool) -> Resource:
+    """Make a resource: cluster n takes endpoints n; a route goes to clusters by its content, a listener to a route."""
+    references: dict[str, list[tuple[str, str]]] = {
+        types.CLUSTER: [(types.ENDPOINTS, name)],
+        types.ROUTE: [(types.CLUSTER, NAMES[content])],
+        types.LISTENER: [(types.ROUTE, name)] if content else [(types.CLUSTER, name)],
+    }
+    padding = "x" * 150 * content
+    return resource(
+        type_url, name, [content, padding], references=references.get(type_url, ()),
+        aliases=(f"r/{name}",) if special and type_url == types.VIRTUAL_HOST else (),
+        ttl_s=TTL_S if special and type_url in (types.CLUSTER, THING, types.SECRET) else None,
+    )  # fmt: skip
+
+
+@dataclass
+class Audit:
+    """What the server may believe that a client has of one type, and why it may send it anything again."""
+
+    sent: dict[str, object] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    asked_all: bool = False
+    loose: set[str] = field(default_factory=set)
+    unanswered: set[str] = field(default_factory=set)
+    unacked: dict[str, float] = field(default_factory=dict)
+    history: dict[str, set[Held]] = field(default_factory=lambda: defaultdict(set))
+
+
+class Client:
+    """One node: its subscriptions, their streams, and how it behaves."""
+
+    def __init__(self, number: int, cluster: str, variant: Variant, aggregated: bool) -> None:
+        self.node = wire.Node(id=f"n{number}", cluster=cluster)
+        self.variant, self.aggregated = variant, aggregated
+        self.links: dict[str, Link] = {}
+        self.subscriptions: dict[str, Subscription] = {}
+        self.audits: dict[str, Audit] = {}
+        self.rejected_clusters: set[str] = set()
+        self.slow = False
+        self.connections = 0
+
+    def link(self, hub: Hub, type_url: str) -> Link:
+        """Return the stream for a type, opened now if need be."""
+        of_type = "" if self.aggregated else type_url
+        if of_type not in self.links:
+            connection = f"{self.node.id}-{self.connections}"
+            self.links[of_type] = Link(hub, self.variant, self.node, type_url=of_type, connection=connection)
+        return self.links[of_type]
+
+    @property
+    def group_node(self) -> Node:
+        """The node as rules see it."""
+        return Node(id=self.node.id, cluster=self.node.cluster)
+
+
+class Machine(RuleBasedStateMachine):
+    """Clients and changes at random; ``settle`` compares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.catalog = Catalog(check_references=False)
+        self.naive = NaiveCatalog()
+        self.clients: list[Client] = []
+        self.unpublished: list[Applied] = []
+        self.polled: set[Link] = set()
+        self.nonces: dict[str, bytes] = {}
+
+    @initialize(
+        clients=st.lists(
+            st.tuples(st.sampled_from(GROUPS), st.sampled_from(Variant), st.booleans()), min_size=1, max_size=3
+        ),
+        small=st.booleans(),
+        ordered=st.sampled_from((True, True, False)),
+    )
+    def start(self, clients: list[tuple[str, Variant, bool]], small: bool, ordered: bool) -> None:
+        self.small = small
+        table = GroupTable(extends={"overlay": "base"})
+        seed = resource(types.RUNTIME, "seed", 0)
+        self.catalog.apply(Changeset(groups=table, upserts={group: (seed,) for group in GROUPS}))
+        self.naive.table = table
+        encoding = Encoding(response_bytes_max=LIMIT_BYTES) if small else Encoding()
+        ordering = Ordering(enabled=ordered, hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
+        self.hub = Hub(self.catalog, knows_type=lambda _: True, ordering=ordering, encoding=encoding)
+        self.clients = [Client(number, *how) for number, how in enumerate(clients)]
+
+    # --- What the operator does -------------------------------------------------------------------------------
+
+    @rule(operations=operations, publish=st.sampled_from((True, True, False)))
+    def change(self, operations: list[tuple[str, str, str, int | None, bool]], publish: bool) -> None:
+        upserts: dict[str, tuple[Resource, ...]] = {}
+        removals: dict[str, tuple[tuple[str, str], ...]] = {}
+        for group, type_url, name, content, special in operations:
+            own = self.naive.own.setdefault(group, {})
+            if content is None:
+                own.pop((type_url, name), None)
+                removals[group] = (*removals.get(group, ()), (type_url, name))
+            else:
+                own[type_url, name] = made(type_url, name, content, special)
+                upserts[group] = (*upserts.get(group, ()), own[type_url, name])
+        self.unpublished.append(self.catalog.apply(Changeset(upserts=upserts, removals=removals)))
+        if publish:
+            self.publish()
+
+    def publish(self) -> None:
+        while self.unpublished:
+            self.hub.publish(self.unpublished.pop(0))
+        self.pump()
+
+    @rule(
+        extends=st.sampled_from(({}, {"overlay": "base"}, {"overlay": "default"})),
+        rules=st.sampled_from(((), (Rule(group="base", id="n0"),), (Rule(group="overlay", id="n[01]"),))),
+    )
+    def regroup(self, extends: dict[str, str], rules: tuple[Rule, ...]) -> None:
+        self.naive.table = GroupTable(rules=rules, extends=extends)
+        self.unpublished.append(self.catalog.apply(Changeset(groups=self.naive.table)))
+        self.publish()
+
+    # --- What clients do --------------------------------------------------------------------------------------
+
+    @rule(
+        data=st.data(),
+        type_url=st.sampled_from(TYPES),
+        add=names,
+        drop=st.one_of(st.just(set()), names),
+        wild=st.sampled_from(("", "", "+", "-")),
+    )
+    def subscribe(self, data: st.DataObject, type_url: str, add: set[str], drop: set[str], wild: str) -> None:
+        client = data.draw(st.sampled_from(self.clients))
+        if type_url == types.VIRTUAL_HOST:
+            if client.variant is Variant.SOTW:
+                return
+            add, drop = {f"r/{name}" for name in add}, {f"r/{name}" for name in drop}
+        subscription = client.subscriptions.get(type_url)
+        if subscription is None:
+            self._begin(client, type_url, add, wild)
+            return
+        add = add - drop if data.draw(st.booleans()) else set()
+        if wild == "+":
+            add.add("*")
+        if wild == "-" and (client.variant is Variant.DELTA or subscription.explicit):
+            drop.add("*")
+        self._change(client, subscription, add, drop)
+
+    def _begin(self, client: Client, type_url: str, names: set[str], wild: str) -> None:
+        link = client.link(self.hub, type_url)
+        wildcard = wild != "" and type_url != types.VIRTUAL_HOST
+        subscription = Subscription(type_url, client.variant, link, wildcard, set() if wild else names)
+        client.subscriptions[type_url] = subscription
+        audit = client.audits[type_url] = Audit()
+        audit.asked_all = True
+        subscription.begin(legacy=wild == "+")
+        link.deliver(self.now)
+        self.pump()
+
+    def _change(self, client: Client, subscription: Subscription, add: set[str], drop: set[str]) -> None:
+        heard = client.variant is Variant.DELTA or not self._stale(subscription)
+        subscription.change(add, drop)
+        self._note_change(client, subscription, add, drop - add, heard)
+        subscription.link.deliver(self.now)
+        self.pump()
+
+    def _stale(self, subscription: Subscription) -> bool:
+        return subscription.nonce != subscription.link.stream.states[subscription.type_url].nonce
+
+    def _note_change(
+        self, client: Client, subscription: Subscription, add: set[str], drop: set[str], heard: bool
+    ) -> None:
+        audit = client.audits[subscription.type_url]
+        if subscription.variant is Variant.SOTW:
+            audit.asked_all = True  # what it repeats, or adds, may be answered with everything
+        else:
+            assert heard
+            audit.asked |= add | drop
+            audit.asked_all = audit.asked_all or "*" in add | drop
+            audit.unanswered = {name for name in audit.unanswered if name in subscription.names} | (add - {"*"})
+        for name in [name for name in audit.sent if not subscription.wants(name)]:
+            del audit.sent[name]
+
+    @precondition(lambda self: any(self._inboxes()))
+    @rule(data=st.data(), fault=st.sampled_from((0, 0, 0, 0, 1)), change=st.sampled_from((0, 0, 0, 1)))
+    def handle(self, data: st.DataObject, fault: int, change: int) -> None:
+        client, link = data.draw(st.sampled_from(list(self._inboxes())))
+        message = link.inbox[0]
+        applied = None
+        if fault and not message.heartbeat:
+            applied = set(data.draw(st.lists(st.sampled_from(message.names)))) if message.names else set()
+        changes = (data.draw(names), data.draw(names)) if change and message.type_url != types.VIRTUAL_HOST else None
+        self._handle(client, link, applied, changes)
+
+    def _inboxes(self) -> list[tuple[Client, Link]]:
+        return [(client, link) for client in self.clients for link in client.links.values() if link.inbox]
+
+    def _handle(
+        self, client: Client, link: Link, applied: set[str] | None, changes: tuple[set[str], set[str]] | None
+    ) -> None:
+        message = link.inbox.popleft()
+        subscription = client.subscriptions[message.type_url]
+        audit = client.audits[message.type_url]
+        audit.unacked.pop(message.nonce, None)
+        if applied is None:
+            subscription.accept(message)
+        else:
+            subscription.reject(message, applied)
+        if message.type_url == types.CLUSTER:
+            self._note_clusters(client, message, rejected=applied is not None)
+        add, drop = changes or (set(), set())
+        subscription.change(add, drop, nonce=message.nonce, error="no" if applied is not None else "")
+        if changes:
+            self._note_change(client, subscription, add, drop - add, heard=True)
+        link.deliver(self.now)
+        self.pump()
+
+    def _note_clusters(self, client: Client, message: Message, *, rejected: bool) -> None:
+        if rejected:
+            client.rejected_clusters |= set(message.names)
+        else:
+            client.rejected_clusters -= set(message.names)
+
+    @rule(data=st.data())
+    def dawdle(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(self.clients))
+        client.slow = not client.slow
+        self.pump()
+
+    @rule(data=st.data(), legacy=st.booleans())
+    def reconnect(self, data: st.DataObject, legacy: bool) -> None:
+        client = data.draw(st.sampled_from(self.clients))
+        for link in client.links.values():
+            self.polled.discard(link)
+            link.close()
+        client.links.clear()
+        client.connections += 1
+        client.rejected_clusters.clear()
+        order = data.draw(st.permutations(list(client.subscriptions)))
+        for type_url in order:
+            subscription = client.subscriptions[type_url]
+            subscription.link = client.link(self.hub, type_url)
+            self._renew(client, subscription, first=type_url == order[0])
+            subscription.begin(legacy=legacy and type_url != types.VIRTUAL_HOST)
+            subscription.link.deliver(self.now)
+        self.pump()
+
+    def _renew(self, client: Client, subscription: Subscription, *, first: bool) -> None:
+        old = client.audits[subscription.type_url]
+        audit = client.audits[subscription.type_url] = Audit(loose=set(old.loose))
+        audit.loose |= set(subscription.doubtful)
+        # What was given up on is answered with the next: a NACK of it may be unknown, so its names may come again.
+        subscription.doubtful.clear()
+        if subscription.variant is Variant.SOTW or not subscription.claimed or (first and client.aggregated):
+            audit.asked_all = True
+            if subscription.variant is Variant.SOTW:
+                return
+        audit.sent = dict(subscription.claimed)
+
+    @rule(seconds=st.sampled_from((0.5, 3.0, 6.0, 25.0)))
+    def wait(self, seconds: float) -> None:
+        self._advance(self.now + seconds)
+
+    def _advance(self, until: float) -> None:
+        while self.hub.next_tick <= until:
+            self.now = max(self.now, self.hub.next_tick)
+            self.hub.tick(self.now)
+            self.pump()
+        self.now = until
+
+    # --- What the server sends --------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Poll whatever stream is ready, save those of slow clients, until it has nothing more to say."""
+        by_stream = {link.stream: (client, link) for client in self.clients for link in client.links.values()}
+        owners = {link: client for client, link in by_stream.values()}
+        for _ in range(200):
+            self.polled |= {by_stream[stream][1] for stream in self.hub.take_ready()}
+            able = [link for link in owners if link in self.polled and not owners[link].slow]
+            if not able:
+                return
+            for link in able:
+                self.polled.discard(link)
+                for _ in range(100):
+                    message = link.poll(self.now)
+                    if message is None:
+                        break
+                    self._audit(owners[link], link, message)
+                else:
+                    raise AssertionError("a stream never has enough")
+        raise AssertionError("streams wake each other for ever")
+
+    def _audit(self, client: Client, link: Link, message: Message) -> None:
+        audit, subscription = client.audits[message.type_url], client.subscriptions[message.type_url]
+        data = link.parts[-1].message
+        assert self.nonces.setdefault(message.nonce, data) is data, "one nonce, two messages"
+        if self.small and message.type_url not in FULL_STATE | {types.LISTENER}:
+            assert message.size <= LIMIT_BYTES + 400 or len(message.resources) <= 1
+        if message.heartbeat:
+            for name, version in message.renewed.items() if client.variant is Variant.DELTA else ():
+                assert audit.sent.get(name) == version, f"renews {name}, which it was not sent"
+            return
+        self._audit_waiting(audit, message)
+        if client.variant is Variant.DELTA:
+            self._audit_delta(client, audit, subscription, message)
+        elif not audit.asked_all:
+            bodies = {name: held.body for name, held in message.resources.items()}
+            if message.type_url in FULL_STATE:
+                assert bodies != audit.sent, "sent again without cause"
+            else:
+                again = {name for name, body in bodies.items() if audit.sent.get(name) == body}
+                assert not again - audit.loose, f"{again} sent again without cause"
+        if client.variant is Variant.SOTW:
+            bodies = {name: held.body for name, held in message.resources.items()}
+            audit.sent = bodies if message.type_url in FULL_STATE else audit.sent | bodies
+            audit.loose -= set(bodies)
+            audit.asked_all = False
+        for name, held in message.resources.items():
+            audit.history[name].add(held)
+        if message.type_url == types.CLUSTER and types.ENDPOINTS in client.audits:
+            touched = {n for held in message.resources.values() for n in held.names(types.ENDPOINTS)}
+            client.audits[types.ENDPOINTS].loose |= set(NAMES) if self.small else touched
+
+    def _audit_waiting(self, audit: Audit, message: Message) -> None:
+        overdue = policy_of(message.type_url).stage is not Stage.FREE
+        waiting = [nonce for nonce, sent in audit.unacked.items() if not overdue or self.now < sent + HOLD_S]
+        assert not waiting, f"{message.nonce} sent while {waiting} are un-ACKed"
+        audit.unacked[message.nonce] = self.now
+
+    def _audit_delta(self, client: Client, audit: Audit, subscription: Subscription, message: Message) -> None:
+        aliases = {name: set(held.text["aliases"]) for name, held in message.resources.items()}  # type: ignore[call-overload]
+        for name, held in message.resources.items():
+            asked = audit.asked_all or ({name} | aliases[name]) & (audit.asked | audit.loose)
+            assert asked or audit.sent.get(name) != held.version, f"{name} sent again without cause"
+            audit.sent[name] = held.version
+        for name in message.removed:
+            known = name in audit.sent or name in audit.asked | audit.loose or audit.asked_all
+            assert known, f"{name} removed without cause"
+            audit.sent.pop(name, None)
+        told = set(message.names).union(*aliases.values(), message.renewed)
+        for record in (audit.asked, audit.loose, audit.unanswered):
+            record -= told
+        audit.asked_all = audit.asked_all and self.small
+
+    # --- Quiet -----------------------------------------------------------------------------------------------
+
+    @rule()
+    def settle(self) -> None:
+        for client in self.clients:
+            client.slow = False
+        self.publish()
+        end = self.now + 2 * HOLD_S + DRAIN_S + 10
+        for _ in range(1_000):
+            for client, link in self._inboxes():
+                self._handle(client, link, None, None)
+            if self._inboxes():
+                continue
+            if self.hub.next_tick > end:
+                break
+            self._advance(self.hub.next_tick)
+        assert not self._inboxes(), "never quiet"
+        self.now = end
+        self.hub.tick(end)
+        for client in self.clients:
+            for subscription in client.subscriptions.values():
+                self._compare(client, subscription)
+
+    def teardown(self) -> None:
+        if self.clients:
+            self.settle()
+            for client in self.clients:
+                for link in client.links.values():
+                    link.close()
+            assert not self.hub.streams
+            assert not self.hub._sessions
+
+    def _compare(self, client: Client, subscription: Subscription) -> None:
+        type_url = subscription.type_url
+        snapshot = self._snapshot(client, type_url)
+        expected = {
+            name: r.body for name, r in snapshot.items()
+            if subscription.wildcard or name in subscription.names or subscription.names & set(r.aliases)
+        }  # fmt: skip
+        forgets = subscription.variant is Variant.DELTA or type_url in FULL_STATE
+        lenient = self._excused(client, subscription)
+        for name in {*expected, *(subscription.view if forgets else ())}:
+            held = subscription.view.get(name)
+            wanted = resource_value(expected.get(name))
+            if name in subscription.doubtful and subscription.doubtful[name] == wanted:
+                continue
+            if (held and held.body) != wanted and name not in lenient:
+                raise AssertionError(f"{client.node.id} {type_url} {name}: {held} instead of {wanted!r}")
+        if policy_of(type_url).missing is Missing.REMOVED:
+            assert not client.audits[type_url].unanswered, "a subscription was never answered"
+
+    def _snapshot(self, client: Client, type_url: str) -> dict[str, Resource]:
+        group = self.naive.table.group_of(client.group_node, dict.fromkeys(GROUPS))
+        assert group is not None
+        return self.naive.snapshot(group, type_url)
+
+    def _excused(self, client: Client, subscription: Subscription) -> set[str]:
+        """Return the names that order may keep as they are: clusters in use, and routes to rejected clusters."""
+        type_url = subscription.type_url
+        if type_url in (types.CLUSTER, types.ENDPOINTS):
+            return self._in_use(client) - set(self._snapshot(client, types.CLUSTER))
+        if type_url in (types.ROUTE, types.LISTENER):
+            snapshot = self._snapshot(client, type_url).items()
+            rejected = client.rejected_clusters
+            return {n for n, r in snapshot if rejected & {x.name for x in r.references if x.type_url == types.CLUSTER}}
+        return set()
+
+    def _in_use(self, client: Client) -> set[str]:
+        used: set[str] = set()
+        for type_url in (types.ROUTE, types.LISTENER):
+            subscription = client.subscriptions.get(type_url)
+            if subscription is None:
+                continue
+            snapshot = self._snapshot(client, type_url)
+            for name, bodies in client.audits[type_url].history.items():
+                if name not in snapshot or name in subscription.doubtful or client.rejected_clusters:
+                    used = used.union(*(held.names(types.CLUSTER) for held in bodies))
+        return used
+
+
+def resource_value(body: bytes | None) -> bytes | None:
+    """Return the JSON text within an encoded Any."""
+    from google.protobuf.any_pb2 import Any
+
+    return None if body is None else Any.FromString(body).value
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=40, deadline=None, database=None, print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)  # fmt: skip

@@ -1,0 +1,271 @@
+"""Which other resources a resource names."""
+
+from typing import Any
+
+import pytest
+
+from xds.model import types
+from xds.model.resource import Reference
+from xds.schema.ingest import ingest, load_plans
+from xds.schema.references import EXTRACTORS
+
+ADS: dict[str, Any] = {"ads": {}, "resource_api_version": "V3"}
+API: dict[str, Any] = {
+    "api_config_source": {
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+    }
+}
+FILE: dict[str, Any] = {"path_config_source": {"path": "/etc/envoy/eds.yaml"}}
+PREFIX = types.TYPE_PREFIX
+NETWORK = PREFIX + "envoy.extensions.filters.network."
+TLS = PREFIX + "envoy.extensions.transport_sockets.tls.v3."
+
+
+def references(type_url: str, value: dict[str, Any]) -> list[tuple[str, str, str]]:
+    resource = ingest({"@type": type_url} | value)
+    return [(types.short_name(found.type_url), found.name, found.field) for found in resource.references]
+
+
+def cluster(**fields: Any) -> list[tuple[str, str, str]]:
+    return references(types.CLUSTER, {"name": "web", **fields})
+
+
+def listener(*filters: dict[str, Any], **chain: Any) -> list[tuple[str, str, str]]:
+    return references(types.LISTENER, {"name": "in", "filter_chains": [{"filters": list(filters), **chain}]})
+
+
+def hcm(**fields: Any) -> dict[str, Any]:
+    type_url = NETWORK + "http_connection_manager.v3.HttpConnectionManager"
+    return {"name": "hcm", "typed_config": {"@type": type_url, "stat_prefix": "in", **fields}}
+
+
+def route(**action: Any) -> list[tuple[str, str, str]]:
+    routes = [{"match": {"prefix": "/"}, "route": action}]
+    return references(types.ROUTE, {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]})
+
+
+HCM_FIELD = "filter_chains[0].filters[0].typed_config"
+ACTION_FIELD = "virtual_hosts[0].routes[0].route"
+
+
+@pytest.mark.parametrize("source", [ADS, API, {"self": {}}], ids=["ads", "api", "self"])
+def test_eds_cluster_refers_to_its_endpoints(source: dict[str, Any]) -> None:
+    assert cluster(type="EDS", eds_cluster_config={"eds_config": source}) == [("endpoints", "web", "name")]
+    assert cluster(type="EDS", eds_cluster_config={"eds_config": source, "service_name": "svc"}) == [
+        ("endpoints", "svc", "eds_cluster_config.service_name"),
+    ]
+
+
+def test_cluster_without_endpoints_from_a_server_refers_to_none() -> None:
+    assert cluster(type="EDS", eds_cluster_config={"eds_config": FILE}) == []
+    assert cluster(type="STATIC", eds_cluster_config={"eds_config": ADS}) == []
+    assert cluster(type="STRICT_DNS") == []
+
+
+def test_xdstp_name_is_a_reference_with_or_without_a_source() -> None:
+    name = "xdstp://authority/envoy.config.endpoint.v3.ClusterLoadAssignment/svc"
+
+    for eds in ({"service_name": name}, {"service_name": name, "eds_config": ADS}):
+        assert cluster(type="EDS", eds_cluster_config=eds) == [("endpoints", name, "eds_cluster_config.service_name")]
+    assert cluster(type="EDS", eds_cluster_config={"service_name": name, "eds_config": FILE}) == []
+
+
+def test_secret_with_a_source_is_a_reference_in_clusters_and_listeners() -> None:
+    common = {
+        "tls_certificate_sds_secret_configs": [
+            {"name": "cert", "sds_config": ADS},
+            {"name": "static"},
+            {"name": "file", "sds_config": FILE},
+        ],
+        "validation_context_sds_secret_config": {"name": "ca", "sds_config": API},
+    }
+    upstream = {"name": "tls", "typed_config": {"@type": TLS + "UpstreamTlsContext", "common_tls_context": common}}
+    downstream = {"name": "tls", "typed_config": {"@type": TLS + "DownstreamTlsContext", "common_tls_context": common}}
+
+    def expected(at: str) -> list[tuple[str, str, str]]:
+        context = f"{at}transport_socket.typed_config.common_tls_context"
+        return [
+            ("secrets", "cert", f"{context}.tls_certificate_sds_secret_configs[0].name"),
+            ("secrets", "ca", f"{context}.validation_context_sds_secret_config.name"),
+        ]
+
+    assert cluster(transport_socket=upstream) == expected("")
+    assert listener(transport_socket=downstream) == expected("filter_chains[0].")
+
+
+def test_bootstrap_clusters_of_a_config_source_are_no_references() -> None:
+    # Envoy takes a management server's cluster from its bootstrap, never from CDS
+    assert listener(hcm(rds={"route_config_name": "main", "config_source": API})) == [
+        ("routes", "main", f"{HCM_FIELD}.rds.route_config_name"),
+    ]
+
+
+def test_route_configuration_by_name_is_a_reference() -> None:
+    assert listener(hcm(rds={"route_config_name": "main", "config_source": ADS})) == [
+        ("routes", "main", f"{HCM_FIELD}.rds.route_config_name"),
+    ]
+    assert listener(hcm(rds={"route_config_name": "main", "config_source": FILE})) == []
+
+
+def test_scoped_routes_refer_to_route_configurations() -> None:
+    key = {"fragments": [{"string_key": "a"}]}
+    scoped = {
+        "name": "scoped",
+        "rds_config_source": ADS,
+        "scope_key_builder": {"fragments": [{"header_value_extractor": {"name": "x", "index": 0}}]},
+        "scoped_route_configurations_list": {
+            "scoped_route_configurations": [{"name": "s", "route_configuration_name": "main", "key": key}]
+        },
+    }
+
+    assert listener(hcm(scoped_routes=scoped)) == [
+        (
+            "routes",
+            "main",
+            f"{HCM_FIELD}.scoped_routes.scoped_route_configurations_list.scoped_route_configurations[0]"
+            ".route_configuration_name",
+        ),
+    ]
+    assert references(types.SCOPED_ROUTE, {"name": "s", "route_configuration_name": "main", "key": key}) == [
+        ("routes", "main", "route_configuration_name"),
+    ]
+
+
+def test_scoped_route_with_routes_of_its_own_refers_to_their_clusters() -> None:
+    inner = {
+        "virtual_hosts": [
+            {"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]}
+        ]
+    }
+    value = {"name": "s", "key": {"fragments": [{"string_key": "a"}]}, "route_configuration": inner}
+
+    assert references(types.SCOPED_ROUTE, value) == [
+        ("clusters", "a", "route_configuration.virtual_hosts[0].routes[0].route.cluster"),
+    ]
+
+
+def test_route_refers_to_its_cluster() -> None:
+    assert route(cluster="a") == [("clusters", "a", f"{ACTION_FIELD}.cluster")]
+
+
+def test_route_by_header_refers_to_no_cluster() -> None:
+    assert route(cluster_header="x-cluster") == []
+    assert route(weighted_clusters={"clusters": [{"cluster_header": "x-cluster", "weight": 1}]}) == []
+
+
+def test_route_refers_to_its_weighted_clusters() -> None:
+    weighted = {"clusters": [{"name": "a", "weight": 1}, {"name": "b", "weight": 9}]}
+
+    assert route(weighted_clusters=weighted) == [
+        ("clusters", "a", f"{ACTION_FIELD}.weighted_clusters.clusters[0].name"),
+        ("clusters", "b", f"{ACTION_FIELD}.weighted_clusters.clusters[1].name"),
+    ]
+
+
+def test_mirrors_are_references_at_every_level() -> None:
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "a", "request_mirror_policies": [{"cluster": "m1"}]}}]
+    host = {"name": "v", "domains": ["*"], "routes": routes, "request_mirror_policies": [{"cluster": "m2"}]}
+    value = {"name": "r", "virtual_hosts": [host], "request_mirror_policies": [{"cluster": "m3"}]}
+
+    assert references(types.ROUTE, value) == [
+        ("clusters", "a", f"{ACTION_FIELD}.cluster"),
+        ("clusters", "m1", f"{ACTION_FIELD}.request_mirror_policies[0].cluster"),
+        ("clusters", "m2", "virtual_hosts[0].request_mirror_policies[0].cluster"),
+        ("clusters", "m3", "request_mirror_policies[0].cluster"),
+    ]
+
+
+def test_tcp_proxy_refers_to_its_clusters() -> None:
+    plain = {"@type": NETWORK + "tcp_proxy.v3.TcpProxy", "stat_prefix": "t", "cluster": "a"}
+    weighted = {
+        "@type": NETWORK + "tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "t",
+        "weighted_clusters": {"clusters": [{"name": "a", "weight": 1}]},
+    }
+
+    assert listener({"name": "t", "typed_config": plain}) == [("clusters", "a", f"{HCM_FIELD}.cluster")]
+    assert listener({"name": "t", "typed_config": weighted}) == [
+        ("clusters", "a", f"{HCM_FIELD}.weighted_clusters.clusters[0].name"),
+    ]
+
+
+def test_udp_proxy_refers_to_its_clusters_within_a_matcher() -> None:
+    action = {"@type": PREFIX + "envoy.extensions.filters.udp.udp_proxy.v3.Route", "cluster": "a"}
+    udp = {
+        "@type": PREFIX + "envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig",
+        "stat_prefix": "u",
+        "matcher": {"on_no_match": {"action": {"name": "route", "typed_config": action}}},
+    }
+    value = {"name": "u", "listener_filters": [{"name": "udp", "typed_config": udp}]}
+
+    assert references(types.LISTENER, value) == [
+        ("clusters", "a", "listener_filters[0].typed_config.matcher.on_no_match.action.typed_config.cluster"),
+    ]
+
+
+def test_aggregate_cluster_refers_to_its_members() -> None:
+    config = {"@type": PREFIX + "envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters": ["a", "b"]}
+
+    assert cluster(cluster_type={"name": "envoy.clusters.aggregate", "typed_config": config}) == [
+        ("clusters", "a", "cluster_type.typed_config.clusters[0]"),
+        ("clusters", "b", "cluster_type.typed_config.clusters[1]"),
+    ]
+
+
+def test_services_of_filters_refer_to_their_clusters() -> None:
+    authz = {
+        "@type": PREFIX + "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "authz"}},
+    }
+    jwt = {
+        "@type": PREFIX + "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        "providers": {"p": {"remote_jwks": {"http_uri": {"uri": "https://a/b", "cluster": "jwks", "timeout": "1s"}}}},
+    }
+    filters = [{"name": "authz", "typed_config": authz}, {"name": "jwt", "typed_config": jwt}]
+
+    assert listener(hcm(route_config={}, http_filters=filters)) == [
+        ("clusters", "authz", f"{HCM_FIELD}.http_filters[0].typed_config.grpc_service.envoy_grpc.cluster_name"),
+        ("clusters", "jwks", f'{HCM_FIELD}.http_filters[1].typed_config.providers["p"].remote_jwks.http_uri.cluster'),
+    ]
+
+
+def test_discovered_filter_is_a_reference_by_its_name() -> None:
+    type_urls = [PREFIX + "envoy.extensions.filters.http.fault.v3.HTTPFault"]
+    default = {"@type": type_urls[0]}
+
+    def discovered(source: dict[str, Any]) -> dict[str, Any]:
+        return {"config_source": source, "default_config": default, "type_urls": type_urls}
+
+    filters = [
+        {"name": "fault", "config_discovery": discovered(ADS)},
+        {"name": "file", "config_discovery": discovered(FILE)},
+    ]
+
+    assert listener(hcm(route_config={}, http_filters=filters)) == [
+        ("extensions", "fault", f"{HCM_FIELD}.http_filters[0].name"),
+    ]
+    assert listener({"name": "net", "config_discovery": discovered(ADS)}) == [
+        ("extensions", "net", "filter_chains[0].filters[0].name"),
+    ]
+
+
+def test_reference_is_listed_once_where_it_first_stands() -> None:
+    weighted = {"clusters": [{"name": "a", "weight": 1}, {"name": "a", "weight": 9}]}
+    resource = ingest(
+        {
+            "@type": types.VIRTUAL_HOST,
+            "name": "v",
+            "domains": ["*"],
+            "routes": [{"match": {"prefix": "/"}, "route": {"weighted_clusters": weighted}}],
+        }
+    )
+
+    assert resource.references == (Reference(types.CLUSTER, "a", "routes[0].route.weighted_clusters.clusters[0].name"),)
+
+
+def test_every_message_with_references_exists() -> None:
+    schema = load_plans().schema
+
+    assert [name for name in EXTRACTORS if not schema.has(name)] == []

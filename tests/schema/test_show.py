@@ -1,0 +1,152 @@
+"""A resource shown to people: what was put in, without its secrets."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from xds.model import types
+from xds.model.problem import Problem
+from xds.schema.ingest import ingest
+from xds.schema.show import to_json
+
+Rejected = Callable[..., list[Problem]]
+
+PREFIX = types.TYPE_PREFIX
+UNKNOWN = {"@type": PREFIX + "acme.v1.Widget", "value": "aGFsbG8="}
+SECRET = {"@type": types.SECRET, "name": "s"}
+HIDDEN = "[redacted]"
+
+
+def test_resource_is_shown_as_it_was_given() -> None:
+    value = {
+        "@type": types.CLUSTER,
+        "name": "web",
+        "type": "STRICT_DNS",
+        "connect_timeout": "1.500s",
+        "max_requests_per_connection": 5,
+        "metadata": {"filter_metadata": {"envoy.lb": {"canary": True, "list": [1.0, None, "a"]}}},
+        "transport_socket": {
+            "name": "tls",
+            "typed_config": {
+                "@type": PREFIX + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "sni": "example.org",
+            },
+        },
+        "typed_extension_protocol_options": {
+            "a": {"@type": PREFIX + "google.protobuf.Duration", "value": "1s"},
+            "b": {"@type": PREFIX + "xds.type.v3.TypedStruct", "type_url": "x", "value": {"k": "v"}},
+        },
+    }
+
+    assert to_json(ingest(value)) == value
+    assert ingest(to_json(ingest(value))).encoded == ingest(value).encoded
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (
+            {
+                "tls_certificate": {
+                    "certificate_chain": {"inline_string": "public"},
+                    "private_key": {"inline_bytes": "c2VjcmV0"},
+                    "password": {"inline_string": "secret"},
+                }
+            },
+            {
+                "tls_certificate": {
+                    "certificate_chain": {"inline_string": "public"},
+                    "private_key": {"inline_bytes": HIDDEN},
+                    "password": {"inline_string": HIDDEN},
+                }
+            },
+        ),
+        (
+            {"tls_certificate": {"private_key": {"filename": "/etc/key.pem"}}},
+            {"tls_certificate": {"private_key": {"filename": "/etc/key.pem"}}},
+        ),
+        (
+            {"session_ticket_keys": {"keys": [{"inline_string": "a"}, {"filename": "/etc/k"}]}},
+            {"session_ticket_keys": {"keys": [{"inline_string": HIDDEN}, {"filename": "/etc/k"}]}},
+        ),
+        (
+            {"generic_secret": {"secret": {"inline_string": "a"}}},
+            {"generic_secret": {"secret": {"inline_string": HIDDEN}}},
+        ),
+        (
+            {"generic_secret": {"secrets": {"k": {"inline_bytes": "YQ=="}}}},
+            {"generic_secret": {"secrets": {"k": {"inline_bytes": HIDDEN}}}},
+        ),
+        (
+            {
+                "tls_certificate": {
+                    "private_key_provider": {
+                        "provider_name": "p",
+                        "typed_config": {"@type": PREFIX + "google.protobuf.StringValue", "value": "secret"},
+                    }
+                }
+            },
+            {
+                "tls_certificate": {
+                    "private_key_provider": {
+                        "provider_name": "p",
+                        "typed_config": {"@type": PREFIX + "google.protobuf.StringValue", "value": HIDDEN},
+                    }
+                }
+            },
+        ),
+    ],
+)
+def test_secret_is_hidden_unless_asked_for(value: dict[str, Any], shown: dict[str, Any]) -> None:
+    resource = ingest(SECRET | value)
+
+    assert to_json(resource) == SECRET | shown
+    assert to_json(resource, redact=False) == SECRET | value
+
+
+def test_secret_inside_a_typed_config_is_hidden() -> None:
+    context = {
+        "@type": PREFIX + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {"tls_certificates": [{"private_key": {"inline_string": "secret"}}]},
+    }
+    value = {"@type": types.CLUSTER, "name": "a", "transport_socket": {"name": "tls", "typed_config": context}}
+
+    assert "secret" not in str(to_json(ingest(value)))
+    assert to_json(ingest(value), redact=False) == value
+
+
+def test_redacted_secret_is_not_taken_back(rejected: Rejected) -> None:
+    shown = to_json(ingest(SECRET | {"generic_secret": {"secret": {"inline_string": "a"}}}))
+    shown_bytes = to_json(ingest(SECRET | {"generic_secret": {"secret": {"inline_bytes": "YQ=="}}}))
+
+    assert [(problem.field, problem.what) for problem in rejected(shown)] == [
+        (
+            "generic_secret.secret.inline_string",
+            "is [redacted], which stands for a secret that was not shown; give the secret itself",
+        ),
+    ]
+    assert [(problem.field, problem.what) for problem in rejected(shown_bytes)] == [
+        ("generic_secret.secret.inline_bytes", "must be base64 text"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        UNKNOWN,
+        {"@type": types.EXTENSION_CONFIG, "name": "a", "typed_config": UNKNOWN},
+        {
+            "@type": types.CLUSTER,
+            "name": "a",
+            "metadata": {
+                "typed_filter_metadata": {"k": {"@type": types.EXTENSION_CONFIG, "name": "b", "typed_config": UNKNOWN}}
+            },
+        },
+    ],
+)
+def test_message_of_an_unknown_type_is_shown_as_bytes_if_asked_for(value: dict[str, Any]) -> None:
+    resource = ingest(value, name="a", allow_unknown_types=True)
+
+    assert to_json(resource, redact=False) == value
+    assert UNKNOWN["value"] not in str(to_json(resource))

@@ -1,0 +1,81 @@
+"""The forms in which an Envoy can talk to the product: aggregated or per type, delta or SotW, plaintext or mTLS.
+
+Bootstraps and config sources are the product's own, as ``xds bootstrap`` prints them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from support.pki import Authority, Pair
+from support.resources import Json
+from xds.address import Address
+from xds.bootstrap import BootstrapSpec, ClientTls, config_source, envoy_bootstrap
+from xds.model.groups import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How one kind of client talks. ``source`` is what the resources that it gets refer to each other by."""
+
+    name: str
+    sotw: bool = False
+    per_type: bool = False
+    mutual_tls: bool = False
+
+    def _spec(self, port: int, node_id: str, cluster: str, tls: ClientTls | None, fetch_timeout_s: float) -> Any:
+        return BootstrapSpec(
+            node=Node(id=node_id, cluster=cluster),
+            server=Address("127.0.0.1", port),
+            delta=not self.sotw,
+            per_type=self.per_type,
+            tls=tls,
+            admin_port=0,
+            fetch_timeout_s=fetch_timeout_s,
+        )
+
+    @property
+    def source(self) -> Json:
+        """The config source of every reference from resource to resource."""
+        return config_source(self._spec(1, "any", "any", None, 15.0))
+
+    def bootstrap(
+        self,
+        port: int,
+        *,
+        node_id: str = "n1",
+        cluster: str = "c1",
+        tls: ClientTls | None = None,
+        back_off_max_s: float | None = None,
+        fetch_timeout_s: float = 15.0,
+    ) -> Json:
+        """Return the bootstrap of an Envoy of this form; ``back_off_max_s`` makes it reconnect sooner than it would."""
+        made = envoy_bootstrap(self._spec(port, node_id, cluster, tls, fetch_timeout_s))
+        if back_off_max_s is not None:
+            for source in _api_sources(made):
+                back_off = {"base_interval": f"{back_off_max_s / 4}s", "max_interval": f"{back_off_max_s}s"}
+                source["grpc_services"][0]["envoy_grpc"]["retry_policy"]["retry_back_off"] = back_off
+        return made
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _api_sources(bootstrap: Json) -> list[Json]:
+    dynamic = bootstrap["dynamic_resources"]
+    found = [source.get("api_config_source") for source in dynamic.values()] + [dynamic.get("ads_config")]
+    return [source for source in found if source]
+
+
+def client_tls(authority: Authority, client: Pair) -> ClientTls:
+    """Return what an Envoy is told to prove who it is to a server with a certificate for 127.0.0.1."""
+    return ClientTls(ca=str(authority.cert_path), cert=str(client.cert_path), key=str(client.key_path))
+
+
+DELTA_ADS = Form("delta-ads")
+SOTW_ADS = Form("sotw-ads", sotw=True)
+DELTA_PER_TYPE = Form("delta-per-type", per_type=True)
+SOTW_PER_TYPE = Form("sotw-per-type", sotw=True, per_type=True)
+MUTUAL_TLS = Form("delta-ads-mtls", mutual_tls=True)
+
+EVERY_FORM = (DELTA_ADS, SOTW_ADS, DELTA_PER_TYPE, SOTW_PER_TYPE, MUTUAL_TLS)
+ORDERED_FORMS = (DELTA_ADS, SOTW_ADS, DELTA_PER_TYPE, SOTW_PER_TYPE)

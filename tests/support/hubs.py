@@ -1,0 +1,453 @@
+"""A Hub without sockets and clock, simulated clients of it, and a transcript of what each of them was sent.
+
+Unlike the rest of ``support`` this drives the product's pure core directly. Clients do only what they are told; what
+they were sent is read from the encoded messages, so that a transcript says what was on the wire:
+
+    CDS #3 a@2 b@1 -c          response 3 to this client: a at version 2, b at version 1, c removed
+    EDS #4 ~a@1 ttl=9          a without its body, as a heartbeat (or an answer for an unknown host) has it
+    LDS #1 (empty)             a response with nothing in it
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from google.protobuf import any_pb2, struct_pb2
+
+from support.made import TYPES, VARIANT_OF, short
+from xds._generated import xds_wire_pb2 as wire
+from xds.model.catalog import Catalog
+from xds.model.changeset import Applied, Changeset
+from xds.model.groups import GroupTable
+from xds.model.resource import Resource
+from xds.protocol.errors import StreamRefusedError
+from xds.protocol.events import Event
+from xds.protocol.hub import Hub, Limits
+from xds.protocol.response import WRAPPER, Encoding, Part
+from xds.protocol.session import Ordering, Stream
+from xds.protocol.state import Variant
+
+DELTA, SOTW = Variant.DELTA, Variant.SOTW
+MESSAGES_MAX = 500
+"""More messages than that at one time are an endless loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A response as it was on the wire; ``number`` counts the responses to one client. ``part`` is what it was from."""
+
+    number: int
+    type_url: str
+    nonce: str
+    version: str
+    resources: tuple[wire.Resource, ...]
+    removed: tuple[str, ...]
+    identifier: str
+    part: Part
+
+    @property
+    def names(self) -> list[str]:
+        """The names in it, removed ones left out."""
+        return [resource.name for resource in self.resources]
+
+    def __str__(self) -> str:
+        words = [short(self.type_url), f"#{self.number}"]
+        words += [_resource_text(resource) for resource in self.resources]
+        words += [f"-{name}" for name in self.removed]
+        return " ".join(words if len(words) > 2 else [*words, "(empty)"])
+
+
+def _resource_text(resource: wire.Resource) -> str:
+    body = "" if resource.HasField("resource") else "~"
+    version = f"@{resource.version}" if resource.version else ""
+    ttl = f" ttl={resource.ttl.ToTimedelta().total_seconds():g}" if resource.HasField("ttl") else ""
+    aliases = f" alias={','.join(resource.aliases)}" if resource.aliases else ""
+    return f"{body}{resource.name}{version}{ttl}{aliases}"
+
+
+def decode(variant: Variant, part: Part, number: int) -> Message:
+    """Read a message off the wire, checking that the Part around it says the same."""
+    if variant is DELTA:
+        said = wire.DeltaDiscoveryResponse.FromString(part.message)
+        found = tuple(wire.Resource.FromString(encoded) for encoded in said.resources)
+        version, removed = said.system_version_info, tuple(said.removed_resources)
+    else:
+        said = wire.DiscoveryResponse.FromString(part.message)
+        found = tuple(_unwrapped(encoded) for encoded in said.resources)
+        version, removed = said.version_info, ()
+    assert (part.nonce, part.removals, part.version) == (said.nonce, removed, version)
+    for resource in found:
+        assert not resource.HasField("resource") or resource.resource.type_url == said.type_url
+    return Message(number, said.type_url, said.nonce, version, found, removed, said.control_plane.identifier, part)
+
+
+def _unwrapped(encoded: bytes) -> wire.Resource:
+    """Read one resource of a SotW response: an Any with the resource, or with the ``Resource`` around it."""
+    body = any_pb2.Any.FromString(encoded)
+    if body.type_url == WRAPPER:
+        return wire.Resource.FromString(body.value)
+    inside = wire.Locality.FromString(body.value)
+    return wire.Resource(name=inside.region, version=inside.zone, resource=body)
+
+
+class World:
+    """A catalog, a hub and a clock. Whatever happens in it, all clients are at once sent what they are owed."""
+
+    def __init__(
+        self,
+        *,
+        ordering: Ordering | None = None,
+        encoding: Encoding | None = None,
+        limits: Limits | None = None,
+        groups: GroupTable | None = None,
+    ) -> None:
+        self.catalog = Catalog(check_references=False)
+        if groups is not None:
+            self.catalog.apply(Changeset(groups=groups))
+        self.hub = Hub(
+            self.catalog, knows_type=TYPES.__contains__, ordering=ordering, encoding=encoding, limits=limits
+        )
+        self.now = 1000.0
+        self.clients: list[Client] = []
+        self.transcript: list[str] = []
+        self._of: dict[Stream, Client] = {}
+        self._bursts = 0
+
+    # --- Changes and time
+
+    def apply(self, *upserts: Resource, remove: Iterable[Resource] = (), group: str = "default") -> Applied:
+        """Change the catalog without publishing that yet; what to remove is told by its resource."""
+        gone = tuple((resource.type_url, resource.name) for resource in remove)
+        return self.catalog.apply(Changeset(upserts={group: upserts}, removals={group: gone}))
+
+    def publish(self, *upserts: Resource, remove: Iterable[Resource] = (), group: str = "default") -> None:
+        """Change what is served, all at one revision."""
+        removed = list(remove)
+        words = [f"{short(r.type_url)} {r.name}@{r.version}" for r in upserts]
+        words += [f"{short(r.type_url)} -{r.name}" for r in removed]
+        self.say(f"publish {', '.join(words)}")
+        self.hub.publish(self.apply(*upserts, remove=removed, group=group))
+        self.pump()
+
+    def regroup(self, groups: GroupTable) -> None:
+        """Change which nodes belong to which group."""
+        self.hub.publish(self.catalog.apply(Changeset(groups=groups)))
+        self.pump()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, with a tick whenever the hub asks for one and at no other time."""
+        end = self.now + seconds
+        self.say(f"{seconds:g} s pass")
+        ticks = 0
+        while self.hub.next_tick <= end:
+            self.now = max(self.now, self.hub.next_tick)
+            self.hub.tick(self.now)
+            self.pump()
+            ticks += 1
+            assert ticks < MESSAGES_MAX, "the hub asks for one tick after the other"
+        self.now = end
+
+    def events(self) -> list[Event]:
+        """Return what happened since the last call."""
+        return self.hub.take_events()
+
+    # --- Clients
+
+    def client(self, variant: Variant = DELTA, node: str = "n1", **options: object) -> "Client":
+        """Return a new client; see ``Client`` for the options. Its streams open with their first requests."""
+        made = Client(self, variant, node, **options)  # type: ignore[arg-type]
+        self.clients.append(made)
+        return made
+
+    @contextmanager
+    def burst(self) -> Generator[None]:
+        """Have what is asked within come before anything is answered, as a client's pipelined requests do."""
+        self._bursts += 1
+        yield
+        self._bursts -= 1
+        self.pump()
+
+    def pump(self) -> None:
+        """Do as a transport does: poll every stream that is ready until it has nothing more to say."""
+        if self._bursts:
+            return
+        for _ in range(MESSAGES_MAX):
+            ready = self.hub.take_ready()
+            if not ready:
+                return
+            for stream in ready:
+                self.drain(stream)
+        raise AssertionError("the hub's streams make each other ready for ever")
+
+    def drain(self, stream: Stream) -> None:
+        """Poll one stream until it has nothing more to say."""
+        client = self._of[stream]
+        for _ in range(MESSAGES_MAX):
+            try:
+                part = self.hub.poll(stream, self.now)
+            except StreamRefusedError as refusal:
+                client.ended(stream, refusal)
+                return
+            if part is None:
+                return
+            client.got(stream, part)
+        raise AssertionError(f"one stream is sent message after message: {client.take()[-3:]}")
+
+    def open(self, client: "Client", variant: Variant, type_url: str, connection: str) -> Stream:
+        """Open a stream for a client."""
+        stream = self.hub.open(variant, type_url=type_url, connection=connection)
+        self._of[stream] = client
+        return stream
+
+    def say(self, line: str) -> None:
+        """Add a line of the test's own to the transcript."""
+        self.transcript.append(f"-- {line}" if line else "")
+
+    def check_nothing_unsaid(self) -> None:
+        """Assert that no stream has anything left to say that it was not made ready for."""
+        for stream in list(self.hub.streams):
+            part = self.hub.poll(stream, self.now) if stream.refusal is None else None
+            assert part is None, f"unsaid: {decode(stream.variant, part, 0)}"
+
+
+class Client:
+    """One node: an aggregated stream, or with ``per_type`` as Envoy has it, one for each subscription.
+
+    What each method returns is all that the client was sent since the last look, as text.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        variant: Variant,
+        node: str,
+        *,
+        cluster: str = "c1",
+        per_type: bool = False,
+        connection: str = "tcp1",
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        self.world = world
+        self.variant = variant
+        self.per_type = per_type
+        self.connection = connection
+        self.node = wire.Node(id=node, cluster=cluster)
+        if metadata:
+            self.node.metadata.CopyFrom(struct_pb2.Struct())
+            self.node.metadata.update(metadata)
+        self.streams: dict[tuple[str, str], Stream] = {}
+        self.messages: list[Message] = []
+        self.unanswered: dict[Stream, dict[str, list[Message]]] = {}
+        self.names: dict[tuple[Stream, str], list[str]] = {}
+        self.accepted: dict[tuple[Stream, str], tuple[str, str]] = {}  # SotW: version accepted, nonce answered
+        self.held: dict[str, dict[str, str]] = {}
+        self._seen = 0
+        self._inbox: list[str] = []
+
+    # --- What came
+
+    def got(self, stream: Stream, part: Part) -> None:
+        """Take in a message."""
+        message = decode(self.variant, part, len(self.messages) + 1)
+        self.messages.append(message)
+        self.unanswered.setdefault(stream, {}).setdefault(message.type_url, []).append(message)
+        self._note(str(message))
+
+    def ended(self, stream: Stream, refusal: StreamRefusedError) -> None:
+        """Note that the server ended a stream."""
+        self.world.hub.close(stream)
+        self.streams = {key: other for key, other in self.streams.items() if other is not stream}
+        self._note(f"END {refusal.status.name}: {refusal.message}")
+
+    def _note(self, text: str) -> None:
+        self._inbox.append(text)
+        self.world.transcript.append(f"   {self.node.id} <- {text}")
+
+    def take(self) -> list[str]:
+        """Return what came since the last look."""
+        taken, self._inbox = self._inbox, []
+        return taken
+
+    def last(self, type_url: str) -> Message:
+        """Return the last message of a type."""
+        return [message for message in self.messages if message.type_url == type_url][-1]
+
+    # --- What it says
+
+    def request(
+        self,
+        type_url: str,
+        *,
+        subscribe: Iterable[str] = (),
+        unsubscribe: Iterable[str] = (),
+        have: Mapping[str, str] | str | None = None,
+        nonce: str | None = None,
+        error: str | None = None,
+        node: wire.Node | None = None,
+        key: str | None = None,
+        locators: bool = False,
+    ) -> list[str]:
+        """Send a request with any of its parts; ``have`` is what a reconnecting client says it has of the type.
+
+        ``node`` replaces the node, which else stands on each stream's first request. ``key`` chooses among per-type
+        streams of one type. A SotW request lists all names, those subscribed before included.
+        """
+        adding, dropping = list(subscribe), list(unsubscribe)
+        stream = self._stream(type_url, (adding[0] if adding else "") if key is None else key)
+        names = self.names.setdefault((stream, type_url), [])
+        self._say(type_url, names, adding, dropping, have, nonce, error)
+        names[:] = [name for name in dict.fromkeys([*names, *adding]) if name not in dropping]
+        if self.variant is DELTA:
+            made: wire.DeltaDiscoveryRequest | wire.DiscoveryRequest = wire.DeltaDiscoveryRequest(type_url=type_url)
+            if locators:
+                made.resource_locators_subscribe.extend(wire.ResourceLocator(name=name) for name in adding)
+                made.resource_locators_unsubscribe.extend(wire.ResourceLocator(name=name) for name in dropping)
+            else:
+                made.resource_names_subscribe.extend(adding)
+                made.resource_names_unsubscribe.extend(dropping)
+            made.initial_resource_versions.update(have or {})
+            made.response_nonce = nonce or ""
+        else:
+            version, answered = self.accepted.get((stream, type_url), ("", ""))
+            made = wire.DiscoveryRequest(type_url=type_url, version_info=version if have is None else have)
+            if locators:
+                made.resource_locators.extend(wire.ResourceLocator(name=name) for name in names)
+            else:
+                made.resource_names.extend(names)
+            made.response_nonce = answered if nonce is None else nonce
+        if error is not None:
+            made.error_detail.CopyFrom(wire.Status(code=13, message=error))
+        if node is not None:
+            made.node.CopyFrom(node)
+        elif stream.session is None:
+            made.node.CopyFrom(self.node)
+        return self.send(made.SerializeToString(), stream)
+
+    def send(self, data: bytes, stream: Stream | None = None) -> list[str]:
+        """Send bytes that may not even be a request, on the aggregated stream unless told otherwise."""
+        stream = stream or self._stream("", "")
+        try:
+            self.world.hub.receive(stream, data, self.world.now)
+        except StreamRefusedError as refusal:
+            self.ended(stream, refusal)
+        self.world.pump()
+        return self.take()
+
+    def _say(
+        self,
+        type_url: str,
+        names: list[str],
+        adding: list[str],
+        dropping: list[str],
+        have: Mapping[str, str] | str | None,
+        nonce: str | None,
+        error: str | None,
+    ) -> None:
+        words = [short(type_url)]
+        if nonce:
+            number = next((str(m.number) for m in self.messages if m.nonce == nonce), "?")
+            words.append(f"NACK #{number} {error!r}" if error is not None else f"ACK #{number}")
+        words += [f"+{name}" for name in adding] + [f"-{name}" for name in dropping]
+        if isinstance(have, str):
+            words.append("has its version")
+        elif have:
+            words.append("has " + " ".join(f"{name}@{version}" for name, version in have.items()))
+        self.world.transcript.append(f"{self.node.id} -> {' '.join(words if len(words) > 1 else [*words, '*'])}")
+
+    def subscribe(self, type_url: str, *names: str, have: Mapping[str, str] | str | None = None) -> list[str]:
+        """Subscribe to names; to everything by no names on a type's first request. Per type, to each on its stream."""
+        if not self.per_type or not names:
+            return self.request(type_url, subscribe=names, have=have)
+        said: list[str] = []
+        for name in names:
+            said += self.request(type_url, subscribe=[name], have=have)
+        return said
+
+    def unsubscribe(self, type_url: str, *names: str) -> list[str]:
+        """Unsubscribe from names; per type, by ending their streams."""
+        if not self.per_type:
+            return self.request(type_url, unsubscribe=names)
+        for name in names:
+            self.world.transcript.append(f"{self.node.id} -> {short(type_url)} ends the stream of {name}")
+            self.world.hub.close(self.streams.pop((type_url, name)))
+        self.world.pump()
+        return self.take()
+
+    def ack(self, type_url: str, **also: Iterable[str]) -> list[str]:
+        """ACK the oldest unanswered message of a type; ``also`` subscribes and unsubscribes with it."""
+        return self._answer(type_url, None, also)
+
+    def nack(self, type_url: str, message: str = "bad", **also: Iterable[str]) -> list[str]:
+        """Reject the oldest unanswered message of a type."""
+        return self._answer(type_url, message, also)
+
+    def ack_all(self) -> list[str]:
+        """ACK whatever comes, until nothing does; return all of it."""
+        said = self.take()
+        for _ in range(MESSAGES_MAX):
+            waiting = [t for by_type in self.unanswered.values() for t, queue in by_type.items() if queue]
+            if not waiting:
+                return said
+            said += self.ack(waiting[0])
+        raise AssertionError(f"message after message follows an ACK: {said[-3:]}")
+
+    def _answer(self, type_url: str, error: str | None, also: Mapping[str, Iterable[str]]) -> list[str]:
+        key, stream = next(
+            (key, stream) for key, stream in self.streams.items() if self.unanswered.get(stream, {}).get(type_url)
+        )
+        message = self.unanswered[stream][type_url].pop(0)
+        if error is None:
+            held = self.held.setdefault(type_url, {})
+            held.update({r.name: r.version for r in message.resources if r.HasField("resource")})
+            for name in message.removed:
+                held.pop(name, None)
+        version, _ = self.accepted.get((stream, type_url), ("", ""))
+        self.accepted[stream, type_url] = (message.version if error is None else version, message.nonce)
+        return self.request(type_url, nonce=message.nonce, error=error, key=key[1], **also)  # type: ignore[arg-type]
+
+    def _stream(self, type_url: str, name: str) -> Stream:
+        key = (type_url, name) if self.per_type else ("", "")
+        if key not in self.streams:
+            self.streams[key] = self.world.open(self, self.variant, key[0], self.connection)
+        return self.streams[key]
+
+    # --- Its end
+
+    def close(self) -> None:
+        """End all streams."""
+        for stream in self.streams.values():
+            self.world.hub.close(stream)
+        self.streams = {}
+        self.world.pump()
+
+    def reconnect(self, *types: str, world: World | None = None, before_closing: bool = False) -> "Client":
+        """Come back as Envoy does: all types in one burst, with what was accepted of each; in the order of ``types``.
+
+        ``world`` is another replica. With ``before_closing`` the old stream only ends afterwards.
+        """
+        home = world or self.world
+        self.world.say(f"{self.node.id} reconnects")
+        options = {"cluster": self.node.cluster, "per_type": self.per_type, "connection": self.connection + "'"}
+        again = home.client(self.variant, self.node.id, **options)
+        again.held = {type_url: dict(names) for type_url, names in self.held.items()}
+        if not before_closing:
+            self.close()
+        with home.burst():
+            for (stream, type_url), names in sorted(self.names.items(), key=_in_order_of(types)):
+                have: Mapping[str, str] | str = again.held.get(type_url, {})
+                asked = names
+                if self.variant is SOTW:
+                    have = self.accepted.get((stream, type_url), ("", ""))[0]
+                elif self.per_type and names:
+                    have = {name: version for name, version in have.items() if name in names}
+                elif names and stream.states[type_url].interest.wildcard:
+                    asked = ["*", *names]
+                again.request(type_url, subscribe=asked, have=have)
+        if before_closing:
+            self.close()
+        return again
+
+
+def _in_order_of(types: tuple[str, ...]) -> Callable[[tuple[tuple[Stream, str], list[str]]], int]:
+    order = [*types, *VARIANT_OF]
+    return lambda item: order.index(item[0][1])

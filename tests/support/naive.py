@@ -1,0 +1,301 @@
+"""A faithful xDS client and a catalog, both deliberately dumb: dict copies and full comparisons, nothing shared.
+
+They are what the property tests hold the core against. They know the wire messages and no more of ``xds.protocol``.
+"""
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import NamedTuple
+
+from google.protobuf.any_pb2 import Any
+
+from xds._generated import xds_wire_pb2 as wire
+from xds.model import types
+from xds.model.groups import GroupTable
+from xds.model.resource import Reference, Resource
+from xds.protocol.hub import Hub
+from xds.protocol.response import Part
+from xds.protocol.session import Stream
+from xds.protocol.state import Variant
+
+WRAPPER = types.TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
+THING = types.TYPE_PREFIX + "test.Thing"
+"""A type of which the server knows nothing."""
+
+FULL_STATE = frozenset((types.CLUSTER, types.LISTENER, types.SCOPED_ROUTE))
+"""Types of which a SotW response carries all, so that absence removes."""
+
+
+def resource(
+    type_url: str,
+    name: str,
+    content: object,
+    *,
+    references: Iterable[tuple[str, str]] = (),
+    aliases: tuple[str, ...] = (),
+    ttl_s: float | None = None,
+) -> Resource:
+    """Make a resource whose body is JSON: its name, its content and what it refers to."""
+    named = sorted(references)
+    text = json.dumps({"name": name, "content": content, "references": named, "aliases": aliases, "ttl_s": ttl_s})
+    version = sha256(text.encode()).hexdigest()[:8]
+    body = Any(type_url=type_url, value=text.encode())
+    message = wire.Resource(name=name, version=version, aliases=aliases, resource=body)
+    heartbeat = b""
+    if ttl_s is not None:
+        message.ttl.FromNanoseconds(int(ttl_s * 1e9))
+        bodiless = wire.Resource(name=name, version=version, aliases=aliases, ttl=message.ttl)
+        heartbeat = bodiless.SerializeToString()
+    encoded, encoded_body = message.SerializeToString(), body.SerializeToString()
+    start = encoded.index(encoded_body)
+    return Resource(
+        type_url=type_url, name=name, version=version, encoded=encoded,
+        body_start=start, body_end=start + len(encoded_body), ttl_s=ttl_s, heartbeat=heartbeat, aliases=aliases,
+        references=tuple(Reference(*pair) for pair in named),
+    )  # fmt: skip
+
+
+class NaiveCatalog:
+    """What every group has of its own, and rules; a snapshot is a merge of dicts."""
+
+    def __init__(self) -> None:
+        self.own: dict[str, dict[tuple[str, str], Resource]] = {}
+        self.table = GroupTable()
+
+    def snapshot(self, group: str, type_url: str) -> dict[str, Resource]:
+        """Return all that a group's nodes see of a type."""
+        merged: dict[str, Resource] = {}
+        for base in reversed(self.table.lineage(group)):
+            merged |= {name: r for (of_type, name), r in self.own.get(base, {}).items() if of_type == type_url}
+        return merged
+
+
+class Held(NamedTuple):
+    """A resource as a client has it. SotW tells no version: there it is empty."""
+
+    version: str
+    body: bytes
+
+    @property
+    def text(self) -> dict[str, object]:
+        """What the body says."""
+        return json.loads(self.body)
+
+    def names(self, type_url: str) -> frozenset[str]:
+        """Return the resources of a type that the body refers to."""
+        return frozenset(name for url, name in self.text["references"] if url == type_url)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A response of either protocol, decoded. ``renewed``: resources without a body, as heartbeats have them."""
+
+    type_url: str
+    nonce: str
+    version: str
+    resources: Mapping[str, Held]
+    renewed: Mapping[str, str]
+    removed: tuple[str, ...]
+    size: int
+
+    @property
+    def names(self) -> list[str]:
+        """All names in it."""
+        return [*self.resources, *self.removed]
+
+    @property
+    def heartbeat(self) -> bool:
+        """Say whether it only renews what the client has."""
+        return bool(self.renewed) and not self.resources and not self.removed
+
+
+def decode(variant: Variant, data: bytes) -> Message:
+    """Decode a response."""
+    held: dict[str, Held] = {}
+    renewed: dict[str, str] = {}
+    if variant is Variant.DELTA:
+        delta = wire.DeltaDiscoveryResponse.FromString(data)
+        for encoded in delta.resources:
+            one = wire.Resource.FromString(encoded)
+            assert one.name not in held, f"{one.name} twice in one response"
+            if one.HasField("resource"):
+                held[one.name] = Held(one.version, one.resource.value)
+            else:
+                renewed[one.name] = one.version
+        removed = tuple(delta.removed_resources)
+        assert not set(removed) & set(held), "a name both added and removed"
+        assert len(set(removed)) == len(removed)
+        return Message(
+            delta.type_url, delta.nonce, delta.system_version_info, held, renewed, removed, len(data)
+        )  # fmt: skip
+    sotw = wire.DiscoveryResponse.FromString(data)
+    for encoded in sotw.resources:
+        body = Any.FromString(encoded)
+        if body.type_url == WRAPPER:
+            one = wire.Resource.FromString(body.value)
+            if not one.HasField("resource"):
+                renewed[one.name] = one.version
+                continue
+            body = Any(type_url=one.resource.type_url, value=one.resource.value)
+        name = json.loads(body.value)["name"]
+        assert name not in held, f"{name} twice in one response"
+        held[name] = Held("", body.value)
+    return Message(sotw.type_url, sotw.nonce, sotw.version_info, held, renewed, (), len(data))
+
+
+class Link:
+    """One gRPC stream as both ends see it: requests under way to the server, messages under way to the client."""
+
+    def __init__(
+        self, hub: Hub, variant: Variant, node: wire.Node, *, type_url: str = "", connection: str = ""
+    ) -> None:
+        self.hub = hub
+        self.variant = variant
+        self.node: wire.Node | None = node
+        self.stream: Stream = hub.open(variant, type_url=type_url, connection=connection)
+        self.outbox: deque[wire.DeltaDiscoveryRequest | wire.DiscoveryRequest] = deque()
+        self.inbox: deque[Message] = deque()
+        self.parts: list[Part] = []
+        self.open = True
+
+    def deliver(self, now: float) -> None:
+        """Let the server have the oldest request, the node with the first."""
+        request = self.outbox.popleft()
+        if self.node is not None:
+            request.node.CopyFrom(self.node)
+            self.node = None
+        self.hub.receive(self.stream, request.SerializeToString(), now)
+
+    def poll(self, now: float) -> Message | None:
+        """Take the server's next message into the inbox."""
+        part = self.hub.poll(self.stream, now)
+        if part is None:
+            return None
+        self.parts.append(part)
+        message = decode(self.variant, part.message)
+        assert message.nonce == part.nonce
+        self.inbox.append(message)
+        return message
+
+    def close(self) -> None:
+        """End the stream; what was under way either way is lost."""
+        self.open = False
+        self.outbox.clear()
+        self.inbox.clear()
+        self.hub.close(self.stream)
+
+
+@dataclass
+class Subscription:
+    """One type as a faithful client keeps it, over its streams.
+
+    ``view`` is what it really has. ``claimed`` is what it says it has when it reconnects, which after a NACK isn't the
+    same (envoy-facts 2.4). ``doubtful``: names of rejected responses, with the versions that were rejected.
+    """
+
+    type_url: str
+    variant: Variant
+    link: Link
+    wildcard: bool = False
+    names: set[str] = field(default_factory=set)
+    view: dict[str, Held] = field(default_factory=dict)
+    claimed: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, set[str]] = field(default_factory=dict)
+    doubtful: dict[str, bytes | None] = field(default_factory=dict)
+    nonce: str = ""
+    accepted: str = ""
+    explicit: bool = False
+    """Whether a SotW client has named anything on this stream: from then on, no names mean nothing."""
+
+    def wants(self, name: str) -> bool:
+        """Say whether the client has subscribed to a resource, by its name or by an alias."""
+        return self.wildcard or name in self.names or bool(self.names & self.aliases.get(name, set()))
+
+    def begin(self, *, legacy: bool = False) -> None:
+        """Send the first request on a link. ``legacy``: no names stand for the wildcard."""
+        self.nonce = ""
+        named = sorted(self.names)
+        if self.wildcard and not (legacy and not named):
+            named.insert(0, "*")
+        self.explicit = bool(named)
+        if self.variant is Variant.DELTA:
+            self.link.outbox.append(
+                wire.DeltaDiscoveryRequest(
+                    type_url=self.type_url, resource_names_subscribe=named, initial_resource_versions=self.claimed
+                )
+            )
+        else:
+            self.link.outbox.append(
+                wire.DiscoveryRequest(type_url=self.type_url, resource_names=named, version_info=self.accepted)
+            )
+
+    def change(self, add: Iterable[str] = (), drop: Iterable[str] = (), nonce: str = "", error: str = "") -> None:
+        """Subscribe and unsubscribe; with a nonce, the same request answers a response."""
+        added, dropped = set(add), set(drop) - set(add)
+        self.wildcard = (self.wildcard or "*" in added) and "*" not in dropped
+        self.names = (self.names | added) - dropped - {"*"}
+        for name in [name for name in self.view if not self.wants(name)]:
+            del self.view[name]
+        for known in (self.claimed, self.doubtful):
+            for name in [name for name in known if not self.wants(name)]:
+                del known[name]
+        self.link.outbox.append(self._request(sorted(added), sorted(dropped), nonce, error))
+
+    def _request(self, added: list[str], dropped: list[str], nonce: str, error: str) -> object:
+        detail = wire.Status(code=13, message=error) if error else None
+        if self.variant is Variant.DELTA:
+            return wire.DeltaDiscoveryRequest(
+                type_url=self.type_url, resource_names_subscribe=added, resource_names_unsubscribe=dropped,
+                response_nonce=nonce, error_detail=detail,
+            )  # fmt: skip
+        self.explicit = self.explicit or bool(self.names)
+        names = [*(["*"] if self.wildcard and self.explicit else []), *sorted(self.names)]
+        return wire.DiscoveryRequest(
+            type_url=self.type_url, resource_names=names, version_info=self.accepted,
+            response_nonce=nonce or self.nonce, error_detail=detail,
+        )  # fmt: skip
+
+    def accept(self, message: Message) -> None:
+        """Apply a response whole, without answering it."""
+        self._note_aliases(message)
+        news = {name: held for name, held in message.resources.items() if self.wants(name)}
+        if self.variant is Variant.SOTW and self.type_url in FULL_STATE and not message.heartbeat:
+            self.view, self.doubtful = dict(news), {}
+        else:
+            self.view |= news
+        for name in message.removed:
+            self.view.pop(name, None)
+        for name in message.names:
+            self.doubtful.pop(name, None)
+        if self.variant is Variant.DELTA:
+            self.claimed |= {name: held.version for name, held in news.items()}
+            for name in message.removed:
+                self.claimed.pop(name, None)
+        self.accepted = message.version
+        self.nonce = message.nonce
+
+    def reject(self, message: Message, applied: set[str]) -> None:
+        """Apply only some names of a response; what the client claims stays as it was."""
+        self._note_aliases(message)
+        self.nonce = message.nonce
+        touched: dict[str, bytes | None] = {name: held.body for name, held in message.resources.items()}
+        touched |= dict.fromkeys(message.removed)
+        if self.variant is Variant.SOTW and self.type_url in FULL_STATE:
+            touched |= {name: None for name in self.view if name not in touched}
+        for name, body in touched.items():
+            if not self.wants(name):
+                continue
+            self.doubtful[name] = body
+            if name not in applied:
+                continue
+            if body is None:
+                self.view.pop(name, None)
+            else:
+                self.view[name] = message.resources[name]
+
+    def _note_aliases(self, message: Message) -> None:
+        for name, held in message.resources.items():
+            self.aliases[name] = set(held.text["aliases"])  # type: ignore[call-overload]

@@ -1,0 +1,89 @@
+"""The product's own server, ``xds serve``, as a child process, and what its admin port and its log say."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from support.fetch import Answer, fetch
+from support.ports import free_port
+from support.processes import Child, ChildFailedError
+
+XDS = Path(sys.executable).parent / "xds"
+POLL_S = 0.01
+
+
+class XdsServer(Child):
+    """``xds serve DIRECTORY`` on two free ports; ``settings`` are as for ``--set`` (``{"protocol.ordering": False}``).
+
+    Use it as ``async with XdsServer(directory) as server: await server.wait_ready()``. ``start`` after ``stop`` or
+    ``kill`` serves again, on the same ports.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        settings: Mapping[str, Any] | None = None,
+        name: str = "xds",
+    ) -> None:
+        super().__init__([], name=name)
+        self.port, self.admin_port = free_port(), free_port()
+        self.argv = [str(XDS), "serve", str(directory), "--log-format", "json"]
+        self.argv += ["--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}", *options]
+        for key, value in (settings or {}).items():
+            self.argv += ["--set", f"{key}={value}"]
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith(("XDS_", "COVERAGE_"))}
+        self._log_start = 0
+
+    def start(self) -> Self:
+        self._log_start = len(self.log())
+        return super().start()
+
+    def events(self, event: str | None = None) -> list[dict[str, Any]]:
+        """Return what was logged since the last start, or the events of one name. A line that is no event fails."""
+        lines = self.log()[self._log_start :].splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [one for one in found if event in (None, one["event"])]
+
+    async def wait_event(self, event: str, count: int = 1, timeout_s: float = 20.0) -> list[dict[str, Any]]:
+        """Wait until an event was logged so many times since the last start, and return them."""
+        await self.wait_for(lambda: len(self.events(event)) >= count, f"did not log {event!r}", timeout_s)
+        return self.events(event)
+
+    async def wait_ready(self, timeout_s: float = 20.0) -> None:
+        """Wait until the server, once started, serves."""
+        await self.wait_event("serving", timeout_s=timeout_s)
+
+    async def admin(self, path: str) -> Answer:
+        """Ask the admin port."""
+        return await fetch(self.admin_port, path, timeout_s=5.0)
+
+    async def metrics(self) -> dict[str, float]:
+        """Return the server's own metrics that have no labels: ``xds_acks_total`` → 3.0."""
+        text = (await self.admin("/metrics")).text
+        return {name: float(value) for name, value in re.findall(r"^(xds_\w+) (\S+)$", text, re.MULTILINE)}
+
+    async def wait_metrics(
+        self, done: Callable[[dict[str, float]], Any], timeout_s: float = 10.0
+    ) -> dict[str, float]:
+        """Wait until ``done(metrics)`` is true and return the metrics."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = await self.metrics()
+            if done(found):
+                return found
+            if time.monotonic() > deadline:
+                raise ChildFailedError(self, f"metrics not as wanted after {timeout_s} s: {found}")
+            await asyncio.sleep(POLL_S)
+
+    @staticmethod
+    def is_quiet(metrics: Mapping[str, float]) -> bool:
+        """Say whether every response was answered by its client."""
+        answered = metrics["xds_acks_total"] + metrics["xds_nacks_total"] + metrics["xds_heartbeats_total"]
+        return metrics["xds_responses_total"] <= answered
