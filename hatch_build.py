@@ -37,10 +37,12 @@ class SchemaBuildHook(BuildHookInterface[Any]):
                     add(dependency)
                 files[file.name] = file
 
-        base = pathlib.Path(envoy.__file__).parent
-        for path in sorted(base.rglob("v3/*_pb2.py")):
-            module = ".".join(path.relative_to(base.parent).with_suffix("").parts)
-            add(importlib.import_module(module).DESCRIPTOR)
+        site = pathlib.Path(envoy.__file__).parent.parent
+        # Typed configs come from xds/ and udpa/ too; nothing in Envoy's own files imports all of those.
+        for pattern in ("envoy/**/v3/*_pb2.py", "xds/**/*_pb2.py", "udpa/**/*_pb2.py"):
+            for path in sorted(site.glob(pattern)):
+                module = ".".join(path.relative_to(site).with_suffix("").parts)
+                add(importlib.import_module(module).DESCRIPTOR)
         descriptor_set = descriptor_pb2.FileDescriptorSet()
         for file in files.values():
             file.CopyToProto(descriptor_set.file.add())

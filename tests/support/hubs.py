@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from google.protobuf import any_pb2, struct_pb2
 
-from support.made import TYPES, VARIANT_OF, short
+from support.encoded import TYPES, VHDS, short
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
@@ -104,9 +104,7 @@ class World:
         self.catalog = Catalog(check_references=False)
         if groups is not None:
             self.catalog.apply(Changeset(groups=groups))
-        self.hub = Hub(
-            self.catalog, knows_type=TYPES.__contains__, ordering=ordering, encoding=encoding, limits=limits
-        )
+        self.hub = Hub(self.catalog, knows_type=TYPES.__contains__, ordering=ordering, encoding=encoding, limits=limits)
         self.now = 1000.0
         self.clients: list[Client] = []
         self.transcript: list[str] = []
@@ -241,7 +239,7 @@ class Client:
         self.names: dict[tuple[Stream, str], list[str]] = {}
         self.accepted: dict[tuple[Stream, str], tuple[str, str]] = {}  # SotW: version accepted, nonce answered
         self.held: dict[str, dict[str, str]] = {}
-        self._seen = 0
+        self.wild: set[tuple[Stream, str]] = set()
         self._inbox: list[str] = []
 
     # --- What came
@@ -294,7 +292,11 @@ class Client:
         """
         adding, dropping = list(subscribe), list(unsubscribe)
         stream = self._stream(type_url, (adding[0] if adding else "") if key is None else key)
+        if (stream, type_url) not in self.names and not adding and type_url != VHDS:
+            self.wild.add((stream, type_url))
         names = self.names.setdefault((stream, type_url), [])
+        for name in dropping if (stream, type_url) not in self.wild else ():
+            self.held.get(type_url, {}).pop(name, None)
         self._say(type_url, names, adding, dropping, have, nonce, error)
         names[:] = [name for name in dict.fromkeys([*names, *adding]) if name not in dropping]
         if self.variant is DELTA:
@@ -440,7 +442,7 @@ class Client:
                     have = self.accepted.get((stream, type_url), ("", ""))[0]
                 elif self.per_type and names:
                     have = {name: version for name, version in have.items() if name in names}
-                elif names and stream.states[type_url].interest.wildcard:
+                elif names and (stream, type_url) in self.wild:
                     asked = ["*", *names]
                 again.request(type_url, subscribe=asked, have=have)
         if before_closing:
@@ -449,5 +451,5 @@ class Client:
 
 
 def _in_order_of(types: tuple[str, ...]) -> Callable[[tuple[tuple[Stream, str], list[str]]], int]:
-    order = [*types, *VARIANT_OF]
+    order = [*types, *TYPES]
     return lambda item: order.index(item[0][1])

@@ -69,9 +69,7 @@ class XdsServer(Child):
         text = (await self.admin("/metrics")).text
         return {name: float(value) for name, value in re.findall(r"^(xds_\w+) (\S+)$", text, re.MULTILINE)}
 
-    async def wait_metrics(
-        self, done: Callable[[dict[str, float]], Any], timeout_s: float = 10.0
-    ) -> dict[str, float]:
+    async def wait_metrics(self, done: Callable[[dict[str, float]], Any], timeout_s: float = 10.0) -> dict[str, float]:
         """Wait until ``done(metrics)`` is true and return the metrics."""
         deadline = time.monotonic() + timeout_s
         while True:

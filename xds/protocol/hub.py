@@ -6,7 +6,6 @@ Nothing is queued in between. ``now`` is in seconds, on any clock that only goes
 """
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -18,7 +17,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS
-from xds.protocol.diff import NOBODY
+from xds.protocol.doubts import Doubts
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Counters, Event, Nacked, Overdue
 from xds.protocol.identity import describe_node, same_node
@@ -73,7 +72,7 @@ class Hub:
         self._ready: list[Stream] = []
         self._timers: list[tuple[float, int, Session]] = []
         self._order = count()
-        self._doubts: OrderedDict[tuple[str, str], dict[str, frozenset[str]]] = OrderedDict()
+        self._doubts = Doubts(nodes_max=self._limits.doubtful_nodes_max)
         self._events: list[Event] = []
         self.counters = Counters()
 
@@ -109,7 +108,7 @@ class Hub:
             if state.stage is Stage.MAKE:
                 session.clusters.remove(state)
             if state.unknown:
-                self._remember_doubts(session, state.type_url, state.unknown)
+                self._doubts.remember(session.group, session.node.id, state.type_url, state.unknown)
         session.streams.remove(stream)
         if not session.streams:
             self._sessions.pop((stream.connection, session.node.id), None)
@@ -187,7 +186,7 @@ class Hub:
         if stuck or (not stream.aggregated and state.switches and _claims_something(request)):
             session.stuck_since = now if session.stuck_since is None else session.stuck_since
             session.timed = True
-        doubts = self._recall_doubts(session, type_url)
+        doubts = self._doubts.recall(session.group, session.node.id, type_url)
         if isinstance(request, DeltaDiscoveryRequest):
             begin_delta(state, request, self._interests, view, None if stuck else doubts)
         else:
@@ -246,21 +245,6 @@ class Hub:
         else:
             names = len(request.resource_names) + len(request.resource_locators)
             check_size(names, state.type_url, self._limits.subscriptions_max)
-
-    # --- What a node rejected, across its streams -----------------------------------------------------------
-
-    def _remember_doubts(self, session: Session, type_url: str, names: set[str]) -> None:
-        """Keep in mind what a node's Envoy may hold in any state: the versions it will claim can't be trusted."""
-        key = (session.group, session.node.id)
-        doubts = self._doubts.setdefault(key, {})
-        doubts[type_url] = doubts.get(type_url, NOBODY) | names
-        self._doubts.move_to_end(key)
-        while len(self._doubts) > self._limits.doubtful_nodes_max:
-            self._doubts.popitem(last=False)
-
-    def _recall_doubts(self, session: Session, type_url: str) -> frozenset[str]:
-        doubts = self._doubts.get((session.group, session.node.id))
-        return doubts.pop(type_url, NOBODY) if doubts else NOBODY
 
     # --- Changes ---------------------------------------------------------------------------------------------
 
