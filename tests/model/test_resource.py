@@ -1,0 +1,49 @@
+"""A resource is encoded once, compared by identity and told apart by a fingerprint of its name and version."""
+
+import dataclasses
+from hashlib import blake2b
+
+import pytest
+
+from xds.model.resource import Reference, Resource
+from xds.model.types import CLUSTER, TYPE_PREFIX
+
+
+def made(name: str = "web", version: str = "v1", type_url: str = CLUSTER) -> Resource:
+    return Resource(type_url=type_url, name=name, version=version, encoded=b"<body>", body_start=1, body_end=5)
+
+
+def test_body_is_a_slice_of_what_delta_sends() -> None:
+    assert made().body == b"body"
+
+
+def test_it_is_immutable() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made().name = "other"  # type: ignore[misc]
+
+
+def test_it_is_compared_by_identity_so_that_streams_can_hold_it_in_sets() -> None:
+    one, other = made(), made()
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+
+
+def test_its_fingerprint_is_64_bits_over_name_and_version() -> None:
+    assert made().fingerprint == int.from_bytes(blake2b(b"web\0v1", digest_size=8).digest())
+    assert made().fingerprint == made().fingerprint
+    assert 0 <= made().fingerprint < 2**64
+
+
+@pytest.mark.parametrize(("name", "version"), [("web", "v2"), ("we", "bv1"), ("", "webv1")])
+def test_another_name_or_version_has_another_fingerprint(name: str, version: str) -> None:
+    assert made(name, version).fingerprint != made().fingerprint
+
+
+def test_it_reads_as_operators_name_it() -> None:
+    assert repr(made()) == "<clusters/web @v1>"
+    assert repr(made(type_url=TYPE_PREFIX + "acme.Thing")) == "<acme.Thing/web @v1>"
+
+
+def test_a_reference_is_a_plain_value() -> None:
+    assert Reference(CLUSTER, "web") == (CLUSTER, "web", "")
