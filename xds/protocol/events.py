@@ -1,6 +1,6 @@
 """What happens on streams that an operator may have to act on. The core only notes it; the edges log and count."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,5 +45,3 @@ class Counters:
     acks: int = 0
     nacks: int = 0
     overdue: int = 0
-    by_type: dict[str, int] = field(default_factory=dict)
-    """Resources sent, by type URL."""

@@ -324,6 +324,7 @@ class Hub:
         counters.response_bytes += len(part.message)
         counters.resources_sent += len(part.upserts)
         counters.removals_sent += len(part.removals)
+        counters.heartbeats += part.is_heartbeat
         return part
 
     @property

@@ -30,6 +30,7 @@ class Part:
     upserts: tuple[Resource, ...]
     removals: tuple[str, ...]
     version: str
+    is_heartbeat: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,7 +224,7 @@ def delta_heartbeat(
     bodiless = [resource.heartbeat for resource in resources]
     message = DeltaDiscoveryResponse(type_url=type_url, system_version_info=version, nonce=nonce, resources=bodiless)
     message.control_plane.identifier = encoding.identifier
-    return Part(nonce, message.SerializeToString(), (), (), version)
+    return Part(nonce, message.SerializeToString(), (), (), version, is_heartbeat=True)
 
 
 def sotw_heartbeat(
@@ -233,4 +234,4 @@ def sotw_heartbeat(
     bodiless = [sotw_wrapped(resource.heartbeat) for resource in resources]
     message = DiscoveryResponse(type_url=type_url, version_info=version, nonce=nonce, resources=bodiless)
     message.control_plane.identifier = encoding.identifier
-    return Part(nonce, message.SerializeToString(), (), (), version)
+    return Part(nonce, message.SerializeToString(), (), (), version, is_heartbeat=True)
