@@ -367,8 +367,8 @@ class Hub:
     def _wake(self, session: Session) -> None:
         if session.wake:
             session.wake = False
-            if len(session.streams) > 1:
-                for stream in session.streams:
+            for stream in session.streams if len(session.streams) > 1 else ():
+                if any(state.dirty or state.stage is Stage.MAKE for state in stream.states.values()):
                     self._queue(stream)
 
     def _schedule(self, session: Session, now: float) -> None:

@@ -40,6 +40,8 @@ class Policy:
     full_state: bool = False
     legacy_wildcard: bool = True
     """Whether a first request without names means all of the type."""
+    keep_subscribed: bool = False
+    """Whether a removal waits until the client unsubscribes by itself: Envoy answers 500 without the extension."""
 
 
 GENERIC = Policy()
@@ -50,7 +52,7 @@ POLICIES: dict[str, Policy] = {
     types.ROUTE: Policy(stage=Stage.ROUTES, missing=Missing.SILENT),
     types.SCOPED_ROUTE: Policy(stage=Stage.ROUTES, full_state=True),
     types.VIRTUAL_HOST: Policy(stage=Stage.ROUTES, missing=Missing.BODILESS, legacy_wildcard=False),
-    types.EXTENSION_CONFIG: Policy(stage=Stage.ROUTES, missing=Missing.SILENT),
+    types.EXTENSION_CONFIG: Policy(stage=Stage.ROUTES, missing=Missing.SILENT, keep_subscribed=True),
 }
 
 

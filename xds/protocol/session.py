@@ -167,16 +167,24 @@ class Session:
         if state.outstanding is not None:
             self.made = self.making  # given up on: the next clusters go out, and the routes follow
         hold = HOLD_REMOVALS if self.ordering.enabled else NO_HOLD
+        before = state.exceptions
         part = self._respond(state, self.newest, hold, now)
         self.making = self.newest
-        if state.exceptions and not self.break_due and not state.interest.wildcard:
-            self.break_after = now + self.ordering.hold_timeout_s
-        self.break_due = bool(state.exceptions)
+        if state.exceptions is not before:
+            self._kept_changed(state, now)
         if part is None:
             self._settle_make(now)
         elif state.response is not None and state.response.endpoints:
             self._warm(state.response.endpoints)
         return part
+
+    def _kept_changed(self, state: TypeState, now: float) -> None:
+        """Other clusters than before wait for their removal: their endpoints do too."""
+        self.break_due = bool(state.exceptions)
+        if state.exceptions and not state.interest.wildcard:
+            self.break_after = now + self.ordering.hold_timeout_s
+        for other in self.states(Stage.FREE):
+            other.dirty = other.dirty or bool(other.exceptions)
 
     def _warm(self, endpoints: frozenset[str]) -> None:
         """Have the endpoints of clusters that were just sent follow, even unchanged: Envoy warms on nothing else."""
@@ -198,12 +206,17 @@ class Session:
             listeners = self.states(Stage.LISTENERS)
             if any(other.dirty and not self._gave_up(other, now) for other in listeners):
                 return None
-        hold = Hold(absent=self.absent) if self.absent and self.ordering.enabled else NO_HOLD
+        hold = self._hold_switch(state) if self.ordering.enabled else NO_HOLD
         part = self._respond(state, target, hold, now)
         self.break_due = self.wake = True
         if state.response is not None:
             self._linger(state, now)
         return part
+
+    def _hold_switch(self, state: TypeState) -> Hold:
+        """Keep what the client would miss: routes to clusters that it has, extensions that it still subscribes to."""
+        keep_all = state.policy.keep_subscribed and not state.interest.open_ended
+        return Hold(removals=None if keep_all else NOBODY, absent=self.absent) if keep_all or self.absent else NO_HOLD
 
     def switch_target(self, now: float) -> Snapshot | None:
         """Return the snapshot that listeners and routes may follow now, or None while they may not at all."""
@@ -237,7 +250,10 @@ class Session:
     def _break(self, stream: Stream, now: float) -> Part | None:
         """Remove the clusters that are gone from the snapshot and out of use, once nothing else is under way."""
         state = stream.states.get(CLUSTER)
-        if state is None or not state.exceptions or not state.idle or now < self.break_after:
+        if state is None or not state.idle or now < self.break_after:
+            return None
+        if not state.exceptions:
+            self.break_due = False
             return None
         if self.switch_target(now) is not self.newest:
             return None
