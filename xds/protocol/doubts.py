@@ -1,17 +1,20 @@
 """What nodes rejected, kept across their streams: of those names, what a node claims to have can't be trusted.
 
 After a rejected response Envoy may hold any part of it, and claims neither what it took nor what it lost
-(``initial_resource_versions``). It does not know streams.
+(``initial_resource_versions``). A name is in doubt from its NACK to the ACK of a response that has it.
+It does not know streams.
 """
 
 from collections import OrderedDict
-from collections.abc import Set
+from collections.abc import Iterable
+
+from xds.model.groups import Node
 
 NOTHING: frozenset[str] = frozenset()
 
 
 class Doubts:
-    """Names by group, node and type; of so many nodes at most, the longest unseen are forgotten first."""
+    """Names by node and type; of so many nodes at most, the longest unseen are forgotten first."""
 
     __slots__ = ("_by_node", "_nodes_max")
 
@@ -19,23 +22,30 @@ class Doubts:
         self._by_node: OrderedDict[tuple[str, str], dict[str, frozenset[str]]] = OrderedDict()
         self._nodes_max = nodes_max
 
-    def remember(self, group: str, node_id: str, type_url: str, names: Set[str]) -> None:
-        """Keep names that a stream which ended leaves in doubt."""
-        by_type = self._by_node.setdefault((group, node_id), {})
-        by_type[type_url] = by_type.get(type_url, NOTHING) | names
-        self._by_node.move_to_end((group, node_id))
+    def add(self, node: Node, type_url: str, names: Iterable[str]) -> None:
+        """Take in names that the node rejected."""
+        key = (node.cluster, node.id)
+        by_type = self._by_node.setdefault(key, {})
+        by_type[type_url] = by_type.get(type_url, NOTHING).union(names)
+        self._by_node.move_to_end(key)
         while len(self._by_node) > self._nodes_max:
             self._by_node.popitem(last=False)
 
-    def recall(self, group: str, node_id: str, type_url: str) -> frozenset[str]:
-        """Return the names in doubt and forget them: the new stream takes them over."""
-        by_type = self._by_node.get((group, node_id))
-        if by_type is None:
-            return NOTHING
-        names = by_type.pop(type_url, NOTHING)
+    def settle(self, node: Node, type_url: str, names: Iterable[str]) -> None:
+        """Forget names that the node accepted."""
+        by_type = self._by_node.get((node.cluster, node.id))
+        if by_type is None or type_url not in by_type:
+            return
+        by_type[type_url] = by_type[type_url].difference(names)
+        if not by_type[type_url]:
+            del by_type[type_url]
         if not by_type:
-            del self._by_node[group, node_id]
-        return names
+            del self._by_node[node.cluster, node.id]
+
+    def of(self, node: Node, type_url: str) -> frozenset[str]:
+        """Return the names of a type that are in doubt."""
+        by_type = self._by_node.get((node.cluster, node.id))
+        return by_type.get(type_url, NOTHING) if by_type is not None else NOTHING
 
     def __len__(self) -> int:
         return len(self._by_node)

@@ -107,8 +107,6 @@ class Hub:
             self._watchers[session.group, state.type_url].discard(state.interest, stream)
             if state.stage is Stage.MAKE:
                 session.clusters.remove(state)
-            if state.unknown:
-                self._doubts.remember(session.group, session.node.id, state.type_url, state.unknown)
         session.streams.remove(stream)
         if not session.streams:
             self._sessions.pop((stream.connection, session.node.id), None)
@@ -186,7 +184,7 @@ class Hub:
         if stuck or (not stream.aggregated and state.switches and _claims_something(request)):
             session.stuck_since = now if session.stuck_since is None else session.stuck_since
             session.timed = True
-        doubts = self._doubts.recall(session.group, session.node.id, type_url)
+        doubts = self._doubts.of(session.node, type_url)
         if isinstance(request, DeltaDiscoveryRequest):
             begin_delta(state, request, self._interests, view, None if stuck else doubts)
         else:
@@ -227,8 +225,11 @@ class Hub:
             return
         if error is None:
             self.counters.acks += 1
+            if len(self._doubts):
+                self._doubts.settle(session.node, state.type_url, part.names)
             return
         self.counters.nacks += 1
+        self._doubts.add(session.node, state.type_url, part.names)
         versions = {resource.name: resource.version for resource in part.upserts}
         versions.update(dict.fromkeys(part.removals, ""))
         self._events.append(

@@ -7,6 +7,7 @@ Streams with equal subscription, equal holdings and equal target are a cohort: `
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from xds._generated.xds_wire_pb2 import Resource as WireResource
@@ -18,6 +19,10 @@ from xds.protocol.interest import Interest
 from xds.protocol.policy import Missing, policy_of
 
 RESPONSE_BYTES_MAX = 2 * 1024 * 1024
+ENVELOPE_BYTES = 96
+"""At most so much of a response is nonce, version and field tags."""
+FIELD_BYTES = 6
+"""At most so much goes before each resource or name: its tag and length."""
 WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 
@@ -31,6 +36,11 @@ class Part:
     removals: tuple[str, ...]
     version: str
     is_heartbeat: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Every name in the message, sent or removed."""
+        return [*(resource.name for resource in self.upserts), *self.removals]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,50 +133,80 @@ def endpoints_of(resources: Iterable[Resource]) -> frozenset[str]:
     return frozenset(r.name for cluster in clusters for r in cluster.references if r.type_url == ENDPOINTS)
 
 
-def _chunks(resources: Iterable[tuple[Resource, bytes]], bytes_max: int) -> Iterator[list[tuple[Resource, bytes]]]:
-    chunk: list[tuple[Resource, bytes]] = []
+class _Item(NamedTuple):
+    """One entry of a response: a resource with its bytes, or with none the name of one that is gone."""
+
+    name: str
+    resource: Resource | None
+    encoded: bytes
+
+
+def _chunks(items: Iterable[_Item], bytes_max: int) -> Iterator[list[_Item]]:
+    """Cut a response where it would grow beyond ``bytes_max``; an empty one is one empty chunk."""
+    chunk: list[_Item] = []
     size = 0
-    for resource, encoded in resources:
-        if chunk and size + len(encoded) > bytes_max:
+    for item in items:
+        item_bytes = (len(item.encoded) or len(item.name.encode())) + FIELD_BYTES
+        if chunk and size + item_bytes > bytes_max:
             yield chunk
             chunk, size = [], 0
-        chunk.append((resource, encoded))
-        size += len(encoded)
+        chunk.append(item)
+        size += item_bytes
     yield chunk
 
 
+def _room(type_url: str, encoding: Encoding) -> int:
+    """Return how many bytes a response of the type has for its resources."""
+    return encoding.response_bytes_max - len(type_url) - len(encoding.identifier) - ENVELOPE_BYTES
+
+
 def delta_parts(
-    type_url: str, found: Diff, version: str, owed: bool, encoding: Encoding, next_nonce: Callable[[], str]
+    type_url: str,
+    interest: Interest,
+    found: Diff,
+    version: str,
+    owed: bool,
+    encoding: Encoding,
+    next_nonce: Callable[[], str],
 ) -> tuple[Part, ...]:
     """Encode a diff as ``DeltaDiscoveryResponse`` messages no larger than they may be; removals come last.
 
     ``owed`` makes an empty response where there is nothing to say.
     """
-    missing = policy_of(type_url).missing
-    pairs = [(resource, resource.encoded) for resource in found.upserts]
-    removals = list(found.removals)
-    if missing is Missing.REMOVED:
-        removals += found.unknown
-    elif missing is Missing.BODILESS:
-        pairs += [(_stand_in(type_url, name), _bodiless(name)) for name in found.unknown if "/" in name]
-        removals += [name for name in found.unknown if "/" not in name]
-    if not pairs and not removals and not owed:
+    items = [_Item(resource.name, resource, resource.encoded) for resource in found.upserts]
+    bodiless, gone = _missing(type_url, interest, found)
+    items += [_Item(name, _stand_in(type_url, name), _bodiless(name)) for name in bodiless]
+    items += [_Item(name, None, b"") for name in gone]
+    if not items and not owed:
         return ()
     parts = []
-    chunks = list(_chunks(pairs, encoding.response_bytes_max))
-    for number, chunk in enumerate(chunks, 1):
-        gone = removals if number == len(chunks) else []
+    for chunk in _chunks(items, _room(type_url, encoding)):
+        removals = tuple(item.name for item in chunk if item.resource is None)
         message = DeltaDiscoveryResponse(
             type_url=type_url,
             system_version_info=version,
             nonce=next_nonce(),
-            resources=[encoded for _, encoded in chunk],
-            removed_resources=gone,
+            resources=[item.encoded for item in chunk if item.resource is not None],
+            removed_resources=removals,
         )
         message.control_plane.identifier = encoding.identifier
-        sent = tuple(resource for resource, _ in chunk)
-        parts.append(Part(message.nonce, message.SerializeToString(), sent, tuple(gone), version))
+        sent = tuple(item.resource for item in chunk if item.resource is not None)
+        parts.append(Part(message.nonce, message.SerializeToString(), sent, removals, version))
     return tuple(parts)
+
+
+def _missing(type_url: str, interest: Interest, found: Diff) -> tuple[list[str], list[str]]:
+    """Return the names that are told to be missing by a resource without a body, and those that are told as removed.
+
+    Whatever the type, a name that was just unsubscribed is told as removed: nobody waits for it.
+    """
+    gone = [*found.removals, *(name for name in found.unknown if name not in interest.names)]
+    subscribed = [name for name in found.unknown if name in interest.names]
+    missing = policy_of(type_url).missing
+    if missing is Missing.SILENT:
+        return [], gone
+    bodiless = [name for name in subscribed if missing is Missing.BODILESS and "/" in name]
+    return bodiless, [*gone, *(name for name in subscribed if name not in bodiless)]
 
 
 def _bodiless(name: str) -> bytes:
@@ -203,16 +243,17 @@ def sotw_parts(
 
     Of several, only the last carries ``version``: a client that was cut off before it must not seem complete.
     """
-    limit = 1 << 62 if policy_of(type_url).full_state else encoding.response_bytes_max
-    chunks = list(_chunks(((resource, sotw_body(resource)) for resource in resources), limit))
+    items = [_Item(resource.name, resource, sotw_body(resource)) for resource in resources]
+    room = 1 << 62 if policy_of(type_url).full_state else _room(type_url, encoding)
+    chunks = list(_chunks(items, room))
     parts = []
     for number, chunk in enumerate(chunks, 1):
         says = version if number == len(chunks) else f"{version}-part{number}"
         message = DiscoveryResponse(
-            type_url=type_url, version_info=says, nonce=next_nonce(), resources=[encoded for _, encoded in chunk]
+            type_url=type_url, version_info=says, nonce=next_nonce(), resources=[item.encoded for item in chunk]
         )
         message.control_plane.identifier = encoding.identifier
-        sent = tuple(resource for resource, _ in chunk)
+        sent = tuple(item.resource for item in chunk if item.resource is not None)
         parts.append(Part(message.nonce, message.SerializeToString(), sent, (), says))
     return tuple(parts)
 

@@ -287,7 +287,7 @@ class Session:
         elif state.switches:
             self.break_due = self.wake = True
         elif state.type_url == ENDPOINTS and self.awaited:
-            self.awaited -= {resource.name for resource in part.upserts}.union(part.removals)
+            self.awaited = self.awaited.difference(part.names)
             if not self.awaited:
                 self._settle_make(now)
         return part

@@ -169,7 +169,7 @@ class TypeState:
         version = state_version(fingerprint)
         parts: tuple[Part, ...] = ()
         if self.variant is Variant.DELTA:
-            parts = delta_parts(self.type_url, found, version, self.owed, encoding, next_nonce)
+            parts = delta_parts(self.type_url, self.interest, found, version, self.owed, encoding, next_nonce)
         elif self.owed or found.upserts or (self.policy.full_state and found):
             full = self.policy.full_state
             resources = self._everything(target, found.exceptions) if full else found.upserts
@@ -233,9 +233,9 @@ class TypeState:
         if message is not None:
             self._reject(part, message)
             return part
-        for resource in part.upserts if self.unknown or self.lingering else ():
-            if self.unknown:
-                self.unknown.discard(resource.name)
+        if self.unknown:
+            self.unknown.difference_update(part.names)
+        for resource in part.upserts if self.lingering else ():
             if self.lingering and resource.name in self.lingering:
                 self._release(resource.name, drained_at)
         return part
@@ -250,10 +250,9 @@ class TypeState:
 
     def _reject(self, part: Part, message: str) -> None:
         """Hold every name in a rejected response for unknown: Envoy may have applied any part of it."""
-        names = [*(resource.name for resource in part.upserts), *part.removals]
-        self.unknown = (self.unknown or set()).union(names)
+        self.unknown = (self.unknown or set()).union(part.names)
         self.rejection = Rejection(part.nonce, message, {r.name: r.version for r in part.upserts})
-        for name in names:
+        for name in part.names:
             self.linger(self.held_before(name), until=float("inf"))
 
     def held_before(self, name: str) -> Resource | None:
