@@ -49,5 +49,10 @@ class Resource:
         """The encoded ``google.protobuf.Any`` that holds the resource."""
         return self.encoded[self.body_start : self.body_end]
 
+    @property
+    def is_claim(self) -> bool:
+        """Say whether only name and version are known: a client has it from a server that is no more."""
+        return not self.encoded
+
     def __repr__(self) -> str:
         return f"<{short_name(self.type_url)}/{self.name} @{self.version}>"

@@ -188,7 +188,7 @@ class Hub:
         if isinstance(request, DeltaDiscoveryRequest):
             begin_delta(state, request, self._interests, view, None if stuck else doubts)
         else:
-            begin_sotw(state, request, self._interests, view, distrust=stuck or bool(doubts))
+            begin_sotw(state, request, self._interests, view, None if stuck or doubts else self.cohorts)
         if doubts:
             state.unknown = set(doubts)
         if type_url == ENDPOINTS and session.warming and state.view is not None:

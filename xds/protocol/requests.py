@@ -4,7 +4,7 @@ Source: the xDS protocol page, "Incremental xDS", "How the client specifies what
 resource type instance version".
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.resource import Resource
@@ -12,7 +12,7 @@ from xds.model.view import View
 from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, claim, wanted, wants
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.interest import WILDCARD, Interests
-from xds.protocol.response import fingerprint_held, state_version
+from xds.protocol.response import Cohorts, fingerprint_held, state_version
 from xds.protocol.state import TypeState
 
 VHDS_START = ""
@@ -20,7 +20,11 @@ VHDS_START = ""
 
 
 def begin_delta(
-    state: TypeState, request: DeltaDiscoveryRequest, interests: Interests, view: View, distrusted: Set[str] | None
+    state: TypeState,
+    request: DeltaDiscoveryRequest,
+    interests: Interests,
+    view: View,
+    distrusted: frozenset[str] | None,
 ) -> None:
     """Take the first delta request of a type on a stream.
 
@@ -44,12 +48,15 @@ def begin_delta(
         state.asked = frozenset((VHDS_START,))
 
 
-def _claims(state: TypeState, versions: Mapping[str, str], view: View, distrusted: Set[str]) -> Exceptions:
+def _claims(state: TypeState, versions: Mapping[str, str], view: View, distrusted: frozenset[str]) -> Exceptions:
     """Return how what the client says it has differs from ``view``."""
     exceptions: dict[str, Resource | None] = {}
     for name in wanted(state.interest, view):
         if name not in versions:
             exceptions[name] = None
+    for name in distrusted.difference(versions):
+        if view.get(name) is None:
+            exceptions[name] = claim(state.type_url, name, "")  # it may have it without knowing
     for name, version in versions.items():
         resource = view.get(name)
         if name in distrusted:
@@ -92,17 +99,26 @@ def _unsubscribed(request: DeltaDiscoveryRequest) -> set[str]:
 
 
 def begin_sotw(
-    state: TypeState, request: DiscoveryRequest, interests: Interests, view: View, *, distrust: bool
+    state: TypeState, request: DiscoveryRequest, interests: Interests, view: View, cohorts: Cohorts | None
 ) -> None:
-    """Take the first SotW request of a type on a stream; with the present version, it needs no answer."""
+    """Take the first SotW request of a type on a stream.
+
+    Its version tells what the client has: all of ``view``, which needs no answer, or what that version stood for when
+    it was sent. ``cohorts`` None: the version counts for nothing.
+    """
     names = _requested(request)
     legacy = not names and state.policy.legacy_wildcard
     state.started = state.dirty = True
     state.interest = interests.get(legacy, names)
-    if not distrust and request.version_info:
+    version = request.version_info
+    if cohorts is not None and version:
         fingerprint = fingerprint_held(state.interest, view, NO_EXCEPTIONS)
-        if request.version_info == state_version(fingerprint):
+        if version == state_version(fingerprint):
             state.view, state.fingerprint = view, fingerprint
+            return
+        sent = cohorts.recall(state.type_url, version, state.interest)
+        if sent is not None:
+            state.view, state.exceptions = sent.view, sent.exceptions
             return
     state.asked = frozenset(names) - {WILDCARD}
     state.owed = not state.interest.nothing

@@ -64,6 +64,15 @@ class Response:
     gone: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SentState:
+    """All that a client was sent of one type: what it subscribed to, the view it was brought to, what differs."""
+
+    interest: Interest
+    view: View
+    exceptions: Exceptions
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How responses are made: the size above which they are cut, and who they say they are from."""
@@ -76,11 +85,16 @@ class Cohorts:
     """The responses that were made lately, by what they depend on, so that a cohort shares one.
 
     Bounded by ``entries_max`` and ``bytes_max``: what was not used for longest is forgotten and made again if needed.
+    It also keeps what the last ``states_max`` SotW versions stood for: a client that comes back says no more.
     """
 
-    __slots__ = ("_bytes", "_bytes_max", "_entries", "_entries_max", "_nonce")
+    __slots__ = ("_bytes", "_bytes_max", "_entries", "_entries_max", "_nonce", "_states", "_states_max")
 
-    def __init__(self, *, entries_max: int = 4_096, bytes_max: int = 256 * 1024 * 1024) -> None:
+    def __init__(
+        self, *, entries_max: int = 4_096, bytes_max: int = 256 * 1024 * 1024, states_max: int = 1_024
+    ) -> None:
+        self._states: OrderedDict[tuple[str, str], SentState] = OrderedDict()
+        self._states_max = states_max
         self._entries: OrderedDict[Hashable, Response] = OrderedDict()
         self._entries_max = entries_max
         self._bytes_max = bytes_max
@@ -104,6 +118,18 @@ class Cohorts:
             _, oldest = self._entries.popitem(last=False)
             self._bytes -= _size(oldest)
         return response
+
+    def remember(self, type_url: str, version: str, state: SentState) -> None:
+        """Keep what a SotW version stands for."""
+        self._states[type_url, version] = state
+        self._states.move_to_end((type_url, version))
+        if len(self._states) > self._states_max:
+            self._states.popitem(last=False)
+
+    def recall(self, type_url: str, version: str, interest: Interest) -> SentState | None:
+        """Return what a version stands for, if it was sent lately to somebody of the same subscription."""
+        state = self._states.get((type_url, version))
+        return state if state is not None and state.interest is interest else None
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -138,7 +138,8 @@ class Session:
         for clusters in self.clusters:
             if clusters.exceptions:
                 kept = [resource for resource in clusters.exceptions.values() if resource]
-                return Hold(removals=endpoints_of(kept))
+                unsure = any(resource.is_claim for resource in kept)
+                return HOLD_REMOVALS if unsure else Hold(removals=endpoints_of(kept))
         return NO_HOLD
 
     def _respond(self, state: TypeState, target: Snapshot, hold: Hold, now: float) -> Part | None:
@@ -268,10 +269,14 @@ class Session:
             other.dirty = other.dirty or bool(other.exceptions)
         return part
 
-    def _in_use(self, switches: list[TypeState], now: float) -> frozenset[str]:
+    def _in_use(self, switches: list[TypeState], now: float) -> frozenset[str] | None:
+        """Return the clusters that must stay; None means any may be in use, so all must."""
         needed: frozenset[str] = NOBODY
         for state in switches:
-            needed |= state.clusters_in_use(now)
+            used = state.clusters_in_use(now)
+            if used is None:
+                return None
+            needed |= used
         return needed
 
     # --- What the client says --------------------------------------------------------------------------------
@@ -350,11 +355,15 @@ class Session:
 
     def expire(self, now: float) -> list[TypeState]:
         """Look at what waits at ``now``; return the types whose answer just became overdue."""
-        late = []
-        for state in self.states(Stage.MAKE, Stage.LISTENERS, Stage.ROUTES):
-            if state.outstanding is not None and not state.overdue and self._gave_up(state, now):
-                state.overdue = True
-                late.append(state)
+        late = [
+            state
+            for state in self.states(Stage.MAKE, Stage.LISTENERS, Stage.ROUTES)
+            if state.outstanding is not None and not state.overdue and self._gave_up(state, now)
+        ]
+        if self.awaited and not self._awaiting(now):
+            late += [state for state in self.states(Stage.FREE) if state.outstanding is not None]
+        for state in late:
+            state.overdue = True
         self.break_due = True
         self.switch_target(now)
         self.recheck_switch()

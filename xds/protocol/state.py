@@ -5,7 +5,7 @@ Two rules govern it. What was *sent* drives the next diff, whatever became of it
 before its content changes, and then always. One response is un-ACKed at a time: what changes meanwhile is in the next.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +19,7 @@ from xds.protocol.response import (
     Encoding,
     Part,
     Response,
+    SentState,
     delta_heartbeat,
     delta_parts,
     endpoints_of,
@@ -145,7 +146,7 @@ class TypeState:
         Must not be called with a response outstanding, except to give up on it.
         """
         key = (self.variant, self.interest, self.view, self.exceptions, target, self.asked, self.owed, hold)
-        response = cohorts.get(key, lambda: self._make(target, hold, cohorts.next_nonce, encoding))
+        response = cohorts.get(key, lambda: self._make(target, hold, cohorts, encoding))
         self.view, self.exceptions, self.fingerprint = response.view, response.exceptions, response.fingerprint
         self.dirty, self.asked, self.owed = False, NOBODY, False
         self.outstanding, self.rest = None, response.parts
@@ -160,20 +161,22 @@ class TypeState:
         self.outstanding, self.nonce, self.sent_at, self.overdue = part, part.nonce, now, False
         return part
 
-    def _make(self, target: View, hold: Hold, next_nonce: Callable[[], str], encoding: Encoding) -> Response:
+    def _make(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding) -> Response:
         found = diff(self.interest, self.view, self.exceptions, target, self.asked, hold)
         names = [*(resource.name for resource in found.upserts), *found.removals]
         held = [holding(name, self.view, self.exceptions) for name in names]
         replaced = tuple(resource for resource in held if resource is not None)
         fingerprint = self._fingerprint_after(target, found, replaced)
         version = state_version(fingerprint)
+        if self.variant is Variant.SOTW:
+            cohorts.remember(self.type_url, version, SentState(self.interest, target, found.exceptions))
         parts: tuple[Part, ...] = ()
         if self.variant is Variant.DELTA:
-            parts = delta_parts(self.type_url, self.interest, found, version, self.owed, encoding, next_nonce)
+            parts = delta_parts(self.type_url, self.interest, found, version, self.owed, encoding, cohorts.next_nonce)
         elif self.owed or found.upserts or (self.policy.full_state and found):
             full = self.policy.full_state
             resources = self._everything(target, found.exceptions) if full else found.upserts
-            parts = sotw_parts(self.type_url, resources, version, encoding, next_nonce)
+            parts = sotw_parts(self.type_url, resources, version, encoding, cohorts.next_nonce)
         return Response(
             parts=parts,
             view=target,
@@ -261,28 +264,34 @@ class TypeState:
 
     def linger(self, resource: Resource | None, *, until: float) -> None:
         """Note that the client may go on using an older resource until that time."""
-        if resource is None or not clusters_of(resource):
+        if resource is None or not (resource.is_claim or clusters_of(resource)):
             return
         if self.lingering is None:
             self.lingering = {}
         earlier = [pair for pair in self.lingering.get(resource.name, ()) if pair[0] is not resource]
         self.lingering[resource.name] = (*earlier, (resource, until))
 
-    def clusters_in_use(self, now: float) -> frozenset[str]:
-        """Return the clusters that what the client holds, or may hold, of this type refers to. O(held)."""
-        if self.lingering:
-            for name, pairs in list(self.lingering.items()):
-                rest = tuple(pair for pair in pairs if pair[1] > now)
-                if rest:
-                    self.lingering[name] = rest
-                else:
-                    del self.lingering[name]
-        found: set[str] = set()
+    def clusters_in_use(self, now: float) -> frozenset[str] | None:
+        """Return the clusters that what the client holds, or may hold, of this type refers to. O(held).
+
+        None if that can't be known: the client goes on using something that it has from another server.
+        """
+        self._forget_drained(now)
         names = wanted(self.interest, self.view) if self.view is not None else ()
-        for resource in map(self.held, {*names, *self.exceptions}):
-            if resource is not None:
-                found |= clusters_of(resource)
-        for pairs in (self.lingering or {}).values():
-            for resource, _ in pairs:
-                found |= clusters_of(resource)
+        held = [*map(self.held, {*names, *self.exceptions})]
+        held += [resource for pairs in (self.lingering or {}).values() for resource, _ in pairs]
+        found: set[str] = set()
+        for resource in held:
+            if resource is None:
+                continue
+            if resource.is_claim:
+                return None
+            found |= clusters_of(resource)
         return frozenset(found)
+
+    def _forget_drained(self, now: float) -> None:
+        for name, pairs in list((self.lingering or {}).items()):
+            assert self.lingering is not None
+            self.lingering[name] = tuple(pair for pair in pairs if pair[1] > now)
+            if not self.lingering[name]:
+                del self.lingering[name]
