@@ -317,9 +317,9 @@ class Hub:
         part = session.poll(stream, now)
         if session.wake:
             self._wake(session)
+        self._schedule(session, now)
         if part is None:
             return None
-        self._schedule(session, now)
         counters = self.counters
         counters.responses += 1
         counters.response_bytes += len(part.message)

@@ -30,6 +30,10 @@ from xds.protocol.response import (
 )
 
 
+Lingering = dict[str, tuple[tuple[Resource, float], ...]]
+"""Older resources by name, each with the time until which the client may be using it."""
+
+
 class Variant(Enum):
     """The two forms of the protocol."""
 
@@ -99,7 +103,7 @@ class TypeState:
         self.sent_at = 0.0
         self.overdue = False
         self.unknown: set[str] | None = None
-        self.lingering: dict[str, tuple[tuple[Resource, float], ...]] | None = None
+        self.lingering: Lingering | None = None
         self.rejection: Rejection | None = None
         self.heartbeat_at = 0.0
 
@@ -238,18 +242,20 @@ class TypeState:
             return part
         if self.unknown:
             self.unknown.difference_update(part.names)
-        for resource in part.upserts if self.lingering else ():
-            if self.lingering and resource.name in self.lingering:
-                self._release(resource.name, drained_at)
+        if self.lingering:
+            self._release(self.lingering, part, drained_at)
         return part
 
-    def _release(self, name: str, drained_at: float) -> None:
-        """A newer resource was accepted: an older route is out of use, an older listener drains."""
-        assert self.lingering is not None
-        if self.stage is Stage.LISTENERS:
-            self.lingering[name] = tuple((older, min(until, drained_at)) for older, until in self.lingering[name])
-        else:
-            del self.lingering[name]
+    def _release(self, lingering: Lingering, part: Part, drained_at: float) -> None:
+        """What is newer was accepted: an older route is out of use, an older or removed listener drains."""
+        names = [resource.name for resource in part.upserts]
+        if self.stage is not Stage.LISTENERS:
+            for name in names:
+                lingering.pop(name, None)
+            return
+        assert self.response is not None
+        for name in lingering.keys() & self.response.gone.union(names):
+            lingering[name] = tuple((older, min(until, drained_at)) for older, until in lingering[name])
 
     def _reject(self, part: Part, message: str) -> None:
         """Hold every name in a rejected response for unknown: Envoy may have applied any part of it."""
