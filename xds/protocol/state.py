@@ -29,7 +29,6 @@ from xds.protocol.response import (
     state_version,
 )
 
-
 Lingering = dict[str, tuple[tuple[Resource, float], ...]]
 """Older resources by name, each with the time until which the client may be using it."""
 
