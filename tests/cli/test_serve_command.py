@@ -107,6 +107,15 @@ def test_json_logs_say_what_is_served_in_one_line(serving: SimpleNamespace, tmp_
     }
 
 
+def test_the_next_command_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv/bin/xds"), "serve"])
+    assert "  .venv/bin/xds envoy --node-id" in shown(INFO)
+    monkeypatch.setattr("sys.argv", ["/opt/xds/bin/xds", "serve"])
+    assert "  /opt/xds/bin/xds envoy --node-id" in shown(INFO)
+
+
 def test_the_exit_code_is_the_servers(serving: SimpleNamespace, tmp_path: Path) -> None:
     serving.code = 3
     assert CliRunner().invoke(app, ["serve", str(tmp_path), "--log-format", "console"]).exit_code == 3
@@ -132,7 +141,8 @@ def test_expected_errors_are_told_without_a_trace(serving: SimpleNamespace, tmp_
     ]
 
 
-def test_the_start_tells_what_is_served_where_and_what_to_try() -> None:
+def test_the_start_tells_what_is_served_where_and_what_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     assert shown(INFO).splitlines() == [
         "serving snapshots/quickstart",
         "  xDS    0.0.0.0:18000  (mTLS)",

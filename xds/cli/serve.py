@@ -1,5 +1,7 @@
 """``xds serve``: settings from options, environment and file; then the server. It does not know how that is wired."""
 
+import os
+import shutil
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -163,7 +165,15 @@ def _envoy_command(info: "ServingInfo") -> str:
     groups = [group for group in sorted(shown_groups(info.resources)) if group != "default"]
     tls = {"off": "", "server": " --tls-ca CA.pem", "mutual": " --tls-ca CA.pem --tls-cert CERT.pem --tls-key KEY.pem"}
     cluster = groups[0] if groups else "demo"
-    return f"xds envoy --node-id demo --cluster {cluster} --server {info.listen.reachable}{tls[info.tls]}"
+    return f"{_program()} envoy --node-id demo --cluster {cluster} --server {info.listen.reachable}{tls[info.tls]}"
+
+
+def _program() -> str:
+    """Return what to type for this program: its path, unless the shell finds it by name."""
+    if shutil.which("xds"):
+        return "xds"
+    path = os.path.relpath(sys.argv[0])
+    return path if not path.startswith("..") else os.path.abspath(sys.argv[0])
 
 
 def _settings(
