@@ -110,8 +110,9 @@ class View:
         """Return the resource that has this alias, or None (xDS: resource aliases, as VHDS uses them)."""
         for layer in self.layers:
             name = layer.aliases.get(alias)
-            if name is not None:
-                return self.get(name)
+            resource = self.get(name) if name is not None else None
+            if resource is not None and alias in resource.aliases:  # else a nearer layer shadows it
+                return resource
         return None
 
     def __iter__(self) -> Iterator[str]:

@@ -129,13 +129,14 @@ def diff(
 
 def _asked_names(asked: Collection[str], interest: Interest, target: View) -> Iterable[str]:
     """Spell out ``*`` and xdstp globs; a collection without members names nothing."""
-    if WILDCARD in asked:
-        return wanted(interest, target)
+    everything = WILDCARD in asked
     globs = {name: glob for name in asked if (glob := glob_of(name)) is not None} if interest.globs else {}
-    if not globs:
+    if not globs and not everything:
         return asked
-    members = (name for name in target if any(glob.matches(name) for glob in globs.values()))
-    return [*(name for name in asked if name not in globs), *members]
+    names = [name for name in asked if name != WILDCARD and name not in globs]
+    if everything:
+        return dict.fromkeys([*names, *wanted(interest, target)])
+    return [*names, *(name for name in target if any(glob.matches(name) for glob in globs.values()))]
 
 
 def _candidates(interest: Interest, view: View | None, exceptions: Exceptions, target: View) -> Iterable[str]:

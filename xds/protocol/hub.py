@@ -72,6 +72,7 @@ class Hub:
         self._ready: list[Stream] = []
         self._timers: list[tuple[float, int, Session]] = []
         self._order = count()
+        self._now = 0.0
         self._doubts = Doubts(nodes_max=self._limits.doubtful_nodes_max)
         self._events: list[Event] = []
         self.counters = Counters()
@@ -105,15 +106,17 @@ class Hub:
             return
         for state in stream.states.values():
             self._watchers[session.group, state.type_url].discard(state.interest, stream)
-            if state.stage is Stage.MAKE:
-                session.clusters.remove(state)
-        session.streams.remove(stream)
-        if not session.streams:
+        session.leave(stream, self._now)
+        if session.streams:
+            self._wake(session)
+            self._schedule(session, self._now)
+        else:
             self._sessions.pop((stream.connection, session.node.id), None)
 
     def receive(self, stream: Stream, data: bytes, now: float) -> None:
         """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
         self.counters.requests += 1
+        self._now = now
         try:
             self._receive(stream, data, now)
         except StreamRefusedError:
@@ -178,8 +181,10 @@ class Hub:
 
     def _begin(self, stream: Stream, session: Session, type_url: str, request: Request, now: float) -> TypeState:
         state = TypeState(type_url, stream.variant, self._interests.get(False, ()))
-        self._check_size(state, request)
+        check_size(state.interest, type_url, request, self._limits.subscriptions_max)
         view = session.newest.view(type_url)
+        if state.stage is Stage.MAKE and _claims_something(request):
+            session.returned(now)
         stuck = type_url == ENDPOINTS and stream.aggregated and not stream.states
         if stuck or (not stream.aggregated and state.switches and _claims_something(request)):
             session.stuck_since = now if session.stuck_since is None else session.stuck_since
@@ -200,19 +205,25 @@ class Hub:
         return state
 
     def _continue(self, stream: Stream, session: Session, state: TypeState, request: Request, now: float) -> None:
-        self._check_size(state, request)
-        before, repeated = state.interest, False
+        check_size(state.interest, state.type_url, request, self._limits.subscriptions_max)
+        before = state.interest
         error = request.error_detail.message or "(no message)" if request.HasField("error_detail") else None
         if isinstance(request, DeltaDiscoveryRequest):
             if state.outstanding is not None and request.response_nonce == state.outstanding.nonce:
                 self._answer(session, state, error, now)
+            elif error is not None and state.superseded is not None:
+                self._answer_late(session, state, request.response_nonce, error)
             change_delta(state, request, self._interests)
         else:
-            if request.response_nonce != state.nonce:
+            renewal = bool(state.heartbeat_nonce) and request.response_nonce == state.heartbeat_nonce
+            if request.response_nonce != state.nonce and not renewal:
                 return  # stale: the client repeats it with the present nonce
-            repeated = state.outstanding is None and error is None
+            expected = state.outstanding is not None or (renewal and state.heartbeat_unacked)
+            repeated = not expected and error is None and bool(state.nonce)
+            state.heartbeat_unacked = state.heartbeat_unacked and not renewal
+            # Envoy answers only the last of several responses that it got while its clusters warm.
             self._answer(session, state, error, now)
-            change_sotw(state, request, self._interests, repeated=repeated and bool(state.nonce))
+            change_sotw(state, request, self._interests, repeated=repeated)
         if state.interest is not before:
             watchers = self._watchers[session.group, state.type_url]
             watchers.discard(before, stream)
@@ -228,6 +239,17 @@ class Hub:
             if len(self._doubts):
                 self._doubts.settle(session.node, state.type_url, part.names)
             return
+        self._note_nack(session, state, part, error)
+
+    def _answer_late(self, session: Session, state: TypeState, nonce: str, error: str) -> None:
+        """Take a NACK of a response that was given up on; its ACK would change nothing."""
+        part = state.superseded
+        if part is not None and part.nonce == nonce:
+            state.superseded = None
+            state.reject(part, error)
+            self._note_nack(session, state, part, error)
+
+    def _note_nack(self, session: Session, state: TypeState, part: Part, error: str) -> None:
         self.counters.nacks += 1
         self._doubts.add(session.node, state.type_url, part.names)
         versions = {resource.name: resource.version for resource in part.upserts}
@@ -238,14 +260,6 @@ class Hub:
                 nonce=part.nonce, message=error, resources=versions,
             )
         )  # fmt: skip
-
-    def _check_size(self, state: TypeState, request: Request) -> None:
-        if isinstance(request, DeltaDiscoveryRequest):
-            names = len(request.resource_names_subscribe) + len(request.resource_locators_subscribe)
-            check_size(len(state.interest.names) + names, state.type_url, self._limits.subscriptions_max)
-        else:
-            names = len(request.resource_names) + len(request.resource_locators)
-            check_size(names, state.type_url, self._limits.subscriptions_max)
 
     # --- Changes ---------------------------------------------------------------------------------------------
 
@@ -282,6 +296,7 @@ class Hub:
                     self._watchers[session.group, state.type_url].discard(state.interest, stream)
             session.group = group
             for stream in session.streams:
+                stream.refusal = None
                 for state in stream.states.values():
                     self._watch(session, state, stream)
                     state.dirty = True
@@ -313,6 +328,7 @@ class Hub:
             return None
         if stream.refusal is not None:
             raise stream.refusal
+        self._now = now
         session.newest = self._snapshots[session.group]
         part = session.poll(stream, now)
         if session.wake:
@@ -335,6 +351,7 @@ class Hub:
 
     def tick(self, now: float) -> None:
         """Look at all that was to happen by ``now``."""
+        self._now = now
         while self._timers and self._timers[0][0] <= now:
             at, _, session = heapq.heappop(self._timers)
             if at != session.timer:

@@ -11,7 +11,7 @@ from xds.model.resource import Resource
 from xds.model.view import View
 from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, claim, wanted, wants
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.interest import WILDCARD, Interests
+from xds.protocol.interest import WILDCARD, Interest, Interests, glob_of
 from xds.protocol.response import Cohorts, fingerprint_held, state_version
 from xds.protocol.state import TypeState
 
@@ -39,8 +39,8 @@ def begin_delta(
     if versions and distrusted is not None:
         state.view, state.exceptions = view, _claims(state, versions, view, distrusted)
         # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
-        state.asked = frozenset(name for name in names if view.get(name) is None and view.named_by(name) is None)
-        state.asked -= {WILDCARD}
+        missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)
+        state.asked = frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None)
         return
     state.asked = frozenset(names) - {WILDCARD}
     state.owed = state.interest.open_ended
@@ -81,7 +81,7 @@ def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interests: In
     asked = set(subscribe)
     if wildcard:
         asked |= unsubscribe
-    state.owed = state.owed or WILDCARD in subscribe
+    state.owed = state.owed or WILDCARD in subscribe or any(glob_of(name) for name in subscribe)
     state.ask(asked)
     return True
 
@@ -110,6 +110,7 @@ def begin_sotw(
     legacy = not names and state.policy.legacy_wildcard
     state.started = state.dirty = True
     state.interest = interests.get(legacy, names)
+    state.explicit = bool(names)
     version = request.version_info
     if cohorts is not None and version:
         fingerprint = fingerprint_held(state.interest, view, NO_EXCEPTIONS)
@@ -132,7 +133,8 @@ def change_sotw(state: TypeState, request: DiscoveryRequest, interests: Interest
     """
     before = state.interest
     names = _requested(request)
-    wildcard = WILDCARD in names or (not names and before.wildcard and not before.names)
+    state.explicit = state.explicit or bool(names)
+    wildcard = WILDCARD in names or (not names and before.wildcard and not state.explicit)
     after = interests.get(wildcard, names)
     if after is before:
         if repeated:
@@ -155,10 +157,20 @@ def _requested(request: DiscoveryRequest) -> set[str]:
     return names
 
 
-def check_size(names: int, type_url: str, names_max: int) -> None:
+def names_after(interest: Interest, request: DeltaDiscoveryRequest | DiscoveryRequest) -> int:
+    """Return how many names are subscribed once a request is taken."""
+    if isinstance(request, DiscoveryRequest):
+        return len(request.resource_names) + len(request.resource_locators)
+    if not request.resource_names_subscribe and not request.resource_locators_subscribe:
+        return 0
+    return len((interest.names - _unsubscribed(request)) | _subscribed(request))
+
+
+def check_size(interest: Interest, type_url: str, request: DeltaDiscoveryRequest | DiscoveryRequest, most: int) -> None:
     """Refuse a subscription beyond the limit, before anything of it is taken over."""
-    if names > names_max:
+    names = names_after(interest, request)
+    if names > most:
         raise StreamRefusedError(
             Status.RESOURCE_EXHAUSTED,
-            f"a stream may subscribe to {names_max} names of a type (subscriptions_max), not {names} of {type_url}",
+            f"a stream may subscribe to {most} names of a type (subscriptions_max), not {names} of {type_url}",
         )

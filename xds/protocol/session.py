@@ -92,6 +92,8 @@ class Session:
     """When a client came back that has routes or endpoints of an earlier stream and is yet to ask for its clusters."""
     break_after: float = 0.0
     """Until when removals wait in any case: a client that names its clusters drops those that it no longer uses."""
+    coming_back: bool = False
+    """The client claimed clusters of an earlier stream, and has not answered anything since."""
     wake: bool = False
     """Something happened that the session's other streams may have waited for."""
     timed: bool = False
@@ -126,10 +128,21 @@ class Session:
         if state.rest:
             return state.next_part(now)
         if state.stage is Stage.FREE:
-            return self._respond(state, self.newest, self._hold_endpoints(state), now)
+            return self._free(state, now)
         if state.stage is Stage.MAKE:
             return self._make(state, now)
         return self._switch(state, now)
+
+    def _free(self, state: TypeState, now: float) -> Part | None:
+        if state.type_url == ENDPOINTS and self.warming and state.variant is Variant.SOTW:
+            assert self.making is not None
+            before, after = self.making.view(ENDPOINTS), self.newest.view(ENDPOINTS)
+            if any(after.get(name) is None and before.get(name) is not None for name in state.asked & self.warming):
+                # SotW can't say that a name is gone, and Envoy ACKs no clusters before it has got it.
+                part = self._respond(state, self.making, NO_HOLD, now)
+                state.dirty = True
+                return part
+        return self._respond(state, self.newest, self._hold_endpoints(state), now)
 
     def _hold_endpoints(self, state: TypeState) -> Hold:
         """Keep the endpoints of clusters that are yet to be removed: Envoy then unsubscribes them by itself."""
@@ -155,9 +168,11 @@ class Session:
         """Renew the TTL of what the client holds, whatever else is un-ACKed: its expiry would not wait either."""
         for state in stream.states.values():
             if state.heartbeat_at and now >= state.heartbeat_at:
-                state.heartbeat_at = now + state.heartbeat_every_s()
+                every_s = state.heartbeat_every_s()
+                state.heartbeat_at = now + every_s if every_s else 0.0
                 self.timed = True
-                return state.heartbeat(self.cohorts, self.encoding)
+                if every_s:
+                    return state.heartbeat(self.cohorts, self.encoding)
         return None
 
     def _gave_up(self, state: TypeState, now: float) -> bool:
@@ -211,7 +226,7 @@ class Session:
         part = self._respond(state, target, hold, now)
         self.break_due = self.wake = True
         if state.response is not None:
-            self._linger(state, now)
+            self._linger(state)
         return part
 
     def _hold_switch(self, state: TypeState) -> Hold:
@@ -239,12 +254,12 @@ class Session:
             self.awaited = NOBODY
         return bool(self.awaited)
 
-    def _linger(self, state: TypeState, now: float) -> None:
+    def _linger(self, state: TypeState) -> None:
         """Note what the client goes on using after this response: removed routes, and drained listeners' own."""
         assert state.response is not None
         for older in state.response.replaced:
             if state.stage is Stage.LISTENERS:
-                state.linger(older, until=now + self.ordering.listener_drain_s)
+                state.linger(older, until=float("inf"))  # until the newer one is accepted, then it drains
             elif older.name in state.response.gone and older.name in state.interest.names:
                 state.linger(older, until=float("inf"))  # until it is unsubscribed, or replaced
 
@@ -286,16 +301,41 @@ class Session:
         part = state.settle(message, now + self.ordering.listener_drain_s)
         if part is None:
             return None
+        if self.coming_back and all(stream.aggregated for stream in self.streams):
+            self.coming_back = False  # Envoy asks for all types before it reads the first answer
+            self.break_after = 0.0
         if state.stage is Stage.MAKE:
             self._note_absent(state, part, rejected=message is not None)
             self._settle_make(now)
         elif state.switches:
             self.break_due = self.wake = True
         elif state.type_url == ENDPOINTS and self.awaited:
-            self.awaited = self.awaited.difference(part.names)
-            if not self.awaited:
-                self._settle_make(now)
+            self._no_longer_await(state, part, now)
         return part
+
+    def _no_longer_await(self, state: TypeState, part: Part | None, now: float) -> None:
+        """The client answered, or gave up, on endpoints: a name that does not exist is in no SotW response."""
+        names = part.names if part is not None else ()
+        self.awaited = self.awaited.difference(names, state.interest.names)
+        if not self.awaited:
+            self._settle_make(now)
+
+    def returned(self, now: float) -> None:
+        """The client came back with clusters that it has: what else it has is yet to be heard before any goes."""
+        self.coming_back = True
+        self.break_after = now + self.ordering.hold_timeout_s
+        self.timed = True
+
+    def leave(self, stream: Stream, now: float) -> None:
+        """Forget a stream that ended; the session's others go on."""
+        self.streams.remove(stream)
+        for state in stream.states.values():
+            if state.stage is Stage.MAKE:
+                self.clusters.remove(state)
+                self.stuck_since = now  # the others' routes wait until it is back
+            elif state.type_url == ENDPOINTS and self.awaited:
+                self._no_longer_await(state, None, now)
+        self.break_due = self.wake = self.timed = True
 
     def _note_absent(self, state: TypeState, part: Part, *, rejected: bool) -> None:
         names = {resource.name for resource in part.upserts}

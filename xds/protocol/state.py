@@ -11,9 +11,9 @@ from enum import Enum
 
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
-from xds.protocol.diff import NO_EXCEPTIONS, NOBODY, Diff, Exceptions, Hold, clusters_of, diff, holding, wanted
+from xds.protocol.diff import NO_EXCEPTIONS, NOBODY, Diff, Exceptions, Hold, clusters_of, diff, holding, wanted, wants
 from xds.protocol.interest import Interest
-from xds.protocol.policy import Policy, Stage, policy_of
+from xds.protocol.policy import Missing, Policy, Stage, policy_of
 from xds.protocol.response import (
     Cohorts,
     Encoding,
@@ -57,14 +57,18 @@ class TypeState:
     ``dirty``: there may be something to send. ``asked``: names to be answered whether or not they changed.
     ``owed``: an answer is due even if it is empty. ``unknown``: names in rejected responses, of which nothing is sure.
     ``lingering``: older resources that the client may still be using, each with the time until which.
+    ``superseded``: the response that was outstanding when the wait for its answer was given up.
     """
 
     __slots__ = (
         "asked",
         "dirty",
         "exceptions",
+        "explicit",
         "fingerprint",
         "heartbeat_at",
+        "heartbeat_nonce",
+        "heartbeat_unacked",
         "interest",
         "lingering",
         "nonce",
@@ -77,6 +81,7 @@ class TypeState:
         "rest",
         "sent_at",
         "started",
+        "superseded",
         "type_url",
         "unknown",
         "variant",
@@ -105,6 +110,10 @@ class TypeState:
         self.lingering: Lingering | None = None
         self.rejection: Rejection | None = None
         self.heartbeat_at = 0.0
+        self.heartbeat_nonce = ""
+        self.heartbeat_unacked = False
+        self.explicit = False
+        self.superseded: Part | None = None
 
     @property
     def stage(self) -> Stage:
@@ -137,11 +146,15 @@ class TypeState:
         self.fingerprint = None
         self.asked = frozenset(name for name in self.asked if name == "*" or interest.wants(name))
         if self.exceptions:
-            for name in [name for name in self.exceptions if not interest.wants(name)]:
+            for name in [name for name in self.exceptions if not self._still_wants(name)]:
                 self.exceptions = self.exceptions.delete(name)
         for record in (self.unknown, self.lingering):
             for name in [name for name in record or () if not interest.wants(name)]:
                 record.pop(name) if isinstance(record, dict) else record.discard(name)  # type: ignore[union-attr]
+
+    def _still_wants(self, name: str) -> bool:
+        either = (self.view.get(name) if self.view is not None else None, self.exceptions.get(name))
+        return self.interest.wants(name) or any(r is not None and wants(self.interest, r) for r in either)
 
     def respond(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding, now: float) -> Part | None:
         """Take the client to ``target`` and return the message for that, or None if it needs none.
@@ -152,7 +165,8 @@ class TypeState:
         response = cohorts.get(key, lambda: self._make(target, hold, cohorts, encoding))
         self.view, self.exceptions, self.fingerprint = response.view, response.exceptions, response.fingerprint
         self.dirty, self.asked, self.owed = False, NOBODY, False
-        self.outstanding, self.rest = None, response.parts
+        if response.parts:
+            self.superseded, self.outstanding, self.rest = self.outstanding, None, response.parts
         self.response = response
         return self.next_part(now)
 
@@ -162,6 +176,7 @@ class TypeState:
             return None
         part, self.rest = self.rest[0], self.rest[1:]
         self.outstanding, self.nonce, self.sent_at, self.overdue = part, part.nonce, now, False
+        self.heartbeat_nonce, self.heartbeat_unacked = "", False
         return part
 
     def _make(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding) -> Response:
@@ -174,10 +189,10 @@ class TypeState:
         if self.variant is Variant.SOTW:
             cohorts.remember(self.type_url, version, SentState(self.interest, target, found.exceptions))
         parts: tuple[Part, ...] = ()
+        full = self.policy.full_state
         if self.variant is Variant.DELTA:
             parts = delta_parts(self.type_url, self.interest, found, version, self.owed, encoding, cohorts.next_nonce)
-        elif self.owed or found.upserts or (self.policy.full_state and found):
-            full = self.policy.full_state
+        elif found.upserts or (self.owed and self.policy.missing is not Missing.SILENT) or (full and found):
             resources = self._everything(target, found.exceptions) if full else found.upserts
             parts = sotw_parts(self.type_url, resources, version, encoding, cohorts.next_nonce)
         return Response(
@@ -209,7 +224,8 @@ class TypeState:
         """Return the TTLs, in seconds, of what the client holds."""
         if self.view is None:
             return {}
-        held = ((name, ttl_s) for name, ttl_s in self.view.timed.items() if name not in self.exceptions)
+        unsent = {resource.name for part in self.rest for resource in part.upserts}.union(self.exceptions)
+        held = ((name, ttl_s) for name, ttl_s in self.view.timed.items() if name not in unsent)
         return {name: ttl_s for name, ttl_s in held if self.interest.wants(name)}
 
     def heartbeat_every_s(self) -> float:
@@ -223,7 +239,7 @@ class TypeState:
         version = state_version(self.fingerprint or 0)
         encode = delta_heartbeat if self.variant is Variant.DELTA else sotw_heartbeat
         part = encode(self.type_url, resources, version, cohorts.next_nonce(), encoding)
-        self.nonce = part.nonce
+        self.heartbeat_nonce, self.heartbeat_unacked = part.nonce, True
         return part
 
     def settle(self, message: str | None, drained_at: float) -> Part | None:
@@ -237,7 +253,7 @@ class TypeState:
             return None
         self.outstanding = None
         if message is not None:
-            self._reject(part, message)
+            self.reject(part, message)
             return part
         if self.unknown:
             self.unknown.difference_update(part.names)
@@ -256,7 +272,7 @@ class TypeState:
         for name in lingering.keys() & self.response.gone.union(names):
             lingering[name] = tuple((older, min(until, drained_at)) for older, until in lingering[name])
 
-    def _reject(self, part: Part, message: str) -> None:
+    def reject(self, part: Part, message: str) -> None:
         """Hold every name in a rejected response for unknown: Envoy may have applied any part of it."""
         self.unknown = (self.unknown or set()).union(part.names)
         self.rejection = Rejection(part.nonce, message, {r.name: r.version for r in part.upserts})
