@@ -283,6 +283,9 @@ class Hub:
         """Put every session into the group that takes its node now; what it has too much is then removed."""
         for session in {id(s.session): s.session for s in self._streams if s.session is not None}.values():
             group = self._catalog.group_of(session.node)
+            if group is not None:
+                for stream in session.streams:
+                    stream.refusal = None
             if group == session.group:
                 continue
             if group is None:
@@ -296,7 +299,6 @@ class Hub:
                     self._watchers[session.group, state.type_url].discard(state.interest, stream)
             session.group = group
             for stream in session.streams:
-                stream.refusal = None
                 for state in stream.states.values():
                     self._watch(session, state, stream)
                     state.dirty = True

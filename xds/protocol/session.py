@@ -146,21 +146,20 @@ class Session:
 
     def _hold_endpoints(self, state: TypeState) -> Hold:
         """Keep the endpoints of clusters that are yet to be removed: Envoy then unsubscribes them by itself."""
-        if state.type_url != ENDPOINTS:
+        if state.type_url != ENDPOINTS or not self.clusters or not self.ordering.enabled:
             return NO_HOLD
-        for clusters in self.clusters:
-            if clusters.exceptions:
-                kept = [resource for resource in clusters.exceptions.values() if resource]
-                unsure = any(resource.is_claim for resource in kept)
-                return HOLD_REMOVALS if unsure else Hold(removals=endpoints_of(kept))
-        return NO_HOLD
+        kept = [resource for clusters in self.clusters for resource in clusters.exceptions.values() if resource]
+        if any(resource.is_claim for resource in kept) or any(clusters.dirty for clusters in self.clusters):
+            return HOLD_REMOVALS  # which clusters stay is not known, or not yet
+        return Hold(removals=endpoints_of(kept)) if kept else NO_HOLD
 
     def _respond(self, state: TypeState, target: Snapshot, hold: Hold, now: float) -> Part | None:
         view = target.view(state.type_url)
         part = state.respond(view, hold, self.cohorts, self.encoding, now)
         if view.has_timed or state.heartbeat_at:
             every_s = state.heartbeat_every_s()
-            state.heartbeat_at = now + every_s if every_s else 0.0
+            due = state.heartbeat_at or float("inf")  # what was renewed before is not renewed by this
+            state.heartbeat_at = min(due, now + every_s) if every_s else 0.0
             self.timed = True
         return part
 
@@ -187,20 +186,21 @@ class Session:
         part = self._respond(state, self.newest, hold, now)
         self.making = self.newest
         if state.exceptions is not before:
-            self._kept_changed(state, now)
+            self.break_due = bool(state.exceptions)
+            if state.exceptions and not state.interest.wildcard:
+                self.break_after = now + self.ordering.hold_timeout_s
+        self._recheck_endpoints()
         if part is None:
             self._settle_make(now)
         elif state.response is not None and state.response.endpoints:
             self._warm(state.response.endpoints)
         return part
 
-    def _kept_changed(self, state: TypeState, now: float) -> None:
-        """Other clusters than before wait for their removal: their endpoints do too."""
-        self.break_due = bool(state.exceptions)
-        if state.exceptions and not state.interest.wildcard:
-            self.break_after = now + self.ordering.hold_timeout_s
-        for other in self.states(Stage.FREE):
-            other.dirty = other.dirty or bool(other.exceptions)
+    def _recheck_endpoints(self) -> None:
+        """Have endpoints looked at again whose removal waits for that of their clusters."""
+        for state in self.states(Stage.FREE):
+            if state.exceptions:
+                state.dirty = self.wake = True
 
     def _warm(self, endpoints: frozenset[str]) -> None:
         """Have the endpoints of clusters that were just sent follow, even unchanged: Envoy warms on nothing else."""
@@ -280,8 +280,7 @@ class Session:
         hold = Hold(removals=self._in_use(switches, now))
         self.timed = True
         part = self._respond(state, self.newest, hold, now)
-        for other in self.states(Stage.FREE):
-            other.dirty = other.dirty or bool(other.exceptions)
+        self._recheck_endpoints()
         return part
 
     def _in_use(self, switches: list[TypeState], now: float) -> frozenset[str] | None:

@@ -220,24 +220,27 @@ class TypeState:
         held.update(exceptions.items())
         return [resource for _, resource in sorted(held.items()) if resource is not None and resource.encoded]
 
-    def _timed(self) -> dict[str, float]:
-        """Return the TTLs, in seconds, of what the client holds."""
+    def _timed(self) -> dict[str, Resource]:
+        """Return what the client holds that has a TTL; not what it may have rejected, which it would reject again."""
         if self.view is None:
             return {}
-        unsent = {resource.name for part in self.rest for resource in part.upserts}.union(self.exceptions)
-        held = ((name, ttl_s) for name, ttl_s in self.view.timed.items() if name not in unsent)
-        return {name: ttl_s for name, ttl_s in held if self.interest.wants(name)}
+        not_yet = {resource.name for part in self.rest for resource in part.upserts}.union(self.unknown or ())
+        held = {name: self.held(name) for name in {*self.view.timed, *self.exceptions} - not_yet}
+        timed = {name: r for name, r in held.items() if r is not None and r.ttl_s is not None}
+        return {name: r for name, r in timed.items() if wants(self.interest, r)}
 
     def heartbeat_every_s(self) -> float:
         """Return how often the client's TTLs have to be renewed, 0 for never: three times within the shortest."""
-        return min(self._timed().values(), default=0.0) / 3
+        return min((r.ttl_s for r in self._timed().values() if r.ttl_s is not None), default=0.0) / 3
 
     def heartbeat(self, cohorts: Cohorts, encoding: Encoding) -> Part:
         """Return a message that renews the TTLs: name, version and TTL of each resource, without its body."""
         assert self.view is not None
-        resources = tuple(r for r in map(self.view.get, sorted(self._timed())) if r is not None)
-        version = state_version(self.fingerprint or 0)
+        resources = tuple(resource for _, resource in sorted(self._timed().items()))
+        if self.fingerprint is None:
+            self.fingerprint = fingerprint_held(self.interest, self.view, self.exceptions)
         encode = delta_heartbeat if self.variant is Variant.DELTA else sotw_heartbeat
+        version = state_version(self.fingerprint)
         part = encode(self.type_url, resources, version, cohorts.next_nonce(), encoding)
         self.heartbeat_nonce, self.heartbeat_unacked = part.nonce, True
         return part
