@@ -25,7 +25,7 @@ from xds.model.types import TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.events import Event, Nacked
 from xds.protocol.hub import Hub, Limits
 from xds.protocol.response import Encoding
-from xds.protocol.session import Ordering
+from xds.protocol.stream import Ordering
 from xds.schema.pool import load_schema
 from xds.sources.directory import DirectoryReader
 from xds.sources.inline import ResourceLike, read_resources

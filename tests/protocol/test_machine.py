@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from google.protobuf.any_pb2 import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -18,8 +19,8 @@ from xds.model.resource import Resource
 from xds.protocol.hub import Hub
 from xds.protocol.policy import Missing, Stage, policy_of
 from xds.protocol.response import Encoding
-from xds.protocol.session import Ordering
 from xds.protocol.state import Variant
+from xds.protocol.stream import Ordering
 
 EXAMPLES = int(os.environ.get("XDS_TEST_EXAMPLES", "250"))
 HOLD_S, DRAIN_S, TTL_S = 5.0, 20.0, 9.0
@@ -122,7 +123,7 @@ class Machine(RuleBasedStateMachine):
         self.small = small
         table = GroupTable(extends={"overlay": "base"})
         seed = resource(types.RUNTIME, "seed", 0)
-        self.catalog.apply(Changeset(groups=table, upserts={group: (seed,) for group in GROUPS}))
+        self.catalog.apply(Changeset(groups=table, upserts=dict.fromkeys(GROUPS, (seed,))))
         self.naive.table = table
         encoding = Encoding(response_bytes_max=LIMIT_BYTES) if small else Encoding()
         ordering = Ordering(enabled=ordered, hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
@@ -167,7 +168,7 @@ class Machine(RuleBasedStateMachine):
         data=st.data(),
         type_url=st.sampled_from(TYPES),
         add=names,
-        drop=st.one_of(st.just(set()), names),
+        drop=st.one_of(st.builds(set), names),
         wild=st.sampled_from(("", "", "+", "-")),
     )
     def subscribe(self, data: st.DataObject, type_url: str, add: set[str], drop: set[str], wild: str) -> None:
@@ -180,7 +181,7 @@ class Machine(RuleBasedStateMachine):
         if subscription is None:
             self._begin(client, type_url, add, wild)
             return
-        add = add - drop if data.draw(st.booleans()) else set()
+        add, drop = (add - drop if data.draw(st.booleans()) else set()), set(drop)
         if wild == "+":
             add.add("*")
         if wild == "-" and (client.variant is Variant.DELTA or subscription.explicit):
@@ -245,6 +246,7 @@ class Machine(RuleBasedStateMachine):
         audit.unacked.pop(message.nonce, None)
         if applied is None:
             subscription.accept(message)
+            audit.loose -= set(message.names)
         else:
             subscription.reject(message, applied)
         if message.type_url == types.CLUSTER:
@@ -354,7 +356,6 @@ class Machine(RuleBasedStateMachine):
         if client.variant is Variant.SOTW:
             bodies = {name: held.body for name, held in message.resources.items()}
             audit.sent = bodies if message.type_url in FULL_STATE else audit.sent | bodies
-            audit.loose -= set(bodies)
             audit.asked_all = False
         for name, held in message.resources.items():
             audit.history[name].add(held)
@@ -379,8 +380,8 @@ class Machine(RuleBasedStateMachine):
             assert known, f"{name} removed without cause"
             audit.sent.pop(name, None)
         told = set(message.names).union(*aliases.values(), message.renewed)
-        for record in (audit.asked, audit.loose, audit.unanswered):
-            record -= told
+        audit.asked -= told
+        audit.unanswered -= told
         audit.asked_all = audit.asked_all and self.small
 
     # --- Quiet -----------------------------------------------------------------------------------------------
@@ -465,8 +466,6 @@ class Machine(RuleBasedStateMachine):
 
 def resource_value(body: bytes | None) -> bytes | None:
     """Return the JSON text within an encoded Any."""
-    from google.protobuf.any_pb2 import Any
-
     return None if body is None else Any.FromString(body).value
 
 

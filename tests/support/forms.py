@@ -21,6 +21,8 @@ class Form:
     sotw: bool = False
     per_type: bool = False
     mutual_tls: bool = False
+    back_off_max_s: float | None = None
+    """How soon a client reconnects, where that is not to be as long as the product's bootstraps say."""
 
     def _spec(self, port: int, node_id: str, cluster: str, tls: ClientTls | None, fetch_timeout_s: float) -> Any:
         return BootstrapSpec(
@@ -36,7 +38,9 @@ class Form:
     @property
     def source(self) -> Json:
         """The config source of every reference from resource to resource."""
-        return config_source(self._spec(1, "any", "any", None, 15.0))
+        source = config_source(self._spec(1, "any", "any", None, 15.0))
+        self._hasten(source.get("api_config_source"))
+        return source
 
     def bootstrap(
         self,
@@ -45,25 +49,23 @@ class Form:
         node_id: str = "n1",
         cluster: str = "c1",
         tls: ClientTls | None = None,
-        back_off_max_s: float | None = None,
         fetch_timeout_s: float = 15.0,
     ) -> Json:
-        """Return the bootstrap of an Envoy of this form; ``back_off_max_s`` makes it reconnect sooner than it would."""
+        """Return the bootstrap of an Envoy of this form."""
         made = envoy_bootstrap(self._spec(port, node_id, cluster, tls, fetch_timeout_s))
-        if back_off_max_s is not None:
-            for source in _api_sources(made):
-                back_off = {"base_interval": f"{back_off_max_s / 4}s", "max_interval": f"{back_off_max_s}s"}
-                source["grpc_services"][0]["envoy_grpc"]["retry_policy"]["retry_back_off"] = back_off
+        dynamic = made["dynamic_resources"]
+        self._hasten(dynamic.get("ads_config"))
+        for source in dynamic.values():
+            self._hasten(source.get("api_config_source"))
         return made
+
+    def _hasten(self, api_source: Json | None) -> None:
+        if api_source is not None and self.back_off_max_s is not None:
+            back_off = {"base_interval": f"{self.back_off_max_s / 4}s", "max_interval": f"{self.back_off_max_s}s"}
+            api_source["grpc_services"][0]["envoy_grpc"]["retry_policy"]["retry_back_off"] = back_off
 
     def __str__(self) -> str:
         return self.name
-
-
-def _api_sources(bootstrap: Json) -> list[Json]:
-    dynamic = bootstrap["dynamic_resources"]
-    found = [source.get("api_config_source") for source in dynamic.values()] + [dynamic.get("ads_config")]
-    return [source for source in found if source]
 
 
 def client_tls(authority: Authority, client: Pair) -> ClientTls:

@@ -1,20 +1,16 @@
 """A Hub without sockets and clock, simulated clients of it, and a transcript of what each of them was sent.
 
-Unlike the rest of ``support`` this drives the product's pure core directly. Clients do only what they are told; what
-they were sent is read from the encoded messages, so that a transcript says what was on the wire:
-
-    CDS #3 a@2 b@1 -c          response 3 to this client: a at version 2, b at version 1, c removed
-    EDS #4 ~a@1 ttl=9          a without its body, as a heartbeat (or an answer for an unknown host) has it
-    LDS #1 (empty)             a response with nothing in it
+Unlike most of ``support`` this drives the product's pure core directly. Clients do only what they are told; what they
+were sent is read from the encoded messages, as ``support.messages`` writes it.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from google.protobuf import any_pb2, struct_pb2
+from google.protobuf import struct_pb2
 
 from support.encoded import TYPES, VHDS, short
+from support.messages import Message, decode
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
@@ -23,71 +19,13 @@ from xds.model.resource import Resource
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Event
 from xds.protocol.hub import Hub, Limits
-from xds.protocol.response import WRAPPER, Encoding, Part
-from xds.protocol.session import Ordering, Stream
+from xds.protocol.response import Encoding, Part
 from xds.protocol.state import Variant
+from xds.protocol.stream import Ordering, Stream
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 MESSAGES_MAX = 500
 """More messages than that at one time are an endless loop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A response as it was on the wire; ``number`` counts the responses to one client. ``part`` is what it was from."""
-
-    number: int
-    type_url: str
-    nonce: str
-    version: str
-    resources: tuple[wire.Resource, ...]
-    removed: tuple[str, ...]
-    identifier: str
-    part: Part
-
-    @property
-    def names(self) -> list[str]:
-        """The names in it, removed ones left out."""
-        return [resource.name for resource in self.resources]
-
-    def __str__(self) -> str:
-        words = [short(self.type_url), f"#{self.number}"]
-        words += [_resource_text(resource) for resource in self.resources]
-        words += [f"-{name}" for name in self.removed]
-        return " ".join(words if len(words) > 2 else [*words, "(empty)"])
-
-
-def _resource_text(resource: wire.Resource) -> str:
-    body = "" if resource.HasField("resource") else "~"
-    version = f"@{resource.version}" if resource.version else ""
-    ttl = f" ttl={resource.ttl.ToTimedelta().total_seconds():g}" if resource.HasField("ttl") else ""
-    aliases = f" alias={','.join(resource.aliases)}" if resource.aliases else ""
-    return f"{body}{resource.name}{version}{ttl}{aliases}"
-
-
-def decode(variant: Variant, part: Part, number: int) -> Message:
-    """Read a message off the wire, checking that the Part around it says the same."""
-    if variant is DELTA:
-        said = wire.DeltaDiscoveryResponse.FromString(part.message)
-        found = tuple(wire.Resource.FromString(encoded) for encoded in said.resources)
-        version, removed = said.system_version_info, tuple(said.removed_resources)
-    else:
-        said = wire.DiscoveryResponse.FromString(part.message)
-        found = tuple(_unwrapped(encoded) for encoded in said.resources)
-        version, removed = said.version_info, ()
-    assert (part.nonce, part.removals, part.version) == (said.nonce, removed, version)
-    for resource in found:
-        assert not resource.HasField("resource") or resource.resource.type_url == said.type_url
-    return Message(number, said.type_url, said.nonce, version, found, removed, said.control_plane.identifier, part)
-
-
-def _unwrapped(encoded: bytes) -> wire.Resource:
-    """Read one resource of a SotW response: an Any with the resource, or with the ``Resource`` around it."""
-    body = any_pb2.Any.FromString(encoded)
-    if body.type_url == WRAPPER:
-        return wire.Resource.FromString(body.value)
-    inside = wire.Locality.FromString(body.value)
-    return wire.Resource(name=inside.region, version=inside.zone, resource=body)
 
 
 class World:
@@ -253,7 +191,7 @@ class Client:
 
     def ended(self, stream: Stream, refusal: StreamRefusedError) -> None:
         """Note that the server ended a stream."""
-        self.world.hub.close(stream)
+        self._close(stream)
         self.streams = {key: other for key, other in self.streams.items() if other is not stream}
         self._note(f"END {refusal.status.name}: {refusal.message}")
 
@@ -371,7 +309,7 @@ class Client:
             return self.request(type_url, unsubscribe=names)
         for name in names:
             self.world.transcript.append(f"{self.node.id} -> {short(type_url)} ends the stream of {name}")
-            self.world.hub.close(self.streams.pop((type_url, name)))
+            self._close(self.streams.pop((type_url, name)))
         self.world.pump()
         return self.take()
 
@@ -413,14 +351,16 @@ class Client:
             self.streams[key] = self.world.open(self, self.variant, key[0], self.connection)
         return self.streams[key]
 
-    # --- Its end
-
     def close(self) -> None:
         """End all streams."""
         for stream in self.streams.values():
-            self.world.hub.close(stream)
+            self._close(stream)
         self.streams = {}
         self.world.pump()
+
+    def _close(self, stream: Stream) -> None:
+        self.world.hub.close(stream)
+        self.unanswered.pop(stream, None)
 
     def reconnect(self, *types: str, world: World | None = None, before_closing: bool = False) -> "Client":
         """Come back as Envoy does: all types in one burst, with what was accepted of each; in the order of ``types``.
@@ -440,6 +380,8 @@ class Client:
                 asked = names
                 if self.variant is SOTW:
                     have = self.accepted.get((stream, type_url), ("", ""))[0]
+                    opened = again._stream(type_url, names[0] if names else "")
+                    again.accepted[opened, type_url] = (have, "")
                 elif self.per_type and names:
                     have = {name: version for name, version in have.items() if name in names}
                 elif names and (stream, type_url) in self.wild:
@@ -453,3 +395,6 @@ class Client:
 def _in_order_of(types: tuple[str, ...]) -> Callable[[tuple[tuple[Stream, str], list[str]]], int]:
     order = [*types, *TYPES]
     return lambda item: order.index(item[0][1])
+
+
+MakeWorld = Callable[..., World]

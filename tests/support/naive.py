@@ -18,8 +18,8 @@ from xds.model.groups import GroupTable
 from xds.model.resource import Reference, Resource
 from xds.protocol.hub import Hub
 from xds.protocol.response import Part
-from xds.protocol.session import Stream
 from xds.protocol.state import Variant
+from xds.protocol.stream import Stream
 
 WRAPPER = types.TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 THING = types.TYPE_PREFIX + "test.Thing"
@@ -116,6 +116,7 @@ def decode(variant: Variant, data: bytes) -> Message:
     """Decode a response."""
     held: dict[str, Held] = {}
     renewed: dict[str, str] = {}
+    absent: list[str] = []
     if variant is Variant.DELTA:
         delta = wire.DeltaDiscoveryResponse.FromString(data)
         for encoded in delta.resources:
@@ -123,9 +124,11 @@ def decode(variant: Variant, data: bytes) -> Message:
             assert one.name not in held, f"{one.name} twice in one response"
             if one.HasField("resource"):
                 held[one.name] = Held(one.version, one.resource.value)
-            else:
+            elif one.version:
                 renewed[one.name] = one.version
-        removed = tuple(delta.removed_resources)
+            else:
+                absent.append(one.name)  # as VHDS says it of an unknown host
+        removed = (*delta.removed_resources, *absent)
         assert not set(removed) & set(held), "a name both added and removed"
         assert len(set(removed)) == len(removed)
         return Message(

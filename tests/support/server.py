@@ -46,9 +46,9 @@ class XdsServer(Child):
         return super().start()
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
-        """Return what was logged since the last start, or the events of one name. A line that is no event fails."""
+        """Return what was logged since the last start, or the events of one name; other lines are left out."""
         lines = self.log()[self._log_start :].splitlines(keepends=True)
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
         return [one for one in found if event in (None, one["event"])]
 
     async def wait_event(self, event: str, count: int = 1, timeout_s: float = 20.0) -> list[dict[str, Any]]:

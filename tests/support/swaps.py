@@ -5,22 +5,30 @@ assert, and by ``bench/make_before_break.py``, which prints.
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from support import resources as r
 from support.envoy import EnvoyProcess
 from support.fetch import fetch
 from support.forms import DELTA_ADS, Form
 from support.ports import free_port
+from support.server import XdsServer
 from support.traffic import Traffic, TrafficReport
 from support.upstream import Upstreams
+from xds import ControlPlane, Settings
 
 RATE = 3_000.0
 """Requests a second: dense enough to see a gap of a millisecond, and leaving two cores room for all else."""
 REQUESTS_BETWEEN = 30
 """Requests seen between two changes, so that each change happens under load."""
+BACK_OFF_MAX_S = 0.2
+"""How soon Envoys reconnect here, so that restarts don't take the product's ten seconds."""
+WARMING_S = 1
+REMOVED = "cluster_manager.cluster_removed"
 
 State = Callable[["Scene", str], list[r.Json]]
 
@@ -48,16 +56,9 @@ def route_moves(scene: Scene, side: str) -> list[r.Json]:
 
 
 def route_moves_health_checked(scene: Scene, side: str) -> list[r.Json]:
-    """The same, with clusters that are warm only once a health check of their endpoint has passed."""
-    return [*scene.cluster(side, health_check_s=1), r.route("r1", side), scene.listener("r1")]
-
-
-def weights_move(scene: Scene, side: str) -> list[r.Json]:
-    """Side ``a`` splits among both clusters, side ``b`` has one of them alone."""
-    if side == "b":
-        return route_moves(scene, "b")
-    weighted = r.weighted_route("r1", {"a": 50, "b": 50})
-    return [*scene.cluster("a"), *scene.cluster("b"), weighted, scene.listener("r1")]
+    """The same with clusters that are warm only once their endpoint has passed a health check, which takes a second."""
+    check = r.health_check(60, f"/delay/{WARMING_S * 1000}") | {"timeout": "5s"}
+    return [*scene.cluster(side, health_checks=[check]), r.route("r1", side), scene.listener("r1")]
 
 
 def inline_route_moves(scene: Scene, side: str) -> list[r.Json]:
@@ -71,26 +72,45 @@ def listener_moves(scene: Scene, side: str) -> list[r.Json]:
 
 
 @asynccontextmanager
-async def upstreams() -> AsyncIterator[Upstreams]:
-    """Run the upstreams of a scene."""
-    async with Upstreams("a", "b") as running:
-        yield running
-
-
-@asynccontextmanager
-async def under_load(scene: Scene, envoy: EnvoyProcess, *, rate: float = RATE) -> AsyncIterator[Traffic]:
+async def under_load(scene: Scene, envoy: EnvoyProcess) -> AsyncIterator[Traffic]:
     """Wait until the Envoy answers from upstream ``a``, then keep requests running through it."""
     await envoy.wait_live()
     answer = await fetch(scene.listener_port)
     assert (answer.status, answer.text) == (200, "a"), answer
-    async with Traffic(scene.listener_port, rate=rate) as traffic:
+    async with Traffic(scene.listener_port, rate=RATE) as traffic:
         await traffic.wait_requests(REQUESTS_BETWEEN)
         yield traffic
 
 
-def sides(count: int) -> list[str]:
-    """Return to which side each change goes; all begins at ``a``."""
-    return ["ba"[number % 2] for number in range(count)]
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A scene whose control plane lives in this process, with one Envoy under load."""
+
+    scene: Scene
+    control_plane: ControlPlane
+    envoy: EnvoyProcess
+    traffic: Traffic
+
+    def show(self, state: State, side: str) -> None:
+        """Make a state all that there is."""
+        self.control_plane.replace({"default": state(self.scene, side)})
+
+
+@asynccontextmanager
+async def embedded(
+    state: State, *, form: Form, ordering: bool = True, drain_s: int | None = None
+) -> AsyncIterator[Embedded]:
+    """Serve side ``a`` of a state to one Envoy under load. ``drain_s`` is how long it drains a replaced listener."""
+    protocol = {"ordering": ordering, "listener_drain_s": 600.0 if drain_s is None else drain_s + 1.0}
+    settings = Settings.model_validate({"listen": "127.0.0.1:0", "admin": "off", "protocol": protocol})
+    extra = () if drain_s is None else ("--drain-time-s", str(drain_s))
+    async with Upstreams("a", "b") as upstreams, ControlPlane(settings) as control_plane:
+        assert control_plane.address is not None
+        scene = Scene(form, upstreams.ports)
+        control_plane.replace({"default": state(scene, "a")})
+        bootstrap = form.bootstrap(control_plane.address.port)
+        async with EnvoyProcess(bootstrap, extra=extra) as envoy, under_load(scene, envoy) as traffic:
+            yield Embedded(scene, control_plane, envoy, traffic)
 
 
 async def swap(
@@ -100,30 +120,50 @@ async def swap(
     form: Form = DELTA_ADS,
     ordering: bool = True,
     drain_s: int | None = None,
-    wait_removal: bool = True,
 ) -> TrafficReport:
-    """Make so many changes in an embedded control plane, each awaited to its end, and return what the load saw.
+    """Change sides so many times, each awaited until Envoy has removed the former cluster; return what the load saw."""
+    async with embedded(state, form=form, ordering=ordering, drain_s=drain_s) as running:
+        for number in range(1, swaps + 1):
+            running.show(state, "ab"[number % 2])
+            await running.envoy.wait_stat(REMOVED, number, timeout_s=15.0)
+            await running.traffic.wait_requests(REQUESTS_BETWEEN)
+        if ordering:
+            assert await running.envoy.nacks() == 0
+        return await running.traffic.stop()
 
-    ``drain_s`` is how long Envoy drains a replaced listener. The end of a change is the removal of a cluster by Envoy.
-    """
-    from xds import ControlPlane, Settings
 
-    protocol = {"ordering": ordering, "listener_drain_s": 600.0 if drain_s is None else drain_s + 1.0}
-    settings = Settings.model_validate({"listen": "127.0.0.1:0", "admin": "off", "protocol": protocol})
-    extra = () if drain_s is None else ("--drain-time-s", str(drain_s))
-    async with upstreams() as running, ControlPlane(settings) as control_plane:
-        scene = Scene(form, running.ports)
-        control_plane.replace({"default": state(scene, "a")})
-        assert control_plane.address is not None
-        async with (
-            EnvoyProcess(form.bootstrap(control_plane.address.port), extra=extra) as envoy,
-            under_load(scene, envoy) as traffic,
-        ):
-            for number, side in enumerate(sides(swaps), 1):
-                control_plane.replace({"default": state(scene, side)})
-                if wait_removal:
-                    await envoy.wait_stat("cluster_manager.cluster_removed", number, timeout_s=15.0)
-                await traffic.wait_requests(REQUESTS_BETWEEN)
-            if ordering:
+async def hurry(*, swaps: int, seed: int, form: Form = DELTA_ADS, ordering: bool = True) -> TrafficReport:
+    """Change sides so many times without waiting for anything, at random intervals of up to 20 ms."""
+    chance = random.Random(seed)
+    async with embedded(route_moves, form=form, ordering=ordering) as running:
+        for number in range(1, swaps + 1):
+            running.show(route_moves, "ab"[number % 2])
+            await asyncio.sleep(chance.choice((0.0, 0.002, 0.005, 0.012, 0.02)))
+        running.show(route_moves, "b")
+        await running.envoy.wait_names("clusters", {"b"})
+        await running.traffic.wait_requests(REQUESTS_BETWEEN)
+        assert (await fetch(running.scene.listener_port)).text == "b"
+        assert await running.envoy.nacks() == 0
+        return await running.traffic.stop()
+
+
+async def restart(
+    directory: Path, *, restarts: int, form: Form = DELTA_ADS, ordering: bool = True, hold_timeout_s: float = 20.0
+) -> TrafficReport:
+    """Kill ``xds serve`` so many times and start it again with the other side; return what the load saw."""
+    form = replace(form, back_off_max_s=BACK_OFF_MAX_S)
+    async with Upstreams("a", "b") as upstreams:
+        scene = Scene(form, upstreams.ports)
+        r.write_directory(directory, route_moves(scene, "a"))
+        settings = {"protocol.ordering": ordering, "protocol.hold_timeout_s": hold_timeout_s}
+        async with XdsServer(directory, settings=settings) as server:
+            await server.wait_ready()
+            async with EnvoyProcess(form.bootstrap(server.port)) as envoy, under_load(scene, envoy) as traffic:
+                for number in range(1, restarts + 1):
+                    server.kill()
+                    r.write_directory(directory, route_moves(scene, "ab"[number % 2]))
+                    server.start()
+                    await envoy.wait_stat(REMOVED, number, timeout_s=20.0)
+                    await traffic.wait_requests(REQUESTS_BETWEEN)
                 assert await envoy.nacks() == 0
-            return await traffic.stop()
+                return await traffic.stop()

@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from google.protobuf.message import DecodeError
-
-from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.snapshot import Snapshot
@@ -23,13 +21,21 @@ from xds.protocol.events import Counters, Event, Nacked, Overdue
 from xds.protocol.identity import describe_node, same_node
 from xds.protocol.interest import Interests
 from xds.protocol.policy import Stage
-from xds.protocol.requests import begin_delta, begin_sotw, change_delta, change_sotw, check_size
+from xds.protocol.requests import (
+    Request,
+    begin_delta,
+    begin_sotw,
+    change_delta,
+    change_sotw,
+    check_size,
+    claims_something,
+    decode,
+)
 from xds.protocol.response import Cohorts, Encoding, Part
-from xds.protocol.session import Ordering, Session, Stream
+from xds.protocol.session import Session
 from xds.protocol.state import TypeState, Variant
+from xds.protocol.stream import Ordering, Stream
 from xds.protocol.watchers import Watchers
-
-Request = DeltaDiscoveryRequest | DiscoveryRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +130,7 @@ class Hub:
             raise
 
     def _receive(self, stream: Stream, data: bytes, now: float) -> None:
-        request = _decode(stream.variant, data)
+        request = decode(stream.variant, data)
         session = self._session_of(stream, request)
         type_url = self._type_of(stream, request)
         state = stream.states.get(type_url)
@@ -183,10 +189,10 @@ class Hub:
         state = TypeState(type_url, stream.variant, self._interests.get(False, ()))
         check_size(state.interest, type_url, request, self._limits.subscriptions_max)
         view = session.newest.view(type_url)
-        if state.stage is Stage.MAKE and _claims_something(request):
+        if state.stage is Stage.MAKE and claims_something(request):
             session.returned(now)
         stuck = type_url == ENDPOINTS and stream.aggregated and not stream.states
-        if stuck or (not stream.aggregated and state.switches and _claims_something(request)):
+        if stuck or (not stream.aggregated and state.switches and claims_something(request)):
             session.stuck_since = now if session.stuck_since is None else session.stuck_since
             session.timed = True
         doubts = self._doubts.of(session.node, type_url)
@@ -399,19 +405,3 @@ class Hub:
         if at < session.timer:
             session.timer = at
             heapq.heappush(self._timers, (at, next(self._order), session))
-
-
-def _decode(variant: Variant, data: bytes) -> Request:
-    message: type[Request] = DeltaDiscoveryRequest if variant is Variant.DELTA else DiscoveryRequest
-    try:
-        return message.FromString(data)
-    except DecodeError as error:
-        raise StreamRefusedError(
-            Status.INVALID_ARGUMENT, f"{len(data)} bytes that are no {message.DESCRIPTOR.name}: {error}"
-        ) from None
-
-
-def _claims_something(request: Request) -> bool:
-    if isinstance(request, DeltaDiscoveryRequest):
-        return bool(request.initial_resource_versions)
-    return bool(request.version_info)

@@ -6,6 +6,8 @@ resource type instance version".
 
 from collections.abc import Mapping
 
+from google.protobuf.message import DecodeError
+
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.resource import Resource
 from xds.model.view import View
@@ -13,10 +15,30 @@ from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, claim, wanted, wants
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.interest import WILDCARD, Interest, Interests, glob_of
 from xds.protocol.response import Cohorts, fingerprint_held, state_version
-from xds.protocol.state import TypeState
+from xds.protocol.state import TypeState, Variant
+
+Request = DeltaDiscoveryRequest | DiscoveryRequest
 
 VHDS_START = ""
 """What an empty first VHDS request asks for: some answer that is not empty, or Envoy waits for its fetch timeout."""
+
+
+def decode(variant: Variant, data: bytes) -> Request:
+    """Return the request that the bytes are. Raises StreamRefusedError saying what is malformed."""
+    message: type[Request] = DeltaDiscoveryRequest if variant is Variant.DELTA else DiscoveryRequest
+    try:
+        return message.FromString(data)
+    except DecodeError as error:
+        raise StreamRefusedError(
+            Status.INVALID_ARGUMENT, f"{len(data)} bytes that are no {message.DESCRIPTOR.name}: {error}"
+        ) from None
+
+
+def claims_something(request: Request) -> bool:
+    """Say whether a first request tells of resources that the client has from an earlier stream."""
+    if isinstance(request, DeltaDiscoveryRequest):
+        return bool(request.initial_resource_versions)
+    return bool(request.version_info)
 
 
 def begin_delta(
@@ -157,7 +179,7 @@ def _requested(request: DiscoveryRequest) -> set[str]:
     return names
 
 
-def names_after(interest: Interest, request: DeltaDiscoveryRequest | DiscoveryRequest) -> int:
+def names_after(interest: Interest, request: Request) -> int:
     """Return how many names are subscribed once a request is taken."""
     if isinstance(request, DiscoveryRequest):
         return len(request.resource_names) + len(request.resource_locators)
@@ -166,7 +188,7 @@ def names_after(interest: Interest, request: DeltaDiscoveryRequest | DiscoveryRe
     return len((interest.names - _unsubscribed(request)) | _subscribed(request))
 
 
-def check_size(interest: Interest, type_url: str, request: DeltaDiscoveryRequest | DiscoveryRequest, most: int) -> None:
+def check_size(interest: Interest, type_url: str, request: Request, most: int) -> None:
     """Refuse a subscription beyond the limit, before anything of it is taken over."""
     names = names_after(interest, request)
     if names > most:

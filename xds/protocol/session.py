@@ -10,7 +10,8 @@ The rule (measured against Envoy 1.40; the xDS page calls it "eventual consisten
 3. BREAK: once nothing of that is under way, the clusters that are gone, save those that a route or listener which the
    client may still be using refers to.
 
-Only 2 and 3 ever wait, never 1, endpoints or secrets; and only until ``hold_timeout_s`` has passed.
+Only 2 and 3 ever wait, never 1, endpoints or secrets. 2 waits until ``hold_timeout_s`` has passed. 3 goes on waiting
+for a client that does not answer, since a cluster too many costs nothing; either is reported as overdue.
 """
 
 from collections.abc import Iterator
@@ -20,48 +21,10 @@ from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
-from xds.protocol.errors import StreamRefusedError
 from xds.protocol.policy import Stage
 from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of
-from xds.protocol.state import TypeState, Variant
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ordering:
-    """How long order may cost time. ``enabled`` False sends every change at once, at the price of failed requests.
-
-    ``hold_timeout_s`` bounds every wait for a client's answer; ``listener_drain_s`` is how long a client goes on using
-    the inline routes of a listener that it replaced (Envoy's ``--drain-time-s``).
-    """
-
-    enabled: bool = True
-    hold_timeout_s: float = 20.0
-    listener_drain_s: float = 600.0
-
-
-class Stream:
-    """One gRPC stream: its types, in the order in which they are sent. ``type_url`` is empty on an aggregated one."""
-
-    __slots__ = ("__weakref__", "connection", "queued", "refusal", "session", "states", "type_url", "variant")
-
-    def __init__(self, variant: Variant, type_url: str, connection: str) -> None:
-        self.variant = variant
-        self.type_url = type_url
-        self.connection = connection
-        self.session: Session | None = None
-        self.states: dict[str, TypeState] = {}
-        self.queued = False
-        self.refusal: StreamRefusedError | None = None
-
-    @property
-    def aggregated(self) -> bool:
-        """Say whether the stream carries all types (ADS)."""
-        return not self.type_url
-
-    def add(self, state: TypeState) -> None:
-        """Take in a type, keeping the order of stages."""
-        self.states[state.type_url] = state
-        self.states = dict(sorted(self.states.items(), key=lambda item: item[1].stage))
+from xds.protocol.state import TypeState
+from xds.protocol.stream import Ordering, Stream
 
 
 @dataclass(slots=True, eq=False)
@@ -134,11 +97,11 @@ class Session:
         return self._switch(state, now)
 
     def _free(self, state: TypeState, now: float) -> Part | None:
-        if state.type_url == ENDPOINTS and self.warming and state.variant is Variant.SOTW:
+        if state.type_url == ENDPOINTS and self.warming and state.asked:
             assert self.making is not None
             before, after = self.making.view(ENDPOINTS), self.newest.view(ENDPOINTS)
             if any(after.get(name) is None and before.get(name) is not None for name in state.asked & self.warming):
-                # SotW can't say that a name is gone, and Envoy ACKs no clusters before it has got it.
+                # Gone meanwhile, but Envoy ACKs no clusters before it has got them, and the rest waits for that.
                 part = self._respond(state, self.making, NO_HOLD, now)
                 state.dirty = True
                 return part
@@ -192,7 +155,8 @@ class Session:
         self._recheck_endpoints()
         if part is None:
             self._settle_make(now)
-        elif state.response is not None and state.response.endpoints:
+        else:
+            assert state.response is not None
             self._warm(state.response.endpoints)
         return part
 
@@ -225,8 +189,7 @@ class Session:
         hold = self._hold_switch(state) if self.ordering.enabled else NO_HOLD
         part = self._respond(state, target, hold, now)
         self.break_due = self.wake = True
-        if state.response is not None:
-            self._linger(state)
+        self._linger(state)
         return part
 
     def _hold_switch(self, state: TypeState) -> Hold:

@@ -222,8 +222,7 @@ class TypeState:
 
     def _timed(self) -> dict[str, Resource]:
         """Return what the client holds that has a TTL; not what it may have rejected, which it would reject again."""
-        if self.view is None:
-            return {}
+        assert self.view is not None, "a response was made"
         not_yet = {resource.name for part in self.rest for resource in part.upserts}.union(self.unknown or ())
         held = {name: self.held(name) for name in {*self.view.timed, *self.exceptions} - not_yet}
         timed = {name: r for name, r in held.items() if r is not None and r.ttl_s is not None}
@@ -306,8 +305,7 @@ class TypeState:
         held += [resource for pairs in (self.lingering or {}).values() for resource, _ in pairs]
         found: set[str] = set()
         for resource in held:
-            if resource is None:
-                continue
+            assert resource is not None, "nothing is kept that was not there"
             if resource.is_claim:
                 return None
             found |= clusters_of(resource)

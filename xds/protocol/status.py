@@ -9,8 +9,9 @@ from enum import Enum
 
 from xds.model.groups import Node
 from xds.protocol.diff import wanted
-from xds.protocol.session import Session, Stream
+from xds.protocol.session import Session
 from xds.protocol.state import Rejection, TypeState, Variant
+from xds.protocol.stream import Stream
 
 
 class Progress(Enum):

@@ -6,7 +6,7 @@ One instance a group and type. A change costs O(names that changed + streams tha
 from collections.abc import Iterable, Iterator
 
 from xds.protocol.interest import Interest
-from xds.protocol.session import Stream
+from xds.protocol.stream import Stream
 
 
 class Watchers:
@@ -53,11 +53,3 @@ class Watchers:
             interests.update(interest for interest in self._open_ended if interest.wants(name))
         for interest in interests:
             yield from self._streams[interest]
-
-    def __iter__(self) -> Iterator[Stream]:
-        """Iterate over all streams."""
-        for streams in self._streams.values():
-            yield from streams
-
-    def __len__(self) -> int:
-        return sum(map(len, self._streams.values()))

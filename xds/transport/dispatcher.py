@@ -16,8 +16,8 @@ from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Event
 from xds.protocol.hub import Hub
 from xds.protocol.response import Part
-from xds.protocol.session import Stream
 from xds.protocol.state import Variant
+from xds.protocol.stream import Stream
 
 SLICE = 128
 """Streams told of a change before the event loop gets a turn: about 5 ms of work on grpcio."""

@@ -1,0 +1,180 @@
+"""design.md, "Stream state": streams that lack the same are answered with the very same bytes, made once."""
+
+import gc
+
+from support.encoded import CDS, EDS, SDS, endpoints, resource, static
+from support.hubs import Client, World
+
+from xds.protocol.events import Counters
+from xds.protocol.response import Cohorts
+from xds.protocol.state import Variant
+
+
+def _fleet(world: World, variant: Variant, type_url: str, *names: str) -> list[Client]:
+    clients = [world.client(variant, f"n{number}") for number in range(3)]
+    for client in clients:
+        client.subscribe(type_url, *names)
+    return clients
+
+
+def test_cohort_first_answers_are_the_very_same_bytes(world: World, variant: Variant) -> None:
+    world.publish(static("a"))
+    clients = _fleet(world, variant, CDS)
+    assert len({id(client.messages[0].part.message) for client in clients}) == 1
+    assert len({client.messages[0].nonce for client in clients}) == 1
+
+
+def test_cohort_changes_are_the_very_same_bytes(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a"), endpoints("b"))
+    clients = _fleet(world, variant, EDS, "a", "b")
+    for client in clients:
+        client.ack(EDS)
+    for version in range(2, 5):
+        world.publish(endpoints("a", version))
+        assert len({id(client.messages[-1].part.message) for client in clients}) == 1
+        assert [client.ack_all() for client in clients] == [[f"EDS #{version} a@{version}"]] * 3
+
+
+def test_cohort_names_in_another_order_are_the_same(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a"), endpoints("b"))
+    first, second = world.client(variant), world.client(variant, "n2")
+    first.subscribe(EDS, "a", "b")
+    second.subscribe(EDS, "b", "a")
+    assert first.messages[0].part is second.messages[0].part
+
+
+def test_cohort_of_equal_content_after_different_ways_is_one_again(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a"))
+    quick, slow = world.client(variant), world.client(variant, "n2")
+    for client in (quick, slow):
+        client.subscribe(EDS, "a")
+    quick.ack(EDS)
+    world.publish(endpoints("a", 2))
+    quick.ack(EDS)
+    slow.ack_all()
+    world.publish(endpoints("a", 3))
+    assert quick.last(EDS).part is slow.last(EDS).part
+
+
+def test_cohort_another_subscription_is_another(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a"), endpoints("b"))
+    first, second = world.client(variant), world.client(variant, "n2")
+    first.subscribe(EDS, "a")
+    second.subscribe(EDS, "a", "b")
+    assert (first.take(), second.take()) == ([], [])
+    assert first.messages[0].part is not second.messages[0].part
+
+
+def test_cohort_delta_and_sotw_are_two(world: World) -> None:
+    world.publish(static("a"))
+    clients = [world.client(variant) for variant in Variant]
+    for client in clients:
+        client.subscribe(CDS)
+    assert clients[0].messages[0].part is not clients[1].messages[0].part
+
+
+def test_cohort_nack_of_one_does_not_concern_the_others(world: World, variant: Variant) -> None:
+    world.publish(static("a"))
+    first, second = world.client(variant), world.client(variant, "n2")
+    for client in (first, second):
+        client.subscribe(CDS)
+    first.nack(CDS)
+    second.ack(CDS)
+    assert [event.node_id for event in world.events()] == ["n1"]
+    assert second.reconnect().take() == []
+
+
+def test_cohort_responses_kept_are_bounded_by_their_number() -> None:
+    world = World()
+    world.hub.cohorts = Cohorts(entries_max=2)
+    client = world.client()
+    client.subscribe(SDS)
+    client.ack_all()
+    for version in range(5):
+        world.publish(resource(SDS, "s", version))
+        assert client.ack_all() == [f"SDS #{version + 2} s@{version}"]
+    assert len(world.hub.cohorts) == 2
+
+
+def test_cohort_responses_kept_are_bounded_by_their_bytes() -> None:
+    world = World()
+    world.hub.cohorts = Cohorts(bytes_max=10_000)
+    client = world.client()
+    client.subscribe(SDS)
+    client.ack_all()
+    for version in range(9):
+        world.publish(resource(SDS, "s", version, padding=3_000))
+        client.ack_all()
+    assert len(world.hub.cohorts) in (2, 3)
+    world.publish(resource(SDS, "s", 9, padding=50_000))
+    client.ack_all()
+    assert len(world.hub.cohorts) == 1
+
+
+def test_cohort_subscriptions_no_stream_has_any_more_are_forgotten(world: World) -> None:
+    world.publish(endpoints("a"))
+    world.hub.cohorts = Cohorts(entries_max=1)
+    client = world.client()
+    client.subscribe(EDS, *(f"name{number}" for number in range(50)))
+    client.ack_all()
+    client.close()
+    other = world.client(node="n2")
+    other.subscribe(EDS, "a")
+    gc.collect()
+    assert len(world.hub._interests) <= 2
+
+
+def test_cohort_stream_that_ends_does_not_take_the_others_changes_along(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a"), endpoints("b"))
+    one, both, same = (world.client(variant, f"n{number}") for number in range(3))
+    one.subscribe(EDS, "a")
+    both.subscribe(EDS, "a", "b")
+    same.subscribe(EDS, "a", "b")
+    for client in (one, both, same):
+        client.ack(EDS)
+    one.close()
+    world.publish(endpoints("a", 2))
+    assert (one.take(), both.take(), same.take()) == ([], ["EDS #2 a@2"], ["EDS #2 a@2"])
+
+
+def test_cohort_equal_subscriptions_are_one_object_that_says_what_it_is(world: World) -> None:
+    first, second = world.client(), world.client(node="n2")
+    first.subscribe(EDS, "b", "a", "*")
+    second.subscribe(EDS, "*", "a", "b")
+    interests = {stream.states[EDS].interest for stream in world.hub.streams}
+    assert [repr(interest) for interest in interests] == ["<Interest * ['a', 'b']>"]
+
+
+def test_counters_say_what_was_done(world: World, variant: Variant) -> None:
+    world.publish(static("a"), static("b"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack(CDS)
+    world.publish(static("a", 2))
+    client.nack(CDS)
+    world.publish(static("a", 3), remove=[static("b")])
+    client.ack_all()
+    client.close()
+    sizes = sum(len(message.part.message) for message in client.messages)
+    delta = variant is Variant.DELTA
+    assert world.hub.counters == Counters(
+        streams_opened=1,
+        streams_closed=1,
+        requests=5,
+        responses=4,
+        response_bytes=sizes,
+        resources_sent=4 if delta else 2 + 2 + 2 + 1,
+        removals_sent=1 if delta else 0,
+        acks=3,
+        nacks=1,
+    )
+
+
+def test_counters_count_heartbeats(world: World, variant: Variant) -> None:
+    world.publish(resource(SDS, "s", ttl_s=9))
+    client = world.client(variant)
+    client.subscribe(SDS, "s")
+    client.ack(SDS)
+    world.advance(9)
+    assert len(client.take()) == 3
+    assert world.hub.counters.heartbeats == 3

@@ -1,0 +1,187 @@
+"""protocol.md, "Errors": the status that ends a stream, that stream alone, and what it says."""
+
+import pytest
+from support.encoded import CDS, EDS, RDS, SDS, TYPES, endpoints, resource, static
+from support.hubs import DELTA, SOTW, MakeWorld, World
+
+from xds._generated import xds_wire_pb2 as wire
+from xds.model.groups import GroupTable, Rule
+from xds.model.types import TYPE_PREFIX
+from xds.protocol.errors import Status
+from xds.protocol.hub import Limits
+from xds.protocol.state import Variant
+
+MALFORMED = [b"\xff\xff\xff", b"\x0a\x05ab", b"\x12\x02\xff\xfe", b"\x00"]
+DENY = GroupTable(rules=(Rule(group="prod", id="prod-*"),), deny_unmatched=True)
+
+
+@pytest.mark.parametrize("data", MALFORMED)
+def test_error_malformed_protobuf_is_invalid_argument(world: World, variant: Variant, data: bytes) -> None:
+    (said,) = world.client(variant).send(data)
+    kind = "DeltaDiscoveryRequest" if variant is DELTA else "DiscoveryRequest"
+    assert said.startswith(f"END INVALID_ARGUMENT: {len(data)} bytes that are no {kind}: ")
+    assert "Traceback" not in said
+
+
+def test_error_ends_that_stream_alone(world: World, variant: Variant) -> None:
+    world.publish(static("a"))
+    bad, good = world.client(variant), world.client(variant, "n2")
+    bad.subscribe(CDS)
+    good.subscribe(CDS)
+    good.ack(CDS)
+    bad.ack(CDS)
+    bad.send(b"\xff")
+    world.publish(static("a", 2))
+    assert (bad.take(), good.take()) == ([], ["CDS #2 a@2"])
+    assert (world.hub.counters.streams_refused, len(world.hub.streams)) == (1, 1)
+
+
+def test_error_unknown_type_url_is_invalid_argument_naming_it(world: World, variant: Variant) -> None:
+    unknown = TYPE_PREFIX + "acme.Nothing"
+    (said,) = world.client(variant).subscribe(unknown)
+    assert said == f"END INVALID_ARGUMENT: unknown type URL {unknown!r}"
+
+
+@pytest.mark.parametrize("type_url", sorted(TYPES))
+def test_error_none_for_any_type_of_the_schema(world: World, variant: Variant, type_url: str) -> None:
+    world.publish(resource(type_url, "x"))
+    assert world.client(variant).subscribe(type_url, "x") == [f"{TYPES[type_url]} #1 x@1"]
+
+
+def test_error_no_type_url_on_an_aggregated_stream_is_invalid_argument(world: World, variant: Variant) -> None:
+    (said,) = world.client(variant).subscribe("")
+    assert said == "END INVALID_ARGUMENT: a request on an aggregated stream must carry a type_url"
+
+
+@pytest.mark.parametrize("type_url", ["", CDS])
+def test_error_type_url_of_a_per_type_stream_may_be_left_out(world: World, variant: Variant, type_url: str) -> None:
+    world.publish(static("a"))
+    client = world.client(variant, per_type=True)
+    stream = client._stream(CDS, "")
+    kind = wire.DeltaDiscoveryRequest if variant is DELTA else wire.DiscoveryRequest
+    said = client.send(kind(node=client.node, type_url=type_url).SerializeToString(), stream)
+    assert said == ["CDS #1 a@1"]
+
+
+def test_error_another_type_on_a_per_type_stream_is_invalid_argument(world: World, variant: Variant) -> None:
+    client = world.client(variant, per_type=True)
+    stream = client._stream(CDS, "")
+    kind = wire.DeltaDiscoveryRequest if variant is DELTA else wire.DiscoveryRequest
+    (said,) = client.send(kind(node=client.node, type_url=EDS).SerializeToString(), stream)
+    assert said == f"END INVALID_ARGUMENT: this service serves {CDS}, the request asks for {EDS}"
+
+
+@pytest.mark.parametrize("node", [wire.Node(), wire.Node(cluster="c1")])
+def test_error_no_node_is_invalid_argument(world: World, variant: Variant, node: wire.Node) -> None:
+    said = world.client(variant).request(CDS, node=node)
+    assert said == ["END INVALID_ARGUMENT: the first request of a stream must carry a node with an id"]
+
+
+def test_error_different_node_later_is_invalid_argument(world: World, variant: Variant) -> None:
+    client = world.client(variant)
+    client.subscribe(CDS)
+    (said,) = client.request(EDS, subscribe=["a"], node=wire.Node(id="other", cluster="c1"))
+    assert said == "END INVALID_ARGUMENT: this stream is of node 'n1', a later request says 'other'"
+
+
+def test_error_node_that_no_group_takes_is_served_the_default_group(make_world: MakeWorld, variant: Variant) -> None:
+    world = make_world(groups=GroupTable(rules=(Rule(group="prod", id="prod-*"),)))
+    world.publish(static("d"))
+    world.publish(static("p"), group="prod")
+    assert world.client(variant, "n1").subscribe(CDS) == ["CDS #1 d@1"]
+    assert world.client(variant, "prod-1").subscribe(CDS) == ["CDS #1 p@1"]
+
+
+def test_error_node_that_no_group_takes_is_permission_denied_where_configured(
+    make_world: MakeWorld, variant: Variant
+) -> None:
+    world = make_world(groups=DENY)
+    world.publish(static("p"), group="prod")
+    assert world.client(variant, "n1").subscribe(CDS) == ["END PERMISSION_DENIED: no group takes node 'n1'"]
+    assert world.client(variant, "prod-1").subscribe(CDS) == ["CDS #1 p@1"]
+
+
+def test_error_over_the_subscription_limit_is_resource_exhausted_naming_it(
+    make_world: MakeWorld, variant: Variant
+) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    (said,) = world.client(variant).subscribe(EDS, "a", "b", "c")
+    assert said.startswith("END RESOURCE_EXHAUSTED: ")
+    assert "subscriptions_max" in said
+
+
+def test_error_growing_over_the_subscription_limit_is_resource_exhausted(
+    make_world: MakeWorld, variant: Variant
+) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    world.publish(endpoints("a"), endpoints("b"))
+    client = world.client(variant)
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    (said,) = client.subscribe(EDS, "c")
+    assert said.startswith("END RESOURCE_EXHAUSTED: ")
+
+
+def test_error_locators_count_for_the_subscription_limit(make_world: MakeWorld, variant: Variant) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    (said,) = world.client(variant).request(EDS, subscribe=["a", "b", "c"], locators=True)
+    assert said.startswith("END RESOURCE_EXHAUSTED: ")
+
+
+def test_error_none_for_as_many_names_as_the_limit(make_world: MakeWorld, variant: Variant) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    world.publish(endpoints("a"), endpoints("b"))
+    assert world.client(variant).subscribe(EDS, "a", "b") == ["EDS #1 a@1 b@1"]
+
+
+def test_error_none_for_subscribing_again_at_the_limit(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    world.publish(endpoints("a"), endpoints("b"))
+    client = world.client()
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    assert client.subscribe(EDS, "a", "b") == ["EDS #2 a@1 b@1"]
+
+
+def test_error_none_for_exchanging_names_at_the_limit(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    world.publish(endpoints("a"), endpoints("b"), endpoints("c"))
+    client = world.client()
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    assert client.request(EDS, subscribe=["c"], unsubscribe=["a"]) == ["EDS #2 c@1"]
+
+
+def test_error_over_the_limit_of_types_is_resource_exhausted_naming_it(make_world: MakeWorld, variant: Variant) -> None:
+    world = make_world(limits=Limits(types_max=2))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.subscribe(SDS, "s")
+    (said,) = client.subscribe(RDS, "r")
+    assert said == "END RESOURCE_EXHAUSTED: a stream may use 2 types (types_max)"
+
+
+def test_error_stream_refused_at_its_first_request_leaves_nothing_behind(world: World, variant: Variant) -> None:
+    client = world.client(variant, per_type=True)
+    client.request(CDS, node=wire.Node())
+    client.subscribe(TYPE_PREFIX + "acme.Nothing")
+    hub = world.hub
+    assert (len(hub.streams), hub._sessions, hub.counters.streams_opened, hub.counters.streams_closed) == (0, {}, 2, 2)
+
+
+def test_error_closing_a_stream_twice_is_harmless(world: World) -> None:
+    stream = world.hub.open(DELTA)
+    world.hub.close(stream)
+    world.hub.close(stream)
+    assert (world.hub.counters.streams_opened, world.hub.counters.streams_closed) == (1, 1)
+
+
+def test_error_stream_without_a_request_has_nothing_to_say(world: World) -> None:
+    assert world.hub.poll(world.hub.open(SOTW), world.now) is None
+
+
+def test_error_statuses_are_those_of_grpc() -> None:
+    assert {status.name: status.value for status in Status} == {
+        "OK": 0, "INVALID_ARGUMENT": 3, "PERMISSION_DENIED": 7, "RESOURCE_EXHAUSTED": 8, "UNIMPLEMENTED": 12,
+        "INTERNAL": 13, "UNAVAILABLE": 14,
+    }  # fmt: skip

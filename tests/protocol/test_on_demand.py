@@ -1,0 +1,317 @@
+"""protocol.md, "Delta", rule 12: ODCDS, VHDS, locators, ``xdstp://``; and envoy-facts.md 1.2 and 2.7."""
+
+from support.encoded import CDS, EDS, RDS, VHDS, cluster, endpoints, resource, route, static, virtual_host
+from support.hubs import SOTW, World
+
+from xds._generated import xds_wire_pb2 as wire
+
+# --- ODCDS ---------------------------------------------------------------------------------------------------------
+
+
+def test_odcds_cluster_is_sent_on_demand_beside_the_wildcard(world: World) -> None:
+    world.publish(static("a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack(CDS)
+    world.publish(cluster("c1"), endpoints("c1"))
+    client.ack_all()
+    assert client.subscribe(CDS, "c1") == ["CDS #3 c1@1"]
+
+
+def test_odcds_without_wildcard_only_what_was_demanded_is_sent(world: World) -> None:
+    world.publish(static("a"), static("c1"), static("c2"))
+    client = world.client()
+    assert client.subscribe(CDS, "c1") == ["CDS #1 c1@1"]
+    client.ack(CDS)
+    assert client.subscribe(CDS, "c2") == ["CDS #2 c2@1"]
+    client.ack(CDS)
+    world.publish(static("a", 2), static("c1", 2))
+    assert client.take() == ["CDS #3 c1@2"]
+
+
+def test_odcds_removed_cluster_that_returns_is_pushed(world: World) -> None:
+    """envoy-facts.md 2.7: Envoy does not ask again."""
+    world.publish(static("c1"))
+    client = world.client()
+    client.subscribe(CDS, "c1")
+    client.ack(CDS)
+    world.publish(remove=[static("c1")])
+    world.advance(30)
+    assert client.take() == ["CDS #2 -c1"]
+    client.ack(CDS)
+    world.publish(static("c1"))
+    assert client.take() == ["CDS #3 c1@1"]
+
+
+def test_odcds_reconnect_with_star_and_names_is_sent_only_what_is_missing(world: World) -> None:
+    world.publish(static("a"), static("c1"))
+    client = world.client()
+    said = client.subscribe(CDS, "*", "c1", "missing", have={"a": "1", "c1": "1"})
+    assert said == ["CDS #1 -missing"]
+
+
+# --- VHDS ----------------------------------------------------------------------------------------------------------
+
+
+def test_vhds_first_request_without_names_is_not_everything_but_answered_not_empty(world: World) -> None:
+    """An empty response would let the listener wait for its fetch timeout."""
+    world.publish(virtual_host("r1/foo.com"))
+    client = world.client()
+    client.subscribe(VHDS)
+    (message,) = client.messages
+    assert (message.names, len(message.removed)) == ([], 1)
+
+
+def test_vhds_host_is_sent_by_its_name(world: World) -> None:
+    world.publish(virtual_host("r1/foo.com"))
+    client = world.client()
+    client.subscribe(VHDS)
+    client.ack(VHDS)
+    assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #2 r1/foo.com@1"]
+
+
+def test_vhds_host_is_found_by_its_alias(world: World) -> None:
+    world.publish(virtual_host("r1/vh", aliases=("r1/foo.com", "r1/bar.com")))
+    client = world.client()
+    client.subscribe(VHDS)
+    client.ack(VHDS)
+    assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #2 r1/vh@1 alias=r1/foo.com,r1/bar.com"]
+
+
+def test_vhds_host_found_by_its_alias_is_kept_up_to_date(world: World) -> None:
+    world.publish(virtual_host("r1/vh", aliases=("r1/foo.com",)))
+    client = world.client()
+    client.subscribe(VHDS, "r1/foo.com")
+    client.ack(VHDS)
+    world.publish(virtual_host("r1/vh", 2, aliases=("r1/foo.com",)))
+    assert client.take() == ["VHDS #2 r1/vh@2 alias=r1/foo.com"]
+    client.ack(VHDS)
+    world.publish(remove=[virtual_host("r1/vh")])
+    assert client.take() == ["VHDS #3 -r1/vh"]
+
+
+def test_vhds_host_whose_alias_appears_later_is_sent(world: World) -> None:
+    client = world.client()
+    client.subscribe(VHDS, "r1/foo.com")
+    client.ack(VHDS)
+    world.publish(virtual_host("r1/vh", aliases=("r1/other.com",)))
+    assert client.take() == []
+    world.publish(virtual_host("r1/vh", 2, aliases=("r1/foo.com",)))
+    assert client.take() == ["VHDS #2 r1/vh@2 alias=r1/foo.com"]
+
+
+def test_vhds_alias_subscribed_again_is_sent_again(world: World) -> None:
+    world.publish(virtual_host("r1/vh", aliases=("r1/foo.com",)))
+    client = world.client()
+    client.subscribe(VHDS, "r1/foo.com")
+    client.ack(VHDS)
+    assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #2 r1/vh@1 alias=r1/foo.com"]
+
+
+def test_vhds_alias_unsubscribed_is_sent_no_more(world: World) -> None:
+    world.publish(virtual_host("r1/vh", aliases=("r1/foo.com",)))
+    client = world.client()
+    client.subscribe(VHDS, "r1/foo.com")
+    client.ack(VHDS)
+    client.unsubscribe(VHDS, "r1/foo.com")
+    world.publish(virtual_host("r1/vh", 2, aliases=("r1/foo.com",)))
+    assert client.take() == []
+
+
+def test_vhds_unknown_host_is_answered_without_a_body(world: World) -> None:
+    """Facts 2.7: so it is a 404 at once; a removal or silence hangs the request."""
+    client = world.client()
+    assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #1 ~r1/foo.com alias=r1/foo.com"]
+
+
+def test_vhds_unknown_host_that_appears_is_sent(world: World) -> None:
+    client = world.client()
+    client.subscribe(VHDS, "r1/foo.com")
+    client.ack(VHDS)
+    world.publish(virtual_host("r1/foo.com"))
+    assert client.take() == ["VHDS #2 r1/foo.com@1"]
+
+
+def test_vhds_unsubscribing_an_unknown_host_under_the_wildcard_is_answered_with_its_removal(world: World) -> None:
+    client = world.client()
+    client.subscribe(VHDS, "*", "r1/foo.com")
+    client.ack(VHDS)
+    client.unsubscribe(VHDS, "r1/foo.com")
+    assert (client.last(VHDS).names, client.last(VHDS).removed) == ([], ("r1/foo.com",))
+
+
+def test_vhds_reconnect_with_star_is_sent_only_what_changed(world: World) -> None:
+    world.publish(virtual_host("r1/foo.com"), virtual_host("r1/bar.com", 2))
+    client = world.client()
+    said = client.subscribe(VHDS, "*", have={"r1/foo.com": "1", "r1/bar.com": "1", "r1/gone": "1"})
+    assert said == ["VHDS #1 r1/bar.com@2 -r1/gone"]
+
+
+def test_vhds_claim_found_by_its_alias_survives_another_subscription(world: World) -> None:
+    """The answer is still held behind clusters when the next host is asked for."""
+    world.publish(static("a"), virtual_host("r1/vh", 2, aliases=("r1/foo.com",)), virtual_host("r1/bar.com"))
+    client = world.client()
+    with world.burst():
+        client.subscribe(CDS)
+        client.subscribe(VHDS, "r1/foo.com", have={"r1/vh": "1"})
+    assert client.take() == ["CDS #1 a@1"]
+    assert client.subscribe(VHDS, "r1/bar.com") == []
+    assert client.ack(CDS) == ["VHDS #2 r1/bar.com@1 r1/vh@2 alias=r1/foo.com"]
+
+
+# --- Locators ------------------------------------------------------------------------------------------------------
+
+
+def test_locators_subscribe_and_unsubscribe_as_names_do(world: World) -> None:
+    world.publish(route("r", 1), route("s", 1))
+    client = world.client()
+    assert client.request(RDS, subscribe=["r"], locators=True) == ["RDS #1 r@1"]
+    client.ack(RDS)
+    assert client.request(RDS, subscribe=["s"], unsubscribe=["r"], locators=True) == ["RDS #2 s@1"]
+    client.ack(RDS)
+    world.publish(route("r", 2), route("s", 2))
+    assert client.take() == ["RDS #3 s@2"]
+
+
+def test_locators_subscribe_on_sotw(world: World) -> None:
+    world.publish(route("r", 1))
+    assert world.client(SOTW).request(RDS, subscribe=["r"], locators=True) == ["RDS #1 r@1"]
+
+
+def test_locators_with_dynamic_parameters_are_answered_by_name(world: World) -> None:
+    world.publish(route("r", 1))
+    client = world.client()
+    made = wire.DeltaDiscoveryRequest(type_url=RDS, node=client.node)
+    made.resource_locators_subscribe.add(name="r").dynamic_parameters["env"] = "prod"
+    assert client.send(made.SerializeToString()) == ["RDS #1 r@1"]
+
+
+# --- xdstp ---------------------------------------------------------------------------------------------------------
+
+COLLECTION = "xdstp://auth1/envoy.config.cluster.v3.Cluster/col/"
+NODE = "?xds.node.cluster=c1&xds.node.id=n1"
+SWAPPED = "?xds.node.id=n1&xds.node.cluster=c1"
+GLOB = COLLECTION + "*" + NODE
+
+
+def test_xdstp_singleton_is_a_name_like_another(world: World) -> None:
+    name = "xdstp://auth1/envoy.config.endpoint.v3.ClusterLoadAssignment/a"
+    world.publish(endpoints(name))
+    assert world.client().subscribe(EDS, name) == [f"EDS #1 {name}@1"]
+
+
+def test_xdstp_glob_brings_its_members_with_equal_context_parameters(world: World) -> None:
+    member, swapped = COLLECTION + "a" + NODE, COLLECTION + "b" + SWAPPED
+    others = [
+        COLLECTION + "c",
+        COLLECTION + "d?xds.node.cluster=c1&xds.node.id=n2",
+        COLLECTION + "deeper/e" + NODE,
+        COLLECTION.replace("col", "other") + "f" + NODE,
+        COLLECTION.replace("auth1", "auth2") + "g" + NODE,
+        "plain",
+    ]
+    world.publish(*[static(name) for name in (member, swapped, *others)])
+    client = world.client()
+    client.subscribe(CDS, GLOB)
+    assert client.last(CDS).names == [member, swapped]
+
+
+def test_xdstp_glob_without_parameters_brings_members_without(world: World) -> None:
+    world.publish(static(COLLECTION + "a"), static(COLLECTION + "b" + NODE))
+    client = world.client()
+    client.subscribe(CDS, COLLECTION + "*")
+    assert client.last(CDS).names == [COLLECTION + "a"]
+
+
+def test_xdstp_glob_follows_its_members(world: World) -> None:
+    first, second = COLLECTION + "a" + NODE, COLLECTION + "b" + NODE
+    world.publish(static(first))
+    client = world.client()
+    client.subscribe(CDS, GLOB)
+    client.ack(CDS)
+    world.publish(static(second), static(COLLECTION + "x"))
+    assert client.take() == [f"CDS #2 {second}@1"]
+    client.ack(CDS)
+    world.publish(remove=[static(first)])
+    world.advance(30)
+    assert client.take() == [f"CDS #3 -{first}"]
+
+
+def test_xdstp_glob_on_sotw(world: World) -> None:
+    world.publish(static(COLLECTION + "a" + NODE), static("plain"))
+    assert world.client(SOTW).subscribe(CDS, GLOB) == [f"CDS #1 {COLLECTION}a{NODE}@1"]
+
+
+def test_xdstp_empty_glob_is_answered(world: World) -> None:
+    assert world.client().subscribe(CDS, GLOB) != []
+
+
+def test_xdstp_empty_glob_subscribed_later_is_answered(world: World) -> None:
+    client = world.client()
+    client.subscribe(CDS, "plain")
+    client.ack(CDS)
+    assert client.subscribe(CDS, GLOB) != []
+
+
+def test_xdstp_glob_subscribed_again_is_sent_again(world: World) -> None:
+    member = COLLECTION + "a" + NODE
+    world.publish(static(member))
+    client = world.client()
+    client.subscribe(CDS, GLOB)
+    client.ack(CDS)
+    assert client.subscribe(CDS, GLOB) == [f"CDS #2 {member}@1"]
+
+
+def test_xdstp_glob_subscribed_again_beside_a_name_brings_both(world: World) -> None:
+    member = COLLECTION + "a" + NODE
+    world.publish(static(member), static("plain"))
+    client = world.client()
+    client.subscribe(CDS, GLOB)
+    client.ack(CDS)
+    assert client.subscribe(CDS, GLOB, "plain") == [f"CDS #2 plain@1 {member}@1"]
+
+
+def test_xdstp_glob_unsubscribed_is_sent_no_more(world: World) -> None:
+    member = COLLECTION + "a" + NODE
+    world.publish(static(member))
+    client = world.client()
+    client.subscribe(CDS, GLOB)
+    client.ack(CDS)
+    client.unsubscribe(CDS, GLOB)
+    world.publish(static(member, 2))
+    assert client.take() == []
+
+
+def test_xdstp_reconnected_glob_without_versions_is_sent_everything(world: World) -> None:
+    member = COLLECTION + "a" + NODE
+    world.publish(static(member))
+    client = world.client()
+    client.subscribe(CDS, GLOB)
+    client.ack(CDS)
+    client.held.clear()
+    assert client.reconnect().take() == [f"CDS #1 {member}@1"]
+
+
+def test_xdstp_reconnected_glob_with_versions_is_sent_what_changed(world: World) -> None:
+    same, changed, gone = (COLLECTION + name + NODE for name in "abc")
+    world.publish(static(same), static(changed, 2))
+    client = world.client()
+    client.subscribe(CDS, GLOB, have={same: "1", changed: "1", gone: "1"})
+    client.ack_all()
+    world.advance(20)
+    said = " ".join(str(message) for message in client.messages)
+    assert [f" {changed}@2" in said, f" -{gone}" in said, f" {same}@" in said] == [True, True, False]
+
+
+def test_xdstp_names_are_not_of_the_wildcard(world: World) -> None:
+    world.publish(static("plain"), static(COLLECTION + "a"))
+    assert world.client().subscribe(CDS) == ["CDS #1 plain@1"]
+
+
+def test_xdstp_name_beside_the_wildcard_is_sent_when_it_changes(world: World) -> None:
+    world.publish(static("plain"), static(COLLECTION + "a"))
+    client = world.client()
+    client.subscribe(CDS, "*", COLLECTION + "a")
+    client.ack(CDS)
+    world.publish(static(COLLECTION + "a", 2), resource(CDS, COLLECTION + "b"))
+    assert client.take() == [f"CDS #2 {COLLECTION}a@2"]

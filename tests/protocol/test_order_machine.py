@@ -1,0 +1,441 @@
+"""Make before break: however a consistent snapshot changes, no request of an Envoy meets a cluster that isn't there.
+
+The client is Envoy as envoy-facts 2.1 to 2.3 and 3 describe it: clusters warm on an assignment that comes after them,
+clusters are ACKed when all are warm, listeners warm on their routes, replaced listeners drain.
+"""
+
+import os
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from support.naive import Held, Link, Message, Subscription, resource
+
+from xds._generated import xds_wire_pb2 as wire
+from xds.model import types
+from xds.model.catalog import Catalog
+from xds.model.changeset import Changeset
+from xds.model.resource import Resource
+from xds.protocol.hub import Hub
+from xds.protocol.state import Variant
+from xds.protocol.stream import Ordering
+
+EXAMPLES = int(os.environ.get("XDS_TEST_EXAMPLES", "1000"))
+CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTE
+DRAIN_S = 10.0
+HOLD_S = 1_000.0
+CLUSTERS, ROUTES, LISTENERS = ("a", "b", "c"), ("r1", "r2"), ("l1", "l2")
+
+snapshots = st.fixed_dictionaries(
+    {
+        "routes": st.dictionaries(st.sampled_from(ROUTES), st.sets(st.sampled_from(CLUSTERS), max_size=2), min_size=1),
+        "listeners": st.dictionaries(
+            st.sampled_from(LISTENERS), st.one_of(st.sampled_from(ROUTES), st.sets(st.sampled_from(CLUSTERS)))
+        ),
+        "extra": st.sets(st.sampled_from(CLUSTERS), max_size=1),
+        "contents": st.tuples(*[st.integers(0, 1)] * len(CLUSTERS)),
+        "shared": st.booleans(),
+    }
+)
+
+
+def spell_out(spec: dict) -> tuple[Resource, ...]:
+    """Make a consistent snapshot: what listeners name is there, and what that names, and so on."""
+    routes = dict(spec["routes"])
+    for uses in spec["listeners"].values():
+        if isinstance(uses, str):
+            routes.setdefault(uses, set())
+    inline = [uses for uses in spec["listeners"].values() if not isinstance(uses, str)]
+    clusters = set(spec["extra"]).union(*routes.values(), *inline)
+    found = []
+    for number, name in enumerate(CLUSTERS):
+        if name not in clusters:
+            continue
+        eds = "e" if spec["shared"] else f"e-{name}"
+        found.append(resource(CDS, name, spec["contents"][number], references=[(EDS, eds)]))
+    found += [resource(EDS, eds, 0) for eds in sorted({r.references[0].name for r in found})]
+    found += [resource(RDS, name, 0, references=[(CDS, c) for c in uses]) for name, uses in routes.items()]
+    for name, uses in spec["listeners"].items():
+        references = [(RDS, uses)] if isinstance(uses, str) else [(CDS, c) for c in uses]
+        found.append(resource(LDS, name, 0, references=references))
+    return tuple(found)
+
+
+@dataclass
+class Cluster:
+    """A cluster on the client: what serves, and what warms to take its place."""
+
+    serving: Held | None = None
+    warming: Held | None = None
+
+
+@dataclass
+class Envoy:
+    """One Envoy. ``per_type`` opens a stream for each subscription; on ADS, clusters are ACKed when all are warm."""
+
+    hub: Hub
+    variant: Variant
+    per_type: bool
+    number: int = 0
+    links: list[Link] = field(default_factory=list)
+    subscriptions: dict[tuple[str, str], Subscription] = field(default_factory=dict)
+    clusters: dict[str, Cluster] = field(default_factory=dict)
+    listeners: dict[str, Held] = field(default_factory=dict)
+    warming_listeners: dict[str, Held] = field(default_factory=dict)
+    draining: list[tuple[Held, float]] = field(default_factory=list)
+    routes: dict[str, Held] = field(default_factory=dict)
+    unacked_clusters: deque[tuple[Message, bool]] = field(default_factory=deque)
+    rejected: set[str] = field(default_factory=set)
+    worked: set[tuple[str, str]] = field(default_factory=set)
+    initial: bool = True
+    deferred: bool = False
+
+    # --- Streams ---------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Open the streams anew and ask for everything in one burst (envoy-facts 2.6)."""
+        for link in self.links:
+            link.close()
+        self.links, self.number = [], self.number + 1
+        self.unacked_clusters.clear()
+        self.subscriptions = {key: s for key, s in self.subscriptions.items() if s.wildcard or s.names}
+        wanted = [key for key in self.subscriptions if key[0] in (EDS, LDS, RDS)]
+        self.deferred = not self.per_type and not self.initial and any(c.warming for c in self.clusters.values())
+        if self.deferred:
+            wanted.sort(key=lambda key: (EDS, LDS, RDS).index(key[0]))
+        else:
+            wanted = sorted({(CDS, ""), *wanted}, key=lambda key: (CDS, EDS, LDS, RDS).index(key[0]))
+        for key in wanted:
+            self.subscribe(key)
+
+    def subscribe(self, key: tuple[str, str]) -> None:
+        """Send the first request of a subscription on a link, of its own unless aggregated."""
+        type_url, name = key
+        if self.per_type or not self.links:
+            node = wire.Node(id="envoy", cluster="default")
+            of_type = type_url if self.per_type else ""
+            link = Link(self.hub, self.variant, node, type_url=of_type, connection=str(self.number))
+            self.links.append(link)
+        link = self.links[-1]
+        subscription = self.subscriptions.get(key)
+        if subscription is None:
+            subscription = self.subscriptions[key] = Subscription(type_url, self.variant, link)
+            subscription.wildcard, subscription.names = type_url in (CDS, LDS), {name} - {""}
+        subscription.link = link
+        subscription.begin(legacy=True)
+
+    def want(self, type_url: str, names: set[str]) -> None:
+        """Subscribe to these names of endpoints or routes, and to no others."""
+        if not self.per_type:
+            key = (type_url, "")
+            subscription = self.subscriptions.get(key)
+            if subscription is None:
+                if not names:
+                    return
+                subscription = self.subscriptions[key] = Subscription(type_url, self.variant, self.links[0])
+                subscription.names = set(names)
+                subscription.begin()
+            elif subscription.names != names:
+                subscription.change(names - subscription.names, subscription.names - names)
+            return
+        for key in [key for key in self.subscriptions if key[0] == type_url and key[1] not in names]:
+            link = self.subscriptions.pop(key).link
+            self.links.remove(link)
+            link.close()
+        for name in sorted(names):
+            if (type_url, name) not in self.subscriptions:
+                self.subscribe((type_url, name))
+
+    # --- What comes in ---------------------------------------------------------------------------------------
+
+    def handle(self, link: Link, now: float, applied: set[str] | None) -> None:
+        """Take the oldest message of a link; ``applied`` names what of it is good if it is rejected."""
+        message = link.inbox.popleft()
+        key = (message.type_url, "")
+        if self.per_type and message.type_url in (EDS, RDS):
+            key = next(k for k, s in self.subscriptions.items() if s.link is link)
+        subscription = self.subscriptions[key]
+        before = set(subscription.view)
+        if applied is None:
+            subscription.accept(message)
+        else:
+            if message.type_url in (EDS, RDS):
+                applied -= set(message.removed)
+            else:
+                applied |= set(message.removed)
+            subscription.reject(message, applied)
+        news = {n: h for n, h in message.resources.items() if applied is None or n in applied}
+        news = {n: h for n, h in news.items() if subscription.wants(n)}
+        gone = before - set(subscription.view)
+        if message.type_url == CDS:
+            self._clusters(message, news, gone, rejected=applied is not None)
+            return
+        if message.type_url == EDS:
+            self._endpoints({*news, *message.removed})
+        elif message.type_url == LDS:
+            self._listeners(news, gone, now)
+        else:
+            self.routes |= news
+        self._warm_listeners(now)
+        self.answer(subscription, message, rejected=applied is not None)
+        self.settle_clusters()
+
+    def answer(self, subscription: Subscription, message: Message, *, rejected: bool) -> None:
+        """ACK or NACK."""
+        if subscription.link.open:
+            subscription.change(nonce=message.nonce, error="no" if rejected else "")
+
+    def _clusters(self, message: Message, news: dict[str, Held], gone: set[str], *, rejected: bool) -> None:
+        if rejected:
+            self.rejected |= set(message.resources) - set(news)
+        changed = []
+        for name, held in news.items():
+            cluster = self.clusters.setdefault(name, Cluster())
+            if held not in (cluster.serving, cluster.warming) or cluster.warming not in (None, held):
+                cluster.warming = held
+                changed.append(name)
+        for name in gone:
+            self.clusters.pop(name, None)
+        names = {n for c in self.clusters.values() for h in (c.serving, c.warming) if h for n in h.names(EDS)}
+        for name in changed if self.per_type else ():
+            for eds in self.clusters[name].warming.names(EDS):  # type: ignore[union-attr]
+                if (EDS, eds) in self.subscriptions:  # a new stream without versions, then the old one closes
+                    self.want(EDS, {n for t, n in self.subscriptions if t == EDS} - {eds})
+        self.want(EDS, names)
+        self.unacked_clusters.append((message, rejected))
+        self.settle_clusters()
+
+    def _endpoints(self, names: set[str]) -> None:
+        for cluster in self.clusters.values():
+            if cluster.warming is not None and cluster.warming.names(EDS) & names:
+                cluster.serving, cluster.warming = cluster.warming, None
+
+    def settle_clusters(self) -> None:
+        """Answer clusters that are all warm; after the first ones, ask for listeners."""
+        warm = not any(cluster.warming for cluster in self.clusters.values())
+        if self.deferred and warm:
+            self.deferred = False
+            self.subscribe_late()
+        while self.unacked_clusters and (warm or self.per_type or self.initial):
+            message, rejected = self.unacked_clusters.popleft()
+            subscription = self.subscriptions[CDS, ""]
+            if not self.unacked_clusters or self.variant is Variant.DELTA:
+                self.answer(subscription, message, rejected=rejected)
+            if self.initial and not self.unacked_clusters:
+                self.initial = False
+        if warm and not self.initial and (LDS, "") not in self.subscriptions:
+            self.subscribe((LDS, ""))
+
+    def subscribe_late(self) -> None:
+        """Ask for clusters after a break while some warmed."""
+        subscription = self.subscriptions[CDS, ""]
+        subscription.link = self.links[0]
+        subscription.begin(legacy=True)
+
+    def _listeners(self, news: dict[str, Held], gone: set[str], now: float) -> None:
+        self.warming_listeners |= news
+        for name in gone:
+            self.warming_listeners.pop(name, None)
+            if name in self.listeners:
+                self.draining.append((self.listeners.pop(name), now + DRAIN_S))
+        self.want_routes(now)
+
+    def _warm_listeners(self, now: float) -> None:
+        for name, held in list(self.warming_listeners.items()):
+            if held.names(RDS) <= set(self.routes):
+                if name in self.listeners and self.listeners[name] != held:
+                    self.draining.append((self.listeners[name], now + DRAIN_S))
+                self.listeners[name] = self.warming_listeners.pop(name)
+        self.want_routes(now)
+
+    def want_routes(self, now: float) -> None:
+        """Subscribe to the routes of all listeners, draining ones too."""
+        self.draining = [(held, until) for held, until in self.draining if until > now]
+        all_listeners = [
+            *self.listeners.values(),
+            *self.warming_listeners.values(),
+            *(held for held, _ in self.draining),
+        ]
+        names = {name for held in all_listeners for name in held.names(RDS)}
+        self.routes = {name: held for name, held in self.routes.items() if name in names}
+        self.want(RDS, names)
+
+    # --- What it can do --------------------------------------------------------------------------------------
+
+    def uses(self) -> dict[tuple[str, str], frozenset[str]]:
+        """Return what directs requests, listeners and routes, and to which clusters."""
+        found: dict[tuple[str, str], frozenset[str]] = {}
+        active = [*self.listeners.items(), *(("draining", held) for held, _ in self.draining)]
+        for name, held in active:
+            found[LDS, name] = found.get((LDS, name), frozenset()) | held.names(CDS)
+            for route in held.names(RDS) & set(self.routes):
+                found[RDS, route] = self.routes[route].names(CDS)
+        return found
+
+    def check(self) -> None:
+        """Every cluster that something active refers to serves; or was rejected, and nothing that worked is worse."""
+        serving = {name for name, cluster in self.clusters.items() if cluster.serving}
+        self.rejected -= serving
+        works = set()
+        for key, clusters in self.uses().items():
+            missing = clusters - serving
+            if not missing:
+                works.add(key)
+                continue
+            assert missing <= self.rejected, f"{key} uses {missing}"
+            assert key not in self.worked, f"{key} worked before, now uses {missing}"
+        self.worked = works
+
+
+class OrderMachine(RuleBasedStateMachine):
+    """One Envoy, a catalog that changes, and messages under way both ways."""
+
+    ordering = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.spec: dict = {}
+        self.envoy: Envoy | None = None
+        self.ready: set = set()
+        self.faulty = False
+
+    def serve(self, *, replace: bool = False) -> None:
+        self.catalog = Catalog()
+        self.catalog.apply(Changeset(upserts={"default": spell_out(self.spec)}))
+        self.hub = Hub(self.catalog, knows_type=lambda _: True, ordering=self.ordering)
+
+    @initialize(spec=snapshots, variant=st.sampled_from(Variant), per_type=st.booleans(), faulty=st.booleans())
+    def start(self, spec: dict, variant: Variant, per_type: bool, faulty: bool) -> None:
+        self.spec, self.faulty = spec, faulty
+        self.serve()
+        self.envoy = Envoy(self.hub, variant, per_type)
+        self.envoy.connect()
+
+    @rule(spec=snapshots)
+    def change(self, spec: dict) -> None:
+        self.spec = spec
+        self.hub.publish(self.catalog.apply(Changeset(upserts={"default": spell_out(spec)}, replace=True)))
+        self.pump()
+
+    @rule()
+    def reconnect(self) -> None:
+        self.envoy.connect()
+
+    @precondition(lambda self: self.envoy.variant is Variant.DELTA)
+    @rule(spec=snapshots)
+    def replace(self, spec: dict) -> None:
+        self.spec = spec
+        self.serve()
+        self.envoy.hub = self.hub
+        for link in self.envoy.links:
+            link.open = False
+            link.hub = self.hub
+        self.envoy.connect()
+
+    @rule(choices=st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=8))
+    def carry(self, choices: list[tuple[int, bool]]) -> None:
+        for choice, outwards in choices:
+            links = [link for link in self.envoy.links if (link.outbox if outwards else link.inbox)]
+            if links:
+                link = links[choice % len(links)]
+                self.step(link, outwards=outwards)
+
+    @precondition(lambda self: self.faulty and any(link.inbox for link in self.envoy.links))
+    @rule(choice=st.integers(0, 9), good=st.sets(st.sampled_from((*CLUSTERS, *ROUTES, *LISTENERS))))
+    def reject(self, choice: int, good: set[str]) -> None:
+        links = [link for link in self.envoy.links if link.inbox and link.inbox[0].type_url != EDS]
+        if links:
+            self.step(links[choice % len(links)], outwards=False, applied=good)
+
+    def step(self, link: Link, *, outwards: bool, applied: set[str] | None = None) -> None:
+        if outwards:
+            link.deliver(self.now)
+        else:
+            self.envoy.handle(link, self.now, applied)
+        self.pump()
+        self.envoy.check()
+
+    def pump(self) -> None:
+        for _ in range(100):
+            by_stream = {link.stream: link for link in self.envoy.links}
+            ready = [by_stream[stream] for stream in self.hub.take_ready() if stream in by_stream]
+            if not ready:
+                return
+            for link in ready:
+                while link.poll(self.now):
+                    pass
+        raise AssertionError("streams wake each other for ever")
+
+    @rule(seconds=st.sampled_from((1.0, 6.0, 11.0)))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.hub.tick(self.now)
+        self.pump()
+        self.envoy.want_routes(self.now)
+        self.envoy.check()
+
+    @rule()
+    def settle(self) -> None:
+        self.quieten()
+        self.wait(DRAIN_S + 1)
+        self.quieten()
+        if not self.faulty:
+            self.compare(clusters_may_stay=True)
+        self.now += HOLD_S  # a reconnect's removals may have waited for it; nothing else did
+        self.wait(1.0)
+        self.quieten()
+        if not self.faulty:
+            self.compare()
+
+    def quieten(self) -> None:
+        for _ in range(1_000):
+            busy = [link for link in self.envoy.links if link.outbox or link.inbox]
+            if not busy:
+                return
+            self.step(busy[0], outwards=bool(busy[0].outbox))
+        raise AssertionError("never quiet")
+
+    def compare(self, *, clusters_may_stay: bool = False) -> None:
+        expected = {(r.type_url, r.name): r.body for r in spell_out(self.spec)}
+        envoy = self.envoy
+        clusters = {(CDS, name): cluster.serving for name, cluster in envoy.clusters.items()}
+        listeners = {(LDS, name): held for name, held in envoy.listeners.items()}
+        missing = {key for key in expected if key[0] in (CDS, LDS)} - {*clusters, *listeners}
+        left = {*clusters, *listeners} - expected.keys()
+        assert not missing, f"{missing} never came"
+        assert not left or (clusters_may_stay and left <= clusters.keys()), f"{left} are left"
+        routes = {(RDS, name): held for name, held in envoy.routes.items()}
+        for key, held in {**clusters, **listeners, **routes}.items():
+            if key in left:
+                continue
+            assert held is not None, f"{key} never warmed"
+            assert expected[key].endswith(held.body), f"{key} is {held}"
+        assert not envoy.warming_listeners
+        assert not envoy.draining
+
+    def teardown(self) -> None:
+        if self.envoy is not None:
+            self.settle()
+
+
+class UnorderedMachine(OrderMachine):
+    """The control: with everything sent at once, requests must be seen to fail."""
+
+    ordering = Ordering(enabled=False)
+
+
+SETTINGS = settings(
+    max_examples=EXAMPLES, stateful_step_count=30, deadline=None, database=None, print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)  # fmt: skip
+TestOrderMachine = OrderMachine.TestCase
+TestOrderMachine.settings = SETTINGS
+
+
+def test_without_order_requests_fail() -> None:
+    with pytest.raises(AssertionError, match="uses"):
+        run_state_machine_as_test(UnorderedMachine, settings=settings(SETTINGS, phases=[Phase.generate]))

@@ -1,0 +1,180 @@
+"""protocol.md, "Order": the first answers on a reconnected stream obey it too; and envoy-facts.md 2.6."""
+
+from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
+from support.hubs import DELTA, SOTW, MakeWorld, World
+from support.scenes import full, started, swap
+
+from xds.protocol.response import Cohorts
+from xds.protocol.state import Variant
+
+
+def test_reconnect_without_changes_is_sent_nothing(world: World, variant: Variant, per_type: bool) -> None:
+    client = started(world, variant, per_type=per_type)
+    assert client.reconnect().ack_all() == []
+
+
+def test_reconnect_with_a_swap_obeys_the_order(world: World) -> None:
+    client = started(world)
+    client.close()
+    swap(world)
+    client = client.reconnect()
+    assert client.take() == ["CDS #1 b@1"]
+    assert client.subscribe(EDS, "b") == ["EDS #2 b@1"]
+    assert client.ack(CDS) == ["RDS #3 r@2"]
+    client.ack(EDS)
+    assert client.ack(RDS) == ["CDS #4 -a"]
+
+
+def test_reconnect_with_a_swap_obeys_the_order_on_sotw(world: World) -> None:
+    """A SotW client doesn't say what it holds, but its version tells it to a server that sent it."""
+    client = started(world, SOTW)
+    client.close()
+    swap(world)
+    client = client.reconnect()
+    assert client.take() == ["CDS #1 a@1 b@1"]
+    client.subscribe(EDS, "b")
+    assert client.ack(CDS)[-1].endswith("r@2")
+
+
+def test_reconnect_in_the_middle_of_a_swap_goes_on_with_it(world: World) -> None:
+    client = started(world)
+    swap(world)
+    client.subscribe(EDS, "b")
+    client.ack(CDS)
+    client.ack(EDS)
+    client = client.reconnect()
+    assert client.take() == ["RDS #1 r@2"]
+    assert client.ack(RDS) == ["CDS #2 -a"]
+
+
+def test_reconnect_with_a_changed_cluster_sends_its_endpoints_again(world: World, variant: Variant) -> None:
+    client = started(world, variant)
+    client.close()
+    world.publish(cluster("a", 2))
+    assert client.reconnect().take() == ["CDS #1 a@2", "EDS #2 a@1"]
+
+
+def test_reconnect_while_warming_asks_for_endpoints_first_and_gets_all(world: World, variant: Variant) -> None:
+    """Facts, section 0, item 9: its claims about endpoints are not to be believed."""
+    client = started(world, variant)
+    client.close()
+    assert client.reconnect(EDS).take() == ["EDS #1 a@1"]
+
+
+def test_reconnect_while_warming_holds_routes_until_the_clusters_are_asked_for(world: World, variant: Variant) -> None:
+    client = started(world, variant)
+    client.close()
+    world.publish(static("b"), route("r", 2, "b"))
+    client = world.client(variant)
+    with world.burst():
+        client.subscribe(EDS, "a", have={"a": "1"} if variant is DELTA else "x")
+        client.subscribe(RDS, "r", have={"r": "1"} if variant is DELTA else "x")
+    assert client.take() == ["EDS #1 a@1"]
+    client.ack(EDS)
+    said = client.subscribe(CDS, have={"a": "1"} if variant is DELTA else "x")
+    assert said[0] == full(variant, "CDS #2 b@1", "CDS #2 a@1 b@1")
+    assert [line for line in said if "RDS" in line] == []
+    assert client.ack_all()[-1].endswith(" r@2")
+
+
+def test_reconnect_nacked_rds_keeps_the_old_cluster(world: World) -> None:
+    client = started(world)
+    client.close()
+    swap(world)
+    client = client.reconnect()
+    client.subscribe(EDS, "b")
+    client.ack(CDS)
+    client.ack(EDS)
+    client.take()
+    assert client.nack(RDS) == []
+    world.advance(3_600)
+    assert client.take() == []
+    world.publish(route("r", 3, "b"))
+    client.take()
+    assert client.ack(RDS) == ["CDS #5 -a"]
+
+
+def test_reconnect_cluster_of_a_removed_route_that_is_still_subscribed_stays(world: World) -> None:
+    client = started(world)
+    client.close()
+    world.publish(remove=[route("r", 1), cluster("a")])
+    client = client.reconnect()
+    assert client.ack_all() == ["RDS #1 -r"]
+    world.advance(3_600)
+    assert client.take() == []
+    assert client.unsubscribe(RDS, "r") == ["CDS #2 -a"]
+
+
+def test_reconnect_inline_routes_of_a_replaced_listener_keep_their_cluster_for_the_drain_time(world: World) -> None:
+    world.publish(static("a"), listener("l", 1, clusters="a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    client.close()
+    world.publish(static("b"), listener("l", 2, clusters="b"), remove=[static("a")])
+    client = client.reconnect()
+    client.ack_all()
+    assert [str(message) for message in client.messages] == ["CDS #1 b@1", "LDS #2 l@2"]
+    world.advance(601)
+    assert client.take() == ["CDS #3 -a"]
+
+
+def test_reconnect_nacked_clusters_keep_the_old_routes(world: World) -> None:
+    client = started(world)
+    client.close()
+    swap(world)
+    client = client.reconnect()
+    assert client.take() == ["CDS #1 b@1"]
+    assert client.nack(CDS) == []
+    world.advance(3_600)
+    assert client.take() == []
+
+
+def test_reconnect_everything_removed_meanwhile_is_removed_in_order(world: World) -> None:
+    client = started(world)
+    client.close()
+    world.publish(remove=[cluster("a"), endpoints("a"), listener("l"), route("r", 1)])
+    client = client.reconnect()
+    assert client.take() == ["LDS #1 -l", "RDS #2 -r"]
+    client.unsubscribe(RDS, "r")
+    assert client.ack_all() == []
+    world.advance(601)  # the listener that went may have had routes of its own
+    assert client.take() == ["CDS #3 -a", "EDS #4 -a"]
+
+
+def test_reconnect_twice_is_sent_nothing_the_second_time(world: World, variant: Variant) -> None:
+    client = started(world, variant)
+    client.close()
+    swap(world)
+    client = client.reconnect()
+    client.subscribe(EDS, "b")
+    client.ack_all()
+    assert full(variant, "-a", "b@1") in str(client.last(CDS))
+    assert client.reconnect().ack_all() == []
+
+
+def test_reconnect_endpoints_asked_for_after_changed_clusters_are_sent_though_claimed(world: World) -> None:
+    """The cluster's answer is already out when the request for its endpoints is read."""
+    started(world).close()
+    world.publish(cluster("a", 2))
+    client = world.client()
+    assert client.subscribe(CDS, have={"a": "1"}) == ["CDS #1 a@2"]
+    assert client.subscribe(EDS, "a", have={"a": "1"}) == ["EDS #2 a@1"]
+
+
+def test_reconnect_sotw_with_one_of_many_versions_is_sent_what_is_right(make_world: MakeWorld) -> None:
+    """However many versions the hub remembers, a client of any age ends with the present state."""
+    world = make_world()
+    world.hub.cohorts = Cohorts(states_max=2)
+    clients = []
+    for version in range(5):
+        world.publish(endpoints("a", version), endpoints("b"))
+        client = world.client(SOTW, f"n{version}")
+        client.subscribe(CDS)
+        client.subscribe(EDS, "a", "b")
+        client.ack_all()
+        client.close()
+        clients.append(client)
+    assert [client.reconnect().ack_all() for client in clients[-2:]] == [["EDS #1 a@4"], []]
+    assert clients[0].reconnect().ack_all() == ["EDS #1 a@4 b@1"]

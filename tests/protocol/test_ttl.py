@@ -1,0 +1,226 @@
+"""protocol.md, "Delta", rule 11: resources with TTL and their heartbeats, on delta and SotW."""
+
+import pytest
+from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, resource, route, static
+from support.hubs import DELTA, SOTW, World
+from support.scenes import full
+
+from xds.protocol.state import Variant
+
+
+def test_delta_11_ttl_is_sent(world: World, variant: Variant) -> None:
+    world.publish(cluster("a", eds=None, ttl_s=9))
+    assert world.client(variant).subscribe(CDS) == ["CDS #1 a@1 ttl=9"]
+
+
+def test_delta_11_heartbeats_have_name_version_and_ttl_but_no_body(world: World, variant: Variant) -> None:
+    world.publish(cluster("a", 5, eds=None, ttl_s=9), static("b"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.advance(3)
+    assert client.take() == ["CDS #2 ~a@5 ttl=9"]
+
+
+def test_delta_11_heartbeats_go_on_and_are_three_within_the_ttl(world: World, variant: Variant) -> None:
+    world.publish(cluster("a", eds=None, ttl_s=9))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    beats = []
+    for _ in range(9):
+        world.advance(1)
+        beats.append(len(client.ack_all()))
+    assert beats == [0, 0, 1] * 3
+
+
+def test_delta_11_heartbeats_follow_the_shortest_ttl(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a", ttl_s=9), endpoints("b", ttl_s=90), endpoints("c"))
+    client = world.client(variant)
+    client.subscribe(EDS, "a", "b", "c")
+    client.ack_all()
+    world.advance(3)
+    assert client.take() == ["EDS #2 ~a@1 ttl=9 ~b@1 ttl=90"]
+
+
+def test_delta_11_ack_of_a_heartbeat_is_answered_with_nothing(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a", ttl_s=9))
+    client = world.client(variant)
+    client.subscribe(EDS, "a")
+    client.ack(EDS)
+    world.advance(3)
+    assert client.take() == ["EDS #2 ~a@1 ttl=9"]
+    assert client.ack(EDS) == []
+
+
+def test_delta_11_heartbeats_go_on_while_a_response_is_unacked(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    client = world.client(variant)
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    world.publish(endpoints("b", 2))
+    assert client.take() == ["EDS #2 b@2"]
+    world.advance(4)
+    assert client.take() == ["EDS #3 ~a@1 ttl=9"]
+
+
+def test_delta_11_ack_of_what_was_unacked_at_a_heartbeat_counts(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    client = world.client(variant)
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    world.publish(endpoints("b", 2))
+    world.advance(4)
+    client.take()
+    client.ack(EDS)
+    client.ack(EDS)
+    world.publish(endpoints("b", 3))
+    assert client.take() == ["EDS #4 b@3"]
+    assert world.hub.counters.nacks == 0
+
+
+def test_delta_11_nack_of_what_was_unacked_at_a_heartbeat_counts(world: World, variant: Variant) -> None:
+    """The heartbeat crossed the NACK on the wire: the rejection must not be taken for an ACK."""
+    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    client = world.client(variant)
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    world.publish(endpoints("b", 2))
+    world.advance(4)
+    client.take()
+    client.nack(EDS, "bad b")
+    client.ack(EDS)
+    assert [event.message for event in world.events()] == ["bad b"]
+
+
+def test_delta_11_heartbeats_of_a_client_that_came_back_with_equal_versions(world: World, variant: Variant) -> None:
+    """It was sent nothing, and its timers run all the same."""
+    world.publish(cluster("a", eds=None, ttl_s=9))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack(CDS)
+    client = client.reconnect()
+    assert client.take() == []
+    world.advance(3.1)
+    assert client.take() == ["CDS #1 ~a@1 ttl=9"]
+
+
+def test_delta_11_heartbeats_end_with_the_ttl(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a", ttl_s=9))
+    client = world.client(variant)
+    client.subscribe(EDS, "a")
+    client.ack(EDS)
+    world.publish(endpoints("a", 2))
+    client.ack(EDS)
+    world.advance(60)
+    assert client.take() == []
+
+
+def test_delta_11_heartbeats_end_with_the_resource(world: World) -> None:
+    world.publish(endpoints("a", ttl_s=9))
+    client = world.client()
+    client.subscribe(EDS, "a")
+    client.ack(EDS)
+    world.publish(remove=[endpoints("a")])
+    client.ack(EDS)
+    world.advance(60)
+    assert client.take() == []
+
+
+def test_delta_11_heartbeats_end_with_the_subscription(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    client = world.client(variant)
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    client.unsubscribe(EDS, "a")
+    world.advance(60)
+    assert client.take() == []
+
+
+def test_delta_11_heartbeats_begin_with_the_ttl(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a"))
+    client = world.client(variant)
+    client.subscribe(EDS, "a")
+    client.ack(EDS)
+    world.publish(endpoints("a", 2, ttl_s=9))
+    client.ack(EDS)
+    world.advance(3)
+    assert client.take() == ["EDS #3 ~a@2 ttl=9"]
+
+
+def test_delta_11_heartbeats_keep_a_cluster_alive_that_is_yet_to_be_removed(world: World, variant: Variant) -> None:
+    world.publish(cluster("a", eds=None, ttl_s=9), route("r", 1, "a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    world.publish(static("b"), route("r", 2, "b"), remove=[cluster("a")])
+    client.ack(CDS)
+    client.nack(RDS)
+    world.advance(3.1)
+    assert client.take() == ["CDS #5 ~a@1 ttl=9"]
+
+
+def test_delta_11_heartbeats_of_listeners_go_to_all_streams(world: World, variant: Variant) -> None:
+    world.publish(resource(LDS, "l", ttl_s=30))
+    clients = [world.client(variant, node) for node in ("n1", "n2")]
+    for client in clients:
+        client.subscribe(LDS)
+        client.ack_all()
+    world.advance(10)
+    assert [client.take() for client in clients] == [["LDS #2 ~l@1 ttl=30"]] * 2
+
+
+def test_delta_11_sotw_version_of_a_heartbeat_is_that_of_what_is_held(world: World) -> None:
+    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    client = world.client(SOTW)
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    client.unsubscribe(EDS, "b")
+    world.advance(3)
+    fresh = world.client(SOTW, "n2")
+    fresh.subscribe(EDS, "a")
+    assert client.last(EDS).version == fresh.last(EDS).version
+
+
+def test_delta_11_sotw_client_that_acked_a_heartbeat_reconnects_without_being_sent_anything(world: World) -> None:
+    world.publish(cluster("a", eds=None, ttl_s=9))
+    client = world.client(SOTW)
+    client.subscribe(CDS)
+    client.ack(CDS)
+    world.advance(3)
+    client.ack(CDS)
+    client.ack_all()
+    assert client.reconnect().take() == []
+
+
+def test_delta_11_expired_cluster_comes_back_when_it_changes(world: World, variant: Variant) -> None:
+    world.publish(cluster("a", eds=None, ttl_s=9), static("b"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(cluster("a", 2, eds=None, ttl_s=9))
+    assert client.take() == [full(variant, "CDS #2 a@2 ttl=9", "CDS #2 a@2 ttl=9 b@1")]
+
+
+@pytest.mark.parametrize("variant", [DELTA])
+def test_delta_11_each_heartbeat_has_a_nonce_of_its_own(world: World, variant: Variant) -> None:
+    world.publish(cluster("a", eds=None, ttl_s=9))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.advance(9)
+    client.take()
+    assert len({message.nonce for message in client.messages}) == len(client.messages) == 4
+
+
+def test_delta_11_rejected_version_is_not_renewed(world: World, variant: Variant) -> None:
+    """envoy-facts.md 2.7: another version than the client's without a body is a NACK, again with every heartbeat."""
+    world.publish(cluster("a", eds=None, ttl_s=9))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack(CDS)
+    world.publish(cluster("a", 2, eds=None, ttl_s=9))
+    client.nack(CDS)
+    world.advance(3.1)
+    assert "a@2" not in " ".join(client.take())

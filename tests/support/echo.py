@@ -1,0 +1,168 @@
+"""gRPC upstreams that answer their name, and a client of them that finds its way by ``xds:///``, each a process.
+
+The client is grpcio's own xDS implementation, in a fresh process since it reads its bootstrap once. It calls all the
+time, one call after the other, and counts every single failure.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Self
+
+METHOD = "/echo.Echo/Say"
+SAMPLES_MAX = 20
+PAUSE_S = 0.001
+CALL_TIMEOUT_S = 5.0
+
+
+class EchoUpstreams:
+    """Upstreams by name in one process: ``async with EchoUpstreams("a", "b") as up: up.ports["a"]``."""
+
+    def __init__(self, *names: str) -> None:
+        from support.processes import Worker  # not at the top: the worker itself runs this file as a script
+
+        self.ports: dict[str, int] = {}
+        self.worker = Worker(__file__, "serve", json.dumps(names), name="echo")
+
+    async def __aenter__(self) -> Self:
+        self.worker.start()
+        self.ports = await self.worker.read()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.worker.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """What came of the calls so far: answers by upstream, failures with their status, and when the first answer came.
+
+    ``last`` is who answered last; ``first_ms`` counts from the making of the channel.
+    """
+
+    served: dict[str, int]
+    failed: dict[str, int]
+    samples: list[str]
+    last: str | None
+    first_ms: float | None
+
+    @property
+    def calls(self) -> int:
+        """How many calls have ended, one way or the other."""
+        return sum(self.served.values()) + sum(self.failed.values())
+
+
+class EchoClient:
+    """A client of ``target`` (``xds:///NAME``) with the JSON bootstrap of grpc's xDS clients."""
+
+    def __init__(self, target: str, bootstrap: str) -> None:
+        from support.processes import Worker
+
+        self.worker = Worker(__file__, "call", target, name="grpc-client")
+        self.worker.env |= {"GRPC_XDS_BOOTSTRAP_CONFIG": bootstrap}
+
+    async def report(self) -> CallReport:
+        """Return what came of the calls so far; they go on."""
+        return CallReport(**await self.worker.call("report"))
+
+    async def wait_served_by(self, names: set[str], calls: int = 20, *, timeout_s: float = 10.0) -> CallReport:
+        """Wait until so many calls in a row were answered by these upstreams alone, and by all of them."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                before = await self.report()
+                while (after := await self.report()).calls < before.calls + calls:
+                    await asyncio.sleep(0.005)
+                grown = Counter(after.served) - Counter(before.served)
+                if set(grown) == names and after.failed == before.failed:
+                    return after
+
+    async def __aenter__(self) -> Self:
+        self.worker.start()
+        await self.worker.call("start")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.worker.stop)
+
+
+# ---- below: the worker processes
+
+
+async def _serve(names: list[str]) -> None:
+    import grpc
+
+    service, method = METHOD.strip("/").split("/")
+    servers, ports = [], {}
+    for name in names:
+
+        async def say(_: bytes, __: object, name: str = name) -> bytes:
+            return name.encode()
+
+        handlers = {method: grpc.unary_unary_rpc_method_handler(say)}
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        ports[name] = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        servers.append(server)
+    print(json.dumps(ports), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    for server in servers:
+        await server.stop(0)
+
+
+class _Calls:
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.served: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.samples: list[str] = []
+        self.last: str | None = None
+        self.first_ms: float | None = None
+
+    async def run(self) -> None:
+        import grpc
+
+        began = time.monotonic()
+        async with grpc.aio.insecure_channel(self.target) as channel:
+            say = channel.unary_unary(METHOD)
+            while True:
+                try:
+                    # Not wait_for_ready: a call that finds no way at once has failed.
+                    answer = await say(b"", timeout=CALL_TIMEOUT_S)
+                except grpc.aio.AioRpcError as error:
+                    self.failed[error.code().name] += 1
+                    self.samples = [*self.samples, f"{error.code().name}: {error.details()}"][:SAMPLES_MAX]
+                else:
+                    self.last = answer.decode()
+                    self.served[self.last] += 1
+                    self.first_ms = self.first_ms or (time.monotonic() - began) * 1000
+                await asyncio.sleep(PAUSE_S)
+
+    def report(self) -> dict[str, object]:
+        fields = ("served", "failed", "samples", "last", "first_ms")
+        return {name: getattr(self, name) for name in fields}
+
+
+async def _call(target: str) -> None:
+    calls = _Calls(target)
+    running: asyncio.Task[None] | None = None
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        if json.loads(line)["command"] == "start":
+            running = asyncio.create_task(calls.run())
+        print(json.dumps(calls.report()), flush=True)
+        if running is not None and running.done():
+            running.result()
+    if running is not None:
+        running.cancel()
+
+
+if __name__ == "__main__":
+    os.environ["GRPC_VERBOSITY"] = "ERROR"
+    if sys.argv[1] == "serve":
+        asyncio.run(_serve(json.loads(sys.argv[2])))
+    else:
+        asyncio.run(_call(sys.argv[2]))

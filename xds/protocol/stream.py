@@ -1,0 +1,48 @@
+"""One gRPC stream as the protocol sees it, and how long order may make it wait. It does not know bytes or sockets."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xds.protocol.errors import StreamRefusedError
+from xds.protocol.state import TypeState, Variant
+
+if TYPE_CHECKING:
+    from xds.protocol.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """How long order may cost time. ``enabled`` False sends every change at once, at the price of failed requests.
+
+    ``hold_timeout_s`` bounds every wait for a client's answer; ``listener_drain_s`` is how long a client goes on using
+    the inline routes of a listener that it replaced (Envoy's ``--drain-time-s``).
+    """
+
+    enabled: bool = True
+    hold_timeout_s: float = 20.0
+    listener_drain_s: float = 600.0
+
+
+class Stream:
+    """One gRPC stream: its types, in the order in which they are sent. ``type_url`` is empty on an aggregated one."""
+
+    __slots__ = ("__weakref__", "connection", "queued", "refusal", "session", "states", "type_url", "variant")
+
+    def __init__(self, variant: Variant, type_url: str, connection: str) -> None:
+        self.variant = variant
+        self.type_url = type_url
+        self.connection = connection
+        self.session: Session | None = None
+        self.states: dict[str, TypeState] = {}
+        self.queued = False
+        self.refusal: StreamRefusedError | None = None
+
+    @property
+    def aggregated(self) -> bool:
+        """Say whether the stream carries all types (ADS)."""
+        return not self.type_url
+
+    def add(self, state: TypeState) -> None:
+        """Take in a type, keeping the order of stages."""
+        self.states[state.type_url] = state
+        self.states = dict(sorted(self.states.items(), key=lambda item: item[1].stage))
