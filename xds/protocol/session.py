@@ -156,8 +156,7 @@ class Session:
         if part is None:
             self._settle_make(now)
         else:
-            assert state.response is not None
-            self._warm(state.response.endpoints)
+            self._warm(state)
         return part
 
     def _recheck_endpoints(self) -> None:
@@ -166,17 +165,26 @@ class Session:
             if state.exceptions:
                 state.dirty = self.wake = True
 
-    def _warm(self, endpoints: frozenset[str]) -> None:
+    def _warm(self, clusters: TypeState) -> None:
         """Have the endpoints of clusters that were just sent follow, even unchanged: Envoy warms on nothing else."""
-        streams = [stream for stream in self.streams if ENDPOINTS in stream.states]
-        aggregated = any(stream.aggregated for stream in self.streams)
-        if not aggregated:
-            self.awaited |= endpoints  # each cluster opens an endpoints stream of its own, which asks by itself
+        assert clusters.response is not None
+        endpoints = clusters.response.endpoints
+        if not any(stream.aggregated for stream in self.streams):
+            self._await(clusters)  # each cluster opens an endpoints stream of its own, which asks by itself
             return
         self.warming |= endpoints
-        for stream in streams:
-            state = stream.states[ENDPOINTS]
-            state.ask([name for name in endpoints if state.interest.wants(name)])
+        for stream in self.streams:
+            state = stream.states.get(ENDPOINTS)
+            if state is not None:
+                state.ask([name for name in endpoints if state.interest.wants(name)])
+
+    def _await(self, clusters: TypeState) -> None:
+        """Wait for the endpoints of clusters that were just sent, and no longer for those that none has now."""
+        assert clusters.response is not None
+        dropped = self.awaited & endpoints_of(clusters.response.replaced)
+        if dropped:
+            dropped -= endpoints_of(clusters.everything_held())
+        self.awaited = (self.awaited - dropped) | clusters.response.endpoints
 
     def _switch(self, state: TypeState, now: float) -> Part | None:
         target = self.switch_target(now)
@@ -272,15 +280,11 @@ class Session:
         elif state.switches:
             self.break_due = self.wake = True
         elif state.type_url == ENDPOINTS and self.awaited:
-            self._no_longer_await(state, part, now)
+            # A name that does not exist is in no SotW response.
+            self.awaited = self.awaited.difference(part.names, state.interest.names)
+            if not self.awaited:
+                self._settle_make(now)
         return part
-
-    def _no_longer_await(self, state: TypeState, part: Part | None, now: float) -> None:
-        """The client answered, or gave up, on endpoints: a name that does not exist is in no SotW response."""
-        names = part.names if part is not None else ()
-        self.awaited = self.awaited.difference(names, state.interest.names)
-        if not self.awaited:
-            self._settle_make(now)
 
     def returned(self, now: float) -> None:
         """The client came back with clusters that it has: what else it has is yet to be heard before any goes."""
@@ -295,8 +299,6 @@ class Session:
             if state.stage is Stage.MAKE:
                 self.clusters.remove(state)
                 self.stuck_since = now  # the others' routes wait until it is back
-            elif state.type_url == ENDPOINTS and self.awaited:
-                self._no_longer_await(state, None, now)
         self.break_due = self.wake = self.timed = True
 
     def _note_absent(self, state: TypeState, part: Part, *, rejected: bool) -> None:

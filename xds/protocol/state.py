@@ -294,18 +294,21 @@ class TypeState:
         earlier = [pair for pair in self.lingering.get(resource.name, ()) if pair[0] is not resource]
         self.lingering[resource.name] = (*earlier, (resource, until))
 
+    def everything_held(self) -> list[Resource]:
+        """Return all that the client holds of this type, if it accepted all it was sent. O(held)."""
+        names = wanted(self.interest, self.view) if self.view is not None else ()
+        return [resource for resource in map(self.held, {*names, *self.exceptions}) if resource is not None]
+
     def clusters_in_use(self, now: float) -> frozenset[str] | None:
         """Return the clusters that what the client holds, or may hold, of this type refers to. O(held).
 
         None if that can't be known: the client goes on using something that it has from another server.
         """
         self._forget_drained(now)
-        names = wanted(self.interest, self.view) if self.view is not None else ()
-        held = [*map(self.held, {*names, *self.exceptions})]
+        held = self.everything_held()
         held += [resource for pairs in (self.lingering or {}).values() for resource, _ in pairs]
         found: set[str] = set()
         for resource in held:
-            assert resource is not None, "nothing is kept that was not there"
             if resource.is_claim:
                 return None
             found |= clusters_of(resource)
