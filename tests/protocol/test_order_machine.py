@@ -95,7 +95,7 @@ class Envoy:
 
     # --- Streams ---------------------------------------------------------------------------------------------
 
-    def connect(self) -> None:
+    def connect(self, now: float = 0.0) -> None:
         """Open the streams anew and ask for everything in one burst (envoy-facts 2.6)."""
         for link in self.links:
             link.close()
@@ -110,6 +110,10 @@ class Envoy:
             wanted = sorted({(CDS, ""), *wanted}, key=lambda key: (CDS, EDS, LDS, RDS).index(key[0]))
         for key in wanted:
             self.subscribe(key)
+            if self.per_type and not (self.listeners or self.warming_listeners) and key[0] == CDS:
+                # A server can't tell a client that lost its streams before it had any listener from one that has
+                # its clusters from elsewhere, so it does not have the first listeners wait for the clusters.
+                self.links[-1].deliver(now)
 
     def subscribe(self, key: tuple[str, str]) -> None:
         """Send the first request of a subscription on a link, of its own unless aggregated."""
@@ -229,6 +233,13 @@ class Envoy:
         if warm and not self.initial and (LDS, "") not in self.subscriptions:
             self.subscribe((LDS, ""))
 
+    def time_out(self) -> None:
+        """Give up on endpoints that did not come: Envoy's initial_fetch_timeout. SotW can't say that there are none."""
+        for cluster in self.clusters.values():
+            if cluster.warming is not None:
+                cluster.serving, cluster.warming = cluster.warming, None
+        self.settle_clusters()
+
     def subscribe_late(self) -> None:
         """Ask for clusters after a break while some warmed."""
         subscription = self.subscriptions[CDS, ""]
@@ -323,7 +334,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     @rule()
     def reconnect(self) -> None:
-        self.envoy.connect()
+        self.envoy.connect(self.now)
 
     @precondition(lambda self: self.envoy.variant is Variant.DELTA)
     @rule(spec=snapshots)
@@ -334,7 +345,7 @@ class OrderMachine(RuleBasedStateMachine):
         for link in self.envoy.links:
             link.open = False
             link.hub = self.hub
-        self.envoy.connect()
+        self.envoy.connect(self.now)
 
     @rule(choices=st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=8))
     def carry(self, choices: list[tuple[int, bool]]) -> None:
@@ -381,6 +392,9 @@ class OrderMachine(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         self.quieten()
+        if self.envoy.variant is Variant.SOTW:
+            self.envoy.time_out()
+            self.quieten()
         self.wait(DRAIN_S + 1)
         self.quieten()
         if not self.faulty:
