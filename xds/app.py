@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import grpc
 import structlog
 
 from xds import __version__
@@ -23,9 +22,9 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError
 from xds.model.types import TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.events import Event, Nacked
-from xds.protocol.hub import Hub, Limits
+from xds.protocol.hub import Hub
 from xds.protocol.response import Encoding
-from xds.protocol.stream import Ordering
+from xds.protocol.stream import Limits, Ordering
 from xds.schema.pool import load_schema
 from xds.sources.directory import DirectoryReader
 from xds.sources.inline import ResourceLike, read_resources
@@ -159,7 +158,7 @@ class ControlPlane:
         self._state = "ready"
         return self.address
 
-    def _handlers(self) -> list[grpc.GenericRpcHandler]:
+    def _handlers(self) -> list[Any]:
         if not self.settings.csds:
             return []
         return [ClientStatusService(self.hub, self._schema, asyncio.get_running_loop().time).handler()]

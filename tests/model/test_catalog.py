@@ -110,6 +110,12 @@ def test_an_alias_changes_with_its_resource() -> None:
     assert clusters_changed(served_now.apply(removals("a"))) == {"default": set("ayz")}
 
 
+def test_removing_from_a_group_that_there_is_not_makes_none() -> None:
+    served_now = catalog({"default": [resource("a")]})
+    assert served_now.apply(removals("a", group="typo")) == Applied(revision=1, changed={})
+    assert served_now.group_of(Node(id="n", cluster="typo")) == "default"
+
+
 class TestReplace:
     def test_what_is_not_named_is_removed_everywhere(self) -> None:
         endpoints = resource("a", type_url=ENDPOINTS)
@@ -184,6 +190,11 @@ class TestRejection:
         assert problems_of(served_now, twice) == [problem]
         assert served(served_now) == {"a": "1"}
 
+    @pytest.mark.parametrize("source", ["item 3", "odd:name"])
+    def test_a_place_without_a_line_is_told_as_it_is(self, source: str) -> None:
+        (problem,) = problems_of(Catalog(), upserts(resource("a"), resource("a", source=source)))
+        assert (problem.file, problem.line) == (source, 0)
+
     def test_every_duplicate_is_told(self) -> None:
         groups = {"one": (resource("a"),) * 3, "two": (resource("b"),) * 2}
         problems = problems_of(Catalog(), Changeset(upserts=groups))
@@ -204,6 +215,12 @@ class TestRejection:
         problems = problems_of(served_now, circle)
         assert problems == [
             Problem(what="group x extends itself: x → y → x", hint="let one of them extend nothing"),
+        ]
+
+    def test_a_circle_is_told_by_the_groups_in_it(self) -> None:
+        table = GroupTable(extends={"child": "x", "x": "y", "y": "x"})
+        assert [each.what for each in problems_of(Catalog(), Changeset(groups=table))] == [
+            "group x extends itself: x → y → x"
         ]
 
     def test_the_next_changeset_is_applied_as_if_nothing_had_been(self) -> None:

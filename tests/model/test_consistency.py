@@ -117,6 +117,12 @@ def test_a_reference_can_be_turned_and_its_old_target_removed_in_one_change() ->
     assert served(now) == {"b": "1"}
 
 
+def test_a_resource_may_refer_to_one_target_in_two_fields() -> None:
+    now = catalog({"default": [route("r", "a", "a"), resource("a")]})
+    assert now.apply(removals("r", type_url=ROUTE)).revision == 2
+    assert now.apply(removals("a")).revision == 3
+
+
 class TestAcrossGroups:
     TABLE = GroupTable(extends={"child": "base", "grandchild": "child"})
 
@@ -243,6 +249,12 @@ class TestText:
     def test_the_place_is_where_the_referrer_was_written(self, source: str, file: str, line: int) -> None:
         (problem,) = problems_of(Catalog(), upserts(route("r", "a", source=source)))
         assert (problem.file, problem.line, problem.field) == (file, line, "routes[0].cluster")
+
+    def test_the_place_follows_a_resource_that_moved_within_its_file(self) -> None:
+        now = catalog({"default": [route("r", "a", source="routes.yaml:3"), resource("a")]})
+        now.apply(upserts(route("r", "a", source="routes.yaml:9"), resource("a"), replace=True))
+        moved_on = upserts(route("r", "a", source="routes.yaml:12"), replace=True)
+        assert [(each.file, each.line) for each in problems_of(now, moved_on)] == [("routes.yaml", 12)]
 
 
 class TestUnchecked:

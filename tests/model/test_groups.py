@@ -84,6 +84,12 @@ def test_metadata_is_matched_by_its_text_as_json_writes_it(value: Any, text: str
     assert Rule(group="g", metadata={"key": text}).matches(Node(id="n", metadata={"key": value}))
 
 
+@pytest.mark.parametrize("path", ["dotted.key", "labels.app.kubernetes.io/name"])
+def test_metadata_keys_may_have_dots_of_their_own(path: str) -> None:
+    metadata = {"dotted.key": "y", "labels": {"app.kubernetes.io/name": "y"}}
+    assert Rule(group="g", metadata={path: "y"}).matches(Node(id="n", metadata=metadata))
+
+
 def test_the_first_rule_that_matches_decides() -> None:
     table = GroupTable(rules=(Rule(group="canary", id="canary-*"), Rule(group="web", cluster="web")))
     assert table.group_of(NODE, KNOWN) == "canary"

@@ -8,8 +8,8 @@ from xds._generated import xds_wire_pb2 as wire
 from xds.model.groups import GroupTable, Rule
 from xds.model.types import TYPE_PREFIX
 from xds.protocol.errors import Status
-from xds.protocol.hub import Limits
 from xds.protocol.state import Variant
+from xds.protocol.stream import Limits
 
 MALFORMED = [b"\xff\xff\xff", b"\x0a\x05ab", b"\x12\x02\xff\xfe", b"\x00"]
 DENY = GroupTable(rules=(Rule(group="prod", id="prod-*"),), deny_unmatched=True)

@@ -7,8 +7,8 @@ from support.scenes import started, swap
 
 from xds.model.groups import GroupTable, Rule
 from xds.protocol.events import Nacked
-from xds.protocol.hub import Limits
 from xds.protocol.state import Variant
+from xds.protocol.stream import Limits
 
 ALL = [CDS, EDS, LDS, RDS, SDS, OTHER]
 

@@ -18,10 +18,10 @@ from xds.model.groups import GroupTable
 from xds.model.resource import Resource
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Event
-from xds.protocol.hub import Hub, Limits
+from xds.protocol.hub import Hub
 from xds.protocol.response import Encoding, Part
 from xds.protocol.state import Variant
-from xds.protocol.stream import Ordering, Stream
+from xds.protocol.stream import Limits, Ordering, Stream
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 MESSAGES_MAX = 500

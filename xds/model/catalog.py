@@ -12,7 +12,7 @@ from immutables import Map
 from xds.model.changeset import Applied, Changeset
 from xds.model.consistency import Referrers, dangling
 from xds.model.groups import DEFAULT_GROUP, GroupTable, Node
-from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.problem import ChangesetRejectedError, Problem, place_of
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import short_name
@@ -72,14 +72,14 @@ class Catalog:
         for group in touched:
             self._advance(group, step)
         if self._check_references:
-            self._check(step)
+            self._check(step, changeset)
         self._commit(step)
         return Applied(revision=revision, changed={g: c for g, c in step.changed.items() if c}, regrouped=regrouped)
 
     def _lines_after(self, changeset: Changeset) -> "_Lines":
         """Return who extends whom after the changeset: the present object itself if that stays as it is."""
         table = changeset.groups or self._lines.table
-        named = [*changeset.upserts, *changeset.removals, *table.extends, *table.extends.values()]
+        named = [*changeset.upserts, *table.extends, *table.extends.values()]
         named += [rule.group for rule in table.rules]
         known = dict.fromkeys([DEFAULT_GROUP, *([] if changeset.replace else self._groups), *named])
         if table == self._lines.table and known.keys() == self._groups.keys():
@@ -89,7 +89,8 @@ class Catalog:
     def _changes(self, changeset: Changeset, lines: "_Lines") -> dict[str, Changes]:
         problems: list[Problem] = []
         changes: dict[str, Changes] = {}
-        groups = lines.seen_by if changeset.replace else dict.fromkeys([*changeset.upserts, *changeset.removals])
+        named = [*changeset.upserts, *(group for group in changeset.removals if group in lines.seen_by)]
+        groups = lines.seen_by if changeset.replace else dict.fromkeys(named)
         for group in groups:
             own = self._groups[group].layers if group in self._groups else {}
             wanted: Changes = {}
@@ -139,14 +140,15 @@ class Catalog:
     def _own_layers(self, group: str) -> dict[str, Layer]:
         return self._groups[group].layers if group in self._groups else {}
 
-    def _check(self, step: "_Step") -> None:
+    def _check(self, step: "_Step", changeset: Changeset) -> None:
         before, table = self._lines.table, step.lines.table
         everything = table.external != before.external or table.extends != before.extends
         problems: dict[Problem, None] = {}
         for group, snapshot in sorted(step.snapshots.items()):
             referrers = [self._groups[base].referrers for base in step.lines.lineages[group] if base in self._groups]
             names: Mapping[str, Iterable[str]] = snapshot.views if everything else step.changed[group]
-            problems.update(dict.fromkeys(dangling(snapshot, names, referrers, table.external)))
+            places = _Places(changeset, step.lines.lineages[group])
+            problems.update(dict.fromkeys(dangling(snapshot, names, referrers, table.external, places.source_of)))
         if problems:
             raise ChangesetRejectedError(list(problems))
 
@@ -193,6 +195,22 @@ class _Lines:
         return cls(table, lineages, {group: tuple(seers) for group, seers in seen_by.items()})
 
 
+class _Places:
+    """Where a group's resources stand in a changeset. O(changeset), but only once something is wrong."""
+
+    def __init__(self, changeset: Changeset, lineage: tuple[str, ...]) -> None:
+        self._changeset = changeset
+        self._lineage = lineage
+        self._sources: dict[tuple[str, str], str] | None = None
+
+    def source_of(self, resource: Resource) -> str:
+        if self._sources is None:
+            upserts = self._changeset.upserts
+            found = [each for group in reversed(self._lineage) for each in upserts.get(group, ())]
+            self._sources = {(each.type_url, each.name): each.source for each in found}
+        return self._sources.get((resource.type_url, resource.name), resource.source)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
     """The state that a changeset leads to, built beside the present one."""
@@ -206,13 +224,13 @@ class _Step:
 
 
 def _twice(group: str, resource: Resource, first: Resource | None) -> Problem:
-    file, _, line = resource.source.rpartition(":")
+    file, line = place_of(resource.source)
     first_place = f", first at {first.source}" if first is not None and first.source else ""
     return Problem(
         what=f"stands twice in the changeset{first_place}",
         hint="remove or rename one of them",
         file=file,
-        line=int(line) if line.isdecimal() else 0,
+        line=line,
         group=group,
         resource=f"{short_name(resource.type_url)}/{resource.name}",
     )

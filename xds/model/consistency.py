@@ -4,11 +4,11 @@ A snapshot is consistent when every cluster's EDS name, every listener's route n
 SDS name is served to the same node. What resources refer to inline, or get from elsewhere, is not a reference.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from xds.model.problem import Problem
+from xds.model.problem import Problem, place_of
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import short_name
@@ -27,14 +27,12 @@ class Referrers:
 
     def add(self, resource: Resource) -> None:
         """Note all that the resource refers to."""
-        for reference in resource.references:
-            target = (reference.type_url, reference.name)
+        for target in _targets(resource):
             self._by_target.setdefault(target, set()).add((resource.type_url, resource.name))
 
     def discard(self, resource: Resource) -> None:
         """Forget all that the resource refers to."""
-        for reference in resource.references:
-            target = (reference.type_url, reference.name)
+        for target in _targets(resource):
             referrers = self._by_target[target]
             referrers.discard((resource.type_url, resource.name))
             if not referrers:
@@ -45,13 +43,21 @@ class Referrers:
         return self._by_target.get((type_url, name), frozenset())
 
 
+def _targets(resource: Resource) -> set[tuple[str, str]]:
+    return {(reference.type_url, reference.name) for reference in resource.references}
+
+
 def dangling(
     snapshot: Snapshot,
     changed: Mapping[str, Iterable[str]],
     referrers: Iterable[Referrers],
     external: tuple[str, ...],
+    source_of: Callable[[Resource], str],
 ) -> list[Problem]:
-    """Return a problem for every reference that ``changed`` leaves without its target. O(changed)."""
+    """Return a problem for every reference that ``changed`` leaves without its target. O(changed).
+
+    ``source_of`` says where a resource stands now: one of equal content may have been read from elsewhere since.
+    """
     suspects: dict[tuple[str, str], Resource] = {}
     lookups = tuple(referrers)
     for type_url, names in changed.items():
@@ -68,11 +74,13 @@ def dangling(
                         suspects[referrer_type, referrer_name] = referrer
     problems: list[Problem] = []
     for resource in suspects.values():
-        problems.extend(_missing(snapshot, resource, external))
+        problems.extend(_missing(snapshot, resource, external, source_of))
     return problems
 
 
-def _missing(snapshot: Snapshot, resource: Resource, external: tuple[str, ...]) -> Iterable[Problem]:
+def _missing(
+    snapshot: Snapshot, resource: Resource, external: tuple[str, ...], source_of: Callable[[Resource], str]
+) -> Iterable[Problem]:
     for reference in resource.references:
         view = snapshot.view(reference.type_url)
         if view.get(reference.name) is not None:
@@ -80,12 +88,12 @@ def _missing(snapshot: Snapshot, resource: Resource, external: tuple[str, ...]) 
         word = f"{short_name(reference.type_url)}/{reference.name}"
         if any(fnmatchcase(word, pattern) for pattern in external):
             continue
-        file, _, line = resource.source.rpartition(":")
+        file, line = place_of(source_of(resource))
         yield Problem(
             what=f"refers to {word}, which does not exist in group {snapshot.group}",
             hint=_suggestion(reference.name, list(view) if len(view) <= NAMES_SEARCHED_MAX else [], word),
-            file=file if line.isdecimal() else resource.source,
-            line=int(line) if line.isdecimal() else 0,
+            file=file,
+            line=line,
             group=snapshot.group,
             resource=f"{short_name(resource.type_url)}/{resource.name}",
             field=reference.field,

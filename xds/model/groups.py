@@ -1,6 +1,6 @@
 """Which nodes get the same view: rules over node id, cluster, locality and metadata. It does not know resources."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -32,7 +32,8 @@ class Node:
 class Rule:
     """Take a node into ``group`` if everything given matches. Patterns are globs (``*``, ``?``, ``[a-z]``).
 
-    ``metadata`` maps a dotted path (``labels.stage``) to a glob over the value's text (``true``, ``3``, ``prod``).
+    ``metadata`` maps a dotted path (``labels.stage``; keys may have dots too) to a glob over the value's text
+    (``true``, ``3``, ``prod``).
     """
 
     group: str
@@ -59,12 +60,18 @@ class Rule:
 
 
 def _metadata_matches(metadata: Mapping[str, Any], path: str, pattern: str) -> bool:
-    value: Any = metadata
-    for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return False
-        value = value[key]
-    return fnmatchcase(_metadata_text(value), pattern)
+    return any(fnmatchcase(_metadata_text(value), pattern) for value in _metadata_values(metadata, path))
+
+
+def _metadata_values(metadata: Any, path: str) -> Iterator[Any]:
+    """Yield what a dotted path may mean: keys have dots too, as Kubernetes' labels (``app.kubernetes.io/name``) do."""
+    if not isinstance(metadata, Mapping):
+        return
+    if path in metadata:
+        yield metadata[path]
+    for end, character in enumerate(path):
+        if character == "." and path[:end] in metadata:
+            yield from _metadata_values(metadata[path[:end]], path[end + 1 :])
 
 
 def _metadata_text(value: Any) -> str:
@@ -106,6 +113,7 @@ class GroupTable:
         line = [group]
         while (base := self.extends.get(line[-1])) is not None:
             if base in line:
-                raise ValueError(f"group {group} extends itself: {' → '.join([*line, base])}")
+                circle = [*line[line.index(base) :], base]
+                raise ValueError(f"group {base} extends itself: {' → '.join(circle)}")
             line.append(base)
         return tuple(line)

@@ -26,6 +26,12 @@ class Problem:
         return f"{text} ({self.hint})" if self.hint else text
 
 
+def place_of(source: str) -> tuple[str, int]:
+    """Return the file and line that a resource's ``source`` names; line 0 if it names none."""
+    file, colon, line = source.rpartition(":")
+    return (file, int(line)) if colon and line.isdecimal() else (source, 0)
+
+
 class ChangesetRejectedError(Exception):
     """A changeset has problems, so nothing of it was applied. ``problems`` lists all of them, in order of place."""
 

@@ -16,4 +16,5 @@ class Snapshot:
 
     def view(self, type_url: str) -> View:
         """Return the view of a type; of one that the group has nothing of, an empty view."""
-        return self.views.get(type_url) or empty_view(type_url)
+        view = self.views.get(type_url)
+        return empty_view(type_url) if view is None else view

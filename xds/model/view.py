@@ -64,7 +64,7 @@ class Layer:
     revision: int
     log: RevisionLog
     timed: Map[str, float] = Map()  # noqa: RUF009 - immutable
-    aliases: Map[str, str] = Map()  # noqa: RUF009 - immutable
+    aliases: Map[str, tuple[str, ...]] = Map()  # noqa: RUF009 - immutable
 
     def replaced(self, changes: dict[str, Resource | None], revision: int) -> "Layer":
         """Return the layer after ``changes`` (None removes). The log is not touched: see ``commit``."""
@@ -74,7 +74,8 @@ class Layer:
             if before is not None:
                 timed = timed.delete(name) if before.ttl_s is not None else timed
                 for alias in before.aliases:
-                    aliases = aliases.delete(alias) if aliases.get(alias) == name else aliases
+                    others = tuple(other for other in aliases[alias] if other != name)
+                    aliases = aliases.set(alias, others) if others else aliases.delete(alias)
             if resource is None:
                 resources.pop(name, None)
                 continue
@@ -82,7 +83,7 @@ class Layer:
             if resource.ttl_s is not None:
                 timed = timed.set(name, resource.ttl_s)
             for alias in resource.aliases:
-                aliases = aliases.set(alias, name)
+                aliases = aliases.set(alias, tuple(sorted({name, *aliases.get(alias, ())})))
         return Layer(resources.finish(), revision, self.log, timed, aliases)
 
 
@@ -107,12 +108,15 @@ class View:
         return None
 
     def named_by(self, alias: str) -> Resource | None:
-        """Return the resource that has this alias, or None (xDS: resource aliases, as VHDS uses them)."""
+        """Return the resource that has this alias, or None (xDS: resource aliases, as VHDS uses them).
+
+        Of several in a layer, the first by name has it.
+        """
         for layer in self.layers:
-            name = layer.aliases.get(alias)
-            resource = self.get(name) if name is not None else None
-            if resource is not None and alias in resource.aliases:  # else a nearer layer shadows it
-                return resource
+            for name in layer.aliases.get(alias, ()):
+                resource = self.get(name)
+                if resource is not None and alias in resource.aliases:  # else a nearer layer shadows it
+                    return resource
         return None
 
     def __iter__(self) -> Iterator[str]:

@@ -7,7 +7,6 @@ Nothing is queued in between. ``now`` is in seconds, on any clock that only goes
 
 import heapq
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import count
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
@@ -34,17 +33,8 @@ from xds.protocol.requests import (
 from xds.protocol.response import Cohorts, Encoding, Part
 from xds.protocol.session import Session
 from xds.protocol.state import TypeState, Variant
-from xds.protocol.stream import Ordering, Stream
+from xds.protocol.stream import Limits, Ordering, Stream
 from xds.protocol.watchers import Watchers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one stream, or the memory of streams that ended, may take."""
-
-    subscriptions_max: int = 100_000
-    types_max: int = 64
-    doubtful_nodes_max: int = 10_000
 
 
 class Hub:

@@ -26,6 +26,8 @@ from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of
 from xds.protocol.state import TypeState
 from xds.protocol.stream import Ordering, Stream
 
+REJECTED_WAIT_S = 1.0
+
 
 @dataclass(slots=True, eq=False)
 class Session:
@@ -33,7 +35,7 @@ class Session:
 
     ``newest`` is the group's present snapshot; ``making`` the one whose clusters were sent last; ``made`` the one
     whose clusters the client has. ``warming``: assignments that the client waits for before it ACKs clusters;
-    ``absent``: clusters that it rejected and did not have before.
+    ``awaited``: those of a per-type client, until ``await_until``. ``absent``: clusters that it rejected and did not have before.
     """
 
     node: Node
@@ -49,6 +51,7 @@ class Session:
     making: Snapshot | None = None
     warming: frozenset[str] = NOBODY
     awaited: frozenset[str] = NOBODY
+    await_until: float = 0.0
     absent: frozenset[str] = NOBODY
     break_due: bool = False
     stuck_since: float | None = None
@@ -185,6 +188,7 @@ class Session:
         if dropped:
             dropped -= endpoints_of(clusters.everything_held())
         self.awaited = (self.awaited - dropped) | clusters.response.endpoints
+        self.await_until = clusters.sent_at + self.ordering.hold_timeout_s
 
     def _switch(self, state: TypeState, now: float) -> Part | None:
         target = self.switch_target(now)
@@ -221,7 +225,7 @@ class Session:
         return self.made
 
     def _awaiting(self, now: float) -> bool:
-        if self.awaited and all(self._gave_up(state, now) for state in self.clusters):
+        if self.awaited and now >= self.await_until:
             self.awaited = NOBODY
         return bool(self.awaited)
 
@@ -276,6 +280,10 @@ class Session:
             self.break_after = 0.0
         if state.stage is Stage.MAKE:
             self._note_absent(state, part, rejected=message is not None)
+            if message is not None:
+                # What of it the client took asks for its endpoints soon, the rest never does.
+                self.await_until = min(self.await_until, now + REJECTED_WAIT_S)
+                self.timed = True
             self._settle_make(now)
         elif state.switches:
             self.break_due = self.wake = True
@@ -305,7 +313,6 @@ class Session:
         names = {resource.name for resource in part.upserts}
         absent = self.absent - names
         if rejected:
-            self.awaited = NOBODY
             absent |= {name for name in names if state.held_before(name) is None}
         if absent != self.absent:
             self.absent = absent
@@ -343,7 +350,7 @@ class Session:
             held = self.ordering.hold_timeout_s
             times += [state.sent_at + held for state in waits if state.outstanding is not None and not state.overdue]
             if self.awaited:
-                times += [state.sent_at + held for state in self.clusters]
+                times.append(self.await_until)
             if self.stuck_since is not None and not self.clusters:
                 times.append(self.stuck_since + held)
             if any(state.exceptions for state in self.clusters):

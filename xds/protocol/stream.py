@@ -1,4 +1,4 @@
-"""One gRPC stream as the protocol sees it, and how long order may make it wait. It does not know bytes or sockets."""
+"""One gRPC stream as the protocol sees it, and the limits of what it takes and waits. It does not know sockets."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +21,15 @@ class Ordering:
     enabled: bool = True
     hold_timeout_s: float = 20.0
     listener_drain_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one stream, or the memory of streams that ended, may take."""
+
+    subscriptions_max: int = 100_000
+    types_max: int = 64
+    doubtful_nodes_max: int = 10_000
 
 
 class Stream:

@@ -1,0 +1,284 @@
+"""The structure of ``xds/``, read from its source: who may import whom, how large things are, what they are called.
+
+Nothing of the product is imported here. ``ARROWS`` is the picture of the whole; to change it is a change of design.
+"""
+
+import ast
+import graphlib
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "xds"
+LINES_MAX = 400
+FUNCTION_LINES_MAX = 60
+
+ARROWS: dict[str, set[str]] = {
+    "model": set(),
+    "protocol": {"model", "_generated"},
+    "schema": {"model", "_generated"},
+    "sources": {"model", "schema"},
+    "transport": {"model", "protocol", "address"},
+    "api": {"model", "protocol", "schema", "address"},
+    "address": set(),
+    "logs": set(),
+    "config": {"address"},
+    "bootstrap": {"address", "model.groups"},
+    "app": {"", "model", "protocol", "schema", "sources", "transport", "api", "address", "config"},
+    "cli": {"app", "bootstrap", "model", "sources", "address", "config", "logs"},
+    "": {"app", "config", "model.changeset", "model.groups", "model.problem"},
+}
+"""Each part of ``xds`` to the parts, or single modules, it may import besides itself; "" is ``xds/__init__.py``."""
+
+PURE = ("model", "protocol", "schema")
+IMPURE = {
+    *("asyncio", "concurrent", "multiprocessing", "queue", "sched", "select", "selectors", "signal", "subprocess"),
+    *("threading", "socket", "socketserver", "ssl", "http", "urllib.request", "time", "datetime", "random", "secrets"),
+    *("uuid", "os", "io", "shutil", "tempfile", "pathlib", "logging", "ctypes", "mmap", "fcntl", "importlib"),
+}
+"""I/O, clocks, chance and concurrency, which pure parts are given from outside or do not need."""
+PACKAGED_FILES = ("schema", "importlib.resources")
+"""The one pure part that reads a file, the packaged descriptors, and by what."""
+
+THIRD_PARTY: dict[str, set[str]] = {
+    "google": {"protocol", "schema"},
+    "grpc": {"transport", "api"},
+    "grpc_health": {"transport"},
+    "grpc_reflection": {"transport"},
+    "immutables": {"model", "protocol"},
+    "prometheus_client": {"api"},
+    "pydantic": {"config", "cli"},
+    "pydantic_core": {"cli"},
+    "pydantic_settings": {"config", "cli"},
+    "rich": {"cli"},
+    "starlette": {"api"},
+    "structlog": {"app", "logs", "cli"},
+    "typer": {"cli"},
+    "uvicorn": {"api"},
+    "uvloop": {"cli"},
+    "watchfiles": {"sources"},
+    "yaml": {"sources", "cli"},
+}
+"""Each library to the parts that may import it: what is outside our reason to exist stays at one edge."""
+
+LONG_MODULES: dict[str, str] = {}
+"""Modules above LINES_MAX that may be, each with the reason."""
+LONG_FUNCTIONS: dict[str, str] = {
+    "xds.cli.serve.serve": "a line for each option of the command, of which typer makes the options and their help",
+}
+"""Functions above FUNCTION_LINES_MAX that may be (``xds.cli.serve.serve``), each with the reason."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target, where it stands, and whether only the type checker sees it."""
+
+    target: str
+    line: int
+    typing_only: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: its dotted name below ``xds`` ("" is the package's own), its path and its syntax tree."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def part(self) -> str:
+        return self.name.split(".")[0]
+
+    def at(self, line: int) -> str:
+        return f"{self.path.relative_to(ROOT)}:{line}"
+
+
+@cache
+def modules() -> tuple[Module, ...]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] != "_generated":
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found.append(Module(name, path, ast.parse(path.read_text(), str(path))))
+    return tuple(found)
+
+
+def imports(module: Module) -> Iterator[Import]:
+    """Yield all that a module imports, wherever it stands, by absolute dotted name; ``from a import b`` gives a.b."""
+    hidden = {
+        inner
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.at(node.lineno)}: write the absolute name, as the arrows are read by it"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield Import(name, node.lineno, node in hidden)
+
+
+def own(target: str) -> str | None:
+    """Return the name below ``xds`` of the module that an import means, or None if it means none of ours."""
+    if target.split(".")[0] != "xds":
+        return None
+    parts = target.split(".")[1:]
+    while parts and not (PACKAGE.joinpath(*parts).with_suffix(".py").exists() or PACKAGE.joinpath(*parts).is_dir()):
+        parts.pop()  # a name within the module
+    return ".".join(parts)
+
+
+def allowed(module: Module, target: str) -> bool:
+    part = target.split(".")[0]
+    return part == module.part or any(
+        target == arrow or (arrow and target.startswith(f"{arrow}.")) for arrow in ARROWS[module.part]
+    )
+
+
+def no_problems(problems: list[str], what_to_do: str) -> None:
+    assert not problems, "\n".join([what_to_do, *problems])
+
+
+def functions(module: Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    def within(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{prefix}.{child.name}", child
+            named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            yield from within(child, f"{prefix}.{child.name}" if named else prefix)
+
+    yield from within(module.tree, f"xds.{module.name}".rstrip("."))
+
+
+def test_every_part_has_its_arrows() -> None:
+    parts = {module.part for module in modules()}
+    assert parts == ARROWS.keys(), "give the new part its place in ARROWS, or take out the one that is gone"
+    for part, targets in ARROWS.items():
+        for target in targets - {""}:
+            assert own(f"xds.{target}") == target, f"the arrow {part} → {target} points at nothing"
+
+
+def test_imports_follow_the_arrows() -> None:
+    wrong = [
+        f"{module.at(found.line)}: {module.part or 'xds'} → {target or 'xds'} ({found.target})"
+        for module in modules()
+        for found in imports(module)
+        if (target := own(found.target)) is not None and not allowed(module, target)
+    ]
+    no_problems(wrong, "Move what is needed to a part that both may import, or hand it in through app.py (see ARROWS).")
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {
+        module.name: {
+            target
+            for found in imports(module)
+            if not found.typing_only and (target := own(found.target)) is not None and target != module.name
+        }
+        for module in modules()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"Split off what both need into a module of its own: {' → '.join(error.args[1])}")
+
+
+def test_pure_parts_do_no_io_and_know_no_clock_and_no_chance() -> None:
+    wrong = [
+        f"{module.at(found.line)}: {found.target}"
+        for module in modules()
+        for found in imports(module)
+        if module.part in PURE and (module.part, found.target) != PACKAGED_FILES
+        if any(f"{found.target}.".startswith(f"{name}.") for name in IMPURE)
+    ]
+    no_problems(wrong, "Pure parts take times, bytes and choices as arguments; I/O is for transport, sources and api.")
+
+
+def test_pure_parts_call_nothing_that_reaches_out() -> None:
+    reaching = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}
+    wrong = [
+        f"{module.at(node.lineno)}: {node.func.id}()"
+        for module in modules()
+        if module.part in PURE
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in reaching
+    ]
+    no_problems(wrong, "Pure parts return what is to be said or written; their caller does it.")
+
+
+def test_libraries_stay_at_their_edge() -> None:
+    wrong = []
+    for module in modules():
+        for found in imports(module):
+            library = found.target.split(".")[0]
+            theirs = library != "xds" and library not in sys.stdlib_module_names
+            if theirs and module.part not in THIRD_PARTY.get(library, set()):
+                wrong.append(f"{module.at(found.line)}: {module.part or 'xds'} imports {library}")
+    no_problems(wrong, "Use the library where it is used already, or give it a place in THIRD_PARTY.")
+
+
+def test_modules_are_short() -> None:
+    lengths = {f"xds.{module.name}".rstrip("."): len(module.path.read_text().splitlines()) for module in modules()}
+    long = {name: length for name, length in lengths.items() if length > LINES_MAX}
+    wrong = [f"{name}: {length} lines" for name, length in long.items() if name not in LONG_MODULES]
+    no_problems(wrong, f"Split what is longer than {LINES_MAX} lines, or say in LONG_MODULES why it is one thing.")
+    assert long.keys() == LONG_MODULES.keys(), "take out of LONG_MODULES what is short by now"
+
+
+def test_functions_are_short() -> None:
+    long = {
+        name: f"{module.at(node.lineno)}: {name} has {length} lines"
+        for module in modules()
+        for name, node in functions(module)
+        if (length := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES_MAX
+    }
+    wrong = [text for name, text in long.items() if name not in LONG_FUNCTIONS]
+    no_problems(
+        wrong, f"Split what is longer than {FUNCTION_LINES_MAX} lines, or say in LONG_FUNCTIONS why it is one thing."
+    )
+    assert long.keys() == LONG_FUNCTIONS.keys(), "take out of LONG_FUNCTIONS what is short by now"
+
+
+def test_names_say_what_is_in_them() -> None:
+    vague = re.compile(r"(^|_)(utils?|helpers?|managers?|common|misc)$", re.IGNORECASE)
+    wrong = [f"{module.path.relative_to(ROOT)}" for module in modules() if vague.search(module.name.split(".")[-1])]
+    for module in modules():
+        for node in ast.walk(module.tree):
+            name = getattr(node, "name", None) if isinstance(node, ast.ClassDef | ast.FunctionDef) else None
+            if name and vague.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)):
+                wrong.append(f"{module.at(node.lineno)}: {name}")
+    no_problems(wrong, "Name it after what it does: utils, helpers, managers and common hold anything.")
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    wrong = []
+    for module in modules():
+        first = (ast.get_docstring(module.tree) or "").split("\n\n")[0].strip()
+        if not first.endswith((".", ":", '."')) and module.path.read_text().strip():
+            wrong.append(f"{module.path.relative_to(ROOT)}: {first!r}")
+    no_problems(wrong, "Begin it with a docstring in whole sentences: what it does, then what it must not know.")
+
+
+def test_nothing_is_put_off() -> None:
+    mark = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+    wrong = [
+        f"{module.at(number)}: {line.strip()}"
+        for module in modules()
+        for number, line in enumerate(module.path.read_text().splitlines(), start=1)
+        if mark.search(line)
+    ]
+    no_problems(wrong, "Do it now, or open an issue and say why in words.")
