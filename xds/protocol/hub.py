@@ -19,6 +19,7 @@ from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Counters, Event, Nacked, Overdue
 from xds.protocol.identity import describe_node, same_node
 from xds.protocol.interest import Interests
+from xds.protocol.leftovers import Leftovers
 from xds.protocol.policy import Stage
 from xds.protocol.requests import (
     Request,
@@ -70,6 +71,7 @@ class Hub:
         self._order = count()
         self._now = 0.0
         self._doubts = Doubts(nodes_max=self._limits.doubtful_nodes_max)
+        self._leftovers = Leftovers(nodes_max=self._limits.doubtful_nodes_max)
         self._events: list[Event] = []
         self.counters = Counters()
 
@@ -102,6 +104,7 @@ class Hub:
             return
         for state in stream.states.values():
             self._watchers[session.group, state.type_url].discard(state.interest, stream)
+            self._leftovers.keep(session.node, state)
         session.leave(stream, self._now)
         if session.streams:
             self._wake(session)
@@ -194,6 +197,9 @@ class Hub:
             state.unknown = set(doubts)
         if type_url == ENDPOINTS and session.warming and state.view is not None:
             state.ask([name for name in session.warming if state.interest.wants(name)])
+        if len(self._leftovers):
+            drained_at = now + self._ordering.listener_drain_s
+            self._leftovers.hand_on(session.node, state, view, drained_at)
         stream.add(state)
         if state.stage is Stage.MAKE:
             session.clusters.append(state)

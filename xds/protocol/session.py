@@ -35,7 +35,8 @@ class Session:
 
     ``newest`` is the group's present snapshot; ``making`` the one whose clusters were sent last; ``made`` the one
     whose clusters the client has. ``warming``: assignments that the client waits for before it ACKs clusters;
-    ``awaited``: those of a per-type client, until ``await_until``. ``absent``: clusters that it rejected and did not have before.
+    ``awaited``: those of a per-type client, until ``await_until``. ``absent``: clusters that it rejected and did not
+    have before.
     """
 
     node: Node
