@@ -1,33 +1,32 @@
 """Whatever happens, in whatever order: every client ends up with what it subscribes to, and is told nothing twice."""
 
 import os
-from collections import defaultdict
-from dataclasses import dataclass, field
 
+import pytest
 from google.protobuf.any_pb2 import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from support.naive import FULL_STATE, THING, Held, Link, Message, NaiveCatalog, Subscription, resource
+from support.audit import HOLD_S, LIMIT_BYTES, NAMES, Audit, Client
+from support.naive import FULL_STATE, THING, Link, NaiveCatalog, Subscription, resource
 
-from xds._generated import xds_wire_pb2 as wire
 from xds.model import types
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
-from xds.model.groups import GroupTable, Node, Rule
+from xds.model.groups import GroupTable, Rule
 from xds.model.resource import Resource
 from xds.protocol.hub import Hub
-from xds.protocol.policy import Missing, Stage, policy_of
+from xds.protocol.policy import Missing, policy_of
 from xds.protocol.response import Encoding
 from xds.protocol.state import Variant
 from xds.protocol.stream import Ordering
 
+pytestmark = pytest.mark.timeout(600)  # shrinking a failure takes minutes
+
 EXAMPLES = int(os.environ.get("XDS_TEST_EXAMPLES", "250"))
-HOLD_S, DRAIN_S, TTL_S = 5.0, 20.0, 9.0
-LIMIT_BYTES = 600
+DRAIN_S, TTL_S = 20.0, 9.0
 GROUPS = ("default", "base", "overlay")
 TYPES = (types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTE, types.SECRET, types.VIRTUAL_HOST, THING)
-NAMES = ("1", "2", "3", "4")
 
 names = st.sets(st.sampled_from(NAMES), min_size=1, max_size=3)
 operations = st.lists(
@@ -57,46 +56,6 @@ def made(type_url: str, name: str, content: int, special: bool) -> Resource:
         aliases=(f"r/{name}",) if special and type_url == types.VIRTUAL_HOST else (),
         ttl_s=TTL_S if special and type_url in (types.CLUSTER, THING, types.SECRET) else None,
     )  # fmt: skip
-
-
-@dataclass
-class Audit:
-    """What the server may believe that a client has of one type, and why it may send it anything again."""
-
-    sent: dict[str, object] = field(default_factory=dict)
-    asked: set[str] = field(default_factory=set)
-    asked_all: bool = False
-    loose: set[str] = field(default_factory=set)
-    unanswered: set[str] = field(default_factory=set)
-    unacked: dict[str, float] = field(default_factory=dict)
-    history: dict[str, set[Held]] = field(default_factory=lambda: defaultdict(set))
-
-
-class Client:
-    """One node: its subscriptions, their streams, and how it behaves."""
-
-    def __init__(self, number: int, cluster: str, variant: Variant, aggregated: bool) -> None:
-        self.node = wire.Node(id=f"n{number}", cluster=cluster)
-        self.variant, self.aggregated = variant, aggregated
-        self.links: dict[str, Link] = {}
-        self.subscriptions: dict[str, Subscription] = {}
-        self.audits: dict[str, Audit] = {}
-        self.rejected_clusters: set[str] = set()
-        self.slow = False
-        self.connections = 0
-
-    def link(self, hub: Hub, type_url: str) -> Link:
-        """Return the stream for a type, opened now if need be."""
-        of_type = "" if self.aggregated else type_url
-        if of_type not in self.links:
-            connection = f"{self.node.id}-{self.connections}"
-            self.links[of_type] = Link(hub, self.variant, self.node, type_url=of_type, connection=connection)
-        return self.links[of_type]
-
-    @property
-    def group_node(self) -> Node:
-        """The node as rules see it."""
-        return Node(id=self.node.id, cluster=self.node.cluster)
 
 
 class Machine(RuleBasedStateMachine):
@@ -193,35 +152,17 @@ class Machine(RuleBasedStateMachine):
         wildcard = wild != "" and type_url != types.VIRTUAL_HOST
         subscription = Subscription(type_url, client.variant, link, wildcard, set() if wild else names)
         client.subscriptions[type_url] = subscription
-        audit = client.audits[type_url] = Audit()
+        audit = client.audits[type_url] = Audit(self.small)
         audit.asked_all = True
         subscription.begin(legacy=wild == "+")
         link.deliver(self.now)
         self.pump()
 
     def _change(self, client: Client, subscription: Subscription, add: set[str], drop: set[str]) -> None:
-        heard = client.variant is Variant.DELTA or not self._stale(subscription)
         subscription.change(add, drop)
-        self._note_change(client, subscription, add, drop - add, heard)
+        client.audits[subscription.type_url].note_change(subscription, add, drop - add)
         subscription.link.deliver(self.now)
         self.pump()
-
-    def _stale(self, subscription: Subscription) -> bool:
-        return subscription.nonce != subscription.link.stream.states[subscription.type_url].nonce
-
-    def _note_change(
-        self, client: Client, subscription: Subscription, add: set[str], drop: set[str], heard: bool
-    ) -> None:
-        audit = client.audits[subscription.type_url]
-        if subscription.variant is Variant.SOTW:
-            audit.asked_all = True  # what it repeats, or adds, may be answered with everything
-        else:
-            assert heard
-            audit.asked |= add | drop
-            audit.asked_all = audit.asked_all or "*" in add | drop
-            audit.unanswered = {name for name in audit.unanswered if name in subscription.names} | (add - {"*"})
-        for name in [name for name in audit.sent if not subscription.wants(name)]:
-            del audit.sent[name]
 
     @precondition(lambda self: any(self._inboxes()))
     @rule(data=st.data(), fault=st.sampled_from((0, 0, 0, 0, 1)), change=st.sampled_from((0, 0, 0, 1)))
@@ -242,27 +183,17 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         message = link.inbox.popleft()
         subscription = client.subscriptions[message.type_url]
-        audit = client.audits[message.type_url]
-        audit.unacked.pop(message.nonce, None)
         if applied is None:
             subscription.accept(message)
-            audit.loose -= set(message.names)
         else:
             subscription.reject(message, applied)
-        if message.type_url == types.CLUSTER:
-            self._note_clusters(client, message, rejected=applied is not None)
+        client.note_answer(message, rejected=applied is not None)
         add, drop = changes or (set(), set())
         subscription.change(add, drop, nonce=message.nonce, error="no" if applied is not None else "")
         if changes:
-            self._note_change(client, subscription, add, drop - add, heard=True)
+            client.audits[message.type_url].note_change(subscription, add, drop - add)
         link.deliver(self.now)
         self.pump()
-
-    def _note_clusters(self, client: Client, message: Message, *, rejected: bool) -> None:
-        if rejected:
-            client.rejected_clusters |= set(message.names)
-        else:
-            client.rejected_clusters -= set(message.names)
 
     @rule(data=st.data())
     def dawdle(self, data: st.DataObject) -> None:
@@ -283,22 +214,11 @@ class Machine(RuleBasedStateMachine):
         for type_url in order:
             subscription = client.subscriptions[type_url]
             subscription.link = client.link(self.hub, type_url)
-            self._renew(client, subscription, first=type_url == order[0])
+            may_repeat = client.aggregated and type_url == order[0]
+            client.audits[type_url] = client.audits[type_url].renewed(subscription, may_repeat=may_repeat)
             subscription.begin(legacy=legacy and type_url != types.VIRTUAL_HOST)
             subscription.link.deliver(self.now)
         self.pump()
-
-    def _renew(self, client: Client, subscription: Subscription, *, first: bool) -> None:
-        old = client.audits[subscription.type_url]
-        audit = client.audits[subscription.type_url] = Audit(loose=set(old.loose))
-        audit.loose |= set(subscription.doubtful)
-        # What was given up on is answered with the next: a NACK of it may be unknown, so its names may come again.
-        subscription.doubtful.clear()
-        if subscription.variant is Variant.SOTW or not subscription.claimed or (first and client.aggregated):
-            audit.asked_all = True
-            if subscription.variant is Variant.SOTW:
-                return
-        audit.sent = dict(subscription.claimed)
 
     @rule(seconds=st.sampled_from((0.5, 3.0, 6.0, 25.0)))
     def wait(self, seconds: float) -> None:
@@ -328,61 +248,12 @@ class Machine(RuleBasedStateMachine):
                     message = link.poll(self.now)
                     if message is None:
                         break
-                    self._audit(owners[link], link, message)
+                    data = link.parts[-1].message
+                    assert self.nonces.setdefault(message.nonce, data) is data, "one nonce, two messages"
+                    owners[link].check(message, self.now)
                 else:
                     raise AssertionError("a stream never has enough")
         raise AssertionError("streams wake each other for ever")
-
-    def _audit(self, client: Client, link: Link, message: Message) -> None:
-        audit, subscription = client.audits[message.type_url], client.subscriptions[message.type_url]
-        data = link.parts[-1].message
-        assert self.nonces.setdefault(message.nonce, data) is data, "one nonce, two messages"
-        if self.small and message.type_url not in FULL_STATE | {types.LISTENER}:
-            assert message.size <= LIMIT_BYTES + 400 or len(message.resources) <= 1
-        if message.heartbeat:
-            for name, version in message.renewed.items() if client.variant is Variant.DELTA else ():
-                assert audit.sent.get(name) == version, f"renews {name}, which it was not sent"
-            return
-        self._audit_waiting(audit, message)
-        if client.variant is Variant.DELTA:
-            self._audit_delta(client, audit, subscription, message)
-        elif not audit.asked_all:
-            bodies = {name: held.body for name, held in message.resources.items()}
-            if message.type_url in FULL_STATE:
-                assert bodies != audit.sent, "sent again without cause"
-            else:
-                again = {name for name, body in bodies.items() if audit.sent.get(name) == body}
-                assert not again - audit.loose, f"{again} sent again without cause"
-        if client.variant is Variant.SOTW:
-            bodies = {name: held.body for name, held in message.resources.items()}
-            audit.sent = bodies if message.type_url in FULL_STATE else audit.sent | bodies
-            audit.asked_all = False
-        for name, held in message.resources.items():
-            audit.history[name].add(held)
-        if message.type_url == types.CLUSTER and types.ENDPOINTS in client.audits:
-            touched = {n for held in message.resources.values() for n in held.names(types.ENDPOINTS)}
-            client.audits[types.ENDPOINTS].loose |= set(NAMES) if self.small else touched
-
-    def _audit_waiting(self, audit: Audit, message: Message) -> None:
-        overdue = policy_of(message.type_url).stage is not Stage.FREE
-        waiting = [nonce for nonce, sent in audit.unacked.items() if not overdue or self.now < sent + HOLD_S]
-        assert not waiting, f"{message.nonce} sent while {waiting} are un-ACKed"
-        audit.unacked[message.nonce] = self.now
-
-    def _audit_delta(self, client: Client, audit: Audit, subscription: Subscription, message: Message) -> None:
-        aliases = {name: set(held.text["aliases"]) for name, held in message.resources.items()}  # type: ignore[call-overload]
-        for name, held in message.resources.items():
-            asked = audit.asked_all or ({name} | aliases[name]) & (audit.asked | audit.loose)
-            assert asked or audit.sent.get(name) != held.version, f"{name} sent again without cause"
-            audit.sent[name] = held.version
-        for name in message.removed:
-            known = name in audit.sent or name in audit.asked | audit.loose or audit.asked_all
-            assert known, f"{name} removed without cause"
-            audit.sent.pop(name, None)
-        told = set(message.names).union(*aliases.values(), message.renewed)
-        audit.asked -= told
-        audit.unanswered -= told
-        audit.asked_all = audit.asked_all and self.small
 
     # --- Quiet -----------------------------------------------------------------------------------------------
 

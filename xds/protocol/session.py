@@ -160,7 +160,7 @@ class Session:
         if part is None:
             self._settle_make(now)
         else:
-            self._warm(state)
+            self._warm(state, part)
         return part
 
     def _recheck_endpoints(self) -> None:
@@ -169,12 +169,14 @@ class Session:
             if state.exceptions:
                 state.dirty = self.wake = True
 
-    def _warm(self, clusters: TypeState) -> None:
+    def _warm(self, clusters: TypeState, part: Part) -> None:
         """Have the endpoints of clusters that were just sent follow, even unchanged: Envoy warms on nothing else."""
         assert clusters.response is not None
         endpoints = clusters.response.endpoints
+        if self.absent:  # SotW sends those that were rejected again, and they may be accepted now
+            endpoints |= endpoints_of(resource for resource in part.upserts if resource.name in self.absent)
         if not any(stream.aggregated for stream in self.streams):
-            self._await(clusters)  # each cluster opens an endpoints stream of its own, which asks by itself
+            self._await(clusters, endpoints)  # each cluster opens an endpoints stream of its own, which asks by itself
             return
         self.warming |= endpoints
         for stream in self.streams:
@@ -182,13 +184,13 @@ class Session:
             if state is not None:
                 state.ask([name for name in endpoints if state.interest.wants(name)])
 
-    def _await(self, clusters: TypeState) -> None:
+    def _await(self, clusters: TypeState, endpoints: frozenset[str]) -> None:
         """Wait for the endpoints of clusters that were just sent, and no longer for those that none has now."""
         assert clusters.response is not None
         dropped = self.awaited & endpoints_of(clusters.response.replaced)
         if dropped:
             dropped -= endpoints_of(clusters.everything_held())
-        self.awaited = (self.awaited - dropped) | clusters.response.endpoints
+        self.awaited = (self.awaited - dropped) | endpoints
         self.await_until = clusters.sent_at + self.ordering.hold_timeout_s
 
     def _switch(self, state: TypeState, now: float) -> Part | None:
@@ -257,6 +259,8 @@ class Session:
         self.timed = True
         part = self._respond(state, self.newest, hold, now)
         self._recheck_endpoints()
+        if part is not None:
+            self._warm(state, part)
         return part
 
     def _in_use(self, switches: list[TypeState], now: float) -> frozenset[str] | None:
@@ -328,7 +332,8 @@ class Session:
         self.warming = NOBODY
         if self._awaiting(now):
             return
-        self.made = self.making
+        # Clusters that are not dirty are those of the newest snapshot too.
+        self.made = self.making if any(state.dirty for state in clusters) else self.newest
         self.wake = True
         self.break_due = self.break_due or any(state.exceptions for state in clusters)
         self.recheck_switch()

@@ -1,0 +1,182 @@
+"""What the state machines (``test_machine``, ``test_order_machine``) found once, each shrunk to a scene of its own."""
+
+from support.encoded import (
+    CDS,
+    EDS,
+    LDS,
+    OTHER,
+    VHDS,
+    cluster,
+    endpoints,
+    listener,
+    resource,
+    route,
+    static,
+    virtual_host,
+)
+from support.hubs import SOTW, MakeWorld, World
+from support.scenes import full, started
+
+from xds.model.groups import GroupTable, Rule
+from xds.protocol.response import Encoding
+from xds.protocol.state import Variant
+
+# --- Subscriptions -------------------------------------------------------------------------------------------------
+
+
+def test_regression_sotw_no_names_after_an_explicit_star_mean_nothing(world: World) -> None:
+    """They were taken for the legacy wildcard: a client that had given everything up went on being sent it."""
+    world.publish(static("a"))
+    client = world.client(SOTW)
+    client.subscribe(CDS, "*")
+    client.ack(CDS)
+    assert client.unsubscribe(CDS, "*") == []
+    world.publish(static("b"))
+    assert client.take() == []
+
+
+def test_regression_missing_name_subscribed_again_along_with_star_is_answered(world: World) -> None:
+    """The star's answer, which names only what exists, was taken for the answer to the name too."""
+    client = world.client()
+    assert client.subscribe(CDS, "x") == ["CDS #1 -x"]
+    client.ack(CDS)
+    assert client.subscribe(CDS, "*", "x") == ["CDS #2 -x"]
+
+
+def test_regression_alias_of_a_shadowed_virtual_host_finds_nothing(make_world: MakeWorld) -> None:
+    """The overlay's host, which has no such alias, was sent as if it had the one of the host that it replaces."""
+    world = make_world(groups=GroupTable(rules=(Rule(group="overlay"),), extends={"overlay": "default"}))
+    world.publish(virtual_host("vh", 1, aliases=("r/foo.com",)))
+    world.publish(virtual_host("vh", 2), group="overlay")
+    assert world.client().subscribe(VHDS, "r/foo.com") == ["VHDS #1 ~r/foo.com alias=r/foo.com"]
+
+
+# --- Heartbeats ----------------------------------------------------------------------------------------------------
+
+
+def test_regression_sotw_heartbeats_of_clusters_end_with_the_subscription(world: World) -> None:
+    """They went on with nothing in them: the absence of the other clusters then removed those."""
+    world.publish(cluster("a", eds=None, ttl_s=9), static("b"))
+    client = world.client(SOTW)
+    client.subscribe(CDS, "a", "b")
+    client.ack(CDS)
+    assert client.unsubscribe(CDS, "a") == []
+    world.advance(60)
+    assert client.take() == []
+
+
+def test_regression_heartbeats_between_the_parts_renew_only_what_was_sent(
+    make_world: MakeWorld, variant: Variant
+) -> None:
+    """They renewed what stood in the parts still to come, which a client that does not have it rejects."""
+    world = make_world(encoding=Encoding(response_bytes_max=500))
+    world.publish(*[resource(OTHER, name, ttl_s=9, padding=400) for name in "abc"])
+    client = world.client(variant)
+    assert client.subscribe(OTHER) == ["OTHER #1 a@1 ttl=9"]
+    world.advance(3)
+    assert client.take() == ["OTHER #2 ~a@1 ttl=9"]
+
+
+# --- Answers that come late ----------------------------------------------------------------------------------------
+
+
+def test_regression_sotw_late_ack_after_giving_up_repeats_nothing(world: World) -> None:
+    """Once the wait for it was over, the ACK of clusters was taken for a request to have them again."""
+    world.publish(static("a"))
+    world.publish(static("b"), group="overlay")
+    client = world.client(SOTW)
+    assert client.subscribe(CDS, "a") == ["CDS #1 a@1"]
+    world.advance(20)
+    world.regroup(GroupTable(rules=(Rule(group="overlay"),), extends={"overlay": "default"}))
+    assert client.take() == []
+    assert client.ack(CDS) == []
+
+
+def test_regression_drain_time_of_a_replaced_listener_counts_from_its_ack(world: World, variant: Variant) -> None:
+    """It counted from when the new listener was sent: the old one lost its cluster while it still drained."""
+    world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    world.publish(listener("l", 2, clusters="b"), remove=[static("a")])
+    assert client.take() == ["LDS #3 l@2"]
+    world.advance(15)
+    assert client.ack(LDS) == []
+    world.advance(599)
+    assert client.take() == []
+    world.advance(2)
+    assert client.take() == [full(variant, "CDS #4 -a", "CDS #4 b@1")]
+
+
+# --- Endpoints that a client waits for -----------------------------------------------------------------------------
+
+
+def test_regression_sotw_endpoints_gone_before_they_were_asked_for_are_sent_while_their_cluster_warms(
+    world: World,
+) -> None:
+    """SotW can't say that there are none: the cluster warmed, and its ACK stayed out, until Envoy's fetch timeout."""
+    client = world.client(SOTW)
+    client.subscribe(CDS)
+    client.ack(CDS)
+    world.publish(cluster("a", 1, eds="e1"), endpoints("e1"))
+    world.publish(cluster("a", 2, eds="e2"), endpoints("e2"), remove=[endpoints("e1")])
+    assert client.take() == ["CDS #2 a@1"]
+    assert client.subscribe(EDS, "e1") == ["EDS #3 e1@1"]
+
+
+def test_regression_per_type_sotw_endpoints_that_went_do_not_hold_the_removal_of_their_cluster(world: World) -> None:
+    """Their ACK was awaited by name, and no SotW response ever names what does not exist."""
+    world.publish(cluster("a"), endpoints("a"))
+    client = world.client(SOTW, per_type=True)
+    client.subscribe(CDS)
+    world.publish(remove=[cluster("a"), endpoints("a")])
+    client.subscribe(EDS, "a")
+    client.ack_all()
+    assert str(client.last(CDS)) == "CDS #3 (empty)"
+
+
+def test_regression_per_type_endpoints_whose_stream_ended_un_acked_hold_nothing(world: World) -> None:
+    """The endpoints that the cluster had before were awaited for ever: listeners went out at the deadline only."""
+    world.publish(cluster("a", 1, eds="e1"), endpoints("e1"))
+    client = world.client(per_type=True)
+    client.subscribe(CDS)
+    assert client.subscribe(LDS) == []
+    client.ack(CDS)
+    assert client.subscribe(EDS, "e1") == ["EDS #2 e1@1"]
+    upserts = (cluster("a", 2, eds="e2"), endpoints("e2"), listener("l", clusters="a"))
+    world.publish(*upserts, remove=[endpoints("e1")])
+    client.ack(CDS)
+    client.subscribe(EDS, "e2")
+    client.unsubscribe(EDS, "e1")
+    assert client.ack(EDS) == ["LDS #5 l@1"]
+
+
+# --- Reconnects ----------------------------------------------------------------------------------------------------
+
+
+def test_regression_reconnect_rejected_clusters_that_are_gone_are_removed_though_not_claimed(world: World) -> None:
+    """Envoy had applied one of them all the same (envoy-facts.md 2.4), and kept it for ever."""
+    world.publish(static("a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack(CDS)
+    world.publish(static("bad"), static("ok"))
+    client.nack(CDS)
+    client.close()
+    world.publish(remove=[static("bad"), static("ok")])
+    client = client.reconnect()
+    world.advance(19.9)
+    assert client.take() == []
+    world.advance(0.2)
+    assert client.take() == ["CDS #1 -bad -ok"]
+
+
+def test_regression_reconnect_removes_no_cluster_before_listeners_and_routes_are_asked_for(world: World) -> None:
+    """The first request of the burst, read alone, had the cluster removed under the routes that still used it."""
+    started(world).close()
+    world.publish(remove=[cluster("a"), endpoints("a"), listener("l", routes="r"), route("r", 1, "a")])
+    client = world.client()
+    assert client.subscribe(CDS, have={"a": "1"}) == []
+    assert client.subscribe(EDS, "a", have={"a": "1"}) == []
+    assert client.subscribe(LDS, have={"l": "1"}) == ["LDS #1 -l"]

@@ -1,0 +1,153 @@
+"""What a simulated client of ``test_machine`` is owed: each message is held against what could have caused it.
+
+An audit knows the messages sent and the requests made of one type, and no more of how the server came to send them.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from support.naive import FULL_STATE, Held, Link, Message, Subscription
+from xds._generated import xds_wire_pb2 as wire
+from xds.model import types
+from xds.model.groups import Node
+from xds.protocol.hub import Hub
+from xds.protocol.policy import Stage, policy_of
+from xds.protocol.state import Variant
+
+HOLD_S = 5.0
+LIMIT_BYTES = 600
+NAMES = ("1", "2", "3", "4")
+"""All the names that resources have, whatever their type."""
+
+
+@dataclass
+class Audit:
+    """What the server may believe that a client has of one type, and why it may send it anything again.
+
+    ``small``: responses are cut into parts of about ``LIMIT_BYTES``.
+    """
+
+    small: bool
+    sent: dict[str, object] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    asked_all: bool = False
+    loose: set[str] = field(default_factory=set)
+    unanswered: set[str] = field(default_factory=set)
+    unacked: dict[str, float] = field(default_factory=dict)
+    history: dict[str, set[Held]] = field(default_factory=lambda: defaultdict(set))
+
+    def note_change(self, subscription: Subscription, add: set[str], drop: set[str]) -> None:
+        """Note what a request that just changed a subscription is to be answered with."""
+        if subscription.variant is Variant.SOTW:
+            self.asked_all = True  # what it repeats, or adds, may be answered with everything
+        else:
+            self.asked |= add | drop
+            self.asked_all = self.asked_all or "*" in add | drop
+            self.unanswered = {name for name in self.unanswered if name in subscription.names} | (add - {"*"})
+        for name in [name for name in self.sent if not subscription.wants(name)]:
+            del self.sent[name]
+
+    def renewed(self, subscription: Subscription, *, may_repeat: bool) -> "Audit":
+        """Return the audit of the stream that replaces this one's; its first request was not sent yet."""
+        audit = Audit(self.small, loose=self.loose | set(subscription.doubtful))
+        # What was given up on is answered with the next: a NACK of it may be unknown, so its names may come again.
+        subscription.doubtful.clear()
+        audit.asked_all = subscription.variant is Variant.SOTW or not subscription.claimed or may_repeat
+        if subscription.variant is Variant.DELTA:
+            audit.sent = dict(subscription.claimed)
+        return audit
+
+    def check(self, variant: Variant, message: Message, now: float) -> None:
+        """Assert that a message that was just sent has a cause, and note what the client has with it."""
+        if self.small and message.type_url not in FULL_STATE | {types.LISTENER}:
+            assert message.size <= LIMIT_BYTES + 400 or len(message.resources) <= 1
+        if message.heartbeat:
+            for name, version in message.renewed.items() if variant is Variant.DELTA else ():
+                assert self.sent.get(name) == version, f"renews {name}, which it was not sent"
+            return
+        self._check_waiting(message, now)
+        if variant is Variant.DELTA:
+            self._check_delta(message)
+        else:
+            self._check_sotw(message)
+        for name, held in message.resources.items():
+            self.history[name].add(held)
+
+    def _check_waiting(self, message: Message, now: float) -> None:
+        overdue = policy_of(message.type_url).stage is not Stage.FREE
+        waiting = [nonce for nonce, sent in self.unacked.items() if not overdue or now < sent + HOLD_S]
+        assert not waiting, f"{message.nonce} sent while {waiting} are un-ACKed"
+        self.unacked[message.nonce] = now
+
+    def _check_delta(self, message: Message) -> None:
+        aliases = {name: set(held.text["aliases"]) for name, held in message.resources.items()}  # type: ignore[call-overload]
+        for name, held in message.resources.items():
+            asked = self.asked_all or ({name} | aliases[name]) & (self.asked | self.loose)
+            assert asked or self.sent.get(name) != held.version, f"{name} sent again without cause"
+            self.sent[name] = held.version
+        for name in message.removed:
+            known = name in self.sent or name in self.asked | self.loose or self.asked_all
+            assert known, f"{name} removed without cause"
+            self.sent.pop(name, None)
+        told = set(message.names).union(*aliases.values(), message.renewed)
+        self.asked -= told
+        self.unanswered -= told
+        self.asked_all = self.asked_all and self.small
+
+    def _check_sotw(self, message: Message) -> None:
+        bodies = {name: held.body for name, held in message.resources.items()}
+        full = message.type_url in FULL_STATE
+        if full:
+            assert self.asked_all or bodies != self.sent, "sent again without cause"
+        else:
+            again = {name for name, body in bodies.items() if self.sent.get(name) == body}
+            assert self.asked_all or not again - self.loose, f"{again} sent again without cause"
+        self.sent = bodies if full else self.sent | bodies
+        self.asked_all = False
+
+
+class Client:
+    """One node: its subscriptions, their streams, and how it behaves."""
+
+    def __init__(self, number: int, cluster: str, variant: Variant, aggregated: bool) -> None:
+        self.node = wire.Node(id=f"n{number}", cluster=cluster)
+        self.variant, self.aggregated = variant, aggregated
+        self.links: dict[str, Link] = {}
+        self.subscriptions: dict[str, Subscription] = {}
+        self.audits: dict[str, Audit] = {}
+        self.rejected_clusters: set[str] = set()
+        self.slow = False
+        self.connections = 0
+
+    def link(self, hub: Hub, type_url: str) -> Link:
+        """Return the stream for a type, opened now if need be."""
+        of_type = "" if self.aggregated else type_url
+        if of_type not in self.links:
+            connection = f"{self.node.id}-{self.connections}"
+            self.links[of_type] = Link(hub, self.variant, self.node, type_url=of_type, connection=connection)
+        return self.links[of_type]
+
+    @property
+    def group_node(self) -> Node:
+        """The node as rules see it."""
+        return Node(id=self.node.id, cluster=self.node.cluster)
+
+    def check(self, message: Message, now: float) -> None:
+        """Assert that a message that was just sent has a cause; clusters have their endpoints come again."""
+        audit = self.audits[message.type_url]
+        audit.check(self.variant, message, now)
+        if message.type_url == types.CLUSTER and not message.heartbeat and types.ENDPOINTS in self.audits:
+            touched = {n for held in message.resources.values() for n in held.names(types.ENDPOINTS)}
+            self.audits[types.ENDPOINTS].loose |= set(NAMES) if audit.small else touched
+
+    def note_answer(self, message: Message, *, rejected: bool) -> None:
+        """Note that a message was ACKed or NACKed; what was rejected may come again."""
+        audit = self.audits[message.type_url]
+        audit.unacked.pop(message.nonce, None)
+        if not rejected:
+            audit.loose -= set(message.names)
+        if message.type_url == types.CLUSTER:
+            if rejected:
+                self.rejected_clusters |= set(message.names)
+            else:
+                self.rejected_clusters -= set(message.names)
