@@ -1,4 +1,4 @@
-"""What each sequence of changes costs in requests, with the ordering on and off: envoy-facts section 3, for this server.
+"""What each sequence of changes costs in requests with the ordering on and off: envoy-facts section 3, for this server.
 
     python bench/make_before_break.py [--swaps 40] [--restarts 20] [--seed N]
 
@@ -6,7 +6,6 @@ Real Envoys under real load, as in ``tests/envoy/test_make_before_break.py``, wh
 """
 
 import argparse
-import asyncio
 import importlib.metadata
 import os
 import platform
@@ -15,6 +14,8 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+
+import uvloop
 
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # before gRPC is imported: its fork handlers crash children
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -89,4 +90,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

@@ -57,3 +57,14 @@ def test_program_prints_what_the_page_says(program: Program, tmp_path: Path) -> 
 def test_every_public_name_is_explained() -> None:
     page = PAGE.read_text()
     assert [name for name in xds.__all__ if name != "__version__" and f"`{name}`" not in page] == []
+
+
+def test_removing_from_a_group_that_there_is_not_makes_none() -> None:
+    control_plane = xds.ControlPlane()
+    assert control_plane.apply(remove=[("clusters", "web")], group="typo").revision == 0
+    assert list(control_plane.catalog.snapshots) == ["default"]
+
+
+def test_removing_something_of_no_type_is_refused() -> None:
+    with pytest.raises(xds.ChangesetRejectedError, match=r"'cluster' is not a resource type .did you mean clusters"):
+        xds.ControlPlane().apply(remove=[("cluster", "web")])

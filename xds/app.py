@@ -1,9 +1,11 @@
 """The one place that wires the parts together: a control plane to embed, and the server that ``xds serve`` runs."""
 
 import asyncio
+import contextlib
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,8 +21,8 @@ from xds.config import ServingInfo, Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
-from xds.model.problem import ChangesetRejectedError
-from xds.model.types import TYPE_PREFIX, short_name, type_url_of
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.events import Event, Nacked
 from xds.protocol.hub import Hub
 from xds.protocol.response import Encoding
@@ -36,6 +38,8 @@ from xds.transport.tls import TlsFiles
 
 log = structlog.get_logger("xds")
 PROBLEMS_LOGGED_MAX = 20
+WATCH_RETRY_MIN_S = 0.5
+WATCH_RETRY_MAX_S = 30.0
 
 
 class ControlPlane:
@@ -56,7 +60,7 @@ class ControlPlane:
         protocol = self.settings.protocol
         self.hub = Hub(
             self.catalog,
-            knows_type=lambda type_url: self._schema.has(type_url.removeprefix(TYPE_PREFIX)),
+            knows_type=self._knows_type,
             ordering=Ordering(
                 enabled=protocol.ordering,
                 hold_timeout_s=protocol.hold_timeout_s,
@@ -71,6 +75,9 @@ class ControlPlane:
         self._coalescer: Coalescer | None = None
         self._transport: Transport | None = None
         self._admin: AdminServer | None = None
+
+    def _knows_type(self, type_url: str) -> bool:
+        return type_url.startswith(TYPE_PREFIX) and self._schema.has(type_url.removeprefix(TYPE_PREFIX))
 
     # --- Publishing --------------------------------------------------------------------------------------------
 
@@ -88,6 +95,10 @@ class ControlPlane:
         Raises ChangesetRejectedError with every problem; what was served then stays served.
         """
         removals = tuple((type_url_of(word), name) for word, name in remove)
+        unknown = {type_url for type_url, _ in removals if not self._schema.has(type_url.removeprefix(TYPE_PREFIX))}
+        if unknown:
+            self._rejected += 1
+            raise ChangesetRejectedError([_not_a_type(type_url, group) for type_url in sorted(unknown)])
         return self._apply_read({group: upsert}, removals={group: removals} if removals else {})
 
     def replace(self, groups: Mapping[str, Iterable[ResourceLike]], *, rules: GroupTable | None = None) -> Applied:
@@ -107,6 +118,8 @@ class ControlPlane:
         except ChangesetRejectedError:
             self._rejected += 1
             raise
+        if not replace:  # what is empty does not make a group, as a removal does not
+            upserts = {group: resources for group, resources in upserts.items() if resources}
         changeset = Changeset(upserts=upserts, removals=dict(removals or {}), groups=rules, replace=replace)
         return self.apply_changeset(changeset)
 
@@ -129,7 +142,10 @@ class ControlPlane:
     async def start(self) -> Address:
         """Listen and serve; return the address that was bound. Raises BindError, then leaving nothing open."""
         settings = self.settings
-        self._dispatcher = Dispatcher(self.hub, on_event=_log_event, streams_max=settings.transport.streams_max)
+        assert self._dispatcher is None, "started already"
+        self._dispatcher = Dispatcher(
+            self.hub, on_event=_log_event, on_fault=_log_fault, streams_max=settings.transport.streams_max
+        )
         self._coalescer = Coalescer(
             self._dispatcher.publish,
             coalesce_s=settings.protocol.coalesce_s,
@@ -192,13 +208,16 @@ class ControlPlane:
     async def stop(self) -> None:
         """Close everything. Streams that are still open are cut; ``drain`` first to be gentle."""
         self._state = "stopped"
+        if self._coalescer is not None:
+            self._coalescer.flush()
+            self._coalescer = None
         if self._transport is not None:
             await self._transport.stop(0)
         if self._admin is not None:
             await self._admin.stop()
         if self._dispatcher is not None:
             self._dispatcher.stop()
-        self._coalescer = None
+            self._dispatcher = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -225,6 +244,13 @@ class ControlPlane:
         )
 
 
+def _not_a_type(type_url: str, group: str) -> Problem:
+    word = type_url.removeprefix(TYPE_PREFIX)
+    close = get_close_matches(word, SHORT_NAMES, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(SHORT_NAMES)}, and type URLs"
+    return Problem(what=f"{word!r} is not a resource type", hint=hint, group=group)
+
+
 async def serve(
     settings: Settings,
     *,
@@ -240,7 +266,11 @@ async def serve(
     ending = _ending_signals()
     reader = DirectoryReader(settings.directory, progress=progress)
     control_plane = ControlPlane(settings)
-    control_plane.apply_changeset(await asyncio.to_thread(reader.read))
+    changeset = await _unless_ended(asyncio.to_thread(reader.read), ending)
+    if changeset is None:
+        log.info("stopped before anything was served")
+        return 0
+    control_plane.apply_changeset(changeset)
     async with control_plane:
         if announce is not None:
             announce(control_plane.info(settings.directory))
@@ -255,6 +285,14 @@ async def serve(
         await following
     log.info("stopped")
     return 0
+
+
+async def _unless_ended(reading: Coroutine[Any, Any, Changeset], ending: asyncio.Event) -> Changeset | None:
+    """Return what is read, or None as soon as the process is to end; the reading thread is left to itself then."""
+    read, ended = asyncio.create_task(reading), asyncio.create_task(ending.wait())
+    await asyncio.wait((read, ended), return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+    return await read if read.done() else None
 
 
 def _ending_signals() -> asyncio.Event:
@@ -276,19 +314,41 @@ async def _unless_asked_again(draining: Awaitable[None]) -> None:
 
 
 async def _follow(control_plane: ControlPlane, reader: DirectoryReader, stop: asyncio.Event) -> None:
-    """Apply every change of the directory, and say what is wrong with those that can't be."""
-    async for outcome in watch(reader, stop=stop):
+    """Apply every change of the directory until told to stop; whatever happens, what is served stays served."""
+    pause_s = WATCH_RETRY_MIN_S
+    while not stop.is_set():
         try:
-            if isinstance(outcome, ChangesetRejectedError):
-                raise outcome
-            applied = control_plane.apply_changeset(outcome)
-        except ChangesetRejectedError as error:
-            log.error("change rejected, what was served stays served", problems=len(error.problems))
-            for problem in error.problems[:PROBLEMS_LOGGED_MAX]:
-                log.error("problem", problem=str(problem))
-            continue
-        if applied.changed or applied.regrouped:
-            log.info("applied", revision=applied.revision, changed=_summary(applied))
+            async for outcome in watch(reader, stop=stop, on_degraded=_log_degraded):
+                _take(control_plane, outcome)
+                pause_s = WATCH_RETRY_MIN_S
+        except Exception as error:
+            log.error("the directory can't be watched, trying again", error=repr(error), retry_s=pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause_s)
+            pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
+
+
+def _take(control_plane: ControlPlane, outcome: Changeset | ChangesetRejectedError) -> None:
+    """Apply one change of the directory, or say what is wrong with it."""
+    try:
+        if isinstance(outcome, ChangesetRejectedError):
+            raise outcome
+        applied = control_plane.apply_changeset(outcome)
+    except ChangesetRejectedError as error:
+        log.error("change rejected, what was served stays served", problems=len(error.problems))
+        for problem in error.problems[:PROBLEMS_LOGGED_MAX]:
+            log.error("problem", problem=str(problem))
+        return
+    if applied.changed or applied.regrouped:
+        log.info("applied", revision=applied.revision, changed=_summary(applied))
+
+
+def _log_degraded(text: str) -> None:
+    log.warning("the directory is only polled", reason=text)
+
+
+def _log_fault(error: Exception) -> None:
+    log.error("a stream was ended by a bug in this server; please report it", error=repr(error), exc_info=error)
 
 
 def _summary(applied: Applied) -> dict[str, int]:

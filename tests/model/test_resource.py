@@ -47,3 +47,10 @@ def test_it_reads_as_operators_name_it() -> None:
 
 def test_a_reference_is_a_plain_value() -> None:
     assert Reference(CLUSTER, "web") == (CLUSTER, "web", "")
+
+
+def test_what_only_a_client_knows_of_is_a_claim() -> None:
+    claim = Resource(type_url=CLUSTER, name="web", version="v1", encoded=b"")
+    assert claim.is_claim
+    assert not made().is_claim
+    assert claim.fingerprint == made().fingerprint

@@ -81,7 +81,8 @@ class OrderMachine(RuleBasedStateMachine):
 
     @initialize(spec=snapshots, variant=st.sampled_from(Variant), per_type=st.booleans(), faulty=st.booleans())
     def start(self, spec: dict, variant: Variant, per_type: bool, faulty: bool) -> None:
-        self.spec, self.faulty = spec, faulty
+        # SotW sends rejected clusters again with the next change, so what a rejection leaves is not followed there.
+        self.spec, self.faulty = spec, faulty and variant is Variant.DELTA
         self.serve()
         self.envoy = Envoy(self.hub, variant, per_type)
         self.envoy.connect()

@@ -4,7 +4,6 @@ Source: ``envoy.service.status.v3.ClientStatusDiscoveryService``. Secrets' bodie
 """
 
 from collections.abc import AsyncIterator, Callable
-from re import fullmatch
 from typing import Any
 
 import grpc
@@ -122,14 +121,12 @@ def _matches_one(node_id: str, matcher: Any) -> bool:
     kind = pattern.WhichOneof("match_pattern")
     if kind is None:
         return True
-    if kind == "safe_regex":
-        return fullmatch(pattern.safe_regex.regex, node_id) is not None
+    if kind not in ("exact", "prefix", "suffix", "contains"):
+        raise ValueError(f"node_matchers.node_id.{kind} is not supported")
     wanted, value = getattr(pattern, kind), node_id
     if pattern.ignore_case:
         wanted, value = wanted.lower(), value.lower()
     tests = {"exact": value == wanted, "prefix": value.startswith(wanted), "suffix": value.endswith(wanted)}
-    if kind not in (*tests, "contains"):
-        raise ValueError(f"node_matchers.node_id.{kind} is not supported")
     return wanted in value if kind == "contains" else tests[kind]
 
 

@@ -24,7 +24,7 @@ class Node:
     id: str
     cluster: str = ""
     locality: Locality = Locality()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     user_agent: str = ""
 
 

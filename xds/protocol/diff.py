@@ -6,6 +6,7 @@ What a client holds is told by two values that streams share: the view it was br
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from immutables import Map
 
@@ -64,8 +65,12 @@ class Diff:
         return bool(self.upserts or self.removals or self.unknown)
 
 
+@lru_cache(maxsize=65_536)
 def claim(type_url: str, name: str, version: str) -> Resource:
-    """Return what stands for a resource that a client says it has from an earlier stream: a name and a version."""
+    """Return what stands for a resource that a client says it has from an earlier stream: a name and a version.
+
+    Equal claims are one object, so that clients which come back with the same share one response.
+    """
     return Resource(type_url=type_url, name=name, version=version, encoded=b"")
 
 

@@ -5,13 +5,12 @@ of ``take_ready`` until that stream has nothing more to say, or can't take more:
 Nothing is queued in between. ``now`` is in seconds, on any clock that only goes forward.
 """
 
-import heapq
 from collections.abc import Callable, Mapping
-from itertools import count
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
+from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS
 from xds.protocol.doubts import Doubts
@@ -35,6 +34,7 @@ from xds.protocol.response import Cohorts, Encoding, Part
 from xds.protocol.session import Session
 from xds.protocol.state import TypeState, Variant
 from xds.protocol.stream import Limits, Ordering, Stream
+from xds.protocol.timers import Timers
 from xds.protocol.watchers import Watchers
 
 
@@ -64,11 +64,10 @@ class Hub:
         self.cohorts = cohorts or Cohorts()
         self._interests = Interests()
         self._watchers: dict[tuple[str, str], Watchers] = {}
-        self._sessions: dict[tuple[str, str], Session] = {}
+        self._sessions: dict[tuple[str, Node], Session] = {}
         self._streams: dict[Stream, None] = {}
         self._ready: list[Stream] = []
-        self._timers: list[tuple[float, int, Session]] = []
-        self._order = count()
+        self._timers = Timers()
         self._now = 0.0
         self._doubts = Doubts(nodes_max=self._limits.doubtful_nodes_max)
         self._leftovers = Leftovers(nodes_max=self._limits.doubtful_nodes_max)
@@ -110,7 +109,9 @@ class Hub:
             self._wake(session)
             self._schedule(session, self._now)
         else:
-            self._sessions.pop((stream.connection, session.node.id), None)
+            key = (stream.connection, session.node)
+            if self._sessions.get(key) is session:
+                del self._sessions[key]
 
     def receive(self, stream: Stream, data: bytes, now: float) -> None:
         """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
@@ -151,12 +152,13 @@ class Hub:
         group = self._catalog.group_of(node)
         if group is None:
             raise StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {node.id!r}")
-        session = None if stream.aggregated else self._sessions.get((stream.connection, node.id))
+        # The whole node, not its id alone: a proxy may bring several clients on one connection.
+        session = None if stream.aggregated else self._sessions.get((stream.connection, node))
         if session is None:
             newest = self._snapshots[group]
             session = Session(node, group, newest, self._ordering, self._encoding, self.cohorts)
             if not stream.aggregated:
-                self._sessions[stream.connection, node.id] = session
+                self._sessions[stream.connection, node] = session
         session.streams.append(stream)
         stream.session = session
         return session
@@ -273,8 +275,10 @@ class Hub:
         if applied.regrouped:
             self._snapshots = dict(self._catalog.snapshots)
             self._regroup()
-        self._snapshots.update((group, self._catalog.snapshots[group]) for group in applied.changed)
-        for group, by_type in applied.changed.items():
+        # A group may have vanished since, if this change is merged with a later one.
+        changed = {group: by_type for group, by_type in applied.changed.items() if group in self._catalog.snapshots}
+        self._snapshots.update((group, self._catalog.snapshots[group]) for group in changed)
+        for group, by_type in changed.items():
             for type_url, names in by_type.items():
                 watchers = self._watchers.get((group, type_url))
                 for stream in watchers.affected(names) if watchers else ():
@@ -351,16 +355,12 @@ class Hub:
     @property
     def next_tick(self) -> float:
         """When to call ``tick`` next: infinity for never."""
-        return self._timers[0][0] if self._timers else float("inf")
+        return self._timers.next
 
     def tick(self, now: float) -> None:
         """Look at all that was to happen by ``now``."""
         self._now = now
-        while self._timers and self._timers[0][0] <= now:
-            at, _, session = heapq.heappop(self._timers)
-            if at != session.timer:
-                continue
-            session.timer = float("inf")
+        for session in self._timers.due(now):
             for state in session.expire(now) if session.streams else ():
                 assert state.outstanding is not None
                 self.counters.overdue += 1
@@ -397,7 +397,4 @@ class Hub:
         if not session.timed:
             return
         session.timed = False
-        at = session.deadline(now)
-        if at < session.timer:
-            session.timer = at
-            heapq.heappush(self._timers, (at, next(self._order), session))
+        self._timers.set(session, session.deadline(now))

@@ -1,21 +1,33 @@
 """Who a stream belongs to: from the wire's ``Node`` to the model's. It does not know groups."""
 
+from typing import Any
+
 from google.protobuf.json_format import MessageToDict
 
 from xds._generated.xds_wire_pb2 import Node as WireNode
 from xds.model.groups import Locality, Node
+from xds.protocol.errors import Status, StreamRefusedError
 
 
 def describe_node(wire: WireNode) -> Node:
-    """Return the node that a first request describes."""
+    """Return the node that a first request describes. Raises StreamRefusedError if that can't be read."""
     place = wire.locality
     return Node(
         id=wire.id,
         cluster=wire.cluster,
         locality=Locality(region=place.region, zone=place.zone, sub_zone=place.sub_zone),
-        metadata=MessageToDict(wire.metadata) if wire.HasField("metadata") else {},
+        metadata=_metadata(wire),
         user_agent=f"{wire.user_agent_name} {wire.user_agent_version}".strip(),
     )
+
+
+def _metadata(wire: WireNode) -> dict[str, Any]:
+    if not wire.HasField("metadata"):
+        return {}
+    try:
+        return MessageToDict(wire.metadata)
+    except ValueError as error:  # not-a-number and the like, which JSON does not have
+        raise StreamRefusedError(Status.INVALID_ARGUMENT, f"node.metadata can't be read: {error}") from None
 
 
 def same_node(node: Node, wire: WireNode) -> bool:

@@ -191,8 +191,10 @@ def names_after(interest: Interest, request: Request) -> int:
 def check_size(interest: Interest, type_url: str, request: Request, most: int) -> None:
     """Refuse a subscription beyond the limit, before anything of it is taken over."""
     names = names_after(interest, request)
+    if isinstance(request, DeltaDiscoveryRequest):
+        names = max(names, len(request.initial_resource_versions))
     if names > most:
         raise StreamRefusedError(
             Status.RESOURCE_EXHAUSTED,
-            f"a stream may subscribe to {most} names of a type (subscriptions_max), not {names} of {type_url}",
+            f"a stream may subscribe to {most} names of a type (subscriptions_max), not {names} of {type_url[:200]}",
         )

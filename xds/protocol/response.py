@@ -62,6 +62,8 @@ class Response:
     endpoints: frozenset[str]
     replaced: tuple[Resource, ...]
     gone: frozenset[str]
+    bytes_kept: int
+    """About what keeping it costs: its messages, and the names that only it may hold on to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,10 +115,10 @@ class Cohorts:
             self._entries.move_to_end(key)
             return response
         response = self._entries[key] = make()
-        self._bytes += _size(response)
+        self._bytes += response.bytes_kept
         while len(self._entries) > self._entries_max or (self._bytes > self._bytes_max and len(self._entries) > 1):
             _, oldest = self._entries.popitem(last=False)
-            self._bytes -= _size(oldest)
+            self._bytes -= oldest.bytes_kept
         return response
 
     def remember(self, type_url: str, version: str, state: SentState) -> None:
@@ -133,10 +135,6 @@ class Cohorts:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-
-def _size(response: Response) -> int:
-    return sum(len(part.message) for part in response.parts)
 
 
 def state_version(fingerprint: int) -> str:

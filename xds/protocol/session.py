@@ -35,8 +35,8 @@ class Session:
 
     ``newest`` is the group's present snapshot; ``making`` the one whose clusters were sent last; ``made`` the one
     whose clusters the client has. ``warming``: assignments that the client waits for before it ACKs clusters;
-    ``awaited``: those of a per-type client, until ``await_until``. ``absent``: clusters that it rejected and did not
-    have before.
+    ``awaited``: those of a per-type client, until ``await_until``, each with how many messages went before.
+    ``absent``: clusters that it rejected and did not have before.
     """
 
     node: Node
@@ -51,8 +51,10 @@ class Session:
     made: Snapshot | None = None
     making: Snapshot | None = None
     warming: frozenset[str] = NOBODY
-    awaited: frozenset[str] = NOBODY
+    awaited: dict[str, int] = field(default_factory=dict)
     await_until: float = 0.0
+    sent: int = 0
+    """How many messages went out, so that an answer to an earlier one is not taken for one to a later."""
     absent: frozenset[str] = NOBODY
     break_due: bool = False
     stuck_since: float | None = None
@@ -83,6 +85,8 @@ class Session:
                 continue
             part = self._advance(state, now)
             if part is not None:
+                self.sent += 1
+                state.sent_order = self.sent
                 return part
         part = self._break(stream, now) if self.break_due else None
         return part or self._heartbeat(stream, now)
@@ -187,10 +191,12 @@ class Session:
     def _await(self, clusters: TypeState, endpoints: frozenset[str]) -> None:
         """Wait for the endpoints of clusters that were just sent, and no longer for those that none has now."""
         assert clusters.response is not None
-        dropped = self.awaited & endpoints_of(clusters.response.replaced)
+        dropped = self.awaited.keys() & endpoints_of(clusters.response.replaced)
         if dropped:
             dropped -= endpoints_of(clusters.everything_held())
-        self.awaited = (self.awaited - dropped) | endpoints
+        for name in dropped:
+            del self.awaited[name]
+        self.awaited.update(dict.fromkeys(endpoints, self.sent))
         self.await_until = clusters.sent_at + self.ordering.hold_timeout_s
 
     def _switch(self, state: TypeState, now: float) -> Part | None:
@@ -229,7 +235,7 @@ class Session:
 
     def _awaiting(self, now: float) -> bool:
         if self.awaited and now >= self.await_until:
-            self.awaited = NOBODY
+            self.awaited.clear()
         return bool(self.awaited)
 
     def _linger(self, state: TypeState) -> None:
@@ -294,7 +300,9 @@ class Session:
             self.break_due = self.wake = True
         elif state.type_url == ENDPOINTS and self.awaited:
             # A name that does not exist is in no SotW response.
-            self.awaited = self.awaited.difference(part.names, state.interest.names)
+            for name in self.awaited.keys() & state.interest.names.union(part.names):
+                if state.sent_order > self.awaited[name]:
+                    del self.awaited[name]
             if not self.awaited:
                 self._settle_make(now)
         return part

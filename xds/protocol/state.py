@@ -33,6 +33,10 @@ Lingering = dict[str, tuple[tuple[Resource, float], ...]]
 """Older resources by name, each with the time until which the client may be using it."""
 
 
+NAME_BYTES = 200
+"""What a name in a set costs, roughly: itself, its hash, its slot."""
+
+
 class Variant(Enum):
     """The two forms of the protocol."""
 
@@ -80,6 +84,7 @@ class TypeState:
         "response",
         "rest",
         "sent_at",
+        "sent_order",
         "started",
         "superseded",
         "type_url",
@@ -105,6 +110,7 @@ class TypeState:
         self.response: Response | None = None
         self.rest: tuple[Part, ...] = ()
         self.sent_at = 0.0
+        self.sent_order = 0
         self.overdue = False
         self.unknown: set[str] | None = None
         self.lingering: Lingering | None = None
@@ -205,7 +211,11 @@ class TypeState:
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,
             gone=frozenset(found.removals),
+            bytes_kept=sum(len(part.message) for part in parts) + NAME_BYTES * self._names_kept(),
         )
+
+    def _names_kept(self) -> int:
+        return len(self.interest.names) + len(self.asked) + len(self.exceptions)
 
     def _fingerprint_after(self, target: View, found: Diff, replaced: tuple[Resource, ...]) -> int:
         """Sum up what the client holds after a diff: O(diff), where the sum before it is known."""

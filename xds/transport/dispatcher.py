@@ -52,10 +52,22 @@ class Transport(Protocol):
 
 
 class Dispatcher:
-    """Runs the hub on the event loop. ``on_event`` is told what operators may have to know."""
+    """Runs the hub on the event loop.
 
-    def __init__(self, hub: Hub, *, on_event: Callable[[Event], None], streams_max: int = 100_000) -> None:
+    ``on_event`` is told what operators may have to know, ``on_fault`` of a bug of ours that ended a stream.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        on_event: Callable[[Event], None],
+        on_fault: Callable[[Exception], None],
+        streams_max: int = 100_000,
+    ) -> None:
         self.hub = hub
+        self.report_fault = on_fault
+        self._stopped = False
         self._on_event = on_event
         self._streams_max = streams_max
         self._loop = asyncio.get_running_loop()
@@ -104,7 +116,8 @@ class Dispatcher:
         return list(self._sinks.values())
 
     def stop(self) -> None:
-        """Cancel what is scheduled."""
+        """Cancel what is scheduled, for good."""
+        self._stopped = True
         for handle in (self._slice, self._timer):
             if handle is not None:
                 handle.cancel()
@@ -112,6 +125,8 @@ class Dispatcher:
 
     def _spread(self) -> None:
         """Tell the sinks of streams that became ready, a slice at once and the rest by and by; set the timer."""
+        if self._stopped:
+            return
         self._backlog.extend(self.hub.take_ready())
         if self._slice is None:
             self._run_slice()

@@ -19,6 +19,7 @@ from xds.transport.tls import TlsFiles, server_credentials
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 ABORT_TIMEOUT_S = 5.0
+FAREWELL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,10 @@ class _Call:
         self._writer: asyncio.Task[None] | None = None
         self._refusal: StreamRefusedError | None = None
         self._task = asyncio.current_task()
-        self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=context.peer())
+        # On a unix socket every client has the same peer: there, each stream stands for itself.
+        peer = context.peer()
+        connection = f"{peer}#{id(self)}" if peer.startswith("unix:") else peer
+        self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=connection)
 
     def ready(self) -> None:
         if self._writer is None and self._refusal is None:
@@ -89,6 +93,9 @@ class _Call:
             self.end(refusal.status, refusal.message)
         except (aio.UsageError, aio.AioRpcError, asyncio.InvalidStateError, grpc.RpcError):
             pass  # the client went away; the reading side ends the stream
+        except Exception as error:
+            self._dispatcher.report_fault(error)
+            self.end(Status.INTERNAL, "internal error")
         finally:
             self._writer = None
 
@@ -173,6 +180,11 @@ class GrpcioTransport:
                 await _Call(self._dispatcher, method, context).run()
             except StreamRefusedError as refusal:
                 await self._abort(context, refusal)
+            except Exception as error:
+                if not isinstance(error, aio.AbortError):
+                    self._dispatcher.report_fault(error)
+                    await self._abort(context, StreamRefusedError(Status.INTERNAL, "internal error"))
+                raise
 
         return handle
 
@@ -190,7 +202,9 @@ class GrpcioTransport:
         """Send GOAWAY, take no new streams, and end the open ones one by one over ``window_s`` seconds."""
         assert self._server is not None
         await self._health.enter_graceful_shutdown()
-        stopping = asyncio.create_task(self._server.stop(window_s + ABORT_TIMEOUT_S))
+        server = self._server
+        stopping = asyncio.create_task(server.stop(window_s + ABORT_TIMEOUT_S))
+        await asyncio.sleep(0)  # let it refuse new streams before the open ones are counted
         sinks = self._dispatcher.sinks
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -199,6 +213,8 @@ class GrpcioTransport:
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             sink.end(Status.UNAVAILABLE, "this server is shutting down; connect again")
+        # Health watches, CSDS and reflection would keep it open for the whole grace.
+        await server.stop(FAREWELL_S)
         await stopping
 
     async def stop(self, grace_s: float) -> None:

@@ -1,0 +1,104 @@
+"""No change of a consistent snapshot costs a request: real requests, from a process of their own, through a real Envoy.
+
+Every test has its counterpart with the ordering off, which must fail requests: else the load could not see a fault.
+``XDS_SWAPS`` sets how many changes the main tests make.
+"""
+
+import os
+import random
+
+import pytest
+from support.forms import DELTA_ADS, DELTA_PER_TYPE, ORDERED_FORMS, SOTW_ADS
+from support.swaps import (
+    WARMING_S,
+    hurry,
+    inline_route_moves,
+    listener_moves,
+    restart,
+    route_moves_health_checked,
+    swap,
+)
+
+pytestmark = pytest.mark.envoy
+
+SWAPS = int(os.environ.get("XDS_SWAPS", "40"))
+RESTARTS = max(2, SWAPS // 2)
+DRAIN_S = 2
+"""Below that, Envoy cuts connections that it has not yet asked to close, whoever is its control plane."""
+
+
+@pytest.mark.parametrize("form", ORDERED_FORMS, ids=str)
+async def test_a_route_that_moves_between_clusters_costs_no_request(form):
+    report = await swap(swaps=SWAPS, form=form)
+    print(f"{form}: {SWAPS} swaps, {report}")
+    assert report.failed == {}, report.samples
+    assert set(report.served) == {"a", "b"}
+
+
+@pytest.mark.parametrize("form", ORDERED_FORMS, ids=str)
+async def test_without_the_ordering_the_same_fails_requests(form):
+    report = await swap(swaps=SWAPS, form=form, ordering=False)
+    print(f"{form}: {SWAPS} swaps without ordering, {report}")
+    assert report.failed["503"] >= 1
+
+
+@pytest.mark.parametrize("form", [DELTA_ADS, SOTW_ADS, DELTA_PER_TYPE], ids=str)
+async def test_changes_that_wait_for_nothing_cost_no_request(form):
+    seed = int(os.environ.get("XDS_TEST_SEED", random.randrange(1 << 30)))
+    report = await hurry(swaps=4 * SWAPS, seed=seed, form=form)
+    print(f"{form}: {4 * SWAPS} swaps in a hurry, {report}")
+    assert report.failed == {}, f"seed {seed}: {report.samples}"
+
+
+@pytest.mark.parametrize("form", [DELTA_ADS, SOTW_ADS], ids=str)
+async def test_routes_wait_for_clusters_whose_health_check_takes_a_second(form):
+    """Per type, Envoy ACKs clusters and endpoints before the check: there is nothing that the routes could wait for."""
+    swaps = 3
+    report = await swap(route_moves_health_checked, swaps=swaps, form=form)
+    print(f"{form}: {swaps} swaps with health checks, {report}")
+    assert report.failed == {}, report.samples
+    assert report.duration_s > swaps * WARMING_S
+
+
+async def test_without_the_ordering_a_health_check_fails_requests_for_as_long_as_it_takes():
+    report = await swap(route_moves_health_checked, swaps=1, ordering=False)
+    assert report.failed["503"] >= 1
+
+
+@pytest.mark.parametrize("form", [DELTA_ADS, SOTW_ADS, DELTA_PER_TYPE], ids=str)
+@pytest.mark.parametrize("state", [inline_route_moves, listener_moves])
+async def test_a_cluster_stays_for_as_long_as_a_drained_listener_may_use_it(state, form):
+    swaps = 2
+    report = await swap(state, swaps=swaps, form=form, drain_s=DRAIN_S)
+    print(f"{form}: {swaps} times {state.__name__}, {report}")
+    assert report.failed == {}, report.samples
+    assert report.duration_s > swaps * DRAIN_S
+
+
+@pytest.mark.parametrize("state", [inline_route_moves, listener_moves])
+async def test_without_the_ordering_a_drained_listener_fails_requests(state):
+    report = await swap(state, swaps=2, drain_s=DRAIN_S, ordering=False)
+    assert report.failed["503"] >= 1
+
+
+async def test_restarts_with_changed_state_cost_no_request(tmp_path):
+    report = await restart(tmp_path, restarts=RESTARTS)
+    print(f"{RESTARTS} restarts, {report}")
+    assert report.failed == {}, report.samples
+    assert set(report.served) == {"a", "b"}
+
+
+async def test_restarts_cost_no_request_where_each_stream_comes_back_by_itself(tmp_path):
+    """Per type, routes come back whenever their own back-off is over: until then clusters that are gone must stay.
+
+    In SotW no server could spare the requests: it does not know the former cluster, which to leave out is to remove.
+    """
+    report = await restart(tmp_path, restarts=3, form=DELTA_PER_TYPE, hold_timeout_s=2)
+    print(f"delta per type: 3 restarts, {report}")
+    assert report.failed == {}, report.samples
+
+
+async def test_without_the_ordering_restarts_fail_requests(tmp_path):
+    report = await restart(tmp_path, restarts=max(2, RESTARTS // 4), ordering=False)
+    print(f"restarts without ordering, {report}")
+    assert report.failed["503"] >= 1

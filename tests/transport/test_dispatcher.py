@@ -1,0 +1,37 @@
+"""The dispatcher on uvloop, where timers are not asyncio's own."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import uvloop
+
+from xds.transport.dispatcher import Dispatcher
+
+
+def test_a_deadline_of_this_very_moment_is_no_fault():
+    """uvloop's ``call_at`` gives a handle without ``when`` for what is due already."""
+    ticks: list[float] = []
+
+    async def poll_twice() -> None:
+        loop = asyncio.get_running_loop()
+        hub: Any = SimpleNamespace(
+            next_tick=loop.time(), poll=lambda *_: None, take_ready=list, take_events=list, tick=None
+        )
+
+        def tick(now: float) -> None:
+            ticks.append(now)
+            hub.next_tick = float("inf")
+
+        hub.tick = tick
+        dispatcher = Dispatcher(hub, on_event=lambda _: None, on_fault=lambda _: None)
+        stream: Any = None
+        for _ in range(2):
+            assert dispatcher.poll(stream) is None
+        async with asyncio.timeout(5):
+            while not ticks:
+                await asyncio.sleep(0)
+        dispatcher.stop()
+
+    uvloop.run(poll_twice())
+    assert len(ticks) == 1
