@@ -23,7 +23,7 @@ from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
-from xds.protocol.events import Event, Nacked
+from xds.protocol.events import Event, Nacked, Refused
 from xds.protocol.hub import Hub
 from xds.protocol.response import Encoding
 from xds.protocol.stream import Limits, Ordering
@@ -360,6 +360,9 @@ def _summary(applied: Applied) -> dict[str, int]:
 
 
 def _log_event(event: Event) -> None:
+    if isinstance(event, Refused):
+        log.warning("refused", node=event.node_id[:200], status=event.status, message=event.message[:500])
+        return
     about = {"node": event.node_id, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
     if isinstance(event, Nacked):
         names = sorted(event.resources)

@@ -7,7 +7,7 @@ from support.hubs import DELTA, SOTW, MakeWorld, World
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.groups import GroupTable, Rule
 from xds.model.types import TYPE_PREFIX
-from xds.protocol.errors import Status
+from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.state import Variant
 from xds.protocol.stream import Limits
 
@@ -185,3 +185,12 @@ def test_error_statuses_are_those_of_grpc() -> None:
         "OK": 0, "INVALID_ARGUMENT": 3, "PERMISSION_DENIED": 7, "RESOURCE_EXHAUSTED": 8, "UNIMPLEMENTED": 12,
         "INTERNAL": 13, "UNAVAILABLE": 14,
     }  # fmt: skip
+
+
+def test_error_metadata_that_is_no_json_is_invalid_argument(world: World) -> None:
+    stream = world.hub.open(Variant.DELTA)
+    request = wire.DeltaDiscoveryRequest(type_url=CDS, node=wire.Node(id="n"))
+    request.node.metadata["load"] = float("nan")
+    with pytest.raises(StreamRefusedError, match=r"node\.metadata can't be read") as refused:
+        world.hub.receive(stream, request.SerializeToString(), 0.0)
+    assert refused.value.status is Status.INVALID_ARGUMENT

@@ -57,14 +57,19 @@ def test_vhds_first_request_without_names_is_not_everything_but_answered_not_emp
     """An empty response would let the listener wait for its fetch timeout."""
     world.publish(virtual_host("r1/foo.com"))
     client = world.client()
+    client.subscribe(RDS, "r1")
     client.subscribe(VHDS)
     (message,) = client.messages
-    assert (message.names, len(message.removed)) == ([], 1)
+    assert (message.names, message.removed) == ([], ("r1/*",))
+    client.ack(VHDS)
+    client.subscribe(RDS, "r2")  # Envoy does not ask for the virtual hosts of further routes
+    assert client.last(VHDS).removed == ("r2/*",)
 
 
 def test_vhds_host_is_sent_by_its_name(world: World) -> None:
     world.publish(virtual_host("r1/foo.com"))
     client = world.client()
+    client.subscribe(RDS, "r1")
     client.subscribe(VHDS)
     client.ack(VHDS)
     assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #2 r1/foo.com@1"]
@@ -73,6 +78,7 @@ def test_vhds_host_is_sent_by_its_name(world: World) -> None:
 def test_vhds_host_is_found_by_its_alias(world: World) -> None:
     world.publish(virtual_host("r1/vh", aliases=("r1/foo.com", "r1/bar.com")))
     client = world.client()
+    client.subscribe(RDS, "r1")
     client.subscribe(VHDS)
     client.ack(VHDS)
     assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #2 r1/vh@1 alias=r1/foo.com,r1/bar.com"]

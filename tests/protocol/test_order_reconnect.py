@@ -6,6 +6,7 @@ from support.scenes import full, started, swap
 
 from xds.protocol.response import Cohorts
 from xds.protocol.state import Variant
+from xds.protocol.stream import Limits
 
 
 def test_reconnect_without_changes_is_sent_nothing(world: World, variant: Variant, per_type: bool) -> None:
@@ -178,3 +179,49 @@ def test_reconnect_sotw_with_one_of_many_versions_is_sent_what_is_right(make_wor
         clients.append(client)
     assert [client.reconnect().ack_all() for client in clients[-2:]] == [["EDS #1 a@4"], []]
     assert clients[0].reconnect().ack_all() == ["EDS #1 a@4 b@1"]
+
+
+def test_reconnect_a_listener_that_drains_since_before_keeps_its_clusters(world: World, variant: Variant) -> None:
+    world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    world.publish(listener("l", 2, clusters="b"))
+    client.ack_all()
+    client = client.reconnect()
+    world.publish(remove=[static("a")])
+    client.ack_all()
+    assert [message for message in client.messages if message.type_url == CDS] == []
+    world.advance(601)
+    client.ack_all()
+    assert str(client.last(CDS)).endswith(" -a" if variant is DELTA else " b@1")
+
+
+def test_reconnect_a_removed_route_still_subscribed_keeps_its_clusters(world: World, variant: Variant) -> None:
+    client = started(world, variant)
+    world.publish(listener("l", 2), remove=[route("r", 1)])
+    client.ack_all()
+    client = client.reconnect()
+    world.publish(remove=[cluster("a")])
+    client.ack_all()
+    world.advance(601)
+    client.ack_all()
+    assert [message for message in client.messages if message.type_url == CDS] == []
+    client.unsubscribe(RDS, "r")
+    assert str(client.last(CDS)).endswith(" -a" if variant is DELTA else "(empty)")
+
+
+def test_reconnect_leftovers_are_kept_for_a_bounded_number_of_nodes(make_world) -> None:
+    world = make_world(limits=Limits(doubtful_nodes_max=1))
+    world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))
+    clients = [world.client(node=name) for name in ("n3", "n4")]
+    for client in clients:
+        client.subscribe(CDS)
+        client.subscribe(LDS)
+        client.ack_all()
+    world.publish(listener("l", 2, clusters="b"))
+    for client in clients:
+        client.ack_all()
+        client.close()
+    assert len(world.hub._leftovers) == 1

@@ -99,11 +99,10 @@ def nack_and_recovery(world: World) -> None:
     """A cluster is rejected, so the route to it waits; it is mended; then the route is rejected, and mended."""
     client = started(world)
     swap(world)
-    client.subscribe(EDS, "b")
     client.nack(CDS, "Error adding cluster b: no such lb policy")
-    client.ack(EDS)
     world.say("the cluster is mended")
     world.publish(cluster("b", 2))
+    client.subscribe(EDS, "b")
     client.ack(CDS)
     client.ack(EDS)
     client.nack(RDS, "bad regex")

@@ -17,7 +17,7 @@ class Nacked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overdue:
-    """A node did not answer a response within the hold timeout. ``waiting`` says what was held for it."""
+    """A node did not answer a response within the hold timeout."""
 
     node_id: str
     group: str
@@ -26,7 +26,16 @@ class Overdue:
     waited_s: float
 
 
-Event = Nacked | Overdue
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A stream was ended for what it asked. ``node_id`` is empty if it had not said who it is."""
+
+    node_id: str
+    status: str
+    message: str
+
+
+Event = Nacked | Overdue | Refused
 
 
 @dataclass(slots=True)

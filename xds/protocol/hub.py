@@ -12,10 +12,11 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
-from xds.model.types import ENDPOINTS
+from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
+from xds.protocol.deadlines import deadline, expire
 from xds.protocol.doubts import Doubts
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.events import Counters, Event, Nacked, Overdue
+from xds.protocol.events import Counters, Event, Nacked, Overdue, Refused
 from xds.protocol.identity import describe_node, same_node
 from xds.protocol.interest import Interests
 from xds.protocol.leftovers import Leftovers
@@ -29,6 +30,7 @@ from xds.protocol.requests import (
     check_size,
     claims_something,
     decode,
+    type_of,
 )
 from xds.protocol.response import Cohorts, Encoding, Part
 from xds.protocol.session import Session
@@ -119,19 +121,25 @@ class Hub:
         self._now = now
         try:
             self._receive(stream, data, now)
-        except StreamRefusedError:
+        except StreamRefusedError as refusal:
             self.counters.streams_refused += 1
+            node_id = stream.session.node.id if stream.session is not None else ""
+            self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
             raise
 
     def _receive(self, stream: Stream, data: bytes, now: float) -> None:
         request = decode(stream.variant, data)
         session = self._session_of(stream, request)
-        type_url = self._type_of(stream, request)
+        type_url = type_of(stream, request, self._knows_type, self._limits.types_max)
         state = stream.states.get(type_url)
         if state is None:
             state = self._begin(stream, session, type_url, request, now)
         else:
             self._continue(stream, session, state, request, now)
+        if session.absent and type_url == ENDPOINTS:
+            session.asked_for_endpoints()
+        if type_url in (ROUTE, VIRTUAL_HOST):
+            session.ask_virtual_hosts()
         self._queue(stream)
         self._wake(session)
         self._schedule(session, now)
@@ -162,23 +170,6 @@ class Hub:
         session.streams.append(stream)
         stream.session = session
         return session
-
-    def _type_of(self, stream: Stream, request: Request) -> str:
-        type_url = request.type_url or stream.type_url
-        if not type_url:
-            raise StreamRefusedError(Status.INVALID_ARGUMENT, "a request on an aggregated stream must carry a type_url")
-        if stream.type_url and type_url != stream.type_url:
-            raise StreamRefusedError(
-                Status.INVALID_ARGUMENT, f"this service serves {stream.type_url}, the request asks for {type_url}"
-            )
-        if type_url not in stream.states:
-            if not self._knows_type(type_url):
-                raise StreamRefusedError(Status.INVALID_ARGUMENT, f"unknown type URL {type_url!r}")
-            if len(stream.states) >= self._limits.types_max:
-                raise StreamRefusedError(
-                    Status.RESOURCE_EXHAUSTED, f"a stream may use {self._limits.types_max} types (types_max)"
-                )
-        return type_url
 
     def _begin(self, stream: Stream, session: Session, type_url: str, request: Request, now: float) -> TypeState:
         state = TypeState(type_url, stream.variant, self._interests.get(False, ()))
@@ -361,7 +352,7 @@ class Hub:
         """Look at all that was to happen by ``now``."""
         self._now = now
         for session in self._timers.due(now):
-            for state in session.expire(now) if session.streams else ():
+            for state in expire(session, now) if session.streams else ():
                 assert state.outstanding is not None
                 self.counters.overdue += 1
                 waited_s = now - state.sent_at
@@ -397,4 +388,4 @@ class Hub:
         if not session.timed:
             return
         session.timed = False
-        self._timers.set(session, session.deadline(now))
+        self._timers.set(session, deadline(session, now))

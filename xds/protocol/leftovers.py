@@ -39,8 +39,6 @@ class Leftovers:
         lingering = by_type.pop(state.type_url, None) if by_type is not None else None
         if not lingering:
             return
-        if not by_type:
-            del self._by_node[node.cluster, node.id]
         if state.stage is Stage.LISTENERS:
             kept = {name: tuple((r, min(t, drained_at)) for r, t in pairs) for name, pairs in lingering.items()}
         else:

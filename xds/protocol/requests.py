@@ -4,7 +4,7 @@ Source: the xDS protocol page, "Incremental xDS", "How the client specifies what
 resource type instance version".
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from google.protobuf.message import DecodeError
 
@@ -16,11 +16,9 @@ from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.interest import WILDCARD, Interest, Interests, glob_of
 from xds.protocol.response import Cohorts, fingerprint_held, state_version
 from xds.protocol.state import TypeState, Variant
+from xds.protocol.stream import Stream
 
 Request = DeltaDiscoveryRequest | DiscoveryRequest
-
-VHDS_START = ""
-"""What an empty first VHDS request asks for: some answer that is not empty, or Envoy waits for its fetch timeout."""
 
 
 def decode(variant: Variant, data: bytes) -> Request:
@@ -39,6 +37,23 @@ def claims_something(request: Request) -> bool:
     if isinstance(request, DeltaDiscoveryRequest):
         return bool(request.initial_resource_versions)
     return bool(request.version_info)
+
+
+def type_of(stream: Stream, request: Request, knows_type: Callable[[str], bool], types_max: int) -> str:
+    """Return the type URL that a request is about. Raises StreamRefusedError if that can't be served."""
+    type_url = request.type_url or stream.type_url
+    if not type_url:
+        raise StreamRefusedError(Status.INVALID_ARGUMENT, "a request on an aggregated stream must carry a type_url")
+    if stream.type_url and type_url != stream.type_url:
+        raise StreamRefusedError(
+            Status.INVALID_ARGUMENT, f"this service serves {stream.type_url}, the request asks for {type_url[:200]}"
+        )
+    if type_url not in stream.states:
+        if not knows_type(type_url):
+            raise StreamRefusedError(Status.INVALID_ARGUMENT, f"unknown type URL {type_url[:200]!r}")
+        if len(stream.states) >= types_max:
+            raise StreamRefusedError(Status.RESOURCE_EXHAUSTED, f"a stream may use {types_max} types (types_max)")
+    return type_url
 
 
 def begin_delta(
@@ -66,8 +81,6 @@ def begin_delta(
         return
     state.asked = frozenset(names) - {WILDCARD}
     state.owed = state.interest.open_ended
-    if not names and not legacy:
-        state.asked = frozenset((VHDS_START,))
 
 
 def _claims(state: TypeState, versions: Mapping[str, str], view: View, distrusted: frozenset[str]) -> Exceptions:

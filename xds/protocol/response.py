@@ -157,6 +157,11 @@ def endpoints_of(resources: Iterable[Resource]) -> frozenset[str]:
     return frozenset(r.name for cluster in clusters for r in cluster.references if r.type_url == ENDPOINTS)
 
 
+def unlimited(encoding: Encoding) -> Encoding:
+    """Return the same encoding for what can't be cut."""
+    return Encoding(1 << 62, encoding.identifier)
+
+
 class _Item(NamedTuple):
     """One entry of a response: a resource with its bytes, or with none the name of one that is gone."""
 
@@ -288,15 +293,5 @@ def delta_heartbeat(
     """Encode a message that renews TTLs and changes nothing (xDS page, "Time-to-live")."""
     bodiless = [resource.heartbeat for resource in resources]
     message = DeltaDiscoveryResponse(type_url=type_url, system_version_info=version, nonce=nonce, resources=bodiless)
-    message.control_plane.identifier = encoding.identifier
-    return Part(nonce, message.SerializeToString(), (), (), version, is_heartbeat=True)
-
-
-def sotw_heartbeat(
-    type_url: str, resources: tuple[Resource, ...], version: str, nonce: str, encoding: Encoding
-) -> Part:
-    """Encode the same for SotW, where clients know a heartbeat by its wrapper without a body: absence removes not."""
-    bodiless = [sotw_wrapped(resource.heartbeat) for resource in resources]
-    message = DiscoveryResponse(type_url=type_url, version_info=version, nonce=nonce, resources=bodiless)
     message.control_plane.identifier = encoding.identifier
     return Part(nonce, message.SerializeToString(), (), (), version, is_heartbeat=True)

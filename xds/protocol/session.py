@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
-from xds.model.types import CLUSTER, ENDPOINTS
+from xds.model.types import CLUSTER, ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
 from xds.protocol.policy import Stage
 from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of
@@ -56,6 +56,8 @@ class Session:
     sent: int = 0
     """How many messages went out, so that an answer to an earlier one is not taken for one to a later."""
     absent: frozenset[str] = NOBODY
+    greeted: frozenset[str] = NOBODY
+    """Routes whose virtual hosts were answered for a first time."""
     break_due: bool = False
     stuck_since: float | None = None
     """When a client came back that has routes or endpoints of an earlier stream and is yet to ask for its clusters."""
@@ -92,7 +94,7 @@ class Session:
         return part or self._heartbeat(stream, now)
 
     def _advance(self, state: TypeState, now: float) -> Part | None:
-        if state.outstanding is not None and not self._gave_up(state, now):
+        if state.outstanding is not None and not self.gave_up(state, now):
             return None
         if state.stage is not Stage.FREE:
             self.timed = True
@@ -145,7 +147,7 @@ class Session:
                     return state.heartbeat(self.cohorts, self.encoding)
         return None
 
-    def _gave_up(self, state: TypeState, now: float) -> bool:
+    def gave_up(self, state: TypeState, now: float) -> bool:
         """Say whether the wait for the client's answer is over without one. Endpoints and the like wait for ever."""
         return state.stage is not Stage.FREE and now >= state.sent_at + self.ordering.hold_timeout_s
 
@@ -158,7 +160,7 @@ class Session:
         self.making = self.newest
         if state.exceptions is not before:
             self.break_due = bool(state.exceptions)
-            if state.exceptions and not state.interest.wildcard:
+            if state.exceptions and not state.interest.open_ended:
                 self.break_after = now + self.ordering.hold_timeout_s
         self._recheck_endpoints()
         if part is None:
@@ -205,7 +207,7 @@ class Session:
             return None
         if state.stage is Stage.ROUTES and self.ordering.enabled:
             listeners = self.states(Stage.LISTENERS)
-            if any(other.dirty and not self._gave_up(other, now) for other in listeners):
+            if any(other.dirty and not self.gave_up(other, now) for other in listeners):
                 return None
         hold = self._hold_switch(state) if self.ordering.enabled else NO_HOLD
         part = self._respond(state, target, hold, now)
@@ -227,13 +229,13 @@ class Session:
             if self.stuck_since is not None and now < self.stuck_since + self.ordering.hold_timeout_s:
                 return None
             self.made = self.newest
-        elif all(state.idle for state in clusters) and not self._awaiting(now):
+        elif all(state.idle for state in clusters) and not self.awaiting(now):
             self.made = self.newest
-        elif any(state.outstanding is not None and self._gave_up(state, now) for state in clusters):
+        elif any(state.outstanding is not None and self.gave_up(state, now) for state in clusters):
             self.made = self.making if any(state.dirty for state in clusters) else self.newest
         return self.made
 
-    def _awaiting(self, now: float) -> bool:
+    def awaiting(self, now: float) -> bool:
         if self.awaited and now >= self.await_until:
             self.awaited.clear()
         return bool(self.awaited)
@@ -307,6 +309,31 @@ class Session:
                 self._settle_make(now)
         return part
 
+    def asked_for_endpoints(self) -> None:
+        """Take the client's asking for endpoints as a sign that it has their cluster, though it rejected others."""
+        if any(state.outstanding is not None for state in self.clusters):
+            return  # its answer will tell
+        subscribed = {
+            n for state in self.states(Stage.FREE) if state.type_url == ENDPOINTS for n in state.interest.names
+        }
+        held = [resource for state in self.clusters for resource in state.everything_held()]
+        others = endpoints_of(resource for resource in held if resource.name not in self.absent)
+        signs = subscribed - others
+        present = {r.name for r in held if r.name in self.absent and endpoints_of([r]) & signs}
+        if present:
+            self._set_absent(self.absent - present)
+
+    def ask_virtual_hosts(self) -> None:
+        """Have each subscribed route told that it has no virtual host of an impossible name.
+
+        Envoy asks for none at first and waits, with the listener, for any answer that names the route (facts 2.7).
+        """
+        routes = {n for state in self.states(Stage.ROUTES) if state.type_url == ROUTE for n in state.interest.names}
+        for state in self.states(Stage.ROUTES):
+            if state.type_url == VIRTUAL_HOST:
+                state.ask({f"{name}/*" for name in routes - self.greeted})
+                self.greeted |= routes
+
     def returned(self, now: float) -> None:
         """The client came back with clusters that it has: what else it has is yet to be heard before any goes."""
         self.coming_back = True
@@ -327,6 +354,11 @@ class Session:
         absent = self.absent - names
         if rejected:
             absent |= {name for name in names if state.held_before(name) is None}
+        self._set_absent(absent)
+        if rejected:
+            self.asked_for_endpoints()
+
+    def _set_absent(self, absent: frozenset[str]) -> None:
         if absent != self.absent:
             self.absent = absent
             for other in self.states(Stage.LISTENERS, Stage.ROUTES):
@@ -338,7 +370,7 @@ class Session:
         if any(state.outstanding is not None or state.rest for state in clusters):
             return
         self.warming = NOBODY
-        if self._awaiting(now):
+        if self.awaiting(now):
             return
         # Clusters that are not dirty are those of the newest snapshot too.
         self.made = self.making if any(state.dirty for state in clusters) else self.newest
@@ -353,43 +385,3 @@ class Session:
         for state in self.states(Stage.LISTENERS, Stage.ROUTES):
             if state.started and state.view is not self.made.view(state.type_url):
                 state.dirty = True
-
-    # --- Time ------------------------------------------------------------------------------------------------
-
-    def deadline(self, now: float) -> float:
-        """Return when to look again if nothing happens until then; infinity for never."""
-        times = [float("inf")]
-        if self.ordering.enabled:
-            waits = self.states(Stage.MAKE, Stage.LISTENERS, Stage.ROUTES)
-            held = self.ordering.hold_timeout_s
-            times += [state.sent_at + held for state in waits if state.outstanding is not None and not state.overdue]
-            if self.awaited:
-                times.append(self.await_until)
-            if self.stuck_since is not None and not self.clusters:
-                times.append(self.stuck_since + held)
-            if any(state.exceptions for state in self.clusters):
-                times += [self.break_after, *self._drain_times()]
-        times += [
-            state.heartbeat_at for stream in self.streams for state in stream.states.values() if state.heartbeat_at
-        ]
-        return min(time for time in times if time > now) if any(time > now for time in times) else float("inf")
-
-    def _drain_times(self) -> list[float]:
-        lingering = [state.lingering for state in self.states(Stage.LISTENERS, Stage.ROUTES) if state.lingering]
-        return [until for record in lingering for pairs in record.values() for _, until in pairs]
-
-    def expire(self, now: float) -> list[TypeState]:
-        """Look at what waits at ``now``; return the types whose answer just became overdue."""
-        late = [
-            state
-            for state in self.states(Stage.MAKE, Stage.LISTENERS, Stage.ROUTES)
-            if state.outstanding is not None and not state.overdue and self._gave_up(state, now)
-        ]
-        if self.awaited and not self._awaiting(now):
-            late += [state for state in self.states(Stage.FREE) if state.outstanding is not None]
-        for state in late:
-            state.overdue = True
-        self.break_due = True
-        self.switch_target(now)
-        self.recheck_switch()
-        return late

@@ -6,7 +6,7 @@ before its content changes, and then always. One response is un-ACKed at a time:
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from xds.model.resource import Resource
@@ -24,9 +24,9 @@ from xds.protocol.response import (
     delta_parts,
     endpoints_of,
     fingerprint_held,
-    sotw_heartbeat,
     sotw_parts,
     state_version,
+    unlimited,
 )
 
 Lingering = dict[str, tuple[tuple[Resource, float], ...]]
@@ -243,14 +243,20 @@ class TypeState:
         return min((r.ttl_s for r in self._timed().values() if r.ttl_s is not None), default=0.0) / 3
 
     def heartbeat(self, cohorts: Cohorts, encoding: Encoding) -> Part:
-        """Return a message that renews the TTLs: name, version and TTL of each resource, without its body."""
+        """Return a message that renews the TTLs: name, version and TTL of each resource; with bodies only on SotW."""
         assert self.view is not None
         resources = tuple(resource for _, resource in sorted(self._timed().items()))
         if self.fingerprint is None:
             self.fingerprint = fingerprint_held(self.interest, self.view, self.exceptions)
-        encode = delta_heartbeat if self.variant is Variant.DELTA else sotw_heartbeat
-        version = state_version(self.fingerprint)
-        part = encode(self.type_url, resources, version, cohorts.next_nonce(), encoding)
+        version, nonce = state_version(self.fingerprint), cohorts.next_nonce()
+        if self.variant is Variant.DELTA:
+            part = delta_heartbeat(self.type_url, resources, version, nonce, encoding)
+        else:
+            # On SotW, Envoy 1.40 takes clusters without bodies for the full set, with nothing in it, and endpoints
+            # without bodies bring it down: so they are sent once more as they are.
+            again = self._everything(self.view, self.exceptions) if self.policy.full_state else resources
+            (whole,) = sotw_parts(self.type_url, again, version, unlimited(encoding), lambda: nonce)
+            part = replace(whole, upserts=(), is_heartbeat=True)
         self.heartbeat_nonce, self.heartbeat_unacked = part.nonce, True
         return part
 

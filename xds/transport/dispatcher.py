@@ -75,6 +75,7 @@ class Dispatcher:
         self._backlog: deque[Stream] = deque()
         self._slice: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
 
     def open(self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "") -> Stream:
         """Take in a new stream; raises StreamRefusedError when there are too many."""
@@ -146,12 +147,12 @@ class Dispatcher:
     def _set_timer(self) -> None:
         at = self.hub.next_tick
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._timer_at <= at:
                 return
             self._timer.cancel()
             self._timer = None
         if at != float("inf"):
-            self._timer = self._loop.call_at(at, self._tick)
+            self._timer, self._timer_at = self._loop.call_at(at, self._tick), at
 
     def _tick(self) -> None:
         self._timer = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import errno
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +53,8 @@ class GrpcioOptions:
             ("grpc.http2.min_ping_interval_without_data_ms", pings_ms),
             ("grpc.keepalive_time_ms", int(self.keepalive_interval_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
+            # The connection is closed by this one: a minute, unless told otherwise.
+            ("grpc.http2.ping_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             # Probing the bandwidth costs a ping a message and wins nothing for small ones.
@@ -116,6 +118,21 @@ class _Call:
                 self._writer.cancel()
 
 
+def _why_not_bound(address: Address, error: RuntimeError) -> OSError:
+    """Return what the system says against an address: gRPC itself tells only that it failed."""
+    if not address.is_unix:
+        try:
+            with socket.create_server((address.host, address.port), family=_family(address.host), reuse_port=False):
+                pass
+        except OSError as cause:
+            return cause
+    return OSError(0, str(error))
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 class GrpcioTransport:
     """Serves every xDS method, gRPC health and what else ``handlers`` hold, on one address."""
 
@@ -164,8 +181,7 @@ class GrpcioTransport:
             else:
                 port = server.add_secure_port(target, server_credentials(self._options.tls, self._on_problem))
         except RuntimeError as error:
-            cause = OSError(errno.EADDRINUSE if "in use" in str(error) else 0, str(error))
-            raise BindError("xDS", self._address, cause) from None
+            raise BindError("xDS", self._address, _why_not_bound(self._address, error)) from None
         return port
 
     def _add_reflection(self, server: aio.Server) -> None:
