@@ -201,3 +201,18 @@ def test_per_type_slow_stream_does_not_block_another(world: World, variant: Vari
     client.take()
     world.publish(route("r", 2, "a"))
     assert client.take() == ["RDS #6 r@2"]
+
+
+def test_per_type_an_answer_to_endpoints_of_before_the_clusters_is_not_what_is_awaited(
+    world: World, variant: Variant
+) -> None:
+    client = started(world, variant, per_type=True)
+    world.publish(endpoints("a", 2))
+    world.publish(cluster("a", 2), route("r", 2, "a"))
+    client.take()
+    client.ack(CDS)
+    client.ack(EDS)
+    assert client.last(RDS).names == ["r"]
+    assert "r@2" not in str(client.last(RDS))
+    world.advance(20)
+    assert "r@2" in str(client.last(RDS))
