@@ -23,7 +23,7 @@ from xds.protocol.stream import Ordering
 
 pytestmark = pytest.mark.timeout(600)  # shrinking a failure takes minutes
 
-EXAMPLES = int(os.environ.get("XDS_TEST_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("XDS_TEST_EXAMPLES", "2500"))
 DRAIN_S, TTL_S = 20.0, 9.0
 GROUPS = ("default", "base", "overlay")
 TYPES = (types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTE, types.SECRET, types.VIRTUAL_HOST, THING)

@@ -22,7 +22,7 @@ from xds.protocol.stream import Ordering
 
 pytestmark = pytest.mark.timeout(600)  # shrinking a failure takes minutes
 
-EXAMPLES = int(os.environ.get("XDS_TEST_EXAMPLES", "1000"))
+EXAMPLES = int(os.environ.get("XDS_TEST_EXAMPLES", "1500"))
 HOLD_S = 1_000.0
 CLUSTERS, ROUTES, LISTENERS = ("a", "b", "c"), ("r1", "r2"), ("l1", "l2")
 

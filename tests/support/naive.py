@@ -6,7 +6,7 @@ They are what the property tests hold the core against. They know the wire messa
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -100,6 +100,8 @@ class Message:
     renewed: Mapping[str, str]
     removed: tuple[str, ...]
     size: int
+    again: bool = False
+    """It renews TTLs by sending what the client has once more, as SotW does."""
 
     @property
     def names(self) -> list[str]:
@@ -109,7 +111,7 @@ class Message:
     @property
     def heartbeat(self) -> bool:
         """Say whether it only renews what the client has."""
-        return bool(self.renewed) and not self.resources and not self.removed
+        return self.again or (bool(self.renewed) and not self.resources and not self.removed)
 
 
 def decode(variant: Variant, data: bytes) -> Message:
@@ -178,7 +180,7 @@ class Link:
         if part is None:
             return None
         self.parts.append(part)
-        message = decode(self.variant, part.message)
+        message = replace(decode(self.variant, part.message), again=part.is_heartbeat)
         assert message.nonce == part.nonce
         self.inbox.append(message)
         return message
