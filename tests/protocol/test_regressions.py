@@ -180,3 +180,29 @@ def test_regression_reconnect_removes_no_cluster_before_listeners_and_routes_are
     assert client.subscribe(CDS, have={"a": "1"}) == []
     assert client.subscribe(EDS, "a", have={"a": "1"}) == []
     assert client.subscribe(LDS, have={"l": "1"}) == ["LDS #1 -l"]
+
+
+def test_regression_no_nonce_comes_twice_on_a_stream(world: World, variant: Variant) -> None:
+    """A response that was made before was sent again with its nonce, so that an old ACK counted for it."""
+    world.publish(endpoints("a"))
+    client = world.client(variant)
+    for _ in range(4):
+        assert client.subscribe(EDS, "a")
+        client.ack(EDS)
+    nonces = [message.nonce for message in client.messages]
+    assert len(set(nonces)) == len(nonces) == 4
+
+
+def test_regression_what_a_first_response_left_is_removed_though_nothing_is_claimed(world: World) -> None:
+    """A node that rejected its very first response, and claims nothing, kept what of it it had applied."""
+    world.publish(static("bad"), static("ok"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.nack(CDS)
+    client.close()
+    world.publish(remove=[static("bad"), static("ok")])
+    again = client.reconnect()
+    again.ack_all()
+    world.advance(100)
+    again.ack_all()
+    assert str(again.last(CDS)).endswith(" -bad -ok")

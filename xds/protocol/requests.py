@@ -73,7 +73,8 @@ def begin_delta(
     state.started = state.dirty = True
     state.interest = interests.get(legacy, names)
     versions = request.initial_resource_versions
-    if versions and distrusted is not None:
+    if distrusted is not None and (versions or distrusted):
+        state.owed = state.interest.open_ended and not versions
         state.view, state.exceptions = view, _claims(state, versions, view, distrusted)
         # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
         missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)

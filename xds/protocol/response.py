@@ -108,12 +108,17 @@ class Cohorts:
         self._nonce += 1
         return format(self._nonce, "x")
 
-    def get(self, key: Hashable, make: Callable[[], Response]) -> Response:
-        """Return the response for ``key``, made now if no stream needed it before."""
+    def get(self, key: Hashable, make: Callable[[], Response], *, after: str = "") -> Response:
+        """Return the response for ``key``, made now if no stream needed it before.
+
+        It is made anew if its nonce is not newer than ``after``: a stream must not see a nonce twice.
+        """
         response = self._entries.get(key)
         if response is not None:
-            self._entries.move_to_end(key)
-            return response
+            if not response.parts or int(response.parts[0].nonce, 16) > int(after or "0", 16):
+                self._entries.move_to_end(key)
+                return response
+            self._bytes -= response.bytes_kept
         response = self._entries[key] = make()
         self._bytes += response.bytes_kept
         while len(self._entries) > self._entries_max or (self._bytes > self._bytes_max and len(self._entries) > 1):

@@ -168,7 +168,7 @@ class TypeState:
         Must not be called with a response outstanding, except to give up on it.
         """
         key = (self.variant, self.interest, self.view, self.exceptions, target, self.asked, self.owed, hold)
-        response = cohorts.get(key, lambda: self._make(target, hold, cohorts, encoding))
+        response = cohorts.get(key, lambda: self._make(target, hold, cohorts, encoding), after=self.nonce)
         self.view, self.exceptions, self.fingerprint = response.view, response.exceptions, response.fingerprint
         self.dirty, self.asked, self.owed = False, NOBODY, False
         if response.parts:
