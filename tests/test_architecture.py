@@ -24,14 +24,16 @@ ARROWS: dict[str, set[str]] = {
     "protocol": {"model", "_generated"},
     "schema": {"model", "_generated"},
     "sources": {"model", "schema"},
-    "transport": {"model", "protocol", "address"},
+    "transport": {"model", "protocol", "address", "_generated"},
+    "fleet": {"model", "_generated", "address", "transport.http2"},
+    "reporting": {"model", "protocol"},
     "api": {"model", "protocol", "schema", "address"},
     "address": set(),
     "logs": set(),
     "config": {"address"},
     "bootstrap": {"address", "model.groups"},
-    "app": {"", "model", "protocol", "schema", "sources", "transport", "api", "address", "config"},
-    "cli": {"app", "bootstrap", "model", "sources", "address", "config", "logs"},
+    "app": {"", "model", "protocol", "schema", "sources", "transport", "api", "address", "config", "reporting"},
+    "cli": {"app", "bootstrap", "fleet", "model", "sources", "address", "config", "logs"},
     "": {"app", "config", "model.changeset", "model.groups", "model.problem"},
 }
 """Each part of ``xds`` to the parts, or single modules, it may import besides itself; "" is ``xds/__init__.py``."""
@@ -47,21 +49,23 @@ PACKAGED_FILES = ("schema", "importlib.resources")
 """The one pure part that reads a file, the packaged descriptors, and by what."""
 
 THIRD_PARTY: dict[str, set[str]] = {
-    "google": {"protocol", "schema"},
+    "google": {"protocol", "schema", "transport", "api", "fleet"},
     "grpc": {"transport", "api"},
+    "hpack": {"transport", "fleet"},
     "grpc_health": {"transport"},
     "grpc_reflection": {"transport"},
-    "immutables": {"model", "protocol"},
+    "immutables": {"model", "protocol", "fleet"},
+    "matplotlib": {"fleet"},
     "prometheus_client": {"api"},
     "pydantic": {"config", "cli"},
     "pydantic_core": {"cli"},
     "pydantic_settings": {"config", "cli"},
     "rich": {"cli"},
     "starlette": {"api"},
-    "structlog": {"app", "logs", "cli"},
+    "structlog": {"app", "reporting", "logs", "cli"},
     "typer": {"cli"},
     "uvicorn": {"api"},
-    "uvloop": {"cli"},
+    "uvloop": {"cli", "fleet"},
     "watchfiles": {"sources"},
     "yaml": {"sources", "cli"},
 }
@@ -70,6 +74,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 LONG_MODULES: dict[str, str] = {}
 """Modules above LINES_MAX that may be, each with the reason."""
 LONG_FUNCTIONS: dict[str, str] = {
+    "xds.cli.fleet.fleet": "as serve: a line for each option of the command",
     "xds.cli.serve.serve": "a line for each option of the command, of which typer makes the options and their help",
 }
 """Functions above FUNCTION_LINES_MAX that may be (``xds.cli.serve.serve``), each with the reason."""

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,17 +22,21 @@ from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
-from xds.protocol.events import Event, Nacked, Refused
 from xds.protocol.hub import Hub
 from xds.protocol.response import Encoding
 from xds.protocol.stream import Limits, Ordering
+from xds.reporting import log_degraded, log_event, log_fault, log_tls_problem, summary
 from xds.schema.pool import load_schema
 from xds.sources.directory import DirectoryReader
 from xds.sources.inline import ResourceLike, read_resources
 from xds.sources.watch import watch
+from xds.transport.calls import Reply
 from xds.transport.coalescer import Coalescer
 from xds.transport.dispatcher import Dispatcher, Transport
 from xds.transport.grpcio import GrpcioOptions, GrpcioTransport
+from xds.transport.http2.limits import Limits as HttpLimits
+from xds.transport.native import NativeOptions, NativeTransport
+from xds.transport.reflection import reflection_replies
 from xds.transport.tls import TlsFiles
 
 log = structlog.get_logger("xds")
@@ -144,20 +147,14 @@ class ControlPlane:
         settings = self.settings
         assert self._dispatcher is None, "started already"
         self._dispatcher = Dispatcher(
-            self.hub, on_event=_log_event, on_fault=_log_fault, streams_max=settings.transport.streams_max
+            self.hub, on_event=log_event, on_fault=log_fault, streams_max=settings.transport.streams_max
         )
         self._coalescer = Coalescer(
             self._dispatcher.publish,
             coalesce_s=settings.protocol.coalesce_s,
             coalesce_max_s=settings.protocol.coalesce_max_s,
         )
-        self._transport = GrpcioTransport(
-            settings.listen,
-            self._dispatcher,
-            options=self._grpcio_options(),
-            handlers=self._handlers(),
-            on_problem=lambda text: log.error("tls", problem=text),
-        )
+        self._transport = self._new_transport(self._dispatcher)
         self.address = await self._transport.start()
         if settings.admin is not None:
             self._admin = AdminServer(
@@ -174,17 +171,56 @@ class ControlPlane:
         self._state = "ready"
         return self.address
 
+    def _new_transport(self, dispatcher: Dispatcher) -> Transport:
+        if self.settings.transport.kind == "native":
+            return NativeTransport(
+                self.settings.listen,
+                dispatcher,
+                options=self._native_options(),
+                replies=self._replies(),
+                on_problem=log_tls_problem,
+            )
+        return GrpcioTransport(
+            self.settings.listen,
+            dispatcher,
+            options=self._grpcio_options(),
+            handlers=self._handlers(),
+            on_problem=log_tls_problem,
+        )
+
+    def _replies(self) -> dict[str, Reply]:
+        replies: dict[str, Reply] = {}
+        if self.settings.csds:
+            replies |= self._client_status().replies()
+        if self.settings.reflection:
+            replies |= reflection_replies(self._schema.pool)
+        return replies
+
     def _handlers(self) -> list[Any]:
-        if not self.settings.csds:
-            return []
-        return [ClientStatusService(self.hub, self._schema, asyncio.get_running_loop().time).handler()]
+        return [self._client_status().handler()] if self.settings.csds else []
+
+    def _client_status(self) -> ClientStatusService:
+        return ClientStatusService(self.hub, self._schema, asyncio.get_running_loop().time)
+
+    def _tls_files(self) -> TlsFiles | None:
+        tls = self.settings.tls
+        if tls.cert is None or tls.key is None:
+            return None
+        return TlsFiles(cert=tls.cert, key=tls.key, client_ca=tls.client_ca)
+
+    def _native_options(self) -> NativeOptions:
+        transport = self.settings.transport
+        return NativeOptions(
+            keepalive_interval_s=transport.keepalive_interval_s,
+            keepalive_timeout_s=transport.keepalive_timeout_s,
+            ping_interval_min_s=transport.ping_interval_min_s,
+            limits=HttpLimits(message_bytes_max=transport.message_bytes_max),
+            tls=self._tls_files(),
+        )
 
     def _grpcio_options(self) -> GrpcioOptions:
         settings = self.settings
-        transport, tls = settings.transport, settings.tls
-        files = None
-        if tls.cert is not None and tls.key is not None:
-            files = TlsFiles(cert=tls.cert, key=tls.key, client_ca=tls.client_ca)
+        transport = settings.transport
         return GrpcioOptions(
             keepalive_interval_s=transport.keepalive_interval_s,
             keepalive_timeout_s=transport.keepalive_timeout_s,
@@ -192,7 +228,7 @@ class ControlPlane:
             message_bytes_max=transport.message_bytes_max,
             streams_max=transport.streams_max,
             pending_max=transport.pending_max,
-            tls=files,
+            tls=self._tls_files(),
             reflection_pool=self._schema.pool if settings.reflection else None,
         )
 
@@ -318,7 +354,7 @@ async def _follow(control_plane: ControlPlane, reader: DirectoryReader, stop: as
     pause_s = WATCH_RETRY_MIN_S
     while not stop.is_set():
         try:
-            async for outcome in watch(reader, stop=stop, on_degraded=_log_degraded):
+            async for outcome in watch(reader, stop=stop, on_degraded=log_degraded):
                 _take(control_plane, outcome)
                 pause_s = WATCH_RETRY_MIN_S
         except Exception as error:
@@ -340,32 +376,4 @@ def _take(control_plane: ControlPlane, outcome: Changeset | ChangesetRejectedErr
             log.error("problem", problem=str(problem))
         return
     if applied.changed or applied.regrouped:
-        log.info("applied", revision=applied.revision, changed=_summary(applied))
-
-
-def _log_degraded(text: str) -> None:
-    log.warning("the directory is only polled", reason=text)
-
-
-def _log_fault(error: Exception) -> None:
-    log.error("a stream was ended by a bug in this server; please report it", error=repr(error), exc_info=error)
-
-
-def _summary(applied: Applied) -> dict[str, int]:
-    totals: Counter[str] = Counter()
-    for by_type in applied.changed.values():
-        for type_url, names in by_type.items():
-            totals[short_name(type_url)] += len(names)
-    return dict(sorted(totals.items()))
-
-
-def _log_event(event: Event) -> None:
-    if isinstance(event, Refused):
-        log.warning("refused", node=event.node_id[:200], status=event.status, message=event.message[:500])
-        return
-    about = {"node": event.node_id, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
-    if isinstance(event, Nacked):
-        names = sorted(event.resources)
-        log.warning("nack", **about, message=event.message[:2_000], resources=names[:20], resource_count=len(names))
-    else:
-        log.warning("no answer", **about, waited_s=round(event.waited_s, 1))
+        log.info("applied", revision=applied.revision, changed=summary(applied))

@@ -103,8 +103,8 @@ class ProtocolSettings(_Section):
 class TransportSettings(_Section):
     """The gRPC server."""
 
-    kind: Literal["grpcio"] = "grpcio"
-    """The server's implementation."""
+    kind: Literal["native", "grpcio"] = "native"
+    """The server's implementation: native is our own HTTP/2, made for many streams; grpcio is gRPC's."""
     keepalive_interval_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
     """After so long without traffic on a connection the server pings the client."""
     keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 20.0

@@ -182,7 +182,8 @@ def test_error_stream_without_a_request_has_nothing_to_say(world: World) -> None
 
 def test_error_statuses_are_those_of_grpc() -> None:
     assert {status.name: status.value for status in Status} == {
-        "OK": 0, "INVALID_ARGUMENT": 3, "PERMISSION_DENIED": 7, "RESOURCE_EXHAUSTED": 8, "UNIMPLEMENTED": 12,
+        "OK": 0, "INVALID_ARGUMENT": 3, "DEADLINE_EXCEEDED": 4, "NOT_FOUND": 5,
+            "PERMISSION_DENIED": 7, "RESOURCE_EXHAUSTED": 8, "UNIMPLEMENTED": 12,
         "INTERNAL": 13, "UNAVAILABLE": 14,
     }  # fmt: skip
 

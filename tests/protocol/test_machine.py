@@ -160,7 +160,9 @@ class Machine(RuleBasedStateMachine):
 
     def _change(self, client: Client, subscription: Subscription, add: set[str], drop: set[str]) -> None:
         subscription.change(add, drop)
-        client.audits[subscription.type_url].note_change(subscription, add, drop - add)
+        audit = client.audits[subscription.type_url]
+        audit.note_change(subscription, add, drop - add)
+        audit.unheard = any(message.type_url == subscription.type_url for message in subscription.link.inbox)
         subscription.link.deliver(self.now)
         self.pump()
 
@@ -188,6 +190,8 @@ class Machine(RuleBasedStateMachine):
         else:
             subscription.reject(message, applied)
         client.note_answer(message, rejected=applied is not None)
+        others = (other.type_url for other in link.inbox)
+        client.audits[message.type_url].note_answer(last=message.type_url not in others)
         add, drop = changes or (set(), set())
         subscription.change(add, drop, nonce=message.nonce, error="no" if applied is not None else "")
         if changes:

@@ -24,13 +24,15 @@ NAMES = ("1", "2", "3", "4")
 class Audit:
     """What the server may believe that a client has of one type, and why it may send it anything again.
 
-    ``small``: responses are cut into parts of about ``LIMIT_BYTES``.
+    ``small``: responses are cut into parts of about ``LIMIT_BYTES``. ``unheard``: a SotW client changed its
+    subscription with messages before it unanswered, which the server takes up with the answer to the last of those.
     """
 
     small: bool
     sent: dict[str, object] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     asked_all: bool = False
+    unheard: bool = False
     loose: set[str] = field(default_factory=set)
     unanswered: set[str] = field(default_factory=set)
     unacked: dict[str, float] = field(default_factory=dict)
@@ -46,6 +48,11 @@ class Audit:
             self.unanswered = {name for name in self.unanswered if name in subscription.names} | (add - {"*"})
         for name in [name for name in self.sent if not subscription.wants(name)]:
             del self.sent[name]
+
+    def note_answer(self, *, last: bool) -> None:
+        """Note that the client is about to answer a message, the ``last`` of its type that was sent to it or not."""
+        if last and self.unheard:
+            self.asked_all, self.unheard = True, False
 
     def renewed(self, subscription: Subscription, *, may_repeat: bool) -> "Audit":
         """Return the audit of the stream that replaces this one's; its first request was not sent yet."""
@@ -99,7 +106,7 @@ class Audit:
         # Of the other types, a name that went and came back is sent again, though no response could say that it went.
         assert not full or self.asked_all or bodies != self.sent, "sent again without cause"
         self.sent = bodies if full else self.sent | bodies
-        self.asked_all = False
+        self.asked_all = self.unheard
 
 
 class Client:

@@ -16,7 +16,7 @@ def test_a_deadline_of_this_very_moment_is_no_fault():
     async def poll_twice() -> None:
         loop = asyncio.get_running_loop()
         hub: Any = SimpleNamespace(
-            next_tick=loop.time(), poll=lambda *_: None, take_ready=list, take_events=list, tick=None
+            next_tick=loop.time(), restless=False, poll=lambda *_: None, take_ready=list, take_events=list, tick=None
         )
 
         def tick(now: float) -> None:

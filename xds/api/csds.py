@@ -3,12 +3,14 @@
 Source: ``envoy.service.status.v3.ClientStatusDiscoveryService``. Secrets' bodies are never shown.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from xds.model.types import SECRET
+from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodeStatus, Progress, ResourceStatus, TypeStatus, node_statuses
 from xds.schema.pool import Schema
@@ -42,6 +44,18 @@ class ClientStatusService:
         self._clock = clock
         self._request = schema.message_class("envoy.service.status.v3.ClientStatusRequest")
         self._response = schema.message_class("envoy.service.status.v3.ClientStatusResponse")
+
+    def replies(self) -> dict[str, Callable[[bytes], Awaitable[bytes]]]:
+        """Return both methods by path, for the native transport: one answer to each message."""
+        return {f"/{SERVICE}/{name}": self._reply for name in ("FetchClientStatus", "StreamClientStatus")}
+
+    async def _reply(self, message: bytes) -> bytes:
+        try:
+            return _encode(self.answer(self._request.FromString(message)))
+        except DecodeError:
+            raise StreamRefusedError(Status.INVALID_ARGUMENT, "no ClientStatusRequest") from None
+        except ValueError as error:
+            raise StreamRefusedError(Status.INVALID_ARGUMENT, str(error)) from None
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server serves."""

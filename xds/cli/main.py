@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from xds.cli import bootstrap, envoy, list_settings, serve, validate
+from xds.cli import bootstrap, envoy, fleet, list_settings, serve, validate
 from xds.cli.output import EXIT_CODES
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ app.command(epilog=validate.EPILOG)(validate.validate)
 app.command(epilog=bootstrap.EPILOG)(bootstrap.bootstrap)
 app.command(epilog=envoy.EPILOG)(envoy.envoy)
 app.command(epilog=list_settings.EPILOG)(list_settings.settings)
+app.add_typer(fleet.app, name="fleet")
 app.command()(version)
 
 

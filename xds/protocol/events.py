@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from xds.protocol.response import Part
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nacked:
@@ -33,6 +35,20 @@ class Refused:
     node_id: str
     status: str
     message: str
+
+
+def nacked(node_id: str, group: str, type_url: str, part: Part, message: str) -> Nacked:
+    """Return the event of a rejected part."""
+    versions = {resource.name: resource.version for resource in part.upserts}
+    versions.update(dict.fromkeys(part.removals, ""))
+    return Nacked(
+        node_id=node_id, group=group, type_url=type_url, nonce=part.nonce, message=message, resources=versions
+    )
+
+
+def overdue(node_id: str, group: str, type_url: str, nonce: str, waited_s: float) -> Overdue:
+    """Return the event of an answer that did not come."""
+    return Overdue(node_id=node_id, group=group, type_url=type_url, nonce=nonce, waited_s=waited_s)
 
 
 Event = Nacked | Overdue | Refused

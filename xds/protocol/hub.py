@@ -16,10 +16,11 @@ from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.deadlines import deadline, expire
 from xds.protocol.doubts import Doubts
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.events import Counters, Event, Nacked, Overdue, Refused
+from xds.protocol.events import Counters, Event, Refused, nacked, overdue
 from xds.protocol.identity import describe_node, same_node
 from xds.protocol.interest import Interests
 from xds.protocol.leftovers import Leftovers
+from xds.protocol.plain_acks import PlainAcks, is_plain_ack, split_node
 from xds.protocol.policy import Stage
 from xds.protocol.requests import (
     Request,
@@ -30,6 +31,7 @@ from xds.protocol.requests import (
     check_size,
     claims_something,
     decode,
+    error_of,
     type_of,
 )
 from xds.protocol.response import Cohorts, Encoding, Part
@@ -37,7 +39,7 @@ from xds.protocol.session import Session
 from xds.protocol.state import TypeState, Variant
 from xds.protocol.stream import Limits, Ordering, Stream
 from xds.protocol.timers import Timers
-from xds.protocol.watchers import Watchers
+from xds.protocol.watchers import WatchTable
 
 
 class Hub:
@@ -65,7 +67,8 @@ class Hub:
         self._limits = limits or Limits()
         self.cohorts = cohorts or Cohorts()
         self._interests = Interests()
-        self._watchers: dict[tuple[str, str], Watchers] = {}
+        self._plain_acks = PlainAcks()
+        self._watchers = WatchTable()
         self._sessions: dict[tuple[str, Node], Session] = {}
         self._streams: dict[Stream, None] = {}
         self._ready: list[Stream] = []
@@ -104,7 +107,7 @@ class Hub:
         if session is None:
             return
         for state in stream.states.values():
-            self._watchers[session.group, state.type_url].discard(state.interest, stream)
+            self._watchers.discard(session.group, state.type_url, state.interest, stream)
             self._leftovers.keep(session.node, state)
         session.leave(stream, self._now)
         if session.streams:
@@ -119,6 +122,8 @@ class Hub:
         """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
         self.counters.requests += 1
         self._now = now
+        if self._took_plain_ack(stream, data):
+            return
         try:
             self._receive(stream, data, now)
         except StreamRefusedError as refusal:
@@ -130,12 +135,16 @@ class Hub:
     def _receive(self, stream: Stream, data: bytes, now: float) -> None:
         request = decode(stream.variant, data)
         session = self._session_of(stream, request)
+        node_bytes, plain = split_node(data)
+        session.node_hash = hash(node_bytes) if node_bytes else session.node_hash
         type_url = type_of(stream, request, self._knows_type, self._limits.types_max)
         state = stream.states.get(type_url)
         if state is None:
             state = self._begin(stream, session, type_url, request, now)
         else:
             self._continue(stream, session, state, request, now)
+        if is_plain_ack(request):
+            self._plain_acks.add(plain, type_url, request.response_nonce)
         if session.absent and type_url == ENDPOINTS:
             session.asked_for_endpoints()
         if type_url in (ROUTE, VIRTUAL_HOST):
@@ -143,6 +152,24 @@ class Hub:
         self._queue(stream)
         self._wake(session)
         self._schedule(session, now)
+
+    def _took_plain_ack(self, stream: Stream, data: bytes) -> bool:
+        """Take a request the short way if it is an ACK that moves nothing else, as most are."""
+        session = stream.session
+        if session is None or session.expects_endpoints or len(self._doubts) or stream.variant is Variant.SOTW:
+            return False
+        node_bytes, plain = split_node(data)
+        ack = self._plain_acks.get(plain)
+        if ack is None or (node_bytes and hash(node_bytes) != session.node_hash):
+            return False
+        state = stream.states.get(ack.type_url)
+        if state is None or not state.takes_plain_ack(ack.nonce):
+            return False
+        state.outstanding = None
+        self.counters.acks += 1
+        if state.dirty:
+            self._queue(stream)
+        return True
 
     def _session_of(self, stream: Stream, request: Request) -> Session:
         if stream.session is not None:
@@ -196,13 +223,13 @@ class Hub:
         stream.add(state)
         if state.stage is Stage.MAKE:
             session.clusters.append(state)
-        self._watch(session, state, stream)
+        self._watchers.add(session.group, state.type_url, state.interest, stream)
         return state
 
     def _continue(self, stream: Stream, session: Session, state: TypeState, request: Request, now: float) -> None:
         check_size(state.interest, state.type_url, request, self._limits.subscriptions_max)
         before = state.interest
-        error = request.error_detail.message or "(no message)" if request.HasField("error_detail") else None
+        error = error_of(request)
         if isinstance(request, DeltaDiscoveryRequest):
             if state.outstanding is not None and request.response_nonce == state.outstanding.nonce:
                 self._answer(session, state, error, now)
@@ -220,21 +247,18 @@ class Hub:
             self._answer(session, state, error, now)
             change_sotw(state, request, self._interests, repeated=repeated)
         if state.interest is not before:
-            watchers = self._watchers[session.group, state.type_url]
-            watchers.discard(before, stream)
-            watchers.add(state.interest, stream)
+            self._watchers.discard(session.group, state.type_url, before, stream)
+            self._watchers.add(session.group, state.type_url, state.interest, stream)
             session.break_due = True
 
     def _answer(self, session: Session, state: TypeState, error: str | None, now: float) -> None:
         part = session.answered(state, error, now)
-        if part is None:
-            return
-        if error is None:
+        if part is not None and error is not None:
+            self._note_nack(session, state, part, error)
+        elif part is not None:
             self.counters.acks += 1
             if len(self._doubts):
                 self._doubts.settle(session.node, state.type_url, part.names)
-            return
-        self._note_nack(session, state, part, error)
 
     def _answer_late(self, session: Session, state: TypeState, nonce: str, error: str) -> None:
         """Take a NACK of a response that was given up on; its ACK would change nothing."""
@@ -247,14 +271,7 @@ class Hub:
     def _note_nack(self, session: Session, state: TypeState, part: Part, error: str) -> None:
         self.counters.nacks += 1
         self._doubts.add(session.node, state.type_url, part.names)
-        versions = {resource.name: resource.version for resource in part.upserts}
-        versions.update(dict.fromkeys(part.removals, ""))
-        self._events.append(
-            Nacked(
-                node_id=session.node.id, group=session.group, type_url=state.type_url,
-                nonce=part.nonce, message=error, resources=versions,
-            )
-        )  # fmt: skip
+        self._events.append(nacked(session.node.id, session.group, state.type_url, part, error))
 
     # --- Changes ---------------------------------------------------------------------------------------------
 
@@ -271,8 +288,7 @@ class Hub:
         self._snapshots.update((group, self._catalog.snapshots[group]) for group in changed)
         for group, by_type in changed.items():
             for type_url, names in by_type.items():
-                watchers = self._watchers.get((group, type_url))
-                for stream in watchers.affected(names) if watchers else ():
+                for stream in self._watchers.affected(group, type_url, names):
                     stream.states[type_url].dirty = True
                     self._queue(stream)
 
@@ -293,22 +309,20 @@ class Hub:
                 continue
             for stream in session.streams:
                 for state in stream.states.values():
-                    self._watchers[session.group, state.type_url].discard(state.interest, stream)
+                    self._watchers.discard(session.group, state.type_url, state.interest, stream)
             session.group = group
             for stream in session.streams:
                 for state in stream.states.values():
-                    self._watch(session, state, stream)
+                    self._watchers.add(session.group, state.type_url, state.interest, stream)
                     state.dirty = True
                 self._queue(stream)
 
-    def _watch(self, session: Session, state: TypeState, stream: Stream) -> None:
-        key = (session.group, state.type_url)
-        watchers = self._watchers.get(key)
-        if watchers is None:
-            watchers = self._watchers[key] = Watchers()
-        watchers.add(state.interest, stream)
-
     # --- What to do next -------------------------------------------------------------------------------------
+
+    @property
+    def restless(self) -> bool:
+        """Say whether ``take_ready`` or ``take_events`` would return anything."""
+        return bool(self._ready or self._events)
 
     def take_ready(self) -> list[Stream]:
         """Return the streams to poll now, each once, in the order in which something happened to them."""
@@ -335,6 +349,7 @@ class Hub:
         self._schedule(session, now)
         if part is None:
             return None
+        stream.settled = session.settled(stream)
         counters = self.counters
         counters.responses += 1
         counters.response_bytes += len(part.message)
@@ -353,15 +368,9 @@ class Hub:
         self._now = now
         for session in self._timers.due(now):
             for state in expire(session, now) if session.streams else ():
-                assert state.outstanding is not None
                 self.counters.overdue += 1
                 waited_s = now - state.sent_at
-                self._events.append(
-                    Overdue(
-                        node_id=session.node.id, group=session.group, type_url=state.type_url,
-                        nonce=state.outstanding.nonce, waited_s=waited_s,
-                    )
-                )  # fmt: skip
+                self._events.append(overdue(session.node.id, session.group, state.type_url, state.nonce, waited_s))
             for stream in session.streams:
                 self._queue(stream)
             session.timed = True

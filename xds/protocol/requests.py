@@ -32,6 +32,11 @@ def decode(variant: Variant, data: bytes) -> Request:
         ) from None
 
 
+def error_of(request: Request) -> str | None:
+    """Return why the client rejects a response, None if it does not."""
+    return (request.error_detail.message or "(no message)") if request.HasField("error_detail") else None
+
+
 def claims_something(request: Request) -> bool:
     """Say whether a first request tells of resources that the client has from an earlier stream."""
     if isinstance(request, DeltaDiscoveryRequest):

@@ -6,7 +6,7 @@ Streams with equal subscription, equal holdings and equal target are a cohort: `
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
@@ -23,12 +23,17 @@ ENVELOPE_BYTES = 96
 """At most so much of a response is nonce, version and field tags."""
 FIELD_BYTES = 6
 """At most so much goes before each resource or name: its tag and length."""
+NEVER_SEEN = 1 << 62
 WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Part:
-    """One message on the wire: its nonce, its bytes, and the names in it. Shared by all streams that get it."""
+    """One message on the wire: its nonce, its bytes, and the names in it. Shared by all streams that get it.
+
+    ``framed`` and ``prefixed`` are for a transport to keep what it made of the bytes, so that a cohort shares that too.
+    Nothing else of it ever changes.
+    """
 
     nonce: str
     message: bytes
@@ -36,6 +41,13 @@ class Part:
     removals: tuple[str, ...]
     version: str
     is_heartbeat: bool = False
+    framed: bytes | None = None
+    prefixed: bytes | None = None
+    serial: int = field(init=False)
+    """The nonce as a number, which only grows."""
+
+    def __post_init__(self) -> None:
+        self.serial = int(self.nonce, 16)
 
     @property
     def names(self) -> list[str]:
@@ -65,6 +77,11 @@ class Response:
     bytes_kept: int
     """About what keeping it costs: its messages, and the names that only it may hold on to."""
 
+    @property
+    def serial(self) -> int:
+        """The first part's; a response without parts can be given to anybody at any time."""
+        return self.parts[0].serial if self.parts else NEVER_SEEN
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SentState:
@@ -90,7 +107,7 @@ class Cohorts:
     It also keeps what the last ``states_max`` SotW versions stood for: a client that comes back says no more.
     """
 
-    __slots__ = ("_bytes", "_bytes_max", "_entries", "_entries_max", "_nonce", "_states", "_states_max")
+    __slots__ = ("_bytes", "_bytes_max", "_entries", "_entries_max", "_last", "_nonce", "_states", "_states_max")
 
     def __init__(
         self, *, entries_max: int = 4_096, bytes_max: int = 256 * 1024 * 1024, states_max: int = 1_024
@@ -102,24 +119,39 @@ class Cohorts:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._nonce = 0
+        self._last: tuple[tuple[object, ...], Response, int] | None = None
 
     def next_nonce(self) -> str:
         """Return a nonce that no message of this process had before."""
         self._nonce += 1
         return format(self._nonce, "x")
 
-    def get(self, key: Hashable, make: Callable[[], Response], *, after: str = "") -> Response:
+    def again(self, key: tuple[object, ...], after: int) -> Response | None:
+        """Return the response that was returned last, if its key was made of the very same objects: no hashing."""
+        if self._last is None:
+            return None
+        last, response, serial = self._last
+        if serial <= after:
+            return None
+        for mine, other in zip(last, key, strict=True):
+            if mine is not other:
+                return None
+        return response
+
+    def get(self, key: tuple[Hashable, ...], make: Callable[[], Response], *, after: int = 0) -> Response:
         """Return the response for ``key``, made now if no stream needed it before.
 
         It is made anew if its nonce is not newer than ``after``: a stream must not see a nonce twice.
         """
         response = self._entries.get(key)
         if response is not None:
-            if not response.parts or int(response.parts[0].nonce, 16) > int(after or "0", 16):
+            if response.serial > after:
                 self._entries.move_to_end(key)
+                self._last = (key, response, response.serial)
                 return response
             self._bytes -= response.bytes_kept
         response = self._entries[key] = make()
+        self._last = (key, response, response.serial)
         self._bytes += response.bytes_kept
         while len(self._entries) > self._entries_max or (self._bytes > self._bytes_max and len(self._entries) > 1):
             _, oldest = self._entries.popitem(last=False)

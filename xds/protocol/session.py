@@ -10,8 +10,8 @@ The rule (measured against Envoy 1.40; the xDS page calls it "eventual consisten
 3. BREAK: once nothing of that is under way, the clusters that are gone, save those that a route or listener which the
    client may still be using refers to.
 
-Only 2 and 3 ever wait, never 1, endpoints or secrets. 2 waits until ``hold_timeout_s`` has passed. 3 goes on waiting
-for a client that does not answer, since a cluster too many costs nothing; either is reported as overdue.
+Only 2 and 3 ever wait. 2 waits until ``hold_timeout_s`` has passed; 3 goes on waiting for a client that does not
+answer, since a cluster too many costs nothing. Either is reported as overdue.
 """
 
 from collections.abc import Iterator
@@ -65,18 +65,31 @@ class Session:
     """Until when removals wait in any case: a client that names its clusters drops those that it no longer uses."""
     coming_back: bool = False
     """The client claimed clusters of an earlier stream, and has not answered anything since."""
-    wake: bool = False
-    """Something happened that the session's other streams may have waited for."""
-    timed: bool = False
-    """Something happened that a deadline follows from."""
+    wake: bool = False  # something happened that the session's other streams may have waited for
+    timed: bool = False  # something happened that a deadline follows from
     timer: float = float("inf")
+    node_hash: int = 0  # of the bytes that described the node, so that equal ones need not be read again
+
+    @property
+    def expects_endpoints(self) -> bool:
+        """Say whether an answer about endpoints and the like may move something else."""
+        return bool(self.absent or self.awaited or self.coming_back)
 
     def states(self, *stages: Stage) -> Iterator[TypeState]:
-        """Iterate over the session's types of these stages, on whatever stream they are."""
+        """Iterate over the session's types of these stages."""
         for stream in self.streams:
             for state in stream.states.values():
                 if state.stage in stages:
                     yield state
+
+    def settled(self, stream: Stream) -> bool:
+        """Say whether polling the stream again at once can bring nothing."""
+        if self.break_due:
+            return False
+        for state in stream.states.values():  # noqa: SIM110 - all() costs twice as much, and this runs once a delivery
+            if state.dirty or state.rest or state.heartbeat_at:
+                return False
+        return True
 
     # --- What may go out now -----------------------------------------------------------------------------------
 

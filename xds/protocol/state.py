@@ -85,6 +85,7 @@ class TypeState:
         "rest",
         "sent_at",
         "sent_order",
+        "serial",
         "started",
         "superseded",
         "type_url",
@@ -106,6 +107,7 @@ class TypeState:
         self.asked: frozenset[str] = NOBODY
         self.owed = False
         self.nonce = ""
+        self.serial = 0
         self.outstanding: Part | None = None
         self.response: Response | None = None
         self.rest: tuple[Part, ...] = ()
@@ -135,6 +137,18 @@ class TypeState:
     def idle(self) -> bool:
         """Say whether the client has answered all that there was to send."""
         return not self.dirty and self.outstanding is None and not self.rest
+
+    def takes_plain_ack(self, nonce: str) -> bool:
+        """Say whether an ACK of this nonce ends the wait for it, and does nothing else."""
+        part = self.outstanding
+        return (
+            part is not None
+            and part.nonce == nonce
+            and self.policy.stage is Stage.FREE
+            and not self.unknown
+            and not self.lingering
+            and not self.rest
+        )
 
     def ask(self, names: Collection[str]) -> None:
         """Have these names answered with the next response, whether or not they changed."""
@@ -167,8 +181,11 @@ class TypeState:
 
         Must not be called with a response outstanding, except to give up on it.
         """
-        key = (self.variant, self.interest, self.view, self.exceptions, target, self.asked, self.owed, hold)
-        response = cohorts.get(key, lambda: self._make(target, hold, cohorts, encoding), after=self.nonce)
+        key = (self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, self.variant)
+        response = cohorts.again(key, self.serial)
+        if response is None:
+            make = lambda: self._make(target, hold, cohorts, encoding)  # noqa: E731
+            response = cohorts.get(key, make, after=self.serial)
         self.view, self.exceptions, self.fingerprint = response.view, response.exceptions, response.fingerprint
         self.dirty, self.asked, self.owed = False, NOBODY, False
         if response.parts:
@@ -181,7 +198,13 @@ class TypeState:
         if not self.rest:
             return None
         part, self.rest = self.rest[0], self.rest[1:]
-        self.outstanding, self.nonce, self.sent_at, self.overdue = part, part.nonce, now, False
+        self.outstanding, self.nonce, self.serial, self.sent_at, self.overdue = (
+            part,
+            part.nonce,
+            part.serial,
+            now,
+            False,
+        )
         self.heartbeat_nonce, self.heartbeat_unacked = "", False
         return part
 

@@ -35,7 +35,17 @@ class Limits:
 class Stream:
     """One gRPC stream: its types, in the order in which they are sent. ``type_url`` is empty on an aggregated one."""
 
-    __slots__ = ("__weakref__", "connection", "queued", "refusal", "session", "states", "type_url", "variant")
+    __slots__ = (
+        "__weakref__",
+        "connection",
+        "queued",
+        "refusal",
+        "session",
+        "settled",
+        "states",
+        "type_url",
+        "variant",
+    )
 
     def __init__(self, variant: Variant, type_url: str, connection: str) -> None:
         self.variant = variant
@@ -44,6 +54,8 @@ class Stream:
         self.session: Session | None = None
         self.states: dict[str, TypeState] = {}
         self.queued = False
+        self.settled = False
+        """Nothing more is to be sent after the last message, until something happens."""
         self.refusal: StreamRefusedError | None = None
 
     @property

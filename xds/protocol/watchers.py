@@ -1,6 +1,6 @@
 """Which streams to look at when a resource changes: from names to the streams that subscribe to them.
 
-One instance a group and type. A change costs O(names that changed + streams that want them), never O(streams).
+A change costs O(names that changed + streams that want them), never O(streams).
 """
 
 from collections.abc import Iterable, Iterator
@@ -53,3 +53,34 @@ class Watchers:
             interests.update(interest for interest in self._open_ended if interest.wants(name))
         for interest in interests:
             yield from self._streams[interest]
+
+    def __bool__(self) -> bool:
+        return bool(self._streams)
+
+
+class WatchTable:
+    """The watchers of every group and type that has any."""
+
+    __slots__ = ("_watchers",)
+
+    def __init__(self) -> None:
+        self._watchers: dict[tuple[str, str], Watchers] = {}
+
+    def add(self, group: str, type_url: str, interest: Interest, stream: Stream) -> None:
+        """Have the stream found by what it subscribes to of a group's type."""
+        watchers = self._watchers.get((group, type_url))
+        if watchers is None:
+            watchers = self._watchers[group, type_url] = Watchers()
+        watchers.add(interest, stream)
+
+    def discard(self, group: str, type_url: str, interest: Interest, stream: Stream) -> None:
+        """Forget the stream, and what only it kept."""
+        watchers = self._watchers[group, type_url]
+        watchers.discard(interest, stream)
+        if not watchers:
+            del self._watchers[group, type_url]
+
+    def affected(self, group: str, type_url: str, names: Iterable[str]) -> Iterable[Stream]:
+        """Return the streams that subscribe to any of the names, each once."""
+        watchers = self._watchers.get((group, type_url))
+        return watchers.affected(names) if watchers is not None else ()

@@ -73,6 +73,8 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._sinks: dict[Stream, Sink] = {}
         self._backlog: deque[Stream] = deque()
+        self._urgent: deque[Stream] = deque()
+        self._serving = False
         self._slice: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -92,24 +94,25 @@ class Dispatcher:
         try:
             self.hub.receive(stream, data, self._loop.time())
         finally:
-            self._spread()
+            self._serve_now()
 
     def poll(self, stream: Stream) -> Part | None:
         """Return the stream's next message, or None until its sink is told to be ready again."""
         part = self.hub.poll(stream, self._loop.time())
-        self._spread()
+        if self.hub.restless or self.hub.next_tick < self._timer_at:
+            self._serve_now()
         return part
 
     def close(self, stream: Stream) -> None:
         """Forget a stream that ended."""
         self._sinks.pop(stream, None)
         self.hub.close(stream)
-        self._spread()
+        self._serve_now()
 
     def publish(self, applied: Applied) -> None:
         """Bring every stream up to date that the change concerns."""
         self.hub.publish(applied)
-        self._spread()
+        self._share_out()
 
     @property
     def sinks(self) -> list[Sink]:
@@ -123,38 +126,67 @@ class Dispatcher:
             if handle is not None:
                 handle.cancel()
         self._slice = self._timer = None
+        self._timer_at = float("inf")
 
-    def _spread(self) -> None:
-        """Tell the sinks of streams that became ready, a slice at once and the rest by and by; set the timer."""
+    def _serve_now(self) -> None:
+        """Tell the sinks of the few streams that a client's doing made ready, whatever the fan-out under way."""
+        hub = self.hub
+        if self._stopped:
+            return
+        if hub.restless:
+            self._urgent.extend(hub.take_ready())
+            self._pass_on_events()
+        if self._urgent and not self._serving:
+            self._serving = True
+            try:
+                while self._urgent:
+                    self._tell(self._urgent.popleft())
+            finally:
+                self._serving = False
+        if hub.next_tick < self._timer_at:
+            self._set_timer()
+
+    def _share_out(self) -> None:
+        """Tell the sinks of the many streams that a change made ready: a slice at once, the rest by and by."""
         if self._stopped:
             return
         self._backlog.extend(self.hub.take_ready())
+        self._pass_on_events()
         if self._slice is None:
             self._run_slice()
-        for event in self.hub.take_events():
-            self._on_event(event)
         self._set_timer()
 
     def _run_slice(self) -> None:
-        self._slice = None
-        for _ in range(min(SLICE, len(self._backlog))):
-            sink = self._sinks.get(self._backlog.popleft())
-            if sink is not None:
-                sink.ready()
-        if self._backlog and self._slice is None:
+        backlog = self._backlog
+        if backlog:
+            # First, since a sink may poll at once, and polling lead here again.
             self._slice = self._loop.call_soon(self._run_slice)
+        else:
+            self._slice = None
+        for _ in range(min(SLICE, len(backlog))):
+            self._tell(backlog.popleft())
+
+    def _tell(self, stream: Stream) -> None:
+        sink = self._sinks.get(stream)
+        if sink is not None:
+            sink.ready()
+
+    def _pass_on_events(self) -> None:
+        for event in self.hub.take_events():
+            self._on_event(event)
 
     def _set_timer(self) -> None:
         at = self.hub.next_tick
         if self._timer is not None:
             if self._timer_at <= at:
-                return
+                return  # at worst it finds nothing to do, and is set anew
             self._timer.cancel()
             self._timer = None
+        self._timer_at = at
         if at != float("inf"):
-            self._timer, self._timer_at = self._loop.call_at(at, self._tick), at
+            self._timer = self._loop.call_at(at, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, float("inf")
         self.hub.tick(self._loop.time())
-        self._spread()
+        self._share_out()

@@ -1,0 +1,253 @@
+"""The known ways to wear out an HTTP/2 server, each with the bound that it must show.
+
+Whatever is sent, the server ends the connection or gets over it at small cost: its memory grows by no more than
+``GROWTH_BYTES``, its CPU time is bounded, and (by the fixture) it goes on serving, without streams left over.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+from support import native_peer as p
+from support import resources as r
+from support.native_peer import Peer, delta_request, frame, request_fields, reset, settings_frame, window_update
+from support.native_server import MIB, NativeServer, check_sound
+
+FRAMES = 200_000
+SENT_MAX = 60_000
+"""What may have been sent when the connection ends: what the limits allow, and what was under way by then."""
+GROWTH_BYTES = 32 * MIB
+CPU_S = 4.0
+
+Flood = Callable[[Peer], Iterator[bytes]]
+
+
+@contextmanager
+def bounded(server: NativeServer, *, growth_bytes: int = GROWTH_BYTES, cpu_s: float = CPU_S) -> Iterator[None]:
+    """Assert what the server may spend on what happens within."""
+    memory, cpu = server.memory_bytes(), server.cpu_s()
+    yield
+    grown, spent = server.memory_bytes() - memory, server.cpu_s() - cpu
+    assert grown < growth_bytes, f"memory grew by {grown / MIB:.0f} MiB"
+    assert spent < cpu_s, f"{spent:.1f} s of CPU"
+
+
+def odd() -> Iterator[int]:
+    """Yield the numbers of a client's streams."""
+    return count(1, 2)
+
+
+def first_frames(peer: Peer) -> bytes:
+    """Open stream 1, which stays open, with a subscription to nothing there is."""
+    return peer.head(1) + frame(p.DATA, 0, 1, delta_request(r.SECRET, "none"))
+
+
+# --- Frames that do nothing: one flood a frame type ------------------------------------------------------------------
+
+
+def pings(peer: Peer) -> Iterator[bytes]:
+    """CVE-2019-9512."""
+    return (p.ping() for _ in range(FRAMES))
+
+
+def empty_settings(peer: Peer) -> Iterator[bytes]:
+    """CVE-2019-9515."""
+    return (settings_frame() for _ in range(FRAMES))
+
+
+def settings(peer: Peer) -> Iterator[bytes]:
+    """CVE-2019-9515, with values."""
+    return (settings_frame({p.INITIAL_WINDOW_SIZE: number % 60_000}) for number in range(FRAMES))
+
+
+def empty_data(peer: Peer) -> Iterator[bytes]:
+    """CVE-2019-9518."""
+    yield first_frames(peer)
+    yield from (frame(p.DATA, 0, 1) for _ in range(FRAMES))
+
+
+def padded_data(peer: Peer) -> Iterator[bytes]:
+    """CVE-2019-9518, where padding is all there is; no more than the window that every connection has at first."""
+    yield first_frames(peer)
+    yield from (frame(p.DATA, p.PADDED, 1, b"\0") for _ in range(60_000))
+
+
+def empty_continuations(peer: Peer) -> Iterator[bytes]:
+    """CVE-2019-9518 and the CVE-2024-27316 family, without a byte of headers."""
+    yield frame(p.HEADERS, p.END_STREAM, 1, peer.block(request_fields()))
+    yield from (frame(p.CONTINUATION, 0, 1) for _ in range(FRAMES))
+
+
+def continuations(peer: Peer) -> Iterator[bytes]:
+    """CVE-2024-27316, and so on: a header block without end."""
+    yield frame(p.HEADERS, 0, 1, peer.block(request_fields()))
+    field = b"\x10\x06x-test" + b"\x7f\x00" + b"v" * 127  # never indexed, so that it costs the table nothing
+    yield from (frame(p.CONTINUATION, 0, 1, field * 100) for _ in range(FRAMES // 100))
+
+
+def small_continuations(peer: Peer) -> Iterator[bytes]:
+    """The same, a byte at a time."""
+    yield frame(p.HEADERS, 0, 1, peer.block(request_fields()))
+    yield from (frame(p.CONTINUATION, 0, 1, b"\x82") for _ in range(FRAMES))
+
+
+def priorities(peer: Peer) -> Iterator[bytes]:
+    """CVE-2019-9513."""
+    yield first_frames(peer)
+    for number in range(FRAMES):
+        depends = (3 + 2 * number % 200).to_bytes(4, "big")
+        yield frame(p.PRIORITY, 0, 3 + 2 * (number * 7 % 200) + 400, depends + bytes((number % 256,)))
+
+
+def unknown_frames(peer: Peer) -> Iterator[bytes]:
+    """Frames of a type that nobody knows, which are to be ignored (RFC 9113, 5.5)."""
+    return (frame(0xFA, 0, 0) for _ in range(FRAMES))
+
+
+def tiny_window_updates(peer: Peer) -> Iterator[bytes]:
+    """CVE-2019-9511, the client's half: credit byte by byte."""
+    yield first_frames(peer)
+    yield from (window_update(1, 1) + window_update(0, 1) for _ in range(FRAMES // 2))
+
+
+def resets(peer: Peer) -> Iterator[bytes]:
+    """Resets of one stream, over and over."""
+    yield first_frames(peer)
+    yield from (reset(1) for _ in range(FRAMES))
+
+
+def goaways(peer: Peer) -> Iterator[bytes]:
+    """Farewells without end."""
+    return (frame(p.GOAWAY, 0, 0, bytes(8)) for _ in range(FRAMES))
+
+
+CHORES = [
+    pings,
+    empty_settings,
+    settings,
+    empty_data,
+    padded_data,
+    empty_continuations,
+    continuations,
+    small_continuations,
+    priorities,
+    unknown_frames,
+    tiny_window_updates,
+    resets,
+    goaways,
+]
+
+
+@pytest.mark.parametrize("reading", [True, False], ids=["read", "unread"])
+@pytest.mark.parametrize("flood", CHORES)
+def test_frames_that_do_nothing_end_the_connection(server: NativeServer, flood: Flood, reading: bool):
+    with bounded(server), Peer(server.port) as peer:
+        ended = peer.flood(flood(peer), reading=reading)
+        assert ended.closed
+        assert ended.sent < SENT_MAX
+        assert ended.code in (p.ENHANCE_YOUR_CALM, None)  # None: it was lost, as a reset connection's last words are
+
+
+def test_a_client_that_goes_too_far_is_told_why(server: NativeServer):
+    """The reason arrives though more of the same is under way: closing with bytes unread would reset the connection."""
+    for _ in range(5):
+        with Peer(server.port) as peer:
+            peer.settled()
+            peer.send(p.ping() * 15_000)
+            assert peer.closed() == p.ENHANCE_YOUR_CALM
+
+
+# --- Streams that come and go ----------------------------------------------------------------------------------------
+
+
+def rapid_reset(peer: Peer) -> Iterator[bytes]:
+    """CVE-2023-44487: a stream is asked for and cancelled at once."""
+    return (peer.head(number) + reset(number) for number, _ in zip(odd(), range(FRAMES), strict=False))
+
+
+def rapid_reset_of_subscriptions(peer: Peer) -> Iterator[bytes]:
+    """The same, each stream having asked for something."""
+    asked = delta_request()
+    for number, _ in zip(odd(), range(FRAMES), strict=False):
+        yield peer.head(number) + frame(p.DATA, 0, number, asked) + reset(number)
+
+
+def provoked(wrong: Callable[[Peer, int], bytes]) -> Flood:
+    """Return a flood of streams that the server is made to reset itself (CVE-2025-8671, "MadeYouReset")."""
+
+    def flood(peer: Peer) -> Iterator[bytes]:
+        for number, _ in zip(odd(), range(FRAMES), strict=False):
+            yield wrong(peer, number)
+
+    return flood
+
+
+PROVOKED = {
+    "window moved by nothing": lambda peer, number: peer.head(number) + window_update(number, 0),
+    "window beyond its maximum": lambda peer, number: peer.head(number) + window_update(number, 2**31 - 1),
+    "data after the end": lambda peer, number: peer.head(number, end=True) + frame(p.DATA, 0, number, b"x"),
+    "headers after the end": lambda peer, number: peer.head(number, end=True) + peer.head(number),
+    "priority of a wrong size": lambda peer, number: peer.head(number) + frame(p.PRIORITY, 0, number, b"\0" * 4),
+    "dependent on itself": lambda peer, number: (
+        peer.head(number) + frame(p.PRIORITY, 0, number, number.to_bytes(4, "big") + b"\0")
+    ),
+    "less data than announced": lambda peer, number: (
+        peer.head(number, request_fields(content_length="7")) + frame(p.DATA, p.END_STREAM, number, b"x")
+    ),
+    "more data than announced": lambda peer, number: (
+        peer.head(number, request_fields(content_length="1")) + frame(p.DATA, 0, number, b"xx")
+    ),
+    "trailers that end nothing": lambda peer, number: peer.head(number) + peer.head(number, [("x-a", "b")]),
+}
+MALFORMED = {
+    # CVE-2019-9514
+    "no method": lambda peer, number: peer.head(number, request_fields(drop=[":method"])),
+    "connection header": lambda peer, number: peer.head(number, [*request_fields(), ("connection", "close")]),
+    # CVE-2019-9516
+    "empty header names": lambda peer, number: peer.head(number, [*request_fields(), *[("", "")] * 20]),
+}
+STREAMS = [
+    pytest.param(rapid_reset, id="rapid reset"),
+    pytest.param(rapid_reset_of_subscriptions, id="rapid reset of subscriptions"),
+    *(pytest.param(provoked(wrong), id=name) for name, wrong in (PROVOKED | MALFORMED).items()),
+]
+
+
+@pytest.mark.parametrize("flood", STREAMS)
+def test_streams_that_come_to_nothing_end_the_connection(server: NativeServer, flood: Flood):
+    opened = server.state()["streams_opened"]
+    with bounded(server), Peer(server.port) as peer:
+        ended = peer.flood(flood(peer))
+        assert ended.closed
+        assert ended.sent < SENT_MAX
+        assert ended.code in (p.ENHANCE_YOUR_CALM, p.PROTOCOL_ERROR, p.STREAM_CLOSED, None)
+    server.wait_streams(0)
+    assert server.state()["streams_opened"] - opened < SENT_MAX
+
+
+REFUSED = {
+    "unknown methods": request_fields("/no.Service/Method"),
+    "not gRPC": request_fields("/", method="GET", drop=["content-type", "te"]),
+    "xDS that ends at once": request_fields(),
+    "malformed deadlines": request_fields(grpc_timeout="soon"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_answers_that_are_not_read_pile_up_within_bounds(server: NativeServer, what: str):
+    """Every request is answered in full; a client that reads none of it must not be answered for ever."""
+    with bounded(server, cpu_s=30.0), Peer(server.port, receive_buffer_bytes=4_096) as peer:
+        requests = (peer.head(number, REFUSED[what], end=True) for number, _ in zip(odd(), range(FRAMES), strict=False))
+        ended = peer.flood(requests, reading=False)
+        assert ended.closed or ended.stalled  # which are both bounds
+
+
+def test_pongs_that_are_not_read_pile_up_within_bounds():
+    """At the slow pace that the limits allow it takes hours to see; so here they allow any."""
+    with NativeServer(limits={"chores": 10**9}) as server:
+        with bounded(server, cpu_s=30.0), Peer(server.port, receive_buffer_bytes=4_096) as peer:
+            flood = (p.ping() * 100 + settings_frame() * 100 for _ in range(20_000))
+            ended = peer.flood(flood, reading=False)
+            assert ended.closed or ended.stalled
+        check_sound(server)

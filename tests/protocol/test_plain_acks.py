@@ -1,0 +1,76 @@
+"""The short way of an ACK: only for requests that say nothing else, and to the same end as the long way."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xds._generated import xds_wire_pb2 as wire
+from xds.model.catalog import Catalog
+from xds.protocol.hub import Hub
+from xds.protocol.plain_acks import BYTES_MAX, PlainAck, PlainAcks, is_plain_ack, split_node
+from xds.protocol.state import Variant
+
+TYPE = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+NODE = wire.Node(id="n1", cluster="c1")
+
+
+def ack(**more) -> wire.DeltaDiscoveryRequest:
+    return wire.DeltaDiscoveryRequest(**{"type_url": TYPE, "response_nonce": "1f", **more})
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ack(error_detail=wire.Status(code=13)),
+        ack(resource_names_subscribe=["a"]),
+        ack(resource_names_unsubscribe=["a"]),
+        ack(resource_locators_subscribe=[wire.ResourceLocator(name="a")]),
+        ack(resource_locators_unsubscribe=[wire.ResourceLocator(name="a")]),
+        ack(response_nonce=""),
+        ack(type_url=""),
+        wire.DiscoveryRequest(type_url=TYPE, response_nonce="1f"),
+    ],
+)
+def test_what_says_more_or_less_is_no_plain_ack(request_):
+    assert not is_plain_ack(request_)
+
+
+def test_a_plain_ack_may_bring_its_node():
+    assert is_plain_ack(ack())
+    assert is_plain_ack(ack(node=NODE))
+
+
+@given(st.text(max_size=300), st.booleans())
+def test_the_node_is_split_off_whatever_its_size(node_id, with_node):
+    plain = ack().SerializeToString()
+    whole = ack(node=wire.Node(id=node_id)).SerializeToString() if with_node else plain
+    head, rest = split_node(whole)
+    assert (head + rest, rest) == (whole, plain)
+    if with_node:
+        assert wire.DeltaDiscoveryRequest.FromString(head).node.id == node_id
+
+
+@pytest.mark.parametrize("data", [b"", b"\x0a", b"\x0a\xff", b"\x0a\xff\xff\xff\xff\xff\xff\xff"])
+def test_bytes_that_are_no_request_are_left_whole(data):
+    assert split_node(data) == (b"", data)
+
+
+def test_a_hub_is_restless_while_a_stream_is_to_be_polled():
+    hub = Hub(Catalog(), knows_type=lambda _: True)
+    stream = hub.open(Variant.DELTA)
+    assert not hub.restless
+    hub.receive(stream, wire.DeltaDiscoveryRequest(type_url=TYPE, node=NODE).SerializeToString(), 0.0)
+    assert hub.restless
+    assert hub.take_ready() == [stream]
+    assert not hub.restless
+
+
+def test_so_many_acks_are_known_and_no_large_ones():
+    acks = PlainAcks(entries_max=2)
+    for nonce in ("1", "2"):
+        acks.add(nonce.encode(), TYPE, nonce)
+    assert acks.get(b"1") == PlainAck(TYPE, "1")
+    acks.add(b"3", TYPE, "3")
+    assert [acks.get(key) for key in (b"1", b"2", b"3")] == [None, None, PlainAck(TYPE, "3")]
+    acks.add(b"x" * (BYTES_MAX + 1), TYPE, "4")
+    assert acks.get(b"x" * (BYTES_MAX + 1)) is None

@@ -1,0 +1,24 @@
+"""Waits until a server has done what it still does, such as reading the last ACKs. It does not know what that is."""
+
+import asyncio
+import time
+
+from xds.fleet.processes import ProcessTree
+
+INTERVAL_S = 0.05
+SHARE = 0.1
+TIMEOUT_S = 3.0
+
+
+async def wait_calm(server: ProcessTree | None, *, timeout_s: float = TIMEOUT_S) -> None:
+    """Wait until the server uses less than a tenth of a core, at most so long. Returns at once without a server."""
+    if server is None:
+        return
+    deadline_s = time.monotonic() + timeout_s
+    before_s = server.cpu_s()
+    while time.monotonic() < deadline_s:
+        await asyncio.sleep(INTERVAL_S)
+        now_s = server.cpu_s()
+        if now_s - before_s < SHARE * INTERVAL_S:
+            return
+        before_s = now_s

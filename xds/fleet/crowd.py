@@ -1,0 +1,206 @@
+"""The sidecars of one process and what is counted of them. It does not know the other processes, nor the phases."""
+
+import asyncio
+import random
+import time
+from array import array
+from collections import Counter
+from collections.abc import Coroutine, Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from xds.fleet.behaviour import Behaviour
+from xds.fleet.config import WorkerConfig
+from xds.fleet.connector import Connector
+from xds.fleet.content import Parser
+from xds.fleet.http2 import opening
+from xds.fleet.session import Session, Sessions
+from xds.fleet.sidecar import NEVER, Sidecar
+from xds.fleet.stream import FaultError, Shared
+from xds.fleet.wire import NodeTemplate, Outgoing, delta_request
+from xds.model.types import ENDPOINTS
+
+EXAMPLES_MAX = 20
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.5, 30.0
+"""An Envoy's: full jitter between reconnects."""
+
+
+class Crowd:
+    """All sidecars of a process, in one event loop.
+
+    ``goal`` is how many responses to pushes each sidecar that counts is to have got by now; ``due`` how many have not.
+    ``calm`` is set while no sidecar that is connected, or to be, waits for an answer.
+    """
+
+    def __init__(self, config: WorkerConfig, *, probe: str = "") -> None:
+        plan = config.plan
+        self.config, self.probe = config, probe
+        self.sessions = Sessions(plan)
+        self.shared = Shared(
+            opening=opening(
+                authority=config.authority, sotw=plan.sotw, tls=config.tls is not None, window_bytes=config.window_bytes
+            ),
+            window_bytes=config.window_bytes,
+            parser=Parser(sotw=plan.sotw),
+        )
+        self.connector = Connector(config)
+        self.sidecars: list[Sidecar] = []
+        self.opening = _with_node_to_come(self.sessions.opening)
+        self._resumptions: WeakKeyDictionary[Session, tuple[int, Outgoing]] = WeakKeyDictionary()
+        node = config.node
+        self._node = NodeTemplate.of(
+            cluster=node.cluster,
+            region=node.region,
+            zone=node.zone,
+            sub_zone=node.sub_zone,
+            metadata=dict(node.metadata),
+        )
+        self.responses = self.resources = self.resent = self.rejected = self.churned = self.lost_count = 0
+        self.losses: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.unsynced = 0
+        self.calm = asyncio.Event()
+        self.calm.set()
+        self.goal = self.due = 0
+        self.receipts = array("q")
+        self.all_served = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- What sidecars need --------------------------------------------------------------------------------------
+
+    def node_id(self, index: int) -> str:
+        """Return the id of the sidecar of an index."""
+        return f"{self.config.node.id_prefix}{index:07d}" if index >= 0 else f"{self.config.node.id_prefix}observer"
+
+    def node_field(self, index: int) -> bytes:
+        """Return the node of a sidecar, as the field that its first request begins with."""
+        node_id = self.node_id(index)
+        return self._node.sotw_field(node_id) if self.sessions.plan.sotw else self._node.field(node_id)
+
+    def resumption(self, sidecar: Sidecar) -> tuple[int, Outgoing]:
+        """Return the burst of a sidecar that reconnects, ended by the probe if there is one; made once a session."""
+        known = self._resumptions.get(sidecar.session)
+        if known is None:
+            burst = self.sessions.resumption(sidecar.session)
+            if self.probe:
+                burst = (*burst, delta_request(ENDPOINTS, subscribe=[self.probe]))
+            known = self._resumptions[sidecar.session] = _with_node_to_come(burst)
+        return known
+
+    # --- What sidecars report ------------------------------------------------------------------------------------
+
+    def settled(self, sidecar: Sidecar, synced: bool) -> None:
+        """Note that a sidecar is synced, or waits for answers again."""
+        self.unsynced += -1 if synced else 1
+        self._look_around()
+
+    def served(self) -> None:
+        """Note that a sidecar has all that the push is to bring it."""
+        self.receipts.append(time.monotonic_ns())
+        self.due -= 1
+        if not self.due:
+            self.all_served.set()
+
+    def lost(self, sidecar: Sidecar, fault: FaultError) -> None:
+        """Note a stream that ended, or never began; connect it again if that is wished for."""
+        if sidecar.index >= 0:  # an observer's end is told by who sent it
+            self.lost_count += 1
+            self.losses[fault.kind] += 1
+        if len(self.examples) < EXAMPLES_MAX:
+            self.examples.setdefault(fault.kind, f"{sidecar.node_id}: {fault}"[:500])
+        self._leave(sidecar)
+        if self.config.reconnect_lost and sidecar.index >= 0:
+            self.unsynced += 1  # it is waited for, from now on
+            self._look_around()
+            self._start(self._reconnect_later(sidecar))
+
+    def _leave(self, sidecar: Sidecar) -> None:
+        """Take a sidecar that has no connection any more out of all counts."""
+        if not sidecar.synced:
+            self.unsynced -= 1
+        sidecar.synced = False
+        self.excuse(sidecar)
+        self._look_around()
+
+    def excuse(self, sidecar: Sidecar) -> None:
+        """Wait no more for a sidecar to be served by the present push."""
+        if sidecar.goal < self.goal:
+            self.due -= 1
+            if not self.due:
+                self.all_served.set()
+        sidecar.goal = NEVER
+
+    def _look_around(self) -> None:
+        if self.unsynced == 0:
+            self.calm.set()
+        elif self.calm.is_set():
+            self.calm.clear()
+
+    # --- What the process does with them -------------------------------------------------------------------------
+
+    def create(self, count: int) -> list[Sidecar]:
+        """Add so many sidecars to the crowd, not connected yet."""
+        config = self.config
+        indices = [config.first_index + config.stride * (len(self.sidecars) + at) for at in range(count)]
+        added = [Sidecar(self, index, config.mix.of(index)) for index in indices]
+        self.sidecars += added
+        return added
+
+    async def connect(self, sidecars: Iterable[Sidecar], *, rate_per_s: float | None = None) -> None:
+        """Connect sidecars; returns when each has connected or failed."""
+        expected = list(sidecars)
+        self.unsynced += len(expected)
+        self._look_around()
+        await self.connector.connect(self, expected, rate_per_s=rate_per_s)
+
+    def reconnect(self, sidecars: Iterable[Sidecar], *, probing: bool) -> list[Sidecar]:
+        """Drop connections, and return the same nodes to be connected again, with their sessions."""
+        successors = []
+        for sidecar in sidecars:
+            self.drop(sidecar)
+            successor = sidecar.successor(probing=probing)
+            self.sidecars[(sidecar.index - self.config.first_index) // self.config.stride] = successor
+            successors.append(successor)
+        return successors
+
+    def drop(self, sidecar: Sidecar) -> None:
+        """Close a sidecar's connection, if it is open."""
+        if not sidecar.left:
+            sidecar.leave()
+            self._leave(sidecar)
+
+    def begin_push(self, responses: int) -> int:
+        """Expect so many responses to a push at each sidecar that is synced and reads; return how many do."""
+        self.goal += responses
+        before = self.goal - responses
+        self.receipts = array("q")
+        self.all_served.clear()
+        self.due = 0
+        for sidecar in self.sidecars:
+            counts = sidecar.synced and sidecar.behaviour not in (Behaviour.STUCK, Behaviour.SLOW)
+            sidecar.goal = before if counts else NEVER
+            self.due += counts
+        if not self.due:
+            self.all_served.set()
+        return self.due
+
+    async def _reconnect_later(self, sidecar: Sidecar) -> None:
+        longest_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0**sidecar.attempts)
+        await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311 (no secret)
+        self.unsynced -= 1
+        await self.connect(self.reconnect([sidecar], probing=False))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _with_node_to_come(requests: tuple[bytes, ...]) -> tuple[int, Outgoing]:
+    """Return the size of the first request, and all of them framed but for the prefix of the first.
+
+    Each sidecar sends its own prefix and node before these: protobuf's fields may come in any order and in two pieces.
+    """
+    first, *rest = requests
+    data = first + Outgoing.of(rest).data
+    return len(first), Outgoing.framed(data)

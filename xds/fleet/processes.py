@@ -1,0 +1,85 @@
+"""What a server's processes cost: CPU time and memory of a process and all below it, from Linux. It ends none."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+_PROC = Path("/proc")
+_PROCESS_CLOCK = 2
+"""The kind of Linux's CPU clock of another process (CPUCLOCK_SCHED): to the nanosecond, ended threads included."""
+
+
+class ProcessGoneError(Exception):
+    """A process that is to be measured does not run, or may not be looked at."""
+
+
+class ProcessTree:
+    """Some processes and all their descendants, as they come and go.
+
+    CPU time of descendants that have ended counts from what their parents have gathered of them.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self.pids = tuple(pids)
+        for pid in self.pids:
+            if not (_PROC / str(pid)).exists():
+                raise ProcessGoneError(f"there is no process {pid}")
+
+    def living(self) -> list[int]:
+        """Return the pids that run now. Raises ProcessGoneError when one that was named does not."""
+        below: dict[int, list[int]] = {}
+        for entry in _PROC.iterdir():
+            if entry.name.isdecimal() and (stat := _stat(int(entry.name))) is not None:
+                below.setdefault(int(stat[1]), []).append(int(entry.name))
+        for pid in self.pids:
+            if _stat(pid) is None:
+                raise ProcessGoneError(f"the server's process {pid} has ended")
+        found: dict[int, None] = {}
+        todo = list(self.pids)
+        while todo:
+            pid = todo.pop()
+            if pid not in found:
+                found[pid] = None
+                todo += below.get(pid, [])
+        return list(found)
+
+    def cpu_s(self) -> float:
+        """Return the CPU time used so far, user and system, of the living and the ended. Raises ProcessGoneError."""
+        tick_s = 1 / os.sysconf("SC_CLK_TCK")
+        total_s = 0.0
+        for pid in self.living():
+            stat = _stat(pid)
+            if stat is not None:
+                total_s += _own_cpu_s(pid, stat, tick_s)
+                total_s += (int(stat[13]) + int(stat[14])) * tick_s
+        return total_s
+
+    def memory_bytes(self) -> int:
+        """Return the proportional set size: what is shared counts once in all. Raises ProcessGoneError."""
+        total = 0
+        for pid in self.living():
+            try:
+                text = (_PROC / str(pid) / "smaps_rollup").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended meanwhile
+            except PermissionError:
+                raise ProcessGoneError(f"the memory of process {pid} may not be read by this user") from None
+            total += sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:"))
+        return total
+
+
+def _own_cpu_s(pid: int, stat: list[str], tick_s: float) -> float:
+    try:
+        return time.clock_gettime_ns(~pid << 3 | _PROCESS_CLOCK) / 1e9
+    except OSError:  # ended, and not waited for yet
+        return (int(stat[11]) + int(stat[12])) * tick_s
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return what follows the command's name in /proc/PID/stat: state, parent, ... (proc(5), from field 3 on)."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()

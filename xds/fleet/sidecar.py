@@ -1,0 +1,209 @@
+"""One simulated sidecar: what it subscribes to, ACKs and has. It does not know who counts, connects or asks."""
+
+import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from xds.fleet.behaviour import Behaviour
+from xds.fleet.content import Message
+from xds.fleet.session import Session, Step
+from xds.fleet.stream import ClientStream, FaultError
+from xds.fleet.wire import STREAM_ID, Outgoing
+from xds.model.types import ENDPOINTS
+from xds.transport.http2.frames import data_frames
+
+if TYPE_CHECKING:
+    from xds.fleet.crowd import Crowd
+
+NEVER = 1 << 62
+SIP_S = 0.001
+REJECTION = "rejected by the load test, as --nack asks"
+
+
+class Sidecar(ClientStream):
+    """A node with one ADS stream.
+
+    ``goal`` is how many responses to pushes it is to get before it counts as served; ``NEVER`` keeps it out of the
+    count. ``synced_ns`` is when it last became synced.
+    """
+
+    __slots__ = (
+        "attempts",
+        "behaviour",
+        "crowd",
+        "goal",
+        "index",
+        "misbehaving",
+        "nonces",
+        "probing",
+        "reconnecting",
+        "rejects",
+        "session",
+        "started_ns",
+        "synced",
+        "synced_ns",
+    )
+
+    def __init__(self, crowd: "Crowd", index: int, behaviour: Behaviour = Behaviour.WELL) -> None:
+        super().__init__(crowd.shared)
+        self.crowd, self.index, self.behaviour = crowd, index, behaviour
+        self.session: Session = crowd.sessions.initial
+        self.started_ns = self.synced_ns = 0
+        self.synced = self.reconnecting = self.probing = self.rejects = self.misbehaving = False
+        self.goal = NEVER
+        self.attempts = 0
+        self.nonces: list[str] | None = [""] * len(self.session.types) if crowd.sessions.plan.sotw else None
+
+    @property
+    def node_id(self) -> str:
+        """The node's id."""
+        return self.crowd.node_id(self.index)
+
+    # --- Opening -------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the preface and the first requests: those of a new Envoy, or of one that reconnects."""
+        super().connection_made(transport)
+        crowd = self.crowd
+        first, rest = crowd.resumption(self) if self.reconnecting else crowd.opening
+        node = crowd.node_field(self.index)
+        head = b"\0" + (len(node) + first).to_bytes(4, "big") + node
+        self.send(Outgoing(head, data_frames(STREAM_ID, head)))
+        self.send(rest)
+        if self.probing and not crowd.probe:
+            self.ping()
+
+    def successor(self, *, probing: bool) -> "Sidecar":
+        """Return the same node with its session, for another connection; this one may still be closing."""
+        after = Sidecar(self.crowd, self.index, self.behaviour)
+        after.session, after.rejects = self.session, self.rejects
+        after.reconnecting, after.probing = True, probing
+        after.attempts = self.attempts + 1
+        return after
+
+    # --- Responses -----------------------------------------------------------------------------------------------
+
+    def took(self, message: Message) -> None:
+        """Take a response: answer it, subscribe to what it names, and count it."""
+        crowd = self.crowd
+        content = message.content
+        session = self.session
+        step = session.steps.get(content) or crowd.sessions.step(session, content)
+        if step is None:
+            self.fail(FaultError("response of a type never asked for", content.type_url[:200]))
+            return
+        if self.rejects:
+            self._reject(message)
+        elif self.nonces is None:
+            after = self.session = step.session
+            if step.frames is not None:
+                self.send(step.frames)
+            self.send(message.ack)  # type: ignore[arg-type]
+            if after.ready is not self.synced:
+                self._settle()
+        else:
+            self._answer_sotw(step, message)
+        crowd.responses += 1
+        crowd.resources += len(content.added)
+        if self.goal < crowd.goal:
+            self.goal += 1
+            if self.goal == crowd.goal:
+                crowd.served()
+        if self.reconnecting:
+            self._resumed(message)
+
+    def _answer_sotw(self, step: Step, message: Message) -> None:
+        assert self.nonces is not None
+        sessions = self.crowd.sessions
+        index = sessions.plan.index[message.content.type_url]
+        after = self.session = step.session
+        for request in step.requests:
+            self.send(sessions.sotw_answer(after, request.index, self.nonces[request.index]))
+        self.nonces[index] = message.nonce
+        self.send(sessions.sotw_answer(after, index, message.nonce))
+        if after.ready is not self.synced:
+            self._settle()
+
+    def _reject(self, message: Message) -> None:
+        self.crowd.rejected += 1
+        if self.nonces is None:
+            self.send(message.nack(REJECTION))
+            return
+        sessions = self.crowd.sessions
+        index = sessions.plan.index[message.content.type_url]
+        self.nonces[index] = message.nonce
+        self.send(sessions.sotw_answer(self.session, index, message.nonce, REJECTION))
+
+    def _settle(self) -> None:
+        """Note that all that was asked for is answered, or not any more."""
+        synced = self.session.ready and not self.probing
+        if synced is not self.synced:
+            self.synced = synced
+            if synced:
+                self.synced_ns = time.monotonic_ns()
+                self.attempts = 0
+            self.crowd.settled(self, synced)
+
+    def await_probe(self) -> None:
+        """Count as not synced until the probe is answered."""
+        self.probing = self.reconnecting = True
+        self._settle()
+
+    def _resumed(self, message: Message) -> None:
+        """Count what a sidecar that came back is sent again, and see whether it is the probe's answer."""
+        content = message.content
+        self.crowd.resent += len(content.added)
+        if self.probing and content.type_url == ENDPOINTS and self.crowd.probe in content.removed:
+            self.probing = False
+            self._settle()
+
+    def ponged(self) -> None:
+        """Take the answer to the ping that stands in for a probe, where a server answers none."""
+        if self.probing:
+            self.probing = False
+            self._settle()
+
+    # --- Ends ----------------------------------------------------------------------------------------------------
+
+    def ended(self, fault: FaultError) -> None:
+        """Tell the crowd that the server or the network ended the stream."""
+        self.crowd.lost(self, fault)
+
+    def misbehave(self) -> None:
+        """Begin to behave as it is meant to, now that it is synced."""
+        if self.misbehaving:
+            return
+        self.misbehaving = True
+        if self.behaviour in (Behaviour.STUCK, Behaviour.SLOW):
+            self.goal = NEVER
+            self._starve()
+        self.rejects = self.behaviour is Behaviour.NACKING
+
+    def _starve(self) -> None:
+        """Stop reading, with as little room in the kernel as it allows."""
+        transport = self.transport
+        if transport is None:
+            return
+        transport.pause_reading()
+        sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel takes its least
+        finally:
+            sock.detach()
+
+    def sip(self) -> None:
+        """Read once, then not again before the next time (for those that read slowly)."""
+        if self.transport is not None:
+            self.transport.resume_reading()
+            asyncio.get_running_loop().call_later(SIP_S, self._pause)
+
+    def drink(self) -> None:
+        """Read on as a well-behaved sidecar does."""
+        self.misbehaving = False
+        if self.transport is not None:
+            self.transport.resume_reading()
+
+    def _pause(self) -> None:
+        if self.transport is not None and self.misbehaving:
+            self.transport.pause_reading()

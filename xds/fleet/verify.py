@@ -1,0 +1,82 @@
+"""Compares what sidecars have with what an observer was told that came last. It does not know connections."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from xds.fleet.plan import Plan
+from xds.fleet.session import Session
+from xds.model.types import short_name
+
+NAMES_SHOWN_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one type of one sidecar differs from the observer's: the number of names, and the first few of each kind."""
+
+    type_name: str
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    outdated: tuple[str, ...]
+    count: int
+
+    def __str__(self) -> str:
+        parts = [
+            f"{word} {', '.join(names)}"
+            for word, names in (
+                ("lacks", self.missing),
+                ("still has", self.unexpected),
+                ("has another version or content of", self.outdated),
+            )
+            if names
+        ]
+        return f"{self.type_name}: {self.count} differ: {'; '.join(parts)}"
+
+
+def equal(session: Session, observed: Session) -> bool:
+    """Say whether two sessions hold the same resources: names, versions and content."""
+    if session is observed:
+        return True
+    return all(
+        mine.fingerprint == other.fingerprint and len(mine.held) == len(other.held)
+        for mine, other in zip(session.types, observed.types, strict=True)
+    )
+
+
+def differences(plan: Plan, session: Session, observed: Session) -> list[Difference]:
+    """Return what a session differs in, type by type."""
+    found = []
+    for type_url, mine, other in zip(plan.types, session.types, observed.types, strict=True):
+        missing = sorted(name for name in other.held if name not in mine.held)
+        unexpected = sorted(name for name in mine.held if name not in other.held)
+        outdated = sorted(
+            name for name, held in mine.held.items() if name in other.held and held.digest != other.held[name].digest
+        )
+        count = len(missing) + len(unexpected) + len(outdated)
+        if count:
+            found.append(Difference(short_name(type_url), _first(missing), _first(unexpected), _first(outdated), count))
+    return found
+
+
+def _first(names: list[str]) -> tuple[str, ...]:
+    return tuple(names[:NAMES_SHOWN_MAX])
+
+
+def waiting_for(plan: Plan, session: Session) -> str:
+    """Say what a session that is not ready has not been told, in words."""
+    parts = []
+    for index, (type_url, state) in enumerate(zip(plan.types, session.types, strict=True)):
+        word = short_name(type_url)
+        if state.waits(wildcard=plan.wildcard[index], sotw=plan.sotw):
+            names = sorted(name for name in state.wanted if name not in state.held and name not in state.missing)
+            more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
+            parts.append(f"{word} {', '.join(names[:NAMES_SHOWN_MAX])}{more}".strip())
+    return "no answer for " + ("; ".join(parts) or "its last requests")
+
+
+def summary(plan: Plan, session: Session) -> dict[str, dict[str, Any]]:
+    """Return how many resources of each type a session has, and their fingerprint, which is equal in every process."""
+    return {
+        short_name(type_url): {"resources": len(state.held), "fingerprint": f"{state.fingerprint:032x}"}
+        for type_url, state in zip(plan.types, session.types, strict=True)
+    }

@@ -1,0 +1,43 @@
+"""What operators read in the log: events of streams, faults of ours, what was applied. It knows no streams."""
+
+from collections import Counter
+
+import structlog
+
+from xds.model.changeset import Applied
+from xds.model.types import short_name
+from xds.protocol.events import Event, Nacked, Refused
+
+log = structlog.get_logger("xds")
+
+
+def log_tls_problem(text: str) -> None:
+    log.error("tls", problem=text)
+
+
+def log_degraded(text: str) -> None:
+    log.warning("the directory is only polled", reason=text)
+
+
+def log_fault(error: Exception) -> None:
+    log.error("a stream was ended by a bug in this server; please report it", error=repr(error), exc_info=error)
+
+
+def summary(applied: Applied) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for by_type in applied.changed.values():
+        for type_url, names in by_type.items():
+            totals[short_name(type_url)] += len(names)
+    return dict(sorted(totals.items()))
+
+
+def log_event(event: Event) -> None:
+    if isinstance(event, Refused):
+        log.warning("refused", node=event.node_id[:200], status=event.status, message=event.message[:500])
+        return
+    about = {"node": event.node_id, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
+    if isinstance(event, Nacked):
+        names = sorted(event.resources)
+        log.warning("nack", **about, message=event.message[:2_000], resources=names[:20], resource_count=len(names))
+    else:
+        log.warning("no answer", **about, waited_s=round(event.waited_s, 1))

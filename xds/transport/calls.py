@@ -1,0 +1,287 @@
+"""What is served on a native connection's streams: xDS, health, and services that answer message by message.
+
+It knows gRPC's ways and the dispatcher, not frames or sockets.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from xds._generated.xds_wire_pb2 import HealthCheckRequest, HealthCheckResponse
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.response import Part
+from xds.protocol.services import METHODS, SERVICES, Method
+from xds.protocol.stream import Stream as XdsStream
+from xds.transport.dispatcher import Dispatcher
+from xds.transport.http2 import grpc
+from xds.transport.http2.headers import RequestHead
+from xds.transport.http2.stream import Stream
+
+if TYPE_CHECKING:
+    from xds.transport.native_connection import NativeConnection
+
+Reply = Callable[[bytes], Awaitable[bytes]]
+"""One answer to one message. Raises StreamRefusedError for a status other than OK."""
+
+HEALTH = "/grpc.health.v1.Health/"
+SERVING, NOT_SERVING, UNKNOWN_SERVICE = 1, 2, 3
+REPLIES_WAITING_MAX = 16
+NOT_FOUND = 5
+
+
+@dataclass(slots=True, eq=False)
+class Services:
+    """All that is served: xDS by the dispatcher, health, and ``replies`` by path."""
+
+    dispatcher: Dispatcher
+    replies: Mapping[str, Reply] = field(default_factory=dict)
+    serving: bool = True
+    watchers: set["HealthWatch"] = field(default_factory=set)
+    xds: dict[str, Method] = field(default_factory=lambda: {method.path: method for method in METHODS})
+
+    def call(self, connection: "NativeConnection", stream_id: int, path: str) -> Stream:
+        """Return the stream that serves a request for ``path``."""
+        method = self.xds.get(path)
+        if method is not None:
+            return XdsCall(connection, stream_id, method)
+        if path == HEALTH + "Watch":
+            return HealthWatch(connection, stream_id)
+        reply = self._check if path == HEALTH + "Check" else self.replies.get(path)
+        return Unknown(connection, stream_id, path) if reply is None else ReplyCall(connection, stream_id, reply)
+
+    def health(self, message: bytes) -> int | None:
+        """Return the status of the service that a health check asks for, None if there is no such service."""
+        try:
+            service = HealthCheckRequest.FromString(message).service
+        except DecodeError:
+            raise StreamRefusedError(Status.INVALID_ARGUMENT, "no HealthCheckRequest") from None
+        if service and service not in SERVICES:
+            return None
+        return SERVING if self.serving else NOT_SERVING
+
+    async def _check(self, message: bytes) -> bytes:
+        status = self.health(message)
+        if status is None:
+            raise StreamRefusedError(Status.NOT_FOUND, "no such service")
+        return HealthCheckResponse(status=status).SerializeToString()
+
+    def stop_serving(self) -> None:
+        """Tell whoever watches that this server takes no more streams."""
+        self.serving = False
+        for watcher in list(self.watchers):
+            watcher.ready()
+
+
+class Call(Stream):
+    """A stream of a native connection."""
+
+    __slots__ = ()
+    connection: "NativeConnection"
+
+    def begin(self, head: RequestHead) -> None:
+        """Start, the stream being known to its connection."""
+        self.start()
+
+    def expire(self) -> None:
+        """End the stream at the client's own deadline."""
+        self.end(Status.DEADLINE_EXCEEDED, "the deadline that the client set has passed")
+
+    def end(self, status: Status, message: str) -> None:
+        """Finish the stream with this status, without waiting for what was written."""
+        self.on_gone()
+        self.cut(status.value, message)
+
+    def on_writable(self) -> None:
+        """Nothing waits."""
+
+    def on_gone(self) -> None:
+        """Nothing is to be let go of."""
+
+
+class XdsCall(Call):
+    """One xDS stream: its requests to the dispatcher, and what polling gives to the client. A ``Sink``."""
+
+    __slots__ = ("_xds",)
+
+    def __init__(self, connection: "NativeConnection", stream_id: int, method: Method) -> None:
+        super().__init__(connection, stream_id)
+        name = connection.name if method.type_url else ""
+        self._xds: XdsStream | None = connection.services.dispatcher.open(
+            method.variant, self, type_url=method.type_url, connection=name
+        )
+
+    def on_message(self, message: bytes) -> None:
+        dispatcher, xds = self.connection.services.dispatcher, self._xds
+        if xds is None:
+            return
+        try:
+            dispatcher.receive(xds, message)
+        except StreamRefusedError as refusal:
+            self.end(refusal.status, refusal.message)
+        except Exception as error:
+            dispatcher.report_fault(error)
+            self.end(Status.INTERNAL, "internal error")
+
+    def ready(self) -> None:
+        """Send what there is to send, for as long as the client takes it."""
+        dispatcher, xds = self.connection.services.dispatcher, self._xds
+        try:
+            while xds is not None and self.rest is None and not self.connection.paused:
+                part = dispatcher.poll(xds)
+                if part is None:
+                    return
+                self._send_part(part)
+                if xds.settled:
+                    return
+                xds = self._xds
+        except StreamRefusedError as refusal:
+            self.end(refusal.status, refusal.message)
+        except Exception as error:
+            dispatcher.report_fault(error)
+            self.end(Status.INTERNAL, "internal error")
+
+    def _send_part(self, part: Part) -> None:
+        """Send a part, framed once for its whole cohort: nearly all clients use stream 1, and have room for it."""
+        size = len(part.message) + grpc.PREFIX_BYTES
+        connection = self.connection
+        if self.id == 1 and size <= self.window and size <= connection.window:
+            if part.framed is None:
+                part.framed = grpc.framed(1, part.message)
+            self.window -= size
+            connection.window -= size
+            connection.write(part.framed)
+            return
+        if part.prefixed is None:
+            part.prefixed = grpc.prefixed(part.message)
+        self.send(part.prefixed)
+
+    def on_writable(self) -> None:
+        self.ready()
+
+    def on_end(self) -> None:
+        self.on_gone()
+        self.finish(Status.OK)
+
+    def on_gone(self) -> None:
+        xds, self._xds = self._xds, None
+        if xds is not None:
+            self.connection.services.dispatcher.close(xds)
+
+
+class Unknown(Call):
+    """A method that is not served."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, connection: "NativeConnection", stream_id: int, path: str) -> None:
+        super().__init__(connection, stream_id)
+        self._path = path
+
+    def begin(self, head: RequestHead) -> None:
+        self.end(Status.UNIMPLEMENTED, f"{self._path[:200]} is not a method of this server")
+
+    def on_message(self, message: bytes) -> None:
+        """Too late: the response is on its way."""
+
+    def on_end(self) -> None:
+        """The response is on its way."""
+
+
+class ReplyCall(Call):
+    """A unary method, or a stream that answers each message with one. A few messages may wait for their answers."""
+
+    __slots__ = ("_ended", "_messages", "_reply", "_task")
+
+    def __init__(self, connection: "NativeConnection", stream_id: int, reply: Reply) -> None:
+        super().__init__(connection, stream_id)
+        self._reply = reply
+        self._messages: list[bytes] = []
+        self._ended = False
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, head: RequestHead) -> None:
+        """Send nothing yet: an error comes without headers before it."""
+
+    def on_message(self, message: bytes) -> None:
+        if len(self._messages) >= REPLIES_WAITING_MAX:
+            self.end(Status.RESOURCE_EXHAUSTED, f"more than {REPLIES_WAITING_MAX} messages wait for their answers")
+            return
+        self._messages.append(message)
+        self._go_on()
+
+    def on_end(self) -> None:
+        self._ended = True
+        self._go_on()
+
+    def on_writable(self) -> None:
+        self._go_on()
+
+    def on_gone(self) -> None:
+        self._messages.clear()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def _go_on(self) -> None:
+        if self._task is None and self.can_send:
+            if self._messages:
+                self._task = asyncio.get_running_loop().create_task(self._answer(self._messages.pop(0)))
+            elif self._ended:
+                self.finish(Status.OK)
+
+    async def _answer(self, message: bytes) -> None:
+        try:
+            answer = await self._reply(message)
+            if not self.local_closed:
+                self.start()
+                self.send(grpc.prefixed(answer))
+        except StreamRefusedError as refusal:
+            self.end(refusal.status, refusal.message)
+        except Exception as error:
+            self.connection.services.dispatcher.report_fault(error)
+            self.end(Status.INTERNAL, "internal error")
+        finally:
+            self._task = None
+        self._go_on()
+
+
+class HealthWatch(Call):
+    """``grpc.health.v1.Health/Watch``: the status at once, and when it changes."""
+
+    __slots__ = ("_message", "_told")
+
+    def __init__(self, connection: "NativeConnection", stream_id: int) -> None:
+        super().__init__(connection, stream_id)
+        self._message: bytes | None = None
+        self._told = 0
+
+    def on_message(self, message: bytes) -> None:
+        try:
+            self.connection.services.health(message)
+        except StreamRefusedError as refusal:
+            self.end(refusal.status, refusal.message)
+            return
+        self._message = message
+        self.connection.services.watchers.add(self)
+        self.ready()
+
+    def ready(self) -> None:
+        """Tell the status, if it is another than before."""
+        if self._message is None or not self.can_send:
+            return
+        status = self.connection.services.health(self._message) or UNKNOWN_SERVICE
+        if status != self._told:
+            self._told = status
+            self.send(grpc.prefixed(HealthCheckResponse(status=status).SerializeToString()))
+
+    def on_writable(self) -> None:
+        self.ready()
+
+    def on_end(self) -> None:
+        if self._message is None:
+            self.finish(Status.INVALID_ARGUMENT, "no HealthCheckRequest")
+
+    def on_gone(self) -> None:
+        self.connection.services.watchers.discard(self)

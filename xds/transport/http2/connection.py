@@ -1,0 +1,400 @@
+"""One HTTP/2 connection of a gRPC server: bytes in, streams' events and bytes out. It knows no sockets and no clock.
+
+A subclass gives it its edges: ``write``, ``close``, ``clock`` and ``open_stream``. Everything that a peer can make it
+keep or do is bounded: see ``Limits``. Source: RFC 9113, sections named below.
+"""
+
+from collections.abc import Callable
+
+from xds.transport.http2 import frames as h2
+from xds.transport.http2.faults import ConnectionFault, StreamFault
+from xds.transport.http2.frame_reader import FrameReader, Stage
+from xds.transport.http2.header_blocks import HeaderBlocks
+from xds.transport.http2.headers import RequestHead, trailing_problem
+from xds.transport.http2.limits import Limits
+from xds.transport.http2.payloads import check_priority, number_of, settings_of, unpadded
+from xds.transport.http2.stream import Stream
+
+CLOSED_REMEMBERED = 32
+"""Streams of a connection that are known to have been closed, so that what still comes for them is told apart."""
+WINDOW_UPDATE_TINY = 256
+
+
+class Connection(FrameReader):
+    """A server's end of a connection. ``window`` is what may be sent, ``credit`` what the peer may send.
+
+    ``paused``: the peer does not read, so nothing more is to be sent. ``dead``: it was told GOAWAY for a fault.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_blocks",
+        "_chores",
+        "_chores_at",
+        "_closed",
+        "_last_id",
+        "credit",
+        "draining",
+        "limits",
+        "paused",
+        "peer_stream_window",
+        "streams",
+        "window",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self.limits = limits
+        self.streams: dict[int, Stream] = {}
+        self.window = h2.WINDOW_DEFAULT
+        self.credit = limits.connection_window
+        self.peer_stream_window = h2.WINDOW_DEFAULT
+        self.paused = False
+        self.draining = False
+        self._last_id = 0
+        self._blocks = HeaderBlocks(limits.header_block_bytes_max)
+        self._blocked: dict[Stream, None] | None = None
+        self._closed: tuple[int, ...] = ()
+        self._chores = limits.chores
+        self._chores_at = 0.0
+
+    # --- For the subclass ------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, without waiting."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the connection once what was written is out."""
+        raise NotImplementedError
+
+    def clock(self) -> float:
+        """Return the time in seconds, on any clock that only goes forward."""
+        raise NotImplementedError
+
+    def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
+        """Return the stream for a request: a subclass's, which knows what to do with it."""
+        raise NotImplementedError
+
+    def began(self, stream: Stream, head: RequestHead) -> None:
+        """Start on a stream that ``open_stream`` made, now that the connection has it."""
+        raise NotImplementedError
+
+    def on_large(self, stream: Stream, more: int) -> None:
+        """A stream's message needs ``more`` bytes than came; ``grant`` it, at once or when there is room."""
+        self.grant(stream, more)
+
+    def on_assembled(self, stream: Stream) -> None:
+        """A message that credit was granted for has arrived, or never will."""
+
+    def on_ping(self) -> None:
+        """The peer sent a PING."""
+
+    # --- Frames in -------------------------------------------------------------------------------------------------
+
+    def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        if kind == h2.DATA and not self._blocks.open_on and self.stage is Stage.OPEN:
+            self._data(flags, stream_id, payload)
+            return
+        if self.stage is Stage.SETTINGS and (kind != h2.SETTINGS or flags & h2.ACK):
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "the preface is not followed by SETTINGS")
+        if self._blocks.open_on and (kind != h2.CONTINUATION or stream_id != self._blocks.open_on):
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "a header block is interrupted")
+        if kind < len(_HANDLERS):
+            _HANDLERS[kind](self, flags, stream_id, payload)
+        else:
+            self.chore()  # RFC 9113, 5.5: what is not known is ignored
+
+    # --- DATA and flow control -------------------------------------------------------------------------------------
+
+    def _data(self, flags: int, stream_id: int, payload: bytes) -> None:
+        size = len(payload)
+        self.credit -= size
+        if self.credit < 0:
+            raise ConnectionFault(h2.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        if 2 * self.credit < self.limits.connection_window:
+            self.write(h2.window_update(0, self.limits.connection_window - self.credit))
+            self.credit = self.limits.connection_window
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.remote_closed:
+            self._on_closed(stream_id, "DATA")
+            return
+        stream.credit -= size
+        if stream.credit < 0:
+            raise StreamFault(stream_id, h2.FLOW_CONTROL_ERROR, "more data than the stream's window")
+        if flags & h2.PADDED:
+            payload = unpadded(payload)
+            self.chore()
+        if payload:
+            stream.take(payload)
+        elif not flags & h2.END_STREAM:
+            self.chore()
+        if flags & h2.END_STREAM:
+            self._remote_end(stream)
+        elif 2 * stream.credit < self.limits.stream_window and not stream.wanted and not stream.local_closed:
+            self.write(h2.window_update(stream_id, self.limits.stream_window - stream.credit))
+            stream.credit = self.limits.stream_window
+
+    def grant(self, stream: Stream, more: int) -> None:
+        """Let the client send ``more`` bytes on a stream, whatever its window."""
+        stream.granted = True
+        if more > stream.credit:
+            self.write(h2.window_update(stream.id, more - stream.credit))
+            stream.credit = more
+
+    def _remote_end(self, stream: Stream) -> None:
+        if stream.length_left:
+            raise StreamFault(stream.id, h2.PROTOCOL_ERROR, "less data than content-length says")
+        stream.remote_closed = True
+        if stream.local_closed:
+            self._forget(stream)
+        elif not stream.ending:
+            stream.on_end()
+
+    def _window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
+        increment = number_of(payload, "WINDOW_UPDATE") & 0x7FFFFFFF
+        if increment < WINDOW_UPDATE_TINY:
+            self.chore()
+        if stream_id == 0:
+            self.window += increment
+            if increment == 0 or self.window > h2.WINDOW_MAX:
+                code = h2.FLOW_CONTROL_ERROR if increment else h2.PROTOCOL_ERROR
+                raise ConnectionFault(code, "the connection's window is moved by nothing, or beyond 2^31-1")
+            self._unblock()
+            return
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            if stream_id > self._last_id:
+                raise ConnectionFault(h2.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+            return
+        if increment == 0:
+            raise StreamFault(stream_id, h2.PROTOCOL_ERROR, "the window is moved by nothing")
+        stream.window += increment
+        if stream.window > h2.WINDOW_MAX:
+            raise StreamFault(stream_id, h2.FLOW_CONTROL_ERROR, "the window is beyond 2^31-1")
+        stream.pump()
+
+    def block(self, stream: Stream) -> None:
+        """Have the stream continue once the connection's window opens."""
+        self._blocked = self._blocked or {}
+        self._blocked[stream] = None
+
+    def _unblock(self) -> None:
+        while self._blocked and self.window > 0:
+            stream = next(iter(self._blocked))
+            del self._blocked[stream]
+            stream.pump()
+        self._blocked = self._blocked or None
+
+    def resume(self) -> None:
+        """The peer reads again: let every stream go on."""
+        self.paused = False
+        for stream in list(self.streams.values()):
+            if stream.can_send:
+                stream.on_writable()
+
+    # --- HEADERS ---------------------------------------------------------------------------------------------------
+
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if self._blocks.begin(flags, stream_id, payload):
+            self._end_block(stream_id)
+
+    def _continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self.chore()
+        if self._blocks.go_on(flags, payload):
+            self._end_block(stream_id)
+
+    def _end_block(self, stream_id: int) -> None:
+        head, ends = self._blocks.finish()
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            self._trailers(stream, head, ends)
+            return
+        if stream_id <= self._last_id:
+            if stream_id in self._closed:
+                raise ConnectionFault(h2.STREAM_CLOSED, f"HEADERS on stream {stream_id}, which is closed")
+            raise ConnectionFault(h2.PROTOCOL_ERROR, f"HEADERS on stream {stream_id} after {self._last_id}")
+        self._last_id = stream_id
+        if head.malformed:
+            raise StreamFault(stream_id, h2.PROTOCOL_ERROR, head.malformed)
+        if len(self.streams) >= self.limits.streams_max or self.draining:
+            raise StreamFault(stream_id, h2.REFUSED_STREAM, "no more streams on this connection")
+        self._begin(stream_id, head, ends)
+
+    def _begin(self, stream_id: int, head: RequestHead, ends: bool) -> None:
+        stream = self.open_stream(stream_id, head)
+        if ends and head.content_length:
+            raise StreamFault(stream_id, h2.PROTOCOL_ERROR, "content-length says that data follows")
+        self.streams[stream_id] = stream
+        stream.length_left = head.content_length
+        stream.encoding = head.encoding
+        self.began(stream, head)
+        if ends and stream_id in self.streams:
+            self._remote_end(stream)
+
+    def _trailers(self, stream: Stream, head: RequestHead, ends: bool) -> None:
+        if stream.remote_closed:
+            raise StreamFault(stream.id, h2.STREAM_CLOSED, "HEADERS after END_STREAM")
+        if not ends:
+            raise StreamFault(stream.id, h2.PROTOCOL_ERROR, "trailers that do not end the stream")
+        if wrong := trailing_problem(head):
+            raise StreamFault(stream.id, h2.PROTOCOL_ERROR, wrong)
+        self._remote_end(stream)
+
+    # --- The other frames ------------------------------------------------------------------------------------------
+
+    def _priority(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self.chore()
+        if stream_id == 0:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        if len(payload) != 5:
+            raise StreamFault(stream_id, h2.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
+        check_priority(stream_id, payload)
+
+    def _rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
+        number_of(payload, "RST_STREAM")
+        if stream_id == 0 or stream_id > self._last_id:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.window >= self.peer_stream_window:
+            self.chore()  # it was opened and closed for nothing; one that was served may end
+        if stream is not None:
+            self._drop(stream)
+
+    def _settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & h2.ACK:
+            if payload:
+                raise ConnectionFault(h2.FRAME_SIZE_ERROR, "an ACK of SETTINGS with settings")
+            self.chore()
+            return
+        if self.stage is Stage.SETTINGS:
+            self.stage = Stage.OPEN
+        else:
+            self.chore()
+        for key, value in settings_of(payload):
+            if key == h2.INITIAL_WINDOW_SIZE:
+                self._move_windows(value)
+        self.write(_SETTINGS_ACK)
+
+    def _move_windows(self, size: int) -> None:
+        """Have every stream start from another window (RFC 9113, 6.9.2); what is left of one may become negative."""
+        moved = size - self.peer_stream_window
+        self.peer_stream_window = size
+        for stream in list(self.streams.values()):
+            stream.window += moved
+            if stream.window > h2.WINDOW_MAX:
+                raise ConnectionFault(h2.FLOW_CONTROL_ERROR, "a stream's window beyond 2^31-1")
+            if moved > 0:
+                stream.pump()
+
+    def _misplaced(self, flags: int, stream_id: int, payload: bytes) -> None:
+        raise ConnectionFault(h2.PROTOCOL_ERROR, "PUSH_PROMISE from a client, or DATA before anything else")
+
+    def _ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != 8:
+            raise ConnectionFault(h2.FRAME_SIZE_ERROR, "PING of a wrong size")
+        self.chore()
+        if not flags & h2.ACK:
+            self.on_ping()
+            self.write(h2.frame(h2.PING, h2.ACK, 0, payload))
+
+    def _goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self.chore()  # its streams go on; it opens no more
+        if stream_id:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "GOAWAY on a stream")
+
+    # --- Ends ------------------------------------------------------------------------------------------------------
+    def chore(self) -> None:
+        """Charge the peer for a frame that moves nothing; too many of those end the connection."""
+        self._chores -= 1
+        if self._chores < 0:
+            now = self.clock()
+            self._chores = self.limits.chores_earned(now - self._chores_at) if self._chores_at else self.limits.chores
+            self._chores_at = now
+            if self._chores <= 0:
+                raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many frames that do nothing")
+
+    def fail_stream(self, stream_id: int, code: int) -> None:
+        self.chore()
+        self.reset(stream_id, code)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """End a stream at once, for whatever reason the code tells."""
+        self.write(h2.reset_frame(stream_id, code))
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            self._drop(stream)
+        else:
+            self._remember_closed(stream_id)
+
+    def ended(self, stream: Stream) -> None:
+        """A stream's response is complete. gRPC clients that are not done sending end the stream themselves now."""
+        # A RST_STREAM right behind the trailers makes some of them report an internal error instead of the status.
+        self._forget(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        stream.local_closed = True
+        stream.rest = None
+        self._forget(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        if self.streams.pop(stream.id, None) is None:
+            return
+        stream.on_gone()
+        if stream.granted:
+            stream.granted = False
+            self.on_assembled(stream)
+        if self._blocked is not None:
+            self._blocked.pop(stream, None)
+        self._remember_closed(stream.id)
+
+    def _remember_closed(self, stream_id: int) -> None:
+        self._closed = (*self._closed[1 - CLOSED_REMEMBERED :], stream_id)
+
+    def _on_closed(self, stream_id: int, what: str) -> None:
+        """Answer a frame for a stream that is not open (RFC 9113, 5.1)."""
+        if stream_id == 0 or stream_id > self._last_id:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which is idle")
+        raise StreamFault(stream_id, h2.STREAM_CLOSED, f"{what} on stream {stream_id}, which is closed")
+
+    def goaway(self) -> None:
+        """Tell the peer to open its next streams elsewhere; those that are open go on."""
+        if not self.draining and not self.dead:
+            self.draining = True
+            self.write(h2.goaway_frame(self._last_id, h2.NO_ERROR, "this server is shutting down"))
+
+    def fail(self, code: int, text: str) -> None:
+        """End the connection, telling the peer why."""
+        if not self.dead:
+            self.dead = True
+            self.write(h2.goaway_frame(self._last_id, code, text))
+            self.lost()
+            self.close()
+
+    def lost(self) -> None:
+        """The connection is no more: so are its streams."""
+        self.dead = True
+        self.forget_bytes()
+        for stream in list(self.streams.values()):
+            self._drop(stream)
+
+
+_SETTINGS_ACK = h2.frame(h2.SETTINGS, h2.ACK, 0)
+
+_HANDLERS: tuple[Callable[[Connection, int, int, bytes], None], ...] = (
+    Connection._misplaced,
+    Connection._on_headers,
+    Connection._priority,
+    Connection._rst_stream,
+    Connection._settings,
+    Connection._misplaced,
+    Connection._ping,
+    Connection._goaway,
+    Connection._window_update,
+    Connection._continuation,
+)
+"""By kind of frame."""

@@ -1,0 +1,80 @@
+"""From bytes to frames: the preface, the frames' bounds, and what happens when either is wrong. It knows no streams."""
+
+from enum import IntEnum
+
+from xds.transport.http2 import frames as h2
+from xds.transport.http2.faults import ConnectionFault, StreamFault
+
+
+class Stage(IntEnum):
+    """How far a connection has come."""
+
+    PREFACE = 0
+    SETTINGS = 1
+    OPEN = 2
+
+
+class FrameReader:
+    """The receiving end of a connection's bytes. ``dead``: the peer was told that the connection is over."""
+
+    __slots__ = ("_buffer", "dead", "stage")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self.stage = Stage.PREFACE
+        self.dead = False
+
+    def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        """Take a frame. Raises ConnectionFault or StreamFault for the peer's faults."""
+        raise NotImplementedError
+
+    def fail(self, code: int, text: str) -> None:
+        """End the connection, telling the peer why."""
+        raise NotImplementedError
+
+    def fail_stream(self, stream_id: int, code: int) -> None:
+        """End a stream for a fault of the peer's. Raises ConnectionFault when there were too many."""
+        raise NotImplementedError
+
+    def receive(self, data: bytes) -> None:
+        """Take what came from the peer. Its faults are answered, as RFC 9113 says; nothing is raised for them."""
+        if self.dead:
+            return
+        try:
+            self._receive(data)
+        except ConnectionFault as fault:
+            self.fail(fault.code, fault.text)
+
+    def forget_bytes(self) -> None:
+        """Forget the beginning of a frame that will not be completed."""
+        self._buffer = b""
+
+    def _receive(self, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        at, end = 0, len(data)
+        if self.stage == 0:
+            if not h2.PREFACE.startswith(data[: len(h2.PREFACE)]):
+                raise ConnectionFault(h2.PROTOCOL_ERROR, "no HTTP/2 preface")
+            if end < len(h2.PREFACE):
+                self._buffer = data
+                return
+            self.stage, at = Stage.SETTINGS, len(h2.PREFACE)
+        while end - at >= h2.HEADER_BYTES:
+            length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            if length > h2.FRAME_BYTES_MAX:
+                raise ConnectionFault(h2.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            stop = at + h2.HEADER_BYTES + length
+            if stop > end:
+                break
+            stream_id = int.from_bytes(data[at + 5 : at + 9], "big") & 0x7FFFFFFF
+            try:
+                self.on_frame(data[at + 3], data[at + 4], stream_id, data[at + h2.HEADER_BYTES : stop])
+            except StreamFault as fault:
+                self.fail_stream(fault.stream_id, fault.code)
+            if self.dead:
+                return
+            at = stop
+        if at < end:
+            self._buffer = data[at:] if at else data

@@ -1,0 +1,131 @@
+"""Header blocks: from HPACK to the few things of a request that matter to gRPC. It does not know frames.
+
+The first block of a connection is decoded against an empty table, so equal bytes mean equal requests: sidecars of a
+fleet open their one stream with the same bytes but for little, and share one decoded head. A connection gets a decoder
+of its own only with its second block, which replays the first.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hpack import Decoder, Encoder
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+from hpack.struct import NeverIndexedHeaderTuple
+
+from xds.transport.http2.faults import ConnectionFault
+from xds.transport.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM
+
+HEADER_BYTES_MAX = 16 * 1024
+"""A request's headers, decoded: names, values and 32 bytes each (RFC 9113, 6.5.2)."""
+SHARED_BLOCK_BYTES_MAX = 2_048
+SHARED_BLOCKS = 2_048
+
+_PSEUDO = {":method", ":scheme", ":path", ":authority"}
+_CONNECTION_SPECIFIC = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+_BAD_NAME = re.compile(r"[^!#$%&'*+\-.^_`|~0-9a-z]")
+_BAD_VALUE = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What a request says of itself. ``malformed`` is what is wrong with it by RFC 9113, 8.2 and 8.3, or empty."""
+
+    method: str = ""
+    path: str = ""
+    content_type: str = ""
+    encoding: str = "identity"
+    timeout: str = ""
+    content_length: int | None = None
+    malformed: str = ""
+
+
+class HeaderDecoder:
+    """One connection's header blocks. ``read`` must be given every block that arrives, in order."""
+
+    __slots__ = ("_decoder", "_first")
+
+    def __init__(self) -> None:
+        self._first: bytes | None = None
+        self._decoder: Decoder | None = None
+
+    def read(self, block: bytes) -> RequestHead:
+        """Return what a block says. Raises ConnectionFault when it can't be decoded, or is too much."""
+        if self._decoder is None:
+            if self._first is None and len(block) <= SHARED_BLOCK_BYTES_MAX:
+                self._first = block
+                return _first_head(block)
+            self._decoder = _new_decoder()
+            if self._first is not None:
+                _decode(self._decoder, self._first)
+                self._first = None
+        return head_of(_decode(self._decoder, block))
+
+
+@lru_cache(maxsize=SHARED_BLOCKS)
+def _first_head(block: bytes) -> RequestHead:
+    return head_of(_decode(_new_decoder(), block))
+
+
+def _new_decoder() -> Decoder:
+    return Decoder(max_header_list_size=HEADER_BYTES_MAX)
+
+
+def _decode(decoder: Decoder, block: bytes) -> list[tuple[str, str]]:
+    try:
+        return [(str(name), str(value)) for name, value in decoder.decode(block)]
+    except OversizedHeaderListError:
+        raise ConnectionFault(ENHANCE_YOUR_CALM, f"headers of more than {HEADER_BYTES_MAX} bytes") from None
+    except (HPACKError, UnicodeDecodeError, ValueError, IndexError) as error:
+        raise ConnectionFault(COMPRESSION_ERROR, f"header block can't be decoded: {error}") from None
+
+
+def head_of(fields: Iterable[tuple[str, str]]) -> RequestHead:
+    """Return the head that decoded fields make."""
+    pseudo: dict[str, str] = {}
+    regular: dict[str, str] = {}
+    for name, value in fields:
+        if name.startswith(":"):
+            if regular or name in pseudo or name not in _PSEUDO:
+                return RequestHead(malformed=f"pseudo-header {name!r} is unknown, repeated or too late")
+            pseudo[name] = value
+            continue
+        wrong = _field_problem(name, value)
+        if wrong:
+            return RequestHead(malformed=wrong)
+        regular.setdefault(name, value)
+    length = regular.get("content-length")
+    if length is not None and not (length.isascii() and length.isdigit()):
+        return RequestHead(malformed="content-length is not a number")
+    return RequestHead(
+        method=pseudo.get(":method", ""),
+        path=pseudo.get(":path", ""),
+        content_type=regular.get("content-type", ""),
+        encoding=regular.get("grpc-encoding", "identity"),
+        timeout=regular.get("grpc-timeout", ""),
+        content_length=int(length) if length is not None else None,
+        malformed="" if pseudo.keys() >= {":method", ":scheme", ":path"} else "a pseudo-header is missing",
+    )
+
+
+def _field_problem(name: str, value: str) -> str:
+    if not name or _BAD_NAME.search(name):
+        return f"field name {name!r} has a character that names can't have"
+    if _BAD_VALUE.search(value):
+        return f"field {name!r} has a character that values can't have"
+    if name in _CONNECTION_SPECIFIC or (name == "te" and value != "trailers"):
+        return f"field {name!r} is of HTTP/1.1 only"
+    return ""
+
+
+def trailing_problem(head: RequestHead) -> str:
+    """Return what is wrong with a block of trailers, or nothing: they have no pseudo-headers (RFC 9113, 8.1)."""
+    if head.method or head.path:
+        return "pseudo-header in trailers"
+    return "" if head.malformed in ("", "a pseudo-header is missing") else head.malformed
+
+
+def encode(fields: Iterable[tuple[str, str]]) -> bytes:
+    """Encode a block that leaves the peer's table alone, so that it can be sent on any connection at any time."""
+    return bytes(Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in fields]))

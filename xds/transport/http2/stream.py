@@ -1,0 +1,231 @@
+"""One request and its response: messages in, messages out, as much as flow control allows.
+
+It does not know frames. A subclass says what happens with messages (``on_message`` and so on). What can't be
+sent yet is kept as a view of the message's own bytes, which its cohort shares.
+"""
+
+from typing import TYPE_CHECKING
+
+from xds.transport.http2 import grpc
+from xds.transport.http2.faults import StreamFault
+from xds.transport.http2.frames import (
+    DATA,
+    END_STREAM,
+    FRAME_BYTES_MAX,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    data_frames,
+    frame,
+)
+
+if TYPE_CHECKING:
+    from xds.transport.http2.connection import Connection
+
+UNIMPLEMENTED, INTERNAL, RESOURCE_EXHAUSTED = 12, 13, 8
+
+
+class Stream:
+    """A stream of a connection. ``window`` is what may still be sent, ``credit`` what the client may still send.
+
+    ``partial`` is a message that has not arrived whole, ``wanted`` its size with the prefix once that is known.
+    ``granted`` says that the client was given the credit for all of it. ``rest`` is what is still to be sent of a
+    message, ``ending`` what goes after it.
+    """
+
+    __slots__ = (
+        "connection",
+        "credit",
+        "encoding",
+        "ending",
+        "granted",
+        "id",
+        "length_left",
+        "local_closed",
+        "partial",
+        "remote_closed",
+        "rest",
+        "started",
+        "wanted",
+        "window",
+    )
+
+    def __init__(self, connection: "Connection", stream_id: int) -> None:
+        self.connection = connection
+        self.id = stream_id
+        self.window = connection.peer_stream_window
+        self.credit = connection.limits.stream_window
+        self.partial: bytearray | None = None
+        self.wanted = 0
+        self.granted = False
+        self.encoding = "identity"
+        self.rest: memoryview | None = None
+        self.ending = b""
+        self.started = False
+        self.remote_closed = False
+        self.local_closed = False
+        self.length_left: int | None = None
+        """What is left of the ``content-length`` that was announced, if any was."""
+
+    # --- For the subclass ------------------------------------------------------------------------------------------
+
+    def on_message(self, message: bytes) -> None:
+        """Take a message of the client."""
+        raise NotImplementedError
+
+    def on_end(self) -> None:
+        """The client has nothing more to say."""
+        raise NotImplementedError
+
+    def on_gone(self) -> None:
+        """The stream is over, whichever way: finished, reset, or lost with its connection. May be called twice."""
+        raise NotImplementedError
+
+    def on_writable(self) -> None:
+        """All that was given to ``send`` has gone out, and the connection takes more."""
+        raise NotImplementedError
+
+    # --- Receiving -------------------------------------------------------------------------------------------------
+
+    def take(self, data: bytes) -> None:
+        """Take the payload of a DATA frame, flow control accounted for."""
+        if self.length_left is not None:
+            self.length_left -= len(data)
+            if self.length_left < 0:
+                raise StreamFault(self.id, PROTOCOL_ERROR, "more data than content-length says")
+        if self.partial is None:
+            if len(data) >= grpc.PREFIX_BYTES and len(data) == int.from_bytes(data[1:5], "big") + grpc.PREFIX_BYTES:
+                if data[0]:
+                    self._refuse_compressed(data[0])
+                else:
+                    self.on_message(data[5:])
+                return
+            self.partial = bytearray()
+        self.partial += data
+        self._take_whole()
+
+    def _take_whole(self) -> None:
+        """Hand on the messages that are complete, and ask for the rest of the one that is not."""
+        partial = self.partial
+        assert partial is not None
+        at = 0
+        while len(partial) - at >= grpc.PREFIX_BYTES and not self.local_closed:
+            size = int.from_bytes(partial[at + 1 : at + 5], "big")
+            self.wanted = size + grpc.PREFIX_BYTES
+            most = self.connection.limits.message_bytes_max
+            if partial[at]:
+                self._refuse_compressed(partial[at])
+                break
+            if size > most:
+                self.finish(RESOURCE_EXHAUSTED, f"a message of {size} bytes; at most {most} are taken")
+                break
+            if len(partial) - at < self.wanted:
+                break
+            message = bytes(memoryview(partial)[at + 5 : at + self.wanted])
+            at += self.wanted
+            self.wanted = 0
+            self._release()
+            self.on_message(message)
+        if self.local_closed or at == len(partial):
+            self._release()
+            self.partial = None
+            self.wanted = 0
+            return
+        if at:
+            self.partial = partial[at:]
+            partial = self.partial
+        if self.wanted and not self.granted:
+            self.connection.on_large(self, self.wanted - len(partial))
+
+    def _release(self) -> None:
+        if self.granted:
+            self.granted = False
+            self.connection.on_assembled(self)
+
+    def _refuse_compressed(self, flag: int) -> None:
+        if flag == 1 and self.encoding != "identity":
+            self.finish(UNIMPLEMENTED, "compressed messages are not taken; grpc-accept-encoding says what is")
+        else:
+            self.finish(INTERNAL, f"message flag {flag} without an encoding that allows it")
+
+    # --- Sending ---------------------------------------------------------------------------------------------------
+
+    @property
+    def can_send(self) -> bool:
+        """Say whether a message given to ``send`` now would go out at once, flow control allowing."""
+        return self.rest is None and not self.local_closed and not self.connection.paused
+
+    def start(self) -> None:
+        """Send the response's headers."""
+        if not self.started and not self.local_closed:
+            self.started = True
+            self.connection.write(grpc.response_headers(self.id))
+
+    def send(self, data: bytes, framed: bytes | None = None) -> None:
+        """Send a message with its prefix; ``framed`` is the same as DATA frames of this stream, if somebody has it.
+
+        Must only be called while ``can_send``.
+        """
+        connection = self.connection
+        size = len(data)
+        if size <= self.window and size <= connection.window:
+            self.window -= size
+            connection.window -= size
+            connection.write(framed or data_frames(self.id, data))
+            return
+        self.rest = memoryview(data)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send as much of what is left as flow control allows."""
+        rest, connection = self.rest, self.connection
+        if rest is None or self.local_closed:
+            return
+        allowed = min(len(rest), self.window, connection.window)
+        if allowed > 0:
+            self.window -= allowed
+            connection.window -= allowed
+            for at in range(0, allowed, FRAME_BYTES_MAX):
+                connection.write(frame(DATA, 0, self.id, bytes(rest[at : min(at + FRAME_BYTES_MAX, allowed)])))
+            rest = rest[allowed:]
+        if len(rest):
+            self.rest = rest
+            if connection.window <= 0:
+                connection.block(self)
+            return
+        self.rest = None
+        if self.ending:
+            self._close(self.ending)
+        elif not connection.paused:
+            self.on_writable()
+
+    def finish(self, status: int, message: str = "") -> None:
+        """End the response with a gRPC status; a message that is on its way goes out before it, whole."""
+        if self.local_closed or self.ending:
+            return
+        end = grpc.trailers(self.id, status, message, only=not self.started)
+        if self.rest is None:
+            self._close(end)
+        else:
+            self.ending = end
+
+    def cut(self, status: int, message: str = "") -> None:
+        """End the response with a gRPC status, at once: a message that is on its way is given up for it."""
+        if self.rest is None:
+            self.finish(status, message)
+        elif not self.local_closed:
+            # No trailers can follow half a message; gRPC clients read this code as UNAVAILABLE and connect again.
+            self.connection.reset(self.id, REFUSED_STREAM)
+
+    def answer_http(self, status: int) -> None:
+        """Answer what is not a gRPC request: status and a line of text, as flow control allows."""
+        head, body = grpc.http_answer(self.id, status)
+        self.started = True
+        self.connection.write(head)
+        self.ending = frame(DATA, END_STREAM, self.id)
+        self.rest = memoryview(body)
+        self.pump()
+
+    def _close(self, end: bytes) -> None:
+        self.local_closed = True
+        self.connection.write(end)
+        self.connection.ended(self)

@@ -1,0 +1,172 @@
+"""The native transport: xDS, and gRPC health, on our own HTTP/2 over asyncio. It does not know what is in them."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xds.address import Address
+from xds.protocol.errors import Status
+from xds.transport.assembly import Assembly
+from xds.transport.calls import Reply, Services
+from xds.transport.certificates import Certificates
+from xds.transport.dispatcher import Dispatcher
+from xds.transport.http2.limits import Limits
+from xds.transport.native_connection import NativeConnection, Shared, TlsConnection
+from xds.transport.sockets import BACKLOG, bound, listen
+from xds.transport.tls import TlsFiles
+
+SWEEP_SLICE = 2_000
+CLOSING_S = 5
+FAREWELL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeOptions:
+    """What the server is told about connections; times in seconds.
+
+    ``handshake_s``: within so long a client must have shown that it speaks HTTP/2; ``idle_s``: a connection may be
+    without a stream.
+    """
+
+    keepalive_interval_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
+    ping_interval_min_s: float = 0.0
+    handshake_s: float = 20.0
+    idle_s: float = 300.0
+    limits: Limits = field(default_factory=Limits)
+    tls: TlsFiles | None = None
+
+
+class NativeTransport:
+    """Serves every xDS method and gRPC health on one address; ``replies`` adds methods, by path."""
+
+    def __init__(
+        self,
+        address: Address,
+        dispatcher: Dispatcher,
+        *,
+        options: NativeOptions | None = None,
+        replies: Mapping[str, Reply] | None = None,
+        on_problem: Callable[[str], None] = lambda text: None,
+        listening: socket.socket | None = None,
+    ) -> None:
+        self._address = address
+        self._options = options or NativeOptions()
+        self._services = Services(dispatcher, replies or {})
+        self._on_problem = on_problem
+        self._listening = listening
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._shared: Shared | None = None
+
+    async def start(self) -> Address:
+        """Listen, and return the address that was bound. Raises BindError."""
+        loop = asyncio.get_running_loop()
+        options = self._options
+        self._shared = shared = Shared(
+            services=self._services,
+            limits=options.limits,
+            assembly=Assembly(),
+            clock=loop.time,
+            call_at=loop.call_at,
+            ping_interval_min_s=options.ping_interval_min_s,
+        )
+        factory: Callable[[], NativeConnection] = lambda: NativeConnection(shared)  # noqa: E731
+        if options.tls is not None:
+            certificates = Certificates(options.tls, self._on_problem)
+            factory = lambda: TlsConnection(shared, certificates.context())  # noqa: E731
+        if self._listening is None:
+            (self._listening,) = listen(self._address)
+        listening = self._listening
+        if self._address.is_unix:
+            self._server = await loop.create_unix_server(factory, sock=listening, backlog=BACKLOG)
+        else:
+            self._server = await loop.create_server(factory, sock=listening, backlog=BACKLOG)
+        self._sweep()
+        return bound(self._address, listening)
+
+    # --- Connections that say nothing ------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Once a second, look at every connection, in slices."""
+        shared = self._shared
+        assert shared is not None
+        shared.tick += 1
+        shared.assembly.expire(shared.tick)
+        loop = asyncio.get_running_loop()
+        self._sweep_slice(list(shared.connections))
+        self._sweeper = loop.call_later(1.0, self._sweep)
+
+    def _sweep_slice(self, connections: list[NativeConnection], at: int = 0) -> None:
+        for connection in connections[at : at + SWEEP_SLICE]:
+            self._look_at(connection)
+        if at + SWEEP_SLICE < len(connections):
+            asyncio.get_running_loop().call_soon(self._sweep_slice, connections, at + SWEEP_SLICE)
+
+    def _look_at(self, connection: NativeConnection) -> None:
+        shared, options = self._shared, self._options
+        assert shared is not None
+        silent_s = shared.tick - connection.heard
+        if connection.dead:
+            if silent_s > CLOSING_S:
+                connection.abort()
+        elif not connection.greeted:
+            if shared.tick - connection.since > options.handshake_s:
+                connection.abort()
+        elif connection.pinged:
+            if silent_s == 0:
+                connection.pinged = False
+            elif silent_s > options.keepalive_interval_s + options.keepalive_timeout_s:
+                connection.abort()
+        elif silent_s >= options.keepalive_interval_s:
+            connection.ping()
+        elif not connection.streams and silent_s > options.idle_s:
+            connection.goaway()
+            connection.close()
+
+    # --- The end ---------------------------------------------------------------------------------------------------
+
+    async def drain(self, window_s: float) -> None:
+        """Send GOAWAY, take no new streams, and end the open ones one by one over ``window_s`` seconds."""
+        shared = self._shared
+        assert shared is not None
+        self._close_listening()
+        self._services.stop_serving()
+        for connection in list(shared.connections):
+            connection.goaway()
+        sinks = self._services.dispatcher.sinks
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for number, sink in enumerate(sinks):
+            wait_s = start + window_s * number / len(sinks) - loop.time()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            sink.end(Status.UNAVAILABLE, "this server is shutting down; connect again")
+        # Clients close a connection that is going away by themselves; closing it first may cost them the last words.
+        deadline = loop.time() + FAREWELL_S
+        while shared.connections and loop.time() < deadline:  # noqa: ASYNC110 - bounded, and at the end of a life
+            await asyncio.sleep(FAREWELL_S / 10)
+
+    async def stop(self, grace_s: float) -> None:
+        """Close everything, at the latest after ``grace_s``."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._close_listening()
+        if self._shared is not None:
+            for connection in list(self._shared.connections):
+                connection.abort()
+            await asyncio.sleep(0)
+        self._server = None
+
+    def _close_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            if self._listening is not None:
+                self._listening.close()
+            if self._address.is_unix:
+                with contextlib.suppress(OSError):
+                    Path(self._address.path).unlink()

@@ -1,0 +1,283 @@
+"""A native connection's edge: an asyncio protocol around the HTTP/2 connection, in plain or over TLS.
+
+It does not know xDS. TLS runs on memory BIOs, in small pieces and with one read buffer for all connections: the event
+loop's own TLS keeps 80 KB a connection, BIOs keep the size of their largest flush for ever, and this way it is 30 KB.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import cast
+
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.transport.assembly import Assembly
+from xds.transport.calls import Call, Services
+from xds.transport.http2 import grpc
+from xds.transport.http2.connection import Connection
+from xds.transport.http2.frame_reader import Stage
+from xds.transport.http2.frames import ENHANCE_YOUR_CALM, PING, frame
+from xds.transport.http2.headers import RequestHead
+from xds.transport.http2.limits import Limits
+from xds.transport.http2.stream import Stream
+
+PING_STRIKES_MAX = 2
+TLS_PIECE_BYTES = 4_096
+TLS_READ_BYTES = 16_384
+KEEPALIVE_PING = frame(PING, 0, 0, b"xds-ping")
+
+
+@dataclass(slots=True, eq=False)
+class Shared:
+    """What a server's connections have in common. ``tick`` is a coarse clock, in seconds since the start."""
+
+    services: Services
+    limits: Limits
+    assembly: Assembly
+    clock: Callable[[], float]
+    call_at: Callable[[float, Callable[[], None]], asyncio.TimerHandle]
+    ping_interval_min_s: float = 0.0
+    tick: int = 0
+    connections: dict["NativeConnection", None] = field(default_factory=dict)
+    names: "count[int]" = field(default_factory=count)
+    buffer: bytearray = field(default_factory=lambda: bytearray(TLS_READ_BYTES))
+
+
+class NativeConnection(Connection, asyncio.Protocol):
+    """One client's connection in plaintext.
+
+    ``since`` is when it was made, ``heard`` when bytes last came, ``pinged`` whether a keepalive ping is out since.
+    """
+
+    __slots__ = ("_deadlines", "_name", "_pings", "_transport", "heard", "pinged", "shared", "since")
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared.limits)
+        self.shared = shared
+        self.since = self.heard = shared.tick
+        self.pinged = False
+        self._transport: asyncio.Transport | None = None
+        self._name = ""
+        self._pings: tuple[float, int] | None = None
+        self._deadlines: dict[Stream, asyncio.TimerHandle] | None = None
+
+    @property
+    def services(self) -> Services:
+        """What is served."""
+        return self.shared.services
+
+    @property
+    def name(self) -> str:
+        """What tells this connection from every other one of the process."""
+        if not self._name:
+            self._name = f"c{next(self.shared.names)}"
+        return self._name
+
+    @property
+    def greeted(self) -> bool:
+        """Say whether the client has shown that it speaks HTTP/2."""
+        return self.stage is Stage.OPEN
+
+    # --- From the event loop ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.shared.connections[self] = None
+        self.write(self.limits.hello())
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = self.shared.tick
+        self.receive(data)
+
+    def eof_received(self) -> bool:
+        return False  # close: a client that has nothing more to say does not read either
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.shared.connections.pop(self, None)
+        self.lost()
+        self._transport = None
+
+    # --- To the client ---------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is not None:
+            transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what was written may be lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def ping(self) -> None:
+        """Make the client show that it is there."""
+        self.pinged = True
+        self.write(KEEPALIVE_PING)
+
+    # --- From the HTTP/2 connection --------------------------------------------------------------------------------
+
+    def clock(self) -> float:
+        return self.shared.clock()
+
+    def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
+        if grpc.http_refusal(head) is not None:
+            return _NotGrpc(self, stream_id)
+        try:
+            return self.services.call(self, stream_id, head.path)
+        except StreamRefusedError as refusal:
+            return _Refused(self, stream_id, refusal)
+
+    def began(self, stream: Stream, head: RequestHead) -> None:
+        assert isinstance(stream, Call)
+        try:
+            timeout_s = grpc.timeout_s(head.timeout)
+        except ValueError as error:
+            stream.end(Status.INTERNAL, str(error))
+            return
+        if timeout_s is not None:
+            self._deadlines = self._deadlines or {}
+            self._deadlines[stream] = self.shared.call_at(self.clock() + timeout_s, stream.expire)
+        stream.begin(head)
+
+    def _forget(self, stream: Stream) -> None:
+        if self._deadlines is not None and stream in self._deadlines:
+            self._deadlines.pop(stream).cancel()
+        super()._forget(stream)
+
+    def on_large(self, stream: Stream, more: int) -> None:
+        self.shared.assembly.ask(stream, more, self.shared.tick)
+
+    def on_assembled(self, stream: Stream) -> None:
+        self.shared.assembly.release(stream)
+
+    def on_ping(self) -> None:
+        """Count the pings of a client that has been told not to send so many."""
+        least_s = self.shared.ping_interval_min_s
+        if not least_s:
+            return
+        at, strikes = self._pings or (-least_s, 0)
+        now = self.clock()
+        strikes = strikes + 1 if now - at < least_s else 0
+        self._pings = (now, strikes)
+        if strikes > PING_STRIKES_MAX:
+            self.fail(ENHANCE_YOUR_CALM, "too_many_pings")
+
+
+class TlsConnection(NativeConnection):
+    """One client's connection over TLS."""
+
+    __slots__ = ("_incoming", "_outgoing", "_tls", "_up")
+
+    def __init__(self, shared: Shared, context: ssl.SSLContext) -> None:
+        super().__init__(shared)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._up = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.shared.connections[self] = None
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = self.shared.tick
+        view = memoryview(data)
+        try:
+            for at in range(0, len(data), TLS_READ_BYTES):
+                self._incoming.write(view[at : at + TLS_READ_BYTES])
+                self._read()
+        except ssl.SSLWantReadError:
+            self._flush()
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            self._flush()
+            self.close()
+        except (ssl.SSLError, ValueError):
+            self._flush()  # the alert that says why
+            self.close()
+
+    def _read(self) -> None:
+        if not self._up:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                return
+            self._up = True
+            self._flush()
+            self.write(self.limits.hello())
+        buffer = self.shared.buffer
+        while self._incoming.pending or self._tls.pending():
+            try:
+                size = cast("int", self._tls.read(TLS_READ_BYTES, buffer))  # the stubs know only the other form
+            except ssl.SSLWantReadError:
+                break
+            if size <= 0:
+                raise ssl.SSLZeroReturnError
+            self.receive(bytes(memoryview(buffer)[:size]))
+        self._flush()
+
+    def write(self, data: bytes) -> None:
+        if not self._up or self._transport is None:
+            return
+        view = memoryview(data)
+        try:
+            for at in range(0, len(data), TLS_PIECE_BYTES):
+                self._tls.write(view[at : at + TLS_PIECE_BYTES])
+                self._flush()
+        except ssl.SSLError:
+            self.abort()
+
+    def _flush(self) -> None:
+        data = self._outgoing.read()
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+
+class _NotGrpc(Call):
+    """A request of some other kind of client."""
+
+    __slots__ = ()
+
+    def begin(self, head: RequestHead) -> None:
+        status = grpc.http_refusal(head)
+        assert status is not None
+        self.answer_http(status)
+
+    def end(self, status: Status, message: str) -> None:
+        self.on_gone()
+        self.connection.reset(self.id, 0)
+
+    def on_message(self, message: bytes) -> None:
+        """It was answered."""
+
+    def on_end(self) -> None:
+        """It was answered."""
+
+
+class _Refused(Call):
+    """A stream that is one too many."""
+
+    __slots__ = ("_refusal",)
+
+    def __init__(self, connection: NativeConnection, stream_id: int, refusal: StreamRefusedError) -> None:
+        super().__init__(connection, stream_id)
+        self._refusal = refusal
+
+    def begin(self, head: RequestHead) -> None:
+        self.end(self._refusal.status, self._refusal.message)
+
+    def on_message(self, message: bytes) -> None:
+        """Too late."""
+
+    def on_end(self) -> None:
+        """It was answered."""
