@@ -13,7 +13,6 @@ from typing import Any
 from bench.compare.results import Figures
 from bench.compare.servers import ROOT, Resources, Running, shown
 
-XDS = Path(sys.executable).parent / "xds"
 PROCESS_TIMEOUT_S = 900
 BACK_TO_BACK = "back_to_back"
 PACED = "paced"

@@ -75,7 +75,8 @@ def test_a_cache_is_emptied_before_it_is_too_large() -> None:
         assert cache[number] == "value"
 
 
-def test_large_messages_are_remembered_by_their_digest() -> None:
+def test_large_messages_are_remembered_by_their_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xds.fleet.content.KEY_BYTES_MAX", 4_096)
     parser = Parser(sotw=False)
     encoded = delta(CLUSTER, {f"cluster-{n}": ("1", cluster(f"cluster-{n}")) for n in range(300)})
     assert len(encoded) > 4_096

@@ -158,7 +158,7 @@ async def test_a_change_of_clusters_counts_when_its_endpoints_are_there_too(kind
 
 async def test_an_update_that_never_reached_a_sidecar_is_found_and_named() -> None:
     async with forgetful(forgets=("fleet-0000003", "fleet-0000007")) as served:
-        result = await run(_two_types(served, pushes=2))
+        result = await run(_two_types(served, pushes=2, timeout_s=2.0))
     assert result.verify is not None
     assert (result.verify.compared, result.verify.different) == (20, 2)
     (problem,) = result.problems

@@ -151,4 +151,4 @@ class H2Client:
         elif isinstance(event, events.StreamEnded):
             self.answers[event.stream_id].ended = True
         elif isinstance(event, events.StreamReset):
-            self.answers[event.stream_id].reset = int(event.error_code)
+            self.answers[event.stream_id].resets.append(int(event.error_code))

@@ -102,8 +102,13 @@ class Answer:
     trailers: dict[str, str] = field(default_factory=dict)
     data: bytes = b""
     ended: bool = False
-    reset: int | None = None
+    resets: list[int] = field(default_factory=list)
     header_frames: int = 0
+
+    @property
+    def reset(self) -> int | None:
+        """Return the code of the first RST_STREAM, None if there was none."""
+        return self.resets[0] if self.resets else None
 
     @property
     def status(self) -> int | None:
@@ -142,7 +147,10 @@ class Flooded:
 
 
 class Peer:
-    """One connection. With ``hello`` it has sent the preface and its SETTINGS; it acknowledges the server's."""
+    """One connection. With ``hello`` it has sent the preface and its SETTINGS.
+
+    While it is ``answering`` it acknowledges the server's SETTINGS and PINGs.
+    """
 
     def __init__(
         self,
@@ -155,6 +163,7 @@ class Peer:
         timeout_s: float = 5.0,
     ) -> None:
         self.timeout_s = timeout_s
+        self.answering = hello
         raw = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if receive_buffer_bytes:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
@@ -286,19 +295,23 @@ class Peer:
     def _note(self, found: hf.Frame) -> None:
         if isinstance(found, hf.SettingsFrame) and "ACK" not in found.flags:
             self.server_settings |= found.settings
-            self.send(frame(SETTINGS, ACK, 0))
+            self._reply(frame(SETTINGS, ACK, 0))
         elif isinstance(found, hf.PingFrame) and "ACK" not in found.flags:
-            self.send(frame(PING, ACK, 0, found.opaque_data))
+            self._reply(frame(PING, ACK, 0, found.opaque_data))
         elif isinstance(found, hf.GoAwayFrame):
             self.goaway = found
         elif isinstance(found, hf.RstStreamFrame):
-            self.answer(found.stream_id).reset = found.error_code
+            self.answer(found.stream_id).resets.append(found.error_code)
         elif isinstance(found, hf.DataFrame):
             self.answer(found.stream_id).data += found.data
         elif isinstance(found, hf.HeadersFrame):
             self._note_headers(found)
         if isinstance(found, hf.DataFrame | hf.HeadersFrame) and "END_STREAM" in found.flags:
             self.answer(found.stream_id).ended = True
+
+    def _reply(self, answer: bytes) -> None:
+        if self.answering:
+            self.send(answer)
 
     def _note_headers(self, found: hf.HeadersFrame) -> None:
         assert "END_HEADERS" in found.flags, "a response's headers fit into a frame"

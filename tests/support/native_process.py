@@ -54,6 +54,8 @@ async def _answer(control_plane: ControlPlane, said: dict[str, Any], faults: lis
         control_plane.apply(upsert=said["upsert"], remove=[tuple(one) for one in said["remove"]])
     elif said["command"] == "drain":
         await control_plane.drain()
+    elif said["command"] == "stop":
+        await control_plane.stop()
     else:
         counters = control_plane.hub.counters
         counted = {name: getattr(counters, name) for name in COUNTED}

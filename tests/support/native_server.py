@@ -48,19 +48,20 @@ class NativeServer(Child):
         }
         self._said = b""
         self.port = 0
+        self.sockets_idle = 0
 
     def start(self) -> Self:
         """Start the process and wait until it serves."""
         self._spawn(stdout=subprocess.PIPE)
         self.port = self.ask("serve", **self._setup)["port"]
+        self.sockets_idle = self.sockets()
         return self
 
     def ask(self, command: str, *, timeout_s: float = 20.0, **fields: Any) -> Any:
         """Have the server do something and return what it says. Raises ChildFailedError if it says nothing."""
+        self.tell(command, **fields)
         process = self.process
         assert process is not None
-        process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
-        process.stdin.flush()
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._said:
             ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
@@ -70,6 +71,13 @@ class NativeServer(Child):
             self._said += data
         line, _, self._said = self._said.partition(b"\n")
         return json.loads(line)
+
+    def tell(self, command: str, **fields: Any) -> None:
+        """Have the server do something, without waiting for it."""
+        process = self.process
+        assert process is not None
+        process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
+        process.stdin.flush()
 
     def apply(self, *upsert: Mapping[str, Any], remove: Sequence[tuple[str, str]] = ()) -> None:
         """Change what is served."""

@@ -361,8 +361,3 @@ def _per_second(text: str) -> float:
     if rate < 0:
         raise typer.BadParameter(f"{text!r} is not a rate, as 20/s", param_hint="--reconnect")
     return rate
-
-
-def main() -> None:
-    """Run ``xds fleet`` as a program of its own and exit with its code."""
-    app(prog_name="xds fleet")

@@ -17,10 +17,10 @@ from xds.fleet.references import references
 from xds.fleet.wire import Outgoing, delta_answer, length_field, messages, text
 from xds.model.types import TYPE_PREFIX
 
-KEPT_BYTES_MAX = 16 << 20
+KEPT_BYTES_MAX = 32 << 20
 """What the caches of a process may hold on to, each."""
-KEY_BYTES_MAX = 4_096
-"""Longer messages are looked up by their digest, so that the caches hold no large ones."""
+KEY_BYTES_MAX = 4 << 20
+"""Longer messages are looked up by their digest, which costs twice as much, so that few of them don't fill a cache."""
 ENTRY_BYTES = 500
 """What an entry costs besides its key, about."""
 _RESOURCE = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"

@@ -53,7 +53,7 @@ class FleetOptions:
             raise ValueError("the number of streams must be at least 1")
         if list(self.streams) != sorted(set(self.streams)):
             raise ValueError("steps of streams must grow, as 1000,2000,4000: sidecars are added from step to step")
-        if (self.pushes or self.newcomers) and not (self.trigger or self.trigger_command):
+        if (self.pushes > 0 or self.newcomers > 0) and not (self.trigger or self.trigger_command):
             raise ValueError("a push needs something that makes the server change: --trigger URL or --trigger-command")
         if self.trigger and self.trigger_command:
             raise ValueError("there are two triggers; give --trigger or --trigger-command, not both")
@@ -79,31 +79,37 @@ class FleetOptions:
 
     @property
     def worker_count(self) -> int:
-        """How many processes run the sidecars."""
-        return self.workers or math.ceil(self.sidecars_max / SIDECARS_PER_WORKER)
-
-    @property
-    def sidecars_max(self) -> int:
-        """How many sidecars there are in the end."""
-        return max(self.streams) + self.newcomers
+        """How many processes run the sidecars, newcomers apart."""
+        return self.workers or math.ceil(max(self.streams) / SIDECARS_PER_WORKER)
 
     @property
     def descriptors_per_worker(self) -> int:
         """How many file descriptors a worker process needs."""
-        return math.ceil(self.sidecars_max / self.worker_count) + self.connects_in_flight_max + DESCRIPTORS_SPARE
+        sidecars = max(math.ceil(max(self.streams) / self.worker_count), self.newcomers)
+        return sidecars + self.connects_in_flight_max + DESCRIPTORS_SPARE
 
-    def config(self, target: tuple[str, int] | str, worker: int) -> WorkerConfig:
-        """Return what a worker is told."""
+    def configs(self, target: tuple[str, int] | str) -> list[WorkerConfig]:
+        """Return what each worker is told; the last is the newcomers' own, if there are to be any.
+
+        Newcomers share no process with sidecars that are pushed to meanwhile, so that only the server delays them.
+        """
+        count = self.worker_count
+        made = [self._config(target, first_index=worker, stride=count, mix=self.mix) for worker in range(count)]
+        if self.newcomers:
+            made.append(self._config(target, first_index=max(self.streams), stride=1, mix=Mix()))
+        return made
+
+    def _config(self, target: tuple[str, int] | str, *, first_index: int, stride: int, mix: Mix) -> WorkerConfig:
         return WorkerConfig(
             target=target,
             authority="localhost" if self.server.is_unix else str(self.server),
-            first_index=worker,
-            stride=self.worker_count,
+            first_index=first_index,
+            stride=stride,
             types=self.types,
             subscribe=self.subscribe,
             sotw=self.sotw,
             node=self.node,
-            mix=self.mix,
+            mix=mix,
             tls=self.tls,
             sources=self.sources,
             connects_in_flight_max=self.connects_in_flight_max,

@@ -69,7 +69,7 @@ class Fleet:
             self._server = ProcessTree(options.server_pids)
         target = await resolve(options.server)
         self._tell("starting", options.worker_count)
-        await self.workers.start(options.config(target, worker) for worker in range(options.worker_count))
+        await self.workers.start(options.configs(target))
         await self._survey()
         trigger = trigger_of(options.trigger, options.trigger_command, timeout_s=options.timeout_s)
         pusher = None if trigger is None else self._pusher(trigger)
@@ -141,10 +141,12 @@ class Fleet:
         before, self._shares = self._shares, [(size + workers - 1 - at) // workers for at in range(workers)]
         counts = [after - had for after, had in zip(self._shares, before, strict=True)]
         rate = options.connect_rate_per_s
-        return [
+        commands: list[dict[str, Any]] = [
             {"count": count, "rate_per_s": rate and rate * count / sum(counts), "timeout_s": options.timeout_s}
             for count in counts
         ]
+        idle = len(self.workers.links) - workers  # the newcomers' process
+        return commands + [{"count": 0, "rate_per_s": None, "timeout_s": options.timeout_s}] * idle
 
     def _pusher(self, trigger: Trigger) -> Pusher:
         return Pusher(
@@ -158,12 +160,12 @@ class Fleet:
 
     async def _newcomers(self, pusher: Pusher) -> None:
         count = self.options.newcomers
-        commands = self._growing_to(sum(self._shares) + count)
         self._tell(f"{count:,} newcomers during a push", count)
         answers: list[dict[str, Any]] = []
 
         async def come() -> None:
-            answers.extend(await self.workers.ask_each("connect", commands))
+            command = {"count": count, "rate_per_s": None, "timeout_s": self.options.timeout_s}
+            answers.append(await self.workers.links[-1].ask("connect", **command))
 
         push, _ = await pusher.push(self.result.problems, meanwhile=come)
         synced = self._check_synced(answers, count, "newcomers")

@@ -64,13 +64,11 @@ class Sidecar(ClientStream):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the preface and the first requests: those of a new Envoy, or of one that reconnects."""
-        super().connection_made(transport)
         crowd = self.crowd
         first, rest = crowd.resumption(self) if self.reconnecting else crowd.opening
         node = crowd.node_field(self.index)
         head = b"\0" + (len(node) + first).to_bytes(4, "big") + node
-        self.send(Outgoing(head, data_frames(STREAM_ID, head)))
-        self.send(rest)
+        self.begin_with(transport, Outgoing(head, data_frames(STREAM_ID, head)), rest)
         if self.probing and not crowd.probe:
             self.ping()
 
@@ -97,9 +95,10 @@ class Sidecar(ClientStream):
             self._reject(message)
         elif self.nonces is None:
             after = self.session = step.session
-            if step.frames is not None:
-                self.send(step.frames)
-            self.send(message.ack)  # type: ignore[arg-type]
+            if step.frames is None:
+                self.send(message.ack)  # type: ignore[arg-type]
+            else:
+                self.send_both(step.frames, message.ack)  # type: ignore[arg-type]
             if after.ready is not self.synced:
                 self._settle()
         else:

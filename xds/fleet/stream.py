@@ -9,7 +9,7 @@ from collections import deque
 from typing import cast
 from urllib.parse import unquote
 
-from xds.fleet.content import KEY_BYTES_MAX, Bounded, MalformedError, Message, Parser
+from xds.fleet.content import Bounded, MalformedError, Message, Parser
 from xds.fleet.http2 import STREAM_ID, headers
 from xds.fleet.wire import Outgoing
 from xds.transport.http2.frames import (
@@ -42,7 +42,7 @@ UNSENT_PARTS_MAX = 10_000
 _PREFIX_BYTES = 5
 _SETTINGS_ACK = frame(SETTINGS, ACK, 0)
 _STREAM = STREAM_ID.to_bytes(4, "big")
-_CHUNK_BYTES_MAX = KEY_BYTES_MAX + HEADER_BYTES + _PREFIX_BYTES
+_CHUNK_BYTES_MAX = FRAME_BYTES_MAX + HEADER_BYTES
 
 
 class FaultError(Exception):
@@ -122,6 +122,17 @@ class ClientStream(asyncio.Protocol):
         self._connection_window -= size
         self.transport.write(outgoing.frames)  # type: ignore[union-attr]
 
+    def send_both(self, first: Outgoing, second: Outgoing) -> None:
+        """Send two, in one write where that is possible: a write is what costs most."""
+        size = len(first.data) + len(second.data)
+        if self._unsent or size > min(self._window, self._connection_window):
+            self.send(first)
+            self.send(second)
+            return
+        self._window -= size
+        self._connection_window -= size
+        self.transport.write(first.frames + second.frames)  # type: ignore[union-attr]
+
     def leave(self) -> None:
         """Close the connection; nothing is reported of it any more."""
         self._closed = True
@@ -135,10 +146,22 @@ class ClientStream(asyncio.Protocol):
 
     # --- Receiving -----------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the preface."""
+    def begin_with(self, transport: asyncio.BaseTransport, *requests: Outgoing) -> None:
+        """Send the preface and the first requests, all in one write if the initial window has room for them."""
         self.transport = cast("asyncio.Transport", transport)
+        size = sum(len(request.data) for request in requests)
+        if size <= self._window:
+            self._window -= size
+            self._connection_window -= size
+            self.transport.write(self.shared.opening + b"".join(request.frames for request in requests))
+            return
         self.transport.write(self.shared.opening)
+        for request in requests:
+            self.send(request)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the preface alone; a subclass that has requests begins with them."""
+        self.begin_with(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end, unless it was reported or wished for."""

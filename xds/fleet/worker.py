@@ -30,6 +30,7 @@ PROBE_TIMEOUT_S = 2.0
 QUIET_S = 1.0
 POLL_S = 0.05
 EXAMPLES_MAX = 5
+_COMPARED = (Behaviour.WELL, Behaviour.SLOW)
 
 
 class Worker:
@@ -146,7 +147,7 @@ class Worker:
 
     async def do_churn(self, rate_per_s: float) -> dict[str, Any]:
         """Have so many sidecars a second drop their connections and come back, from the first such command on."""
-        if self._churning is None:
+        if self._churning is None and self.crowd.sidecars:
             self._churning = asyncio.create_task(self._churn(rate_per_s))
         return {}
 
@@ -202,25 +203,20 @@ class Worker:
         await self._wait_calm(timeout_s)
         observer = Sidecar(crowd, -1)
         await crowd.connect([observer])
-        compared = [
-            sidecar
-            for sidecar in crowd.sidecars
-            if sidecar.behaviour in (Behaviour.WELL, Behaviour.SLOW) and not sidecar.left
-        ]
+        compared = [sidecar for sidecar in crowd.sidecars if sidecar.behaviour in _COMPARED and not sidecar.left]
         different = compared
-        while True:
-            if observer.left or (not observer.synced and time.monotonic() > deadline_s):
-                return {"problem": _example(crowd) if observer.left else waiting_for(plan, observer.session)}
+        while not observer.left:
             different = [sidecar for sidecar in compared if not equal(sidecar.session, observer.session)]
             if (observer.synced and not different) or time.monotonic() > deadline_s:
                 break
             await asyncio.sleep(POLL_S)
+        if not observer.synced:
+            return {"problem": _example(crowd) if observer.left else waiting_for(plan, observer.session)}
         examples = [
             f"{sidecar.node_id}: {difference}"
             for sidecar in different[:EXAMPLES_MAX]
             for difference in differences(plan, sidecar.session, observer.session)
         ]
-        state = summary(plan, observer.session)
         crowd.drop(observer)
         return {
             "problem": None,
@@ -228,7 +224,7 @@ class Worker:
             "different": len(different),
             "excluded": _excluded(crowd),
             "examples": examples,
-            "state": state,
+            "state": summary(plan, observer.session),
         }
 
     async def do_stats(self) -> dict[str, Any]:
@@ -317,9 +313,9 @@ async def serve() -> None:
         while line := await reader.readline():
             command = json.loads(line)
             if command["do"] == "end":
-                break
+                os._exit(0)  # with everything that still goes on, and without closing each connection
             group.create_task(_answer(worker, command))
-    os._exit(0)
+        os._exit(0)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from xds.protocol.events import Counters, Event, Refused, nacked, overdue
 from xds.protocol.identity import describe_node, same_node
 from xds.protocol.interest import Interests
 from xds.protocol.leftovers import Leftovers
-from xds.protocol.plain_acks import PlainAcks, is_plain_ack, split_node
+from xds.protocol.plain_acks import PlainAcks
 from xds.protocol.policy import Stage
 from xds.protocol.requests import (
     Request,
@@ -40,6 +40,7 @@ from xds.protocol.state import TypeState, Variant
 from xds.protocol.stream import Limits, Ordering, Stream
 from xds.protocol.timers import Timers
 from xds.protocol.watchers import WatchTable
+from xds.protocol.wave import Wave, is_plain
 
 
 class Hub:
@@ -68,6 +69,7 @@ class Hub:
         self.cohorts = cohorts or Cohorts()
         self._interests = Interests()
         self._plain_acks = PlainAcks()
+        self._wave = Wave()
         self._watchers = WatchTable()
         self._sessions: dict[tuple[str, Node], Session] = {}
         self._streams: dict[Stream, None] = {}
@@ -122,7 +124,11 @@ class Hub:
         """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
         self.counters.requests += 1
         self._now = now
-        if self._took_plain_ack(stream, data):
+        state = self._plain_acks.take(stream, data) if not len(self._doubts) else None
+        if state is not None:
+            self.counters.acks += 1
+            if state.dirty:
+                self._queue(stream)
             return
         try:
             self._receive(stream, data, now)
@@ -135,16 +141,13 @@ class Hub:
     def _receive(self, stream: Stream, data: bytes, now: float) -> None:
         request = decode(stream.variant, data)
         session = self._session_of(stream, request)
-        node_bytes, plain = split_node(data)
-        session.node_hash = hash(node_bytes) if node_bytes else session.node_hash
         type_url = type_of(stream, request, self._knows_type, self._limits.types_max)
         state = stream.states.get(type_url)
         if state is None:
             state = self._begin(stream, session, type_url, request, now)
         else:
             self._continue(stream, session, state, request, now)
-        if is_plain_ack(request):
-            self._plain_acks.add(plain, type_url, request.response_nonce)
+        self._plain_acks.learn(session, request, data)
         if session.absent and type_url == ENDPOINTS:
             session.asked_for_endpoints()
         if type_url in (ROUTE, VIRTUAL_HOST):
@@ -152,24 +155,6 @@ class Hub:
         self._queue(stream)
         self._wake(session)
         self._schedule(session, now)
-
-    def _took_plain_ack(self, stream: Stream, data: bytes) -> bool:
-        """Take a request the short way if it is an ACK that moves nothing else, as most are."""
-        session = stream.session
-        if session is None or session.expects_endpoints or len(self._doubts) or stream.variant is Variant.SOTW:
-            return False
-        node_bytes, plain = split_node(data)
-        ack = self._plain_acks.get(plain)
-        if ack is None or (node_bytes and hash(node_bytes) != session.node_hash):
-            return False
-        state = stream.states.get(ack.type_url)
-        if state is None or not state.takes_plain_ack(ack.nonce):
-            return False
-        state.outstanding = None
-        self.counters.acks += 1
-        if state.dirty:
-            self._queue(stream)
-        return True
 
     def _session_of(self, stream: Stream, request: Request) -> Session:
         if stream.session is not None:
@@ -274,7 +259,6 @@ class Hub:
         self._events.append(nacked(session.node.id, session.group, state.type_url, part, error))
 
     # --- Changes ---------------------------------------------------------------------------------------------
-
     def publish(self, applied: Applied) -> None:
         """Have every stream that a change concerns brought up to date.
 
@@ -289,8 +273,9 @@ class Hub:
         for group, by_type in changed.items():
             for type_url, names in by_type.items():
                 for stream in self._watchers.affected(group, type_url, names):
-                    stream.states[type_url].dirty = True
-                    self._queue(stream)
+                    state = stream.states[type_url]
+                    state.dirty = True
+                    self._queue(stream, due=state)
 
     def _regroup(self) -> None:
         """Put every session into the group that takes its node now; what it has too much is then removed."""
@@ -343,19 +328,31 @@ class Hub:
             raise stream.refusal
         self._now = now
         session.newest = self._snapshots[session.group]
-        part = session.poll(stream, now)
-        if session.wake:
-            self._wake(session)
-        self._schedule(session, now)
+        part = self._next_part(stream, session, now)
         if part is None:
             return None
-        stream.settled = session.settled(stream)
         counters = self.counters
         counters.responses += 1
         counters.response_bytes += len(part.message)
         counters.resources_sent += len(part.upserts)
         counters.removals_sent += len(part.removals)
         counters.heartbeats += part.is_heartbeat
+        return part
+
+    def _next_part(self, stream: Stream, session: Session, now: float) -> Part | None:
+        due, stream.due = stream.due, None
+        plain = due is not None and is_plain(due, session)
+        part = self._wave.carry(due, session, now) if due is not None and plain else None
+        if part is not None:
+            stream.settled = True
+            return part
+        part = session.poll(stream, now)
+        if session.wake:
+            self._wake(session)
+        self._schedule(session, now)
+        stream.settled = part is not None and session.settled(stream)
+        if part is not None and due is not None and plain and due.outstanding is part:
+            self._wave.note(due)
         return part
 
     @property
@@ -381,10 +378,13 @@ class Hub:
         events, self._events = self._events, []
         return events
 
-    def _queue(self, stream: Stream) -> None:
-        if not stream.queued:
-            stream.queued = True
-            self._ready.append(stream)
+    def _queue(self, stream: Stream, due: TypeState | None = None) -> None:
+        """Have the stream polled; ``due``: for nothing but this type."""
+        if stream.queued:
+            stream.due = None
+            return
+        stream.queued, stream.due = True, due
+        self._ready.append(stream)
 
     def _wake(self, session: Session) -> None:
         if session.wake:

@@ -1,4 +1,4 @@
-"""The commonest request, known by its bytes: an ACK that says nothing else. It does not know streams.
+"""The commonest request, known by its bytes: an ACK that says nothing else. It does not know order.
 
 Streams of a cohort ACK with equal bytes, so what those say is worked out once. Envoy puts its node into every request
 unless told otherwise (``set_node_on_first_message_only``); the rest of the bytes is equal then too.
@@ -7,6 +7,9 @@ unless told otherwise (``set_node_on_first_message_only``); the rest of the byte
 from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from xds.protocol.session import Session
+from xds.protocol.state import TypeState, Variant
+from xds.protocol.stream import Stream
 
 NODE_TAG = 0x0A
 """Of field 1 of a ``DeltaDiscoveryRequest``, which encoders write first."""
@@ -28,6 +31,29 @@ class PlainAcks:
     def __init__(self, *, entries_max: int = 4_096) -> None:
         self._known: dict[bytes, PlainAck] = {}
         self._entries_max = entries_max
+
+    def take(self, stream: Stream, data: bytes) -> TypeState | None:
+        """Take a request that is an ACK and moves nothing else; return the type that was ACKed, None if it is not."""
+        session = stream.session
+        if session is None or session.expects_endpoints or stream.variant is Variant.SOTW:
+            return None
+        node_bytes, plain = split_node(data)
+        ack = self._known.get(plain)
+        if ack is None or (node_bytes and hash(node_bytes) != session.node_hash):
+            return None
+        state = stream.states.get(ack.type_url)
+        if state is None or not state.takes_plain_ack(ack.nonce):
+            return None
+        state.outstanding = None
+        return state
+
+    def learn(self, session: Session, request: DeltaDiscoveryRequest | DiscoveryRequest, data: bytes) -> None:
+        """Note the node's bytes of a request that was taken, and if it is a plain ACK, what it says."""
+        node_bytes, plain = split_node(data)
+        if node_bytes:
+            session.node_hash = hash(node_bytes)
+        if is_plain_ack(request):
+            self.add(plain, request.type_url, request.response_nonce)
 
     def add(self, plain: bytes, type_url: str, nonce: str) -> None:
         """Take in what a request that ``is_plain_ack`` says."""

@@ -38,6 +38,7 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "connection",
+        "due",
         "queued",
         "refusal",
         "session",
@@ -54,6 +55,8 @@ class Stream:
         self.session: Session | None = None
         self.states: dict[str, TypeState] = {}
         self.queued = False
+        self.due: TypeState | None = None
+        """The one type that it was queued for, if it was for one only."""
         self.settled = False
         """Nothing more is to be sent after the last message, until something happens."""
         self.refusal: StreamRefusedError | None = None

@@ -91,7 +91,8 @@ func newServer(cache pusher) *grpc.Server {
 		// Fixed windows: otherwise every ACK would set off a ping that measures the bandwidth.
 		grpc.InitialWindowSize(1<<20),
 		grpc.InitialConnWindowSize(1<<20),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		// The timeout is TCP_USER_TIMEOUT as well, and a fleet that connects at once may not read for long.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 2 * time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, server.NewServer(context.Background(), cache, nil))

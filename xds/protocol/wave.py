@@ -1,0 +1,63 @@
+"""The short way of a delivery: a change of a type that nothing waits for, to one stream of a cohort after the other.
+
+A change of endpoints takes every stream of a cohort from the same view to the same view, by the same response. The
+first stream finds that response the long way; for the others only the sameness is checked. It does not know order:
+where anything is held back or asked for, the long way is taken.
+"""
+
+from xds.protocol.interest import Interest
+from xds.protocol.policy import Stage
+from xds.protocol.response import Part, Response
+from xds.protocol.session import Session
+from xds.protocol.state import TypeState, Variant
+
+
+def is_plain(state: TypeState, session: Session) -> bool:
+    """Say whether what this type lacks can go out as it is: not asked for, not held, nothing else about to happen."""
+    if session.break_due or session.warming or state.asked or state.owed or state.heartbeat_at or state.exceptions:
+        return False
+    if state.outstanding is not None or not state.dirty or state.policy.stage is not Stage.FREE:
+        return False
+    for clusters in session.clusters:  # noqa: SIM110 - any() costs twice as much, and this runs once a delivery
+        if clusters.exceptions or clusters.dirty:
+            return False
+    return True
+
+
+class Wave:
+    """The response that the last plain delivery found, with what it takes a client from and to."""
+
+    __slots__ = ("_interest", "_part", "_response", "_variant")
+
+    def __init__(self) -> None:
+        self._response: Response | None = None
+        self._part: Part | None = None
+        self._interest: Interest | None = None
+        self._variant = Variant.DELTA
+
+    def note(self, state: TypeState) -> None:
+        """Take over what a plain delivery, just made the long way, came to."""
+        response = state.response
+        assert response is not None
+        plain = len(response.parts) == 1 and not response.exceptions and not response.view.has_timed
+        self._response = response if plain else None
+        self._part = response.parts[0] if plain else None
+        self._interest, self._variant = state.interest, state.variant
+
+    def carry(self, state: TypeState, session: Session, now: float) -> Part | None:
+        """Deliver to a further stream; None if it is not of the cohort. ``is_plain`` must hold."""
+        response, part = self._response, self._part
+        if response is None or part is None or state.view is not response.before or state.serial >= part.serial:
+            return None
+        if response.view is not session.newest.view(state.type_url):
+            return None
+        if state.interest is not self._interest or state.variant is not self._variant:
+            return None
+        state.view, state.fingerprint, state.response = response.view, response.fingerprint, response
+        state.dirty = False
+        state.outstanding, state.nonce, state.serial = part, part.nonce, part.serial
+        state.sent_at, state.overdue, state.superseded = now, False, None
+        state.heartbeat_nonce, state.heartbeat_unacked = "", False
+        session.sent += 1
+        state.sent_order = session.sent
+        return part
