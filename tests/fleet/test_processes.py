@@ -50,10 +50,12 @@ def test_the_cpu_of_a_child_that_has_ended_counts(parent: Parent) -> None:
 
 def test_the_memory_of_children_counts(parent: Parent) -> None:
     tree = ProcessTree([parent.pid])
-    before = tree.memory_bytes()
+    before = tree.memory()
     tell(parent, "hold")
     assert len(tree.living()) == 2
-    assert tree.memory_bytes() - before > 40 << 20
+    after = tree.memory()
+    assert after.own_bytes - before.own_bytes > 40 << 20
+    assert 0 < after.own_bytes < after.pss_bytes
 
 
 def test_cpu_is_finer_than_a_clock_tick() -> None:

@@ -41,6 +41,7 @@ class Fleet:
         message = wire.DeltaDiscoveryResponse.FromString(part.message)
         ack = wire.DeltaDiscoveryRequest(type_url=ENDPOINTS, response_nonce=message.nonce)
         self.hub.receive(stream, ack.SerializeToString(), 0.0)
+        self.hub.take_ready()
         assert stream.states[ENDPOINTS].idle
         return list(message.resources)
 

@@ -1,8 +1,10 @@
 """What a server's processes cost: CPU time and memory of a process and all below it, from Linux. It ends none."""
 
 import os
+import re
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -12,6 +14,17 @@ _PROCESS_CLOCK = 2
 
 class ProcessGoneError(Exception):
     """A process that is to be measured does not run, or may not be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """The proportional set size, in which what is shared counts once in all, and how much of it is no file's.
+
+    Only the second shows growth: the first also changes when unrelated processes map the same libraries.
+    """
+
+    pss_bytes: int
+    own_bytes: int
 
 
 class ProcessTree:
@@ -55,9 +68,9 @@ class ProcessTree:
                 total_s += (int(stat[13]) + int(stat[14])) * tick_s
         return total_s
 
-    def memory_bytes(self) -> int:
-        """Return the proportional set size: what is shared counts once in all. Raises ProcessGoneError."""
-        total = 0
+    def memory(self) -> MemoryUse:
+        """Return the memory used now. Raises ProcessGoneError."""
+        pss_bytes = own_bytes = 0
         for pid in self.living():
             try:
                 text = (_PROC / str(pid) / "smaps_rollup").read_text()
@@ -65,8 +78,10 @@ class ProcessTree:
                 continue  # it ended meanwhile
             except PermissionError:
                 raise ProcessGoneError(f"the memory of process {pid} may not be read by this user") from None
-            total += sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:"))
-        return total
+            found = dict(re.findall(r"^(Pss\w*): +(\d+) kB$", text, re.MULTILINE))
+            pss_bytes += int(found["Pss"]) << 10
+            own_bytes += int(found["Pss"]) - int(found.get("Pss_File", 0)) << 10
+        return MemoryUse(pss_bytes, own_bytes)
 
 
 def _own_cpu_s(pid: int, stat: list[str], tick_s: float) -> float:

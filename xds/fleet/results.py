@@ -47,7 +47,10 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The server's proportional set size, in all its processes."""
+    """The server's proportional set size, in all its processes.
+
+    What a stream costs is the growth without files mapped into memory, which other processes may share or not.
+    """
 
     before_bytes: int
     connected_bytes: int

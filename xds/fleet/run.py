@@ -12,7 +12,7 @@ from xds.fleet.about import UnknownTargetError, machine, resolve, tool_versions
 from xds.fleet.calm import wait_calm
 from xds.fleet.links import WorkerDiedError, Workers
 from xds.fleet.options import FleetOptions
-from xds.fleet.processes import ProcessGoneError, ProcessTree
+from xds.fleet.processes import MemoryUse, ProcessGoneError, ProcessTree
 from xds.fleet.pushes import Pusher
 from xds.fleet.results import Connected, Latency, Memory, Newcomers, Pushes, Result, Step, Storm, Verified
 from xds.fleet.trigger import Trigger, TriggerError, trigger_of
@@ -73,9 +73,9 @@ class Fleet:
         await self._survey()
         trigger = trigger_of(options.trigger, options.trigger_command, timeout_s=options.timeout_s)
         pusher = None if trigger is None else self._pusher(trigger)
-        before_bytes = await self._memory_bytes()
+        before = await self._memory()
         for size in options.streams:
-            await self._step(size, before_bytes, pusher)
+            await self._step(size, before, pusher)
         if pusher is not None and options.newcomers:
             await self._newcomers(pusher)
         if options.churn_per_s:
@@ -98,10 +98,10 @@ class Fleet:
         self.result.resources = {name: about["resources"] for name, about in found["types"].items()}
         await self.workers.ask("begin", probes=self._probes)
 
-    async def _step(self, size: int, before_bytes: int | None, pusher: Pusher | None) -> None:
+    async def _step(self, size: int, before: MemoryUse | None, pusher: Pusher | None) -> None:
         connected = await self._connect(size)
         self.result.steps.append(Step(size, connected, None, ()))  # kept if the rest fails
-        connected_bytes = await self._memory_bytes()
+        after = await self._memory()
         behaviours = Counter[str]()
         for counts in await self.workers.ask("misbehave"):
             behaviours.update(counts)
@@ -114,9 +114,10 @@ class Fleet:
                 await pusher.warm_up(self.result.problems)
             series = [await pusher.series(gap_ms, self.result.problems) for gap_ms in self.options.push_gaps_ms]
         memory = None
-        if before_bytes is not None and connected_bytes is not None:
-            each_bytes = round((connected_bytes - before_bytes) / size, 1)
-            memory = Memory(before_bytes, connected_bytes, each_bytes, await self._memory_bytes() if series else None)
+        if before is not None and after is not None:
+            each_bytes = round((after.own_bytes - before.own_bytes) / size, 1)
+            pushed = await self._memory() if series else None
+            memory = Memory(before.pss_bytes, after.pss_bytes, each_bytes, pushed and pushed.pss_bytes)
         self.result.steps[-1] = Step(size, connected, memory, tuple(series))
 
     async def _connect(self, size: int) -> Connected:
@@ -222,7 +223,7 @@ class Fleet:
             kind, count = losses.most_common(1)[0]
             result.problems.append(f"{result.lost:,} streams were lost; {count:,} × {result.examples.get(kind, kind)}")
         with contextlib.suppress(ProcessGoneError):  # a figure of our own, and no more
-            result.fleet_memory_bytes = ProcessTree([link.pid for link in self.workers.links]).memory_bytes()
+            result.fleet_memory_bytes = ProcessTree([link.pid for link in self.workers.links]).memory().pss_bytes
 
     # --- Figures -------------------------------------------------------------------------------------------------
 
@@ -237,11 +238,11 @@ class Fleet:
             )
         return synced
 
-    async def _memory_bytes(self) -> int | None:
+    async def _memory(self) -> MemoryUse | None:
         if self._server is None:
             return None
         await wait_calm(self._server)
-        return await asyncio.to_thread(self._server.memory_bytes)
+        return await asyncio.to_thread(self._server.memory)
 
     def _server_cpu_s(self) -> float | None:
         return None if self._server is None else self._server.cpu_s()
