@@ -135,6 +135,25 @@ class Connection(FrameReader):
             self.write(h2.window_update(stream_id, self.limits.stream_window - stream.credit))
             stream.credit = self.limits.stream_window
 
+    def takes_whole(self, stream_id: int, size: int) -> Stream | None:
+        """Return the stream that one DATA frame with a whole message is for, if nothing else would come of it.
+
+        That is: all was well so far, and the peer needs no more credit yet. ``size`` is the frame's payload.
+        """
+        stream = self.streams.get(stream_id)
+        if stream is None or self._buffer or self._blocks.open_on:
+            return None
+        if stream.remote_closed or stream.local_closed or stream.partial is not None or stream.length_left is not None:
+            return None
+        if 2 * (self.credit - size) < self.limits.connection_window:
+            return None
+        return stream if 2 * (stream.credit - size) >= self.limits.stream_window else None
+
+    def charge(self, stream: Stream, size: int) -> None:
+        """Account for such a frame."""
+        self.credit -= size
+        stream.credit -= size
+
     def grant(self, stream: Stream, more: int) -> None:
         """Let the client send ``more`` bytes on a stream, whatever its window."""
         stream.granted = True
