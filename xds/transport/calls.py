@@ -52,7 +52,9 @@ class Services:
         if path == HEALTH + "Watch":
             return HealthWatch(connection, stream_id)
         reply = self._check if path == HEALTH + "Check" else self.replies.get(path)
-        return Unknown(connection, stream_id, path) if reply is None else ReplyCall(connection, stream_id, reply)
+        if reply is None:
+            return Unknown(connection, stream_id, path)
+        return ReplyCall(connection, stream_id, reply, unary=path == HEALTH + "Check")
 
     def health(self, message: bytes) -> int | None:
         """Return the status of the service that a health check asks for, None if there is no such service."""
@@ -224,13 +226,14 @@ class Unknown(Call):
 class ReplyCall(Call):
     """A unary method, or a stream that answers each message with one. A few messages may wait for their answers."""
 
-    __slots__ = ("_ended", "_messages", "_reply", "_task")
+    __slots__ = ("_ended", "_lacking", "_messages", "_reply", "_task")
 
-    def __init__(self, connection: "NativeConnection", stream_id: int, reply: Reply) -> None:
+    def __init__(self, connection: "NativeConnection", stream_id: int, reply: Reply, *, unary: bool = False) -> None:
         super().__init__(connection, stream_id)
         self._reply = reply
         self._messages: list[bytes] = []
         self._ended = False
+        self._lacking = unary  # the one message
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, head: RequestHead) -> None:
@@ -240,6 +243,7 @@ class ReplyCall(Call):
         if len(self._messages) >= REPLIES_WAITING_MAX:
             self.end(Status.RESOURCE_EXHAUSTED, f"more than {REPLIES_WAITING_MAX} messages wait for their answers")
             return
+        self._lacking = False
         self._messages.append(message)
         self._go_on()
 
@@ -259,6 +263,8 @@ class ReplyCall(Call):
         if self._task is None and self.can_send:
             if self._messages:
                 self._task = asyncio.get_running_loop().create_task(self._answer(self._messages.pop(0)))
+            elif self._lacking and self._ended:
+                self.finish(Status.INTERNAL, "the request ends before its message")
             elif self._ended:
                 self.finish(Status.OK)
 

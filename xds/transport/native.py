@@ -13,6 +13,7 @@ from xds.transport.assembly import Assembly
 from xds.transport.calls import Reply, Services
 from xds.transport.certificates import Certificates
 from xds.transport.dispatcher import Dispatcher
+from xds.transport.http2.frames import NO_ERROR
 from xds.transport.http2.limits import Limits
 from xds.transport.native_connection import NativeConnection, Shared, TlsConnection
 from xds.transport.sockets import BACKLOG, bound, listen
@@ -110,22 +111,21 @@ class NativeTransport:
         shared, options = self._shared, self._options
         assert shared is not None
         silent_s = shared.tick - connection.heard
+        if connection.streams:
+            connection.busy = shared.tick
         if connection.dead:
-            if silent_s > CLOSING_S:
+            if shared.tick - connection.since > CLOSING_S:
                 connection.abort()
         elif not connection.greeted:
             if shared.tick - connection.since > options.handshake_s:
                 connection.abort()
+        elif shared.tick - connection.busy > options.idle_s:
+            connection.fail(NO_ERROR, f"no stream for {options.idle_s:g} s")
         elif connection.pinged:
-            if silent_s == 0:
-                connection.pinged = False
-            elif silent_s > options.keepalive_interval_s + options.keepalive_timeout_s:
+            if silent_s > options.keepalive_interval_s + options.keepalive_timeout_s:
                 connection.abort()
         elif silent_s >= options.keepalive_interval_s:
             connection.ping()
-        elif not connection.streams and silent_s > options.idle_s:
-            connection.goaway()
-            connection.close()
 
     # --- The end ---------------------------------------------------------------------------------------------------
 

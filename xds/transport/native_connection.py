@@ -25,6 +25,8 @@ from xds.transport.http2.stream import Stream
 
 PING_STRIKES_MAX = 2
 TLS_PIECE_BYTES = 4_096
+LINGER_BYTES_MAX = 256 * 1024
+"""What a peer may still say after the last word, unheard: closing before it is read would lose that word."""
 TLS_READ_BYTES = 16_384
 KEEPALIVE_PING = frame(PING, 0, 0, b"xds-ping")
 
@@ -49,16 +51,29 @@ class Shared:
 class NativeConnection(Connection, asyncio.Protocol):
     """One client's connection in plaintext.
 
-    ``since`` is when it was made, ``heard`` when bytes last came, ``pinged`` whether a keepalive ping is out since.
+    ``since`` is when it was made, or when it began to close; ``busy`` when it last had a stream; ``heard`` when bytes
+    last came, ``pinged`` whether a keepalive ping is out since. ``lingering`` is what came after our last word.
     """
 
-    __slots__ = ("_deadlines", "_name", "_pings", "_transport", "heard", "pinged", "shared", "since")
+    __slots__ = (
+        "_deadlines",
+        "_name",
+        "_pings",
+        "_transport",
+        "busy",
+        "heard",
+        "lingering",
+        "pinged",
+        "shared",
+        "since",
+    )
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared.limits)
         self.shared = shared
-        self.since = self.heard = shared.tick
+        self.since = self.heard = self.busy = shared.tick
         self.pinged = False
+        self.lingering: int | None = None
         self._transport: asyncio.Transport | None = None
         self._name = ""
         self._pings: tuple[float, int] | None = None
@@ -89,18 +104,28 @@ class NativeConnection(Connection, asyncio.Protocol):
         self.write(self.limits.hello())
 
     def data_received(self, data: bytes) -> None:
+        if self.dead:
+            self._linger(data)
+            return
         shared = self.shared
         self.heard = shared.tick
+        self.pinged = False
         small = len(data) <= FRAMED_ACK_BYTES_MAX
         ack = shared.acks.get(data) if small else None
         if ack is not None:
             stream = self.takes_whole(ack.stream_id, ack.size)
             if stream is not None and cast("Call", stream).take_ack(ack.said):
-                self.charge(stream, ack.size)
+                self.credit -= ack.size
+                stream.credit -= ack.size
                 return
         self.receive(data)
         if small and ack is None:
             shared.acks.learn(data, self.streams)
+
+    def _linger(self, data: bytes) -> None:
+        self.lingering = (self.lingering or 0) + len(data)
+        if self.lingering > LINGER_BYTES_MAX:
+            self.abort()
 
     def eof_received(self) -> bool:
         return False  # close: a client that has nothing more to say does not read either
@@ -124,8 +149,16 @@ class NativeConnection(Connection, asyncio.Protocol):
             transport.write(data)
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        """Say no more. What the peer still says is taken and dropped until it closes, or for ``CLOSING_S``.
+
+        Closing with bytes unread would reset the connection, and what it was told last would be lost.
+        """
+        if self._transport is not None and self.lingering is None:
+            self.lingering = 0
+            self.since = self.shared.tick
+            self.lost()
+            if not self._transport.is_closing():
+                self._transport.write_eof()
 
     def abort(self) -> None:
         """Close at once; what was written may be lost."""
@@ -202,7 +235,11 @@ class TlsConnection(NativeConnection):
         self.shared.connections[self] = None
 
     def data_received(self, data: bytes) -> None:
+        if self.dead:
+            self._linger(data)
+            return
         self.heard = self.shared.tick
+        self.pinged = False
         view = memoryview(data)
         try:
             for at in range(0, len(data), TLS_READ_BYTES):
@@ -263,7 +300,7 @@ class _NotGrpc(Call):
     def begin(self, head: RequestHead) -> None:
         status = grpc.http_refusal(head)
         assert status is not None
-        self.answer_http(status)
+        self.answer_http(status, headers_only=head.method == "HEAD")
 
     def end(self, status: Status, message: str) -> None:
         self.on_gone()

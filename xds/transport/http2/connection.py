@@ -7,69 +7,56 @@ keep or do is bounded: see ``Limits``. Source: RFC 9113, sections named below.
 from collections.abc import Callable
 
 from xds.transport.http2 import frames as h2
+from xds.transport.http2.allowance import Allowance
+from xds.transport.http2.closed import ClosedStreams, Fate
 from xds.transport.http2.faults import ConnectionFault, StreamFault
-from xds.transport.http2.frame_reader import FrameReader, Stage
+from xds.transport.http2.frame_reader import Stage
 from xds.transport.http2.header_blocks import HeaderBlocks
 from xds.transport.http2.headers import RequestHead, trailing_problem
 from xds.transport.http2.limits import Limits
-from xds.transport.http2.payloads import check_priority, number_of, settings_of, unpadded
-from xds.transport.http2.stream import Stream
+from xds.transport.http2.payloads import number_of, settings_of, unpadded
+from xds.transport.http2.stream import INTERNAL, Stream
 
-CLOSED_REMEMBERED = 32
-"""Streams of a connection that are known to have been closed, so that what still comes for them is told apart."""
-WINDOW_UPDATE_TINY = 256
+WINDOW_UPDATE_TINY = DATA_TINY = 256
+STREAMS_PER_CHORE = 100
+"""Whose windows are moved by one chore."""
+SETTINGS_BYTES_PER_CHORE = 600
 
 
-class Connection(FrameReader):
+class Connection(Allowance):
     """A server's end of a connection. ``window`` is what may be sent, ``credit`` what the peer may send.
 
-    ``paused``: the peer does not read, so nothing more is to be sent. ``dead``: it was told GOAWAY for a fault.
+    ``dead``: the peer was told GOAWAY for a fault, or is gone.
     """
 
     __slots__ = (
         "_blocked",
         "_blocks",
-        "_chores",
-        "_chores_at",
         "_closed",
         "_last_id",
         "credit",
         "draining",
-        "limits",
-        "paused",
         "peer_stream_window",
         "streams",
         "window",
     )
 
     def __init__(self, limits: Limits) -> None:
-        super().__init__()
-        self.limits = limits
+        super().__init__(limits)
         self.streams: dict[int, Stream] = {}
         self.window = h2.WINDOW_DEFAULT
         self.credit = limits.connection_window
         self.peer_stream_window = h2.WINDOW_DEFAULT
-        self.paused = False
         self.draining = False
         self._last_id = 0
         self._blocks = HeaderBlocks(limits.header_block_bytes_max)
         self._blocked: dict[Stream, None] | None = None
-        self._closed: tuple[int, ...] = ()
-        self._chores = limits.chores
-        self._chores_at = 0.0
+        self._closed = ClosedStreams()
 
     # --- For the subclass ------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
-        """Send bytes, without waiting."""
-        raise NotImplementedError
-
     def close(self) -> None:
         """Close the connection once what was written is out."""
-        raise NotImplementedError
-
-    def clock(self) -> float:
-        """Return the time in seconds, on any clock that only goes forward."""
         raise NotImplementedError
 
     def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
@@ -87,15 +74,13 @@ class Connection(FrameReader):
     def on_assembled(self, stream: Stream) -> None:
         """A message that credit was granted for has arrived, or never will."""
 
-    def on_ping(self) -> None:
-        """The peer sent a PING."""
-
     # --- Frames in -------------------------------------------------------------------------------------------------
 
     def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if kind == h2.DATA and not self._blocks.open_on and self.stage is Stage.OPEN:
             self._data(flags, stream_id, payload)
             return
+        self.check_unread()
         if self.stage is Stage.SETTINGS and (kind != h2.SETTINGS or flags & h2.ACK):
             raise ConnectionFault(h2.PROTOCOL_ERROR, "the preface is not followed by SETTINGS")
         if self._blocks.open_on and (kind != h2.CONTINUATION or stream_id != self._blocks.open_on):
@@ -115,44 +100,52 @@ class Connection(FrameReader):
         if 2 * self.credit < self.limits.connection_window:
             self.write(h2.window_update(0, self.limits.connection_window - self.credit))
             self.credit = self.limits.connection_window
+        if flags & h2.PADDED:
+            payload = unpadded(payload)
+            self.chore()
         stream = self.streams.get(stream_id)
         if stream is None or stream.remote_closed:
-            self._on_closed(stream_id, "DATA")
+            self._data_on_closed(flags, stream_id, len(payload))
             return
         stream.credit -= size
         if stream.credit < 0:
             raise StreamFault(stream_id, h2.FLOW_CONTROL_ERROR, "more data than the stream's window")
-        if flags & h2.PADDED:
-            payload = unpadded(payload)
-            self.chore()
         if payload:
             stream.take(payload)
         elif not flags & h2.END_STREAM:
             self.chore()
         if flags & h2.END_STREAM:
             self._remote_end(stream)
-        elif 2 * stream.credit < self.limits.stream_window and not stream.wanted and not stream.local_closed:
+        elif 2 * stream.credit < self.limits.stream_window and not stream.wanted and not stream.over:
             self.write(h2.window_update(stream_id, self.limits.stream_window - stream.credit))
             stream.credit = self.limits.stream_window
 
     def takes_whole(self, stream_id: int, size: int) -> Stream | None:
-        """Return the stream that one DATA frame with a whole message is for, if nothing else would come of it.
-
-        That is: all was well so far, and the peer needs no more credit yet. ``size`` is the frame's payload.
-        """
+        """Return the stream that a DATA frame of ``size`` with a whole message is for, if no more would come of it."""
         stream = self.streams.get(stream_id)
-        if stream is None or self._buffer or self._blocks.open_on:
-            return None
-        if stream.remote_closed or stream.local_closed or stream.partial is not None or stream.length_left is not None:
+        if stream is None or self._buffer or self._blocks.open_on or not stream.between_messages:
             return None
         if 2 * (self.credit - size) < self.limits.connection_window:
             return None
         return stream if 2 * (stream.credit - size) >= self.limits.stream_window else None
 
-    def charge(self, stream: Stream, size: int) -> None:
-        """Account for such a frame."""
-        self.credit -= size
-        stream.credit -= size
+    def _data_on_closed(self, flags: int, stream_id: int, size: int) -> None:
+        """Answer data for a stream that is not open (RFC 9113, 5.1)."""
+        if stream_id == 0 or stream_id > self._last_id:
+            raise ConnectionFault(h2.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which is idle")
+        answered = self._closed.answered(stream_id)
+        if answered is None and self._closed.fate(stream_id) is not Fate.RESET:
+            raise StreamFault(stream_id, h2.STREAM_CLOSED, f"DATA on stream {stream_id}, which is closed")
+        if size < DATA_TINY:
+            self.chore()
+        if answered is None:
+            return
+        answered.count(size)
+        answered.credit -= size
+        if flags & h2.END_STREAM:
+            self._remote_end(answered)
+        elif 2 * answered.credit < self.limits.stream_window:
+            self.reset(stream_id, h2.NO_ERROR)  # RFC 9113, 8.1: what would need more credit is of no use
 
     def grant(self, stream: Stream, more: int) -> None:
         """Let the client send ``more`` bytes on a stream, whatever its window."""
@@ -167,6 +160,8 @@ class Connection(FrameReader):
         stream.remote_closed = True
         if stream.local_closed:
             self._forget(stream)
+        elif stream.partial:
+            stream.cut(INTERNAL, "the request ends within a message")
         elif not stream.ending:
             stream.on_end()
 
@@ -181,10 +176,11 @@ class Connection(FrameReader):
                 raise ConnectionFault(code, "the connection's window is moved by nothing, or beyond 2^31-1")
             self._unblock()
             return
-        stream = self.streams.get(stream_id)
+        stream = self.streams.get(stream_id) or self._closed.answered(stream_id)
         if stream is None:
             if stream_id > self._last_id:
                 raise ConnectionFault(h2.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+            self.chore()
             return
         if increment == 0:
             raise StreamFault(stream_id, h2.PROTOCOL_ERROR, "the window is moved by nothing")
@@ -194,12 +190,12 @@ class Connection(FrameReader):
         stream.pump()
 
     def block(self, stream: Stream) -> None:
-        """Have the stream continue once the connection's window opens."""
+        """Have the stream continue once the connection's window opens, and the peer reads."""
         self._blocked = self._blocked or {}
         self._blocked[stream] = None
 
     def _unblock(self) -> None:
-        while self._blocked and self.window > 0:
+        while self._blocked and self.window > 0 and not self.paused:
             stream = next(iter(self._blocked))
             del self._blocked[stream]
             stream.pump()
@@ -208,6 +204,8 @@ class Connection(FrameReader):
     def resume(self) -> None:
         """The peer reads again: let every stream go on."""
         self.paused = False
+        self._unread_bytes = 0
+        self._unblock()
         for stream in list(self.streams.values()):
             if stream.can_send:
                 stream.on_writable()
@@ -225,17 +223,21 @@ class Connection(FrameReader):
 
     def _end_block(self, stream_id: int) -> None:
         head, ends = self._blocks.finish()
-        stream = self.streams.get(stream_id)
+        stream = self.streams.get(stream_id) or self._closed.answered(stream_id)
         if stream is not None:
             self._trailers(stream, head, ends)
             return
         if stream_id <= self._last_id:
-            if stream_id in self._closed:
+            fate = self._closed.fate(stream_id)
+            if fate is Fate.RESET:
+                self.chore()
+                return
+            if fate is Fate.OVER:
                 raise ConnectionFault(h2.STREAM_CLOSED, f"HEADERS on stream {stream_id}, which is closed")
             raise ConnectionFault(h2.PROTOCOL_ERROR, f"HEADERS on stream {stream_id} after {self._last_id}")
         self._last_id = stream_id
         if head.malformed:
-            raise StreamFault(stream_id, h2.PROTOCOL_ERROR, head.malformed)
+            raise StreamFault(stream_id, head.code, head.malformed)
         if len(self.streams) >= self.limits.streams_max or self.draining:
             raise StreamFault(stream_id, h2.REFUSED_STREAM, "no more streams on this connection")
         self._begin(stream_id, head, ends)
@@ -247,6 +249,7 @@ class Connection(FrameReader):
         self.streams[stream_id] = stream
         stream.length_left = head.content_length
         stream.encoding = head.encoding
+        stream.remote_closed = ends
         self.began(stream, head)
         if ends and stream_id in self.streams:
             self._remote_end(stream)
@@ -257,18 +260,10 @@ class Connection(FrameReader):
         if not ends:
             raise StreamFault(stream.id, h2.PROTOCOL_ERROR, "trailers that do not end the stream")
         if wrong := trailing_problem(head):
-            raise StreamFault(stream.id, h2.PROTOCOL_ERROR, wrong)
+            raise StreamFault(stream.id, head.code, wrong)
         self._remote_end(stream)
 
     # --- The other frames ------------------------------------------------------------------------------------------
-
-    def _priority(self, flags: int, stream_id: int, payload: bytes) -> None:
-        self.chore()
-        if stream_id == 0:
-            raise ConnectionFault(h2.PROTOCOL_ERROR, "PRIORITY on stream 0")
-        if len(payload) != 5:
-            raise StreamFault(stream_id, h2.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
-        check_priority(stream_id, payload)
 
     def _rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
         number_of(payload, "RST_STREAM")
@@ -279,6 +274,8 @@ class Connection(FrameReader):
             self.chore()  # it was opened and closed for nothing; one that was served may end
         if stream is not None:
             self._drop(stream)
+        else:
+            self._closed.add(stream_id, Fate.OVER)
 
     def _settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -291,69 +288,61 @@ class Connection(FrameReader):
         if self.stage is Stage.SETTINGS:
             self.stage = Stage.OPEN
         else:
-            self.chore()
+            self.chore(1 + len(payload) // SETTINGS_BYTES_PER_CHORE)
+        size = self.peer_stream_window
         for key, value in settings_of(payload):
             if key == h2.INITIAL_WINDOW_SIZE:
-                self._move_windows(value)
-        self.write(_SETTINGS_ACK)
-
-    def _move_windows(self, size: int) -> None:
-        """Have every stream start from another window (RFC 9113, 6.9.2); what is left of one may become negative."""
+                size = value
+            elif key == h2.HEADER_TABLE_SIZE and value < h2.TABLE_DEFAULT:
+                self.give_up_table()
         moved = size - self.peer_stream_window
-        self.peer_stream_window = size
-        for stream in list(self.streams.values()):
+        if moved:
+            self._move_windows(moved)
+        self.answer(_SETTINGS_ACK)  # RFC 9113, 6.5.3: before anything that is only allowed by what it acknowledges
+        if moved > 0:
+            self._use_windows(tiny=moved < WINDOW_UPDATE_TINY)
+
+    def _move_windows(self, moved: int) -> None:
+        """Have every stream start from another window (RFC 9113, 6.9.2); what is left of one may become negative."""
+        self.chore(len(self.streams) // STREAMS_PER_CHORE)
+        self.peer_stream_window += moved
+        for stream in self.streams.values():
             stream.window += moved
             if stream.window > h2.WINDOW_MAX:
                 raise ConnectionFault(h2.FLOW_CONTROL_ERROR, "a stream's window beyond 2^31-1")
-            if moved > 0:
+
+    def _use_windows(self, *, tiny: bool) -> None:
+        for stream in list(self.streams.values()):
+            if stream.rest is not None:
+                if tiny:
+                    self.chore()
                 stream.pump()
 
     def _misplaced(self, flags: int, stream_id: int, payload: bytes) -> None:
         raise ConnectionFault(h2.PROTOCOL_ERROR, "PUSH_PROMISE from a client, or DATA before anything else")
 
-    def _ping(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if stream_id:
-            raise ConnectionFault(h2.PROTOCOL_ERROR, "PING on a stream")
-        if len(payload) != 8:
-            raise ConnectionFault(h2.FRAME_SIZE_ERROR, "PING of a wrong size")
-        self.chore()
-        if not flags & h2.ACK:
-            self.on_ping()
-            self.write(h2.frame(h2.PING, h2.ACK, 0, payload))
-
-    def _goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
-        self.chore()  # its streams go on; it opens no more
-        if stream_id:
-            raise ConnectionFault(h2.PROTOCOL_ERROR, "GOAWAY on a stream")
-
     # --- Ends ------------------------------------------------------------------------------------------------------
-    def chore(self) -> None:
-        """Charge the peer for a frame that moves nothing; too many of those end the connection."""
-        self._chores -= 1
-        if self._chores < 0:
-            now = self.clock()
-            self._chores = self.limits.chores_earned(now - self._chores_at) if self._chores_at else self.limits.chores
-            self._chores_at = now
-            if self._chores <= 0:
-                raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many frames that do nothing")
 
     def fail_stream(self, stream_id: int, code: int) -> None:
+        if stream_id > self._last_id or stream_id % 2 == 0:  # RFC 9113, 6.4: no RST_STREAM for what is idle
+            raise ConnectionFault(code, f"a fault on stream {stream_id}, which is idle")
         self.chore()
         self.reset(stream_id, code)
 
     def reset(self, stream_id: int, code: int) -> None:
         """End a stream at once, for whatever reason the code tells."""
-        self.write(h2.reset_frame(stream_id, code))
+        self.answer(h2.reset_frame(stream_id, code))
         stream = self.streams.get(stream_id)
         if stream is not None:
             self._drop(stream)
-        else:
-            self._remember_closed(stream_id)
+        self._closed.add(stream_id, Fate.RESET)
 
     def ended(self, stream: Stream) -> None:
         """A stream's response is complete. gRPC clients that are not done sending end the stream themselves now."""
         # A RST_STREAM right behind the trailers makes some of them report an internal error instead of the status.
         self._forget(stream)
+        if not stream.remote_closed:
+            self._closed.add_answered(stream)
 
     def _drop(self, stream: Stream) -> None:
         stream.local_closed = True
@@ -361,6 +350,7 @@ class Connection(FrameReader):
         self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
+        self._closed.add(stream.id, Fate.OVER)
         if self.streams.pop(stream.id, None) is None:
             return
         stream.on_gone()
@@ -369,16 +359,6 @@ class Connection(FrameReader):
             self.on_assembled(stream)
         if self._blocked is not None:
             self._blocked.pop(stream, None)
-        self._remember_closed(stream.id)
-
-    def _remember_closed(self, stream_id: int) -> None:
-        self._closed = (*self._closed[1 - CLOSED_REMEMBERED :], stream_id)
-
-    def _on_closed(self, stream_id: int, what: str) -> None:
-        """Answer a frame for a stream that is not open (RFC 9113, 5.1)."""
-        if stream_id == 0 or stream_id > self._last_id:
-            raise ConnectionFault(h2.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which is idle")
-        raise StreamFault(stream_id, h2.STREAM_CLOSED, f"{what} on stream {stream_id}, which is closed")
 
     def goaway(self) -> None:
         """Tell the peer to open its next streams elsewhere; those that are open go on."""
@@ -400,6 +380,7 @@ class Connection(FrameReader):
         self.forget_bytes()
         for stream in list(self.streams.values()):
             self._drop(stream)
+        self._closed.forget()
 
 
 _SETTINGS_ACK = h2.frame(h2.SETTINGS, h2.ACK, 0)

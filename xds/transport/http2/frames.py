@@ -7,6 +7,8 @@ HEADER_BYTES = 9
 FRAME_BYTES_MAX = 16_384
 """The payload of a frame, both ways: the default that no peer can forbid (RFC 9113, 6.5.2)."""
 WINDOW_DEFAULT = 65_535
+TABLE_DEFAULT = 4_096
+GOAWAY_TEXT_MAX = 256
 WINDOW_MAX = 2**31 - 1
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -48,8 +50,15 @@ def reset_frame(stream_id: int, code: int) -> bytes:
 
 
 def goaway_frame(last_stream_id: int, code: int, text: str = "") -> bytes:
-    """Return a GOAWAY frame; ``text`` is for whoever debugs the peer."""
-    return frame(GOAWAY, 0, 0, last_stream_id.to_bytes(4, "big") + code.to_bytes(4, "big") + text.encode())
+    """Return a GOAWAY frame; ``text`` is for whoever debugs the peer, and may quote it."""
+    return frame(
+        GOAWAY, 0, 0, last_stream_id.to_bytes(4, "big") + code.to_bytes(4, "big") + text.encode()[:GOAWAY_TEXT_MAX]
+    )
+
+
+def without_table(headers: bytes) -> bytes:
+    """Return a whole HEADERS frame whose block begins by setting the dynamic table's size to 0 (RFC 7541, 6.3)."""
+    return frame(HEADERS, headers[4], int.from_bytes(headers[5:9], "big"), b"\x20" + headers[HEADER_BYTES:])
 
 
 def data_frames(stream_id: int, data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Header blocks as they come: in one HEADERS frame, or cut into CONTINUATION frames. It does not know streams."""
 
 from xds.transport.http2 import frames as h2
-from xds.transport.http2.faults import ConnectionFault
+from xds.transport.http2.faults import ConnectionFault, StreamFault
 from xds.transport.http2.headers import HeaderDecoder, RequestHead
 from xds.transport.http2.payloads import check_priority, unpadded
 
@@ -25,7 +25,10 @@ class HeaderBlocks:
         if flags & h2.PADDED:
             payload = unpadded(payload)
         if flags & h2.PRIORITIZED:
-            check_priority(stream_id, payload[:5])
+            try:
+                check_priority(stream_id, payload[:5])
+            except StreamFault as fault:  # the block is not decoded, so that no other one can be
+                raise ConnectionFault(fault.code, "HEADERS that depend on their own stream") from None
             payload = payload[5:]
         self._data, self._ends = payload, bool(flags & h2.END_STREAM)
         return self._is_complete(flags, stream_id)

@@ -15,14 +15,20 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 from hpack.struct import NeverIndexedHeaderTuple
 
 from xds.transport.http2.faults import ConnectionFault
-from xds.transport.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM
+from xds.transport.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, PROTOCOL_ERROR
 
 HEADER_BYTES_MAX = 16 * 1024
 """A request's headers, decoded: names, values and 32 bytes each (RFC 9113, 6.5.2)."""
+HEADER_BLOCK_BYTES_MAX = 4 * HEADER_BYTES_MAX
+"""What is decoded, so that more than the limit costs a stream and not the connection (RFC 9113, 10.5.1)."""
+FIELD_BYTES = 32
+LENGTH_DIGITS_MAX = 18
+"""More than any length has; Python refuses to read numbers of thousands of digits."""
 SHARED_BLOCK_BYTES_MAX = 2_048
 SHARED_BLOCKS = 2_048
 
 _PSEUDO = {":method", ":scheme", ":path", ":authority"}
+_NEEDED = (":method", ":scheme", ":path")
 _CONNECTION_SPECIFIC = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 _BAD_NAME = re.compile(r"[^!#$%&'*+\-.^_`|~0-9a-z]")
 _BAD_VALUE = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
@@ -30,7 +36,10 @@ _BAD_VALUE = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """What a request says of itself. ``malformed`` is what is wrong with it by RFC 9113, 8.2 and 8.3, or empty."""
+    """What a request says of itself. ``malformed`` is what is wrong with it by RFC 9113, 8.2 and 8.3, or empty.
+
+    ``code`` is the answer to that.
+    """
 
     method: str = ""
     path: str = ""
@@ -39,6 +48,7 @@ class RequestHead:
     timeout: str = ""
     content_length: int | None = None
     malformed: str = ""
+    code: int = PROTOCOL_ERROR
 
 
 class HeaderDecoder:
@@ -69,14 +79,14 @@ def _first_head(block: bytes) -> RequestHead:
 
 
 def _new_decoder() -> Decoder:
-    return Decoder(max_header_list_size=HEADER_BYTES_MAX)
+    return Decoder(max_header_list_size=HEADER_BLOCK_BYTES_MAX)
 
 
 def _decode(decoder: Decoder, block: bytes) -> list[tuple[str, str]]:
     try:
         return [(str(name), str(value)) for name, value in decoder.decode(block)]
     except OversizedHeaderListError:
-        raise ConnectionFault(ENHANCE_YOUR_CALM, f"headers of more than {HEADER_BYTES_MAX} bytes") from None
+        raise ConnectionFault(ENHANCE_YOUR_CALM, f"headers of more than {HEADER_BLOCK_BYTES_MAX} bytes") from None
     except (HPACKError, UnicodeDecodeError, ValueError, IndexError) as error:
         raise ConnectionFault(COMPRESSION_ERROR, f"header block can't be decoded: {error}") from None
 
@@ -85,7 +95,11 @@ def head_of(fields: Iterable[tuple[str, str]]) -> RequestHead:
     """Return the head that decoded fields make."""
     pseudo: dict[str, str] = {}
     regular: dict[str, str] = {}
+    size = 0
     for name, value in fields:
+        size += len(name) + len(value) + FIELD_BYTES
+        if size > HEADER_BYTES_MAX:
+            return RequestHead(malformed=f"headers of more than {HEADER_BYTES_MAX} bytes", code=ENHANCE_YOUR_CALM)
         if name.startswith(":"):
             if regular or name in pseudo or name not in _PSEUDO:
                 return RequestHead(malformed=f"pseudo-header {name!r} is unknown, repeated or too late")
@@ -96,7 +110,7 @@ def head_of(fields: Iterable[tuple[str, str]]) -> RequestHead:
             return RequestHead(malformed=wrong)
         regular.setdefault(name, value)
     length = regular.get("content-length")
-    if length is not None and not (length.isascii() and length.isdigit()):
+    if length is not None and not (length.isascii() and length.isdigit() and len(length) <= LENGTH_DIGITS_MAX):
         return RequestHead(malformed="content-length is not a number")
     return RequestHead(
         method=pseudo.get(":method", ""),
@@ -105,7 +119,7 @@ def head_of(fields: Iterable[tuple[str, str]]) -> RequestHead:
         encoding=regular.get("grpc-encoding", "identity"),
         timeout=regular.get("grpc-timeout", ""),
         content_length=int(length) if length is not None else None,
-        malformed="" if pseudo.keys() >= {":method", ":scheme", ":path"} else "a pseudo-header is missing",
+        malformed="" if all(map(pseudo.get, _NEEDED)) else "a pseudo-header is missing",
     )
 
 

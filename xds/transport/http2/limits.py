@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from xds.transport.http2 import frames as h2
-from xds.transport.http2.headers import HEADER_BYTES_MAX
+from xds.transport.http2.headers import HEADER_BLOCK_BYTES_MAX, HEADER_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,15 +12,17 @@ class Limits:
 
     ``chores`` bounds the frames that make work and move nothing (pings, settings, resets, empty data, priorities): so
     many at once, and ``chores_per_s`` on the average (CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316).
+    ``unread_bytes_max`` bounds the answers that wait for a client that does not read, data aside.
     """
 
     streams_max: int = 10_000
     message_bytes_max: int = 64 * 1024 * 1024
     stream_window: int = 64 * 1024
     connection_window: int = 1024 * 1024
-    header_block_bytes_max: int = HEADER_BYTES_MAX
+    header_block_bytes_max: int = HEADER_BLOCK_BYTES_MAX
     chores: int = 2_000
     chores_per_s: int = 200
+    unread_bytes_max: int = 2 * 1024 * 1024
 
     def hello(self) -> bytes:
         """Return what a server says first: its SETTINGS, and the connection's larger window."""

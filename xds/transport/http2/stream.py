@@ -88,10 +88,9 @@ class Stream:
 
     def take(self, data: bytes) -> None:
         """Take the payload of a DATA frame, flow control accounted for."""
-        if self.length_left is not None:
-            self.length_left -= len(data)
-            if self.length_left < 0:
-                raise StreamFault(self.id, PROTOCOL_ERROR, "more data than content-length says")
+        self.count(len(data))
+        if self.ending:
+            return  # the answer is decided, if not sent; what still comes must not be kept
         if self.partial is None:
             if len(data) >= grpc.PREFIX_BYTES and len(data) == int.from_bytes(data[1:5], "big") + grpc.PREFIX_BYTES:
                 if data[0]:
@@ -103,12 +102,19 @@ class Stream:
         self.partial += data
         self._take_whole()
 
+    def count(self, size: int) -> None:
+        """Hold the client to the ``content-length`` that it announced, if it did."""
+        if self.length_left is not None:
+            self.length_left -= size
+            if self.length_left < 0:
+                raise StreamFault(self.id, PROTOCOL_ERROR, "more data than content-length says")
+
     def _take_whole(self) -> None:
         """Hand on the messages that are complete, and ask for the rest of the one that is not."""
         partial = self.partial
         assert partial is not None
         at = 0
-        while len(partial) - at >= grpc.PREFIX_BYTES and not self.local_closed:
+        while len(partial) - at >= grpc.PREFIX_BYTES and not self.over:
             size = int.from_bytes(partial[at + 1 : at + 5], "big")
             self.wanted = size + grpc.PREFIX_BYTES
             most = self.connection.limits.message_bytes_max
@@ -125,7 +131,7 @@ class Stream:
             self.wanted = 0
             self._release()
             self.on_message(message)
-        if self.local_closed or at == len(partial):
+        if self.over or at == len(partial):
             self._release()
             self.partial = None
             self.wanted = 0
@@ -150,6 +156,17 @@ class Stream:
     # --- Sending ---------------------------------------------------------------------------------------------------
 
     @property
+    def between_messages(self) -> bool:
+        """Say whether the next message is awaited, and nothing but the message."""
+        whole = self.partial is None and self.length_left is None
+        return whole and not self.remote_closed and not self.local_closed
+
+    @property
+    def over(self) -> bool:
+        """Say whether the response is decided, to its end: what the client still says is of no account."""
+        return self.local_closed or bool(self.ending)
+
+    @property
     def can_send(self) -> bool:
         """Say whether a message given to ``send`` now would go out at once, flow control allowing."""
         return self.rest is None and not self.local_closed and not self.connection.paused
@@ -158,7 +175,7 @@ class Stream:
         """Send the response's headers."""
         if not self.started and not self.local_closed:
             self.started = True
-            self.connection.write(grpc.response_headers(self.id))
+            self.connection.answer(grpc.response_headers(self.id))
 
     def send(self, data: bytes, framed: bytes | None = None) -> None:
         """Send a message with its prefix; ``framed`` is the same as DATA frames of this stream, if somebody has it.
@@ -176,20 +193,20 @@ class Stream:
         self.pump()
 
     def pump(self) -> None:
-        """Send as much of what is left as flow control allows."""
+        """Send as much of what is left as flow control and the peer's reading allow."""
         rest, connection = self.rest, self.connection
         if rest is None or self.local_closed:
             return
-        allowed = min(len(rest), self.window, connection.window)
-        if allowed > 0:
-            self.window -= allowed
-            connection.window -= allowed
-            for at in range(0, allowed, FRAME_BYTES_MAX):
-                connection.write(frame(DATA, 0, self.id, bytes(rest[at : min(at + FRAME_BYTES_MAX, allowed)])))
-            rest = rest[allowed:]
-        if len(rest):
-            self.rest = rest
-            if connection.window <= 0:
+        sent, allowed = 0, min(len(rest), self.window, connection.window)
+        while sent < allowed and not connection.paused:
+            piece = bytes(rest[sent : min(sent + FRAME_BYTES_MAX, allowed)])
+            sent += len(piece)
+            connection.write(frame(DATA, 0, self.id, piece))
+        self.window -= sent
+        connection.window -= sent
+        if sent < len(rest):
+            self.rest = rest[sent:]
+            if connection.window <= 0 or connection.paused:
                 connection.block(self)
             return
         self.rest = None
@@ -200,7 +217,7 @@ class Stream:
 
     def finish(self, status: int, message: str = "") -> None:
         """End the response with a gRPC status; a message that is on its way goes out before it, whole."""
-        if self.local_closed or self.ending:
+        if self.over:
             return
         end = grpc.trailers(self.id, status, message, only=not self.started)
         if self.rest is None:
@@ -216,16 +233,19 @@ class Stream:
             # No trailers can follow half a message; gRPC clients read this code as UNAVAILABLE and connect again.
             self.connection.reset(self.id, REFUSED_STREAM)
 
-    def answer_http(self, status: int) -> None:
+    def answer_http(self, status: int, *, headers_only: bool = False) -> None:
         """Answer what is not a gRPC request: status and a line of text, as flow control allows."""
         head, body = grpc.http_answer(self.id, status)
         self.started = True
-        self.connection.write(head)
+        self.connection.answer(head)
         self.ending = frame(DATA, END_STREAM, self.id)
+        if headers_only:
+            self._close(self.ending)
+            return
         self.rest = memoryview(body)
         self.pump()
 
     def _close(self, end: bytes) -> None:
         self.local_closed = True
-        self.connection.write(end)
+        self.connection.answer(end)
         self.connection.ended(self)

@@ -1,0 +1,56 @@
+"""Streams of a connection that are over, while frames may still come for them. It does not know what is in frames."""
+
+from enum import IntEnum
+
+from xds.transport.http2.stream import Stream
+
+REMEMBERED = 32
+
+
+class Fate(IntEnum):
+    """How a stream ended (RFC 9113, 5.1)."""
+
+    OVER = 1
+    """The peer has ended it, or knows that it is over: what comes is its fault."""
+    RESET = 2
+    """We have reset it, which the peer may not know yet: what comes is to be ignored."""
+
+
+class ClosedStreams:
+    """The last few streams that are over, and those that we have answered while the peer has not ended its half."""
+
+    __slots__ = ("_answered", "_fates")
+
+    def __init__(self) -> None:
+        self._answered: dict[int, Stream] | None = None
+        self._fates: dict[int, Fate] | None = None
+
+    def add(self, stream_id: int, fate: Fate) -> None:
+        """Remember how a stream ended."""
+        if self._answered:
+            self._answered.pop(stream_id, None)
+        if self._fates is None:
+            self._fates = {}
+        self._fates[stream_id] = fate
+        if len(self._fates) > REMEMBERED:
+            del self._fates[next(iter(self._fates))]
+
+    def fate(self, stream_id: int) -> Fate | None:
+        """Return how a stream ended, None if that is long ago, or it has not."""
+        return None if self._fates is None else self._fates.get(stream_id)
+
+    def add_answered(self, stream: Stream) -> None:
+        """Remember a stream whose response is complete and whose request is not."""
+        if self._answered is None:
+            self._answered = {}
+        self._answered[stream.id] = stream
+        if len(self._answered) > REMEMBERED:
+            self.add(next(iter(self._answered)), Fate.RESET)
+
+    def answered(self, stream_id: int) -> Stream | None:
+        """Return a stream whose response is complete and whose request is not, if it is one."""
+        return None if self._answered is None else self._answered.get(stream_id)
+
+    def forget(self) -> None:
+        """Forget them all: the connection is no more."""
+        self._answered = self._fates = None
