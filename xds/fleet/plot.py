@@ -115,7 +115,8 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.set_xlabel("streams")
     axes.set_ylabel(panel.unit)
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    if all(value >= 0 for line in panel.lines for _, value in line.points):
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 
