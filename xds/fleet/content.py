@@ -1,7 +1,8 @@
 """What a response says, parsed once for however many sidecars get it. It does not know who has what.
 
-Two caches stand before the parser: whole messages, for servers whose nonces are equal on every stream, and messages
-without their nonce, for the others. Both are dropped whole when they have grown too large.
+Three caches stand before the parser: the latest message of each size, which is compared with and costs no hash; all
+messages, for servers whose nonces are equal on every stream; and messages without their nonce, for the others. Each is
+dropped whole when it has grown too large.
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from xds.model.types import TYPE_PREFIX
 
 KEPT_BYTES_MAX = 32 << 20
 """What the caches of a process may hold on to, each."""
+LATEST_MAX = 16
+"""Sizes of which the latest message is kept: sidecars that connect together get few different ones."""
 KEY_BYTES_MAX = 4 << 20
 """Longer messages are looked up by their digest, which costs twice as much, so that few of them don't fill a cache."""
 ENTRY_BYTES = 500
@@ -88,12 +91,25 @@ class Parser:
 
     def __init__(self, *, sotw: bool) -> None:
         self._sotw = sotw
+        self._latest: dict[int, tuple[bytes, Message]] = {}
         self._messages = Bounded()
         self._contents = Bounded()
         self._held: WeakValueDictionary[bytes, Held] = WeakValueDictionary()
 
     def message(self, encoded: bytes) -> Message:
         """Parse a response. Raises MalformedError."""
+        size = len(encoded)
+        latest = self._latest.get(size)
+        if latest is not None and latest[0] == encoded:
+            return latest[1]
+        known = self._known(encoded)
+        if size <= KEY_BYTES_MAX:
+            if len(self._latest) >= LATEST_MAX:
+                self._latest.clear()
+            self._latest[size] = encoded, known
+        return known
+
+    def _known(self, encoded: bytes) -> Message:
         key = encoded if len(encoded) <= KEY_BYTES_MAX else _digest(encoded)
         known: Message | None = self._messages.get(key)
         if known is None:

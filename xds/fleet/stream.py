@@ -302,7 +302,8 @@ class ClientStream(asyncio.Protocol):
                 raise FaultError("gRPC error", f"a message of {size} bytes, more than {MESSAGE_BYTES_MAX}")
             if len(partial) < _PREFIX_BYTES + size:
                 return
-            encoded = bytes(partial[_PREFIX_BYTES : _PREFIX_BYTES + size])
+            with memoryview(partial) as view:
+                encoded = bytes(view[_PREFIX_BYTES : _PREFIX_BYTES + size])
             del partial[: _PREFIX_BYTES + size]
             self.took(self.shared.parser.message(encoded))
         if not partial:
