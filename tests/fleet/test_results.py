@@ -96,6 +96,8 @@ def test_results_are_drawn(tmp_path: Path, suffix: str) -> None:
     draw([tmp_path / "ours.json", tmp_path / "theirs.json"], output)
     data = output.read_bytes()
     assert b"<svg" in data[:1_000] if suffix == ".svg" else data.startswith(b"\x89PNG")
+    draw([tmp_path / "ours.json", tmp_path / "theirs.json"], output)
+    assert output.read_bytes() == data, "the same figures make the same file"
 
 
 def test_what_cannot_be_drawn_is_said_to_be(tmp_path: Path) -> None:
