@@ -57,7 +57,7 @@ def draw(results: Sequence[Path], output: Path) -> None:
     for number, panel in enumerate(shown, start=1):
         _draw_panel(figure.add_subplot(rows, columns, number), panel)
     try:
-        with rc_context({"svg.hashsalt": "xds fleet"}):  # the same figures make the same file
+        with rc_context({"svg.hashsalt": "xds fleet", "svg.fonttype": "none"}):  # the same figures make the same file
             figure.savefig(output, dpi=150, metadata={"Date": None} if output.suffix == ".svg" else None)
     except OSError as error:
         raise PlotError(f"{output} can't be written: {error.strerror}") from None
