@@ -84,10 +84,12 @@ async def test_a_drained_server_sends_its_clients_to_the_next_one(serving, dial,
 async def test_new_calls_during_a_drain_are_refused_and_open_ones_get_their_turn(serving, dial):
     async with serving(drain={"timeout_s": 1.0}) as control_plane:
         channel = dial.channel(control_plane)
-        clients = [await dial.delta(channel, node_id=f"n{number}").open() for number in range(3)]
-        for client in clients:
+        clients = []
+        for number in range(3):  # one after the other, so that the first is the oldest, which is ended first
+            client = await dial.delta(channel, node_id=f"n{number}").open()
             await client.subscribe(r.CLUSTER)
             await client.take()
+            clients.append(client)
         draining = asyncio.create_task(control_plane.drain())
         assert (await clients[0].ended()).code is grpc.StatusCode.UNAVAILABLE
         assert len(control_plane.hub.streams) >= 1
