@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from support import resources as r
+from support import toolchains
 from support.native_clients import ClientProcess, RemoteClients, TlsPaths, ToolchainMissingError, build_go
 from support.native_dial import DELTA_ADS, first_request, wait_streams
 from support.pki import Authority, Pair
@@ -121,7 +122,7 @@ async def test_a_client_that_answers_no_ping_is_forgotten(serving):
     try:
         binary = build_go()
     except ToolchainMissingError as missing:
-        pytest.skip(str(missing))
+        toolchains.without(missing)
     async with serving(transport={"keepalive_interval_s": 1, "keepalive_timeout_s": 0.4}) as control_plane:
         with ClientProcess("black-hole", [str(binary)]) as process:
             channel = RemoteClients("go", process).channel(str(control_plane.address))
@@ -139,7 +140,7 @@ async def test_a_client_that_is_killed_is_forgotten(serving):
     try:
         binary = build_go()
     except ToolchainMissingError as missing:
-        pytest.skip(str(missing))
+        toolchains.without(missing)
     async with serving() as control_plane:
         with ClientProcess("killed", [str(binary)]) as process:
             channels = [RemoteClients("go", process).channel(str(control_plane.address)) for _ in range(5)]

@@ -40,7 +40,7 @@ def build_go(package: str = ".", name: str = "client") -> Path:
     """Build a package of the Go module in ``tests/clients/go`` and return the binary. Raises ToolchainMissingError."""
     _need("go", "install Go (https://go.dev/dl) and put it on the PATH")
     binary = BUILD / name
-    _run(["go", "build", "-trimpath", "-o", str(binary), package], SOURCES / "go")
+    _run(["go", "build", "-trimpath", "-buildvcs=false", "-o", str(binary), package], SOURCES / "go")
     return binary
 
 
