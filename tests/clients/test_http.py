@@ -111,7 +111,7 @@ async def test_a_browsers_get_is_told_what_this_port_speaks(serving, curl, trans
             assert (said.status, said.fields["content-type"]) == (405, "text/plain")
             assert b"gRPC" in said.body
         else:  # grpcio resets the stream
-            with pytest.raises(AssertionError, match="curl: .* stream 1 was not closed cleanly"):
+            with pytest.raises(AssertionError, match=r"curl: .* stream 1 was not closed cleanly"):
                 await curl(control_plane, "/", body=None, content_type=None)
         assert control_plane.hub.counters.streams_opened == 0
 
