@@ -1,4 +1,4 @@
-"""The grpcio transport under clients that are many, slow, gone, or ping too much: each harms itself alone."""
+"""Either transport under clients that are many, slow, gone, or ping too much: each harms itself alone."""
 
 import asyncio
 import resource
