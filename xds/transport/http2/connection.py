@@ -21,6 +21,8 @@ WINDOW_UPDATE_TINY = DATA_TINY = 256
 STREAMS_PER_CHORE = 100
 """Whose windows are moved by one chore."""
 SETTINGS_BYTES_PER_CHORE = 600
+HEADER_BYTES_PER_CHORE = 1_024
+"""Huffman code takes half a millisecond a kilobyte."""
 
 
 class Connection(Allowance):
@@ -213,6 +215,7 @@ class Connection(Allowance):
             self._end_block(stream_id)
 
     def _end_block(self, stream_id: int) -> None:
+        self.chore(self._blocks.size // HEADER_BYTES_PER_CHORE)
         head, ends = self._blocks.finish()
         stream = self.streams.get(stream_id) or self._closed.answered(stream_id)
         if stream is not None:
@@ -234,9 +237,9 @@ class Connection(Allowance):
         self._begin(stream_id, head, ends)
 
     def _begin(self, stream_id: int, head: RequestHead, ends: bool) -> None:
-        stream = self.open_stream(stream_id, head)
         if ends and head.content_length:
             raise StreamFault(stream_id, h2.PROTOCOL_ERROR, "content-length says that data follows")
+        stream = self.open_stream(stream_id, head)
         self.streams[stream_id] = stream
         stream.length_left = head.content_length
         stream.encoding = head.encoding
