@@ -9,7 +9,12 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 from collections.abc import Generator
 
 import pytest
-from support import processes
+from support import processes, transports
+
+
+def pytest_report_header() -> str:
+    """Say which transport serves."""
+    return f"transport: {transports.KIND} ({transports.VARIABLE}), where a test does not choose"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -28,7 +28,7 @@ def build_go() -> Path:
     """Build the Go peer and return its binary. Raises ToolchainMissingError and BuildError."""
     _need("go", "install Go (https://go.dev/dl), and put `go` on the PATH")
     binary = BUILD / GO
-    _run(["go", "build", "-trimpath", "-o", str(binary), "."], GO)
+    _run(["go", "build", "-trimpath", "-buildvcs=false", "-o", str(binary), "."], GO)
     return binary
 
 

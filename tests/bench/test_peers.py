@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from support import resources as r
+from support import toolchains
 from support.wire import DeltaClient
 
-from bench.compare.servers import KINDS, OURS, Kind, Resources, Running, running
+from bench.compare.servers import KINDS, OURS, Kind, Resources, Running, WorkersMissingError, running
 from bench.peers.build import ToolchainMissingError
 from bench.serve import Workload
 from xds.schema.ingest import ingest
@@ -25,8 +26,10 @@ def server(request: pytest.FixtureRequest) -> Iterator[Running]:
     kind: Kind = request.param
     try:
         kind.command()
-    except ToolchainMissingError as error:
-        pytest.skip(str(error))
+    except WorkersMissingError as missing:
+        pytest.skip(str(missing))
+    except ToolchainMissingError as missing:
+        toolchains.without(missing)
     with running(kind, SMALL) as started:
         yield started
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support import resources as r
+from support import toolchains
 from support.native_clients import (
     ClientProcess,
     Clients,
@@ -57,7 +58,7 @@ def clients(request: pytest.FixtureRequest) -> Iterator[Clients]:
     try:
         argv = [str(build_go())] if request.param == "go" else ["java", "-jar", str(build_java())]
     except ToolchainMissingError as missing:
-        pytest.skip(str(missing))
+        toolchains.without(missing)
     with ClientProcess(request.param, argv) as process:
         yield RemoteClients(request.param, process)
     assert process.complaints == []

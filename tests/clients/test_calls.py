@@ -6,6 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from support import resources as r
+from support.native_clients import RemoteCallError
 from support.native_dial import DELTA_ADS, HEALTH_CHECK, HEALTH_WATCH, first_request, wait_streams
 from support.wire import wire
 
@@ -136,6 +137,18 @@ async def test_too_much_metadata_ends_its_own_call_alone(serving, dial):
             control_plane.apply(upsert=[r.static_cluster("b", 1)])
             assert (await other.take()).names == {"b"}
             await wait_streams(control_plane, 1)
+
+
+@pytest.mark.parametrize("service", ["", "envoy.service.discovery.v3.AggregatedDiscoveryService"])
+async def test_health_is_checked_by_a_unary_call(serving, dial, service):
+    """Which a client holds to exactly one answer, and an error to none."""
+    async with serving() as control_plane:
+        check = dial.channel(control_plane).unary_unary(HEALTH_CHECK)
+        said = await check(health_pb2.HealthCheckRequest(service=service).SerializeToString())
+        assert health_pb2.HealthCheckResponse.FromString(said).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises((RemoteCallError, grpc.aio.AioRpcError)) as unknown:
+            await check(health_pb2.HealthCheckRequest(service="no.such.Service").SerializeToString())
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("service", ["", "envoy.service.discovery.v3.AggregatedDiscoveryService"])

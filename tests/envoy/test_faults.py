@@ -17,9 +17,10 @@ from support.fetch import fetch
 from support.forms import DELTA_ADS, SOTW_ADS, Form
 from support.pki import Authority
 from support.ports import free_port
+from support.transports import settings_on
 from support.upstream import Upstreams
 
-from xds import ControlPlane, GroupTable, Settings
+from xds import ControlPlane, GroupTable
 
 pytestmark = pytest.mark.envoy
 
@@ -71,8 +72,7 @@ class Scene:
 @asynccontextmanager
 async def scene(form: Form, *more: r.Json, external: tuple[str, ...] = (), live: bool = True) -> AsyncIterator[Scene]:
     """Serve a path to the upstream ``a``, and more, to one Envoy."""
-    settings = Settings.model_validate({"listen": "127.0.0.1:0", "admin": "off"})
-    async with Upstreams("a", "b") as upstreams, ControlPlane(settings) as control_plane:
+    async with Upstreams("a", "b") as upstreams, ControlPlane(settings_on()) as control_plane:
         resources = [*r.path_through(port=free_port(), upstream_port=upstreams.ports["a"]), *more]
         control_plane.replace({"default": resources}, rules=GroupTable(external=external))
         assert control_plane.address is not None

@@ -11,9 +11,10 @@ from support import resources as r
 from support.envoy import EnvoyProcess
 from support.fetch import Answer, fetch
 from support.forms import DELTA_ADS
+from support.transports import settings_on
 from support.upstream import Upstreams
 
-from xds import ControlPlane, GroupTable, Settings
+from xds import ControlPlane, GroupTable
 
 pytestmark = pytest.mark.envoy
 
@@ -58,7 +59,7 @@ async def scene(resources: list[r.Json], **dynamic: object) -> AsyncIterator[Sce
     """Serve resources, and the clusters ``a`` and ``b``, to an Envoy; ``dynamic`` replaces bootstrap fields."""
     # Clusters that are asked for by name are removed once the hold timeout is over.
     protocol = {"hold_timeout_s": 1.0}
-    settings = Settings.model_validate({"listen": "127.0.0.1:0", "admin": "off", "protocol": protocol})
+    settings = settings_on(protocol=protocol)
     async with Upstreams("a", "b") as upstreams, ControlPlane(settings) as control_plane:
         rules = GroupTable(external=("clusters/*", "endpoints/*"))
         clusters = [r.cluster("a"), r.assignment("a", upstreams.ports["a"])]
@@ -250,7 +251,7 @@ async def test_collections_by_xdstp_names_are_served_and_followed():
 async def collection_scene(resources: list[r.Json], dynamic: dict[str, object]) -> AsyncIterator[Scene]:
     """Serve resources to an Envoy that asks for collections, in which a plain cluster has no part."""
     protocol = {"hold_timeout_s": 1.0}
-    settings = Settings.model_validate({"listen": "127.0.0.1:0", "admin": "off", "protocol": protocol})
+    settings = settings_on(protocol=protocol)
     async with Upstreams("a", "b") as upstreams, ControlPlane(settings) as control_plane:
         plain = [r.cluster("plain"), r.assignment("plain")]
         control_plane.replace({"default": [*resources, *plain, r.assignment("a-eds", upstreams.ports["a"])]})

@@ -104,6 +104,7 @@ def test_what_is_refused_while_an_answer_waits_is_neither_kept_nor_given_credit(
         assert said(talk.say(frame(p.DATA, 0, 1, bytes(16_000)))) == []
     assert said(talk.say(*asks(1, 5))) == []
     assert (talk.server.streams[1].partial, talk.server.messages) == (None, 1)
+    assert talk.server.takes_whole(1, 7) is None  # the short way for ACKs
     assert codes(talk.say(frame(p.DATA, 0, 1, bytes(16_384)), frame(p.DATA, 0, 1, bytes(16_384)))) == [
         ("RstStream", 1, p.FLOW_CONTROL_ERROR)
     ]

@@ -14,7 +14,7 @@ import queue
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +40,7 @@ def build_go(package: str = ".", name: str = "client") -> Path:
     """Build a package of the Go module in ``tests/clients/go`` and return the binary. Raises ToolchainMissingError."""
     _need("go", "install Go (https://go.dev/dl) and put it on the PATH")
     binary = BUILD / name
-    _run(["go", "build", "-trimpath", "-o", str(binary), package], SOURCES / "go")
+    _run(["go", "build", "-trimpath", "-buildvcs=false", "-o", str(binary), package], SOURCES / "go")
     return binary
 
 
@@ -93,6 +93,7 @@ class Channel(Protocol):
     """One channel of any client. ``connected`` counts the connections made so far, where the client tells."""
 
     def stream_stream(self, path: str) -> Callable[..., Call]: ...
+    def unary_unary(self, path: str) -> Callable[..., Awaitable[bytes]]: ...
     async def close(self) -> None: ...
 
 
@@ -101,7 +102,9 @@ class Clients(Protocol):
 
     name: str
 
-    def channel(self, target: str, *, tls: TlsPaths | None = None, window: int = 0) -> Channel: ...
+    def channel(
+        self, target: str, *, tls: TlsPaths | None = None, window: int = 0, keepalive_s: float = 0
+    ) -> Channel: ...
 
 
 # --- grpcio --------------------------------------------------------------------------------------------------------
@@ -112,8 +115,11 @@ class GrpcioClients:
 
     name = "grpcio"
 
-    def channel(self, target: str, *, tls: TlsPaths | None = None, window: int = 0) -> Any:
-        """Return a channel of its own connection; ``window`` bounds what may be under way on a stream."""
+    def channel(self, target: str, *, tls: TlsPaths | None = None, window: int = 0, keepalive_s: float = 0) -> Any:
+        """Return a channel of its own connection; ``window`` bounds what may be under way on a stream.
+
+        With ``keepalive_s`` it pings so often; grpc-go and grpc-java not more often than every ten seconds.
+        """
         options: list[tuple[str, int]] = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
@@ -121,6 +127,8 @@ class GrpcioClients:
         ]
         if window:
             options += [("grpc.http2.lookahead_bytes", window), ("grpc.http2.bdp_probe", 0)]
+        if keepalive_s:
+            options += [("grpc.keepalive_time_ms", int(keepalive_s * 1_000)), ("grpc.http2.max_pings_without_data", 0)]
         if tls is None:
             return grpc.aio.insecure_channel(target, options=options)
         shown = {}
@@ -205,22 +213,30 @@ class RemoteClients:
         self.name = name
         self.process = process
 
-    def channel(self, target: str, *, tls: TlsPaths | None = None, window: int = 0) -> "RemoteChannel":
-        """Return a channel of its own connection; ``window`` bounds what may be under way on a stream."""
-        return RemoteChannel(self.process, target, tls, window)
+    def channel(
+        self, target: str, *, tls: TlsPaths | None = None, window: int = 0, keepalive_s: float = 0
+    ) -> "RemoteChannel":
+        """Return a channel of its own connection; ``window`` bounds what may be under way on a stream.
+
+        With ``keepalive_s`` it pings so often; grpc-go and grpc-java not more often than every ten seconds.
+        """
+        return RemoteChannel(self.process, target, tls, window, keepalive_s)
 
 
 class RemoteChannel:
     """A channel in a client process; ``states`` are gRPC's connectivity states so far."""
 
-    def __init__(self, process: ClientProcess, target: str, tls: TlsPaths | None, window: int) -> None:
+    def __init__(
+        self, process: ClientProcess, target: str, tls: TlsPaths | None, window: int, keepalive_s: float
+    ) -> None:
         self._process = process
         self.states: list[str] = []
         self.number = process.listen("connection", lambda event: self.states.append(event["state"]))
         files = None
         if tls is not None:
             files = {"ca": str(tls.ca)} | ({"cert": str(tls.cert), "key": str(tls.key)} if tls.cert else {})
-        process.say("connect", connection=self.number, target=target, tls=files, window=window)
+        asked = {"target": target, "tls": files, "window": window, "keepalive_s": keepalive_s}
+        process.say("connect", connection=self.number, **asked)
 
     def stream_stream(self, path: str) -> Callable[..., "RemoteCall"]:
         """Return what opens a call of a method."""
@@ -230,10 +246,34 @@ class RemoteChannel:
 
         return opened
 
+    def unary_unary(self, path: str) -> Callable[[bytes], Awaitable[bytes]]:
+        """Return what makes a unary call of a method. It raises RemoteCallError for a status other than OK."""
+
+        async def called(message: bytes, **options: Any) -> bytes:
+            call = RemoteCall(self._process, self.number, path, unary=True, **options)
+            await call.write(message)
+            await call.done_writing()
+            answer = await call.read()
+            if (code := await call.code()) is not grpc.StatusCode.OK:
+                raise RemoteCallError(code, await call.details())
+            assert isinstance(answer, bytes)
+            return answer
+
+        return called
+
     async def close(self) -> None:
         """Close the connection, and with it its calls."""
         self._process.forget("connection", self.number)
         self._process.say("disconnect", connection=self.number)
+
+
+class RemoteCallError(Exception):
+    """A unary call failed. ``code`` and ``details`` are methods, as those of grpc's own error."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self.code = lambda: code
+        self.details = lambda: details
 
 
 @dataclass(slots=True)
@@ -245,7 +285,10 @@ class _End:
 
 
 class RemoteCall:
-    """A call in a client process. With ``paused``, it reads nothing before ``resume``."""
+    """A call in a client process. With ``paused``, it reads nothing before ``resume``.
+
+    ``subtype`` makes the content-type ``application/grpc+SUBTYPE``, with grpc-go alone.
+    """
 
     def __init__(
         self,
@@ -257,6 +300,8 @@ class RemoteCall:
         timeout: float | None = None,
         compression: grpc.Compression = grpc.Compression.NoCompression,
         paused: bool = False,
+        unary: bool = False,
+        subtype: str = "",
     ) -> None:
         self._process = process
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -271,6 +316,8 @@ class RemoteCall:
             timeout_s=timeout or 0,
             compress="gzip" if compression is grpc.Compression.Gzip else "",
             paused=paused,
+            unary=unary,
+            subtype=subtype,
         )
 
     def _say(self, what: str, **fields: Any) -> None:

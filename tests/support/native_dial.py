@@ -31,10 +31,12 @@ class Dialer:
         self.name = clients.name
         self._channels: list[Any] = []
 
-    def channel(self, control_plane: ControlPlane, *, tls: TlsPaths | None = None, window: int = 0) -> Any:
+    def channel(
+        self, control_plane: ControlPlane, *, tls: TlsPaths | None = None, window: int = 0, keepalive_s: float = 0
+    ) -> Any:
         """Return a channel of its own to a control plane."""
         assert control_plane.address is not None
-        made = self.clients.channel(str(control_plane.address), tls=tls, window=window)
+        made = self.clients.channel(str(control_plane.address), tls=tls, window=window, keepalive_s=keepalive_s)
         self._channels.append(made)
         return made
 

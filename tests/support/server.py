@@ -13,6 +13,7 @@ from typing import Any, Self
 from support.fetch import Answer, fetch
 from support.ports import free_port
 from support.processes import Child, ChildFailedError
+from support.transports import KIND
 
 XDS = Path(sys.executable).parent / "xds"
 POLL_S = 0.01
@@ -21,6 +22,7 @@ POLL_S = 0.01
 class XdsServer(Child):
     """``xds serve DIRECTORY`` on two free ports; ``settings`` are as for ``--set`` (``{"protocol.ordering": False}``).
 
+    The transport is that of ``XDS_TEST_TRANSPORT``, unless the settings have another.
     Use it as ``async with XdsServer(directory) as server: await server.wait_ready()``. ``start`` after ``stop`` or
     ``kill`` serves again, on the same ports.
     """
@@ -36,7 +38,7 @@ class XdsServer(Child):
         self.port, self.admin_port = free_port(), free_port()
         self.argv = [str(XDS), "serve", str(directory), "--log-format", "json"]
         self.argv += ["--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}", *options]
-        for key, value in (settings or {}).items():
+        for key, value in ({"transport.kind": KIND} | dict(settings or {})).items():
             self.argv += ["--set", f"{key}={value}"]
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("XDS_", "COVERAGE_"))}
         self._log_start = 0

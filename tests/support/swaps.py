@@ -18,8 +18,9 @@ from support.forms import DELTA_ADS, Form
 from support.ports import free_port
 from support.server import XdsServer
 from support.traffic import Traffic, TrafficReport
+from support.transports import settings_on
 from support.upstream import Upstreams
-from xds import ControlPlane, Settings
+from xds import ControlPlane
 
 RATE = 3_000.0
 """Requests a second: dense enough to see a gap of a millisecond, and leaving two cores room for all else."""
@@ -102,7 +103,7 @@ async def embedded(
 ) -> AsyncIterator[Embedded]:
     """Serve side ``a`` of a state to one Envoy under load. ``drain_s`` is how long it drains a replaced listener."""
     protocol = {"ordering": ordering, "listener_drain_s": 600.0 if drain_s is None else drain_s + 1.0}
-    settings = Settings.model_validate({"listen": "127.0.0.1:0", "admin": "off", "protocol": protocol})
+    settings = settings_on(protocol=protocol)
     extra = () if drain_s is None else ("--drain-time-s", str(drain_s))
     async with Upstreams("a", "b") as upstreams, ControlPlane(settings) as control_plane:
         assert control_plane.address is not None

@@ -4,22 +4,28 @@ from typing import Any
 
 import pytest
 from support import resources as r
+from support.transports import KINDS, settings_on
 
-from xds import ControlPlane, Settings
+from xds import ControlPlane
 
 Serving = Callable[..., AbstractAsyncContextManager[ControlPlane]]
 
 
-@asynccontextmanager
-async def _serving(resources: list[r.Json] | None = None, **settings: Any) -> AsyncIterator[ControlPlane]:
-    made = Settings.model_validate({"listen": "127.0.0.1:0", "admin": "off", **settings})
-    control_plane = ControlPlane(made)
-    control_plane.replace({"default": [r.cluster("a"), r.assignment("a", 1)] if resources is None else resources})
-    async with control_plane:
-        yield control_plane
+@pytest.fixture(params=KINDS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """The transport that serves: what both have to do is tested on both."""
+    return request.param
 
 
 @pytest.fixture
-def serving() -> Serving:
+def serving(transport: str) -> Serving:
     """Serve from this process, by default a cluster and its endpoints: ``async with serving(reflection=True)``."""
-    return _serving
+
+    @asynccontextmanager
+    async def serve(resources: list[r.Json] | None = None, **settings: Any) -> AsyncIterator[ControlPlane]:
+        control_plane = ControlPlane(settings_on(transport, **settings))
+        control_plane.replace({"default": [r.cluster("a"), r.assignment("a", 1)] if resources is None else resources})
+        async with control_plane:
+            yield control_plane
+
+    return serve

@@ -1,4 +1,4 @@
-"""The grpcio transport and real grpc.aio clients: every method, every refusal, and an end for every stream."""
+"""Either transport and real grpc.aio clients: every method, every refusal, and an end for every stream."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""TLS of the grpcio transport: who gets in, and certificates that are replaced while streams are open."""
+"""TLS of either transport: who gets in, and certificates that are replaced while streams are open."""
 
 import asyncio
 import contextlib

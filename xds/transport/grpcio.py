@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from xds.address import Address, BindError
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.hub import Hub
 from xds.protocol.services import METHODS, SERVICES, Method
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.tls import TlsFiles, server_credentials
@@ -78,6 +79,9 @@ class _Call:
         connection = f"{peer}#{id(self)}" if peer.startswith("unix:") else peer
         self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=connection)
 
+    def carry(self, hub: Hub, now: float) -> bool:
+        return False
+
     def ready(self) -> None:
         if self._writer is None and self._refusal is None:
             self._writer = asyncio.get_running_loop().create_task(self._write())
@@ -89,7 +93,7 @@ class _Call:
 
     async def _write(self) -> None:
         try:
-            while (part := self._dispatcher.poll(self.stream)) is not None:
+            while self._refusal is None and (part := self._dispatcher.poll(self.stream)) is not None:
                 await self._context.write(part.message)
         except StreamRefusedError as refusal:
             self.end(refusal.status, refusal.message)
@@ -106,6 +110,9 @@ class _Call:
         try:
             while isinstance(data := await self._context.read(), bytes):  # else aio.EOF
                 self._dispatcher.receive(self.stream, data)
+        except StreamRefusedError as refusal:
+            self._refusal = refusal
+            raise
         except asyncio.CancelledError:
             if self._refusal is None:
                 raise
@@ -115,7 +122,18 @@ class _Call:
         finally:
             self._dispatcher.close(self.stream)
             if self._writer is not None:
-                self._writer.cancel()
+                await self._end_write(self._writer)
+
+    async def _end_write(self, writer: "asyncio.Task[None]") -> None:
+        """End what is being written; where a status is to follow, only once it is out: grpcio sends none beside it.
+
+        A client that does not read gets no status, and can't keep the stream open.
+        """
+        try:
+            if self._refusal is not None:
+                await asyncio.wait({writer}, timeout=ABORT_TIMEOUT_S)
+        finally:
+            writer.cancel()
 
 
 def _why_not_bound(address: Address, error: RuntimeError) -> OSError:

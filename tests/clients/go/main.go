@@ -26,6 +26,9 @@ type Command struct {
 	TimeoutS   float64           `json:"timeout_s"`
 	Compress   string            `json:"compress"`
 	Window     int32             `json:"window"`
+	KeepaliveS float64           `json:"keepalive_s"`
+	Subtype    string            `json:"subtype"`
+	Unary      bool              `json:"unary"`
 	Paused     bool              `json:"paused"`
 	Message    []byte            `json:"message"`
 }

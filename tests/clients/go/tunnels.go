@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/encoding/gzip" // registers the compressor
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -95,6 +96,10 @@ func (t *tunnels) connect(command Command) error {
 	if command.Window > 0 { // below 64 KiB grpc-go takes its own default
 		options = append(options, grpc.WithInitialWindowSize(command.Window), grpc.WithInitialConnWindowSize(command.Window))
 	}
+	if command.KeepaliveS > 0 { // below 10 s grpc-go takes 10 s
+		every := time.Duration(command.KeepaliveS * float64(time.Second))
+		options = append(options, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: every, Timeout: every}))
+	}
 	connection, err := grpc.NewClient("passthrough:///"+command.Target, options...)
 	if err != nil {
 		return err
@@ -150,7 +155,10 @@ func (t *tunnels) open(command Command) error {
 	if command.Compress != "" {
 		options = append(options, grpc.UseCompressor(command.Compress))
 	}
-	shape := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
+	if command.Subtype != "" {
+		options = append(options, grpc.CallContentSubtype(command.Subtype))
+	}
+	shape := &grpc.StreamDesc{ClientStreams: !command.Unary, ServerStreams: !command.Unary}
 	stream, err := t.connections[command.Connection].NewStream(ctx, shape, command.Path, options...)
 	if err != nil {
 		cancel()

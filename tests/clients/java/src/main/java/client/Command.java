@@ -22,6 +22,11 @@ final class Command {
   String compress;
   int window;
   boolean paused;
+  boolean unary;
+
+  @SerializedName("keepalive_s")
+  double keepaliveS;
+
 
   /** In base64. */
   String message;

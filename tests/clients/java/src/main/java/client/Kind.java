@@ -29,9 +29,9 @@ enum Kind {
     return request.getParserForType().parseFrom(encoded);
   }
 
-  MethodDescriptor<Message, Message> method(String path) {
+  MethodDescriptor<Message, Message> method(String path, boolean unary) {
     return MethodDescriptor.<Message, Message>newBuilder()
-        .setType(MethodDescriptor.MethodType.BIDI_STREAMING)
+        .setType(unary ? MethodDescriptor.MethodType.UNARY : MethodDescriptor.MethodType.BIDI_STREAMING)
         .setFullMethodName(path.substring(1))
         .setRequestMarshaller(ProtoUtils.marshaller(request))
         .setResponseMarshaller(ProtoUtils.marshaller(response))

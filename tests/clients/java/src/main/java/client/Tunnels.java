@@ -55,6 +55,9 @@ final class Tunnels {
     if (command.window > 0) {
       builder.flowControlWindow(command.window); // without it Netty grows the window by itself
     }
+    if (command.keepaliveS > 0) { // below 10 s grpc-java takes 10 s
+      builder.keepAliveTime((long) (command.keepaliveS * 1e3), TimeUnit.MILLISECONDS);
+    }
     ManagedChannel channel = builder.build();
     connections.put(command.connection, channel);
     tellState(command.connection, channel);
@@ -86,7 +89,7 @@ final class Tunnels {
     }
     Kind kind = Kind.valueOf(command.kind);
     ManagedChannel channel = connections.get(command.connection);
-    Tunnel tunnel = new Tunnel(command.call, kind, channel.newCall(kind.method(command.path), options), emit);
+    Tunnel tunnel = new Tunnel(command.call, kind, channel.newCall(kind.method(command.path, command.unary), options), emit);
     calls.put(command.call, tunnel);
     tunnel.start(metadata, command.paused);
   }
