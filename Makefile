@@ -5,10 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-core lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-core fuzz h2spec lock clean
+FUZZ_FRAMES ?= 1000000
+FUZZ_LIVE_FRAMES ?= 100000
+FUZZ_SEED ?= 1
 
 help: ## list the commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
 
 setup: $(STAMP) ## make .venv with everything, from a bare Python 3.11
 
@@ -44,6 +47,14 @@ bench-quick: setup ## the same, small, in a few minutes, into build/bench-quick:
 
 bench-core: setup ## the micro-benchmark of the pure core
 	@$(BIN)/python bench/micro.py
+
+fuzz: setup ## a million frames by chance at the HTTP/2 connection, and some over TCP: bench/results/http2/
+	@$(BIN)/python tests/http2/fuzz.py --frames $(FUZZ_FRAMES) --seed $(FUZZ_SEED) --seconds 1800 --output bench/results/http2/fuzz.json
+	@$(BIN)/python tests/http2/fuzz.py --live --frames $(FUZZ_LIVE_FRAMES) --seed $(FUZZ_SEED) --seconds 900 --output bench/results/http2/fuzz-live.json
+
+h2spec: setup ## the conformance suite for HTTP/2 servers, in plaintext and over TLS (needs Go): bench/results/http2/
+	@$(BIN)/python bench/h2spec.py --output bench/results/http2/h2spec.json
+	@$(BIN)/python bench/h2spec.py --tls --output bench/results/http2/h2spec-tls.json
 
 lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv

@@ -9,6 +9,7 @@ stream, keeps memory, or is slow; and, for a faithful client, if it ends the con
 """
 
 import argparse
+import contextlib
 import faulthandler
 import gc
 import json
@@ -82,6 +83,8 @@ class Tally:
         def counted(counts: Counter[str]) -> str:
             return ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
 
+        if not self.made:
+            return f"{self.frames:,} frames on {self.connections:,} connections over TCP: {counted(self.ends)}"
         return (
             f"{self.frames:,} frames by chance on {self.connections:,} connections ({counted(self.made)})\n"
             f"{self.streams:,} streams were opened, {self.messages:,} messages taken\n"
@@ -336,7 +339,8 @@ def live(server: NativeServer, frames: int, seed: int, progress: Progress = lamb
     while tally.frames < frames:
         number = tally.connections
         chance = random.Random(f"{seed}:live:{number}")
-        sayer, said = Sayer(chance), _live_frames(chance)
+        wildness = chance.choice((0.0, 0.0, 0.001, 0.01))
+        sayer, said = Sayer(chance), _live_frames(chance, wildness)
         with Peer(server.port) as peer:
             how, reading = "the client left", chance.random() < 0.8
             for _ in range(chance.choice(FRAMES_PER_CONNECTION) // LIVE_BATCH + 1):
@@ -345,6 +349,10 @@ def live(server: NativeServer, frames: int, seed: int, progress: Progress = lamb
                     how = "the server closed" if ended.closed else "neither would read"
                     break
                 tally.frames += LIVE_BATCH
+            else:
+                if reading and not wildness:
+                    with contextlib.suppress(ConnectionError):  # it may be told that it went wrong, if not be ignored
+                        peer.settled()
         tally.ends[how] += 1
         tally.connections += 1
         if tally.connections % 50 == 0:
@@ -354,9 +362,8 @@ def live(server: NativeServer, frames: int, seed: int, progress: Progress = lamb
     return tally
 
 
-def _live_frames(chance: random.Random) -> Callable[[Sayer], bytes]:
+def _live_frames(chance: random.Random, wildness: float) -> Callable[[Sayer], bytes]:
     """Return what makes frames for one connection: xDS requests, whole and damaged, among what fuzzing is made of."""
-    wildness = chance.choice((0.0, 0.0, 0.001, 0.01))
 
     def made(sayer: Sayer) -> bytes:
         if chance.random() < wildness:
@@ -417,16 +424,19 @@ def report(tally: Tally, *, seed: int, took_s: float, growth_bytes: int, fault: 
     commit = subprocess.run(("git", "describe", "--always", "--dirty"), capture_output=True, text=True, cwd=ROOT)
     counts = {name: dict(getattr(tally, name).most_common()) for name in ("made", "ends", "written")}
     versions = {name: version(name) for name in ("h2", "hpack", "hyperframe", "uvloop")}
+    inside = {
+        "streams": tally.streams,
+        "messages": tally.messages,
+        "answered_bytes": tally.written_bytes,
+        "slowest_piece_cpu_s": round(tally.slowest_s, 4),
+    }
     return {
         "outcome": fault or "no fault",
         "frames": tally.frames,
         "seed": seed,
         "connections": tally.connections,
-        "streams": tally.streams,
-        "messages": tally.messages,
-        "answered_bytes": tally.written_bytes,
+        **(inside if tally.made else {}),
         "memory_growth_bytes": growth_bytes,
-        "slowest_piece_cpu_s": round(tally.slowest_s, 4),
         "took_s": round(took_s, 1),
         **counts,
         "versions": {"Python": platform.python_version(), "commit": commit.stdout.strip(), **versions},

@@ -2,70 +2,15 @@
 
 import hpack
 import pytest
-from hyperframe import frame as hf
 from support import native_peer as p
-from support.native_fuzz import Application, Watcher, header_block
+from support.native_fuzz import Application, Watcher
 from support.native_peer import PREFACE, frame, message, request_fields, settings_frame, window_update
+from support.native_talk import REQUEST, Talk, asks, codes, said
 
 from xds.transport.http2 import frames as h2
 from xds.transport.http2 import grpc
 from xds.transport.http2.headers import HEADER_BYTES_MAX
 from xds.transport.http2.limits import Limits
-
-REQUEST = header_block(0)
-
-
-class Talk:
-    """A connection, and what it has said."""
-
-    def __init__(self, *settings: tuple[int, int], limits: Limits | None = None) -> None:
-        self.server = Application(limits or Limits())
-        self.encoder = hpack.Encoder()
-        self.say(PREFACE, settings_frame(settings))
-
-    def say(self, *frames: bytes) -> list[hf.Frame]:
-        """Say this and return the frames of the answer."""
-        self.server.receive(b"".join(frames))
-        return self.heard()
-
-    def heard(self) -> list[hf.Frame]:
-        """Return the frames that were said since the last time."""
-        out, found = memoryview(bytes(self.server.out)), []
-        self.server.out.clear()
-        while out:
-            one, length = hf.Frame.parse_frame_header(out[:9])
-            one.parse_body(out[9 : 9 + length])
-            found.append(one)
-            out = out[9 + length :]
-        return found
-
-    def open(self, stream_id: int, *, ask_bytes: int | None = None) -> list[hf.Frame]:
-        """Open a stream, and ask for an answer of so many bytes."""
-        return self.say(frame(p.HEADERS, p.END_HEADERS, stream_id, REQUEST), *(asks(stream_id, ask_bytes)))
-
-    def head(self, stream_id: int, *fields: tuple[str, str]) -> bytes:
-        """Return a request with fields besides its own."""
-        return frame(p.HEADERS, p.END_HEADERS, stream_id, self.encoder.encode([*request_fields(), *fields]))
-
-
-def asks(stream_id: int, ask_bytes: int | None) -> list[bytes]:
-    return [] if ask_bytes is None else [frame(p.DATA, 0, stream_id, message(ask_bytes.to_bytes(2, "big")))]
-
-
-def said(frames: list[hf.Frame]) -> list[tuple[str, int, int]]:
-    """Return kinds, streams and sizes."""
-    return [(type(one).__name__.removesuffix("Frame"), one.stream_id, one.body_len) for one in frames]
-
-
-def codes(frames: list[hf.Frame]) -> list[tuple[str, int, int]]:
-    """Return kinds, streams and error codes of resets and farewells."""
-    ends = (hf.RstStreamFrame, hf.GoAwayFrame)
-    return [
-        (type(one).__name__.removesuffix("Frame"), one.stream_id, one.error_code)
-        for one in frames
-        if isinstance(one, ends)
-    ]
-
 
 # --- Settings --------------------------------------------------------------------------------------------------------
 
@@ -101,13 +46,22 @@ def test_a_content_length_that_is_none_ends_its_stream_alone(length: str):
     assert codes(talk.say(talk.head(3))) == []
 
 
+def test_a_request_that_announces_what_can_not_follow_opens_nothing():
+    """A stream that was made for it and then refused was never let go of."""
+    talk = Talk()
+    block = talk.encoder.encode(request_fields(content_length="7"))
+    heard = talk.say(frame(p.HEADERS, p.END_HEADERS | p.END_STREAM, 1, block))
+    assert codes(heard) == [("RstStream", 1, p.PROTOCOL_ERROR)]
+    assert talk.server.opened == 0
+
+
 def test_headers_beyond_the_limit_leave_the_table_as_the_client_thinks_it_is():
     talk = Talk()
     assert codes(talk.say(talk.head(1, ("x-large", "v" * HEADER_BYTES_MAX), ("x-kept", "v" * 100)))) == [
         ("RstStream", 1, p.ENHANCE_YOUR_CALM)
     ]
     block = talk.head(3, ("x-kept", "v" * 100))
-    assert len(block) < 120  # "x-kept" by its index
+    assert len(block) < 150  # "x-kept" by its index
     assert said(talk.say(block, *asks(3, 0)))[0][:2] == ("Headers", 3)
 
 
@@ -148,7 +102,9 @@ def test_what_is_refused_while_an_answer_waits_is_neither_kept_nor_given_credit(
     assert said(talk.say(frame(p.DATA, 0, 1, b"\0\x86\0\0\0" + bytes(16_000)))) == []
     for _ in range(2):
         assert said(talk.say(frame(p.DATA, 0, 1, bytes(16_000)))) == []
-    assert talk.server.streams[1].partial is None
+    assert said(talk.say(*asks(1, 5))) == []
+    assert (talk.server.streams[1].partial, talk.server.messages) == (None, 1)
+    assert talk.server.takes_whole(1, 7) is None  # the short way for ACKs
     assert codes(talk.say(frame(p.DATA, 0, 1, bytes(16_384)), frame(p.DATA, 0, 1, bytes(16_384)))) == [
         ("RstStream", 1, p.FLOW_CONTROL_ERROR)
     ]

@@ -105,10 +105,10 @@ class Application(Connection):
         return self.now
 
     def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
+        self.opened += 1
         return Echo(self, stream_id)
 
     def began(self, stream: Stream, head: RequestHead) -> None:
-        self.opened += 1
         status = grpc.http_refusal(head)
         if status is not None:
             stream.answer_http(status)

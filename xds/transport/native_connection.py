@@ -288,7 +288,7 @@ class TlsConnection(NativeConnection):
 
     def _flush(self) -> None:
         data = self._outgoing.read()
-        if data and self._transport is not None:
+        if data and self._transport is not None and self.lingering is None:
             self._transport.write(data)
 
 

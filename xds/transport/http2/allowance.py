@@ -6,6 +6,14 @@ from xds.transport.http2.frame_reader import FrameReader
 from xds.transport.http2.limits import Limits
 from xds.transport.http2.payloads import check_priority
 
+TINY = 256
+"""Bytes, of data or of credit, that move next to nothing."""
+STREAMS_PER_CHORE = 100
+"""Whose windows are moved by one chore."""
+SETTINGS_BYTES_PER_CHORE = 600
+HEADER_BYTES_PER_CHORE = 1_024
+"""Huffman code takes half a millisecond a kilobyte."""
+
 
 class Allowance(FrameReader):
     """A connection's end that counts. ``paused``: the peer does not read, so nothing more is to be sent."""

@@ -7,7 +7,13 @@ keep or do is bounded: see ``Limits``. Source: RFC 9113, sections named below.
 from collections.abc import Callable
 
 from xds.transport.http2 import frames as h2
-from xds.transport.http2.allowance import Allowance
+from xds.transport.http2.allowance import (
+    HEADER_BYTES_PER_CHORE,
+    SETTINGS_BYTES_PER_CHORE,
+    STREAMS_PER_CHORE,
+    TINY,
+    Allowance,
+)
 from xds.transport.http2.closed import ClosedStreams, Fate
 from xds.transport.http2.faults import ConnectionFault, StreamFault
 from xds.transport.http2.frame_reader import Stage
@@ -16,11 +22,6 @@ from xds.transport.http2.headers import RequestHead, trailing_problem
 from xds.transport.http2.limits import Limits
 from xds.transport.http2.payloads import number_of, settings_of, unpadded
 from xds.transport.http2.stream import INTERNAL, Stream
-
-WINDOW_UPDATE_TINY = DATA_TINY = 256
-STREAMS_PER_CHORE = 100
-"""Whose windows are moved by one chore."""
-SETTINGS_BYTES_PER_CHORE = 600
 
 
 class Connection(Allowance):
@@ -125,9 +126,8 @@ class Connection(Allowance):
         stream = self.streams.get(stream_id)
         if stream is None or self._buffer or self._blocks.open_on or not stream.between_messages:
             return None
-        if 2 * (self.credit - size) < self.limits.connection_window:
-            return None
-        return stream if 2 * (stream.credit - size) >= self.limits.stream_window else None
+        room = 2 * (self.credit - size) >= self.limits.connection_window
+        return stream if room and 2 * (stream.credit - size) >= self.limits.stream_window else None
 
     def _data_on_closed(self, flags: int, stream_id: int, size: int) -> None:
         """Answer data for a stream that is not open (RFC 9113, 5.1)."""
@@ -136,7 +136,7 @@ class Connection(Allowance):
         answered = self._closed.answered(stream_id)
         if answered is None and self._closed.fate(stream_id) is not Fate.RESET:
             raise StreamFault(stream_id, h2.STREAM_CLOSED, f"DATA on stream {stream_id}, which is closed")
-        if size < DATA_TINY:
+        if size < TINY:
             self.chore()
         if answered is None:
             return
@@ -167,7 +167,7 @@ class Connection(Allowance):
 
     def _window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         increment = number_of(payload, "WINDOW_UPDATE") & 0x7FFFFFFF
-        if increment < WINDOW_UPDATE_TINY:
+        if increment < TINY:
             self.chore()
         if stream_id == 0:
             self.window += increment
@@ -222,6 +222,7 @@ class Connection(Allowance):
             self._end_block(stream_id)
 
     def _end_block(self, stream_id: int) -> None:
+        self.chore(self._blocks.size // HEADER_BYTES_PER_CHORE)
         head, ends = self._blocks.finish()
         stream = self.streams.get(stream_id) or self._closed.answered(stream_id)
         if stream is not None:
@@ -243,9 +244,9 @@ class Connection(Allowance):
         self._begin(stream_id, head, ends)
 
     def _begin(self, stream_id: int, head: RequestHead, ends: bool) -> None:
-        stream = self.open_stream(stream_id, head)
         if ends and head.content_length:
             raise StreamFault(stream_id, h2.PROTOCOL_ERROR, "content-length says that data follows")
+        stream = self.open_stream(stream_id, head)
         self.streams[stream_id] = stream
         stream.length_left = head.content_length
         stream.encoding = head.encoding
@@ -272,10 +273,9 @@ class Connection(Allowance):
         stream = self.streams.get(stream_id)
         if stream is None or stream.window >= self.peer_stream_window:
             self.chore()  # it was opened and closed for nothing; one that was served may end
+        self._closed.add(stream_id, Fate.OVER)
         if stream is not None:
             self._drop(stream)
-        else:
-            self._closed.add(stream_id, Fate.OVER)
 
     def _settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -300,7 +300,7 @@ class Connection(Allowance):
             self._move_windows(moved)
         self.answer(_SETTINGS_ACK)  # RFC 9113, 6.5.3: before anything that is only allowed by what it acknowledges
         if moved > 0:
-            self._use_windows(tiny=moved < WINDOW_UPDATE_TINY)
+            self._use_windows(tiny=moved < TINY)
 
     def _move_windows(self, moved: int) -> None:
         """Have every stream start from another window (RFC 9113, 6.9.2); what is left of one may become negative."""

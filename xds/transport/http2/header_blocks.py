@@ -46,6 +46,11 @@ class HeaderBlocks:
         self.open_on = 0 if flags & h2.END_HEADERS else stream_id
         return not self.open_on
 
+    @property
+    def size(self) -> int:
+        """The bytes of the block so far."""
+        return len(self._data)
+
     def finish(self) -> tuple[RequestHead, bool]:
         """Return what the complete block says, and whether its stream ends with it."""
         if self._decoder is None:

@@ -11,7 +11,8 @@ class Limits:
     """What one client may take. Sizes in bytes.
 
     ``chores`` bounds the frames that make work and move nothing (pings, settings, resets, empty data, priorities): so
-    many at once, and ``chores_per_s`` on the average (CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316).
+    many at once (twice on a new connection), and ``chores_per_s`` on the average (CVE-2019-9511 to 9518,
+    CVE-2023-44487, CVE-2024-27316).
     ``unread_bytes_max`` bounds the answers that wait for a client that does not read, data aside.
     """
 

@@ -159,7 +159,7 @@ class Stream:
     def between_messages(self) -> bool:
         """Say whether the next message is awaited, and nothing but the message."""
         whole = self.partial is None and self.length_left is None
-        return whole and not self.remote_closed and not self.local_closed
+        return whole and not self.remote_closed and not self.over
 
     @property
     def over(self) -> bool:

@@ -1,0 +1,67 @@
+"""A talk with the HTTP/2 connection without sockets: frames said, frames heard, both whole."""
+
+import hpack
+from hyperframe import frame as hf
+
+from support import native_peer as p
+from support.native_fuzz import Application, header_block
+from support.native_peer import PREFACE, frame, message, request_fields, settings_frame
+from xds.transport.http2.limits import Limits
+
+REQUEST = header_block(0)
+
+
+class Talk:
+    """A connection, and what it has said."""
+
+    def __init__(self, *settings: tuple[int, int], limits: Limits | None = None) -> None:
+        self.server = Application(limits or Limits())
+        self.encoder = hpack.Encoder()
+        self.say(PREFACE, settings_frame(settings))
+
+    def say(self, *frames: bytes) -> list[hf.Frame]:
+        """Say this and return the frames of the answer."""
+        self.server.receive(b"".join(frames))
+        return self.heard()
+
+    def heard(self) -> list[hf.Frame]:
+        """Return the frames that were said since the last time."""
+        out, found = memoryview(bytes(self.server.out)), []
+        self.server.out.clear()
+        while out:
+            one, length = hf.Frame.parse_frame_header(out[:9])
+            one.parse_body(out[9 : 9 + length])
+            found.append(one)
+            out = out[9 + length :]
+        return found
+
+    def open(self, stream_id: int, *, ask_bytes: int | None = None) -> list[hf.Frame]:
+        """Open a stream, and ask for an answer of so many bytes."""
+        return self.say(frame(p.HEADERS, p.END_HEADERS, stream_id, REQUEST), *(asks(stream_id, ask_bytes)))
+
+    def head(self, stream_id: int, *fields: tuple[str, str]) -> bytes:
+        """Return a request with fields besides its own, in one frame or two."""
+        block = self.encoder.encode([*request_fields(), *fields], huffman=False)
+        first, rest = block[: p.FRAME_BYTES_MAX], block[p.FRAME_BYTES_MAX :]
+        if not rest:
+            return frame(p.HEADERS, p.END_HEADERS, stream_id, first)
+        return frame(p.HEADERS, 0, stream_id, first) + frame(p.CONTINUATION, p.END_HEADERS, stream_id, rest)
+
+
+def asks(stream_id: int, ask_bytes: int | None) -> list[bytes]:
+    return [] if ask_bytes is None else [frame(p.DATA, 0, stream_id, message(ask_bytes.to_bytes(2, "big")))]
+
+
+def said(frames: list[hf.Frame]) -> list[tuple[str, int, int]]:
+    """Return kinds, streams and sizes."""
+    return [(type(one).__name__.removesuffix("Frame"), one.stream_id, one.body_len) for one in frames]
+
+
+def codes(frames: list[hf.Frame]) -> list[tuple[str, int, int]]:
+    """Return kinds, streams and error codes of resets and farewells."""
+    ends = (hf.RstStreamFrame, hf.GoAwayFrame)
+    return [
+        (type(one).__name__.removesuffix("Frame"), one.stream_id, one.error_code)
+        for one in frames
+        if isinstance(one, ends)
+    ]
