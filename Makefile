@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-core lock clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -36,7 +36,13 @@ check: setup ## only the quick ones: format, lint, types, architecture
 format: setup ## rewrite the code as `make test` wants it
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
-bench: setup ## the micro-benchmark of the pure core
+bench: setup ## ours and the peers side by side, all rows, into bench/RESULTS.md; about 50 minutes
+	@$(BIN)/python -m bench.compare
+
+bench-quick: setup ## the same, small, in a few minutes, into build/bench-quick: shows that it works
+	@$(BIN)/python -m bench.compare --quick
+
+bench-core: setup ## the micro-benchmark of the pure core
 	@$(BIN)/python bench/micro.py
 
 lock: setup ## resolve the dependencies again into requirements.lock

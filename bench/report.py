@@ -6,6 +6,7 @@ It prints to stdout. It does not measure, and knows of a figure only its name.
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.compare.claims import Claim, claims
@@ -13,15 +14,19 @@ from bench.compare.results import Measured, RowResult, load
 from bench.compare.servers import OURS
 
 DIRECTORY = Path(__file__).parent / "results"
+PLOT = "streams.svg"
+"""The plot of the row scaling, beside the report."""
 NOTES = "notes.md"
 """What a person wrote about the results, in their directory: why a figure misses its target."""
 
 INTRODUCTION = (
     "Written by `make bench` (`python -m bench.compare`); do not edit. Ours and the peers ran one after the other on "
     "the same machine, driven by the same fleet (`xds fleet`): one TCP connection and one delta ADS stream per "
-    "simulated sidecar, every response ACKed, both ends on this machine. CPU is the user and system time of the "
-    "server's whole process tree, memory its proportional set size (1 KB is 1,000 bytes). Each figure is the better "
-    "of the row's rounds, of memory the larger. Absolute figures vary with the machine; the ratios are what counts."
+    "simulated sidecar, every response ACKed, every sidecar's resources verified in the end, both ends on one machine. "
+    "CPU is the user and system time of the server's whole process tree, memory its proportional set size (1 KB is "
+    "1,000 bytes). Each figure is the median of the row's rounds, with the smallest and the largest in brackets. "
+    "Percentiles are over all streams and pushes of a round; *last stream* is the median over the pushes of when the "
+    "last stream had it. Absolute figures vary with the machine; the ratios are what counts."
 )
 
 TITLES = {
@@ -33,53 +38,98 @@ TITLES = {
     "reconnect-5000": "5,000 streams reconnect with their versions, content unchanged, 5,000 clusters",
     "one-change": "The cost of one change to 1,000 streams, pure core",
     "slow-readers": "10% of the streams never read, 10% read slowly",
+    "scaling": "100 clusters, 100 assignments, 10 routes, more and more streams: figures of the last step",
 }
 
-TABLES: tuple[dict[str, str], ...] = (
-    {
-        "back_to_back.cpu_us": "CPU per delivery, back to back",
-        "paced.cpu_us": "200 ms apart",
-        "back_to_back.p50_ms": "latency p50, back to back",
-        "back_to_back.p99_ms": "p99",
-        "back_to_back.p999_ms": "p99.9",
-        "back_to_back.last_ms": "last stream, median",
-        "paced.p50_ms": "p50, 200 ms apart",
-        "paced.p99_ms": "p99",
-        "paced.p999_ms": "p99.9",
-        "paced.last_ms": "last stream, median",
-        "back_to_back.fleet_us": "the fleet's own CPU per delivery",
-    },
-    {
-        "connect.cpu_us": "connect, CPU per stream",
-        "connect.p50_s": "connect to synced, p50",
-        "connect.p99_s": "p99",
-        "connect.all_s": "all",
-        "connect.missing": "not synced, or differing at the end",
-        "memory.kb": "memory per stream",
-        "memory.added_kb": "of the last three quarters",
-        "memory.after_kb": "after the pushes",
-        "memory.total_mb": "in all",
-    },
-    {
-        "push.last_s": "push to all, last stream",
-        "newcomers.p50_s": "newcomers synced, p50",
-        "newcomers.p99_s": "p99",
-        "newcomers.missing": "not synced",
-        "reconnect.resources": "resources sent again",
-        "reconnect.p50_s": "reconnected, p50",
-        "reconnect.p99_s": "p99",
-        "reconnect.all_s": "all",
-        "reconnect.cpu_us": "CPU per stream",
-    },
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Figures that are shown together: a caption, the columns' headings by figure, and which is shown as a ratio."""
+
+    caption: str
+    columns: Mapping[str, str]
+    ratio: str = ""
+    """The figure of which a last column says how many times ours it is."""
+
+
+TABLES = (
+    Table(
+        "CPU per delivery, ACK included",
+        {
+            "back_to_back.cpu_us": "pushes back to back, µs",
+            "paced.cpu_us": "200 ms apart, µs",
+            "back_to_back.fleet_us": "the fleet's own, back to back, µs",
+            "paced.fleet_us": "the fleet's own, 200 ms apart, µs",
+        },
+        ratio="back_to_back.cpu_us",
+    ),
+    Table(
+        "Latency, pushes back to back",
+        {
+            "back_to_back.p50_ms": "p50, ms",
+            "back_to_back.p99_ms": "p99, ms",
+            "back_to_back.p999_ms": "p99.9, ms",
+            "back_to_back.last_ms": "last stream, ms",
+        },
+        ratio="back_to_back.last_ms",
+    ),
+    Table(
+        "Latency, pushes 200 ms apart",
+        {
+            "paced.p50_ms": "p50, ms",
+            "paced.p99_ms": "p99, ms",
+            "paced.p999_ms": "p99.9, ms",
+            "paced.last_ms": "last stream, ms",
+        },
+        ratio="paced.last_ms",
+    ),
+    Table(
+        "Connecting, from the first SYN to all resources",
+        {
+            "connect.cpu_us": "server's CPU per stream, µs",
+            "connect.p50_s": "p50, s",
+            "connect.p99_s": "p99, s",
+            "connect.all_s": "all, s",
+            "connect.missing": "streams not synced, or differing at the end",
+        },
+        ratio="connect.cpu_us",
+    ),
+    Table(
+        "Memory",
+        {
+            "memory.kb": "per stream, KB",
+            "memory.after_kb": "per stream after the pushes, KB",
+            "memory.added_kb": "per stream that was added, KB",
+            "memory.added_after_kb": "per stream that was added, after the pushes, KB",
+            "memory.total_mb": "server in all, MB",
+            "fleet.kb": "the fleet itself, per stream, KB",
+        },
+        ratio="memory.kb",
+    ),
+    Table(
+        "A push to all while newcomers connect",
+        {
+            "push.last_s": "last stream has it, s",
+            "newcomers.p50_s": "newcomers synced, p50, s",
+            "newcomers.p99_s": "p99, s",
+            "newcomers.missing": "newcomers not synced",
+        },
+    ),
+    Table(
+        "All reconnect at once",
+        {
+            "reconnect.resources": "resources sent again",
+            "reconnect.p50_s": "p50, s",
+            "reconnect.p99_s": "p99, s",
+            "reconnect.all_s": "all, s",
+            "reconnect.cpu_us": "server's CPU per stream, µs",
+        },
+    ),
 )
-"""The figures that are shown together, in order, with their headings. What is in none comes last, by its own name."""
-
-UNSHOWN = frozenset(("paced.fleet_us",))
-UNITS = {"us": "µs", "ms": "ms", "s": "s", "kb": "KB", "mb": "MB"}
-RATIO = "back_to_back.cpu_us"
+"""Every figure of the fleet is in one of these; what bench/micro.py prints has names that can be shown."""
 
 
-def render(results: Mapping[str, RowResult], notes: str = "", *, quick: bool = False) -> str:
+def render(results: Mapping[str, RowResult], notes: str = "", *, drawn: str = "", quick: bool = False) -> str:
     """Return the whole report as Markdown; that of a quick run judges nothing."""
     parts = ["# Benchmark results", INTRODUCTION]
     if quick:
@@ -88,6 +138,8 @@ def render(results: Mapping[str, RowResult], notes: str = "", *, quick: bool = F
         judged = claims(results)
         parts += ["## What must be shown", _summary(judged), "\n".join(_claims_table(judged))]
         parts += [notes.strip()] if notes.strip() else []
+    if drawn:
+        parts += ["## Latency and memory against streams", f"![Latency, CPU and memory against streams]({drawn})"]
     parts += ["## Figures", *_rows(results), "## Machine and versions", *_environments(results)]
     parts += ["## Commands", *_commands(results)]
     return "\n\n".join(parts) + "\n"
@@ -105,6 +157,7 @@ def _claims_table(judged: list[Claim]) -> Iterator[str]:
         sign = "≤" if claim.at_most else "≥"
         target = f"{sign} {_number(claim.limit)} {claim.unit}".rstrip()
         measured = "–" if claim.measured is None else f"{_number(claim.measured)} {claim.unit}".rstrip()
+        measured += "" if claim.measured is None or claim.is_sound else ", which can't be"
         detail = f" ({claim.detail})" if claim.detail else ""
         verdict = f"**{claim.verdict}**" if claim.verdict == "MISS" else claim.verdict
         yield f"| {claim.row} | {claim.what} | {target} | {measured}{detail} | {verdict} |"
@@ -122,38 +175,49 @@ def _rows(results: Mapping[str, RowResult]) -> Iterator[str]:
 def _figures_tables(result: RowResult) -> Iterator[str]:
     """Yield a table for each group of figures that was measured, and what was not measured."""
     given = dict.fromkeys(name for measured in result.measured.values() for name in measured.figures)
-    grouped = {name for group in TABLES for name in group} | UNSHOWN
-    for group in (*TABLES, {name: name for name in given if name not in grouped}):
-        names = [name for name in group if name in given]
-        if names:
-            yield "\n".join(_table(result, {name: group[name] for name in names}))
+    known = {name for table in TABLES for name in table.columns}
+    others = Table("", {name: name for name in given if name not in known})
+    for table in (*TABLES, others):
+        columns = {name: heading for name, heading in table.columns.items() if name in given}
+        if columns:
+            yield "\n".join(_table(result, replace(table, columns=columns)))
     for server, measured in result.measured.items():
         if measured.not_measured:
-            lines = [line.strip() for line in measured.not_measured.splitlines() if line.strip()]
-            yield f"{server}: not measured: {' … '.join(dict.fromkeys((lines[0], lines[-1])))}"
+            yield f"{server}: not measured: {_shortened(measured.not_measured)}"
+        for problem in measured.failed_rounds:
+            yield f"{server}: a round was not measured: {_shortened(problem)}"
 
 
-def _table(result: RowResult, headings: Mapping[str, str]) -> Iterator[str]:
-    ours = result.figure(OURS.name, RATIO) if RATIO in headings else None
-    shown = [f"{heading}{_unit(name)}" for name, heading in headings.items()]
-    yield f"| | {' | '.join([*shown, *(['CPU × ours'] if ours else [])])} |"
-    yield "|---|" + "---|" * (len(headings) + bool(ours))
+def _shortened(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " … ".join(dict.fromkeys((lines[0], lines[-1])))
+
+
+def _table(result: RowResult, table: Table) -> Iterator[str]:
+    ours = result.figure(OURS.name, table.ratio) if len(result.measured) > 1 else None
+    ratio = [f"× ours ({table.columns[table.ratio].rpartition(',')[0]})"] if ours else []
+    if table.caption:
+        yield f"{table.caption}:"
+        yield ""
+    yield f"| | {' | '.join([*table.columns.values(), *ratio])} |"
+    yield "|---|" + "---:|" * (len(table.columns) + len(ratio))
     for server, measured in result.measured.items():
-        cells = [_cell(measured, name) for name in headings]
-        if ours:
-            figure = measured.figures.get(RATIO)
-            cells.append("–" if figure is None else f"{figure / ours:.1f}")
-        yield f"| {server} | {' | '.join(cells)} |"
+        if not measured.not_measured:
+            cells = [_cell(measured, name) for name in table.columns]
+            if ours:
+                cells.append(f"{measured.figures[table.ratio] / ours:.1f}" if table.ratio in measured.figures else "–")
+            yield f"| {server} | {' | '.join(cells)} |"
 
 
 def _cell(measured: Measured, name: str) -> str:
     figure = measured.figures.get(name)
-    return "–" if figure is None else _number(figure)
-
-
-def _unit(name: str) -> str:
-    unit = UNITS.get(name.replace(".", "_").rpartition("_")[2])
-    return f", {unit}" if unit else ""
+    if figure is None:
+        return "–"
+    spread = measured.spread(name)
+    shown = _number(figure)
+    if spread is None or {_number(value) for value in spread} == {shown}:
+        return shown
+    return f"{shown} ({_number(spread[0])}–{_number(spread[1])})"
 
 
 def _number(value: float | str) -> str:
@@ -183,13 +247,14 @@ def _commands(results: Mapping[str, RowResult]) -> Iterator[str]:
 def main() -> None:
     """Print the report of a directory of results."""
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else DIRECTORY
-    print(report_of(directory), end="")
+    plot = directory.parent / PLOT
+    print(report_of(directory, drawn=plot.name if plot.exists() else ""), end="")
 
 
-def report_of(directory: Path, *, quick: bool = False) -> str:
-    """Return the report of the results and notes in a directory."""
+def report_of(directory: Path, *, drawn: str = "", quick: bool = False) -> str:
+    """Return the report of the results and notes in a directory; ``drawn`` is the plot's path as the report has it."""
     notes = directory / NOTES
-    return render(load(directory), notes.read_text() if notes.exists() else "", quick=quick)
+    return render(load(directory), notes.read_text() if notes.exists() else "", drawn=drawn, quick=quick)
 
 
 if __name__ == "__main__":

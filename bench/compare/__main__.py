@@ -1,46 +1,79 @@
 """``python -m bench.compare``: run the rows, keep their results, write the report."""
 
 import argparse
+import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from bench.compare.results import Measured, RowResult, save
 from bench.compare.rows import FULL, QUICK, Row
 from bench.compare.servers import ROOT
 from bench.peers.build import BUILDERS, BuildError, ToolchainMissingError, versions
-from bench.report import DIRECTORY, report_of
+from bench.report import DIRECTORY, PLOT, report_of
+
+QUICK_DIRECTORY = ROOT / "build" / "bench-quick"
+"""Where a quick run writes; git ignores it."""
 
 
 def main() -> int:
     """Return 0 if all that could be measured was, whether or not it meets the targets."""
     options = _options()
     rows = QUICK if options.quick else FULL
-    directory = DIRECTORY / "quick" if options.quick else DIRECTORY
-    report = directory / "RESULTS.md" if options.quick else ROOT / "bench" / "RESULTS.md"
+    report, results = places(quick=options.quick)
     build_peers()
+    started_s = time.monotonic()
     failed = False
     for name in options.only or rows:
-        result = run_row(name, rows[name])
-        save(result, directory)
-        report.write_text(report_of(directory, quick=options.quick))
+        result, drawn = run_row(name, rows[name])
+        save(result, results)
+        if drawn:
+            draw(drawn, results / name, report.parent / PLOT)
+        plot = PLOT if (report.parent / PLOT).exists() else ""
+        report.write_text(report_of(results, drawn=plot, quick=options.quick))
         failed |= any(is_failure(measured) for measured in result.measured.values())
-    say(f"written to {report.relative_to(ROOT)}")
+    say(f"written to {report.relative_to(ROOT)} after {(time.monotonic() - started_s) / 60:.0f} minutes")
     return int(failed)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small, in about 3 minutes, into bench/results/quick")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"small, in a few minutes, into {QUICK_DIRECTORY.relative_to(ROOT)}"
+    )
     parser.add_argument(
         "--only", action="append", choices=FULL, metavar="ROW", help=f"run this row; repeatable. {', '.join(FULL)}"
     )
     return parser.parse_args()
+
+
+def places(*, quick: bool) -> tuple[Path, Path]:
+    """Return where the report goes and the directory of the results; a quick run's replaces nothing of the others."""
+    report, results = ROOT / "bench" / "RESULTS.md", DIRECTORY
+    if quick:
+        report, results = QUICK_DIRECTORY / "RESULTS.md", QUICK_DIRECTORY / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    return report, results
+
+
+def draw(drawn: Mapping[str, Mapping[str, Any]], directory: Path, plot: Path) -> None:
+    """Keep results of ``xds fleet`` and have ``xds fleet plot`` draw them into one file."""
+    directory.mkdir(exist_ok=True)
+    kept = []
+    for server, result in drawn.items():
+        kept.append(directory / f"{server.replace(', ', ' ').replace('/', '+')}.json")
+        kept[-1].write_text(json.dumps(result, indent=1) + "\n")
+    argv = [str(Path(sys.executable).parent / "xds"), "fleet", "plot", *map(str, kept), "--output", str(plot)]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        say(f"nothing was drawn: {ended.stderr.strip()[-500:]}")
 
 
 def build_peers() -> None:
@@ -53,15 +86,15 @@ def build_peers() -> None:
             say(f"without it: {error}")
 
 
-def run_row(name: str, row: Row) -> RowResult:
-    """Measure one row."""
+def run_row(name: str, row: Row) -> tuple[RowResult, dict[str, dict[str, Any]]]:
+    """Measure one row; return its result, and what of it is to be drawn."""
     started_s = time.monotonic()
     date = datetime.now(UTC).isoformat(timespec="seconds")
     outcome = row.run(lambda text: say(f"{name}: {text}"))
     for server, measured in outcome.measured.items():
         if measured.not_measured:
             say(f"{name}: {server} was not measured: {measured.not_measured}")
-    return RowResult(
+    result = RowResult(
         row=name,
         date=date,
         took_s=round(time.monotonic() - started_s, 1),
@@ -70,6 +103,7 @@ def run_row(name: str, row: Row) -> RowResult:
         parameters=outcome.parameters,
         measured=outcome.measured,
     )
+    return result, outcome.drawn
 
 
 def is_failure(measured: Measured) -> bool:

@@ -1,5 +1,6 @@
 """What is claimed of the figures, and whether they bear it out. It does not know how claims are shown."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,12 +16,22 @@ MODES = {"back_to_back": "back to back", "paced": "200 ms apart"}
 CORE = "pure core"
 """The name in results of what has no server: bench/micro.py."""
 
+FEW_CLUSTERS, MANY_CLUSTERS, MTLS = "100 clusters", "5,000 clusters", "mTLS"
+ALL_READ, SOME_DO_NOT = "all read", "some do not"
+"""The names of what is compared in the rows memory and slow-readers."""
+
+STREAM_KB_MIN = 0.5
+"""No stream takes less: its objects alone don't. A smaller figure means that the growth was hidden by free memory."""
+
 Results = Mapping[str, RowResult]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One target. ``measured`` is None where there is no figure for it; ``detail`` says what a ratio is made of."""
+    """One target. ``measured`` is None where there is no figure for it; ``detail`` says what a ratio is made of.
+
+    A figure below ``least`` can't be: it shows that the measuring failed, and counts as none.
+    """
 
     row: str
     what: str
@@ -29,11 +40,22 @@ class Claim:
     measured: float | None
     at_most: bool = True
     detail: str = ""
+    least: float | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the figure can be: a number, counts not negative, and all that has a unit more than nothing."""
+        value = self.measured
+        if value is None or not math.isfinite(value):
+            return False
+        if self.least is not None:
+            return value >= self.least
+        return value > 0 if self.unit else value >= 0
 
     @property
     def verdict(self) -> Literal["pass", "MISS", "not measured"]:
         """Whether the figure is within the limit."""
-        if self.measured is None:
+        if self.measured is None or not self.is_sound:
             return "not measured"
         within = self.measured <= self.limit if self.at_most else self.measured >= self.limit
         return "pass" if within else "MISS"
@@ -88,18 +110,31 @@ def _many_clusters(results: Results, row: str) -> Iterator[Claim]:
 
 
 def _memory(results: Results) -> Iterator[Claim]:
-    few, many, mutual = (_stream_kb(results, "memory", name) for name in ("100 clusters", "5,000 clusters", "mTLS"))
-    first = _stream_kb(results, "fanout-100x1000", OURS.name)
-    plaintext = None if first is None or few is None else max(first, few)
-    yield Claim("memory", "memory per stream, plaintext", 6, "KB", plaintext)
-    yield Claim("memory", "memory per stream, mTLS", 35, "KB", mutual)
-    growth = None if few is None or many is None else many / few
+    few, many, mutual = (_added_kb(results, name) for name in (FEW_CLUSTERS, MANY_CLUSTERS, MTLS))
+    yield _stream_memory("memory", "memory per stream, plaintext", 6, few)
+    yield _stream_memory("memory", "memory per stream, mTLS", 35, mutual)
+    growth = None
+    if few is not None and many is not None and min(few, many) >= STREAM_KB_MIN:
+        growth = many / few
     yield Claim("memory", "memory per stream, 100 → 5,000 clusters", 1.2, "×", growth)
 
 
+def _stream_memory(row: str, what: str, limit_kb: float, measured_kb: float | None) -> Claim:
+    return Claim(row, what, limit_kb, "KB", measured_kb, least=STREAM_KB_MIN)
+
+
+def _added_kb(results: Results, server: str) -> float | None:
+    """Return what a further stream takes: the larger of connected and after the pushes."""
+    return _largest(results, "memory", server, ("memory.added_kb", "memory.added_after_kb"))
+
+
 def _stream_kb(results: Results, row: str, server: str) -> float | None:
-    """Return the largest of the figures for the memory of a stream: connected, further ones, after the pushes."""
-    figures = (_figure(results, row, server, f"memory.{name}") for name in ("kb", "added_kb", "after_kb"))
+    """Return what a stream takes, with what all of them take together: the larger of connected and after the pushes."""
+    return _largest(results, row, server, ("memory.kb", "memory.after_kb"))
+
+
+def _largest(results: Results, row: str, server: str, names: tuple[str, ...]) -> float | None:
+    figures = (_figure(results, row, server, name) for name in names)
     return max((figure for figure in figures if figure is not None), default=None)
 
 
@@ -122,16 +157,18 @@ def _reconnect(results: Results, row: str) -> Iterator[Claim]:
 
 
 def _slow_readers(results: Results, row: str) -> Iterator[Claim]:
-    alone, beside = (_figure(results, row, server, "paced.p99_ms") for server in ("all read", "some do not"))
-    ratio = None if alone is None or beside is None else beside / alone
+    alone, beside = (_figure(results, row, server, "paced.p99_ms") for server in (ALL_READ, SOME_DO_NOT))
+    ratio = beside / alone if alone and beside else None
     yield Claim(row, "the others' p99, to the run without", 1.2, "×", ratio)
+    # A stream that does not read holds one response a type at most, whose bytes it shares: no more than any stream.
+    bound_kb = _stream_kb(results, row, SOME_DO_NOT)
+    yield _stream_memory(row, "memory per stream after the pushes, those that do not read included", 6, bound_kb)
 
 
 def _grpcio(results: Results, row: str) -> Iterator[Claim]:
     for mode, shown in MODES.items():
         yield _at_most(results, row, OURS_GRPCIO.name, f"{mode}.cpu_us", f"grpcio, CPU per delivery, {shown}", 50, "µs")
-    memory_kb = _stream_kb(results, row, OURS_GRPCIO.name)
-    yield Claim(row, "grpcio, memory per stream", 45, "KB", memory_kb)
+    yield _stream_memory(row, "grpcio, memory per stream", 45, _stream_kb(results, row, OURS_GRPCIO.name))
 
 
 def _figure(results: Results, row: str, server: str, name: str) -> float | None:
@@ -146,7 +183,7 @@ def _times_less(results: Results, row: str, name: str, peers: tuple[str, ...], w
     """Claim that our figure is so many times less than the best of the peers'."""
     ours = _figure(results, row, OURS.name, name)
     theirs = {peer: figure for peer in peers if (figure := _figure(results, row, peer, name)) is not None}
-    if ours is None or not theirs:
+    if not ours or ours < 0 or not theirs:
         return Claim(row, what, times, "×", None, at_most=False)
     best = min(theirs, key=theirs.__getitem__)
     missing = [peer for peer in peers if peer not in theirs]

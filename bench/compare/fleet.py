@@ -28,8 +28,8 @@ class Load:
     """What the fleet does: how many streams, how many pushes in each mode, and what else."""
 
     streams: int
-    streams_before: int = 0
-    """If not 0, so many connect first: what the rest then takes is not hidden by memory that a start left free."""
+    steps_before: tuple[int, ...] = ()
+    """Smaller numbers of streams that come first, each with all pushes: what a stream takes is then seen by growth."""
     pushes: int = 0
     warmup_pushes: int = 0
     paced: bool = True
@@ -43,7 +43,7 @@ class Load:
         gaps = f"0,{PACED_GAP_MS}" if self.paced else "0"
         pushing = ["--pushes", self.pushes, "--warmup-pushes", self.warmup_pushes, "--push-gap-ms", gaps]
         words: list[str | int] = [str(Path(sys.executable).parent / "xds"), "fleet", "--server", server.target]
-        steps = f"{self.streams_before},{self.streams}" if self.streams_before else self.streams
+        steps = ",".join(str(size) for size in (*self.steps_before, self.streams))
         words += ["--streams", steps, "--types", "clusters,endpoints,routes", "--subscribe", f"routes={routes}"]
         words += ["--server-pid", server.pid, "--trigger", server.trigger, "--timeout", f"{self.timeout_s}s"]
         words += [*(pushing if self.pushes else []), *(["--newcomers", self.newcomers] if self.newcomers else [])]
@@ -52,6 +52,12 @@ class Load:
 
 def drive(load: Load, server: Running, resources: Resources) -> tuple[Figures, str]:
     """Run the fleet to its end; return the figures and the command. Raises MeasureError."""
+    result, command = drive_whole(load, server, resources)
+    return figures_of(result), command
+
+
+def drive_whole(load: Load, server: Running, resources: Resources) -> tuple[dict[str, Any], str]:
+    """Run the fleet to its end; return all that ``xds fleet --json`` wrote, and the command. Raises MeasureError."""
     argv = load.arguments(server, resources)
     with tempfile.TemporaryDirectory(prefix="xds-bench-") as directory:
         path = Path(directory) / "result.json"
@@ -70,10 +76,10 @@ def drive(load: Load, server: Running, resources: Resources) -> tuple[Figures, s
         said = ended.stdout.decode(errors="replace")[-3_000:]
         if not path.exists():
             raise MeasureError(f"the fleet gave no result, with exit code {ended.returncode}:\n{said}")
-        result = json.loads(path.read_text())
+        result: dict[str, Any] = json.loads(path.read_text())
     if result["problems"]:
         raise MeasureError(f"the fleet found: {'; '.join(result['problems'])}")
-    return figures_of(result), shown(argv)
+    return result, shown(argv)
 
 
 def figures_of(result: Mapping[str, Any]) -> Figures:
@@ -83,14 +89,25 @@ def figures_of(result: Mapping[str, Any]) -> Figures:
     if step["memory"] is not None:
         figures |= _memory(step["memory"], step["streams"])
         if earlier:
-            added_bytes = step["memory"]["connected_bytes"] - earlier[0]["memory"]["connected_bytes"]
-            figures["memory.added_kb"] = added_bytes / (step["streams"] - earlier[0]["streams"]) / 1000
+            figures |= _growth(earlier[-1], step)
     for series in step["pushes"]:
         figures |= _pushes(PACED if series["gap_ms"] else BACK_TO_BACK, series)
     if result["newcomers"] is not None:
         figures |= _newcomers(result["newcomers"])
     if result["storm"] is not None:
         figures |= _storm(result["storm"])
+    if result.get("fleet_memory_bytes"):
+        figures["fleet.kb"] = result["fleet_memory_bytes"] / step["streams"] / 1000
+    return figures
+
+
+def _growth(before: Mapping[str, Any], step: Mapping[str, Any]) -> Figures:
+    """Return what each stream of the last step added to what the step before left, connected and after the pushes."""
+    added, memory = step["streams"] - before["streams"], step["memory"]
+    figures = {"memory.added_kb": memory["bytes_per_added_stream"] / 1000}
+    after_bytes, earlier_bytes = (one["memory"]["after_pushes_bytes"] for one in (step, before))
+    if after_bytes is not None and earlier_bytes is not None:
+        figures["memory.added_after_kb"] = (after_bytes - earlier_bytes) / added / 1000
     return figures
 
 

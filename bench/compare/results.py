@@ -6,7 +6,8 @@ Figures are flat: ``back_to_back.cpu_us`` and ``paced.cpu_us`` are the server's 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,13 +16,21 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one server showed, or why it was not measured."""
+    """What one server showed, or why it was not measured. ``figures`` are the medians of those of the ``rounds``."""
 
     figures: Figures = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     not_measured: str = ""
     lacks_toolchain: bool = False
     """Whether it was not measured because what builds it is not here: no fault of anything."""
+    rounds: tuple[Figures, ...] = ()
+    failed_rounds: tuple[str, ...] = ()
+    """Why rounds that gave no figures did not, where others did."""
+
+    def spread(self, name: str) -> tuple[float, float] | None:
+        """Return the smallest and the largest value of a figure, None where there are not two rounds to tell."""
+        values = [figures[name] for figures in self.rounds if name in figures]
+        return (min(values), max(values)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +75,17 @@ def load(directory: Path) -> dict[str, RowResult]:
     return found
 
 
-def better(rounds: Iterable[Figures]) -> Figures:
-    """Return the better of each figure: what a server can do, not what disturbed it. Of memory, the larger counts."""
-    best: Figures = {}
-    for figures in rounds:
-        for name, value in figures.items():
-            choose = max if name.startswith("memory.") else min
-            best[name] = choose(value, best.get(name, value))
-    return best
+def merged(rounds: Sequence[Measured]) -> Measured:
+    """Return the medians of the rounds that gave figures; without any, why the first gave none."""
+    good = [measured for measured in rounds if not measured.not_measured]
+    if not good:
+        return rounds[0]
+    names = dict.fromkeys(name for measured in good for name in measured.figures)
+    medians = {
+        name: statistics.median(measured.figures[name] for measured in good if name in measured.figures)
+        for name in names
+    }
+    failed = tuple(measured.not_measured for measured in rounds if measured.not_measured)
+    return Measured(
+        medians, good[-1].commands, rounds=tuple(measured.figures for measured in good), failed_rounds=failed
+    )

@@ -4,13 +4,15 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bench.compare.claims import CORE
-from bench.compare.fleet import Load, MeasureError, drive
-from bench.compare.results import Figures, Measured, better
+from bench.compare.claims import ALL_READ, CORE, FEW_CLUSTERS, MANY_CLUSTERS, MTLS, SOME_DO_NOT
+from bench.compare.fleet import Load, MeasureError, drive, drive_whole, figures_of
+from bench.compare.results import Figures, Measured, merged
 from bench.compare.servers import (
     GO_LINEAR,
     GO_SNAPSHOT,
@@ -30,10 +32,14 @@ from bench.compare.servers import (
 from bench.peers.build import BuildError, ToolchainMissingError
 
 FIRST_ROW_KINDS = (OURS, GO_LINEAR, JAVA_TUNED, OURS_GRPCIO, GO_TUNED, JAVA_PLAIN, GO_SNAPSHOT, OURS_WORKER)
-MANY_CLUSTERS_KINDS = (OURS, JAVA_TUNED, GO_LINEAR, OURS_GRPCIO, JAVA_PLAIN, GO_SNAPSHOT)
-"""Without go-control-plane Snapshot tuned, which takes two minutes to connect and is far from being the best here."""
+MANY_CLUSTERS_KINDS = (OURS, JAVA_TUNED, OURS_GRPCIO, JAVA_PLAIN, GO_LINEAR, GO_SNAPSHOT, GO_TUNED)
+MANY_CLUSTERS_SLOW = (GO_LINEAR, GO_SNAPSHOT, GO_TUNED)
+"""A push takes seconds there, so that one round tells as much as several of the others."""
+SCALING_KINDS = (OURS, OURS_GRPCIO, GO_LINEAR, JAVA_TUNED)
 QUICK_KINDS = (OURS, GO_LINEAR, JAVA_TUNED, OURS_GRPCIO)
 MICRO_TIMEOUT_S = 300
+NOT_MEASURED = (ToolchainMissingError, BuildError, ServerFailedError, MeasureError)
+"""What a row goes on after, saying why a server has no figures."""
 
 Say = Callable[[str], None]
 Parameters = dict[str, float | str]
@@ -45,6 +51,21 @@ class Outcome:
 
     measured: dict[str, Measured]
     parameters: Parameters
+    drawn: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What ``xds fleet plot`` is to draw: results of ``xds fleet --json`` by the name of their server."""
+
+
+def in_rounds(rounds: int, work: Mapping[str, Callable[[], Measured]], say: Say) -> dict[str, Measured]:
+    """Measure each in turn, in several rounds, so that what disturbs the machine hits all alike.
+
+    Every other round goes backwards. The medians of the rounds count.
+    """
+    found: dict[str, list[Measured]] = {name: [] for name in work}
+    for number in range(rounds):
+        for name in reversed(work) if number % 2 else work:
+            say(f"{name}, round {number + 1} of {rounds}")
+            found[name].append(work[name]())
+    return {name: merged(measured) for name, measured in found.items()}
 
 
 def measure(
@@ -67,40 +88,39 @@ def measure(
             commands.append(command)
             memory = {name: value for name, value in cold.items() if name.startswith("memory.")}
             return Measured(figures | memory, tuple(commands))
-    except ToolchainMissingError as error:
-        return Measured(not_measured=str(error), lacks_toolchain=True)
-    except (BuildError, ServerFailedError, MeasureError) as error:
-        return Measured({}, tuple(commands), not_measured=str(error))
+    except NOT_MEASURED as error:
+        return _not_measured(error, commands)
+
+
+def _not_measured(error: Exception, commands: Iterable[str]) -> Measured:
+    lacks_toolchain = isinstance(error, ToolchainMissingError)
+    return Measured({}, tuple(commands), not_measured=str(error), lacks_toolchain=lacks_toolchain)
 
 
 @dataclass(frozen=True, slots=True)
 class Fanout:
-    """Every server in turn serves the same to as many streams, in several rounds of which the better figures count."""
+    """Every server in turn serves the same to as many streams, in several rounds; the slow ones in one."""
 
     kinds: tuple[Kind, ...]
     resources: Resources
     load: Load
     warmup_pushes_jvm: int
     rounds: int
+    slow: tuple[Kind, ...] = ()
 
     def run(self, say: Say) -> Outcome:
         """Measure all of them."""
-        rounds: dict[str, list[Measured]] = {kind.name: [] for kind in self.kinds}
-        for number in range(self.rounds):
-            for kind in self.kinds:
-                say(f"{kind.name}, round {number + 1} of {self.rounds}")
-                rounds[kind.name].append(self._one(kind))
-        merged = {name: _merged(measured) for name, measured in rounds.items()}
-        return Outcome(merged, self.parameters())
+        work = {kind.name: partial(self._one, kind) for kind in self.kinds}
+        once = {name: work.pop(name) for name in [kind.name for kind in self.slow]}
+        measured = in_rounds(self.rounds, work, say) | in_rounds(1, once, say)
+        return Outcome(measured, self.parameters())
 
     def _one(self, kind: Kind) -> Measured:
-        first = None
-        if kind.family == "java":
-            first = replace(self.load, pushes=10, warmup_pushes=self.warmup_pushes_jvm, paced=False)
-        return measure(kind, self.resources, self.load, first=first)
+        return measure(kind, self.resources, self.load, first=_jvm_first(kind, self.load, self.warmup_pushes_jvm))
 
     def parameters(self) -> Parameters:
         """Say how much of what it is."""
+        slow = {"rounds of " + kind.name: 1 for kind in self.slow}
         return {
             "streams": self.load.streams,
             "clusters": self.resources.clusters,
@@ -110,15 +130,15 @@ class Fanout:
             "warm-up pushes": self.load.warmup_pushes,
             "more warm-up pushes of a JVM": self.warmup_pushes_jvm,
             "rounds": self.rounds,
+            **slow,
         }
 
 
-def _merged(rounds: list[Measured]) -> Measured:
-    """Return the better figures of the rounds that gave some; without any, why the first gave none."""
-    good = [measured for measured in rounds if not measured.not_measured]
-    if not good:
-        return rounds[0]
-    return Measured(better(measured.figures for measured in good), good[-1].commands)
+def _jvm_first(kind: Kind, load: Load, warmup_pushes: int) -> Load | None:
+    """Return what comes before a load where it is a virtual machine that has to be warm."""
+    if kind.family != "java":
+        return None
+    return replace(load, steps_before=(), pushes=10, warmup_pushes=warmup_pushes, paced=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +147,21 @@ class Memory:
 
     streams: int
     clusters: int
+    rounds: int
 
     def run(self, say: Say) -> Outcome:
         """Measure the three."""
-        load = Load(streams=self.streams, streams_before=self.streams // 4, pushes=5, paced=False)
+        load = Load(streams=self.streams, steps_before=(self.streams // 4,), pushes=5, paced=False)
         few, many = Resources(), Resources(clusters=self.clusters)
-        measured = {}
-        for name, resources in (("100 clusters", few), ("5,000 clusters", many)):
-            say(f"{OURS.name}, {resources.clusters:,} clusters")
-            measured[name] = measure(OURS, resources, load)
-        say(f"{OURS.name}, mTLS")
         with tempfile.TemporaryDirectory(prefix="xds-bench-tls-") as directory:
             server, client = _certificates(Path(directory))
-            measured["mTLS"] = measure(OURS, few, replace(load, options=client), options=server)
-        return Outcome(measured, {"streams": self.streams, "of them before": load.streams_before})
+            work = {
+                FEW_CLUSTERS: partial(measure, OURS, few, load),
+                MANY_CLUSTERS: partial(measure, OURS, many, load),
+                MTLS: partial(measure, OURS, few, replace(load, options=client), options=server),
+            }
+            measured = in_rounds(self.rounds, work, say)
+        return Outcome(measured, {"streams": self.streams, "of them before": self.streams // 4, "rounds": self.rounds})
 
 
 def _certificates(directory: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -165,19 +186,20 @@ class Alone:
     kind: Kind
     resources: Resources
     load: Load
+    rounds: int = 1
 
     def run(self, say: Say) -> Outcome:
         """Measure it."""
-        say(self.kind.name)
-        return Outcome(
-            {OURS.name: measure(self.kind, self.resources, self.load)},
-            {"streams": self.load.streams, "clusters": self.resources.clusters, "workers": self.kind.workers},
-        )
+        work = {OURS.name: partial(measure, self.kind, self.resources, self.load)}
+        parameters: Parameters = {"streams": self.load.streams, "clusters": self.resources.clusters}
+        if self.kind.workers:
+            parameters["workers"] = self.kind.workers
+        return Outcome(in_rounds(self.rounds, work, say), {**parameters, "rounds": self.rounds})
 
 
 @dataclass(frozen=True, slots=True)
 class SlowReaders:
-    """The same fleet with everyone reading, and with some that don't, in turns; the better of the rounds counts."""
+    """The same fleet with everyone reading, and with some that don't, in turns."""
 
     load: Load
     rounds: int
@@ -185,13 +207,47 @@ class SlowReaders:
     def run(self, say: Say) -> Outcome:
         """Measure both."""
         some = replace(self.load, options=("--stuck", "10%", "--slow", "10%"))
-        rounds: dict[str, list[Measured]] = {"all read": [], "some do not": []}
-        for number in range(self.rounds):
-            for name, load in (("all read", self.load), ("some do not", some)):
-                say(f"{name}, round {number + 1} of {self.rounds}")
-                rounds[name].append(measure(OURS, Resources(), load))
-        measured = {name: _merged(all_rounds) for name, all_rounds in rounds.items()}
-        return Outcome(measured, {"streams": self.load.streams, "pushes in each mode": self.load.pushes})
+        work = {
+            ALL_READ: partial(measure, OURS, Resources(), self.load),
+            SOME_DO_NOT: partial(measure, OURS, Resources(), some),
+        }
+        parameters: Parameters = {
+            "streams": self.load.streams, "pushes in each mode": self.load.pushes, "rounds": self.rounds,
+        }  # fmt: skip
+        return Outcome(in_rounds(self.rounds, work, say), parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Some of the servers with more and more streams, for the plot of latency and memory against streams."""
+
+    kinds: tuple[Kind, ...]
+    load: Load
+    warmup_pushes_jvm: int
+
+    def run(self, say: Say) -> Outcome:
+        """Measure each once."""
+        measured, drawn = {}, {}
+        for kind in self.kinds:
+            say(kind.name)
+            measured[kind.name], result = self._one(kind)
+            if result is not None:
+                drawn[kind.name] = result
+        steps = ", ".join(f"{size:,}" for size in (*self.load.steps_before, self.load.streams))
+        return Outcome(measured, {"streams": steps, "pushes": self.load.pushes, "rounds": 1}, drawn)
+
+    def _one(self, kind: Kind) -> tuple[Measured, dict[str, Any] | None]:
+        warming = _jvm_first(kind, replace(self.load, streams=self.load.steps_before[0]), self.warmup_pushes_jvm)
+        commands: list[str] = []
+        try:
+            with running(kind, Resources()) as server:
+                commands.append(server.command)
+                for load in (*([warming] if warming else []), self.load):
+                    result, command = drive_whole(load, server, Resources())
+                    commands.append(command)
+        except NOT_MEASURED as error:
+            return _not_measured(error, commands), None
+        return Measured(figures_of(result), tuple(commands)), result
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,25 +288,26 @@ def micro_figures(printed: str, resources: Iterable[int]) -> Figures:
     return figures | {"slowest / fastest": max(figures.values()) / min(figures.values())}
 
 
-Row = Fanout | Memory | Alone | SlowReaders | OneChange
+Row = Fanout | Memory | Alone | SlowReaders | OneChange | Scaling
 
 _MANY = Resources(clusters=5_000)
 
 FULL: dict[str, Row] = {
     "fanout-100x1000": Fanout(
-        FIRST_ROW_KINDS, Resources(), Load(streams=1_000, pushes=40, warmup_pushes=20), warmup_pushes_jvm=300, rounds=2
+        FIRST_ROW_KINDS, Resources(), Load(streams=1_000, pushes=30, warmup_pushes=10), warmup_pushes_jvm=300, rounds=3
     ),
     "fanout-100x4000": Fanout(
-        FIRST_ROW_KINDS, Resources(), Load(streams=4_000, pushes=15, warmup_pushes=5), warmup_pushes_jvm=100, rounds=2
+        FIRST_ROW_KINDS, Resources(), Load(streams=4_000, pushes=10, warmup_pushes=5), warmup_pushes_jvm=100, rounds=3
     ),
     "fanout-5000x500": Fanout(
         MANY_CLUSTERS_KINDS,
         _MANY,
-        Load(streams=500, pushes=10, warmup_pushes=3, timeout_s=240),
+        Load(streams=500, pushes=10, warmup_pushes=3, timeout_s=300),
         warmup_pushes_jvm=100,
-        rounds=1,
+        rounds=3,
+        slow=MANY_CLUSTERS_SLOW,
     ),
-    "memory": Memory(streams=4_000, clusters=5_000),
+    "memory": Memory(streams=4_000, clusters=5_000, rounds=2),
     "streams-100000": Alone(
         replace(OURS, workers=6),
         Resources(),
@@ -260,7 +317,12 @@ FULL: dict[str, Row] = {
         OURS, _MANY, Load(streams=5_000, options=("--reconnect-storm",), timeout_s=300),
     ),
     "one-change": OneChange((100, 1_000, 10_000, 100_000), streams=1_000),
-    "slow-readers": SlowReaders(Load(streams=1_000, pushes=40, warmup_pushes=5), rounds=3),
+    "slow-readers": SlowReaders(Load(streams=1_000, pushes=30, warmup_pushes=5), rounds=3),
+    "scaling": Scaling(
+        SCALING_KINDS,
+        Load(streams=4_000, steps_before=(500, 1_000, 2_000), pushes=10, warmup_pushes=5, paced=False),
+        warmup_pushes_jvm=300,
+    ),
 }  # fmt: skip
 """Every row by its name, as it is measured for bench/RESULTS.md."""
 
@@ -276,12 +338,17 @@ QUICK: dict[str, Row] = {
     "fanout-5000x500": Fanout(
         QUICK_KINDS, _FEW, Load(streams=100, pushes=5, warmup_pushes=5), warmup_pushes_jvm=20, rounds=1
     ),
-    "memory": Memory(streams=400, clusters=200),
+    "memory": Memory(streams=400, clusters=200, rounds=1),
     "streams-100000": Alone(
         replace(OURS, workers=2), Resources(), Load(streams=2_000, pushes=3, paced=False, newcomers=20)
     ),
     "reconnect-5000": Alone(OURS, _FEW, Load(streams=200, options=("--reconnect-storm",))),
     "one-change": OneChange((100, 1_000, 10_000), streams=100),
-    "slow-readers": SlowReaders(Load(streams=200, pushes=10, warmup_pushes=5), rounds=1),
+    "slow-readers": SlowReaders(Load(streams=200, pushes=10, warmup_pushes=5), rounds=2),
+    "scaling": Scaling(
+        QUICK_KINDS,
+        Load(streams=200, steps_before=(100,), pushes=5, warmup_pushes=5, paced=False),
+        warmup_pushes_jvm=20,
+    ),
 }
 """The same rows, small: they show that everything works, and nothing else."""

@@ -1,18 +1,20 @@
 """What the fleet said becomes figures, figures become verdicts, and both become the report."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.compare.claims import Claim, claims
+from bench.compare.__main__ import QUICK_DIRECTORY, places
+from bench.compare.claims import FEW_CLUSTERS, MANY_CLUSTERS, Claim, claims
 from bench.compare.fleet import Load, figures_of
-from bench.compare.results import Figures, Measured, RowResult, better, load, save
-from bench.compare.rows import FULL, QUICK, micro_figures
-from bench.compare.servers import GO_LINEAR, JAVA_TUNED, OURS, OURS_GRPCIO, Resources, Running
-from bench.report import NOTES, TITLES, render, report_of
+from bench.compare.results import Figures, Measured, RowResult, load, merged, save
+from bench.compare.rows import FULL, QUICK, in_rounds, micro_figures
+from bench.compare.servers import GO_LINEAR, JAVA_TUNED, OURS, OURS_GRPCIO, ROOT, Resources, Running
+from bench.report import NOTES, TABLES, TITLES, render, report_of
 
 ROW = "fanout-100x1000"
 
@@ -45,6 +47,7 @@ def step(streams: int, connected_bytes: int, after_bytes: int | None, *series: d
             "before_bytes": 1_000_000,
             "connected_bytes": connected_bytes,
             "bytes_per_stream": (connected_bytes - 1_000_000) / streams,
+            "bytes_per_added_stream": 9_500.0,
             "after_pushes_bytes": after_bytes,
         },
         "pushes": list(series),
@@ -75,7 +78,7 @@ def claim(results: dict[str, RowResult], what: str, *, row_name: str = "") -> Cl
 
 def test_figures_are_those_of_the_last_step_and_the_memory_between_the_steps() -> None:
     result = fleet_result(
-        step(1_000, 5_000_000, None),
+        step(1_000, 5_000_000, 7_000_000),
         step(3_000, 25_000_000, 31_000_000, pushes(0, 8.5, 10, 30, 20), pushes(200, 9.5, 7)),
     )
     figures = figures_of(result)
@@ -83,7 +86,7 @@ def test_figures_are_those_of_the_last_step_and_the_memory_between_the_steps() -
     assert figures["back_to_back.last_ms"] == 20  # the median of the pushes', not the worst of all
     assert (figures["paced.cpu_us"], figures["paced.last_ms"]) == (9.5, 7)
     assert figures["memory.kb"] == 8
-    assert figures["memory.added_kb"] == 10
+    assert (figures["memory.added_kb"], figures["memory.added_after_kb"]) == (9.5, 12)
     assert figures["memory.after_kb"] == 10
     assert figures["memory.total_mb"] == 31
     assert (figures["connect.cpu_us"], figures["connect.p50_s"], figures["connect.missing"]) == (150, 0.1, 3)
@@ -110,7 +113,7 @@ def test_newcomers_and_the_storm_are_figures_too() -> None:
 
 def test_the_fleet_is_told_what_to_do() -> None:
     server = Running(OURS, pid=42, port=7, admin_port=8, command="serve")
-    argv = Load(streams=400, streams_before=100, pushes=3).arguments(server, Resources(routes=2))
+    argv = Load(streams=400, steps_before=(100,), pushes=3).arguments(server, Resources(routes=2))
     said = dict(pairwise(argv))
     assert (said["--server"], said["--trigger"], said["--server-pid"]) == (
         "127.0.0.1:7", "http://127.0.0.1:8/push", "42",
@@ -141,17 +144,102 @@ def test_a_ratio_is_taken_to_the_best_of_the_peers_and_says_who_was_missing(line
     assert "java" not in found.detail
 
 
+def memory_row(few_kb: float, many_kb: float) -> dict[str, RowResult]:
+    servers = {FEW_CLUSTERS: {"memory.added_kb": few_kb}, MANY_CLUSTERS: {"memory.added_kb": many_kb}}
+    return {"memory": row("memory", **servers)}
+
+
 def test_growth_compares_streams_with_many_clusters_to_streams_with_few() -> None:
-    memory = row("memory", **{"100 clusters": {"memory.kb": 4.0}, "5,000 clusters": {"memory.kb": 4.4}})
-    found = claim({"memory": memory}, "memory per stream, 100 → 5,000 clusters")
+    found = claim(memory_row(4.0, 4.4), "memory per stream, 100 → 5,000 clusters")
     assert found.measured == pytest.approx(1.1)
     assert found.verdict == "pass"
 
 
+@pytest.mark.parametrize(("few_kb", "many_kb"), [(-2.2, 3.9), (4.0, -7.1), (-1.0, -1.0), (0.0, 4.0), (0.2, 0.2)])
+def test_memory_that_cannot_be_is_no_success(few_kb: float, many_kb: float) -> None:
+    results = memory_row(few_kb, many_kb)
+    assert claim(results, "memory per stream, 100 → 5,000 clusters").verdict == "not measured"
+    plain = claim(results, "memory per stream, plaintext")
+    assert plain.verdict == ("pass" if few_kb == 4 else "not measured")
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, float("nan"), float("inf")])
+def test_a_figure_that_cannot_be_is_not_measured_and_shown_as_such(value: float) -> None:
+    results = {ROW: row(ROW, ours={"back_to_back.cpu_us": value}, java={"back_to_back.cpu_us": 90.0})}
+    found = [each for each in claims(results) if each.row == ROW]
+    assert {each.verdict for each in found} == {"not measured"}
+    if value <= 0:
+        assert "which can't be" in render(results)
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(0, "pass"), (1, "MISS"), (-1, "not measured")])
+def test_of_a_count_nothing_is_a_figure(count: int, verdict: str) -> None:
+    results = {"reconnect-5000": row("reconnect-5000", ours={"reconnect.resources": count})}
+    assert claim(results, "resources sent again").verdict == verdict
+
+
 def test_every_row_has_a_title_and_a_quick_form() -> None:
     assert set(FULL) == set(TITLES) == set(QUICK)
-    assert {each.row for each in claims({})} == set(FULL)
+    assert {each.row for each in claims({})} == set(FULL) - {"scaling"}
     assert {each.verdict for each in claims({})} == {"not measured"}
+
+
+def every_figure() -> Figures:
+    """Return figures as the fleet's result has them when it did everything."""
+    result = fleet_result(
+        step(1_000, 5_000_000, 7_000_000), step(3_000, 25_000_000, 31_000_000, pushes(0, 8, 10), pushes(200, 9, 7))
+    )
+    result["newcomers"] = {
+        "sidecars": 5, "synced": 5, "connect_to_synced": latency(40, 51), "push": {"latency": latency(1, 2)},
+    }  # fmt: skip
+    result["storm"] = {
+        "resources_sent_again": 0, "reconnect_to_synced": latency(300, 901), "all_synced_s": 1.25,
+        "server_cpu_us_per_sidecar": 77.0,
+    }  # fmt: skip
+    return figures_of(result | {"fleet_memory_bytes": 3_000_000})
+
+
+def test_no_figure_is_shown_by_its_raw_name() -> None:
+    figures = every_figure()
+    assert set(figures) == {name for table in TABLES for name in table.columns}
+    text = render({ROW: row(ROW, ours=figures, go=figures)})
+    assert [name for name in figures if name in text] == []
+
+
+def test_a_figure_of_several_rounds_is_their_median_shown_with_the_extremes() -> None:
+    rounds = [Measured({"back_to_back.cpu_us": value}) for value in (9.0, 30.0, 8.0)]
+    measured = merged([*rounds, Measured(not_measured="it fell over\nand lay there")])
+    assert measured.figures == {"back_to_back.cpu_us": 9}
+    result = replace(row(ROW), measured={OURS.name: measured})
+    text = render({ROW: result})
+    assert f"| {OURS.name} | 9 (8–30) |" in text
+    assert f"{OURS.name}: a round was not measured: it fell over … and lay there" in text
+
+
+def test_where_no_round_gave_figures_the_first_says_why() -> None:
+    rounds = [Measured(not_measured="no javac", lacks_toolchain=True), Measured(not_measured="later")]
+    assert merged(rounds) is rounds[0]
+
+
+def test_rounds_take_turns_and_every_other_one_goes_backwards() -> None:
+    order = list[str]()
+
+    def work(name: str) -> Measured:
+        order.append(name)
+        return Measured({"x": float(len(order))})
+
+    found = in_rounds(3, {name: partial(work, name) for name in "abc"}, lambda _: None)
+    assert "".join(order) == "abccbaabc"
+    assert {name: measured.figures["x"] for name, measured in found.items()} == {"a": 6, "b": 5, "c": 4}
+
+
+def test_a_quick_run_writes_where_git_looks_away() -> None:
+    report, results = places(quick=True)
+    assert report.is_relative_to(QUICK_DIRECTORY)
+    assert results.is_relative_to(QUICK_DIRECTORY)
+    assert QUICK_DIRECTORY.is_relative_to(ROOT / "build")
+    assert "build/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert places(quick=False)[0] == ROOT / "bench" / "RESULTS.md"
 
 
 def test_the_report_says_plainly_what_misses_and_what_was_not_measured() -> None:
@@ -164,6 +252,7 @@ def test_the_report_says_plainly_what_misses_and_what_was_not_measured() -> None
     assert f"{JAVA_TUNED.name}: not measured: no javac: get one" in text
     assert "A person wrote this." in text
     assert f"| {GO_LINEAR.name} | 50 | 4.0 |" in text
+    assert "| | pushes back to back, µs | × ours (pushes back to back) |" in text
     assert "run go" in text
     assert "2 × abacus" in text
 
@@ -183,14 +272,6 @@ def test_a_result_of_another_form_is_named(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text('{"row": "old"}')
     with pytest.raises(ValueError, match=r"old\.json is not a result of this version; remove it"):
         load(tmp_path)
-
-
-def test_the_better_of_the_rounds_counts_figure_by_figure() -> None:
-    assert better([{"a": 3.0, "b": 1.0}, {"a": 2.0, "b": 5.0, "c": 7.0}]) == {"a": 2, "b": 1, "c": 7}
-
-
-def test_of_the_memory_the_larger_figure_of_the_rounds_counts() -> None:
-    assert better([{"memory.kb": 4.0}, {"memory.kb": 3.0}]) == {"memory.kb": 4}
 
 
 def test_the_table_of_the_micro_benchmark_is_read() -> None:

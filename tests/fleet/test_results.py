@@ -43,7 +43,7 @@ def result() -> Result:
             for gap in (0.0, 200.0)
         )
         connect = Connected(streams, streams, latency(50), 1.5, 120.0, 90.0)
-        made.steps.append(Step(streams, connect, Memory(10**6, 10**7, 4_200.0, 2 * 10**7), series))
+        made.steps.append(Step(streams, connect, Memory(10**6, 10**7, 4_200.0, 3_100.0, 2 * 10**7), series))
     made.newcomers = Newcomers(100, 99, latency(5), push)
     made.storm = Storm(1_000, 1_000, latency(30), 0.5, 7, 1_000, 55.0, "a missing assignment")
     made.verify = Verified(1_000, 1, {"stuck": 3}, ("fleet-1: endpoints: 1 differ",))
@@ -63,7 +63,7 @@ def test_every_figure_is_in_a_table() -> None:
     ]
     for table in shown.values():
         assert {len(row) for row in table.rows} == {len(table.columns)}
-    assert shown["server memory (PSS)"].rows[0] == ("1,000", "1.0", "10.0", "4.20", "20.0")
+    assert shown["server memory (PSS)"].rows[0] == ("1,000", "1.0", "10.0", "4.20", "3.10", "20.0")
     assert shown["push to received"].rows[3][:4] == ("4,000", "200", "1", "4,000")
     assert shown["push to received"].rows[3][-3:] == ("9.5", "8.2", "400")
     assert shown["reconnect storm"].rows[0][-2:] == ("7", "55.0")
@@ -96,6 +96,8 @@ def test_results_are_drawn(tmp_path: Path, suffix: str) -> None:
     draw([tmp_path / "ours.json", tmp_path / "theirs.json"], output)
     data = output.read_bytes()
     assert b"<svg" in data[:1_000] if suffix == ".svg" else data.startswith(b"\x89PNG")
+    draw([tmp_path / "ours.json", tmp_path / "theirs.json"], output)
+    assert output.read_bytes() == data, "the same figures make the same file"
 
 
 def test_what_cannot_be_drawn_is_said_to_be(tmp_path: Path) -> None:

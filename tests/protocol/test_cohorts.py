@@ -6,7 +6,6 @@ from support.encoded import CDS, EDS, SDS, endpoints, resource, static
 from support.hubs import Client, World
 
 from xds.protocol.events import Counters
-from xds.protocol.response import Cohorts
 from xds.protocol.state import Variant
 
 
@@ -86,7 +85,7 @@ def test_cohort_nack_of_one_does_not_concern_the_others(world: World, variant: V
 
 def test_cohort_responses_kept_are_bounded_by_their_number() -> None:
     world = World()
-    world.hub.cohorts = Cohorts(entries_max=2)
+    world.hub.cohorts.entries_max = 2
     client = world.client()
     client.subscribe(SDS)
     client.ack_all()
@@ -98,7 +97,7 @@ def test_cohort_responses_kept_are_bounded_by_their_number() -> None:
 
 def test_cohort_responses_kept_are_bounded_by_their_bytes() -> None:
     world = World()
-    world.hub.cohorts = Cohorts(bytes_max=10_000)
+    world.hub.cohorts.bytes_max = 10_000
     client = world.client()
     client.subscribe(SDS)
     client.ack_all()
@@ -113,7 +112,7 @@ def test_cohort_responses_kept_are_bounded_by_their_bytes() -> None:
 
 def test_cohort_subscriptions_no_stream_has_any_more_are_forgotten(world: World) -> None:
     world.publish(endpoints("a"))
-    world.hub.cohorts = Cohorts(entries_max=1)
+    world.hub.cohorts.entries_max = 1
     client = world.client()
     client.subscribe(EDS, *(f"name{number}" for number in range(50)))
     client.ack_all()

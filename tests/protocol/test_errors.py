@@ -128,6 +128,12 @@ def test_error_locators_count_for_the_subscription_limit(make_world: MakeWorld, 
     assert said.startswith("END RESOURCE_EXHAUSTED: ")
 
 
+def test_error_claiming_more_versions_than_the_limit_is_resource_exhausted(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    (said,) = world.client(DELTA).request(CDS, have={"a": "1", "b": "1", "c": "1"})
+    assert said.startswith("END RESOURCE_EXHAUSTED: ")
+
+
 def test_error_none_for_as_many_names_as_the_limit(make_world: MakeWorld, variant: Variant) -> None:
     world = make_world(limits=Limits(subscriptions_max=2))
     world.publish(endpoints("a"), endpoints("b"))
@@ -166,7 +172,12 @@ def test_error_stream_refused_at_its_first_request_leaves_nothing_behind(world: 
     client.request(CDS, node=wire.Node())
     client.subscribe(TYPE_PREFIX + "acme.Nothing")
     hub = world.hub
-    assert (len(hub.streams), hub._sessions, hub.counters.streams_opened, hub.counters.streams_closed) == (0, {}, 2, 2)
+    assert (len(hub.streams), len(hub._sessions), hub.counters.streams_opened, hub.counters.streams_closed) == (
+        0,
+        0,
+        2,
+        2,
+    )
 
 
 def test_error_closing_a_stream_twice_is_harmless(world: World) -> None:

@@ -6,9 +6,14 @@ from hypothesis import strategies as st
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
+from xds.model.groups import Node
+from xds.model.snapshot import Snapshot
 from xds.protocol.hub import Hub
 from xds.protocol.plain_acks import BYTES_MAX, PlainAck, PlainAcks, is_plain_ack, split_node
+from xds.protocol.response import Cohorts, Encoding
+from xds.protocol.session import Session
 from xds.protocol.state import Variant
+from xds.protocol.stream import Ordering
 
 TYPE = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 NODE = wire.Node(id="n1", cluster="c1")
@@ -74,3 +79,16 @@ def test_so_many_acks_are_known_and_no_large_ones():
     assert [acks.get(key) for key in (b"1", b"2", b"3")] == [None, None, PlainAck(TYPE, "3")]
     acks.add(b"x" * (BYTES_MAX + 1), TYPE, "4")
     assert acks.get(b"x" * (BYTES_MAX + 1)) is None
+
+
+def test_an_ack_with_its_node_is_known_again_if_the_node_is_the_streams():
+    acks, session = PlainAcks(), Session(Node(id="n1"), "g", Snapshot("g", 0, {}), Ordering(), Encoding(), Cohorts())
+    request = ack(node=NODE)
+    node_bytes, plain = split_node(request.SerializeToString())
+    assert acks.read(session, node_bytes, plain) is None
+    acks.learn(session, request, node_bytes, plain)
+    known = PlainAck(TYPE, "1f")
+    assert acks.read(session, node_bytes, plain) == acks.read(None, b"", plain) == known
+    other, _ = split_node(ack(node=wire.Node(id="n2")).SerializeToString())
+    assert acks.read(session, other, plain) is None
+    assert acks.read(None, node_bytes, plain) is None

@@ -1,7 +1,9 @@
 """Opens the sidecars' connections: so many at a time, at a rate, from many addresses. It knows no message."""
 
 import asyncio
+import errno
 import ipaddress
+import os
 import socket
 import ssl
 import struct
@@ -59,7 +61,7 @@ class Connector:
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 sock = self._socket(sidecar.index)
-                await loop.sock_connect(sock, self._config.target)
+                await _connected(sock, self._config.target)
                 if self._tls is None:
                     await loop.create_connection(lambda: sidecar, sock=sock)
                 else:
@@ -95,6 +97,31 @@ class Connector:
         if sources:
             return sources[index % len(sources)]
         return source_address(index) if self._is_loopback else None
+
+
+async def _connected(sock: socket.socket, target: tuple[str, int] | str) -> None:
+    """Connect a socket that does not block, to an address that needs no looking up.
+
+    The event loop's own way looks up even numeric addresses, in another thread, at half the cost of a whole sidecar.
+    """
+    code = sock.connect_ex(target)
+    if code == errno.EINPROGRESS:
+        code = sock.connect_ex(target)  # loopback is there by now, which saves the event loop two calls and a turn
+    if code in (errno.EINPROGRESS, errno.EALREADY):
+        await _writable(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code not in (0, errno.EISCONN):
+        raise OSError(code, os.strerror(code))
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    writable = asyncio.Event()
+    loop.add_writer(sock, writable.set)
+    try:
+        await writable.wait()
+    finally:
+        loop.remove_writer(sock)
 
 
 def source_address(index: int) -> str:

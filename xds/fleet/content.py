@@ -1,7 +1,8 @@
 """What a response says, parsed once for however many sidecars get it. It does not know who has what.
 
-Two caches stand before the parser: whole messages, for servers whose nonces are equal on every stream, and messages
-without their nonce, for the others. Both are dropped whole when they have grown too large.
+What stands before the parser, in this order: the latest message of each size, which is compared with and costs no hash;
+all messages, for servers whose nonces are equal on every stream; messages without their nonce, for the others; and
+resources, for servers that send them in another order on every stream. Each is dropped whole when it is too large.
 """
 
 from collections.abc import Iterable
@@ -19,8 +20,8 @@ from xds.model.types import TYPE_PREFIX
 
 KEPT_BYTES_MAX = 32 << 20
 """What the caches of a process may hold on to, each."""
-KEY_BYTES_MAX = 4 << 20
-"""Longer messages are looked up by their digest, which costs twice as much, so that few of them don't fill a cache."""
+KEY_BYTES_MAX = 256 << 10
+"""Longer messages are compared with the latest, or else taken apart: hashing one costs as much, and keeping it more."""
 ENTRY_BYTES = 500
 """What an entry costs besides its key, about."""
 _RESOURCE = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
@@ -39,9 +40,9 @@ class Held:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Content:
-    """A response without its nonce. Equal ones are the same object for as long as they are remembered."""
+    """A response without its nonce. Equal ones, in whatever order, are one object for as long as it is remembered."""
 
     type_url: str
     version: str
@@ -88,17 +89,28 @@ class Parser:
 
     def __init__(self, *, sotw: bool) -> None:
         self._sotw = sotw
+        self._latest = Bounded()
         self._messages = Bounded()
-        self._contents = Bounded()
+        self._bodies = Bounded()
+        self._resources = Bounded()
         self._held: WeakValueDictionary[bytes, Held] = WeakValueDictionary()
+        self._contents: WeakValueDictionary[tuple[object, ...], Content] = WeakValueDictionary()
 
     def message(self, encoded: bytes) -> Message:
         """Parse a response. Raises MalformedError."""
-        key = encoded if len(encoded) <= KEY_BYTES_MAX else _digest(encoded)
-        known: Message | None = self._messages.get(key)
+        size = len(encoded)
+        latest: tuple[bytes, Message] | None = self._latest.get(size)
+        if latest is not None and latest[0] == encoded:
+            return latest[1]
+        known = self._known(encoded) if size <= KEY_BYTES_MAX else self._parse(encoded)
+        self._latest.keep(size, (encoded, known), size)
+        return known
+
+    def _known(self, encoded: bytes) -> Message:
+        known: Message | None = self._messages.get(encoded)
         if known is None:
             known = self._parse(encoded)
-            self._messages.keep(key, known, len(key))
+            self._messages.keep(encoded, known, len(encoded))
         return known
 
     def _parse(self, encoded: bytes) -> Message:
@@ -112,33 +124,48 @@ class Parser:
         return Message(content, nonce, ack)
 
     def _content(self, encoded: bytes, response: Any) -> Content:
+        if len(encoded) > KEY_BYTES_MAX:
+            return self._read(response)
         # What is left when the nonce is cut out names the content. Where it stood is part of the key, as the same bytes
         # could have been cut out elsewhere.
         before, cut, after = encoded.rpartition(length_field(5, response.nonce.encode()))
         rest = before + after if cut else encoded
-        key = (len(before), rest if len(rest) <= KEY_BYTES_MAX else _digest(rest))
-        known: Content | None = self._contents.get(key)
+        key = (len(before), rest)
+        known: Content | None = self._bodies.get(key)
         if known is None:
-            known = self._read_sotw(response) if self._sotw else self._read_delta(response)
-            self._contents.keep(key, known, len(key[1]))
+            known = self._read(response)
+            self._bodies.keep(key, known, len(rest))
         return known
 
-    def _read_delta(self, response: DeltaDiscoveryResponse) -> Content:
+    def _read(self, response: Any) -> Content:
         type_url = response.type_url
-        added = tuple(self._resource(type_url, encoded) for encoded in response.resources)
-        return Content(type_url, response.system_version_info, added, tuple(response.removed_resources))
-
-    def _read_sotw(self, response: DiscoveryResponse) -> Content:
-        added: list[tuple[str, Held]] = []
-        for encoded in response.resources:
-            body = _last(messages(encoded, 2))
-            if text(encoded, 1) == _RESOURCE:
-                added.append(self._resource(response.type_url, body))
-            else:
-                added.append((text(body, 1), self._keep(response.type_url, text(body, 1), "", body)))
-        return Content(response.type_url, response.version_info, tuple(added), ())
+        added = [self._resource(type_url, encoded) for encoded in response.resources]
+        removed = () if self._sotw else tuple(response.removed_resources)
+        content = Content(
+            type_url, response.version_info if self._sotw else response.system_version_info, tuple(added), removed
+        )
+        if len(dict(added)) < len(added):
+            return content  # a name comes twice: the last one counts, so order matters
+        # Otherwise it does not, and a server may send the same in another order to each (Go's maps have none).
+        total = sum(held.digest for _, held in added)
+        return self._contents.setdefault((type_url, content.version, total, len(added), removed), content)
 
     def _resource(self, type_url: str, encoded: bytes) -> tuple[str, Held]:
+        key = (type_url, encoded)
+        known: tuple[str, Held] | None = self._resources.get(key)
+        if known is None:
+            known = self._read_sotw(type_url, encoded) if self._sotw else self._read_wrapped(type_url, encoded)
+            self._resources.keep(key, known, len(encoded))
+        return known
+
+    def _read_sotw(self, type_url: str, encoded: bytes) -> tuple[str, Held]:
+        body = _last(messages(encoded, 2))
+        if text(encoded, 1) == _RESOURCE:
+            return self._read_wrapped(type_url, body)
+        name = text(body, 1)
+        return name, self._keep(type_url, name, "", body)
+
+    def _read_wrapped(self, type_url: str, encoded: bytes) -> tuple[str, Held]:
         name, version = text(encoded, 3), text(encoded, 1)
         return name, self._keep(type_url, name, version, _last(messages(_last(messages(encoded, 2)), 2)))
 
@@ -150,10 +177,6 @@ class Parser:
             known = Held(version, number, references(type_url, body))
             self._held[digest.digest()] = known
         return known
-
-
-def _digest(encoded: bytes) -> bytes:
-    return blake2b(encoded, digest_size=16).digest()
 
 
 def _last(values: Iterable[bytes]) -> bytes:

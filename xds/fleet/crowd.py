@@ -24,6 +24,9 @@ EXAMPLES_MAX = 20
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.5, 30.0
 """An Envoy's: full jitter between reconnects."""
 
+_LATE = (Behaviour.STUCK, Behaviour.SLOW)
+"""Whom no push waits for."""
+
 
 class Crowd:
     """All sidecars of a process, in one event loop.
@@ -171,15 +174,17 @@ class Crowd:
 
     def begin_push(self, responses: int) -> int:
         """Expect so many responses to a push at each sidecar that is synced and reads; return how many do."""
-        self.goal += responses
-        before = self.goal - responses
+        before, self.goal = self.goal, self.goal + responses
         self.receipts = array("q")
         self.all_served.clear()
-        self.due = 0
+        due = 0
         for sidecar in self.sidecars:
-            counts = sidecar.synced and sidecar.behaviour not in (Behaviour.STUCK, Behaviour.SLOW)
-            sidecar.goal = before if counts else NEVER
-            self.due += counts
+            if sidecar.synced and sidecar.behaviour not in _LATE:
+                sidecar.goal = before
+                due += 1
+            else:
+                sidecar.goal = NEVER
+        self.due = due
         if not self.due:
             self.all_served.set()
         return self.due

@@ -9,6 +9,9 @@ from typing import Any
 from xds.fleet.results import FORMAT
 
 KINDS = (".svg", ".png")
+LOGARITHMIC_FROM = 30
+"""From this ratio of the largest to the smallest value on, the vertical axis is logarithmic."""
+_DASHES = ("-", "--", ":", "-.")
 _Point = tuple[float, float]
 
 
@@ -18,10 +21,12 @@ class PlotError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a panel: a label and (streams, value) points."""
+    """One line of a panel: a label and (streams, value) points; the numbers of its result and of its own there."""
 
     label: str
     points: tuple[_Point, ...]
+    result: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ def draw(results: Sequence[Path], output: Path) -> None:
     if not shown:
         raise PlotError("the results have no figures to draw; measure with --pushes or --server-pid")
     try:
+        from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: F401 (what PNG needs)
         from matplotlib.figure import Figure
     except ImportError:
@@ -51,7 +57,8 @@ def draw(results: Sequence[Path], output: Path) -> None:
     for number, panel in enumerate(shown, start=1):
         _draw_panel(figure.add_subplot(rows, columns, number), panel)
     try:
-        figure.savefig(output, dpi=150)
+        with rc_context({"svg.hashsalt": "xds fleet", "svg.fonttype": "none"}):  # the same figures make the same file
+            figure.savefig(output, dpi=150, metadata={"Date": None} if output.suffix == ".svg" else None)
     except OSError as error:
         raise PlotError(f"{output} can't be written: {error.strerror}") from None
 
@@ -72,14 +79,17 @@ _Values = Callable[[dict[str, Any]], dict[str, float | None]]
 
 def _panel(title: str, unit: str, results: Sequence[tuple[str, dict[str, Any]]], values: _Values) -> Panel:
     lines = []
-    for label, result in results:
+    for at, (label, result) in enumerate(results):
         points: dict[str, list[_Point]] = {}
         for step in result["steps"]:
             for name, value in values(step).items():
                 if value is not None:
                     points.setdefault(name, []).append((step["streams"], value))
         own = f"{label}: " if len(results) > 1 else ""
-        lines += [Line(f"{own}{name}".strip(": "), tuple(at)) for name, at in points.items()]
+        lines += [
+            Line(f"{own}{name}".strip(": "), tuple(line), at, number)
+            for number, (name, line) in enumerate(points.items())
+        ]
     return Panel(title, unit, tuple(lines))
 
 
@@ -109,13 +119,21 @@ def _gap(series: dict[str, Any]) -> str:
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
+    """Draw a panel: of several results each has its colour and each figure its dash, of one each figure its colour."""
+    is_alone = not any(line.result for line in panel.lines)
     for line in panel.lines:
-        axes.plot(*zip(*line.points, strict=True), marker="o", label=line.label)
+        colour, dash = (line.number, 0) if is_alone else (line.result, line.number)
+        style = {"color": f"C{colour % 10}", "linestyle": _DASHES[dash % len(_DASHES)]}
+        axes.plot(*zip(*line.points, strict=True), marker=".", label=line.label, **style)
     axes.set_title(panel.title)
     axes.set_xlabel("streams")
     axes.set_ylabel(panel.unit)
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    values = [value for line in panel.lines for _, value in line.points]
+    if min(values) > 0 and max(values) > LOGARITHMIC_FROM * min(values):
+        axes.set_yscale("log")
+    elif min(values) >= 0:
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 

@@ -29,7 +29,7 @@ def tables(result: Result) -> Iterator[Table]:
     if any(step.memory for step in steps):
         yield Table(
             "server memory (PSS)",
-            ("streams", "before MB", "connected MB", "KB per stream", "after pushes MB"),
+            ("streams", "before MB", "connected MB", "KB per stream", "KB per added stream", "after pushes MB"),
             tuple(_memory_row(step) for step in steps if step.memory),
         )
     if any(step.pushes for step in steps):
@@ -97,6 +97,7 @@ def _memory_row(step: Step) -> tuple[str, ...]:
         f"{memory.before_bytes / 1e6:,.1f}",
         f"{memory.connected_bytes / 1e6:,.1f}",
         f"{memory.bytes_per_stream / 1e3:,.2f}",
+        NONE if memory.bytes_per_added_stream is None else f"{memory.bytes_per_added_stream / 1e3:,.2f}",
         after,
     )
 

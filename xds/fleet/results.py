@@ -49,12 +49,14 @@ class Connected:
 class Memory:
     """The server's proportional set size, in all its processes.
 
-    What a stream costs is the growth without files mapped into memory, which other processes may share or not.
+    What a stream costs is the growth without files mapped into memory, which other processes may share or not. Growth
+    since the last step, None in the first, is not blurred by memory that the server's start left free.
     """
 
     before_bytes: int
     connected_bytes: int
     bytes_per_stream: float
+    bytes_per_added_stream: float | None = None
     after_pushes_bytes: int | None = None
 
 

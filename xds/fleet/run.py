@@ -61,6 +61,8 @@ class Fleet:
         self._server: ProcessTree | None = None
         self._shares = [0] * options.worker_count
         self._probes = False
+        self._last: tuple[int, MemoryUse] | None = None
+        """The size and the memory of the last step."""
 
     async def run(self) -> None:
         """Go through all phases. Raises RunError, WorkerDiedError, ProcessGoneError or TriggerError."""
@@ -115,9 +117,14 @@ class Fleet:
             series = [await pusher.series(gap_ms, self.result.problems) for gap_ms in self.options.push_gaps_ms]
         memory = None
         if before is not None and after is not None:
-            each_bytes = round((after.own_bytes - before.own_bytes) / size, 1)
-            pushed = await self._memory() if series else None
-            memory = Memory(before.pss_bytes, after.pss_bytes, each_bytes, pushed and pushed.pss_bytes)
+            memory = Memory(
+                before_bytes=before.pss_bytes,
+                connected_bytes=after.pss_bytes,
+                bytes_per_stream=round((after.own_bytes - before.own_bytes) / size, 1),
+                bytes_per_added_stream=self._growth_bytes(after, size),
+                after_pushes_bytes=pushed.pss_bytes if series and (pushed := await self._memory()) else None,
+            )
+            self._last = (size, after)
         self.result.steps[-1] = Step(size, connected, memory, tuple(series))
 
     async def _connect(self, size: int) -> Connected:
@@ -243,6 +250,13 @@ class Fleet:
             return None
         await wait_calm(self._server)
         return await asyncio.to_thread(self._server.memory)
+
+    def _growth_bytes(self, memory: MemoryUse, size: int) -> float | None:
+        """Return what each stream added that came since the last step, None in the first."""
+        if self._last is None:
+            return None
+        earlier, used = self._last
+        return round((memory.own_bytes - used.own_bytes) / (size - earlier), 1)
 
     def _server_cpu_s(self) -> float | None:
         return None if self._server is None else self._server.cpu_s()

@@ -1,27 +1,39 @@
 """What a session waits for, and until when; and what is to be done when that time comes. It does not know clocks."""
 
+from collections.abc import Iterator
+
 from xds.protocol.policy import Stage
 from xds.protocol.session import Session
 from xds.protocol.state import TypeState
 
 
 def deadline(session: Session, now: float) -> float:
-    """Return when to look again if nothing happens until then; infinity for never."""
-    times = [float("inf")]
-    if session.ordering.enabled:
-        waits = session.states(Stage.MAKE, Stage.LISTENERS, Stage.ROUTES)
-        held = session.ordering.hold_timeout_s
-        times += [state.sent_at + held for state in waits if state.outstanding is not None and not state.overdue]
-        if session.awaited:
-            times.append(session.await_until)
-        if session.stuck_since is not None and not session.clusters:
-            times.append(session.stuck_since + held)
-        if any(state.exceptions for state in session.clusters):
-            times += [session.break_after, *_drain_times(session)]
-    times += [
-        state.heartbeat_at for stream in session.streams for state in stream.states.values() if state.heartbeat_at
-    ]
-    return min(time for time in times if time > now) if any(time > now for time in times) else float("inf")
+    """Return when to look again if nothing happens until then; infinity for never. Runs with every larger step."""
+    next_at = float("inf")
+    for at in _times(session):
+        if now < at < next_at:
+            next_at = at
+    return next_at
+
+
+def _times(session: Session) -> Iterator[float]:
+    ordered, held_s = session.ordering.enabled, session.ordering.hold_timeout_s
+    for stream in session.streams:
+        for state in stream.states.values():
+            if state.heartbeat_at:
+                yield state.heartbeat_at
+            if ordered and state.outstanding is not None and not state.overdue and state.stage is not Stage.FREE:
+                yield state.sent_at + held_s
+    if not ordered:
+        return
+    if session.awaited:
+        yield session.await_until
+    if session.stuck_since is not None and not session.clusters:
+        yield session.stuck_since + held_s
+    for clusters in session.clusters:
+        if clusters.exceptions:
+            yield session.break_after
+            yield from _drain_times(session)
 
 
 def _drain_times(session: Session) -> list[float]:

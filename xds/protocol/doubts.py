@@ -6,7 +6,7 @@ It does not know streams.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from xds.model.groups import Node
 
@@ -47,5 +47,7 @@ class Doubts:
         by_type = self._by_node.get((node.cluster, node.id))
         return by_type.get(type_url, NOTHING) if by_type is not None else NOTHING
 
-    def __len__(self) -> int:
-        return len(self._by_node)
+    @property
+    def by_node(self) -> Mapping[tuple[str, str], Mapping[str, frozenset[str]]]:
+        """The names in doubt, by cluster and id of the node, and by type."""
+        return self._by_node

@@ -70,3 +70,11 @@ class Counters:
     acks: int = 0
     nacks: int = 0
     overdue: int = 0
+
+    def count(self, part: Part, times: int = 1) -> None:
+        """Count a message that was sent, to so many streams."""
+        self.responses += times
+        self.response_bytes += times * len(part.message)
+        self.resources_sent += times * len(part.upserts)
+        self.removals_sent += times * len(part.removals)
+        self.heartbeats += times * part.is_heartbeat

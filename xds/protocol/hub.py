@@ -5,42 +5,44 @@ of ``take_ready`` until that stream has nothing more to say, or can't take more:
 Nothing is queued in between. ``now`` is in seconds, on any clock that only goes forward.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
-from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
+from xds.protocol.answers import Answers
 from xds.protocol.deadlines import deadline, expire
+from xds.protocol.diff import NOBODY
 from xds.protocol.doubts import Doubts
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.events import Counters, Event, Refused, nacked, overdue
-from xds.protocol.identity import describe_node, same_node
-from xds.protocol.interest import Interests
+from xds.protocol.events import Counters, Event, Refused, overdue
+from xds.protocol.interest import NOTHING, Interests
 from xds.protocol.leftovers import Leftovers
-from xds.protocol.plain_acks import PlainAcks
+from xds.protocol.openings import Opening, Openings, begin
+from xds.protocol.plain_acks import PlainAck, PlainAcks, split_node
 from xds.protocol.policy import Stage
 from xds.protocol.requests import (
     Request,
-    begin_delta,
     begin_sotw,
     change_delta,
     change_sotw,
     check_size,
     claims_something,
-    decode,
     error_of,
     type_of,
 )
 from xds.protocol.response import Cohorts, Encoding, Part
 from xds.protocol.session import Session
+from xds.protocol.sessions import Sessions
 from xds.protocol.state import TypeState, Variant
 from xds.protocol.stream import Limits, Ordering, Stream
 from xds.protocol.timers import Timers
 from xds.protocol.watchers import WatchTable
 from xds.protocol.wave import Wave, is_plain
+
+SOTW = Variant.SOTW
 
 
 class Hub:
@@ -70,8 +72,9 @@ class Hub:
         self._interests = Interests()
         self._plain_acks = PlainAcks()
         self._wave = Wave()
+        self._openings = Openings()
         self._watchers = WatchTable()
-        self._sessions: dict[tuple[str, Node], Session] = {}
+        self._sessions = Sessions(catalog, self._ordering, self._encoding, self.cohorts)
         self._streams: dict[Stream, None] = {}
         self._ready: list[Stream] = []
         self._timers = Timers()
@@ -79,9 +82,23 @@ class Hub:
         self._doubts = Doubts(nodes_max=self._limits.doubtful_nodes_max)
         self._leftovers = Leftovers(nodes_max=self._limits.doubtful_nodes_max)
         self._events: list[Event] = []
-        self.counters = Counters()
+        self._counters = Counters()
+        self._doubtful = self._doubts.by_node
+        self._answers = Answers(self._doubts, self._counters, self._events)
 
     # --- Streams ---------------------------------------------------------------------------------------------
+
+    @property
+    def counters(self) -> Counters:
+        """Totals since the start."""
+        self._count_wave()
+        return self._counters
+
+    def _count_wave(self) -> None:
+        part, times = self._wave.part, self._wave.carried
+        if part is not None and times:
+            self._wave.carried = 0
+            self._counters.count(part, times)
 
     @property
     def streams(self) -> Mapping[Stream, None]:
@@ -96,7 +113,7 @@ class Hub:
         """Take in a new stream: aggregated, or of one type. ``connection`` tells which streams share one."""
         stream = Stream(variant, type_url, connection)
         self._streams[stream] = None
-        self.counters.streams_opened += 1
+        self._counters.streams_opened += 1
         return stream
 
     def close(self, stream: Stream) -> None:
@@ -104,7 +121,7 @@ class Hub:
         if stream not in self._streams:
             return
         del self._streams[stream]
-        self.counters.streams_closed += 1
+        self._counters.streams_closed += 1
         session = stream.session
         if session is None:
             return
@@ -116,38 +133,56 @@ class Hub:
             self._wake(session)
             self._schedule(session, self._now)
         else:
-            key = (stream.connection, session.node)
-            if self._sessions.get(key) is session:
-                del self._sessions[key]
+            self._sessions.forget(stream, session)
 
     def receive(self, stream: Stream, data: bytes, now: float) -> None:
         """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
-        self.counters.requests += 1
-        self._now = now
-        state = self._plain_acks.take(stream, data) if not len(self._doubts) else None
-        if state is not None:
-            self.counters.acks += 1
-            if state.dirty:
-                self._queue(stream)
+        node_bytes, plain = split_node(data)
+        ack = self._plain_acks.read(stream.session, node_bytes, plain)
+        if ack is not None and self.take_ack(stream, ack):
             return
+        self._counters.requests += 1
+        self._now = now
         try:
-            self._receive(stream, data, now)
+            self._receive(stream, data, node_bytes, plain, now)
         except StreamRefusedError as refusal:
-            self.counters.streams_refused += 1
+            self._counters.streams_refused += 1
             node_id = stream.session.node.id if stream.session is not None else ""
             self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
             raise
 
-    def _receive(self, stream: Stream, data: bytes, now: float) -> None:
-        request = decode(stream.variant, data)
-        session = self._session_of(stream, request)
+    def plain_ack(self, data: bytes) -> PlainAck | None:
+        """Return what a request without a node is known to say, None if it is not known to be a mere ACK."""
+        return self._plain_acks.get(data)
+
+    def take_ack(self, stream: Stream, ack: PlainAck) -> bool:
+        """Take a mere ACK the short way; False if more may follow from it, so that ``receive`` has to take it."""
+        session, state = stream.session, stream.states.get(ack.type_url)
+        if session is None or state is None or self._doubtful or stream.variant is SOTW:
+            return False
+        part = state.outstanding
+        if part is None or part.nonce != ack.nonce or state.policy.stage is not Stage.FREE:
+            return False
+        if state.unknown or state.lingering or state.rest or session.absent or session.awaited or session.coming_back:
+            return False
+        state.outstanding = None
+        self._counters.requests += 1
+        self._counters.acks += 1
+        if state.dirty:
+            self._queue(stream)
+        return True
+
+    def _receive(self, stream: Stream, data: bytes, node_bytes: bytes, plain: bytes, now: float) -> None:
+        request, opening = self._openings.read(stream.variant, data, node_bytes, plain)
+        session = self._sessions.of(stream, request, self._snapshots)
+        request = opening.request if opening is not None else request
         type_url = type_of(stream, request, self._knows_type, self._limits.types_max)
         state = stream.states.get(type_url)
         if state is None:
-            state = self._begin(stream, session, type_url, request, now)
+            state = self._begin(stream, session, type_url, request, opening, now)
         else:
             self._continue(stream, session, state, request, now)
-        self._plain_acks.learn(session, request, data)
+        self._plain_acks.learn(session, request, node_bytes, plain)
         if session.absent and type_url == ENDPOINTS:
             session.asked_for_endpoints()
         if type_url in (ROUTE, VIRTUAL_HOST):
@@ -156,35 +191,10 @@ class Hub:
         self._wake(session)
         self._schedule(session, now)
 
-    def _session_of(self, stream: Stream, request: Request) -> Session:
-        if stream.session is not None:
-            if request.HasField("node") and not same_node(stream.session.node, request.node):
-                raise StreamRefusedError(
-                    Status.INVALID_ARGUMENT,
-                    f"this stream is of node {stream.session.node.id!r}, a later request says {request.node.id!r}",
-                )
-            return stream.session
-        if not request.HasField("node") or not request.node.id:
-            raise StreamRefusedError(
-                Status.INVALID_ARGUMENT, "the first request of a stream must carry a node with an id"
-            )
-        node = describe_node(request.node)
-        group = self._catalog.group_of(node)
-        if group is None:
-            raise StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {node.id!r}")
-        # The whole node, not its id alone: a proxy may bring several clients on one connection.
-        session = None if stream.aggregated else self._sessions.get((stream.connection, node))
-        if session is None:
-            newest = self._snapshots[group]
-            session = Session(node, group, newest, self._ordering, self._encoding, self.cohorts)
-            if not stream.aggregated:
-                self._sessions[stream.connection, node] = session
-        session.streams.append(stream)
-        stream.session = session
-        return session
-
-    def _begin(self, stream: Stream, session: Session, type_url: str, request: Request, now: float) -> TypeState:
-        state = TypeState(type_url, stream.variant, self._interests.get(False, ()))
+    def _begin(
+        self, stream: Stream, session: Session, type_url: str, request: Request, opening: Opening | None, now: float
+    ) -> TypeState:
+        state = TypeState(type_url, stream.variant, NOTHING)
         check_size(state.interest, type_url, request, self._limits.subscriptions_max)
         view = session.newest.view(type_url)
         if state.stage is Stage.MAKE and claims_something(request):
@@ -193,9 +203,9 @@ class Hub:
         if stuck or (not stream.aggregated and state.switches and claims_something(request)):
             session.stuck_since = now if session.stuck_since is None else session.stuck_since
             session.timed = True
-        doubts = self._doubts.of(session.node, type_url)
+        doubts = self._doubts.of(session.node, type_url) if self._doubtful else NOBODY
         if isinstance(request, DeltaDiscoveryRequest):
-            begin_delta(state, request, self._interests, view, None if stuck else doubts)
+            begin(state, opening, request, self._interests, view, None if stuck else doubts)
         else:
             begin_sotw(state, request, self._interests, view, None if stuck or doubts else self.cohorts)
         if doubts:
@@ -217,9 +227,9 @@ class Hub:
         error = error_of(request)
         if isinstance(request, DeltaDiscoveryRequest):
             if state.outstanding is not None and request.response_nonce == state.outstanding.nonce:
-                self._answer(session, state, error, now)
+                self._answers.take(session, state, error, now)
             elif error is not None and state.superseded is not None:
-                self._answer_late(session, state, request.response_nonce, error)
+                self._answers.take_late(session, state, request.response_nonce, error)
             change_delta(state, request, self._interests)
         else:
             renewal = bool(state.heartbeat_nonce) and request.response_nonce == state.heartbeat_nonce
@@ -229,34 +239,12 @@ class Hub:
             repeated = not expected and error is None and bool(state.nonce)
             state.heartbeat_unacked = state.heartbeat_unacked and not renewal
             # Envoy answers only the last of several responses that it got while its clusters warm.
-            self._answer(session, state, error, now)
+            self._answers.take(session, state, error, now)
             change_sotw(state, request, self._interests, repeated=repeated)
         if state.interest is not before:
             self._watchers.discard(session.group, state.type_url, before, stream)
             self._watchers.add(session.group, state.type_url, state.interest, stream)
             session.break_due = True
-
-    def _answer(self, session: Session, state: TypeState, error: str | None, now: float) -> None:
-        part = session.answered(state, error, now)
-        if part is not None and error is not None:
-            self._note_nack(session, state, part, error)
-        elif part is not None:
-            self.counters.acks += 1
-            if len(self._doubts):
-                self._doubts.settle(session.node, state.type_url, part.names)
-
-    def _answer_late(self, session: Session, state: TypeState, nonce: str, error: str) -> None:
-        """Take a NACK of a response that was given up on; its ACK would change nothing."""
-        part = state.superseded
-        if part is not None and part.nonce == nonce:
-            state.superseded = None
-            state.reject(part, error)
-            self._note_nack(session, state, part, error)
-
-    def _note_nack(self, session: Session, state: TypeState, part: Part, error: str) -> None:
-        self.counters.nacks += 1
-        self._doubts.add(session.node, state.type_url, part.names)
-        self._events.append(nacked(session.node.id, session.group, state.type_url, part, error))
 
     # --- Changes ---------------------------------------------------------------------------------------------
     def publish(self, applied: Applied) -> None:
@@ -272,20 +260,23 @@ class Hub:
         self._snapshots.update((group, self._catalog.snapshots[group]) for group in changed)
         for group, by_type in changed.items():
             for type_url, names in by_type.items():
-                for stream in self._watchers.affected(group, type_url, names):
-                    state = stream.states[type_url]
-                    state.dirty = True
-                    self._queue(stream, due=state)
+                self._mark(type_url, self._watchers.affected(group, type_url, names))
+
+    def _mark(self, type_url: str, streams: Iterable[Stream]) -> None:
+        """Have streams polled for one type; what ``_queue`` does, spelt out for so many."""
+        ready = self._ready
+        for stream in streams:
+            state = stream.states[type_url]
+            state.dirty = True
+            if stream.queued:
+                stream.due = None
+            else:
+                stream.queued, stream.due = True, state
+                ready.append(stream)
 
     def _regroup(self) -> None:
         """Put every session into the group that takes its node now; what it has too much is then removed."""
-        for session in {id(s.session): s.session for s in self._streams if s.session is not None}.values():
-            group = self._catalog.group_of(session.node)
-            if group is not None:
-                for stream in session.streams:
-                    stream.refusal = None
-            if group == session.group:
-                continue
+        for session, group in self._sessions.regroup(self._streams):
             if group is None:
                 refusal = StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {session.node.id!r} now")
                 for stream in session.streams:
@@ -326,33 +317,41 @@ class Hub:
             return None
         if stream.refusal is not None:
             raise stream.refusal
+        part = self.carry(stream, now)
+        if part is not None:
+            return part
         self._now = now
         session.newest = self._snapshots[session.group]
         part = self._next_part(stream, session, now)
-        if part is None:
+        if part is not None:
+            self._counters.count(part)
+        return part
+
+    def carry(self, stream: Stream, now: float) -> Part | None:
+        """Do as ``poll`` does, but only if that takes no more than giving the stream what its cohort was given.
+
+        None says nothing: ``poll``.
+        """
+        due, session = stream.due, stream.session
+        if due is None or session is None or stream.refusal is not None:
             return None
-        counters = self.counters
-        counters.responses += 1
-        counters.response_bytes += len(part.message)
-        counters.resources_sent += len(part.upserts)
-        counters.removals_sent += len(part.removals)
-        counters.heartbeats += part.is_heartbeat
+        session.newest = self._snapshots[session.group]
+        part = self._wave.carry(due, session, now)
+        if part is not None:
+            stream.due, stream.settled = None, True
         return part
 
     def _next_part(self, stream: Stream, session: Session, now: float) -> Part | None:
         due, stream.due = stream.due, None
         plain = due is not None and is_plain(due, session)
-        part = self._wave.carry(due, session, now) if due is not None and plain else None
-        if part is not None:
-            stream.settled = True
-            return part
         part = session.poll(stream, now)
         if session.wake:
             self._wake(session)
         self._schedule(session, now)
         stream.settled = part is not None and session.settled(stream)
         if part is not None and due is not None and plain and due.outstanding is part:
-            self._wave.note(due)
+            self._count_wave()
+            self._wave.note(due, session)
         return part
 
     @property
@@ -365,7 +364,7 @@ class Hub:
         self._now = now
         for session in self._timers.due(now):
             for state in expire(session, now) if session.streams else ():
-                self.counters.overdue += 1
+                self._counters.overdue += 1
                 waited_s = now - state.sent_at
                 self._events.append(overdue(session.node.id, session.group, state.type_url, state.nonce, waited_s))
             for stream in session.streams:
@@ -375,16 +374,16 @@ class Hub:
 
     def take_events(self) -> list[Event]:
         """Return what happened since the last call that an operator may have to know."""
-        events, self._events = self._events, []
+        events = self._events[:]
+        self._events.clear()
         return events
 
-    def _queue(self, stream: Stream, due: TypeState | None = None) -> None:
-        """Have the stream polled; ``due``: for nothing but this type."""
-        if stream.queued:
-            stream.due = None
-            return
-        stream.queued, stream.due = True, due
-        self._ready.append(stream)
+    def _queue(self, stream: Stream) -> None:
+        """Have the stream polled for whatever there is."""
+        stream.due = None
+        if not stream.queued:
+            stream.queued = True
+            self._ready.append(stream)
 
     def _wake(self, session: Session) -> None:
         if session.wake:

@@ -73,6 +73,10 @@ class Interest:
         return f"<Interest {'* ' if self.wildcard else ''}{sorted(self.names)}>"
 
 
+NOTHING = Interest(False, frozenset())
+"""What a stream subscribes to of a type before it has said so."""
+
+
 class Interests:
     """The table that makes equal subscriptions one object, for as long as any stream has it."""
 

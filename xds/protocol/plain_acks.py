@@ -6,10 +6,9 @@ unless told otherwise (``set_node_on_first_message_only``); the rest of the byte
 
 from typing import NamedTuple
 
-from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
+from xds.protocol.requests import Request, changes_subscription
 from xds.protocol.session import Session
-from xds.protocol.state import TypeState, Variant
-from xds.protocol.stream import Stream
 
 NODE_TAG = 0x0A
 """Of field 1 of a ``DeltaDiscoveryRequest``, which encoders write first."""
@@ -32,24 +31,15 @@ class PlainAcks:
         self._known: dict[bytes, PlainAck] = {}
         self._entries_max = entries_max
 
-    def take(self, stream: Stream, data: bytes) -> TypeState | None:
-        """Take a request that is an ACK and moves nothing else; return the type that was ACKed, None if it is not."""
-        session = stream.session
-        if session is None or session.expects_endpoints or stream.variant is Variant.SOTW:
-            return None
-        node_bytes, plain = split_node(data)
+    def read(self, session: Session | None, node_bytes: bytes, plain: bytes) -> PlainAck | None:
+        """Return what a session's request, split by ``split_node``, is known to say; None if that is no such ACK."""
         ack = self._known.get(plain)
-        if ack is None or (node_bytes and hash(node_bytes) != session.node_hash):
-            return None
-        state = stream.states.get(ack.type_url)
-        if state is None or not state.takes_plain_ack(ack.nonce):
-            return None
-        state.outstanding = None
-        return state
+        if ack is None or not node_bytes:
+            return ack
+        return ack if session is not None and hash(node_bytes) == session.node_hash else None
 
-    def learn(self, session: Session, request: DeltaDiscoveryRequest | DiscoveryRequest, data: bytes) -> None:
+    def learn(self, session: Session, request: Request, node_bytes: bytes, plain: bytes) -> None:
         """Note the node's bytes of a request that was taken, and if it is a plain ACK, what it says."""
-        node_bytes, plain = split_node(data)
         if node_bytes:
             session.node_hash = hash(node_bytes)
         if is_plain_ack(request):
@@ -67,16 +57,13 @@ class PlainAcks:
         return self._known.get(plain)
 
 
-def is_plain_ack(request: DeltaDiscoveryRequest | DiscoveryRequest) -> bool:
+def is_plain_ack(request: Request) -> bool:
     """Say whether a delta request ACKs and says nothing else. Its type URL must be in it."""
     return (
-        isinstance(request, DeltaDiscoveryRequest)
-        and bool(request.response_nonce and request.type_url)
+        bool(request.response_nonce and request.type_url)
+        and isinstance(request, DeltaDiscoveryRequest)
         and not request.HasField("error_detail")
-        and not request.resource_names_subscribe
-        and not request.resource_names_unsubscribe
-        and not request.resource_locators_subscribe
-        and not request.resource_locators_unsubscribe
+        and not changes_subscription(request)
     )
 
 

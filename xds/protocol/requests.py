@@ -107,15 +107,25 @@ def _claims(state: TypeState, versions: Mapping[str, str], view: View, distruste
     return NO_EXCEPTIONS.update(exceptions) if exceptions else NO_EXCEPTIONS
 
 
+def changes_subscription(request: DeltaDiscoveryRequest) -> bool:
+    """Say whether a delta request names anything to subscribe to, or no longer."""
+    return bool(
+        request.resource_names_subscribe
+        or request.resource_names_unsubscribe
+        or request.resource_locators_subscribe
+        or request.resource_locators_unsubscribe
+    )
+
+
 def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interests: Interests) -> bool:
     """Take a later delta request's subscription changes; say whether there were any.
 
     A name that is subscribed again is answered again (the page: "the server must send it"). A name that is
     unsubscribed while the wildcard holds is answered too, so that the client knows whether it goes on having it.
     """
-    subscribe, unsubscribe = _subscribed(request), _unsubscribed(request)
-    if not subscribe and not unsubscribe:
+    if not changes_subscription(request):
         return False  # an ACK, most likely
+    subscribe, unsubscribe = _subscribed(request), _unsubscribed(request)
     before = state.interest
     wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
     state.narrow(interests.get(wildcard, (before.names - unsubscribe) | subscribe))
@@ -129,7 +139,8 @@ def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interests: In
 
 def _subscribed(request: DeltaDiscoveryRequest) -> set[str]:
     names = set(request.resource_names_subscribe)
-    names.update(locator.name for locator in request.resource_locators_subscribe)
+    if request.resource_locators_subscribe:
+        names.update(locator.name for locator in request.resource_locators_subscribe)
     return names
 
 
@@ -209,6 +220,10 @@ def names_after(interest: Interest, request: Request) -> int:
 
 def check_size(interest: Interest, type_url: str, request: Request, most: int) -> None:
     """Refuse a subscription beyond the limit, before anything of it is taken over."""
+    if isinstance(request, DeltaDiscoveryRequest):
+        named = len(request.resource_names_subscribe) + len(request.resource_locators_subscribe)
+        if named + len(interest.names) <= most and len(request.initial_resource_versions) <= most:
+            return  # the sum is no less than what it comes to, which would take building sets
     names = names_after(interest, request)
     if isinstance(request, DeltaDiscoveryRequest):
         names = max(names, len(request.initial_resource_versions))

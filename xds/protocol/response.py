@@ -107,16 +107,16 @@ class Cohorts:
     It also keeps what the last ``states_max`` SotW versions stood for: a client that comes back says no more.
     """
 
-    __slots__ = ("_bytes", "_bytes_max", "_entries", "_entries_max", "_last", "_nonce", "_states", "_states_max")
+    __slots__ = ("_bytes", "_entries", "_last", "_nonce", "_states", "bytes_max", "entries_max", "states_max")
 
     def __init__(
         self, *, entries_max: int = 4_096, bytes_max: int = 256 * 1024 * 1024, states_max: int = 1_024
     ) -> None:
         self._states: OrderedDict[tuple[str, str], SentState] = OrderedDict()
-        self._states_max = states_max
+        self.states_max = states_max
         self._entries: OrderedDict[Hashable, Response] = OrderedDict()
-        self._entries_max = entries_max
-        self._bytes_max = bytes_max
+        self.entries_max = entries_max
+        self.bytes_max = bytes_max
         self._bytes = 0
         self._nonce = 0
         self._last: tuple[tuple[object, ...], Response, int] | None = None
@@ -153,7 +153,7 @@ class Cohorts:
         response = self._entries[key] = make()
         self._last = (key, response, response.serial)
         self._bytes += response.bytes_kept
-        while len(self._entries) > self._entries_max or (self._bytes > self._bytes_max and len(self._entries) > 1):
+        while len(self._entries) > self.entries_max or (self._bytes > self.bytes_max and len(self._entries) > 1):
             _, oldest = self._entries.popitem(last=False)
             self._bytes -= oldest.bytes_kept
         return response
@@ -162,7 +162,7 @@ class Cohorts:
         """Keep what a SotW version stands for."""
         self._states[type_url, version] = state
         self._states.move_to_end((type_url, version))
-        if len(self._states) > self._states_max:
+        if len(self._states) > self.states_max:
             self._states.popitem(last=False)
 
     def recall(self, type_url: str, version: str, interest: Interest) -> SentState | None:

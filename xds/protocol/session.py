@@ -70,16 +70,11 @@ class Session:
     timer: float = float("inf")
     node_hash: int = 0  # of the bytes that described the node, so that equal ones need not be read again
 
-    @property
-    def expects_endpoints(self) -> bool:
-        """Say whether an answer about endpoints and the like may move something else."""
-        return bool(self.absent or self.awaited or self.coming_back)
-
     def states(self, *stages: Stage) -> Iterator[TypeState]:
         """Iterate over the session's types of these stages."""
         for stream in self.streams:
             for state in stream.states.values():
-                if state.stage in stages:
+                if state.policy.stage in stages:
                     yield state
 
     def settled(self, stream: Stream) -> bool:
@@ -123,7 +118,8 @@ class Session:
         if state.type_url == ENDPOINTS and self.warming and state.asked:
             assert self.making is not None
             before, after = self.making.view(ENDPOINTS), self.newest.view(ENDPOINTS)
-            if any(after.get(name) is None and before.get(name) is not None for name in state.asked & self.warming):
+            asked = state.asked & self.warming if before is not after else NOBODY
+            if any(after.get(name) is None and before.get(name) is not None for name in asked):
                 # Gone meanwhile, but Envoy ACKs no clusters before it has got them, and the rest waits for that.
                 part = self._respond(state, self.making, NO_HOLD, now)
                 state.dirty = True

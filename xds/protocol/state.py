@@ -138,18 +138,6 @@ class TypeState:
         """Say whether the client has answered all that there was to send."""
         return not self.dirty and self.outstanding is None and not self.rest
 
-    def takes_plain_ack(self, nonce: str) -> bool:
-        """Say whether an ACK of this nonce ends the wait for it, and does nothing else."""
-        part = self.outstanding
-        return (
-            part is not None
-            and part.nonce == nonce
-            and self.policy.stage is Stage.FREE
-            and not self.unknown
-            and not self.lingering
-            and not self.rest
-        )
-
     def ask(self, names: Collection[str]) -> None:
         """Have these names answered with the next response, whether or not they changed."""
         if names:

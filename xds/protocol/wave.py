@@ -5,6 +5,8 @@ first stream finds that response the long way; for the others only the sameness 
 where anything is held back or asked for, the long way is taken.
 """
 
+from xds.model.snapshot import Snapshot
+from xds.model.view import View
 from xds.protocol.interest import Interest
 from xds.protocol.policy import Stage
 from xds.protocol.response import Part, Response
@@ -16,43 +18,59 @@ def is_plain(state: TypeState, session: Session) -> bool:
     """Say whether what this type lacks can go out as it is: not asked for, not held, nothing else about to happen."""
     if session.break_due or session.warming or state.asked or state.owed or state.heartbeat_at or state.exceptions:
         return False
-    if state.outstanding is not None or not state.dirty or state.policy.stage is not Stage.FREE:
+    if state.outstanding is not None or state.rest or not state.dirty or state.policy.stage is not Stage.FREE:
         return False
-    for clusters in session.clusters:  # noqa: SIM110 - any() costs twice as much, and this runs once a delivery
-        if clusters.exceptions or clusters.dirty:
-            return False
-    return True
+    return not any(clusters.exceptions or clusters.dirty for clusters in session.clusters)
 
 
 class Wave:
     """The response that the last plain delivery found, with what it takes a client from and to."""
 
-    __slots__ = ("_interest", "_part", "_response", "_variant")
+    __slots__ = ("_before", "_interest", "_part", "_response", "_snapshot", "_variant", "carried")
 
     def __init__(self) -> None:
         self._response: Response | None = None
         self._part: Part | None = None
+        self._before: View | None = None
+        self._snapshot: Snapshot | None = None
         self._interest: Interest | None = None
         self._variant = Variant.DELTA
+        self.carried = 0
+        """Deliveries of this response."""
 
-    def note(self, state: TypeState) -> None:
+    def note(self, state: TypeState, session: Session) -> None:
         """Take over what a plain delivery, just made the long way, came to."""
         response = state.response
         assert response is not None
         plain = len(response.parts) == 1 and not response.exceptions and not response.view.has_timed
-        self._response = response if plain else None
+        self._response = response if plain and response.before is not None else None
         self._part = response.parts[0] if plain else None
+        self._before, self._snapshot = response.before, session.newest
         self._interest, self._variant = state.interest, state.variant
 
+    @property
+    def part(self) -> Part | None:
+        """What all these deliveries were."""
+        return self._part
+
     def carry(self, state: TypeState, session: Session, now: float) -> Part | None:
-        """Deliver to a further stream; None if it is not of the cohort. ``is_plain`` must hold."""
+        """Deliver to a further stream; None if it is not of the cohort, or ``is_plain`` does not hold.
+
+        Runs once a delivery, so the conditions are spelt out: a call for each would double its cost. Equal views are
+        of one type, so that the type's stage need not be looked at.
+        """
         response, part = self._response, self._part
-        if response is None or part is None or state.view is not response.before or state.serial >= part.serial:
+        if response is None or part is None or state.view is not self._before or state.interest is not self._interest:
             return None
-        if response.view is not session.newest.view(state.type_url):
+        if state.outstanding is not None or state.serial >= part.serial or session.newest is not self._snapshot:
             return None
-        if state.interest is not self._interest or state.variant is not self._variant:
+        if state.asked or state.owed or state.exceptions or state.heartbeat_at or state.rest or not state.dirty:
             return None
+        if session.break_due or session.warming or state.variant is not self._variant:
+            return None
+        for clusters in session.clusters:
+            if clusters.exceptions or clusters.dirty:
+                return None
         state.view, state.fingerprint, state.response = response.view, response.fingerprint, response
         state.dirty = False
         state.outstanding, state.nonce, state.serial = part, part.nonce, part.serial
@@ -60,4 +78,5 @@ class Wave:
         state.heartbeat_nonce, state.heartbeat_unacked = "", False
         session.sent += 1
         state.sent_order = session.sent
+        self.carried += 1
         return part

@@ -12,6 +12,8 @@ from google.protobuf.message import DecodeError
 
 from xds._generated.xds_wire_pb2 import HealthCheckRequest, HealthCheckResponse
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.hub import Hub
+from xds.protocol.plain_acks import PlainAck
 from xds.protocol.response import Part
 from xds.protocol.services import METHODS, SERVICES, Method
 from xds.protocol.stream import Stream as XdsStream
@@ -102,6 +104,14 @@ class Call(Stream):
     def on_gone(self) -> None:
         """Nothing is to be let go of."""
 
+    def plain_ack(self, message: bytes) -> PlainAck | None:
+        """Return what a message says if it is an ACK, and no more, that ``take_ack`` could take; else None."""
+        return None
+
+    def take_ack(self, ack: PlainAck) -> bool:
+        """Take an ACK whose bytes are known; False if it has to be taken as any message."""
+        return False
+
 
 class XdsCall(Call):
     """One xDS stream: its requests to the dispatcher, and what polling gives to the client. A ``Sink``."""
@@ -126,6 +136,27 @@ class XdsCall(Call):
         except Exception as error:
             dispatcher.report_fault(error)
             self.end(Status.INTERNAL, "internal error")
+
+    def take_ack(self, ack: PlainAck) -> bool:
+        dispatcher, xds = self.connection.services.dispatcher, self._xds
+        if xds is None or not dispatcher.hub.take_ack(xds, ack):
+            return False
+        dispatcher.served()
+        return True
+
+    def plain_ack(self, message: bytes) -> PlainAck | None:
+        return self.connection.services.dispatcher.hub.plain_ack(message)
+
+    def carry(self, hub: Hub, now: float) -> bool:
+        """Send what the stream's whole cohort is sent."""
+        xds = self._xds
+        if xds is None or self.rest is not None or self.connection.paused:
+            return True
+        part = hub.carry(xds, now)
+        if part is None:
+            return False
+        self._send_part(part)
+        return True
 
     def ready(self) -> None:
         """Send what there is to send, for as long as the client takes it."""

@@ -30,6 +30,10 @@ class Sink(Protocol):
         """There may be something to poll. Must not block; once the stream can take a message, poll for it."""
         ...
 
+    def carry(self, hub: Hub, now: float) -> bool:
+        """Send what ``hub.carry`` gives, if the stream can take a message; False if it gave none: be ``ready``."""
+        ...
+
     def end(self, status: Status, message: str) -> None:
         """Finish the stream with this status, without waiting for what was written."""
         ...
@@ -94,6 +98,11 @@ class Dispatcher:
         try:
             self.hub.receive(stream, data, self._loop.time())
         finally:
+            self._serve_now()
+
+    def served(self) -> None:
+        """Go on after a request that was given to the hub past this dispatcher."""
+        if self.hub.restless:
             self._serve_now()
 
     def poll(self, stream: Stream) -> Part | None:
@@ -163,8 +172,11 @@ class Dispatcher:
             self._slice = self._loop.call_soon(self._run_slice)
         else:
             self._slice = None
+        hub, sinks, now = self.hub, self._sinks, self._loop.time()
         for _ in range(min(SLICE, len(backlog))):
-            self._tell(backlog.popleft())
+            sink = sinks.get(backlog.popleft())
+            if sink is not None and not sink.carry(hub, now):
+                sink.ready()
 
     def _tell(self, stream: Stream) -> None:
         sink = self._sinks.get(stream)

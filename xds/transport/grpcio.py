@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from xds.address import Address, BindError
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.hub import Hub
 from xds.protocol.services import METHODS, SERVICES, Method
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.tls import TlsFiles, server_credentials
@@ -77,6 +78,9 @@ class _Call:
         peer = context.peer()
         connection = f"{peer}#{id(self)}" if peer.startswith("unix:") else peer
         self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=connection)
+
+    def carry(self, hub: Hub, now: float) -> bool:
+        return False
 
     def ready(self) -> None:
         if self._writer is None and self._refusal is None:

@@ -14,6 +14,7 @@ from typing import cast
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.transport.assembly import Assembly
 from xds.transport.calls import Call, Services
+from xds.transport.framed_acks import FRAMED_ACK_BYTES_MAX, FramedAcks
 from xds.transport.http2 import grpc
 from xds.transport.http2.connection import Connection
 from xds.transport.http2.frame_reader import Stage
@@ -43,6 +44,7 @@ class Shared:
     tick: int = 0
     connections: dict["NativeConnection", None] = field(default_factory=dict)
     names: "count[int]" = field(default_factory=count)
+    acks: FramedAcks = field(default_factory=FramedAcks)
     buffer: bytearray = field(default_factory=lambda: bytearray(TLS_READ_BYTES))
 
 
@@ -105,9 +107,20 @@ class NativeConnection(Connection, asyncio.Protocol):
         if self.dead:
             self._linger(data)
             return
-        self.heard = self.shared.tick
+        shared = self.shared
+        self.heard = shared.tick
         self.pinged = False
+        small = len(data) <= FRAMED_ACK_BYTES_MAX
+        ack = shared.acks.get(data) if small else None
+        if ack is not None:
+            stream = self.takes_whole(ack.stream_id, ack.size)
+            if stream is not None and cast("Call", stream).take_ack(ack.said):
+                self.credit -= ack.size
+                stream.credit -= ack.size
+                return
         self.receive(data)
+        if small and ack is None:
+            shared.acks.learn(data, self.streams)
 
     def _linger(self, data: bytes) -> None:
         self.lingering = (self.lingering or 0) + len(data)

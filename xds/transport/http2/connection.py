@@ -120,6 +120,15 @@ class Connection(Allowance):
             self.write(h2.window_update(stream_id, self.limits.stream_window - stream.credit))
             stream.credit = self.limits.stream_window
 
+    def takes_whole(self, stream_id: int, size: int) -> Stream | None:
+        """Return the stream that a DATA frame of ``size`` with a whole message is for, if no more would come of it."""
+        stream = self.streams.get(stream_id)
+        if stream is None or self._buffer or self._blocks.open_on or not stream.between_messages:
+            return None
+        if 2 * (self.credit - size) < self.limits.connection_window:
+            return None
+        return stream if 2 * (stream.credit - size) >= self.limits.stream_window else None
+
     def _data_on_closed(self, flags: int, stream_id: int, size: int) -> None:
         """Answer data for a stream that is not open (RFC 9113, 5.1)."""
         if stream_id == 0 or stream_id > self._last_id:

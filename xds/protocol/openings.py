@@ -1,0 +1,101 @@
+"""Large first requests, known by their bytes: what a whole fleet sends alike is parsed and compared once.
+
+After a restart every sidecar names all it has, hundreds of kilobytes of names and versions, and those of a fleet are
+alike but for their node, which encoders write first. It does not know streams.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
+from xds.model.view import View
+from xds.protocol.diff import Exceptions
+from xds.protocol.interest import Interest, Interests
+from xds.protocol.requests import Request, begin_delta, decode
+from xds.protocol.state import TypeState, Variant
+
+BYTES_MIN = 1_024
+"""Smaller requests cost less than to look them up."""
+VIEWS_MAX = 4
+
+
+class _Begun(NamedTuple):
+    """What ``begin_delta`` made of a type's state."""
+
+    interest: Interest
+    view: View | None
+    exceptions: Exceptions
+    asked: frozenset[str]
+    owed: bool
+
+
+@dataclass(slots=True, eq=False)
+class Opening:
+    """One request, without its node, and what it comes to by the view that it is compared with."""
+
+    request: DeltaDiscoveryRequest
+    size_bytes: int
+    begun: OrderedDict[tuple[View, bool], _Begun] = field(default_factory=OrderedDict)
+
+
+class Openings:
+    """The large requests seen lately; the longest unused is forgotten beyond ``bytes_max`` of them in all."""
+
+    __slots__ = ("_bytes", "_bytes_max", "_known")
+
+    def __init__(self, *, bytes_max: int = 16 * 1024 * 1024) -> None:
+        self._known: OrderedDict[bytes, Opening] = OrderedDict()
+        self._bytes_max = bytes_max
+        self._bytes = 0
+
+    def read(self, variant: Variant, data: bytes, node_bytes: bytes, plain: bytes) -> tuple[Request, Opening | None]:
+        """Return a request, its node in it, and the opening that it is, None if it is none.
+
+        ``node_bytes`` and ``plain`` are its ``data`` split by ``split_node``. Of an opening only the node is in the
+        returned request; the rest is in ``Opening.request``.
+        """
+        if variant is Variant.SOTW or len(plain) < BYTES_MIN:
+            return decode(variant, data), None
+        opening = self._known.get(plain)
+        if opening is None:
+            request = decode(variant, plain)
+            assert isinstance(request, DeltaDiscoveryRequest)
+            if request.HasField("node") or request.response_nonce:
+                return decode(variant, data), None  # written by another encoder, or no opening
+            opening = self._keep(plain, request)
+        else:
+            self._known.move_to_end(plain)
+        return decode(variant, node_bytes), opening
+
+    def _keep(self, plain: bytes, request: DeltaDiscoveryRequest) -> Opening:
+        opening = self._known[plain] = Opening(request, len(plain))
+        self._bytes += opening.size_bytes
+        while self._bytes > self._bytes_max and len(self._known) > 1:
+            _, oldest = self._known.popitem(last=False)
+            self._bytes -= oldest.size_bytes
+        return opening
+
+
+def begin(
+    state: TypeState,
+    opening: Opening | None,
+    request: DeltaDiscoveryRequest,
+    interests: Interests,
+    view: View,
+    distrusted: frozenset[str] | None,
+) -> None:
+    """Do as ``begin_delta`` does, from what that came to before if this opening was compared with this view."""
+    if opening is None or distrusted:
+        begin_delta(state, request, interests, view, distrusted)
+        return
+    key = (view, distrusted is None)
+    begun = opening.begun.get(key)
+    if begun is None:
+        begin_delta(state, request, interests, view, distrusted)
+        opening.begun[key] = _Begun(state.interest, state.view, state.exceptions, state.asked, state.owed)
+        if len(opening.begun) > VIEWS_MAX:
+            opening.begun.popitem(last=False)
+        return
+    state.started = state.dirty = True
+    state.interest, state.view, state.exceptions, state.asked, state.owed = begun

@@ -1,0 +1,82 @@
+"""Which session a stream belongs to, found at its first request, and which group takes a session's node.
+
+Streams of one type share the session of their node on their connection; an aggregated stream has one of its own.
+It does not know what is sent.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from xds.model.catalog import Catalog
+from xds.model.groups import Node
+from xds.model.snapshot import Snapshot
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.identity import describe_node, same_node
+from xds.protocol.requests import Request
+from xds.protocol.response import Cohorts, Encoding
+from xds.protocol.session import Session
+from xds.protocol.stream import Ordering, Stream
+
+
+class Sessions:
+    """The sessions that streams of one type share, by connection and node."""
+
+    __slots__ = ("_catalog", "_cohorts", "_encoding", "_ordering", "_shared")
+
+    def __init__(self, catalog: Catalog, ordering: Ordering, encoding: Encoding, cohorts: Cohorts) -> None:
+        self._catalog = catalog
+        self._ordering = ordering
+        self._encoding = encoding
+        self._cohorts = cohorts
+        self._shared: dict[tuple[str, Node], Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._shared)
+
+    def of(self, stream: Stream, request: Request, snapshots: Mapping[str, Snapshot]) -> Session:
+        """Return the stream's session, found or made at its first request.
+
+        Raises StreamRefusedError if the request has no node, or another one than before, or no group takes it.
+        """
+        has_node = request.HasField("node")
+        if stream.session is not None:
+            if has_node and not same_node(stream.session.node, request.node):
+                raise StreamRefusedError(
+                    Status.INVALID_ARGUMENT,
+                    f"this stream is of node {stream.session.node.id!r}, a later request says {request.node.id!r}",
+                )
+            return stream.session
+        if not has_node or not request.node.id:
+            raise StreamRefusedError(
+                Status.INVALID_ARGUMENT, "the first request of a stream must carry a node with an id"
+            )
+        node = describe_node(request.node)
+        group = self._catalog.group_of(node)
+        if group is None:
+            raise StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {node.id!r}")
+        # The whole node, not its id alone: a proxy may bring several clients on one connection.
+        session = None if stream.aggregated else self._shared.get((stream.connection, node))
+        if session is None:
+            session = Session(node, group, snapshots[group], self._ordering, self._encoding, self._cohorts)
+            if not stream.aggregated:
+                self._shared[stream.connection, node] = session
+        session.streams.append(stream)
+        stream.session = session
+        return session
+
+    def forget(self, stream: Stream, session: Session) -> None:
+        """Let go of the session of its last stream."""
+        key = (stream.connection, session.node)
+        if self._shared.get(key) is session:
+            del self._shared[key]
+
+    def regroup(self, streams: Iterable[Stream]) -> list[tuple[Session, str | None]]:
+        """Return the sessions whose node another group takes now, with that group, None for none at all."""
+        moved = []
+        for session in {id(s.session): s.session for s in streams if s.session is not None}.values():
+            group = self._catalog.group_of(session.node)
+            if group is not None:
+                for stream in session.streams:
+                    stream.refusal = None
+            if group != session.group:
+                moved.append((session, group))
+        return moved
