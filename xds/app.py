@@ -45,7 +45,7 @@ class ControlPlane:
     """
 
     def __init__(self, settings: Settings | None = None, *, workers: int = 0) -> None:
-        """``workers``: how many processes serve the streams where ``transport.workers`` is auto."""
+        """``workers``: how many processes serve the streams where ``transport.workers`` is left out."""
         self.settings = settings or Settings()
         self._schema = load_schema()
         self.catalog = Catalog()

@@ -50,9 +50,6 @@ Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-Workers = Annotated[int, Field(ge=0, le=1_024)] | Literal["auto"]
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -108,8 +105,8 @@ class TransportSettings(_Section):
 
     kind: Literal["native", "grpcio"] = "native"
     """The server's implementation: native is our own HTTP/2, made for many streams; grpcio is gRPC's."""
-    workers: Workers = "auto"
-    """Processes that share the port; 0: the server's own does it all. auto: one per core, none where it is embedded."""
+    workers: Annotated[int, Field(ge=0, le=1_024)] | None = None
+    """Processes that share the port; 0: the server's own does it all. Left out: one per core, none where embedded."""
     keepalive_interval_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
     """After so long without traffic on a connection the server pings the client."""
     keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 20.0
@@ -127,7 +124,7 @@ class TransportSettings(_Section):
         """Return how many worker processes there are to be; ``auto``: if that is left open."""
         if self.kind == "grpcio":
             return 0
-        return auto if self.workers == "auto" else self.workers
+        return auto if self.workers is None else self.workers
 
 
 class DrainSettings(_Section):
@@ -222,7 +219,7 @@ def _address_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
 
 
 def _worker_problems(transport: TransportSettings) -> Iterator[tuple[SettingPath, str]]:
-    if transport.kind == "grpcio" and transport.workers not in ("auto", 0):
+    if transport.kind == "grpcio" and transport.workers:
         yield (
             ("transport", "workers"),
             f"{transport.workers} worker processes need transport.kind=native; grpcio serves in one process (0)",

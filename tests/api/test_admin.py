@@ -1,7 +1,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +12,13 @@ from xds.address import Address, BindError
 from xds.api.admin import AdminServer
 
 ANY = Address("127.0.0.1", 0)
+
+
+def rendered(text: bytes) -> Callable[[], Awaitable[bytes]]:
+    async def metrics() -> bytes:
+        return text
+
+    return metrics
 
 
 class State:
@@ -25,7 +32,7 @@ async def admin_server(state: State, address: Address = ANY) -> AsyncIterator[Ad
         address,
         healthy=lambda: state.is_healthy,
         ready=lambda: state.readiness,
-        metrics=lambda: b"xds_streams 3\n",
+        metrics=rendered(b"xds_streams 3\n"),
     )
     bound = await server.start()
     try:
@@ -106,7 +113,7 @@ async def test_signals_stay_with_whoever_runs_the_loop() -> None:
 
 
 async def test_stop_closes_the_port_and_idle_connections_and_may_be_repeated() -> None:
-    server = AdminServer(ANY, healthy=lambda: True, ready=lambda: (True, ""), metrics=lambda: b"")
+    server = AdminServer(ANY, healthy=lambda: True, ready=lambda: (True, ""), metrics=rendered(b""))
     await server.stop()
     bound = await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", bound.port)

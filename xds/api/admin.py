@@ -6,7 +6,7 @@ It runs in the loop it is started in, and leaves signals and logging to whoever 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -33,7 +33,7 @@ class AdminServer:
     """Serve ``/healthz``, ``/readyz``, ``/metrics`` and a list of these at ``/``, between ``start`` and ``stop``.
 
     ``healthy`` says whether the process works; ``ready`` whether new streams are welcome, and the reason, which is
-    shown either way; ``metrics`` gives Prometheus text. All are called in the loop and must not block.
+    shown either way; ``metrics`` gives Prometheus text. All are called in the loop and must not block it.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class AdminServer:
         *,
         healthy: Callable[[], bool],
         ready: Callable[[], tuple[bool, str]],
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Awaitable[bytes]],
     ) -> None:
         assert not address.is_unix, "Settings refuses a unix socket here"
         self._address = address
@@ -80,7 +80,7 @@ class AdminServer:
 
 
 def admin_app(
-    *, healthy: Callable[[], bool], ready: Callable[[], tuple[bool, str]], metrics: Callable[[], bytes]
+    *, healthy: Callable[[], bool], ready: Callable[[], tuple[bool, str]], metrics: Callable[[], Awaitable[bytes]]
 ) -> Starlette:
     """Return the admin port's ASGI application."""
 
@@ -95,7 +95,7 @@ def admin_app(
         return _plain(f"{reason or ('ready' if is_ready else 'not ready')}\n", 200 if is_ready else 503)
 
     async def prometheus(_: Request) -> Response:
-        return Response(metrics(), headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
+        return Response(await metrics(), headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
 
     routes = {"/": index, "/healthz": healthz, "/readyz": readyz, "/metrics": prometheus}
     return Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()])

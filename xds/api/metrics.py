@@ -3,7 +3,7 @@
 Nothing is counted twice: what the hub and the catalog know is read when somebody asks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry, generate_latest
@@ -43,6 +43,10 @@ class Serving(Protocol):
         """How many streams are open."""
         ...
 
+    async def refresh(self) -> None:
+        """Have both be of now."""
+        ...
+
 
 class _ServerCollector(Collector):
     def __init__(self, streams: Serving, catalog: Catalog, rejected: Callable[[], int]) -> None:
@@ -70,10 +74,17 @@ class _ServerCollector(Collector):
         yield resources
 
 
-def metrics_renderer(streams: Serving, catalog: Catalog, *, rejected: Callable[[], int]) -> Callable[[], bytes]:
+def metrics_renderer(
+    streams: Serving, catalog: Catalog, *, rejected: Callable[[], int]
+) -> Callable[[], Awaitable[bytes]]:
     """Return what renders all metrics as Prometheus text. ``rejected`` gives the changesets refused so far."""
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
     registry.register(_ServerCollector(streams, catalog, rejected))
-    return lambda: generate_latest(registry)
+
+    async def render() -> bytes:
+        await streams.refresh()
+        return generate_latest(registry)
+
+    return render

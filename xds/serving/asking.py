@@ -18,14 +18,14 @@ class Questions:
         self._last = 0
         self._open: dict[int, asyncio.Future[bytes]] = {}
 
-    async def ask(self, send: Callable[[Ask], None], message: bytes) -> bytes:
+    async def ask(self, send: Callable[[Ask], None], message: bytes | None, within_s: float = ANSWER_S) -> bytes:
         """Send a question and return its answer. Raises StreamRefusedError with the error that it was answered with."""
         self._last += 1
         number = self._last
         future = self._open[number] = asyncio.get_running_loop().create_future()
         try:
             send(Ask(number, message))
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(within_s):
                 answer: bytes = await future
                 return answer
         except TimeoutError:

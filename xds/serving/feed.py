@@ -63,10 +63,13 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A CSDS request: from a worker to the parent, which asks all workers and puts their answers together."""
+    """A CSDS request: from a worker to the parent, which asks all workers and puts their answers together.
+
+    Without a message, the parent asks for a worker's figures, which come before the empty answer.
+    """
 
     number: int
-    message: bytes
+    message: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,9 @@ class Streams:
         """How many streams are open."""
         return len(self.hub.streams)
 
+    async def refresh(self) -> None:
+        """Have the figures be of now: here they always are."""
+
     def publish(self, applied: Applied) -> None:
         """Bring the streams up to date with what was applied to the catalog, at once or merged with what follows."""
         if self._coalescer is None:

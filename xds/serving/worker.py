@@ -108,8 +108,12 @@ class Worker:
         await streams.start(listening=self._listening, ask_status=ask)
         self._channel.send(encode(Ready()))
         while not self._done.is_set():
-            self._channel.send(encode(Figures(streams.counters, streams.count, self._catalog.revision)))
+            self._tell_figures()
             await asyncio.sleep(FIGURES_EVERY_S)
+
+    def _tell_figures(self) -> None:
+        streams = self._serving
+        self._channel.send(encode(Figures(streams.counters, streams.count, self._catalog.revision)))
 
     def _change(self, change: Change) -> None:
         if change.whole:
@@ -121,8 +125,8 @@ class Worker:
 
     async def _drain(self, window_s: float) -> None:
         await self._serving.drain(window_s)
-        self._channel.send(encode(Figures(self._serving.counters, 0, self._catalog.revision)))
         await self._serving.stop()
+        self._tell_figures()
         self._done.set()
 
     # --- CSDS ------------------------------------------------------------------------------------------------------
@@ -132,7 +136,11 @@ class Worker:
         return await self._questions.ask(lambda ask: self._channel.send(encode(ask)), message)
 
     async def _answer(self, ask: Ask) -> None:
-        """Answer a CSDS request for the streams of this worker."""
+        """Answer a CSDS request for the streams of this worker, or tell its figures."""
+        if ask.message is None:
+            self._tell_figures()
+            self._channel.send(encode(Answer(ask.number)))
+            return
         try:
             answer = Answer(ask.number, await self._serving.client_status().reply(ask.message))
         except StreamRefusedError as refusal:

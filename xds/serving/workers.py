@@ -18,13 +18,14 @@ from xds.protocol.doubts import Doubts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Counters
 from xds.protocol.leftovers import Leftovers
-from xds.serving.asking import Questions
+from xds.serving.asking import ANSWER_S, Questions
 from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
 from xds.transport.pool import Pool, PoolEvents, Worker
 from xds.transport.sockets import bound, listen
 
 log = structlog.get_logger("xds")
 WORKER_MODULE = "xds.serving.worker"
+FIGURES_S = 1.0
 EXIT_S = 5.0
 """How long a worker may take to exit after its drain window."""
 
@@ -53,7 +54,7 @@ class WorkerStreams:
 
     @property
     def counters(self) -> Counters:
-        """Totals since the start, at most a second old; streams of a worker that was killed count as closed."""
+        """Totals since the start, of the last ``refresh`` or second; streams of a worker that was killed are closed."""
         return Counters.sum([self._ended, *(figures.counters for figures in self._figures.values())])
 
     @property
@@ -86,6 +87,15 @@ class WorkerStreams:
             whole = applied.effect is None
             changeset = self._catalog.export() if applied.effect is None else applied.effect
             self._pool.send(encode(Change(applied.revision, changeset, whole)))
+
+    async def refresh(self) -> None:
+        """Have the figures be of now, as far as the workers answer."""
+        if self._pool is not None:
+            workers = [worker for worker in self._pool.workers if worker.ready]
+            await asyncio.gather(*(self._ask(worker, None, FIGURES_S) for worker in workers), return_exceptions=True)
+
+    async def _ask(self, worker: Worker, message: bytes | None, within_s: float = ANSWER_S) -> bytes:
+        return await self._questions.ask(lambda ask: worker.channel.send(encode(ask)), message, within_s)
 
     async def drain(self, window_s: float) -> None:
         """Have every worker end its streams one by one over ``window_s`` seconds, and exit."""
@@ -148,9 +158,9 @@ class WorkerStreams:
         """Answer a worker's CSDS request with what all of them say: messages put end to end are merged."""
         assert self._pool is not None
         workers = [each for each in self._pool.workers if each.ready]
-        asking = [self._questions.ask(lambda q, w=each: w.channel.send(encode(q)), ask.message) for each in workers]  # type: ignore[misc]
         try:
-            answer = Answer(ask.number, b"".join(await asyncio.gather(*asking)))
+            said = await asyncio.gather(*(self._ask(each, ask.message) for each in workers))
+            answer = Answer(ask.number, b"".join(said))
         except StreamRefusedError as refusal:
             answer = Answer(ask.number, refusal=(refusal.status.name, refusal.message))
         worker.channel.send(encode(answer))
