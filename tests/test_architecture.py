@@ -32,8 +32,38 @@ ARROWS: dict[str, set[str]] = {
     "logs": set(),
     "config": {"address"},
     "bootstrap": {"address", "model.groups"},
-    "app": {"", "model", "protocol", "schema", "sources", "transport", "api", "address", "config", "reporting"},
-    "cli": {"app", "bootstrap", "fleet", "model", "sources", "address", "config", "logs"},
+    "descriptors": set(),
+    "serving": {
+        *(
+            "",
+            "model",
+            "protocol",
+            "schema",
+            "transport",
+            "api",
+            "address",
+            "config",
+            "descriptors",
+            "logs",
+            "reporting",
+        )
+    },
+    "app": {
+        *("", "model", "protocol", "schema", "sources", "serving", "transport", "api"),
+        *("address", "config", "descriptors", "reporting"),
+    },
+    "cli": {
+        "app",
+        "bootstrap",
+        "descriptors",
+        "fleet",
+        "model",
+        "sources",
+        "transport.pool",
+        "address",
+        "config",
+        "logs",
+    },
     "": {"app", "config", "model.changeset", "model.groups", "model.problem"},
 }
 """Each part of ``xds`` to the parts, or single modules, it may import besides itself; "" is ``xds/__init__.py``."""
@@ -62,10 +92,10 @@ THIRD_PARTY: dict[str, set[str]] = {
     "pydantic_settings": {"config", "cli"},
     "rich": {"cli"},
     "starlette": {"api"},
-    "structlog": {"app", "reporting", "logs", "cli"},
+    "structlog": {"app", "serving", "reporting", "logs", "cli"},
     "typer": {"cli"},
     "uvicorn": {"api"},
-    "uvloop": {"cli", "fleet"},
+    "uvloop": {"cli", "fleet", "serving"},
     "watchfiles": {"sources"},
     "yaml": {"sources", "cli"},
 }

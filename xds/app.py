@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from difflib import get_close_matches
@@ -11,33 +12,24 @@ from typing import Any, Self
 
 import structlog
 
-from xds import __version__
 from xds.address import Address
 from xds.api.admin import AdminServer
-from xds.api.csds import ClientStatusService
 from xds.api.metrics import metrics_renderer
 from xds.config import ServingInfo, Settings
+from xds.descriptors import make_all_room
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.hub import Hub
-from xds.protocol.response import Encoding
-from xds.protocol.stream import Limits, Ordering
-from xds.reporting import log_degraded, log_event, log_fault, log_tls_problem, summary
+from xds.reporting import log_degraded, summary
 from xds.schema.pool import load_schema
+from xds.serving.streams import Streams
+from xds.serving.workers import WorkerStreams
 from xds.sources.directory import DirectoryReader
 from xds.sources.inline import ResourceLike, read_resources
 from xds.sources.watch import watch
-from xds.transport.calls import Reply
-from xds.transport.coalescer import Coalescer
-from xds.transport.dispatcher import Dispatcher, Transport
-from xds.transport.grpcio import GrpcioOptions, GrpcioTransport
-from xds.transport.http2.limits import Limits as HttpLimits
-from xds.transport.native import NativeOptions, NativeTransport
-from xds.transport.reflection import reflection_replies
-from xds.transport.tls import TlsFiles
 
 log = structlog.get_logger("xds")
 PROBLEMS_LOGGED_MAX = 20
@@ -52,7 +44,8 @@ class ControlPlane:
     coroutines return at once; what they change is on its way to the Envoys when they return.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, workers: int = 0) -> None:
+        """``workers``: how many processes serve the streams where ``transport.workers`` is auto."""
         self.settings = settings or Settings()
         self._schema = load_schema()
         self.catalog = Catalog()
@@ -60,27 +53,29 @@ class ControlPlane:
         self.admin_address: Address | None = None
         self._state = "starting"
         self._rejected = 0
-        protocol = self.settings.protocol
-        self.hub = Hub(
-            self.catalog,
-            knows_type=self._knows_type,
-            ordering=Ordering(
-                enabled=protocol.ordering,
-                hold_timeout_s=protocol.hold_timeout_s,
-                listener_drain_s=protocol.listener_drain_s,
-            ),
-            encoding=Encoding(
-                response_bytes_max=protocol.response_bytes_max, identifier=f"xds-control-plane/{__version__}"
-            ),
-            limits=Limits(subscriptions_max=protocol.subscriptions_max, doubtful_nodes_max=protocol.doubtful_nodes_max),
-        )
-        self._dispatcher: Dispatcher | None = None
-        self._coalescer: Coalescer | None = None
-        self._transport: Transport | None = None
+        count = self.settings.transport.worker_count(auto=workers)
+        self._streams: Streams | WorkerStreams
+        if count:
+            self._streams = WorkerStreams(self.settings, self.catalog, count)
+        else:
+            self._streams = Streams(self.settings, self._schema, self.catalog)
         self._admin: AdminServer | None = None
 
-    def _knows_type(self, type_url: str) -> bool:
-        return type_url.startswith(TYPE_PREFIX) and self._schema.has(type_url.removeprefix(TYPE_PREFIX))
+    @property
+    def hub(self) -> Hub:
+        """The streams, of a control plane that serves them in its own process (``transport.workers`` 0)."""
+        assert isinstance(self._streams, Streams), "worker processes have the streams"
+        return self._streams.hub
+
+    @property
+    def stream_count(self) -> int:
+        """How many streams are open; with worker processes, at most a second ago."""
+        return self._streams.count
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The ids of the worker processes, if there are any."""
+        return self._streams.pids if isinstance(self._streams, WorkerStreams) else []
 
     # --- Publishing --------------------------------------------------------------------------------------------
 
@@ -134,103 +129,34 @@ class ControlPlane:
             self._rejected += 1
             raise
         if applied.changed or applied.regrouped:
-            if self._coalescer is None:
-                self.hub.publish(applied)
-            else:
-                self._coalescer.add(applied)
+            self._streams.publish(applied)
         return applied
 
     # --- Life ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> Address:
-        """Listen and serve; return the address that was bound. Raises BindError, then leaving nothing open."""
+        """Listen and serve; return the address that was bound.
+
+        Raises BindError, or WorkerFailedError when a worker process does not begin to serve; nothing is left open then.
+        """
         settings = self.settings
-        assert self._dispatcher is None, "started already"
-        self._dispatcher = Dispatcher(
-            self.hub, on_event=log_event, on_fault=log_fault, streams_max=settings.transport.streams_max
-        )
-        self._coalescer = Coalescer(
-            self._dispatcher.publish,
-            coalesce_s=settings.protocol.coalesce_s,
-            coalesce_max_s=settings.protocol.coalesce_max_s,
-        )
-        self._transport = self._new_transport(self._dispatcher)
-        self.address = await self._transport.start()
+        assert self.address is None, "started already"
+        make_all_room()
+        self.address = await self._streams.start()
         if settings.admin is not None:
             self._admin = AdminServer(
                 settings.admin,
                 healthy=lambda: True,
                 ready=lambda: (self._state == "ready", self._state),
-                metrics=metrics_renderer(self.hub, self.catalog, rejected=lambda: self._rejected),
+                metrics=metrics_renderer(self._streams, self.catalog, rejected=lambda: self._rejected),
             )
             try:
                 self.admin_address = await self._admin.start()
             except OSError:
-                await self._transport.stop(0)
+                await self._streams.stop()
                 raise
         self._state = "ready"
         return self.address
-
-    def _new_transport(self, dispatcher: Dispatcher) -> Transport:
-        if self.settings.transport.kind == "native":
-            return NativeTransport(
-                self.settings.listen,
-                dispatcher,
-                options=self._native_options(),
-                replies=self._replies(),
-                on_problem=log_tls_problem,
-            )
-        return GrpcioTransport(
-            self.settings.listen,
-            dispatcher,
-            options=self._grpcio_options(),
-            handlers=self._handlers(),
-            on_problem=log_tls_problem,
-        )
-
-    def _replies(self) -> dict[str, Reply]:
-        replies: dict[str, Reply] = {}
-        if self.settings.csds:
-            replies |= self._client_status().replies()
-        if self.settings.reflection:
-            replies |= reflection_replies(self._schema.pool)
-        return replies
-
-    def _handlers(self) -> list[Any]:
-        return [self._client_status().handler()] if self.settings.csds else []
-
-    def _client_status(self) -> ClientStatusService:
-        return ClientStatusService(self.hub, self._schema, asyncio.get_running_loop().time)
-
-    def _tls_files(self) -> TlsFiles | None:
-        tls = self.settings.tls
-        if tls.cert is None or tls.key is None:
-            return None
-        return TlsFiles(cert=tls.cert, key=tls.key, client_ca=tls.client_ca)
-
-    def _native_options(self) -> NativeOptions:
-        transport = self.settings.transport
-        return NativeOptions(
-            keepalive_interval_s=transport.keepalive_interval_s,
-            keepalive_timeout_s=transport.keepalive_timeout_s,
-            ping_interval_min_s=transport.ping_interval_min_s,
-            limits=HttpLimits(message_bytes_max=transport.message_bytes_max),
-            tls=self._tls_files(),
-        )
-
-    def _grpcio_options(self) -> GrpcioOptions:
-        settings = self.settings
-        transport = settings.transport
-        return GrpcioOptions(
-            keepalive_interval_s=transport.keepalive_interval_s,
-            keepalive_timeout_s=transport.keepalive_timeout_s,
-            ping_interval_min_s=transport.ping_interval_min_s,
-            message_bytes_max=transport.message_bytes_max,
-            streams_max=transport.streams_max,
-            pending_max=transport.pending_max,
-            tls=self._tls_files(),
-            reflection_pool=self._schema.pool if settings.reflection else None,
-        )
 
     async def drain(self) -> None:
         """Say that the server is not ready, then end the streams one by one, over the drain window."""
@@ -238,22 +164,14 @@ class ControlPlane:
         self._state = "draining"
         if drain.unready_s:
             await asyncio.sleep(drain.unready_s)
-        if self._transport is not None:
-            await self._transport.drain(drain.timeout_s)
+        await self._streams.drain(drain.timeout_s)
 
     async def stop(self) -> None:
         """Close everything. Streams that are still open are cut; ``drain`` first to be gentle."""
         self._state = "stopped"
-        if self._coalescer is not None:
-            self._coalescer.flush()
-            self._coalescer = None
-        if self._transport is not None:
-            await self._transport.stop(0)
+        await self._streams.stop()
         if self._admin is not None:
             await self._admin.stop()
-        if self._dispatcher is not None:
-            self._dispatcher.stop()
-            self._dispatcher = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -301,7 +219,7 @@ async def serve(
     assert settings.directory is not None, "the command line sees to it"
     ending = _ending_signals()
     reader = DirectoryReader(settings.directory, progress=progress)
-    control_plane = ControlPlane(settings)
+    control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)))
     changeset = await _unless_ended(asyncio.to_thread(reader.read), ending)
     if changeset is None:
         log.info("stopped before anything was served")
@@ -315,7 +233,7 @@ async def serve(
         ended = asyncio.create_task(ending.wait())
         await asyncio.wait((following, ended), return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
-        log.info("draining", streams=len(control_plane.hub.streams), window_s=settings.drain.timeout_s)
+        log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
         await _unless_asked_again(control_plane.drain())
         stop.set()
         await following

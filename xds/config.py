@@ -50,6 +50,9 @@ Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
+Workers = Annotated[int, Field(ge=0, le=1_024)] | Literal["auto"]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -105,6 +108,8 @@ class TransportSettings(_Section):
 
     kind: Literal["native", "grpcio"] = "native"
     """The server's implementation: native is our own HTTP/2, made for many streams; grpcio is gRPC's."""
+    workers: Workers = "auto"
+    """Processes that share the port; 0: the server's own does it all. auto: one per core, none where it is embedded."""
     keepalive_interval_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
     """After so long without traffic on a connection the server pings the client."""
     keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 20.0
@@ -117,6 +122,12 @@ class TransportSettings(_Section):
     """Streams open at once; further ones are refused with RESOURCE_EXHAUSTED."""
     pending_max: Count = 100_000
     """Calls that may wait to be taken up. gRPC's own limit of 1,000 refuses a reconnect storm."""
+
+    def worker_count(self, *, auto: int) -> int:
+        """Return how many worker processes there are to be; ``auto``: if that is left open."""
+        if self.kind == "grpcio":
+            return 0
+        return auto if self.workers == "auto" else self.workers
 
 
 class DrainSettings(_Section):
@@ -178,6 +189,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         problems = [*_address_problems(self), *_tls_problems(self.tls), *_order_problems(self.protocol)]
+        problems += _worker_problems(self.transport)
         if self.directory is not None and not self.directory.is_dir():
             wrong = "is not a directory" if self.directory.exists() else "does not exist"
             problems.append((("directory",), f"{str(self.directory)!r} {wrong}"))
@@ -206,6 +218,14 @@ def _address_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
             f"{listen} can be reached from other machines and TLS is off, so anyone there could read every resource, "
             "private keys included; give --tls-cert and --tls-key (and --tls-client-ca), "
             "or allow it with --insecure-xds (XDS_INSECURE_XDS=true)",
+        )
+
+
+def _worker_problems(transport: TransportSettings) -> Iterator[tuple[SettingPath, str]]:
+    if transport.kind == "grpcio" and transport.workers not in ("auto", 0):
+        yield (
+            ("transport", "workers"),
+            f"{transport.workers} worker processes need transport.kind=native; grpcio serves in one process (0)",
         )
 
 

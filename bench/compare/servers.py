@@ -111,7 +111,7 @@ class Running:
 @contextlib.contextmanager
 def running(kind: Kind, resources: Resources, *options: str) -> Iterator[Running]:
     """Run a server on two free ports until the block ends. Raises ServerFailedError, and what building it raises."""
-    port, admin_port = _free_ports(2)
+    port, admin_port = free_ports(2)
     argv = [*kind.command(), *resources.arguments(), f"--port={port}", f"--admin-port={admin_port}", *options]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -138,7 +138,8 @@ def shown(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> 
     return shlex.join([*(f"{name}={value}" for name, value in (environment or {}).items()), *words])
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that nothing listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -3,7 +3,7 @@
 Source: ``envoy.service.status.v3.ClientStatusDiscoveryService``. Secrets' bodies are never shown.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from xds.protocol.status import NodeStatus, Progress, ResourceStatus, TypeStatus
 from xds.schema.pool import Schema
 
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
+PATHS = tuple(f"/{SERVICE}/{name}" for name in ("FetchClientStatus", "StreamClientStatus"))
 NODES_MAX = 1_000
 """Nodes in one answer; a request with node matchers reaches the others."""
 
@@ -45,11 +46,8 @@ class ClientStatusService:
         self._request = schema.message_class("envoy.service.status.v3.ClientStatusRequest")
         self._response = schema.message_class("envoy.service.status.v3.ClientStatusResponse")
 
-    def replies(self) -> dict[str, Callable[[bytes], Awaitable[bytes]]]:
-        """Return both methods by path, for the native transport: one answer to each message."""
-        return {f"/{SERVICE}/{name}": self._reply for name in ("FetchClientStatus", "StreamClientStatus")}
-
-    async def _reply(self, message: bytes) -> bytes:
+    async def reply(self, message: bytes) -> bytes:
+        """Answer an encoded request. Raises StreamRefusedError."""
         try:
             return _encode(self.answer(self._request.FromString(message)))
         except DecodeError:

@@ -4,6 +4,7 @@ Nothing is counted twice: what the hub and the catalog know is read when somebod
 """
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from xds.model.catalog import Catalog
 from xds.model.types import short_name
-from xds.protocol.hub import Hub
+from xds.protocol.events import Counters
 
 _COUNTERS = (
     ("streams_opened", "xds_streams_opened", "Streams opened since the start."),
@@ -29,16 +30,31 @@ _COUNTERS = (
 )
 
 
+class Serving(Protocol):
+    """What serves the streams, in this process or in others."""
+
+    @property
+    def counters(self) -> Counters:
+        """Totals since the start."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many streams are open."""
+        ...
+
+
 class _ServerCollector(Collector):
-    def __init__(self, hub: Hub, catalog: Catalog, rejected: Callable[[], int]) -> None:
-        self._hub = hub
+    def __init__(self, streams: Serving, catalog: Catalog, rejected: Callable[[], int]) -> None:
+        self._streams = streams
         self._catalog = catalog
         self._rejected = rejected
 
     def collect(self) -> Iterator[Metric]:
+        counters = self._streams.counters
         for attribute, name, text in _COUNTERS:
-            yield CounterMetricFamily(name, text, value=getattr(self._hub.counters, attribute))
-        yield GaugeMetricFamily("xds_streams", "Streams open now.", value=len(self._hub.streams))
+            yield CounterMetricFamily(name, text, value=getattr(counters, attribute))
+        yield GaugeMetricFamily("xds_streams", "Streams open now.", value=self._streams.count)
         yield GaugeMetricFamily("xds_revision", "The revision that is served.", value=self._catalog.revision)
         yield GaugeMetricFamily("xds_groups", "Groups that are served.", value=len(self._catalog.snapshots))
         yield CounterMetricFamily("xds_changesets_rejected", "Changesets refused whole.", value=self._rejected())
@@ -54,10 +70,10 @@ class _ServerCollector(Collector):
         yield resources
 
 
-def metrics_renderer(hub: Hub, catalog: Catalog, *, rejected: Callable[[], int]) -> Callable[[], bytes]:
+def metrics_renderer(streams: Serving, catalog: Catalog, *, rejected: Callable[[], int]) -> Callable[[], bytes]:
     """Return what renders all metrics as Prometheus text. ``rejected`` gives the changesets refused so far."""
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    registry.register(_ServerCollector(hub, catalog, rejected))
+    registry.register(_ServerCollector(streams, catalog, rejected))
     return lambda: generate_latest(registry)

@@ -223,9 +223,9 @@ def plot(
 
 def _options(*, server: str, node: Any, tls: Any, shares: tuple[float, float, float], **others: Any) -> "FleetOptions":
     from xds.address import Address
+    from xds.descriptors import make_room
     from xds.fleet.behaviour import Mix
     from xds.fleet.config import NodeOptions, Tls
-    from xds.fleet.descriptors import make_room
     from xds.fleet.options import FleetOptions
 
     place = node.locality

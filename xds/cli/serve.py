@@ -63,6 +63,9 @@ def serve(
     log_format: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="auto, console or json.", rich_help_panel=_LOGS)
     ] = None,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N", help="Processes that share the port; 0: only one. Default: one per core.")
+    ] = None,
     drain_timeout: Annotated[
         str | None, typer.Option(metavar="SECONDS", help="Close the streams over so long at SIGTERM. Default: 10.")
     ] = None,
@@ -90,6 +93,7 @@ def serve(
         "--insecure-xds": (("insecure_xds",), insecure_xds),
         "--log-level": (("log", "level"), log_level),
         "--log-format": (("log", "format"), log_format),
+        "--workers": (("transport", "workers"), workers),
         "--drain-timeout": (("drain", "timeout_s"), drain_timeout),
         "--reflection": (("reflection",), reflection),
     }
@@ -107,6 +111,7 @@ def run(settings: "Settings") -> None:
     from xds import app
     from xds.address import BindError
     from xds.model.problem import ChangesetRejectedError
+    from xds.transport.pool import WorkerFailedError
 
     tell = log_serving if settings.log.format == "json" else partial(print_serving, sys.stdout)
     try:
@@ -121,7 +126,7 @@ def run(settings: "Settings") -> None:
     except ChangesetRejectedError as error:
         sys.stderr.write(problem_lines(error.problems))
         fail(f"{settings.directory} can't be served: {count(len(error.problems), 'problem')}, above", code=EXIT_FAILED)
-    except BindError as error:
+    except (BindError, WorkerFailedError) as error:
         fail(str(error), code=EXIT_FAILED)
     except KeyboardInterrupt:
         code = 130

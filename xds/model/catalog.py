@@ -74,7 +74,27 @@ class Catalog:
         if self._check_references:
             self._check(step, changeset)
         self._commit(step)
-        return Applied(revision=revision, changed={g: c for g, c in step.changed.items() if c}, regrouped=regrouped)
+        return Applied(
+            revision=revision,
+            changed={g: c for g, c in step.changed.items() if c},
+            regrouped=regrouped,
+            effect=None if regrouped else _effect(changes),
+        )
+
+    def export(self) -> Changeset:
+        """Return what makes an empty catalog the same as this one."""
+        upserts = {
+            name: tuple(resource for layer in group.layers.values() for resource in layer.resources.values())
+            for name, group in self._groups.items()
+        }
+        return Changeset(upserts=upserts, groups=self.table, replace=True)
+
+    def resume(self, state: Changeset, revision: int) -> Applied:
+        """Take over another catalog's ``export``, and its revision."""
+        self.revision = revision - 1
+        applied = self.apply(state)
+        self.revision = revision
+        return applied
 
     def _lines_after(self, changeset: Changeset) -> "_Lines":
         """Return who extends whom after the changeset: the present object itself if that stays as it is."""
@@ -221,6 +241,18 @@ class _Step:
     layers: Mapping[str, dict[str, Layer]]
     snapshots: dict[str, Snapshot]
     changed: dict[str, dict[str, frozenset[str]]]
+
+
+def _effect(changes: Mapping[str, Changes]) -> Changeset:
+    upserts: dict[str, tuple[Resource, ...]] = {}
+    removals: dict[str, tuple[tuple[str, str], ...]] = {}
+    for group, by_type in changes.items():
+        pairs = [(type_url, name, r) for type_url, names in by_type.items() for name, r in names.items()]
+        if present := tuple(resource for _, _, resource in pairs if resource is not None):
+            upserts[group] = present
+        if gone := tuple((type_url, name) for type_url, name, resource in pairs if resource is None):
+            removals[group] = gone
+    return Changeset(upserts=upserts, removals=removals)
 
 
 def _twice(group: str, resource: Resource, first: Resource | None) -> Problem:

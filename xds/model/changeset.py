@@ -32,3 +32,5 @@ class Applied:
     revision: int
     changed: dict[str, dict[str, frozenset[str]]]
     regrouped: bool = False
+    effect: Changeset | None = None
+    """The changeset less what was so already; None where the groups changed, and whoever follows needs ``export``."""

@@ -6,48 +6,69 @@ It does not know streams.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from xds.model.groups import Node
-
-NOTHING: frozenset[str] = frozenset()
+from xds.protocol.memories import NOTHING, Memory, NodeKey, Tell, tell_nobody
 
 
 class Doubts:
-    """Names by node and type; of so many nodes at most, the longest unseen are forgotten first."""
+    """Names by node and type; of so many nodes at most, the longest unseen are forgotten first.
 
-    __slots__ = ("_by_node", "_nodes_max")
+    ``tell`` is told of everything but what is taken in by ``remember``.
+    """
 
-    def __init__(self, *, nodes_max: int) -> None:
-        self._by_node: OrderedDict[tuple[str, str], dict[str, frozenset[str]]] = OrderedDict()
+    __slots__ = ("_by_node", "_nodes_max", "_tell")
+
+    def __init__(self, *, nodes_max: int, tell: Tell = tell_nobody) -> None:
+        self._by_node: OrderedDict[NodeKey, dict[str, frozenset[str]]] = OrderedDict()
         self._nodes_max = nodes_max
+        self._tell = tell
 
     def add(self, node: Node, type_url: str, names: Iterable[str]) -> None:
         """Take in names that the node rejected."""
-        key = (node.cluster, node.id)
-        by_type = self._by_node.setdefault(key, {})
-        by_type[type_url] = by_type.get(type_url, NOTHING).union(names)
-        self._by_node.move_to_end(key)
-        while len(self._by_node) > self._nodes_max:
-            self._by_node.popitem(last=False)
+        memory = Memory(node=(node.cluster, node.id), type_url=type_url, rejected=frozenset(names))
+        self.remember(memory)
+        self._tell(memory)
 
     def settle(self, node: Node, type_url: str, names: Iterable[str]) -> None:
         """Forget names that the node accepted."""
-        by_type = self._by_node.get((node.cluster, node.id))
-        if by_type is None or type_url not in by_type:
+        known = self.of(node, type_url)
+        accepted = known.intersection(names) if known else known
+        if accepted:
+            memory = Memory(node=(node.cluster, node.id), type_url=type_url, accepted=accepted)
+            self.remember(memory)
+            self._tell(memory)
+
+    def remember(self, memory: Memory) -> None:
+        """Take in what happened to a node, here or elsewhere."""
+        if not memory.rejected and memory.node not in self._by_node:
             return
-        by_type[type_url] = by_type[type_url].difference(names)
-        if not by_type[type_url]:
-            del by_type[type_url]
+        by_type = self._by_node.setdefault(memory.node, {})
+        names = by_type.get(memory.type_url, NOTHING).union(memory.rejected) - memory.accepted
+        if names:
+            by_type[memory.type_url] = names
+        else:
+            by_type.pop(memory.type_url, None)
         if not by_type:
-            del self._by_node[node.cluster, node.id]
+            del self._by_node[memory.node]
+        elif memory.rejected:
+            self._by_node.move_to_end(memory.node)
+        while len(self._by_node) > self._nodes_max:
+            self._by_node.popitem(last=False)
 
     def of(self, node: Node, type_url: str) -> frozenset[str]:
         """Return the names of a type that are in doubt."""
         by_type = self._by_node.get((node.cluster, node.id))
         return by_type.get(type_url, NOTHING) if by_type is not None else NOTHING
 
+    def memories(self) -> Iterator[Memory]:
+        """Iterate over all there is, for a process that knows nothing yet, the longest unseen first."""
+        for node, by_type in self._by_node.items():
+            for type_url, names in by_type.items():
+                yield Memory(node=node, type_url=type_url, rejected=names)
+
     @property
-    def by_node(self) -> Mapping[tuple[str, str], Mapping[str, frozenset[str]]]:
-        """The names in doubt, by cluster and id of the node, and by type."""
+    def by_node(self) -> Mapping[NodeKey, Mapping[str, frozenset[str]]]:
+        """The names in doubt, by node and by type."""
         return self._by_node

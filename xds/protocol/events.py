@@ -1,6 +1,7 @@
 """What happens on streams that an operator may have to act on. The core only notes it; the edges log and count."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 from xds.protocol.response import Part
 
@@ -70,6 +71,15 @@ class Counters:
     acks: int = 0
     nacks: int = 0
     overdue: int = 0
+
+    @classmethod
+    def sum(cls, counters: Iterable["Counters"]) -> "Counters":
+        """Return the totals of several."""
+        total = cls()
+        for one in counters:
+            for name in (each.name for each in fields(cls)):
+                setattr(total, name, getattr(total, name) + getattr(one, name))
+        return total
 
     def count(self, part: Part, times: int = 1) -> None:
         """Count a message that was sent, to so many streams."""

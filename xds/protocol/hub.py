@@ -20,6 +20,7 @@ from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Counters, Event, Refused, overdue
 from xds.protocol.interest import NOTHING, Interests
 from xds.protocol.leftovers import Leftovers
+from xds.protocol.memories import Memory, Tell, tell_nobody
 from xds.protocol.openings import Opening, Openings, begin
 from xds.protocol.plain_acks import PlainAck, PlainAcks, split_node
 from xds.protocol.policy import Stage
@@ -42,13 +43,12 @@ from xds.protocol.timers import Timers
 from xds.protocol.watchers import WatchTable
 from xds.protocol.wave import Wave, is_plain
 
-SOTW = Variant.SOTW
-
 
 class Hub:
     """The streams and what they are owed.
 
-    ``knows_type`` says whether a type URL is one of the schema; others are refused.
+    ``knows_type`` says whether a type URL is one of the schema; others are refused. ``tell`` is told what other hubs
+    have to know of nodes that may come back to them; ``remember`` takes that in.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Hub:
         encoding: Encoding | None = None,
         limits: Limits | None = None,
         cohorts: Cohorts | None = None,
+        tell: Tell = tell_nobody,
     ) -> None:
         self._catalog = catalog
         self._snapshots = dict(catalog.snapshots)
@@ -79,8 +80,8 @@ class Hub:
         self._ready: list[Stream] = []
         self._timers = Timers()
         self._now = 0.0
-        self._doubts = Doubts(nodes_max=self._limits.doubtful_nodes_max)
-        self._leftovers = Leftovers(nodes_max=self._limits.doubtful_nodes_max)
+        self._doubts = Doubts(nodes_max=self._limits.doubtful_nodes_max, tell=tell)
+        self._leftovers = Leftovers(nodes_max=self._limits.doubtful_nodes_max, tell=tell)
         self._events: list[Event] = []
         self._counters = Counters()
         self._doubtful = self._doubts.by_node
@@ -91,14 +92,8 @@ class Hub:
     @property
     def counters(self) -> Counters:
         """Totals since the start."""
-        self._count_wave()
+        self._wave.settle(self._counters)
         return self._counters
-
-    def _count_wave(self) -> None:
-        part, times = self._wave.part, self._wave.carried
-        if part is not None and times:
-            self._wave.carried = 0
-            self._counters.count(part, times)
 
     @property
     def streams(self) -> Mapping[Stream, None]:
@@ -108,6 +103,11 @@ class Hub:
     def snapshot(self, group: str) -> Snapshot:
         """Return the snapshot that a group's streams are brought to."""
         return self._snapshots[group]
+
+    def remember(self, memory: Memory) -> None:
+        """Take in what happened to a node on a stream of another hub."""
+        self._doubts.remember(memory)
+        self._leftovers.remember(memory)
 
     def open(self, variant: Variant, *, type_url: str = "", connection: str = "") -> Stream:
         """Take in a new stream: aggregated, or of one type. ``connection`` tells which streams share one."""
@@ -158,7 +158,7 @@ class Hub:
     def take_ack(self, stream: Stream, ack: PlainAck) -> bool:
         """Take a mere ACK the short way; False if more may follow from it, so that ``receive`` has to take it."""
         session, state = stream.session, stream.states.get(ack.type_url)
-        if session is None or state is None or self._doubtful or stream.variant is SOTW:
+        if session is None or state is None or self._doubtful or stream.variant is Variant.SOTW:
             return False
         part = state.outstanding
         if part is None or part.nonce != ack.nonce or state.policy.stage is not Stage.FREE:
@@ -350,7 +350,7 @@ class Hub:
         self._schedule(session, now)
         stream.settled = part is not None and session.settled(stream)
         if part is not None and due is not None and plain and due.outstanding is part:
-            self._count_wave()
+            self._wave.settle(self._counters)
             self._wave.note(due, session)
         return part
 

@@ -7,6 +7,7 @@ where anything is held back or asked for, the long way is taken.
 
 from xds.model.snapshot import Snapshot
 from xds.model.view import View
+from xds.protocol.events import Counters
 from xds.protocol.interest import Interest
 from xds.protocol.policy import Stage
 from xds.protocol.response import Part, Response
@@ -26,7 +27,7 @@ def is_plain(state: TypeState, session: Session) -> bool:
 class Wave:
     """The response that the last plain delivery found, with what it takes a client from and to."""
 
-    __slots__ = ("_before", "_interest", "_part", "_response", "_snapshot", "_variant", "carried")
+    __slots__ = ("_before", "_carried", "_interest", "_part", "_response", "_snapshot", "_variant")
 
     def __init__(self) -> None:
         self._response: Response | None = None
@@ -35,8 +36,7 @@ class Wave:
         self._snapshot: Snapshot | None = None
         self._interest: Interest | None = None
         self._variant = Variant.DELTA
-        self.carried = 0
-        """Deliveries of this response."""
+        self._carried = 0
 
     def note(self, state: TypeState, session: Session) -> None:
         """Take over what a plain delivery, just made the long way, came to."""
@@ -48,10 +48,11 @@ class Wave:
         self._before, self._snapshot = response.before, session.newest
         self._interest, self._variant = state.interest, state.variant
 
-    @property
-    def part(self) -> Part | None:
-        """What all these deliveries were."""
-        return self._part
+    def settle(self, counters: Counters) -> None:
+        """Count the deliveries so far: one by one that would cost as much as they do."""
+        if self._part is not None and self._carried:
+            counters.count(self._part, self._carried)
+            self._carried = 0
 
     def carry(self, state: TypeState, session: Session, now: float) -> Part | None:
         """Deliver to a further stream; None if it is not of the cohort, or ``is_plain`` does not hold.
@@ -78,5 +79,5 @@ class Wave:
         state.heartbeat_nonce, state.heartbeat_unacked = "", False
         session.sent += 1
         state.sent_order = session.sent
-        self.carried += 1
+        self._carried += 1
         return part

@@ -16,7 +16,8 @@ from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
 from xds.protocol.services import METHODS, SERVICES, Method
 from xds.transport.dispatcher import Dispatcher
-from xds.transport.tls import TlsFiles, server_credentials
+from xds.transport.grpcio_tls import server_credentials
+from xds.transport.tls import TlsFiles
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 ABORT_TIMEOUT_S = 5.0

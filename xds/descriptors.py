@@ -1,4 +1,4 @@
-"""Makes room for as many connections as a process is to have. It opens none."""
+"""Room for as many connections as a process is to have: the limit of open files. It opens none."""
 
 import resource
 
@@ -18,3 +18,11 @@ def make_room(needed: int) -> None:
             f"run `ulimit -n {needed}` first, or use more --workers"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def make_all_room() -> int:
+    """Raise the limit of open files as far as the system allows; return what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -1,0 +1,1 @@
+"""Serving streams: in this process, or in worker processes that share a port."""

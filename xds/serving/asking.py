@@ -1,0 +1,45 @@
+"""Questions that are answered by another process, by number. It does not know what is asked."""
+
+import asyncio
+from collections.abc import Callable
+
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.serving.feed import Answer, Ask
+
+ANSWER_S = 10.0
+
+
+class Questions:
+    """What was asked and is not answered yet."""
+
+    __slots__ = ("_last", "_open")
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._open: dict[int, asyncio.Future[bytes]] = {}
+
+    async def ask(self, send: Callable[[Ask], None], message: bytes) -> bytes:
+        """Send a question and return its answer. Raises StreamRefusedError with the error that it was answered with."""
+        self._last += 1
+        number = self._last
+        future = self._open[number] = asyncio.get_running_loop().create_future()
+        try:
+            send(Ask(number, message))
+            async with asyncio.timeout(ANSWER_S):
+                answer: bytes = await future
+                return answer
+        except TimeoutError:
+            raise StreamRefusedError(Status.UNAVAILABLE, "a process of this server did not answer in time") from None
+        finally:
+            del self._open[number]
+
+    def take(self, answer: Answer) -> None:
+        """Give an answer to whoever waits for it."""
+        future = self._open.get(answer.number)
+        if future is None or future.done():
+            return
+        if answer.refusal is None:
+            future.set_result(answer.message)
+        else:
+            status, text = answer.refusal
+            future.set_exception(StreamRefusedError(Status[status], text))

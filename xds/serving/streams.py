@@ -1,0 +1,191 @@
+"""The streams of one process: hub, dispatcher, merging of changes, and the transport. It knows no sources and no admin.
+
+``ControlPlane`` has one of these when it serves its streams itself; each worker process has one otherwise.
+What not every process needs is imported where it is used: grpc alone takes 10 MB.
+"""
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any
+
+from xds import __version__
+from xds.address import Address
+from xds.config import Settings
+from xds.model.catalog import Catalog
+from xds.model.changeset import Applied
+from xds.model.types import TYPE_PREFIX
+from xds.protocol.events import Counters
+from xds.protocol.hub import Hub
+from xds.protocol.memories import Tell, tell_nobody
+from xds.protocol.response import Encoding
+from xds.protocol.stream import Limits, Ordering
+from xds.reporting import log_event, log_fault, log_tls_problem
+from xds.schema.pool import Schema
+from xds.transport.calls import Reply
+from xds.transport.coalescer import Coalescer
+from xds.transport.dispatcher import Dispatcher, Transport
+from xds.transport.http2.limits import Limits as HttpLimits
+from xds.transport.native import NativeOptions, NativeTransport
+from xds.transport.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from xds.api.csds import ClientStatusService
+    from xds.transport.grpcio import GrpcioOptions
+
+
+class Streams:
+    """Serves what the catalog has, and what is published of it later. The hub is there before it is started."""
+
+    def __init__(self, settings: Settings, schema: Schema, catalog: Catalog, *, tell: Tell = tell_nobody) -> None:
+        self.settings = settings
+        self._schema = schema
+        protocol = settings.protocol
+        self.hub = Hub(
+            catalog,
+            knows_type=self._knows_type,
+            ordering=Ordering(
+                enabled=protocol.ordering,
+                hold_timeout_s=protocol.hold_timeout_s,
+                listener_drain_s=protocol.listener_drain_s,
+            ),
+            encoding=Encoding(
+                response_bytes_max=protocol.response_bytes_max, identifier=f"xds-control-plane/{__version__}"
+            ),
+            limits=Limits(subscriptions_max=protocol.subscriptions_max, doubtful_nodes_max=protocol.doubtful_nodes_max),
+            tell=tell,
+        )
+        self._dispatcher: Dispatcher | None = None
+        self._coalescer: Coalescer | None = None
+        self._transport: Transport | None = None
+
+    def _knows_type(self, type_url: str) -> bool:
+        return type_url.startswith(TYPE_PREFIX) and self._schema.has(type_url.removeprefix(TYPE_PREFIX))
+
+    @property
+    def counters(self) -> Counters:
+        """Totals since the start."""
+        return self.hub.counters
+
+    @property
+    def count(self) -> int:
+        """How many streams are open."""
+        return len(self.hub.streams)
+
+    def publish(self, applied: Applied) -> None:
+        """Bring the streams up to date with what was applied to the catalog, at once or merged with what follows."""
+        if self._coalescer is None:
+            self.hub.publish(applied)
+        else:
+            self._coalescer.add(applied)
+
+    async def start(self, *, listening: socket.socket | None = None, ask_status: Reply | None = None) -> Address:
+        """Listen, or serve what listens already, and return the address. Raises BindError.
+
+        ``ask_status`` answers CSDS, if that is served, for more streams than those of this process.
+        """
+        settings = self.settings
+        assert self._dispatcher is None, "started already"
+        self._dispatcher = Dispatcher(
+            self.hub, on_event=log_event, on_fault=log_fault, streams_max=settings.transport.streams_max
+        )
+        self._coalescer = Coalescer(
+            self._dispatcher.publish,
+            coalesce_s=settings.protocol.coalesce_s,
+            coalesce_max_s=settings.protocol.coalesce_max_s,
+        )
+        self._transport = self._new_transport(self._dispatcher, listening, ask_status)
+        return await self._transport.start()
+
+    async def drain(self, window_s: float) -> None:
+        """Take no new streams, and end the open ones one by one over ``window_s`` seconds."""
+        if self._transport is not None:
+            await self._transport.drain(window_s)
+
+    async def stop(self) -> None:
+        """Close everything. Streams that are still open are cut."""
+        if self._coalescer is not None:
+            self._coalescer.flush()
+            self._coalescer = None
+        if self._transport is not None:
+            await self._transport.stop(0)
+        if self._dispatcher is not None:
+            self._dispatcher.stop()
+            self._dispatcher = None
+
+    # --- The transport ---------------------------------------------------------------------------------------------
+
+    def _new_transport(
+        self, dispatcher: Dispatcher, listening: socket.socket | None, ask_status: Reply | None
+    ) -> Transport:
+        settings = self.settings
+        if settings.transport.kind == "native":
+            return NativeTransport(
+                settings.listen,
+                dispatcher,
+                options=self._native_options(),
+                replies=self._replies(ask_status),
+                on_problem=log_tls_problem,
+                listening=listening,
+            )
+        from xds.transport.grpcio import GrpcioTransport
+
+        return GrpcioTransport(
+            settings.listen,
+            dispatcher,
+            options=self._grpcio_options(),
+            handlers=self._handlers(),
+            on_problem=log_tls_problem,
+        )
+
+    def _replies(self, ask_status: Reply | None) -> dict[str, Reply]:
+        replies: dict[str, Reply] = {}
+        if self.settings.csds:
+            from xds.api.csds import PATHS as CSDS_PATHS
+
+            replies |= dict.fromkeys(CSDS_PATHS, ask_status or self.client_status().reply)
+        if self.settings.reflection:
+            from xds.transport.reflection import reflection_replies
+
+            replies |= reflection_replies(self._schema.pool)
+        return replies
+
+    def _handlers(self) -> list[Any]:
+        return [self.client_status().handler()] if self.settings.csds else []
+
+    def client_status(self) -> "ClientStatusService":
+        """Return what answers CSDS for the streams of this process."""
+        from xds.api.csds import ClientStatusService
+
+        return ClientStatusService(self.hub, self._schema, asyncio.get_running_loop().time)
+
+    def _tls_files(self) -> TlsFiles | None:
+        tls = self.settings.tls
+        if tls.cert is None or tls.key is None:
+            return None
+        return TlsFiles(cert=tls.cert, key=tls.key, client_ca=tls.client_ca)
+
+    def _native_options(self) -> NativeOptions:
+        transport = self.settings.transport
+        return NativeOptions(
+            keepalive_interval_s=transport.keepalive_interval_s,
+            keepalive_timeout_s=transport.keepalive_timeout_s,
+            ping_interval_min_s=transport.ping_interval_min_s,
+            limits=HttpLimits(message_bytes_max=transport.message_bytes_max),
+            tls=self._tls_files(),
+        )
+
+    def _grpcio_options(self) -> "GrpcioOptions":
+        from xds.transport.grpcio import GrpcioOptions
+
+        settings = self.settings
+        transport = settings.transport
+        return GrpcioOptions(
+            keepalive_interval_s=transport.keepalive_interval_s,
+            keepalive_timeout_s=transport.keepalive_timeout_s,
+            ping_interval_min_s=transport.ping_interval_min_s,
+            message_bytes_max=transport.message_bytes_max,
+            streams_max=transport.streams_max,
+            pending_max=transport.pending_max,
+            tls=self._tls_files(),
+            reflection_pool=self._schema.pool if settings.reflection else None,
+        )

@@ -1,0 +1,165 @@
+"""A worker process: ``python -m xds.serving.worker CHANNEL SOCKET``, both numbers of inherited descriptors.
+
+It serves what its parent tells it to on the socket that it is given, and ends with its parent. It has no sources, no
+admin port and no say in what is served.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+import uvloop
+
+from xds.descriptors import make_all_room
+from xds.logs import configure_logging
+from xds.model.catalog import Catalog
+from xds.protocol.errors import StreamRefusedError
+from xds.schema.pool import load_schema
+from xds.serving.asking import Questions
+from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
+from xds.serving.streams import Streams
+from xds.transport.channel import Channel
+
+log = structlog.get_logger("xds")
+FIGURES_EVERY_S = 1.0
+EXIT_FAULT = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+
+class Worker:
+    """Does what the parent says, in order; whatever goes wrong ends the process, and the parent starts another."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+        self._channel = Channel(self._hear, self._on_parent_gone)
+        self._catalog = Catalog(check_references=False)  # the parent has checked them
+        self._streams: Streams | None = None
+        self._questions = Questions()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._done = asyncio.Event()
+
+    async def run(self, end: socket.socket) -> None:
+        """Serve until the parent says to drain, and that is done."""
+        await self._channel.attach(end)
+        await self._done.wait()
+        self._channel.close()
+
+    def _on_parent_gone(self) -> None:
+        if not self._done.is_set():
+            os._exit(0)  # nobody would tell us of changes any more: clients are better off with whoever comes next
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            self._take(decode(data))
+        except Exception as error:
+            _fail(error)
+
+    def _take(self, message: object) -> None:
+        match message:
+            case Begin():
+                self._begin(message)
+            case Change():
+                self._change(message)
+            case Remember(memory):
+                self._serving.hub.remember(memory)
+            case Drain(window_s):
+                self._run(self._drain(window_s))
+            case Ask():
+                self._run(self._answer(message))
+            case Answer():
+                self._questions.take(message)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _fail(error)
+
+    @property
+    def _serving(self) -> Streams:
+        assert self._streams is not None, "the parent says Begin before anything else"
+        return self._streams
+
+    # --- What the parent says --------------------------------------------------------------------------------------
+
+    def _begin(self, begin: Begin) -> None:
+        configure_logging(level=begin.settings.log.level, form=begin.settings.log.format)
+        self._catalog.resume(begin.state, begin.revision)
+        tell = lambda memory: self._channel.send(encode(Remember(memory)))  # noqa: E731
+        self._streams = Streams(begin.settings, load_schema(), self._catalog, tell=tell)
+        for memory in begin.memories:
+            self._streams.hub.remember(memory)
+        self._run(self._serve(self._streams))
+
+    async def _serve(self, streams: Streams) -> None:
+        settle_memory()
+        ask = self._ask if streams.settings.csds else None
+        await streams.start(listening=self._listening, ask_status=ask)
+        self._channel.send(encode(Ready()))
+        while not self._done.is_set():
+            self._channel.send(encode(Figures(streams.counters, streams.count, self._catalog.revision)))
+            await asyncio.sleep(FIGURES_EVERY_S)
+
+    def _change(self, change: Change) -> None:
+        if change.whole:
+            applied = self._catalog.resume(change.changeset, change.revision)
+        else:
+            applied = self._catalog.apply(change.changeset)
+        assert self._catalog.revision == change.revision, f"{self._catalog.revision} is not {change.revision}"
+        self._serving.publish(applied)
+
+    async def _drain(self, window_s: float) -> None:
+        await self._serving.drain(window_s)
+        self._channel.send(encode(Figures(self._serving.counters, 0, self._catalog.revision)))
+        await self._serving.stop()
+        self._done.set()
+
+    # --- CSDS ------------------------------------------------------------------------------------------------------
+
+    async def _ask(self, message: bytes) -> bytes:
+        """Have the parent answer a CSDS request for the streams of all workers."""
+        return await self._questions.ask(lambda ask: self._channel.send(encode(ask)), message)
+
+    async def _answer(self, ask: Ask) -> None:
+        """Answer a CSDS request for the streams of this worker."""
+        try:
+            answer = Answer(ask.number, await self._serving.client_status().reply(ask.message))
+        except StreamRefusedError as refusal:
+            answer = Answer(ask.number, refusal=(refusal.status.name, refusal.message))
+        self._channel.send(encode(answer))
+
+
+def settle_memory() -> None:
+    """Have the garbage collector leave alone what is there to stay. Figures: ARCHITECTURE.md, "Memory"."""
+    gc.collect()
+    gc.freeze()
+
+
+def _fail(error: BaseException) -> None:
+    log.error("this worker ends because of a bug in this server; please report it", error=repr(error), exc_info=error)
+    os._exit(EXIT_FAULT)
+
+
+def main() -> None:
+    """Serve as the parent says."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel, listening = (int(argument) for argument in sys.argv[1:3])
+    make_all_room()
+    end = socket.socket(fileno=channel)
+    end.setblocking(False)
+    uvloop.run(Worker(socket.socket(fileno=listening)).run(end))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Streams served by several worker processes on one port, as the parent sees them. It does not know streams.
+
+Each worker has a full copy of what is served, fed with every change in the same order. Nothing is asked of them on the
+way of a change.
+"""
+
+import asyncio
+import dataclasses
+import socket
+
+import structlog
+
+from xds.address import Address
+from xds.config import Settings
+from xds.model.catalog import Catalog
+from xds.model.changeset import Applied
+from xds.protocol.doubts import Doubts
+from xds.protocol.errors import StreamRefusedError
+from xds.protocol.events import Counters
+from xds.protocol.leftovers import Leftovers
+from xds.serving.asking import Questions
+from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
+from xds.transport.pool import Pool, PoolEvents, Worker
+from xds.transport.sockets import bound, listen
+
+log = structlog.get_logger("xds")
+WORKER_MODULE = "xds.serving.worker"
+EXIT_S = 5.0
+"""How long a worker may take to exit after its drain window."""
+
+
+class WorkerStreams:
+    """Has ``count`` processes serve what the catalog has. The same verbs as ``xds.serving.streams.Streams``."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, count: int) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._workers = count
+        nodes_max = settings.protocol.doubtful_nodes_max
+        self._doubts = Doubts(nodes_max=nodes_max)
+        self._leftovers = Leftovers(nodes_max=nodes_max)
+        self._figures: dict[Worker, Figures] = {}
+        self._ended = Counters()
+        self._questions = Questions()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
+        self._pool: Pool | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes' ids."""
+        return [worker.pid for worker in self._pool.workers] if self._pool is not None else []
+
+    @property
+    def counters(self) -> Counters:
+        """Totals since the start, at most a second old; streams of a worker that was killed count as closed."""
+        return Counters.sum([self._ended, *(figures.counters for figures in self._figures.values())])
+
+    @property
+    def count(self) -> int:
+        """How many streams are open, at most a second ago."""
+        return sum(figures.streams for figures in self._figures.values())
+
+    @property
+    def revisions(self) -> list[int]:
+        """The revision that each worker serves, at most a second ago."""
+        return [figures.revision for figures in self._figures.values()]
+
+    # --- Life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> Address:
+        """Listen, start the workers, and return the address. Raises BindError or WorkerFailedError."""
+        self._sockets = listen(self._settings.listen, count=self._workers)
+        events = PoolEvents(on_start=self._begin, on_message=self._hear, on_end=self._on_end)
+        self._pool = Pool(WORKER_MODULE, self._sockets, events)
+        try:
+            await self._pool.start()
+        except BaseException:
+            self._close_sockets()
+            raise
+        return bound(self._settings.listen, self._sockets[0])
+
+    def publish(self, applied: Applied) -> None:
+        """Tell every worker what was applied to the catalog."""
+        if self._pool is not None:
+            whole = applied.effect is None
+            changeset = self._catalog.export() if applied.effect is None else applied.effect
+            self._pool.send(encode(Change(applied.revision, changeset, whole)))
+
+    async def drain(self, window_s: float) -> None:
+        """Have every worker end its streams one by one over ``window_s`` seconds, and exit."""
+        if self._pool is not None:
+            self._close_sockets()
+            self._pool.send(encode(Drain(window_s)))
+            await self._pool.wait_ended(window_s + EXIT_S)
+
+    async def stop(self) -> None:
+        """End every worker now."""
+        if self._pool is not None:
+            await self._pool.stop()
+            self._pool = None
+        for task in self._answering:
+            task.cancel()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        for listening in self._sockets:
+            listening.close()
+
+    # --- Workers ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, worker: Worker) -> None:
+        memories = (*self._doubts.memories(), *self._leftovers.memories())
+        begin = Begin(self._settings, self._catalog.revision, self._catalog.export(), memories)
+        worker.channel.send(encode(begin))
+
+    def _hear(self, worker: Worker, data: bytes) -> None:
+        assert self._pool is not None
+        match decode(data):
+            case Ready():
+                self._pool.mark_ready(worker)
+            case Figures() as figures:
+                self._figures[worker] = figures
+            case Remember(memory):
+                self._doubts.remember(memory)
+                self._leftovers.remember(memory)
+                for other in self._pool.workers:
+                    if other is not worker:
+                        other.channel.send(data)
+            case Ask() as ask:
+                task = asyncio.create_task(self._answer(worker, ask))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+            case Answer() as answer:
+                self._questions.take(answer)
+
+    def _on_end(self, worker: Worker, code: int, replaced: bool) -> None:
+        figures = self._figures.pop(worker, None)
+        if figures is not None:
+            closed = figures.counters.streams_closed + figures.streams
+            last = dataclasses.replace(figures.counters, streams_closed=closed)
+            self._ended = Counters.sum([self._ended, last])
+        if replaced:
+            streams = figures.streams if figures is not None else 0
+            log.error("a worker ended and is replaced", pid=worker.pid, code=code, streams=streams)
+
+    async def _answer(self, worker: Worker, ask: Ask) -> None:
+        """Answer a worker's CSDS request with what all of them say: messages put end to end are merged."""
+        assert self._pool is not None
+        workers = [each for each in self._pool.workers if each.ready]
+        asking = [self._questions.ask(lambda q, w=each: w.channel.send(encode(q)), ask.message) for each in workers]  # type: ignore[misc]
+        try:
+            answer = Answer(ask.number, b"".join(await asyncio.gather(*asking)))
+        except StreamRefusedError as refusal:
+            answer = Answer(ask.number, refusal=(refusal.status.name, refusal.message))
+        worker.channel.send(encode(answer))

@@ -1,0 +1,64 @@
+"""Messages between a server's own processes, in order, over a socket that both inherit. It does not know what they say.
+
+A message is four bytes of length and that many bytes. Neither end blocks: what the other does not take is kept, and
+``unsent_bytes`` says how much that is.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+LENGTH_BYTES = 4
+
+
+class Channel(asyncio.Protocol):
+    """One end. ``on_message`` is given every message; ``on_lost`` is called once the other end is gone."""
+
+    def __init__(self, on_message: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+
+    async def attach(self, end: socket.socket) -> None:
+        """Begin to use a connected socket, which is the channel's from then on."""
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=end)
+
+    def send(self, message: bytes) -> None:
+        """Send a message; it is dropped if the other end is gone."""
+        if self._transport is not None:
+            self._transport.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much the other end has yet to take."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def close(self) -> None:
+        """Close it once all was sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # --- From the event loop ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while len(buffer) - at >= LENGTH_BYTES:
+            end = at + LENGTH_BYTES + int.from_bytes(buffer[at : at + LENGTH_BYTES], "big")
+            if len(buffer) < end:
+                break
+            message = bytes(memoryview(buffer)[at + LENGTH_BYTES : end])
+            at = end
+            self._on_message(message)
+        if at:
+            del buffer[:at]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._on_lost()

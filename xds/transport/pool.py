@@ -1,0 +1,182 @@
+"""Worker processes that share one port, each replaced when it ends. It does not know what they are told or do.
+
+The parent keeps every listening socket open, so that clients which connect while a worker is being replaced wait in its
+socket's queue and are served by the next one.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xds.transport.channel import Channel
+
+FEED_BYTES_MAX = 512 * 1024 * 1024
+"""What a worker may leave untaken before it is held for stuck; a whole state may be tens of megabytes."""
+LOOK_EVERY_S = 1.0
+START_S = 60.0
+RESTART_MIN_S, RESTART_MAX_S = 0.2, 30.0
+LIVED_S = 10.0
+"""A worker that lived so long is replaced at once; one that did not, after a growing pause."""
+PACKAGE_ROOT = Path(__file__).parents[2]
+
+
+class WorkerFailedError(Exception):
+    """A worker ended, or said nothing, before it served."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One process: its place among the others, and the channel to it. ``heard_at`` is when it last said anything."""
+
+    number: int
+    process: asyncio.subprocess.Process
+    channel: Channel
+    started_at: float
+    heard_at: float
+    ready: bool = False
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self.process.pid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolEvents:
+    """Who is told what. ``on_message``: a worker said something. ``on_start``: one is there, and is to be told all.
+
+    ``on_end``: one is gone, with its exit code (negative: the signal), and whether another one takes its place.
+    """
+
+    on_start: Callable[[Worker], None]
+    on_message: Callable[[Worker, bytes], None]
+    on_end: Callable[[Worker, int, bool], None]
+
+
+class Pool:
+    """The processes. ``module`` is run as a program; its arguments are the descriptors of its channel and socket."""
+
+    def __init__(
+        self, module: str, sockets: Sequence[socket.socket], events: PoolEvents, *, silent_s_max: float = 30.0
+    ) -> None:
+        self._module = module
+        self._sockets = sockets
+        self._events = events
+        self._silent_s_max = silent_s_max
+        self._workers: dict[int, Worker] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._ending = False
+        self._all_ready = asyncio.Event()
+        self._failed: WorkerFailedError | None = None
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The workers that run now."""
+        return list(self._workers.values())
+
+    async def start(self) -> None:
+        """Start every worker and wait until all are ``ready``. Raises WorkerFailedError, then leaving none."""
+        self._keepers = [asyncio.create_task(self._keep(number)) for number in range(len(self._sockets))]
+        self._keepers.append(asyncio.create_task(self._look_after()))
+        try:
+            async with asyncio.timeout(START_S):
+                await self._all_ready.wait()
+        except TimeoutError:
+            self._failed = WorkerFailedError(f"a worker did not begin to serve within {START_S:g} s")
+        if self._failed is not None:
+            await self.stop()
+            raise self._failed
+
+    def mark_ready(self, worker: Worker) -> None:
+        """Note that a worker serves."""
+        worker.ready = True
+        if len(self._workers) == len(self._sockets) and all(each.ready for each in self._workers.values()):
+            self._all_ready.set()
+
+    def send(self, message: bytes) -> None:
+        """Send a message to every worker."""
+        for worker in self._workers.values():
+            worker.channel.send(message)
+
+    async def wait_ended(self, within_s: float) -> None:
+        """From now on, replace no worker; return once all have ended, or after so long."""
+        self._ending = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*(worker.process.wait() for worker in self.workers))
+
+    async def stop(self) -> None:
+        """End every worker now."""
+        self._ending = True
+        for worker in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.kill()
+        await asyncio.gather(*(worker.process.wait() for worker in self.workers))
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._keepers = []
+
+    # --- One place -------------------------------------------------------------------------------------------------
+
+    async def _keep(self, number: int) -> None:
+        """Have a worker in this place for as long as the pool lives."""
+        pause_s, loop = RESTART_MIN_S, asyncio.get_running_loop()
+        while not self._ending:
+            worker = await self._spawn(number)
+            code = await worker.process.wait()
+            self._workers.pop(number, None)
+            worker.channel.close()
+            if not self._all_ready.is_set():
+                self._failed = self._failed or WorkerFailedError(f"a worker ended with {code} before it served")
+                self._all_ready.set()
+                return
+            self._events.on_end(worker, code, not self._ending)
+            if loop.time() - worker.started_at >= LIVED_S:
+                pause_s = RESTART_MIN_S
+                continue
+            if not self._ending:
+                await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RESTART_MAX_S)
+
+    async def _spawn(self, number: int) -> Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        listening = self._sockets[number]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", self._module, str(theirs.fileno()), str(listening.fileno())),
+                pass_fds=(theirs.fileno(), listening.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                # Ctrl-C in a terminal is for the parent, which then drains them.
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), *sys.path])},
+            )
+        finally:
+            theirs.close()
+        now = asyncio.get_running_loop().time()
+        channel = Channel(lambda message: self._hear(worker, message), lambda: None)
+        worker = Worker(number, process, channel, now, now)
+        await channel.attach(ours)
+        self._workers[number] = worker
+        self._events.on_start(worker)
+        return worker
+
+    def _hear(self, worker: Worker, message: bytes) -> None:
+        worker.heard_at = asyncio.get_running_loop().time()
+        self._events.on_message(worker, message)
+
+    async def _look_after(self) -> None:
+        """Kill the workers that hang: they neither speak nor listen."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for worker in self.workers:
+                silent = worker.ready and loop.time() - worker.heard_at > self._silent_s_max
+                if silent or worker.channel.unsent_bytes > FEED_BYTES_MAX:
+                    worker.process.kill()
