@@ -135,6 +135,7 @@ def test_many_settings_over_many_streams_are_cheap(server: NativeServer):
 
 @pytest.mark.parametrize("said", [b"", PREFACE[:10], PREFACE, PREFACE + settings_frame()[:5]], ids=repr)
 def test_a_connection_without_a_preface_is_closed(hasty: NativeServer, said: bytes):
+    """CVE-2007-6750, "Slowloris": connections that are held open by saying next to nothing."""
     with Peer(hasty.port, hello=False) as peer:
         peer.send(said)
         began = time.monotonic()
@@ -143,6 +144,7 @@ def test_a_connection_without_a_preface_is_closed(hasty: NativeServer, said: byt
 
 
 def test_a_preface_that_dribbles_is_given_no_more_time(hasty: NativeServer):
+    """CVE-2007-6750, a byte now and then."""
     with Peer(hasty.port, hello=False, timeout_s=0.2) as peer:
         began = time.monotonic()
         for byte in PREFACE:
@@ -258,6 +260,7 @@ def test_large_answers_come_whole_over_tls(secure: NativeServer, authority: Auth
 
 
 def test_a_handshake_that_never_ends_is_given_up(secure: NativeServer):
+    """CVE-2007-6750, over TLS."""
     secure.wait_sockets(secure.sockets_idle)
     waiting = [socket.create_connection(("127.0.0.1", secure.port)) for _ in range(20)]
     for number, one in enumerate(waiting):
