@@ -30,6 +30,11 @@ EXIT_S = 5.0
 """How long a worker may take to exit after its drain window."""
 
 
+def log_worker_problem(text: str) -> None:
+    """Log that a worker is lacking for now."""
+    log.error("a worker is lacking, trying again", problem=text)
+
+
 class WorkerStreams:
     """Has ``count`` processes serve what the catalog has. The same verbs as ``xds.serving.streams.Streams``."""
 
@@ -72,7 +77,9 @@ class WorkerStreams:
     async def start(self) -> Address:
         """Listen, start the workers, and return the address. Raises BindError or WorkerFailedError."""
         self._sockets = listen(self._settings.listen, count=self._workers)
-        events = PoolEvents(on_start=self._begin, on_message=self._hear, on_end=self._on_end)
+        events = PoolEvents(
+            on_start=self._begin, on_message=self._hear, on_end=self._on_end, on_problem=log_worker_problem
+        )
         self._pool = Pool(WORKER_MODULE, self._sockets, events)
         try:
             await self._pool.start()
