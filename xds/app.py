@@ -128,7 +128,7 @@ class ControlPlane:
         except ChangesetRejectedError:
             self._rejected += 1
             raise
-        if applied.changed or applied.regrouped:
+        if applied.effect is not None or applied.regrouped:  # also what no node sees: workers have to know of it
             self._streams.publish(applied)
         return applied
 
