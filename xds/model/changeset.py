@@ -32,5 +32,5 @@ class Applied:
     revision: int
     changed: dict[str, dict[str, frozenset[str]]]
     regrouped: bool = False
-    effect: Changeset | None = None
+    effect: Changeset | None = field(default=None, compare=False)
     """The changeset less what was so already; None where the groups changed, and whoever follows needs ``export``."""

@@ -1,0 +1,179 @@
+"""A second catalog that is told what the first one's changes came to is the same catalog, however it was told."""
+
+import pickle
+
+from hypothesis import given
+from hypothesis import strategies as st
+from model.build import CLUSTER, ENDPOINTS, catalog, content_of, removals, resource, served, upserts
+from model.test_catalog_properties import changesets, tables
+
+from xds.model.catalog import Catalog
+from xds.model.changeset import Applied, Changeset
+from xds.model.groups import GroupTable, Node, Rule
+from xds.model.problem import ChangesetRejectedError
+from xds.model.types import ROUTE
+
+NODES = [Node(id=name, cluster=cluster) for name in "mnx" for cluster in ("default", "a", "b", "c", "other")]
+
+
+def same(one: Catalog, other: Catalog) -> None:
+    """Assert that two catalogs serve the same to every node, at the same revision, by every way to read it."""
+    assert (one.revision, one.table) == (other.revision, other.table)
+    assert one.snapshots.keys() == other.snapshots.keys()
+    assert [one.group_of(node) for node in NODES] == [other.group_of(node) for node in NODES]
+    for group, snapshot in one.snapshots.items():
+        assert content_of(snapshot) == content_of(other.snapshots[group])
+        for type_url in (CLUSTER, ROUTE, ENDPOINTS):
+            ours, theirs = snapshot.view(type_url), other.snapshots[group].view(type_url)
+            assert (ours.fingerprint, ours.timed) == (theirs.fingerprint, theirs.timed)
+            aliases = {alias for name in ours for found in [ours.get(name)] if found for alias in found.aliases}
+            named = [[view.named_by(alias) for alias in sorted(aliases)] for view in (ours, theirs)]
+            assert [each and each.version for each in named[0]] == [each and each.version for each in named[1]]
+
+
+def follow(follower: Catalog, leader: Catalog, applied: Applied) -> Applied:
+    """Tell a catalog what another one has applied, over the wire between processes."""
+    if applied.effect is None:
+        return follower.resume(pickle.loads(pickle.dumps(leader.export())), applied.revision)
+    return follower.apply(pickle.loads(pickle.dumps(applied.effect)))
+
+
+def applied_by(leader: Catalog, change: Changeset) -> Applied | None:
+    """Apply a changeset; None if it is refused, or made no revision, so that nobody is told."""
+    before = leader.revision
+    try:
+        applied = leader.apply(change)
+    except ChangesetRejectedError:
+        return None
+    return applied if applied.revision != before else None
+
+
+@given(st.lists(changesets(referring=False), max_size=6))
+def test_an_export_makes_an_empty_catalog_the_same(history: list[Changeset]) -> None:
+    leader = Catalog(check_references=False)
+    for change in history:
+        applied_by(leader, change)
+        follower = Catalog(check_references=False)
+        follower.resume(leader.export(), leader.revision)
+        same(leader, follower)
+
+
+@given(st.lists(changesets(referring=False), max_size=8), st.integers(0, 8))
+def test_a_catalog_that_is_told_each_change_stays_the_same(history: list[Changeset], late: int) -> None:
+    """One follows from the first change on, another takes the whole state later, as a process that is replaced."""
+    leader = Catalog(check_references=False)
+    followers = [Catalog(check_references=False)]
+    for number, change in enumerate(history):
+        if number == late:
+            followers.append(Catalog(check_references=False))
+            followers[-1].resume(leader.export(), leader.revision)
+        applied = applied_by(leader, change)
+        for follower in followers if applied is not None else ():
+            told = follow(follower, leader, applied)
+            assert (told.revision, told.changed) == (applied.revision, applied.changed)
+            assert told.regrouped == applied.regrouped
+    for follower in followers:
+        same(leader, follower)
+
+
+@given(st.lists(changesets(referring=True), max_size=6))
+def test_what_was_refused_reaches_nobody(history: list[Changeset]) -> None:
+    leader, follower = Catalog(), Catalog(check_references=False)
+    for change in history:
+        applied = applied_by(leader, change)
+        if applied is not None:
+            follow(follower, leader, applied)
+        same(leader, follower)
+
+
+@given(tables, tables)
+def test_rules_are_told_whole(first: GroupTable, second: GroupTable) -> None:
+    leader, follower = Catalog(check_references=False), Catalog(check_references=False)
+    for table in (first, second):
+        applied = applied_by(leader, Changeset(groups=table))
+        if applied is not None:
+            assert applied.effect is None
+            follow(follower, leader, applied)
+        same(leader, follower)
+
+
+def test_the_effect_is_the_change_less_what_was_so() -> None:
+    leader = catalog({"default": [resource("a"), resource("b"), resource("c")]})
+    change = Changeset(
+        upserts={"default": (resource("a"), resource("b", "2"), resource("d"))},
+        removals={"default": ((CLUSTER, "c"), (CLUSTER, "never"))},
+    )
+    effect = leader.apply(change).effect
+    assert effect is not None
+    assert {group: [each.name for each in upserted] for group, upserted in effect.upserts.items()} == {
+        "default": ["b", "d"]
+    }
+    assert effect.removals == {"default": ((CLUSTER, "c"),)}
+    assert (effect.groups, effect.replace) == (None, False)
+
+
+def test_the_effect_of_a_replacement_names_what_it_removes() -> None:
+    leader = catalog({"default": [resource("a"), resource("b")]})
+    effect = leader.apply(upserts(resource("a"), replace=True)).effect
+    assert effect is not None
+    assert (effect.upserts, effect.removals, effect.replace) == ({}, {"default": ((CLUSTER, "b"),)}, False)
+
+
+def test_the_effect_costs_what_changed_and_not_what_there_is() -> None:
+    leader = catalog({"default": [resource(f"r{number}") for number in range(1_000)]})
+    everything = tuple(resource(f"r{number}", "2" if number == 7 else "1") for number in range(1_000))
+    effect = leader.apply(Changeset(upserts={"default": everything}, replace=True)).effect
+    assert effect is not None
+    assert [each.name for each in effect.upserts["default"]] == ["r7"]
+
+
+def test_a_new_group_is_no_effect_but_a_reason_to_take_it_all() -> None:
+    leader = catalog({"default": [resource("a")]})
+    applied = leader.apply(upserts(resource("b"), group="blue"))
+    assert (applied.effect, applied.regrouped) == (None, True)
+
+
+def test_no_change_has_nothing_to_tell() -> None:
+    leader = catalog({"default": [resource("a")]})
+    applied = leader.apply(upserts(resource("a")))
+    assert (applied.revision, applied.changed, applied.regrouped, applied.effect) == (1, {}, False, None)
+
+
+def test_a_change_that_no_node_sees_has_to_be_told_all_the_same() -> None:
+    """What a group has of its own hides what it extends from then on, although it is equal today."""
+    leader = catalog({"default": [resource("a")], "blue": []}, table=GroupTable(extends={"blue": "default"}))
+    follower = Catalog(check_references=False)
+    follower.resume(leader.export(), leader.revision)
+    for change in (upserts(resource("a"), group="blue"), upserts(resource("a", "2"))):
+        applied = leader.apply(change)
+        assert applied.effect is not None
+        assert follow(follower, leader, applied).changed == applied.changed
+        same(leader, follower)
+    assert (served(follower), served(follower, "blue")) == ({"a": "2"}, {"a": "1"})
+
+
+def test_a_resumed_catalog_goes_on_from_the_revision_of_the_other() -> None:
+    leader = catalog(
+        {"default": [resource("a")], "blue": [resource("b")]}, table=GroupTable(extends={"blue": "default"})
+    )
+    for number in range(5):
+        leader.apply(upserts(resource("a", str(number + 2))))
+    follower = Catalog(check_references=False)
+    follower.resume(leader.export(), leader.revision)
+    change = removals("a")
+    assert follower.apply(change).revision == leader.apply(change).revision == 7
+    assert served(follower, "blue") == served(leader, "blue") == {"b": "1"}
+
+
+def test_an_empty_catalog_can_be_taken_over_too() -> None:
+    follower = Catalog()
+    follower.resume(Catalog().export(), 0)
+    same(Catalog(), follower)
+
+
+def test_an_export_over_another_state_leaves_nothing_of_that() -> None:
+    leader = catalog({"default": [resource("a")]}, table=GroupTable(rules=(Rule(group="blue", id="m"),)))
+    follower = catalog({"default": [resource("old")], "red": [resource("r")]})
+    applied = follower.resume(leader.export(), 9)
+    assert applied.changed["default"] == {CLUSTER: frozenset({"a", "old"})}
+    assert (set(follower.snapshots), served(follower), follower.revision) == ({"default", "blue"}, {"a": "1"}, 9)

@@ -1,0 +1,176 @@
+"""What one hub learnt of a node, every hub that is told knows: several processes serve one port, and nodes move."""
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.encoded import CDS, LDS, RDS, resource
+
+from xds.model.groups import Node
+from xds.protocol.doubts import Doubts
+from xds.protocol.events import Counters
+from xds.protocol.leftovers import Leftovers
+from xds.protocol.memories import Memory
+from xds.protocol.state import Lingering
+
+NODES = [Node(id=name, cluster="c") for name in "mno"]
+TYPES = (CDS, RDS)
+LISTENER = resource(LDS, "l", 1)
+
+events = st.tuples(
+    st.sampled_from(["reject", "accept"]),
+    st.sampled_from(NODES),
+    st.sampled_from(TYPES),
+    st.sets(st.sampled_from("abc"), min_size=1).map(frozenset),
+)
+
+
+def known(doubts: Doubts) -> dict[str, dict[str, frozenset[str]]]:
+    """Return every name in doubt, by node and type, as the protocol asks for it."""
+    found = {node.id: {type_url: names for type_url in TYPES if (names := doubts.of(node, type_url))} for node in NODES}
+    return {node: by_type for node, by_type in found.items() if by_type}
+
+
+def happen(doubts: Doubts, event: tuple[str, Node, str, frozenset[str]]) -> None:
+    what, node, type_url, names = event
+    (doubts.add if what == "reject" else doubts.settle)(node, type_url, names)
+
+
+@given(st.lists(events, max_size=20))
+def test_who_is_told_all_along_knows_the_same(history):
+    other = Doubts(nodes_max=10)
+    doubts = Doubts(nodes_max=10, tell=lambda memory: other.remember(pickle.loads(pickle.dumps(memory))))
+    for event in history:
+        happen(doubts, event)
+        assert known(other) == known(doubts)
+
+
+@given(st.lists(events, max_size=20))
+def test_who_comes_late_is_told_all_at_once(history):
+    doubts, late = Doubts(nodes_max=10), Doubts(nodes_max=10)
+    for event in history:
+        happen(doubts, event)
+    for memory in doubts.memories():
+        late.remember(memory)
+    assert known(late) == known(doubts)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), events), max_size=20))
+def test_several_that_tell_each_other_come_to_know_the_same(history):
+    told = [0]
+
+    def pass_on(source: int, memory: Memory) -> None:
+        told[0] += 1
+        for number, each in enumerate(all_of_them):
+            if number != source:
+                each.remember(memory)
+
+    all_of_them = [Doubts(nodes_max=10, tell=lambda memory, n=number: pass_on(n, memory)) for number in range(3)]
+    for where, event in history:
+        happen(all_of_them[where], event)
+    assert known(all_of_them[0]) == known(all_of_them[1]) == known(all_of_them[2])
+    assert told[0] <= len(history)  # what was heard is not told again: it would go round for ever
+
+
+def test_what_is_settled_already_is_not_worth_telling():
+    told: list[Memory] = []
+    doubts = Doubts(nodes_max=10, tell=told.append)
+    doubts.settle(NODES[0], CDS, ["a"])
+    assert told == []
+    doubts.add(NODES[0], CDS, ["a"])
+    doubts.settle(NODES[0], CDS, ["b"])
+    doubts.settle(NODES[0], CDS, ["a", "b"])
+    assert [(memory.rejected, memory.accepted) for memory in told] == [({"a"}, set()), (set(), {"a"})]
+
+
+@pytest.mark.parametrize("nodes_max", [1, 3])
+def test_the_nodes_remembered_are_bounded_and_the_longest_unseen_go_first(nodes_max):
+    doubts, other = Doubts(nodes_max=nodes_max), Doubts(nodes_max=nodes_max)
+    nodes = [Node(id=f"n{number}", cluster="c") for number in range(nodes_max + 2)]
+    for node in nodes:
+        doubts.add(node, CDS, ["a"])
+    for memory in [memory for node in nodes for memory in doubts_of(node)]:
+        other.remember(memory)
+    for each in (doubts, other):
+        assert [node.id for node in nodes if each.of(node, CDS)] == [node.id for node in nodes[2:]]
+        assert len(each.by_node) == nodes_max
+
+
+def doubts_of(node: Node) -> list[Memory]:
+    return [Memory(node=(node.cluster, node.id), type_url=CDS, rejected=frozenset("a"))]
+
+
+def test_a_node_that_rejects_again_is_remembered_longer():
+    doubts = Doubts(nodes_max=2)
+    for number in (0, 1, 0, 2):
+        doubts.remember(Memory(node=("c", NODES[number].id), type_url=CDS, rejected=frozenset("a")))
+    assert known(doubts).keys() == {"m", "o"}
+
+
+def test_one_that_comes_late_forgets_in_the_same_order():
+    doubts, late = Doubts(nodes_max=2), Doubts(nodes_max=2)
+    for number in (0, 1, 0):
+        doubts.add(NODES[number], CDS, ["a"])
+    for memory in doubts.memories():
+        late.remember(memory)
+    for each in (doubts, late):
+        each.add(NODES[2], CDS, ["a"])
+        assert known(each).keys() == {"m", "o"}
+
+
+# --- What is drained -------------------------------------------------------------------------------------------------
+
+lingerings = st.dictionaries(st.sampled_from("xy"), st.just(((LISTENER, 5.0),)), max_size=2)
+
+
+def left(leftovers: Leftovers) -> dict[tuple[tuple[str, str], str], Lingering]:
+    return {(m.node, m.type_url): m.lingering for m in leftovers.memories() if m.lingering is not None}
+
+
+@given(st.lists(st.tuples(st.sampled_from("mno"), st.sampled_from([LDS, RDS]), lingerings), max_size=12))
+def test_leftovers_are_the_last_that_was_told_of_each_node_and_type(history):
+    leftovers, late = Leftovers(nodes_max=10), Leftovers(nodes_max=10)
+    expected = {}
+    for node, type_url, lingering in history:
+        leftovers.remember(Memory(node=("c", node), type_url=type_url, lingering=lingering))
+        expected[("c", node), type_url] = lingering
+    assert left(leftovers) == {key: lingering for key, lingering in expected.items() if lingering}
+    assert len(leftovers) == len({node for (node, _), lingering in expected.items() if lingering})
+    for memory in leftovers.memories():
+        late.remember(memory)
+    assert left(late) == left(leftovers)
+
+
+def test_leftovers_are_kept_of_a_bounded_number_of_nodes():
+    leftovers = Leftovers(nodes_max=2)
+    for number in range(4):
+        leftovers.remember(Memory(node=("c", f"n{number}"), type_url=LDS, lingering={"l": ((LISTENER, 5.0),)}))
+    assert [node for node, _ in left(leftovers)] == [("c", "n2"), ("c", "n3")]
+
+
+def test_each_takes_in_what_concerns_it_alone():
+    doubts, leftovers = Doubts(nodes_max=2), Leftovers(nodes_max=2)
+    for memory in (
+        Memory(node=("c", "m"), type_url=LDS, lingering={"l": ((LISTENER, 5.0),)}),
+        Memory(node=("c", "n"), type_url=LDS, rejected=frozenset("a")),
+    ):
+        doubts.remember(memory)
+        leftovers.remember(memory)
+    assert (list(doubts.by_node), [node for node, _ in left(leftovers)]) == ([("c", "n")], [("c", "m")])
+
+
+# --- Totals ----------------------------------------------------------------------------------------------------------
+
+counters = st.builds(
+    Counters, **{name: st.integers(0, 2**40) for name in ("streams_opened", "streams_closed", "acks", "response_bytes")}
+)
+
+
+@given(st.lists(counters, max_size=5))
+def test_totals_of_several_are_the_sums_of_each(several):
+    before = [(each.streams_opened, each.streams_closed) for each in several]
+    total = Counters.sum(several)
+    for name in Counters.__dataclass_fields__:
+        assert getattr(total, name) == sum(getattr(each, name) for each in several)
+    assert [(each.streams_opened, each.streams_closed) for each in several] == before
