@@ -29,10 +29,11 @@ def main() -> int:
     rows = QUICK if options.quick else FULL
     report, results = places(quick=options.quick)
     build_peers()
+    built_of = {**our_versions(), **versions()}  # once, as the first row's result makes the checkout a changed one
     started_s = time.monotonic()
     failed = False
     for name in options.only or rows:
-        result, drawn = run_row(name, rows[name])
+        result, drawn = run_row(name, rows[name], built_of)
         save(result, results)
         if drawn:
             draw(drawn, results / name, report.parent / PLOT)
@@ -68,7 +69,7 @@ def draw(drawn: Mapping[str, Mapping[str, Any]], directory: Path, plot: Path) ->
     directory.mkdir(exist_ok=True)
     kept = []
     for server, result in drawn.items():
-        kept.append(directory / f"{server.replace(', ', ' ').replace('/', '+')}.json")
+        kept.append(directory / f"{server.replace(', ', '-').replace(' ', '-').replace('/', '-')}.json")
         kept[-1].write_text(json.dumps(result, indent=1) + "\n")
     argv = [str(Path(sys.executable).parent / "xds"), "fleet", "plot", *map(str, kept), "--output", str(plot)]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -86,7 +87,7 @@ def build_peers() -> None:
             say(f"without it: {error}")
 
 
-def run_row(name: str, row: Row) -> tuple[RowResult, dict[str, dict[str, Any]]]:
+def run_row(name: str, row: Row, built_of: Mapping[str, str]) -> tuple[RowResult, dict[str, dict[str, Any]]]:
     """Measure one row; return its result, and what of it is to be drawn."""
     started_s = time.monotonic()
     date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -99,7 +100,7 @@ def run_row(name: str, row: Row) -> tuple[RowResult, dict[str, dict[str, Any]]]:
         date=date,
         took_s=round(time.monotonic() - started_s, 1),
         machine=machine(),
-        versions={**our_versions(), **versions()},
+        versions=built_of,
         parameters=outcome.parameters,
         measured=outcome.measured,
     )

@@ -10,7 +10,8 @@ import h2.settings
 
 from xds.fleet.content import Message, Parser
 from xds.fleet.http2 import opening
-from xds.fleet.stream import ClientStream, FaultError, Shared
+from xds.fleet.shared import Shared
+from xds.fleet.stream import ClientStream, FaultError
 
 RESPONSE_HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
 

@@ -62,9 +62,10 @@ def context(authority: Authority, *protocols: str) -> ssl.SSLContext:
 # --- Beginnings ------------------------------------------------------------------------------------------------------
 
 
-def test_the_server_speaks_first_with_its_settings(server: NativeServer):
-    """RFC 9113, 3.4: the server's connection preface."""
+def test_the_server_answers_the_preface_with_its_settings(server: NativeServer):
+    """RFC 9113, 3.4: the server's connection preface, which it sends first of all."""
     with Peer(server.port, hello=False) as peer:
+        peer.send(PREFACE)
         first = peer.read()
         assert first is not None
         assert first.type == p.SETTINGS

@@ -1,4 +1,4 @@
-"""Large first requests are read once for a whole fleet, and come to what they would by themselves."""
+"""First requests are read once for a whole fleet, and come to what they would by themselves."""
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
@@ -6,7 +6,7 @@ from xds.model.changeset import Changeset
 from xds.model.resource import Resource
 from xds.model.types import SECRET
 from xds.protocol.hub import Hub
-from xds.protocol.openings import BYTES_MIN, VIEWS_MAX, Openings
+from xds.protocol.openings import ENTRY_BYTES, VIEWS_MAX, Openings
 from xds.protocol.plain_acks import split_node
 from xds.protocol.response import Part
 from xds.protocol.state import Variant
@@ -92,10 +92,8 @@ def test_what_a_node_rejected_before_is_sent_whatever_it_claims():
     assert len(again.upserts) == len(NAMES)
 
 
-def test_small_requests_sotw_and_later_ones_are_no_openings():
+def test_sotw_requests_and_later_ones_are_no_openings():
     openings = Openings()
-    small = wire.DeltaDiscoveryRequest(type_url=SECRET, node=wire.Node(id="x" * BYTES_MIN)).SerializeToString()
-    assert read(openings, small)[1] is None
     sotw = wire.DiscoveryRequest(type_url=SECRET, resource_names=NAMES).SerializeToString()
     assert read(openings, sotw, Variant.SOTW)[1] is None
     assert read(openings, opening("a", response_nonce="1"))[1] is None
@@ -112,8 +110,8 @@ def test_a_node_that_does_not_come_first_is_read_all_the_same():
 
 def test_openings_are_bounded_by_their_bytes():
     data = [opening("a", resource_names_subscribe=[*NAMES, str(number)]) for number in range(4)]
-    plain_bytes = len(split_node(data[0])[1])
-    openings = Openings(bytes_max=2 * plain_bytes)
+    each_bytes = 2 * len(split_node(data[0])[1]) + ENTRY_BYTES
+    openings = Openings(bytes_max=2 * each_bytes)
     for one in (data[0], data[1], data[0], data[2]):
         assert read(openings, one)[1] is not None
     assert list(openings._known) == [split_node(data[0])[1], split_node(data[2])[1]]

@@ -172,7 +172,26 @@ def test_deliveries_of_the_short_way_are_counted():
     assert (counters.responses - before[0], counters.resources_sent - before[1]) == (6, 6)
 
 
-def test_an_ack_goes_the_short_way_only_while_it_moves_nothing():
+def test_an_ack_is_taken_once_and_of_this_type_and_nonce_only():
+    fleet = Fleet(["a"])
+    (stream,) = fleet.streams
+    state = stream.states[ENDPOINTS]
+    fleet.change("a", "1")
+    part = fleet.hub.poll(stream, 0.0)
+    assert part is not None
+    ack = PlainAck(ENDPOINTS, part.nonce)
+    assert not fleet.hub.take_ack(stream, PlainAck(CLUSTER, part.nonce), 0.0)
+    assert not fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, "ff"), 0.0)
+    assert state.outstanding is part
+    assert fleet.hub.take_ack(stream, ack, 0.0)
+    assert state.outstanding is None
+    assert not fleet.hub.take_ack(stream, ack, 0.0)
+
+
+@pytest.mark.parametrize(
+    "upset", [set_to("coming_back", True), set_to("awaited", {"a": 0}), set_to("unknown", {"a"}), set_to("owed", False)]
+)
+def test_an_ack_that_moves_more_moves_it(upset: Callable[[TypeState, Session], None]):
     fleet = Fleet(["a"])
     (stream,) = fleet.streams
     state, session = stream.states[ENDPOINTS], stream.session
@@ -180,16 +199,11 @@ def test_an_ack_goes_the_short_way_only_while_it_moves_nothing():
     fleet.change("a", "1")
     part = fleet.hub.poll(stream, 0.0)
     assert part is not None
-    ack = PlainAck(ENDPOINTS, part.nonce)
-    assert not fleet.hub.take_ack(stream, PlainAck(CLUSTER, part.nonce))
-    assert not fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, "ff"))
-    session.coming_back = True
-    assert not fleet.hub.take_ack(stream, ack)
-    session.coming_back = False
-    assert state.outstanding is part
-    assert fleet.hub.take_ack(stream, ack)
-    assert state.outstanding is None
-    assert not fleet.hub.take_ack(stream, ack)
+    acks = fleet.hub.counters.acks
+    upset(state, session)
+    assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce), 0.0)
+    assert (state.outstanding, state.unknown or None, session.coming_back, session.awaited) == (None, None, False, {})
+    assert fleet.hub.counters.acks == acks + 1
 
 
 def test_an_ack_of_what_is_outdated_brings_the_next_response():
@@ -199,7 +213,7 @@ def test_an_ack_of_what_is_outdated_brings_the_next_response():
     part = fleet.hub.poll(stream, 0.0)
     assert part is not None
     fleet.change("a", "2")
-    assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce))
+    assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce), 0.0)
     assert fleet.hub.take_ready() == [stream]
     assert fleet.poll(stream) == [b"a@2"]
 

@@ -9,7 +9,8 @@ from typing import Any
 import structlog
 import uvloop
 
-from xds import ControlPlane, Settings
+from xds import ControlPlane, Settings, app
+from xds.serving.streams import Streams
 
 LINE_BYTES_MAX = 64 * 1024 * 1024
 COUNTED = ("streams_opened", "streams_closed", "requests")
@@ -33,14 +34,15 @@ async def main() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     setup = json.loads(await lines.readline())
 
-    class Tuned(ControlPlane):
+    class Tuned(Streams):
         def _native_options(self) -> Any:
             made = super()._native_options()
             limits = dataclasses.replace(made.limits, **setup["limits"])
             return dataclasses.replace(made, limits=limits, **setup["options"])
 
     given = {"listen": "127.0.0.1:0", "admin": "off", "transport": {"kind": "native"}}
-    control_plane = Tuned(Settings.model_validate(given | setup["settings"]))
+    app.Streams = Tuned  # type: ignore[misc]
+    control_plane = ControlPlane(Settings.model_validate(given | setup["settings"]))
     control_plane.replace({"default": setup["resources"]})
     async with control_plane:
         assert control_plane.address is not None

@@ -15,8 +15,9 @@ from xds.fleet.connector import Connector
 from xds.fleet.content import Parser
 from xds.fleet.http2 import opening
 from xds.fleet.session import Session, Sessions
+from xds.fleet.shared import Shared
 from xds.fleet.sidecar import NEVER, Sidecar
-from xds.fleet.stream import FaultError, Shared
+from xds.fleet.stream import FaultError
 from xds.fleet.wire import NodeTemplate, Outgoing, delta_request
 from xds.model.types import ENDPOINTS
 

@@ -53,7 +53,7 @@ def draw(results: Sequence[Path], output: Path) -> None:
         raise PlotError("drawing needs matplotlib: pip install 'xds-control-plane[plot]'") from None
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(6.5 * columns, 4.2 * rows), layout="constrained")
+    figure = Figure(figsize=(7.5 * columns, 4.8 * rows), layout="constrained")
     for number, panel in enumerate(shown, start=1):
         _draw_panel(figure.add_subplot(rows, columns, number), panel)
     try:
@@ -135,7 +135,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     elif min(values) >= 0:
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(len(panel.lines), 3))
 
 
 def _read(path: Path) -> dict[str, Any]:

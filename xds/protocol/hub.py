@@ -5,7 +5,7 @@ of ``take_ready`` until that stream has nothing more to say, or can't take more:
 Nothing is queued in between. ``now`` is in seconds, on any clock that only goes forward.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.catalog import Catalog
@@ -36,7 +36,7 @@ from xds.protocol.requests import (
 )
 from xds.protocol.response import Cohorts, Encoding, Part
 from xds.protocol.session import Session
-from xds.protocol.sessions import Sessions
+from xds.protocol.sessions import Sessions, notice_return
 from xds.protocol.state import TypeState, Variant
 from xds.protocol.stream import Limits, Ordering, Stream
 from xds.protocol.timers import Timers
@@ -72,6 +72,7 @@ class Hub:
         self.cohorts = cohorts or Cohorts()
         self._interests = Interests()
         self._plain_acks = PlainAcks()
+        self.plain_ack = self._plain_acks.get
         self._wave = Wave()
         self._openings = Openings()
         self._watchers = WatchTable()
@@ -139,7 +140,7 @@ class Hub:
         """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
         node_bytes, plain = split_node(data)
         ack = self._plain_acks.read(stream.session, node_bytes, plain)
-        if ack is not None and self.take_ack(stream, ack):
+        if ack is not None and self.take_ack(stream, ack, now):
             return
         self._counters.requests += 1
         self._now = now
@@ -151,26 +152,31 @@ class Hub:
             self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
             raise
 
-    def plain_ack(self, data: bytes) -> PlainAck | None:
-        """Return what a request without a node is known to say, None if it is not known to be a mere ACK."""
-        return self._plain_acks.get(data)
-
-    def take_ack(self, stream: Stream, ack: PlainAck) -> bool:
-        """Take a mere ACK the short way; False if more may follow from it, so that ``receive`` has to take it."""
+    def take_ack(self, stream: Stream, ack: PlainAck, now: float) -> bool:
+        """Take a mere ACK as ``receive`` would, without reading it again; False if it is not of this stream."""
         session, state = stream.session, stream.states.get(ack.type_url)
-        if session is None or state is None or self._doubtful or stream.variant is Variant.SOTW:
+        if session is None or state is None or stream.variant is Variant.SOTW:
             return False
         part = state.outstanding
-        if part is None or part.nonce != ack.nonce or state.policy.stage is not Stage.FREE:
+        if part is None or part.nonce != ack.nonce:
             return False
-        if state.unknown or state.lingering or state.rest or session.absent or session.awaited or session.coming_back:
-            return False
-        state.outstanding = None
         self._counters.requests += 1
+        if state.policy.stage is not Stage.FREE or self._doubtful or self._matters(session, state):
+            self._now = now
+            self._answers.take(session, state, None, now)
+            self._follow(stream, session, state, now)
+            return True
+        state.outstanding = None
         self._counters.acks += 1
         if state.dirty:
             self._queue(stream)
         return True
+
+    def _matters(self, session: Session, state: TypeState) -> bool:
+        """Say whether anything but this type waits for the ACK of a type that nothing is held back for."""
+        if state.unknown or state.lingering or state.rest:
+            return True
+        return bool(session.absent or session.awaited or session.coming_back)
 
     def _receive(self, stream: Stream, data: bytes, node_bytes: bytes, plain: bytes, now: float) -> None:
         request, opening = self._openings.read(stream.variant, data, node_bytes, plain)
@@ -183,9 +189,13 @@ class Hub:
         else:
             self._continue(stream, session, state, request, now)
         self._plain_acks.learn(session, request, node_bytes, plain)
-        if session.absent and type_url == ENDPOINTS:
+        self._follow(stream, session, state, now)
+
+    def _follow(self, stream: Stream, session: Session, state: TypeState, now: float) -> None:
+        """Have looked at what a request may have made ready."""
+        if session.absent and state.type_url == ENDPOINTS:
             session.asked_for_endpoints()
-        if type_url in (ROUTE, VIRTUAL_HOST):
+        if state.type_url in (ROUTE, VIRTUAL_HOST):
             session.ask_virtual_hosts()
         self._queue(stream)
         self._wake(session)
@@ -197,12 +207,7 @@ class Hub:
         state = TypeState(type_url, stream.variant, NOTHING)
         check_size(state.interest, type_url, request, self._limits.subscriptions_max)
         view = session.newest.view(type_url)
-        if state.stage is Stage.MAKE and claims_something(request):
-            session.returned(now)
-        stuck = type_url == ENDPOINTS and stream.aggregated and not stream.states
-        if stuck or (not stream.aggregated and state.switches and claims_something(request)):
-            session.stuck_since = now if session.stuck_since is None else session.stuck_since
-            session.timed = True
+        stuck = notice_return(session, stream, state, claims=claims_something(request), now=now)
         doubts = self._doubts.of(session.node, type_url) if self._doubtful else NOBODY
         if isinstance(request, DeltaDiscoveryRequest):
             begin(state, opening, request, self._interests, view, None if stuck else doubts)
@@ -260,19 +265,14 @@ class Hub:
         self._snapshots.update((group, self._catalog.snapshots[group]) for group in changed)
         for group, by_type in changed.items():
             for type_url, names in by_type.items():
-                self._mark(type_url, self._watchers.affected(group, type_url, names))
-
-    def _mark(self, type_url: str, streams: Iterable[Stream]) -> None:
-        """Have streams polled for one type; what ``_queue`` does, spelt out for so many."""
-        ready = self._ready
-        for stream in streams:
-            state = stream.states[type_url]
-            state.dirty = True
-            if stream.queued:
-                stream.due = None
-            else:
-                stream.queued, stream.due = True, state
-                ready.append(stream)
+                for stream in self._watchers.affected(group, type_url, names):
+                    state = stream.states[type_url]
+                    state.dirty = True
+                    if stream.queued:
+                        stream.due = None
+                    else:
+                        stream.queued, stream.due = True, state
+                        self._ready.append(stream)
 
     def _regroup(self) -> None:
         """Put every session into the group that takes its node now; what it has too much is then removed."""

@@ -8,14 +8,17 @@ from xds._generated.xds_wire_pb2 import Node as WireNode
 from xds.model.groups import Locality, Node
 from xds.protocol.errors import Status, StreamRefusedError
 
+NOWHERE = Locality()
+
 
 def describe_node(wire: WireNode) -> Node:
     """Return the node that a first request describes. Raises StreamRefusedError if that can't be read."""
     place = wire.locality
+    nowhere = not (place.region or place.zone or place.sub_zone)
     return Node(
         id=wire.id,
         cluster=wire.cluster,
-        locality=Locality(region=place.region, zone=place.zone, sub_zone=place.sub_zone),
+        locality=NOWHERE if nowhere else Locality(region=place.region, zone=place.zone, sub_zone=place.sub_zone),
         metadata=_metadata(wire),
         user_agent=f"{wire.user_agent_name} {wire.user_agent_version}".strip(),
     )

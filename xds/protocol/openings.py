@@ -1,4 +1,4 @@
-"""Large first requests, known by their bytes: what a whole fleet sends alike is parsed and compared once.
+"""First requests, known by their bytes: what a whole fleet sends alike is parsed and compared once.
 
 After a restart every sidecar names all it has, hundreds of kilobytes of names and versions, and those of a fleet are
 alike but for their node, which encoders write first. It does not know streams.
@@ -15,8 +15,8 @@ from xds.protocol.interest import Interest, Interests
 from xds.protocol.requests import Request, begin_delta, decode
 from xds.protocol.state import TypeState, Variant
 
-BYTES_MIN = 1_024
-"""Smaller requests cost less than to look them up."""
+ENTRY_BYTES = 1_024
+"""What an opening takes beside its own bytes, which it is kept by and parsed from."""
 VIEWS_MAX = 4
 
 
@@ -40,7 +40,7 @@ class Opening:
 
 
 class Openings:
-    """The large requests seen lately; the longest unused is forgotten beyond ``bytes_max`` of them in all."""
+    """The openings seen lately; the longest unused is forgotten beyond ``bytes_max`` of them in all."""
 
     __slots__ = ("_bytes", "_bytes_max", "_known")
 
@@ -52,24 +52,26 @@ class Openings:
     def read(self, variant: Variant, data: bytes, node_bytes: bytes, plain: bytes) -> tuple[Request, Opening | None]:
         """Return a request, its node in it, and the opening that it is, None if it is none.
 
-        ``node_bytes`` and ``plain`` are its ``data`` split by ``split_node``. Of an opening only the node is in the
-        returned request; the rest is in ``Opening.request``.
+        ``node_bytes`` and ``plain`` are its ``data`` split by ``split_node``. Of an opening only the node is sure to be
+        in the returned request; the rest is in ``Opening.request``.
         """
-        if variant is Variant.SOTW or len(plain) < BYTES_MIN:
+        if variant is Variant.SOTW:
             return decode(variant, data), None
         opening = self._known.get(plain)
-        if opening is None:
-            request = decode(variant, plain)
-            assert isinstance(request, DeltaDiscoveryRequest)
-            if request.HasField("node") or request.response_nonce:
-                return decode(variant, data), None  # written by another encoder, or no opening
-            opening = self._keep(plain, request)
-        else:
+        if opening is not None:
             self._known.move_to_end(plain)
-        return decode(variant, node_bytes), opening
+            return (decode(variant, node_bytes) if node_bytes else opening.request), opening
+        request = decode(variant, data)
+        if request.response_nonce:
+            return request, None  # a later request, most likely not to come again
+        alone = decode(variant, plain) if node_bytes else request
+        assert isinstance(alone, DeltaDiscoveryRequest)
+        if alone.HasField("node"):
+            return request, None  # written by another encoder
+        return request, self._keep(plain, alone)
 
     def _keep(self, plain: bytes, request: DeltaDiscoveryRequest) -> Opening:
-        opening = self._known[plain] = Opening(request, len(plain))
+        opening = self._known[plain] = Opening(request, 2 * len(plain) + ENTRY_BYTES)
         self._bytes += opening.size_bytes
         while self._bytes > self._bytes_max and len(self._known) > 1:
             _, oldest = self._known.popitem(last=False)

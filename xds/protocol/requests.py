@@ -221,6 +221,8 @@ def names_after(interest: Interest, request: Request) -> int:
 def check_size(interest: Interest, type_url: str, request: Request, most: int) -> None:
     """Refuse a subscription beyond the limit, before anything of it is taken over."""
     if isinstance(request, DeltaDiscoveryRequest):
+        if not changes_subscription(request) and not request.initial_resource_versions:
+            return
         named = len(request.resource_names_subscribe) + len(request.resource_locators_subscribe)
         if named + len(interest.names) <= most and len(request.initial_resource_versions) <= most:
             return  # the sum is no less than what it comes to, which would take building sets

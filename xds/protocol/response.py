@@ -119,26 +119,22 @@ class Cohorts:
         self.bytes_max = bytes_max
         self._bytes = 0
         self._nonce = 0
-        self._last: tuple[tuple[object, ...], Response, int] | None = None
+        self._last: dict[str, tuple[tuple[object, ...], Response, int]] = {}
+        """By type, what ``get`` returned last, with its key and serial."""
 
     def next_nonce(self) -> str:
         """Return a nonce that no message of this process had before."""
         self._nonce += 1
         return format(self._nonce, "x")
 
-    def again(self, key: tuple[object, ...], after: int) -> Response | None:
-        """Return the response that was returned last, if its key was made of the very same objects: no hashing."""
-        if self._last is None:
-            return None
-        last, response, serial = self._last
-        if serial <= after:
-            return None
-        for mine, other in zip(last, key, strict=True):
-            if mine is not other:
-                return None
-        return response
+    def again(self, type_url: str, key: tuple[object, ...], after: int) -> Response | None:
+        """Return the type's response that ``get`` returned last, if the key is equal: nothing is hashed for that."""
+        found = self._last.get(type_url)
+        return found[1] if found is not None and found[2] > after and found[0] == key else None
 
-    def get(self, key: tuple[Hashable, ...], make: Callable[[], Response], *, after: int = 0) -> Response:
+    def get(
+        self, type_url: str, key: tuple[Hashable, ...], make: Callable[[], Response], *, after: int = 0
+    ) -> Response:
         """Return the response for ``key``, made now if no stream needed it before.
 
         It is made anew if its nonce is not newer than ``after``: a stream must not see a nonce twice.
@@ -147,11 +143,11 @@ class Cohorts:
         if response is not None:
             if response.serial > after:
                 self._entries.move_to_end(key)
-                self._last = (key, response, response.serial)
+                self._last[type_url] = (key, response, response.serial)
                 return response
             self._bytes -= response.bytes_kept
         response = self._entries[key] = make()
-        self._last = (key, response, response.serial)
+        self._last[type_url] = (key, response, response.serial)
         self._bytes += response.bytes_kept
         while len(self._entries) > self.entries_max or (self._bytes > self.bytes_max and len(self._entries) > 1):
             _, oldest = self._entries.popitem(last=False)

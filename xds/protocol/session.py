@@ -193,7 +193,7 @@ class Session:
         if not any(stream.aggregated for stream in self.streams):
             self._await(clusters, endpoints)  # each cluster opens an endpoints stream of its own, which asks by itself
             return
-        self.warming |= endpoints
+        self.warming = self.warming | endpoints if self.warming else endpoints  # a cohort shares one set
         for stream in self.streams:
             state = stream.states.get(ENDPOINTS)
             if state is not None:
@@ -337,6 +337,8 @@ class Session:
 
         Envoy asks for none at first and waits, with the listener, for any answer that names the route (facts 2.7).
         """
+        if not any(VIRTUAL_HOST in stream.states for stream in self.streams):
+            return
         routes = {n for state in self.states(Stage.ROUTES) if state.type_url == ROUTE for n in state.interest.names}
         for state in self.states(Stage.ROUTES):
             if state.type_url == VIRTUAL_HOST:
@@ -359,6 +361,8 @@ class Session:
         self.break_due = self.wake = self.timed = True
 
     def _note_absent(self, state: TypeState, part: Part, *, rejected: bool) -> None:
+        if not self.absent and not rejected:
+            return
         names = {resource.name for resource in part.upserts}
         absent = self.absent - names
         if rejected:

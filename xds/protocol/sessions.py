@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping
 from xds.model.catalog import Catalog
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
+from xds.model.types import ENDPOINTS
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.identity import describe_node, same_node
+from xds.protocol.policy import Stage
 from xds.protocol.requests import Request
 from xds.protocol.response import Cohorts, Encoding
 from xds.protocol.session import Session
+from xds.protocol.state import TypeState
 from xds.protocol.stream import Ordering, Stream
 
 
@@ -80,3 +83,18 @@ class Sessions:
             if group != session.group:
                 moved.append((session, group))
         return moved
+
+
+def notice_return(session: Session, stream: Stream, state: TypeState, *, claims: bool, now: float) -> bool:
+    """Have order know what a type's first request tells of an earlier stream; ``claims``: the client has some of it.
+
+    Returns whether an Envoy is stuck: one whose stream broke while its clusters warmed asks for endpoints first of all,
+    and what it says of those that it has is of the time before.
+    """
+    if state.stage is Stage.MAKE and claims:
+        session.returned(now)
+    stuck = state.type_url == ENDPOINTS and stream.aggregated and not stream.states
+    if stuck or (claims and not stream.aggregated and state.switches):
+        session.stuck_since = now if session.stuck_since is None else session.stuck_since
+        session.timed = True
+    return stuck

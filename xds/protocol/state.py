@@ -170,10 +170,10 @@ class TypeState:
         Must not be called with a response outstanding, except to give up on it.
         """
         key = (self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, self.variant)
-        response = cohorts.again(key, self.serial)
+        response = cohorts.again(self.type_url, key, self.serial)
         if response is None:
             make = lambda: self._make(target, hold, cohorts, encoding)  # noqa: E731
-            response = cohorts.get(key, make, after=self.serial)
+            response = cohorts.get(self.type_url, key, make, after=self.serial)
         self.view, self.exceptions, self.fingerprint = response.view, response.exceptions, response.fingerprint
         self.dirty, self.asked, self.owed = False, NOBODY, False
         if response.parts:

@@ -68,5 +68,8 @@ class Stream:
 
     def add(self, state: TypeState) -> None:
         """Take in a type, keeping the order of stages."""
+        stage = state.policy.stage
+        in_order = all(other.policy.stage <= stage for other in self.states.values())
         self.states[state.type_url] = state
-        self.states = dict(sorted(self.states.items(), key=lambda item: item[1].stage))
+        if not in_order:
+            self.states = dict(sorted(self.states.items(), key=lambda item: item[1].stage))

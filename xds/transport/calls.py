@@ -139,10 +139,7 @@ class XdsCall(Call):
 
     def take_ack(self, ack: PlainAck) -> bool:
         dispatcher, xds = self.connection.services.dispatcher, self._xds
-        if xds is None or not dispatcher.hub.take_ack(xds, ack):
-            return False
-        dispatcher.served()
-        return True
+        return xds is not None and dispatcher.take_ack(xds, ack)
 
     def plain_ack(self, message: bytes) -> PlainAck | None:
         return self.connection.services.dispatcher.hub.plain_ack(message)

@@ -15,6 +15,7 @@ from xds.model.changeset import Applied
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Event
 from xds.protocol.hub import Hub
+from xds.protocol.plain_acks import PlainAck
 from xds.protocol.response import Part
 from xds.protocol.state import Variant
 from xds.protocol.stream import Stream
@@ -100,10 +101,14 @@ class Dispatcher:
         finally:
             self._serve_now()
 
-    def served(self) -> None:
-        """Go on after a request that was given to the hub past this dispatcher."""
-        if self.hub.restless:
+    def take_ack(self, stream: Stream, ack: PlainAck) -> bool:
+        """Hand a mere ACK to the hub; False if it has to be received as any request."""
+        hub = self.hub
+        if not hub.take_ack(stream, ack, self._loop.time()):
+            return False
+        if hub.restless or hub.next_tick < self._timer_at:
             self._serve_now()
+        return True
 
     def poll(self, stream: Stream) -> Part | None:
         """Return the stream's next message, or None until its sink is told to be ready again."""

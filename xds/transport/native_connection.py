@@ -28,6 +28,9 @@ TLS_PIECE_BYTES = 4_096
 LINGER_BYTES_MAX = 256 * 1024
 """What a peer may still say after the last word, unheard: closing before it is read would lose that word."""
 TLS_READ_BYTES = 16_384
+CORKED_MAX = 64
+CORKED_BYTES_MAX = 16_384
+"""What one read brings forth is sent at once from so many pieces on, or from a piece so large on."""
 KEEPALIVE_PING = frame(PING, 0, 0, b"xds-ping")
 
 
@@ -56,6 +59,7 @@ class NativeConnection(Connection, asyncio.Protocol):
     """
 
     __slots__ = (
+        "_corked",
         "_deadlines",
         "_name",
         "_pings",
@@ -75,6 +79,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         self.pinged = False
         self.lingering: int | None = None
         self._transport: asyncio.Transport | None = None
+        self._corked: list[bytes] | None = None
         self._name = ""
         self._pings: tuple[float, int] | None = None
         self._deadlines: dict[Stream, asyncio.TimerHandle] | None = None
@@ -101,7 +106,6 @@ class NativeConnection(Connection, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.shared.connections[self] = None
-        self.write(self.limits.hello())
 
     def data_received(self, data: bytes) -> None:
         if self.dead:
@@ -118,9 +122,24 @@ class NativeConnection(Connection, asyncio.Protocol):
                 self.credit -= ack.size
                 stream.credit -= ack.size
                 return
-        self.receive(data)
+        self.take(data)
         if small and ack is None:
             shared.acks.learn(data, self.streams)
+
+    def take(self, data: bytes) -> None:
+        """Take what the client sent; what that brings forth goes out together."""
+        self._corked = []
+        try:
+            self.receive(data)
+        finally:
+            self._flush_corked()
+            self._corked = None
+
+    def _flush_corked(self) -> None:
+        corked = self._corked
+        if corked:
+            self._corked = []
+            self._emit(b"".join(corked))
 
     def _linger(self, data: bytes) -> None:
         self.lingering = (self.lingering or 0) + len(data)
@@ -129,6 +148,9 @@ class NativeConnection(Connection, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         return False  # close: a client that has nothing more to say does not read either
+
+    def on_preface(self) -> None:
+        self.write(self.limits.hello())
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -144,6 +166,15 @@ class NativeConnection(Connection, asyncio.Protocol):
     # --- To the client ---------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
+        corked = self._corked
+        if corked is None:
+            self._emit(data)
+            return
+        corked.append(data)
+        if len(data) > CORKED_BYTES_MAX or len(corked) > CORKED_MAX:
+            self._flush_corked()
+
+    def _emit(self, data: bytes) -> None:
         transport = self._transport
         if transport is not None:
             transport.write(data)
@@ -154,6 +185,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         Closing with bytes unread would reset the connection, and what it was told last would be lost.
         """
         if self._transport is not None and self.lingering is None:
+            self._flush_corked()
             self.lingering = 0
             self.since = self.shared.tick
             self.lost()
@@ -263,7 +295,6 @@ class TlsConnection(NativeConnection):
                 return
             self._up = True
             self._flush()
-            self.write(self.limits.hello())
         buffer = self.shared.buffer
         while self._incoming.pending or self._tls.pending():
             try:
@@ -272,10 +303,10 @@ class TlsConnection(NativeConnection):
                 break
             if size <= 0:
                 raise ssl.SSLZeroReturnError
-            self.receive(bytes(memoryview(buffer)[:size]))
+            self.take(bytes(memoryview(buffer)[:size]))
         self._flush()
 
-    def write(self, data: bytes) -> None:
+    def _emit(self, data: bytes) -> None:
         if not self._up or self._transport is None:
             return
         view = memoryview(data)

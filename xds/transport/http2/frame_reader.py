@@ -28,6 +28,9 @@ class FrameReader:
         """Take a frame. Raises ConnectionFault or StreamFault for the peer's faults."""
         raise NotImplementedError
 
+    def on_preface(self) -> None:
+        """The peer has begun: answer with this end's SETTINGS, together with what else is to be said at once."""
+
     def fail(self, code: int, text: str) -> None:
         """End the connection, telling the peer why."""
         raise NotImplementedError
@@ -61,6 +64,7 @@ class FrameReader:
                 self._buffer = data
                 return
             self.stage, at = Stage.SETTINGS, len(h2.PREFACE)
+            self.on_preface()
         while end - at >= h2.HEADER_BYTES:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > h2.FRAME_BYTES_MAX:
