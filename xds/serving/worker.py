@@ -161,7 +161,9 @@ def _fail(error: BaseException) -> None:
 
 def main() -> None:
     """Serve as the parent says."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent says when to drain. What ends a service may send SIGTERM to each of its processes, as systemd does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     channel, listening = (int(argument) for argument in sys.argv[1:3])
     make_all_room()
     end = socket.socket(fileno=channel)

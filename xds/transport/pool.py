@@ -186,7 +186,8 @@ class Pool:
         listening = self._sockets[number]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", self._module, str(theirs.fileno()), str(listening.fileno())),
+                # -P: what lies in the working directory is not taken for a module.
+                *(sys.executable, "-P", "-m", self._module, str(theirs.fileno()), str(listening.fileno())),
                 pass_fds=(theirs.fileno(), listening.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 # Ctrl-C in a terminal is for the parent, which then drains them.
