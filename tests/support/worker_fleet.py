@@ -34,7 +34,8 @@ async def until(done: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> None:
 class Follower:
     """One node that follows one type, and comes back whenever its stream ends.
 
-    ``responses`` are what each of its streams was sent so far: a list a stream.
+    ``responses`` are what each of its streams was sent so far: a list a stream. ``repeated`` is what it was sent though
+    it had that; ``ends`` are the statuses of its streams, each with the loop's time.
     """
 
     def __init__(self, port: int, node_id: str, type_url: str, *, cluster: str = "c1", options: Any = None) -> None:
@@ -46,8 +47,8 @@ class Follower:
         self.client: DeltaClient | None = None
         self.versions: dict[str, str] = {}
         self.responses: list[list[Response]] = []
-        self.claims: list[dict[str, str]] = []
-        self.ends: list[StreamEnded] = []
+        self.repeated: list[tuple[str, str]] = []
+        self.ends: list[tuple[float, StreamEnded]] = []
         self.returning = True
         self._task: asyncio.Task[None] | None = None
 
@@ -59,7 +60,6 @@ class Follower:
         while True:
             made = DeltaClient(self.port, node_id=self.node_id, cluster=self.cluster, **self.options)
             self.responses.append([])
-            self.claims.append(dict(self.versions))
             async with made as self.client:
                 try:
                     await self.client.subscribe(self.type_url, initial=self.versions)
@@ -68,13 +68,15 @@ class Follower:
                         self._take(response)
                         await self.client.ack(response)
                 except StreamEnded as end:
-                    self.ends.append(end)
+                    self.ends.append((asyncio.get_running_loop().time(), end))
             if not self.returning:
                 return
 
     def _take(self, response: Response) -> None:
         self.responses[-1].append(response)
         for name, received in response.resources.items():
+            if self.versions.get(name) == received.version:
+                self.repeated.append((name, received.version))
             self.versions[name] = received.version
         for name in response.removed:
             self.versions.pop(name, None)
@@ -116,6 +118,11 @@ class Fleet:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(follower.stop() for follower in self.followers))
+
+    @property
+    def streams(self) -> int:
+        """How many streams all had together, the present ones included."""
+        return sum(follower.streams for follower in self.followers)
 
     async def wait_versions(self, versions: dict[str, str], *, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until all have exactly these resources."""
