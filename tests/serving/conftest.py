@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from support import resources as r
-from support.worker_fleet import runs
+from support.running import runs
 
 from xds import ControlPlane, Settings
 

@@ -13,9 +13,10 @@ from support import resources as r
 from support.native_h2 import H2Client
 from support.pki import Authority
 from support.ports import is_free
+from support.running import children_of, runs, until
 from support.server import XdsServer
 from support.wire import DeltaClient, StreamEnded, wire
-from support.worker_fleet import Fleet, runs, shares, until
+from support.worker_fleet import Fleet, shares
 
 from xds import ControlPlane, Settings
 from xds.address import BindError
@@ -34,12 +35,6 @@ def port_of(control_plane: ControlPlane) -> int:
 def served(control_plane: ControlPlane) -> dict[str, str]:
     view = control_plane.catalog.snapshots["default"].view(CLUSTER)
     return {name: found.version for name in view if (found := view.get(name)) is not None}
-
-
-def children_of(pid: int | None) -> list[int]:
-    """Return the processes that a process has started and that run."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(each) for each in text.split() if runs(int(each))]
 
 
 # --- Draining --------------------------------------------------------------------------------------------------------

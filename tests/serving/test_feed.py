@@ -4,8 +4,9 @@ import asyncio
 import json
 
 from support import resources as r
+from support.running import until
 from support.wire import DeltaClient, SotwClient
-from support.worker_fleet import Fleet, Follower, metrics, shares, until
+from support.worker_fleet import Fleet, Follower, metrics, shares
 
 from xds import ControlPlane, GroupTable
 from xds.model.groups import Rule

@@ -6,29 +6,13 @@ Each follower is a faithful client of one type: it ACKs what comes, notes all of
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from support.fetch import fetch
+from support.running import TIMEOUT_S, until
 from support.wire import DeltaClient, Response, StreamEnded
-
-TIMEOUT_S = 30.0
-
-
-def runs(pid: int) -> bool:
-    """Say whether a process is there and has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def until(done: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until ``done()`` is true. Raises TimeoutError."""
-    async with asyncio.timeout(timeout_s):
-        while not done():
-            await asyncio.sleep(0.005)
 
 
 class Follower:
@@ -145,7 +129,7 @@ def established(pid: int, port: int) -> int:
                 continue
             if target.startswith("socket:["):
                 inodes.add(target[8:-1])
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
     found = 0
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:

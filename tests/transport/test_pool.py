@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from support.loops import on_both_loops
 from support.processes import Worker as ChildWithLines
+from support.running import TIMEOUT_S, children_of, runs, until
 
 from xds.transport import pool as pool_module
 from xds.transport.pool import Pool, PoolEvents, Worker, WorkerFailedError
 
-TIMEOUT_S = 30.0
 SUPPORT = Path(__file__).parents[1] / "support"
 SERVE, BEAT, HANG = {"do": "serve"}, {"do": "beat"}, {"do": "hang"}
 
@@ -30,20 +30,6 @@ def pool_parent(*arguments: str) -> ChildWithLines:
     child = ChildWithLines(SUPPORT / "pool_parent.py", *arguments, name="pool-parent")
     child.env["PYTHONPATH"] = str(SUPPORT.parent)
     return child
-
-
-def runs(pid: int) -> bool:
-    """Say whether a process is there and has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def until(done: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not done():
-            await asyncio.sleep(0.005)
 
 
 class Life:
@@ -249,13 +235,12 @@ async def test_a_parent_that_was_itself_held_up_kills_nobody_for_it():
     """A laptop asleep, a debugger, a long computation: what workers said meanwhile was only not heard yet."""
     async with pool_parent("2.0") as parent:
         pids = (await parent.read(timeout_s=TIMEOUT_S))["pids"]
-        for _ in range(2):
-            parent.signal(signal.SIGSTOP)
-            held = asyncio.get_running_loop().time()
-            await until(lambda held=held: asyncio.get_running_loop().time() - held > 3.0)
-            parent.signal(signal.SIGCONT)
-            said = await parent.call("pids", timeout_s=TIMEOUT_S)
-            assert said == {"pids": pids}
+        parent.signal(signal.SIGSTOP)
+        held = time.monotonic()
+        await until(lambda: time.monotonic() - held > 3.0)
+        parent.signal(signal.SIGCONT)
+        said = await parent.call("pids", timeout_s=TIMEOUT_S)
+        assert said == {"pids": pids}
         assert all(map(runs, pids))
 
 
@@ -310,9 +295,9 @@ async def test_a_start_that_is_given_up_leaves_no_process():
 async def test_stopping_while_one_is_being_replaced_leaves_no_process():
     """The moment between a process's start and its first message is hit by stopping at many moments."""
     for turns in range(0, 60, 6):
+        before = children_of(os.getpid())
         life = Life((SERVE,), count=1)
         await life.pool.start()
-        before = children()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pool_module, "LIVED_S", 0.0)
             os.kill(life.pids[0], signal.SIGKILL)
@@ -322,13 +307,7 @@ async def test_stopping_while_one_is_being_replaced_leaves_no_process():
             await life.pool.stop()
         for one in life.sockets:
             one.close()
-        assert not children() - before, turns
-
-
-def children() -> set[int]:
-    """Return the processes that this one has started and that run."""
-    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {int(pid) for pid in found if runs(int(pid))}
+        assert children_of(os.getpid()) == before, turns
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
