@@ -82,6 +82,7 @@ async def test_what_changed_meanwhile_is_all_that_a_restarted_server_sends(form,
         server.kill()
         r.write_directory(tmp_path, [r.assignment("a", other.ports["b"])])
         server.start()
+        await server.wait_ready()  # a worker may serve Envoys before the admin port is there
         for envoy in envoys:
             await envoy.wait_hosts("a", {other.ports["b"]})
             assert (await fetch(await envoy.listener_port("l1"))).text == "b"
