@@ -32,8 +32,10 @@ def main() -> None:
     if told["do"] == "exit":
         sys.exit(told["code"])
     if told["do"] == "hang":
-        while True:
-            signal.pause()
+        hung_up = select.poll()
+        hung_up.register(end, 0)  # nothing but its end
+        hung_up.poll()
+        sys.exit(0)
     if told["do"] == "last-words":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     say(end, said="ready", sid=os.getsid(0))
