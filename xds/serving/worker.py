@@ -5,7 +5,6 @@ admin port and no say in what is served.
 """
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import uvloop
 
 from xds.descriptors import make_all_room
 from xds.logs import configure_logging
+from xds.memory import settle_memory
 from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
@@ -146,12 +146,6 @@ class Worker:
         except StreamRefusedError as refusal:
             answer = Answer(ask.number, refusal=(refusal.status.name, refusal.message))
         self._channel.send(encode(answer))
-
-
-def settle_memory() -> None:
-    """Have the garbage collector leave alone what is there to stay. Figures: ARCHITECTURE.md, "Memory"."""
-    gc.collect()
-    gc.freeze()
 
 
 def _fail(error: BaseException) -> None:
