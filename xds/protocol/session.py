@@ -24,7 +24,7 @@ from xds.model.types import CLUSTER, ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.awaited import Awaited
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
 from xds.protocol.policy import Stage
-from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of
+from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of, endpoints_of_one
 from xds.protocol.state import TypeState
 from xds.protocol.stream import Ordering, Stream
 
@@ -312,8 +312,9 @@ class Session:
         }
         held = [resource for state in self.clusters for resource in state.everything_held()]
         others = endpoints_of(resource for resource in held if resource.name not in self.absent)
-        signs = subscribed - others
-        present = {r.name for r in held if r.name in self.absent and endpoints_of([r]) & signs}
+        doubtful = [resource for resource in held if resource.name in self.absent]
+        signs = subscribed & endpoints_of_one(doubtful) - others
+        present = {resource.name for resource in doubtful if endpoints_of([resource]) & signs}
         if present:
             self._set_absent(self.absent - present)
 
@@ -367,7 +368,7 @@ class Session:
         if rejected:
             absent |= {name for name in names if state.held_before(name) is None}
         self._set_absent(absent)
-        if rejected:
+        if absent:
             self.asked_for_endpoints()
 
     def _set_absent(self, absent: frozenset[str]) -> None:
