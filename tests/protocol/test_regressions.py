@@ -176,6 +176,19 @@ def test_regression_shared_endpoints_show_it_once_the_other_rejected_cluster_is_
     assert "r@2" in str(client.last(RDS))
 
 
+def test_regression_a_new_cluster_that_is_rejected_twice_is_still_absent(world: World) -> None:
+    """The first rejected version was taken for one that the client has."""
+    client = started(world)
+    world.publish(static("b"), route("r", 2, "b"))
+    assert client.take() == ["CDS #5 b@1"]
+    assert client.nack(CDS) == []
+    world.publish(static("b", 2))
+    assert client.take() == ["CDS #6 b@2"]
+    assert client.nack(CDS) == []
+    world.publish(static("b", 3))
+    assert client.ack_all() == ["CDS #7 b@3", "RDS #8 r@2"]
+
+
 # --- Reconnects ----------------------------------------------------------------------------------------------------
 
 

@@ -366,7 +366,7 @@ class Session:
         names = {resource.name for resource in part.upserts}
         absent = self.absent - names
         if rejected:
-            absent |= {name for name in names if state.held_before(name) is None}
+            absent = self.absent | {name for name in names if state.held_before(name) is None}
         self._set_absent(absent)
         if absent:
             self.asked_for_endpoints()
