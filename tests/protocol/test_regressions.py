@@ -5,6 +5,7 @@ from support.encoded import (
     EDS,
     LDS,
     OTHER,
+    RDS,
     VHDS,
     cluster,
     endpoints,
@@ -150,6 +151,42 @@ def test_regression_per_type_endpoints_whose_stream_ended_un_acked_hold_nothing(
     client.subscribe(EDS, "e2")
     client.unsubscribe(EDS, "e1")
     assert client.ack(EDS) == ["LDS #5 l@1"]
+
+
+def test_regression_endpoints_that_rejected_clusters_share_do_not_show_that_all_were_taken(world: World) -> None:
+    """Envoy applies what is good of rejected clusters (envoy-facts.md 2.4): it asked because of the other one."""
+    client = started(world)
+    world.publish(cluster("good", eds="e"), cluster("bad", eds="e"), endpoints("e"), route("r", 2, "bad"))
+    client.subscribe(EDS, "e")
+    assert client.nack(CDS) == []
+    assert client.ack(EDS) == []
+    world.publish(cluster("bad", 2, eds="e"))
+    assert client.ack_all()[-1] == "RDS #9 r@2"
+
+
+def test_regression_shared_endpoints_show_it_once_the_other_rejected_cluster_is_gone(world: World) -> None:
+    client = started(world)
+    world.publish(cluster("good", eds="e"), cluster("bad", eds="e"), endpoints("e"), route("r", 2, "good"))
+    client.subscribe(EDS, "e")
+    client.nack(CDS)
+    client.ack_all()
+    assert "r@2" not in str(client.last(RDS))
+    world.publish(remove=[cluster("bad", eds="e")])
+    client.ack_all()
+    assert "r@2" in str(client.last(RDS))
+
+
+def test_regression_a_new_cluster_that_is_rejected_twice_is_still_absent(world: World) -> None:
+    """The first rejected version was taken for one that the client has."""
+    client = started(world)
+    world.publish(static("b"), route("r", 2, "b"))
+    assert client.take() == ["CDS #5 b@1"]
+    assert client.nack(CDS) == []
+    world.publish(static("b", 2))
+    assert client.take() == ["CDS #6 b@2"]
+    assert client.nack(CDS) == []
+    world.publish(static("b", 3))
+    assert client.ack_all() == ["CDS #7 b@3", "RDS #8 r@2"]
 
 
 # --- Reconnects ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER, ENDPOINTS
+from xds.protocol.awaited import Awaited
 from xds.protocol.diff import NO_EXCEPTIONS
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
@@ -189,7 +190,13 @@ def test_an_ack_is_taken_once_and_of_this_type_and_nonce_only():
 
 
 @pytest.mark.parametrize(
-    "upset", [set_to("coming_back", True), set_to("awaited", {"a": 0}), set_to("unknown", {"a"}), set_to("owed", False)]
+    "upset",
+    [
+        set_to("coming_back", True),
+        set_to("awaited", Awaited({"a": (0, 1.0)})),
+        set_to("unknown", {"a"}),
+        set_to("owed", False),
+    ],
 )
 def test_an_ack_that_moves_more_moves_it(upset: Callable[[TypeState, Session], None]):
     fleet = Fleet(["a"])
@@ -202,7 +209,12 @@ def test_an_ack_that_moves_more_moves_it(upset: Callable[[TypeState, Session], N
     acks = fleet.hub.counters.acks
     upset(state, session)
     assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce), 0.0)
-    assert (state.outstanding, state.unknown or None, session.coming_back, session.awaited) == (None, None, False, {})
+    assert (state.outstanding, state.unknown or None, session.coming_back, session.awaited.names) == (
+        None,
+        None,
+        False,
+        {},
+    )
     assert fleet.hub.counters.acks == acks + 1
 
 

@@ -235,7 +235,9 @@ class Envoy:
     def uses(self) -> dict[tuple[str, str], frozenset[str]]:
         """Return what directs requests, listeners and routes, and to which clusters."""
         found: dict[tuple[str, str], frozenset[str]] = {}
-        active = [*self.listeners.items(), *(("draining", held) for held, _ in self.draining)]
+        # Each by itself: one that drains without its cluster is none the worse for another that drains with it.
+        draining = [(f"draining {held.body!r}", held) for held, _ in self.draining]
+        active = [*self.listeners.items(), *draining]
         for name, held in active:
             found[LDS, name] = found.get((LDS, name), frozenset()) | held.names(CDS)
             for route in held.names(RDS) & set(self.routes):

@@ -27,7 +27,7 @@ def _times(session: Session) -> Iterator[float]:
     if not ordered:
         return
     if session.awaited:
-        yield session.await_until
+        yield session.awaited.next_end
     if session.stuck_since is not None and not session.clusters:
         yield session.stuck_since + held_s
     for clusters in session.clusters:

@@ -206,7 +206,8 @@ class Hub:
         state = TypeState(type_url, stream.variant, NOTHING)
         check_size(state.interest, type_url, request, self._limits.subscriptions_max)
         view = session.newest.view(type_url)
-        stuck = notice_return(session, stream, state, claims=claims_something(request), now=now)
+        claims = claims_something(request)
+        stuck = notice_return(session, stream, state, claims=claims, now=now)
         doubts = self._doubts.of(session.node, type_url) if self._doubtful else NOBODY
         if isinstance(request, DeltaDiscoveryRequest):
             begin(state, opening, request, self._interests, view, None if stuck else doubts)
@@ -220,8 +221,7 @@ class Hub:
             drained_at = now + self._ordering.listener_drain_s
             self._leftovers.hand_on(session.node, state, view, drained_at)
         stream.add(state)
-        if state.stage is Stage.MAKE:
-            session.clusters.append(state)
+        session.begun(state, claims=claims, now=now)
         self._watchers.add(session.group, state.type_url, state.interest, stream)
         return state
 

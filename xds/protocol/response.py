@@ -4,7 +4,7 @@ Streams with equal subscription, equal holdings and equal target are a cohort: `
 ``Response`` object, nonce included. It does not know streams.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -188,6 +188,12 @@ def endpoints_of(resources: Iterable[Resource]) -> frozenset[str]:
     """Return the assignments that the clusters among ``resources`` take their endpoints from."""
     clusters = (resource for resource in resources if resource.type_url == CLUSTER)
     return frozenset(r.name for cluster in clusters for r in cluster.references if r.type_url == ENDPOINTS)
+
+
+def endpoints_of_one(clusters: Iterable[Resource]) -> frozenset[str]:
+    """Return the endpoints that no more than one of these clusters names."""
+    counts = Counter(name for cluster in clusters for name in endpoints_of([cluster]))
+    return frozenset(name for name, count in counts.items() if count == 1)
 
 
 def unlimited(encoding: Encoding) -> Encoding:

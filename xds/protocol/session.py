@@ -6,7 +6,8 @@ The rule (measured against Envoy 1.40; the xDS page calls it "eventual consisten
 
 1. MAKE: cluster additions and updates go at once, without removals, each with its endpoints, changed or not.
 2. SWITCH: listeners, then routes, follow the snapshot whose clusters the client has ACKed (``made``), not the newest.
-   Envoy ACKs clusters once they are warm; on per-type streams the endpoints' ACKs tell that.
+   Envoy ACKs clusters once they are warm; on per-type streams the endpoints' ACKs tell that, or after a reconnect
+   that it claims to have them.
 3. BREAK: once nothing of that is under way, the clusters that are gone, save those that a route or listener which the
    client may still be using refers to.
 
@@ -20,13 +21,12 @@ from dataclasses import dataclass, field
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE, VIRTUAL_HOST
+from xds.protocol.awaited import Awaited
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
 from xds.protocol.policy import Stage
-from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of
+from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of, endpoints_of_one
 from xds.protocol.state import TypeState
 from xds.protocol.stream import Ordering, Stream
-
-REJECTED_WAIT_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +35,7 @@ class Session:
 
     ``newest`` is the group's present snapshot; ``making`` the one whose clusters were sent last; ``made`` the one
     whose clusters the client has. ``warming``: assignments that the client waits for before it ACKs clusters;
-    ``awaited``: those of a per-type client, until ``await_until``, each with how many messages went before.
+    ``awaited``: those of a per-type client.
     ``absent``: clusters that it rejected and did not have before.
     """
 
@@ -51,8 +51,7 @@ class Session:
     made: Snapshot | None = None
     making: Snapshot | None = None
     warming: frozenset[str] = NOBODY
-    awaited: dict[str, int] = field(default_factory=dict)
-    await_until: float = 0.0
+    awaited: Awaited = field(default_factory=Awaited)
     sent: int = 0
     """How many messages went out, so that an answer to an earlier one is not taken for one to a later."""
     absent: frozenset[str] = NOBODY
@@ -191,24 +190,15 @@ class Session:
         if self.absent:  # SotW sends those that were rejected again, and they may be accepted now
             endpoints |= endpoints_of(resource for resource in part.upserts if resource.name in self.absent)
         if not any(stream.aggregated for stream in self.streams):
-            self._await(clusters, endpoints)  # each cluster opens an endpoints stream of its own, which asks by itself
+            # Each cluster opens an endpoints stream of its own, which asks by itself.
+            until = clusters.sent_at + self.ordering.hold_timeout_s
+            self.awaited.cluster_sent(clusters, endpoints, self.sent, until)
             return
         self.warming = self.warming | endpoints if self.warming else endpoints  # a cohort shares one set
         for stream in self.streams:
             state = stream.states.get(ENDPOINTS)
             if state is not None:
                 state.ask([name for name in endpoints if state.interest.wants(name)])
-
-    def _await(self, clusters: TypeState, endpoints: frozenset[str]) -> None:
-        """Wait for the endpoints of clusters that were just sent, and no longer for those that none has now."""
-        assert clusters.response is not None
-        dropped = self.awaited.keys() & endpoints_of(clusters.response.replaced)
-        if dropped:
-            dropped -= endpoints_of(clusters.everything_held())
-        for name in dropped:
-            del self.awaited[name]
-        self.awaited.update(dict.fromkeys(endpoints, self.sent))
-        self.await_until = clusters.sent_at + self.ordering.hold_timeout_s
 
     def _switch(self, state: TypeState, now: float) -> Part | None:
         target = self.switch_target(now)
@@ -245,8 +235,7 @@ class Session:
         return self.made
 
     def awaiting(self, now: float) -> bool:
-        if self.awaited and now >= self.await_until:
-            self.awaited.clear()
+        self.awaited.expire(now)
         return bool(self.awaited)
 
     def _linger(self, state: TypeState) -> None:
@@ -303,17 +292,13 @@ class Session:
         if state.stage is Stage.MAKE:
             self._note_absent(state, part, rejected=message is not None)
             if message is not None:
-                # What of it the client took asks for its endpoints soon, the rest never does.
-                self.await_until = min(self.await_until, now + REJECTED_WAIT_S)
+                self.awaited.rejected(now)
                 self.timed = True
             self._settle_make(now)
         elif state.switches:
             self.break_due = self.wake = True
         elif state.type_url == ENDPOINTS and self.awaited:
-            # A name that does not exist is in no SotW response.
-            for name in self.awaited.keys() & state.interest.names.union(part.names):
-                if state.sent_order > self.awaited[name]:
-                    del self.awaited[name]
+            self.awaited.answered(state, part.names)
             if not self.awaited:
                 self._settle_make(now)
         return part
@@ -327,8 +312,9 @@ class Session:
         }
         held = [resource for state in self.clusters for resource in state.everything_held()]
         others = endpoints_of(resource for resource in held if resource.name not in self.absent)
-        signs = subscribed - others
-        present = {r.name for r in held if r.name in self.absent and endpoints_of([r]) & signs}
+        doubtful = [resource for resource in held if resource.name in self.absent]
+        signs = subscribed & endpoints_of_one(doubtful) - others
+        present = {resource.name for resource in doubtful if endpoints_of([resource]) & signs}
         if present:
             self._set_absent(self.absent - present)
 
@@ -351,6 +337,20 @@ class Session:
         self.break_after = now + self.ordering.hold_timeout_s
         self.timed = True
 
+    def begun(self, state: TypeState, *, claims: bool, now: float) -> None:
+        """Take in a type; ``claims``: the client has some of it, but per type its clusters may still be warming."""
+        if state.stage is Stage.MAKE:
+            self.clusters.append(state)
+        if not claims or any(stream.aggregated for stream in self.streams):
+            return
+        if state.stage is Stage.MAKE:
+            others = (other for other in self.states(Stage.FREE) if other.type_url == ENDPOINTS)
+            self.awaited.clusters_claimed(state, others, now + self.ordering.hold_timeout_s)
+        elif state.type_url == ENDPOINTS and self.awaited:
+            self.awaited.endpoints_claimed(state)
+            if not self.awaited:
+                self._settle_make(now)
+
     def leave(self, stream: Stream, now: float) -> None:
         """Forget a stream that ended; the session's others go on."""
         self.streams.remove(stream)
@@ -366,9 +366,9 @@ class Session:
         names = {resource.name for resource in part.upserts}
         absent = self.absent - names
         if rejected:
-            absent |= {name for name in names if state.held_before(name) is None}
+            absent = self.absent | {name for name in names if state.held_before(name) is None}
         self._set_absent(absent)
-        if rejected:
+        if absent:
             self.asked_for_endpoints()
 
     def _set_absent(self, absent: frozenset[str]) -> None:
