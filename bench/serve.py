@@ -18,7 +18,7 @@ import uvloop
 from xds import ControlPlane, Settings
 from xds.config import TransportSettings
 from xds.logs import configure_logging
-from xds.memory import settle_memory
+from xds.memory import return_large_blocks, settle_memory
 from xds.schema.pool import load_schema
 
 TYPE = "type.googleapis.com/"
@@ -151,6 +151,7 @@ def main() -> None:
         parser.add_argument(f"--tls-{name}", type=Path, metavar="FILE")
     options = parser.parse_args()
     configure_logging()
+    return_large_blocks()
     uvloop.run(serve(options))
 
 

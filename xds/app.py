@@ -17,7 +17,7 @@ from xds.api.admin import AdminServer
 from xds.api.metrics import metrics_renderer
 from xds.config import ServingInfo, Settings
 from xds.descriptors import make_all_room
-from xds.memory import settle_memory
+from xds.memory import return_large_blocks, settle_memory
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
@@ -218,6 +218,7 @@ async def serve(
     and ChangesetRejectedError when the directory can't be served at first.
     """
     assert settings.directory is not None, "the command line sees to it"
+    return_large_blocks()
     ending = _ending_signals()
     reader = DirectoryReader(settings.directory, progress=progress)
     control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)))

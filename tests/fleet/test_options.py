@@ -2,7 +2,6 @@ import resource
 from typing import Any
 
 import pytest
-from xds.fleet.descriptors import make_room
 
 from xds.address import Address
 from xds.descriptors import make_room

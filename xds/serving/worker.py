@@ -17,7 +17,7 @@ import uvloop
 
 from xds.descriptors import make_all_room
 from xds.logs import configure_logging
-from xds.memory import settle_memory
+from xds.memory import return_large_blocks, settle_memory
 from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
@@ -160,6 +160,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     channel, listening = (int(argument) for argument in sys.argv[1:3])
     make_all_room()
+    return_large_blocks()
     end = socket.socket(fileno=channel)
     end.setblocking(False)
     uvloop.run(Worker(socket.socket(fileno=listening)).run(end))
