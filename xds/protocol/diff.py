@@ -104,8 +104,8 @@ def diff(
 ) -> Diff:
     """Return what takes a client from (view, exceptions) to ``target``, with everything ``asked`` in it.
 
-    What is asked for is sent whether or not it changed; ``*`` asks for all. ``view`` None: the client holds nothing
-    but the exceptions. Upserts come sorted by name.
+    What is asked for is sent whether or not it changed, and if it is gone but kept; ``*`` asks for all that there is.
+    ``view`` None: the client holds nothing but the exceptions. Upserts come sorted by name.
     """
     upserts: dict[str, Resource] = {}
     removals: list[str] = []
@@ -126,7 +126,10 @@ def diff(
         if new is not None:
             upserts[new.name] = new
             kept.pop(new.name, None)
-        elif name not in removals and name not in kept:
+        elif (held := kept.get(name)) is not None:
+            if not held.is_claim:  # what is kept of an earlier stream has no body
+                upserts[name] = held
+        elif name not in removals:
             unknown.append(name)
     ordered = tuple(upserts[name] for name in sorted(upserts))
     return Diff(ordered, tuple(sorted(removals)), tuple(sorted(unknown)), Map(kept) if kept else NO_EXCEPTIONS)

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from immutables import Map
+
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import NO_EXCEPTIONS, NOBODY, Diff, Exceptions, Hold, clusters_of, diff, holding, wanted, wants
@@ -149,8 +151,8 @@ class TypeState:
         return holding(name, self.view, self.exceptions)
 
     def narrow(self, interest: Interest) -> None:
-        """Take over a new interest, and forget about the names that it no longer wants."""
-        self.interest = interest
+        """Take over a new interest: forget about the names that it no longer wants, and note what was never sent."""
+        before, self.interest = self.interest, interest
         self.fingerprint = None
         self.asked = frozenset(name for name in self.asked if name == "*" or interest.wants(name))
         if self.exceptions:
@@ -159,6 +161,19 @@ class TypeState:
         for record in (self.unknown, self.lingering):
             for name in [name for name in record or () if not interest.wants(name)]:
                 record.pop(name) if isinstance(record, dict) else record.discard(name)  # type: ignore[union-attr]
+        if self.view is not None:
+            self._note_unsent(before, self.view)
+
+    def _note_unsent(self, before: Interest, view: View) -> None:
+        """The client lacks what it did not want before, though it is in the view that it was brought to."""
+        after = self.interest
+        if after.globs != before.globs or after.wildcard > before.wildcard:
+            found = [view.get(name) for name in wanted(after, view)]
+        else:
+            found = [view.get(name) or view.named_by(name) for name in after.names - before.names]
+        unsent = [r.name for r in found if r is not None and not wants(before, r)]
+        if unsent:
+            self.exceptions = Map(dict.fromkeys(unsent)).update(self.exceptions)
 
     def _still_wants(self, name: str) -> bool:
         either = (self.view.get(name) if self.view is not None else None, self.exceptions.get(name))
