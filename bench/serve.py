@@ -18,6 +18,7 @@ import uvloop
 from xds import ControlPlane, Settings
 from xds.config import TransportSettings
 from xds.logs import configure_logging
+from xds.memory import settle_memory
 from xds.schema.pool import load_schema
 
 TYPE = "type.googleapis.com/"
@@ -124,6 +125,7 @@ async def serve(options: argparse.Namespace) -> None:
     workload = Workload(clusters=options.clusters, routes=options.routes, endpoints=options.endpoints)
     control_plane = ControlPlane(settings_of(options))
     control_plane.apply(upsert=workload.initial())
+    settle_memory()
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -33,24 +33,14 @@ ARROWS: dict[str, set[str]] = {
     "config": {"address"},
     "bootstrap": {"address", "model.groups"},
     "descriptors": set(),
+    "memory": set(),
     "serving": {
-        *(
-            "",
-            "model",
-            "protocol",
-            "schema",
-            "transport",
-            "api",
-            "address",
-            "config",
-            "descriptors",
-            "logs",
-            "reporting",
-        )
+        *("", "model", "protocol", "schema", "transport", "api"),
+        *("address", "config", "descriptors", "logs", "memory", "reporting"),
     },
     "app": {
         *("", "model", "protocol", "schema", "sources", "serving", "transport", "api"),
-        *("address", "config", "descriptors", "reporting"),
+        *("address", "config", "descriptors", "memory", "reporting"),
     },
     "cli": {
         "app",

@@ -17,6 +17,7 @@ from xds.api.admin import AdminServer
 from xds.api.metrics import metrics_renderer
 from xds.config import ServingInfo, Settings
 from xds.descriptors import make_all_room
+from xds.memory import settle_memory
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
@@ -128,7 +129,7 @@ class ControlPlane:
         except ChangesetRejectedError:
             self._rejected += 1
             raise
-        if applied.changed or applied.regrouped:
+        if applied.effect is not None or applied.regrouped:  # also what no node sees: workers have to know of it
             self._streams.publish(applied)
         return applied
 
@@ -225,6 +226,7 @@ async def serve(
         log.info("stopped before anything was served")
         return 0
     control_plane.apply_changeset(changeset)
+    settle_memory()
     async with control_plane:
         if announce is not None:
             announce(control_plane.info(settings.directory))

@@ -82,6 +82,7 @@ async def test_what_changed_meanwhile_is_all_that_a_restarted_server_sends(form,
         server.kill()
         r.write_directory(tmp_path, [r.assignment("a", other.ports["b"])])
         server.start()
+        await server.wait_ready()  # a worker may serve Envoys before the admin port is there
         for envoy in envoys:
             await envoy.wait_hosts("a", {other.ports["b"]})
             assert (await fetch(await envoy.listener_port("l1"))).text == "b"
@@ -108,7 +109,9 @@ async def watch_streams(server: XdsServer, first: int) -> list[tuple[float, floa
 async def test_sigterm_drains_the_streams_one_by_one_and_no_request_fails(form, tmp_path):
     form = replace(form, back_off_max_s=BACK_OFF_MAX_S)
     window_s = 2.0
-    async with served(form, tmp_path, "--drain-timeout", str(window_s)) as server, fleet(form, server) as envoys:
+    # In one process: several end their streams side by side, each over the window (tests/serving/test_ending.py).
+    options = ("--drain-timeout", str(window_s), "--workers", "0")
+    async with served(form, tmp_path, *options) as server, fleet(form, server) as envoys:
         assert (await server.admin("/readyz")).status == 200
         async with Traffic(await envoys[0].listener_port("l1"), rate=500) as traffic:
             await traffic.wait_requests(100)

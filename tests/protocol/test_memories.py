@@ -5,13 +5,15 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.encoded import CDS, LDS, RDS, resource
+from support.encoded import CDS, LDS, RDS, listener, resource, static
+from support.hubs import MakeWorld, World
 
 from xds.model.groups import Node
+from xds.model.resource import Resource
 from xds.protocol.doubts import Doubts
 from xds.protocol.events import Counters
 from xds.protocol.leftovers import Leftovers
-from xds.protocol.memories import Memory
+from xds.protocol.memories import Memory, Tell
 from xds.protocol.state import Lingering
 
 NODES = [Node(id=name, cluster="c") for name in "mno"]
@@ -158,6 +160,60 @@ def test_each_takes_in_what_concerns_it_alone():
         doubts.remember(memory)
         leftovers.remember(memory)
     assert (list(doubts.by_node), [node for node, _ in left(leftovers)]) == ([("c", "n")], [("c", "m")])
+
+
+# --- Two hubs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here_and_there(make_world: MakeWorld) -> tuple[World, World]:
+    """Two processes that serve the same, each told what the other has to know."""
+
+    def told(number: int) -> Tell:
+        return lambda memory: worlds[number].hub.remember(pickle.loads(pickle.dumps(memory)))
+
+    worlds = [make_world(tell=told(1)), make_world(tell=told(0))]
+    return worlds[0], worlds[1]
+
+
+def publish(worlds: tuple[World, World], *upserts: Resource, remove: list[Resource] | None = None) -> None:
+    for world in worlds:
+        world.publish(*upserts, remove=remove or [])
+
+
+def test_what_was_rejected_at_one_is_sent_again_by_the_other_whatever_is_claimed(here_and_there):
+    here, there = here_and_there
+    publish(here_and_there, static("a"), static("b"))
+    client = here.client()
+    client.subscribe(CDS)
+    client.ack(CDS)
+    publish(here_and_there, static("b", 2))
+    client.nack(CDS)
+    publish(here_and_there, static("b", 1))
+    moved = client.reconnect(world=there)
+    assert moved.take() == ["CDS #1 b@1"]
+    moved.ack(CDS)
+    assert moved.reconnect(world=here).take() == []
+
+
+def test_what_is_drained_since_a_stream_of_one_keeps_its_clusters_at_the_other(here_and_there):
+    here, there = here_and_there
+    publish(here_and_there, static("a"), static("b"), listener("l", 1, clusters="a"))
+    client = here.client()
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    publish(here_and_there, listener("l", 2, clusters="b"))
+    client.ack_all()
+    there.now = here.now
+    moved = client.reconnect(world=there)
+    assert (len(here.hub._leftovers), len(there.hub._leftovers)) == (0, 0)  # it is with the new stream now
+    publish(here_and_there, remove=[static("a")])
+    moved.ack_all()
+    assert [message for message in moved.messages if message.type_url == CDS] == []
+    there.advance(601)
+    moved.ack_all()
+    assert str(moved.last(CDS)).endswith(" -a")
 
 
 # --- Totals ----------------------------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from xds.model.types import SECRET
 from xds.protocol.hub import Hub
 from xds.protocol.openings import ENTRY_BYTES, VIEWS_MAX, Openings
 from xds.protocol.plain_acks import split_node
+from xds.protocol.requests import CHANGES_MAX
 from xds.protocol.response import Part
 from xds.protocol.state import Variant
 from xds.protocol.stream import Stream
+from xds.protocol.watchers import IDLE_MAX
 
 NAMES = [f"cluster-{number}-{'x' * 20}" for number in range(60)]
 
@@ -118,3 +120,51 @@ def test_openings_are_bounded_by_their_bytes():
     alone = Openings(bytes_max=1)
     assert read(alone, data[0])[1] is not None
     assert len(alone._known) == 1
+
+
+def test_what_names_make_of_a_subscription_is_worked_out_once_for_a_fleet():
+    served = Served()
+    streams = []
+    for number in range(3):
+        stream, part = served.open(opening(f"node-{number}", resource_names_subscribe=NAMES[:30]))
+        assert part is not None
+        ack = wire.DeltaDiscoveryRequest(type_url=SECRET, response_nonce=part.nonce)
+        served.hub.receive(stream, ack.SerializeToString(), 0.0)
+        more = wire.DeltaDiscoveryRequest(type_url=SECRET, resource_names_subscribe=NAMES[30:])
+        served.hub.receive(stream, more.SerializeToString(), 0.0)
+        streams.append(stream)
+    states = [stream.states[SECRET] for stream in streams]
+    assert states[0].interest is states[1].interest is states[2].interest
+    parts = [served.hub.poll(stream, 0.0) for stream in streams]
+    assert parts[0] is not None
+    assert parts[0] is parts[1] is parts[2]
+    assert [resource.name for resource in parts[0].upserts] == sorted(NAMES[30:])
+
+
+def test_of_so_many_subscriptions_what_names_make_of_them_is_remembered():
+    served = Served()
+    more = wire.DeltaDiscoveryRequest(type_url=SECRET, resource_names_subscribe=NAMES[30:]).SerializeToString()
+    for number in range(CHANGES_MAX + 2):
+        stream, _ = served.open(opening("a", resource_names_subscribe=NAMES[:number]))
+        served.hub.receive(stream, more, 0.0)
+        assert stream.states[SECRET].interest.names == {*NAMES[:number], *NAMES[30:]}
+    known = [each for each in served.hub._openings._known.values() if each.changes]
+    assert [len(each.changes) for each in known] == [CHANGES_MAX]
+
+
+def test_a_subscription_that_every_stream_left_is_forgotten_after_a_while():
+    served = Served()
+    keeper, _ = served.open(opening("keeper"))
+    for number in range(2 * IDLE_MAX):
+        stream, part = served.open(opening("a", resource_names_subscribe=[*NAMES[:1], f"none-{number}"]))
+        assert part is not None
+        served.hub.close(stream)
+    watchers = served.hub._watchers._watchers["default", SECRET]
+    assert len(watchers._streams) == IDLE_MAX + 1
+    assert f"none-{2 * IDLE_MAX - 1}" in watchers._by_name
+    assert "none-0" not in watchers._by_name
+    again, _ = served.open(opening("a", resource_names_subscribe=[*NAMES[:1], f"none-{2 * IDLE_MAX - 1}"]))
+    assert again in set(watchers.affected(NAMES[:1]))
+    served.hub.close(again)
+    served.hub.close(keeper)
+    assert ("default", SECRET) not in served.hub._watchers._watchers

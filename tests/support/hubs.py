@@ -19,6 +19,7 @@ from xds.model.resource import Resource
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Event
 from xds.protocol.hub import Hub
+from xds.protocol.memories import Tell, tell_nobody
 from xds.protocol.response import Encoding, Part
 from xds.protocol.state import Variant
 from xds.protocol.stream import Limits, Ordering, Stream
@@ -38,11 +39,19 @@ class World:
         encoding: Encoding | None = None,
         limits: Limits | None = None,
         groups: GroupTable | None = None,
+        tell: Tell = tell_nobody,
     ) -> None:
         self.catalog = Catalog(check_references=False)
         if groups is not None:
             self.catalog.apply(Changeset(groups=groups))
-        self.hub = Hub(self.catalog, knows_type=TYPES.__contains__, ordering=ordering, encoding=encoding, limits=limits)
+        self.hub = Hub(
+            self.catalog,
+            knows_type=TYPES.__contains__,
+            ordering=ordering,
+            encoding=encoding,
+            limits=limits,
+            tell=tell,
+        )
         self.now = 1000.0
         self.clients: list[Client] = []
         self.transcript: list[str] = []

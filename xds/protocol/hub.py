@@ -93,8 +93,7 @@ class Hub:
     @property
     def counters(self) -> Counters:
         """Totals since the start."""
-        self._wave.settle(self._counters)
-        return self._counters
+        return self._wave.settle(self._counters)
 
     @property
     def streams(self) -> Mapping[Stream, None]:
@@ -187,7 +186,7 @@ class Hub:
         if state is None:
             state = self._begin(stream, session, type_url, request, opening, now)
         else:
-            self._continue(stream, session, state, request, now)
+            self._continue(stream, session, state, request, opening, now)
         self._plain_acks.learn(session, request, node_bytes, plain)
         self._follow(stream, session, state, now)
 
@@ -226,7 +225,9 @@ class Hub:
         self._watchers.add(session.group, state.type_url, state.interest, stream)
         return state
 
-    def _continue(self, stream: Stream, session: Session, state: TypeState, request: Request, now: float) -> None:
+    def _continue(
+        self, stream: Stream, session: Session, state: TypeState, request: Request, opening: Opening | None, now: float
+    ) -> None:
         check_size(state.interest, state.type_url, request, self._limits.subscriptions_max)
         before = state.interest
         error = error_of(request)
@@ -235,7 +236,7 @@ class Hub:
                 self._answers.take(session, state, error, now)
             elif error is not None and state.superseded is not None:
                 self._answers.take_late(session, state, request.response_nonce, error)
-            change_delta(state, request, self._interests)
+            change_delta(state, request, self._interests, opening.changes if opening is not None else None)
         else:
             renewal = bool(state.heartbeat_nonce) and request.response_nonce == state.heartbeat_nonce
             if request.response_nonce != state.nonce and not renewal:
@@ -321,7 +322,6 @@ class Hub:
         if part is not None:
             return part
         self._now = now
-        session.newest = self._snapshots[session.group]
         part = self._next_part(stream, session, now)
         if part is not None:
             self._counters.count(part)
@@ -342,6 +342,7 @@ class Hub:
         return part
 
     def _next_part(self, stream: Stream, session: Session, now: float) -> Part | None:
+        session.newest = self._snapshots[session.group]
         due, stream.due = stream.due, None
         plain = due is not None and is_plain(due, session)
         part = session.poll(stream, now)

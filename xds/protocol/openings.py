@@ -12,7 +12,7 @@ from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.view import View
 from xds.protocol.diff import Exceptions
 from xds.protocol.interest import Interest, Interests
-from xds.protocol.requests import Request, begin_delta, decode
+from xds.protocol.requests import Changes, Request, begin_delta, decode
 from xds.protocol.state import TypeState, Variant
 
 ENTRY_BYTES = 1_024
@@ -36,6 +36,8 @@ class Opening:
 
     request: DeltaDiscoveryRequest
     size_bytes: int
+    changes: Changes = field(default_factory=dict)
+    """What it makes of subscriptions, on streams of which it is not the first request."""
     begun: OrderedDict[tuple[View, bool], _Begun] = field(default_factory=OrderedDict)
 
 

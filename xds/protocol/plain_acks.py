@@ -33,7 +33,7 @@ class PlainAcks:
 
     def read(self, session: Session | None, node_bytes: bytes, plain: bytes) -> PlainAck | None:
         """Return what a session's request, split by ``split_node``, is known to say; None if that is no such ACK."""
-        ack = self._known.get(plain)
+        ack = self._known.get(plain) if len(plain) <= BYTES_MAX else None
         if ack is None or not node_bytes:
             return ack
         return ack if session is not None and hash(node_bytes) == session.node_hash else None

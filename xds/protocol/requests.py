@@ -5,6 +5,7 @@ resource type instance version".
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from immutables import Map
@@ -121,24 +122,47 @@ def changes_subscription(request: DeltaDiscoveryRequest) -> bool:
     )
 
 
-def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interests: Interests) -> bool:
+class Change(NamedTuple):
+    """What a request's names make of a subscription: the one after it, what is asked for, whether an answer is owed."""
+
+    after: Interest
+    asked: frozenset[str]
+    owed: bool
+
+
+Changes = dict[Interest, Change]
+"""What the names of one request make of several subscriptions."""
+CHANGES_MAX = 4
+
+
+def change_delta(
+    state: TypeState, request: DeltaDiscoveryRequest, interests: Interests, known: Changes | None = None
+) -> bool:
     """Take a later delta request's subscription changes; say whether there were any.
+
+    ``known`` is what this request made of other streams' subscriptions, to be used and added to.
 
     A name that is subscribed again is answered again (the page: "the server must send it"). A name that is
     unsubscribed while the wildcard holds is answered too, so that the client knows whether it goes on having it.
     """
     if not changes_subscription(request):
         return False  # an ACK, most likely
-    subscribe, unsubscribe = _subscribed(request), _unsubscribed(request)
-    before = state.interest
-    wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
-    state.narrow(interests.get(wildcard, (before.names - unsubscribe) | subscribe))
-    asked = set(subscribe)
-    if wildcard:
-        asked |= unsubscribe
-    state.owed = state.owed or WILDCARD in subscribe or any(glob_of(name) for name in subscribe)
-    state.ask(asked)
+    change = known.get(state.interest) if known is not None else None
+    if change is None:
+        change = _change(state.interest, _subscribed(request), _unsubscribed(request), interests)
+        if known is not None and len(known) < CHANGES_MAX:
+            known[state.interest] = change
+    state.narrow(change.after)
+    state.owed = state.owed or change.owed
+    state.ask(change.asked)
     return True
+
+
+def _change(before: Interest, subscribe: set[str], unsubscribe: set[str], interests: Interests) -> Change:
+    wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
+    after = interests.get(wildcard, (before.names - unsubscribe) | subscribe)
+    asked = frozenset(subscribe | unsubscribe if wildcard else subscribe)
+    return Change(after, asked, owed=WILDCARD in subscribe or any(glob_of(name) for name in subscribe))
 
 
 def _subscribed(request: DeltaDiscoveryRequest) -> set[str]:

@@ -46,6 +46,7 @@ class Stream:
         "states",
         "type_url",
         "variant",
+        "warm",
     )
 
     def __init__(self, variant: Variant, type_url: str, connection: str) -> None:
@@ -59,6 +60,8 @@ class Stream:
         """The one type that it was queued for, if it was for one only."""
         self.settled = False
         """Nothing more is to be sent after the last message, until something happens."""
+        self.warm = False
+        """Its client said what it has from an earlier stream: little is to be sent to it."""
         self.refusal: StreamRefusedError | None = None
 
     @property

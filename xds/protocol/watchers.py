@@ -8,14 +8,21 @@ from collections.abc import Iterable, Iterator
 from xds.protocol.interest import Interest
 from xds.protocol.stream import Stream
 
+IDLE_MAX = 32
+
 
 class Watchers:
-    """The streams by what they subscribe to, with streams of equal subscription under one key."""
+    """The streams by what they subscribe to, with streams of equal subscription under one key.
 
-    __slots__ = ("_by_name", "_open_ended", "_streams")
+    A subscription that the last stream left is kept for a while, ``IDLE_MAX`` of them: streams that connect one after
+    the other all go through the same ones, and to take in thousands of names for each stream would cost too much.
+    """
+
+    __slots__ = ("_by_name", "_idle", "_open_ended", "_streams")
 
     def __init__(self) -> None:
         self._streams: dict[Interest, set[Stream]] = {}
+        self._idle: dict[Interest, None] = {}
         self._by_name: dict[str, set[Interest]] = {}
         self._open_ended: set[Interest] = set()
 
@@ -23,6 +30,8 @@ class Watchers:
         """Have the stream found by what it subscribes to."""
         streams = self._streams.get(interest)
         if streams is not None:
+            if not streams:
+                del self._idle[interest]
             streams.add(stream)
             return
         self._streams[interest] = {stream}
@@ -32,12 +41,16 @@ class Watchers:
             self._by_name.setdefault(name, set()).add(interest)
 
     def discard(self, interest: Interest, stream: Stream) -> None:
-        """Forget the stream, and the subscription with its last stream."""
+        """Forget the stream, and some time after the last of its streams the subscription."""
         streams = self._streams[interest]
         streams.discard(stream)
-        if streams:
-            return
-        del self._streams[interest]
+        if not streams:
+            self._idle[interest] = None
+            if len(self._idle) > IDLE_MAX:
+                self._forget(next(iter(self._idle)))
+
+    def _forget(self, interest: Interest) -> None:
+        del self._idle[interest], self._streams[interest]
         self._open_ended.discard(interest)
         for name in interest.names:
             interests = self._by_name[name]
@@ -55,7 +68,7 @@ class Watchers:
             yield from self._streams[interest]
 
     def __bool__(self) -> bool:
-        return bool(self._streams)
+        return len(self._streams) > len(self._idle)
 
 
 class WatchTable:

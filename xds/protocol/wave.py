@@ -48,11 +48,12 @@ class Wave:
         self._before, self._snapshot = response.before, session.newest
         self._interest, self._variant = state.interest, state.variant
 
-    def settle(self, counters: Counters) -> None:
-        """Count the deliveries so far: one by one that would cost as much as they do."""
+    def settle(self, counters: Counters) -> Counters:
+        """Count the deliveries so far and return the counters: one by one that would cost as much as they do."""
         if self._part is not None and self._carried:
             counters.count(self._part, self._carried)
             self._carried = 0
+        return counters
 
     def carry(self, state: TypeState, session: Session, now: float) -> Part | None:
         """Deliver to a further stream; None if it is not of the cohort, or ``is_plain`` does not hold.

@@ -33,6 +33,12 @@ class Questions:
         finally:
             del self._open[number]
 
+    def give_up(self) -> None:
+        """Answer all that is open with nothing: whoever was asked is gone."""
+        for future in self._open.values():
+            if not future.done():
+                future.set_result(b"")
+
     def take(self, answer: Answer) -> None:
         """Give an answer to whoever waits for it."""
         future = self._open.get(answer.number)

@@ -5,7 +5,6 @@ admin port and no say in what is served.
 """
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import uvloop
 
 from xds.descriptors import make_all_room
 from xds.logs import configure_logging
+from xds.memory import settle_memory
 from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
@@ -148,12 +148,6 @@ class Worker:
         self._channel.send(encode(answer))
 
 
-def settle_memory() -> None:
-    """Have the garbage collector leave alone what is there to stay. Figures: ARCHITECTURE.md, "Memory"."""
-    gc.collect()
-    gc.freeze()
-
-
 def _fail(error: BaseException) -> None:
     log.error("this worker ends because of a bug in this server; please report it", error=repr(error), exc_info=error)
     os._exit(EXIT_FAULT)
@@ -161,7 +155,9 @@ def _fail(error: BaseException) -> None:
 
 def main() -> None:
     """Serve as the parent says."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent says when to drain. What ends a service may send SIGTERM to each of its processes, as systemd does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     channel, listening = (int(argument) for argument in sys.argv[1:3])
     make_all_room()
     end = socket.socket(fileno=channel)

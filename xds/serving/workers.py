@@ -5,8 +5,10 @@ way of a change.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import socket
+from pathlib import Path
 
 import structlog
 
@@ -30,6 +32,11 @@ EXIT_S = 5.0
 """How long a worker may take to exit after its drain window."""
 
 
+def log_worker_problem(text: str) -> None:
+    """Log that a worker is lacking for now."""
+    log.error("a worker is lacking, trying again", problem=text)
+
+
 class WorkerStreams:
     """Has ``count`` processes serve what the catalog has. The same verbs as ``xds.serving.streams.Streams``."""
 
@@ -42,7 +49,7 @@ class WorkerStreams:
         self._leftovers = Leftovers(nodes_max=nodes_max)
         self._figures: dict[Worker, Figures] = {}
         self._ended = Counters()
-        self._questions = Questions()
+        self._questions: dict[Worker, Questions] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._pool: Pool | None = None
@@ -72,7 +79,9 @@ class WorkerStreams:
     async def start(self) -> Address:
         """Listen, start the workers, and return the address. Raises BindError or WorkerFailedError."""
         self._sockets = listen(self._settings.listen, count=self._workers)
-        events = PoolEvents(on_start=self._begin, on_message=self._hear, on_end=self._on_end)
+        events = PoolEvents(
+            on_start=self._begin, on_message=self._hear, on_end=self._on_end, on_problem=log_worker_problem
+        )
         self._pool = Pool(WORKER_MODULE, self._sockets, events)
         try:
             await self._pool.start()
@@ -95,7 +104,7 @@ class WorkerStreams:
             await asyncio.gather(*(self._ask(worker, None, FIGURES_S) for worker in workers), return_exceptions=True)
 
     async def _ask(self, worker: Worker, message: bytes | None, within_s: float = ANSWER_S) -> bytes:
-        return await self._questions.ask(lambda ask: worker.channel.send(encode(ask)), message, within_s)
+        return await self._questions[worker].ask(lambda ask: worker.channel.send(encode(ask)), message, within_s)
 
     async def drain(self, window_s: float) -> None:
         """Have every worker end its streams one by one over ``window_s`` seconds, and exit."""
@@ -116,10 +125,16 @@ class WorkerStreams:
     def _close_sockets(self) -> None:
         for listening in self._sockets:
             listening.close()
+        if self._sockets and self._settings.listen.is_unix:
+            # Once, and not by each worker: by then it may be the socket of the server that comes after this one.
+            with contextlib.suppress(OSError):
+                Path(self._settings.listen.path).unlink()
+        self._sockets = []
 
     # --- Workers ---------------------------------------------------------------------------------------------------
 
     def _begin(self, worker: Worker) -> None:
+        self._questions[worker] = Questions()
         memories = (*self._doubts.memories(), *self._leftovers.memories())
         begin = Begin(self._settings, self._catalog.revision, self._catalog.export(), memories)
         worker.channel.send(encode(begin))
@@ -142,9 +157,10 @@ class WorkerStreams:
                 self._answering.add(task)
                 task.add_done_callback(self._answering.discard)
             case Answer() as answer:
-                self._questions.take(answer)
+                self._questions[worker].take(answer)
 
     def _on_end(self, worker: Worker, code: int, replaced: bool) -> None:
+        self._questions.pop(worker).give_up()  # what its nodes were is no part of any answer
         figures = self._figures.pop(worker, None)
         if figures is not None:
             closed = figures.counters.streams_closed + figures.streams

@@ -59,6 +59,7 @@ class NativeTransport:
         self._services = Services(dispatcher, replies or {})
         self._on_problem = on_problem
         self._listening = listening
+        self._owns_path = address.is_unix and listening is None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._shared: Shared | None = None
@@ -167,6 +168,6 @@ class NativeTransport:
             self._server = None
             if self._listening is not None:
                 self._listening.close()
-            if self._address.is_unix:
+            if self._owns_path:
                 with contextlib.suppress(OSError):
                     Path(self._address.path).unlink()

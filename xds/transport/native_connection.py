@@ -13,7 +13,7 @@ from typing import cast
 
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.transport.assembly import Assembly
-from xds.transport.calls import Call, Services
+from xds.transport.calls import Call, Refused, Services
 from xds.transport.framed_acks import FRAMED_ACK_BYTES_MAX, FramedAcks
 from xds.transport.http2 import grpc
 from xds.transport.http2.connection import Connection
@@ -213,7 +213,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         try:
             return self.services.call(self, stream_id, head.path)
         except StreamRefusedError as refusal:
-            return _Refused(self, stream_id, refusal)
+            return Refused(self, stream_id, refusal)
 
     def began(self, stream: Stream, head: RequestHead) -> None:
         assert isinstance(stream, Call)
@@ -339,25 +339,6 @@ class _NotGrpc(Call):
 
     def on_message(self, message: bytes) -> None:
         """It was answered."""
-
-    def on_end(self) -> None:
-        """It was answered."""
-
-
-class _Refused(Call):
-    """A stream that is one too many."""
-
-    __slots__ = ("_refusal",)
-
-    def __init__(self, connection: NativeConnection, stream_id: int, refusal: StreamRefusedError) -> None:
-        super().__init__(connection, stream_id)
-        self._refusal = refusal
-
-    def begin(self, head: RequestHead) -> None:
-        self.end(self._refusal.status, self._refusal.message)
-
-    def on_message(self, message: bytes) -> None:
-        """Too late."""
 
     def on_end(self) -> None:
         """It was answered."""

@@ -22,6 +22,8 @@ START_S = 60.0
 RESTART_MIN_S, RESTART_MAX_S = 0.2, 30.0
 LIVED_S = 10.0
 """A worker that lived so long is replaced at once; one that did not, after a growing pause."""
+LAST_WORDS_S = 5.0
+"""How long what a worker said before it ended may take to be read."""
 PACKAGE_ROOT = Path(__file__).parents[2]
 
 
@@ -31,13 +33,18 @@ class WorkerFailedError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One process: its place among the others, and the channel to it. ``heard_at`` is when it last said anything."""
+    """One process: its place among the others, and the channel to it.
+
+    ``silent_looks``: how often it was looked at since it last said anything. Not how long ago that was: a parent that
+    was itself held up finds everybody's last words old, and what was said since unread.
+    """
 
     number: int
     process: asyncio.subprocess.Process
     channel: Channel
+    lost: asyncio.Event
     started_at: float
-    heard_at: float
+    silent_looks: int = 0
     ready: bool = False
 
     @property
@@ -51,11 +58,13 @@ class PoolEvents:
     """Who is told what. ``on_message``: a worker said something. ``on_start``: one is there, and is to be told all.
 
     ``on_end``: one is gone, with its exit code (negative: the signal), and whether another one takes its place.
+    All that it said was heard by then. ``on_problem``: none can be started at present.
     """
 
     on_start: Callable[[Worker], None]
     on_message: Callable[[Worker, bytes], None]
     on_end: Callable[[Worker, int, bool], None]
+    on_problem: Callable[[str], None]
 
 
 class Pool:
@@ -70,7 +79,8 @@ class Pool:
         self._silent_s_max = silent_s_max
         self._workers: dict[int, Worker] = {}
         self._keepers: list[asyncio.Task[None]] = []
-        self._ending = False
+        self._looker: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
         self._all_ready = asyncio.Event()
         self._failed: WorkerFailedError | None = None
 
@@ -82,15 +92,18 @@ class Pool:
     async def start(self) -> None:
         """Start every worker and wait until all are ``ready``. Raises WorkerFailedError, then leaving none."""
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(len(self._sockets))]
-        self._keepers.append(asyncio.create_task(self._look_after()))
+        self._looker = asyncio.create_task(self._look_after())
         try:
             async with asyncio.timeout(START_S):
                 await self._all_ready.wait()
+            if self._failed is not None:
+                raise self._failed
         except TimeoutError:
-            self._failed = WorkerFailedError(f"a worker did not begin to serve within {START_S:g} s")
-        if self._failed is not None:
             await self.stop()
-            raise self._failed
+            raise WorkerFailedError(f"a worker did not begin to serve within {START_S:g} s") from None
+        except BaseException:
+            await self.stop()
+            raise
 
     def mark_ready(self, worker: Worker) -> None:
         """Note that a worker serves."""
@@ -105,44 +118,67 @@ class Pool:
 
     async def wait_ended(self, within_s: float) -> None:
         """From now on, replace no worker; return once all have ended, or after so long."""
-        self._ending = True
+        self._ending.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await asyncio.gather(*(worker.process.wait() for worker in self.workers))
 
     async def stop(self) -> None:
         """End every worker now."""
-        self._ending = True
+        self._ending.set()
         for worker in self.workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.kill()
-        await asyncio.gather(*(worker.process.wait() for worker in self.workers))
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+            _kill(worker)
+        await asyncio.gather(*self._keepers)
         self._keepers = []
+        if self._looker is not None:
+            self._looker.cancel()
+            self._looker = None
 
     # --- One place -------------------------------------------------------------------------------------------------
 
     async def _keep(self, number: int) -> None:
         """Have a worker in this place for as long as the pool lives."""
         pause_s, loop = RESTART_MIN_S, asyncio.get_running_loop()
-        while not self._ending:
-            worker = await self._spawn(number)
-            code = await worker.process.wait()
-            self._workers.pop(number, None)
-            worker.channel.close()
+        while not self._ending.is_set():
+            worker = await self._try_to_spawn(number)
+            if worker is not None:
+                await self._outlive(worker)
             if not self._all_ready.is_set():
-                self._failed = self._failed or WorkerFailedError(f"a worker ended with {code} before it served")
                 self._all_ready.set()
                 return
-            self._events.on_end(worker, code, not self._ending)
-            if loop.time() - worker.started_at >= LIVED_S:
+            if worker is not None and loop.time() - worker.started_at >= LIVED_S:
                 pause_s = RESTART_MIN_S
                 continue
-            if not self._ending:
-                await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._ending.wait()
             pause_s = min(2 * pause_s, RESTART_MAX_S)
+
+    async def _outlive(self, worker: Worker) -> None:
+        """Wait for a worker's end, and hear what it said before."""
+        if self._ending.is_set():
+            _kill(worker)  # it was started when the others were told to end
+        code = await worker.process.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await worker.lost.wait()
+        self._workers.pop(worker.number, None)
+        worker.channel.close()
+        if self._all_ready.is_set():
+            self._events.on_end(worker, code, not self._ending.is_set())
+        else:
+            self._failed = self._failed or WorkerFailedError(f"a worker ended with {code} before it served")
+
+    async def _try_to_spawn(self, number: int) -> Worker | None:
+        try:
+            return await self._spawn(number)
+        except OSError as error:  # no memory, no descriptors, too many processes: that may pass
+            problem = f"a worker can't be started: {error}"
+        if self._all_ready.is_set():
+            self._events.on_problem(problem)
+        else:
+            self._failed = self._failed or WorkerFailedError(problem)
+        return None
 
     async def _spawn(self, number: int) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -150,33 +186,43 @@ class Pool:
         listening = self._sockets[number]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", self._module, str(theirs.fileno()), str(listening.fileno())),
+                # -P: what lies in the working directory is not taken for a module.
+                *(sys.executable, "-P", "-m", self._module, str(theirs.fileno()), str(listening.fileno())),
                 pass_fds=(theirs.fileno(), listening.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 # Ctrl-C in a terminal is for the parent, which then drains them.
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), *sys.path])},
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        now = asyncio.get_running_loop().time()
-        channel = Channel(lambda message: self._hear(worker, message), lambda: None)
-        worker = Worker(number, process, channel, now, now)
+        lost = asyncio.Event()
+        channel = Channel(lambda message: self._hear(worker, message), lost.set)
+        worker = Worker(number, process, channel, lost, asyncio.get_running_loop().time())
         await channel.attach(ours)
         self._workers[number] = worker
         self._events.on_start(worker)
         return worker
 
     def _hear(self, worker: Worker, message: bytes) -> None:
-        worker.heard_at = asyncio.get_running_loop().time()
+        worker.silent_looks = 0
         self._events.on_message(worker, message)
 
     async def _look_after(self) -> None:
         """Kill the workers that hang: they neither speak nor listen."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             for worker in self.workers:
-                silent = worker.ready and loop.time() - worker.heard_at > self._silent_s_max
+                worker.silent_looks += 1
+                silent_s_max = self._silent_s_max if worker.ready else START_S
+                silent = worker.silent_looks * LOOK_EVERY_S > silent_s_max
                 if silent or worker.channel.unsent_bytes > FEED_BYTES_MAX:
-                    worker.process.kill()
+                    _kill(worker)
+
+
+def _kill(worker: Worker) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        worker.process.kill()

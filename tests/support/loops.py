@@ -1,0 +1,26 @@
+"""Tests on each event loop that the product runs on: ``xds serve`` and workers have uvloop, who embeds it may not."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Have a coroutine test run once on asyncio's own loop and once on uvloop; its fixtures must not be coroutines."""
+
+    def wrapped(run: Callable[[Coroutine[Any, Any, None]], None], **fixtures: Any) -> None:
+        run(test(**fixtures))
+
+    given = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inspect.signature(test).parameters.values()]
+    run = inspect.Parameter("run", inspect.Parameter.KEYWORD_ONLY)
+    wrapped.__signature__ = inspect.Signature([run, *given])  # type: ignore[attr-defined]
+    wrapped.__name__, wrapped.__doc__, wrapped.__module__ = test.__name__, test.__doc__, test.__module__
+    marked = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])(wrapped)
+    marks = getattr(test, "pytestmark", [])
+    for mark in marks:
+        marked = getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs)(marked)
+    return marked

@@ -1,0 +1,151 @@
+"""Many raw delta streams of one server that has worker processes, and which of the processes has which of them.
+
+Each follower is a faithful client of one type: it ACKs what comes, notes all of it, and comes back with what it has.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from support.fetch import fetch
+from support.running import TIMEOUT_S, until
+from support.wire import DeltaClient, Response, StreamEnded
+
+
+class Follower:
+    """One node that follows one type, and comes back whenever its stream ends.
+
+    ``responses`` are what each of its streams was sent so far: a list a stream. ``repeated`` is what it was sent though
+    it had that; ``ends`` are the statuses of its streams, each with the loop's time.
+    """
+
+    def __init__(self, port: int, node_id: str, type_url: str, *, cluster: str = "c1", options: Any = None) -> None:
+        self.port = port
+        self.node_id = node_id
+        self.type_url = type_url
+        self.cluster = cluster
+        self.options = dict(options or {})
+        self.client: DeltaClient | None = None
+        self.versions: dict[str, str] = {}
+        self.responses: list[list[Response]] = []
+        self.repeated: list[tuple[str, str]] = []
+        self.ends: list[tuple[float, StreamEnded]] = []
+        self.returning = True
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Open the first stream."""
+        self._task = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        while True:
+            made = DeltaClient(self.port, node_id=self.node_id, cluster=self.cluster, **self.options)
+            self.responses.append([])
+            async with made as self.client:
+                try:
+                    await self.client.subscribe(self.type_url, initial=self.versions)
+                    while True:
+                        response = await self.client.next(timeout_s=600)
+                        self._take(response)
+                        await self.client.ack(response)
+                except StreamEnded as end:
+                    self.ends.append((asyncio.get_running_loop().time(), end))
+            if not self.returning:
+                return
+
+    def _take(self, response: Response) -> None:
+        self.responses[-1].append(response)
+        for name, received in response.resources.items():
+            if self.versions.get(name) == received.version:
+                self.repeated.append((name, received.version))
+            self.versions[name] = received.version
+        for name in response.removed:
+            self.versions.pop(name, None)
+
+    @property
+    def streams(self) -> int:
+        """How many streams it had, the present one included."""
+        return len(self.responses)
+
+    @property
+    def sent(self) -> list[tuple[str, str]]:
+        """The name and version of every resource that its last stream was sent, in order."""
+        return [
+            (name, received.version) for response in self.responses[-1] for name, received in response.resources.items()
+        ]
+
+    async def stop(self) -> None:
+        """End the stream, for good."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Fleet:
+    """Followers of one server: ``async with Fleet(port, 40, CLUSTER) as fleet``."""
+
+    def __init__(
+        self, port: int, count: int, type_url: str, *, clusters: Sequence[str] = ("c1",), **options: Any
+    ) -> None:
+        self.followers = [
+            Follower(port, f"n{number}", type_url, cluster=clusters[number % len(clusters)], options=options)
+            for number in range(count)
+        ]
+
+    async def __aenter__(self) -> Self:
+        for follower in self.followers:
+            follower.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(follower.stop() for follower in self.followers))
+
+    @property
+    def streams(self) -> int:
+        """How many streams all had together, the present ones included."""
+        return sum(follower.streams for follower in self.followers)
+
+    async def wait_versions(self, versions: dict[str, str], *, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until all have exactly these resources."""
+        try:
+            await until(lambda: all(follower.versions == versions for follower in self.followers), timeout_s)
+        except TimeoutError:
+            wrong = [follower for follower in self.followers if follower.versions != versions]
+            shown = [(follower.node_id, follower.streams, follower.versions) for follower in wrong[:3]]
+            raise AssertionError(f"{len(wrong)} have not {versions}, such as {shown}") from None
+
+
+def established(pid: int, port: int) -> int:
+    """Return how many connections of a port a process has, as the kernel sees it."""
+    inodes = set()
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = os.readlink(entry)
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "01" and int(fields[1].split(":")[1], 16) == port and fields[9] in inodes:
+            found += 1
+    return found
+
+
+def shares(pids: Iterable[int], port: int) -> Counter[int]:
+    """Return how many connections each worker has."""
+    return Counter({pid: established(pid, port) for pid in pids})
+
+
+async def metrics(admin_port: int) -> dict[str, float]:
+    """Return a server's own metrics that have no labels."""
+    text = (await fetch(admin_port, "/metrics", timeout_s=10.0)).text
+    pairs = [line.split() for line in text.splitlines() if line.startswith("xds_") and "{" not in line]
+    return {name: float(value) for name, value in pairs}

@@ -1,0 +1,320 @@
+"""Worker processes: each has its place taken again when it ends or hangs, and none outlives its parent."""
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.loops import on_both_loops
+from support.processes import Worker as ChildWithLines
+from support.running import TIMEOUT_S, children_of, runs, until
+
+from xds.transport import pool as pool_module
+from xds.transport.pool import Pool, PoolEvents, Worker, WorkerFailedError
+
+SUPPORT = Path(__file__).parents[1] / "support"
+SERVE, BEAT, HANG = {"do": "serve"}, {"do": "beat"}, {"do": "hang"}
+
+
+def pool_parent(*arguments: str) -> ChildWithLines:
+    """Return a process that has a pool of its own."""
+    child = ChildWithLines(SUPPORT / "pool_parent.py", *arguments, name="pool-parent")
+    child.env["PYTHONPATH"] = str(SUPPORT.parent)
+    return child
+
+
+class Life:
+    """A pool with what became of its workers. ``roles`` are what those started next are told to do; the last stays."""
+
+    def __init__(self, roles: Sequence[dict[str, Any]] = (SERVE,), *, count: int = 2, **options: Any) -> None:
+        self.roles = list(roles)
+        self.started: list[tuple[float, Worker]] = []
+        self.ended: list[tuple[float, Worker, int, bool]] = []
+        self.heard: list[tuple[int, dict[str, Any]]] = []
+        self.problems: list[str] = []
+        self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        events = PoolEvents(
+            on_start=self._on_start, on_message=self._on_message, on_end=self._on_end, on_problem=self.problems.append
+        )
+        self.pool = Pool("support.pool_worker", self.sockets, events, **options)
+
+    def _on_start(self, worker: Worker) -> None:
+        self.started.append((asyncio.get_running_loop().time(), worker))
+        role = self.roles.pop(0) if len(self.roles) > 1 else self.roles[0]
+        worker.channel.send(json.dumps(role).encode())
+
+    def _on_message(self, worker: Worker, message: bytes) -> None:
+        said = json.loads(message)
+        self.heard.append((worker.pid, said))
+        if said["said"] == "ready":
+            self.pool.mark_ready(worker)
+
+    def _on_end(self, worker: Worker, code: int, replaced: bool) -> None:
+        self.ended.append((asyncio.get_running_loop().time(), worker, code, replaced))
+
+    @property
+    def pids(self) -> list[int]:
+        return [worker.pid for worker in self.pool.workers]
+
+    @property
+    def ready(self) -> bool:
+        return len(self.pool.workers) == len(self.sockets) and all(worker.ready for worker in self.pool.workers)
+
+    def said(self, what: str) -> list[dict[str, Any]]:
+        return [said for _, said in self.heard if said["said"] == what]
+
+
+@asynccontextmanager
+async def living(*roles: dict[str, Any], **options: Any) -> AsyncIterator[Life]:
+    life = Life(roles or (SERVE,), **options)
+    try:
+        await life.pool.start()
+        yield life
+    finally:
+        await life.pool.stop()
+        for one in life.sockets:
+            one.close()
+        assert not [worker.pid for _, worker in life.started if runs(worker.pid)]
+
+
+# --- One life --------------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_all_serve_before_the_start_is_over_and_all_hear_what_is_sent():
+    async with living(count=3) as life:
+        assert life.ready
+        assert sorted(said["pid"] for said in life.said("ready")) == sorted(life.pids)
+        life.pool.send(b'"one"')
+        life.pool.send(b'"two"')
+        await until(lambda: len(life.said("heard")) == 6)
+        for pid in life.pids:
+            assert [said["what"] for each, said in life.heard if each == pid and said["said"] == "heard"] == [
+                "one",
+                "two",
+            ]
+
+
+async def test_a_worker_is_in_no_group_that_a_terminal_sends_ctrl_c_to():
+    async with living() as life:
+        for said in life.said("ready"):
+            assert said["sid"] == said["pid"] != os.getsid(0)
+            assert os.getpgid(said["pid"]) == said["pid"] != os.getpgid(0)
+
+
+@on_both_loops
+async def test_stopping_ends_all_and_replaces_none():
+    async with living() as life:
+        pids = life.pids
+        await life.pool.stop()
+        assert not [pid for pid in pids if runs(pid)]
+        assert (len(life.started), life.pool.workers) == (2, [])
+
+
+# --- Replaced --------------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_killed_worker_is_replaced_in_its_place_and_the_other_is_left_alone():
+    async with living() as life:
+        victim, other = life.pool.workers
+        os.kill(victim.pid, signal.SIGKILL)
+        await until(lambda: life.ended and life.ready)
+        assert [(worker.pid, code, replaced) for _, worker, code, replaced in life.ended] == [(victim.pid, -9, True)]
+        assert sorted(worker.number for worker in life.pool.workers) == [victim.number, other.number]
+        assert other in life.pool.workers
+        assert len(life.started) == 3
+
+
+async def test_one_that_ends_by_itself_is_replaced_with_its_exit_code_told():
+    async with living(SERVE, {"do": "exit", "code": 7}, SERVE, count=1) as life:
+        os.kill(life.pids[0], signal.SIGTERM)
+        await until(lambda: len(life.ended) == 2 and life.ready)
+        assert [code for _, _, code, _ in life.ended] == [-15, 7]
+
+
+async def test_after_a_long_life_it_is_replaced_at_once_and_after_a_short_one_with_a_growing_pause(monkeypatch):
+    """Time to spawn is in no pause: a pause is from an end to just before the next begins, at the least."""
+    monkeypatch.setattr(pool_module, "RESTART_MIN_S", 0.1)
+    crash = {"do": "exit", "code": 1}
+    async with living(SERVE, crash, crash, crash, SERVE, count=1) as life:
+        os.kill(life.pids[0], signal.SIGKILL)
+        await until(lambda: len(life.ended) == 4 and life.ready)
+        ends, begins = [at for at, *_ in life.ended], [at for at, _ in life.started[1:]]
+        pauses = [begin - end for end, begin in zip(ends, begins, strict=True)]
+        for pause_s, least_s in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
+            assert pause_s >= least_s
+        monkeypatch.setattr(pool_module, "LIVED_S", 0.0)
+        monkeypatch.setattr(pool_module, "RESTART_MIN_S", 600.0)
+        os.kill(life.pids[0], signal.SIGKILL)
+        await until(lambda: len(life.ended) == 5 and life.ready)
+
+
+async def test_the_pause_has_a_bound(monkeypatch):
+    monkeypatch.setattr(pool_module, "RESTART_MIN_S", 0.05)
+    monkeypatch.setattr(pool_module, "RESTART_MAX_S", 0.05)
+    crash = {"do": "exit", "code": 1}
+    async with living(SERVE, *[crash] * 8, SERVE, count=1) as life:
+        os.kill(life.pids[0], signal.SIGKILL)
+        await until(lambda: len(life.ended) == 9 and life.ready)
+
+
+@on_both_loops
+async def test_what_a_worker_said_before_it_died_is_heard_before_its_end_is_told():
+    async with living({"do": "last-words"}, count=1) as life:
+        dying = life.pids[0]
+        os.kill(dying, signal.SIGUSR1)
+        # It dies while we are busy: its death and its words are there to be noticed at the same time.
+        deadline = time.monotonic() + TIMEOUT_S
+        while runs(dying):
+            assert time.monotonic() < deadline
+        await until(lambda: life.ended)
+        assert [said["number"] for said in life.said("word")] == list(range(100))
+
+
+async def test_a_machine_that_can_start_no_process_for_a_while_has_all_workers_again_later(monkeypatch):
+    monkeypatch.setattr(pool_module, "RESTART_MIN_S", 0.05)
+    async with living(count=2) as life:
+        tried = []
+
+        async def refused(*_: object, **__: object) -> None:
+            tried.append(1)
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        with monkeypatch.context() as lacking:
+            lacking.setattr(asyncio, "create_subprocess_exec", refused)
+            os.kill(life.pids[0], signal.SIGKILL)
+            await until(lambda: len(tried) >= 2)
+        await until(lambda: life.ready)
+        assert len(life.started) == 3
+        assert life.problems[0] == "a worker can't be started: [Errno 11] Resource temporarily unavailable"
+
+
+# --- Hanging ---------------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_one_that_hangs_is_killed_and_replaced_and_others_that_speak_are_not():
+    async with living(BEAT, silent_s_max=2.0) as life:
+        victim, other = life.pool.workers
+        os.kill(victim.pid, signal.SIGSTOP)
+        await until(lambda: life.ended and life.ready)
+        assert [(worker.pid, code) for _, worker, code, _ in life.ended] == [(victim.pid, -9)]
+        assert other in life.pool.workers
+
+
+async def test_one_that_hangs_before_it_ever_serves_is_killed_and_replaced(monkeypatch):
+    async with living(BEAT, BEAT, HANG, BEAT) as life:
+        monkeypatch.setattr(pool_module, "START_S", 2.0)
+        os.kill(life.pids[0], signal.SIGKILL)
+        await until(lambda: len(life.ended) == 2 and life.ready)
+        assert [code for _, _, code, _ in life.ended] == [-9, -9]
+
+
+async def test_one_that_leaves_too_much_untaken_is_killed_and_replaced(monkeypatch):
+    monkeypatch.setattr(pool_module, "FEED_BYTES_MAX", 1024 * 1024)
+    async with living() as life:
+        victim, other = life.pool.workers
+        os.kill(victim.pid, signal.SIGSTOP)
+        victim.channel.send(json.dumps("x" * 4 * 1024 * 1024).encode())
+        await until(lambda: life.ended and life.ready)
+        assert [worker.pid for _, worker, _, _ in life.ended] == [victim.pid]
+        assert other in life.pool.workers
+
+
+async def test_a_parent_that_was_itself_held_up_kills_nobody_for_it():
+    """A laptop asleep, a debugger, a long computation: what workers said meanwhile was only not heard yet."""
+    async with pool_parent("2.0") as parent:
+        pids = (await parent.read(timeout_s=TIMEOUT_S))["pids"]
+        parent.signal(signal.SIGSTOP)
+        held = time.monotonic()
+        await until(lambda: time.monotonic() - held > 3.0)
+        parent.signal(signal.SIGCONT)
+        said = await parent.call("pids", timeout_s=TIMEOUT_S)
+        assert said == {"pids": pids}
+        assert all(map(runs, pids))
+
+
+# --- Beginnings that fail, and ends -----------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_where_one_fails_to_start_none_is_left(monkeypatch):
+    life = Life((SERVE, {"do": "exit", "code": 3}), count=3)
+    with pytest.raises(WorkerFailedError, match="a worker ended with 3 before it served"):
+        await life.pool.start()
+    for one in life.sockets:
+        one.close()
+    assert not [worker.pid for _, worker in life.started if runs(worker.pid)]
+    assert life.pool.workers == []
+
+
+async def test_where_one_never_serves_none_is_left(monkeypatch):
+    monkeypatch.setattr(pool_module, "START_S", 2.0)
+    life = Life((SERVE, HANG), count=2)
+    with pytest.raises(WorkerFailedError, match="did not begin to serve within 2 s"):
+        await life.pool.start()
+    for one in life.sockets:
+        one.close()
+    assert not [worker.pid for _, worker in life.started if runs(worker.pid)]
+
+
+async def test_where_no_process_can_be_started_the_start_fails_at_once(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    life = Life(count=2)
+    async with asyncio.timeout(10):
+        with pytest.raises(WorkerFailedError, match=r"can't be started.*/nowhere/python"):
+            await life.pool.start()
+    for one in life.sockets:
+        one.close()
+
+
+@on_both_loops
+async def test_a_start_that_is_given_up_leaves_no_process():
+    life = Life((HANG,), count=2)
+    starting = asyncio.create_task(life.pool.start())
+    await until(lambda: len(life.started) == 2)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    for one in life.sockets:
+        one.close()
+    assert not [worker.pid for _, worker in life.started if runs(worker.pid)]
+
+
+@on_both_loops
+async def test_stopping_while_one_is_being_replaced_leaves_no_process():
+    """The moment between a process's start and its first message is hit by stopping at many moments."""
+    for turns in range(0, 60, 6):
+        before = children_of(os.getpid())
+        life = Life((SERVE,), count=1)
+        await life.pool.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pool_module, "LIVED_S", 0.0)
+            os.kill(life.pids[0], signal.SIGKILL)
+            await until(lambda: life.ended)  # noqa: B023
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await life.pool.stop()
+        for one in life.sockets:
+            one.close()
+        assert children_of(os.getpid()) == before, turns
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+async def test_no_worker_outlives_its_parent(number):
+    async with pool_parent() as parent:
+        pids = (await parent.read(timeout_s=TIMEOUT_S))["pids"]
+        assert len(pids) == 2
+        assert all(map(runs, pids))
+        os.kill(parent.pid or 0, number)
+        await until(lambda: not any(map(runs, pids)))
