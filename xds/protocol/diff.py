@@ -94,6 +94,20 @@ def wants(interest: Interest, resource: Resource) -> bool:
     return interest.wants(resource.name) or any(alias in interest.names for alias in resource.aliases)
 
 
+@lru_cache(maxsize=4)
+def unsent(before: Interest, after: Interest, view: View) -> Exceptions:
+    """Return what a client lacks of the view that it was brought to, since it did not want it before.
+
+    The last few are kept, so that a fleet which subscribes alike shares one.
+    """
+    if after.globs != before.globs or after.wildcard > before.wildcard:
+        found = [view.get(name) for name in wanted(after, view)]
+    else:
+        found = [view.get(name) or view.named_by(name) for name in after.names - before.names]
+    names = [resource.name for resource in found if resource is not None and not wants(before, resource)]
+    return Map(dict.fromkeys(names)) if names else NO_EXCEPTIONS
+
+
 def diff(
     interest: Interest,
     view: View | None,

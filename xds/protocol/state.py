@@ -9,11 +9,21 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from immutables import Map
-
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
-from xds.protocol.diff import NO_EXCEPTIONS, NOBODY, Diff, Exceptions, Hold, clusters_of, diff, holding, wanted, wants
+from xds.protocol.diff import (
+    NO_EXCEPTIONS,
+    NOBODY,
+    Diff,
+    Exceptions,
+    Hold,
+    clusters_of,
+    diff,
+    holding,
+    unsent,
+    wanted,
+    wants,
+)
 from xds.protocol.interest import Interest
 from xds.protocol.policy import Missing, Policy, Stage, policy_of
 from xds.protocol.response import (
@@ -162,18 +172,8 @@ class TypeState:
             for name in [name for name in record or () if not interest.wants(name)]:
                 record.pop(name) if isinstance(record, dict) else record.discard(name)  # type: ignore[union-attr]
         if self.view is not None:
-            self._note_unsent(before, self.view)
-
-    def _note_unsent(self, before: Interest, view: View) -> None:
-        """The client lacks what it did not want before, though it is in the view that it was brought to."""
-        after = self.interest
-        if after.globs != before.globs or after.wildcard > before.wildcard:
-            found = [view.get(name) for name in wanted(after, view)]
-        else:
-            found = [view.get(name) or view.named_by(name) for name in after.names - before.names]
-        unsent = [r.name for r in found if r is not None and not wants(before, r)]
-        if unsent:
-            self.exceptions = Map(dict.fromkeys(unsent)).update(self.exceptions)
+            lacking = unsent(before, interest, self.view)
+            self.exceptions = lacking.update(self.exceptions) if self.exceptions else lacking
 
     def _still_wants(self, name: str) -> bool:
         either = (self.view.get(name) if self.view is not None else None, self.exceptions.get(name))
