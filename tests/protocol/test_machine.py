@@ -190,12 +190,14 @@ class Machine(RuleBasedStateMachine):
         else:
             subscription.reject(message, applied)
         client.note_answer(message, rejected=applied is not None)
-        others = (other.type_url for other in link.inbox)
-        client.audits[message.type_url].note_answer(last=message.type_url not in others)
+        last = message.type_url not in {other.type_url for other in link.inbox}
+        audit = client.audits[message.type_url]
+        audit.note_answer(message, rejected=applied is not None, last=last)
         add, drop = changes or (set(), set())
         subscription.change(add, drop, nonce=message.nonce, error="no" if applied is not None else "")
         if changes:
-            client.audits[message.type_url].note_change(subscription, add, drop - add)
+            audit.note_change(subscription, add, drop - add)
+            audit.unheard = not last
         link.deliver(self.now)
         self.pump()
 
@@ -214,12 +216,14 @@ class Machine(RuleBasedStateMachine):
         client.links.clear()
         client.connections += 1
         client.rejected_clusters.clear()
+        client.forget_nothings()
         order = data.draw(st.permutations(list(client.subscriptions)))
         for type_url in order:
             subscription = client.subscriptions[type_url]
             subscription.link = client.link(self.hub, type_url)
             may_repeat = client.aggregated and type_url == order[0]
-            client.audits[type_url] = client.audits[type_url].renewed(subscription, may_repeat=may_repeat)
+            missing = subscription.names - self._published(client, type_url)
+            client.audits[type_url] = client.audits[type_url].renewed(subscription, missing, may_repeat=may_repeat)
             subscription.begin(legacy=legacy and type_url != types.VIRTUAL_HOST)
             subscription.link.deliver(self.now)
         self.pump()
@@ -315,6 +319,12 @@ class Machine(RuleBasedStateMachine):
         assert group is not None
         return self.naive.snapshot(group, type_url)
 
+    def _published(self, client: Client, type_url: str) -> set[str]:
+        """Return the names that streams of the client's group are brought to now."""
+        group = self.naive.table.group_of(client.group_node, dict.fromkeys(GROUPS))
+        assert group is not None
+        return set(self.hub.snapshot(group).view(type_url))
+
     def _excused(self, client: Client, subscription: Subscription) -> set[str]:
         """Return the names that order may keep as they are: clusters in use, and routes to rejected clusters."""
         type_url = subscription.type_url
@@ -332,6 +342,7 @@ class Machine(RuleBasedStateMachine):
             subscription = client.subscriptions.get(type_url)
             if subscription is None:
                 continue
+            used = used.union(*(held.names(types.CLUSTER) for held in subscription.view.values()))
             snapshot = self._snapshot(client, type_url)
             for name, bodies in client.audits[type_url].history.items():
                 if name not in snapshot or name in subscription.doubtful or client.rejected_clusters:

@@ -143,6 +143,17 @@ def test_reconnect_everything_removed_meanwhile_is_removed_in_order(world: World
     assert client.take() == ["CDS #3 -a", "EDS #4 -a"]
 
 
+def test_reconnect_claimed_cluster_that_is_kept_is_answered_by_its_removal(world: World) -> None:
+    """What this server never had can't be sent, and may be in use."""
+    world.publish(route("r", 1))
+    client = world.client()
+    assert client.subscribe(CDS, "a", have={"a": "9"}) == []
+    client.ack_all()
+    assert client.subscribe(CDS, "a") == []
+    world.advance(20)
+    assert client.take() == ["CDS #1 -a"]
+
+
 def test_reconnect_twice_is_sent_nothing_the_second_time(world: World, variant: Variant) -> None:
     client = started(world, variant)
     client.close()

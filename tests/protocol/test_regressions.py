@@ -2,10 +2,12 @@
 
 from support.encoded import (
     CDS,
+    ECDS,
     EDS,
     LDS,
     OTHER,
     RDS,
+    SDS,
     VHDS,
     cluster,
     endpoints,
@@ -52,6 +54,55 @@ def test_regression_alias_of_a_shadowed_virtual_host_finds_nothing(make_world: M
     assert world.client().subscribe(VHDS, "r/foo.com") == ["VHDS #1 ~r/foo.com alias=r/foo.com"]
 
 
+def test_regression_gone_cluster_that_is_kept_is_answered_when_it_is_subscribed_by_name(world: World) -> None:
+    """Its removal waits for a route that still uses it, and the subscription was not answered until then, if ever."""
+    client = started(world)
+    world.publish(remove=[cluster("a"), endpoints("a")])
+    assert client.subscribe(CDS, "a") == ["CDS #5 a@1", "EDS #6 a@1"]
+    client.ack_all()
+    assert client.subscribe(EDS, "a") == ["EDS #7 a@1"]
+    client.ack(EDS)
+    assert client.unsubscribe(CDS, "a") == ["CDS #8 a@1", "EDS #9 a@1"]  # it has it still, by the wildcard
+
+
+def test_regression_extension_that_was_gone_when_it_was_asked_for_is_sent_when_it_comes_back(
+    world: World, variant: Variant
+) -> None:
+    """It was there when the stream was last brought up to date: the server took the client to have it."""
+    first, second = resource(ECDS, "x"), resource(ECDS, "y")
+    world.publish(first, second)
+    client = world.client(variant)
+    assert client.subscribe(ECDS, "x") == ["ECDS #1 x@1"]
+    world.publish(remove=[second])
+    client.ack(ECDS, subscribe=["y"])
+    world.publish(second)
+    assert client.take() == ["ECDS #2 y@1"]
+
+
+def test_regression_cluster_that_was_gone_when_it_was_asked_for_is_sent_when_it_comes_back(world: World) -> None:
+    """As above; the client was never told that there was none, either."""
+    world.publish(static("a"), static("b"))
+    client = world.client()
+    assert client.subscribe(CDS, "a") == ["CDS #1 a@1"]
+    world.publish(remove=[static("b")])
+    assert client.ack(CDS, subscribe=["b"]) == ["CDS #2 -b"]
+    world.publish(static("b"))
+    assert client.ack(CDS) == ["CDS #3 b@1"]
+
+
+def test_regression_cluster_that_was_gone_when_all_were_asked_for_is_sent_when_it_comes_back(world: World) -> None:
+    """As above, of a wildcard; what was sent by name before that is removed."""
+    world.publish(static("a"), static("b"))
+    client = world.client()
+    assert client.subscribe(CDS, "a") == ["CDS #1 a@1"]
+    with world.burst():
+        world.publish(remove=[static("b")])
+        client.ack(CDS, subscribe=["*"])
+    assert client.take() == ["CDS #2 a@1"]
+    world.publish(static("b"))
+    assert client.ack(CDS) == ["CDS #3 b@1"]
+
+
 # --- Heartbeats ----------------------------------------------------------------------------------------------------
 
 
@@ -76,6 +127,16 @@ def test_regression_heartbeats_between_the_parts_renew_only_what_was_sent(
     assert client.subscribe(OTHER) == ["OTHER #1 a@1 ttl=9"]
     world.advance(3)
     assert client.take() == ["OTHER #2 ~a@1 ttl=9" if variant is Variant.DELTA else "OTHER #2 a@1 ttl=9"]
+
+
+def test_regression_heartbeats_do_not_renew_what_was_subscribed_and_is_not_sent_yet(world: World) -> None:
+    """It was in the view that the stream had been brought to, so the client was told to keep what it did not have."""
+    world.publish(resource(SDS, "a", ttl_s=9), resource(SDS, "b", ttl_s=9))
+    client = world.client()
+    assert client.subscribe(SDS, "a") == ["SDS #1 a@1 ttl=9"]
+    assert client.subscribe(SDS, "b") == []
+    world.advance(3)
+    assert client.take() == ["SDS #2 ~a@1 ttl=9"]
 
 
 # --- Answers that come late ----------------------------------------------------------------------------------------
@@ -243,3 +304,15 @@ def test_regression_what_a_first_response_left_is_removed_though_nothing_is_clai
     world.advance(100)
     again.ack_all()
     assert str(again.last(CDS)).endswith(" -bad -ok")
+
+
+def test_regression_reconnect_while_warming_removes_endpoints_that_are_gone_and_not_asked_for(world: World) -> None:
+    """The claims that are not to be believed were dropped whole: what had gone meanwhile was never removed."""
+    world.publish(endpoints("a"), endpoints("b"))
+    client = world.client()
+    assert client.subscribe(EDS) == ["EDS #1 a@1 b@1"]
+    client.ack(EDS)
+    client.close()
+    world.publish(remove=[endpoints("b")])
+    client = world.client()
+    assert client.subscribe(EDS, "*", have={"a": "1", "b": "1"}) == ["EDS #1 a@1 -b"]

@@ -4,6 +4,7 @@ An audit knows the messages sent and the requests made of one type, and no more 
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from support.naive import FULL_STATE, Held, Link, Message, Subscription
@@ -26,6 +27,8 @@ class Audit:
 
     ``small``: responses are cut into parts of about ``LIMIT_BYTES``. ``unheard``: a SotW client changed its
     subscription with messages before it unanswered, which the server takes up with the answer to the last of those.
+    ``loose``: names that may come again until a message sent after that is accepted; each with the messages before it.
+    ``unacked``: when what is unanswered was sent; ``sent_as``: which message of the stream it was.
     """
 
     small: bool
@@ -33,9 +36,10 @@ class Audit:
     asked: set[str] = field(default_factory=set)
     asked_all: bool = False
     unheard: bool = False
-    loose: set[str] = field(default_factory=set)
+    loose: dict[str, int] = field(default_factory=dict)
     unanswered: set[str] = field(default_factory=set)
     unacked: dict[str, float] = field(default_factory=dict)
+    sent_as: dict[str, int] = field(default_factory=dict)
     history: dict[str, set[Held]] = field(default_factory=lambda: defaultdict(set))
 
     def note_change(self, subscription: Subscription, add: set[str], drop: set[str]) -> None:
@@ -49,17 +53,30 @@ class Audit:
         for name in [name for name in self.sent if not subscription.wants(name)]:
             del self.sent[name]
 
-    def note_answer(self, *, last: bool) -> None:
+    def note_answer(self, message: Message, *, rejected: bool, last: bool) -> None:
         """Note that the client is about to answer a message, the ``last`` of its type that was sent to it or not."""
         if last and self.unheard:
             self.asked_all, self.unheard = True, False
+        self.unacked.pop(message.nonce, None)
+        order = self.sent_as.get(message.nonce, 0)
+        if not rejected:
+            for name in [name for name in message.names if self.loose.get(name, order) < order]:
+                del self.loose[name]
 
-    def renewed(self, subscription: Subscription, *, may_repeat: bool) -> "Audit":
-        """Return the audit of the stream that replaces this one's; its first request was not sent yet."""
-        audit = Audit(self.small, loose=self.loose | set(subscription.doubtful))
+    def loosen(self, names: Iterable[str]) -> None:
+        """Note that names may come again, whether or not they changed."""
+        self.loose |= dict.fromkeys(names, len(self.sent_as))
+
+    def renewed(self, subscription: Subscription, missing: set[str], *, may_repeat: bool) -> "Audit":
+        """Return the audit of the stream that replaces this one's; its first request was not sent yet.
+
+        ``missing``: subscribed names that do not exist now. They are to be answered, by what they are by then.
+        """
+        audit = Audit(self.small, loose=dict.fromkeys({*self.loose, *subscription.doubtful}, 0))
         # What was given up on is answered with the next: a NACK of it may be unknown, so its names may come again.
         subscription.doubtful.clear()
         audit.asked_all = subscription.variant is Variant.SOTW or not subscription.claimed or may_repeat
+        audit.asked = set(missing)
         if subscription.variant is Variant.DELTA:
             audit.sent = dict(subscription.claimed)
         return audit
@@ -86,11 +103,12 @@ class Audit:
         waiting = [nonce for nonce, sent in self.unacked.items() if not overdue or now < sent + HOLD_S]
         assert not waiting, f"{message.nonce} sent while {waiting} are un-ACKed"
         self.unacked[message.nonce] = now
+        self.sent_as[message.nonce] = len(self.sent_as) + 1
 
     def _check_delta(self, message: Message) -> None:
         aliases = {name: set(held.text["aliases"]) for name, held in message.resources.items()}  # type: ignore[call-overload]
         for name, held in message.resources.items():
-            asked = self.asked_all or ({name} | aliases[name]) & (self.asked | self.loose)
+            asked = self.asked_all or ({name} | aliases[name]) & (self.asked | self.loose.keys())
             assert asked or self.sent.get(name) != held.version, f"{name} sent again without cause"
             self.sent[name] = held.version
         for name in message.removed:  # also of names that the node once rejected: it may have them unknowingly
@@ -130,6 +148,14 @@ class Client:
             self.links[of_type] = Link(hub, self.variant, self.node, type_url=of_type, connection=connection)
         return self.links[of_type]
 
+    def forget_nothings(self) -> None:
+        """Forget types of which nothing is subscribed: a new stream can't say that, a first request of no names asks
+        for all. Virtual hosts have no such wildcard.
+        """
+        for type_url, subscription in list(self.subscriptions.items()):
+            if not subscription.wildcard and not subscription.names and type_url != types.VIRTUAL_HOST:
+                del self.subscriptions[type_url], self.audits[type_url]
+
     @property
     def group_node(self) -> Node:
         """The node as rules see it."""
@@ -141,14 +167,10 @@ class Client:
         audit.check(self.variant, message, now)
         if message.type_url == types.CLUSTER and not message.heartbeat and types.ENDPOINTS in self.audits:
             touched = {n for held in message.resources.values() for n in held.names(types.ENDPOINTS)}
-            self.audits[types.ENDPOINTS].loose |= set(NAMES) if audit.small else touched
+            self.audits[types.ENDPOINTS].loosen(NAMES if audit.small else touched)
 
     def note_answer(self, message: Message, *, rejected: bool) -> None:
-        """Note that a message was ACKed or NACKed; what was rejected may come again."""
-        audit = self.audits[message.type_url]
-        audit.unacked.pop(message.nonce, None)
-        if not rejected:
-            audit.loose -= set(message.names)
+        """Note that a message was ACKed or NACKed, which of clusters has a say in what else may be sent."""
         if message.type_url == types.CLUSTER:
             if rejected:
                 self.rejected_clusters |= set(message.names)

@@ -94,6 +94,20 @@ def wants(interest: Interest, resource: Resource) -> bool:
     return interest.wants(resource.name) or any(alias in interest.names for alias in resource.aliases)
 
 
+@lru_cache(maxsize=4)
+def unsent(before: Interest, after: Interest, view: View) -> Exceptions:
+    """Return what a client lacks of the view that it was brought to, since it did not want it before.
+
+    The last few are kept, so that a fleet which subscribes alike shares one.
+    """
+    if after.globs != before.globs or after.wildcard > before.wildcard:
+        found = [view.get(name) for name in wanted(after, view)]
+    else:
+        found = [view.get(name) or view.named_by(name) for name in after.names - before.names]
+    names = [resource.name for resource in found if resource is not None and not wants(before, resource)]
+    return Map(dict.fromkeys(names)) if names else NO_EXCEPTIONS
+
+
 def diff(
     interest: Interest,
     view: View | None,
@@ -104,8 +118,8 @@ def diff(
 ) -> Diff:
     """Return what takes a client from (view, exceptions) to ``target``, with everything ``asked`` in it.
 
-    What is asked for is sent whether or not it changed; ``*`` asks for all. ``view`` None: the client holds nothing
-    but the exceptions. Upserts come sorted by name.
+    What is asked for is sent whether or not it changed, and if it is gone but kept; ``*`` asks for all that there is.
+    ``view`` None: the client holds nothing but the exceptions. Upserts come sorted by name.
     """
     upserts: dict[str, Resource] = {}
     removals: list[str] = []
@@ -126,7 +140,10 @@ def diff(
         if new is not None:
             upserts[new.name] = new
             kept.pop(new.name, None)
-        elif name not in removals and name not in kept:
+        elif (held := kept.get(name)) is not None:
+            if not held.is_claim:  # what is kept of an earlier stream has no body
+                upserts[name] = held
+        elif name not in removals:
             unknown.append(name)
     ordered = tuple(upserts[name] for name in sorted(upserts))
     return Diff(ordered, tuple(sorted(removals)), tuple(sorted(unknown)), Map(kept) if kept else NO_EXCEPTIONS)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
+from immutables import Map
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.resource import Resource
@@ -88,6 +89,9 @@ def begin_delta(
         return
     state.asked = frozenset(names) - {WILDCARD}
     state.owed = state.interest.open_ended
+    # What it asks for by name is answered in any case; of the rest, it is to hear what is gone.
+    unnamed = [name for name in versions if name not in names]
+    state.exceptions = Map((name, claim(state.type_url, name, "")) for name in unnamed) if unnamed else NO_EXCEPTIONS
 
 
 def _claims(state: TypeState, versions: Mapping[str, str], view: View, distrusted: frozenset[str]) -> Exceptions:

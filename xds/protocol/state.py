@@ -11,7 +11,19 @@ from enum import Enum
 
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
-from xds.protocol.diff import NO_EXCEPTIONS, NOBODY, Diff, Exceptions, Hold, clusters_of, diff, holding, wanted, wants
+from xds.protocol.diff import (
+    NO_EXCEPTIONS,
+    NOBODY,
+    Diff,
+    Exceptions,
+    Hold,
+    clusters_of,
+    diff,
+    holding,
+    unsent,
+    wanted,
+    wants,
+)
 from xds.protocol.interest import Interest
 from xds.protocol.policy import Missing, Policy, Stage, policy_of
 from xds.protocol.response import (
@@ -149,8 +161,8 @@ class TypeState:
         return holding(name, self.view, self.exceptions)
 
     def narrow(self, interest: Interest) -> None:
-        """Take over a new interest, and forget about the names that it no longer wants."""
-        self.interest = interest
+        """Take over a new interest: forget about the names that it no longer wants, and note what was never sent."""
+        before, self.interest = self.interest, interest
         self.fingerprint = None
         self.asked = frozenset(name for name in self.asked if name == "*" or interest.wants(name))
         if self.exceptions:
@@ -159,6 +171,9 @@ class TypeState:
         for record in (self.unknown, self.lingering):
             for name in [name for name in record or () if not interest.wants(name)]:
                 record.pop(name) if isinstance(record, dict) else record.discard(name)  # type: ignore[union-attr]
+        if self.view is not None:
+            lacking = unsent(before, interest, self.view)
+            self.exceptions = lacking.update(self.exceptions) if self.exceptions else lacking
 
     def _still_wants(self, name: str) -> bool:
         either = (self.view.get(name) if self.view is not None else None, self.exceptions.get(name))
