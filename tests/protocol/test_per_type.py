@@ -216,3 +216,90 @@ def test_per_type_an_answer_to_endpoints_of_before_the_clusters_is_not_what_is_a
     assert "r@2" not in str(client.last(RDS))
     world.advance(20)
     assert "r@2" in str(client.last(RDS))
+
+
+def test_per_type_mended_clusters_are_waited_for_like_new_ones(world: World) -> None:
+    """What was rejected was given up on; once it comes anew, routes to it wait again until it is warm."""
+    client = started(world, per_type=True)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"), route("r2", 1, "b"))
+    client.take()
+    client.nack(CDS)
+    world.advance(5)
+    world.publish(cluster("b", 2))
+    assert client.take() == ["CDS #6 b@2"]
+    assert client.ack(CDS) == []
+    assert client.subscribe(EDS, "b") == ["EDS #7 b@1"]
+    assert client.subscribe(RDS, "r2") == []
+    assert client.ack(EDS) == ["RDS #8 r@2", "RDS #9 r2@1"]
+
+
+@pytest.mark.parametrize("after_s", [0, 5])
+def test_per_type_rejected_clusters_that_the_client_took_are_waited_for(world: World, after_s: int) -> None:
+    """It asks for their endpoints, be it late: then they are about to serve, but do not before it has those."""
+    client = started(world, per_type=True)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"), route("r2", 1, "b"))
+    client.take()
+    client.nack(CDS)
+    world.advance(after_s)
+    assert client.subscribe(EDS, "b") == ["EDS #6 b@1"]
+    world.advance(5)
+    assert client.subscribe(RDS, "r2") == []
+    assert client.ack(EDS) == ["RDS #7 r@2", "RDS #8 r2@1"]
+
+
+def test_per_type_rejected_clusters_whose_endpoints_do_not_come_hold_routes_for_a_while(world: World) -> None:
+    client = started(world, per_type=True)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
+    client.take()
+    client.nack(CDS)
+    assert client.subscribe(EDS, "b") == ["EDS #6 b@1"]
+    world.advance(19)
+    assert client.take() == []
+    world.advance(2)
+    assert client.take() == ["RDS #7 r@2"]
+
+
+def test_per_type_rejected_clusters_that_have_their_endpoints_already_hold_nothing(world: World) -> None:
+    client = started(world, per_type=True)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
+    client.take()
+    client.subscribe(EDS, "b")
+    client.ack(EDS)
+    assert client.nack(CDS) == ["RDS #7 r@2"]
+
+
+def test_per_type_rejected_update_of_a_cluster_that_warms_leaves_the_wait_for_it(world: World) -> None:
+    client = started(world, per_type=True)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
+    client.ack(CDS)
+    world.publish(cluster("b", 2))
+    client.take()
+    client.nack(CDS)
+    world.advance(5)
+    assert client.subscribe(EDS, "b") == ["EDS #7 b@1"]
+    assert client.ack(EDS) == ["RDS #8 r@2"]
+
+
+def test_per_type_rejected_cluster_leaves_the_wait_for_another(world: World) -> None:
+    client = started(world, per_type=True)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
+    client.ack(CDS)
+    world.publish(cluster("c"), endpoints("c"))
+    client.take()
+    client.nack(CDS)
+    world.advance(5)
+    assert client.subscribe(EDS, "b") == ["EDS #7 b@1"]
+    assert client.ack(EDS) == ["RDS #8 r@2"]
+
+
+def test_per_type_rejected_update_of_a_cluster_that_became_warm_meanwhile_holds_routes_no_longer(world: World) -> None:
+    client = started(world, per_type=True)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
+    client.ack(CDS)
+    client.subscribe(EDS, "b")
+    world.publish(cluster("b", 2))
+    client.take()
+    assert client.ack(EDS) == []
+    client.nack(CDS)
+    world.advance(2)
+    assert str(client.last(RDS)) == "RDS #8 r@2"

@@ -9,7 +9,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER, ENDPOINTS
-from xds.protocol.awaited import Awaited
+from xds.protocol.awaited import Awaited, Wait
 from xds.protocol.diff import NO_EXCEPTIONS
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
@@ -193,7 +193,7 @@ def test_an_ack_is_taken_once_and_of_this_type_and_nonce_only():
     "upset",
     [
         set_to("coming_back", True),
-        set_to("awaited", Awaited({"a": (0, 1.0)})),
+        set_to("awaited", Awaited({"a": Wait(0, 1.0)})),
         set_to("unknown", {"a"}),
         set_to("owed", False),
     ],

@@ -193,7 +193,7 @@ class Hub:
     def _follow(self, stream: Stream, session: Session, state: TypeState, now: float) -> None:
         """Have looked at what a request may have made ready."""
         if session.absent and state.type_url == ENDPOINTS:
-            session.asked_for_endpoints()
+            session.asked_for_endpoints(now)
         if state.type_url in (ROUTE, VIRTUAL_HOST):
             session.ask_virtual_hosts()
         self._queue(stream)

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE, VIRTUAL_HOST
-from xds.protocol.awaited import Awaited
+from xds.protocol.awaited import Awaited, taken
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
 from xds.protocol.policy import Stage
-from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of, endpoints_of_one
+from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of
 from xds.protocol.state import TypeState
 from xds.protocol.stream import Ordering, Stream
 
@@ -35,8 +35,7 @@ class Session:
 
     ``newest`` is the group's present snapshot; ``making`` the one whose clusters were sent last; ``made`` the one
     whose clusters the client has. ``warming``: assignments that the client waits for before it ACKs clusters;
-    ``awaited``: those of a per-type client.
-    ``absent``: clusters that it rejected and did not have before.
+    ``awaited``: those of a per-type client. ``absent``: clusters that it rejected and did not have before.
     """
 
     node: Node
@@ -68,6 +67,11 @@ class Session:
     timed: bool = False  # something happened that a deadline follows from
     timer: float = float("inf")
     node_hash: int = 0  # of the bytes that described the node, so that equal ones need not be read again
+
+    @property
+    def per_type(self) -> bool:
+        """Say whether none of the streams is an aggregated one."""
+        return not any(stream.aggregated for stream in self.streams)
 
     def states(self, *stages: Stage) -> Iterator[TypeState]:
         """Iterate over the session's types of these stages."""
@@ -187,9 +191,11 @@ class Session:
         """Have the endpoints of clusters that were just sent follow, even unchanged: Envoy warms on nothing else."""
         assert clusters.response is not None
         endpoints = clusters.response.endpoints
-        if self.absent:  # SotW sends those that were rejected again, and they may be accepted now
-            endpoints |= endpoints_of(resource for resource in part.upserts if resource.name in self.absent)
-        if not any(stream.aggregated for stream in self.streams):
+        # SotW sends those that were rejected again, and they may be accepted now.
+        mended = [resource for resource in part.upserts if resource.name in self.absent] if self.absent else ()
+        endpoints = endpoints | endpoints_of(mended) if mended else endpoints
+        if self.per_type:
+            self.made = None if mended else self.made  # its routes may go to them: they were given up on
             # Each cluster opens an endpoints stream of its own, which asks by itself.
             until = clusters.sent_at + self.ordering.hold_timeout_s
             self.awaited.cluster_sent(clusters, endpoints, self.sent, until)
@@ -205,8 +211,8 @@ class Session:
         if target is None:
             return None
         if state.stage is Stage.ROUTES and self.ordering.enabled:
-            listeners = self.states(Stage.LISTENERS)
-            if any(other.dirty and not self.gave_up(other, now) for other in listeners):
+            before = self.states(Stage.LISTENERS)
+            if any(other.dirty and not self.gave_up(other, now) for other in before):
                 return None
         hold = self._hold_switch(state) if self.ordering.enabled else NO_HOLD
         part = self._respond(state, target, hold, now)
@@ -290,10 +296,10 @@ class Session:
             self.coming_back = False  # Envoy asks for all types before it reads the first answer
             self.break_after = 0.0
         if state.stage is Stage.MAKE:
-            self._note_absent(state, part, rejected=message is not None)
             if message is not None:
-                self.awaited.rejected(now)
+                self.awaited.rejected(endpoints_of(part.upserts), now)
                 self.timed = True
+            self._note_absent(state, part, now, rejected=message is not None)
             self._settle_make(now)
         elif state.switches:
             self.break_due = self.wake = True
@@ -303,20 +309,15 @@ class Session:
                 self._settle_make(now)
         return part
 
-    def asked_for_endpoints(self) -> None:
+    def asked_for_endpoints(self, now: float) -> None:
         """Take the client's asking for endpoints as a sign that it has their cluster, though it rejected others."""
         if any(state.outstanding is not None for state in self.clusters):
             return  # its answer will tell
-        subscribed = {
-            n for state in self.states(Stage.FREE) if state.type_url == ENDPOINTS for n in state.interest.names
-        }
-        held = [resource for state in self.clusters for resource in state.everything_held()]
-        others = endpoints_of(resource for resource in held if resource.name not in self.absent)
-        doubtful = [resource for resource in held if resource.name in self.absent]
-        signs = subscribed & endpoints_of_one(doubtful) - others
-        present = {resource.name for resource in doubtful if endpoints_of([resource]) & signs}
-        if present:
-            self._set_absent(self.absent - present)
+        asking = [state for state in self.states(Stage.FREE) if state.type_url == ENDPOINTS]
+        present, signs = taken(self.clusters, self.absent, asking)
+        self._set_absent(self.absent - present)
+        if self.per_type and self.awaited.asked(asking, signs, now + self.ordering.hold_timeout_s):
+            self.made, self.timed = None, True  # it was given up on too early
 
     def ask_virtual_hosts(self) -> None:
         """Have each subscribed route told that it has no virtual host of an impossible name.
@@ -341,7 +342,7 @@ class Session:
         """Take in a type; ``claims``: the client has some of it, but per type its clusters may still be warming."""
         if state.stage is Stage.MAKE:
             self.clusters.append(state)
-        if not claims or any(stream.aggregated for stream in self.streams):
+        if not claims or not self.per_type:
             return
         if state.stage is Stage.MAKE:
             others = (other for other in self.states(Stage.FREE) if other.type_url == ENDPOINTS)
@@ -360,7 +361,7 @@ class Session:
                 self.stuck_since = now  # the others' routes wait until it is back
         self.break_due = self.wake = self.timed = True
 
-    def _note_absent(self, state: TypeState, part: Part, *, rejected: bool) -> None:
+    def _note_absent(self, state: TypeState, part: Part, now: float, *, rejected: bool) -> None:
         if not self.absent and not rejected:
             return
         names = {resource.name for resource in part.upserts}
@@ -369,7 +370,7 @@ class Session:
             absent = self.absent | {name for name in names if state.held_before(name) is None}
         self._set_absent(absent)
         if absent:
-            self.asked_for_endpoints()
+            self.asked_for_endpoints(now)
 
     def _set_absent(self, absent: frozenset[str]) -> None:
         if absent != self.absent:
@@ -379,16 +380,15 @@ class Session:
 
     def _settle_make(self, now: float) -> None:
         """The client has the clusters that it was sent: let listeners and routes follow, then removals."""
-        clusters = self.clusters
-        if any(state.outstanding is not None or state.rest for state in clusters):
+        if any(state.outstanding is not None or state.rest for state in self.clusters):
             return
         self.warming = NOBODY
         if self.awaiting(now):
             return
         # Clusters that are not dirty are those of the newest snapshot too.
-        self.made = self.making if any(state.dirty for state in clusters) else self.newest
+        self.made = self.making if any(state.dirty for state in self.clusters) else self.newest
         self.wake = True
-        self.break_due = self.break_due or any(state.exceptions for state in clusters)
+        self.break_due = self.break_due or any(state.exceptions for state in self.clusters)
         self.recheck_switch()
 
     def recheck_switch(self) -> None:
