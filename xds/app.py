@@ -143,6 +143,7 @@ class ControlPlane:
         settings = self.settings
         assert self.address is None, "started already"
         make_all_room()
+        self._streams.settings = settings
         self.address = await self._streams.start()
         if settings.admin is not None:
             self._admin = AdminServer(
@@ -155,6 +156,7 @@ class ControlPlane:
                 self.admin_address = await self._admin.start()
             except OSError:
                 await self._streams.stop()
+                self.address = None
                 raise
         self._state = "ready"
         return self.address
@@ -170,6 +172,7 @@ class ControlPlane:
     async def stop(self) -> None:
         """Close everything. Streams that are still open are cut; ``drain`` first to be gentle."""
         self._state = "stopped"
+        self.address = None
         await self._streams.stop()
         if self._admin is not None:
             await self._admin.stop()

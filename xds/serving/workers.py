@@ -41,7 +41,7 @@ class WorkerStreams:
     """Has ``count`` processes serve what the catalog has. The same verbs as ``xds.serving.streams.Streams``."""
 
     def __init__(self, settings: Settings, catalog: Catalog, count: int) -> None:
-        self._settings = settings
+        self.settings = settings
         self._catalog = catalog
         self._workers = count
         nodes_max = settings.protocol.doubtful_nodes_max
@@ -78,7 +78,7 @@ class WorkerStreams:
 
     async def start(self) -> Address:
         """Listen, start the workers, and return the address. Raises BindError or WorkerFailedError."""
-        self._sockets = listen(self._settings.listen, count=self._workers)
+        self._sockets = listen(self.settings.listen, count=self._workers)
         events = PoolEvents(
             on_start=self._begin, on_message=self._hear, on_end=self._on_end, on_problem=log_worker_problem
         )
@@ -88,7 +88,7 @@ class WorkerStreams:
         except BaseException:
             self._close_sockets()
             raise
-        return bound(self._settings.listen, self._sockets[0])
+        return bound(self.settings.listen, self._sockets[0])
 
     def publish(self, applied: Applied) -> None:
         """Tell every worker what was applied to the catalog."""
@@ -125,10 +125,10 @@ class WorkerStreams:
     def _close_sockets(self) -> None:
         for listening in self._sockets:
             listening.close()
-        if self._sockets and self._settings.listen.is_unix:
+        if self._sockets and self.settings.listen.is_unix:
             # Once, and not by each worker: by then it may be the socket of the server that comes after this one.
             with contextlib.suppress(OSError):
-                Path(self._settings.listen.path).unlink()
+                Path(self.settings.listen.path).unlink()
         self._sockets = []
 
     # --- Workers ---------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ class WorkerStreams:
     def _begin(self, worker: Worker) -> None:
         self._questions[worker] = Questions()
         memories = (*self._doubts.memories(), *self._leftovers.memories())
-        begin = Begin(self._settings, self._catalog.revision, self._catalog.export(), memories)
+        begin = Begin(self.settings, self._catalog.revision, self._catalog.export(), memories)
         worker.channel.send(encode(begin))
 
     def _hear(self, worker: Worker, data: bytes) -> None:
