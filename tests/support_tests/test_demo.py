@@ -50,7 +50,8 @@ async def test_the_demo_shows_a_change_through_two_envoys_and_ends_by_itself():
 async def test_ctrl_c_ends_the_demo_with_all_its_parts():
     async with demo() as child:
         await child.wait_log("Your turn", 60)
-        assert len(left_over(child)) == 7  # itself, upstreams, control plane, and twice Envoy with its command
+        # Itself, upstreams, control plane with a worker for each core, and twice Envoy with its command.
+        assert len(left_over(child)) == 7 + len(os.sched_getaffinity(0))
         child.signal(signal.SIGINT)
         assert await child.wait_ended(30) == 0, child.log()
         assert left_over(child) == []
