@@ -69,11 +69,6 @@ class WorkerStreams:
         """How many streams are open, at most a second ago."""
         return sum(figures.streams for figures in self._figures.values())
 
-    @property
-    def revisions(self) -> list[int]:
-        """The revision that each worker serves, at most a second ago."""
-        return [figures.revision for figures in self._figures.values()]
-
     # --- Life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> Address:

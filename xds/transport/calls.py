@@ -132,15 +132,16 @@ class XdsCall(Call):
             return
         try:
             dispatcher.receive(xds, message)
-        except StreamRefusedError as refusal:
-            self.end(refusal.status, refusal.message)
         except Exception as error:
-            dispatcher.report_fault(error)
-            self.end(Status.INTERNAL, "internal error")
+            self._fail(error)
 
     def take_ack(self, ack: PlainAck) -> bool:
-        dispatcher, xds = self.connection.services.dispatcher, self._xds
-        return xds is not None and dispatcher.take_ack(xds, ack)
+        xds = self._xds
+        try:
+            return xds is not None and self.connection.services.dispatcher.take_ack(xds, ack)
+        except Exception as error:
+            self._fail(error)
+            return True
 
     def plain_ack(self, message: bytes) -> PlainAck | None:
         return self.connection.services.dispatcher.hub.plain_ack(message)
@@ -150,10 +151,13 @@ class XdsCall(Call):
         xds = self._xds
         if xds is None or self.rest is not None or self.connection.paused:
             return True
-        part = hub.carry(xds, now)
-        if part is None:
-            return False
-        self._send_part(part)
+        try:
+            part = hub.carry(xds, now)
+            if part is None:
+                return False
+            self._send_part(part)
+        except Exception as error:
+            self._fail(error)
         return True
 
     def ready(self) -> None:
@@ -168,10 +172,15 @@ class XdsCall(Call):
                 if xds.settled:
                     return
                 xds = self._xds
-        except StreamRefusedError as refusal:
-            self.end(refusal.status, refusal.message)
         except Exception as error:
-            dispatcher.report_fault(error)
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """End the stream: refused, or for a bug of ours, which must not cost other streams anything."""
+        if isinstance(error, StreamRefusedError):
+            self.end(error.status, error.message)
+        else:
+            self.connection.services.dispatcher.report_fault(error)
             self.end(Status.INTERNAL, "internal error")
 
     def _send_part(self, part: Part) -> None:

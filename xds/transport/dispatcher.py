@@ -162,6 +162,7 @@ class Dispatcher:
             if handle is not None:
                 handle.cancel()
         self._slice = self._timer = None
+        self._cold.clear()
         self._timer_at = float("inf")
 
     def _serve_now(self) -> None:
