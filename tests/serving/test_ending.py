@@ -10,6 +10,7 @@ import grpc
 import pytest
 from h2.events import ConnectionTerminated, Event
 from support import resources as r
+from support.control_planes import port_of, served
 from support.native_h2 import H2Client
 from support.pki import Authority
 from support.ports import is_free
@@ -20,21 +21,10 @@ from support.worker_fleet import Fleet, shares
 
 from xds import ControlPlane, Settings
 from xds.address import BindError
-from xds.model.types import CLUSTER
 from xds.serving import workers as workers_module
 from xds.transport.pool import WorkerFailedError
 
 STREAMS = 16
-
-
-def port_of(control_plane: ControlPlane) -> int:
-    assert control_plane.address is not None
-    return control_plane.address.port
-
-
-def served(control_plane: ControlPlane) -> dict[str, str]:
-    view = control_plane.catalog.snapshots["default"].view(CLUSTER)
-    return {name: found.version for name in view if (found := view.get(name)) is not None}
 
 
 # --- Draining --------------------------------------------------------------------------------------------------------

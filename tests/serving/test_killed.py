@@ -9,28 +9,17 @@ from typing import Any
 import pytest
 from grpc import aio
 from support import resources as r
+from support.control_planes import port_of, served
 from support.running import runs, until
 from support.wire import DeltaClient
 from support.worker_fleet import Fleet, metrics, shares
 
 from xds import ControlPlane
 from xds.api.csds import SERVICE
-from xds.model.types import CLUSTER
 from xds.schema.pool import load_schema
 
 STREAMS = 24
 TIMEOUT_S = 30.0
-
-
-def port_of(control_plane: ControlPlane) -> int:
-    assert control_plane.address is not None
-    return control_plane.address.port
-
-
-def served(control_plane: ControlPlane) -> dict[str, str]:
-    """Return name → version of the clusters that are served."""
-    view = control_plane.catalog.snapshots["default"].view(CLUSTER)
-    return {name: found.version for name in view if (found := view.get(name)) is not None}
 
 
 async def kill_one(control_plane: ControlPlane, chance: random.Random) -> int:

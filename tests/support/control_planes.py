@@ -1,0 +1,16 @@
+"""What tests ask of a control plane that runs in their own process."""
+
+from xds import ControlPlane
+from xds.model.types import CLUSTER
+
+
+def port_of(control_plane: ControlPlane) -> int:
+    """Return the port of a started control plane."""
+    assert control_plane.address is not None
+    return control_plane.address.port
+
+
+def served(control_plane: ControlPlane) -> dict[str, str]:
+    """Return name → version of the clusters that are served."""
+    view = control_plane.catalog.snapshots["default"].view(CLUSTER)
+    return {name: found.version for name in view if (found := view.get(name)) is not None}
