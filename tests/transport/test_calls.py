@@ -1,0 +1,41 @@
+"""The native transport's end of one stream: a fault of ours ends that stream, and is no other's."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from xds.protocol.plain_acks import PlainAck
+from xds.protocol.services import METHODS
+from xds.transport.calls import XdsCall
+from xds.transport.http2.limits import Limits
+
+
+def call_of(dispatcher: Any) -> tuple[XdsCall, list[Any]]:
+    ends: list[Any] = []
+    dispatcher.open = lambda *_, **__: object()
+    dispatcher.report_fault = ends.append
+    connection: Any = SimpleNamespace(
+        services=SimpleNamespace(dispatcher=dispatcher), name="c", limits=Limits(), peer_stream_window=1, paused=False
+    )
+
+    class Ended(XdsCall):
+        def end(self, status: Any, message: str) -> None:
+            ends.append((status.name, message))
+
+    return Ended(connection, 1, METHODS[0]), ends
+
+
+def fail(*_: object) -> None:
+    raise RuntimeError("a bug")
+
+
+def test_a_fault_while_a_cohort_is_served_ends_the_stream_alone():
+    call, ends = call_of(SimpleNamespace())
+    hub: Any = SimpleNamespace(carry=fail)
+    assert call.carry(hub, 0.0)
+    assert [str(end) for end in ends] == ["a bug", "('INTERNAL', 'internal error')"]
+
+
+def test_a_fault_while_an_ack_is_taken_ends_the_stream_alone():
+    call, ends = call_of(SimpleNamespace(take_ack=fail))
+    assert call.take_ack(PlainAck("type", "1"))
+    assert [str(end) for end in ends] == ["a bug", "('INTERNAL', 'internal error')"]
