@@ -26,7 +26,8 @@ INTRODUCTION = (
     "CPU is the user and system time of the server's whole process tree, memory its proportional set size (1 KB is "
     "1,000 bytes). Each figure is the median of the row's rounds, with the smallest and the largest in brackets. "
     "Percentiles are over all streams and pushes of a round; *last stream* is the median over the pushes of when the "
-    "last stream had it. Absolute figures vary with the machine; the ratios are what counts."
+    "last stream had it. Absolute figures vary with the machine; the ratios are what counts. The floor under every "
+    "server's CPU per delivery is one `send()` and one `recv()`, which each row gives for its own machine and hour."
 )
 
 TITLES = {

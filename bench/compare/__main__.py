@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench import loopback
 from bench.compare.results import Measured, RowResult, save
 from bench.compare.rows import FULL, QUICK, Row
 from bench.compare.servers import ROOT
@@ -21,6 +22,8 @@ from bench.report import DIRECTORY, PLOT, report_of
 
 QUICK_DIRECTORY = ROOT / "build" / "bench-quick"
 """Where a quick run writes; git ignores it."""
+
+LOOPBACK = "one send() and one recv() on loopback before the row"
 
 
 def main() -> int:
@@ -90,6 +93,7 @@ def build_peers() -> None:
 def run_row(name: str, row: Row, built_of: Mapping[str, str]) -> tuple[RowResult, dict[str, dict[str, Any]]]:
     """Measure one row; return its result, and what of it is to be drawn."""
     started_s = time.monotonic()
+    send_us, receive_us = loopback.measure()
     date = datetime.now(UTC).isoformat(timespec="seconds")
     outcome = row.run(lambda text: say(f"{name}: {text}"))
     for server, measured in outcome.measured.items():
@@ -101,7 +105,7 @@ def run_row(name: str, row: Row, built_of: Mapping[str, str]) -> tuple[RowResult
         took_s=round(time.monotonic() - started_s, 1),
         machine=machine(),
         versions=built_of,
-        parameters=outcome.parameters,
+        parameters={**outcome.parameters, LOOPBACK: f"{send_us:.1f} + {receive_us:.1f} µs"},
         measured=outcome.measured,
     )
     return result, outcome.drawn

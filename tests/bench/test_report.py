@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench import loopback
 from bench.compare.__main__ import QUICK_DIRECTORY, places
 from bench.compare.claims import FEW_CLUSTERS, MANY_CLUSTERS, Claim, claims
 from bench.compare.fleet import Load, figures_of
@@ -285,3 +286,9 @@ def test_the_table_of_the_micro_benchmark_is_read() -> None:
     assert figures["slowest / fastest"] == pytest.approx(1.2)
     with pytest.raises(ValueError, match="no row for 1,000 resources"):
         micro_figures(printed, [100, 1_000])
+
+
+def test_the_floor_of_loopback_is_measured() -> None:
+    send_us, receive_us = loopback.measure(messages=200, rounds=2)
+    assert 0.1 < send_us < 1_000
+    assert 0.1 < receive_us < 1_000
