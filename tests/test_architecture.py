@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "protocol": {"model", "_generated"},
     "schema": {"model", "_generated"},
     "sources": {"model", "schema"},
+    "store": set(),
     "transport": {"model", "protocol", "address", "_generated"},
     "fleet": {"model", "_generated", "address", "transport.http2"},
     "reporting": {"model", "protocol"},

@@ -1,0 +1,17 @@
+"""The store that the conformance suite runs on."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.store.makers import MAKERS
+from xds.store.entries import Store
+
+
+@pytest.fixture(params=MAKERS)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Each kind of store in turn, empty."""
+    made = await MAKERS[request.param](tmp_path)
+    yield made
+    await made.close()

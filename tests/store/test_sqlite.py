@@ -1,0 +1,131 @@
+"""What a SQLite store does with its file: crashes, full disks, files of others."""
+
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.store.crashing_writer import WIDTH
+from xds.store.entries import Entry, Key, State
+from xds.store.errors import NotAStoreError, UnavailableError
+from xds.store.sqlite import SqliteStore
+
+A = Key("default", "type", "a")
+KILLS = 12
+WRITER = Path(__file__).with_name("crashing_writer.py")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "made" / "store.db"
+
+
+async def test_what_was_appended_is_there_after_a_restart(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await store.append(Entry(id="1", operations={A: b"a"}, groups=b"rules"))
+    await store.close()
+    store = await SqliteStore.open(path)
+    assert await store.state() == State(1, {A: b"a"}, b"rules")
+    assert await store.append(Entry(id="1", operations={A: b"a"}, groups=b"rules")) == 1
+    await store.close()
+
+
+async def test_kill_9_loses_nothing_that_was_acknowledged_and_tears_nothing(path: Path) -> None:
+    chance = random.Random(5)
+    acknowledged = 0
+    for _ in range(KILLS):
+        with subprocess.Popen([sys.executable, str(WRITER), str(path)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            first = int(writer.stdout.readline())
+            assert first > acknowledged
+            time.sleep(chance.uniform(0, 0.05))
+            writer.kill()
+            rest = writer.stdout.read().split(b"\n")[:-1]
+        acknowledged = int(rest[-1]) if rest else first
+        store = await SqliteStore.open(path)
+        state = await store.state()
+        assert acknowledged <= state.revision <= acknowledged + 1
+        assert state.resources == {Key("g", "t", str(n)): b"%d" % state.revision for n in range(WIDTH)}
+        kept = await store.entries(0, limit=100_000)
+        assert [(stored.revision, stored.entry.id) for stored in kept] == [
+            (n, f"id-{n}") for n in range(1, state.revision + 1)
+        ]
+        await store.close()
+
+
+async def test_a_store_belongs_to_one_process(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    with pytest.raises(UnavailableError, match="in use by another process"):
+        await SqliteStore.open(path)
+    await store.append(Entry(id="1", operations={A: b"a"}))
+    await store.close()
+
+
+async def test_a_full_disk_refuses_the_write_alone_and_writing_resumes(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await store.append(Entry(id="1", operations={A: b"a"}))
+    pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    large = Entry(id="2", operations={A: b"x" * 100_000})
+    with pytest.raises(UnavailableError, match="full"):
+        await store.append(large)
+    assert await store.state() == State(1, {A: b"a"})
+    store._database.execute(f"PRAGMA max_page_count = {pages + 1_000}")
+    assert await store.append(large) == 2
+    await store.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database\n" * 40, b"x", b"SQLite format 3\0" + bytes(200)])
+async def test_a_file_of_others_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(NotAStoreError, match="not a store of this control plane"):
+        await SqliteStore.open(path)
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+async def test_a_database_of_others_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE theirs (a)")
+    other.close()
+    content = path.read_bytes()
+    with pytest.raises(NotAStoreError, match="not a store"):
+        await SqliteStore.open(path)
+    assert path.read_bytes() == content
+
+
+async def test_a_later_format_is_refused(path: Path) -> None:
+    await (await SqliteStore.open(path)).close()
+    content = bytearray(path.read_bytes())
+    content[60:64] = (99).to_bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(NotAStoreError, match="format 99, this version reads 1"):
+        await SqliteStore.open(path)
+    assert path.read_bytes() == content
+
+
+async def test_a_damaged_file_is_refused_with_what_to_do(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    for number in range(50):
+        await store.append(Entry(id=f"{number}", operations={Key("g", "t", f"{number}"): b"x" * 3_000}))
+    await store.close()
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 : 4096 * 12] = b"\xa5" * (4096 * 10)
+    path.write_bytes(content)
+    with pytest.raises(NotAStoreError, match="restore a backup"):
+        await SqliteStore.open(path)
+    assert path.read_bytes() == content
+
+
+async def test_a_path_that_cannot_be_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnavailableError, match="file"):
+        await SqliteStore.open(tmp_path / "file" / "store.db")
+    with pytest.raises(UnavailableError):
+        await SqliteStore.open(tmp_path)

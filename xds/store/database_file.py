@@ -1,0 +1,107 @@
+"""A SQLite file as a store's: whose it is, told from its header before SQLite opens it, and its tables."""
+
+import sqlite3
+from pathlib import Path
+
+from xds.store.errors import NotAStoreError, UnavailableError
+
+MAGIC = b"SQLite format 3\0"
+APPLICATION_ID = 0x78445331
+"""At offset 68 of the header: whose file it is (https://sqlite.org/fileformat.html, section 1.3)."""
+FORMAT = 1
+"""At offset 60 of the header (``user_version``): of which version the tables are."""
+HEADER_BYTES = 100
+
+TABLES = """
+CREATE TABLE entries (
+    revision INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, digest BLOB NOT NULL,
+    author TEXT NOT NULL, message TEXT NOT NULL, at_ms INTEGER NOT NULL, rules BLOB, rules_before BLOB
+) STRICT;
+CREATE TABLE operations (
+    revision INTEGER NOT NULL, position INTEGER NOT NULL,
+    scope TEXT NOT NULL, type_url TEXT NOT NULL, name TEXT NOT NULL, encoded BLOB, before BLOB,
+    PRIMARY KEY (revision, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE resources (
+    scope TEXT NOT NULL, type_url TEXT NOT NULL, name TEXT NOT NULL, encoded BLOB NOT NULL,
+    PRIMARY KEY (scope, type_url, name)
+) STRICT;
+CREATE TABLE present (
+    one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL, oldest INTEGER NOT NULL, rules BLOB
+) STRICT;
+INSERT INTO present VALUES (1, 0, 0, NULL);
+"""
+"""``resources`` and ``present`` are the newest state; ``before`` is what an operation replaced, for older states."""
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the file, or make it, for this process alone. Raises NotAStoreError and UnavailableError."""
+    is_new = _must_be_ours(path)
+    connection = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA synchronous = FULL")
+        if not is_new:
+            _must_be_whole(connection, path)
+        if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # new, or its maker was killed
+            _make(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("COMMIT")
+    except (sqlite3.Error, OSError) as error:
+        if connection is not None:
+            connection.close()
+        raise refusal(error, path) from error
+    except NotAStoreError:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection
+
+
+def refusal(error: Exception, path: Path) -> UnavailableError | NotAStoreError:
+    """Return what to say of an error of SQLite's or the system's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return UnavailableError(f"{path} is in use by another process: a store belongs to one control plane")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return NotAStoreError(f"{path} is damaged ({error}): restore a backup of it, or move it away and start anew")
+    return UnavailableError(f"{path}: {error}")
+
+
+def _must_be_ours(path: Path) -> bool:
+    """Say whether the file is still to be made; raise NotAStoreError where it is someone else's."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise UnavailableError(f"{path}: {error.strerror}") from error
+    if not header:
+        return True
+    if not header.startswith(MAGIC) or int.from_bytes(header[68:72]) != APPLICATION_ID:
+        raise NotAStoreError(f"{path} is not a store of this control plane: give another path, or move it away")
+    made_by = int.from_bytes(header[60:64])
+    if made_by != FORMAT:
+        raise NotAStoreError(f"{path} has format {made_by}, this version reads {FORMAT}: use the version that wrote it")
+    return False
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    """Make the tables; until all of that is on disk the header says that the file is nobody's."""
+    connection.execute("BEGIN EXCLUSIVE")
+    for statement in TABLES.split(";\n"):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.execute("COMMIT")
+
+
+def _must_be_whole(connection: sqlite3.Connection, path: Path) -> None:
+    found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+    if found != ["ok"]:
+        said = "; ".join(found)[:500]
+        raise NotAStoreError(f"{path} is damaged ({said}): restore a backup of it, or move it away and start anew")

@@ -1,0 +1,40 @@
+"""How the watches of a store that one process holds learn that there is more. They read it from the store itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from xds.store.entries import Stored
+
+PAGE = 100
+"""Entries that a watch reads at once, and so all that it holds however slow its reader is."""
+
+
+class News:
+    """Wakes whoever waits for a revision later than one it has."""
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+        self.closed = False
+        self._changed = asyncio.Event()
+
+    def tell(self, revision: int) -> None:
+        """Wake everyone: this is the newest revision."""
+        self.revision = revision
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def close(self) -> None:
+        """End every watch."""
+        self.closed = True
+        self._changed.set()
+
+    async def follow(self, after: int, read: Callable[[int, int], Awaitable[list[Stored]]]) -> AsyncIterator[Stored]:
+        """Yield what ``read(after, limit)`` gives, in order and without end."""
+        while not self.closed:
+            changed = self._changed
+            page = await read(after, PAGE)
+            for stored in page:
+                yield stored
+                after = stored.revision
+            if not page:
+                await changed.wait()
