@@ -1,17 +1,19 @@
 """What a SQLite store does with its file: crashes, full disks, files of others."""
 
+import asyncio
 import random
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tests.store.crashing_writer import WIDTH
 from xds.store.entries import Entry, Key, State
-from xds.store.errors import NotAStoreError, UnavailableError
+from xds.store.errors import NotAStoreError, OutcomeUnknownError, UnavailableError
 from xds.store.sqlite import SqliteStore
 
 A = Key("default", "type", "a")
@@ -129,3 +131,48 @@ async def test_a_path_that_cannot_be_says_why(tmp_path: Path) -> None:
         await SqliteStore.open(tmp_path / "file" / "store.db")
     with pytest.raises(UnavailableError):
         await SqliteStore.open(tmp_path)
+
+
+async def test_an_append_that_nobody_waits_for_any_more_is_made_and_told(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    watch = store.watch(0)
+    first = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0.05)
+    appending = asyncio.create_task(store.append(Entry(id="1", operations={A: b"a"})))
+    await asyncio.sleep(0)
+    appending.cancel()
+    assert (await asyncio.wait_for(first, 10)).revision == 1
+    with pytest.raises(asyncio.CancelledError):
+        await appending
+    await store.close()
+
+
+class Failing:
+    """A database whose disk fails while it commits."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._database, name)
+
+    def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return self._database.execute(sql, *arguments)
+
+
+async def test_a_commit_that_the_disk_failed_has_an_unknown_outcome_and_can_be_tried_again(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    database = store._database
+    store._database = cast("sqlite3.Connection", Failing(database))
+    entry = Entry(id="mine", operations={A: b"a"})
+    with pytest.raises(OutcomeUnknownError, match="mine") as unknown:
+        await store.append(entry)
+    assert unknown.value.entry_id == "mine"
+    store._database = database
+    assert await store.append(entry) == 1
+    assert await store.append(entry) == 1
+    await store.close()

@@ -51,10 +51,7 @@ class SqliteStore(Store):
 
     async def append(self, entry: Entry, expected_revision: int | None = None) -> int:
         check(entry)
-        revision = await self._run(lambda: self._append(entry, expected_revision))
-        if revision > self._news.revision:
-            self._news.tell(revision)
-        return revision
+        return await self._run(lambda: self._append(entry, expected_revision), self._tell)
 
     async def state(self, revision: int | None = None) -> State:
         return await self._run(lambda: _state(self._database, revision))
@@ -78,11 +75,18 @@ class SqliteStore(Store):
         await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
         self._thread.shutdown(wait=False)
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def _run(self, work: Callable[[], T], then: "Callable[[asyncio.Future[T]], None] | None" = None) -> T:
+        """Do the work on the store's thread, and ``then`` even where whoever waited for it has gone."""
         if self._news.closed:
             raise UnavailableError("the store is closed")
-        # Shielded: what the thread has begun is done, so its outcome must not be lost with whoever waited for it.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work))
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
+        if then is not None:
+            future.add_done_callback(then)
+        return await asyncio.shield(future)
+
+    def _tell(self, appended: "asyncio.Future[int]") -> None:
+        if not appended.cancelled() and appended.exception() is None and appended.result() > self._news.revision:
+            self._news.tell(appended.result())
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
@@ -103,20 +107,24 @@ class SqliteStore(Store):
         try:
             done = work()
         except BaseException:
-            database.execute("ROLLBACK")
+            self._roll_back()
             raise
         try:
             database.execute("COMMIT")
         except sqlite3.Error as error:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-                raise
-            raise _CommitError(str(error)) from error
+            self._roll_back()
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+                raise _CommitError(str(error)) from error
+            raise
         return done
+
+    def _roll_back(self) -> None:
+        if self._database.in_transaction:  # some errors have done it already
+            self._database.execute("ROLLBACK")
 
 
 class _CommitError(sqlite3.DatabaseError):
-    """A commit failed that can't be taken back."""
+    """A commit failed while it was written: a crash before the next one could bring it to light."""
 
 
 def _append(database: sqlite3.Connection, entry: Entry, expected_revision: int | None) -> int:
