@@ -176,3 +176,26 @@ async def test_a_commit_that_the_disk_failed_has_an_unknown_outcome_and_can_be_t
     assert await store.append(entry) == 1
     assert await store.append(entry) == 1
     await store.close()
+
+
+async def test_tables_that_are_not_there_are_said_to_be(path: Path) -> None:
+    await (await SqliteStore.open(path)).close()
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE present")
+    database.close()
+    with pytest.raises(UnavailableError, match="present"):
+        await SqliteStore.open(path)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_watch_that_is_reading_when_its_store_is_closed_ends(path: Path, turns: int) -> None:
+    store = await SqliteStore.open(path)
+
+    async def follow() -> list[int]:
+        return [stored.revision async for stored in store.watch(0)]
+
+    following = asyncio.create_task(follow())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await store.close()
+    assert await asyncio.wait_for(following, 10) == []

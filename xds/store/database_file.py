@@ -37,28 +37,33 @@ INSERT INTO present VALUES (1, 0, 0, NULL);
 def open_database(path: Path) -> sqlite3.Connection:
     """Open the file, or make it, for this process alone. Raises NotAStoreError and UnavailableError."""
     is_new = _must_be_ours(path)
-    connection = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA synchronous = FULL")
-        if not is_new:
-            _must_be_whole(connection, path)
-        if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # new, or its maker was killed
-            _make(connection)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:
-        if connection is not None:
-            connection.close()
+        raise refusal(error, path) from error
+    try:
+        _prepare(connection, path, is_new=is_new)
+    except sqlite3.Error as error:
+        connection.close()
         raise refusal(error, path) from error
     except NotAStoreError:
-        if connection is not None:
-            connection.close()
+        connection.close()
         raise
     return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, is_new: bool) -> None:
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA synchronous = FULL")
+    if not is_new:
+        _must_be_whole(connection, path)
+    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # new, or its maker was killed
+        _make(connection)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")  # takes the lock now, and shows that the file can be written
+    connection.execute("SELECT revision FROM present").fetchone()
+    connection.execute("COMMIT")
 
 
 def refusal(error: Exception, path: Path) -> UnavailableError | NotAStoreError:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
-from xds.store.errors import TooLargeError
+from xds.store.errors import CompactedError, NotYetError, TooLargeError
 
 OPERATIONS_MAX = 250_000
 """Of one entry."""
@@ -117,3 +117,11 @@ def check(entry: Entry) -> None:
     size = sum(len(encoded or b"") for encoded in entry.operations.values()) + len(entry.groups or b"")
     if size > ENTRY_BYTES_MAX:
         raise TooLargeError(f"{size:,} bytes in one change: at most {ENTRY_BYTES_MAX:,} are taken")
+
+
+def must_be_kept(revision: int, *, oldest: int, newest: int) -> None:
+    """Raise CompactedError or NotYetError where a store that keeps these revisions lacks that one."""
+    if revision < oldest:
+        raise CompactedError(revision, oldest)
+    if revision > newest:
+        raise NotYetError(revision, newest)

@@ -12,7 +12,6 @@ class ConflictError(StoreError):
         super().__init__(
             f"expected revision {expected}, but the store is at {revision}: read it again, and decide anew"
         )
-        self.expected = expected
         self.revision = revision
 
 

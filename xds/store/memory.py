@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncIterator
 
-from xds.store.entries import Entry, Key, State, Store, Stored, check
-from xds.store.errors import CompactedError, ConflictError, IdReusedError, NotYetError, UnavailableError
+from xds.store.entries import Entry, Key, State, Store, Stored, check, must_be_kept
+from xds.store.errors import ConflictError, IdReusedError, NotYetError, UnavailableError
 from xds.store.news import News
 
 
@@ -77,11 +77,8 @@ class MemoryStore(Store):
         return State(revision, resources, groups)
 
     def _must_be_open(self) -> None:
-        if self._news.closed:
+        if self._news.is_closed():
             raise UnavailableError("the store is closed")
 
     def _must_be_kept(self, revision: int) -> None:
-        if revision < self._base.revision:
-            raise CompactedError(revision, self._base.revision)
-        if revision > self._news.revision:
-            raise NotYetError(revision, self._news.revision)
+        must_be_kept(revision, oldest=self._base.revision, newest=self._news.revision)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from xds.store.entries import Stored
+from xds.store.errors import UnavailableError
 
 PAGE = 100
 """Entries that a watch reads at once, and so all that it holds however slow its reader is."""
@@ -14,7 +15,7 @@ class News:
 
     def __init__(self, revision: int) -> None:
         self.revision = revision
-        self.closed = False
+        self._closed = False
         self._changed = asyncio.Event()
 
     def tell(self, revision: int) -> None:
@@ -23,16 +24,25 @@ class News:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def is_closed(self) -> bool:
+        """Say whether the store is closed."""
+        return self._closed
+
     def close(self) -> None:
         """End every watch."""
-        self.closed = True
+        self._closed = True
         self._changed.set()
 
     async def follow(self, after: int, read: Callable[[int, int], Awaitable[list[Stored]]]) -> AsyncIterator[Stored]:
         """Yield what ``read(after, limit)`` gives, in order and without end."""
-        while not self.closed:
+        while not self.is_closed():
             changed = self._changed
-            page = await read(after, PAGE)
+            try:
+                page = await read(after, PAGE)
+            except UnavailableError:
+                if self.is_closed():
+                    return
+                raise
             for stored in page:
                 yield stored
                 after = stored.revision

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from xds.store.database_file import open_database, refusal
-from xds.store.entries import Entry, Key, State, Store, Stored, check
+from xds.store.entries import Entry, Key, State, Store, Stored, check, must_be_kept
 from xds.store.errors import (
-    CompactedError,
     ConflictError,
     IdReusedError,
     NotYetError,
@@ -69,7 +68,7 @@ class SqliteStore(Store):
                 return oldest
 
     async def close(self) -> None:
-        if self._news.closed:
+        if self._news.is_closed():
             return
         self._news.close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
@@ -77,7 +76,7 @@ class SqliteStore(Store):
 
     async def _run(self, work: Callable[[], T], then: "Callable[[asyncio.Future[T]], None] | None" = None) -> T:
         """Do the work on the store's thread, and ``then`` even where whoever waited for it has gone."""
-        if self._news.closed:
+        if self._news.is_closed():
             raise UnavailableError("the store is closed")
         future = asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
         if then is not None:
@@ -157,9 +156,9 @@ def _append(database: sqlite3.Connection, entry: Entry, expected_revision: int |
 
 
 def _state(database: sqlite3.Connection, revision: int | None) -> State:
-    newest, _, rules = _present(database)
+    newest, oldest, rules = _present(database)
     revision = newest if revision is None else revision
-    _must_be_kept(database, revision)
+    must_be_kept(revision, oldest=oldest, newest=newest)
     resources = {Key(*row[:3]): row[3] for row in database.execute("SELECT * FROM resources")}
     undo = "SELECT scope, type_url, name, before FROM operations WHERE revision > ? ORDER BY revision DESC"
     for scope, type_url, name, before in database.execute(undo, (revision,)):
@@ -174,7 +173,8 @@ def _state(database: sqlite3.Connection, revision: int | None) -> State:
 
 
 def _entries(database: sqlite3.Connection, after: int, limit: int) -> list[Stored]:
-    _must_be_kept(database, after)
+    newest, oldest, _ = _present(database)
+    must_be_kept(after, oldest=oldest, newest=newest)
     found = database.execute(
         "SELECT revision, id, author, message, at_ms, rules FROM entries WHERE revision > ? ORDER BY revision LIMIT ?",
         (after, limit),
@@ -218,11 +218,3 @@ def _present(database: sqlite3.Connection) -> tuple[int, int, bytes | None]:
     """Return the newest revision, the oldest whose state is kept, and the group rules."""
     revision, oldest, rules = database.execute("SELECT revision, oldest, rules FROM present").fetchone()
     return revision, oldest, rules
-
-
-def _must_be_kept(database: sqlite3.Connection, revision: int) -> None:
-    newest, oldest, _ = _present(database)
-    if revision < oldest:
-        raise CompactedError(revision, oldest)
-    if revision > newest:
-        raise NotYetError(revision, newest)
