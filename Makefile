@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-core fuzz h2spec lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-core fuzz h2spec faults lock clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml requirements.lock hatch_build.py $(wildcard protos/*.pr
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@.ci/etcd
 	@touch $@
 
 run: setup ## serve snapshots/quickstart to Envoys on 127.0.0.1:18000
@@ -55,6 +56,10 @@ fuzz: setup ## a million frames by chance at the HTTP/2 connection, and some ove
 h2spec: setup ## the conformance suite for HTTP/2 servers, in plaintext and over TLS (needs Go): bench/results/http2/
 	@$(BIN)/python bench/h2spec.py --output bench/results/http2/h2spec.json
 	@$(BIN)/python bench/h2spec.py --tls --output bench/results/http2/h2spec-tls.json
+
+faults: setup ## the long runs: 200 kill -9 under pushes, 20 of an etcd leader, 40 swaps per form; half an hour
+	@XDS_SWAPS=40 XDS_KILLS=200 XDS_ETCD_FAULTS=20 $(BIN)/python -m pytest -q -s tests/faults tests/envoy/test_make_before_break.py \
+	  -k 'kill or leader or partition or cost' 2>&1 | tee bench/results/faults.txt; exit $${PIPESTATUS[0]}
 
 lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv

@@ -182,7 +182,8 @@ def start_all(parts: Parts, directory: Path, ports: Ports) -> None:
         "upstreams", sys.executable, str(HERE / "upstream.py"), f"{service_a}=service-a", f"{service_b}=service-b"
     )
     xds, admin = f"127.0.0.1:{ports.xds}", f"127.0.0.1:{ports.admin}"
-    serving = parts.start("control plane", str(XDS), "serve", str(directory), "--listen", xds, "--admin", admin)
+    options = ("--listen", xds, "--admin", admin, "--api", "off", "--store", "memory:")
+    serving = parts.start("control plane", str(XDS), "serve", str(directory), *options)
     parts.wait(upstreams, lambda: get(service_b, "/")[0] == 200)
     say(f"upstreams      service-a on 127.0.0.1:{service_a}, service-b on 127.0.0.1:{service_b}")
     parts.wait(serving, lambda: get(ports.admin, "/readyz")[0] == 200)

@@ -114,9 +114,9 @@ def test_xds_validate(environment: Path, tmp_path: Path) -> None:
 
 async def test_xds_serve(environment: Path, tmp_path: Path) -> None:
     serve = [str(environment / "bin" / "xds"), "serve", str(ROOT / "snapshots" / "quickstart")]
-    anywhere = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json"]
+    anywhere = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--api", "127.0.0.1:0", "--log-format", "json"]
     child = Child([*serve, *anywhere], name="installed")
-    child.env = dict(PURE_ENVIRONMENT)
+    child.env = {**PURE_ENVIRONMENT, "XDG_STATE_HOME": str(tmp_path)}
     async with child:
         log = await child.wait_log('"serving"', timeout_s=20)
         (serving,) = (event for event in map(json.loads, log.splitlines()) if event["event"] == "serving")

@@ -1,41 +1,30 @@
-"""The one place that wires the parts together: a control plane to embed, and the server that ``xds serve`` runs."""
+"""A control plane to embed: the catalog, the streams that serve it, and the admin port, wired together."""
 
 import asyncio
-import contextlib
-import os
-import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import structlog
+from starlette.types import ASGIApp
 
 from xds.address import Address
 from xds.api.admin import AdminServer
 from xds.api.metrics import metrics_renderer
 from xds.config import ServingInfo, Settings
 from xds.descriptors import make_all_room
-from xds.memory import return_large_blocks, settle_memory
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.hub import Hub
-from xds.reporting import log_degraded, summary
+from xds.protocol.summary import NodesQuery, NodeSummary
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
-from xds.sources.directory import DirectoryReader
 from xds.sources.inline import ResourceLike, read_resources
-from xds.sources.watch import watch
-
-log = structlog.get_logger("xds")
-PROBLEMS_LOGGED_MAX = 20
-WATCH_RETRY_MIN_S = 0.5
-WATCH_RETRY_MAX_S = 30.0
 
 
 class ControlPlane:
@@ -45,11 +34,14 @@ class ControlPlane:
     coroutines return at once; what they change is on its way to the Envoys when they return.
     """
 
-    def __init__(self, settings: Settings | None = None, *, workers: int = 0) -> None:
-        """``workers``: how many processes serve the streams where ``transport.workers`` is left out."""
+    def __init__(self, settings: Settings | None = None, *, workers: int = 0, checked: bool = False) -> None:
+        """``workers``: how many processes serve the streams where ``transport.workers`` is left out.
+
+        ``checked``: whoever publishes has seen to it that no reference dangles.
+        """
         self.settings = settings or Settings()
         self._schema = load_schema()
-        self.catalog = Catalog()
+        self.catalog = Catalog(check_references=not checked)
         self.address: Address | None = None
         self.admin_address: Address | None = None
         self._state = "starting"
@@ -133,11 +125,18 @@ class ControlPlane:
             self._streams.publish(applied)
         return applied
 
+    def follow(self, changeset: Changeset, revision: int) -> None:
+        """Apply a changeset that is kept at a revision, and bring the streams up to date."""
+        applied = self.catalog.apply(changeset, revision=revision)
+        if applied.effect is not None or applied.regrouped:
+            self._streams.publish(applied)
+
     # --- Life ----------------------------------------------------------------------------------------------------
 
-    async def start(self) -> Address:
+    async def start(self, *, api: ASGIApp | None = None) -> Address:
         """Listen and serve; return the address that was bound.
 
+        ``api`` answers on the admin port what that does not know itself.
         Raises BindError, or WorkerFailedError when a worker process does not begin to serve; nothing is left open then.
         """
         settings = self.settings
@@ -151,6 +150,8 @@ class ControlPlane:
                 healthy=lambda: True,
                 ready=lambda: (self._state == "ready", self._state),
                 metrics=metrics_renderer(self._streams, self.catalog, rejected=lambda: self._rejected),
+                api=api,
+                tls=settings.api.tls,
             )
             try:
                 self.admin_address = await self._admin.start()
@@ -186,7 +187,15 @@ class ControlPlane:
     ) -> None:
         await self.stop()
 
-    def info(self, directory: Path | None = None) -> ServingInfo:
+    async def nodes(self, query: NodesQuery) -> list[NodeSummary]:
+        """Return how far the nodes are that a query is about, those of all worker processes."""
+        return await self._streams.nodes(query)
+
+    def note_rejected(self) -> None:
+        """Count a change that was rejected before it came here."""
+        self._rejected += 1
+
+    def info(self, directory: Path | None = None, *, api: Address | None = None) -> ServingInfo:
         """Return what is served, and where."""
         assert self.address is not None, "started"
         resources = {
@@ -198,6 +207,7 @@ class ControlPlane:
             admin=self.admin_address,
             tls=self.settings.tls.mode,
             directory=directory,
+            api=api,
             resources=resources,
         )
 
@@ -207,97 +217,3 @@ def _not_a_type(type_url: str, group: str) -> Problem:
     close = get_close_matches(word, SHORT_NAMES, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(SHORT_NAMES)}, and type URLs"
     return Problem(what=f"{word!r} is not a resource type", hint=hint, group=group)
-
-
-async def serve(
-    settings: Settings,
-    *,
-    announce: Callable[[ServingInfo], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Serve a directory until SIGTERM or SIGINT, then drain; return the process's exit code.
-
-    ``announce`` is told once what is served; ``progress`` how many bytes of how many are read. Raises BindError,
-    and ChangesetRejectedError when the directory can't be served at first.
-    """
-    assert settings.directory is not None, "the command line sees to it"
-    return_large_blocks()
-    ending = _ending_signals()
-    reader = DirectoryReader(settings.directory, progress=progress)
-    control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)))
-    changeset = await _unless_ended(asyncio.to_thread(reader.read), ending)
-    if changeset is None:
-        log.info("stopped before anything was served")
-        return 0
-    control_plane.apply_changeset(changeset)
-    settle_memory()
-    async with control_plane:
-        if announce is not None:
-            announce(control_plane.info(settings.directory))
-        stop = asyncio.Event()
-        following = asyncio.create_task(_follow(control_plane, reader, stop))
-        ended = asyncio.create_task(ending.wait())
-        await asyncio.wait((following, ended), return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
-        await _unless_asked_again(control_plane.drain())
-        stop.set()
-        await following
-    log.info("stopped")
-    return 0
-
-
-async def _unless_ended(reading: Coroutine[Any, Any, Changeset], ending: asyncio.Event) -> Changeset | None:
-    """Return what is read, or None as soon as the process is to end; the reading thread is left to itself then."""
-    read, ended = asyncio.create_task(reading), asyncio.create_task(ending.wait())
-    await asyncio.wait((read, ended), return_when=asyncio.FIRST_COMPLETED)
-    ended.cancel()
-    return await read if read.done() else None
-
-
-def _ending_signals() -> asyncio.Event:
-    ending = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
-    return ending
-
-
-async def _unless_asked_again(draining: Awaitable[None]) -> None:
-    """Wait for the end of draining, or for a second signal, which means at once."""
-    again = _ending_signals()
-    tasks = (asyncio.ensure_future(draining), asyncio.create_task(again.wait()))
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _follow(control_plane: ControlPlane, reader: DirectoryReader, stop: asyncio.Event) -> None:
-    """Apply every change of the directory until told to stop; whatever happens, what is served stays served."""
-    pause_s = WATCH_RETRY_MIN_S
-    while not stop.is_set():
-        try:
-            async for outcome in watch(reader, stop=stop, on_degraded=log_degraded):
-                _take(control_plane, outcome)
-                pause_s = WATCH_RETRY_MIN_S
-        except Exception as error:
-            log.error("the directory can't be watched, trying again", error=repr(error), retry_s=pause_s)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause_s)
-            pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
-
-
-def _take(control_plane: ControlPlane, outcome: Changeset | ChangesetRejectedError) -> None:
-    """Apply one change of the directory, or say what is wrong with it."""
-    try:
-        if isinstance(outcome, ChangesetRejectedError):
-            raise outcome
-        applied = control_plane.apply_changeset(outcome)
-    except ChangesetRejectedError as error:
-        log.error("change rejected, what was served stays served", problems=len(error.problems))
-        for problem in error.problems[:PROBLEMS_LOGGED_MAX]:
-            log.error("problem", problem=str(problem))
-        return
-    if applied.changed or applied.regrouped:
-        log.info("applied", revision=applied.revision, changed=summary(applied))

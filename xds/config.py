@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from xds.address import Address, BindError
+from xds.store.opening import StoreUrlError, check_url
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
 
@@ -127,6 +128,51 @@ class TransportSettings(_Section):
         return auto if self.workers is None else self.workers
 
 
+class StoreSettings(_Section):
+    """Where changes are kept, and for how long."""
+
+    url: str = ""
+    """sqlite:///PATH, memory:, or etcd://HOST:PORT[,HOST:PORT…]/PREFIX. Left out: SQLite in the XDG state directory."""
+    etcd_ca: FilePath | None = None
+    """PEM file of the CAs that sign etcd's certificates; with it the connection is encrypted."""
+    etcd_cert: FilePath | None = None
+    """PEM file of the certificate that etcd is shown."""
+    etcd_key: FilePath | None = None
+    """PEM file of its private key, unencrypted."""
+    etcd_user: Annotated[str, Field(max_length=256, pattern=r"^[\w.@+-]*$")] = ""
+    """The user that etcd knows."""
+    etcd_password_file: FilePath | None = None
+    """A file that holds its password."""
+    history_max: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Revisions that can be read again, compared and rolled back to, at most."""
+    history_s: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 30 * 86_400.0
+    """How long a revision can be read again."""
+
+
+class ApiSettings(_Section):
+    """The push API: gRPC on a port of its own, REST on the admin port."""
+
+    listen: OptionalAddress = Address("127.0.0.1", 18001)
+    """Where the gRPC push API is served: HOST:PORT, or off."""
+    rest: bool = True
+    """Serve the REST push API on the admin port, under /v1."""
+    token_file: FilePath | None = None
+    """A file that holds the token which callers of the push API must show; read again when it changes."""
+    insecure: bool = False
+    """Allow the push API on an address other than loopback without TLS and a token: anyone there may change all."""
+    tls_cert: FilePath | None = None
+    """PEM file of the certificate chain of the push API and the admin port."""
+    tls_key: FilePath | None = None
+    """PEM file of its private key, unencrypted."""
+    body_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 64 * MIB
+    """The largest request body taken."""
+
+    @property
+    def tls(self) -> tuple[Path, Path] | None:
+        """The certificate and its key, None without TLS."""
+        return None if self.tls_cert is None or self.tls_key is None else (self.tls_cert, self.tls_key)
+
+
 class DrainSettings(_Section):
     """What happens between SIGTERM and the exit."""
 
@@ -170,6 +216,8 @@ class Settings(BaseSettings):
     protocol: ProtocolSettings = ProtocolSettings()
     transport: TransportSettings = TransportSettings()
     drain: DrainSettings = DrainSettings()
+    store: StoreSettings = StoreSettings()
+    api: ApiSettings = ApiSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -186,7 +234,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         problems = [*_address_problems(self), *_tls_problems(self.tls), *_order_problems(self.protocol)]
-        problems += _worker_problems(self.transport)
+        problems += [*_worker_problems(self.transport), *_api_problems(self), *_store_problems(self.store)]
         if self.directory is not None and not self.directory.is_dir():
             wrong = "is not a directory" if self.directory.exists() else "does not exist"
             problems.append((("directory",), f"{str(self.directory)!r} {wrong}"))
@@ -216,6 +264,44 @@ def _address_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
             "private keys included; give --tls-cert and --tls-key (and --tls-client-ca), "
             "or allow it with --insecure-xds (XDS_INSECURE_XDS=true)",
         )
+
+
+def _store_problems(store: StoreSettings) -> Iterator[tuple[SettingPath, str]]:
+    for name in ("etcd_ca", "etcd_cert", "etcd_key", "etcd_password_file"):
+        path: Path | None = getattr(store, name)
+        if path is not None and (wrong := _unreadable(path)):
+            yield ("store", name), f"{str(path)!r} {wrong}"
+    try:
+        check_url(store.url)
+    except StoreUrlError as error:
+        yield ("store", "url"), str(error)
+
+
+def _api_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
+    api = settings.api
+    for name in ("token_file", "tls_cert", "tls_key"):
+        path: Path | None = getattr(api, name)
+        if path is not None and (wrong := _unreadable(path)):
+            yield ("api", name), f"{str(path)!r} {wrong}"
+    if (api.tls_cert is None) is not (api.tls_key is None):
+        given, other = ("tls_cert", "tls_key") if api.tls_key is None else ("tls_key", "tls_cert")
+        yield ("api", given), f"is given without api.{other} (--api-{other.replace('_', '-')}), which it needs"
+    if api.listen is not None and api.listen.port != 0 and api.listen in (settings.listen, settings.admin):
+        yield ("api", "listen"), f"{api.listen} is also the address of xDS or of the admin port; choose another one"
+    if api.insecure or (api.tls is not None and api.token_file is not None):
+        return
+    lacking = "no TLS" if api.tls is None else "no token"
+    admin = settings.admin if api.rest else None
+    exposed: list[tuple[SettingPath, Address | None]] = [(("api", "listen"), api.listen), (("admin",), admin)]
+    for where, address in exposed:
+        if address is not None and not address.is_loopback:
+            off = "--api off" if where[0] == "api" else "--set api.rest=false"
+            yield (
+                where,
+                f"{address} can be reached from other machines and the push API has {lacking}, so anyone there could "
+                f"change what is served; give --api-tls-cert, --api-tls-key and --api-token-file, leave it out with "
+                f"{off}, or allow it with --insecure-api (XDS_API__INSECURE=true)",
+            )
 
 
 def _worker_problems(transport: TransportSettings) -> Iterator[tuple[SettingPath, str]]:
@@ -290,4 +376,5 @@ class ServingInfo:
     admin: Address | None
     tls: Literal["off", "server", "mutual"]
     directory: Path | None
+    api: Address | None
     resources: Mapping[str, Mapping[str, int]]

@@ -4,9 +4,9 @@ from collections import Counter
 
 import structlog
 
-from xds.model.changeset import Applied
 from xds.model.types import short_name
 from xds.protocol.events import Event, Nacked, Refused
+from xds.publishing.changes import Published
 
 log = structlog.get_logger("xds")
 
@@ -23,12 +23,9 @@ def log_fault(error: Exception) -> None:
     log.error("a stream was ended by a bug in this server; please report it", error=repr(error), exc_info=error)
 
 
-def summary(applied: Applied) -> dict[str, int]:
-    totals: Counter[str] = Counter()
-    for by_type in applied.changed.values():
-        for type_url, names in by_type.items():
-            totals[short_name(type_url)] += len(names)
-    return dict(sorted(totals.items()))
+def log_published(published: Published) -> None:
+    totals = Counter(short_name(key.type_url) for key in published.changed)
+    log.info("applied", revision=published.revision, changed=dict(sorted(totals.items())))
 
 
 def log_event(event: Event) -> None:

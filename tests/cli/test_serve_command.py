@@ -18,6 +18,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 INFO = ServingInfo(
     listen=Address("0.0.0.0", 18000),
     admin=Address("127.0.0.1", 19000),
+    api=Address("127.0.0.1", 18001),
     tls="mutual",
     directory=Path("snapshots/quickstart"),
     resources={"default": {}, "web": {"endpoints": 2, "clusters": 1}},
@@ -32,7 +33,7 @@ def shown(info: ServingInfo) -> str:
 
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch, _logs_as_before: None) -> SimpleNamespace:
-    """Put in place of ``xds.app`` what remembers its settings, announces, and ends as it is told to."""
+    """Put in place of ``xds.server`` what remembers its settings, announces, and ends as it is told to."""
     stub = SimpleNamespace(settings=None, code=0, error=None)
 
     async def serve(settings: Settings, *, announce: Any = None, progress: Any = None) -> int:
@@ -43,8 +44,8 @@ def serving(monkeypatch: pytest.MonkeyPatch, _logs_as_before: None) -> SimpleNam
         return stub.code
 
     stub.serve = serve
-    monkeypatch.setitem(sys.modules, "xds.app", stub)  # type: ignore[arg-type]
-    monkeypatch.setattr(xds, "app", stub, raising=False)
+    monkeypatch.setitem(sys.modules, "xds.server", stub)  # type: ignore[arg-type]
+    monkeypatch.setattr(xds, "server", stub, raising=False)
     return stub
 
 
@@ -58,12 +59,7 @@ def test_a_wrong_setting_is_one_line_and_exit_2(xds, tmp_path: Path) -> None:
     ]
 
 
-def test_without_a_directory_there_is_nothing_to_serve(xds) -> None:
-    done = xds("serve")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "xds: no directory to serve; name it: xds serve DIR, or set XDS_DIRECTORY\n",
-    )
+def test_a_directory_has_to_be_there(xds) -> None:
     done = xds("serve", "none")
     assert (done.returncode, done.stderr) == (2, "xds: DIR: 'none' does not exist\n")
     done = xds("serve", "--set", "listen")
@@ -101,6 +97,7 @@ def test_json_logs_say_what_is_served_in_one_line(serving: SimpleNamespace, tmp_
         "logger": "xds.serve",
         "listen": "0.0.0.0:18000",
         "admin": "127.0.0.1:19000",
+        "api": "127.0.0.1:18001",
         "tls": "mutual",
         "directory": "snapshots/quickstart",
         "resources": {"default": {}, "web": {"endpoints": 2, "clusters": 1}},
@@ -147,6 +144,7 @@ def test_the_start_tells_what_is_served_where_and_what_to_try(monkeypatch: pytes
         "serving snapshots/quickstart",
         "  xDS    0.0.0.0:18000  (mTLS)",
         "  admin  http://127.0.0.1:19000",
+        "  push   127.0.0.1:18001",
         "",
         "group  clusters  endpoints",
         "web           1          2",
@@ -161,7 +159,7 @@ def test_the_start_tells_what_is_served_where_and_what_to_try(monkeypatch: pytes
 
 def test_of_many_groups_the_first_are_shown() -> None:
     resources = {f"g{number:03}": {"clusters": 1} for number in range(100)}
-    info = ServingInfo(listen=Address("::1", 1), admin=None, tls="off", directory=None, resources=resources)
+    info = ServingInfo(listen=Address("::1", 1), admin=None, api=None, tls="off", directory=None, resources=resources)
     text = shown(info)
     assert "g009" in text
     assert "g010" not in text

@@ -11,7 +11,7 @@ from support.fetch import fetch
 from support.processes import Child
 
 XDS = str(Path(sys.executable).parent / "xds")
-ANY = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+ANY = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--api", "127.0.0.1:0"]
 CLUSTER = """\
 resources:
 - '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster

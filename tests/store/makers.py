@@ -1,11 +1,18 @@
 """The kinds of store that there are, by name: each made empty in a directory of its own."""
 
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from support.etcd import Etcd
+
 from xds.store.entries import Store
+from xds.store.etcd import EtcdStore
+from xds.store.etcd_client import EtcdOptions
 from xds.store.memory import MemoryStore
 from xds.store.sqlite import SqliteStore
+
+_etcd: list[Etcd] = []
 
 
 async def _memory(directory: Path) -> Store:
@@ -16,4 +23,15 @@ async def _sqlite(directory: Path) -> Store:
     return await SqliteStore.open(directory / "store.db")
 
 
-MAKERS: dict[str, Callable[[Path], Awaitable[Store]]] = {"memory": _memory, "sqlite": _sqlite}
+async def _etcd_store(directory: Path) -> Store:
+    """Make a store below a prefix of its own, in one etcd that all tests of a run share."""
+    if not _etcd:
+        etcd = Etcd()
+        etcd.start()
+        _etcd.append(etcd)
+    await _etcd[0].wait_ready()
+    return await EtcdStore.open(EtcdOptions(endpoints=_etcd[0].endpoints), f"test/{uuid.uuid4().hex}")
+
+
+MAKERS: dict[str, Callable[[Path], Awaitable[Store]]] = {"memory": _memory, "sqlite": _sqlite, "etcd": _etcd_store}
+"""The store that the conformance suite runs on."""

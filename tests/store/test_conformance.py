@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.store.makers import MAKERS
 from xds.store import entries as limits
-from xds.store.entries import Entry, Key, State, Store, Stored
+from xds.store.entries import Entry, Head, Key, State, Store, Stored
 from xds.store.errors import (
     CompactedError,
     ConflictError,
@@ -101,6 +101,53 @@ async def test_an_id_of_another_change_is_refused(store: Store) -> None:
         await store.append(Entry(id="id-1", operations={A: b"other"}))
     assert refused.value.revision == 1
     assert (await store.state()).revision == 1
+
+
+async def test_several_are_kept_together_or_none_is(store: Store) -> None:
+    await store.append(entry(1))
+    assert await store.append_all([entry(2), entry(3, {B: b"b"})], 1) == 3
+    with pytest.raises(ConflictError) as refused:
+        await store.append_all([entry(4), entry(5)], 2)
+    assert refused.value.revision == 3
+    with pytest.raises(IdReusedError):
+        await store.append_all([entry(4), entry(2)], 3)
+    assert await store.state() == State(3, {A: b"2", B: b"b"})
+    assert [stored.revision for stored in await store.entries(0)] == [1, 2, 3]
+
+
+async def test_entries_are_found_by_their_ids(store: Store) -> None:
+    await store.append_all([entry(1), entry(2)], 0)
+    found = await store.find(["id-2", "none", "id-1"])
+    assert {name: each.revision for name, each in found.items()} == {"id-1": 1, "id-2": 2}
+    assert found["id-2"].digest == entry(2).digest()
+
+
+async def test_heads_tell_of_entries_without_what_they_do(store: Store) -> None:
+    await store.append_all([entry(number, {A: b"x", B: None}) for number in range(1, 6)], 0)
+    await store.compact(2)
+    assert await store.kept() == (2, 5)
+    heads = await store.heads(2)
+    assert heads[0] == Head(3, "id-3", "ann", "why", 3, 2)
+    assert [head.revision for head in heads] == [3, 4, 5]
+    assert [head.revision for head in await store.heads(3, limit=1)] == [4]
+    with pytest.raises(CompactedError):
+        await store.heads(1)
+
+
+async def test_a_digest_of_the_request_tells_changes_apart(store: Store) -> None:
+    await store.append(Entry(id="x", operations={A: b"1"}, request=b"asked for more"))
+    assert await store.append(Entry(id="x", operations={B: b"1"}, request=b"asked for more")) == 1
+    with pytest.raises(IdReusedError):
+        await store.append(Entry(id="x", operations={A: b"1"}))
+
+
+async def test_an_entry_larger_than_one_request_is_kept_whole(store: Store) -> None:
+    large = {Key("g", CLUSTERS, f"c{number}"): bytes(100_000) for number in range(40)}
+    await store.append(Entry(id="large", operations=dict(large)))
+    await store.append(entry(2))
+    assert (await store.entries(0))[0].entry.operations == large
+    await store.compact(2)
+    assert (await store.state()).resources == large | {A: b"2"}
 
 
 async def test_a_watch_gives_what_was_and_what_comes_once_and_in_order(store: Store) -> None:

@@ -62,8 +62,9 @@ class Child:
     def __init__(self, argv: Sequence[str], *, name: str, env: Mapping[str, str] | None = None) -> None:
         self.argv = list(argv)
         self.name = name
-        self.env = {**os.environ, **(env or {})}
         self.directory = Path(tempfile.mkdtemp(prefix=f"xds-test-{name}-"))
+        # A store of its own, which outlives a restart of the child.
+        self.env = {**os.environ, "XDG_STATE_HOME": str(self.directory / "state"), **(env or {})}
         self.log_path = self.directory / "log"
         self.started_at = 0.0
         self.process: subprocess.Popen[bytes] | None = None

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import sys
 import time
@@ -20,7 +19,9 @@ POLL_S = 0.01
 
 
 class XdsServer(Child):
-    """``xds serve DIRECTORY`` on two free ports; ``settings`` are as for ``--set`` (``{"protocol.ordering": False}``).
+    """``xds serve DIRECTORY`` on free ports, with a store of its own that restarts find again.
+
+    ``settings`` are as for ``--set`` (``{"protocol.ordering": False}``).
 
     The transport is that of ``XDS_TEST_TRANSPORT``, unless the settings have another.
     Use it as ``async with XdsServer(directory) as server: await server.wait_ready()``. ``start`` after ``stop`` or
@@ -29,18 +30,19 @@ class XdsServer(Child):
 
     def __init__(
         self,
-        directory: Path,
+        directory: Path | None,
         *options: str,
         settings: Mapping[str, Any] | None = None,
         name: str = "xds",
     ) -> None:
         super().__init__([], name=name)
-        self.port, self.admin_port = free_port(), free_port()
-        self.argv = [str(XDS), "serve", str(directory), "--log-format", "json"]
+        self.port, self.admin_port, self.api_port = free_port(), free_port(), free_port()
+        self.argv = [str(XDS), "serve", *([] if directory is None else [str(directory)]), "--log-format", "json"]
+        self.argv += ["--api", f"127.0.0.1:{self.api_port}"]
         self.argv += ["--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}", *options]
         for key, value in ({"transport.kind": KIND} | dict(settings or {})).items():
             self.argv += ["--set", f"{key}={value}"]
-        self.env = {key: value for key, value in os.environ.items() if not key.startswith(("XDS_", "COVERAGE_"))}
+        self.env = {key: value for key, value in self.env.items() if not key.startswith(("XDS_", "COVERAGE_"))}
         self._log_start = 0
 
     def start(self) -> Self:

@@ -7,13 +7,15 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp
 
 from xds.address import Address, BindError
 
@@ -27,13 +29,17 @@ xds admin port
 /readyz    200 while new streams are welcome, else 503 and why not
 /metrics   Prometheus metrics
 """
+_API_INDEX = """\
+/v1        the push API; /v1/docs describes it, /v1/openapi.json is for programs
+"""
 
 
 class AdminServer:
     """Serve ``/healthz``, ``/readyz``, ``/metrics`` and a list of these at ``/``, between ``start`` and ``stop``.
 
     ``healthy`` says whether the process works; ``ready`` whether new streams are welcome, and the reason, which is
-    shown either way; ``metrics`` gives Prometheus text. All are called in the loop and must not block it.
+    shown either way; ``metrics`` gives Prometheus text; ``api`` answers all other paths; ``tls`` is the certificate
+    and its key. All are called in the loop and must not block it.
     """
 
     def __init__(
@@ -43,10 +49,13 @@ class AdminServer:
         healthy: Callable[[], bool],
         ready: Callable[[], tuple[bool, str]],
         metrics: Callable[[], Awaitable[bytes]],
+        api: ASGIApp | None = None,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
         assert not address.is_unix, "Settings refuses a unix socket here"
         self._address = address
-        self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics)
+        self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics, api=api)
+        self._tls = tls
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -65,6 +74,8 @@ class AdminServer:
             server_header=False,
             limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=STOP_GRACE_S,
+            ssl_certfile=None if self._tls is None else self._tls[0],
+            ssl_keyfile=None if self._tls is None else self._tls[1],
         )
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]), name="admin")
@@ -80,12 +91,16 @@ class AdminServer:
 
 
 def admin_app(
-    *, healthy: Callable[[], bool], ready: Callable[[], tuple[bool, str]], metrics: Callable[[], Awaitable[bytes]]
+    *,
+    healthy: Callable[[], bool],
+    ready: Callable[[], tuple[bool, str]],
+    metrics: Callable[[], Awaitable[bytes]],
+    api: ASGIApp | None = None,
 ) -> Starlette:
     """Return the admin port's ASGI application."""
 
     async def index(_: Request) -> Response:
-        return _plain(_INDEX)
+        return _plain(_INDEX if api is None else _INDEX + _API_INDEX)
 
     async def healthz(_: Request) -> Response:
         return _plain("ok\n") if healthy() else _plain("not healthy\n", 503)
@@ -98,7 +113,8 @@ def admin_app(
         return Response(await metrics(), headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
 
     routes = {"/": index, "/healthz": healthz, "/readyz": readyz, "/metrics": prometheus}
-    return Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()])
+    found: list[BaseRoute] = [Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()]
+    return Starlette(routes=found if api is None else [*found, Mount("/", api)])
 
 
 class _Server(uvicorn.Server):

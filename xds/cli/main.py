@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from xds.cli import bootstrap, envoy, fleet, list_settings, serve, validate
+from xds.cli import bootstrap, envoy, fleet, list_settings, push, read, serve, store, validate
 from xds.cli.output import EXIT_CODES
 
 app = typer.Typer(
@@ -58,6 +58,16 @@ app.command(epilog=validate.EPILOG)(validate.validate)
 app.command(epilog=bootstrap.EPILOG)(bootstrap.bootstrap)
 app.command(epilog=envoy.EPILOG)(envoy.envoy)
 app.command(epilog=list_settings.EPILOG)(list_settings.settings)
+app.command(epilog=push.APPLY_EPILOG)(push.apply)
+app.command(epilog=read.GET_EPILOG)(read.get)
+app.command(epilog=read.DIFF_EPILOG)(read.diff)
+app.command(epilog=read.HISTORY_EPILOG)(read.history)
+app.command(epilog=push.ROLLBACK_EPILOG)(push.rollback)
+app.command(epilog=push.DELETE_EPILOG)(push.delete)
+app.command(epilog=read.WATCH_EPILOG)(read.watch)
+app.command(epilog=read.STATUS_EPILOG)(read.status)
+app.command(epilog=read.NODE_EPILOG)(read.node)
+app.add_typer(store.app, name="store")
 app.add_typer(fleet.app, name="fleet")
 app.command()(version)
 

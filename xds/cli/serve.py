@@ -27,6 +27,7 @@ EPILOG = examples(
 
 _TLS = "TLS"
 _LOGS = "Logs"
+_API = "Push API"
 
 
 def serve(
@@ -72,11 +73,37 @@ def serve(
     reflection: Annotated[
         bool | None, typer.Option("--reflection", help="Serve gRPC reflection, as grpcurl uses it.")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="sqlite:///PATH or memory:. Default: SQLite in the XDG state directory."),
+    ] = None,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="HOST:PORT of the gRPC push API, or off. Default: 127.0.0.1:18001.",
+            rich_help_panel=_API,
+        ),
+    ] = None,
+    api_token_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Holds the token that callers must show.", rich_help_panel=_API)
+    ] = None,
+    api_tls_cert: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Certificate chain of push API and admin port.", rich_help_panel=_API),
+    ] = None,
+    api_tls_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The certificate's private key.", rich_help_panel=_API)
+    ] = None,
+    insecure_api: Annotated[
+        bool | None,
+        typer.Option("--insecure-api", help="Let other machines push without TLS and token.", rich_help_panel=_API),
+    ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, by its key in the file.")
     ] = None,
 ) -> None:
-    """Serve a directory of resources to Envoys, and follow its changes.
+    """Serve resources to Envoys: those of a directory, whose changes are followed, and what the push API is given.
 
     Each setting can be an option, an environment variable (XDS_LISTEN, XDS_PROTOCOL__HOLD_TIMEOUT_S) or a key of the
     settings file (protocol: {hold_timeout_s: 30}); the first that has it wins. `xds settings` lists them all.
@@ -96,6 +123,12 @@ def serve(
         "--workers": (("transport", "workers"), workers),
         "--drain-timeout": (("drain", "timeout_s"), drain_timeout),
         "--reflection": (("reflection",), reflection),
+        "--store": (("store", "url"), store),
+        "--api": (("api", "listen"), api),
+        "--api-token-file": (("api", "token_file"), api_token_file),
+        "--api-tls-cert": (("api", "tls_cert"), api_tls_cert),
+        "--api-tls-key": (("api", "tls_key"), api_tls_key),
+        "--insecure-api": (("api", "insecure"), insecure_api),
     }
     run(_settings(options, assignments or [], config))
 
@@ -108,9 +141,10 @@ def run(settings: "Settings") -> None:
     configure_logging(level=settings.log.level, form=settings.log.format)
     import uvloop
 
-    from xds import app
+    from xds import server
     from xds.address import BindError
     from xds.model.problem import ChangesetRejectedError
+    from xds.store.errors import StoreError
     from xds.transport.pool import WorkerFailedError
 
     tell = log_serving if settings.log.format == "json" else partial(print_serving, sys.stdout)
@@ -122,11 +156,11 @@ def run(settings: "Settings") -> None:
                 reading.close()
                 tell(info)
 
-            code = uvloop.run(app.serve(settings, announce=announce, progress=progress))
+            code = uvloop.run(server.serve(settings, announce=announce, progress=progress))
     except ChangesetRejectedError as error:
         sys.stderr.write(problem_lines(error.problems))
         fail(f"{settings.directory} can't be served: {count(len(error.problems), 'problem')}, above", code=EXIT_FAILED)
-    except (BindError, WorkerFailedError) as error:
+    except (BindError, WorkerFailedError, StoreError) as error:
         fail(str(error), code=EXIT_FAILED)
     except KeyboardInterrupt:
         code = 130
@@ -141,6 +175,7 @@ def log_serving(info: "ServingInfo") -> None:
         "serving",
         listen=str(info.listen),
         admin=None if info.admin is None else str(info.admin),
+        api=None if info.api is None else str(info.api),
         tls=info.tls,
         directory=None if info.directory is None else str(info.directory),
         resources={group: dict(counts) for group, counts in info.resources.items()},
@@ -153,9 +188,10 @@ def print_serving(stream: Any, info: "ServingInfo") -> None:
 
     console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
     tls = {"off": "plaintext", "server": "TLS", "mutual": "mTLS"}[info.tls]
-    console.print(f"serving {info.directory or 'what is published in code'}", style="bold")
+    console.print(f"serving {info.directory or 'what the store has, and what is pushed'}", style="bold")
     console.print(f"  xDS    {info.listen}  ({tls})")
     console.print(f"  admin  {f'http://{info.admin}' if info.admin else 'off'}")
+    console.print(f"  push   {info.api or 'off'}")
     console.print()
     console.print(resource_table(info.resources, groups_max=GROUPS_SHOWN_MAX))
     console.print("\ntry next", style="bold")
@@ -191,8 +227,6 @@ def _settings(
         settings = load_settings([*map(_assigned, assignments), *given], config_file=config)
     except SettingsRejectedError as error:
         fail(*error.problems, code=EXIT_USAGE)
-    if settings.directory is None:
-        fail("no directory to serve; name it: xds serve DIR, or set XDS_DIRECTORY", code=EXIT_USAGE)
     return settings
 
 

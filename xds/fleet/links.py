@@ -77,7 +77,8 @@ class WorkerLink:
             async with asyncio.timeout(END_TIMEOUT_S):
                 await process.wait()
         except TimeoutError:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it may just have ended
+                process.kill()
             await process.wait()
         await asyncio.gather(*self._readers, return_exceptions=True)
 

@@ -4,8 +4,8 @@ The one mutable thing of the model. ``apply`` first builds the whole next state 
 only then takes it over, so a rejected changeset leaves no trace.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from immutables import Map
 
@@ -55,11 +55,35 @@ class Catalog:
         group = self._lines.table.group_of(node, self._groups)
         return group if group is None or group in self._groups else DEFAULT_GROUP
 
-    def apply(self, changeset: Changeset) -> Applied:
+    def own(self, group: str) -> Iterator[Resource]:
+        """Iterate over the resources that the group has itself, by type and name; nothing if there is no such group."""
+        for _, layer in sorted(self._own_layers(group).items()):
+            for _, resource in sorted(layer.resources.items()):
+                yield resource
+
+    def own_resource(self, group: str, type_url: str, name: str) -> Resource | None:
+        """Return the resource that the group has itself, or None."""
+        layer = self._own_layers(group).get(type_url)
+        return layer.resources.get(name) if layer is not None else None
+
+    def apply(self, changeset: Changeset, *, revision: int | None = None) -> Applied:
         """Apply the changeset whole and return what it changed; raise ChangesetRejectedError and change nothing.
 
-        Costs O(changed × groups that see it). What has the version that is already served is no change.
+        Costs O(changed × groups that see it). What has the version that is already served is no change. ``revision``
+        is the one to be at afterwards, of whoever counts them; left out, a change makes the next one.
         """
+        if revision is None:
+            return self._apply(changeset)
+        before, self.revision = self.revision, revision - 1
+        try:
+            applied = self._apply(changeset)
+        except BaseException:
+            self.revision = before
+            raise
+        self.revision = revision
+        return replace(applied, revision=revision)
+
+    def _apply(self, changeset: Changeset) -> Applied:
         lines = self._lines_after(changeset)
         changes = self._changes(changeset, lines)
         regrouped = lines is not self._lines
@@ -91,15 +115,31 @@ class Catalog:
 
     def resume(self, state: Changeset, revision: int) -> Applied:
         """Take over another catalog's ``export``, and its revision."""
-        self.revision = revision - 1
-        applied = self.apply(state)
-        self.revision = revision
-        return applied
+        return self.apply(state, revision=revision)
+
+    def inverse(self, changeset: Changeset) -> Changeset:
+        """Return what leads back, once the changeset is applied, to what is there now."""
+        if changeset.replace or changeset.groups is not None or not changeset.upserts.keys() <= self._groups.keys():
+            return self.export()
+        places = [(group, each.type_url, each.name) for group, all_ in changeset.upserts.items() for each in all_]
+        places += [(group, *place) for group, all_ in changeset.removals.items() for place in all_]
+        upserts: dict[str, list[Resource]] = {}
+        removals: dict[str, list[tuple[str, str]]] = {}
+        for group, type_url, name in dict.fromkeys(places):
+            resource = self.own_resource(group, type_url, name)
+            if resource is None:
+                removals.setdefault(group, []).append((type_url, name))
+            else:
+                upserts.setdefault(group, []).append(resource)
+        return Changeset(
+            upserts={group: tuple(all_) for group, all_ in upserts.items()},
+            removals={group: tuple(all_) for group, all_ in removals.items()},
+        )
 
     def _lines_after(self, changeset: Changeset) -> "_Lines":
         """Return who extends whom after the changeset: the present object itself if that stays as it is."""
         table = changeset.groups or self._lines.table
-        named = [*changeset.upserts, *table.extends, *table.extends.values()]
+        named = [*changeset.upserts, *table.names, *table.extends, *table.extends.values()]
         named += [rule.group for rule in table.rules]
         known = dict.fromkeys([DEFAULT_GROUP, *([] if changeset.replace else self._groups), *named])
         if table == self._lines.table and known.keys() == self._groups.keys():

@@ -90,12 +90,17 @@ class GroupTable:
     rules, a node that none takes belongs to ``default``, or to none if ``deny_unmatched``.
     ``external`` holds globs over ``type/name`` (``clusters/passthrough``) of what Envoys get from elsewhere, as from
     their own bootstrap: a reference to such a name is never dangling.
+    ``names`` are groups that exist even while they have no resources, rules or base. ``kept`` are those of them that a
+    directory keeps, and ``rules_kept`` says whether it keeps the rules too: nobody else may change those.
     """
 
     rules: tuple[Rule, ...] = ()
     extends: Mapping[str, str] = field(default_factory=dict)
     deny_unmatched: bool = False
     external: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    rules_kept: bool = False
 
     def group_of(self, node: Node, known: Mapping[str, object]) -> str | None:
         """Return the node's group among the ``known`` ones, or None if no group takes it."""

@@ -54,8 +54,8 @@ class Session:
     sent: int = 0
     """How many messages went out, so that an answer to an earlier one is not taken for one to a later."""
     absent: frozenset[str] = NOBODY
-    greeted: frozenset[str] = NOBODY
-    """Routes whose virtual hosts were answered for a first time."""
+    greeted: frozenset[str] = NOBODY  # routes whose virtual hosts were answered for a first time
+    since: float = 0.0  # when its first stream said who it is
     break_due: bool = False
     stuck_since: float | None = None
     """When a client came back that has routes or endpoints of an earlier stream and is yet to ask for its clusters."""

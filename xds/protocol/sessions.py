@@ -91,6 +91,7 @@ def notice_return(session: Session, stream: Stream, state: TypeState, *, claims:
     Returns whether an Envoy is stuck: one whose stream broke while its clusters warmed asks for endpoints first of all,
     and what it says of those that it has is of the time before.
     """
+    session.since = session.since or now
     stream.warm = stream.warm or claims
     if state.stage is Stage.MAKE and claims:
         session.returned(now)

@@ -28,24 +28,29 @@ def encode_any(type_url: str, value: bytes) -> bytes:
     return _text(_ANY_TYPE_URL, type_url) + (_bytes(_ANY_VALUE, value) if value else b"")
 
 
-def encode_resource(body: bytes, name: str, *, ttl_nanos: int = 0, aliases: tuple[str, ...] = ()) -> Encoded:
+def encode_resource(
+    body: bytes, name: str, *, ttl_nanos: int = 0, aliases: tuple[str, ...] = (), version: str = ""
+) -> Encoded:
     """Encode ``envoy.service.discovery.v3.Resource`` around an encoded Any; ``ttl_nanos`` 0 means no TTL.
 
-    The version is a hash of body, TTL and aliases. A heartbeat is the same without the body, by which a client renews
-    the TTL (xDS protocol, "TTL"); it is empty when there is no TTL.
+    The version is a hash of body, TTL and aliases, unless one is given. A heartbeat is the same without the body, by
+    which a client renews the TTL (xDS protocol, "TTL"); it is empty when there is no TTL.
     """
     tail = b"".join(_text(_ALIAS, alias) for alias in aliases)
     if ttl_nanos:
         tail += _bytes(_TTL, _duration(ttl_nanos))
-    digest = blake2b(body)
-    digest.update(tail)
-    digest.update(len(body).to_bytes(8, "big"))  # so that no body ends in what reads like aliases
-    version = digest.hexdigest()[:_VERSION_LENGTH]
-    head = _text(_VERSION, version)
+    head = _text(_VERSION, version := version or _hash(body, tail))
     rest = _text(_NAME, name) + tail
     start = len(head) + len(_RESOURCE) + len(_varint(len(body)))
     encoded = head + _bytes(_RESOURCE, body) + rest
     return Encoded(version, encoded, start, start + len(body), head + rest if ttl_nanos else b"")
+
+
+def _hash(body: bytes, tail: bytes) -> str:
+    digest = blake2b(body)
+    digest.update(tail)
+    digest.update(len(body).to_bytes(8, "big"))  # so that no body ends in what reads like aliases
+    return digest.hexdigest()[:_VERSION_LENGTH]
 
 
 def _duration(nanos: int) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.summary import NodesQuery
 from xds.serving.feed import Answer, Ask
 
 ANSWER_S = 10.0
@@ -18,13 +19,20 @@ class Questions:
         self._last = 0
         self._open: dict[int, asyncio.Future[bytes]] = {}
 
-    async def ask(self, send: Callable[[Ask], None], message: bytes | None, within_s: float = ANSWER_S) -> bytes:
+    async def ask(
+        self,
+        send: Callable[[Ask], None],
+        message: bytes | None,
+        within_s: float = ANSWER_S,
+        *,
+        nodes: NodesQuery | None = None,
+    ) -> bytes:
         """Send a question and return its answer. Raises StreamRefusedError with the error that it was answered with."""
         self._last += 1
         number = self._last
         future = self._open[number] = asyncio.get_running_loop().create_future()
         try:
-            send(Ask(number, message))
+            send(Ask(number, message, nodes))
             async with asyncio.timeout(within_s):
                 answer: bytes = await future
                 return answer

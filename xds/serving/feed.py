@@ -12,6 +12,7 @@ from xds.config import Settings
 from xds.model.changeset import Changeset
 from xds.protocol.events import Counters
 from xds.protocol.memories import Memory
+from xds.protocol.summary import NodesQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,13 @@ class Figures:
 class Ask:
     """A CSDS request: from a worker to the parent, which asks all workers and puts their answers together.
 
-    Without a message, the parent asks for a worker's figures, which come before the empty answer.
+    Without a message, the parent asks for a worker's figures, which come before the empty answer; with ``nodes``, how
+    far its nodes are, which is answered with an encoded list of ``NodeSummary``.
     """
 
     number: int
     message: bytes | None
+    nodes: NodesQuery | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ class Worker:
         if change.whole:
             applied = self._catalog.resume(change.changeset, change.revision)
         else:
-            applied = self._catalog.apply(change.changeset)
+            applied = self._catalog.apply(change.changeset, revision=change.revision)
         assert self._catalog.revision == change.revision, f"{self._catalog.revision} is not {change.revision}"
         self._serving.publish(applied)
 
@@ -137,6 +137,9 @@ class Worker:
 
     async def _answer(self, ask: Ask) -> None:
         """Answer a CSDS request for the streams of this worker, or tell its figures."""
+        if ask.nodes is not None:
+            self._channel.send(encode(Answer(ask.number, encode(await self._serving.nodes(ask.nodes)))))
+            return
         if ask.message is None:
             self._tell_figures()
             self._channel.send(encode(Answer(ask.number)))

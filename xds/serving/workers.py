@@ -20,6 +20,7 @@ from xds.protocol.doubts import Doubts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Counters
 from xds.protocol.leftovers import Leftovers
+from xds.protocol.summary import NodesQuery, NodeSummary
 from xds.serving.asking import ANSWER_S, Questions
 from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
 from xds.transport.pool import Pool, PoolEvents, Worker
@@ -97,6 +98,18 @@ class WorkerStreams:
         if self._pool is not None:
             workers = [worker for worker in self._pool.workers if worker.ready]
             await asyncio.gather(*(self._ask(worker, None, FIGURES_S) for worker in workers), return_exceptions=True)
+
+    async def nodes(self, query: NodesQuery) -> list[NodeSummary]:
+        """Return how far the nodes are that a query is about. Raises StreamRefusedError where a worker is silent."""
+        workers = [worker for worker in self._pool.workers if worker.ready] if self._pool is not None else []
+        answers = await asyncio.gather(*(self._ask_nodes(worker, query) for worker in workers))
+        found: list[NodeSummary] = []
+        for answer in answers:
+            found += decode(answer) if answer else []
+        return found[: query.limit]
+
+    async def _ask_nodes(self, worker: Worker, query: NodesQuery) -> bytes:
+        return await self._questions[worker].ask(lambda ask: worker.channel.send(encode(ask)), None, nodes=query)
 
     async def _ask(self, worker: Worker, message: bytes | None, within_s: float = ANSWER_S) -> bytes:
         return await self._questions[worker].ask(lambda ask: worker.channel.send(encode(ask)), message, within_s)

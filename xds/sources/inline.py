@@ -37,13 +37,22 @@ def _read(item: ResourceLike, place: str) -> list[Resource]:
         return [item]
     if not isinstance(item, str):
         return [ingest(item)]
-    document = read_yaml(item.encode(), file=place, limits=YamlLimits())
+    return list(read_text(item.encode(), file=place))
+
+
+def read_text(text: bytes, *, file: str) -> tuple[Resource, ...]:
+    """Read YAML or JSON text: a resource, a list of them, or a file's ``resources:``. ``file`` is where it came from.
+
+    Raises ChangesetRejectedError with every problem.
+    """
+    place = file
+    document = read_yaml(text, file=file, limits=YamlLimits())
     value: Any = document.value
     prefix: tuple[str, ...] = ()
     if isinstance(value, dict) and "resources" in value and "@type" not in value:
         value, prefix = value["resources"], ("resources",)
     if isinstance(value, dict):
-        return [ingest(value, source=place, line_of=document.line_of)]
+        return (ingest(value, source=place, line_of=document.line_of),)
     if not isinstance(value, list):
         raise ChangesetRejectedError(
             [
@@ -63,7 +72,7 @@ def _read(item: ResourceLike, place: str) -> list[Resource]:
             problems += error.problems
     if problems:
         raise ChangesetRejectedError(problems)
-    return found
+    return tuple(found)
 
 
 def _line_within(document: YamlDocument, prefix: tuple[str | int, ...], path: tuple[str | int, ...]) -> int:

@@ -27,9 +27,10 @@ CREATE TABLE resources (
     PRIMARY KEY (scope, type_url, name)
 ) STRICT;
 CREATE TABLE present (
-    one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL, oldest INTEGER NOT NULL, rules BLOB
+    one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL, oldest INTEGER NOT NULL, rules BLOB,
+    epoch TEXT NOT NULL
 ) STRICT;
-INSERT INTO present VALUES (1, 0, 0, NULL);
+INSERT INTO present VALUES (1, 0, 0, NULL, lower(hex(randomblob(16))));
 """
 """``resources`` and ``present`` are the newest state; ``before`` is what an operation replaced, for older states."""
 

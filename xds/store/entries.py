@@ -1,6 +1,6 @@
 """What a store keeps: entries in order of their revision, and the state that they lead to. Pure data."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
@@ -27,7 +27,8 @@ class Entry:
     """One change, all of it or none: resources set, in wire form, or removed (None); and new group rules, or None.
 
     ``id`` tells it from every other change, so that trying again does not make it twice. ``at_ms`` is when it was
-    made, in Unix milliseconds by its author's clock; order is by revision alone.
+    made, in Unix milliseconds by its author's clock; order is by revision alone. ``request`` is a digest of what was
+    asked for, where that may be more than what had to be done for it.
     """
 
     id: str
@@ -36,9 +37,12 @@ class Entry:
     author: str = ""
     message: str = ""
     at_ms: int = 0
+    request: bytes = field(default=b"", compare=False)
 
     def digest(self) -> bytes:
         """Return what is equal for entries that do the same, whoever made them and when."""
+        if self.request:
+            return self.request
         digest = blake2b(digest_size=16)
         for key, encoded in sorted(self.operations.items()):
             for part in (*key, "" if encoded is None else "="):
@@ -57,6 +61,25 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What is told of an entry in a list: all but what it does, of which only how many operations there are."""
+
+    revision: int
+    id: str
+    author: str
+    message: str
+    at_ms: int
+    operations: int
+
+
+class Found(NamedTuple):
+    """The entry that has an id: its revision, and what it did."""
+
+    revision: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """All there is at a revision. ``groups`` are the rules last given, None if there never were any."""
 
@@ -68,8 +91,32 @@ class State:
 class Store(Protocol):
     """The log. Revisions grow by one with every entry, from 1; revision 0 is the empty state.
 
+    ``epoch`` names this log: after a restore it is another one, and revisions of before mean nothing.
     Any method raises UnavailableError where the store can't be read or written now.
     """
+
+    epoch: str
+    away: str = ""
+    """Why what is on another machine can't be reached just now, "" if it can: reads are of what is known here."""
+
+    async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
+        """Keep all entries or none, in order, and return the revision of the last once none can be lost any more.
+
+        Each id must be a new one. Raises as ``append`` does.
+        """
+        ...
+
+    async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
+        """Return those of the entries with these ids that are kept, by id."""
+        ...
+
+    async def kept(self) -> tuple[int, int]:
+        """Return the oldest revision whose state can be read, and the newest."""
+        ...
+
+    async def heads(self, after: int, limit: int = 100) -> list[Head]:
+        """Return what is told of the entries after a revision, oldest first. Raises CompactedError, NotYetError."""
+        ...
 
     async def append(self, entry: Entry, expected_revision: int | None = None) -> int:
         """Keep the entry, and return the revision it made once it can't be lost any more.
@@ -101,6 +148,12 @@ class Store(Protocol):
     async def close(self) -> None:
         """End all watches, and let go of everything."""
         ...
+
+
+def head_of(stored: Stored) -> Head:
+    """Return what is told of an entry in a list."""
+    entry = stored.entry
+    return Head(stored.revision, entry.id, entry.author, entry.message, entry.at_ms, len(entry.operations))
 
 
 def check(entry: Entry) -> None:

@@ -39,6 +39,13 @@ class NotYetError(StoreError):
         self.revision = revision
 
 
+class EpochChangedError(StoreError):
+    """The log was replaced by another one, as by a restore: revisions of before mean nothing, read the whole state."""
+
+    def __init__(self) -> None:
+        super().__init__("the store was replaced by another one: read the whole state anew")
+
+
 class TooLargeError(StoreError):
     """The change is larger than the store takes in one piece."""
 

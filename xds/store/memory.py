@@ -1,8 +1,9 @@
 """A store in memory: what embedding programs and tests use, and what every other store is held to."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from uuid import uuid4
 
-from xds.store.entries import Entry, Key, State, Store, Stored, check, must_be_kept
+from xds.store.entries import Entry, Found, Head, Key, State, Store, Stored, check, head_of, must_be_kept
 from xds.store.errors import ConflictError, IdReusedError, NotYetError, UnavailableError
 from xds.store.news import News
 
@@ -11,6 +12,7 @@ class MemoryStore(Store):
     """Keeps everything until the process ends."""
 
     def __init__(self) -> None:
+        self.epoch = uuid4().hex
         self._base = State(0, {})
         self._kept: list[Stored] = []
         self._ids: dict[str, Stored] = {}
@@ -24,14 +26,36 @@ class MemoryStore(Store):
             if before.entry.digest() != entry.digest():
                 raise IdReusedError(entry.id, before.revision)
             return before.revision
+        return await self.append_all([entry], self._news.revision if expected_revision is None else expected_revision)
+
+    async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
+        self._must_be_open()
+        for entry in entries:
+            check(entry)
+            if entry.id in self._ids:
+                raise IdReusedError(entry.id, self._ids[entry.id].revision)
         newest = self._news.revision
-        if expected_revision is not None and expected_revision != newest:
+        if expected_revision != newest:
             raise ConflictError(expected_revision, newest)
-        stored = Stored(newest + 1, entry)
-        self._kept.append(stored)
-        self._ids[entry.id] = stored
-        self._news.tell(stored.revision)
-        return stored.revision
+        for entry in entries:
+            newest += 1
+            stored = Stored(newest, entry)
+            self._kept.append(stored)
+            self._ids[entry.id] = stored
+        self._news.tell(newest)
+        return newest
+
+    async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
+        self._must_be_open()
+        kept = [(entry_id, self._ids[entry_id]) for entry_id in ids if entry_id in self._ids]
+        return {entry_id: Found(stored.revision, stored.entry.digest()) for entry_id, stored in kept}
+
+    async def kept(self) -> tuple[int, int]:
+        self._must_be_open()
+        return self._base.revision, self._news.revision
+
+    async def heads(self, after: int, limit: int = 100) -> list[Head]:
+        return [head_of(stored) for stored in await self.entries(after, limit)]
 
     async def state(self, revision: int | None = None) -> State:
         self._must_be_open()

@@ -5,13 +5,14 @@ All of SQLite runs on a thread of its own, so that neither a disk that syncs nor
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from xds.store.database_file import open_database, refusal
-from xds.store.entries import Entry, Key, State, Store, Stored, check, must_be_kept
+from xds.store.entries import Entry, Found, Head, Key, State, Store, Stored, check, must_be_kept
 from xds.store.errors import (
     ConflictError,
     IdReusedError,
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 ERASE_AT_ONCE = 100
 """Entries that one transaction of ``compact`` forgets: appends get their turn in between."""
+RECENT_ENTRIES_MAX = 1_000
+RECENT_OPERATIONS_MAX = 10_000
+"""What of the newest entries is at hand for watches, which then do not wait for the disk."""
 
 
 class SqliteStore(Store):
@@ -35,6 +39,9 @@ class SqliteStore(Store):
         self._database = database
         self._thread = thread
         self._news = News(_present(database)[0])
+        self._recent: deque[Stored] = deque()
+        self._recent_operations = 0
+        self.epoch = str(database.execute("SELECT epoch FROM present").fetchone()[0])
 
     @classmethod
     async def open(cls, path: Path) -> "SqliteStore":
@@ -50,12 +57,46 @@ class SqliteStore(Store):
 
     async def append(self, entry: Entry, expected_revision: int | None = None) -> int:
         check(entry)
-        return await self._run(lambda: self._append(entry, expected_revision), self._tell)
+        return await self._append([entry], expected_revision, lambda: _append(self._database, entry, expected_revision))
+
+    async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
+        for entry in entries:
+            check(entry)
+        return await self._append(
+            entries, expected_revision, lambda: _append_all(self._database, entries, expected_revision)
+        )
+
+    async def _append(
+        self, entries: Sequence[Entry], expected_revision: int | None, work: Callable[[], tuple[int, bool]]
+    ) -> int:
+        try:
+            revision, _ = await self._run(
+                lambda: self._committed(entries[0].id, work), lambda appended: self._tell(entries, appended)
+            )
+        except ConflictError as error:
+            self._news.tell(max(error.revision, self._news.revision))  # what was unknown before is known now
+            raise
+        return revision
+
+    async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
+        wanted = tuple(ids)
+        return await self._run(lambda: _find(self._database, wanted))
+
+    async def kept(self) -> tuple[int, int]:
+        newest, oldest, _ = await self._run(lambda: _present(self._database))
+        return oldest, newest
+
+    async def heads(self, after: int, limit: int = 100) -> list[Head]:
+        return await self._run(lambda: _heads(self._database, after, limit))
 
     async def state(self, revision: int | None = None) -> State:
         return await self._run(lambda: _state(self._database, revision))
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
+        recent = self._recent
+        if recent and recent[0].revision <= after + 1 <= self._news.revision + 1 and not self._news.is_closed():
+            at = after + 1 - recent[0].revision
+            return [recent[number] for number in range(at, min(at + limit, len(recent)))]
         return await self._run(lambda: _entries(self._database, after, limit))
 
     def watch(self, after: int) -> AsyncIterator[Stored]:
@@ -64,6 +105,8 @@ class SqliteStore(Store):
     async def compact(self, revision: int) -> int:
         while True:
             oldest = await self._run(lambda: self._write(lambda: _forget(self._database, revision)))
+            while self._recent and self._recent[0].revision <= oldest:
+                self._recent_operations -= len(self._recent.popleft().entry.operations)
             if oldest >= revision:
                 return oldest
 
@@ -83,9 +126,21 @@ class SqliteStore(Store):
             future.add_done_callback(then)
         return await asyncio.shield(future)
 
-    def _tell(self, appended: "asyncio.Future[int]") -> None:
-        if not appended.cancelled() and appended.exception() is None and appended.result() > self._news.revision:
-            self._news.tell(appended.result())
+    def _tell(self, entries: Sequence[Entry], appended: "asyncio.Future[tuple[int, bool]]") -> None:
+        if appended.cancelled() or appended.exception() is not None:
+            return
+        revision, is_new = appended.result()
+        if is_new:
+            first = revision - len(entries) + 1
+            if self._recent and self._recent[-1].revision != first - 1:
+                self._recent.clear()
+                self._recent_operations = 0
+            self._recent.extend(Stored(first + number, entry) for number, entry in enumerate(entries))
+            self._recent_operations += sum(len(entry.operations) for entry in entries)
+            while len(self._recent) > RECENT_ENTRIES_MAX or self._recent_operations > RECENT_OPERATIONS_MAX:
+                self._recent_operations -= len(self._recent.popleft().entry.operations)
+        if revision > self._news.revision:
+            self._news.tell(revision)
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
@@ -93,11 +148,11 @@ class SqliteStore(Store):
         except sqlite3.Error as error:
             raise refusal(error, self.path) from error
 
-    def _append(self, entry: Entry, expected_revision: int | None) -> int:
+    def _committed(self, entry_id: str, work: Callable[[], T]) -> T:
         try:
-            return self._write(lambda: _append(self._database, entry, expected_revision))
+            return self._write(work)
         except _CommitError as error:
-            raise OutcomeUnknownError(entry.id, str(error)) from error
+            raise OutcomeUnknownError(entry_id, str(error)) from error
 
     def _write(self, work: Callable[[], T]) -> T:
         """Do the work in one transaction, which leaves nothing if it fails."""
@@ -126,17 +181,34 @@ class _CommitError(sqlite3.DatabaseError):
     """A commit failed while it was written: a crash before the next one could bring it to light."""
 
 
-def _append(database: sqlite3.Connection, entry: Entry, expected_revision: int | None) -> int:
-    digest = entry.digest()
-    kept = database.execute("SELECT revision, digest FROM entries WHERE id = ?", (entry.id,)).fetchone()
+def _append(database: sqlite3.Connection, entry: Entry, expected_revision: int | None) -> tuple[int, bool]:
+    """Return the entry's revision, and whether it is new."""
+    kept = _find(database, (entry.id,)).get(entry.id)
     if kept is not None:
-        if kept[1] != digest:
-            raise IdReusedError(entry.id, kept[0])
-        return int(kept[0])
+        if kept.digest != entry.digest():
+            raise IdReusedError(entry.id, kept.revision)
+        return kept.revision, False
     newest, _, rules = _present(database)
     if expected_revision is not None and expected_revision != newest:
         raise ConflictError(expected_revision, newest)
-    revision = newest + 1
+    _insert(database, entry, newest + 1, rules)
+    return newest + 1, True
+
+
+def _append_all(database: sqlite3.Connection, entries: Sequence[Entry], expected_revision: int) -> tuple[int, bool]:
+    for entry_id, kept in _find(database, tuple(entry.id for entry in entries)).items():
+        raise IdReusedError(entry_id, kept.revision)
+    newest, _, rules = _present(database)
+    if expected_revision != newest:
+        raise ConflictError(expected_revision, newest)
+    for entry in entries:
+        newest += 1
+        _insert(database, entry, newest, rules)
+        rules = rules if entry.groups is None else entry.groups
+    return newest, True
+
+
+def _insert(database: sqlite3.Connection, entry: Entry, revision: int, rules: bytes | None) -> None:
     rows = ((revision, at, *key, encoded, *key) for at, (key, encoded) in enumerate(entry.operations.items()))
     database.executemany(
         "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?,"
@@ -149,10 +221,30 @@ def _append(database: sqlite3.Connection, entry: Entry, expected_revision: int |
     database.executemany("DELETE FROM resources WHERE scope = ? AND type_url = ? AND name = ?", removals)
     database.execute(
         "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (revision, entry.id, digest, entry.author, entry.message, entry.at_ms, entry.groups, rules),
+        (revision, entry.id, entry.digest(), entry.author, entry.message, entry.at_ms, entry.groups, rules),
     )
     database.execute("UPDATE present SET revision = ?, rules = coalesce(?, rules)", (revision, entry.groups))
-    return revision
+
+
+def _find(database: sqlite3.Connection, ids: tuple[str, ...]) -> dict[str, Found]:
+    found = {}
+    for entry_id in ids:
+        row = database.execute("SELECT revision, digest FROM entries WHERE id = ?", (entry_id,)).fetchone()
+        if row is not None:
+            found[entry_id] = Found(*row)
+    return found
+
+
+def _heads(database: sqlite3.Connection, after: int, limit: int) -> list[Head]:
+    newest, oldest, _ = _present(database)
+    must_be_kept(after, oldest=oldest, newest=newest)
+    rows = database.execute(
+        "SELECT revision, id, author, message, at_ms,"
+        " (SELECT count(*) FROM operations WHERE operations.revision = entries.revision)"
+        " FROM entries WHERE revision > ? ORDER BY revision LIMIT ?",
+        (after, limit),
+    )
+    return [Head(*row) for row in rows]
 
 
 def _state(database: sqlite3.Connection, revision: int | None) -> State:
@@ -176,7 +268,8 @@ def _entries(database: sqlite3.Connection, after: int, limit: int) -> list[Store
     newest, oldest, _ = _present(database)
     must_be_kept(after, oldest=oldest, newest=newest)
     found = database.execute(
-        "SELECT revision, id, author, message, at_ms, rules FROM entries WHERE revision > ? ORDER BY revision LIMIT ?",
+        "SELECT revision, id, author, message, at_ms, rules, digest"
+        " FROM entries WHERE revision > ? ORDER BY revision LIMIT ?",
         (after, limit),
     )
     return [
@@ -189,9 +282,10 @@ def _entries(database: sqlite3.Connection, after: int, limit: int) -> list[Store
                 author=author,
                 message=message,
                 at_ms=at_ms,
+                request=digest,
             ),
         )
-        for revision, entry_id, author, message, at_ms, rules in found.fetchall()
+        for revision, entry_id, author, message, at_ms, rules, digest in found.fetchall()
     ]
 
 

@@ -1,0 +1,53 @@
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from xds.api.operations import Operations
+from xds.model.catalog import Catalog
+from xds.protocol.summary import NodesQuery, NodeSummary
+from xds.publishing.publisher import Publisher
+from xds.store.entries import Store
+from xds.store.memory import MemoryStore
+
+
+class Served:
+    """Operations on a store in memory, what they serve, and the nodes that they are told there are."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.catalog = Catalog()
+        self.publisher = Publisher(store, self.catalog, self._serve)
+        self.known_nodes: list[NodeSummary] = []
+        self.rejected = 0
+        self.operations = Operations(self.publisher, self.catalog, nodes=self._nodes, on_rejected=self._count)
+
+    def _serve(self, changeset: Any, revision: int) -> None:
+        self.catalog.apply(changeset, revision=revision)
+
+    async def _nodes(self, query: NodesQuery) -> list[NodeSummary]:
+        return [
+            each
+            for each in self.known_nodes
+            if query.id in (None, each.node.id)
+            and query.group in (None, each.group)
+            and query.state in (None, each.state)
+        ][: query.limit]
+
+    def _count(self) -> None:
+        self.rejected += 1
+
+
+@pytest.fixture
+async def serving_api() -> AsyncIterator[Callable[..., Awaitable[Served]]]:
+    """Start operations on a store, by default an empty one in memory."""
+    async with AsyncExitStack() as stack:
+
+        async def start(store: Store | None = None) -> Served:
+            made = Served(store or MemoryStore())
+            await made.publisher.start()
+            stack.push_async_callback(made.publisher.stop)
+            return made
+
+        yield start

@@ -1,0 +1,372 @@
+"""The REST push API, asked over ASGI as any HTTP client would."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+import yaml
+from google.protobuf.any_pb2 import Any as AnyMessage
+from support import resources as r
+
+from xds._generated import snapshots_pb2 as pb
+from xds.api.rest import rest_api
+from xds.api.tokens import Token
+from xds.model.groups import Node
+from xds.model.types import CLUSTER
+from xds.protocol.summary import NodeState, NodeSummary, TypeSummary
+from xds.schema.ingest import ingest
+from xds.store.errors import OutcomeUnknownError, TooLargeError, UnavailableError
+
+A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
+BODY_MAX = 1_000_000
+
+
+def client_of(served, token: Token | None = None) -> httpx.AsyncClient:
+    app = rest_api(served.operations, token or Token(None), body_bytes_max=BODY_MAX)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://api")
+
+
+@pytest.fixture
+async def served(serving_api):
+    return await serving_api()
+
+
+@pytest.fixture
+async def api(served) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(served) as client:
+        yield client
+
+
+async def push(api: httpx.AsyncClient, group: str = "default", **body: object) -> httpx.Response:
+    return await api.post(f"/v1/groups/{group}/changesets", json=body)
+
+
+async def test_a_changeset_is_made_and_told(api: httpx.AsyncClient) -> None:
+    answer = await push(api, upsert=[A, B], message="first", author="ann")
+    assert (answer.status_code, answer.headers["etag"]) == (200, '"1"')
+    assert answer.json() == {
+        "revision": 1,
+        "changed": [{"type": "clusters", "name": "a"}, {"type": "clusters", "name": "b"}],
+        "unchanged": [],
+        "again": False,
+    }
+    answer = await push(api, upsert=[A], remove=[{"type": "clusters", "name": "b"}])
+    assert answer.json()["changed"] == [{"type": "clusters", "name": "b"}]
+    assert answer.json()["unchanged"] == [{"type": "clusters", "name": "a"}]
+    history = (await api.get("/v1/revisions")).json()["revisions"]
+    assert [(each["revision"], each["author"], each["message"], each["operations"]) for each in history] == [
+        (2, "", "", 1),
+        (1, "ann", "first", 2),
+    ]
+
+
+async def test_bodies_are_json_yaml_or_protobuf(api: httpx.AsyncClient) -> None:
+    text = yaml.safe_dump({"upsert": [A]})
+    answer = await api.post("/v1/groups/y/changesets", content=text, headers={"content-type": "application/yaml"})
+    assert answer.status_code == 200
+    message = pb.Changeset(upsert=[AnyMessage.FromString(ingest(A).body)], about=pb.About(id="p"))
+    content, kind = message.SerializeToString(), {"content-type": "application/x-protobuf"}
+    answer = await api.post("/v1/groups/p/changesets", content=content, headers=kind)
+    assert answer.status_code == 200, answer.text
+    yaml_answer = await api.get("/v1/groups/y/snapshot", headers={"accept": "application/yaml"})
+    json_answer = await api.get("/v1/groups/p/snapshot")
+    assert yaml.safe_load(yaml_answer.text)["resources"] == json_answer.json()["resources"]
+    raw = await api.get("/v1/groups/p/snapshot", headers={"accept": "application/x-protobuf"})
+    snapshot = pb.Snapshot.FromString(raw.content)
+    assert [each.SerializeToString() for each in snapshot.resources] == [ingest(A).body]
+    answer = await api.post("/v1/groups/p/changesets", content=b"x", headers={"content-type": "text/plain"})
+    assert answer.status_code == 415
+
+
+async def test_one_resource_is_put_read_and_deleted(api: httpx.AsyncClient) -> None:
+    path = "/v1/groups/default/resources/clusters/a"
+    assert (await api.get(path)).status_code == 404
+    assert (await api.put(path, json=A)).json()["revision"] == 1
+    answer = await api.get(path)
+    assert (answer.json()["name"], answer.headers["x-xds-version"]) == ("a", ingest(A).version)
+    assert (await api.put(path, json=answer.json())).json() | {"changed": []} == {
+        "revision": 1,
+        "changed": [],
+        "unchanged": [{"type": "clusters", "name": "a"}],
+        "again": False,
+    }
+    assert (await api.get(path, params={"revision": 0})).status_code == 404
+    assert (await api.delete(path)).json()["revision"] == 2
+    assert (await api.delete(path)).json() == {
+        "revision": 2,
+        "changed": [],
+        "unchanged": [{"type": "clusters", "name": "a"}],
+        "again": False,
+    }
+    assert (await api.get(path, params={"revision": 1})).json()["name"] == "a"
+
+
+async def test_names_and_types_are_escaped(api: httpx.AsyncClient) -> None:
+    name, kind = "a/b ü%2F?", quote(CLUSTER, safe="")
+    path = f"/v1/groups/default/resources/{kind}/{quote(name, safe='')}"
+    assert (await api.put(path, json=r.static_cluster(name, 1))).status_code == 200
+    assert (await api.get(path)).json()["name"] == name
+    answer = await api.put(path, json=A)
+    assert answer.status_code == 422
+    assert (await api.get("/v1/groups/default/resources/klusters/a")).status_code == 422
+
+
+async def test_replacing_a_snapshot_takes_what_reading_one_gives(api: httpx.AsyncClient) -> None:
+    await push(api, upsert=[A, B])
+    first = (await api.get("/v1/groups/default/snapshot")).json()
+    answer = await api.put("/v1/groups/default/snapshot", json={"resources": [A]}, headers={"if-match": '"1"'})
+    assert answer.json()["revision"] == 2
+    again = await api.put("/v1/groups/default/snapshot", json={"resources": [A]})
+    assert again.json()["revision"] == 2, "idempotent"
+    answer = await api.put("/v1/groups/default/snapshot", json=first, headers={"if-match": "1"})
+    assert (answer.status_code, answer.json()["revision"]) == (412, 2)
+    assert (await api.put("/v1/groups/default/snapshot", json=first)).json()["revision"] == 3
+    assert (await api.get("/v1/groups/default/snapshot")).json()["resources"] == first["resources"]
+    assert (await api.put("/v1/groups/default/snapshot", json=first, headers={"if-match": "x"})).status_code == 400
+
+
+async def test_what_is_wrong_is_told_all_of_it_and_nothing_is_changed(served, api: httpx.AsyncClient) -> None:
+    wrong = {"@type": A["@type"], "name": "w", "connect_timeout": "soon", "lb_polcy": 3}
+    answer = await push(api, upsert=[A, wrong, {"name": "no type"}], remove=[{"type": "klusters", "name": "x"}])
+    assert answer.status_code == 422
+    problems = answer.json()["problems"]
+    fields = {each["field"] for each in problems}
+    assert {"upsert[1].connect_timeout", "upsert[1].lb_polcy", "upsert[2]", "remove[0].type"} <= fields
+    assert all(each["group"] == "default" for each in problems)
+    dangling = await push(api, upsert=[r.route("r", "none")])
+    assert dangling.status_code == 422
+    assert served.catalog.revision == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 422),
+        (b"[]", 422),
+        (b'{"upsert": 3}', 422),
+        (b'{"upsert": [], "more": 1}', 422),
+        (b'{"expected_revision": -1}', 422),
+        (b'{"id": "' + b"x" * 200 + b'"}', 422),
+        (b'{"upsert": [{"@type": 5}]}', 422),
+        (b"\xff\xfe", 422),
+        (b'{"a": 1, "a": 2}', 422),
+        (b"[" * 5_000, 422),
+        (b'"' + b"x" * BODY_MAX + b'"', 413),
+    ],
+    ids=lambda value: value[:12].decode("latin-1") if isinstance(value, bytes) else str(value),
+)
+async def test_malformed_bodies_are_a_clear_4xx(served, api: httpx.AsyncClient, body: bytes, status: int) -> None:
+    kind = {"content-type": "application/json"}
+    answer = await api.post("/v1/groups/default/changesets", content=body, headers=kind)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]
+    assert served.catalog.revision == 0
+
+
+async def test_conflicts_say_where_the_store_is(api: httpx.AsyncClient) -> None:
+    await push(api, upsert=[A])
+    answer = await push(api, upsert=[B], expected_revision=0)
+    assert (answer.status_code, answer.json()["revision"]) == (409, 1)
+    assert (await push(api, upsert=[B], id="x")).json()["revision"] == 2
+    assert (await push(api, upsert=[B], id="x")).json() == {
+        "revision": 2,
+        "changed": [],
+        "unchanged": [],
+        "again": True,
+    }
+    assert (await push(api, upsert=[A], id="x")).status_code == 409
+    assert (await api.get("/v1/revisions", params={"id": "x"})).json()["revisions"] == [{"revision": 2, "id": "x"}]
+    assert (await api.get("/v1/revisions", params={"id": "y"})).json()["revisions"] == []
+
+
+async def test_a_dry_run_changes_nothing(served, api: httpx.AsyncClient) -> None:
+    answer = await push(api, upsert=[A], dry_run=True)
+    assert answer.json()["changed"] == [{"type": "clusters", "name": "a"}]
+    assert served.catalog.revision == 0
+
+
+async def test_a_version_of_the_callers_own_goes_out_on_the_wire(served, api: httpx.AsyncClient) -> None:
+    await push(api, upsert=[A], version="build-7")
+    view = served.catalog.snapshots["default"].view(CLUSTER)
+    assert view.get("a").version == "build-7"
+    assert (await api.get("/v1/groups/default/resources/clusters/a")).headers["x-xds-version"] == "build-7"
+
+
+async def test_differences_and_rolling_back(api: httpx.AsyncClient) -> None:
+    await push(api, upsert=[A])
+    await push(api, upsert=[r.static_cluster("a", 2), B])
+    found = (await api.get("/v1/groups/default/diff", params={"from": 1, "to": 2})).json()["differences"]
+    assert [(each["name"], "before" in each, "after" in each) for each in found] == [
+        ("a", True, True),
+        ("b", False, True),
+    ]
+    back = await api.post("/v1/groups/default/rollback", json={"to": 1, "message": "oops"})
+    assert back.json()["revision"] == 3
+    assert (await api.get("/v1/groups/default/diff", params={"from": 1})).json()["differences"] == []
+    assert (await api.post("/v1/groups/default/rollback", json={"to": 99})).status_code == 404
+
+
+async def test_what_is_no_longer_kept_is_gone(served, api: httpx.AsyncClient) -> None:
+    for number in range(4):
+        await push(api, upsert=[r.static_cluster("a", 1 + number)])
+    await served.store.compact(3)
+    answer = await api.get("/v1/groups/default/snapshot", params={"revision": 1})
+    assert (answer.status_code, answer.json()["oldest"]) == (410, 3)
+    assert (await api.get("/v1/watch", params={"from": 1})).status_code == 410
+    assert [each["revision"] for each in (await api.get("/v1/revisions")).json()["revisions"]] == [4]
+
+
+async def test_secrets_are_hidden_unless_asked_for(api: httpx.AsyncClient) -> None:
+    key = Path(__file__).read_text()[:10]
+    secret = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": "s",
+        "generic_secret": {"secret": {"inline_string": key}},
+    }
+    await push(api, upsert=[secret])
+    assert key not in (await api.get("/v1/groups/default/snapshot")).text
+    shown = await api.get("/v1/groups/default/resources/secrets/s", params={"redact": "false"})
+    assert shown.json()["generic_secret"]["secret"]["inline_string"] == key
+    hidden = await api.get("/v1/groups/default/resources/secrets/s")
+    answer = await api.put("/v1/groups/default/resources/secrets/s", json=hidden.json())
+    assert answer.status_code == 422, "what is hidden is never served by mistake"
+
+
+async def test_groups_and_rules(api: httpx.AsyncClient) -> None:
+    assert (await api.put("/v1/groups/base", json={})).status_code == 200
+    assert (await api.put("/v1/groups/canary", json={"extends": "base"})).status_code == 200
+    assert (await api.put("/v1/groups/x", json={"extends": "none"})).status_code == 404
+    await push(api, "base", upsert=[A])
+    groups = {each["name"]: each for each in (await api.get("/v1/groups")).json()["groups"]}
+    assert groups.keys() == {"default", "base", "canary"}
+    assert groups["canary"]["extends"] == "base"
+    assert groups["base"]["resources"] == {"clusters": 1}
+    rules = {"groups": {"canary": {"extends": "base"}}, "rules": [{"group": "canary", "match": {"id": "c-*"}}]}
+    assert (await api.put("/v1/groups", json=rules)).status_code == 200
+    told = (await api.get("/v1/groups")).json()["rules"]
+    assert told["rules"] == rules["rules"]
+    assert (await api.put("/v1/groups", json=told)).json()["revision"] == (await api.get("/v1/groups")).json()[
+        "revision"
+    ]
+    assert (await api.delete("/v1/groups/canary")).status_code == 422
+    assert (await api.delete("/v1/groups/base")).status_code == 422
+    assert (await api.put("/v1/groups", json={})).status_code == 200
+    assert (await api.delete("/v1/groups/canary")).status_code == 200
+    assert (await api.delete("/v1/groups/base")).status_code == 200
+    assert (await api.get("/v1/groups/base")).status_code == 404
+    assert (await api.delete("/v1/groups/default")).status_code == 422
+    assert (await api.put("/v1/groups", json={"rules": [{"group": "none"}]})).status_code == 422
+
+
+async def test_nodes_are_told(served, api: httpx.AsyncClient) -> None:
+    kinds = (
+        TypeSummary(
+            type_url=CLUSTER,
+            variant="delta",
+            wildcard=True,
+            subscribed=3,
+            sent=3,
+            unacked=0,
+            pending=0,
+            nacked=("a",),
+            error="no",
+            versions={"a": "1"},
+        ),
+    )
+    node = Node(id="n/1", cluster="web")
+    served.known_nodes.append(
+        NodeSummary(node=node, group="default", revision=0, state=NodeState.REJECTED, connected_s=1.5, types=kinds)
+    )
+    (told,) = (await api.get("/v1/nodes", params={"state": "rejected"})).json()["nodes"]
+    assert (told["id"], told["state"], told["types"][0]["acked"], told["types"][0]["error"]) == (
+        "n/1",
+        "rejected",
+        2,
+        "no",
+    )
+    assert (await api.get("/v1/nodes", params={"state": "odd"})).status_code == 422
+    assert (await api.get("/v1/nodes/n%2F1")).json()["nodes"] == [told]
+    assert (await api.get("/v1/nodes/none")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "more"),
+    [
+        (UnavailableError("disk full"), 503, {}),
+        (TooLargeError("too large"), 413, {}),
+        (OutcomeUnknownError("x", "power"), 504, {"outcome": "unknown", "id": "x"}),
+    ],
+)
+async def test_what_the_store_says_is_passed_on(
+    served, api: httpx.AsyncClient, monkeypatch, error, status, more
+) -> None:
+    async def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(served.store, "append_all", fail)
+    answer = await push(api, upsert=[A], id="x")
+    assert (answer.status_code, {key: answer.json().get(key) for key in more}) == (status, more)
+
+
+async def test_a_token_is_asked_for(served, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    async with client_of(served, Token(file)) as api:
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "Basic s3cret"},
+            {"authorization": "Bearer "},
+        ):
+            answer = await api.get("/v1/groups", headers=headers)
+            assert (answer.status_code, "Bearer" in answer.headers["www-authenticate"]) == (401, True)
+        assert (await api.get("/v1/groups", headers={"authorization": "Bearer s3cret"})).status_code == 200
+        file.with_suffix(".new").write_text("other")
+        file.with_suffix(".new").replace(file)
+        assert (await api.get("/v1/groups", headers={"authorization": "Bearer s3cret"})).status_code == 401
+        assert (await api.get("/v1/groups", headers={"authorization": "bearer other"})).status_code == 200
+
+
+async def test_a_fault_of_ours_is_a_500_without_its_insides(served, api: httpx.AsyncClient, monkeypatch) -> None:
+    monkeypatch.setattr(served.operations, "groups", lambda: 1 / 0)
+    answer = await api.get("/v1/groups")
+    assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
+
+
+async def test_the_openapi_document_names_every_operation(api: httpx.AsyncClient) -> None:
+    document = (await api.get("/v1/openapi.json")).json()
+    operations = {(path, verb) for path, verbs in document["paths"].items() for verb in verbs}
+    assert {
+        ("/v1/groups/{group}/changesets", "post"),
+        ("/v1/groups/{group}/snapshot", "put"),
+        ("/v1/groups/{group}/snapshot", "get"),
+        ("/v1/groups/{group}/diff", "get"),
+        ("/v1/groups/{group}/rollback", "post"),
+        ("/v1/revisions", "get"),
+        ("/v1/watch", "get"),
+        ("/v1/groups", "get"),
+        ("/v1/nodes", "get"),
+    } <= operations
+    assert (await api.get("/v1/docs")).status_code == 200
+
+
+async def test_a_watch_yields_every_change_in_order(served) -> None:
+    await served.operations.must_be_kept(0)
+    async with client_of(served) as api:
+        for number in range(3):
+            await push(api, upsert=[r.static_cluster("a", 1 + number)])
+    from xds.api.rest import _Rest
+
+    events = _Rest(served.operations, BODY_MAX)._events(1)
+    texts = [await asyncio.wait_for(anext(events), 5) for _ in range(3)]
+    assert texts[0].startswith(": epoch ")
+    assert [text.partition("\n")[0] for text in texts[1:]] == ["id: 2", "id: 3"]
+    told = json.loads(texts[1].partition("data: ")[2])
+    assert (told["revision"], told["set"]) == (2, [{"group": "default", "type": "clusters", "name": "a"}])
+    await events.aclose()

@@ -1,0 +1,63 @@
+"""A push API on a real port, with what it serves."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xds.address import Address
+from xds.api.grpc_api import GrpcApi
+from xds.api.operations import Operations
+from xds.api.tokens import Token
+from xds.client import Client
+from xds.model.catalog import Catalog
+from xds.publishing.publisher import Publisher
+from xds.store.entries import Store
+from xds.store.memory import MemoryStore
+
+
+class ApiServer:
+    """A push API that runs, its catalog, and what else it stands on."""
+
+    def __init__(self, api: GrpcApi, catalog: Catalog, publisher: Publisher) -> None:
+        self.api = api
+        self.catalog = catalog
+        self.publisher = publisher
+
+    @property
+    def address(self) -> str:
+        return str(self.api.address)
+
+    def client(self, **options: Any) -> Client:
+        return Client(self.address, **{"patience_s": 0.2} | options)
+
+
+@pytest.fixture
+def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
+    @asynccontextmanager
+    async def serve(
+        *, store: Store | None = None, token: Path | None = None, tls: tuple[Path, Path] | None = None
+    ) -> AsyncIterator[ApiServer]:
+        catalog = Catalog()
+        publisher = Publisher(
+            store or MemoryStore(),
+            catalog,
+            lambda changeset, revision: catalog.apply(changeset, revision=revision) and None,
+        )
+        await publisher.start()
+
+        async def nodes(query: Any) -> list[Any]:
+            return []
+
+        operations = Operations(publisher, catalog, nodes=nodes)
+        api = GrpcApi(Address("127.0.0.1", 0), operations, Token(token), tls=tls, body_bytes_max=1_000_000)
+        await api.start()
+        try:
+            yield ApiServer(api, catalog, publisher)
+        finally:
+            await api.stop()
+            await publisher.stop()
+
+    return serve

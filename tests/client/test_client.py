@@ -1,0 +1,182 @@
+"""The Python client against the gRPC push API on a real port."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support import pki
+from support import resources as r
+
+from xds.client import (
+    About,
+    Client,
+    ClientError,
+    ConflictError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RefusedError,
+    RejectedError,
+    TooLargeError,
+    UnavailableError,
+)
+from xds.model.types import CLUSTER, ENDPOINTS
+from xds.store import errors as store_errors
+from xds.store.memory import MemoryStore
+
+A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
+
+
+async def test_changes_are_made_and_read_back(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        made = await client.apply(upsert=[A, B], about=About(message="first", author="ann"))
+        assert (made.revision, [tuple(name) for name in made.changed]) == (1, [("clusters", "a"), ("clusters", "b")])
+        assert (await client.apply(remove=[("clusters", "b")])).revision == 2
+        assert (await client.get("clusters", "a"))["name"] == "a"
+        assert [each["name"] for each in (await client.snapshot(revision=1)).resources] == ["a", "b"]
+        (gone,) = await client.diff(1, 2)
+        assert (tuple(gone.name), gone.before is not None, gone.after) == (("clusters", "b"), True, None)
+        history = await client.history()
+        assert [(each.revision, each.author, each.message) for each in history] == [(2, "", ""), (1, "ann", "first")]
+        assert (await client.rollback(1)).revision == 3
+        assert (await client.replace([B])).revision == 4
+        assert server.catalog.snapshots["default"].view(CLUSTER).get("a") is None
+        assert await client.revision() == 4
+
+
+async def test_groups(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        await client.put_group("base")
+        await client.put_group("canary", extends="base")
+        assert [(each.name, each.extends) for each in await client.groups()] == [
+            ("base", None),
+            ("canary", "base"),
+            ("default", None),
+        ]
+        await client.delete_group("canary")
+        with pytest.raises(NotFoundError):
+            await client.delete_group("canary")
+
+
+async def test_errors_say_what_is_wrong(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        with pytest.raises(RejectedError) as rejected:
+            await client.apply(upsert=[r.route("r", "none")])
+        assert "none" in rejected.value.problems[0].what
+        assert rejected.value.problems[0].resource == "routes/r"
+        with pytest.raises(RejectedError):
+            await client.apply(upsert=[{"@type": A["@type"], "nam": "x"}])
+        with pytest.raises(NotFoundError):
+            await client.get("clusters", "none")
+        with pytest.raises(RejectedError):
+            await client.get("klusters", "none")
+        await client.apply(upsert=[A])
+        with pytest.raises(ConflictError) as conflict:
+            await client.apply(upsert=[B], about=About(expected_revision=0))
+        assert conflict.value.revision == 1
+        with pytest.raises(NotFoundError):
+            await client.snapshot(revision=77)
+    with pytest.raises(ClientError, match="within"):
+        await client.groups()
+
+
+async def test_many_problems_fit_into_the_answer(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        with pytest.raises(RejectedError) as rejected:
+            await client.apply(upsert=[r.route(f"route-{number}", "none" * 20) for number in range(1_000)])
+        assert 5 < len(rejected.value.problems) < 1_000
+
+
+async def test_a_server_that_is_away_is_unavailable() -> None:
+    async with Client("127.0.0.1:1", patience_s=0.2) as client:
+        with pytest.raises(UnavailableError):
+            await client.apply(upsert=[A])
+
+
+async def test_a_large_body_is_refused(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        with pytest.raises(TooLargeError):
+            await client.apply(upsert=[r.static_cluster("a", *range(1, 60_000))])
+
+
+class Forgetful(MemoryStore):
+    """Keeps what it is given, and says that it does not know, so many times."""
+
+    times = 1
+
+    async def append_all(self, entries, expected_revision):
+        revision = await super().append_all(entries, expected_revision)
+        if self.times > 0:
+            self.times -= 1
+            raise store_errors.OutcomeUnknownError(entries[0].id, "the reply was lost")
+        return revision
+
+
+async def test_a_lost_reply_is_settled_by_trying_again_with_the_same_id(api_server) -> None:
+    async with api_server(store=Forgetful()) as server, server.client(patience_s=5) as client:
+        made = await client.apply(upsert=[A])
+        assert (made.revision, made.again) == (1, True)
+
+
+async def test_what_stays_unknown_is_said_with_its_id(api_server, monkeypatch) -> None:
+    async def lose(*_: object) -> int:
+        raise store_errors.OutcomeUnknownError("x", "gone")
+
+    async with api_server() as server, server.client() as client:
+        monkeypatch.setattr(server.publisher.store, "append_all", lose)
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await client.apply(upsert=[A], about=About(id="x"))
+        assert unknown.value.id == "x"
+        assert await client.find("x") is None
+
+
+async def test_a_watch_yields_changes_in_order(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        await client.apply(upsert=[A])
+        watch = client.watch(0)
+        first = await anext(watch)
+        assert (first.revision.revision, first.operations[0].set["name"]) == (1, "a")
+        waiting = asyncio.create_task(anext(watch))
+        await client.apply(remove=[("clusters", "a")])
+        second = await asyncio.wait_for(waiting, 5)
+        assert [(each.group, tuple(each.name), each.set) for each in second.operations] == [
+            ("default", ("clusters", "a"), None)
+        ]
+        await watch.aclose()
+        with pytest.raises(NotFoundError):
+            await anext(client.watch(99))
+
+
+async def test_endpoints_are_pushed_the_fast_way(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        names = [f"c{number}" for number in range(10)]
+        await client.apply(upsert=[*map(r.cluster, names), *(r.assignment(name, 1) for name in names)])
+        async with client.pushing_endpoints() as push:
+            pushed = [await push(r.assignment(name, port)) for port in range(2, 52) for name in names]
+            wrong = await push(r.static_cluster("a", 1))
+        revisions = [future.result() for future in pushed]
+        assert revisions == sorted(revisions)
+        assert len(set(revisions)) < len(pushed), "they are merged"
+        with pytest.raises(RejectedError):
+            wrong.result()
+        view = server.catalog.snapshots["default"].view(ENDPOINTS)
+        last = {each["cluster_name"]: each for each in (await client.snapshot(type="endpoints")).resources}
+        assert all(b'"' not in view.get(name).encoded for name in names)
+        assert all(
+            last[name]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"] == 51
+            for name in names
+        )
+
+
+async def test_a_token_and_tls(api_server, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    authority = pki.Authority(tmp_path)
+    pair = authority.issue("server", ips=["127.0.0.1"])
+    async with api_server(token=token, tls=(pair.cert_path, pair.key_path)) as server:
+        async with server.client(token="s3cret", tls_ca=authority.cert_path) as client:
+            assert (await client.apply(upsert=[A])).revision == 1
+        async with server.client(token="wrong", tls_ca=authority.cert_path) as client:
+            with pytest.raises(RefusedError):
+                await client.groups()
+            with pytest.raises(RefusedError):
+                await anext(client.watch(0))

@@ -1,0 +1,76 @@
+"""How far each node is, in numbers: what it subscribes to, has, rejected and waits for."""
+
+from support.encoded import CDS, EDS, LDS, cluster, endpoints, listener, route
+from support.hubs import World
+from support.scenes import started, swap
+
+from xds.protocol.state import Variant
+from xds.protocol.summary import NodesQuery, NodeState, NodeSummary, TypeSummary, node_summaries
+
+
+def summaries(world: World, query: NodesQuery | None = None) -> list[NodeSummary]:
+    return list(node_summaries(world.hub.streams, query or NodesQuery(), world.now))
+
+
+def of(world: World, type_url: str) -> TypeSummary:
+    (node,) = summaries(world)
+    (found,) = [each for each in node.types if each.type_url == type_url]
+    return found
+
+
+def test_a_node_that_accepted_everything_is_synced(world: World, variant: Variant, per_type: bool) -> None:
+    world.advance(3)
+    started(world, variant, per_type=per_type)
+    world.advance(5)
+    (node,) = summaries(world)
+    assert (node.node.id, node.group, node.revision, node.state) == ("n1", "default", 1, NodeState.SYNCED)
+    assert node.connected_s == 5
+    clusters, assignments = of(world, CDS), of(world, EDS)
+    assert (clusters.wildcard, clusters.subscribed, clusters.sent, clusters.unacked) == (True, 1, 1, 0)
+    assert (assignments.wildcard, assignments.subscribed, assignments.sent) == (False, 1, 1)
+    assert (clusters.nacked, clusters.error, clusters.versions) == ((), "", {})
+
+
+def test_a_node_that_has_not_answered_is_pending(world: World, variant: Variant) -> None:
+    started(world, variant)
+    swap(world)
+    (node,) = summaries(world)
+    assert node.state is NodeState.PENDING
+    assert of(world, CDS).unacked >= 1
+
+
+def test_a_node_that_rejected_something_says_what(world: World, variant: Variant) -> None:
+    client = started(world, variant)
+    world.publish(cluster("b"), endpoints("b"))
+    client.nack(CDS, "odd")
+    (node,) = summaries(world)
+    assert node.state is NodeState.REJECTED
+    clusters = of(world, CDS)
+    assert "b" in clusters.nacked
+    assert (clusters.error, clusters.versions["b"]) == ("odd", "1")
+
+
+def test_who_asked_for_nothing_yet_or_has_nothing_is_told_too(world: World) -> None:
+    world.client().subscribe(EDS, "none")
+    found = of(world, EDS)
+    assert (found.subscribed, found.sent) == (1, 0)
+
+
+def test_a_query_chooses(world: World) -> None:
+    for node in ("n1", "n2", "n3"):
+        world.client(node=node).subscribe(CDS)
+    assert [each.node.id for each in summaries(world)] == ["n1", "n2", "n3"]
+    assert [each.node.id for each in summaries(world, NodesQuery(id="n2"))] == ["n2"]
+    assert len(summaries(world, NodesQuery(limit=2))) == 2
+    assert summaries(world, NodesQuery(group="other")) == []
+    assert len(summaries(world, NodesQuery(group="default"))) == 3
+    assert summaries(world, NodesQuery(state=NodeState.REJECTED)) == []
+
+
+def test_what_is_held_back_is_not_sent(world: World) -> None:
+    world.publish(cluster("a"), endpoints("a"), listener("l", routes="r"), route("r", 1, "a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    found = of(world, LDS)
+    assert (found.sent, found.pending) == (0, 1)

@@ -1,0 +1,277 @@
+"""Changes through the publisher: what is answered, what is kept, what is served, and what others write meanwhile."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from support import resources as r
+
+from xds.model.groups import GroupTable
+from xds.model.problem import ChangesetRejectedError
+from xds.model.resource import Resource
+from xds.model.types import CLUSTER, ENDPOINTS
+from xds.publishing.changes import Change, KeptElsewhereError, UnknownGroupError
+from xds.publishing.publisher import Publisher
+from xds.schema.ingest import ingest
+from xds.store.entries import Entry
+from xds.store.errors import (
+    ConflictError,
+    IdReusedError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
+from xds.store.memory import MemoryStore
+
+
+def cluster(name: str, port: int = 1) -> Resource:
+    return ingest(r.static_cluster(name, port))
+
+
+def setting(*resources: Resource, group: str = "default", **more: object) -> Change:
+    return Change(upserts={group: resources}, **more)  # type: ignore[arg-type]
+
+
+async def test_what_is_published_is_kept_and_served(replica) -> None:
+    one = await replica()
+    published = await one.publisher.publish(setting(cluster("a"), cluster("b")))
+    assert published.revision == 1
+    assert [key.name for key in published.changed] == ["a", "b"]
+    assert one.names().keys() == {"a", "b"}
+    assert (await one.publisher.store.state()).revision == 1
+
+
+async def test_what_is_so_already_makes_no_revision(replica) -> None:
+    one = await replica()
+    await one.publisher.publish(setting(cluster("a")))
+    published = await one.publisher.publish(setting(cluster("a")))
+    assert (published.revision, published.changed, [key.name for key in published.unchanged]) == (1, (), ["a"])
+
+
+async def test_another_start_serves_the_same_at_the_same_revision(replica) -> None:
+    store = MemoryStore()
+    one = await replica(store)
+    await one.publisher.publish(setting(cluster("a"), group="web"))
+    await one.publisher.publish(setting(cluster("b")))
+    two = await replica(store)
+    assert two.catalog.revision == one.catalog.revision == 2
+    assert (two.names(), two.names("web")) == (one.names(), one.names("web"))
+    assert two.catalog.snapshots.keys() == {"default", "web"}
+
+
+async def test_a_group_stays_when_its_last_resource_goes_also_for_who_comes_later(replica) -> None:
+    """Else its nodes would belong to ``default`` from then on, and see what is there."""
+    store = MemoryStore()
+    one = await replica(store)
+    await one.publisher.publish(setting(cluster("a"), group="tenant"))
+    await one.publisher.publish(Change(removals={"tenant": ((CLUSTER, "a"),)}))
+    two = await replica(store)
+    for each in (one, two):
+        assert "tenant" in each.catalog.snapshots
+        assert each.names("tenant") == {}
+
+
+async def test_the_same_id_twice_is_one_change_and_another_change_is_refused(replica) -> None:
+    one = await replica()
+    first = setting(cluster("a"), id="x")
+    assert (await one.publisher.publish(first)).again is False
+    await one.publisher.publish(setting(cluster("a", port=2)))
+    again = await one.publisher.publish(first)
+    assert (again.revision, again.again) == (1, True)
+    assert one.names() == {"a": cluster("a", port=2).version}, "it was made once, before the other"
+    with pytest.raises(IdReusedError):
+        await one.publisher.publish(setting(cluster("b"), id="x"))
+
+
+async def test_twins_that_come_together_are_one_change(replica) -> None:
+    one = await replica()
+    made = await asyncio.gather(*(one.publisher.publish(setting(cluster("a"), id="x")) for _ in range(5)))
+    assert [each.revision for each in made] == [1] * 5
+    assert sum(each.again for each in made) == 4
+
+
+async def test_an_expected_revision_holds_or_nothing_is_changed(replica) -> None:
+    one = await replica()
+    await one.publisher.publish(setting(cluster("a"), expected_revision=0))
+    with pytest.raises(ConflictError) as refused:
+        await one.publisher.publish(setting(cluster("b"), expected_revision=0))
+    assert refused.value.revision == 1
+    assert one.names().keys() == {"a"}
+
+
+async def test_of_many_that_expect_the_same_revision_one_is_made(replica) -> None:
+    one = await replica()
+    changes = [setting(cluster(f"c{number}"), expected_revision=0) for number in range(10)]
+    outcomes = await asyncio.gather(*map(one.publisher.publish, changes), return_exceptions=True)
+    assert sum(isinstance(each, ConflictError) for each in outcomes) == 9
+    assert len(one.names()) == 1
+
+
+async def test_a_dry_run_says_what_it_would_change_and_changes_nothing(replica) -> None:
+    one = await replica()
+    await one.publisher.publish(setting(cluster("a")))
+    tried = await one.publisher.publish(setting(cluster("a", port=2), cluster("b"), dry_run=True))
+    assert (tried.revision, [key.name for key in tried.changed]) == (1, ["a", "b"])
+    made = await one.publisher.publish(setting(cluster("b")))
+    assert made.revision == 2
+    assert one.names() == {"a": cluster("a").version, "b": cluster("b").version}
+
+
+async def test_what_is_wrong_is_told_and_those_beside_it_are_made(replica) -> None:
+    one = await replica()
+    dangling = setting(ingest(r.cluster("e")), ingest(r.route("route", "none")))
+    outcomes = await asyncio.gather(
+        one.publisher.publish(setting(cluster("a"))),
+        one.publisher.publish(dangling),
+        one.publisher.publish(setting(cluster("b"))),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[1], ChangesetRejectedError)
+    assert one.names().keys() == {"a", "b"}
+    assert one.catalog.revision == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [setting(cluster("a"), cluster("a", 2)), setting(cluster("a"), group="a/b"), setting(cluster("a"), group="")],
+    ids=["twice", "slash", "empty"],
+)
+async def test_what_can_not_be_is_a_problem(replica, change: Change) -> None:
+    one = await replica()
+    with pytest.raises(ChangesetRejectedError):
+        await one.publisher.publish(change)
+    assert one.catalog.revision == 0
+
+
+async def test_removing_from_a_group_that_is_not_there_is_an_error(replica) -> None:
+    one = await replica()
+    with pytest.raises(UnknownGroupError):
+        await one.publisher.publish(Change(removals={"none": ((CLUSTER, "a"),)}))
+
+
+async def test_replacing_a_group_removes_the_rest_of_it_and_nothing_else(replica) -> None:
+    one = await replica()
+    await one.publisher.publish(setting(cluster("a"), cluster("b")))
+    await one.publisher.publish(setting(cluster("a"), group="web"))
+    published = await one.publisher.publish(setting(cluster("b"), cluster("c"), replace=("default",)))
+    assert {key.name for key in published.changed} == {"a", "c"}
+    assert (one.names().keys(), one.names("web").keys()) == ({"b", "c"}, {"a"})
+
+
+async def test_what_a_directory_keeps_is_nobody_elses(replica) -> None:
+    one = await replica()
+    table = GroupTable(kept=("default",))
+    await one.publisher.publish(Change(table=table, upserts={"default": (cluster("a"),)}, author="directory"))
+    with pytest.raises(KeptElsewhereError):
+        await one.publisher.publish(setting(cluster("b")))
+    await one.publisher.publish(setting(cluster("b"), group="web"))
+
+
+def assignment(name: str, port: int) -> Resource:
+    return ingest(r.assignment(name, port))
+
+
+async def test_mergeable_changes_share_a_revision_and_the_later_one_counts(replica) -> None:
+    one = await replica()
+    await one.publisher.publish(
+        setting(ingest(r.cluster("a")), ingest(r.cluster("b")), assignment("a", 1), assignment("b", 1))
+    )
+    changes = [setting(assignment(name, port), mergeable=True) for port in range(2, 12) for name in "ab"]
+    made = await asyncio.gather(*map(one.publisher.publish, changes))
+    assert len({each.revision for each in made}) < len(changes)
+    view = one.catalog.snapshots["default"].view(ENDPOINTS)
+    assert {name: view.get(name).version for name in "ab"} == {n: assignment(n, 11).version for n in "ab"}
+
+
+async def test_two_replicas_that_write_at_once_both_serve_all_of_it_in_the_same_order(replica) -> None:
+    store = MemoryStore()
+    one, two = await replica(store), await replica(store)
+    changes = [setting(cluster(f"c{number % 7}", port=1 + number)) for number in range(60)]
+    made = await asyncio.gather(
+        *((one, two)[number % 2].publisher.publish(change) for number, change in enumerate(changes))
+    )
+    assert sorted(each.revision for each in made) == list(range(1, 61))
+    await one.publisher.served_at(60)
+    await two.publisher.served_at(60)
+    assert one.names() == two.names()
+    assert [revision for revision, _ in one.served[1:]] == [revision for revision, _ in two.served[1:]]
+
+
+class Failing(MemoryStore):
+    """Fails the next appends as told; of an unknown outcome the entries are kept, or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fail: list[Exception] = []
+        self.keeps = False
+
+    async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
+        if self.fail:
+            if self.keeps:
+                await super().append_all(entries, expected_revision)
+            raise self.fail.pop(0)
+        return await super().append_all(entries, expected_revision)
+
+
+async def test_what_the_store_refuses_is_not_served_and_the_next_change_is_made(replica) -> None:
+    store = Failing()
+    one = await replica(store)
+    await one.publisher.publish(setting(cluster("a")))
+    store.fail = [UnavailableError("disk full")]
+    with pytest.raises(UnavailableError, match="disk full"):
+        await one.publisher.publish(setting(cluster("a", port=2), cluster("b")))
+    assert one.names() == {"a": cluster("a").version}
+    made = await one.publisher.publish(setting(cluster("c")))
+    assert made.revision == 2
+    assert one.names().keys() == {"a", "c"}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_an_unknown_outcome_is_said_to_be_and_settled_by_the_same_id(replica, kept: bool) -> None:
+    store = Failing()
+    one = await replica(store)
+    store.fail, store.keeps = [OutcomeUnknownError("x", "power went")], kept
+    change = setting(cluster("a"), id="x")
+    with pytest.raises(OutcomeUnknownError):
+        await one.publisher.publish(change)
+    store.keeps = False
+    again = await one.publisher.publish(change)
+    assert (again.revision, again.again) == (1, kept)
+    assert one.names().keys() == {"a"}
+
+
+async def test_who_fell_behind_what_is_kept_serves_all_of_it_deletions_included(replica) -> None:
+    store = MemoryStore()
+    one = await replica(store)
+    await one.publisher.publish(setting(cluster("a"), cluster("b")))
+    two = await replica(store)
+    two.publisher._tasks[0].cancel()
+    for number in range(5):
+        await one.publisher.publish(
+            Change(removals={"default": ((CLUSTER, "a"),)}, upserts={"default": (cluster("b", 2 + number),)})
+        )
+    await store.compact(5)
+    two.publisher._tasks.append(asyncio.create_task(two.publisher._follow()))
+    await two.publisher.served_at(6)
+    assert two.names() == one.names() == {"b": cluster("b", 6).version}
+    await two.publisher.publish(setting(cluster("c")))
+    await one.publisher.served_at(7)
+    assert one.names() == two.names()
+
+
+async def test_a_label_is_the_version_and_survives_a_restart(replica) -> None:
+    from xds.schema.restore import labelled
+
+    store = MemoryStore()
+    one = await replica(store)
+    await one.publisher.publish(setting(labelled(cluster("a"), "build-7")))
+    two = await replica(store)
+    assert one.names() == two.names() == {"a": "build-7"}
+
+
+async def test_stopping_refuses_what_waits(replica) -> None:
+    one = await replica()
+    publisher: Publisher = one.publisher
+    waiting = await publisher.submit(setting(cluster("a")))
+    await publisher.stop()
+    with pytest.raises((UnavailableError, OutcomeUnknownError)):
+        await waiting

@@ -1,0 +1,156 @@
+"""What only the store in etcd does: several of them at once, etcd away, a local cache, another log in its place."""
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import pytest
+from support.etcd import Etcd
+
+from xds._generated import store_pb2 as pb
+from xds.store.cache import StateCache
+from xds.store.entries import Entry, Key
+from xds.store.errors import ConflictError, EpochChangedError, UnavailableError
+from xds.store.etcd import EtcdStore
+from xds.store.etcd_client import EtcdClient, EtcdOptions
+from xds.store.opening import StoreUrlError, check_url, etcd_parts
+
+CLUSTERS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+A = Key("default", CLUSTERS, "a")
+
+
+def entry(number: int) -> Entry:
+    return Entry(id=f"id-{number}", operations={A: b"%d" % number})
+
+
+async def reach(store: EtcdStore, revision: int) -> None:
+    async with asyncio.timeout(10):
+        await store._news.reach(revision)
+
+
+async def test_replicas_see_each_others_changes_in_one_order() -> None:
+    async with Etcd() as etcd:
+        prefix = uuid.uuid4().hex
+        options = EtcdOptions(endpoints=etcd.endpoints)
+        stores = [await EtcdStore.open(options, prefix) for _ in range(3)]
+        numbers = iter(range(1, 61))
+        await asyncio.gather(*(store.append(entry(next(numbers))) for _ in range(20) for store in stores))
+        for store in stores:
+            await reach(store, 60)
+        logs = [await store.entries(0, 100) for store in stores]
+        assert logs[0] == logs[1] == logs[2]
+        assert len({stored.entry.id for stored in logs[0]}) == 60
+        late = await EtcdStore.open(options, prefix)
+        assert await late.state() == await stores[0].state()
+        assert late.epoch == stores[0].epoch
+        await stores[0].compact(50)
+        await reach(stores[1], 60)
+        assert await stores[1].append(entry(61), 60) == 61
+        await reach(late, 61)
+        assert (await late.kept())[0] == 50
+        with pytest.raises(ConflictError):
+            await late.append(entry(62), 60)
+        for store in (*stores, late):
+            await store.close()
+
+
+async def test_with_etcd_away_reading_goes_on_and_writing_is_refused_until_it_is_back() -> None:
+    async with Etcd() as etcd:
+        store = await EtcdStore.open(EtcdOptions(endpoints=etcd.endpoints), "x")
+        await store.append(entry(1))
+        etcd.members[0].kill()
+        async with asyncio.timeout(20):
+            while not store.away:
+                await asyncio.sleep(0.05)
+        assert (await store.state()).resources == {A: b"1"}
+        with pytest.raises(UnavailableError):
+            await store.append(entry(2))
+        etcd.start()
+        async with asyncio.timeout(20):
+            while store.away:
+                await asyncio.sleep(0.05)
+        assert await store.append(entry(2)) == 2
+        await store.close()
+
+
+async def test_a_start_with_etcd_away_has_what_was_last_known_never_nothing(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    async with Etcd() as etcd:
+        options = EtcdOptions(endpoints=etcd.endpoints)
+        store = await EtcdStore.open(options, "x", cache=StateCache(cache))
+        await store.append(entry(1))
+        await store.append(entry(2))
+        await store.close()
+        etcd.members[0].kill()
+        with pytest.raises(UnavailableError):
+            await EtcdStore.open(options, "x", cache=StateCache(tmp_path / "none"))
+        store = await EtcdStore.open(options, "x", cache=StateCache(cache))
+        assert store.away
+        assert ((await store.state()).revision, (await store.state()).resources) == (2, {A: b"2"})
+        with pytest.raises(UnavailableError):
+            await store.append(entry(3))
+        following = asyncio.create_task(anext(store.watch(2)))
+        etcd.start()
+        await etcd.wait_ready()
+        other = await EtcdStore.open(options, "x")
+        await other.append(entry(3))
+        assert (await asyncio.wait_for(following, 20)).revision == 3
+        await other.close()
+        await store.close()
+
+
+def test_a_cache_that_is_not_whole_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    assert StateCache(path).read() is None
+    from xds.store.entries import State
+
+    state = State(7, {A: b"a"}, b"rules")
+    StateCache(path)._replace("epoch", state)
+    assert StateCache(path).read() == ("epoch", state)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:20] + b"x" + whole[21:], whole + b"x"):
+        path.write_bytes(damaged)
+        assert StateCache(path).read() is None
+
+
+async def test_another_log_at_the_same_place_is_begun_anew_never_taken_for_the_old_one() -> None:
+    """As after a restore from a backup: revisions go back, and mean something else."""
+    async with Etcd() as etcd:
+        options = EtcdOptions(endpoints=etcd.endpoints)
+        store = await EtcdStore.open(options, "x")
+        for number in range(1, 6):
+            await store.append(entry(number))
+        following = asyncio.create_task(anext(store.watch(5)))
+        await asyncio.sleep(0.05)
+        client = EtcdClient(options)
+        await client.delete(b"x/log/", b"x/log0")
+        await client.put(b"x/head", pb.Head(revision=0, epoch="restored").SerializeToString())
+        with pytest.raises(EpochChangedError):
+            await asyncio.wait_for(following, 10)
+        assert ((await store.state()).revision, store.epoch) == (0, "restored")
+        assert await store.append(entry(1)) == 1
+        await client.close()
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "etcd:",
+        "etcd://",
+        "etcd://h:1",
+        "etcd://h:1/",
+        "etcd://h/x",
+        "etcd://h:1,/x",
+        "etcd://h:99999/x",
+        "redis://x",
+        "sqlite:x",
+    ],
+)
+def test_what_is_no_url_of_a_store_is_told(url: str) -> None:
+    with pytest.raises(StoreUrlError):
+        check_url(url)
+
+
+def test_urls_of_etcd() -> None:
+    assert etcd_parts("etcd://a:1,[::1]:2/a/b/") == (("a:1", "[::1]:2"), "a/b")

@@ -1,0 +1,175 @@
+"""What the push API answers: errors as HTTP and as gRPC statuses, changes, resources and nodes as JSON. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from xds.api.bodies import UnknownMediaTypeError
+from xds.api.operations import Difference, UnknownNodeError, UnknownResourceError
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.model.types import short_name
+from xds.protocol.errors import StreamRefusedError
+from xds.protocol.summary import NodeSummary, TypeSummary
+from xds.publishing.changes import KeptElsewhereError, Published, UnknownGroupError
+from xds.schema.show import to_json
+from xds.store.entries import Head, Key, Stored
+from xds.store.errors import (
+    CompactedError,
+    ConflictError,
+    IdReusedError,
+    NotYetError,
+    OutcomeUnknownError,
+    StoreError,
+    TooLargeError,
+)
+
+
+class BodyTooLargeError(Exception):
+    """A body has more bytes than are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error: its HTTP status, the name of its gRPC status, and what is told. ``more`` are further keys."""
+
+    http: int
+    grpc: str
+    message: str
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The answer as JSON."""
+        return {"error": self.message, **self.more}
+
+
+EXPECTED = (
+    *(ChangesetRejectedError, StoreError, KeptElsewhereError, UnknownGroupError, UnknownResourceError),
+    *(UnknownNodeError, UnknownMediaTypeError, BodyTooLargeError, StreamRefusedError),
+)
+"""The errors that ``error_answer`` knows: whatever else is raised is a bug."""
+
+
+def error_answer(error: Exception) -> ErrorAnswer:
+    """Return what to answer for an expected error."""
+    text = str(error)
+    match error:
+        case ChangesetRejectedError():
+            problems = [problem_json(problem) for problem in error.problems]
+            return ErrorAnswer(422, "INVALID_ARGUMENT", text, {"problems": problems})
+        case ConflictError():
+            return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
+        case IdReusedError():
+            return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
+        case KeptElsewhereError():
+            return ErrorAnswer(409, "FAILED_PRECONDITION", text)
+        case CompactedError():
+            return ErrorAnswer(410, "OUT_OF_RANGE", text, {"oldest": error.oldest})
+        case NotYetError():
+            return ErrorAnswer(404, "NOT_FOUND", text, {"revision": error.revision})
+        case UnknownGroupError() | UnknownResourceError() | UnknownNodeError():
+            return ErrorAnswer(404, "NOT_FOUND", text)
+        case TooLargeError() | BodyTooLargeError():
+            return ErrorAnswer(413, "RESOURCE_EXHAUSTED", text)
+        case UnknownMediaTypeError():
+            return ErrorAnswer(415, "INVALID_ARGUMENT", text)
+        case OutcomeUnknownError():
+            return ErrorAnswer(504, "UNKNOWN", text, {"outcome": "unknown", "id": error.entry_id})
+        case _:
+            return ErrorAnswer(503, "UNAVAILABLE", text)
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """Return a problem with what is known of its place."""
+    told = {
+        "what": problem.what,
+        "hint": problem.hint,
+        "group": problem.group,
+        "resource": problem.resource,
+        "field": problem.field,
+        "line": problem.line,
+    }
+    return {key: value for key, value in told.items() if value}
+
+
+def published_json(published: Published) -> dict[str, Any]:
+    """Return what became of a change."""
+    return {
+        "revision": published.revision,
+        "changed": [_name(key) for key in published.changed],
+        "unchanged": [_name(key) for key in published.unchanged],
+        "again": published.again,
+    }
+
+
+def _name(key: Key) -> dict[str, str]:
+    return {"type": short_name(key.type_url), "name": key.name}
+
+
+def resources_json(resources: Iterable[Resource], *, redact: bool) -> list[dict[str, Any]]:
+    """Return resources as ``ingest`` takes them; what has a TTL, aliases or another name, in its wrapper."""
+    return [to_json(each, redact=redact) for each in resources]
+
+
+def difference_json(difference: Difference) -> dict[str, Any]:
+    """Return a difference; ``before`` or ``after`` is missing where the resource is. Secrets are hidden."""
+    told: dict[str, Any] = {"type": short_name(difference.key.type_url), "name": difference.key.name}
+    if difference.before is not None:
+        told["before"] = to_json(difference.before)
+    if difference.after is not None:
+        told["after"] = to_json(difference.after)
+    return told
+
+
+def head_json(head: Head) -> dict[str, Any]:
+    """Return what is told of a change in a list."""
+    return {
+        "revision": head.revision,
+        "id": head.id,
+        "author": head.author,
+        "message": head.message,
+        "at_ms": head.at_ms,
+        "operations": head.operations,
+    }
+
+
+def event_json(stored: Stored) -> dict[str, Any]:
+    """Return a change as a watch tells it: which resources it set and removed."""
+    entry = stored.entry
+    return {
+        "revision": stored.revision,
+        "id": entry.id,
+        "author": entry.author,
+        "message": entry.message,
+        "at_ms": entry.at_ms,
+        "set": [{"group": key.group, **_name(key)} for key, value in entry.operations.items() if value is not None],
+        "removed": [{"group": key.group, **_name(key)} for key, value in entry.operations.items() if value is None],
+    }
+
+
+def node_json(node: NodeSummary) -> dict[str, Any]:
+    """Return how far a node is."""
+    return {
+        "id": node.node.id,
+        "cluster": node.node.cluster,
+        "user_agent": node.node.user_agent,
+        "group": node.group,
+        "revision": node.revision,
+        "state": node.state.value,
+        "connected_s": round(node.connected_s, 3),
+        "types": [_type_json(each) for each in node.types],
+    }
+
+
+def _type_json(each: TypeSummary) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "type": short_name(each.type_url),
+        "variant": each.variant,
+        "subscribed": "*" if each.wildcard else each.subscribed,
+        "sent": each.sent,
+        "acked": max(0, each.sent - each.unacked - len(each.nacked)),
+        "pending": each.pending,
+        "nacked": list(each.nacked),
+    }
+    return told | ({"error": each.error, "versions": each.versions} if each.error else {})

@@ -1,0 +1,280 @@
+"""Request bodies of the REST API, in JSON, YAML or protobuf, as changes. It does not know how they came."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xds._generated import snapshots_pb2 as pb
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.model.types import TYPE_PREFIX, type_url_of
+from xds.publishing.changes import Change
+from xds.schema.ingest import ingest
+from xds.schema.pool import load_schema
+from xds.sources.json_reader import read_json
+from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
+
+JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/x-protobuf"
+YAML_TOO = ("application/x-yaml", "text/yaml")
+MediaType = str
+Text = Field(default="", max_length=4_096)
+
+
+class UnknownMediaTypeError(Exception):
+    """A body is of no type that is read here."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Removal(_Body):
+    """What is to be removed."""
+
+    type: str = Field(min_length=1, max_length=1_000, description="clusters, endpoints, …, or a type URL")
+    name: str = Field(min_length=1, max_length=10_000)
+
+
+class About(_Body):
+    """What every change may say of itself."""
+
+    id: str = Field(default="", max_length=128, description="The same id twice is one change.")
+    message: str = Text
+    author: str = Text
+    expected_revision: int | None = Field(
+        default=None, ge=0, le=2**63 - 1, description="Made at this revision, or not at all."
+    )
+    version: str | None = Field(
+        default=None, max_length=200, description="The version on the wire of what it sets, instead of a content hash."
+    )
+    dry_run: bool = Field(default=False, description="Say what it would change.")
+
+
+class ChangesetBody(About):
+    """Resources to set, each with ``@type``, and to remove: all of it or none."""
+
+    upsert: list[dict[str, Any]] = Field(default=[], max_length=250_000)
+    remove: list[Removal] = Field(default=[], max_length=250_000)
+
+
+class SnapshotBody(About):
+    """All that a group is to have. What reading a snapshot gives is taken too."""
+
+    resources: list[dict[str, Any]] = Field(max_length=250_000)
+    revision: int | None = None
+    group: str | None = None
+    epoch: str | None = None
+
+
+class RollbackBody(About):
+    """The revision to go back to."""
+
+    to: int = Field(ge=0, le=2**63 - 1)
+
+
+class GroupBody(_Body):
+    """What a group is."""
+
+    extends: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+B = TypeVar("B", bound=BaseModel)
+
+
+def document_of(data: bytes, media_type: MediaType) -> Document:
+    """Parse a JSON or YAML body. Raises ChangesetRejectedError and UnknownMediaTypeError."""
+    limits = YamlLimits(file_bytes_max=max(len(data), 1))
+    if media_type == JSON or media_type.endswith("+json"):
+        return read_json(data, file="", limits=limits)
+    if media_type == YAML or media_type in YAML_TOO:
+        return read_yaml(data, file="", limits=limits)
+    raise UnknownMediaTypeError(f"{media_type or 'no content type'}: send {JSON}, {YAML} or {PROTOBUF}")
+
+
+def read_body(model: type[B], document: Document) -> B:
+    """Return a parsed body as its model. Raises ChangesetRejectedError with every problem."""
+    value = document.value
+    if not isinstance(value, dict):
+        raise ChangesetRejectedError([Problem(what="the body is not a mapping", hint="begin it with a key")])
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems = [
+            Problem(
+                what=detail["msg"][:1].lower() + detail["msg"][1:],
+                field=_dotted(detail["loc"]),
+                line=document.line_of(detail["loc"]),
+            )
+            for detail in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        raise ChangesetRejectedError(problems) from None
+
+
+def changeset_change(group: str, data: bytes, media_type: MediaType) -> tuple[Change, str]:
+    """Return the change that the body of a changeset asks for, and its version label."""
+    if media_type == PROTOBUF:
+        return changeset_message(group, parsed(pb.Changeset, data))
+    document = document_of(data, media_type)
+    body = read_body(ChangesetBody, document)
+    problems: list[Problem] = []
+    upserts = resources_of(body.upsert, "upsert", group, document, problems)
+    removals = tuple(
+        _removal(each.type, each.name, f"remove[{at}]", group, problems) for at, each in enumerate(body.remove)
+    )
+    if problems:
+        raise ChangesetRejectedError(problems)
+    change = about(body, upserts={group: upserts}, removals={group: removals} if removals else {})
+    return change, body.version or ""
+
+
+def snapshot_change(group: str, data: bytes, media_type: MediaType) -> tuple[Change, str]:
+    """Return the change that makes a group have what a body lists, and its version label."""
+    problems: list[Problem] = []
+    if media_type == PROTOBUF:
+        message = parsed(pb.Replacement, data)
+        upserts = anys_of(message.resources, "resources", group, problems)
+        if problems:
+            raise ChangesetRejectedError(problems)
+        change = about_message(message.about, upserts={group: upserts}, replace=(group,))
+        return change, message.about.version
+    document = document_of(data, media_type)
+    body = read_body(SnapshotBody, document)
+    upserts = resources_of(body.resources, "resources", group, document, problems)
+    if problems:
+        raise ChangesetRejectedError(problems)
+    return about(body, upserts={group: upserts}, replace=(group,)), body.version or ""
+
+
+def resource_of(type_url: str, name: str, group: str, data: bytes, media_type: MediaType) -> Resource:
+    """Return the one resource that a body is. Raises ChangesetRejectedError."""
+    if media_type == PROTOBUF:
+        return _in_group(group, lambda: ingest((type_url, data), type_url=type_url, name=name))
+    document = document_of(data, media_type)
+    if not isinstance(document.value, dict):
+        raise ChangesetRejectedError([Problem(what="the body is not a resource", group=group)])
+    return _in_group(group, lambda: ingest(document.value, type_url=type_url, name=name, line_of=document.line_of))
+
+
+def changeset_message(group: str, message: Any) -> tuple[Change, str]:
+    """Return the change that an ``api.v1.Changeset`` asks for, and its version label."""
+    problems: list[Problem] = []
+    upserts = anys_of(message.upsert, "upsert", group, problems)
+    removals = tuple(
+        _removal(each.type, each.name, f"remove[{at}]", group, problems) for at, each in enumerate(message.remove)
+    )
+    if problems:
+        raise ChangesetRejectedError(problems)
+    change = about_message(message.about, upserts={group: upserts}, removals={group: removals} if removals else {})
+    return change, message.about.version
+
+
+def about(body: About, **what: Any) -> Change:
+    """Return a change with what its body says of it."""
+    return Change(
+        id=body.id,
+        author=body.author,
+        message=body.message,
+        expected_revision=body.expected_revision,
+        dry_run=body.dry_run,
+        **what,
+    )
+
+
+def about_message(message: Any, **what: Any) -> Change:
+    """Return a change with what an ``api.v1.About`` says of it. Raises ChangesetRejectedError."""
+    problems = [
+        Problem(what=f"has more than the {most:,} characters allowed", field=f"about.{field}")
+        for field, most in (("id", 128), ("message", 4_096), ("author", 4_096))
+        if len(getattr(message, field)) > most
+    ]
+    if problems:
+        raise ChangesetRejectedError(problems)
+    return Change(
+        id=message.id,
+        author=message.author,
+        message=message.message,
+        expected_revision=message.expected_revision if message.HasField("expected_revision") else None,
+        dry_run=message.dry_run,
+        **what,
+    )
+
+
+def resources_of(
+    items: Sequence[dict[str, Any]], key: str, group: str, document: Document, problems: list[Problem]
+) -> tuple[Resource, ...]:
+    """Read the resources of a list in a body, noting what is wrong with each."""
+    found = []
+    for at, item in enumerate(items):
+        line_of = partial(_line_within, document, (key, at))
+        try:
+            found.append(ingest(item, line_of=line_of))
+        except ChangesetRejectedError as error:
+            problems += [_placed(problem, f"{key}[{at}]", group) for problem in error.problems]
+    return tuple(found)
+
+
+def anys_of(items: Sequence[Any], key: str, group: str, problems: list[Problem]) -> tuple[Resource, ...]:
+    """Read resources that come as ``google.protobuf.Any``, noting what is wrong with each."""
+    found = []
+    for at, item in enumerate(items):
+        try:
+            found.append(ingest((item.type_url, item.value)))
+        except ChangesetRejectedError as error:
+            problems += [_placed(problem, f"{key}[{at}]", group) for problem in error.problems]
+    return tuple(found)
+
+
+M = TypeVar("M", bound=Message)
+
+
+def parsed(message_class: type[M], data: bytes) -> M:
+    """Decode a protobuf body. Raises ChangesetRejectedError."""
+    try:
+        return message_class.FromString(data)
+    except DecodeError as error:
+        what = f"the body does not encode {message_class.DESCRIPTOR.full_name}: {error}"
+        raise ChangesetRejectedError([Problem(what=what)]) from None
+
+
+def known_type(word: str) -> str:
+    """Return the type URL of a type's short name, message name or URL. Raises ChangesetRejectedError."""
+    type_url = type_url_of(word)
+    if not load_schema().has(type_url.removeprefix(TYPE_PREFIX)):
+        hint = "write clusters, endpoints, routes, listeners, secrets, runtimes, … or a type URL"
+        raise ChangesetRejectedError([Problem(what=f"{word!r} is not a resource type", hint=hint)])
+    return type_url
+
+
+def _removal(word: str, name: str, field: str, group: str, problems: list[Problem]) -> tuple[str, str]:
+    try:
+        return known_type(word), name
+    except ChangesetRejectedError as error:
+        problems += [dataclasses.replace(problem, field=f"{field}.type", group=group) for problem in error.problems]
+        return "", name
+
+
+def _in_group(group: str, read: Callable[[], Resource]) -> Resource:
+    try:
+        return read()
+    except ChangesetRejectedError as error:
+        raise ChangesetRejectedError([dataclasses.replace(each, group=group) for each in error.problems]) from None
+
+
+def _placed(problem: Problem, place: str, group: str) -> Problem:
+    field = f"{place}.{problem.field}" if problem.field else place
+    return dataclasses.replace(problem, field=field, group=group)
+
+
+def _line_within(document: Document, prefix: tuple[str | int, ...], path: tuple[str | int, ...]) -> int:
+    return document.line_of((*prefix, *path))
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text

@@ -1,0 +1,255 @@
+"""The push API over gRPC (``protos/snapshots.proto``): grpc.aio around ``Operations``. It decides nothing by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from grpc import aio
+
+from xds._generated import snapshots_pb2 as pb
+from xds.address import Address, BindError
+from xds.api.answers import EXPECTED, error_answer
+from xds.api.bodies import about_message, anys_of, changeset_message, known_type
+from xds.api.messages import (
+    applied_message,
+    difference_message,
+    event_message,
+    group_message,
+    node_message,
+    problems_message,
+    revision_message,
+)
+from xds.api.operations import HISTORY_MAX, Operations
+from xds.api.tokens import Token
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.protocol.summary import NodesQuery, NodeState
+from xds.publishing.changes import Published
+from xds.schema.ingest import ingest
+
+log = structlog.get_logger("xds")
+SERVICE = "xds_control_plane.api.v1.Snapshots"
+IN_FLIGHT_MAX = 1_000
+"""Endpoint pushes of one stream that may wait for their outcome."""
+STOP_GRACE_S = 1.0
+Handler = Callable[[Any], Awaitable[Any]]
+
+
+class GrpcApi:
+    """Serves the push API on an address of its own, between ``start`` and ``stop``; on none, if there is none."""
+
+    def __init__(
+        self,
+        address: Address | None,
+        operations: Operations,
+        token: Token,
+        *,
+        tls: tuple[Path, Path] | None = None,
+        body_bytes_max: int,
+    ) -> None:
+        self.address = address
+        self._operations = operations
+        self._token = token
+        self._tls = tls
+        self._body_bytes_max = body_bytes_max
+        self._server: aio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen. ``address`` has its port then. Raises BindError."""
+        if self.address is None:
+            return
+        server = aio.server(
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", self._body_bytes_max)]
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        target = str(self.address)
+        try:
+            if self._tls is None:
+                port = server.add_insecure_port(target)
+            else:
+                cert, key = self._tls
+                credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
+                port = server.add_secure_port(target, credentials)
+        except RuntimeError as error:
+            raise BindError("push API", self.address, OSError(0, str(error))) from None
+        await server.start()
+        self._server = server
+        self.address = Address(self.address.host, port)
+
+    async def stop(self) -> None:
+        """Close everything; calls under way get a second."""
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
+            self._server = None
+
+    # --- Calls -------------------------------------------------------------------------------------------------------
+
+    def _handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+        calls: dict[str, tuple[Any, Handler]] = {
+            "Apply": (pb.Changeset, self._apply),
+            "Replace": (pb.Replacement, self._replace),
+            "Rollback": (pb.RollbackRequest, self._rollback),
+            "GetResource": (pb.ResourceRequest, self._get_resource),
+            "GetSnapshot": (pb.SnapshotRequest, self._get_snapshot),
+            "Diff": (pb.DiffRequest, self._diff),
+            "History": (pb.HistoryRequest, self._history),
+            "FindRevision": (pb.FindRequest, self._find),
+            "ListGroups": (pb.ListGroupsRequest, self._list_groups),
+            "PutGroup": (pb.GroupRequest, self._put_group),
+            "DeleteGroup": (pb.GroupRequest, self._delete_group),
+            "ListNodes": (pb.NodesRequest, self._list_nodes),
+        }
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._guarded(call), request_deserializer=request.FromString, response_serializer=_encode
+            )
+            for name, (request, call) in calls.items()
+        }
+        handlers["PushEndpoints"] = grpc.stream_stream_rpc_method_handler(
+            self._push_endpoints, request_deserializer=pb.EndpointsPush.FromString, response_serializer=_encode
+        )
+        handlers["Watch"] = grpc.unary_stream_rpc_method_handler(
+            self._watch, request_deserializer=pb.WatchRequest.FromString, response_serializer=_encode
+        )
+        return handlers
+
+    async def _admit(self, context: Any) -> None:
+        shown = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), "")
+        if not self._token.admits(shown if isinstance(shown, str) else ""):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "show the token: authorization: Bearer TOKEN")
+
+    def _guarded(self, call: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def handle(request: Any, context: Any) -> Any:
+            await self._admit(context)
+            try:
+                return await call(request)
+            except EXPECTED as error:
+                await _abort(context, error)
+
+        return handle
+
+    # --- Changes -----------------------------------------------------------------------------------------------------
+
+    async def _apply(self, request: Any) -> Any:
+        change, version = changeset_message(request.group, request)
+        return applied_message(await self._operations.publish(change, version=version))
+
+    async def _replace(self, request: Any) -> Any:
+        problems: list[Problem] = []
+        resources = anys_of(request.resources, "resources", request.group, problems)
+        if problems:
+            raise ChangesetRejectedError(problems)
+        change = about_message(request.about, upserts={request.group: resources}, replace=(request.group,))
+        return applied_message(await self._operations.publish(change, version=request.about.version))
+
+    async def _rollback(self, request: Any) -> Any:
+        like = about_message(request.about)
+        return applied_message(await self._operations.rollback(request.group, request.to, like))
+
+    async def _push_endpoints(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """Answer each push, in order, while those that follow are read already."""
+        await self._admit(context)
+        answers: asyncio.Queue[asyncio.Future[Published] | ChangesetRejectedError | None] = asyncio.Queue(IN_FLIGHT_MAX)
+        reading = asyncio.create_task(self._read_pushes(requests, answers))
+        try:
+            while (outcome := await answers.get()) is not None:
+                try:
+                    if isinstance(outcome, ChangesetRejectedError):
+                        raise outcome
+                    published = await asyncio.shield(outcome)
+                except ChangesetRejectedError as error:
+                    yield pb.EndpointsPushed(rejected=problems_message(error.problems))
+                else:
+                    yield pb.EndpointsPushed(revision=published.revision)
+            await reading
+        except EXPECTED as error:
+            await _abort(context, error)
+        finally:
+            reading.cancel()
+
+    async def _read_pushes(
+        self,
+        requests: AsyncIterator[Any],
+        answers: "asyncio.Queue[asyncio.Future[Published] | ChangesetRejectedError | None]",
+    ) -> None:
+        try:
+            async for request in requests:
+                try:
+                    endpoints = tuple(ingest((each.type_url, each.value)) for each in request.endpoints)
+                    await answers.put(await self._operations.push_endpoints(request.group, endpoints))
+                except ChangesetRejectedError as error:
+                    await answers.put(error)
+        finally:
+            await answers.put(None)
+
+    # --- Reading -----------------------------------------------------------------------------------------------------
+
+    async def _get_resource(self, request: Any) -> Any:
+        revision = request.revision if request.HasField("revision") else None
+        type_url = known_type(request.resource.type)
+        found = await self._operations.resource(request.group, type_url, request.resource.name, revision)
+        return AnyMessage.FromString(found.body)
+
+    async def _get_snapshot(self, request: Any) -> Any:
+        revision = request.revision if request.HasField("revision") else None
+        type_url = known_type(request.type) if request.type else None
+        found = await self._operations.snapshot(request.group, revision, type_url)
+        resources = [AnyMessage.FromString(each.body) for each in found.resources]
+        return pb.Snapshot(revision=found.revision, resources=resources, epoch=self._operations.epoch)
+
+    async def _diff(self, request: Any) -> Any:
+        to = request.to if request.HasField("to") else None
+        found = await self._operations.diff(request.group, getattr(request, "from"), to)
+        return pb.Differences(differences=[difference_message(each) for each in found])
+
+    async def _history(self, request: Any) -> Any:
+        before = request.before if request.HasField("before") else None
+        found = await self._operations.history(limit=min(request.limit or 100, HISTORY_MAX), before=before)
+        return pb.Revisions(revisions=[revision_message(head) for head in found])
+
+    async def _find(self, request: Any) -> Any:
+        return pb.Revision(revision=await self._operations.find(request.id) or 0, id=request.id)
+
+    async def _watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        await self._admit(context)
+        try:
+            await self._operations.must_be_kept(request.after)
+            async for stored in self._operations.watch(request.after):
+                yield event_message(stored)
+        except EXPECTED as error:
+            await _abort(context, error)
+
+    async def _list_groups(self, request: Any) -> Any:
+        groups = [group_message(each) for each in self._operations.groups()]
+        return pb.Groups(groups=groups, revision=self._operations.revision)
+
+    async def _put_group(self, request: Any) -> Any:
+        return applied_message(await self._operations.put_group(request.group, request.extends or None))
+
+    async def _delete_group(self, request: Any) -> Any:
+        return applied_message(await self._operations.delete_group(request.group))
+
+    async def _list_nodes(self, request: Any) -> Any:
+        try:
+            state = NodeState(request.state) if request.state else None
+        except ValueError:
+            choices = ", ".join(each.value for each in NodeState)
+            raise ChangesetRejectedError([Problem(what=f"{request.state!r} is no state", hint=choices)]) from None
+        query = NodesQuery(id=request.id or None, group=request.group or None, state=state)
+        return pb.Nodes(nodes=[node_message(each) for each in await self._operations.nodes(query)])
+
+
+async def _abort(context: Any, error: Exception) -> None:
+    answer = error_answer(error)
+    metadata: list[tuple[str, str | bytes]] = []
+    if isinstance(error, ChangesetRejectedError):
+        metadata.append(("xds-problems-bin", _encode(problems_message(error.problems))))
+    metadata += [(f"xds-{key}", str(answer.more[key])) for key in ("revision", "oldest", "id") if key in answer.more]
+    await context.abort(grpc.StatusCode[answer.grpc], answer.message[:4_096], tuple(metadata))
+
+
+def _encode(message: Any) -> bytes:
+    return bytes(message.SerializeToString())

@@ -1,0 +1,111 @@
+"""What the push API answers as protobuf (``protos/snapshots.proto``). Pure."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from xds._generated import snapshots_pb2 as pb
+from xds._generated import xds_wire_pb2
+from xds.api.operations import Difference, GroupInfo
+from xds.model.problem import Problem
+from xds.model.types import short_name
+from xds.protocol.summary import NodeSummary
+from xds.publishing.changes import Published
+from xds.store.entries import Head, Key, Stored, head_of
+
+PROBLEMS_BYTES_MAX = 6_000
+"""gRPC refuses headers of more than 8 KiB by default."""
+
+
+def applied_message(published: Published) -> Any:
+    """Return what became of a change."""
+    return pb.Applied(
+        revision=published.revision,
+        changed=[_name(key) for key in published.changed],
+        unchanged=[_name(key) for key in published.unchanged],
+        again=published.again,
+    )
+
+
+def _name(key: Key) -> Any:
+    return pb.ResourceName(type=short_name(key.type_url), name=key.name)
+
+
+def problems_message(problems: Iterable[Problem]) -> Any:
+    """Return as many problems as fit into a header."""
+    message = pb.Problems()
+    for each in problems:
+        added = message.problems.add(
+            what=each.what, hint=each.hint, group=each.group, resource=each.resource, field=each.field
+        )
+        if message.ByteSize() > PROBLEMS_BYTES_MAX:
+            message.problems.remove(added)
+            break
+    return message
+
+
+def difference_message(difference: Difference) -> Any:
+    """Return a difference."""
+    before, after = difference.before, difference.after
+    return pb.Difference(
+        resource=_name(difference.key),
+        before=None if before is None else AnyMessage.FromString(before.body),
+        after=None if after is None else AnyMessage.FromString(after.body),
+    )
+
+
+def revision_message(head: Head) -> Any:
+    """Return what is told of a change in a list."""
+    return pb.Revision(
+        revision=head.revision,
+        id=head.id,
+        author=head.author,
+        message=head.message,
+        at_ms=head.at_ms,
+        operations=head.operations,
+    )
+
+
+def event_message(stored: Stored) -> Any:
+    """Return a change with all that it does."""
+    operations = [
+        pb.Operation(
+            group=key.group,
+            resource=_name(key),
+            set=None if encoded is None else xds_wire_pb2.Resource.FromString(encoded).resource,
+        )
+        for key, encoded in stored.entry.operations.items()
+    ]
+    return pb.Event(revision=revision_message(head_of(stored)), operations=operations)
+
+
+def group_message(group: GroupInfo) -> Any:
+    """Return a group."""
+    counts = {short_name(type_url): count for type_url, count in group.resources.items()}
+    return pb.Group(name=group.name, extends=group.extends or "", kept=group.kept, resources=counts)
+
+
+def node_message(node: NodeSummary) -> Any:
+    """Return how far a node is."""
+    types = [
+        pb.NodeType(
+            type=short_name(each.type_url),
+            subscribed=each.subscribed,
+            sent=each.sent,
+            acked=max(0, each.sent - each.unacked - len(each.nacked)),
+            pending=each.pending,
+            nacked=each.nacked,
+            error=each.error,
+        )
+        for each in node.types
+    ]
+    return pb.Node(
+        id=node.node.id,
+        cluster=node.node.cluster,
+        group=node.group,
+        revision=node.revision,
+        state=node.state.value,
+        connected_s=node.connected_s,
+        types=types,
+    )

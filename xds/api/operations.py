@@ -1,0 +1,256 @@
+"""What the push API can do, whatever protocol asks for it: changes, reading at a revision, history, groups, nodes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+
+from xds.model.catalog import Catalog
+from xds.model.groups import DEFAULT_GROUP, GroupTable
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.model.types import ENDPOINTS, short_name
+from xds.protocol.summary import NodesQuery, NodeSummary
+from xds.publishing.changes import Change, Published, UnknownGroupError, group_name_problem
+from xds.publishing.codec import decode_table
+from xds.publishing.publisher import Publisher
+from xds.schema.restore import labelled, restore
+from xds.store.entries import Head, Key, Stored, must_be_kept
+from xds.store.errors import NotYetError
+
+HISTORY_MAX = 1_000
+VERSION_CHARACTERS_MAX = 200
+
+
+class UnknownResourceError(Exception):
+    """The group has no such resource at that revision."""
+
+
+class UnknownNodeError(Exception):
+    """No stream of a node with that id is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A group's own resources at a revision, by type and name."""
+
+    revision: int
+    resources: tuple[Resource, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One resource that two revisions differ in; None where it is not there."""
+
+    key: Key
+    before: Resource | None
+    after: Resource | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupInfo:
+    """A group: what it extends, whether a directory keeps it, and how many resources of each type it has itself."""
+
+    name: str
+    extends: str | None
+    kept: bool
+    resources: dict[str, int]
+
+
+class Operations:
+    """The push API's operations on one control plane: what it publishes by, what it serves, and who knows its nodes."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        catalog: Catalog,
+        *,
+        nodes: Callable[[NodesQuery], Awaitable[list[NodeSummary]]],
+        on_rejected: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._publisher = publisher
+        self._catalog = catalog
+        self._nodes = nodes
+        self._on_rejected = on_rejected
+
+    # --- Changes -----------------------------------------------------------------------------------------------------
+
+    async def publish(self, change: Change, *, version: str = "") -> Published:
+        """Make a change; ``version`` labels all that it sets. Raises as ``Publisher.publish`` does."""
+        if version:
+            if len(version) > VERSION_CHARACTERS_MAX:
+                what = f"has {len(version)} characters, more than the {VERSION_CHARACTERS_MAX} allowed"
+                raise ChangesetRejectedError([Problem(what=what, field="version")])
+            upserts = {g: tuple(labelled(each, version) for each in all_) for g, all_ in change.upserts.items()}
+            change = replace(change, upserts=upserts)
+        try:
+            return await self._publisher.publish(change)
+        except ChangesetRejectedError:
+            self._on_rejected()
+            raise
+
+    async def push_endpoints(self, group: str, endpoints: tuple[Resource, ...]) -> "asyncio.Future[Published]":
+        """Take in assignments, to be merged with what waits, and return what will be their outcome.
+
+        Raises ChangesetRejectedError.
+        """
+        wrong = [each for each in endpoints if each.type_url != ENDPOINTS]
+        if wrong:
+            label = f"{short_name(wrong[0].type_url)}/{wrong[0].name}"
+            what = "only endpoints are pushed this way"
+            raise ChangesetRejectedError([Problem(what=what, group=group, resource=label)])
+        latest = {each.name: each for each in endpoints}
+        return await self._publisher.submit(Change(upserts={group: tuple(latest.values())}, mergeable=True))
+
+    async def rollback(self, group: str, to: int, like: Change) -> Published:
+        """Have a group be as it was at a revision, at a new one. ``like`` says who, why and by which id."""
+        snapshot = await self.snapshot(group, to)
+        return await self.publish(replace(like, upserts={group: snapshot.resources}, replace=(group,)))
+
+    async def put_group(self, group: str, extends: str | None) -> Published:
+        """Make a group, or have it extend another one."""
+        if wrong := group_name_problem(group):
+            raise ChangesetRejectedError([Problem(what=wrong, group=group)])
+        table = self._catalog.table
+        if extends is not None and extends not in self._catalog.snapshots:
+            raise UnknownGroupError(extends)
+        bases = {name: base for name, base in table.extends.items() if name != group}
+        if extends is not None:
+            bases[group] = extends
+        names = table.names if group == DEFAULT_GROUP else tuple(sorted({*table.names, group}))
+        return await self.publish(Change(table=replace(table, names=names, extends=bases), replace=()))
+
+    async def delete_group(self, group: str) -> Published:
+        """Remove a group and all it has. Raises UnknownGroupError, and ChangesetRejectedError while it is needed."""
+        self._must_be_known(group)
+        table = self._catalog.table
+        needed = [f"group {name} extends it" for name, base in table.extends.items() if base == group]
+        needed += [
+            f"rule {number} takes nodes into it" for number, rule in enumerate(table.rules) if rule.group == group
+        ]
+        if group == DEFAULT_GROUP:
+            needed.append("it is where nodes go that nothing else takes")
+        if needed:
+            raise ChangesetRejectedError([Problem(what=f"can't be removed: {'; '.join(needed)}", group=group)])
+        names = tuple(name for name in table.names if name != group)
+        extends = {name: base for name, base in table.extends.items() if name != group}
+        return await self.publish(Change(table=replace(table, names=names, extends=extends), replace=(group,)))
+
+    async def put_rules(self, rules: GroupTable) -> Published:
+        """Replace the rules, and who extends whom; groups that are there stay."""
+        table = self._catalog.table
+        names = tuple(sorted({*table.names, *rules.names}))
+        return await self.publish(
+            Change(table=replace(rules, names=names, kept=table.kept, rules_kept=table.rules_kept))
+        )
+
+    # --- Reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """The revision that is served."""
+        return self._publisher.revision
+
+    @property
+    def epoch(self) -> str:
+        """Names the log that revisions count: after a restore from a backup it is another one."""
+        return self._publisher.store.epoch
+
+    @property
+    def stale_because(self) -> str:
+        """Why the store can't be followed just now, "" if it can."""
+        return self._publisher.stale_because or self._publisher.store.away
+
+    @property
+    def table(self) -> GroupTable:
+        """Groups and rules in force."""
+        return self._catalog.table
+
+    async def snapshot(self, group: str, revision: int | None = None, type_url: str | None = None) -> Snapshot:
+        """Return what a group has itself. Raises UnknownGroupError, CompactedError and NotYetError."""
+        if revision is None or revision == self.revision:
+            self._must_be_known(group)
+            return Snapshot(self.revision, _of_type(self._catalog.own(group), type_url))
+        if revision < 0:
+            raise NotYetError(revision, self.revision)
+        state = await self._publisher.store.state(revision)
+        own = {key: encoded for key, encoded in state.resources.items() if key.group == group}
+        if not own and group != DEFAULT_GROUP and group not in decode_table(state.groups).names:
+            raise UnknownGroupError(group)
+        chosen = sorted(key for key in own if type_url in (None, key.type_url))
+        return Snapshot(revision, tuple(restore(key.type_url, own[key]) for key in chosen))
+
+    async def resource(self, group: str, type_url: str, name: str, revision: int | None = None) -> Resource:
+        """Return one resource that a group has itself. Raises UnknownResourceError too."""
+        found: Resource | None
+        if revision is None:
+            self._must_be_known(group)
+            found = self._catalog.own_resource(group, type_url, name)
+        else:
+            snapshot = await self.snapshot(group, revision, type_url)
+            found = next((each for each in snapshot.resources if each.name == name), None)
+        if found is None:
+            raise UnknownResourceError(f"the group {group!r} has no {name!r} of that type")
+        return found
+
+    async def diff(self, group: str, before: int, after: int | None = None) -> list[Difference]:
+        """Return what two revisions of a group differ in, by type and name."""
+        old, new = await self.snapshot(group, before), await self.snapshot(group, after)
+        olds = {Key(group, each.type_url, each.name): each for each in old.resources}
+        news = {Key(group, each.type_url, each.name): each for each in new.resources}
+        pairs = [(key, olds.get(key), news.get(key)) for key in sorted(olds.keys() | news.keys())]
+        return [Difference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
+
+    async def history(self, *, limit: int, before: int | None = None) -> list[Head]:
+        """Return the newest changes, newest first, so many at most; those before a revision."""
+        oldest, newest = await self._publisher.store.kept()
+        until = newest if before is None else min(newest, before - 1)
+        if until <= oldest:
+            return []
+        after = max(oldest, until - limit)
+        return list(reversed(await self._publisher.store.heads(after, until - after)))
+
+    async def find(self, entry_id: str) -> int | None:
+        """Return the revision that the change with that id made, None if there is no such change."""
+        found = await self._publisher.store.find([entry_id])
+        return found[entry_id].revision if entry_id in found else None
+
+    async def must_be_kept(self, after: int) -> None:
+        """Raise CompactedError or NotYetError where a watch can't begin after that revision."""
+        oldest, newest = await self._publisher.store.kept()
+        must_be_kept(after, oldest=oldest, newest=newest)
+
+    def watch(self, after: int) -> AsyncIterator[Stored]:
+        """Yield every change after a revision, in order, without end. Raises CompactedError and NotYetError."""
+        return self._publisher.store.watch(after)
+
+    def groups(self) -> list[GroupInfo]:
+        """Return all groups by name."""
+        return [self.group(name) for name in sorted(self._catalog.snapshots)]
+
+    def group(self, name: str) -> GroupInfo:
+        """Return one group. Raises UnknownGroupError."""
+        self._must_be_known(name)
+        table = self._catalog.table
+        counts: dict[str, int] = {}
+        for resource in self._catalog.own(name):
+            counts[resource.type_url] = counts.get(resource.type_url, 0) + 1
+        return GroupInfo(name=name, extends=table.extends.get(name), kept=name in table.kept, resources=counts)
+
+    async def nodes(self, query: NodesQuery) -> list[NodeSummary]:
+        """Return how far the nodes are that a query is about."""
+        return await self._nodes(query)
+
+    async def node(self, node_id: str) -> list[NodeSummary]:
+        """Return all that is known of one node: an entry for each connection. Raises UnknownNodeError."""
+        found = await self._nodes(NodesQuery(id=node_id))
+        if not found:
+            raise UnknownNodeError(f"no node {node_id!r} is connected")
+        return found
+
+    def _must_be_known(self, group: str) -> None:
+        if group not in self._catalog.snapshots:
+            raise UnknownGroupError(group)
+
+
+def _of_type(resources: Iterable[Resource], type_url: str | None) -> tuple[Resource, ...]:
+    return tuple(each for each in resources if type_url in (None, each.type_url))

@@ -1,0 +1,357 @@
+"""The push API over HTTP, under ``/v1``: FastAPI around ``Operations``. It decides nothing by itself."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import structlog
+import yaml
+from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from google.protobuf.any_pb2 import Any as AnyMessage
+from starlette.exceptions import HTTPException
+
+from xds import __version__
+from xds._generated import snapshots_pb2 as pb
+from xds.api import bodies
+from xds.api.answers import (
+    EXPECTED,
+    BodyTooLargeError,
+    difference_json,
+    error_answer,
+    event_json,
+    head_json,
+    node_json,
+    published_json,
+    resources_json,
+)
+from xds.api.operations import HISTORY_MAX, Operations
+from xds.api.rest_schema import BODIES, ERRORS, NAMES
+from xds.api.rules import rules_json, rules_of
+from xds.api.tokens import Token
+from xds.model.resource import Resource
+from xds.model.types import short_name
+from xds.protocol.summary import NODES_MAX, NodesQuery, NodeState
+from xds.publishing.changes import Change
+from xds.schema.show import to_json
+from xds.store.errors import ConflictError
+
+log = structlog.get_logger("xds")
+Revision = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="As it was at that revision.")]
+Redact = Annotated[bool, Query(description="Hide keys, passwords and generic secrets.")]
+EVENT_STREAM = "text/event-stream"
+
+
+def rest_api(operations: Operations, token: Token, *, body_bytes_max: int) -> FastAPI:
+    """Return the ASGI application that serves ``/v1``."""
+    app = FastAPI(
+        title="xds push API",
+        version=__version__,
+        openapi_url="/v1/openapi.json",
+        docs_url="/v1/docs",
+        redoc_url=None,
+        dependencies=[Depends(_admission(token))],
+        responses=ERRORS,
+    )
+    _add_errors(app)
+    api = _Rest(operations, body_bytes_max)
+    api.add_changes(app)
+    api.add_reading(app)
+    api.add_history(app)
+    api.add_groups(app)
+    api.add_nodes(app)
+    return app
+
+
+def _admission(token: Token) -> Callable[..., None]:
+    def admit(authorization: Annotated[str, Header()] = "") -> None:
+        if not token.admits(authorization):
+            raise HTTPException(401, "show the token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+
+    return admit
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def expected(request: Request, error: Exception) -> Response:
+        answer = error_answer(error)
+        status = answer.http
+        if isinstance(error, ConflictError) and "if-match" in request.headers:
+            status = 412
+        return JSONResponse(answer.body, status)
+
+    async def malformed(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        told = [{"what": each["msg"], "field": ".".join(map(str, each["loc"]))} for each in error.errors()]
+        return JSONResponse({"error": "the request is malformed", "problems": told}, 422)
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    async def fault(_: Request, error: Exception) -> Response:
+        log.error("a request failed by a bug in this server; please report it", exc_info=error)
+        return JSONResponse({"error": "internal error"}, 500)
+
+    for kind in EXPECTED:
+        app.add_exception_handler(kind, expected)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(Exception, fault)
+
+
+def _within(request: Request) -> list[str]:
+    """Return the unescaped parts of the path below ``/v1``; a slash within one is escaped in it."""
+    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    parts = raw.decode("latin-1").partition("?")[0].split("/")[2:]
+    return [unquote(part) for part in parts]
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _expected(if_match: str | None) -> int | None:
+    """Return the revision of an ``If-Match`` header. Raises HTTPException."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    text = if_match.strip().removeprefix("W/").strip('"')
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        raise HTTPException(400, "If-Match: give a revision, as in If-Match: 41")
+    return int(text)
+
+
+class _Rest:
+    def __init__(self, operations: Operations, body_bytes_max: int) -> None:
+        self._operations = operations
+        self._body_bytes_max = body_bytes_max
+
+    async def _body(self, request: Request) -> bytes:
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._body_bytes_max:
+                raise BodyTooLargeError(f"the body has more than the {self._body_bytes_max:,} bytes allowed")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _publish(self, change: Change, version: str = "", if_match: str | None = None) -> Response:
+        expected = _expected(if_match)
+        if expected is not None:
+            change = replace(change, expected_revision=expected)
+        published = await self._operations.publish(change, version=version)
+        return self._told(published_json(published))
+
+    def _told(self, content: Any, revision: int | None = None) -> Response:
+        revision = content.get("revision") if revision is None and isinstance(content, dict) else revision
+        headers = {"x-xds-epoch": self._operations.epoch} | ({} if revision is None else {"etag": f'"{revision}"'})
+        if self._operations.stale_because:
+            headers["x-xds-stale"] = "true"
+        return JSONResponse(content, headers=headers)
+
+    # --- Changes -----------------------------------------------------------------------------------------------------
+
+    def add_changes(self, app: FastAPI) -> None:
+        @app.post("/v1/groups/{group}/changesets", **BODIES["changeset"])
+        async def apply_changeset(group: str, request: Request) -> Response:
+            """Set and remove resources: all of it, or none."""
+            group = _within(request)[1]
+            change, version = bodies.changeset_change(group, await self._body(request), _media_type(request))
+            return await self._publish(change, version)
+
+        @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
+        async def replace_snapshot(
+            group: str, request: Request, if_match: Annotated[str | None, Header()] = None
+        ) -> Response:
+            """Make a group have these resources and no others."""
+            group = _within(request)[1]
+            change, version = bodies.snapshot_change(group, await self._body(request), _media_type(request))
+            return await self._publish(change, version, if_match)
+
+        @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
+        async def put_resource(request: Request, if_match: Annotated[str | None, Header()] = None) -> Response:
+            """Set one resource."""
+            _, group, _, word, name = _five(_within(request))
+            type_url = bodies.known_type(word)
+            resource = bodies.resource_of(type_url, name, group, await self._body(request), _media_type(request))
+            return await self._publish(Change(upserts={group: (resource,)}), "", if_match)
+
+        @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
+        async def delete_resource(request: Request, if_match: Annotated[str | None, Header()] = None) -> Response:
+            """Remove one resource; that it is not there is no error."""
+            _, group, _, word, name = _five(_within(request))
+            change = Change(removals={group: ((bodies.known_type(word), name),)})
+            return await self._publish(change, "", if_match)
+
+        @app.post("/v1/groups/{group}/rollback", **BODIES["rollback"])
+        async def roll_back(group: str, request: Request) -> Response:
+            """Make a group as it was at a revision, at a new one."""
+            group = _within(request)[1]
+            document = bodies.document_of(await self._body(request), _media_type(request))
+            body = bodies.read_body(bodies.RollbackBody, document)
+            return self._told(published_json(await self._operations.rollback(group, body.to, bodies.about(body))))
+
+    # --- Reading -----------------------------------------------------------------------------------------------------
+
+    def add_reading(self, app: FastAPI) -> None:
+        @app.get("/v1/groups/{group}/snapshot")
+        async def read_snapshot(
+            group: str,
+            request: Request,
+            revision: Revision = None,
+            type: Annotated[str | None, Query(description="Only of this type.")] = None,  # noqa: A002
+            redact: Redact = True,
+        ) -> Response:
+            """Return all that a group has itself, as JSON, or as the Accept header has it: YAML, or protobuf."""
+            group = _within(request)[1]
+            type_url = None if type is None else bodies.known_type(type)
+            found = await self._operations.snapshot(group, revision, type_url)
+            accepted = request.headers.get("accept", "")
+            if bodies.PROTOBUF in accepted:
+                message = pb.Snapshot(
+                    revision=found.revision,
+                    resources=[AnyMessage.FromString(each.body) for each in found.resources],
+                    epoch=self._operations.epoch,
+                )
+                return Response(message.SerializeToString(), media_type=bodies.PROTOBUF)
+            content = {
+                "group": group,
+                "revision": found.revision,
+                "epoch": self._operations.epoch,
+                "resources": resources_json(found.resources, redact=redact),
+            }
+            return self._in(accepted, content)
+
+        @app.get("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
+        async def read_resource(request: Request, revision: Revision = None, redact: Redact = True) -> Response:
+            """Return one resource that a group has itself."""
+            _, group, _, word, name = _five(_within(request))
+            found: Resource = await self._operations.resource(group, bodies.known_type(word), name, revision)
+            accepted = request.headers.get("accept", "")
+            if bodies.PROTOBUF in accepted:
+                return Response(AnyMessage.FromString(found.body).value, media_type=bodies.PROTOBUF)
+            return self._in(accepted, to_json(found, redact=redact), {"x-xds-version": found.version})
+
+    # --- History -----------------------------------------------------------------------------------------------------
+
+    def add_history(self, app: FastAPI) -> None:
+        @app.get("/v1/groups/{group}/diff")
+        async def diff(
+            group: str,
+            request: Request,
+            before: Annotated[int, Query(alias="from", ge=0, le=2**63 - 1)],
+            after: Annotated[int | None, Query(alias="to", ge=0, le=2**63 - 1)] = None,
+        ) -> Response:
+            """Return what a group's resources differ in between two revisions, or since one."""
+            found = await self._operations.diff(_within(request)[1], before, after)
+            return self._told({"differences": [difference_json(each) for each in found]})
+
+        @app.get("/v1/revisions")
+        async def history(
+            limit: Annotated[int, Query(ge=1, le=HISTORY_MAX)] = 100,
+            before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
+            id: Annotated[str | None, Query(description="Only the change with that id.")] = None,  # noqa: A002
+        ) -> Response:
+            """Return the changes that are kept, newest first; or whether the change with an id is one of them."""
+            if id is not None:
+                made = await self._operations.find(id)
+                return self._told({"revisions": [] if made is None else [{"revision": made, "id": id}]})
+            found = await self._operations.history(limit=limit, before=before)
+            return self._told({"revisions": [head_json(head) for head in found]}, self._operations.revision)
+
+        @app.get("/v1/watch", response_class=StreamingResponse)
+        async def watch(
+            after: Annotated[int, Query(alias="from", ge=0, le=2**63 - 1, description="Begin after it.")],
+            last_event_id: Annotated[str | None, Header()] = None,
+        ) -> Response:
+            """Stream every change after a revision, in order and without end, as server-sent events."""
+            if last_event_id and last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 20:
+                after = max(after, int(last_event_id))
+            await self._operations.must_be_kept(after)
+            return StreamingResponse(self._events(after), media_type=EVENT_STREAM)
+
+    async def _events(self, after: int) -> AsyncIterator[str]:
+        yield f": epoch {self._operations.epoch}\n\n"
+        try:
+            async for stored in self._operations.watch(after):
+                yield f"id: {stored.revision}\nevent: change\ndata: {json.dumps(event_json(stored))}\n\n"
+        except EXPECTED as error:
+            yield f"event: error\ndata: {json.dumps(error_answer(error).body)}\n\n"
+
+    def _in(self, accepted: str, content: Any, headers: dict[str, str] | None = None) -> Response:
+        """Return content as JSON, or as YAML where that is asked for."""
+        if "yaml" in accepted:
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            return Response(text, headers=headers, media_type=bodies.YAML)
+        return JSONResponse(content, headers=headers)
+
+    # --- Groups ------------------------------------------------------------------------------------------------------
+
+    def add_groups(self, app: FastAPI) -> None:
+        @app.get("/v1/groups")
+        async def list_groups() -> Response:
+            """Return all groups, and the rules by which nodes belong to them."""
+            groups = [self._group_json(each.name) for each in self._operations.groups()]
+            return self._told(
+                {"revision": self._operations.revision, "groups": groups, "rules": rules_json(self._operations.table)}
+            )
+
+        @app.put("/v1/groups", **BODIES["rules"])
+        async def put_rules(request: Request) -> Response:
+            """Replace the rules, and what extends what; written as in groups.yaml."""
+            document = bodies.document_of(await self._body(request), _media_type(request))
+            table = rules_of(document, [each.name for each in self._operations.groups()])
+            return self._told(published_json(await self._operations.put_rules(table)))
+
+        @app.get("/v1/groups/{group}")
+        async def read_group(group: str, request: Request) -> Response:
+            """Return one group."""
+            return self._told(self._group_json(_within(request)[1]))
+
+        @app.put("/v1/groups/{group}", **BODIES["group"])
+        async def put_group(group: str, request: Request) -> Response:
+            """Make a group, or have it extend another one."""
+            group = _within(request)[1]
+            document = bodies.document_of(await self._body(request), _media_type(request))
+            body = bodies.read_body(bodies.GroupBody, document)
+            return self._told(published_json(await self._operations.put_group(group, body.extends)))
+
+        @app.delete("/v1/groups/{group}")
+        async def delete_group(group: str, request: Request) -> Response:
+            """Remove a group and all it has."""
+            return self._told(published_json(await self._operations.delete_group(_within(request)[1])))
+
+    def _group_json(self, name: str) -> dict[str, Any]:
+        group = self._operations.group(name)
+        resources = {short_name(type_url): count for type_url, count in group.resources.items()}
+        return {"name": name, "extends": group.extends, "kept": group.kept, "resources": resources}
+
+    # --- Nodes -------------------------------------------------------------------------------------------------------
+
+    def add_nodes(self, app: FastAPI) -> None:
+        @app.get("/v1/nodes")
+        async def list_nodes(
+            group: str | None = None,
+            state: NodeState | None = None,
+            limit: Annotated[int, Query(ge=1, le=NODES_MAX)] = 100,
+        ) -> Response:
+            """Return how far each connected node is."""
+            query = NodesQuery(group=group, state=state, limit=limit)
+            found = await self._operations.nodes(query)
+            return self._told({"nodes": [node_json(each) for each in found]})
+
+        @app.get("/v1/nodes/{id:path}")
+        async def read_node(id: str, request: Request) -> Response:  # noqa: A002
+            """Return how far one node is: an entry for each of its connections."""
+            node_id = unquote("/".join(_within(request)[1:]))
+            found = await self._operations.node(node_id)
+            return self._told({"nodes": [node_json(each) for each in found]})
+
+
+def _five(parts: list[str]) -> tuple[str, str, str, str, str]:
+    """Return groups, GROUP, resources, TYPE, NAME; a name may have slashes that were not escaped."""
+    if len(parts) < 5 or not parts[4]:
+        raise HTTPException(404, "write /v1/groups/GROUP/resources/TYPE/NAME")
+    return parts[0], parts[1], parts[2], parts[3], "/".join(parts[4:])

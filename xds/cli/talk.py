@@ -1,0 +1,127 @@
+"""What all commands over the push API have in common: whom they talk to, how they print, and what they exit with."""
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+
+import typer
+
+from xds.cli.output import EXIT_FAILED, EXIT_USAGE, fail, problem_lines
+
+if TYPE_CHECKING:
+    from xds.client import Client, ClientError
+
+EXIT_CONFLICT = 3
+EXIT_NOT_FOUND = 4
+EXIT_UNAVAILABLE = 5
+EXIT_UNKNOWN = 6
+
+CLIENT_EXIT_CODES = (
+    "Exit codes: 0 done; 1 rejected, every problem above; 2 a wrong option; 3 a conflict: the server is at another "
+    "revision; 4 no such group, resource or revision; 5 the server or its store is away; 6 it is not known whether the "
+    "change was made: try again with the --id that is told."
+)
+
+_SERVER = "Server"
+Api = Annotated[
+    str,
+    typer.Option(
+        "--api",
+        metavar="HOST:PORT",
+        envvar="XDS_PUSH_ADDRESS",
+        help="Where the push API is served.",
+        rich_help_panel=_SERVER,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", envvar="XDS_PUSH_TOKEN_FILE", help="Holds the token to show.", rich_help_panel=_SERVER
+    ),
+]
+ApiCa = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", envvar="XDS_PUSH_CA", help="CAs that sign the server's certificate.", rich_help_panel=_SERVER
+    ),
+]
+Group = Annotated[str, typer.Option("--group", "-g", help="The group of nodes.")]
+Output = Annotated[Literal["table", "yaml", "json"], typer.Option("--output", "-o", help="How to print what is found.")]
+DEFAULT_API = "127.0.0.1:18001"
+T = TypeVar("T")
+
+
+def examples_of(*lines: str) -> str:
+    """Return an epilog that shows command lines, and these commands' exit codes."""
+    shown = (line.replace("[", "\\[") for line in lines)
+    return "\n\n".join(["[bold]Examples[/bold]", *shown, CLIENT_EXIT_CODES])
+
+
+def talk(api: str, token_file: Path | None, ca: Path | None, work: "Callable[[Client], Awaitable[T]]") -> T:
+    """Do the work with a connected client, and return what it returns; exit with the code of what went wrong."""
+    import asyncio
+
+    from xds.client import Client, ClientError
+
+    token = ""
+    if token_file is not None:
+        try:
+            token = token_file.read_text().strip()
+        except OSError as error:
+            fail(f"--token-file: {token_file} can't be read: {error.strerror}", code=EXIT_USAGE)
+
+    async def run() -> T:
+        async with Client(api, token=token, tls_ca=ca) as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(run())
+    except ClientError as error:
+        _fail(error, api)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _fail(error: "ClientError", api: str) -> NoReturn:
+    from xds.client import ConflictError, NotFoundError, OutcomeUnknownError, RejectedError, UnavailableError
+
+    match error:
+        case RejectedError(problems=problems) if problems:
+            sys.stderr.write(problem_lines(problems))
+            fail(f"rejected, nothing was changed: {len(problems)} problem(s), above", code=EXIT_FAILED)
+        case ConflictError():
+            fail(str(error), code=EXIT_CONFLICT)
+        case NotFoundError():
+            fail(str(error), code=EXIT_NOT_FOUND)
+        case OutcomeUnknownError():
+            fail(f"it is not known whether the change was made: {error}", code=EXIT_UNKNOWN)
+        case UnavailableError():
+            fail(f"{api}: {error}", "is `xds serve` running there? its --api says where", code=EXIT_UNAVAILABLE)
+        case _:
+            fail(str(error), code=EXIT_FAILED)
+
+
+def print_as(output: str, content: Any) -> None:
+    """Print content as JSON or YAML."""
+    if output == "json":
+        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    else:
+        import yaml
+
+        sys.stdout.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[str, ...] = ()) -> None:
+    """Print rows below their columns' names."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)

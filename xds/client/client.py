@@ -1,0 +1,305 @@
+"""A client of the push API. It does not know who serves it."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from grpc import aio
+
+from xds._generated import snapshots_pb2 as pb
+from xds.client.errors import ClientError, OutcomeUnknownError, RejectedError, UnavailableError, error_of, problems_of
+from xds.client.results import (
+    Applied,
+    Difference,
+    Event,
+    Group,
+    Json,
+    NodeProgress,
+    Revision,
+    Snapshot,
+    applied_of,
+    difference_of,
+    event_of,
+    group_of,
+    json_of,
+    node_of,
+    revision_of,
+)
+from xds.model.groups import DEFAULT_GROUP
+from xds.model.problem import ChangesetRejectedError
+from xds.sources.inline import ResourceLike, read_resources
+
+SERVICE = "/xds_control_plane.api.v1.Snapshots/"
+RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+MESSAGE_BYTES_MAX = 1024 * 1024 * 1024
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a change says of itself. Without an ``id`` each call makes one, and trying again does not make it twice."""
+
+    id: str = ""
+    message: str = ""
+    author: str = ""
+    expected_revision: int | None = None
+    version: str = ""
+    dry_run: bool = False
+
+
+class Client:
+    """Talks to one control plane, between ``async with`` and its end.
+
+    ``token`` is what the server's token file holds. ``tls_ca`` is a PEM file of the CAs that its certificate is
+    checked by; with it the connection is encrypted. A change whose outcome a lost connection leaves open is tried
+    again with its id, for ``patience_s``.
+    """
+
+    def __init__(
+        self, address: str = "127.0.0.1:18001", *, token: str = "", tls_ca: Path | None = None, patience_s: float = 10.0
+    ) -> None:
+        self._address = address
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._tls_ca = tls_ca
+        self._patience_s = patience_s
+        self._stack = AsyncExitStack()
+        self._channel: aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            # A server that restarts is found again within a second; by default that takes up to two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
+        ]
+        if self._tls_ca is None:
+            channel = aio.insecure_channel(self._address, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(await asyncio.to_thread(self._tls_ca.read_bytes))
+            channel = aio.secure_channel(self._address, credentials, options=options)
+        self._channel = await self._stack.enter_async_context(channel)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+        self._channel = None
+
+    # --- Changes -----------------------------------------------------------------------------------------------------
+
+    async def apply(
+        self,
+        *,
+        upsert: Iterable[ResourceLike] = (),
+        remove: Iterable[tuple[str, str]] = (),
+        group: str = DEFAULT_GROUP,
+        about: About | None = None,
+    ) -> Applied:
+        """Set and remove resources of a group, all or none; return once that is kept and served.
+
+        A resource is a dict with ``@type``, YAML text, or a message; what is removed is named by type and name.
+        Raises RejectedError, ConflictError, NotFoundError, RefusedError, TooLargeError, UnavailableError and
+        OutcomeUnknownError.
+        """
+        request = pb.Changeset(
+            group=group,
+            upsert=_anys(upsert, group),
+            remove=[pb.ResourceName(type=word, name=name) for word, name in remove],
+        )
+        return await self._change("Apply", request, about)
+
+    async def replace(
+        self, resources: Iterable[ResourceLike], *, group: str = DEFAULT_GROUP, about: About | None = None
+    ) -> Applied:
+        """Make a group have these resources and no others."""
+        return await self._change("Replace", pb.Replacement(group=group, resources=_anys(resources, group)), about)
+
+    async def rollback(self, to: int, *, group: str = DEFAULT_GROUP, about: About | None = None) -> Applied:
+        """Make a group as it was at a revision, at a new one."""
+        return await self._change("Rollback", pb.RollbackRequest(group=group, to=to), about)
+
+    async def put_group(self, group: str, *, extends: str | None = None) -> Applied:
+        """Make a group, or have it extend another one."""
+        return applied_of(await self._call("PutGroup", pb.GroupRequest(group=group, extends=extends or ""), pb.Applied))
+
+    async def delete_group(self, group: str) -> Applied:
+        """Remove a group and all it has."""
+        return applied_of(await self._call("DeleteGroup", pb.GroupRequest(group=group), pb.Applied))
+
+    @asynccontextmanager
+    async def pushing_endpoints(self, *, group: str = DEFAULT_GROUP) -> AsyncIterator["EndpointsPush"]:
+        """Push assignments the fast way: ``async with client.pushing_endpoints() as push: await push(assignment)``."""
+        call = self._open().stream_stream(
+            SERVICE + "PushEndpoints",
+            request_serializer=pb.EndpointsPush.SerializeToString,
+            response_deserializer=pb.EndpointsPushed.FromString,
+        )(metadata=self._metadata)
+        push = EndpointsPush(call, group)
+        try:
+            yield push
+            await push.finish()
+        except aio.AioRpcError as error:
+            raise error_of(error) from None
+        finally:
+            push.close()
+
+    async def _change(self, name: str, request: Any, about: About | None) -> Applied:
+        about = about or About()
+        change_id = about.id or uuid4().hex
+        request.about.CopyFrom(
+            pb.About(
+                id=change_id,
+                message=about.message,
+                author=about.author,
+                expected_revision=about.expected_revision,
+                version=about.version,
+                dry_run=about.dry_run,
+            )
+        )
+        return applied_of(await self._persist(lambda: self._call(name, request, pb.Applied, change_id)))
+
+    async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Try again for as long as the outcome is not known, or the server is away."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience_s
+        pause_s = RETRY_MIN_S
+        while True:
+            try:
+                return await work()
+            except (OutcomeUnknownError, UnavailableError):
+                if loop.time() + pause_s > deadline:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+    # --- Reading -----------------------------------------------------------------------------------------------------
+
+    async def get(self, type: str, name: str, *, group: str = DEFAULT_GROUP, revision: int | None = None) -> Json:  # noqa: A002
+        """Return one resource that a group has itself. Raises NotFoundError."""
+        request = pb.ResourceRequest(group=group, resource=pb.ResourceName(type=type, name=name), revision=revision)
+        return json_of(await self._call("GetResource", request, AnyMessage))
+
+    async def snapshot(self, group: str = DEFAULT_GROUP, *, revision: int | None = None, type: str = "") -> Snapshot:  # noqa: A002
+        """Return all that a group has itself, now or at a revision."""
+        request = pb.SnapshotRequest(group=group, revision=revision, type=type)
+        found = await self._call("GetSnapshot", request, pb.Snapshot)
+        return Snapshot(found.revision, found.epoch, tuple(json_of(each) for each in found.resources))
+
+    async def diff(self, before: int, after: int | None = None, *, group: str = DEFAULT_GROUP) -> list[Difference]:
+        """Return what two revisions of a group differ in."""
+        fields: dict[str, Any] = {"group": group, "from": before, "to": after}  # `from` is a word of Python's
+        request = pb.DiffRequest(**fields)
+        found = await self._call("Diff", request, pb.Differences)
+        return [difference_of(each) for each in found.differences]
+
+    async def history(self, *, limit: int = 100, before: int | None = None) -> list[Revision]:
+        """Return the newest changes, newest first."""
+        found = await self._call("History", pb.HistoryRequest(limit=limit, before=before), pb.Revisions)
+        return [revision_of(each) for each in found.revisions]
+
+    async def find(self, change_id: str) -> int | None:
+        """Return the revision that the change with this id made, None if no such change is kept."""
+        return (await self._call("FindRevision", pb.FindRequest(id=change_id), pb.Revision)).revision or None
+
+    async def watch(self, after: int) -> AsyncIterator[Event]:
+        """Yield every change after a revision, each once and in order, until the server goes away."""
+        call = self._open().unary_stream(
+            SERVICE + "Watch",
+            request_serializer=pb.WatchRequest.SerializeToString,
+            response_deserializer=pb.Event.FromString,
+        )(pb.WatchRequest(after=after), metadata=self._metadata)
+        try:
+            async for message in call:
+                yield event_of(message)
+        except aio.AioRpcError as error:
+            raise error_of(error) from None
+        finally:
+            call.cancel()
+
+    async def groups(self) -> list[Group]:
+        """Return all groups by name."""
+        return [group_of(each) for each in (await self._call("ListGroups", pb.ListGroupsRequest(), pb.Groups)).groups]
+
+    async def revision(self) -> int:
+        """Return the revision that is served."""
+        return int((await self._call("ListGroups", pb.ListGroupsRequest(), pb.Groups)).revision)
+
+    async def nodes(self, *, id: str = "", group: str = "", state: str = "") -> list[NodeProgress]:  # noqa: A002
+        """Return how far the connected nodes are, each connection of its own; at most 1,000 of them."""
+        found = await self._call("ListNodes", pb.NodesRequest(id=id, group=group, state=state), pb.Nodes)
+        return [node_of(each) for each in found.nodes]
+
+    def _open(self) -> aio.Channel:
+        if self._channel is None:
+            raise ClientError("use the client within `async with`")
+        return self._channel
+
+    async def _call(self, name: str, request: Any, response_class: Any, change_id: str = "") -> Any:
+        call = self._open().unary_unary(
+            SERVICE + name,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response_class.FromString,
+        )
+        try:
+            return await call(request, metadata=self._metadata)
+        except aio.AioRpcError as error:
+            raise error_of(error, change_id) from None
+
+
+class EndpointsPush:
+    """Pushes assignments on one stream. Call it with one; it returns what will be the revision that it is in."""
+
+    def __init__(self, call: Any, group: str) -> None:
+        self._call = call
+        self._group = group
+        self._open: deque[asyncio.Future[int]] = deque()
+        self._reading = asyncio.create_task(self._read())
+
+    async def __call__(self, assignment: ResourceLike) -> "asyncio.Future[int]":
+        """Send an assignment. The future raises RejectedError where its content is wrong."""
+        request = pb.EndpointsPush(group=self._group, endpoints=_anys((assignment,), self._group))
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._open.append(future)
+        await self._call.write(request)
+        return future
+
+    async def finish(self) -> None:
+        """Wait until all that was pushed is answered."""
+        await self._call.done_writing()
+        await self._reading
+
+    def close(self) -> None:
+        """Give up what is open."""
+        self._reading.cancel()
+        self._call.cancel()
+        while self._open:
+            self._open.popleft().cancel()
+
+    async def _read(self) -> None:
+        while (answer := await self._call.read()) is not aio.EOF:
+            future = self._open.popleft()
+            if future.cancelled():
+                continue
+            if answer.HasField("rejected"):
+                problems = problems_of(answer.rejected)
+                future.set_exception(RejectedError("; ".join(map(str, problems)), problems))
+            else:
+                future.set_result(answer.revision)
+
+
+def _anys(items: Iterable[ResourceLike], group: str) -> list[AnyMessage]:
+    """Check and encode resources here: what is wrong is told with the line of the text that it came in."""
+    try:
+        return [AnyMessage.FromString(each.body) for each in read_resources(items, group=group)]
+    except ChangesetRejectedError as error:
+        raise RejectedError(str(error), error.problems) from None

@@ -1,0 +1,126 @@
+"""How far each node is, in numbers: per type how much it subscribes to, has, rejected and waits for. Read-only.
+
+O(types) a node, not O(names), as somebody may ask about thousands of them. It does not know how it is shown.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from xds.model.groups import Node
+from xds.protocol.session import Session
+from xds.protocol.state import TypeState
+from xds.protocol.stream import Stream
+
+NODES_MAX = 1_000
+NAMES_SHOWN_MAX = 100
+
+
+class NodeState(Enum):
+    """Where a node stands in all: what is worst counts."""
+
+    SYNCED = "synced"
+    PENDING = "pending"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesQuery:
+    """Which nodes are asked about: ``None`` for any. At most ``limit`` of each process are returned."""
+
+    id: str | None = None
+    group: str | None = None
+    state: NodeState | None = None
+    limit: int = NODES_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeSummary:
+    """One type on one stream, in numbers of resources.
+
+    ``sent`` is what the client holds if it accepted all; ``unacked`` of it is not answered yet, ``pending`` is to be
+    sent. ``nacked`` are names in rejected responses, up to ``NAMES_SHOWN_MAX``, ``error`` is what the client said.
+    """
+
+    type_url: str
+    variant: str
+    wildcard: bool
+    subscribed: int
+    sent: int
+    unacked: int
+    pending: int
+    nacked: tuple[str, ...]
+    error: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSummary:
+    """One node's stream, or all per-type streams of its connection. ``revision`` is the one it is brought to."""
+
+    node: Node
+    group: str
+    revision: int
+    state: NodeState
+    connected_s: float
+    types: tuple[TypeSummary, ...]
+
+
+def node_summaries(streams: Iterable[Stream], query: NodesQuery, now: float) -> Iterator[NodeSummary]:
+    """Yield those of the nodes that are asked about, oldest first."""
+    seen: set[int] = set()
+    left = query.limit
+    for stream in streams:
+        session = stream.session
+        if left <= 0:
+            return
+        if session is None or id(session) in seen or not _is_asked_about(session, query):
+            continue
+        seen.add(id(session))
+        summary = _summary(session, now)
+        if query.state is None or summary.state is query.state:
+            left -= 1
+            yield summary
+
+
+def _is_asked_about(session: Session, query: NodesQuery) -> bool:
+    return query.id in (None, session.node.id) and query.group in (None, session.group)
+
+
+def _summary(session: Session, now: float) -> NodeSummary:
+    types = tuple(_type_summary(state) for stream in session.streams for state in stream.states.values())
+    state = NodeState.SYNCED
+    if any(each.nacked for each in types):
+        state = NodeState.REJECTED
+    elif any(each.unacked or each.pending for each in types):
+        state = NodeState.PENDING
+    return NodeSummary(
+        node=session.node,
+        group=session.group,
+        revision=session.newest.revision,
+        state=state,
+        connected_s=now - session.since,
+        types=types,
+    )
+
+
+def _type_summary(state: TypeState) -> TypeSummary:
+    view, interest = state.view, state.interest
+    sent = 0
+    if view is not None:
+        sent = len(view) if interest.wildcard else sum(1 for name in interest.names if view.get(name) is not None)
+    parts = [part for part in (state.outstanding, *state.rest) if part is not None]
+    nacked = tuple(sorted(state.unknown or ())[:NAMES_SHOWN_MAX])
+    rejection = state.rejection if nacked else None
+    return TypeSummary(
+        type_url=state.type_url,
+        variant=state.variant.value,
+        wildcard=interest.wildcard,
+        subscribed=max(sent, len(interest.names)) if interest.wildcard else len(interest.names),
+        sent=sent,
+        unacked=sum(len(part.upserts) for part in parts),
+        pending=len(state.exceptions) + (1 if state.dirty else 0),
+        nacked=nacked,
+        error="" if rejection is None else rejection.message,
+        versions={} if rejection is None else {name: rejection.versions.get(name, "") for name in nacked},
+    )

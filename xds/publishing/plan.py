@@ -1,0 +1,141 @@
+"""What a change comes to, beside what will be there when all before it is kept. Pure: it knows no store at work."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from xds.model.catalog import Catalog
+from xds.model.changeset import Changeset
+from xds.model.groups import DEFAULT_GROUP, GroupTable
+from xds.model.resource import Resource
+from xds.publishing.changes import DIRECTORY, Change, KeptElsewhereError, Published, UnknownGroupError
+from xds.publishing.codec import Operations, changeset_of, encode_table
+from xds.store.entries import Entry, Key
+from xds.store.errors import ConflictError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be kept and served of a change. ``entry`` is None where there is nothing to do."""
+
+    published: Published
+    changeset: Changeset
+    undo: Changeset
+    entry: Entry | None
+
+
+def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> Plan:
+    """Apply a change to ``head``, and return what it came to; ``undo`` takes it back.
+
+    Raises ChangesetRejectedError, ConflictError, KeptElsewhereError and UnknownGroupError, with ``head`` as before.
+    A dry run leaves it so too.
+    """
+    if change.expected_revision is not None and change.expected_revision != head.revision:
+        raise ConflictError(change.expected_revision, head.revision)
+    _check_kept(change, head.table)
+    table = _table_after(change, head)
+    asked = _operations(change, head)
+    operations = {key: new for key, new in asked.items() if _version(new) != _version(_present(head, key))}
+    unchanged = tuple(key for key in asked if key not in operations)
+    before = head.revision
+    if not operations and table is None:
+        published = Published(revision=before, unchanged=unchanged)
+        return Plan(published=published, changeset=Changeset(), undo=Changeset(), entry=None)
+    changeset = changeset_of(operations, table, head)
+    undo = head.inverse(changeset)
+    head.apply(changeset, revision=before + 1)
+    if change.dry_run:
+        head.apply(undo, revision=before)
+        published = Published(revision=before, changed=tuple(operations), unchanged=unchanged)
+        return Plan(published=published, changeset=changeset, undo=undo, entry=None)
+    entry = Entry(
+        id=entry_id,
+        operations={key: None if new is None else new.encoded for key, new in operations.items()},
+        groups=None if table is None else encode_table(table),
+        author=change.author,
+        message=change.message,
+        at_ms=at_ms,
+        request=digest_of(change),
+    )
+    published = Published(revision=before + 1, changed=tuple(operations), unchanged=unchanged)
+    return Plan(published=published, changeset=changeset, undo=undo, entry=entry)
+
+
+def merged(changes: Iterable[Change]) -> Change:
+    """Return one change that does what several mergeable ones do, one after the other."""
+    upserts: dict[Key, Resource | None] = {}
+    for change in changes:
+        upserts.update(_asked(change))
+    by_group = changeset_of(upserts, None, _EMPTY)
+    return Change(upserts=by_group.upserts, removals=by_group.removals, mergeable=True)
+
+
+_EMPTY = Catalog()
+"""A table-less changeset is made of the operations alone."""
+
+
+def digest_of(change: Change) -> bytes:
+    """Return what is equal for changes that ask for the same, whoever makes them and when."""
+    digest = blake2b(digest_size=16)
+    for key, resource in sorted(_asked(change).items()):
+        for part in (*key, "" if resource is None else resource.version):
+            digest.update(b"%d:" % len(part) + part.encode())
+    digest.update("\0".join(sorted(change.replace)).encode())
+    digest.update(b"-" if change.table is None else encode_table(change.table))
+    return digest.digest()
+
+
+def _asked(change: Change) -> Operations:
+    asked: Operations = {
+        Key(group, type_url, name): None for group, places in change.removals.items() for type_url, name in places
+    }
+    for group, resources in change.upserts.items():
+        asked.update((Key(group, each.type_url, each.name), each) for each in resources)
+    return asked
+
+
+def _operations(change: Change, head: Catalog) -> Operations:
+    asked: Operations = {
+        Key(group, each.type_url, each.name): None for group in change.replace for each in head.own(group)
+    }
+    asked.update(_asked(change))
+    return asked
+
+
+def _present(head: Catalog, key: Key) -> Resource | None:
+    return head.own_resource(key.group, key.type_url, key.name)
+
+
+def _version(resource: Resource | None) -> str | None:
+    return None if resource is None else resource.version
+
+
+def _table_after(change: Change, head: Catalog) -> GroupTable | None:
+    """Return the table that a change leads to, None if it stays as it is. It names every group that has resources."""
+    table = change.table if change.table is not None else head.table
+    known: Mapping[str, object] = head.snapshots if change.table is None else dict.fromkeys((*table.names,))
+    missing = sorted(group for group in change.groups if group not in known and group != DEFAULT_GROUP)
+    if change.table is not None:
+        missing = [group for group in missing if change.upserts.get(group)]
+    for group in missing:
+        if not change.upserts.get(group) and group not in change.replace:
+            raise UnknownGroupError(group)
+    if missing:
+        table = replace(table, names=tuple(sorted({*table.names, *missing})))
+    return None if table == head.table else table
+
+
+def _check_kept(change: Change, table: GroupTable) -> None:
+    if change.author == DIRECTORY:
+        return
+    if touched := sorted(change.groups.intersection(table.kept)):
+        raise KeptElsewhereError(f"the group {touched[0]} is")
+    if change.table is not None and table.rules_kept and _rules_differ(change.table, table):
+        raise KeptElsewhereError("the rules of the groups are")
+
+
+def _rules_differ(one: GroupTable, other: GroupTable) -> bool:
+    def rules(table: GroupTable) -> tuple[object, ...]:
+        return table.rules, table.deny_unmatched, table.external
+
+    return rules(one) != rules(other)

@@ -1,0 +1,69 @@
+"""How long history is kept: by count and by age. It does not know what is in it."""
+
+import asyncio
+import contextlib
+import time
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from xds.store.entries import Store
+from xds.store.errors import CompactedError, StoreError
+
+log = structlog.get_logger("xds")
+EVERY_S = 10.0
+PAGE = 1_000
+SLACK = 0.1
+"""What is kept beyond the limit, as a part of it, so that a store that rewrites much for it seldom has to."""
+
+
+class Retention:
+    """Has a store forget what is too old or too much, while it is entered.
+
+    ``most`` revisions can be read again, none of them older than ``longest_s`` seconds; the newest state always can.
+    """
+
+    def __init__(self, store: Store, *, most: int, longest_s: float, every_s: float = EVERY_S) -> None:
+        self._store = store
+        self._most = most
+        self._longest_s = longest_s
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="retention")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.tidy()
+            except StoreError as error:
+                log.warning("history could not be shortened, trying again", problem=str(error))
+            await asyncio.sleep(self._every_s)
+
+    async def tidy(self) -> None:
+        """Forget what is to be forgotten now."""
+        oldest, newest = await self._store.kept()
+        until = max(oldest, newest - self._most)
+        before_ms = int((time.time() - self._longest_s) * 1000)
+        while until < newest:
+            try:
+                heads = await self._store.heads(until, PAGE)
+            except CompactedError:
+                return  # another replica was faster
+            old = [head.revision for head in heads if head.at_ms < before_ms]
+            until = max([until, *old])
+            if len(old) < len(heads) or not heads:
+                break
+        if until - oldest >= max(1, int(self._most * SLACK)) or (until > oldest and until == newest):
+            await self._store.compact(until)

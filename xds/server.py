@@ -1,0 +1,192 @@
+"""The process that ``xds serve`` runs: store, publisher, directory and push API around a control plane, to its end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import structlog
+
+from xds.api.grpc_api import GrpcApi
+from xds.api.operations import Operations
+from xds.api.rest import rest_api
+from xds.api.tokens import Token
+from xds.app import ControlPlane
+from xds.config import ServingInfo, Settings, StoreSettings
+from xds.memory import return_large_blocks, settle_memory
+from xds.model.changeset import Changeset
+from xds.model.problem import ChangesetRejectedError
+from xds.publishing.publisher import Publisher
+from xds.publishing.retention import Retention
+from xds.publishing.whole import change_of_directory, no_directory
+from xds.reporting import log_degraded, log_published
+from xds.sources.directory import DirectoryReader
+from xds.sources.watch import watch
+from xds.store.errors import StoreError
+from xds.store.etcd_client import EtcdOptions
+from xds.store.opening import open_store
+
+log = structlog.get_logger("xds")
+PROBLEMS_LOGGED_MAX = 20
+WATCH_RETRY_MIN_S = 0.5
+WATCH_RETRY_MAX_S = 30.0
+
+
+async def serve(
+    settings: Settings,
+    *,
+    announce: Callable[[ServingInfo], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; return the process's exit code.
+
+    ``announce`` is told once what is served; ``progress`` how many bytes of how many are read. Raises BindError,
+    StoreError, and ChangesetRejectedError when the directory can't be served at first.
+    """
+    return_large_blocks()
+    ending = _ending_signals()
+    async with AsyncExitStack() as stack:
+        control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)), checked=True)
+        store = await open_store(settings.store.url, etcd=_etcd_options(settings.store))
+        publisher = Publisher(store, control_plane.catalog, control_plane.follow)
+        stack.push_async_callback(publisher.stop)
+        await publisher.start()
+        reader = None
+        if settings.directory is not None:
+            reader = DirectoryReader(settings.directory, progress=progress)
+            changeset = await _unless_ended(asyncio.to_thread(reader.read), ending)
+            if changeset is None:
+                log.info("stopped before anything was served")
+                return 0
+            await _publish_directory(publisher, control_plane, changeset)
+        elif control_plane.catalog.table.kept:
+            await publisher.publish(no_directory(control_plane.catalog.table))
+        settle_memory()
+        operations = Operations(
+            publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected
+        )
+        token = Token(settings.api.token_file)
+        rest = rest_api(operations, token, body_bytes_max=settings.api.body_bytes_max) if settings.api.rest else None
+        await control_plane.start(api=rest)
+        stack.push_async_callback(control_plane.stop)
+        api = GrpcApi(
+            settings.api.listen,
+            operations,
+            token,
+            tls=settings.api.tls,
+            body_bytes_max=settings.api.body_bytes_max,
+        )
+        await api.start()
+        stack.push_async_callback(api.stop)
+        retention = Retention(store, most=settings.store.history_max, longest_s=settings.store.history_s)
+        await stack.enter_async_context(retention)
+        if announce is not None:
+            announce(control_plane.info(settings.directory, api=api.address))
+        await _until_ended(control_plane, publisher, reader, ending)
+    log.info("stopped")
+    return 0
+
+
+def _etcd_options(store: StoreSettings) -> EtcdOptions | None:
+    if not store.url.startswith("etcd:"):
+        return None
+    password = "" if store.etcd_password_file is None else store.etcd_password_file.read_text().strip()
+    return EtcdOptions(
+        endpoints=(),
+        ca=store.etcd_ca,
+        cert=store.etcd_cert,
+        key=store.etcd_key,
+        user=store.etcd_user,
+        password=password,
+    )
+
+
+async def _until_ended(
+    control_plane: ControlPlane, publisher: Publisher, reader: DirectoryReader | None, ending: asyncio.Event
+) -> None:
+    """Follow the directory until the process is to end, then drain."""
+    stop = asyncio.Event()
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(ending.wait())]
+    if reader is not None:
+        tasks.append(asyncio.create_task(_follow(control_plane, publisher, reader, stop)))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    tasks[0].cancel()
+    settings = control_plane.settings
+    log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
+    await _unless_asked_again(control_plane.drain())
+    stop.set()
+    for task in tasks[1:]:
+        await task
+
+
+async def _unless_ended(reading: Coroutine[Any, Any, Changeset], ending: asyncio.Event) -> Changeset | None:
+    """Return what is read, or None as soon as the process is to end; the reading thread is left to itself then."""
+    read, ended = asyncio.create_task(reading), asyncio.create_task(ending.wait())
+    await asyncio.wait((read, ended), return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+    return await read if read.done() else None
+
+
+def _ending_signals() -> asyncio.Event:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    return ending
+
+
+async def _unless_asked_again(draining: Awaitable[None]) -> None:
+    """Wait for the end of draining, or for a second signal, which means at once."""
+    again = _ending_signals()
+    tasks = (asyncio.ensure_future(draining), asyncio.create_task(again.wait()))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _follow(
+    control_plane: ControlPlane, publisher: Publisher, reader: DirectoryReader, stop: asyncio.Event
+) -> None:
+    """Publish every change of the directory until told to stop; whatever happens, what is served stays served."""
+    pause_s = WATCH_RETRY_MIN_S
+    while not stop.is_set():
+        try:
+            async for outcome in watch(reader, stop=stop, on_degraded=log_degraded):
+                await _take(control_plane, publisher, outcome)
+                pause_s = WATCH_RETRY_MIN_S
+        except Exception as error:
+            log.error("the directory can't be watched, trying again", error=repr(error), retry_s=pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause_s)
+            pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
+
+
+async def _take(control_plane: ControlPlane, publisher: Publisher, outcome: Changeset | ChangesetRejectedError) -> None:
+    """Publish one change of the directory, or say what is wrong with it; where the store can't keep it, try again."""
+    pause_s = WATCH_RETRY_MIN_S
+    while True:
+        try:
+            if isinstance(outcome, ChangesetRejectedError):
+                raise outcome
+            await _publish_directory(publisher, control_plane, outcome)
+            return
+        except ChangesetRejectedError as error:
+            control_plane.note_rejected()
+            log.error("change rejected, what was served stays served", problems=len(error.problems))
+            for problem in error.problems[:PROBLEMS_LOGGED_MAX]:
+                log.error("problem", problem=str(problem))
+            return
+        except StoreError as error:
+            log.error("the directory's change can't be kept, trying again", problem=str(error), retry_s=pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
+
+
+async def _publish_directory(publisher: Publisher, control_plane: ControlPlane, changeset: Changeset) -> None:
+    published = await publisher.publish(change_of_directory(changeset, control_plane.catalog.table))
+    if published.changed:
+        log_published(published)

@@ -1,0 +1,84 @@
+"""The last known state of a store on another machine, in a local file: served when that is away at the start."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+
+from xds.store.entries import State
+from xds.store.records import decode_base, encode_base
+
+MAGIC = b"xds cache 1\n"
+EVERY_S = 1.0
+EFFORT = 20
+"""A write that took long is followed by a pause of so many times that."""
+_EPOCH_BYTES, _DIGEST_BYTES = 64, 16
+
+
+class StateCache:
+    """Keeps a file at most about a second behind, between ``begin`` and ``end``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._task: asyncio.Task[None] | None = None
+        self._written = ("", -1)
+        self._source: Callable[[], tuple[str, State]] | None = None
+
+    def read(self) -> tuple[str, State] | None:
+        """Return the epoch and the state in the file, None if there is none, or no whole one."""
+        try:
+            data = self.path.read_bytes()
+        except OSError:
+            return None
+        start = len(MAGIC) + _DIGEST_BYTES
+        if (
+            not data.startswith(MAGIC)
+            or blake2b(data[start:], digest_size=_DIGEST_BYTES).digest() != data[len(MAGIC) : start]
+        ):
+            return None
+        epoch = data[start : start + _EPOCH_BYTES].rstrip(b"\0").decode()
+        at = start + _EPOCH_BYTES
+        return epoch, decode_base(data[at + 8 :], int.from_bytes(data[at : at + 8]))
+
+    def begin(self, source: Callable[[], tuple[str, State]]) -> None:
+        """Write what ``source`` returns whenever it is another one."""
+        self._source = source
+        self._task = asyncio.create_task(self._run(), name="cache")
+
+    async def end(self) -> None:
+        """Write what is new, and stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+            await self._write()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            await self._write()
+            await asyncio.sleep(max(EVERY_S, EFFORT * (loop.time() - started)))
+
+    async def _write(self) -> None:
+        assert self._source is not None
+        epoch, state = self._source()
+        if (epoch, state.revision) == self._written:
+            return
+        copy = State(state.revision, dict(state.resources), state.groups)
+        try:
+            await asyncio.to_thread(self._replace, epoch, copy)
+            self._written = (epoch, state.revision)
+        except OSError:
+            return  # a full disk costs the cache, not the service; the next time tries again
+
+    def _replace(self, epoch: str, state: State) -> None:
+        content = epoch.encode().ljust(_EPOCH_BYTES, b"\0") + state.revision.to_bytes(8) + encode_base(state)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f"{self.path.name}.new")
+        with beside.open("wb") as file:
+            file.write(MAGIC + blake2b(content, digest_size=_DIGEST_BYTES).digest() + content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.path)

@@ -1,0 +1,60 @@
+"""Copies of a SQLite store, made whole or not at all: backups, and stores made of them."""
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from xds.store.database_file import open_database, refusal
+from xds.store.errors import UnavailableError
+
+
+def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = False) -> int:
+    """Copy a store that no process has open, and return its revision. Raises NotAStoreError and UnavailableError.
+
+    The copy is checked and on disk before it gets its name. A target that is there is an error, or, with ``force``,
+    becomes ``TARGET.before``.
+    """
+    if not source.exists():
+        raise UnavailableError(f"{source} does not exist")
+    if target.exists() and not force:
+        raise UnavailableError(f"{target} is there already: give another path, or replace it with --force")
+    beside = target.with_name(f"{target.name}.{os.getpid()}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with closing(open_database(source)) as database:
+            _write(database, beside)
+        with closing(open_database(beside)) as copy:
+            if new_epoch:
+                copy.execute("UPDATE present SET epoch = lower(hex(randomblob(16)))")
+            revision = int(copy.execute("SELECT revision FROM present").fetchone()[0])
+            copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _sync(beside)
+        if target.exists():
+            with closing(open_database(target)):  # nobody has it open
+                pass
+            target.replace(target.with_name(f"{target.name}.before"))
+        beside.rename(target)
+        _sync(target.parent)
+    except sqlite3.Error as error:
+        raise refusal(error, source) from error
+    except OSError as error:
+        raise UnavailableError(f"{target}: {error.strerror}") from error
+    finally:
+        for end in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                Path(f"{beside}{end}").unlink()
+    return revision
+
+
+def _write(database: sqlite3.Connection, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as copy:
+        database.backup(copy)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

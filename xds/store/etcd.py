@@ -1,0 +1,383 @@
+"""A store in etcd, for any number of control planes: no leader among them, every write a compare-and-swap on one key.
+
+Everything that is kept of one write is put by one transaction, so nobody sees half of it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from uuid import uuid4
+
+from xds._generated import etcd_pb2
+from xds._generated import store_pb2 as pb
+from xds.store.cache import StateCache
+from xds.store.entries import Entry, Found, Head, State, Store, Stored, check, must_be_kept
+from xds.store.errors import ConflictError, IdReusedError, NotYetError, OutcomeUnknownError, UnavailableError
+from xds.store.etcd_client import (
+    EtcdClient,
+    EtcdOptions,
+    LostReplyError,
+    WatchCompactedError,
+    end_of,
+    get_op,
+    put_op,
+    unchanged_since,
+)
+from xds.store.etcd_layout import EtcdLayout
+from xds.store.log_index import LogIndex
+from xds.store.news import News
+from xds.store.records import (
+    after,
+    decode_batch,
+    encode_base,
+    encode_batch,
+)
+
+SETTLE_S = 5.0
+"""How long it is tried to find out what became of a write whose reply was lost."""
+RETRY_S = 0.2
+
+
+class EtcdStore(Store):
+    """Get one from ``open``. It follows etcd by itself, and has the newest state and what is told of all entries."""
+
+    def __init__(self, client: EtcdClient, prefix: str, cache: StateCache | None) -> None:
+        self._client = client
+        self._layout = EtcdLayout(client, prefix)
+        self._cache = cache
+        self._head = pb.Head()
+        self._head_mod = 0
+        self._seen = 0  # the etcd revision up to which everything is known
+        self._now = State(0, {})
+        self._index = LogIndex()
+        self._news = News(0)
+        self._following: asyncio.Task[None] | None = None
+        self.epoch = ""
+        self.away = ""
+
+    @classmethod
+    async def open(cls, options: EtcdOptions, prefix: str, *, cache: StateCache | None = None) -> "EtcdStore":
+        """Read what etcd has; where that is away, what the cache has. Raises UnavailableError if that has nothing."""
+        store = cls(EtcdClient(options), prefix, cache)
+        try:
+            await store._load()
+        except UnavailableError as error:
+            cached = await asyncio.to_thread(cache.read) if cache is not None else None
+            if cached is None:
+                await store._client.close()
+                raise
+            store.epoch, store._now = cached
+            store._news.tell(store._now.revision)
+            store.away = str(error)
+        store._following = asyncio.create_task(store._follow(), name="etcd")
+        if cache is not None:
+            cache.begin(lambda: (store.epoch, store._now))
+        return store
+
+    async def close(self) -> None:
+        if self._news.is_closed():
+            return
+        self._news.close()
+        if self._cache is not None:
+            await self._cache.end()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._client.close()
+
+    # --- Reading -----------------------------------------------------------------------------------------------------
+
+    async def kept(self) -> tuple[int, int]:
+        self._must_be_open()
+        return self._oldest, self._news.revision
+
+    async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
+        self._must_be_open()
+        return {entry_id: self._index.ids[entry_id] for entry_id in ids if entry_id in self._index.ids}
+
+    async def heads(self, after: int, limit: int = 100) -> list[Head]:
+        self._must_be_open()
+        must_be_kept(after, oldest=self._oldest, newest=self._news.revision)
+        return self._index.heads(after, limit)
+
+    async def state(self, revision: int | None = None) -> State:
+        self._must_be_open()
+        if revision is None or revision == self._news.revision:
+            return State(self._now.revision, dict(self._now.resources), self._now.groups)
+        must_be_kept(revision, oldest=self._oldest, newest=self._news.revision)
+        base = await self._layout.read_base(self._head, 0)
+        entries = [each for each in await self._layout.read_log(base.revision, 0) if each.revision <= revision]
+        return after(base, entries)
+
+    async def entries(self, after: int, limit: int = 100) -> list[Stored]:
+        self._must_be_open()
+        must_be_kept(after, oldest=self._oldest, newest=self._news.revision)
+        if after == self._news.revision:
+            return []
+        recent = self._index.recent(after, limit)
+        if recent is not None:
+            return recent
+        return (await self._layout.read_log(after, 0, limit=limit))[:limit]
+
+    def watch(self, after: int) -> AsyncIterator[Stored]:
+        return self._news.follow(after, self.entries)
+
+    @property
+    def _oldest(self) -> int:
+        return self._head.oldest if self._head_mod else self._now.revision
+
+    def _must_be_open(self) -> None:
+        if self._news.is_closed():
+            raise UnavailableError("the store is closed")
+
+    # --- Writing -----------------------------------------------------------------------------------------------------
+
+    async def append(self, entry: Entry, expected_revision: int | None = None) -> int:
+        self._must_be_open()
+        check(entry)
+        found = self._index.ids.get(entry.id)
+        if found is not None:
+            if found.digest != entry.digest():
+                raise IdReusedError(entry.id, found.revision)
+            return found.revision
+        while True:
+            try:
+                return await self.append_all(
+                    [entry], self._news.revision if expected_revision is None else expected_revision
+                )
+            except ConflictError as error:
+                if expected_revision is not None:
+                    raise
+                await self._reach(error.revision)
+                await asyncio.sleep(0)
+
+    async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
+        self._must_be_open()
+        for entry in entries:
+            check(entry)
+            if entry.id in self._index.ids:
+                raise IdReusedError(entry.id, self._index.ids[entry.id].revision)
+        if self.away or not self._head_mod:
+            raise UnavailableError(self.away or "etcd was not reached yet")
+        if expected_revision != self._head.revision:
+            raise ConflictError(expected_revision, self._head.revision)
+        await self._reach(expected_revision)
+        record = await self._layout.record(entries, expected_revision + 1)
+        try:
+            return await self._commit(entries, expected_revision, record)
+        except ConflictError:
+            if record.pieces:
+                with contextlib.suppress(UnavailableError):
+                    await self._layout.delete_pieces(record.pieces)
+            raise
+
+    async def _commit(self, entries: Sequence[Entry], before: int, record: pb.Record) -> int:
+        """Have etcd keep a record as what follows a revision, and find out whether it does."""
+        revision = before + len(entries)
+        deadline = asyncio.get_running_loop().time() + SETTLE_S
+        while True:
+            head = pb.Head()
+            head.CopyFrom(self._head)
+            head.revision, head.fence = revision, ""
+            puts = [
+                put_op(self._layout.log_key(revision), record.SerializeToString()),
+                put_op(self._layout.head_key, head.SerializeToString()),
+            ]
+            compare = [unchanged_since(self._layout.head_key, self._head_mod)]
+            try:
+                answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
+            except LostReplyError as error:
+                if await self._settle(entries[0].id, revision, deadline, str(error)):
+                    await self._reach(revision)
+                    return revision
+                continue
+            if answer.succeeded:
+                self._head, self._head_mod = head, answer.header.revision
+                if self._now.revision == before:
+                    self._take(decode_batch(encode_batch(entries, before + 1)))
+                    self._news.tell(self._now.revision)
+                else:
+                    await self._reach(revision)
+                return revision
+            self._take_head(answer.responses[0].response_range.kvs[0])
+            if self._head.revision != before:
+                raise ConflictError(before, self._head.revision)
+
+    async def _settle(self, entry_id: str, revision: int, deadline: float, cause: str) -> bool:
+        """Say whether a write whose reply was lost is there; if not, see to it that it never will be.
+
+        What was sent compares the head's modification: setting the head once more makes it fail for good.
+        Raises ConflictError where another writer was first, OutcomeUnknownError where etcd is silent.
+        """
+        loop = asyncio.get_running_loop()
+        before = self._head.revision
+        while True:
+            try:
+                found = await self._client.range(self._layout.head_key)
+                self._take_head(found.kvs[0])
+                if self._head.revision >= revision:
+                    log = await self._client.range(self._layout.log_key(revision))
+                    ours = log.kvs and (await self._layout.decode(log.kvs[0].value, 0))[0].entry.id == entry_id
+                    if ours:
+                        return True
+                if self._head.revision != before:
+                    raise ConflictError(before, self._head.revision)
+                fenced = pb.Head()
+                fenced.CopyFrom(self._head)
+                fenced.fence = uuid4().hex
+                compare = [unchanged_since(self._layout.head_key, self._head_mod)]
+                puts = [put_op(self._layout.head_key, fenced.SerializeToString())]
+                answer = await self._client.transact(compare, puts, [])
+                if answer.succeeded:
+                    self._head, self._head_mod = fenced, answer.header.revision
+                    return False
+            except (LostReplyError, UnavailableError) as error:
+                cause = str(error)
+            if loop.time() > deadline:
+                raise OutcomeUnknownError(entry_id, cause)
+            await asyncio.sleep(RETRY_S / 4)
+
+    async def _reach(self, revision: int) -> None:
+        """Wait until a revision that etcd has is known here too."""
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                await self._news.reach(revision)
+        except TimeoutError:
+            raise UnavailableError(f"etcd has revision {revision}, but its watch does not tell it") from None
+
+    async def compact(self, revision: int) -> int:
+        self._must_be_open()
+        if revision > self._news.revision:
+            raise NotYetError(revision, self._news.revision)
+        if revision <= self._oldest:
+            return self._oldest
+        state = await self.state(revision)
+        name, count = await self._layout.put_pieces(encode_base(state))
+        while True:
+            old = pb.Head()
+            old.CopyFrom(self._head)
+            new = pb.Head()
+            new.CopyFrom(old)
+            new.oldest, new.base, new.base_pieces, new.fence = revision, name, count, ""
+            compare = [unchanged_since(self._layout.head_key, self._head_mod)]
+            puts = [put_op(self._layout.head_key, new.SerializeToString())]
+            try:
+                answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
+            except LostReplyError as error:
+                raise UnavailableError(f"etcd: {error}") from None  # the next time tries again; pieces may be left over
+            if answer.succeeded:
+                break
+            self._take_head(answer.responses[0].response_range.kvs[0])
+            if self._head.oldest >= revision:
+                await self._layout.delete_pieces(name)
+                return self._head.oldest
+        self._head, self._head_mod = new, answer.header.revision
+        self._index.forget(self._head.oldest)
+        await self._layout.delete_log(revision)
+        if old.base:
+            await self._layout.delete_pieces(old.base)
+        return revision
+
+    # --- From etcd ---------------------------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        """Read what is not known yet, or all there is, and make what is not there."""
+        while True:
+            mod = self._head_mod
+            kv, at = await self._read_head()
+            head = pb.Head.FromString(kv.value)
+            if self._head_mod != mod:
+                continue  # a write of ours was kept meanwhile, and may not be in what was read
+            is_rewound = bool(self.epoch) and (head.epoch != self.epoch or head.revision < self._now.revision)
+            if mod and not is_rewound and head.oldest <= self._now.revision:
+                self._take(await self._layout.read_log(self._now.revision, at))
+                break
+            self.away = "all of it is read anew"  # no write of ours comes between
+            base, entries = await self._layout.read_base(head, at), await self._layout.read_log(head.oldest, at)
+            if self._head_mod == mod:
+                self._begin_at(head, base, entries, is_rewound=is_rewound)
+                self._head, self._head_mod = head, kv.mod_revision
+                break
+        self._take_head(kv)
+        self._seen = at
+        self._index.forget(self._head.oldest)
+        self.away = ""
+        self._news.tell(self._now.revision)
+
+    async def _read_head(self) -> tuple[etcd_pb2.KeyValue, int]:
+        """Return the head, made if it was not there, and the etcd revision that it was read at."""
+        key = self._layout.head_key
+        found = await self._client.range(key)
+        if not found.kvs:
+            made = put_op(key, pb.Head(epoch=uuid4().hex).SerializeToString())
+            with contextlib.suppress(LostReplyError):
+                await self._client.transact([unchanged_since(key, 0)], [made], [])
+            found = await self._client.range(key)
+            if not found.kvs:
+                raise UnavailableError("etcd does not keep what it is given")
+        return found.kvs[0], found.header.revision
+
+    def _begin_at(self, head: pb.Head, base: State, entries: list[Stored], *, is_rewound: bool) -> None:
+        had = self._now.revision
+        self._index.clear()
+        self._now = base
+        self._take(entries)
+        self.epoch = head.epoch
+        if is_rewound or had > self._now.revision:
+            self._news.reset(self._now.revision)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async for response in self._client.watch(
+                    self._layout.prefix, end_of(self._layout.prefix), self._seen + 1
+                ):
+                    await self._take_response(response)
+            except (WatchCompactedError, UnavailableError):
+                pass
+            try:
+                await self._load()
+            except UnavailableError as error:
+                self.away = str(error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _take_response(self, response: etcd_pb2.WatchResponse) -> None:
+        head: etcd_pb2.KeyValue | None = None
+        for event in response.events:
+            if event.type != etcd_pb2.Event.PUT:
+                continue
+            if event.kv.key == self._layout.head_key:
+                head = event.kv
+            elif event.kv.key.startswith(self._layout.log_prefix):
+                self._take(await self._layout.decode(event.kv.value, event.kv.mod_revision))
+        if head is not None:
+            if pb.Head.FromString(head.value).epoch != self.epoch:
+                await self._load()
+                return
+            self._take_head(head)
+            self._index.forget(self._head.oldest)
+        self._seen = max(self._seen, response.header.revision)
+        self.away = ""
+        if self._now.revision > self._news.revision:
+            self._news.tell(self._now.revision)
+
+    def _take_head(self, kv: etcd_pb2.KeyValue) -> None:
+        if kv.mod_revision > self._head_mod:
+            self._head, self._head_mod = pb.Head.FromString(kv.value), kv.mod_revision
+
+    def _take(self, entries: Sequence[Stored]) -> None:
+        """Take in what follows what is known; the rest is known already."""
+        new = [each for each in entries if each.revision > self._now.revision]
+        if not new:
+            return
+        assert new[0].revision == self._now.revision + 1, f"{new[0].revision} after {self._now.revision}"
+        resources, groups = self._now.resources, self._now.groups
+        for stored in new:
+            groups = groups if stored.entry.groups is None else stored.entry.groups
+            for key, encoded in stored.entry.operations.items():
+                if encoded is None:
+                    resources.pop(key, None)
+                else:
+                    resources[key] = encoded
+        self._now = State(new[-1].revision, resources, groups)
+        self._index.add(new)

@@ -1,0 +1,224 @@
+"""A client of etcd's v3 API on grpcio: transactions, ranges and watches, on whichever member answers.
+
+It does not know what is kept. Source: etcd's API reference, v3.4 and newer (``protos/etcd.proto`` is a subset).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from xds._generated import etcd_pb2 as pb
+from xds.store.errors import UnavailableError
+
+KV, WATCH, AUTH = "/etcdserverpb.KV/", "/etcdserverpb.Watch/Watch", "/etcdserverpb.Auth/Authenticate"
+TRY_S = 1.0
+"""How long one member is waited for: one that was cut off from the others would answer after seven seconds."""
+PROGRESS_S = 1.0
+MESSAGE_BYTES_MAX = 512 * 1024 * 1024
+HAS_LEADER = ("hasleader", "true")
+"""Makes a member that has no leader say so at once, and end its watches."""
+UNDECIDED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+M = TypeVar("M", bound=Message)
+
+
+class LostReplyError(Exception):
+    """A request may have been carried out, or may still be."""
+
+
+class WatchCompactedError(Exception):
+    """What was to be watched from is no longer kept by etcd."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdOptions:
+    """How to reach etcd: ``endpoints`` are HOST:PORT; TLS with a CA, and a certificate if it asks for one."""
+
+    endpoints: tuple[str, ...]
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    user: str = ""
+    password: str = ""
+
+
+class EtcdClient:
+    """Asks one member, and the next one when that does not answer."""
+
+    def __init__(self, options: EtcdOptions) -> None:
+        self._options = options
+        self._at = 0
+        self._token = ""
+        self._channels = [_channel(endpoint, options) for endpoint in options.endpoints]
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    async def range(self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0) -> pb.RangeResponse:
+        """Read a key, or those up to ``end``, as of an etcd revision. Raises UnavailableError."""
+        request = pb.RangeRequest(key=key, range_end=end, revision=revision, limit=limit)
+        return await self._read("Range", request, pb.RangeResponse)
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        """Set a key, trying again until it is: only for what is the same however often it is set."""
+        await self._read("Put", pb.PutRequest(key=key, value=value), pb.PutResponse)
+
+    async def delete(self, key: bytes, end: bytes = b"") -> None:
+        """Remove a key, or those up to ``end``."""
+        await self._read("DeleteRange", pb.DeleteRangeRequest(key=key, range_end=end), pb.DeleteRangeResponse)
+
+    async def transact(
+        self, compare: Sequence[pb.Compare], success: Sequence[pb.RequestOp], failure: Sequence[pb.RequestOp]
+    ) -> pb.TxnResponse:
+        """Do ``success`` if all compares hold, else ``failure``: once at most.
+
+        Raises LostReplyError where it can't be told whether that was done, UnavailableError where it was not.
+        """
+        request = pb.TxnRequest(compare=compare, success=success, failure=failure)
+        try:
+            return await self._ask("Txn", request, pb.TxnResponse)
+        except aio.AioRpcError as error:
+            self._next()
+            if error.code() in UNDECIDED:
+                raise LostReplyError(str(error.details())) from None
+            raise UnavailableError(f"etcd: {error.details()}") from None
+
+    async def watch(self, key: bytes, end: bytes, revision: int) -> AsyncIterator[pb.WatchResponse]:
+        """Yield what changes between two keys from an etcd revision on, and an empty response now and then.
+
+        Ends when the member has nothing to say for too long, or no leader. Raises WatchCompactedError.
+        """
+        await self._authenticate()
+        call = self._channels[self._at].stream_stream(
+            WATCH,
+            request_serializer=pb.WatchRequest.SerializeToString,
+            response_deserializer=pb.WatchResponse.FromString,
+        )(metadata=self._metadata())
+        asking: asyncio.Task[None] | None = None
+        try:
+            create = pb.WatchCreateRequest(key=key, range_end=end, start_revision=revision)
+            async with asyncio.timeout(TRY_S):
+                await call.write(pb.WatchRequest(create_request=create))
+            asking = asyncio.create_task(_ask_progress(call))
+            while True:
+                async with asyncio.timeout(3 * PROGRESS_S):
+                    response: Any = await call.read()
+                if response is aio.EOF:
+                    return
+                if response.canceled:
+                    if response.compact_revision:
+                        raise WatchCompactedError
+                    return
+                yield response
+        except (aio.AioRpcError, TimeoutError, asyncio.InvalidStateError):
+            return
+        finally:
+            if asking is not None:
+                asking.cancel()
+            call.cancel()
+            self._next()
+
+    async def _read(self, name: str, request: Message, response_class: type[M]) -> M:
+        """Ask every member in turn, twice."""
+        why = ""
+        for number in range(2 * len(self._channels)):
+            try:
+                return await self._ask(name, request, response_class)
+            except aio.AioRpcError as error:
+                why = f"{self._options.endpoints[self._at]}: {error.details()}"
+                self._next()
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    self._token = ""
+                elif error.code() not in (*UNDECIDED, grpc.StatusCode.FAILED_PRECONDITION):
+                    break
+            if number >= len(self._channels):
+                await asyncio.sleep(0.1)
+        raise UnavailableError(f"etcd does not answer ({why})")
+
+    async def _ask(self, name: str, request: Message, response_class: type[M]) -> M:
+        await self._authenticate()
+        call = self._channels[self._at].unary_unary(
+            KV + name,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response_class.FromString,
+        )
+        answer: M = await call(
+            request, metadata=self._metadata(), timeout=TRY_S * (1 + request.ByteSize() // 1_000_000)
+        )
+        return answer
+
+    async def _authenticate(self) -> None:
+        options = self._options
+        if not options.user or self._token:
+            return
+        call = self._channels[self._at].unary_unary(
+            AUTH,
+            request_serializer=pb.AuthenticateRequest.SerializeToString,
+            response_deserializer=pb.AuthenticateResponse.FromString,
+        )
+        request = pb.AuthenticateRequest(name=options.user, password=options.password)
+        try:
+            self._token = (await call(request, timeout=TRY_S)).token
+        except aio.AioRpcError as error:
+            self._next()
+            raise UnavailableError(f"etcd does not let {options.user!r} in: {error.details()}") from None
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (HAS_LEADER, ("token", self._token)) if self._token else (HAS_LEADER,)
+
+    def _next(self) -> None:
+        self._at = (self._at + 1) % len(self._channels)
+
+
+async def _ask_progress(call: Any) -> None:
+    """Have the member show that it is there. Ends by being cancelled, or with the call."""
+    try:
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            await call.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+    except (aio.AioRpcError, asyncio.InvalidStateError):
+        return
+
+
+def _channel(endpoint: str, options: EtcdOptions) -> aio.Channel:
+    arguments: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if options.ca is None:
+        return aio.insecure_channel(endpoint, options=arguments)
+    credentials = grpc.ssl_channel_credentials(
+        options.ca.read_bytes(),
+        None if options.key is None else options.key.read_bytes(),
+        None if options.cert is None else options.cert.read_bytes(),
+    )
+    return aio.secure_channel(endpoint, credentials, options=arguments)
+
+
+def put_op(key: bytes, value: bytes) -> pb.RequestOp:
+    """Return the operation that sets a key."""
+    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))
+
+
+def get_op(key: bytes) -> pb.RequestOp:
+    """Return the operation that reads a key."""
+    return pb.RequestOp(request_range=pb.RangeRequest(key=key))
+
+
+def unchanged_since(key: bytes, mod_revision: int) -> pb.Compare:
+    """Return the comparison that holds if a key was last set at an etcd revision; 0: if it is not there."""
+    return pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.MOD, key=key, mod_revision=mod_revision)
+
+
+def end_of(prefix: bytes) -> bytes:
+    """Return the first key after all those that begin with a prefix."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])

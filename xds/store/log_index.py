@@ -1,0 +1,59 @@
+"""What is told of a log's entries, by revision and by id, and the newest of them whole. Pure."""
+
+from collections import deque
+from collections.abc import Iterable
+
+from xds.store.entries import Found, Head, Stored, head_of
+
+RECENT_OPERATIONS_MAX = 20_000
+
+
+class LogIndex:
+    """Entries in order, without gaps; ``recent`` are the newest of them, bounded by what they do."""
+
+    def __init__(self) -> None:
+        self._heads: deque[Head] = deque()
+        self._recent: deque[Stored] = deque()
+        self._recent_operations = 0
+        self.ids: dict[str, Found] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._heads.clear()
+        self._recent.clear()
+        self._recent_operations = 0
+        self.ids.clear()
+
+    def add(self, entries: Iterable[Stored]) -> None:
+        """Take in what follows."""
+        for stored in entries:
+            self._heads.append(head_of(stored))
+            self.ids[stored.entry.id] = Found(stored.revision, stored.entry.digest())
+            self._recent.append(stored)
+            self._recent_operations += len(stored.entry.operations)
+        while len(self._recent) > 1 and self._recent_operations > RECENT_OPERATIONS_MAX:
+            self._forget_recent()
+
+    def forget(self, revision: int) -> None:
+        """Let go of all up to a revision."""
+        while self._heads and self._heads[0].revision <= revision:
+            self.ids.pop(self._heads.popleft().id, None)
+        while self._recent and self._recent[0].revision <= revision:
+            self._forget_recent()
+
+    def _forget_recent(self) -> None:
+        self._recent_operations -= len(self._recent.popleft().entry.operations)
+
+    def heads(self, after: int, limit: int) -> list[Head]:
+        """Return what is told of the entries after a revision; that it is known is the caller's to see to."""
+        if not self._heads:
+            return []
+        first = after + 1 - self._heads[0].revision
+        return [self._heads[at] for at in range(first, min(first + limit, len(self._heads)))]
+
+    def recent(self, after: int, limit: int) -> list[Stored] | None:
+        """Return the entries after a revision, None if they are not all at hand."""
+        if not self._recent or self._recent[0].revision > after + 1:
+            return None
+        first = after + 1 - self._recent[0].revision
+        return [self._recent[at] for at in range(first, min(first + limit, len(self._recent)))]

@@ -1,0 +1,83 @@
+"""From a store's URL to the store. It does not know who asked for it."""
+
+import os
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from xds.store.entries import Store
+from xds.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from xds.store.etcd_client import EtcdOptions
+
+SCHEMES = "sqlite:///PATH, memory:, or etcd://HOST:PORT[,HOST:PORT…]/PREFIX"
+
+
+class StoreUrlError(StoreError):
+    """What was given is not the URL of a store."""
+
+
+def default_path() -> Path:
+    """Return where the store is unless told otherwise (XDG Base Directory Specification, ``XDG_STATE_HOME``)."""
+    home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return Path(home) / "xds" / "store.db"
+
+
+def check_url(url: str) -> None:
+    """Raise StoreUrlError where no store can have the URL."""
+    scheme, colon, rest = url.partition(":")
+    if not url or url == "memory:":
+        return
+    if scheme == "sqlite" and colon:
+        if not rest.startswith("///") or len(rest) == len("///"):
+            raise StoreUrlError(f"{url!r}: write sqlite:///PATH, with four slashes for a path from the root")
+        return
+    if scheme == "etcd" and colon:
+        etcd_parts(url)
+        return
+    raise StoreUrlError(f"{url!r} is not a store: write {SCHEMES}")
+
+
+async def open_store(url: str, *, etcd: "EtcdOptions | None" = None) -> Store:
+    """Open, or make, the store of a URL; of "", the default one. ``etcd`` is how to reach one, but for its endpoints.
+
+    Raises StoreError.
+    """
+    check_url(url)
+    if url.startswith("etcd:"):
+        from xds.store.cache import StateCache
+        from xds.store.etcd import EtcdStore
+        from xds.store.etcd_client import EtcdOptions
+
+        endpoints, prefix = etcd_parts(url)
+        options = replace(etcd or EtcdOptions(endpoints=endpoints), endpoints=endpoints)
+        name = blake2b(prefix.encode(), digest_size=8).hexdigest()
+        return await EtcdStore.open(options, prefix, cache=StateCache(default_path().with_name(f"etcd-{name}.cache")))
+    if url == "memory:":
+        from xds.store.memory import MemoryStore
+
+        return MemoryStore()
+    from xds.store.sqlite import SqliteStore
+
+    return await SqliteStore.open(sqlite_path(url) if url else default_path())
+
+
+def etcd_parts(url: str) -> tuple[tuple[str, ...], str]:
+    """Return the endpoints, HOST:PORT each, and the prefix that a URL of etcd names. Raises StoreUrlError."""
+    hosts, slash, prefix = url.removeprefix("etcd://").partition("/")
+    endpoints = tuple(hosts.split(","))
+    if not url.startswith("etcd://") or not slash or not prefix.strip("/"):
+        raise StoreUrlError(f"{url!r}: write etcd://HOST:PORT[,HOST:PORT…]/PREFIX")
+    for endpoint in endpoints:
+        host, colon, port = endpoint.rpartition(":")
+        if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+            raise StoreUrlError(f"{url!r}: {endpoint!r} is not HOST:PORT")
+    return endpoints, prefix.strip("/")
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file that a URL of SQLite names: ``sqlite:///a`` is relative, ``sqlite:////a`` is not."""
+    return Path(unquote(url.removeprefix("sqlite:///")))

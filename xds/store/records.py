@@ -1,0 +1,85 @@
+"""Entries and states as bytes, for a store that several control planes share. Pure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from xds._generated import store_pb2 as pb
+from xds.store.entries import Entry, Key, State, Stored
+
+PIECE_BYTES = 1_000_000
+"""etcd takes requests of 1.5 MiB unless told otherwise."""
+
+
+def encode_batch(entries: Sequence[Entry], first_revision: int) -> bytes:
+    """Return entries that are made together as bytes."""
+    batch = pb.Batch(first_revision=first_revision)
+    for entry in entries:
+        batch.entries.add(
+            id=entry.id,
+            digest=entry.digest(),
+            author=entry.author,
+            message=entry.message,
+            at_ms=entry.at_ms,
+            groups=entry.groups,
+            operations=[_operation(key, encoded) for key, encoded in entry.operations.items()],
+        )
+    return bytes(batch.SerializeToString())
+
+
+def decode_batch(data: bytes) -> list[Stored]:
+    """Return what ``encode_batch`` made bytes of."""
+    batch = pb.Batch.FromString(data)
+    return [Stored(batch.first_revision + at, _entry(each)) for at, each in enumerate(batch.entries)]
+
+
+def _entry(message: Any) -> Entry:
+    operations = {
+        Key(each.group, each.type_url, each.name): each.encoded if each.HasField("encoded") else None
+        for each in message.operations
+    }
+    return Entry(
+        id=message.id,
+        operations=operations,
+        groups=message.groups if message.HasField("groups") else None,
+        author=message.author,
+        message=message.message,
+        at_ms=message.at_ms,
+        request=message.digest,
+    )
+
+
+def encode_base(state: State) -> bytes:
+    """Return a state as bytes; its revision is not in them."""
+    resources = [_operation(key, encoded) for key, encoded in state.resources.items()]
+    return bytes(pb.Base(resources=resources, groups=state.groups).SerializeToString())
+
+
+def decode_base(data: bytes, revision: int) -> State:
+    """Return what ``encode_base`` made bytes of."""
+    base = pb.Base.FromString(data)
+    resources = {Key(each.group, each.type_url, each.name): each.encoded for each in base.resources}
+    return State(revision, resources, base.groups if base.HasField("groups") else None)
+
+
+def after(state: State, entries: Sequence[Stored]) -> State:
+    """Return the state that entries lead to."""
+    resources = dict(state.resources)
+    groups, revision = state.groups, state.revision
+    for stored in entries:
+        revision = stored.revision
+        groups = groups if stored.entry.groups is None else stored.entry.groups
+        for key, encoded in stored.entry.operations.items():
+            if encoded is None:
+                resources.pop(key, None)
+            else:
+                resources[key] = encoded
+    return State(revision, resources, groups)
+
+
+def pieces_of(data: bytes) -> list[bytes]:
+    """Cut bytes into what one request may carry."""
+    return [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
+
+
+def _operation(key: Key, encoded: bytes | None) -> Any:
+    return pb.Operation(group=key.group, type_url=key.type_url, name=key.name, encoded=encoded)
