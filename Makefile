@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-core fuzz h2spec faults lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-core bench-push fuzz h2spec faults lock clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -22,6 +22,8 @@ $(STAMP): pyproject.toml requirements.lock hatch_build.py $(wildcard protos/*.pr
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@# Compiled once, here: where PYTHONDONTWRITEBYTECODE is set, each start would take three times as long.
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib xds tests/support >/dev/null || true
 	@.ci/etcd
 	@touch $@
 
@@ -45,6 +47,9 @@ bench: setup ## ours and the peers side by side, all rows, into bench/RESULTS.md
 
 bench-quick: setup ## the same, small, in a few minutes, into build/bench-quick: shows that it works
 	@$(BIN)/python -m bench.compare --quick
+
+bench-push: setup ## what a pushed change costs, on SQLite and on etcd, for bench/RESULTS.md; about 6 minutes
+	@$(BIN)/python bench/push.py --write
 
 bench-core: setup ## the micro-benchmark of the pure core
 	@$(BIN)/python bench/micro.py

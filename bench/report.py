@@ -16,6 +16,8 @@ from bench.compare.servers import OURS
 DIRECTORY = Path(__file__).parent / "results"
 PLOT = "streams.svg"
 """The plot of the row scaling, beside the report."""
+PUSHING = "push.md"
+"""What ``bench/push.py`` wrote, in the results' directory."""
 NOTES = "notes.md"
 """What a person wrote about the results, in their directory: why a figure misses its target."""
 
@@ -254,8 +256,9 @@ def main() -> None:
 
 def report_of(directory: Path, *, drawn: str = "", quick: bool = False) -> str:
     """Return the report of the results and notes in a directory; ``drawn`` is the plot's path as the report has it."""
-    notes = directory / NOTES
-    return render(load(directory), notes.read_text() if notes.exists() else "", drawn=drawn, quick=quick)
+    notes, pushing = directory / NOTES, directory / PUSHING
+    text = render(load(directory), notes.read_text() if notes.exists() else "", drawn=drawn, quick=quick)
+    return f"{text.rstrip()}\n\n{pushing.read_text()}" if pushing.exists() else text
 
 
 if __name__ == "__main__":

@@ -25,23 +25,24 @@ async def answer(name: str, reader: asyncio.StreamReader, writer: asyncio.Stream
     writer.close()
 
 
-async def serve(names: Mapping[int, str], tls: ssl.SSLContext | None = None) -> list[asyncio.Server]:
-    """Start one server a port on 127.0.0.1 and return them."""
+async def serve(
+    names: Mapping[int, str], tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1"
+) -> list[asyncio.Server]:
+    """Start one server a port and return them."""
 
     return [
-        await asyncio.start_server(functools.partial(answer, name), "127.0.0.1", port, ssl=tls)
-        for port, name in names.items()
+        await asyncio.start_server(functools.partial(answer, name), host, port, ssl=tls) for port, name in names.items()
     ]
 
 
-async def run(names: Mapping[int, str], tls: ssl.SSLContext | None) -> None:
+async def run(names: Mapping[int, str], tls: ssl.SSLContext | None, host: str) -> None:
     """Serve until SIGINT or SIGTERM."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    servers = await serve(names, tls)
+    servers = await serve(names, tls, host=host)
     for port, name in names.items():
-        print(f"{name} on {'https' if tls else 'http'}://127.0.0.1:{port}", flush=True)
+        print(f"{name} on {'https' if tls else 'http'}://{host}:{port}", flush=True)
     await stop.wait()
     for server in servers:
         server.close()
@@ -60,12 +61,13 @@ def main() -> None:
     parser.add_argument("services", nargs="+", type=_assignment, metavar="PORT=NAME")
     parser.add_argument("--cert", help="certificate chain, a PEM file: speak TLS")
     parser.add_argument("--key", help="its private key, a PEM file")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to answer on (127.0.0.1)")
     arguments = parser.parse_args()
     tls = None
     if arguments.cert:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(arguments.cert, arguments.key)
-    asyncio.run(run(dict(arguments.services), tls))
+    asyncio.run(run(dict(arguments.services), tls, arguments.host))
 
 
 if __name__ == "__main__":

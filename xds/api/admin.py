@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from xds.address import Address, BindError
@@ -113,8 +113,10 @@ def admin_app(
         return Response(await metrics(), headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
 
     routes = {"/": index, "/healthz": healthz, "/readyz": readyz, "/metrics": prometheus}
-    found: list[BaseRoute] = [Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()]
-    return Starlette(routes=found if api is None else [*found, Mount("/", api)])
+    app = Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()])
+    if api is not None:
+        app.router.default = api  # a Mount would leave out paths with a line feed in them
+    return app
 
 
 class _Server(uvicorn.Server):

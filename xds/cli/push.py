@@ -52,11 +52,11 @@ def apply(
     """Set the resources of files, all or none.
 
     A file holds one resource with @type, a list of them, or `resources:` with one. A directory is read as `xds serve`
-    would: each directory in it named `groups/NAME` is a group, and each group is one change.
+    would: each directory in it is a group, which extends what groups.yaml says, and each group is one change.
     """
     from xds.client import About
 
-    read = _read(files, group)
+    read, bases = _read(files, group)
     if change_id and len(read) > 1:
         fail("--id: several groups are several changes; apply them one by one", code=EXIT_USAGE)
     about = About(
@@ -69,6 +69,8 @@ def apply(
     )
 
     async def work(client: "Client") -> dict[str, "Applied"]:
+        if not dry_run:
+            await _extend(client, bases)
         return {name: await _push(client, name, resources, about, prune=prune) for name, resources in read.items()}
 
     _print_applied(talk(api, token_file, ca, work), output, dry_run=dry_run)
@@ -82,34 +84,49 @@ async def _push(
     return await client.apply(upsert=resources, group=group, about=about)
 
 
-def _read(files: list[Path], group: str) -> "Mapping[str, tuple[Resource, ...]]":
-    """Return the resources of all files and directories, by group; exit with every problem."""
+async def _extend(client: "Client", bases: "Mapping[str, str]") -> None:
+    """Have groups extend what they are to, before anything in them refers to it."""
+    present = {each.name: each.extends for each in await client.groups()} if bases else {}
+    for name, base in bases.items():
+        if present.get(name) != base:
+            await client.put_group(name, extends=base)
+
+
+def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, ...]], Mapping[str, str]]":
+    """Return the resources of all files and directories by group, and what groups extend; exit with every problem."""
     from xds.model.problem import ChangesetRejectedError
 
     found: dict[str, tuple[Resource, ...]] = {}
+    bases: dict[str, str] = {}
     try:
         with progress_bar() as progress:
             for path in files:
-                for name, resources in _read_one(path, group, progress).items():
+                resources_of, extends = _read_one(path, group, progress)
+                bases.update(extends)
+                for name, resources in resources_of.items():
                     found[name] = (*found.get(name, ()), *resources)
     except ChangesetRejectedError as error:
         sys.stderr.write(problem_lines(error.problems))
         fail(f"{count(len(error.problems), 'problem')}, above; nothing was sent", code=1)
     except OSError as error:
         fail(f"--file: {error.filename}: {error.strerror}", code=EXIT_USAGE)
-    return found
+    return found, bases
 
 
-def _read_one(path: Path, group: str, progress: Any) -> "Mapping[str, tuple[Resource, ...]]":
+def _read_one(path: Path, group: str, progress: Any) -> "tuple[Mapping[str, tuple[Resource, ...]], Mapping[str, str]]":
     from xds.sources.directory import DirectoryReader
     from xds.sources.inline import read_text
 
     if path.is_dir():
-        read = DirectoryReader(path, progress=progress).read().upserts
-        named = {group if name == "default" else name: resources for name, resources in read.items()}
-        return {name: resources for name, resources in named.items() if resources}
+        changeset = DirectoryReader(path, progress=progress).read()
+        table = changeset.groups
+        if table is not None and table.rules:
+            fail(f"{path}: groups.yaml has rules, which are set with PUT /v1/groups; take them out", code=EXIT_USAGE)
+        named = {group if name == "default" else name: resources for name, resources in changeset.upserts.items()}
+        given = {name: resources for name, resources in named.items() if resources}
+        return given, {} if table is None else table.extends
     text = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    return {group: read_text(text, file="standard input" if str(path) == "-" else str(path))}
+    return {group: read_text(text, file="standard input" if str(path) == "-" else str(path))}, {}
 
 
 def delete(

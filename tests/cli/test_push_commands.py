@@ -1,0 +1,154 @@
+"""The commands over the push API against a server: the blocks of docs/pushing.md and docs/store.md, and errors."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from support import resources as r
+from support.server import XdsServer
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+BIN = Path(sys.executable).parent
+Done = subprocess.CompletedProcess[str]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return [text for found, text in BLOCK.findall((ROOT / "docs" / page).read_text()) if found == language]
+
+
+async def shell(script: str, *, cwd: Path, **env: str) -> Done:
+    return await asyncio.to_thread(
+        subprocess.run,
+        ["bash", "-c", f"set -eu\n{script}"],
+        cwd=cwd,
+        env={"PATH": f"{BIN}:{os.environ['PATH']}", "NO_COLOR": "1", "COLUMNS": "160", **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[XdsServer]:
+    async with XdsServer(None) as started:
+        await started.wait_ready()
+        yield started
+
+
+@pytest.fixture
+def run(server: XdsServer, tmp_path: Path) -> Callable[[str], Awaitable[Done]]:
+    """Run shell lines whose default addresses are the server's."""
+    address = f"127.0.0.1:{server.api_port}"
+
+    async def run(script: str) -> Done:
+        return await shell(script, cwd=tmp_path, XDS_PUSH_ADDRESS=address, USER="ann")
+
+    return run
+
+
+async def test_the_pages_commands_run_as_they_stand(server: XdsServer, run, tmp_path: Path) -> None:
+    (tmp_path / "snapshots").symlink_to(ROOT / "snapshots")
+    script = "\n".join(blocks("pushing.md", "sh")).replace("127.0.0.1:19000", f"127.0.0.1:{server.admin_port}")
+    done = await run(script)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "default: revision 1, 6 changed, 0 as they were" in done.stdout
+    assert '"error"' not in done.stdout
+    (program,) = blocks("pushing.md", "python")
+    program = program.replace("127.0.0.1:18001", f"127.0.0.1:{server.api_port}")
+    done = await run(f"python - <<'END'\n{program}\nEND")
+    assert (done.returncode, done.stdout.split("\n")[1:2]) == (0, ["1s"]), done.stderr
+
+
+async def test_the_stores_page_runs_once_the_server_is_stopped(server: XdsServer, run, tmp_path: Path) -> None:
+    state = server.env["XDG_STATE_HOME"]
+    (script,) = blocks("store.md", "sh")
+    busy = await shell("xds store check", cwd=tmp_path, XDG_STATE_HOME=state)
+    assert (busy.returncode, "in use" in busy.stderr) == (1, True)
+    await run("xds apply -f " + str(ROOT / "snapshots" / "quickstart"))
+    before = await server.admin("/v1/groups")
+    await asyncio.to_thread(server.stop)
+    done = await shell(script, cwd=tmp_path, XDG_STATE_HOME=state)
+    assert done.returncode == 0, done.stderr
+    assert "fine: 6 resources in 1 group, revision 1" in done.stdout
+    again = await shell("xds store backup backup.db", cwd=tmp_path, XDG_STATE_HOME=state)
+    assert (again.returncode, "there already" in again.stderr) == (1, True)
+    server.start()
+    await server.wait_ready()
+    after = await server.admin("/v1/groups")
+    assert after.json()["groups"] == before.json()["groups"]
+    assert after.headers["x-xds-epoch"] != before.headers["x-xds-epoch"]
+
+
+async def test_apply_says_what_is_wrong_with_file_and_line_and_exits_1(run, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(
+        'resources:\n- "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster\n  nam: x\n'
+    )
+    done = await run("xds apply -f bad.yaml")
+    assert done.returncode == 1
+    assert "bad.yaml:3: " in done.stderr
+    assert "did you mean name?" in done.stderr
+    (tmp_path / "dangling.yaml").write_text(json.dumps(r.route("r", "none")))
+    done = await run("xds apply -f dangling.yaml")
+    assert (done.returncode, "clusters/none" in done.stderr) == (1, True)
+
+
+async def test_exit_codes(run, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(r.static_cluster("a", 1)))
+    assert (await run("xds apply -f a.json --expected-revision 5")).returncode == 3
+    assert (await run("xds get clusters none")).returncode == 4
+    assert (await run("xds rollback 99")).returncode == 4
+    assert (await run("xds node none")).returncode == 4
+    assert (await run("xds apply -f none.yaml")).returncode == 2
+    assert (await run("xds get --token-file none")).returncode == 2
+
+
+async def test_a_server_that_is_away_is_exit_5(tmp_path: Path) -> None:
+    done = await shell("xds get --api 127.0.0.1:1", cwd=tmp_path)
+    assert (done.returncode, "is `xds serve` running" in done.stderr) == (5, True)
+
+
+async def test_apply_reads_standard_input_groups_of_a_directory_and_prunes(run, tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text(json.dumps(r.static_cluster("b", 1)))
+    done = await run("cat b.json | xds apply -f - --group web -o json")
+    assert json.loads(done.stdout)[0]["changed"] == [{"type": "clusters", "name": "b"}]
+    r.write_directory(tmp_path / "dir", [r.static_cluster("c", 1)])
+    r.write_directory(tmp_path / "dir", [r.static_cluster("d", 1)], "web")
+    done = await run("xds apply -f dir --prune && xds get -g web -o json && xds get -o yaml")
+    assert done.returncode == 0, done.stderr
+    assert '"name": "d"' in done.stdout
+    assert '"name": "b"' not in done.stdout
+    assert "name: c" in done.stdout
+
+
+async def test_differences_are_shown_field_by_field(run, tmp_path: Path) -> None:
+    (tmp_path / "a1.json").write_text(json.dumps(r.static_cluster("a", 1)))
+    (tmp_path / "a2.json").write_text(json.dumps(r.static_cluster("a", 2)))
+    done = await run(
+        "xds apply -f a1.json -m one && xds apply -f a2.json -m two && xds diff 1 2 && xds history -o json"
+    )
+    lines = done.stdout.splitlines()
+    assert "~ clusters/a" in lines
+    place = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value"
+    assert (f"    - {place}: 1" in lines, f"    + {place}: 2" in lines) == (True, True)
+    told = json.loads(done.stdout[done.stdout.index("[\n") :])
+    assert [(each["revision"], each["author"], each["message"]) for each in told] == [
+        (2, "ann", "two"),
+        (1, "ann", "one"),
+    ]
+
+
+async def test_a_watch_prints_changes_as_they_are_made(server: XdsServer, run, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(r.static_cluster("a", 1)))
+    await run("xds apply -f a.json -m first")
+    done = await run("timeout 5 xds watch --from 0 -o json | head -1")
+    told = json.loads(done.stdout)
+    assert (told["revision"], told["message"], told["operations"][0]["name"]) == (1, "first", "a")

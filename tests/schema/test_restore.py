@@ -1,0 +1,63 @@
+"""A resource back from its bytes is what it was, references included; and one with a version of its author's own."""
+
+import pytest
+from support import resources as r
+
+from xds.model.resource import Resource
+from xds.schema.ingest import ingest
+from xds.schema.restore import labelled, restore
+
+WITH_TTL = {
+    "@type": "type.googleapis.com/envoy.service.discovery.v3.Resource",
+    "name": "a",
+    "ttl": "3.5s",
+    "resource": r.assignment("a", 1, 2),
+}
+ITEMS = [
+    r.cluster("eds"),
+    r.static_cluster("static", 1),
+    r.assignment("a", 1, 2),
+    WITH_TTL,
+    r.route("r", "eds"),
+    r.listener("l", 1, "r"),
+    r.tcp_listener("t", 1, "eds"),
+    r.secret("s", "cert", "key"),
+    r.runtime("x", {"a": 1}),
+    r.scoped_route("sr", "r", "key"),
+]
+
+
+def fields(resource: Resource) -> tuple[object, ...]:
+    return (
+        resource.type_url,
+        resource.name,
+        resource.version,
+        resource.encoded,
+        resource.body,
+        resource.ttl_s,
+        resource.heartbeat,
+        resource.aliases,
+        {reference[:2] for reference in resource.references},
+        resource.fingerprint,
+    )
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item["@type"].rpartition(".")[2] + "/" + str(item.get("name")))
+def test_what_is_restored_is_what_was_read(item: r.Json) -> None:
+    resource = ingest(item)
+    assert fields(restore(resource.type_url, resource.encoded)) == fields(resource)
+
+
+@pytest.mark.parametrize("item", ITEMS[:4])
+def test_a_label_stands_in_place_of_the_hash_and_is_restored(item: r.Json) -> None:
+    resource = ingest(item)
+    marked = labelled(resource, "v7")
+    assert (marked.version, marked.body, marked.name) == ("v7", resource.body, resource.name)
+    assert fields(restore(marked.type_url, marked.encoded)) == fields(marked)
+
+
+def test_what_is_no_resource_is_refused() -> None:
+    resource = ingest(r.static_cluster("a", 1))
+    for damaged in (b"\xff\xff", resource.encoded + b"\x0a\x01x", b""):
+        with pytest.raises(ValueError, match=r"resource|encoded"):
+            restore(resource.type_url, damaged)
