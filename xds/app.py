@@ -1,7 +1,7 @@
 """A control plane to embed: the catalog, the streams that serve it, and the admin port, wired together."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +45,8 @@ class ControlPlane:
         self.address: Address | None = None
         self.admin_address: Address | None = None
         self._state = "starting"
+        self.stale_because: Callable[[], str] = lambda: ""
+        """Says why newer changes may not be known, "" where that can't be."""
         self._rejected = 0
         count = self.settings.transport.worker_count(auto=workers)
         self._streams: Streams | WorkerStreams
@@ -148,8 +150,13 @@ class ControlPlane:
             self._admin = AdminServer(
                 settings.admin,
                 healthy=lambda: True,
-                ready=lambda: (self._state == "ready", self._state),
-                metrics=metrics_renderer(self._streams, self.catalog, rejected=lambda: self._rejected),
+                ready=lambda: (self._state == "ready", self._readiness()),
+                metrics=metrics_renderer(
+                    self._streams,
+                    self.catalog,
+                    rejected=lambda: self._rejected,
+                    stale=lambda: bool(self.stale_because()),
+                ),
                 api=api,
                 tls=settings.api.tls,
             )
@@ -161,6 +168,10 @@ class ControlPlane:
                 raise
         self._state = "ready"
         return self.address
+
+    def _readiness(self) -> str:
+        why = self.stale_because()
+        return f"{self._state}, but newer changes may be missing: {why}" if why else self._state
 
     async def drain(self) -> None:
         """Say that the server is not ready, then end the streams one by one, over the drain window."""

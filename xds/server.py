@@ -64,6 +64,7 @@ async def serve(
             await _publish_directory(publisher, control_plane, changeset)
         elif control_plane.catalog.table.kept:
             await publisher.publish(no_directory(control_plane.catalog.table))
+        control_plane.stale_because = lambda: publisher.stale_because or store.away
         settle_memory()
         operations = Operations(
             publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected

@@ -49,10 +49,13 @@ class Serving(Protocol):
 
 
 class _ServerCollector(Collector):
-    def __init__(self, streams: Serving, catalog: Catalog, rejected: Callable[[], int]) -> None:
+    def __init__(
+        self, streams: Serving, catalog: Catalog, rejected: Callable[[], int], stale: Callable[[], bool]
+    ) -> None:
         self._streams = streams
         self._catalog = catalog
         self._rejected = rejected
+        self._stale = stale
 
     def collect(self) -> Iterator[Metric]:
         counters = self._streams.counters
@@ -62,6 +65,7 @@ class _ServerCollector(Collector):
         yield GaugeMetricFamily("xds_revision", "The revision that is served.", value=self._catalog.revision)
         yield GaugeMetricFamily("xds_groups", "Groups that are served.", value=len(self._catalog.snapshots))
         yield CounterMetricFamily("xds_changesets_rejected", "Changesets refused whole.", value=self._rejected())
+        yield GaugeMetricFamily("xds_stale", "1 while newer changes may be missing.", value=int(self._stale()))
         resources = GaugeMetricFamily(
             "xds_resources", "Resources that a group's nodes see, summed over groups.", labels=["type"]
         )
@@ -75,13 +79,16 @@ class _ServerCollector(Collector):
 
 
 def metrics_renderer(
-    streams: Serving, catalog: Catalog, *, rejected: Callable[[], int]
+    streams: Serving, catalog: Catalog, *, rejected: Callable[[], int], stale: Callable[[], bool] = lambda: False
 ) -> Callable[[], Awaitable[bytes]]:
-    """Return what renders all metrics as Prometheus text. ``rejected`` gives the changesets refused so far."""
+    """Return what renders all metrics as Prometheus text. ``rejected`` gives the changesets refused so far.
+
+    ``stale`` says whether newer changes may be missing.
+    """
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    registry.register(_ServerCollector(streams, catalog, rejected))
+    registry.register(_ServerCollector(streams, catalog, rejected, stale))
 
     async def render() -> bytes:
         await streams.refresh()
