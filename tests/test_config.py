@@ -118,3 +118,38 @@ def test_settings_dump_to_what_they_are_made_of(tmp_path: Path) -> None:
         {"directory": tmp_path, "listen": "[::1]:0", "admin": "off", "tls": TlsSettings()}
     )
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ({"api": {"listen": "0.0.0.0:18001"}}, ("api", "listen")),
+        ({"admin": "0.0.0.0:19000"}, ("admin",)),
+        ({"api": {"tls_cert": __file__}}, ("api", "tls_cert")),
+        ({"api": {"token_file": "/none"}}, ("api", "token_file")),
+        ({"api": {"listen": "127.0.0.1:19000"}}, ("api", "listen")),
+        ({"store": {"url": "redis://x"}}, ("store", "url")),
+        ({"store": {"etcd_ca": "/none"}}, ("store", "etcd_ca")),
+    ],
+    ids=str,
+)
+def test_the_push_api_and_the_store_are_refused_where_they_are_unsafe_or_wrong(given, path) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(given)
+    (detail,) = caught.value.errors()
+    assert path in [place for place, _ in detail["ctx"]["error"].problems]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"api": {"listen": "0.0.0.0:18001", "insecure": True}},
+        {"api": {"listen": "0.0.0.0:18001", "tls_cert": __file__, "tls_key": __file__, "token_file": __file__}},
+        {"admin": "0.0.0.0:19000", "api": {"rest": False}},
+        {"admin": "off", "api": {"listen": "off"}},
+        {"store": {"url": "etcd://a:1,b:2/x"}},
+    ],
+    ids=str,
+)
+def test_the_push_api_and_the_store_as_they_may_be(given) -> None:
+    Settings.model_validate(given)

@@ -1,0 +1,82 @@
+"""A directory as an author among others: what it keeps, what of others stays, and what becomes of what it kept."""
+
+import pytest
+from support import resources as r
+
+from xds.model.changeset import Changeset
+from xds.model.groups import GroupTable, Rule
+from xds.model.resource import Resource
+from xds.publishing.changes import Change, KeptElsewhereError
+from xds.publishing.whole import change_of_directory, no_directory
+from xds.schema.ingest import ingest
+from xds.store.memory import MemoryStore
+
+
+def cluster(name: str, port: int = 1) -> Resource:
+    return ingest(r.static_cluster(name, port))
+
+
+def read(groups: dict[str, list[Resource]], table: GroupTable | None = None) -> Changeset:
+    upserts = {"default": (), **{group: tuple(resources) for group, resources in groups.items()}}
+    return Changeset(upserts=upserts, groups=table or GroupTable(), replace=True)
+
+
+async def publish(one, changeset: Changeset) -> int:
+    return (await one.publisher.publish(change_of_directory(changeset, one.catalog.table))).revision
+
+
+async def test_a_restart_with_the_same_files_makes_no_revision(replica) -> None:
+    store = MemoryStore()
+    directory = read({"default": [cluster("a")], "web": [cluster("b")]}, GroupTable(rules=(Rule(group="web"),)))
+    one = await replica(store)
+    assert await publish(one, directory) == 1
+    two = await replica(store)
+    assert await publish(two, directory) == 1
+    assert (await store.state()).revision == 1
+
+
+async def test_what_the_directory_no_longer_has_is_gone_and_what_is_pushed_stays(replica) -> None:
+    one = await replica()
+    await publish(one, read({"default": [cluster("a"), cluster("b")], "web": [cluster("w")]}))
+    await one.publisher.publish(Change(upserts={"pushed": (cluster("p"),)}))
+    await publish(one, read({"default": [cluster("b", 2)]}))
+    assert one.catalog.snapshots.keys() == {"default", "pushed"}
+    assert one.names() == {"b": cluster("b", 2).version}
+    assert one.names("pushed") == {"p": cluster("p").version}
+
+
+async def test_only_the_groups_that_the_directory_names_are_kept_by_it(replica) -> None:
+    one = await replica()
+    await publish(one, read({"web": [cluster("w")]}))
+    with pytest.raises(KeptElsewhereError):
+        await one.publisher.publish(Change(upserts={"web": (cluster("x"),)}))
+    await one.publisher.publish(Change(upserts={"default": (cluster("x"),)}))
+    table = one.catalog.table
+    await one.publisher.publish(
+        Change(table=GroupTable(rules=(Rule(group="web"),), names=table.names, kept=table.kept))
+    )
+    await publish(one, read({"web": [cluster("w")]}, GroupTable(deny_unmatched=True)))
+    with pytest.raises(KeptElsewhereError, match="rules"):
+        await one.publisher.publish(Change(table=GroupTable(names=table.names, kept=table.kept)))
+
+
+async def test_without_a_directory_what_one_kept_is_anybodys(replica) -> None:
+    one = await replica()
+    await publish(one, read({"default": [cluster("a")]}, GroupTable(deny_unmatched=True)))
+    await one.publisher.publish(no_directory(one.catalog.table))
+    await one.publisher.publish(Change(upserts={"default": (cluster("b"),)}))
+    assert one.names().keys() == {"a", "b"}
+    assert one.catalog.table.deny_unmatched, "the rules stay as they were"
+
+
+async def test_an_overlay_keeps_extending_what_it_did(replica) -> None:
+    one = await replica()
+    table = GroupTable(extends={"canary": "default"})
+    await publish(one, read({"default": [cluster("a")], "canary": [cluster("b")]}, table))
+    await one.publisher.publish(Change(table=one.catalog.table, upserts={"pushed": (cluster("p"),)}))
+    await publish(one, read({"default": [cluster("a", 2)], "canary": [cluster("b")]}, table))
+    view = one.catalog.snapshots["canary"].view(r.CLUSTER)
+    assert {name: view.get(name).version for name in view} == {
+        "a": cluster("a", 2).version,
+        "b": cluster("b").version,
+    }
