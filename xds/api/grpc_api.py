@@ -248,7 +248,7 @@ async def _abort(context: Any, error: Exception) -> None:
     if isinstance(error, ChangesetRejectedError):
         metadata.append(("xds-problems-bin", _encode(problems_message(error.problems))))
     metadata += [(f"xds-{key}", str(answer.more[key])) for key in ("revision", "oldest", "id") if key in answer.more]
-    await context.abort(grpc.StatusCode[answer.grpc], answer.message[:4_096], tuple(metadata))
+    await context.abort(grpc.StatusCode[answer.grpc], answer.message[:2_000], tuple(metadata))
 
 
 def _encode(message: Any) -> bytes:

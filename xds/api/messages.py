@@ -14,8 +14,8 @@ from xds.protocol.summary import NodeSummary
 from xds.publishing.changes import Published
 from xds.store.entries import Head, Key, Stored, head_of
 
-PROBLEMS_BYTES_MAX = 6_000
-"""gRPC refuses headers of more than 8 KiB by default."""
+PROBLEMS_BYTES_MAX = 3_500
+"""gRPC refuses trailers of more than 8 KiB, now and then; these bytes become a third more in base64."""
 
 
 def applied_message(published: Published) -> Any:

@@ -1,7 +1,6 @@
 """A client of the push API. It does not know who serves it."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
 
 from xds._generated import snapshots_pb2 as pb
-from xds.client.errors import ClientError, OutcomeUnknownError, RejectedError, UnavailableError, error_of, problems_of
+from xds.client.endpoints import EndpointStream
+from xds.client.errors import ClientError, OutcomeUnknownError, RejectedError, UnavailableError, error_of
 from xds.client.results import (
     Applied,
     Difference,
@@ -144,14 +144,14 @@ class Client:
             request_serializer=pb.EndpointsPush.SerializeToString,
             response_deserializer=pb.EndpointsPushed.FromString,
         )(metadata=self._metadata)
-        push = EndpointsPush(call, group)
+        stream = EndpointStream(call, group)
         try:
-            yield push
-            await push.finish()
+            yield EndpointsPush(stream, group)
+            await stream.finish()
         except aio.AioRpcError as error:
             raise error_of(error) from None
         finally:
-            push.close()
+            stream.close()
 
     async def _change(self, name: str, request: Any, about: About | None) -> Applied:
         about = about or About()
@@ -259,42 +259,18 @@ class Client:
 class EndpointsPush:
     """Pushes assignments on one stream. Call it with one; it returns what will be the revision that it is in."""
 
-    def __init__(self, call: Any, group: str) -> None:
-        self._call = call
+    def __init__(self, stream: EndpointStream, group: str) -> None:
+        self._stream = stream
         self._group = group
-        self._open: deque[asyncio.Future[int]] = deque()
-        self._reading = asyncio.create_task(self._read())
 
     async def __call__(self, assignment: ResourceLike) -> "asyncio.Future[int]":
-        """Send an assignment. The future raises RejectedError where its content is wrong."""
-        request = pb.EndpointsPush(group=self._group, endpoints=_anys((assignment,), self._group))
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._open.append(future)
-        await self._call.write(request)
-        return future
+        """Send an assignment soon. The future raises RejectedError where its content is wrong."""
+        (message,) = _anys((assignment,), self._group)
+        return await self._stream.push(message)
 
     async def finish(self) -> None:
         """Wait until all that was pushed is answered."""
-        await self._call.done_writing()
-        await self._reading
-
-    def close(self) -> None:
-        """Give up what is open."""
-        self._reading.cancel()
-        self._call.cancel()
-        while self._open:
-            self._open.popleft().cancel()
-
-    async def _read(self) -> None:
-        while (answer := await self._call.read()) is not aio.EOF:
-            future = self._open.popleft()
-            if future.cancelled():
-                continue
-            if answer.HasField("rejected"):
-                problems = problems_of(answer.rejected)
-                future.set_exception(RejectedError("; ".join(map(str, problems)), problems))
-            else:
-                future.set_result(answer.revision)
+        await self._stream.finish()
 
 
 def _anys(items: Iterable[ResourceLike], group: str) -> list[AnyMessage]:

@@ -1,0 +1,100 @@
+"""Assignments pushed one by one, and sent as many together as wait. It does not know how they are made."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from grpc import aio
+
+from xds._generated import snapshots_pb2 as pb
+from xds.client.errors import RejectedError, problems_of
+
+TOGETHER_MAX = 200
+"""Assignments in one message."""
+WAITING_MAX = 5_000
+GATHER_S = 0.001
+
+Waiting = tuple[AnyMessage, "asyncio.Future[int]"]
+
+
+class EndpointStream:
+    """One stream of pushes. Messages are answered in order, each as a whole.
+
+    Of a message that is rejected nothing is made; what was in it is then sent again one by one, so that only what is
+    wrong is told so.
+    """
+
+    def __init__(self, call: Any, group: str) -> None:
+        self._call = call
+        self._group = group
+        self._waiting: deque[Waiting] = deque()
+        self._sent: deque[list[Waiting]] = deque()
+        self._again: deque[Waiting] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._finishing = False
+        self._writing = asyncio.create_task(self._write())
+        self._reading = asyncio.create_task(self._read())
+
+    async def push(self, assignment: AnyMessage) -> "asyncio.Future[int]":
+        """Send an assignment soon; return what will be its revision. Waits while too many do."""
+        await self._room.wait()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((assignment, future))
+        if len(self._waiting) >= WAITING_MAX:
+            self._room.clear()
+        self._news.set()
+        return future
+
+    async def finish(self) -> None:
+        """Wait until all that was pushed is answered."""
+        self._finishing = True
+        self._news.set()
+        await self._writing
+        await self._reading
+
+    def close(self) -> None:
+        """Give up what is open."""
+        self._writing.cancel()
+        self._reading.cancel()
+        self._call.cancel()
+        for _, future in (*self._waiting, *self._again, *(each for sent in self._sent for each in sent)):
+            future.cancel()
+
+    async def _write(self) -> None:
+        while True:
+            if not self._waiting and not self._again:
+                if self._finishing and not self._sent:
+                    await self._call.done_writing()
+                    return
+                self._news.clear()
+                await self._news.wait()
+                await asyncio.sleep(GATHER_S)
+                continue
+            if self._again:
+                together = [self._again.popleft()]
+            else:
+                count = min(len(self._waiting), TOGETHER_MAX)
+                together = [self._waiting.popleft() for _ in range(count)]
+                self._room.set()
+            self._sent.append(together)
+            await self._call.write(pb.EndpointsPush(group=self._group, endpoints=[each for each, _ in together]))
+
+    async def _read(self) -> None:
+        while (answer := await self._call.read()) is not aio.EOF:
+            together = self._sent.popleft()
+            rejected = answer.HasField("rejected")
+            if rejected and len(together) > 1:
+                self._again.extend(together)
+            else:
+                for _, future in together:
+                    if future.done():
+                        continue
+                    if rejected:
+                        problems = problems_of(answer.rejected)
+                        future.set_exception(RejectedError("; ".join(map(str, problems)), problems))
+                    else:
+                        future.set_result(answer.revision)
+            self._news.set()
