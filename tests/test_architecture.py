@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
         *("address", "config", "descriptors", "memory", "reporting"),
     },
     "server": {
-        *("app", "api", "publishing", "sources", "store", "model", "config", "memory", "reporting"),
+        *("address", "app", "api", "publishing", "sources", "store", "model", "config", "memory", "reporting"),
     },
     "cli": {
         "server",

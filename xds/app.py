@@ -135,10 +135,9 @@ class ControlPlane:
 
     # --- Life ----------------------------------------------------------------------------------------------------
 
-    async def start(self, *, api: ASGIApp | None = None) -> Address:
+    async def start(self) -> Address:
         """Listen and serve; return the address that was bound.
 
-        ``api`` answers on the admin port what that does not know itself.
         Raises BindError, or WorkerFailedError when a worker process does not begin to serve; nothing is left open then.
         """
         settings = self.settings
@@ -157,7 +156,6 @@ class ControlPlane:
                     rejected=lambda: self._rejected,
                     stale=lambda: bool(self.stale_because()),
                 ),
-                api=api,
                 tls=settings.api.tls,
             )
             try:
@@ -172,6 +170,11 @@ class ControlPlane:
     def _readiness(self) -> str:
         why = self.stale_because()
         return f"{self._state}, but newer changes may be missing: {why}" if why else self._state
+
+    def serve_api(self, api: ASGIApp) -> None:
+        """Have ``api`` answer on the admin port what that does not know itself."""
+        if self._admin is not None:
+            self._admin.serve_api(api)
 
     async def drain(self) -> None:
         """Say that the server is not ready, then end the streams one by one, over the drain window."""

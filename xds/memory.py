@@ -18,8 +18,14 @@ TRIM_BYTES = 128 * 1024
 MMAP_BYTES = 32 * 1024
 
 
+def hold_collection() -> None:
+    """Look for no garbage until memory is settled: nothing of what is read at the start is any."""
+    gc.disable()
+
+
 def settle_memory() -> None:
     """Leave alone what is there to stay, and have what comes later looked through seldom."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_MAX, *COLLECTIONS_MAX)

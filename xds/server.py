@@ -10,13 +10,10 @@ from typing import Any
 
 import structlog
 
-from xds.api.grpc_api import GrpcApi
-from xds.api.operations import Operations
-from xds.api.rest import rest_api
-from xds.api.tokens import Token
+from xds.address import Address
 from xds.app import ControlPlane
 from xds.config import ServingInfo, Settings, StoreSettings
-from xds.memory import return_large_blocks, settle_memory
+from xds.memory import hold_collection, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
 from xds.publishing.publisher import Publisher
@@ -47,6 +44,7 @@ async def serve(
     StoreError, and ChangesetRejectedError when the directory can't be served at first.
     """
     return_large_blocks()
+    hold_collection()
     ending = _ending_signals()
     async with AsyncExitStack() as stack:
         control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)), checked=True)
@@ -66,29 +64,43 @@ async def serve(
             await publisher.publish(no_directory(control_plane.catalog.table))
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         settle_memory()
-        operations = Operations(
-            publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected
-        )
-        token = Token(settings.api.token_file)
-        rest = rest_api(operations, token, body_bytes_max=settings.api.body_bytes_max) if settings.api.rest else None
-        await control_plane.start(api=rest)
+        # It takes a while to load, and the workers take as long to start: on another core.
+        await asyncio.gather(control_plane.start(), asyncio.to_thread(_load_push_api))
         stack.push_async_callback(control_plane.stop)
-        api = GrpcApi(
-            settings.api.listen,
-            operations,
-            token,
-            tls=settings.api.tls,
-            body_bytes_max=settings.api.body_bytes_max,
-        )
-        await api.start()
-        stack.push_async_callback(api.stop)
+        api = await _start_push_api(control_plane, publisher, stack)
         retention = Retention(store, most=settings.store.history_max, longest_s=settings.store.history_s)
         await stack.enter_async_context(retention)
         if announce is not None:
-            announce(control_plane.info(settings.directory, api=api.address))
+            announce(control_plane.info(settings.directory, api=api))
         await _until_ended(control_plane, publisher, reader, ending)
     log.info("stopped")
     return 0
+
+
+def _load_push_api() -> None:
+    import xds.api.grpc_api
+    import xds.api.rest  # noqa: F401
+
+
+async def _start_push_api(control_plane: ControlPlane, publisher: Publisher, stack: AsyncExitStack) -> Address | None:
+    """Serve the push API in both its forms, as the settings have it; return the address of the gRPC one."""
+    from xds.api.grpc_api import GrpcApi
+    from xds.api.operations import Operations
+    from xds.api.tokens import Token
+
+    settings = control_plane.settings.api
+    operations = Operations(
+        publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected
+    )
+    token = Token(settings.token_file)
+    if settings.rest:
+        from xds.api.rest import rest_api
+
+        control_plane.serve_api(rest_api(operations, token, body_bytes_max=settings.body_bytes_max))
+    api = GrpcApi(settings.listen, operations, token, tls=settings.tls, body_bytes_max=settings.body_bytes_max)
+    await api.start()
+    stack.push_async_callback(api.stop)
+    return api.address
 
 
 def _etcd_options(store: StoreSettings) -> EtcdOptions | None:

@@ -166,7 +166,7 @@ async def test_a_renamed_file_loses_nothing_and_waits_for_nothing(root: Path) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
 async def test_a_file_that_is_open_for_writing_is_not_read(root: Path) -> None:
-    async with following(root) as follower:
+    async with following(root, writer_s=60) as follower:
         with (root / "a.yaml").open("w") as opened:
             opened.write(text("a1", "a2"))
             opened.flush()

@@ -38,8 +38,8 @@ class AdminServer:
     """Serve ``/healthz``, ``/readyz``, ``/metrics`` and a list of these at ``/``, between ``start`` and ``stop``.
 
     ``healthy`` says whether the process works; ``ready`` whether new streams are welcome, and the reason, which is
-    shown either way; ``metrics`` gives Prometheus text; ``api`` answers all other paths; ``tls`` is the certificate
-    and its key. All are called in the loop and must not block it.
+    shown either way; ``metrics`` gives Prometheus text; ``tls`` is the certificate and its key.
+    All are called in the loop and must not block it.
     """
 
     def __init__(
@@ -49,15 +49,19 @@ class AdminServer:
         healthy: Callable[[], bool],
         ready: Callable[[], tuple[bool, str]],
         metrics: Callable[[], Awaitable[bytes]],
-        api: ASGIApp | None = None,
         tls: tuple[Path, Path] | None = None,
     ) -> None:
         assert not address.is_unix, "Settings refuses a unix socket here"
         self._address = address
-        self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics, api=api)
+        self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics)
         self._tls = tls
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
+
+    def serve_api(self, api: ASGIApp) -> None:
+        """Have ``api`` answer all other paths from now on."""
+        self._app.state.has_api = True
+        self._app.router.default = api  # a Mount would leave out paths with a line feed in them
 
     async def start(self) -> Address:
         """Listen, and return the address, its port filled in where it was 0. Raises BindError."""
@@ -95,12 +99,11 @@ def admin_app(
     healthy: Callable[[], bool],
     ready: Callable[[], tuple[bool, str]],
     metrics: Callable[[], Awaitable[bytes]],
-    api: ASGIApp | None = None,
 ) -> Starlette:
     """Return the admin port's ASGI application."""
 
-    async def index(_: Request) -> Response:
-        return _plain(_INDEX if api is None else _INDEX + _API_INDEX)
+    async def index(request: Request) -> Response:
+        return _plain(_INDEX + _API_INDEX if request.app.state.has_api else _INDEX)
 
     async def healthz(_: Request) -> Response:
         return _plain("ok\n") if healthy() else _plain("not healthy\n", 503)
@@ -114,8 +117,7 @@ def admin_app(
 
     routes = {"/": index, "/healthz": healthz, "/readyz": readyz, "/metrics": prometheus}
     app = Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()])
-    if api is not None:
-        app.router.default = api  # a Mount would leave out paths with a line feed in them
+    app.state.has_api = False
     return app
 
 

@@ -21,7 +21,8 @@ class Begin:
 
     settings: Settings
     revision: int
-    state: Changeset
+    state: bytes
+    """An encoded changeset: encoded once for all workers that begin at a revision."""
     memories: tuple[Memory, ...]
 
 

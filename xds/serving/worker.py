@@ -17,7 +17,7 @@ import uvloop
 
 from xds.descriptors import make_all_room
 from xds.logs import configure_logging
-from xds.memory import return_large_blocks, settle_memory
+from xds.memory import hold_collection, return_large_blocks, settle_memory
 from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
@@ -95,7 +95,7 @@ class Worker:
 
     def _begin(self, begin: Begin) -> None:
         configure_logging(level=begin.settings.log.level, form=begin.settings.log.format)
-        self._catalog.resume(begin.state, begin.revision)
+        self._catalog.resume(decode(begin.state), begin.revision)
         tell = lambda memory: self._channel.send(encode(Remember(memory)))  # noqa: E731
         self._streams = Streams(begin.settings, load_schema(), self._catalog, tell=tell)
         for memory in begin.memories:
@@ -164,6 +164,7 @@ def main() -> None:
     channel, listening = (int(argument) for argument in sys.argv[1:3])
     make_all_room()
     return_large_blocks()
+    hold_collection()
     end = socket.socket(fileno=channel)
     end.setblocking(False)
     uvloop.run(Worker(socket.socket(fileno=listening)).run(end))

@@ -29,6 +29,8 @@ from xds.transport.sockets import bound, listen
 log = structlog.get_logger("xds")
 WORKER_MODULE = "xds.serving.worker"
 FIGURES_S = 1.0
+STATE_KEPT_S = 5.0
+"""How long what is served stays encoded for further workers, which mostly begin together."""
 EXIT_S = 5.0
 """How long a worker may take to exit after its drain window."""
 
@@ -54,6 +56,7 @@ class WorkerStreams:
         self._answering: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._pool: Pool | None = None
+        self._state: tuple[int, bytes] | None = None
 
     @property
     def pids(self) -> list[int]:
@@ -144,8 +147,15 @@ class WorkerStreams:
     def _begin(self, worker: Worker) -> None:
         self._questions[worker] = Questions()
         memories = (*self._doubts.memories(), *self._leftovers.memories())
-        begin = Begin(self.settings, self._catalog.revision, self._catalog.export(), memories)
+        revision = self._catalog.revision
+        if self._state is None or self._state[0] != revision:
+            self._state = (revision, encode(self._catalog.export()))
+            asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
+        begin = Begin(self.settings, revision, self._state[1], memories)
         worker.channel.send(encode(begin))
+
+    def _forget_state(self) -> None:
+        self._state = None
 
     def _hear(self, worker: Worker, data: bytes) -> None:
         assert self._pool is not None
