@@ -2,7 +2,7 @@
 
 python bench/push.py [--store sqlite etcd] [--seconds 60] [--write]
 
-With ``--write``, bench/results/push.json and push.md, which the report takes in. etcd has to be installed for its rows.
+With ``--write``, bench/results/push/, which the report takes in. etcd has to be installed for its rows.
 """
 
 import argparse
@@ -206,8 +206,8 @@ def main() -> None:
     text = report(results, options.seconds)
     print(text)
     if options.write:
-        (ROOT / "bench/results/push.json").write_text(json.dumps(results, indent=1) + "\n")
-        (ROOT / "bench/results/push.md").write_text(text)
+        (ROOT / "bench/results/push/push.json").write_text(json.dumps(results, indent=1) + "\n")
+        (ROOT / "bench/results/push/push.md").write_text(text)
 
 
 if __name__ == "__main__":

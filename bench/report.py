@@ -16,7 +16,7 @@ from bench.compare.servers import OURS
 DIRECTORY = Path(__file__).parent / "results"
 PLOT = "streams.svg"
 """The plot of the row scaling, beside the report."""
-PUSHING = "push.md"
+PUSHING = "push/push.md"
 """What ``bench/push.py`` wrote, in the results' directory."""
 NOTES = "notes.md"
 """What a person wrote about the results, in their directory: why a figure misses its target."""
