@@ -275,3 +275,18 @@ async def test_stopping_refuses_what_waits(replica) -> None:
     await publisher.stop()
     with pytest.raises((UnavailableError, OutcomeUnknownError)):
         await waiting
+
+
+async def test_a_fault_while_serving_is_told_and_tried_again(replica, monkeypatch) -> None:
+    one = await replica()
+    serve, failures = one.publisher._serve, iter([ValueError("a bug")])
+
+    def fail_once(changeset, revision) -> None:
+        for error in failures:
+            raise error
+        serve(changeset, revision)
+
+    monkeypatch.setattr(one.publisher, "_serve", fail_once)
+    await asyncio.wait_for(one.publisher.publish(setting(cluster("a"))), 5)
+    assert one.names().keys() == {"a"}
+    assert one.publisher.stale_because == ""

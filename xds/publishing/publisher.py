@@ -169,22 +169,26 @@ class Publisher:
                 if not self.stale_because:
                     log.error("the store can't be followed; what is served stays served", problem=str(error))
                 self.stale_because = str(error)
+            except Exception as error:
+                log.error("following the store failed by a bug in this server; please report it", exc_info=error)
+                self.stale_because = repr(error)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
 
     def _take(self, stored: Stored) -> None:
-        planned = self._planned.pop(stored.entry.id, None)
+        planned = self._planned.get(stored.entry.id)
         if planned is not None and planned.plan.published.revision == stored.revision:
             changeset = planned.plan.changeset
         else:
             changeset = changeset_of_entry(stored.entry, self._served)
+        self._serve(changeset, stored.revision + self._offset)
         if stored.revision > self._head.revision:
             self._behind.append((stored.revision, changeset))
             if not self._writing:
                 self._catch_up()
-        self._serve(changeset, stored.revision + self._offset)
         self._move_to(stored.revision)
         if planned is not None:
+            del self._planned[stored.entry.id]
             planned.accept()
 
     def _take_whole(self, changeset: Changeset, revision: int) -> None:
