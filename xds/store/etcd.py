@@ -176,6 +176,8 @@ class EtcdStore(Store):
         revision = before + len(entries)
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while True:
+            if self._head.revision != before:  # another writer was first, as the watch has told meanwhile
+                raise ConflictError(before, self._head.revision)
             head = pb.Head()
             head.CopyFrom(self._head)
             head.revision, head.fence = revision, ""
@@ -183,11 +185,14 @@ class EtcdStore(Store):
                 put_op(self._layout.log_key(revision), record.SerializeToString()),
                 put_op(self._layout.head_key, head.SerializeToString()),
             ]
-            compare = [unchanged_since(self._layout.head_key, self._head_mod)]
+            compare = [
+                unchanged_since(self._layout.head_key, self._head_mod),
+                unchanged_since(self._layout.log_key(revision), 0),  # what is kept is never written over
+            ]
             try:
                 answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
             except LostReplyError as error:
-                if await self._settle(entries[0].id, revision, deadline, str(error)):
+                if await self._settle(entries[0].id, before, revision, deadline, str(error)):
                     await self._reach(revision)
                     return revision
                 continue
@@ -199,18 +204,19 @@ class EtcdStore(Store):
                 else:
                     await self._reach(revision)
                 return revision
+            tried = compare[0].mod_revision
             self._take_head(answer.responses[0].response_range.kvs[0])
-            if self._head.revision != before:
-                raise ConflictError(before, self._head.revision)
+            if self._head_mod == tried:
+                key = self._layout.log_key(revision).decode()
+                raise UnavailableError(f"etcd has something at {key} that its head does not know of: remove it")
 
-    async def _settle(self, entry_id: str, revision: int, deadline: float, cause: str) -> bool:
+    async def _settle(self, entry_id: str, before: int, revision: int, deadline: float, cause: str) -> bool:
         """Say whether a write whose reply was lost is there; if not, see to it that it never will be.
 
         What was sent compares the head's modification: setting the head once more makes it fail for good.
         Raises ConflictError where another writer was first, OutcomeUnknownError where etcd is silent.
         """
         loop = asyncio.get_running_loop()
-        before = self._head.revision
         while True:
             try:
                 found = await self._client.range(self._layout.head_key)
