@@ -108,7 +108,7 @@ def _name(key: Key) -> dict[str, str]:
 
 
 def resources_json(resources: Iterable[Resource], *, redact: bool) -> list[dict[str, Any]]:
-    """Return resources as ``ingest`` takes them; what has a TTL, aliases or another name, in its wrapper."""
+    """Return resources as ``ingest`` takes them. A TTL, aliases and a name that is not inside are not shown."""
     return [to_json(each, redact=redact) for each in resources]
 
 
@@ -168,7 +168,7 @@ def _type_json(each: TypeSummary) -> dict[str, Any]:
         "variant": each.variant,
         "subscribed": "*" if each.wildcard else each.subscribed,
         "sent": each.sent,
-        "acked": max(0, each.sent - each.unacked - len(each.nacked)),
+        "acked": each.acked,
         "pending": each.pending,
         "nacked": list(each.nacked),
     }

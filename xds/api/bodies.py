@@ -14,6 +14,7 @@ from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, type_url_of
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
+from xds.schema.paths import dotted
 from xds.schema.pool import load_schema
 from xds.sources.json_reader import read_json
 from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
@@ -106,7 +107,7 @@ def read_body(model: type[B], document: Document) -> B:
         problems = [
             Problem(
                 what=detail["msg"][:1].lower() + detail["msg"][1:],
-                field=_dotted(detail["loc"]),
+                field=dotted(detail["loc"]),
                 line=document.line_of(detail["loc"]),
             )
             for detail in error.errors(include_url=False, include_context=False, include_input=False)
@@ -271,10 +272,3 @@ def _placed(problem: Problem, place: str, group: str) -> Problem:
 
 def _line_within(document: Document, prefix: tuple[str | int, ...], path: tuple[str | int, ...]) -> int:
     return document.line_of((*prefix, *path))
-
-
-def _dotted(path: tuple[str | int, ...]) -> str:
-    text = ""
-    for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
-    return text

@@ -93,7 +93,7 @@ def node_message(node: NodeSummary) -> Any:
             type=short_name(each.type_url),
             subscribed=each.subscribed,
             sent=each.sent,
-            acked=max(0, each.sent - each.unacked - len(each.nacked)),
+            acked=each.acked,
             pending=each.pending,
             nacked=each.nacked,
             error=each.error,

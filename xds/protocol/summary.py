@@ -53,6 +53,11 @@ class TypeSummary:
     error: str
     versions: dict[str, str]
 
+    @property
+    def acked(self) -> int:
+        """How many the client accepted."""
+        return max(0, self.sent - self.unacked - len(self.nacked))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSummary:

@@ -1,5 +1,6 @@
 """A resource that was checked and encoded before, from its bytes. It does not check it again, nor know who kept it."""
 
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -82,18 +83,13 @@ def labelled(resource: Resource, version: str) -> Resource:
     body = resource.body
     ttl_nanos = _ttl_nanos(wrapper)
     wire = encode_resource(body, resource.name, ttl_nanos=ttl_nanos, aliases=resource.aliases, version=version)
-    return Resource(
-        type_url=resource.type_url,
-        name=resource.name,
+    return replace(
+        resource,
         version=version,
         encoded=wire.encoded,
         body_start=wire.body_start,
         body_end=wire.body_end,
-        ttl_s=resource.ttl_s,
         heartbeat=wire.heartbeat,
-        aliases=resource.aliases,
-        references=resource.references,
-        source=resource.source,
     )
 
 

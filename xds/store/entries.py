@@ -150,6 +150,20 @@ class Store(Protocol):
         ...
 
 
+def replay(state: State, entries: Iterable[Stored]) -> State:
+    """Return the state that entries lead to. It takes over the former one's resources, and changes them."""
+    resources, groups, revision = state.resources, state.groups, state.revision
+    for stored in entries:
+        revision = stored.revision
+        groups = groups if stored.entry.groups is None else stored.entry.groups
+        for key, encoded in stored.entry.operations.items():
+            if encoded is None:
+                resources.pop(key, None)
+            else:
+                resources[key] = encoded
+    return State(revision, resources, groups)
+
+
 def head_of(stored: Stored) -> Head:
     """Return what is told of an entry in a list."""
     entry = stored.entry

@@ -11,7 +11,7 @@ from uuid import uuid4
 from xds._generated import etcd_pb2
 from xds._generated import store_pb2 as pb
 from xds.store.cache import StateCache
-from xds.store.entries import Entry, Found, Head, State, Store, Stored, check, must_be_kept
+from xds.store.entries import Entry, Found, Head, State, Store, Stored, check, must_be_kept, replay
 from xds.store.errors import ConflictError, IdReusedError, NotYetError, OutcomeUnknownError, UnavailableError
 from xds.store.etcd_client import (
     EtcdClient,
@@ -27,7 +27,6 @@ from xds.store.etcd_layout import EtcdLayout
 from xds.store.log_index import LogIndex
 from xds.store.news import News
 from xds.store.records import (
-    after,
     decode_batch,
     encode_base,
     encode_batch,
@@ -107,7 +106,7 @@ class EtcdStore(Store):
         must_be_kept(revision, oldest=self._oldest, newest=self._news.revision)
         base = await self._layout.read_base(self._head, 0)
         entries = [each for each in await self._layout.read_log(base.revision, 0) if each.revision <= revision]
-        return after(base, entries)
+        return replay(base, entries)
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
         self._must_be_open()
@@ -377,13 +376,5 @@ class EtcdStore(Store):
         if not new:
             return
         assert new[0].revision == self._now.revision + 1, f"{new[0].revision} after {self._now.revision}"
-        resources, groups = self._now.resources, self._now.groups
-        for stored in new:
-            groups = groups if stored.entry.groups is None else stored.entry.groups
-            for key, encoded in stored.entry.operations.items():
-                if encoded is None:
-                    resources.pop(key, None)
-                else:
-                    resources[key] = encoded
-        self._now = State(new[-1].revision, resources, groups)
+        self._now = replay(self._now, new)
         self._index.add(new)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from uuid import uuid4
 
-from xds.store.entries import Entry, Found, Head, Key, State, Store, Stored, check, head_of, must_be_kept
+from xds.store.entries import Entry, Found, Head, State, Store, Stored, check, head_of, must_be_kept, replay
 from xds.store.errors import ConflictError, IdReusedError, NotYetError, UnavailableError
 from xds.store.news import News
 
@@ -89,16 +89,9 @@ class MemoryStore(Store):
         self._news.close()
 
     def _state_at(self, revision: int) -> State:
-        resources: dict[Key, bytes] = dict(self._base.resources)
-        groups = self._base.groups
-        for stored in self._kept[: revision - self._base.revision]:
-            for key, encoded in stored.entry.operations.items():
-                if encoded is None:
-                    resources.pop(key, None)
-                else:
-                    resources[key] = encoded
-            groups = groups if stored.entry.groups is None else stored.entry.groups
-        return State(revision, resources, groups)
+        base = self._base
+        copy = State(base.revision, dict(base.resources), base.groups)
+        return replay(copy, self._kept[: revision - base.revision])
 
     def _must_be_open(self) -> None:
         if self._news.is_closed():

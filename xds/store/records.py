@@ -61,21 +61,6 @@ def decode_base(data: bytes, revision: int) -> State:
     return State(revision, resources, base.groups if base.HasField("groups") else None)
 
 
-def after(state: State, entries: Sequence[Stored]) -> State:
-    """Return the state that entries lead to."""
-    resources = dict(state.resources)
-    groups, revision = state.groups, state.revision
-    for stored in entries:
-        revision = stored.revision
-        groups = groups if stored.entry.groups is None else stored.entry.groups
-        for key, encoded in stored.entry.operations.items():
-            if encoded is None:
-                resources.pop(key, None)
-            else:
-                resources[key] = encoded
-    return State(revision, resources, groups)
-
-
 def pieces_of(data: bytes) -> list[bytes]:
     """Cut bytes into what one request may carry."""
     return [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
