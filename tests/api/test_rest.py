@@ -272,6 +272,7 @@ async def test_nodes_are_told(served, api: httpx.AsyncClient) -> None:
             wildcard=True,
             subscribed=3,
             sent=3,
+            acked=2,
             unacked=0,
             pending=0,
             nacked=("a",),

@@ -5,7 +5,7 @@ from support.hubs import World
 from support.scenes import started, swap
 
 from xds.protocol.state import Variant
-from xds.protocol.summary import NodesQuery, NodeState, NodeSummary, TypeSummary, node_summaries
+from xds.protocol.summary import NAMES_SHOWN_MAX, NodesQuery, NodeState, NodeSummary, TypeSummary, node_summaries
 
 
 def summaries(world: World, query: NodesQuery | None = None) -> list[NodeSummary]:
@@ -27,6 +27,7 @@ def test_a_node_that_accepted_everything_is_synced(world: World, variant: Varian
     assert node.connected_s == 5
     clusters, assignments = of(world, CDS), of(world, EDS)
     assert (clusters.wildcard, clusters.subscribed, clusters.sent, clusters.unacked) == (True, 1, 1, 0)
+    assert (clusters.acked, assignments.acked) == (1, 1)
     assert (assignments.wildcard, assignments.subscribed, assignments.sent) == (False, 1, 1)
     assert (clusters.nacked, clusters.error, clusters.versions) == ((), "", {})
 
@@ -37,6 +38,7 @@ def test_a_node_that_has_not_answered_is_pending(world: World, variant: Variant)
     (node,) = summaries(world)
     assert node.state is NodeState.PENDING
     assert of(world, CDS).unacked >= 1
+    assert of(world, CDS).acked == 0
 
 
 def test_a_node_that_rejected_something_says_what(world: World, variant: Variant) -> None:
@@ -48,6 +50,16 @@ def test_a_node_that_rejected_something_says_what(world: World, variant: Variant
     clusters = of(world, CDS)
     assert "b" in clusters.nacked
     assert (clusters.error, clusters.versions["b"]) == ("odd", "1")
+
+
+def test_what_was_rejected_is_not_accepted_however_many_names_are_shown(world: World) -> None:
+    client = started(world, Variant.DELTA)
+    names = [f"b{number:03}" for number in range(NAMES_SHOWN_MAX + 5)]
+    world.publish(*map(cluster, names))
+    client.nack(CDS, "odd")
+    clusters = of(world, CDS)
+    assert clusters.nacked == tuple(names[:NAMES_SHOWN_MAX])
+    assert (clusters.sent, clusters.acked, clusters.unacked) == (len(names) + 1, 1, 0)
 
 
 def test_who_asked_for_nothing_yet_or_has_nothing_is_told_too(world: World) -> None:

@@ -38,8 +38,9 @@ class NodesQuery:
 class TypeSummary:
     """One type on one stream, in numbers of resources.
 
-    ``sent`` is what the client holds if it accepted all; ``unacked`` of it is not answered yet, ``pending`` is to be
-    sent. ``nacked`` are names in rejected responses, up to ``NAMES_SHOWN_MAX``, ``error`` is what the client said.
+    ``sent`` is what the client holds if it accepted all; ``acked`` of it is accepted, ``unacked`` not answered yet;
+    ``pending`` is to be sent. ``nacked`` are names in rejected responses, up to ``NAMES_SHOWN_MAX``, ``error`` is what
+    the client said.
     """
 
     type_url: str
@@ -47,16 +48,12 @@ class TypeSummary:
     wildcard: bool
     subscribed: int
     sent: int
+    acked: int
     unacked: int
     pending: int
     nacked: tuple[str, ...]
     error: str
     versions: dict[str, str]
-
-    @property
-    def acked(self) -> int:
-        """How many the client accepted."""
-        return max(0, self.sent - self.unacked - len(self.nacked))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +112,10 @@ def _type_summary(state: TypeState) -> TypeSummary:
     if view is not None:
         sent = len(view) if interest.wildcard else sum(1 for name in interest.names if view.get(name) is not None)
     parts = [part for part in (state.outstanding, *state.rest) if part is not None]
-    nacked = tuple(sorted(state.unknown or ())[:NAMES_SHOWN_MAX])
+    unacked = sum(len(part.upserts) for part in parts)
+    unknown = state.unknown or ()
+    rejected = 0 if view is None else sum(1 for name in unknown if view.get(name) is not None)
+    nacked = tuple(sorted(unknown)[:NAMES_SHOWN_MAX])
     rejection = state.rejection if nacked else None
     return TypeSummary(
         type_url=state.type_url,
@@ -123,7 +123,8 @@ def _type_summary(state: TypeState) -> TypeSummary:
         wildcard=interest.wildcard,
         subscribed=max(sent, len(interest.names)) if interest.wildcard else len(interest.names),
         sent=sent,
-        unacked=sum(len(part.upserts) for part in parts),
+        acked=max(0, sent - unacked - rejected),
+        unacked=unacked,
         pending=len(state.exceptions) + (1 if state.dirty else 0),
         nacked=nacked,
         error="" if rejection is None else rejection.message,
