@@ -19,6 +19,7 @@ from xds.model.groups import Node
 from xds.model.types import CLUSTER
 from xds.protocol.summary import NodeState, NodeSummary, TypeSummary
 from xds.schema.ingest import ingest
+from xds.schema.wrapping import WRAPPER_URL
 from xds.store.errors import OutcomeUnknownError, TooLargeError, UnavailableError
 
 A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
@@ -128,6 +129,31 @@ async def test_replacing_a_snapshot_takes_what_reading_one_gives(api: httpx.Asyn
     assert (await api.put("/v1/groups/default/snapshot", json=first)).json()["revision"] == 3
     assert (await api.get("/v1/groups/default/snapshot")).json()["resources"] == first["resources"]
     assert (await api.put("/v1/groups/default/snapshot", json=first, headers={"if-match": "x"})).status_code == 400
+
+
+EXPIRING = {"@type": WRAPPER_URL, "name": "a", "aliases": ["b"], "ttl": "5s", "resource": A}
+
+
+async def test_a_ttl_and_aliases_are_kept_when_what_was_read_is_put_again(served, api: httpx.AsyncClient) -> None:
+    path, snapshot = "/v1/groups/default/resources/clusters/a", "/v1/groups/default/snapshot"
+    assert (await api.put(path, json=EXPIRING)).json()["revision"] == 1
+    (kept,) = served.catalog.own("default")
+    assert (kept.ttl_s, kept.aliases) == (5, ("b",))
+    for accept in ("application/json", "application/yaml", "application/x-protobuf"):
+        one = await api.get(path, headers={"accept": accept})
+        put = await api.put(path, content=one.content, headers={"content-type": one.headers["content-type"]})
+        assert put.json()["unchanged"] == [{"type": "clusters", "name": "a"}], (accept, put.text)
+    for accept in ("application/json", "application/yaml"):
+        whole = await api.get(snapshot, headers={"accept": accept})
+        put = await api.put(snapshot, content=whole.content, headers={"content-type": accept})
+        assert (put.json()["revision"], put.json()["changed"]) == (1, []), accept
+    raw = await api.get(snapshot, headers={"accept": "application/x-protobuf"})
+    message = pb.Replacement(resources=pb.Snapshot.FromString(raw.content).resources)
+    kind = {"content-type": "application/x-protobuf"}
+    put = await api.put(snapshot, content=message.SerializeToString(), headers=kind)
+    assert (put.json()["revision"], put.json()["changed"]) == (1, [])
+    assert (await api.put(path, json=A)).json()["revision"] == 2, "without a wrapper there is no TTL"
+    assert next(iter(served.catalog.own("default"))).ttl_s is None
 
 
 async def test_what_is_wrong_is_told_all_of_it_and_nothing_is_changed(served, api: httpx.AsyncClient) -> None:

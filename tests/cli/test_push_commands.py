@@ -13,6 +13,8 @@ import pytest
 from support import resources as r
 from support.server import XdsServer
 
+from xds.schema.wrapping import WRAPPER_URL
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 BIN = Path(sys.executable).parent
@@ -127,6 +129,42 @@ async def test_apply_reads_standard_input_groups_of_a_directory_and_prunes(run, 
     assert '"name": "d"' in done.stdout
     assert '"name": "b"' not in done.stdout
     assert "name: c" in done.stdout
+
+
+async def test_rules_come_with_a_directory_or_by_themselves(run, tmp_path: Path) -> None:
+    r.write_directory(tmp_path / "dir", [r.static_cluster("c", 1)])
+    r.write_directory(tmp_path / "dir", [r.static_cluster("d", 1)], "web")
+    rules = {"groups": {"web": {"extends": "default"}}, "rules": [{"group": "web", "match": {"cluster": "w*"}}]}
+    (tmp_path / "dir" / "groups.yaml").write_text(json.dumps(rules))
+    done = await run("xds apply -f dir && xds groups && xds groups -o yaml > told.yaml && xds groups -f told.yaml")
+    assert done.returncode == 0, done.stderr
+    assert 'web: nodes with {"cluster": "w*"}' in done.stdout
+    (tmp_path / "odd.yaml").write_text("rules: [{group: none}]")
+    done = await run("xds groups -f odd.yaml")
+    assert (done.returncode, "none" in done.stderr) == (1, True)
+    done = await run("xds groups -f missing.yaml")
+    assert (done.returncode, "missing.yaml" in done.stderr) == (2, True)
+    told = json.loads((await run("xds groups -o json")).stdout)
+    assert (told["groups"], told["rules"]) == (rules["groups"], rules["rules"])
+
+
+async def test_secrets_and_wrappers_are_shown_as_asked(run, tmp_path: Path) -> None:
+    secret = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": "s",
+        "generic_secret": {"secret": {"inline_string": "hush"}},
+    }
+    expiring = {"@type": WRAPPER_URL, "name": "a", "ttl": "5s", "resource": r.static_cluster("a", 1)}
+    (tmp_path / "1.json").write_text(json.dumps([secret, expiring]))
+    (tmp_path / "2.json").write_text(json.dumps(r.static_cluster("a", 2)))
+    done = await run("xds apply -f 1.json && xds get && xds get -o json")
+    assert ("hush" in done.stdout, "[redacted]" in done.stdout) == (False, True)
+    assert any(line.split() == ["clusters", "a"] for line in done.stdout.splitlines())
+    done = await run("xds get -o json --show-secrets > all.json && xds apply -f all.json && xds history -o json")
+    assert '"name": "s"' not in done.stdout, "nothing was changed"
+    assert "0 changed, 2 as they were" in done.stdout
+    done = await run("xds apply -f 2.json && xds diff 1")
+    assert '    - (wrapper).ttl: "5s"' in done.stdout
 
 
 async def test_differences_are_shown_field_by_field(run, tmp_path: Path) -> None:

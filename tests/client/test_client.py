@@ -20,6 +20,7 @@ from xds.client import (
     UnavailableError,
 )
 from xds.model.types import CLUSTER, ENDPOINTS
+from xds.schema.wrapping import WRAPPER_URL
 from xds.store import errors as store_errors
 from xds.store.memory import MemoryStore
 
@@ -43,6 +44,24 @@ async def test_changes_are_made_and_read_back(api_server) -> None:
         assert await client.revision() == 4
 
 
+async def test_a_ttl_is_kept_when_what_was_read_is_handed_in_again(api_server) -> None:
+    expiring = {"@type": WRAPPER_URL, "name": "a", "ttl": "5s", "resource": A}
+    async with api_server() as server, server.client() as client:
+        await client.apply(upsert=[expiring])
+        (kept,) = list(server.catalog.own("default"))
+        assert kept.ttl_s == 5
+        snapshot = await client.snapshot()
+        assert (await client.replace(snapshot.resources)).changed == ()
+        assert (await client.apply(upsert=[await client.get("clusters", "a")])).changed == ()
+        await client.apply(upsert=[A])
+        (difference,) = await client.diff(1, 2)
+        assert (difference.before["ttl"], difference.after["name"]) == ("5s", "a")
+        watch = client.watch(0)
+        first = await anext(watch)
+        await watch.aclose()
+        assert first.operations[0].set["ttl"] == "5s"
+
+
 async def test_groups(api_server) -> None:
     async with api_server() as server, server.client() as client:
         await client.put_group("base")
@@ -55,6 +74,39 @@ async def test_groups(api_server) -> None:
         await client.delete_group("canary")
         with pytest.raises(NotFoundError):
             await client.delete_group("canary")
+
+
+async def test_rules_are_read_and_replaced(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        await client.put_group("web")
+        assert await client.rules() == {"groups": {}, "rules": [], "unmatched": "default", "external": []}
+        rules = {
+            "groups": {"canary": {"extends": "web"}},
+            "rules": [{"group": "canary", "match": {"metadata": {"stage": "canary"}, "locality": {"zone": "a"}}}],
+            "unmatched": "deny",
+            "external": ["clusters/passthrough"],
+        }
+        await client.put_rules(rules)
+        assert await client.rules() == rules
+        assert server.catalog.table.rules[0].metadata == {"stage": "canary"}
+        with pytest.raises(RejectedError) as rejected:
+            await client.put_rules({"rules": [{"group": "none", "match": {}}], "extra": 1})
+        assert {problem.field for problem in rejected.value.problems} == {"rules[0].group", "extra"}
+        assert await client.rules() == rules
+
+
+async def test_secrets_are_hidden_where_that_is_asked_for(api_server) -> None:
+    secret = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": "s",
+        "generic_secret": {"secret": {"inline_string": "hush"}},
+    }
+    async with api_server() as server, server.client() as shown, server.client(redact=True) as hidden:
+        await shown.apply(upsert=[secret])
+        assert "hush" in str(await shown.snapshot())
+        assert "hush" not in str([await hidden.snapshot(), await hidden.get("secrets", "s"), await hidden.diff(0)])
+        with pytest.raises(RejectedError, match="redacted"):
+            await shown.replace((await hidden.snapshot()).resources)
 
 
 async def test_errors_say_what_is_wrong(api_server) -> None:

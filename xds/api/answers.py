@@ -108,7 +108,7 @@ def _name(key: Key) -> dict[str, str]:
 
 
 def resources_json(resources: Iterable[Resource], *, redact: bool) -> list[dict[str, Any]]:
-    """Return resources as ``ingest`` takes them. A TTL, aliases and a name that is not inside are not shown."""
+    """Return resources as ``ingest`` takes them."""
     return [to_json(each, redact=redact) for each in resources]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from email.policy import HTTP
 from functools import partial
 from typing import Any, TypeVar
 
@@ -86,6 +87,12 @@ class GroupBody(_Body):
 B = TypeVar("B", bound=BaseModel)
 
 
+def media_type_of(content_type: str) -> tuple[MediaType, dict[str, str]]:
+    """Return the media type of a Content-Type header, and its parameters, all in lower case but their values."""
+    header: Any = HTTP.header_factory("content-type", content_type)
+    return header.content_type, {key.lower(): value for key, value in header.params.items()}
+
+
 def document_of(data: bytes, media_type: MediaType) -> Document:
     """Parse a JSON or YAML body. Raises ChangesetRejectedError and UnknownMediaTypeError."""
     limits = YamlLimits(file_bytes_max=max(len(data), 1))
@@ -150,10 +157,15 @@ def snapshot_change(group: str, data: bytes, media_type: MediaType) -> tuple[Cha
     return about(body, upserts={group: upserts}, replace=(group,)), body.version or ""
 
 
-def resource_of(type_url: str, name: str, group: str, data: bytes, media_type: MediaType) -> Resource:
-    """Return the one resource that a body is. Raises ChangesetRejectedError."""
+def resource_of(type_url: str, name: str, group: str, data: bytes, content_type: str) -> Resource:
+    """Return the one resource that a body is. Raises ChangesetRejectedError and UnknownMediaTypeError.
+
+    ``content_type`` is the whole header: protobuf in a wrapper says so by its parameter ``messageType``.
+    """
+    media_type, parameters = media_type_of(content_type)
     if media_type == PROTOBUF:
-        return _in_group(group, lambda: ingest((type_url, data), type_url=type_url, name=name))
+        written = parameters.get("messagetype", type_url)
+        return _in_group(group, lambda: ingest((written, data), type_url=type_url, name=name))
     document = document_of(data, media_type)
     if not isinstance(document.value, dict):
         raise ChangesetRejectedError([Problem(what="the body is not a resource", group=group)])

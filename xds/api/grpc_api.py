@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf import json_format
 from grpc import aio
 
 from xds._generated import snapshots_pb2 as pb
 from xds.address import Address, BindError
 from xds.api.answers import EXPECTED, error_answer
-from xds.api.bodies import about_message, anys_of, changeset_message, known_type
+from xds.api.bodies import JSON, about_message, anys_of, changeset_message, document_of, known_type
 from xds.api.messages import (
     applied_message,
     difference_message,
@@ -24,11 +24,14 @@ from xds.api.messages import (
     revision_message,
 )
 from xds.api.operations import HISTORY_MAX, Operations
+from xds.api.rules import rules_of
 from xds.api.tokens import Token
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.protocol.summary import NodesQuery, NodeState
 from xds.publishing.changes import Published
 from xds.schema.ingest import ingest
+from xds.schema.wrapping import as_any
+from xds.sources.groups_file import groups_json
 
 log = structlog.get_logger("xds")
 SERVICE = "xds_control_plane.api.v1.Snapshots"
@@ -100,6 +103,8 @@ class GrpcApi:
             "ListGroups": (pb.ListGroupsRequest, self._list_groups),
             "PutGroup": (pb.GroupRequest, self._put_group),
             "DeleteGroup": (pb.GroupRequest, self._delete_group),
+            "GetRules": (pb.GetRulesRequest, self._get_rules),
+            "PutRules": (pb.Rules, self._put_rules),
             "ListNodes": (pb.NodesRequest, self._list_nodes),
         }
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
@@ -191,13 +196,13 @@ class GrpcApi:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.resource.type)
         found = await self._operations.resource(request.group, type_url, request.resource.name, revision)
-        return AnyMessage.FromString(found.body)
+        return as_any(found)
 
     async def _get_snapshot(self, request: Any) -> Any:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.type) if request.type else None
         found = await self._operations.snapshot(request.group, revision, type_url)
-        resources = [AnyMessage.FromString(each.body) for each in found.resources]
+        resources = [as_any(each) for each in found.resources]
         return pb.Snapshot(revision=found.revision, resources=resources, epoch=self._operations.epoch)
 
     async def _diff(self, request: Any) -> Any:
@@ -231,6 +236,16 @@ class GrpcApi:
 
     async def _delete_group(self, request: Any) -> Any:
         return applied_message(await self._operations.delete_group(request.group))
+
+    async def _get_rules(self, request: Any) -> Any:
+        message = pb.Rules()
+        message.rules.update(groups_json(self._operations.table))
+        return message
+
+    async def _put_rules(self, request: Any) -> Any:
+        document = document_of(json_format.MessageToJson(request.rules).encode(), JSON)
+        table = rules_of(document, [each.name for each in self._operations.groups()])
+        return applied_message(await self._operations.put_rules(table))
 
     async def _list_nodes(self, request: Any) -> Any:
         try:

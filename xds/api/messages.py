@@ -3,15 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf.any_pb2 import Any as AnyMessage
-
 from xds._generated import snapshots_pb2 as pb
-from xds._generated import xds_wire_pb2
 from xds.api.operations import Difference, GroupInfo
 from xds.model.problem import Problem
 from xds.model.types import short_name
 from xds.protocol.summary import NodeSummary
 from xds.publishing.changes import Published
+from xds.schema.restore import restore
+from xds.schema.wrapping import as_any
 from xds.store.entries import Head, Key, Stored, head_of
 
 PROBLEMS_BYTES_MAX = 3_500
@@ -50,8 +49,8 @@ def difference_message(difference: Difference) -> Any:
     before, after = difference.before, difference.after
     return pb.Difference(
         resource=_name(difference.key),
-        before=None if before is None else AnyMessage.FromString(before.body),
-        after=None if after is None else AnyMessage.FromString(after.body),
+        before=None if before is None else as_any(before),
+        after=None if after is None else as_any(after),
     )
 
 
@@ -73,7 +72,7 @@ def event_message(stored: Stored) -> Any:
         pb.Operation(
             group=key.group,
             resource=_name(key),
-            set=None if encoded is None else xds_wire_pb2.Resource.FromString(encoded).resource,
+            set=None if encoded is None else as_any(restore(key.type_url, encoded)),
         )
         for key, encoded in stored.entry.operations.items()
     ]

@@ -11,7 +11,6 @@ import yaml
 from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from google.protobuf.any_pb2 import Any as AnyMessage
 from starlette.exceptions import HTTPException
 
 from xds import __version__
@@ -30,13 +29,15 @@ from xds.api.answers import (
 )
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
-from xds.api.rules import rules_json, rules_of
+from xds.api.rules import rules_of
 from xds.api.tokens import Token
 from xds.model.resource import Resource
-from xds.model.types import short_name
+from xds.model.types import TYPE_PREFIX, short_name
 from xds.protocol.summary import NODES_MAX, NodesQuery, NodeState
 from xds.publishing.changes import Change
 from xds.schema.show import to_json
+from xds.schema.wrapping import as_any
+from xds.sources.groups_file import groups_json
 from xds.store.errors import ConflictError
 
 log = structlog.get_logger("xds")
@@ -110,7 +111,7 @@ def _within(request: Request) -> list[str]:
 
 
 def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return bodies.media_type_of(request.headers.get("content-type", ""))[0]
 
 
 def _expected(if_match: str | None) -> int | None:
@@ -175,7 +176,8 @@ class _Rest:
             """Set one resource."""
             _, group, _, word, name = _five(_within(request))
             type_url = bodies.known_type(word)
-            resource = bodies.resource_of(type_url, name, group, await self._body(request), _media_type(request))
+            data, written = await self._body(request), request.headers.get("content-type", "")
+            resource = bodies.resource_of(type_url, name, group, data, written)
             return await self._publish(Change(upserts={group: (resource,)}), "", if_match)
 
         @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
@@ -212,7 +214,7 @@ class _Rest:
             if bodies.PROTOBUF in accepted:
                 message = pb.Snapshot(
                     revision=found.revision,
-                    resources=[AnyMessage.FromString(each.body) for each in found.resources],
+                    resources=[as_any(each) for each in found.resources],
                     epoch=self._operations.epoch,
                 )
                 return Response(message.SerializeToString(), media_type=bodies.PROTOBUF)
@@ -231,7 +233,9 @@ class _Rest:
             found: Resource = await self._operations.resource(group, bodies.known_type(word), name, revision)
             accepted = request.headers.get("accept", "")
             if bodies.PROTOBUF in accepted:
-                return Response(AnyMessage.FromString(found.body).value, media_type=bodies.PROTOBUF)
+                body = as_any(found)
+                media_type = f'{bodies.PROTOBUF}; messageType="{body.type_url.removeprefix(TYPE_PREFIX)}"'
+                return Response(body.value, media_type=media_type)
             return self._in(accepted, to_json(found, redact=redact), {"x-xds-version": found.version})
 
     # --- History -----------------------------------------------------------------------------------------------------
@@ -295,7 +299,7 @@ class _Rest:
             """Return all groups, and the rules by which nodes belong to them."""
             groups = [self._group_json(each.name) for each in self._operations.groups()]
             return self._told(
-                {"revision": self._operations.revision, "groups": groups, "rules": rules_json(self._operations.table)}
+                {"revision": self._operations.revision, "groups": groups, "rules": groups_json(self._operations.table)}
             )
 
         @app.put("/v1/groups", **BODIES["rules"])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from xds.cli import bootstrap, envoy, fleet, list_settings, push, read, serve, store, validate
+from xds.cli import bootstrap, envoy, fleet, groups, list_settings, push, read, serve, store, validate
 from xds.cli.output import EXIT_CODES
 
 app = typer.Typer(
@@ -65,6 +65,7 @@ app.command(epilog=read.HISTORY_EPILOG)(read.history)
 app.command(epilog=push.ROLLBACK_EPILOG)(push.rollback)
 app.command(epilog=push.DELETE_EPILOG)(push.delete)
 app.command(epilog=read.WATCH_EPILOG)(read.watch)
+app.command(epilog=groups.EPILOG)(groups.groups)
 app.command(epilog=read.STATUS_EPILOG)(read.status)
 app.command(epilog=read.NODE_EPILOG)(read.node)
 app.add_typer(store.app, name="store")

@@ -52,11 +52,12 @@ def apply(
     """Set the resources of files, all or none.
 
     A file holds one resource with @type, a list of them, or `resources:` with one. A directory is read as `xds serve`
-    would: each directory in it is a group, which extends what groups.yaml says, and each group is one change.
+    would: each directory in it is a group, which extends what groups.yaml says, and each group is one change. Rules in
+    groups.yaml replace those of the server, last of all.
     """
     from xds.client import About
 
-    read, bases = _read(files, group)
+    read, rules = _read(files, group)
     if change_id and len(read) > 1:
         fail("--id: several groups are several changes; apply them one by one", code=EXIT_USAGE)
     about = About(
@@ -70,8 +71,11 @@ def apply(
 
     async def work(client: "Client") -> dict[str, "Applied"]:
         if not dry_run:
-            await _extend(client, bases)
-        return {name: await _push(client, name, resources, about, prune=prune) for name, resources in read.items()}
+            await _extend(client, rules.get("groups", {}))
+        applied = {name: await _push(client, name, resources, about, prune=prune) for name, resources in read.items()}
+        if not dry_run and len(rules) > 1:
+            await client.put_rules({**rules, "groups": (await client.rules())["groups"]})
+        return applied
 
     _print_applied(talk(api, token_file, ca, work), output, dry_run=dry_run)
 
@@ -84,25 +88,28 @@ async def _push(
     return await client.apply(upsert=resources, group=group, about=about)
 
 
-async def _extend(client: "Client", bases: "Mapping[str, str]") -> None:
+async def _extend(client: "Client", groups: "Mapping[str, Mapping[str, str]]") -> None:
     """Have groups extend what they are to, before anything in them refers to it."""
-    present = {each.name: each.extends for each in await client.groups()} if bases else {}
-    for name, base in bases.items():
-        if present.get(name) != base:
-            await client.put_group(name, extends=base)
+    present = {each.name: each.extends for each in await client.groups()} if groups else {}
+    for name, group in groups.items():
+        if present.get(name) != group["extends"]:
+            await client.put_group(name, extends=group["extends"])
 
 
-def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, ...]], Mapping[str, str]]":
-    """Return the resources of all files and directories by group, and what groups extend; exit with every problem."""
+def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, ...]], dict[str, Any]]":
+    """Return the resources of all files and directories by group, and what groups.yaml says; exit with every problem.
+
+    Only ``groups`` in what it says: it has no rules.
+    """
     from xds.model.problem import ChangesetRejectedError
 
     found: dict[str, tuple[Resource, ...]] = {}
-    bases: dict[str, str] = {}
+    rules: dict[str, Any] = {}
     try:
         with progress_bar() as progress:
             for path in files:
-                resources_of, extends = _read_one(path, group, progress)
-                bases.update(extends)
+                resources_of, read = _read_one(path, group, progress)
+                rules |= read | {"groups": {**rules.get("groups", {}), **read.get("groups", {})}}
                 for name, resources in resources_of.items():
                     found[name] = (*found.get(name, ()), *resources)
     except ChangesetRejectedError as error:
@@ -110,21 +117,24 @@ def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, 
         fail(f"{count(len(error.problems), 'problem')}, above; nothing was sent", code=1)
     except OSError as error:
         fail(f"--file: {error.filename}: {error.strerror}", code=EXIT_USAGE)
-    return found, bases
+    return found, rules
 
 
-def _read_one(path: Path, group: str, progress: Any) -> "tuple[Mapping[str, tuple[Resource, ...]], Mapping[str, str]]":
+def _read_one(path: Path, group: str, progress: Any) -> "tuple[Mapping[str, tuple[Resource, ...]], dict[str, Any]]":
+    from xds.model.groups import GroupTable
     from xds.sources.directory import DirectoryReader
+    from xds.sources.groups_file import groups_json
     from xds.sources.inline import read_text
 
     if path.is_dir():
         changeset = DirectoryReader(path, progress=progress).read()
-        table = changeset.groups
-        if table is not None and table.rules:
-            fail(f"{path}: groups.yaml has rules, which are set with PUT /v1/groups; take them out", code=EXIT_USAGE)
+        table = changeset.groups or GroupTable()
+        rules = groups_json(table)
+        if not (table.rules or table.external or table.deny_unmatched):
+            rules = {"groups": rules["groups"]}
         named = {group if name == "default" else name: resources for name, resources in changeset.upserts.items()}
         given = {name: resources for name, resources in named.items() if resources}
-        return given, {} if table is None else table.extends
+        return given, rules
     text = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     return {group: read_text(text, file="standard input" if str(path) == "-" else str(path))}, {}
 

@@ -16,6 +16,7 @@ from xds.cli.talk import (
     ApiCa,
     Group,
     Output,
+    ShowSecrets,
     TokenFile,
     examples_of,
     print_as,
@@ -24,7 +25,7 @@ from xds.cli.talk import (
 )
 
 if TYPE_CHECKING:
-    from xds.client import Client, Event, NodeProgress, Revision
+    from xds.client import Client, Difference, Event, NodeProgress, Revision
 
 GET_EPILOG = examples_of("xds get", "xds get clusters", "xds get clusters web -o yaml", "xds get -o json --revision 41")
 DIFF_EPILOG = examples_of("xds diff 41", "xds diff 41 42 --group canary")
@@ -39,40 +40,58 @@ def get(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="One resource.")] = "",
     group: Group = "default",
     revision: Annotated[int | None, typer.Option(min=0, help="As it was at that revision.")] = None,
+    show_secrets: ShowSecrets = False,
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
-    """Print resources that a group has itself. Secrets are shown: mind where the output goes."""
+    """Print resources that a group has itself."""
     if name:
-        found = talk(api, token_file, ca, lambda client: client.get(type_name, name, group=group, revision=revision))
-        print_as("yaml" if output == "table" else output, found)
+        one = talk(
+            api,
+            token_file,
+            ca,
+            lambda client: client.get(type_name, name, group=group, revision=revision),
+            redact=not show_secrets,
+        )
+        print_as("yaml" if output == "table" else output, one)
         return
-    snapshot = talk(api, token_file, ca, lambda client: client.snapshot(group, revision=revision, type=type_name))
+    from xds.client import unwrapped
+
+    snapshot = talk(
+        api,
+        token_file,
+        ca,
+        lambda client: client.snapshot(group, revision=revision, type=type_name),
+        redact=not show_secrets,
+    )
     if output != "table":
         content = {"revision": snapshot.revision, "group": group, "resources": list(snapshot.resources)}
         print_as(output, content)
         return
-    rows = [
-        [_short(each["@type"]), str(each.get("name") or each.get("cluster_name", ""))] for each in snapshot.resources
-    ]
+    rows = [_row(*unwrapped(each)) for each in snapshot.resources]
     print_table(["type", "name"], rows)
     sys.stdout.write(f"\n{group}: revision {snapshot.revision}, {len(rows):,} resources\n")
+
+
+def _row(message: dict[str, Any], around: dict[str, Any]) -> list[str]:
+    return [_short(message["@type"]), str(around.get("name") or message.get("name") or message.get("cluster_name", ""))]
 
 
 def diff(
     before: Annotated[int, typer.Argument(metavar="FROM", min=0, help="The older revision.")],
     after: Annotated[int | None, typer.Argument(metavar="[TO]", min=0, help="The newer one. Default: now.")] = None,
     group: Group = "default",
+    show_secrets: ShowSecrets = False,
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
     """Print what a group's resources differ in between two revisions, field by field."""
-    found = talk(api, token_file, ca, lambda client: client.diff(before, after, group=group))
-    changes = [(each.name, field_changes(each.before, each.after)) for each in found]
+    found = talk(api, token_file, ca, lambda client: client.diff(before, after, group=group), redact=not show_secrets)
+    changes = [(each.name, _fields(each)) for each in found]
     if output != "table":
         print_as(
             output,
@@ -98,6 +117,17 @@ def diff(
         for each in fields if sign == "~" else ():
             _print_field(console, each)
     console.print(f"{len(found):,} resources differ")
+
+
+def _fields(difference: "Difference") -> list[Field]:
+    """Return the fields that differ, those of the resource as they are and those of a wrapper under ``(wrapper)``."""
+    from xds.client import unwrapped
+
+    before, after = difference.before, difference.after
+    if before is None or after is None:
+        return field_changes(before, after)
+    (old, around_old), (new, around_new) = unwrapped(before), unwrapped(after)
+    return [*field_changes({"(wrapper)": around_old}, {"(wrapper)": around_new}), *field_changes(old, new)]
 
 
 def _print_field(console: Any, field: Field) -> None:
@@ -127,6 +157,7 @@ def history(
 
 def watch(
     after: Annotated[int | None, typer.Option("--from", min=0, help="Begin after that revision. Default: now.")] = None,
+    show_secrets: ShowSecrets = False,
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
@@ -139,7 +170,7 @@ def watch(
         async for event in client.watch(begin):
             _print_event(event, output)
 
-    talk(api, token_file, ca, follow)
+    talk(api, token_file, ca, follow, redact=not show_secrets)
 
 
 def _print_event(event: "Event", output: str) -> None:

@@ -49,6 +49,7 @@ ApiCa = Annotated[
 ]
 Group = Annotated[str, typer.Option("--group", "-g", help="The group of nodes.")]
 Output = Annotated[Literal["table", "yaml", "json"], typer.Option("--output", "-o", help="How to print what is found.")]
+ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Print secrets too: mind where the output goes.")]
 DEFAULT_API = "127.0.0.1:18001"
 T = TypeVar("T")
 
@@ -59,7 +60,14 @@ def examples_of(*lines: str) -> str:
     return "\n\n".join(["[bold]Examples[/bold]", *shown, CLIENT_EXIT_CODES])
 
 
-def talk(api: str, token_file: Path | None, ca: Path | None, work: "Callable[[Client], Awaitable[T]]") -> T:
+def talk(
+    api: str,
+    token_file: Path | None,
+    ca: Path | None,
+    work: "Callable[[Client], Awaitable[T]]",
+    *,
+    redact: bool = True,
+) -> T:
     """Do the work with a connected client, and return what it returns; exit with the code of what went wrong."""
     import asyncio
 
@@ -73,7 +81,7 @@ def talk(api: str, token_file: Path | None, ca: Path | None, work: "Callable[[Cl
             fail(f"--token-file: {token_file} can't be read: {error.strerror}", code=EXIT_USAGE)
 
     async def run() -> T:
-        async with Client(api, token=token, tls_ca=ca) as client:
+        async with Client(api, token=token, tls_ca=ca, redact=redact) as client:
             return await work(client)
 
     try:

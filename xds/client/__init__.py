@@ -24,6 +24,7 @@ from xds.client.results import (
     Revision,
     Snapshot,
     TypeProgress,
+    unwrapped,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "TooLargeError",
     "TypeProgress",
     "UnavailableError",
+    "unwrapped",
 ]

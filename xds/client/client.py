@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import grpc
+from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
 
@@ -35,6 +36,7 @@ from xds.client.results import (
 )
 from xds.model.groups import DEFAULT_GROUP
 from xds.model.problem import ChangesetRejectedError
+from xds.schema.wrapping import as_any
 from xds.sources.inline import ResourceLike, read_resources
 
 SERVICE = "/xds_control_plane.api.v1.Snapshots/"
@@ -60,16 +62,23 @@ class Client:
 
     ``token`` is what the server's token file holds. ``tls_ca`` is a PEM file of the CAs that its certificate is
     checked by; with it the connection is encrypted. A change whose outcome a lost connection leaves open is tried
-    again with its id, for ``patience_s``.
+    again with its id, for ``patience_s``. With ``redact`` secrets in what is returned read ``[redacted]``.
     """
 
     def __init__(
-        self, address: str = "127.0.0.1:18001", *, token: str = "", tls_ca: Path | None = None, patience_s: float = 10.0
+        self,
+        address: str = "127.0.0.1:18001",
+        *,
+        token: str = "",
+        tls_ca: Path | None = None,
+        patience_s: float = 10.0,
+        redact: bool = False,
     ) -> None:
         self._address = address
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._tls_ca = tls_ca
         self._patience_s = patience_s
+        self._redact = redact
         self._stack = AsyncExitStack()
         self._channel: aio.Channel | None = None
 
@@ -187,20 +196,22 @@ class Client:
     async def get(self, type: str, name: str, *, group: str = DEFAULT_GROUP, revision: int | None = None) -> Json:  # noqa: A002
         """Return one resource that a group has itself. Raises NotFoundError."""
         request = pb.ResourceRequest(group=group, resource=pb.ResourceName(type=type, name=name), revision=revision)
-        return json_of(await self._call("GetResource", request, AnyMessage))
+        return json_of(await self._call("GetResource", request, AnyMessage), redact=self._redact)
 
     async def snapshot(self, group: str = DEFAULT_GROUP, *, revision: int | None = None, type: str = "") -> Snapshot:  # noqa: A002
         """Return all that a group has itself, now or at a revision."""
         request = pb.SnapshotRequest(group=group, revision=revision, type=type)
         found = await self._call("GetSnapshot", request, pb.Snapshot)
-        return Snapshot(found.revision, found.epoch, tuple(json_of(each) for each in found.resources))
+        return Snapshot(
+            found.revision, found.epoch, tuple(json_of(each, redact=self._redact) for each in found.resources)
+        )
 
     async def diff(self, before: int, after: int | None = None, *, group: str = DEFAULT_GROUP) -> list[Difference]:
         """Return what two revisions of a group differ in."""
         fields: dict[str, Any] = {"group": group, "from": before, "to": after}  # `from` is a word of Python's
         request = pb.DiffRequest(**fields)
         found = await self._call("Diff", request, pb.Differences)
-        return [difference_of(each) for each in found.differences]
+        return [difference_of(each, redact=self._redact) for each in found.differences]
 
     async def history(self, *, limit: int = 100, before: int | None = None) -> list[Revision]:
         """Return the newest changes, newest first."""
@@ -220,7 +231,7 @@ class Client:
         )(pb.WatchRequest(after=after), metadata=self._metadata)
         try:
             async for message in call:
-                yield event_of(message)
+                yield event_of(message, redact=self._redact)
         except aio.AioRpcError as error:
             raise error_of(error) from None
         finally:
@@ -229,6 +240,17 @@ class Client:
     async def groups(self) -> list[Group]:
         """Return all groups by name."""
         return [group_of(each) for each in (await self._call("ListGroups", pb.ListGroupsRequest(), pb.Groups)).groups]
+
+    async def rules(self) -> Json:
+        """Return what extends what, and the rules by which nodes belong to groups, as ``groups.yaml`` has them."""
+        found = await self._call("GetRules", pb.GetRulesRequest(), pb.Rules)
+        return json_format.MessageToDict(found.rules)
+
+    async def put_rules(self, rules: Json) -> Applied:
+        """Replace the rules, and what extends what; groups that are there stay. Raises RejectedError."""
+        message = pb.Rules()
+        message.rules.update(rules)
+        return applied_of(await self._call("PutRules", message, pb.Applied))
 
     async def revision(self) -> int:
         """Return the revision that is served."""
@@ -276,6 +298,6 @@ class EndpointsPush:
 def _anys(items: Iterable[ResourceLike], group: str) -> list[AnyMessage]:
     """Check and encode resources here: what is wrong is told with the line of the text that it came in."""
     try:
-        return [AnyMessage.FromString(each.body) for each in read_resources(items, group=group)]
+        return [as_any(each) for each in read_resources(items, group=group)]
     except ChangesetRejectedError as error:
         raise RejectedError(str(error), error.problems) from None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from xds.schema.ingest import ingest
 from xds.schema.show import to_json
+from xds.schema.wrapping import WRAPPER_URL
 
 Json = dict[str, Any]
 
@@ -114,13 +115,23 @@ class NodeProgress:
     types: tuple[TypeProgress, ...]
 
 
+def unwrapped(resource: Json) -> tuple[Json, Json]:
+    """Return a resource's message, and what is said around it: ``name``, ``aliases`` and ``ttl``, where need be.
+
+    What has a TTL, aliases, or a name that its message does not say comes as ``envoy.service.discovery.v3.Resource``.
+    """
+    if resource.get("@type") != WRAPPER_URL:
+        return resource, {}
+    return resource["resource"], {key: value for key, value in resource.items() if key not in ("@type", "resource")}
+
+
 def name_of(message: Any) -> Name:
     return Name(message.type, message.name)
 
 
-def json_of(message: Any) -> Json:
-    """Return the resource in a ``google.protobuf.Any``; secrets are shown."""
-    return to_json(ingest((message.type_url, message.value), allow_unknown_types=True), redact=False)
+def json_of(message: Any, *, redact: bool) -> Json:
+    """Return the resource in a ``google.protobuf.Any``."""
+    return to_json(ingest((message.type_url, message.value), allow_unknown_types=True), redact=redact)
 
 
 def applied_of(message: Any) -> Applied:
@@ -133,15 +144,17 @@ def revision_of(message: Any) -> Revision:
     return Revision(message.revision, message.id, message.author, message.message, at, message.operations)
 
 
-def difference_of(message: Any) -> Difference:
-    before = json_of(message.before) if message.HasField("before") else None
-    after = json_of(message.after) if message.HasField("after") else None
+def difference_of(message: Any, *, redact: bool) -> Difference:
+    before = json_of(message.before, redact=redact) if message.HasField("before") else None
+    after = json_of(message.after, redact=redact) if message.HasField("after") else None
     return Difference(name_of(message.resource), before, after)
 
 
-def event_of(message: Any) -> Event:
+def event_of(message: Any, *, redact: bool) -> Event:
     operations = tuple(
-        Operation(each.group, name_of(each.resource), json_of(each.set) if each.HasField("set") else None)
+        Operation(
+            each.group, name_of(each.resource), json_of(each.set, redact=redact) if each.HasField("set") else None
+        )
         for each in message.operations
     )
     return Event(revision_of(message.revision), operations)

@@ -13,6 +13,7 @@ from xds.model.resource import Resource
 from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings, decode
 from xds.schema.diagnose import is_base64, suppressed
+from xds.schema.names import NAMED_INSIDE, name_field, name_inside
 from xds.schema.parcel import Parcel, Unpacker
 from xds.schema.paths import Finding, Path, dotted, locate, path_of, value_at
 from xds.schema.plan import CHECK, REFERENCES, Plans
@@ -20,21 +21,6 @@ from xds.schema.pool import load_schema
 from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
 
 RESOURCE_BYTES_MAX = 4 * 1024 * 1024
-
-_NAME_FIELDS = {types.ENDPOINTS: "cluster_name"}
-_NAMED_INSIDE = frozenset(
-    {
-        types.CLUSTER,
-        types.ENDPOINTS,
-        types.LISTENER,
-        types.ROUTE,
-        types.SCOPED_ROUTE,
-        types.SECRET,
-        types.RUNTIME,
-        types.EXTENSION_CONFIG,
-    }
-)
-"""Types that Envoy identifies by the name inside. Another name around it would make removals miss (envoy-facts 2.4)."""
 
 
 @cache
@@ -174,7 +160,7 @@ def _content(parcel: Parcel, type_url: str, found: Findings) -> tuple[bytes | No
         _check_base64(parcel.json, found)
     if refused:
         found.problems = refused + suppressed(found.problems, refused)
-    return value, _name_inside(message, type_url) or _name_written(parcel, type_url)
+    return value, name_inside(message, type_url) or _name_written(parcel, type_url)
 
 
 def _opaque_content(parcel: Parcel, found: Findings) -> bytes | None:
@@ -199,17 +185,11 @@ def _check_base64(json: Mapping[str, Any], found: Findings) -> None:
             found.add(trail, "must be base64 text", hint)
 
 
-def _name_inside(message: Any, type_url: str) -> str:
-    field = message.DESCRIPTOR.fields_by_name.get(_NAME_FIELDS.get(type_url, "name"))
-    value = getattr(message, field.name) if field is not None and not field.is_repeated else ""
-    return value if isinstance(value, str) else ""
-
-
 def _name_written(parcel: Parcel, type_url: str) -> str:
     """Return the name as the JSON has it, for messages about a resource that cannot be read."""
     if parcel.json is None:
         return ""
-    place = locate(parcel.json, (_NAME_FIELDS.get(type_url, "name"),))
+    place = locate(parcel.json, (name_field(type_url),))
     value = value_at(parcel.json, place) if place else ""
     return value if isinstance(value, str) else ""
 
@@ -219,19 +199,17 @@ def _choose_name(type_url: str, inside: str, around: str, argument: str, found: 
     if around and argument and around != argument:
         found.add(None, f"is named {around!r} by its wrapper but {argument!r} by the request")
     outer = around or argument
-    if type_url in _NAMED_INSIDE:
+    if type_url in NAMED_INSIDE:
         if outer and inside and outer != inside:
             what = f"is {inside!r}, but the resource around it is named {outer!r}"
-            found.add(
-                (None, _NAME_FIELDS.get(type_url, "name")), what, "Envoy goes by the name inside: make them equal"
-            )
+            found.add((None, name_field(type_url)), what, "Envoy goes by the name inside: make them equal")
         name = inside
     else:
         # Here the wrapper's name is what a client asks for: a virtual host is "route/host" (VHDS).
         name = outer or inside
-    field = _NAME_FIELDS.get(type_url, "name")
+    field = name_field(type_url)
     if not name and not any(finding.path == (field,) for finding in found.problems):
-        found.add((None, field) if type_url in _NAMED_INSIDE else None, "has no name", "every resource needs one")
+        found.add((None, field) if type_url in NAMED_INSIDE else None, "has no name", "every resource needs one")
     return name
 
 

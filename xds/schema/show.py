@@ -10,13 +10,16 @@ from xds.model.resource import Resource
 from xds.schema import pool
 from xds.schema.plan import OPAQUE, REDACTED
 from xds.schema.pool import Schema, load_schema
+from xds.schema.wrapping import needs_wrapper, wrapped_json
 
 _DATA_SOURCE = "envoy.config.core.v3.DataSource"
 _INLINE = ("inline_bytes", "inline_string")
 
 
 def to_json(resource: Resource, *, redact: bool = True) -> dict[str, Any]:
-    """Return a resource as a dict with ``@type`` and snake_case keys, as ``ingest`` takes it.
+    """Return a resource as a dict with ``@type`` and snake_case keys, from which ``ingest`` makes the same one.
+
+    What has a TTL, aliases, or a name that its message does not say is in an ``envoy.service.discovery.v3.Resource``.
 
     With ``redact`` whatever the API marks sensitive (``udpa.annotations.sensitive``: private keys, passwords, generic
     secrets, …) reads ``[redacted]``, and so do messages of unknown types, in which anything may be; file names of
@@ -27,7 +30,7 @@ def to_json(resource: Resource, *, redact: bool = True) -> dict[str, Any]:
     _mark_unknown(schema, body)
     shown = json_format.MessageToDict(body, preserving_proto_field_name=True, descriptor_pool=schema.pool)
     finished: dict[str, Any] = _Finisher(schema, redact).any(shown, hide=False)
-    return finished
+    return wrapped_json(resource, finished) if needs_wrapper(resource) else finished
 
 
 def _mark_unknown(schema: Schema, message: Any) -> None:

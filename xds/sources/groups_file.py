@@ -40,6 +40,27 @@ def parse_groups(document: Document, *, file: str, directories: Collection[str])
     return GroupsFile(table, tuple(sorted(reading.declared)), tuple(reading.problems))
 
 
+def groups_json(table: GroupTable) -> dict[str, Any]:
+    """Return a table as ``parse_groups`` reads it."""
+    return {
+        "groups": {name: {"extends": base} for name, base in sorted(table.extends.items())},
+        "rules": [_rule_json(rule) for rule in table.rules],
+        "unmatched": "deny" if table.deny_unmatched else "default",
+        "external": list(table.external),
+    }
+
+
+def _rule_json(rule: Rule) -> dict[str, Any]:
+    match: dict[str, Any] = {key: getattr(rule, key) for key in ("id", "cluster") if getattr(rule, key) != "*"}
+    places = {key: getattr(rule, key) for key in ("region", "zone", "sub_zone")}
+    locality = {key: glob for key, glob in places.items() if glob != "*"}
+    if locality:
+        match["locality"] = locality
+    if rule.metadata:
+        match["metadata"] = dict(rule.metadata)
+    return {"group": rule.group, "match": match}
+
+
 def suggestion(word: str, known: Iterable[str], *, kind: str) -> str:
     """Return a hint: the close names among the known ones, else all of them."""
     words = sorted(known)

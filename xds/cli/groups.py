@@ -1,0 +1,72 @@
+"""``xds groups``: which groups there are, and by which rules nodes belong to them."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xds.cli.output import EXIT_USAGE, count, fail, problem_lines
+from xds.cli.talk import DEFAULT_API, Api, ApiCa, Output, TokenFile, examples_of, print_as, print_table, talk
+
+if TYPE_CHECKING:
+    from xds.client import Client, Group
+
+EPILOG = examples_of("xds groups", "xds groups -o yaml > groups.yaml", "xds groups --file groups.yaml")
+
+
+def groups(
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="FILE", help="Take rules, and what extends what, from a groups.yaml."),
+    ] = None,
+    output: Output = "table",
+    api: Api = DEFAULT_API,
+    token_file: TokenFile = None,
+    ca: ApiCa = None,
+) -> None:
+    """Print the groups and their rules, after replacing the rules by those of a file, if one is given."""
+    written = None if file is None else _read(file)
+
+    async def work(client: "Client") -> "tuple[list[Group], dict[str, Any]]":
+        if written is not None:
+            await client.put_rules(written)
+        return await client.groups(), await client.rules()
+
+    found, rules = talk(api, token_file, ca, work)
+    if output != "table":
+        print_as(output, rules)
+        return
+    rows = [
+        [each.name, each.extends or "", "directory" if each.kept else "pushes", f"{sum(each.resources.values()):,}"]
+        for each in found
+    ]
+    print_table(["group", "extends", "kept by", "resources"], rows, right=("resources",))
+    sys.stdout.write("\n" + "".join(f"{_rule(each)}\n" for each in rules["rules"]))
+    if rules["rules"]:
+        sys.stdout.write(f"all others: {'refused' if rules['unmatched'] == 'deny' else 'default'}\n")
+    else:
+        sys.stdout.write("no rules: a node belongs to the group that is named as its cluster, or to default\n")
+
+
+def _rule(rule: dict[str, Any]) -> str:
+    import json
+
+    match = rule["match"]
+    return f"{rule['group']}: nodes with {json.dumps(match, ensure_ascii=False)}" if match else f"{rule['group']}: all"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    from xds.model.problem import ChangesetRejectedError
+    from xds.sources.yaml_reader import YamlLimits, read_yaml
+
+    try:
+        value = read_yaml(file.read_bytes(), file=str(file), limits=YamlLimits()).value
+    except ChangesetRejectedError as error:
+        sys.stderr.write(problem_lines(error.problems))
+        fail(f"{count(len(error.problems), 'problem')}, above; nothing was sent", code=1)
+    except OSError as error:
+        fail(f"--file: {file}: {error.strerror}", code=EXIT_USAGE)
+    if not isinstance(value, dict):
+        fail(f"{file} is not a mapping; it is to look like a groups.yaml", code=EXIT_USAGE)
+    return value

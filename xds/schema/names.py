@@ -1,0 +1,42 @@
+"""What a resource is called: by the name inside its message, or by what is written around it."""
+
+from typing import Any
+
+from xds.model import types
+from xds.schema.pool import Schema
+
+_NAME_FIELDS = {types.ENDPOINTS: "cluster_name"}
+
+NAMED_INSIDE = frozenset(
+    {
+        types.CLUSTER,
+        types.ENDPOINTS,
+        types.LISTENER,
+        types.ROUTE,
+        types.SCOPED_ROUTE,
+        types.SECRET,
+        types.RUNTIME,
+        types.EXTENSION_CONFIG,
+    }
+)
+"""Types that Envoy identifies by the name inside. Another name around it would make removals miss."""
+
+
+def name_field(type_url: str) -> str:
+    """Return the field that names a message of a type, if it has one."""
+    return _NAME_FIELDS.get(type_url, "name")
+
+
+def name_inside(message: Any, type_url: str) -> str:
+    """Return the name inside a message, "" if it has none."""
+    field = message.DESCRIPTOR.fields_by_name.get(name_field(type_url))
+    value = getattr(message, field.name) if field is not None and not field.is_repeated else ""
+    return value if isinstance(value, str) else ""
+
+
+def says_its_name(schema: Schema, type_url: str, name: str, value: bytes) -> bool:
+    """Say whether an encoded message, by itself, would be called so."""
+    if type_url in NAMED_INSIDE:
+        return True
+    full_name = type_url.removeprefix(types.TYPE_PREFIX)
+    return schema.has(full_name) and name_inside(schema.message_class(full_name).FromString(value), type_url) == name

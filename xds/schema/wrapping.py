@@ -1,0 +1,44 @@
+"""A resource as its author would hand it in: by itself, or in a wrapper where that alone would lose something.
+
+The wrapper is ``envoy.service.discovery.v3.Resource``, which ``ingest`` takes. It has what a message does not say of
+itself: TTL, aliases, and the name of a type that is not named inside. Its version is left to ``ingest``.
+"""
+
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from xds.model.resource import Resource
+from xds.model.types import TYPE_PREFIX
+from xds.schema.names import NAMED_INSIDE, says_its_name
+from xds.schema.parcel import WRAPPER
+from xds.schema.pool import load_schema
+
+WRAPPER_URL = TYPE_PREFIX + WRAPPER
+
+
+def needs_wrapper(resource: Resource) -> bool:
+    """Say whether a resource is more than its message."""
+    if resource.ttl_s is not None or resource.aliases:
+        return True
+    if resource.type_url in NAMED_INSIDE:
+        return False
+    value = AnyMessage.FromString(resource.body).value
+    return not says_its_name(load_schema(), resource.type_url, resource.name, value)
+
+
+def as_any(resource: Resource) -> AnyMessage:
+    """Return a ``google.protobuf.Any`` from which ``ingest`` makes the same resource."""
+    if needs_wrapper(resource):
+        return AnyMessage(type_url=WRAPPER_URL, value=resource.encoded)
+    return AnyMessage.FromString(resource.body)
+
+
+def wrapped_json(resource: Resource, message: dict[str, Any]) -> dict[str, Any]:
+    """Return a resource's message, given as JSON, in its wrapper."""
+    outside: dict[str, Any] = {"@type": WRAPPER_URL, "name": resource.name}
+    if resource.aliases:
+        outside["aliases"] = list(resource.aliases)
+    if resource.ttl_s is not None:
+        outside["ttl"] = f"{resource.ttl_s:.9f}".rstrip("0").rstrip(".") + "s"
+    return outside | {"resource": message}
