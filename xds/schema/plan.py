@@ -4,8 +4,7 @@ A plan is compiled per message type when first met. Fields with nothing to look 
 a rule says of an *unset* field is worked out at compile time, so a walk costs one ``ListFields`` a message.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -13,6 +12,7 @@ from google.protobuf.message import Message
 from xds.model.resource import Reference
 from xds.schema import pool, rules
 from xds.schema.decode import Findings, decode, unknown_type
+from xds.schema.memo import REMEMBERED, Visit, remembering
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.references import BOOTSTRAP_ONLY, EXTRACTORS, Extractor
 
@@ -27,8 +27,6 @@ REDACTED = "[redacted]"
 
 TYPED_CONFIG_STEPS_MAX = 100
 """Keys and indexes above a typed config. Each is a message tree of its own to protobuf, which limits only one tree."""
-
-Visit: TypeAlias = Callable[[Any, Trail, Findings], None]
 
 _DATA_SOURCE_TEXT = "envoy.config.core.v3.DataSource.inline_string"
 
@@ -262,6 +260,8 @@ class _FieldCompiler:
         size = rules.size_check(ruled, "item") if ruled is not None else None
         item_rules = ruled.items if ruled is not None and ruled.HasField("items") else None
         item = self._value(field, item_rules)
+        if item is not None and field.message_type is not None and field.message_type.full_name in REMEMBERED:
+            item = remembering(item)
         unique = ruled is not None and ruled.unique
         if size is None and item is None and not unique:
             return None
