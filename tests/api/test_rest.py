@@ -224,6 +224,19 @@ async def test_a_version_of_the_callers_own_goes_out_on_the_wire(served, api: ht
     assert (await api.get("/v1/groups/default/resources/clusters/a")).headers["x-xds-version"] == "build-7"
 
 
+async def test_a_version_names_one_content(served, api: httpx.AsyncClient) -> None:
+    await push(api, upsert=[A], version="build-7")
+    other = r.static_cluster("a", 2)
+    answer = await push(api, upsert=[other], version="build-7")
+    assert answer.status_code == 422
+    (problem,) = answer.json()["problems"]
+    assert (problem["resource"], "has the version 'build-7' already" in problem["what"]) == ("clusters/a", True)
+    assert (await push(api, upsert=[A], version="build-7")).json()["changed"] == []
+    assert (await push(api, upsert=[other], version="build-8")).json()["revision"] == 2
+    answer = await push(api, upsert=[other], version="0123456789abcdef")
+    assert (answer.status_code, answer.json()["problems"][0]["field"]) == (422, "version")
+
+
 async def test_differences_and_rolling_back(api: httpx.AsyncClient) -> None:
     await push(api, upsert=[A])
     await push(api, upsert=[r.static_cluster("a", 2), B])

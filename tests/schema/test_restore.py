@@ -61,3 +61,13 @@ def test_what_is_no_resource_is_refused() -> None:
     for damaged in (b"\xff\xff", resource.encoded[:-3], resource.encoded[20:], b""):
         with pytest.raises(ValueError, match=r"resource|encoded"):
             restore(resource.type_url, damaged)
+
+
+def test_a_label_is_known_for_one() -> None:
+    resource = ingest(r.static_cluster("a", 1))
+    own = labelled(resource, "build-7")
+    assert (resource.labelled, own.labelled) == (False, True)
+    assert restore(own.type_url, own.encoded).labelled
+    assert not restore(resource.type_url, resource.encoded).labelled
+    with pytest.raises(ValueError, match="content hash"):
+        labelled(resource, resource.version)

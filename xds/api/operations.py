@@ -14,6 +14,7 @@ from xds.publishing.changes import Change, Published, UnknownGroupError, group_n
 from xds.publishing.codec import decode_table
 from xds.publishing.publisher import Publisher
 from xds.schema.restore import labelled, restore
+from xds.schema.wire import is_content_hash
 from xds.store.entries import Head, Key, Stored, must_be_kept
 from xds.store.errors import NotYetError
 
@@ -77,9 +78,8 @@ class Operations:
     async def publish(self, change: Change, *, version: str = "") -> Published:
         """Make a change; ``version`` labels all that it sets. Raises as ``Publisher.publish`` does."""
         if version:
-            if len(version) > VERSION_CHARACTERS_MAX:
-                what = f"has {len(version)} characters, more than the {VERSION_CHARACTERS_MAX} allowed"
-                raise ChangesetRejectedError([Problem(what=what, field="version")])
+            if wrong := _label_problem(version):
+                raise ChangesetRejectedError([Problem(what=wrong, field="version")])
             upserts = {g: tuple(labelled(each, version) for each in all_) for g, all_ in change.upserts.items()}
             change = replace(change, upserts=upserts)
         try:
@@ -250,6 +250,12 @@ class Operations:
     def _must_be_known(self, group: str) -> None:
         if group not in self._catalog.snapshots:
             raise UnknownGroupError(group)
+
+
+def _label_problem(version: str) -> str:
+    if len(version) > VERSION_CHARACTERS_MAX:
+        return f"has {len(version)} characters, more than the {VERSION_CHARACTERS_MAX} allowed"
+    return "reads like a content hash: 16 hexadecimal digits" if is_content_hash(version) else ""
 
 
 def _of_type(resources: Iterable[Resource], type_url: str | None) -> tuple[Resource, ...]:

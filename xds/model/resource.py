@@ -23,6 +23,7 @@ class Resource:
     on every replica. ``encoded`` is the wire form of ``envoy.service.discovery.v3.Resource``, as delta xDS sends it;
     ``encoded[body_start:]`` up to ``body_end`` is the ``google.protobuf.Any`` within, as SotW sends it. ``heartbeat``
     is the same message without its body, set only when the resource has a TTL.
+    ``labelled`` says that the version is its author's own, which may come again with other content.
     ``source`` says where it was written (``file:line``), for error messages.
     """
 
@@ -36,6 +37,7 @@ class Resource:
     heartbeat: bytes = b""
     aliases: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()
+    labelled: bool = False
     source: str = ""
     fingerprint: int = field(init=False)
     """64 bits over name and version; a set of resources is told apart by the sum of theirs, modulo 2**64."""

@@ -5,7 +5,7 @@ Streams with equal subscription, equal holdings and equal target are a cohort: `
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -173,6 +173,17 @@ class Cohorts:
 def state_version(fingerprint: int) -> str:
     """Return the wire form of a set of resources' fingerprint: equal content, equal version, on every replica."""
     return format(fingerprint, "016x")
+
+
+def common_label(resources: Sequence[Resource]) -> str:
+    """Return the version that the author of all these resources gave them, "" if they have none in common.
+
+    It tells a client and its operator what was sent, and nothing about what the client has when it comes back.
+    """
+    if not resources or not resources[0].labelled:
+        return ""
+    label = resources[0].version
+    return label if all(each.version == label for each in resources) else ""
 
 
 def fingerprint_held(interest: Interest, view: View, exceptions: Exceptions) -> int:

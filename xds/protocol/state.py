@@ -32,6 +32,7 @@ from xds.protocol.response import (
     Part,
     Response,
     SentState,
+    common_label,
     delta_heartbeat,
     delta_parts,
     endpoints_of,
@@ -226,7 +227,8 @@ class TypeState:
             parts = delta_parts(self.type_url, self.interest, found, version, self.owed, encoding, cohorts.next_nonce)
         elif found.upserts or (self.owed and self.policy.missing is not Missing.SILENT) or (full and found):
             resources = self._everything(target, found.exceptions) if full else found.upserts
-            parts = sotw_parts(self.type_url, resources, version, encoding, cohorts.next_nonce)
+            says = common_label(found.upserts) or version
+            parts = sotw_parts(self.type_url, resources, says, encoding, cohorts.next_nonce)
         return Response(
             parts=parts,
             view=target,

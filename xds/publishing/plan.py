@@ -7,7 +7,9 @@ from hashlib import blake2b
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
+from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
+from xds.model.types import short_name
 from xds.publishing.changes import DIRECTORY, Change, KeptElsewhereError, Published, UnknownGroupError
 from xds.publishing.codec import Operations, changeset_of, encode_table
 from xds.store.entries import Entry, Key
@@ -37,6 +39,7 @@ def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> Plan:
     asked = _operations(change, head)
     operations = {key: new for key, new in asked.items() if _version(new) != _version(_present(head, key))}
     unchanged = tuple(key for key in asked if key not in operations)
+    _check_labels(asked, head)
     before = head.revision
     if not operations and table is None:
         published = Published(revision=before, unchanged=unchanged)
@@ -104,6 +107,26 @@ def _operations(change: Change, head: Catalog) -> Operations:
 
 def _present(head: Catalog, key: Key) -> Resource | None:
     return head.own_resource(key.group, key.type_url, key.name)
+
+
+def _check_labels(asked: Operations, head: Catalog) -> None:
+    """Refuse a label that a resource has already with other content: who holds that would never be sent the new one."""
+    problems = [
+        Problem(
+            what=f"has the version {new.version!r} already, with other content",
+            hint="give each content a version of its own",
+            group=key.group,
+            resource=f"{short_name(key.type_url)}/{key.name}",
+        )
+        for key, new in asked.items()
+        if new is not None
+        and new.labelled
+        and (old := _present(head, key)) is not None
+        and old.version == new.version
+        and old.encoded != new.encoded
+    ]
+    if problems:
+        raise ChangesetRejectedError(problems)
 
 
 def _version(resource: Resource | None) -> str | None:

@@ -11,7 +11,7 @@ from xds.model.types import ENDPOINTS, RUNTIME, SECRET, TYPE_PREFIX
 from xds.schema.decode import Findings
 from xds.schema.ingest import load_plans
 from xds.schema.plan import REFERENCES
-from xds.schema.wire import NANOS_PER_SECOND, encode_resource
+from xds.schema.wire import NANOS_PER_SECOND, encode_resource, is_content_hash
 
 VERSION_TAG, RESOURCE_TAG, VARINT_MORE = 0x0A, 0x12, 0x80
 _REFER_TO_NOTHING = frozenset({ENDPOINTS, SECRET, RUNTIME})
@@ -47,6 +47,7 @@ def restore(type_url: str, encoded: bytes, *, source: str = "") -> Resource:
         heartbeat=heartbeat,
         aliases=aliases,
         references=() if type_url in _REFER_TO_NOTHING else _references(type_url, value),
+        labelled=not is_content_hash(wrapper.version),
         source=source,
     )
 
@@ -77,7 +78,12 @@ def _ttl_nanos(wrapper: Any) -> int:
 
 
 def labelled(resource: Resource, version: str) -> Resource:
-    """Return the resource with a version of its author's own, in place of the hash of its content."""
+    """Return the resource with a version of its author's own, in place of the hash of its content.
+
+    Raises ValueError for a version that reads like such a hash.
+    """
+    if is_content_hash(version):
+        raise ValueError(f"{version!r} reads like a content hash")
     wrapper: Any = xds_wire_pb2.Resource.FromString(resource.encoded)
     wrapper.version = version
     body = resource.body
@@ -90,6 +96,7 @@ def labelled(resource: Resource, version: str) -> Resource:
         body_start=wire.body_start,
         body_end=wire.body_end,
         heartbeat=wire.heartbeat,
+        labelled=True,
     )
 
 

@@ -10,6 +10,7 @@ _VARINT_MORE = 0x80
 _ANY_TYPE_URL, _ANY_VALUE = b"\x0a", b"\x12"
 _VERSION, _RESOURCE, _NAME, _ALIAS, _TTL = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x32"
 _VERSION_LENGTH = 16
+_HEX = frozenset("0123456789abcdef")
 NANOS_PER_SECOND = 1_000_000_000
 
 
@@ -44,6 +45,11 @@ def encode_resource(
     start = len(head) + len(_RESOURCE) + len(_varint(len(body)))
     encoded = head + _bytes(_RESOURCE, body) + rest
     return Encoded(version, encoded, start, start + len(body), head + rest if ttl_nanos else b"")
+
+
+def is_content_hash(version: str) -> bool:
+    """Say whether a version looks like those that are made here."""
+    return len(version) == _VERSION_LENGTH and set(version) <= _HEX
 
 
 def _hash(body: bytes, tail: bytes) -> str:
