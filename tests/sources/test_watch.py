@@ -17,6 +17,7 @@ from xds.model import types
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
 from xds.sources import alarm
+from xds.sources import watch as watch_module
 from xds.sources.directory import DirectoryReader
 from xds.sources.tree import Tree
 from xds.sources.watch import WatchTimes, watch
@@ -173,6 +174,24 @@ async def test_a_file_that_is_open_for_writing_is_not_read(root: Path) -> None:
             await follower.looked(8)
             opened.write(text("a3").removeprefix("resources:\n"))
         assert names(await follower.next()) == ["a1", "a2", "a3", "b"]
+
+
+async def test_a_file_that_is_finished_while_its_writer_is_looked_for_is_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for = []
+
+    def finish(path: str) -> bool:
+        if not looked_for:
+            (root / "a.yaml").write_text(text("a1", "a2", "a3"))
+        looked_for.append(path)
+        return False
+
+    async with following(root, writer_s=60) as follower:
+        monkeypatch.setattr(watch_module, "is_being_written", finish)
+        (root / "a.yaml").write_text(text("a1", "a2"))
+        assert names(await follower.next()) == ["a1", "a2", "a3", "b"]
+    assert looked_for
 
 
 async def test_a_file_left_open_is_read_when_its_writer_does_nothing(root: Path) -> None:

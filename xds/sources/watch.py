@@ -107,10 +107,10 @@ class _Following:
                 if reading.is_torn:
                     tree = None
                     await alarm.wait(self._times.settle_s)
-            elif (left_s := await self._hold_left_s(reading)) <= 0:
-                return reading
-            else:
+            elif (left_s := await self._hold_left_s(reading)) > 0:
                 await alarm.wait(min(left_s, self._times.poll_s))
+            elif await self._sweep(alarm) == tree:
+                return reading  # else its last writer has written and closed a file while that was looked at
         return None
 
     def decide(self, reading: Reading) -> Outcome | None:
