@@ -1,6 +1,6 @@
-"""etcd's leader killed, or paused as if cut off, while replicas write: nothing acknowledged is lost or doubled.
+"""etcd's leader killed, cut off or paused, while replicas write: nothing acknowledged is lost or doubled.
 
-``XDS_ETCD_FAULTS`` sets how often.
+``XDS_ETCD_FAULTS`` sets how often, ``XDS_REPLICA_STREAMS`` how many streams there are.
 """
 
 import asyncio
@@ -14,14 +14,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
+from support import resources as r
 from support.etcd import Etcd
+from support.server import XdsServer
+from support.worker_fleet import Fleet
 
+from xds.client import Client
+from xds.schema.ingest import ingest
 from xds.store.entries import Entry, Key, Stored
 from xds.store.errors import OutcomeUnknownError, UnavailableError
 from xds.store.etcd import EtcdStore
 from xds.store.etcd_client import EtcdOptions
 
 FAULTS = int(os.environ.get("XDS_ETCD_FAULTS", "2"))
+STREAMS = int(os.environ.get("XDS_REPLICA_STREAMS", "200"))
 FAULT_S = 2.0
 STALL_MAX_S = 3.0
 CLUSTERS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -116,15 +122,24 @@ async def kill(etcd: Etcd, number: int) -> None:
     etcd.members[number].start()
 
 
+async def cut_off(etcd: Etcd, number: int) -> None:
+    """Let nothing pass between a member and the others for a while. It still answers its clients."""
+    held_back = etcd.network.held_back
+    etcd.network.cut_off(number)
+    await asyncio.sleep(FAULT_S)
+    etcd.network.heal()
+    assert etcd.network.held_back > held_back, "it was cut off"
+
+
 async def pause(etcd: Etcd, number: int) -> None:
-    """Have a member say and hear nothing for a while, as one that is cut off from everyone, and come back as it was."""
+    """Have a member say and hear nothing for a while, and come back as it was."""
     etcd.members[number].signal(signal.SIGSTOP)
     await asyncio.sleep(FAULT_S)
     etcd.members[number].signal(signal.SIGCONT)
 
 
 @pytest.mark.timeout(60 + 15 * FAULTS)
-@pytest.mark.parametrize("fault", [kill, pause], ids=["leader-killed", "leader-partitioned"])
+@pytest.mark.parametrize("fault", [kill, cut_off, pause], ids=["leader-killed", "leader-cut-off", "leader-paused"])
 async def test_whatever_becomes_of_the_leader_nothing_acknowledged_is_lost_or_doubled(
     fault: Callable[[Etcd, int], Awaitable[None]],
 ) -> None:
@@ -147,3 +162,55 @@ async def test_whatever_becomes_of_the_leader_nothing_acknowledged_is_lost_or_do
     stall_s = writers.stall_s()
     print(f"{fault.__name__}: {FAULTS} faults, {len(writers.told)} acknowledged of {count} kept, stall {stall_s:.2f} s")
     assert stall_s <= STALL_MAX_S
+
+
+@pytest.mark.timeout(120 + 15 * FAULTS)
+async def test_streams_stay_and_are_told_every_change_whatever_becomes_of_etcd() -> None:
+    """Two replicas with streams, changes on both; the leader is killed or cut off, and in the end all are killed."""
+    chance = random.Random()
+    acknowledged: dict[str, r.Json] = {}
+    async with Etcd(3) as etcd:
+        options = ("--store", etcd.url(uuid.uuid4().hex))
+        async with XdsServer(None, *options) as one, XdsServer(None, *options) as two:
+            servers = [one, two]
+            for server in servers:
+                await server.wait_ready()
+            async with (
+                Fleet(one.port, STREAMS // 2, r.CLUSTER) as first,
+                Fleet(two.port, STREAMS // 2, r.CLUSTER) as second,
+                Client(f"127.0.0.1:{one.api_port}", patience_s=30) as at_one,
+                Client(f"127.0.0.1:{two.api_port}", patience_s=30) as at_two,
+            ):
+                followers = [*first.followers, *second.followers]
+                stop = asyncio.Event()
+
+                async def push(client: Client, writer: str) -> None:
+                    for number in itertools.count():
+                        if stop.is_set():
+                            return
+                        cluster = r.static_cluster(f"{writer}{number % 10}", number + 1)
+                        await client.apply(upsert=[cluster])
+                        acknowledged[cluster["name"]] = cluster
+                        await asyncio.sleep(STREAMS / 800)  # what one process of Python can take in
+
+                pushing = [asyncio.create_task(push(at_one, "a")), asyncio.create_task(push(at_two, "b"))]
+                for number in range(FAULTS):
+                    await asyncio.sleep(chance.uniform(0.5, 1.0))
+                    await (kill, cut_off)[number % 2](etcd, await etcd.leader())
+                    await asyncio.sleep(1.5)
+                for member in etcd.members:
+                    member.kill()
+                for server in servers:
+                    await server.wait_metrics(lambda metrics: metrics["xds_stale"] == 1)
+                etcd.start()
+                await asyncio.sleep(FAULT_S)
+                stop.set()
+                await asyncio.gather(*pushing)
+                expected = {name: ingest(cluster).version for name, cluster in acknowledged.items()}
+                async with asyncio.timeout(30):
+                    while any(each.versions != expected for each in followers):
+                        await asyncio.sleep(0.1)
+                dropped = sum(follower.streams - 1 for follower in followers)
+                again = [each for follower in followers for each in follower.repeated]
+    print(f"{FAULTS} faults and etcd away once: {dropped} of {len(followers)} streams dropped, {len(again)} sent again")
+    assert (dropped, again) == (0, [])

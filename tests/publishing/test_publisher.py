@@ -1,7 +1,7 @@
 """Changes through the publisher: what is answered, what is kept, what is served, and what others write meanwhile."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from support import resources as r
@@ -223,6 +223,65 @@ async def test_what_the_store_refuses_is_not_served_and_the_next_change_is_made(
     made = await one.publisher.publish(setting(cluster("c")))
     assert made.revision == 2
     assert one.names().keys() == {"a", "c"}
+
+
+class Slow(MemoryStore):
+    """Keeps what it is given, and whoever gave it hears of that late, or hears that it failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: Callable[[], Awaitable[object]] | None = None
+        self.after: Callable[[], Awaitable[object]] | None = None
+
+    async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
+        if self.before is not None:
+            before, self.before = self.before, None
+            await before()
+        revision = await super().append_all(entries, expected_revision)
+        if self.after is not None:
+            after, self.after = self.after, None
+            await after()
+        return revision
+
+
+async def test_who_is_told_of_anothers_change_while_its_own_is_on_the_way_loses_neither(replica) -> None:
+    store = Slow()
+    one, two = await replica(store), await replica(store)
+
+    async def overtake() -> None:
+        await two.publisher.publish(setting(cluster("a"), cluster("b", port=2)))
+        await one.publisher.served_at(1)
+
+    store.before = overtake
+    async with asyncio.timeout(2):
+        made = await one.publisher.publish(setting(cluster("b", port=1)))
+        assert made.revision == 2
+        again = await one.publisher.publish(setting(cluster("a", port=3)))
+    assert again.revision == 3
+    await two.publisher.served_at(3)
+    expected = {name: cluster(name, port).version for name, port in (("a", 3), ("b", 1))}
+    assert one.names() == two.names() == expected
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_what_is_served_although_keeping_it_seemed_to_fail_is_built_upon(replica, count: int) -> None:
+    store = Slow()
+    one = await replica(store)
+
+    async def served_then_lost() -> None:
+        await one.publisher.served_at(count)
+        raise OutcomeUnknownError("x", "the reply was lost")
+
+    store.after = served_then_lost
+    names = ["a", "b"][:count]
+    made = await asyncio.gather(*(one.publisher.publish(setting(cluster(name))) for name in names))
+    assert [each.revision for each in made] == list(range(1, count + 1)), "the watch told of it"
+    async with asyncio.timeout(2):
+        dry = await one.publisher.publish(Change(upserts={"default": (cluster("a"),)}, dry_run=True))
+        assert (dry.changed, len(dry.unchanged)) == ((), 1), "the head has it"
+        later = await one.publisher.publish(setting(cluster("c")))
+    assert later.revision == count + 1
+    assert one.names().keys() == {*names, "c"}
 
 
 @pytest.mark.parametrize("kept", [True, False])

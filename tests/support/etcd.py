@@ -1,14 +1,18 @@
 """A real etcd, of one member or three, as child processes on loopback."""
 
 import asyncio
+import json
 import os
 import shutil
+import subprocess
 import time
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
+from support.peer_network import PeerNetwork
 from support.ports import free_port
 from support.processes import Child
 
@@ -27,23 +31,31 @@ def etcd_binary() -> str:
 
 
 class Etcd:
-    """A cluster of etcd members: ``async with Etcd(3) as etcd``. A member that is stopped keeps its data."""
+    """A cluster of etcd members: ``async with Etcd(3) as etcd``. A member that is stopped keeps its data.
 
-    def __init__(self, size: int = 1) -> None:
-        binary = etcd_binary()
+    The members talk over ``network``, by which one can be cut off. ``options`` are further ones of each.
+    """
+
+    def __init__(self, size: int = 1, *, options: Sequence[str] = ()) -> None:
         self.clients = [free_port() for _ in range(size)]
-        peers = [free_port() for _ in range(size)]
-        cluster = ",".join(f"m{number}=http://127.0.0.1:{port}" for number, port in enumerate(peers))
+        self._peers = [free_port() for _ in range(size)]
+        self._options = tuple(options)
+        self.network = PeerNetwork(self._peers)
         self.members: list[Child] = []
-        for number, (client, peer) in enumerate(zip(self.clients, peers, strict=True)):
+
+    def _describe(self) -> None:
+        binary = etcd_binary()
+        reached = self.network.ports
+        cluster = ",".join(f"m{number}=http://127.0.0.1:{port}" for number, port in enumerate(reached))
+        for number, (client, peer) in enumerate(zip(self.clients, self._peers, strict=True)):
             child = Child([], name=f"etcd-{number}")
             child.argv = [binary, "--name", f"m{number}", "--data-dir", str(child.directory / "data")]
             child.argv += ["--listen-client-urls", f"http://127.0.0.1:{client}"]
             child.argv += ["--advertise-client-urls", f"http://127.0.0.1:{client}"]
             child.argv += ["--listen-peer-urls", f"http://127.0.0.1:{peer}"]
-            child.argv += ["--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
-            child.argv += ["--initial-cluster", cluster, "--initial-cluster-token", str(peers[0])]
-            child.argv += ["--log-level", "warn"]
+            child.argv += ["--initial-advertise-peer-urls", f"http://127.0.0.1:{reached[number]}"]
+            child.argv += ["--initial-cluster", cluster, "--initial-cluster-token", str(reached[0])]
+            child.argv += ["--log-level", "warn", *self._options]
             self.members.append(child)
 
     def url(self, prefix: str = "xds") -> str:
@@ -81,9 +93,12 @@ class Etcd:
 
     async def leader(self) -> int:
         """Return which member leads, by the first that says so."""
-        import json
-        import subprocess
+        for status in await self._statuses():
+            if status["Status"].get("leader") == status["Status"]["header"]["member_id"]:
+                return self.endpoints.index(status["Endpoint"].removeprefix("http://"))
+        return 0
 
+    async def _statuses(self) -> list[Any]:
         done = await asyncio.to_thread(
             subprocess.run,
             ["etcdctl", "--endpoints", ",".join(self.endpoints), "endpoint", "status", "-w", "json"],
@@ -91,14 +106,20 @@ class Etcd:
             capture_output=True,
             check=False,
         )
-        for status in json.loads(done.stdout or b"[]"):
-            if status["Status"].get("leader") == status["Status"]["header"]["member_id"]:
-                return self.endpoints.index(status["Endpoint"].removeprefix("http://"))
-        return 0
+        statuses: list[Any] = json.loads(done.stdout or b"[]")
+        return statuses
 
     async def __aenter__(self) -> Self:
+        await self.network.__aenter__()
+        self._describe()
         self.start()
         await self.wait_ready()
+        if len(self.members) > 1:
+            async with asyncio.timeout(READY_S):
+                while len(statuses := await self._statuses()) < len(self.members):
+                    await asyncio.sleep(0.1)
+            ids = {each["Endpoint"].removeprefix("http://"): each["Status"]["header"]["member_id"] for each in statuses}
+            self.network.know([ids[endpoint] for endpoint in self.endpoints])
         return self
 
     async def __aexit__(
@@ -106,3 +127,4 @@ class Etcd:
     ) -> None:
         for member in self.members:
             member.kill()
+        await self.network.__aexit__(kind, error, trace)

@@ -178,14 +178,13 @@ class Publisher:
     def _take(self, stored: Stored) -> None:
         planned = self._planned.get(stored.entry.id)
         if planned is not None and planned.plan.published.revision == stored.revision:
-            changeset = planned.plan.changeset
+            changeset = planned.plan.changeset  # the head has it already
         else:
             changeset = changeset_of_entry(stored.entry, self._served)
-        self._serve(changeset, stored.revision + self._offset)
-        if stored.revision > self._head.revision:
             self._behind.append((stored.revision, changeset))
-            if not self._writing:
-                self._catch_up()
+        self._serve(changeset, stored.revision + self._offset)
+        if not self._writing:
+            self._catch_up()
         self._move_to(stored.revision)
         if planned is not None:
             del self._planned[stored.entry.id]
@@ -255,6 +254,7 @@ class Publisher:
                 if time.monotonic() > deadline:
                     raise UnavailableError(f"other writers were first for {CONFLICT_S:g} s; try again") from error
                 await self.served_at(error.revision)
+                await asyncio.sleep(0)  # whatever the reason to try again, others get their turn
 
     async def _append(self, planned: list[_Planned]) -> None:
         entries = [each.plan.entry for each in planned if each.plan.entry is not None]
@@ -263,15 +263,22 @@ class Publisher:
         try:
             await self.store.append_all(entries, before)
         except BaseException as error:
-            for each in reversed(planned):
-                assert each.plan.entry is not None
-                self._planned.pop(each.plan.entry.id, None)
-                self._head.apply(each.plan.undo, revision=each.plan.published.revision - 1)
+            self._take_back(planned)
             if isinstance(error, OutcomeUnknownError):
                 for each in planned:
                     assert each.plan.entry is not None
                     each.refuse(OutcomeUnknownError(each.plan.entry.id, str(error.__cause__ or error)))
             raise
+
+    def _take_back(self, planned: list[_Planned]) -> None:
+        """Have the head be as it was before these, but for what of them was served: that was kept after all."""
+        ids = [each.plan.entry.id for each in planned if each.plan.entry is not None]
+        waited_for = [self._planned.pop(each) for each in ids if each in self._planned]
+        if len(waited_for) < len(planned):
+            self._rebuild_head()
+            return
+        for each in reversed(planned):
+            self._head.apply(each.plan.undo, revision=each.plan.published.revision - 1)
 
     async def _not_kept_yet(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Answer those whose id is that of a kept entry, and return the others."""
