@@ -42,10 +42,11 @@ class Etcd:
         self._options = tuple(options)
         self.network = PeerNetwork(self._peers)
         self.members: list[Child] = []
+        if size == 1:  # nobody to be cut off from
+            self._describe(self._peers)
 
-    def _describe(self) -> None:
+    def _describe(self, reached: list[int]) -> None:
         binary = etcd_binary()
-        reached = self.network.ports
         cluster = ",".join(f"m{number}=http://127.0.0.1:{port}" for number, port in enumerate(reached))
         for number, (client, peer) in enumerate(zip(self.clients, self._peers, strict=True)):
             child = Child([], name=f"etcd-{number}")
@@ -110,8 +111,9 @@ class Etcd:
         return statuses
 
     async def __aenter__(self) -> Self:
-        await self.network.__aenter__()
-        self._describe()
+        if not self.members:
+            await self.network.__aenter__()
+            self._describe(self.network.ports)
         self.start()
         await self.wait_ready()
         if len(self.members) > 1:
