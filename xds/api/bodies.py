@@ -17,6 +17,7 @@ from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
 from xds.schema.paths import dotted
 from xds.schema.pool import load_schema
+from xds.schema.quick import ingest_encoded
 from xds.sources.json_reader import read_json
 from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
 
@@ -235,7 +236,7 @@ def anys_of(items: Sequence[Any], key: str, group: str, problems: list[Problem])
     found = []
     for at, item in enumerate(items):
         try:
-            found.append(ingest((item.type_url, item.value)))
+            found.append(ingest_encoded(item.type_url, item.value))
         except ChangesetRejectedError as error:
             problems += [_placed(problem, f"{key}[{at}]", group) for problem in error.problems]
     return tuple(found)

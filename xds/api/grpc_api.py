@@ -29,7 +29,7 @@ from xds.api.tokens import Token
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.protocol.summary import NodesQuery, NodeState
 from xds.publishing.changes import Published
-from xds.schema.ingest import ingest
+from xds.schema.quick import ingest_encoded
 from xds.schema.wrapping import as_any
 from xds.sources.groups_file import groups_json
 
@@ -183,7 +183,7 @@ class GrpcApi:
         try:
             async for request in requests:
                 try:
-                    endpoints = tuple(ingest((each.type_url, each.value)) for each in request.endpoints)
+                    endpoints = tuple(ingest_encoded(each.type_url, each.value) for each in request.endpoints)
                     await answers.put(await self._operations.push_endpoints(request.group, endpoints))
                 except ChangesetRejectedError as error:
                     await answers.put(error)

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 _VARINT_MORE = 0x80
+_ONE_BYTE = tuple(bytes([number]) for number in range(_VARINT_MORE))
 _ANY_TYPE_URL, _ANY_VALUE = b"\x0a", b"\x12"
 _VERSION, _RESOURCE, _NAME, _ALIAS, _TTL = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x32"
 _VERSION_LENGTH = 16
@@ -74,6 +75,8 @@ def _bytes(tag: bytes, data: bytes) -> bytes:
 
 def _varint(number: int) -> bytes:
     assert number >= 0
+    if number < _VARINT_MORE:
+        return _ONE_BYTE[number]
     out = bytearray()
     while number >= _VARINT_MORE:
         out.append(number & 0x7F | _VARINT_MORE)
