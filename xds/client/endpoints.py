@@ -13,7 +13,8 @@ from xds.client.errors import RejectedError, problems_of
 TOGETHER_MAX = 200
 """Assignments in one message."""
 WAITING_MAX = 5_000
-GATHER_S = 0.001
+UNANSWERED_MAX = 2
+"""Messages on their way: what is pushed meanwhile goes with the next one. So one push alone never waits for another."""
 
 Waiting = tuple[AnyMessage, "asyncio.Future[int]"]
 
@@ -65,13 +66,13 @@ class EndpointStream:
 
     async def _write(self) -> None:
         while True:
-            if not self._waiting and not self._again:
-                if self._finishing and not self._sent:
-                    await self._call.done_writing()
-                    return
+            is_idle = not self._waiting and not self._again
+            if is_idle and self._finishing and not self._sent:
+                await self._call.done_writing()
+                return
+            if is_idle or len(self._sent) >= UNANSWERED_MAX:
                 self._news.clear()
                 await self._news.wait()
-                await asyncio.sleep(GATHER_S)
                 continue
             if self._again:
                 together = [self._again.popleft()]
