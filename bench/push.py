@@ -34,7 +34,7 @@ from xds.schema.ingest import ingest  # noqa: E402
 
 STREAMS, CLUSTERS, CHANGES = 1_000, 100, 200
 LARGE = 10_000
-RATE = 10_000
+RATE = 12_500
 CLIENTS = 4
 
 

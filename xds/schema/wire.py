@@ -3,6 +3,7 @@
 Written by hand, field by field, because who sends it needs to know where in it the ``Any`` lies (SotW sends only that).
 """
 
+import re
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ _ONE_BYTE = tuple(bytes([number]) for number in range(_VARINT_MORE))
 _ANY_TYPE_URL, _ANY_VALUE = b"\x0a", b"\x12"
 _VERSION, _RESOURCE, _NAME, _ALIAS, _TTL = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x32"
 _VERSION_LENGTH = 16
-_HEX = frozenset("0123456789abcdef")
+_CONTENT_HASH = re.compile("[0-9a-f]{16}")
 NANOS_PER_SECOND = 1_000_000_000
 
 
@@ -50,7 +51,7 @@ def encode_resource(
 
 def is_content_hash(version: str) -> bool:
     """Say whether a version looks like those that are made here."""
-    return len(version) == _VERSION_LENGTH and set(version) <= _HEX
+    return _CONTENT_HASH.fullmatch(version) is not None
 
 
 def _hash(body: bytes, tail: bytes) -> str:
