@@ -81,6 +81,8 @@ class Pool:
         self._keepers: list[asyncio.Task[None]] = []
         self._looker: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
+        self._unlaunched = set(range(len(sockets)))
+        self._launched = asyncio.Event()
         self._all_ready = asyncio.Event()
         self._failed: WorkerFailedError | None = None
 
@@ -141,7 +143,13 @@ class Pool:
         pause_s, loop = RESTART_MIN_S, asyncio.get_running_loop()
         while not self._ending.is_set():
             worker = await self._try_to_spawn(number)
+            self._unlaunched.discard(number)
+            if not self._unlaunched:
+                self._launched.set()
+            await self._launched.wait()  # all begin to load before the first is told what it is to serve
             if worker is not None:
+                self._workers[number] = worker
+                self._events.on_start(worker)
                 await self._outlive(worker)
             if not self._all_ready.is_set():
                 self._all_ready.set()
@@ -203,8 +211,6 @@ class Pool:
         channel = Channel(lambda message: self._hear(worker, message), lost.set)
         worker = Worker(number, process, channel, lost, asyncio.get_running_loop().time())
         await channel.attach(ours)
-        self._workers[number] = worker
-        self._events.on_start(worker)
         return worker
 
     def _hear(self, worker: Worker, message: bytes) -> None:
