@@ -14,6 +14,7 @@ from support.pki import Authority
 
 from xds import ControlPlane
 from xds.address import Address
+from xds.fleet import calm
 from xds.fleet.behaviour import Mix
 from xds.fleet.config import NodeOptions, Tls
 from xds.fleet.options import FleetOptions
@@ -27,9 +28,9 @@ def serving(kind: str, **settings: Any) -> Any:
     return ours(transport={"kind": kind}, **settings)
 
 
-@pytest.mark.parametrize("kind", TRANSPORTS)
-async def test_a_small_fleet_goes_through_every_phase(kind: str) -> None:
-    async with serving(kind) as served:
+async def test_a_small_fleet_goes_through_every_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calm, "TIMEOUT_S", 0.1)  # server and fleet are this process, which is never calm
+    async with serving("native") as served:
         result = await run(
             served.options(
                 streams=(20, 50),
