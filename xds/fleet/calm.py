@@ -10,11 +10,11 @@ SHARE = 0.1
 TIMEOUT_S = 3.0
 
 
-async def wait_calm(server: ProcessTree | None, *, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until the server uses less than a tenth of a core, at most so long. Returns at once without a server."""
+async def wait_calm(server: ProcessTree | None) -> None:
+    """Wait until the server uses less than a tenth of a core, at most ``TIMEOUT_S``. Returns at once without a server."""
     if server is None:
         return
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + TIMEOUT_S
     before_s = server.cpu_s()
     while time.monotonic() < deadline_s:
         await asyncio.sleep(INTERVAL_S)
