@@ -1,6 +1,7 @@
 """``xds serve`` with its store on a disk that is full, or read-only: refused with its cause, and taken up again."""
 
 import asyncio
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from support import resources as r
 from support.server import XdsServer
 
-from xds.client import Client, UnavailableError
+from xds.client import About, Client, OutcomeUnknownError, UnavailableError
 
 SIZE = "2m"
 
@@ -66,6 +67,30 @@ async def test_a_full_disk_refuses_changes_and_takes_them_again_once_there_is_ro
         async with Client(f"127.0.0.1:{server.api_port}") as client:
             assert await client.revision() == made + 1
             assert len((await client.snapshot()).resources) == made + 1
+
+
+async def test_a_disk_that_fails_leaves_the_outcome_open_and_the_same_id_settles_it(tmp_path: Path) -> None:
+    """What is written beyond a limit on the size of its files fails as on a broken disk: SQLite says I/O error."""
+    store = tmp_path / "store.db"
+    async with XdsServer(None, "--store", f"sqlite:///{store}") as server:
+        await server.wait_ready()
+        async with Client(f"127.0.0.1:{server.api_port}", patience_s=0.1) as client:
+            await client.apply(upsert=[cluster(0)])
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (store.with_name("store.db-wal").stat().st_size, hard))
+            with pytest.raises(OutcomeUnknownError, match="I/O"):
+                await client.apply(upsert=[cluster(1)], about=About(id="x"))
+            assert (await client.revision(), len((await client.snapshot()).resources)) == (1, 1)
+            assert (await server.admin("/readyz")).status == 200
+            assert await client.find("x") is None
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (hard, hard))
+            assert (await client.apply(upsert=[cluster(1)], about=About(id="x"))).revision == 2
+            assert (await client.apply(upsert=[cluster(2)])).revision == 3
+        server.kill()
+        server.start()
+        await server.wait_ready()
+        async with Client(f"127.0.0.1:{server.api_port}") as client:
+            assert (await client.revision(), len((await client.snapshot()).resources)) == (3, 3)
 
 
 async def test_a_read_only_disk_is_told_at_the_start_and_left_as_it_is(disk: Path) -> None:

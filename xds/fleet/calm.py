@@ -11,7 +11,7 @@ TIMEOUT_S = 3.0
 
 
 async def wait_calm(server: ProcessTree | None) -> None:
-    """Wait until the server uses less than a tenth of a core, at most ``TIMEOUT_S``. Returns at once without a server."""
+    """Wait until the server, if there is one, uses less than a tenth of a core; at most ``TIMEOUT_S``."""
     if server is None:
         return
     deadline_s = time.monotonic() + TIMEOUT_S

@@ -24,6 +24,8 @@ MESSAGE_BYTES_MAX = 512 * 1024 * 1024
 HAS_LEADER = ("hasleader", "true")
 """Makes a member that has no leader say so at once, and end its watches."""
 UNDECIDED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+TRY_NEXT = (*UNDECIDED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAUTHENTICATED)
+"""No leader, or a token of before the member was started."""
 M = TypeVar("M", bound=Message)
 
 
@@ -133,9 +135,7 @@ class EtcdClient:
             except aio.AioRpcError as error:
                 why = f"{self._options.endpoints[self._at]}: {error.details()}"
                 self._next()
-                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                    self._token = ""
-                elif error.code() not in (*UNDECIDED, grpc.StatusCode.FAILED_PRECONDITION):
+                if error.code() not in TRY_NEXT:
                     break
             if number >= len(self._channels):
                 await asyncio.sleep(0.1)
@@ -148,9 +148,14 @@ class EtcdClient:
             request_serializer=type(request).SerializeToString,
             response_deserializer=response_class.FromString,
         )
-        answer: M = await call(
-            request, metadata=self._metadata(), timeout=TRY_S * (1 + request.ByteSize() // 1_000_000)
-        )
+        try:
+            answer: M = await call(
+                request, metadata=self._metadata(), timeout=TRY_S * (1 + request.ByteSize() // 1_000_000)
+            )
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                self._token = ""
+            raise
         return answer
 
     async def _authenticate(self) -> None:

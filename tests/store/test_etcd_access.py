@@ -1,0 +1,133 @@
+"""A store in an etcd that asks for a client's certificate, and for a user's password."""
+
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support import resources as r
+from support.etcd import etcd_binary
+from support.pki import Authority, Pair
+from support.ports import free_port
+from support.processes import Child
+from support.server import XdsServer
+
+from xds.client import Client
+from xds.store.errors import UnavailableError
+from xds.store.etcd import EtcdStore
+from xds.store.etcd_client import EtcdClient, EtcdOptions
+
+PREFIX = "mine"
+
+
+class Guarded:
+    """An etcd with TLS whose one user may read and write below one prefix."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = Authority(directory)
+        self.server = self.authority.server()
+        self.client: Pair = self.authority.client()
+        self.port, peer = free_port(), free_port()
+        self.child = Child([], name="etcd-guarded")
+        url = f"https://127.0.0.1:{self.port}"
+        self.child.argv = [etcd_binary(), "--data-dir", str(self.child.directory / "data"), "--log-level", "warn"]
+        self.child.argv += ["--listen-client-urls", url, "--advertise-client-urls", url]
+        self.child.argv += ["--listen-peer-urls", f"http://127.0.0.1:{peer}"]
+        self.child.argv += ["--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
+        self.child.argv += ["--initial-cluster", f"default=http://127.0.0.1:{peer}"]
+        self.child.argv += ["--cert-file", str(self.server.cert_path), "--key-file", str(self.server.key_path)]
+        self.child.argv += ["--client-cert-auth", "--trusted-ca-file", str(self.authority.cert_path)]
+
+    def options(self, **more: str) -> EtcdOptions:
+        return EtcdOptions(
+            endpoints=(f"127.0.0.1:{self.port}",),
+            ca=self.authority.cert_path,
+            cert=self.client.cert_path,
+            key=self.client.key_path,
+            **more,
+        )
+
+    def control(self, *words: str) -> None:
+        command = [
+            "etcdctl",
+            "--endpoints",
+            f"https://127.0.0.1:{self.port}",
+            "--cacert",
+            str(self.authority.cert_path),
+        ]
+        command += ["--cert", str(self.client.cert_path), "--key", str(self.client.key_path), *words]
+        subprocess.run(command, env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True, timeout=20)
+
+    async def wait_ready(self) -> None:
+        for _ in range(20):
+            client = EtcdClient(self.options())
+            try:
+                await client.range(b"x")
+                return
+            except UnavailableError:
+                continue
+            finally:
+                await client.close()
+        raise AssertionError(self.child.log_tail())
+
+    def guard(self) -> None:
+        for words in (
+            ("user", "add", "root:secret"),
+            ("user", "grant-role", "root", "root"),
+            ("role", "add", "xds"),
+            ("role", "grant-permission", "xds", "--prefix=true", "readwrite", PREFIX),
+            ("user", "add", "ann:hush"),
+            ("user", "grant-role", "ann", "xds"),
+            ("auth", "enable"),
+        ):
+            self.control(*words)
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
+    etcd = Guarded(tmp_path)
+    etcd.child.start()
+    await etcd.wait_ready()
+    yield etcd
+    etcd.child.stop()
+
+
+async def test_a_control_plane_shows_its_certificate_and_its_password(guarded: Guarded, tmp_path: Path) -> None:
+    guarded.guard()
+    password = tmp_path / "password"
+    password.write_text("hush\n")
+    settings = {
+        "etcd_ca": guarded.authority.cert_path,
+        "etcd_cert": guarded.client.cert_path,
+        "etcd_key": guarded.client.key_path,
+        "etcd_user": "ann",
+        "etcd_password_file": password,
+    }
+    options = ["--store", f"etcd://127.0.0.1:{guarded.port}/{PREFIX}"]
+    options += [word for name, value in settings.items() for word in ("--set", f"store.{name}={value}")]
+    async with XdsServer(None, *options) as server:
+        await server.wait_ready()
+        async with Client(f"127.0.0.1:{server.api_port}") as client:
+            assert (await client.apply(upsert=[r.static_cluster("a", 1)])).revision == 1
+        guarded.child.kill()  # and with it the tokens that it gave out
+        guarded.child.start()
+        async with Client(f"127.0.0.1:{server.api_port}", patience_s=20) as client:
+            assert (await client.apply(upsert=[r.static_cluster("b", 1)])).revision == 2
+        server.kill()
+        server.start()
+        await server.wait_ready()
+        async with Client(f"127.0.0.1:{server.api_port}") as client:
+            assert [each["name"] for each in (await client.snapshot()).resources] == ["a", "b"]
+
+
+async def test_who_is_not_let_in_is_told_why(guarded: Guarded) -> None:
+    with pytest.raises(UnavailableError):
+        await EtcdStore.open(EtcdOptions(endpoints=(f"127.0.0.1:{guarded.port}",)), PREFIX)
+    guarded.guard()
+    with pytest.raises(UnavailableError, match="'ann'"):
+        await EtcdStore.open(guarded.options(user="ann", password="wrong"), PREFIX)
+    with pytest.raises(UnavailableError, match=r"user name is empty|permission"):
+        await EtcdStore.open(guarded.options(), PREFIX)
+    with pytest.raises(UnavailableError, match="permission denied"):
+        await EtcdStore.open(guarded.options(user="ann", password="hush"), "theirs")
