@@ -56,6 +56,7 @@ class EtcdClient:
         self._options = options
         self._at = 0
         self._token = ""
+        self._watched: tuple[int, asyncio.Timeout] | None = None
         self._channels = [_channel(endpoint, options) for endpoint in options.endpoints]
 
     async def close(self) -> None:
@@ -94,10 +95,12 @@ class EtcdClient:
     async def watch(self, key: bytes, end: bytes, revision: int) -> AsyncIterator[pb.WatchResponse]:
         """Yield what changes between two keys from an etcd revision on, and an empty response now and then.
 
-        Ends when the member has nothing to say for too long, or no leader. Raises WatchCompactedError.
+        Ends when the member has nothing to say for too long, no leader, or no answer to anything else that it is asked.
+        Raises WatchCompactedError.
         """
         await self._authenticate()
-        call = self._channels[self._at].stream_stream(
+        member = self._at
+        call = self._channels[member].stream_stream(
             WATCH,
             request_serializer=pb.WatchRequest.SerializeToString,
             response_deserializer=pb.WatchResponse.FromString,
@@ -109,8 +112,10 @@ class EtcdClient:
                 await call.write(pb.WatchRequest(create_request=create))
             asking = asyncio.create_task(_ask_progress(call))
             while True:
-                async with asyncio.timeout(3 * PROGRESS_S):
+                async with asyncio.timeout(3 * PROGRESS_S) as patience:
+                    self._watched = (member, patience)
                     response: Any = await call.read()
+                self._watched = None
                 if response is aio.EOF:
                     return
                 if response.canceled:
@@ -121,10 +126,12 @@ class EtcdClient:
         except (aio.AioRpcError, TimeoutError, asyncio.InvalidStateError):
             return
         finally:
+            self._watched = None
             if asking is not None:
                 asking.cancel()
             call.cancel()
-            self._next()
+            if self._at == member:
+                self._next()
 
     async def _read(self, name: str, request: Message, response_class: type[M]) -> M:
         """Ask every member in turn, twice."""
@@ -178,7 +185,12 @@ class EtcdClient:
         return (HAS_LEADER, ("token", self._token)) if self._token else (HAS_LEADER,)
 
     def _next(self) -> None:
-        self._at = (self._at + 1) % len(self._channels)
+        """Turn to another member, with the watch too: one that was cut off goes on answering that for seconds."""
+        failed, self._at = self._at, (self._at + 1) % len(self._channels)
+        if self._watched is not None and self._watched[0] == failed:
+            patience, self._watched = self._watched[1], None
+            if not patience.expired():
+                patience.reschedule(asyncio.get_running_loop().time())
 
 
 async def _ask_progress(call: Any) -> None:
