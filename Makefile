@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml requirements.lock hatch_build.py $(wildcard protos/*.pr
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@# Compiled once, here: where PYTHONDONTWRITEBYTECODE is set, each start would take three times as long.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib xds tests/support >/dev/null || true
-	@.ci/etcd
+	@.ci/servers
 	@touch $@
 
 run: setup ## serve snapshots/quickstart to Envoys on 127.0.0.1:18000
