@@ -14,6 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from xds.address import Address, BindError
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
+from xds.protocol.plain_acks import PlainAck
+from xds.protocol.response import Part
 from xds.protocol.services import METHODS, SERVICES, Method
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.grpcio_tls import server_credentials
@@ -21,6 +23,8 @@ from xds.transport.tls import TlsFiles
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 ABORT_TIMEOUT_S = 5.0
+ACK_BYTES_MAX = 256
+ACKS_KNOWN_MAX = 4_096
 FAREWELL_S = 0.5
 
 
@@ -67,9 +71,17 @@ class GrpcioOptions:
 class _Call:
     """One stream's end here: reads its requests, and writes what polling gives, one message at a time."""
 
-    __slots__ = ("_context", "_dispatcher", "_refusal", "_task", "_writer", "stream")
+    __slots__ = ("_acks", "_context", "_dispatcher", "_refusal", "_task", "_told", "_writer", "stream")
 
-    def __init__(self, dispatcher: Dispatcher, method: Method, context: "aio.ServicerContext[bytes, bytes]") -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        method: Method,
+        context: "aio.ServicerContext[bytes, bytes]",
+        acks: dict[bytes, PlainAck],
+    ) -> None:
+        self._acks = acks
+        self._told = False  # that there may be more, while something is written
         self._dispatcher = dispatcher
         self._context = context
         self._writer: asyncio.Task[None] | None = None
@@ -81,36 +93,74 @@ class _Call:
         self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=connection)
 
     def carry(self, hub: Hub, now: float) -> bool:
-        return False
+        if self._writer is not None or self._refusal is not None:
+            self._told = True
+            return True
+        self._told = False
+        try:
+            part = hub.carry(self.stream, now)
+        except Exception as error:
+            self._fail(error)
+            return True
+        if part is None:
+            return False
+        self._writer = asyncio.get_running_loop().create_task(self._write(part))
+        return True
 
     def ready(self) -> None:
+        self._told = True
         if self._writer is None and self._refusal is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+            self._writer = asyncio.get_running_loop().create_task(self._write(None))
 
     def end(self, status: Status, message: str) -> None:
         if self._refusal is None and self._task is not None:
             self._refusal = StreamRefusedError(status, message)
             self._task.cancel()
 
-    async def _write(self) -> None:
+    async def _write(self, part: Part | None) -> None:
+        """Write a part, if one is given, and what polling gives, until there is nothing more to be written."""
         try:
-            while self._refusal is None and (part := self._dispatcher.poll(self.stream)) is not None:
+            while self._refusal is None:
+                if part is None:
+                    self._told = False
+                    part = self._dispatcher.poll(self.stream)
+                    if part is None:
+                        return
                 await self._context.write(part.message)
-        except StreamRefusedError as refusal:
-            self.end(refusal.status, refusal.message)
+                if self.stream.settled and not self._told:
+                    return
+                part = None
         except (aio.UsageError, aio.AioRpcError, asyncio.InvalidStateError, grpc.RpcError):
             pass  # the client went away; the reading side ends the stream
         except Exception as error:
-            self._dispatcher.report_fault(error)
-            self.end(Status.INTERNAL, "internal error")
+            self._fail(error)
         finally:
             self._writer = None
+
+    def _fail(self, error: Exception) -> None:
+        """End the stream: refused, or for a bug of ours, which must not cost other streams anything."""
+        if isinstance(error, StreamRefusedError):
+            self.end(error.status, error.message)
+        else:
+            self._dispatcher.report_fault(error)
+            self.end(Status.INTERNAL, "internal error")
+
+    def _take(self, data: bytes) -> None:
+        """Hand a request to the dispatcher. A cohort's ACKs of a response have equal bytes, which are remembered."""
+        ack = self._acks.get(data)
+        if ack is not None and self._dispatcher.take_ack(self.stream, ack):
+            return
+        self._dispatcher.receive(self.stream, data)
+        if ack is None and len(data) <= ACK_BYTES_MAX and (said := self._dispatcher.hub.plain_ack(data)) is not None:
+            if len(self._acks) >= ACKS_KNOWN_MAX:
+                self._acks.clear()
+            self._acks[data] = said
 
     async def run(self) -> None:
         """Read until the client is done, or the stream has to end: then raise what it ends with."""
         try:
             while isinstance(data := await self._context.read(), bytes):  # else aio.EOF
-                self._dispatcher.receive(self.stream, data)
+                self._take(data)
         except StreamRefusedError as refusal:
             self._refusal = refusal
             raise
@@ -170,6 +220,7 @@ class GrpcioTransport:
         self._more_handlers = tuple(handlers)
         self._on_problem = on_problem
         self._server: aio.Server | None = None
+        self._acks: dict[bytes, PlainAck] = {}
         self._health = health.aio.HealthServicer()
 
     async def start(self) -> Address:
@@ -212,7 +263,7 @@ class GrpcioTransport:
     def _handler(self, method: Method) -> Any:
         async def handle(_: Any, context: "aio.ServicerContext[bytes, bytes]") -> None:
             try:
-                await _Call(self._dispatcher, method, context).run()
+                await _Call(self._dispatcher, method, context, self._acks).run()
             except StreamRefusedError as refusal:
                 await self._abort(context, refusal)
             except Exception as error:

@@ -1,0 +1,84 @@
+"""A call on grpcio while it writes: whatever it is told meanwhile is looked at when that is out."""
+
+import asyncio
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from xds.protocol.services import METHODS
+from xds.transport.grpcio import _Call
+
+(DELTA_ADS,) = [method for method in METHODS if method.name == "DeltaAggregatedResources"]
+
+
+class Context:
+    """A client that takes each message when it is let."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.let = asyncio.Event()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def write(self, message: bytes) -> None:
+        await self.let.wait()
+        self.written.append(message)
+
+
+class Dispatcher:
+    """Gives what is put into ``parts``; the stream is settled with each, as one that needs no second look."""
+
+    def __init__(self) -> None:
+        self.parts: deque[Any] = deque()
+        self.hub = SimpleNamespace(carry=lambda stream, now: self._next())
+        self.stream = SimpleNamespace(settled=False)
+
+    def open(self, *_: Any, **__: Any) -> Any:
+        return self.stream
+
+    def poll(self, stream: Any) -> Any:
+        return self._next()
+
+    def _next(self) -> Any:
+        self.stream.settled = True
+        return self.parts.popleft() if self.parts else None
+
+    def put(self, text: bytes) -> None:
+        self.parts.append(SimpleNamespace(message=text))
+
+
+@pytest.mark.parametrize("begun_by", ["ready", "carry"])
+@pytest.mark.parametrize("told_by", ["ready", "carry"])
+async def test_what_comes_up_while_a_message_is_written_follows_it(begun_by: str, told_by: str) -> None:
+    dispatcher, context = Dispatcher(), Context()
+    call = _Call(dispatcher, DELTA_ADS, context, {})  # type: ignore[arg-type]
+
+    def tell(how: str) -> None:
+        if how == "ready":
+            call.ready()
+        else:
+            assert call.carry(dispatcher.hub, 0.0)  # type: ignore[arg-type]
+
+    dispatcher.put(b"1")
+    tell(begun_by)
+    await asyncio.sleep(0)
+    dispatcher.put(b"2")
+    tell(told_by)
+    context.let.set()
+    async with asyncio.timeout(2):
+        while len(context.written) < 2:
+            await asyncio.sleep(0)
+    assert context.written == [b"1", b"2"]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert call._writer is None
+
+
+async def test_a_carry_of_nothing_has_to_be_told_again() -> None:
+    dispatcher, context = Dispatcher(), Context()
+    call = _Call(dispatcher, DELTA_ADS, context, {})  # type: ignore[arg-type]
+    assert not call.carry(dispatcher.hub, 0.0)  # type: ignore[arg-type]
+    assert call._writer is None
