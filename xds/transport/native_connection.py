@@ -28,8 +28,6 @@ TLS_PIECE_BYTES = 2_048
 LINGER_BYTES_MAX = 256 * 1024
 """What a peer may still say after the last word, unheard: closing before it is read would lose that word."""
 TLS_READ_BYTES = 16_384
-TLS_HANDSHAKE_BYTES = 512
-"""A client's certificate is read in so small pieces: 2 KB less for as long as the connection lasts."""
 CORKED_MAX = 64
 CORKED_BYTES_MAX = 16_384
 """What one read brings forth is sent at once from so many pieces on, or from a piece so large on."""
@@ -276,9 +274,8 @@ class TlsConnection(NativeConnection):
         self.pinged = False
         view = memoryview(data)
         try:
-            piece = TLS_READ_BYTES if self._up else TLS_HANDSHAKE_BYTES
-            for at in range(0, len(data), piece):
-                self._incoming.write(view[at : at + piece])
+            for at in range(0, len(data), TLS_READ_BYTES):
+                self._incoming.write(view[at : at + TLS_READ_BYTES])
                 self._read()
         except ssl.SSLWantReadError:
             self._flush()
