@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml requirements.lock hatch_build.py $(wildcard protos/*.pr
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@# Compiled once, here: where PYTHONDONTWRITEBYTECODE is set, each start would take three times as long.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib xds tests/support >/dev/null || true
-	@.ci/servers
+	@.ci/servers etcd
 	@touch $@
 
 run: setup ## serve snapshots/quickstart to Envoys on 127.0.0.1:18000
@@ -34,6 +34,7 @@ demo: setup ## the control plane, two Envoys and two upstreams; ends with Ctrl-C
 	@exec $(BIN)/python snapshots/demo.py
 
 test: setup ## everything that must hold: format, lint, types, architecture, all tests
+	@.ci/servers
 	@.ci/check $(BIN)
 
 check: setup ## only the quick ones: format, lint, types, architecture
