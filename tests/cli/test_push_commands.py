@@ -134,7 +134,12 @@ async def test_apply_reads_standard_input_groups_of_a_directory_and_prunes(run, 
 async def test_rules_come_with_a_directory_or_by_themselves(run, tmp_path: Path) -> None:
     r.write_directory(tmp_path / "dir", [r.static_cluster("c", 1)])
     r.write_directory(tmp_path / "dir", [r.static_cluster("d", 1)], "web")
-    rules = {"groups": {"web": {"extends": "default"}}, "rules": [{"group": "web", "match": {"cluster": "w*"}}]}
+    r.write_directory(tmp_path / "dir", [r.route("r", "elsewhere")], "web")
+    rules = {
+        "groups": {"web": {"extends": "default"}},
+        "rules": [{"group": "web", "match": {"cluster": "w*"}}],
+        "external": ["clusters/elsewhere"],
+    }
     (tmp_path / "dir" / "groups.yaml").write_text(json.dumps(rules))
     done = await run("xds apply -f dir && xds groups && xds groups -o yaml > told.yaml && xds groups -f told.yaml")
     assert done.returncode == 0, done.stderr
@@ -145,7 +150,7 @@ async def test_rules_come_with_a_directory_or_by_themselves(run, tmp_path: Path)
     done = await run("xds groups -f missing.yaml")
     assert (done.returncode, "missing.yaml" in done.stderr) == (2, True)
     told = json.loads((await run("xds groups -o json")).stdout)
-    assert (told["groups"], told["rules"]) == (rules["groups"], rules["rules"])
+    assert told == rules | {"unmatched": "default"}
 
 
 async def test_secrets_and_wrappers_are_shown_as_asked(run, tmp_path: Path) -> None:

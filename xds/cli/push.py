@@ -71,7 +71,7 @@ def apply(
 
     async def work(client: "Client") -> dict[str, "Applied"]:
         if not dry_run:
-            await _extend(client, rules.get("groups", {}))
+            await _prepare(client, rules)
         applied = {name: await _push(client, name, resources, about, prune=prune) for name, resources in read.items()}
         if not dry_run and len(rules) > 1:
             await client.put_rules({**rules, "groups": (await client.rules())["groups"]})
@@ -88,12 +88,16 @@ async def _push(
     return await client.apply(upsert=resources, group=group, about=about)
 
 
-async def _extend(client: "Client", groups: "Mapping[str, Mapping[str, str]]") -> None:
-    """Have groups extend what they are to, before anything in them refers to it."""
+async def _prepare(client: "Client", rules: "Mapping[str, Any]") -> None:
+    """Have groups extend what they are to, and names be external, before anything refers to them."""
+    groups = rules.get("groups", {})
     present = {each.name: each.extends for each in await client.groups()} if groups else {}
     for name, group in groups.items():
         if present.get(name) != group["extends"]:
             await client.put_group(name, extends=group["extends"])
+    if external := rules.get("external"):
+        now = await client.rules()
+        await client.put_rules({**now, "external": sorted({*now["external"], *external})})
 
 
 def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, ...]], dict[str, Any]]":
