@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -85,10 +85,10 @@ class Client:
     async def __aenter__(self) -> Self:
         options = [
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            # A server that restarts is found again within a second; by default that takes up to two minutes.
+            # A server that restarts is found again at once; by default that takes up to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
+            ("grpc.max_reconnect_backoff_ms", 300),
         ]
         if self._tls_ca is None:
             channel = aio.insecure_channel(self._address, options=options)
@@ -178,7 +178,8 @@ class Client:
         return applied_of(await self._persist(lambda: self._call(name, request, pb.Applied, change_id)))
 
     async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Try again for as long as the outcome is not known, or the server is away."""
+        """Try again for as long as the outcome is not known, or the server is away; at once when it is back."""
+        channel = self._open()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         pause_s = RETRY_MIN_S
@@ -189,7 +190,13 @@ class Client:
                 if loop.time() + pause_s > deadline:
                     raise
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            if channel.get_state() is grpc.ChannelConnectivity.READY:
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
+            else:
+                pause_s = RETRY_MIN_S
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await channel.channel_ready()
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
