@@ -7,6 +7,7 @@ any of them. The programs are in ``tests/clients``; they are built once, into ``
 import asyncio
 import base64
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import queue
 import shutil
 import subprocess
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +41,8 @@ def build_go(package: str = ".", name: str = "client") -> Path:
     """Build a package of the Go module in ``tests/clients/go`` and return the binary. Raises ToolchainMissingError."""
     _need("go", "install Go (https://go.dev/dl) and put it on the PATH")
     binary = BUILD / name
-    _run(["go", "build", "-trimpath", "-buildvcs=false", "-o", str(binary), package], SOURCES / "go")
+    with _alone():
+        _run(["go", "build", "-trimpath", "-buildvcs=false", "-o", str(binary), package], SOURCES / "go")
     return binary
 
 
@@ -53,9 +55,21 @@ def build_java() -> Path:
     _need("mvn", "install Maven (Debian: maven)")
     sources = [SOURCES / "java" / "pom.xml", *(SOURCES / "java" / "src").rglob("*.java")]
     jar = BUILD / "java" / "client.jar"
-    if not jar.exists() or jar.stat().st_mtime < max(source.stat().st_mtime for source in sources):
-        _run(["mvn", "--quiet", "--batch-mode", f"-Dclient.build={jar.parent}", "clean", "package"], SOURCES / "java")
+    with _alone():
+        if not jar.exists() or jar.stat().st_mtime < max(source.stat().st_mtime for source in sources):
+            _run(
+                ["mvn", "--quiet", "--batch-mode", f"-Dclient.build={jar.parent}", "clean", "package"], SOURCES / "java"
+            )
     return jar
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Have one process of this checkout build at a time: tests run side by side."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _need(tool: str, what_to_do: str) -> None:
@@ -64,7 +78,6 @@ def _need(tool: str, what_to_do: str) -> None:
 
 
 def _run(argv: Sequence[str], directory: Path) -> None:
-    BUILD.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(argv, cwd=directory, timeout=BUILD_TIMEOUT_S, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"`{' '.join(argv)}` failed in {directory}:\n{(done.stdout + done.stderr)[-4_000:]}"
 
