@@ -22,6 +22,8 @@ pytestmark = pytest.mark.envoy
 
 KILLS = int(os.environ.get("XDS_KILLS", "6"))
 WRITERS = 3
+ALL_KEPT = ("--set", "store.history_max=1000000")
+"""The check reads every change; some hundred are made from one kill to the next."""
 PATIENCE_S = 120.0
 
 
@@ -88,7 +90,7 @@ async def test_kill_9_loses_doubles_and_tears_nothing_and_costs_no_request() -> 
     form = replace(DELTA_ADS, back_off_max_s=BACK_OFF_MAX_S)
     stop = asyncio.Event()
     pushed = [Pushed() for _ in range(WRITERS)]
-    async with Upstreams("a", "b") as upstreams, XdsServer(None) as server:
+    async with Upstreams("a", "b") as upstreams, XdsServer(None, *ALL_KEPT) as server:
         await server.wait_ready()
         scene = Scene(form, upstreams.ports)
         address = f"127.0.0.1:{server.api_port}"
