@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 FROM = re.compile(rb"^x-server-from:\s*([0-9a-f]+)\s*$", re.IGNORECASE | re.MULTILINE)
-HEAD_BYTES_MAX = 65_536
+PIECE_BYTES = 65_536
 
 
 class PeerNetwork:
@@ -91,7 +91,7 @@ class PeerNetwork:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: int | None, target: int
     ) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(HEAD_BYTES_MAX):
+            while data := await reader.read(PIECE_BYTES):
                 await self._pass(source, target)
                 writer.write(data)
                 await writer.drain()
