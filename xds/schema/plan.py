@@ -41,7 +41,7 @@ class Plan:
         self._mode = mode
         self._extract: Extractor | None = None
         self._fields: dict[int, tuple[int, str, Visit | None]] | None = None
-        self._missing: list[tuple[int, str, str]] = []
+        self._missing: tuple[tuple[int, str, str], ...] = ()
         self._full = 0
         self.descriptor = descriptor
 
@@ -74,32 +74,42 @@ class Plan:
                 found.references[key] = Reference(named.type_url, named.name, dotted(path))
 
     def _compile(self) -> dict[int, tuple[int, str, Visit | None]]:
+        """Compile beside what is there, as another thread may do the same: the fields are taken over last."""
         schema, descriptor = self._plans.schema, self.descriptor
         mode = self._plans.mode_within(descriptor, self._mode)
-        compiler = _FieldCompiler(self._plans, mode)
+        compiler, demands = _FieldCompiler(self._plans, mode), _Demands()
         fields: dict[int, tuple[int, str, Visit | None]] = {}
         for field in descriptor.fields:
             ruled = schema.rules(field) if mode & CHECK else None
             absent = _complaint_if_absent(field, ruled) if ruled is not None else None
-            bit = self._demand(field.name, absent) if absent else 0
+            bit = demands.add(field.name, absent) if absent else 0
             visit = compiler.visit(field, ruled)
             if visit is not None or bit:
                 fields[field.number] = (bit, field.name, visit)
         for oneof in descriptor.oneofs:
             if mode & CHECK and schema.is_required(oneof):
                 names = [member.name for member in oneof.fields]
-                bit = self._demand("", f"must have one of {', '.join(names)}")
+                bit = demands.add("", f"must have one of {', '.join(names)}")
                 for member in oneof.fields:
                     own_bit, _, visit = fields.get(member.number, (0, "", None))
                     fields[member.number] = (own_bit | bit, member.name, visit)
         self._extract = EXTRACTORS.get(descriptor.full_name) if mode & REFERENCES else None
+        self._missing, self._full = tuple(demands.all), demands.full
         self._fields = fields
         return fields
 
-    def _demand(self, name: str, what: str) -> int:
-        bit = 1 << len(self._missing)
-        self._missing.append((bit, name, what))
-        self._full |= bit
+
+class _Demands:
+    """What must be there, a bit each, and what is said where it is not."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[int, str, str]] = []
+        self.full = 0
+
+    def add(self, name: str, what: str) -> int:
+        bit = 1 << len(self.all)
+        self.all.append((bit, name, what))
+        self.full |= bit
         return bit
 
 
