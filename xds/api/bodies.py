@@ -142,16 +142,11 @@ def changeset_change(group: str, data: bytes, media_type: MediaType) -> tuple[Ch
 
 def snapshot_change(group: str, data: bytes, media_type: MediaType) -> tuple[Change, str]:
     """Return the change that makes a group have what a body lists, and its version label."""
-    problems: list[Problem] = []
     if media_type == PROTOBUF:
-        message = parsed(pb.Replacement, data)
-        upserts = anys_of(message.resources, "resources", group, problems)
-        if problems:
-            raise ChangesetRejectedError(problems)
-        change = about_message(message.about, upserts={group: upserts}, replace=(group,))
-        return change, message.about.version
+        return replacement_message(group, parsed(pb.Replacement, data))
     document = document_of(data, media_type)
     body = read_body(SnapshotBody, document)
+    problems: list[Problem] = []
     upserts = resources_of(body.resources, "resources", group, document, problems)
     if problems:
         raise ChangesetRejectedError(problems)
@@ -184,6 +179,15 @@ def changeset_message(group: str, message: Any) -> tuple[Change, str]:
         raise ChangesetRejectedError(problems)
     change = about_message(message.about, upserts={group: upserts}, removals={group: removals} if removals else {})
     return change, message.about.version
+
+
+def replacement_message(group: str, message: Any) -> tuple[Change, str]:
+    """Return the change that an ``api.v1.Replacement`` asks for, and its version label."""
+    problems: list[Problem] = []
+    upserts = anys_of(message.resources, "resources", group, problems)
+    if problems:
+        raise ChangesetRejectedError(problems)
+    return about_message(message.about, upserts={group: upserts}, replace=(group,)), message.about.version
 
 
 def about(body: About, **what: Any) -> Change:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from grpc import aio
 from xds._generated import snapshots_pb2 as pb
 from xds.address import Address, BindError
 from xds.api.answers import EXPECTED, error_answer
-from xds.api.bodies import JSON, about_message, anys_of, changeset_message, document_of, known_type
+from xds.api.aside import aside
+from xds.api.bodies import JSON, about_message, changeset_message, document_of, known_type, replacement_message
 from xds.api.messages import (
     applied_message,
     difference_message,
@@ -22,6 +24,7 @@ from xds.api.messages import (
     node_message,
     problems_message,
     revision_message,
+    snapshot_message,
 )
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rules import rules_of
@@ -139,16 +142,12 @@ class GrpcApi:
     # --- Changes -----------------------------------------------------------------------------------------------------
 
     async def _apply(self, request: Any) -> Any:
-        change, version = changeset_message(request.group, request)
+        change, version = await aside(request.ByteSize(), lambda: changeset_message(request.group, request))
         return applied_message(await self._operations.publish(change, version=version))
 
     async def _replace(self, request: Any) -> Any:
-        problems: list[Problem] = []
-        resources = anys_of(request.resources, "resources", request.group, problems)
-        if problems:
-            raise ChangesetRejectedError(problems)
-        change = about_message(request.about, upserts={request.group: resources}, replace=(request.group,))
-        return applied_message(await self._operations.publish(change, version=request.about.version))
+        change, version = await aside(request.ByteSize(), lambda: replacement_message(request.group, request))
+        return applied_message(await self._operations.publish(change, version=version))
 
     async def _rollback(self, request: Any) -> Any:
         like = about_message(request.about)
@@ -202,13 +201,13 @@ class GrpcApi:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.type) if request.type else None
         found = await self._operations.snapshot(request.group, revision, type_url)
-        resources = [as_any(each) for each in found.resources]
-        return pb.Snapshot(revision=found.revision, resources=resources, epoch=self._operations.epoch)
+        return await aside(found.size_bytes, lambda: snapshot_message(found, self._operations.epoch))
 
     async def _diff(self, request: Any) -> Any:
         to = request.to if request.HasField("to") else None
         found = await self._operations.diff(request.group, getattr(request, "from"), to)
-        return pb.Differences(differences=[difference_message(each) for each in found])
+        differences = await aside(sum(each.size_bytes for each in found), lambda: [*map(difference_message, found)])
+        return pb.Differences(differences=differences)
 
     async def _history(self, request: Any) -> Any:
         before = request.before if request.HasField("before") else None
@@ -223,7 +222,7 @@ class GrpcApi:
         try:
             await self._operations.must_be_kept(request.after)
             async for stored in self._operations.watch(request.after):
-                yield event_message(stored)
+                yield await aside(stored.entry.size_bytes, partial(event_message, stored))
         except EXPECTED as error:
             await _abort(context, error)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from xds._generated import snapshots_pb2 as pb
-from xds.api.operations import Difference, GroupInfo
+from xds.api.operations import Difference, GroupInfo, Snapshot
 from xds.model.problem import Problem
 from xds.model.types import short_name
 from xds.protocol.summary import NodeSummary
@@ -42,6 +42,12 @@ def problems_message(problems: Iterable[Problem]) -> Any:
             message.problems.remove(added)
             break
     return message
+
+
+def snapshot_message(snapshot: Snapshot, epoch: str) -> Any:
+    """Return what a group has at a revision."""
+    resources = [as_any(each) for each in snapshot.resources]
+    return pb.Snapshot(revision=snapshot.revision, resources=resources, epoch=epoch)
 
 
 def difference_message(difference: Difference) -> Any:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
+from xds.api.aside import aside
 from xds.model.catalog import Catalog
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -37,6 +38,11 @@ class Snapshot:
     revision: int
     resources: tuple[Resource, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """How large the encoded resources are in all."""
+        return sum(len(each.encoded) for each in self.resources)
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -45,6 +51,11 @@ class Difference:
     key: Key
     before: Resource | None
     after: Resource | None
+
+    @property
+    def size_bytes(self) -> int:
+        """How large both are, encoded."""
+        return sum(len(each.encoded) for each in (self.before, self.after) if each is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +188,9 @@ class Operations:
         if not own and group != DEFAULT_GROUP and group not in decode_table(state.groups).names:
             raise UnknownGroupError(group)
         chosen = sorted(key for key in own if type_url in (None, key.type_url))
-        return Snapshot(revision, tuple(restore(key.type_url, own[key]) for key in chosen))
+        size_bytes = sum(len(own[key]) for key in chosen)
+        resources = await aside(size_bytes, lambda: tuple(restore(key.type_url, own[key]) for key in chosen))
+        return Snapshot(revision, resources)
 
     async def resource(self, group: str, type_url: str, name: str, revision: int | None = None) -> Resource:
         """Return one resource that a group has itself. Raises UnknownResourceError too."""

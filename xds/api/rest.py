@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -14,7 +15,6 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from xds import __version__
-from xds._generated import snapshots_pb2 as pb
 from xds.api import bodies
 from xds.api.answers import (
     EXPECTED,
@@ -27,6 +27,8 @@ from xds.api.answers import (
     published_json,
     resources_json,
 )
+from xds.api.aside import aside
+from xds.api.messages import snapshot_message
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
 from xds.api.rules import rules_of
@@ -38,6 +40,7 @@ from xds.publishing.changes import Change
 from xds.schema.show import to_json
 from xds.schema.wrapping import as_any
 from xds.sources.groups_file import groups_json
+from xds.store.entries import Stored
 from xds.store.errors import ConflictError
 
 log = structlog.get_logger("xds")
@@ -159,7 +162,8 @@ class _Rest:
         async def apply_changeset(group: str, request: Request) -> Response:
             """Set and remove resources: all of it, or none."""
             group = _within(request)[1]
-            change, version = bodies.changeset_change(group, await self._body(request), _media_type(request))
+            data, media_type = await self._body(request), _media_type(request)
+            change, version = await aside(len(data), lambda: bodies.changeset_change(group, data, media_type))
             return await self._publish(change, version)
 
         @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
@@ -168,7 +172,8 @@ class _Rest:
         ) -> Response:
             """Make a group have these resources and no others."""
             group = _within(request)[1]
-            change, version = bodies.snapshot_change(group, await self._body(request), _media_type(request))
+            data, media_type = await self._body(request), _media_type(request)
+            change, version = await aside(len(data), lambda: bodies.snapshot_change(group, data, media_type))
             return await self._publish(change, version, if_match)
 
         @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
@@ -210,21 +215,17 @@ class _Rest:
             group = _within(request)[1]
             type_url = None if type is None else bodies.known_type(type)
             found = await self._operations.snapshot(group, revision, type_url)
-            accepted = request.headers.get("accept", "")
-            if bodies.PROTOBUF in accepted:
-                message = pb.Snapshot(
-                    revision=found.revision,
-                    resources=[as_any(each) for each in found.resources],
-                    epoch=self._operations.epoch,
-                )
-                return Response(message.SerializeToString(), media_type=bodies.PROTOBUF)
-            content = {
-                "group": group,
-                "revision": found.revision,
-                "epoch": self._operations.epoch,
-                "resources": resources_json(found.resources, redact=redact),
-            }
-            return self._in(accepted, content)
+            accepted, epoch = request.headers.get("accept", ""), self._operations.epoch
+
+            def answer() -> Response:
+                if bodies.PROTOBUF in accepted:
+                    message = snapshot_message(found, epoch)
+                    return Response(message.SerializeToString(), media_type=bodies.PROTOBUF)
+                resources = resources_json(found.resources, redact=redact)
+                content = {"group": group, "revision": found.revision, "epoch": epoch, "resources": resources}
+                return _answer_in(accepted, content)
+
+            return await aside(found.size_bytes, answer)
 
         @app.get("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
         async def read_resource(request: Request, revision: Revision = None, redact: Redact = True) -> Response:
@@ -236,7 +237,7 @@ class _Rest:
                 body = as_any(found)
                 media_type = f'{bodies.PROTOBUF}; messageType="{body.type_url.removeprefix(TYPE_PREFIX)}"'
                 return Response(body.value, media_type=media_type)
-            return self._in(accepted, to_json(found, redact=redact), {"x-xds-version": found.version})
+            return _answer_in(accepted, to_json(found, redact=redact), {"x-xds-version": found.version})
 
     # --- History -----------------------------------------------------------------------------------------------------
 
@@ -250,7 +251,9 @@ class _Rest:
         ) -> Response:
             """Return what a group's resources differ in between two revisions, or since one."""
             found = await self._operations.diff(_within(request)[1], before, after)
-            return self._told({"differences": [difference_json(each) for each in found]})
+            size_bytes = sum(each.size_bytes for each in found)
+            told = await aside(size_bytes, lambda: [difference_json(each) for each in found])
+            return self._told({"differences": told})
 
         @app.get("/v1/revisions")
         async def history(
@@ -280,16 +283,10 @@ class _Rest:
         yield f": epoch {self._operations.epoch}\n\n"
         try:
             async for stored in self._operations.watch(after):
-                yield f"id: {stored.revision}\nevent: change\ndata: {json.dumps(event_json(stored))}\n\n"
+                data = await aside(stored.entry.size_bytes, partial(_event_data, stored))
+                yield f"id: {stored.revision}\nevent: change\ndata: {data}\n\n"
         except EXPECTED as error:
             yield f"event: error\ndata: {json.dumps(error_answer(error).body)}\n\n"
-
-    def _in(self, accepted: str, content: Any, headers: dict[str, str] | None = None) -> Response:
-        """Return content as JSON, or as YAML where that is asked for."""
-        if "yaml" in accepted:
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            return Response(text, headers=headers, media_type=bodies.YAML)
-        return JSONResponse(content, headers=headers)
 
     # --- Groups ------------------------------------------------------------------------------------------------------
 
@@ -352,6 +349,18 @@ class _Rest:
             node_id = unquote("/".join(_within(request)[1:]))
             found = await self._operations.node(node_id)
             return self._told({"nodes": [node_json(each) for each in found]})
+
+
+def _event_data(stored: Stored) -> str:
+    return json.dumps(event_json(stored))
+
+
+def _answer_in(accepted: str, content: Any, headers: dict[str, str] | None = None) -> Response:
+    """Return content as JSON, or as YAML where that is asked for."""
+    if "yaml" in accepted:
+        text = yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+        return Response(text, headers=headers, media_type=bodies.YAML)
+    return JSONResponse(content, headers=headers)
 
 
 def _five(parts: list[str]) -> tuple[str, str, str, str, str]:

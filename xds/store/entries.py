@@ -39,6 +39,11 @@ class Entry:
     at_ms: int = 0
     request: bytes = field(default=b"", compare=False)
 
+    @property
+    def size_bytes(self) -> int:
+        """How large the resources that it sets are in all."""
+        return sum(len(encoded) for encoded in self.operations.values() if encoded is not None)
+
     def digest(self) -> bytes:
         """Return what is equal for entries that do the same, whoever made them and when."""
         if self.request:
