@@ -203,10 +203,14 @@ async def test_csds_does_not_wait_for_a_worker_that_dies_before_it_answers(servi
         share = shares(control_plane.worker_pids, port_of(control_plane))
         victim, other = control_plane.worker_pids
         os.kill(victim, signal.SIGSTOP)
-        asking = [asyncio.create_task(nodes_seen(control_plane)) for _ in range(8)]
-        # Those whose connection the other one has took are asking; the rest wait for their own worker.
-        await until(lambda: shares([other], port_of(control_plane))[other] > share[other])
+        asking = [asyncio.create_task(nodes_seen(control_plane)) for _ in range(24)]
+        # Those whose connection the other one took are asking; the rest wait for their own worker's successor.
+        taken = lambda: shares([other], port_of(control_plane))[other] - share[other]  # noqa: E731
+        await until(lambda: taken() > 0)
+        await asyncio.sleep(0.1)
+        asked = taken()
         os.kill(victim, signal.SIGKILL)
         async with asyncio.timeout(8):  # less than an answer is waited for
-            answers = await asyncio.gather(*asking)
+            await until(lambda: sum(each.done() for each in asking) >= asked)
+        answers = await asyncio.gather(*asking)
         assert min(len(answer) for answer in answers) >= share[other]
