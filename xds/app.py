@@ -135,6 +135,15 @@ class ControlPlane:
 
     # --- Life ----------------------------------------------------------------------------------------------------
 
+    def launch(self) -> None:
+        """Have worker processes begin to load while what they will serve is not there yet. Raises BindError.
+
+        ``start`` does it where it was not done before; either way, no client can connect before ``start``.
+        """
+        if isinstance(self._streams, WorkerStreams):
+            self._streams.settings = self.settings
+            self._streams.launch()
+
     async def start(self) -> Address:
         """Listen and serve; return the address that was bound.
 

@@ -6,11 +6,10 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from xds.address import Address
 from xds.app import ControlPlane
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.memory import hold_collection, return_large_blocks, settle_memory
@@ -25,6 +24,9 @@ from xds.sources.watch import watch
 from xds.store.errors import StoreError
 from xds.store.etcd_client import EtcdOptions
 from xds.store.opening import open_store
+
+if TYPE_CHECKING:
+    from xds.api.grpc_api import GrpcApi
 
 log = structlog.get_logger("xds")
 PROBLEMS_LOGGED_MAX = 20
@@ -48,6 +50,8 @@ async def serve(
     ending = _ending_signals()
     async with AsyncExitStack() as stack:
         control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)), checked=True)
+        stack.push_async_callback(control_plane.stop)
+        control_plane.launch()
         store = await open_store(settings.store.url, etcd=_etcd_options(settings.store))
         publisher = Publisher(store, control_plane.catalog, control_plane.follow)
         stack.push_async_callback(publisher.stop)
@@ -65,25 +69,24 @@ async def serve(
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         settle_memory()
         # It takes a while to load, and the workers take as long to start: on another core.
-        await asyncio.gather(control_plane.start(), asyncio.to_thread(_load_push_api))
-        stack.push_async_callback(control_plane.stop)
-        api = await _start_push_api(control_plane, publisher, stack)
+        _, (rest, api) = await asyncio.gather(
+            control_plane.start(), asyncio.to_thread(_push_api, control_plane, publisher)
+        )
+        if rest is not None:
+            control_plane.serve_api(rest)
+        await api.start()
+        stack.push_async_callback(api.stop)
         retention = Retention(store, most=settings.store.history_max, longest_s=settings.store.history_s)
         await stack.enter_async_context(retention)
         if announce is not None:
-            announce(control_plane.info(settings.directory, api=api))
+            announce(control_plane.info(settings.directory, api=api.address))
         await _until_ended(control_plane, publisher, reader, ending)
     log.info("stopped")
     return 0
 
 
-def _load_push_api() -> None:
-    import xds.api.grpc_api
-    import xds.api.rest  # noqa: F401
-
-
-async def _start_push_api(control_plane: ControlPlane, publisher: Publisher, stack: AsyncExitStack) -> Address | None:
-    """Serve the push API in both its forms, as the settings have it; return the address of the gRPC one."""
+def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, GrpcApi]":
+    """Load and make the push API in both its forms; the first, an ASGI app, is None where the settings say so."""
     from xds.api.grpc_api import GrpcApi
     from xds.api.operations import Operations
     from xds.api.tokens import Token
@@ -93,14 +96,12 @@ async def _start_push_api(control_plane: ControlPlane, publisher: Publisher, sta
         publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected
     )
     token = Token(settings.token_file)
-    if settings.rest:
-        from xds.api.rest import rest_api
-
-        control_plane.serve_api(rest_api(operations, token, body_bytes_max=settings.body_bytes_max))
     api = GrpcApi(settings.listen, operations, token, tls=settings.tls, body_bytes_max=settings.body_bytes_max)
-    await api.start()
-    stack.push_async_callback(api.stop)
-    return api.address
+    if not settings.rest:
+        return None, api
+    from xds.api.rest import rest_api
+
+    return rest_api(operations, token, body_bytes_max=settings.body_bytes_max), api
 
 
 def _etcd_options(store: StoreSettings) -> EtcdOptions | None:

@@ -1,6 +1,7 @@
 """A resource is encoded once, compared by identity and told apart by a fingerprint of its name and version."""
 
 import dataclasses
+import pickle
 from hashlib import blake2b
 
 import pytest
@@ -17,9 +18,14 @@ def test_body_is_a_slice_of_what_delta_sends() -> None:
     assert made().body == b"body"
 
 
-def test_it_is_immutable() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        made().name = "other"  # type: ignore[misc]
+def test_a_copy_by_pickle_is_the_same_in_all_it_has() -> None:
+    reference = Reference(CLUSTER, "b", "routes[0]")
+    one = dataclasses.replace(made(), references=(reference,), ttl_s=1.5, heartbeat=b"h", aliases=("x",), source="f:3")
+    again = pickle.loads(pickle.dumps(one))
+    assert [getattr(again, each.name) for each in dataclasses.fields(one)] == [
+        getattr(one, each.name) for each in dataclasses.fields(one)
+    ]
+    assert isinstance(again.references[0], Reference)
 
 
 def test_it_is_compared_by_identity_so_that_streams_can_hold_it_in_sets() -> None:

@@ -13,7 +13,7 @@ from support import resources as r
 from support.control_planes import port_of, served
 from support.native_h2 import H2Client
 from support.pki import Authority
-from support.ports import is_free
+from support.ports import free_port, is_free
 from support.running import children_of, runs, until
 from support.server import XdsServer
 from support.wire import DeltaClient, StreamEnded, wire
@@ -168,6 +168,33 @@ async def test_a_second_server_with_workers_on_the_same_port_is_refused(serving)
         second = ControlPlane(Settings(listen=f"127.0.0.1:{port_of(control_plane)}", admin="off"), workers=2)
         with pytest.raises(BindError, match="in use"):
             await second.start()
+
+
+async def test_of_two_that_begin_at_once_the_later_one_is_refused_and_none_answers_before_it_serves():
+    """Workers are launched before there is anything to serve: clients go elsewhere until there is."""
+    port = free_port()
+    settings = Settings(listen=f"127.0.0.1:{port}", admin="off")
+    first, second = ControlPlane(settings, workers=2), ControlPlane(settings, workers=2)
+    first.launch()
+    second.launch()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+    first.replace({"default": [r.static_cluster("a", 1)]})
+    async with first:
+        with pytest.raises(BindError, match="in use"):
+            await second.start()
+        assert second.worker_pids == []
+        async with Fleet(port, 2, r.CLUSTER) as fleet:
+            await fleet.wait_versions(served(first))
+
+
+async def test_what_was_launched_and_never_started_is_gone_after_stop():
+    before = children_of(os.getpid())
+    control_plane = ControlPlane(Settings(listen="127.0.0.1:0", admin="off"), workers=2)
+    control_plane.launch()
+    await until(lambda: len(children_of(os.getpid())) == len(before) + 2)
+    await control_plane.stop()
+    assert [pid for pid in children_of(os.getpid()) if pid not in before] == []
 
 
 async def test_workers_that_can_not_begin_leave_neither_processes_nor_the_port(monkeypatch):

@@ -9,8 +9,13 @@ from support.wire import DeltaClient, SotwClient
 from support.worker_fleet import Fleet, Follower, metrics, shares
 
 from xds import ControlPlane, GroupTable
+from xds.model.catalog import Catalog
+from xds.model.changeset import Changeset
 from xds.model.groups import Rule
 from xds.model.types import CLUSTER, ENDPOINTS
+from xds.schema.ingest import ingest
+from xds.schema.wrapping import WRAPPER_URL
+from xds.serving.feed import pack, unpack
 
 STREAMS = 32
 NO_MERGING = {"protocol": {"coalesce_s": 0, "coalesce_max_s": 0}}
@@ -30,6 +35,20 @@ def served(control_plane: ControlPlane, type_url: str = CLUSTER, group: str = "d
     """Return name → version of what a group's nodes are to have."""
     view = control_plane.catalog.snapshots[group].view(type_url)
     return {name: found.version for name in view if (found := view.get(name)) is not None}
+
+
+def test_a_packed_state_is_unpacked_to_the_same() -> None:
+    catalog = Catalog(check_references=False)
+    ttl = {"@type": WRAPPER_URL, "ttl": "1.5s", "aliases": ["other"], "resource": r.static_cluster("b", 1)}
+    own = (ingest(r.cluster("a")), ingest(r.assignment("a", 1), source="a.yaml"), ingest(ttl))
+    table = GroupTable(names=("x",), extends={"x": "default"})
+    catalog.apply(Changeset(upserts={"default": own, "x": (ingest(r.static_cluster("c", 1)),)}, groups=table))
+    state = catalog.export()
+    again = unpack(pack(state))
+    assert (again.groups, again.replace, again.removals) == (table, True, {})
+    assert {group: [each.__getstate__() for each in all_] for group, all_ in again.upserts.items()} == {
+        group: [each.__getstate__() for each in all_] for group, all_ in state.upserts.items()
+    }
 
 
 async def test_every_change_reaches_every_stream_of_both_workers_once_and_in_order(serving):

@@ -248,6 +248,35 @@ async def test_a_parent_that_was_itself_held_up_kills_nobody_for_it():
 
 
 @on_both_loops
+async def test_launched_ones_are_told_nothing_before_the_start():
+    life = Life(count=2)
+    before = children_of(os.getpid())
+    life.pool.launch()
+    await until(lambda: len(children_of(os.getpid())) == len(before) + 2)
+    await asyncio.sleep(0.1)
+    assert (life.started, life.pool.workers) == ([], [])
+    launched = [pid for pid in children_of(os.getpid()) if pid not in before]
+    await life.pool.start()
+    assert (life.ready, sorted(life.pids)) == (True, sorted(launched))
+    await life.pool.stop()
+    for one in life.sockets:
+        one.close()
+
+
+async def test_one_that_ends_between_launch_and_start_fails_the_start():
+    life = Life(count=2)
+    before = children_of(os.getpid())
+    life.pool.launch()
+    await until(lambda: len(children_of(os.getpid())) == len(before) + 2)
+    os.kill(next(pid for pid in children_of(os.getpid()) if pid not in before), signal.SIGKILL)
+    with pytest.raises(WorkerFailedError, match="a worker ended with -9 before it served"):
+        await life.pool.start()
+    assert children_of(os.getpid()) == before
+    for one in life.sockets:
+        one.close()
+
+
+@on_both_loops
 async def test_where_one_fails_to_start_none_is_left(monkeypatch):
     life = Life((SERVE, {"do": "exit", "code": 3}), count=3)
     with pytest.raises(WorkerFailedError, match="a worker ended with 3 before it served"):

@@ -224,12 +224,9 @@ class Catalog:
             for type_url, names in by_type.items():
                 before = group.layers.get(type_url)
                 after = step.layers[group_name][type_url]
-                for name, resource in names.items():
-                    old = before.resources.get(name) if before else None
-                    if old is not None:
-                        group.referrers.discard(old)
-                    if resource is not None:
-                        group.referrers.add(resource)
+                if self._check_references:
+                    _index(group.referrers, before, names)
+                for name in names:
                     after.log.record(name, step.revision, live=len(after.resources))
             group.layers = step.layers[group_name]
 
@@ -281,6 +278,16 @@ class _Step:
     layers: Mapping[str, dict[str, Layer]]
     snapshots: dict[str, Snapshot]
     changed: dict[str, dict[str, frozenset[str]]]
+
+
+def _index(referrers: Referrers, before: Layer | None, names: Mapping[str, Resource | None]) -> None:
+    """Have the index know what each of the names refers to from now on."""
+    for name, resource in names.items():
+        old = before.resources.get(name) if before else None
+        if old is not None:
+            referrers.discard(old)
+        if resource is not None:
+            referrers.add(resource)
 
 
 def _effect(changes: Mapping[str, Changes]) -> Changeset:

@@ -22,9 +22,9 @@ from xds.protocol.events import Counters
 from xds.protocol.leftovers import Leftovers
 from xds.protocol.summary import NodesQuery, NodeSummary
 from xds.serving.asking import ANSWER_S, Questions
-from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
+from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode, pack
 from xds.transport.pool import Pool, PoolEvents, Worker
-from xds.transport.sockets import bound, listen
+from xds.transport.sockets import bound, open_all, take
 
 log = structlog.get_logger("xds")
 WORKER_MODULE = "xds.serving.worker"
@@ -75,23 +75,31 @@ class WorkerStreams:
 
     # --- Life ------------------------------------------------------------------------------------------------------
 
-    async def start(self) -> Address:
-        """Listen, start the workers, and return the address. Raises BindError or WorkerFailedError."""
-        self._sockets = listen(self.settings.listen, count=self._workers)
+    def launch(self) -> None:
+        """Take the address, which refuses clients as yet, and begin to start the workers. Raises BindError."""
+        self._sockets = take(self.settings.listen, count=self._workers)
         events = PoolEvents(
             on_start=self._begin, on_message=self._hear, on_end=self._on_end, on_problem=log_worker_problem
         )
         self._pool = Pool(WORKER_MODULE, self._sockets, events)
+        self._pool.launch()
+
+    async def start(self) -> Address:
+        """Listen, have the workers serve, and return the address. Raises BindError or WorkerFailedError."""
+        if self._pool is None:
+            self.launch()
+        assert self._pool is not None
         try:
+            open_all(self.settings.listen, self._sockets)
             await self._pool.start()
         except BaseException:
-            self._close_sockets()
+            await self.stop()
             raise
         return bound(self.settings.listen, self._sockets[0])
 
     def publish(self, applied: Applied) -> None:
         """Tell every worker what was applied to the catalog."""
-        if self._pool is not None:
+        if self._pool is not None and self._pool.workers:
             whole = applied.effect is None
             changeset = self._catalog.export() if applied.effect is None else applied.effect
             self._pool.send(encode(Change(applied.revision, changeset, whole)))
@@ -149,7 +157,7 @@ class WorkerStreams:
         memories = (*self._doubts.memories(), *self._leftovers.memories())
         revision = self._catalog.revision
         if self._state is None or self._state[0] != revision:
-            self._state = (revision, encode(self._catalog.export()))
+            self._state = (revision, pack(self._catalog.export()))
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
         begin = Begin(self.settings, revision, self._state[1], memories)
         worker.channel.send(encode(begin))

@@ -81,7 +81,7 @@ class NativeTransport:
             certificates = Certificates(options.tls, self._on_problem)
             factory = lambda: TlsConnection(shared, certificates.context())  # noqa: E731
         if self._listening is None:
-            (self._listening,) = listen(self._address)
+            self._listening = listen(self._address)
         listening = self._listening
         if self._address.is_unix:
             self._server = await loop.create_unix_server(factory, sock=listening, backlog=BACKLOG)

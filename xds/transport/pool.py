@@ -83,6 +83,7 @@ class Pool:
         self._ending = asyncio.Event()
         self._unlaunched = set(range(len(sockets)))
         self._launched = asyncio.Event()
+        self._begun = asyncio.Event()
         self._all_ready = asyncio.Event()
         self._failed: WorkerFailedError | None = None
 
@@ -91,9 +92,15 @@ class Pool:
         """The workers that run now."""
         return list(self._workers.values())
 
+    def launch(self) -> None:
+        """Begin to start the processes, which takes a while; before ``start``, none is told anything."""
+        if not self._keepers:
+            self._keepers = [asyncio.create_task(self._keep(number)) for number in range(len(self._sockets))]
+
     async def start(self) -> None:
         """Start every worker and wait until all are ``ready``. Raises WorkerFailedError, then leaving none."""
-        self._keepers = [asyncio.create_task(self._keep(number)) for number in range(len(self._sockets))]
+        self.launch()
+        self._begun.set()
         self._looker = asyncio.create_task(self._look_after())
         try:
             async with asyncio.timeout(START_S):
@@ -128,6 +135,7 @@ class Pool:
     async def stop(self) -> None:
         """End every worker now."""
         self._ending.set()
+        self._begun.set()
         for worker in self.workers:
             _kill(worker)
         await asyncio.gather(*self._keepers)
@@ -147,6 +155,7 @@ class Pool:
             if not self._unlaunched:
                 self._launched.set()
             await self._launched.wait()  # all begin to load before the first is told what it is to serve
+            await self._begun.wait()
             if worker is not None:
                 self._workers[number] = worker
                 self._events.on_start(worker)

@@ -3,6 +3,8 @@
 import errno
 import socket
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from xds.address import Address, BindError
@@ -11,31 +13,51 @@ BACKLOG = 16_384
 """Connections that may wait to be accepted, as far as the kernel lets us (net.core.somaxconn)."""
 
 
-def listen(address: Address, *, count: int = 1) -> list[socket.socket]:
-    """Return ``count`` sockets that listen on one address, among which the kernel shares out the connections.
+def listen(address: Address) -> socket.socket:
+    """Return a socket that listens on the address. Raises BindError, also when anybody else listens there already."""
+    (taken,) = take(address, count=1)
+    open_all(address, [taken])
+    return taken
 
-    On a unix path all are the same socket. Raises BindError, also when anybody else listens there already.
+
+def take(address: Address, *, count: int) -> list[socket.socket]:
+    """Return ``count`` sockets on one address, among which the kernel will share out the connections.
+
+    Clients are refused until ``open_all``. On a unix path all are the same socket, which lets them wait instead: one
+    that refused would be taken for that of a server that is no more. Raises BindError as ``listen`` does.
     """
-    try:
+    with _bind_errors(address):
         if address.is_unix:
-            return [_listen_unix(address.path)] * count
+            return [_take_unix(address.path)] * count
         family, where = _resolve(address)
         if count == 1:
-            return [_listen_tcp(family, where, shared=False)]
-        # With SO_REUSEPORT a second server would share our clients. One socket without it shows whether there is one.
-        probe = _listen_tcp(family, where, shared=False)
-        where = (where[0], probe.getsockname()[1])
-        probe.close()
-        return [_listen_tcp(family, where, shared=True) for _ in range(count)]
-    except UnicodeError:
-        raise BindError("xDS", address, OSError("not the name of a host")) from None
-    except OSError as error:
-        raise BindError("xDS", address, error) from None
+            return [_take_tcp(family, where, shared=False)]
+        where = (where[0], _unused_port(family, where))
+        return [_take_tcp(family, where, shared=True) for _ in range(count)]
+
+
+def open_all(address: Address, taken: Sequence[socket.socket]) -> None:
+    """Let clients connect to what was taken. Raises BindError when somebody else began to listen there meanwhile."""
+    with _bind_errors(address):
+        if len(taken) > 1 and not address.is_unix:
+            _unused_port(taken[0].family, taken[0].getsockname()[:2])
+        for each in taken:
+            each.listen(BACKLOG)
 
 
 def bound(address: Address, listening: socket.socket) -> Address:
     """Return the address with the port that was bound where it was 0."""
     return address if address.is_unix else Address(address.host, listening.getsockname()[1])
+
+
+@contextmanager
+def _bind_errors(address: Address) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeError:
+        raise BindError("xDS", address, OSError("not the name of a host")) from None
+    except OSError as error:
+        raise BindError("xDS", address, error) from None
 
 
 def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
@@ -44,26 +66,43 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
     return family, (str(where[0]), int(where[1]))
 
 
-def _listen_tcp(family: socket.AddressFamily, where: tuple[str, int], *, shared: bool) -> socket.socket:
-    everywhere = where[0] == "::" and socket.has_dualstack_ipv6()
-    listening = socket.create_server(
-        where, family=family, backlog=BACKLOG, reuse_port=shared, dualstack_ipv6=everywhere
-    )
-    listening.setblocking(False)
-    return listening
+def _unused_port(family: socket.AddressFamily, where: tuple[str, int]) -> int:
+    """Return the port where nobody listens; raise OSError where somebody does.
+
+    With SO_REUSEPORT a second server would share our clients: a socket without it shows whether there is one.
+    """
+    with _take_tcp(family, where, shared=False) as probe:
+        probe.listen()
+        return int(probe.getsockname()[1])
 
 
-def _listen_unix(path: str) -> socket.socket:
-    _remove_stale(path)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _take_tcp(family: socket.AddressFamily, where: tuple[str, int], *, shared: bool) -> socket.socket:
+    taken = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listening.bind(path)
-        listening.listen(BACKLOG)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, where[0] != "::")
+        taken.bind(where)
     except OSError:
-        listening.close()
+        taken.close()
         raise
-    listening.setblocking(False)
-    return listening
+    taken.setblocking(False)
+    return taken
+
+
+def _take_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    taken = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        taken.bind(path)
+        taken.listen(BACKLOG)
+    except OSError:
+        taken.close()
+        raise
+    taken.setblocking(False)
+    return taken
 
 
 def _remove_stale(path: str) -> None:
