@@ -1,10 +1,16 @@
 """What every test run needs: gRPC that survives child processes, their logs in failures, none of them left over."""
 
 import os
+import signal
 
 # Spawning a child while a gRPC server runs in this process can otherwise crash the child between fork and exec
 # (SIGSEGV, about 1 in 15). It must be set before the first import of grpc.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+# A shell starts what it runs in the background with SIGINT ignored, and children inherit that: they would not see the
+# SIGINT that a test sends them before they have a handler of their own.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Generator
 
