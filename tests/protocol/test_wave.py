@@ -181,12 +181,12 @@ def test_an_ack_is_taken_once_and_of_this_type_and_nonce_only():
     part = fleet.hub.poll(stream, 0.0)
     assert part is not None
     ack = PlainAck(ENDPOINTS, part.nonce)
-    assert fleet.hub.take_ack(stream, PlainAck(CLUSTER, part.nonce), 0.0) is None
-    assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, "ff"), 0.0) is None
+    assert not fleet.hub.take_ack(stream, PlainAck(CLUSTER, part.nonce), 0.0)
+    assert not fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, "ff"), 0.0)
     assert state.outstanding is part
-    assert fleet.hub.take_ack(stream, ack, 0.0) is False
+    assert fleet.hub.take_ack(stream, ack, 0.0)
     assert state.outstanding is None
-    assert fleet.hub.take_ack(stream, ack, 0.0) is None
+    assert not fleet.hub.take_ack(stream, ack, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_an_ack_that_moves_more_moves_it(upset: Callable[[TypeState, Session], N
     assert part is not None
     acks = fleet.hub.counters.acks
     upset(state, session)
-    assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce), 0.0) is not None
+    assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce), 0.0)
     assert (state.outstanding, state.unknown or None, session.coming_back, session.awaited.names) == (
         None,
         None,
@@ -225,7 +225,7 @@ def test_an_ack_of_what_is_outdated_brings_the_next_response():
     part = fleet.hub.poll(stream, 0.0)
     assert part is not None
     fleet.change("a", "2")
-    assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce), 0.0) is True
+    assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce), 0.0)
     assert fleet.hub.take_ready() == [stream]
     assert fleet.poll(stream) == [b"a@2"]
 

@@ -139,7 +139,7 @@ class Hub:
         """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
         node_bytes, plain = split_node(data)
         ack = self._plain_acks.read(stream.session, node_bytes, plain)
-        if ack is not None and self.take_ack(stream, ack, now) is not None:
+        if ack is not None and self.take_ack(stream, ack, now):
             return
         self._counters.requests += 1
         self._now = now
@@ -151,21 +151,16 @@ class Hub:
             self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
             raise
 
-    def take_ack(self, stream: Stream, ack: PlainAck, now: float) -> bool | None:
-        """Take a mere ACK as ``receive`` would, without reading it again; None if it is not of this stream.
-
-        True says that something may be ready by it. It runs once a delivery, so it calls nothing where nothing waits.
-        """
+    def take_ack(self, stream: Stream, ack: PlainAck, now: float) -> bool:
+        """Take a mere ACK as ``receive`` would, without reading it again; False if it is not of this stream."""
         session, state = stream.session, stream.states.get(ack.type_url)
         if session is None or state is None or stream.variant is Variant.SOTW:
-            return None
+            return False
         part = state.outstanding
         if part is None or part.nonce != ack.nonce:
-            return None
+            return False
         self._counters.requests += 1
-        waited_for = session.absent or session.awaited.names or session.coming_back
-        held = state.policy.stage is not Stage.FREE or state.unknown or state.lingering or state.rest
-        if waited_for or held or self._doubtful:
+        if state.policy.stage is not Stage.FREE or self._doubtful or self._matters(session, state):
             self._now = now
             self._answers.take(session, state, None, now)
             self._follow(stream, session, state, now)
@@ -174,7 +169,13 @@ class Hub:
         self._counters.acks += 1
         if state.dirty:
             self._queue(stream)
-        return state.dirty
+        return True
+
+    def _matters(self, session: Session, state: TypeState) -> bool:
+        """Say whether anything but this type waits for the ACK of a type that nothing is held back for."""
+        if state.unknown or state.lingering or state.rest:
+            return True
+        return bool(session.absent or session.awaited or session.coming_back)
 
     def _receive(self, stream: Stream, data: bytes, node_bytes: bytes, plain: bytes, now: float) -> None:
         request, opening = self._openings.read(stream.variant, data, node_bytes, plain)

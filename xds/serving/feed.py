@@ -10,7 +10,6 @@ from typing import Any
 
 from xds.config import Settings
 from xds.model.changeset import Changeset
-from xds.model.resource import Resource
 from xds.protocol.events import Counters
 from xds.protocol.memories import Memory
 from xds.protocol.summary import NodesQuery
@@ -23,7 +22,7 @@ class Begin:
     settings: Settings
     revision: int
     state: bytes
-    """A packed changeset: packed once for all workers that begin at a revision."""
+    """An encoded changeset: encoded once for all workers that begin at a revision."""
     memories: tuple[Memory, ...]
 
 
@@ -94,22 +93,3 @@ def encode(message: object) -> bytes:
 def decode(data: bytes) -> Any:
     """Return the message that the bytes are. They must come from ``encode`` in a process of ours."""
     return pickle.loads(data)  # noqa: S301 - our own process at the other end of a socket pair
-
-
-def pack(state: Changeset) -> bytes:
-    """Return all there is as bytes: what the resources have, in lists. Objects would take five times as long."""
-    rows = {group: [each.__getstate__() for each in resources] for group, resources in state.upserts.items()}
-    return encode((rows, state.groups))
-
-
-def unpack(data: bytes) -> Changeset:
-    """Return the changeset that ``pack`` made bytes of."""
-    rows, table = decode(data)
-    upserts = {group: tuple(map(_resource, states)) for group, states in rows.items()}
-    return Changeset(upserts=upserts, groups=table, replace=True)
-
-
-def _resource(state: tuple[Any, ...]) -> Resource:
-    resource = Resource.__new__(Resource)
-    resource.__setstate__(state)
-    return resource

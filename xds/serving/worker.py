@@ -22,7 +22,7 @@ from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
 from xds.serving.asking import Questions
-from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode, unpack
+from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
 from xds.serving.streams import Streams
 from xds.transport.channel import Channel
 
@@ -95,7 +95,7 @@ class Worker:
 
     def _begin(self, begin: Begin) -> None:
         configure_logging(level=begin.settings.log.level, form=begin.settings.log.format)
-        self._catalog.resume(unpack(begin.state), begin.revision)
+        self._catalog.resume(decode(begin.state), begin.revision)
         tell = lambda memory: self._channel.send(encode(Remember(memory)))  # noqa: E731
         self._streams = Streams(begin.settings, load_schema(), self._catalog, tell=tell)
         for memory in begin.memories:

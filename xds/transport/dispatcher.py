@@ -124,10 +124,12 @@ class Dispatcher:
 
     def take_ack(self, stream: Stream, ack: PlainAck) -> bool:
         """Hand a mere ACK to the hub; False if it has to be received as any request."""
-        restless = self.hub.take_ack(stream, ack, self._loop.time())
-        if restless:
+        hub = self.hub
+        if not hub.take_ack(stream, ack, self._loop.time()):
+            return False
+        if hub.restless or hub.next_tick < self._timer_at:
             self._serve_now()
-        return restless is not None
+        return True
 
     def poll(self, stream: Stream) -> Part | None:
         """Return the stream's next message, or None until its sink is told to be ready again."""

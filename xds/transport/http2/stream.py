@@ -158,8 +158,8 @@ class Stream:
     @property
     def between_messages(self) -> bool:
         """Say whether the next message is awaited, and nothing but the message."""
-        over = self.local_closed or self.ending
-        return self.partial is None and self.length_left is None and not self.remote_closed and not over
+        whole = self.partial is None and self.length_left is None
+        return whole and not self.remote_closed and not self.over
 
     @property
     def over(self) -> bool:
