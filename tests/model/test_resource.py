@@ -3,8 +3,10 @@
 import dataclasses
 import pickle
 from hashlib import blake2b
+from pathlib import Path
 
 import pytest
+from mypy import api as mypy_api
 
 from xds.model.resource import Reference, Resource
 from xds.model.types import CLUSTER, TYPE_PREFIX
@@ -16,6 +18,15 @@ def made(name: str = "web", version: str = "v1", type_url: str = CLUSTER) -> Res
 
 def test_body_is_a_slice_of_what_delta_sends() -> None:
     assert made().body == b"body"
+
+
+def test_the_type_checker_holds_it_immutable(tmp_path: Path) -> None:
+    code = tmp_path / "renaming.py"
+    code.write_text(
+        "from xds.model.resource import Resource as R\n\n\ndef f(resource: R) -> None:\n    resource.name = ''\n"
+    )
+    said, _, status = mypy_api.run(["--no-incremental", "--follow-imports=silent", str(code)])
+    assert (status, 'Property "name" defined in "Resource" is read-only' in said) == (1, True), said
 
 
 def test_a_copy_by_pickle_is_the_same_in_all_it_has() -> None:

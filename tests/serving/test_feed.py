@@ -15,7 +15,7 @@ from xds.model.groups import Rule
 from xds.model.types import CLUSTER, ENDPOINTS
 from xds.schema.ingest import ingest
 from xds.schema.wrapping import WRAPPER_URL
-from xds.serving.feed import pack, unpack
+from xds.serving.feed import decode, encode
 
 STREAMS = 32
 NO_MERGING = {"protocol": {"coalesce_s": 0, "coalesce_max_s": 0}}
@@ -37,14 +37,14 @@ def served(control_plane: ControlPlane, type_url: str = CLUSTER, group: str = "d
     return {name: found.version for name in view if (found := view.get(name)) is not None}
 
 
-def test_a_packed_state_is_unpacked_to_the_same() -> None:
+def test_an_encoded_state_is_decoded_to_the_same() -> None:
     catalog = Catalog(check_references=False)
     ttl = {"@type": WRAPPER_URL, "ttl": "1.5s", "aliases": ["other"], "resource": r.static_cluster("b", 1)}
     own = (ingest(r.cluster("a")), ingest(r.assignment("a", 1), source="a.yaml"), ingest(ttl))
     table = GroupTable(names=("x",), extends={"x": "default"})
     catalog.apply(Changeset(upserts={"default": own, "x": (ingest(r.static_cluster("c", 1)),)}, groups=table))
     state = catalog.export()
-    again = unpack(pack(state))
+    again = decode(encode(state))
     assert (again.groups, again.replace, again.removals) == (table, True, {})
     assert {group: [each.__getstate__() for each in all_] for group, all_ in again.upserts.items()} == {
         group: [each.__getstate__() for each in all_] for group, all_ in state.upserts.items()

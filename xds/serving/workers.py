@@ -22,7 +22,7 @@ from xds.protocol.events import Counters
 from xds.protocol.leftovers import Leftovers
 from xds.protocol.summary import NodesQuery, NodeSummary
 from xds.serving.asking import ANSWER_S, Questions
-from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode, pack
+from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
 from xds.transport.pool import Pool, PoolEvents, Worker
 from xds.transport.sockets import bound, open_all, take
 
@@ -157,7 +157,7 @@ class WorkerStreams:
         memories = (*self._doubts.memories(), *self._leftovers.memories())
         revision = self._catalog.revision
         if self._state is None or self._state[0] != revision:
-            self._state = (revision, pack(self._catalog.export()))
+            self._state = (revision, encode(self._catalog.export()))
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
         begin = Begin(self.settings, revision, self._state[1], memories)
         worker.channel.send(encode(begin))
