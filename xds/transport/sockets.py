@@ -77,13 +77,14 @@ def _unused_port(family: socket.AddressFamily, where: tuple[str, int]) -> int:
 
 
 def _take_tcp(family: socket.AddressFamily, where: tuple[str, int], *, shared: bool) -> socket.socket:
+    everywhere = where[0] == "::" and socket.has_dualstack_ipv6()
     taken = socket.socket(family, socket.SOCK_STREAM)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, where[0] != "::")
+            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not everywhere)
         taken.bind(where)
     except OSError:
         taken.close()
