@@ -182,7 +182,7 @@ class _Rest:
             _, group, _, word, name = _five(_within(request))
             type_url = bodies.known_type(word)
             data, written = await self._body(request), request.headers.get("content-type", "")
-            resource = bodies.resource_of(type_url, name, group, data, written)
+            resource = await aside(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
             return await self._publish(Change(upserts={group: (resource,)}), "", if_match)
 
         @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
