@@ -204,13 +204,10 @@ async def test_csds_does_not_wait_for_a_worker_that_dies_before_it_answers(servi
         victim, other = control_plane.worker_pids
         os.kill(victim, signal.SIGSTOP)
         asking = [asyncio.create_task(nodes_seen(control_plane)) for _ in range(24)]
-        # Those whose connection the other one took are asking; the rest wait for their own worker's successor.
-        taken = lambda: shares([other], port_of(control_plane))[other] - share[other]  # noqa: E731
-        await until(lambda: taken() > 0)
-        await asyncio.sleep(0.1)
-        asked = taken()
+        # Those whose connection the other one took are asking; the rest wait for their own worker's successor. Of so
+        # many, some are taken by the other one.
+        await until(lambda: shares([other], port_of(control_plane))[other] > share[other])
         os.kill(victim, signal.SIGKILL)
         async with asyncio.timeout(8):  # less than an answer is waited for
-            await until(lambda: sum(each.done() for each in asking) >= asked)
-        answers = await asyncio.gather(*asking)
+            answers = await asyncio.gather(*asking)
         assert min(len(answer) for answer in answers) >= share[other]
