@@ -2,7 +2,7 @@
 
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
 from support.hubs import DELTA, SOTW, MakeWorld, World
-from support.scenes import full, started, swap
+from support.scenes import full, start, started, swap
 
 from xds.protocol.state import Variant
 from xds.protocol.stream import Limits
@@ -59,6 +59,17 @@ def test_reconnect_while_warming_asks_for_endpoints_first_and_gets_all(world: Wo
     client = started(world, variant)
     client.close()
     assert client.reconnect(EDS).take() == ["EDS #1 a@1"]
+
+
+def test_reconnect_of_grpc_in_any_order_is_sent_nothing(world: World, variant: Variant) -> None:
+    """Its client keeps its types in no order, so that endpoints may well come first; they are no sign of warming."""
+    world.publish(cluster("a"), endpoints("a"), listener("l", routes="r"), route("r", 1, "a"))
+    for user_agent in ("gRPC C-core linux Python C-core 58.0.0", "gRPC Go", "gRPC Java"):
+        client = world.client(variant, user_agent, user_agent=user_agent)
+        start(client)
+        for types in ((EDS, CDS, LDS, RDS), (EDS, RDS, LDS, CDS), (RDS, EDS, CDS, LDS)):
+            client = client.reconnect(*types)
+            assert client.ack_all() == [], (user_agent, types)
 
 
 def test_reconnect_while_warming_holds_routes_until_the_clusters_are_asked_for(world: World, variant: Variant) -> None:

@@ -171,12 +171,13 @@ class Client:
         per_type: bool = False,
         connection: str = "tcp1",
         metadata: Mapping[str, object] | None = None,
+        user_agent: str = "",
     ) -> None:
         self.world = world
         self.variant = variant
         self.per_type = per_type
         self.connection = connection
-        self.node = wire.Node(id=node, cluster=cluster)
+        self.node = wire.Node(id=node, cluster=cluster, user_agent_name=user_agent)
         if metadata:
             self.node.metadata.CopyFrom(struct_pb2.Struct())
             self.node.metadata.update(metadata)
@@ -378,8 +379,8 @@ class Client:
         """
         home = world or self.world
         self.world.say(f"{self.node.id} reconnects")
-        options = {"cluster": self.node.cluster, "per_type": self.per_type, "connection": self.connection + "'"}
-        again = home.client(self.variant, self.node.id, **options)
+        options = {"cluster": self.node.cluster, "user_agent": self.node.user_agent_name, "per_type": self.per_type}
+        again = home.client(self.variant, self.node.id, **options, connection=self.connection + "'")
         again.held = {type_url: dict(names) for type_url, names in self.held.items()}
         if not before_closing:
             self.close()

@@ -24,6 +24,11 @@ def describe_node(wire: WireNode) -> Node:
     )
 
 
+def is_grpc(node: Node) -> bool:
+    """Say whether a node is gRPC's own xDS client, which names itself so in every language ("gRPC C-core …")."""
+    return node.user_agent.startswith("gRPC ")
+
+
 def _metadata(wire: WireNode) -> dict[str, Any]:
     if not wire.HasField("metadata"):
         return {}

@@ -11,7 +11,7 @@ from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.identity import describe_node, same_node
+from xds.protocol.identity import describe_node, is_grpc, same_node
 from xds.protocol.policy import Stage
 from xds.protocol.requests import Request
 from xds.protocol.response import Cohorts, Encoding
@@ -89,13 +89,14 @@ def notice_return(session: Session, stream: Stream, state: TypeState, *, claims:
     """Have order know what a type's first request tells of an earlier stream; ``claims``: the client has some of it.
 
     Returns whether an Envoy is stuck: one whose stream broke while its clusters warmed asks for endpoints first of all,
-    and what it says of those that it has is of the time before.
+    and what it says of those that it has is of the time before. gRPC's client asks for its types in any order, and
+    warms nothing.
     """
     session.since = session.since or now
     stream.warm = stream.warm or claims
     if state.stage is Stage.MAKE and claims:
         session.returned(now)
-    stuck = state.type_url == ENDPOINTS and stream.aggregated and not stream.states
+    stuck = state.type_url == ENDPOINTS and stream.aggregated and not stream.states and not is_grpc(session.node)
     if stuck or (claims and not stream.aggregated and state.switches):
         session.stuck_since = now if session.stuck_since is None else session.stuck_since
         session.timed = True

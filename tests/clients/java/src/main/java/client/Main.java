@@ -19,8 +19,9 @@ public final class Main {
 
   /** Serves stdin until it ends. */
   public static void main(String[] arguments) throws IOException {
-    emit(Event.of("started"));
     Tunnels tunnels = new Tunnels(Main::emit);
+    Tunnels.loadTls();
+    emit(Event.of("started"));
     BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     for (String line = lines.readLine(); line != null; line = lines.readLine()) {
       Command command = GSON.fromJson(line, Command.class);

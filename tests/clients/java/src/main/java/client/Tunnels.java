@@ -6,14 +6,18 @@ import io.grpc.ManagedChannel;
 import io.grpc.Metadata;
 import io.grpc.netty.shaded.io.grpc.netty.GrpcSslContexts;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import io.grpc.netty.shaded.io.netty.buffer.ByteBufAllocator;
 import io.grpc.netty.shaded.io.netty.handler.ssl.SslContextBuilder;
+import io.grpc.netty.shaded.io.netty.util.ReferenceCountUtil;
 import java.io.File;
 import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.util.Base64;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
+import javax.net.ssl.SSLEngine;
 
 /** The connections and calls, by the numbers that the test gave them. One thread uses it. */
 final class Tunnels {
@@ -25,6 +29,15 @@ final class Tunnels {
 
   Tunnels(Consumer<Event> emit) {
     this.emit = emit;
+  }
+
+  /** Loads the classes of a TLS handshake, which takes seconds where the processors are busy. */
+  static void loadTls() throws IOException {
+    SSLEngine engine = GrpcSslContexts.forClient().build().newEngine(ByteBufAllocator.DEFAULT);
+    engine.beginHandshake();
+    ByteBuffer hello = ByteBuffer.allocate(engine.getSession().getPacketBufferSize());
+    engine.wrap(ByteBuffer.allocate(0), hello);
+    ReferenceCountUtil.release(engine);
   }
 
   void run(Command command) throws IOException {
