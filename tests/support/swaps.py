@@ -81,6 +81,7 @@ async def under_load(scene: Scene, envoy: EnvoyProcess) -> AsyncIterator[Traffic
     async with Traffic(scene.listener_port, rate=RATE) as traffic:
         await traffic.wait_requests(REQUESTS_BETWEEN)
         yield traffic
+        assert not (await traffic.stop()).ran_out, "the load was to go on until what it watches was over"
 
 
 @dataclass(frozen=True, slots=True)

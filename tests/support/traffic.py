@@ -41,6 +41,8 @@ class TrafficReport:
     latency_p50_ms: float
     latency_p99_ms: float
     latency_max_ms: float
+    ran_out: bool
+    """The load ended by itself, before it was told to."""
 
     @property
     def failures(self) -> int:
@@ -73,8 +75,8 @@ class Traffic:
         rate: float | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 5.0,
-        seconds_max: float = 120.0,
-        requests_max: int = 2_000_000,
+        seconds_max: float = 3_600.0,
+        requests_max: int = 20_000_000,
     ) -> None:
         from support.processes import Worker  # not at the top: the worker itself runs this file as a script
 
@@ -138,6 +140,7 @@ class _Load:
     begun: float = 0.0
     ended: float = 0.0
     stopping: bool = False
+    ran_out: bool = False
     requests: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
@@ -146,8 +149,9 @@ class _Load:
 
     @property
     def over(self) -> bool:
-        spent = time.monotonic() - self.begun > self.seconds_max
-        return self.stopping or spent or self.requests >= self.requests_max
+        if time.monotonic() - self.begun > self.seconds_max or self.requests >= self.requests_max:
+            self.ran_out = self.ran_out or not self.stopping
+        return self.stopping or self.ran_out
 
     def fail(self, kind: str, detail: object) -> None:
         self.requests += 1
@@ -166,7 +170,7 @@ class _Load:
     def report(self) -> dict[str, Any]:
         failures = sum(self.failed.values())
         figures = {"requests": self.requests, "ok": self.requests - failures, "failed": self.failed}
-        figures |= {"served": self.served, "samples": self.samples}
+        figures |= {"served": self.served, "samples": self.samples, "ran_out": self.ran_out}
         figures["duration_s"] = (self.ended or time.monotonic()) - self.begun
         ranks = {"latency_p50_ms": 0.5, "latency_p99_ms": 0.99, "latency_max_ms": 1.0}
         return figures | {name: _quantile(self.latencies, rank) for name, rank in ranks.items()}

@@ -122,6 +122,7 @@ async def test_the_load_sees_answers_that_never_come():
         await traffic.wait_requests(3)
         report = await traffic.stop()
     assert set(report.failed) == {"timeout"}
+    assert not report.ran_out
 
 
 async def test_the_load_keeps_its_rate_and_ends_by_itself():
@@ -134,6 +135,7 @@ async def test_the_load_keeps_its_rate_and_ends_by_itself():
         report = await traffic.stop()
     assert 300 <= report.requests <= 420
     assert report.duration_s < 1.5
+    assert report.ran_out
 
 
 async def test_the_load_bounds_its_requests():
@@ -142,6 +144,7 @@ async def test_the_load_bounds_its_requests():
             await asyncio.sleep(0.01)
         report = await traffic.stop()
     assert 100 <= report.requests <= 104
+    assert report.ran_out
 
 
 async def test_an_upstream_fails_health_checks_when_told_and_envoy_sees_it():
