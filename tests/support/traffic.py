@@ -149,9 +149,8 @@ class _Load:
 
     @property
     def over(self) -> bool:
-        if time.monotonic() - self.begun > self.seconds_max or self.requests >= self.requests_max:
-            self.ran_out = self.ran_out or not self.stopping
-        return self.stopping or self.ran_out
+        spent = time.monotonic() - self.begun > self.seconds_max
+        return self.stopping or spent or self.requests >= self.requests_max
 
     def fail(self, kind: str, detail: object) -> None:
         self.requests += 1
@@ -253,7 +252,7 @@ async def _run(load: _Load) -> None:
     async with asyncio.TaskGroup() as group:
         for index in range(load.connections):
             group.create_task(_client(load, index))
-    load.ended = time.monotonic()
+    load.ended, load.ran_out = time.monotonic(), not load.stopping
 
 
 async def _main(load: _Load) -> None:
