@@ -273,6 +273,17 @@ async def test_a_root_recreated_with_the_same_content_has_nothing_to_tell(root: 
         assert names(await follower.next()) == ["a", "b"]
 
 
+async def test_a_root_that_is_gone_and_then_empty_for_a_while_has_twice_the_time(root: Path) -> None:
+    async with following(root, loss_s=2) as follower:
+        shutil.rmtree(root)
+        await asyncio.sleep(1.3)
+        root.mkdir()
+        await asyncio.sleep(1.3)
+        put(root / "a.yaml", text("a2"))
+        put(root / "b.yaml", text("b"))
+        assert names(await follower.next()) == ["a2", "b"]
+
+
 async def test_a_recreated_root_is_watched_again(root: Path) -> None:
     async with following(root, poll_s=60) as follower:
         shutil.rmtree(root)
@@ -369,7 +380,8 @@ async def test_a_restless_writer_is_never_caught_halfway(tmp_path: Path, kind: s
         for file in "abc":
             content = text(*(f"{file}{number}" for number in range(20)))
             (root / f"{file}.yaml").write_text(content)
-    async with following(root, read_first=kind == "files") as follower:
+    # the writer pauses for 0.2 s at most, and a busy machine may make that longer
+    async with following(root, read_first=kind == "files", loss_s=3, problem_s=1) as follower:
         writer = await asyncio.create_subprocess_exec(
             sys.executable, str(WRITER), kind, str(root), str(seed), str(steps), stdout=asyncio.subprocess.PIPE
         )

@@ -4,6 +4,7 @@ How a change is known to be whole. A sweep before the reading and one after it a
 one instant. Before that, the directory was quiet for ``settle_s``. No changed file is still open for writing. And what
 looks like the middle of something is given time, as long as nothing of it moves: problems, and files that had
 resources and are gone or blank (an editor that renames, ``rm -r`` and recreate, a rewrite that began with truncation).
+A directory that comes or goes has moved.
 """
 
 import asyncio
@@ -167,8 +168,8 @@ class _Following:
             files.append(tree.group_file)
         return tuple(file for file in files if is_being_written(file.path))
 
-    def _lost(self, reading: Reading) -> tuple[str, ...]:
-        """Return the files that are gone or blank, and with them something that was served."""
+    def _lost(self, reading: Reading) -> tuple[Hashable, ...]:
+        """Return the directory and its files that are gone or blank, and with them something that was served."""
         served = self._served
         if served is None:
             return ()
@@ -183,7 +184,7 @@ class _Following:
         had_rules = served.tree.group_file is not None and not served.groups_are_blank
         if had_rules and (reading.tree.group_file is None or reading.groups_are_blank):
             lost.append("groups")
-        return tuple(lost)
+        return (reading.tree.root, *lost) if lost else ()
 
     def _root_problem(self, reading: Reading) -> tuple[Problem, ...]:
         served = self._served
