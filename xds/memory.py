@@ -31,6 +31,15 @@ def settle_memory() -> None:
     gc.set_threshold(YOUNG_MAX, *COLLECTIONS_MAX)
 
 
+def return_holes() -> None:
+    """Give back to the system what is free between what is not, pages of it. Of the GNU C library, as above.
+
+    It looks through all that is free: 0.3 to 5 ms.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def return_large_blocks() -> None:
     """Have large blocks given back to the system when they are freed. Of the GNU C library; elsewhere it does nothing.
 

@@ -6,8 +6,8 @@ from xds.model.changeset import Changeset
 from xds.model.resource import Resource
 from xds.model.types import SECRET
 from xds.protocol.hub import Hub
-from xds.protocol.openings import ENTRY_BYTES, VIEWS_MAX, Openings
-from xds.protocol.plain_acks import split_node
+from xds.protocol.openings import ALIKE_MAX, ENTRY_BYTES, VIEWS_MAX, Openings
+from xds.protocol.plain_acks import end_of_node
 from xds.protocol.requests import CHANGES_MAX
 from xds.protocol.response import Part
 from xds.protocol.state import Variant
@@ -44,7 +44,7 @@ class Served:
 
 
 def read(openings: Openings, data: bytes, variant: Variant = Variant.DELTA):
-    return openings.read(variant, data, *split_node(data))
+    return openings.read(variant, data, end_of_node(data))
 
 
 def test_a_fleet_that_opens_alike_is_sent_the_same_part():
@@ -74,7 +74,7 @@ def test_of_so_many_views_what_a_claim_comes_to_is_remembered():
     for version in range(2, 2 * VIEWS_MAX):
         assert served.open(opening("a"))[1] is not None
         served.change(assignment(NAMES[0], str(version)))
-    (known,) = served.hub._openings._known.values()
+    ((known,),) = served.hub._openings._known.values()
     assert len(known.begun) == VIEWS_MAX
 
 
@@ -104,22 +104,39 @@ def test_sotw_requests_and_later_ones_are_no_openings():
 
 def test_a_node_that_does_not_come_first_is_read_all_the_same():
     data = opening("a")
-    node, plain = split_node(data)
-    request, found = read(Openings(), plain + node)
+    end = end_of_node(data)
+    request, found = read(Openings(), data[end:] + data[:end])
     assert found is None
     assert request.node.id == "a"
 
 
 def test_openings_are_bounded_by_their_bytes():
     data = [opening("a", resource_names_subscribe=[*NAMES, str(number)]) for number in range(4)]
-    each_bytes = 2 * len(split_node(data[0])[1]) + ENTRY_BYTES
+    plains = [one[end_of_node(one) :] for one in data]
+    each_bytes = 2 * len(plains[0]) + ENTRY_BYTES
     openings = Openings(bytes_max=2 * each_bytes)
     for one in (data[0], data[1], data[0], data[2]):
         assert read(openings, one)[1] is not None
-    assert list(openings._known) == [split_node(data[0])[1], split_node(data[2])[1]]
+    assert [opening.data for alike in openings._known.values() for opening in alike] == [plains[0], plains[2]]
     alone = Openings(bytes_max=1)
     assert read(alone, data[0])[1] is not None
     assert len(alone._known) == 1
+
+
+def test_openings_that_are_equally_long_and_end_alike_are_told_apart():
+    names = [[f"{number:02}-first", *NAMES] for number in range(ALIKE_MAX + 1)]
+    openings = Openings()
+    for _ in range(2):
+        for each in names[:ALIKE_MAX]:
+            request, found = read(openings, opening("a", resource_names_subscribe=each))
+            assert found is not None
+            assert request.node.id == "a"
+            assert list(found.request.resource_names_subscribe) == each
+    (alike,) = openings._known.values()
+    assert len({each.data for each in alike}) == len(alike) == ALIKE_MAX
+    read(openings, opening("a", resource_names_subscribe=names[-1]))
+    assert [each.request.resource_names_subscribe[0] for each in alike] == [each[0] for each in names[1:]]
+    assert openings._bytes == ALIKE_MAX * alike[0].size_bytes
 
 
 def test_what_names_make_of_a_subscription_is_worked_out_once_for_a_fleet():
@@ -148,7 +165,7 @@ def test_of_so_many_subscriptions_what_names_make_of_them_is_remembered():
         stream, _ = served.open(opening("a", resource_names_subscribe=NAMES[:number]))
         served.hub.receive(stream, more, 0.0)
         assert stream.states[SECRET].interest.names == {*NAMES[:number], *NAMES[30:]}
-    known = [each for each in served.hub._openings._known.values() if each.changes]
+    known = [each for alike in served.hub._openings._known.values() for each in alike if each.changes]
     assert [len(each.changes) for each in known] == [CHANGES_MAX]
 
 

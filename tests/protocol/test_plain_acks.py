@@ -9,7 +9,7 @@ from xds.model.catalog import Catalog
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.protocol.hub import Hub
-from xds.protocol.plain_acks import BYTES_MAX, PlainAck, PlainAcks, is_plain_ack, split_node
+from xds.protocol.plain_acks import BYTES_MAX, PlainAck, PlainAcks, end_of_node, is_plain_ack
 from xds.protocol.response import Cohorts, Encoding
 from xds.protocol.session import Session
 from xds.protocol.state import Variant
@@ -46,18 +46,23 @@ def test_a_plain_ack_may_bring_its_node():
 
 
 @given(st.text(max_size=300), st.booleans())
-def test_the_node_is_split_off_whatever_its_size(node_id, with_node):
+def test_the_nodes_end_is_found_whatever_its_size(node_id, with_node):
     plain = ack().SerializeToString()
     whole = ack(node=wire.Node(id=node_id)).SerializeToString() if with_node else plain
-    head, rest = split_node(whole)
-    assert (head + rest, rest) == (whole, plain)
+    end = end_of_node(whole)
+    assert whole[end:] == plain
+    assert bool(end) == with_node
     if with_node:
-        assert wire.DeltaDiscoveryRequest.FromString(head).node.id == node_id
+        assert wire.DeltaDiscoveryRequest.FromString(whole[:end]).node.id == node_id
 
 
 @pytest.mark.parametrize("data", [b"", b"\x0a", b"\x0a\xff", b"\x0a\xff\xff\xff\xff\xff\xff\xff"])
 def test_bytes_that_are_no_request_are_left_whole(data):
-    assert split_node(data) == (b"", data)
+    assert end_of_node(data) == 0
+
+
+def test_a_node_that_is_longer_than_its_request_ends_with_it():
+    assert end_of_node(b"\x0a\x05ab") == 4
 
 
 def test_a_hub_is_restless_while_a_stream_is_to_be_polled():
@@ -84,11 +89,12 @@ def test_so_many_acks_are_known_and_no_large_ones():
 def test_an_ack_with_its_node_is_known_again_if_the_node_is_the_streams():
     acks, session = PlainAcks(), Session(Node(id="n1"), "g", Snapshot("g", 0, {}), Ordering(), Encoding(), Cohorts())
     request = ack(node=NODE)
-    node_bytes, plain = split_node(request.SerializeToString())
-    assert acks.read(session, node_bytes, plain) is None
-    acks.learn(session, request, node_bytes, plain)
+    data = request.SerializeToString()
+    end = end_of_node(data)
+    assert acks.read(session, data, end) is None
+    acks.learn(session, request, data, end)
     known = PlainAck(TYPE, "1f")
-    assert acks.read(session, node_bytes, plain) == acks.read(None, b"", plain) == known
-    other, _ = split_node(ack(node=wire.Node(id="n2")).SerializeToString())
-    assert acks.read(session, other, plain) is None
-    assert acks.read(None, node_bytes, plain) is None
+    assert acks.read(session, data, end) == acks.read(None, data[end:], 0) == known
+    other = ack(node=wire.Node(id="n2")).SerializeToString()
+    assert acks.read(session, other, end_of_node(other)) is None
+    assert acks.read(None, data, end) is None

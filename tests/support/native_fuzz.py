@@ -140,8 +140,8 @@ class Application(Connection):
         if len(self.streams) > self.limits.streams_max:
             raise Fault(f"{len(self.streams)} streams are open, {self.limits.streams_max} allowed")
         for stream in self.streams.values():
-            if stream.partial is not None and len(stream.partial) > self.limits.message_bytes_max + KEPT_BYTES:
-                raise Fault(f"{len(stream.partial)} bytes of a message are kept")
+            if stream.partial is not None and stream.partial.size > self.limits.message_bytes_max + KEPT_BYTES:
+                raise Fault(f"{stream.partial.size} bytes of a message are kept")
 
 
 # --- What the peer says ----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from xds.protocol.interest import NOTHING, Interests
 from xds.protocol.leftovers import Leftovers
 from xds.protocol.memories import Memory, Tell, tell_nobody
 from xds.protocol.openings import Opening, Openings, begin
-from xds.protocol.plain_acks import PlainAck, PlainAcks, split_node
+from xds.protocol.plain_acks import PlainAck, PlainAcks, end_of_node
 from xds.protocol.policy import Stage
 from xds.protocol.requests import (
     Request,
@@ -137,14 +137,14 @@ class Hub:
 
     def receive(self, stream: Stream, data: bytes, now: float) -> None:
         """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
-        node_bytes, plain = split_node(data)
-        ack = self._plain_acks.read(stream.session, node_bytes, plain)
+        node_end = end_of_node(data)
+        ack = self._plain_acks.read(stream.session, data, node_end)
         if ack is not None and self.take_ack(stream, ack, now):
             return
         self._counters.requests += 1
         self._now = now
         try:
-            self._receive(stream, data, node_bytes, plain, now)
+            self._receive(stream, data, node_end, now)
         except StreamRefusedError as refusal:
             self._counters.streams_refused += 1
             node_id = stream.session.node.id if stream.session is not None else ""
@@ -177,8 +177,8 @@ class Hub:
             return True
         return bool(session.absent or session.awaited or session.coming_back)
 
-    def _receive(self, stream: Stream, data: bytes, node_bytes: bytes, plain: bytes, now: float) -> None:
-        request, opening = self._openings.read(stream.variant, data, node_bytes, plain)
+    def _receive(self, stream: Stream, data: bytes, node_end: int, now: float) -> None:
+        request, opening = self._openings.read(stream.variant, data, node_end)
         session = self._sessions.of(stream, request, self._snapshots)
         request = opening.request if opening is not None else request
         type_url = type_of(stream, request, self._knows_type, self._limits.types_max)
@@ -187,7 +187,7 @@ class Hub:
             state = self._begin(stream, session, type_url, request, opening, now)
         else:
             self._continue(stream, session, state, request, opening, now)
-        self._plain_acks.learn(session, request, node_bytes, plain)
+        self._plain_acks.learn(session, request, data, node_end)
         self._follow(stream, session, state, now)
 
     def _follow(self, stream: Stream, session: Session, state: TypeState, now: float) -> None:

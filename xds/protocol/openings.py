@@ -1,7 +1,8 @@
 """First requests, known by their bytes: what a whole fleet sends alike is parsed and compared once.
 
 After a restart every sidecar names all it has, hundreds of kilobytes of names and versions, and those of a fleet are
-alike but for their node, which encoders write first. It does not know streams.
+alike but for their node, which encoders write first. They are looked up by their length and their last bytes, then
+compared whole: to hash them costs several times as much, and needs a copy without the node. It does not know streams.
 """
 
 from collections import OrderedDict
@@ -18,6 +19,11 @@ from xds.protocol.state import TypeState, Variant
 ENTRY_BYTES = 1_024
 """What an opening takes beside its own bytes, which it is kept by and parsed from."""
 VIEWS_MAX = 4
+TAIL_BYTES = 64
+ALIKE_MAX = 8
+"""Of openings of equal length that end alike, so many are known."""
+
+_Key = tuple[int, bytes]
 
 
 class _Begun(NamedTuple):
@@ -34,50 +40,61 @@ class _Begun(NamedTuple):
 class Opening:
     """One request, without its node, and what it comes to by the view that it is compared with."""
 
+    data: bytes
     request: DeltaDiscoveryRequest
-    size_bytes: int
     changes: Changes = field(default_factory=dict)
     """What it makes of subscriptions, on streams of which it is not the first request."""
     begun: OrderedDict[tuple[View, bool], _Begun] = field(default_factory=OrderedDict)
 
+    @property
+    def size_bytes(self) -> int:
+        """What it takes, all in all."""
+        return 2 * len(self.data) + ENTRY_BYTES
+
 
 class Openings:
-    """The openings seen lately; the longest unused is forgotten beyond ``bytes_max`` of them in all."""
+    """The openings seen lately; those longest unused are forgotten beyond ``bytes_max`` of them in all."""
 
     __slots__ = ("_bytes", "_bytes_max", "_known")
 
     def __init__(self, *, bytes_max: int = 16 * 1024 * 1024) -> None:
-        self._known: OrderedDict[bytes, Opening] = OrderedDict()
+        self._known: OrderedDict[_Key, list[Opening]] = OrderedDict()
         self._bytes_max = bytes_max
         self._bytes = 0
 
-    def read(self, variant: Variant, data: bytes, node_bytes: bytes, plain: bytes) -> tuple[Request, Opening | None]:
+    def read(self, variant: Variant, data: bytes, node_end: int) -> tuple[Request, Opening | None]:
         """Return a request, its node in it, and the opening that it is, None if it is none.
 
-        ``node_bytes`` and ``plain`` are its ``data`` split by ``split_node``. Of an opening only the node is sure to be
-        in the returned request; the rest is in ``Opening.request``.
+        ``node_end`` is where its node ends (``end_of_node``). Of an opening only the node is sure to be in the returned
+        request; the rest is in ``Opening.request``.
         """
         if variant is Variant.SOTW:
             return decode(variant, data), None
-        opening = self._known.get(plain)
-        if opening is not None:
-            self._known.move_to_end(plain)
-            return (decode(variant, node_bytes) if node_bytes else opening.request), opening
+        key = (len(data) - node_end, data[max(node_end, len(data) - TAIL_BYTES) :])
+        for opening in self._known.get(key, ()):
+            if data.endswith(opening.data):
+                self._known.move_to_end(key)
+                return (decode(variant, data[:node_end]) if node_end else opening.request), opening
         request = decode(variant, data)
         if request.response_nonce:
             return request, None  # a later request, most likely not to come again
-        alone = decode(variant, plain) if node_bytes else request
+        plain = data[node_end:]
+        alone = decode(variant, plain) if node_end else request
         assert isinstance(alone, DeltaDiscoveryRequest)
         if alone.HasField("node"):
             return request, None  # written by another encoder
-        return request, self._keep(plain, alone)
+        return request, self._keep(key, Opening(plain, alone))
 
-    def _keep(self, plain: bytes, request: DeltaDiscoveryRequest) -> Opening:
-        opening = self._known[plain] = Opening(request, 2 * len(plain) + ENTRY_BYTES)
+    def _keep(self, key: _Key, opening: Opening) -> Opening:
+        alike = self._known.setdefault(key, [])
+        if len(alike) == ALIKE_MAX:
+            self._bytes -= alike.pop(0).size_bytes
+        alike.append(opening)
+        self._known.move_to_end(key)
         self._bytes += opening.size_bytes
         while self._bytes > self._bytes_max and len(self._known) > 1:
             _, oldest = self._known.popitem(last=False)
-            self._bytes -= oldest.size_bytes
+            self._bytes -= sum(each.size_bytes for each in oldest)
         return opening
 
 

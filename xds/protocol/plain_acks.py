@@ -31,19 +31,21 @@ class PlainAcks:
         self._known: dict[bytes, PlainAck] = {}
         self._entries_max = entries_max
 
-    def read(self, session: Session | None, node_bytes: bytes, plain: bytes) -> PlainAck | None:
-        """Return what a session's request, split by ``split_node``, is known to say; None if that is no such ACK."""
-        ack = self._known.get(plain) if len(plain) <= BYTES_MAX else None
-        if ack is None or not node_bytes:
+    def read(self, session: Session | None, data: bytes, node_end: int) -> PlainAck | None:
+        """Return what a session's request is known to say; None if that is no such ACK."""
+        if len(data) - node_end > BYTES_MAX:
+            return None
+        ack = self._known.get(data[node_end:])
+        if ack is None or not node_end:
             return ack
-        return ack if session is not None and hash(node_bytes) == session.node_hash else None
+        return ack if session is not None and hash(data[:node_end]) == session.node_hash else None
 
-    def learn(self, session: Session, request: Request, node_bytes: bytes, plain: bytes) -> None:
+    def learn(self, session: Session, request: Request, data: bytes, node_end: int) -> None:
         """Note the node's bytes of a request that was taken, and if it is a plain ACK, what it says."""
-        if node_bytes:
-            session.node_hash = hash(node_bytes)
+        if node_end:
+            session.node_hash = hash(data[:node_end])
         if is_plain_ack(request):
-            self.add(plain, request.type_url, request.response_nonce)
+            self.add(data[node_end:], request.type_url, request.response_nonce)
 
     def add(self, plain: bytes, type_url: str, nonce: str) -> None:
         """Take in what a request that ``is_plain_ack`` says."""
@@ -67,15 +69,14 @@ def is_plain_ack(request: Request) -> bool:
     )
 
 
-def split_node(data: bytes) -> tuple[bytes, bytes]:
-    """Split a delta request into the bytes of its node, if that comes first, and the rest."""
+def end_of_node(data: bytes) -> int:
+    """Return where in the bytes of a delta request its node ends, if that comes first, else 0."""
     if not data or data[0] != NODE_TAG:
-        return b"", data
+        return 0
     size = shift = 0
     for at in range(1, min(len(data), 6)):
         size |= (data[at] & 0x7F) << shift
         shift += 7
         if not data[at] & 0x80:
-            end = at + 1 + size
-            return data[:end], data[end:]
-    return b"", data
+            return min(at + 1 + size, len(data))
+    return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xds import __version__
 from xds.address import Address
 from xds.config import Settings
+from xds.memory import return_holes
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.types import TYPE_PREFIX
@@ -133,6 +134,7 @@ class Streams:
                 options=self._native_options(),
                 replies=self._replies(ask_status),
                 on_problem=log_tls_problem,
+                return_memory=return_holes,
                 listening=listening,
             )
         from xds.transport.grpcio import GrpcioTransport

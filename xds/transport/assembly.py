@@ -6,6 +6,7 @@ know frames.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 from xds.transport.http2.stream import Stream
 
@@ -15,12 +16,16 @@ RESOURCE_EXHAUSTED = 8
 
 
 class Assembly:
-    """The room, who has some of it, and who waits. ``tick`` below is in seconds, on the server's coarse clock."""
+    """The room, who has some of it, and who waits. ``tick`` below is in seconds, on the server's coarse clock.
 
-    __slots__ = ("_bytes_max", "_granted", "_used", "_waiting")
+    ``on_empty`` is called whenever the last of those who had room has given it back.
+    """
 
-    def __init__(self, *, bytes_max: int = ASSEMBLY_BYTES_MAX) -> None:
+    __slots__ = ("_bytes_max", "_granted", "_on_empty", "_used", "_waiting")
+
+    def __init__(self, *, bytes_max: int = ASSEMBLY_BYTES_MAX, on_empty: Callable[[], None] = lambda: None) -> None:
         self._bytes_max = bytes_max
+        self._on_empty = on_empty
         self._used = 0
         self._granted: dict[Stream, tuple[int, int]] = {}
         self._waiting: deque[tuple[Stream, int]] = deque()
@@ -37,6 +42,8 @@ class Assembly:
         if size:
             self._used -= size
             self.share_out(tick)
+            if not self._used:
+                self._on_empty()
 
     def share_out(self, tick: int) -> None:
         """Give room to who waits longest, as far as there is some."""

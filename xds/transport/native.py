@@ -22,6 +22,8 @@ from xds.transport.tls import TlsFiles
 SWEEP_SLICE = 2_000
 CLOSING_S = 5
 FAREWELL_S = 0.5
+REST_S, REST_INTERVAL_S = 0.05, 1.0
+"""So long after the last large request its memory is given back, and so often at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,10 @@ class NativeOptions:
 
 
 class NativeTransport:
-    """Serves every xDS method and gRPC health on one address; ``replies`` adds methods, by path."""
+    """Serves every xDS method and gRPC health on one address; ``replies`` adds methods, by path.
+
+    ``return_memory`` is called when large requests were taken and no more are on their way.
+    """
 
     def __init__(
         self,
@@ -52,16 +57,20 @@ class NativeTransport:
         options: NativeOptions | None = None,
         replies: Mapping[str, Reply] | None = None,
         on_problem: Callable[[str], None] = lambda text: None,
+        return_memory: Callable[[], None] = lambda: None,
         listening: socket.socket | None = None,
     ) -> None:
         self._address = address
         self._options = options or NativeOptions()
         self._services = Services(dispatcher, replies or {})
         self._on_problem = on_problem
+        self._return_memory = return_memory
         self._listening = listening
         self._owns_path = address.is_unix and listening is None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._rester: asyncio.TimerHandle | None = None
+        self._rested_at = 0.0
         self._shared: Shared | None = None
 
     async def start(self) -> Address:
@@ -71,7 +80,7 @@ class NativeTransport:
         self._shared = shared = Shared(
             services=self._services,
             limits=options.limits,
-            assembly=Assembly(),
+            assembly=Assembly(on_empty=self._rest_soon),
             clock=loop.time,
             call_at=loop.call_at,
             ping_interval_min_s=options.ping_interval_min_s,
@@ -89,6 +98,20 @@ class NativeTransport:
             self._server = await loop.create_server(factory, sock=listening, backlog=BACKLOG)
         self._sweep()
         return bound(self._address, listening)
+
+    # --- Memory ----------------------------------------------------------------------------------------------------
+
+    def _rest_soon(self) -> None:
+        if self._rester is None:
+            loop = asyncio.get_running_loop()
+            at = max(loop.time() + REST_S, self._rested_at + REST_INTERVAL_S)
+            self._rester = loop.call_at(at, self._rest)
+
+    def _rest(self) -> None:
+        self._rester = None
+        if self._shared is not None and not self._shared.assembly.used:
+            self._rested_at = asyncio.get_running_loop().time()
+            self._return_memory()
 
     # --- Connections that say nothing ------------------------------------------------------------------------------
 
@@ -153,8 +176,9 @@ class NativeTransport:
 
     async def stop(self, grace_s: float) -> None:
         """Close everything, at the latest after ``grace_s``."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for timer in (self._sweeper, self._rester):
+            if timer is not None:
+                timer.cancel()
         self._close_listening()
         if self._shared is not None:
             for connection in list(self._shared.connections):

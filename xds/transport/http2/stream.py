@@ -17,6 +17,7 @@ from xds.transport.http2.frames import (
     data_frames,
     frame,
 )
+from xds.transport.http2.partial import Partial
 
 if TYPE_CHECKING:
     from xds.transport.http2.connection import Connection
@@ -54,7 +55,7 @@ class Stream:
         self.id = stream_id
         self.window = connection.peer_stream_window
         self.credit = connection.limits.stream_window
-        self.partial: bytearray | None = None
+        self.partial: Partial | None = None
         self.wanted = 0
         self.granted = False
         self.encoding = "identity"
@@ -98,9 +99,13 @@ class Stream:
                 else:
                     self.on_message(data[5:])
                 return
-            self.partial = bytearray()
-        self.partial += data
-        self._take_whole()
+            self.partial = Partial(data)
+        else:
+            self.partial.add(data)
+        if self.partial.size == self.wanted and not self.over:
+            self._take_last(self.partial)
+        elif self.partial.size >= self.wanted:
+            self._take_all(self.partial)
 
     def count(self, size: int) -> None:
         """Hold the client to the ``content-length`` that it announced, if it did."""
@@ -109,38 +114,43 @@ class Stream:
             if self.length_left < 0:
                 raise StreamFault(self.id, PROTOCOL_ERROR, "more data than content-length says")
 
-    def _take_whole(self) -> None:
-        """Hand on the messages that are complete, and ask for the rest of the one that is not."""
-        partial = self.partial
-        assert partial is not None
-        at = 0
-        while len(partial) - at >= grpc.PREFIX_BYTES and not self.over:
-            size = int.from_bytes(partial[at + 1 : at + 5], "big")
+    def _take_last(self, partial: Partial) -> None:
+        """Hand on a message, known to be taken, that nothing follows."""
+        message = partial.whole(grpc.PREFIX_BYTES)
+        self.partial = None
+        self.wanted = 0
+        self._release()
+        self.on_message(message)
+
+    def _take_all(self, partial: Partial) -> None:
+        """Hand on the messages that are complete, keep what is left, and ask for the rest of what is not complete."""
+        data, at = partial.whole(), 0
+        while len(data) - at >= grpc.PREFIX_BYTES and not self.over:
+            size = int.from_bytes(data[at + 1 : at + 5], "big")
             self.wanted = size + grpc.PREFIX_BYTES
             most = self.connection.limits.message_bytes_max
-            if partial[at]:
-                self._refuse_compressed(partial[at])
+            if data[at]:
+                self._refuse_compressed(data[at])
                 break
             if size > most:
                 self.finish(RESOURCE_EXHAUSTED, f"a message of {size} bytes; at most {most} are taken")
                 break
-            if len(partial) - at < self.wanted:
+            if len(data) - at < self.wanted:
                 break
-            message = bytes(memoryview(partial)[at + 5 : at + self.wanted])
+            message = data[at + grpc.PREFIX_BYTES : at + self.wanted]
             at += self.wanted
             self.wanted = 0
             self._release()
             self.on_message(message)
-        if self.over or at == len(partial):
+        if at:
+            self.partial = Partial(data[at:])
+        if self.over or at == len(data):
             self._release()
             self.partial = None
             self.wanted = 0
             return
-        if at:
-            self.partial = partial[at:]
-            partial = self.partial
         if self.wanted and not self.granted:
-            self.connection.on_large(self, self.wanted - len(partial))
+            self.connection.on_large(self, self.wanted - (len(data) - at))
 
     def _release(self) -> None:
         if self.granted:
