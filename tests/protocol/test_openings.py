@@ -119,8 +119,12 @@ def test_openings_are_bounded_by_their_bytes():
         assert read(openings, one)[1] is not None
     assert [opening.data for alike in openings._known.values() for opening in alike] == [plains[0], plains[2]]
     alone = Openings(bytes_max=1)
-    assert read(alone, data[0])[1] is not None
-    assert len(alone._known) == 1
+    alike = [opening("a", resource_names_subscribe=[first, *NAMES]) for first in ("one", "two")]
+    for one in (data[0], *alike, data[0]):
+        found = read(alone, one)[1]
+        assert found is not None
+        assert list(alone._known.values()) == [[found]]
+        assert alone._bytes == found.size_bytes
 
 
 def test_openings_that_are_equally_long_and_end_alike_are_told_apart():

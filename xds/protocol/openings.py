@@ -92,9 +92,11 @@ class Openings:
         alike.append(opening)
         self._known.move_to_end(key)
         self._bytes += opening.size_bytes
-        while self._bytes > self._bytes_max and len(self._known) > 1:
-            _, oldest = self._known.popitem(last=False)
-            self._bytes -= sum(each.size_bytes for each in oldest)
+        while self._bytes > max(self._bytes_max, opening.size_bytes):
+            oldest = next(iter(self._known))
+            self._bytes -= self._known[oldest].pop(0).size_bytes
+            if not self._known[oldest]:
+                del self._known[oldest]
         return opening
 
 
