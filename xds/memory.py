@@ -32,7 +32,7 @@ def settle_memory() -> None:
 
 
 def return_holes() -> None:
-    """Give back to the system what is free between what is not, pages of it. Of the GNU C library, as above.
+    """Give back to the system what is free between what is not, pages of it. Of the GNU C library, as below.
 
     It looks through all that is free: 0.3 to 5 ms.
     """
