@@ -99,18 +99,23 @@ class Fleet:
         return time.perf_counter() - start
 
 
-def measure(resources: int, streams: int, changes: int) -> tuple[float, float, float]:
-    """Return the seconds to connect a stream, and per change the median and the worst."""
+def connected(resources: int, streams: int) -> tuple[Fleet, float]:
+    """Return a fleet whose streams have everything, and the seconds that took a stream."""
     start = time.perf_counter()
     fleet = Fleet(resources, streams)
-    connect_s = (time.perf_counter() - start) / streams
+    return fleet, (time.perf_counter() - start) / streams
+
+
+def measure(fleets: list[Fleet], changes: int) -> list[list[float]]:
+    """Return the seconds that each change took in each fleet. They take turns, so that all see the same machine."""
     gc.collect()
     gc.freeze()
-    before = fleet.deliveries
-    took = [fleet.change(number) for number in range(changes)]
+    before = [fleet.deliveries for fleet in fleets]
+    rounds = [[fleet.change(number) for fleet in fleets] for number in range(changes)]
     gc.unfreeze()
-    assert fleet.deliveries - before == changes * streams, "every change reaches every stream once"
-    return connect_s, statistics.median(took), max(took)
+    for fleet, count in zip(fleets, before, strict=True):
+        assert fleet.deliveries - count == changes * len(fleet.streams), "every change reaches every stream once"
+    return [list(took) for took in zip(*rounds, strict=True)]
 
 
 def main() -> int:
@@ -121,15 +126,14 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=30)
     options = parser.parse_args()
     print(f"xds {__version__}, Python {platform.python_version()}, {platform.machine()}, {options.streams} streams\n")
+    made = [connected(resources, options.streams) for resources in options.resources]
+    measured = measure([fleet for fleet, _ in made], options.changes)
     print(f"{'resources':>10} {'change p50':>12} {'change max':>12} {'per delivery':>13} {'connect':>14} {'ratio':>6}")
-    medians = []
-    for resources in options.resources:
-        connect_s, median_s, worst_s = measure(resources, options.streams, options.changes)
-        medians.append(median_s)
+    medians = [statistics.median(took) for took in measured]
+    for (fleet, connect_s), took, median_s in zip(made, measured, medians, strict=True):
         print(
-            f"{resources:>10,} {median_s * 1e3:>9.2f} ms {worst_s * 1e3:>9.2f} ms "
-            f"{median_s / options.streams * 1e6:>10.2f} µs {connect_s * 1e6:>11.0f} µs {median_s / medians[0]:>6.2f}",
-            flush=True,
+            f"{fleet.resources:>10,} {median_s * 1e3:>9.2f} ms {max(took) * 1e3:>9.2f} ms "
+            f"{median_s / options.streams * 1e6:>10.2f} µs {connect_s * 1e6:>11.0f} µs {median_s / medians[0]:>6.2f}"
         )
     ratio = max(medians) / min(medians)
     print(f"\nslowest / fastest: {ratio:.2f} (to be within {FLAT_WITHIN:g})")
