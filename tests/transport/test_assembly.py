@@ -11,7 +11,7 @@ from xds import ControlPlane
 from xds.model.types import SECRET
 from xds.serving import streams
 from xds.transport import native
-from xds.transport.assembly import Assembly
+from xds.transport.assembly import EMPTIED_BYTES_MIN, Assembly
 from xds.transport.http2.stream import Stream
 
 
@@ -27,18 +27,23 @@ class Granted:
 
 def test_who_waits_longest_has_room_first_and_the_last_to_leave_is_told():
     emptied: list[int] = []
-    assembly = Assembly(bytes_max=100, on_empty=lambda: emptied.append(assembly.used))
+    each_bytes = EMPTIED_BYTES_MIN // 3 + 1
+    assembly = Assembly(bytes_max=2 * each_bytes - 1, on_empty=lambda: emptied.append(assembly.used))
     waiting = [cast("Stream", Granted()) for _ in range(3)]
     for stream in waiting:
-        assembly.ask(stream, 60, 0)
+        assembly.ask(stream, each_bytes, 0)
     granted = [cast("Granted", stream) for stream in waiting]
-    assert [each.bytes for each in granted] == [60, 0, 0]
+    assert [each.bytes for each in granted] == [each_bytes, 0, 0]
     for number in (1, 2):
         assembly.release(waiting[number - 1])
-        assert granted[number].bytes == 60
+        assert granted[number].bytes == each_bytes
         assert emptied == []
     assembly.release(waiting[2])
     assembly.release(waiting[2])
+    assert emptied == [0]
+    small = cast("Stream", Granted())
+    assembly.ask(small, EMPTIED_BYTES_MIN - 1, 0)
+    assembly.release(small)
     assert emptied == [0]
 
 
@@ -49,5 +54,5 @@ async def test_memory_is_given_back_once_large_requests_are_taken(monkeypatch: p
         await client.subscribe(SECRET, "x")
         await asyncio.sleep(3 * native.REST_S)
         assert not returned.is_set()
-        await client.subscribe(SECRET, *(f"{number:0100}" for number in range(2_000)))
+        await client.subscribe(SECRET, *(f"{number:0100}" for number in range(12_000)))
         await asyncio.wait_for(returned.wait(), 10)

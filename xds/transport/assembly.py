@@ -12,21 +12,23 @@ from xds.transport.http2.stream import Stream
 
 ASSEMBLY_BYTES_MAX = 64 * 1024 * 1024
 STALLED_S = 30
+EMPTIED_BYTES_MIN = 1024 * 1024
 RESOURCE_EXHAUSTED = 8
 
 
 class Assembly:
     """The room, who has some of it, and who waits. ``tick`` below is in seconds, on the server's coarse clock.
 
-    ``on_empty`` is called whenever the last of those who had room has given it back.
+    ``on_empty`` is called when the last of those who had room has given it back, after ``EMPTIED_BYTES_MIN`` in all:
+    some clients send even small messages in two frames.
     """
 
-    __slots__ = ("_bytes_max", "_granted", "_on_empty", "_used", "_waiting")
+    __slots__ = ("_bytes_max", "_granted", "_on_empty", "_returned", "_used", "_waiting")
 
     def __init__(self, *, bytes_max: int = ASSEMBLY_BYTES_MAX, on_empty: Callable[[], None] = lambda: None) -> None:
         self._bytes_max = bytes_max
         self._on_empty = on_empty
-        self._used = 0
+        self._used = self._returned = 0
         self._granted: dict[Stream, tuple[int, int]] = {}
         self._waiting: deque[tuple[Stream, int]] = deque()
 
@@ -42,7 +44,9 @@ class Assembly:
         if size:
             self._used -= size
             self.share_out(tick)
-            if not self._used:
+            self._returned += size
+            if not self._used and self._returned >= EMPTIED_BYTES_MIN:
+                self._returned = 0
                 self._on_empty()
 
     def share_out(self, tick: int) -> None:

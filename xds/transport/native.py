@@ -176,14 +176,14 @@ class NativeTransport:
 
     async def stop(self, grace_s: float) -> None:
         """Close everything, at the latest after ``grace_s``."""
-        for timer in (self._sweeper, self._rester):
-            if timer is not None:
-                timer.cancel()
         self._close_listening()
         if self._shared is not None:
             for connection in list(self._shared.connections):
                 connection.abort()
             await asyncio.sleep(0)
+        for timer in (self._sweeper, self._rester):  # now: a message that is cut off sets the latter
+            if timer is not None:
+                timer.cancel()
         self._server = None
 
     def _close_listening(self) -> None:

@@ -26,8 +26,6 @@ class Partial:
             pieces.append(piece)
 
     def whole(self, start: int = 0) -> bytes:
-        """Return all that came, from ``start`` on."""
-        pieces = self._pieces
-        if len(pieces[0]) < start or len(pieces) == 1:
-            return b"".join(pieces)[start:]
-        return b"".join((memoryview(pieces[0])[start:], *pieces[1:]))
+        """Return all that came, from ``start`` on, which is at most ``PIECE_BYTES_MIN``."""
+        first, *others = self._pieces
+        return b"".join((first[start:], *others))

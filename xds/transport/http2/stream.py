@@ -102,7 +102,7 @@ class Stream:
             self.partial = Partial(data)
         else:
             self.partial.add(data)
-        if self.partial.size == self.wanted and not self.over:
+        if self.partial.size == self.wanted:
             self._take_last(self.partial)
         elif self.partial.size >= self.wanted:
             self._take_all(self.partial)
