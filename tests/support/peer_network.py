@@ -81,8 +81,8 @@ class PeerNetwork:
             writers.append(back)
             back.write(head)
             await asyncio.gather(self._copy(reader, back, source, target), self._copy(there, writer, source, target))
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # cancelled at the end only; of a task that says so, asyncio's server logs a traceback
         finally:
             for each in writers:
                 each.transport.abort()
