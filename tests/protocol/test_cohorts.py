@@ -97,7 +97,7 @@ def test_cohort_responses_kept_are_bounded_by_their_number() -> None:
 
 def test_cohort_responses_kept_are_bounded_by_their_bytes() -> None:
     world = World()
-    world.hub.cohorts.bytes_max = 10_000
+    world.hub.cohorts.bytes_max = 20_000  # a message counts twice: transports keep it framed too
     client = world.client()
     client.subscribe(SDS)
     client.ack_all()
@@ -108,6 +108,45 @@ def test_cohort_responses_kept_are_bounded_by_their_bytes() -> None:
     world.publish(resource(SDS, "s", 9, padding=50_000))
     client.ack_all()
     assert len(world.hub.cohorts) == 1
+
+
+def test_cohort_large_responses_are_forgotten_once_their_view_is_replaced() -> None:
+    world = World()
+    world.publish(resource(SDS, "s", 0, padding=40_000), static("a"))
+    client = world.client()
+    client.subscribe(SDS)
+    client.ack_all()
+    assert len(world.hub.cohorts) == 1
+    for version in range(1, 4):
+        world.publish(resource(SDS, "s", version, padding=40_000))
+        client.ack_all()
+        assert len(world.hub.cohorts) == 1, "that to the newest view"
+    newcomer = world.client(node="n2")
+    newcomer.subscribe(SDS)
+    assert [each.version for each in newcomer.messages[0].part.upserts] == ["3"]
+
+
+def test_cohort_large_responses_are_kept_while_only_other_types_or_groups_change() -> None:
+    world = World()
+    world.publish(resource(SDS, "s", 0, padding=40_000))
+    first, second = world.client(), world.client(node="n2")
+    first.subscribe(SDS)
+    first.ack_all()
+    world.publish(static("a"))
+    second.subscribe(SDS)
+    assert second.messages[0].part is first.messages[0].part
+
+
+def test_cohort_large_responses_that_are_forgotten_for_their_number_are_forgotten_everywhere() -> None:
+    world = World()
+    world.hub.cohorts.entries_max = 1
+    client = world.client()
+    world.publish(*(resource(SDS, name, 0, padding=40_000) for name in ("a", "b")))
+    for name in ("a", "b"):
+        client.subscribe(SDS, name)
+        client.ack_all()
+    world.publish(*(resource(SDS, name, 1) for name in ("a", "b")))
+    assert client.take() == ["SDS #3 a@1 b@1"]
 
 
 def test_cohort_subscriptions_no_stream_has_any_more_are_forgotten(world: World) -> None:

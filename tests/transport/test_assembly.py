@@ -4,6 +4,7 @@ import asyncio
 from typing import cast
 
 import pytest
+from support.resources import secret
 from support.transports import settings_on
 from support.wire import DeltaClient
 
@@ -56,3 +57,17 @@ async def test_memory_is_given_back_once_large_requests_are_taken(monkeypatch: p
         assert not returned.is_set()
         await client.subscribe(SECRET, *(f"{number:0100}" for number in range(12_000)))
         await asyncio.wait_for(returned.wait(), 10)
+
+
+async def test_memory_is_given_back_once_a_large_response_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    returned = asyncio.Event()
+    monkeypatch.setattr(streams, "return_holes", returned.set)
+    async with ControlPlane(settings_on("native")) as control_plane, DeltaClient(str(control_plane.address)) as client:
+        control_plane.apply(upsert=[secret("x", "a" * EMPTIED_BYTES_MIN, "")])
+        await client.subscribe(SECRET, "x")
+        while "x" not in (await client.take()).names:
+            pass
+        await asyncio.sleep(1.0 + 3 * native.REST_S)
+        assert not returned.is_set()
+        control_plane.apply(upsert=[secret("x", "b" * EMPTIED_BYTES_MIN, "")])
+        await asyncio.wait_for(returned.wait(), 5)

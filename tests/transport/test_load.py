@@ -58,8 +58,6 @@ async def test_a_client_that_never_reads_costs_bounded_memory_and_nobody_waits_f
     changes = 1_000
     secrets = [big_secret(0, name) for name in ("s0", "s1", "s2", "s3")]
     async with serving(secrets, protocol={"coalesce_s": 0, "coalesce_max_s": 0}) as control_plane:
-        # The cache of responses has a bound of its own, far above what is looked for here.
-        control_plane.hub.cohorts.bytes_max = 8 * MIB
         async with (
             grpc.aio.insecure_channel(address_of(control_plane)) as channel,
             DeltaClient(address_of(control_plane), node_id="reader") as reader,

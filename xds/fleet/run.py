@@ -22,6 +22,8 @@ OnProgress = Callable[[str, int, int], None]
 """Takes what is being done, how much of it is done, and of how much."""
 
 EXAMPLES_MAX = 10
+SETTLED_S = 1.5
+"""So long after the pushes memory is measured: what stays, not what a push needed."""
 
 
 class RunError(Exception):
@@ -115,6 +117,8 @@ class Fleet:
             if self.options.warmup_pushes:
                 await pusher.warm_up(self.result.problems)
             series = [await pusher.series(gap_ms, self.result.problems) for gap_ms in self.options.push_gaps_ms]
+            if after is not None:
+                await asyncio.sleep(SETTLED_S)
         memory = None
         if before is not None and after is not None:
             memory = Memory(

@@ -122,8 +122,7 @@ class Hub:
             return
         del self._streams[stream]
         self._counters.streams_closed += 1
-        session = stream.session
-        if session is None:
+        if (session := stream.session) is None:
             return
         for state in stream.states.values():
             self._watchers.discard(session.group, state.type_url, state.interest, stream)
@@ -258,11 +257,12 @@ class Hub:
 
         Every change of the catalog must be published, merged with others or not, before its groups are asked for.
         """
+        # A group may have vanished since, if this change is merged with a later one.
+        changed = {group: by_type for group, by_type in applied.changed.items() if group in self._catalog.snapshots}
+        self.cohorts.outdate(self._snapshots, changed)
         if applied.regrouped:
             self._snapshots = dict(self._catalog.snapshots)
             self._regroup()
-        # A group may have vanished since, if this change is merged with a later one.
-        changed = {group: by_type for group, by_type in applied.changed.items() if group in self._catalog.snapshots}
         self._snapshots.update((group, self._catalog.snapshots[group]) for group in changed)
         for group, by_type in changed.items():
             for type_url, names in by_type.items():

@@ -5,13 +5,14 @@ Streams with equal subscription, equal holdings and equal target are a cohort: `
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.model.resource import Resource
+from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import Diff, Exceptions, wanted
@@ -24,6 +25,8 @@ ENVELOPE_BYTES = 96
 FIELD_BYTES = 6
 """At most so much goes before each resource or name: its tag and length."""
 NEVER_SEEN = 1 << 62
+LARGE_BYTES = 64 * 1024
+"""Responses that take so much are forgotten as soon as nobody new can need them."""
 WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 
@@ -75,7 +78,7 @@ class Response:
     replaced: tuple[Resource, ...]
     gone: frozenset[str]
     bytes_kept: int
-    """About what keeping it costs: its messages, and the names that only it may hold on to."""
+    """About what keeping it costs: its messages, those once more as framed, and names that only it may hold on to."""
 
     @property
     def serial(self) -> int:
@@ -103,11 +106,23 @@ class Encoding:
 class Cohorts:
     """The responses that were made lately, by what they depend on, so that a cohort shares one.
 
-    Bounded by ``entries_max`` and ``bytes_max``: what was not used for longest is forgotten and made again if needed.
-    It also keeps what the last ``states_max`` SotW versions stood for: a client that comes back says no more.
+    Bounded by ``entries_max`` and ``bytes_max``: what was not used for longest is forgotten and made again if needed;
+    what is large already once the view that it brings clients to is replaced. It also keeps what the last
+    ``states_max`` SotW versions stood for: a client that comes back says no more.
     """
 
-    __slots__ = ("_bytes", "_entries", "_last", "_nonce", "_states", "bytes_max", "entries_max", "states_max")
+    __slots__ = (
+        "_bytes",
+        "_entries",
+        "_large",
+        "_last",
+        "_nonce",
+        "_states",
+        "bytes_max",
+        "entries_max",
+        "outdated_bytes",
+        "states_max",
+    )
 
     def __init__(
         self, *, entries_max: int = 4_096, bytes_max: int = 256 * 1024 * 1024, states_max: int = 1_024
@@ -115,6 +130,10 @@ class Cohorts:
         self._states: OrderedDict[tuple[str, str], SentState] = OrderedDict()
         self.states_max = states_max
         self._entries: OrderedDict[Hashable, Response] = OrderedDict()
+        self._large: dict[View, set[Hashable]] = {}
+        """By the view that they bring clients to, the keys of the large ones."""
+        self.outdated_bytes = 0
+        """What the large ones took, in all, that were forgotten for their view."""
         self.entries_max = entries_max
         self.bytes_max = bytes_max
         self._bytes = 0
@@ -145,14 +164,34 @@ class Cohorts:
                 self._entries.move_to_end(key)
                 self._last[type_url] = (key, response, response.serial)
                 return response
-            self._bytes -= response.bytes_kept
+            self._forget(key)
         response = self._entries[key] = make()
         self._last[type_url] = (key, response, response.serial)
         self._bytes += response.bytes_kept
+        if response.bytes_kept >= LARGE_BYTES:
+            self._large.setdefault(response.view, set()).add(key)
         while len(self._entries) > self.entries_max or (self._bytes > self.bytes_max and len(self._entries) > 1):
-            _, oldest = self._entries.popitem(last=False)
-            self._bytes -= oldest.bytes_kept
+            self._forget(next(iter(self._entries)))
         return response
+
+    def outdate(self, snapshots: Mapping[str, Snapshot], changed: Mapping[str, Iterable[str]]) -> None:
+        """Take note that no client is brought any more to what groups have, of the types that change in each."""
+        for view in (snapshots[group].view(t) for group, types in changed.items() if group in snapshots for t in types):
+            last = self._last.get(view.type_url)
+            if last is not None and last[1].view is view:
+                del self._last[view.type_url]
+            for key in tuple(self._large.get(view, ())):
+                self.outdated_bytes += self._forget(key)
+
+    def _forget(self, key: Hashable) -> int:
+        response = self._entries.pop(key)
+        self._bytes -= response.bytes_kept
+        keys = self._large.get(response.view)
+        if keys is not None:
+            keys.discard(key)
+            if not keys:
+                del self._large[response.view]
+        return response.bytes_kept
 
     def remember(self, type_url: str, version: str, state: SentState) -> None:
         """Keep what a SotW version stands for."""

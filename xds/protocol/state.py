@@ -239,7 +239,7 @@ class TypeState:
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,
             gone=frozenset(found.removals),
-            bytes_kept=sum(len(part.message) for part in parts) + NAME_BYTES * self._names_kept(),
+            bytes_kept=2 * sum(len(part.message) for part in parts) + NAME_BYTES * self._names_kept(),
         )
 
     def _names_kept(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xds.address import Address
 from xds.protocol.errors import Status
-from xds.transport.assembly import Assembly
+from xds.transport.assembly import EMPTIED_BYTES_MIN, Assembly
 from xds.transport.calls import Reply, Services
 from xds.transport.certificates import Certificates
 from xds.transport.dispatcher import Dispatcher
@@ -46,7 +46,8 @@ class NativeOptions:
 class NativeTransport:
     """Serves every xDS method and gRPC health on one address; ``replies`` adds methods, by path.
 
-    ``return_memory`` is called when large requests were taken and no more are on their way.
+    ``return_memory`` is called when large requests were taken and no more are on their way, and when large responses
+    were forgotten.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class NativeTransport:
         self._sweeper: asyncio.TimerHandle | None = None
         self._rester: asyncio.TimerHandle | None = None
         self._rested_at = 0.0
+        self._outdated_bytes = 0  # of responses, when memory was given back last
         self._shared: Shared | None = None
 
     async def start(self) -> Address:
@@ -111,6 +113,7 @@ class NativeTransport:
         self._rester = None
         if self._shared is not None and not self._shared.assembly.used:
             self._rested_at = asyncio.get_running_loop().time()
+            self._outdated_bytes = self._services.dispatcher.hub.cohorts.outdated_bytes
             self._return_memory()
 
     # --- Connections that say nothing ------------------------------------------------------------------------------
@@ -121,6 +124,8 @@ class NativeTransport:
         assert shared is not None
         shared.tick += 1
         shared.assembly.expire(shared.tick)
+        if self._services.dispatcher.hub.cohorts.outdated_bytes - self._outdated_bytes >= EMPTIED_BYTES_MIN:
+            self._rest_soon()
         loop = asyncio.get_running_loop()
         self._sweep_slice(list(shared.connections))
         self._sweeper = loop.call_later(1.0, self._sweep)
