@@ -6,7 +6,8 @@ from typing import Any
 
 import uvloop
 
-from xds.transport.dispatcher import Dispatcher
+from xds.protocol.state import Variant
+from xds.transport.dispatcher import SLICE, Dispatcher
 
 
 def test_a_deadline_of_this_very_moment_is_no_fault():
@@ -35,3 +36,35 @@ def test_a_deadline_of_this_very_moment_is_no_fault():
 
     uvloop.run(poll_twice())
     assert len(ticks) == 1
+
+
+async def test_a_big_fan_out_lets_the_loop_do_other_things_between_its_slices():
+    streams = [object() for _ in range(2 * SLICE + 1)]
+    unopened = list(streams)
+    hub: Any = SimpleNamespace(
+        next_tick=float("inf"),
+        restless=False,
+        open=lambda *_, **__: unopened.pop(),
+        publish=lambda _: None,
+        take_ready=lambda: streams,
+        take_events=list,
+    )
+    told = 0
+
+    def carry(*_: object) -> bool:
+        nonlocal told
+        told += 1
+        return True
+
+    dispatcher = Dispatcher(hub, on_event=lambda _: None, on_fault=lambda _: None)
+    sink: Any = SimpleNamespace(carry=carry)
+    for _ in streams:
+        dispatcher.open(Variant.DELTA, sink)
+    change: Any = None
+    dispatcher.publish(change)
+    so_far = []
+    for _ in range(4):
+        so_far.append(told)
+        await asyncio.sleep(0)
+    assert so_far == [SLICE, 2 * SLICE, 2 * SLICE + 1, 2 * SLICE + 1]
+    dispatcher.stop()
