@@ -121,6 +121,7 @@ def test_cohort_large_responses_are_forgotten_once_their_view_is_replaced() -> N
         world.publish(resource(SDS, "s", version, padding=40_000))
         client.ack_all()
         assert len(world.hub.cohorts) == 1, "that to the newest view"
+    assert 3 * 40_000 < world.hub.cohorts.outdated_bytes < 3 * 41_000
     newcomer = world.client(node="n2")
     newcomer.subscribe(SDS)
     assert [each.version for each in newcomer.messages[0].part.upserts] == ["3"]
@@ -135,6 +136,20 @@ def test_cohort_large_responses_are_kept_while_only_other_types_or_groups_change
     world.publish(static("a"))
     second.subscribe(SDS)
     assert second.messages[0].part is first.messages[0].part
+
+
+def test_cohort_small_responses_to_many_names_are_not_large() -> None:
+    world = World()
+    world.publish(*(resource(SDS, f"s{number}", 0) for number in range(1_000)))
+    client = world.client()
+    client.subscribe(SDS, *(f"s{number}" for number in range(1_000)))
+    client.ack_all()
+    had_bytes = world.hub.cohorts.outdated_bytes
+    for version in range(1, 4):
+        world.publish(resource(SDS, "s7", version))
+        client.ack_all()
+    assert len(world.hub.cohorts) == 3
+    assert world.hub.cohorts.outdated_bytes - had_bytes < 100_000, "that of the first answer, and no more"
 
 
 def test_cohort_large_responses_that_are_forgotten_for_their_number_are_forgotten_everywhere() -> None:

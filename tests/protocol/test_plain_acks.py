@@ -8,9 +8,10 @@ from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
+from xds.protocol.cohorts import Cohorts
 from xds.protocol.hub import Hub
 from xds.protocol.plain_acks import BYTES_MAX, PlainAck, PlainAcks, end_of_node, is_plain_ack
-from xds.protocol.response import Cohorts, Encoding
+from xds.protocol.response import Encoding
 from xds.protocol.session import Session
 from xds.protocol.state import Variant
 from xds.protocol.stream import Ordering

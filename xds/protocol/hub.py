@@ -13,6 +13,7 @@ from xds.model.changeset import Applied
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.answers import Answers
+from xds.protocol.cohorts import Cohorts
 from xds.protocol.deadlines import deadline, expire
 from xds.protocol.diff import NOBODY
 from xds.protocol.doubts import Doubts
@@ -34,7 +35,7 @@ from xds.protocol.requests import (
     error_of,
     type_of,
 )
-from xds.protocol.response import Cohorts, Encoding, Part
+from xds.protocol.response import Encoding, Part
 from xds.protocol.session import Session
 from xds.protocol.sessions import Sessions, notice_return
 from xds.protocol.state import TypeState, Variant
@@ -257,13 +258,14 @@ class Hub:
 
         Every change of the catalog must be published, merged with others or not, before its groups are asked for.
         """
+        now = self._catalog.snapshots
         # A group may have vanished since, if this change is merged with a later one.
-        changed = {group: by_type for group, by_type in applied.changed.items() if group in self._catalog.snapshots}
-        self.cohorts.outdate(self._snapshots, changed)
+        changed = {group: by_type for group, by_type in applied.changed.items() if group in now}
+        self.cohorts.outdate(self._snapshots, now, self._snapshots if applied.regrouped else changed)
         if applied.regrouped:
-            self._snapshots = dict(self._catalog.snapshots)
+            self._snapshots = dict(now)
             self._regroup()
-        self._snapshots.update((group, self._catalog.snapshots[group]) for group in changed)
+        self._snapshots.update((group, now[group]) for group in changed)
         for group, by_type in changed.items():
             for type_url, names in by_type.items():
                 for stream in self._watchers.affected(group, type_url, names):
@@ -313,13 +315,11 @@ class Hub:
 
         Raises StreamRefusedError when the stream is to be ended, as when no group takes its node any more.
         """
-        session = stream.session
-        if session is None:
+        if (session := stream.session) is None:
             return None
         if stream.refusal is not None:
             raise stream.refusal
-        part = self.carry(stream, now)
-        if part is not None:
+        if (part := self.carry(stream, now)) is not None:
             return part
         self._now = now
         part = self._next_part(stream, session, now)

@@ -13,10 +13,11 @@ from immutables import Map
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.resource import Resource
 from xds.model.view import View
+from xds.protocol.cohorts import Cohorts
 from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, claim, wanted, wants
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.interest import WILDCARD, Interest, Interests, glob_of
-from xds.protocol.response import Cohorts, fingerprint_held, state_version
+from xds.protocol.response import fingerprint_held, state_version
 from xds.protocol.state import TypeState, Variant
 from xds.protocol.stream import Stream
 

@@ -1,18 +1,16 @@
 """Responses: encoded once for every stream that lacks the same, cut where they would grow too large.
 
-Streams with equal subscription, equal holdings and equal target are a cohort: ``Cohorts`` answers all of them with one
-``Response`` object, nonce included. It does not know streams.
+It knows neither streams nor which responses there are already (``cohorts.py``).
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.model.resource import Resource
-from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import Diff, Exceptions, wanted
@@ -25,8 +23,6 @@ ENVELOPE_BYTES = 96
 FIELD_BYTES = 6
 """At most so much goes before each resource or name: its tag and length."""
 NEVER_SEEN = 1 << 62
-LARGE_BYTES = 64 * 1024
-"""Responses that take so much are forgotten as soon as nobody new can need them."""
 WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 
@@ -81,18 +77,14 @@ class Response:
     """About what keeping it costs: its messages, those once more as framed, and names that only it may hold on to."""
 
     @property
+    def message_bytes(self) -> int:
+        """The size of its messages in all."""
+        return sum(len(part.message) for part in self.parts)
+
+    @property
     def serial(self) -> int:
         """The first part's; a response without parts can be given to anybody at any time."""
         return self.parts[0].serial if self.parts else NEVER_SEEN
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SentState:
-    """All that a client was sent of one type: what it subscribed to, the view it was brought to, what differs."""
-
-    interest: Interest
-    view: View
-    exceptions: Exceptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,112 +93,6 @@ class Encoding:
 
     response_bytes_max: int = RESPONSE_BYTES_MAX
     identifier: str = "xds-control-plane"
-
-
-class Cohorts:
-    """The responses that were made lately, by what they depend on, so that a cohort shares one.
-
-    Bounded by ``entries_max`` and ``bytes_max``: what was not used for longest is forgotten and made again if needed;
-    what is large already once the view that it brings clients to is replaced. It also keeps what the last
-    ``states_max`` SotW versions stood for: a client that comes back says no more.
-    """
-
-    __slots__ = (
-        "_bytes",
-        "_entries",
-        "_large",
-        "_last",
-        "_nonce",
-        "_states",
-        "bytes_max",
-        "entries_max",
-        "outdated_bytes",
-        "states_max",
-    )
-
-    def __init__(
-        self, *, entries_max: int = 4_096, bytes_max: int = 256 * 1024 * 1024, states_max: int = 1_024
-    ) -> None:
-        self._states: OrderedDict[tuple[str, str], SentState] = OrderedDict()
-        self.states_max = states_max
-        self._entries: OrderedDict[Hashable, Response] = OrderedDict()
-        self._large: dict[View, set[Hashable]] = {}
-        """By the view that they bring clients to, the keys of the large ones."""
-        self.outdated_bytes = 0
-        """What the large ones took, in all, that were forgotten for their view."""
-        self.entries_max = entries_max
-        self.bytes_max = bytes_max
-        self._bytes = 0
-        self._nonce = 0
-        self._last: dict[str, tuple[tuple[object, ...], Response, int]] = {}
-        """By type, what ``get`` returned last, with its key and serial."""
-
-    def next_nonce(self) -> str:
-        """Return a nonce that no message of this process had before."""
-        self._nonce += 1
-        return format(self._nonce, "x")
-
-    def again(self, type_url: str, key: tuple[object, ...], after: int) -> Response | None:
-        """Return the type's response that ``get`` returned last, if the key is equal: nothing is hashed for that."""
-        found = self._last.get(type_url)
-        return found[1] if found is not None and found[2] > after and found[0] == key else None
-
-    def get(
-        self, type_url: str, key: tuple[Hashable, ...], make: Callable[[], Response], *, after: int = 0
-    ) -> Response:
-        """Return the response for ``key``, made now if no stream needed it before.
-
-        It is made anew if its nonce is not newer than ``after``: a stream must not see a nonce twice.
-        """
-        response = self._entries.get(key)
-        if response is not None:
-            if response.serial > after:
-                self._entries.move_to_end(key)
-                self._last[type_url] = (key, response, response.serial)
-                return response
-            self._forget(key)
-        response = self._entries[key] = make()
-        self._last[type_url] = (key, response, response.serial)
-        self._bytes += response.bytes_kept
-        if response.bytes_kept >= LARGE_BYTES:
-            self._large.setdefault(response.view, set()).add(key)
-        while len(self._entries) > self.entries_max or (self._bytes > self.bytes_max and len(self._entries) > 1):
-            self._forget(next(iter(self._entries)))
-        return response
-
-    def outdate(self, snapshots: Mapping[str, Snapshot], changed: Mapping[str, Iterable[str]]) -> None:
-        """Take note that no client is brought any more to what groups have, of the types that change in each."""
-        for view in (snapshots[group].view(t) for group, types in changed.items() if group in snapshots for t in types):
-            last = self._last.get(view.type_url)
-            if last is not None and last[1].view is view:
-                del self._last[view.type_url]
-            for key in tuple(self._large.get(view, ())):
-                self.outdated_bytes += self._forget(key)
-
-    def _forget(self, key: Hashable) -> int:
-        response = self._entries.pop(key)
-        self._bytes -= response.bytes_kept
-        keys = self._large.get(response.view)
-        if keys is not None:
-            keys.discard(key)
-            if not keys:
-                del self._large[response.view]
-        return response.bytes_kept
-
-    def remember(self, type_url: str, version: str, state: SentState) -> None:
-        """Keep what a SotW version stands for."""
-        self._states[type_url, version] = state
-        self._states.move_to_end((type_url, version))
-        if len(self._states) > self.states_max:
-            self._states.popitem(last=False)
-
-    def recall(self, type_url: str, version: str, interest: Interest) -> SentState | None:
-        """Return what a version stands for, if it was sent lately to somebody of the same subscription."""
-        state = self._states.get((type_url, version))
-        return state if state is not None and state.interest is interest else None
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 def state_version(fingerprint: int) -> str:

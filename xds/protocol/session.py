@@ -22,9 +22,10 @@ from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.awaited import Awaited, taken
+from xds.protocol.cohorts import Cohorts
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
 from xds.protocol.policy import Stage
-from xds.protocol.response import Cohorts, Encoding, Part, endpoints_of
+from xds.protocol.response import Encoding, Part, endpoints_of
 from xds.protocol.state import TypeState
 from xds.protocol.stream import Ordering, Stream
 
@@ -207,8 +208,7 @@ class Session:
                 state.ask([name for name in endpoints if state.interest.wants(name)])
 
     def _switch(self, state: TypeState, now: float) -> Part | None:
-        target = self.switch_target(now)
-        if target is None:
+        if (target := self.switch_target(now)) is None:
             return None
         if state.stage is Stage.ROUTES and self.ordering.enabled:
             before = self.states(Stage.LISTENERS)

@@ -10,11 +10,12 @@ from xds.model.catalog import Catalog
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS
+from xds.protocol.cohorts import Cohorts
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.identity import describe_node, is_grpc, same_node
 from xds.protocol.policy import Stage
 from xds.protocol.requests import Request
-from xds.protocol.response import Cohorts, Encoding
+from xds.protocol.response import Encoding
 from xds.protocol.session import Session
 from xds.protocol.state import TypeState
 from xds.protocol.stream import Ordering, Stream

@@ -11,6 +11,7 @@ from enum import Enum
 
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
+from xds.protocol.cohorts import Cohorts, SentState
 from xds.protocol.diff import (
     NO_EXCEPTIONS,
     NOBODY,
@@ -27,11 +28,9 @@ from xds.protocol.diff import (
 from xds.protocol.interest import Interest
 from xds.protocol.policy import Missing, Policy, Stage, policy_of
 from xds.protocol.response import (
-    Cohorts,
     Encoding,
     Part,
     Response,
-    SentState,
     common_label,
     delta_heartbeat,
     delta_parts,
