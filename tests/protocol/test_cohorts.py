@@ -5,6 +5,8 @@ import gc
 from support.encoded import CDS, EDS, SDS, endpoints, resource, static
 from support.hubs import Client, World
 
+from xds.model.changeset import Changeset
+from xds.model.groups import GroupTable, Rule
 from xds.protocol.events import Counters
 from xds.protocol.state import Variant
 
@@ -136,6 +138,21 @@ def test_cohort_large_responses_are_kept_while_only_other_types_or_groups_change
     world.publish(static("a"))
     second.subscribe(SDS)
     assert second.messages[0].part is first.messages[0].part
+
+
+def test_cohort_large_responses_are_forgotten_too_where_a_view_is_replaced_and_its_content_is_the_same() -> None:
+    world = World(groups=GroupTable(rules=(Rule(group="b"),), extends={"b": "default"}))
+    world.publish(resource(SDS, "s", 0, padding=40_000), group="b")
+    client = world.client()
+    client.subscribe(SDS)
+    client.ack_all()
+    assert len(world.hub.cohorts) == 1
+    shadowed = Changeset(upserts={"default": (resource(SDS, "s", 1),), "b": (static("c"),)})
+    world.hub.publish(world.catalog.apply(shadowed))
+    assert (client.take(), len(world.hub.cohorts)) == ([], 0)
+    newcomer = world.client(node="n2")
+    newcomer.subscribe(SDS)
+    assert [each.version for each in newcomer.messages[0].part.upserts] == ["0"]
 
 
 def test_cohort_small_responses_to_many_names_are_not_large() -> None:
