@@ -72,9 +72,14 @@ def test_the_services_are_those_that_clients_know():
 async def test_a_method_that_does_not_exist_is_unimplemented(serving):
     async with serving() as control_plane:
         service = Service(ADS.name, "DeltaNothing", "StreamNothing", None)
-        async with DeltaClient(port_of(control_plane), service=service) as client:
-            await client.subscribe(r.CLUSTER)
-            assert (await client.ended()).code is grpc.StatusCode.UNIMPLEMENTED
+        ended = None
+        while ended is None or "from Core" in str(
+            ended
+        ):  # so grpc's client calls a write of its own that came too late
+            async with DeltaClient(port_of(control_plane), service=service) as client:
+                await client.subscribe(r.CLUSTER)
+                ended = await client.ended()
+        assert ended.code is grpc.StatusCode.UNIMPLEMENTED
 
 
 def request(type_url: str, **node: str) -> wire.DeltaDiscoveryRequest:
