@@ -73,9 +73,8 @@ async def test_a_method_that_does_not_exist_is_unimplemented(serving):
     async with serving() as control_plane:
         service = Service(ADS.name, "DeltaNothing", "StreamNothing", None)
         ended = None
-        while ended is None or "from Core" in str(
-            ended
-        ):  # so grpc's client calls a write of its own that came too late
+        # "Internal error from Core": grpc's client says so of a write of its own that came after the refusal.
+        while ended is None or "from Core" in str(ended):
             async with DeltaClient(port_of(control_plane), service=service) as client:
                 await client.subscribe(r.CLUSTER)
                 ended = await client.ended()

@@ -73,13 +73,18 @@ class Response:
     endpoints: frozenset[str]
     replaced: tuple[Resource, ...]
     gone: frozenset[str]
-    bytes_kept: int
-    """About what keeping it costs: its messages, those once more as framed, and names that only it may hold on to."""
+    names_bytes: int
+    """About what the names take that only it may hold on to."""
 
     @property
     def message_bytes(self) -> int:
         """The size of its messages in all."""
         return sum(len(part.message) for part in self.parts)
+
+    @property
+    def bytes_kept(self) -> int:
+        """About what keeping it costs: its messages, those once more as framed, and names."""
+        return 2 * self.message_bytes + self.names_bytes
 
     @property
     def serial(self) -> int:

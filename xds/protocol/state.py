@@ -238,7 +238,7 @@ class TypeState:
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,
             gone=frozenset(found.removals),
-            bytes_kept=2 * sum(len(part.message) for part in parts) + NAME_BYTES * self._names_kept(),
+            names_bytes=NAME_BYTES * self._names_kept(),
         )
 
     def _names_kept(self) -> int:
