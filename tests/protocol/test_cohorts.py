@@ -136,6 +136,7 @@ def test_cohort_large_responses_are_kept_while_only_other_types_or_groups_change
     first.subscribe(SDS)
     first.ack_all()
     world.publish(static("a"))
+    world.publish(resource(SDS, "s", 1), group="other")
     second.subscribe(SDS)
     assert second.messages[0].part is first.messages[0].part
 
