@@ -2,13 +2,15 @@
 
 import errno
 import ipaddress
+import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 UNIX_PREFIX = "unix:"
 UNIX_PATH_BYTES_MAX = 107
 """What ``sockaddr_un`` holds on Linux, less its closing NUL."""
 
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _HOW = "write HOST:PORT, [IPv6]:PORT or unix:/PATH"
 
 
@@ -94,6 +96,15 @@ class BindError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+def host_names(value: Any) -> Any:
+    """Read the names of hosts, in a list or with commas between them; ``*`` stands for any. Raises ValueError."""
+    names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    for name in names if isinstance(names, list | tuple) else ():
+        if not isinstance(name, str) or not (name == "*" or _HOST_NAME.fullmatch(name)):
+            raise ValueError(f"{name!r} is not the name of a host; write names without scheme and port, as xds.example")
+    return names
 
 
 def _ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

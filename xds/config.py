@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from xds.address import Address, BindError
+from xds.address import Address, BindError, host_names
 from xds.store.opening import StoreUrlError, check_url
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
@@ -46,6 +46,11 @@ def _not_empty(value: Any) -> Any:
 _AsText = PlainSerializer(lambda address: "off" if address is None else str(address), return_type=str)
 ListenAddress = Annotated[Address, BeforeValidator(_address), _AsText]
 OptionalAddress = Annotated[Address | None, BeforeValidator(_address_or_off), _AsText]
+HostNames = Annotated[
+    tuple[str, ...],
+    BeforeValidator(host_names),
+    PlainSerializer(lambda names: ",".join(names) or "none", return_type=str, when_used="json"),
+]
 FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -156,6 +161,8 @@ class ApiSettings(_Section):
     """Where the gRPC push API is served: HOST:PORT, or off."""
     rest: bool = True
     """Serve the REST push API on the admin port, under /v1."""
+    hosts: HostNames = ()
+    """Names by which the REST push API may be asked, beside localhost, admin's own host and IP addresses; * for any."""
     token_file: FilePath | None = None
     """A file that holds the token which callers of the push API must show; read again when it changes."""
     insecure: bool = False

@@ -91,7 +91,7 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
     from xds.api.operations import Operations
     from xds.api.tokens import Token
 
-    settings = control_plane.settings.api
+    settings, admin = control_plane.settings.api, control_plane.settings.admin
     operations = Operations(
         publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected
     )
@@ -99,9 +99,11 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
     api = GrpcApi(settings.listen, operations, token, tls=settings.tls, body_bytes_max=settings.body_bytes_max)
     if not settings.rest:
         return None, api
+    from xds.api.guard import Hosts
     from xds.api.rest import rest_api
 
-    return rest_api(operations, token, body_bytes_max=settings.body_bytes_max), api
+    hosts = Hosts(settings.hosts if admin is None else (*settings.hosts, admin.host))
+    return rest_api(operations, token, body_bytes_max=settings.body_bytes_max, hosts=hosts), api
 
 
 def _etcd_options(store: StoreSettings) -> EtcdOptions | None:

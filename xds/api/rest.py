@@ -1,7 +1,7 @@
 """The push API over HTTP, under ``/v1``: FastAPI around ``Operations``. It decides nothing by itself."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import structlog
 import yaml
-from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -28,6 +28,7 @@ from xds.api.answers import (
     resources_json,
 )
 from xds.api.aside import aside
+from xds.api.guard import Guard, Hosts
 from xds.api.messages import snapshot_message
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
@@ -49,15 +50,14 @@ Redact = Annotated[bool, Query(description="Hide keys, passwords and generic sec
 EVENT_STREAM = "text/event-stream"
 
 
-def rest_api(operations: Operations, token: Token, *, body_bytes_max: int) -> FastAPI:
-    """Return the ASGI application that serves ``/v1``."""
+def rest_api(operations: Operations, token: Token, *, body_bytes_max: int, hosts: Hosts | None = None) -> Guard:
+    """Return the ASGI application that serves ``/v1``. Without ``hosts`` it may be asked by any name."""
     app = FastAPI(
         title="xds push API",
         version=__version__,
         openapi_url="/v1/openapi.json",
         docs_url="/v1/docs",
         redoc_url=None,
-        dependencies=[Depends(_admission(token))],
         responses=ERRORS,
     )
     _add_errors(app)
@@ -67,15 +67,7 @@ def rest_api(operations: Operations, token: Token, *, body_bytes_max: int) -> Fa
     api.add_history(app)
     api.add_groups(app)
     api.add_nodes(app)
-    return app
-
-
-def _admission(token: Token) -> Callable[..., None]:
-    def admit(authorization: Annotated[str, Header()] = "") -> None:
-        if not token.admits(authorization):
-            raise HTTPException(401, "show the token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-
-    return admit
+    return Guard(app, token, hosts)
 
 
 def _add_errors(app: FastAPI) -> None:

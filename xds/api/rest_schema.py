@@ -21,6 +21,7 @@ _ERROR = {
 _ERROR_TEXTS = {
     400: "The request can't be read",
     401: "The token is missing or wrong",
+    403: "A page of another origin may not ask",
     404: "There is no such group, resource, node or revision",
     405: "The path has no such method",
     409: "A conflict: the revision is another one, the id is that of another change, or a directory keeps it",
@@ -28,6 +29,7 @@ _ERROR_TEXTS = {
     412: "If-Match does not match",
     413: "The change, or the body, is too large",
     415: "Bodies are JSON, YAML or protobuf",
+    421: "The server is not known by the name in Host",
     422: "The content is wrong: every problem, with its resource and field",
     503: "The store can't be reached",
     504: "It can't be told whether the change was made: ask by its id, or try again with it",

@@ -1,0 +1,91 @@
+"""Who may ask for ``/v1``: checked from the headers alone, before a route is looked up or a byte of a body is read.
+
+A page that a browser shows can send requests to this port: under the page's own origin, or, where its author points
+the name of the page's host to 127.0.0.1 (DNS rebinding), as if both were one. So the ``Host`` has to be one that this
+server is known by, and an ``Origin`` has to be that host. An IP address as ``Host`` can't be rebound: a browser that
+sends it was told to go there.
+"""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from xds.address import Address
+from xds.api.tokens import Token
+
+SMALL_BODY_BYTES = 64 * 1024
+"""A refused request with a larger body closes its connection, so that the body is not read only to be thrown away."""
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Hosts:
+    """The names by which a server may be asked: ``localhost``, every IP address, and those given."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = {"localhost", *(name.lower().rstrip(".") for name in names)}
+
+    def has(self, host: str) -> bool:
+        """Say whether the value of a ``Host`` header, with or without a port, names this server."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        name = name.rstrip(".")
+        return "*" in self._names or name in self._names or Address(name, 0).is_ip
+
+
+class Guard:
+    """The ASGI application ``app`` for those who may ask it; the others are told why not.
+
+    Without ``hosts`` the names are not checked: for an application that is not reached by a browser.
+    """
+
+    def __init__(self, app: ASGIApp, token: Token, hosts: Hosts | None = None) -> None:
+        self.app = app
+        self._token = token
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        assert scope["type"] == "http", "the admin port has no websockets and no lifespan"
+        headers = Headers(scope=scope)
+        refusal = self._refusal(headers, scope["scheme"])
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
+        status, why = refusal
+        more = {"www-authenticate": "Bearer"} if status == 401 else {}
+        if _has_large_body(headers):
+            more["connection"] = "close"
+        await JSONResponse({"error": why}, status, more)(scope, receive, send)
+
+    def _refusal(self, headers: Headers, scheme: str) -> tuple[int, str] | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._hosts is not None and not self._hosts.has(host):
+            return 421, f"this server is not known as {host[:200]!r}; name its host in the setting api.hosts"
+        if origin is not None and not _is_same(origin, scheme, host):
+            return 403, f"a page of another origin ({origin[:200]!r}) may not ask this server"
+        if not self._token.admits(headers.get("authorization", "")):
+            return 401, "show the token: Authorization: Bearer TOKEN"
+        return None
+
+
+def _is_same(origin: str, scheme: str, host: str) -> bool:
+    """Say whether an ``Origin`` is the host that is asked. A proxy may have ended TLS, so the scheme may differ."""
+    try:
+        theirs, ours = urlsplit(origin), urlsplit(f"{scheme}://{host}")
+        if theirs.scheme not in DEFAULT_PORTS:
+            return False
+        # Without a port in ``Host`` it is the default one of what the browser speaks: its own scheme.
+        ports = theirs.port or DEFAULT_PORTS[theirs.scheme], ours.port or DEFAULT_PORTS[theirs.scheme]
+    except ValueError:
+        return False
+    return theirs.hostname == ours.hostname and ports[0] == ports[1]
+
+
+def _has_large_body(headers: Headers) -> bool:
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or not length.isdigit() or int(length) > SMALL_BODY_BYTES
