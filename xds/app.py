@@ -20,7 +20,7 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.hub import Hub
-from xds.protocol.summary import NodesQuery, NodeSummary
+from xds.protocol.summary import NodesFound, NodesQuery
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
@@ -158,7 +158,7 @@ class ControlPlane:
             self._admin = AdminServer(
                 settings.admin,
                 healthy=lambda: True,
-                ready=lambda: (self._state == "ready", self._readiness()),
+                ready=self._readiness,
                 metrics=metrics_renderer(
                     self._streams,
                     self.catalog,
@@ -176,9 +176,15 @@ class ControlPlane:
         self._state = "ready"
         return self.address
 
-    def _readiness(self) -> str:
-        why = self.stale_because()
-        return f"{self._state}, but newer changes may be missing: {why}" if why else self._state
+    def _readiness(self) -> tuple[bool, str]:
+        """Return whether new streams are welcome, and what is to be known of that."""
+        workers = self._streams.workers
+        if self._state == "ready" and not workers.usable:
+            return False, f"no worker serves: {workers.problem}"
+        told = [workers.problem] if self._state == "ready" and workers.problem else []
+        if why := self.stale_because():
+            told.append(f"newer changes may be missing: {why}")
+        return self._state == "ready", f"{self._state}, but {'; '.join(told)}" if told else self._state
 
     def serve_api(self, api: ASGIApp) -> None:
         """Have ``api`` answer on the admin port what that does not know itself."""
@@ -210,7 +216,7 @@ class ControlPlane:
     ) -> None:
         await self.stop()
 
-    async def nodes(self, query: NodesQuery) -> list[NodeSummary]:
+    async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return how far the nodes are that a query is about, those of all worker processes."""
         return await self._streams.nodes(query)
 

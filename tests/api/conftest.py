@@ -6,7 +6,7 @@ import pytest
 
 from xds.api.operations import Operations
 from xds.model.catalog import Catalog
-from xds.protocol.summary import NodesQuery, NodeSummary
+from xds.protocol.summary import NodesFound, NodesQuery, NodeSummary
 from xds.publishing.publisher import Publisher
 from xds.store.entries import Store
 from xds.store.memory import MemoryStore
@@ -26,14 +26,15 @@ class Served:
     def _serve(self, changeset: Any, revision: int) -> None:
         self.catalog.apply(changeset, revision=revision)
 
-    async def _nodes(self, query: NodesQuery) -> list[NodeSummary]:
-        return [
+    async def _nodes(self, query: NodesQuery) -> NodesFound:
+        found = [
             each
             for each in self.known_nodes
             if query.id in (None, each.node.id)
             and query.group in (None, each.group)
             and query.state in (None, each.state)
-        ][: query.limit]
+        ]
+        return NodesFound(nodes=tuple(found[: query.limit]))
 
     def _count(self) -> None:
         self.rejected += 1

@@ -13,6 +13,7 @@ from xds.api.operations import Operations
 from xds.api.tokens import Token
 from xds.client import Client
 from xds.model.catalog import Catalog
+from xds.protocol.summary import NodesFound
 from xds.publishing.publisher import Publisher
 from xds.store.entries import Store
 from xds.store.memory import MemoryStore
@@ -48,8 +49,8 @@ def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
         )
         await publisher.start()
 
-        async def nodes(query: Any) -> list[Any]:
-            return []
+        async def nodes(query: Any) -> NodesFound:
+            return NodesFound(nodes=())
 
         operations = Operations(publisher, catalog, nodes=nodes)
         api = GrpcApi(Address("127.0.0.1", 0), operations, Token(token), tls=tls, body_bytes_max=1_000_000)

@@ -10,7 +10,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.protocol.errors import StreamRefusedError
-from xds.protocol.summary import NodeSummary, TypeSummary
+from xds.protocol.summary import NodesFound, NodeSummary, TypeSummary
 from xds.publishing.changes import KeptElsewhereError, Published, UnknownGroupError
 from xds.schema.show import to_json
 from xds.store.entries import Head, Key, Stored
@@ -160,6 +160,11 @@ def node_json(node: NodeSummary) -> dict[str, Any]:
         "connected_s": round(node.connected_s, 3),
         "types": [_type_json(each) for each in node.types],
     }
+
+
+def nodes_json(found: NodesFound) -> dict[str, Any]:
+    """Return how far nodes are, and which workers' nodes are missing."""
+    return {"nodes": [node_json(each) for each in found.nodes], "missing_workers": list(found.missing_workers)}
 
 
 def _type_json(each: TypeSummary) -> dict[str, Any]:

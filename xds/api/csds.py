@@ -13,7 +13,7 @@ from xds.model.types import SECRET
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodeStatus, Progress, ResourceStatus, TypeStatus, node_statuses
-from xds.schema.pool import Schema
+from xds.schema.pool import Schema, load_schema
 
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
 PATHS = tuple(f"/{SERVICE}/{name}" for name in ("FetchClientStatus", "StreamClientStatus"))
@@ -105,6 +105,16 @@ class ClientStatusService:
             resource = snapshot.view(generic.type_url).get(generic.name)
             if resource is not None and resource.version == generic.version_info and generic.type_url != SECRET:
                 generic.xds_config.ParseFromString(resource.body)
+
+
+def missing_worker(worker: str) -> bytes:
+    """Return a response that says that a worker's nodes are missing: an entry without a node, to be merged with others.
+
+    A ClientStatusResponse has no other place for it.
+    """
+    response: Any = load_schema().message_class("envoy.service.status.v3.ClientStatusResponse")()
+    response.config.add().client_scope = f"{worker} did not answer: its nodes are missing"
+    return _encode(response)
 
 
 def _describe_resource(status: TypeStatus, resource: ResourceStatus, generic: Any) -> None:

@@ -253,7 +253,8 @@ class GrpcApi:
             choices = ", ".join(each.value for each in NodeState)
             raise ChangesetRejectedError([Problem(what=f"{request.state!r} is no state", hint=choices)]) from None
         query = NodesQuery(id=request.id or None, group=request.group or None, state=state)
-        return pb.Nodes(nodes=[node_message(each) for each in await self._operations.nodes(query)])
+        found = await self._operations.nodes(query)
+        return pb.Nodes(nodes=map(node_message, found.nodes), missing_workers=found.missing_workers)
 
 
 async def _abort(context: Any, error: Exception) -> None:

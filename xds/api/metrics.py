@@ -3,7 +3,7 @@
 Nothing is counted twice: what the hub and the catalog know is read when somebody asks.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry, generate_latest
@@ -30,6 +30,25 @@ _COUNTERS = (
 )
 
 
+class Workers(Protocol):
+    """How worker processes are."""
+
+    @property
+    def serving(self) -> int:
+        """How many serve and answer."""
+        ...
+
+    @property
+    def silent(self) -> Sequence[str]:
+        """Those that do not answer."""
+        ...
+
+    @property
+    def missing(self) -> int:
+        """How many are being replaced."""
+        ...
+
+
 class Serving(Protocol):
     """What serves the streams, in this process or in others."""
 
@@ -41,6 +60,11 @@ class Serving(Protocol):
     @property
     def count(self) -> int:
         """How many streams are open."""
+        ...
+
+    @property
+    def workers(self) -> Workers:
+        """How the worker processes are."""
         ...
 
     async def refresh(self) -> None:
@@ -62,6 +86,12 @@ class _ServerCollector(Collector):
         for attribute, name, text in _COUNTERS:
             yield CounterMetricFamily(name, text, value=getattr(counters, attribute))
         yield GaugeMetricFamily("xds_streams", "Streams open now.", value=self._streams.count)
+        workers = self._streams.workers
+        yield GaugeMetricFamily("xds_workers", "Worker processes that serve and answer.", value=workers.serving)
+        yield GaugeMetricFamily(
+            "xds_workers_silent", "Worker processes that do not answer: stopped, or stuck.", value=len(workers.silent)
+        )
+        yield GaugeMetricFamily("xds_workers_missing", "Worker processes being replaced.", value=workers.missing)
         yield GaugeMetricFamily("xds_revision", "The revision that is served.", value=self._catalog.revision)
         yield GaugeMetricFamily("xds_groups", "Groups that are served.", value=len(self._catalog.snapshots))
         yield CounterMetricFamily("xds_changesets_rejected", "Changesets refused whole.", value=self._rejected())

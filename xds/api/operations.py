@@ -10,7 +10,8 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import ENDPOINTS, short_name
-from xds.protocol.summary import NodesQuery, NodeSummary
+from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.summary import NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published, UnknownGroupError, group_name_problem
 from xds.publishing.codec import decode_table
 from xds.publishing.publisher import Publisher
@@ -76,7 +77,7 @@ class Operations:
         publisher: Publisher,
         catalog: Catalog,
         *,
-        nodes: Callable[[NodesQuery], Awaitable[list[NodeSummary]]],
+        nodes: Callable[[NodesQuery], Awaitable[NodesFound]],
         on_rejected: Callable[[], None] = lambda: None,
     ) -> None:
         self._publisher = publisher
@@ -249,14 +250,23 @@ class Operations:
             counts[resource.type_url] = counts.get(resource.type_url, 0) + 1
         return GroupInfo(name=name, extends=table.extends.get(name), kept=name in table.kept, resources=counts)
 
-    async def nodes(self, query: NodesQuery) -> list[NodeSummary]:
-        """Return how far the nodes are that a query is about."""
+    async def nodes(self, query: NodesQuery) -> NodesFound:
+        """Return how far the nodes are that a query is about, those of workers that answer.
+
+        Raises StreamRefusedError where none does.
+        """
         return await self._nodes(query)
 
-    async def node(self, node_id: str) -> list[NodeSummary]:
-        """Return all that is known of one node: an entry for each connection. Raises UnknownNodeError."""
+    async def node(self, node_id: str) -> NodesFound:
+        """Return all that is known of one node: an entry for each connection.
+
+        Raises UnknownNodeError, and StreamRefusedError where a worker that did not answer may have the node.
+        """
         found = await self._nodes(NodesQuery(id=node_id))
-        if not found:
+        if not found.nodes and found.missing_workers:
+            text = f"{', '.join(found.missing_workers)} did not answer, and may have the node {node_id!r}"
+            raise StreamRefusedError(Status.UNAVAILABLE, text)
+        if not found.nodes:
             raise UnknownNodeError(f"no node {node_id!r} is connected")
         return found
 

@@ -23,7 +23,7 @@ from xds.api.answers import (
     error_answer,
     event_json,
     head_json,
-    node_json,
+    nodes_json,
     published_json,
     resources_json,
 )
@@ -332,15 +332,13 @@ class _Rest:
         ) -> Response:
             """Return how far each connected node is."""
             query = NodesQuery(group=group, state=state, limit=limit)
-            found = await self._operations.nodes(query)
-            return self._told({"nodes": [node_json(each) for each in found]})
+            return self._told(nodes_json(await self._operations.nodes(query)))
 
         @app.get("/v1/nodes/{id:path}")
         async def read_node(id: str, request: Request) -> Response:  # noqa: A002
             """Return how far one node is: an entry for each of its connections."""
             node_id = unquote("/".join(_within(request)[1:]))
-            found = await self._operations.node(node_id)
-            return self._told({"nodes": [node_json(each) for each in found]})
+            return self._told(nodes_json(await self._operations.node(node_id)))
 
 
 def _event_data(stored: Stored) -> str:

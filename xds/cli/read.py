@@ -12,6 +12,7 @@ from xds.cli.output import fail
 from xds.cli.talk import (
     DEFAULT_API,
     EXIT_NOT_FOUND,
+    EXIT_UNAVAILABLE,
     Api,
     ApiCa,
     Group,
@@ -25,7 +26,7 @@ from xds.cli.talk import (
 )
 
 if TYPE_CHECKING:
-    from xds.client import Client, Difference, Event, NodeProgress, Revision
+    from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision
 
 GET_EPILOG = examples_of("xds get", "xds get clusters", "xds get clusters web -o yaml", "xds get -o json --revision 41")
 DIFF_EPILOG = examples_of("xds diff 41", "xds diff 41 42 --group canary")
@@ -203,7 +204,9 @@ def status(
     ca: ApiCa = None,
 ) -> None:
     """Print how far each connected node is: what it has, accepted, rejected and waits for. At most 1,000 nodes."""
-    found = talk(api, token_file, ca, lambda client: client.nodes(group=group, state=state))
+    answer = talk(api, token_file, ca, lambda client: client.nodes(group=group, state=state))
+    found = answer.nodes
+    _warn_of_missing(answer)
     if output != "table":
         print_as(output, [_node_json(each) for each in found])
         return
@@ -235,7 +238,11 @@ def node(
     ca: ApiCa = None,
 ) -> None:
     """Print how far one node is, type by type, with what it said of what it rejected."""
-    found = talk(api, token_file, ca, lambda client: client.nodes(id=node_id))
+    answer = talk(api, token_file, ca, lambda client: client.nodes(id=node_id))
+    found = answer.nodes
+    _warn_of_missing(answer)
+    if not found and answer.missing_workers:
+        fail(f"node {node_id!r} is on no worker that answers", code=EXIT_UNAVAILABLE)
     if not found:
         fail(f"no node {node_id!r} is connected", code=EXIT_NOT_FOUND)
     if output != "table":
@@ -253,6 +260,11 @@ def node(
         for t in each.types:
             if t.nacked:
                 sys.stdout.write(f"rejected {t.type} {', '.join(t.nacked)}: {t.error}\n")
+
+
+def _warn_of_missing(answer: "Nodes") -> None:
+    for worker in answer.missing_workers:
+        sys.stderr.write(f"xds: {worker} of the server did not answer: its nodes are missing\n")
 
 
 def _node_json(node: "NodeProgress") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from xds.client.results import (
     Event,
     Group,
     Json,
-    NodeProgress,
+    Nodes,
     Revision,
     Snapshot,
     applied_of,
@@ -263,10 +263,10 @@ class Client:
         """Return the revision that is served."""
         return int((await self._call("ListGroups", pb.ListGroupsRequest(), pb.Groups)).revision)
 
-    async def nodes(self, *, id: str = "", group: str = "", state: str = "") -> list[NodeProgress]:  # noqa: A002
+    async def nodes(self, *, id: str = "", group: str = "", state: str = "") -> Nodes:  # noqa: A002
         """Return how far the connected nodes are, each connection of its own; at most 1,000 of them."""
         found = await self._call("ListNodes", pb.NodesRequest(id=id, group=group, state=state), pb.Nodes)
-        return [node_of(each) for each in found.nodes]
+        return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers))
 
     def _open(self) -> aio.Channel:
         if self._channel is None:

@@ -134,6 +134,14 @@ def json_of(message: Any, *, redact: bool) -> Json:
     return to_json(ingest((message.type_url, message.value), allow_unknown_types=True), redact=redact)
 
 
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """How far nodes are, but those of ``missing_workers``: processes of the server that did not answer."""
+
+    nodes: tuple[NodeProgress, ...]
+    missing_workers: tuple[str, ...]
+
+
 def applied_of(message: Any) -> Applied:
     changed, unchanged = (tuple(map(name_of, part)) for part in (message.changed, message.unchanged))
     return Applied(message.revision, changed, unchanged, message.again)

@@ -68,6 +68,14 @@ class NodeSummary:
     types: tuple[TypeSummary, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesFound:
+    """The nodes that a query found; ``missing_workers`` are processes that did not answer, whose nodes are missing."""
+
+    nodes: tuple[NodeSummary, ...]
+    missing_workers: tuple[str, ...] = ()
+
+
 def node_summaries(streams: Iterable[Stream], query: NodesQuery, now: float) -> Iterator[NodeSummary]:
     """Yield those of the nodes that are asked about, oldest first."""
     seen: set[int] = set()

@@ -7,7 +7,15 @@ from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.summary import NodesQuery
 from xds.serving.feed import Answer, Ask
 
-ANSWER_S = 10.0
+ANSWER_S = 3.0
+"""How long a worker may take to answer. The answers of the others are given without it then."""
+
+
+class UnansweredError(StreamRefusedError):
+    """A process did not answer in time."""
+
+    def __init__(self) -> None:
+        super().__init__(Status.UNAVAILABLE, "a process of this server did not answer in time")
 
 
 class Questions:
@@ -27,7 +35,10 @@ class Questions:
         *,
         nodes: NodesQuery | None = None,
     ) -> bytes:
-        """Send a question and return its answer. Raises StreamRefusedError with the error that it was answered with."""
+        """Send a question and return its answer.
+
+        Raises StreamRefusedError with the error that it was answered with, and UnansweredError.
+        """
         self._last += 1
         number = self._last
         future = self._open[number] = asyncio.get_running_loop().create_future()
@@ -37,7 +48,7 @@ class Questions:
                 answer: bytes = await future
                 return answer
         except TimeoutError:
-            raise StreamRefusedError(Status.UNAVAILABLE, "a process of this server did not answer in time") from None
+            raise UnansweredError from None
         finally:
             del self._open[number]
 

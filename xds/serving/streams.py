@@ -20,9 +20,10 @@ from xds.protocol.hub import Hub
 from xds.protocol.memories import Tell, tell_nobody
 from xds.protocol.response import Encoding
 from xds.protocol.stream import Limits, Ordering
-from xds.protocol.summary import NodesQuery, NodeSummary, node_summaries
+from xds.protocol.summary import NodesFound, NodesQuery, node_summaries
 from xds.reporting import log_event, log_fault, log_tls_problem
 from xds.schema.pool import Schema
+from xds.serving.workers_state import WorkersState
 from xds.transport.calls import Reply
 from xds.transport.coalescer import Coalescer
 from xds.transport.dispatcher import Dispatcher, Transport
@@ -76,9 +77,14 @@ class Streams:
     async def refresh(self) -> None:
         """Have the figures be of now: here they always are."""
 
-    async def nodes(self, query: NodesQuery) -> list[NodeSummary]:
+    @property
+    def workers(self) -> WorkersState:
+        """How the worker processes are: here there are none."""
+        return WorkersState()
+
+    async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return how far the nodes are that a query is about."""
-        return list(node_summaries(self.hub.streams, query, asyncio.get_running_loop().time()))
+        return NodesFound(nodes=tuple(node_summaries(self.hub.streams, query, asyncio.get_running_loop().time())))
 
     def publish(self, applied: Applied) -> None:
         """Bring the streams up to date with what was applied to the catalog, at once or merged with what follows."""

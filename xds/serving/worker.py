@@ -21,7 +21,7 @@ from xds.memory import hold_collection, return_large_blocks, settle_memory
 from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
-from xds.serving.asking import Questions
+from xds.serving.asking import ANSWER_S, Questions
 from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
 from xds.serving.streams import Streams
 from xds.transport.channel import Channel
@@ -133,12 +133,13 @@ class Worker:
 
     async def _ask(self, message: bytes) -> bytes:
         """Have the parent answer a CSDS request for the streams of all workers."""
-        return await self._questions.ask(lambda ask: self._channel.send(encode(ask)), message)
+        within_s = 2 * ANSWER_S  # it waits for others in turn
+        return await self._questions.ask(lambda ask: self._channel.send(encode(ask)), message, within_s)
 
     async def _answer(self, ask: Ask) -> None:
         """Answer a CSDS request for the streams of this worker, or tell its figures."""
         if ask.nodes is not None:
-            self._channel.send(encode(Answer(ask.number, encode(await self._serving.nodes(ask.nodes)))))
+            self._channel.send(encode(Answer(ask.number, encode((await self._serving.nodes(ask.nodes)).nodes))))
             return
         if ask.message is None:
             self._tell_figures()

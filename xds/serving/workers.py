@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -20,9 +21,10 @@ from xds.protocol.doubts import Doubts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Counters
 from xds.protocol.leftovers import Leftovers
-from xds.protocol.summary import NodesQuery, NodeSummary
-from xds.serving.asking import ANSWER_S, Questions
+from xds.protocol.summary import NodesFound, NodesQuery, NodeSummary
+from xds.serving.asking import ANSWER_S, Questions, UnansweredError
 from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
+from xds.serving.workers_state import WorkersState
 from xds.transport.pool import Pool, PoolEvents, Worker
 from xds.transport.sockets import bound, open_all, take
 
@@ -73,6 +75,17 @@ class WorkerStreams:
         """How many streams are open, at most a second ago."""
         return sum(figures.streams for figures in self._figures.values())
 
+    @property
+    def workers(self) -> WorkersState:
+        """How the worker processes are."""
+        ready = self._ready()
+        silent = tuple(str(worker) for worker in ready if worker.silent)
+        return WorkersState(len(ready) - len(silent), silent, self._workers - len(ready))
+
+    def _ready(self) -> list[Worker]:
+        workers = self._pool.workers if self._pool is not None else []
+        return sorted((worker for worker in workers if worker.ready), key=lambda worker: worker.number)
+
     # --- Life ------------------------------------------------------------------------------------------------------
 
     def launch(self) -> None:
@@ -104,26 +117,54 @@ class WorkerStreams:
             changeset = self._catalog.export() if applied.effect is None else applied.effect
             self._pool.send(encode(Change(applied.revision, changeset, whole)))
 
+    # --- Questions to all workers ----------------------------------------------------------------------------------
+
     async def refresh(self) -> None:
         """Have the figures be of now, as far as the workers answer."""
-        if self._pool is not None:
-            workers = [worker for worker in self._pool.workers if worker.ready]
-            await asyncio.gather(*(self._ask(worker, None, FIGURES_S) for worker in workers), return_exceptions=True)
+        with contextlib.suppress(UnansweredError):
+            await self._ask_all(None, FIGURES_S)
 
-    async def nodes(self, query: NodesQuery) -> list[NodeSummary]:
-        """Return how far the nodes are that a query is about. Raises StreamRefusedError where a worker is silent."""
-        workers = [worker for worker in self._pool.workers if worker.ready] if self._pool is not None else []
-        answers = await asyncio.gather(*(self._ask_nodes(worker, query) for worker in workers))
+    async def nodes(self, query: NodesQuery) -> NodesFound:
+        """Return how far the nodes are that a query is about, those of workers that answer.
+
+        Raises UnansweredError where none does.
+        """
+        answers, missing = await self._ask_all(None, nodes=query)
         found: list[NodeSummary] = []
         for answer in answers:
-            found += decode(answer) if answer else []
-        return found[: query.limit]
+            found += decode(answer) if answer else ()
+        return NodesFound(nodes=tuple(found[: query.limit]), missing_workers=missing)
 
-    async def _ask_nodes(self, worker: Worker, query: NodesQuery) -> bytes:
-        return await self._questions[worker].ask(lambda ask: worker.channel.send(encode(ask)), None, nodes=query)
+    async def _ask_all(
+        self, message: bytes | None, within_s: float = ANSWER_S, *, nodes: NodesQuery | None = None
+    ) -> tuple[list[bytes], tuple[str, ...]]:
+        """Ask every worker; return the answers, and which workers did not answer. Silent ones are not waited for.
 
-    async def _ask(self, worker: Worker, message: bytes | None, within_s: float = ANSWER_S) -> bytes:
-        return await self._questions[worker].ask(lambda ask: worker.channel.send(encode(ask)), message, within_s)
+        Raises StreamRefusedError where a worker refuses, and UnansweredError where there are workers and none answers.
+        """
+        workers = self._ready()
+        asking = [worker for worker in workers if not worker.silent]
+        said = await asyncio.gather(
+            *(self._ask(worker, message, within_s, nodes) for worker in asking), return_exceptions=True
+        )
+        answers: list[bytes] = []
+        missing = {str(worker) for worker in workers if worker.silent}
+        for worker, answer in zip(asking, said, strict=True):
+            if isinstance(answer, UnansweredError):
+                missing.add(str(worker))
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                answers.append(answer)
+        if missing and not answers:
+            raise UnansweredError
+        return answers, tuple(sorted(missing))
+
+    async def _ask(self, worker: Worker, message: bytes | None, within_s: float, nodes: NodesQuery | None) -> bytes:
+        send: Callable[[Ask], None] = lambda ask: worker.channel.send(encode(ask))  # noqa: E731
+        return await self._questions[worker].ask(send, message, within_s, nodes=nodes)
+
+    # --- The end ---------------------------------------------------------------------------------------------------
 
     async def drain(self, window_s: float) -> None:
         """Have every worker end its streams one by one over ``window_s`` seconds, and exit."""
@@ -198,11 +239,12 @@ class WorkerStreams:
 
     async def _answer(self, worker: Worker, ask: Ask) -> None:
         """Answer a worker's CSDS request with what all of them say: messages put end to end are merged."""
-        assert self._pool is not None
-        workers = [each for each in self._pool.workers if each.ready]
+        assert ask.message is not None
+        from xds.api.csds import missing_worker  # grpc takes 10 MB
+
         try:
-            said = await asyncio.gather(*(self._ask(each, ask.message) for each in workers))
-            answer = Answer(ask.number, b"".join(said))
+            said, missing = await self._ask_all(ask.message)
+            answer = Answer(ask.number, b"".join([*said, *map(missing_worker, missing)]))
         except StreamRefusedError as refusal:
             answer = Answer(ask.number, refusal=(refusal.status.name, refusal.message))
         worker.channel.send(encode(answer))

@@ -18,6 +18,8 @@ from xds.transport.channel import Channel
 FEED_BYTES_MAX = 512 * 1024 * 1024
 """What a worker may leave untaken before it is held for stuck; a whole state may be tens of megabytes."""
 LOOK_EVERY_S = 1.0
+SILENT_LOOKS = 5
+"""A worker that said nothing between so many looks is silent; each says something every second."""
 START_S = 60.0
 RESTART_MIN_S, RESTART_MAX_S = 0.2, 30.0
 LIVED_S = 10.0
@@ -51,6 +53,14 @@ class Worker:
     def pid(self) -> int:
         """The process's id."""
         return self.process.pid
+
+    @property
+    def silent(self) -> bool:
+        """Whether it does not answer: stopped, stuck, or busy for seconds."""
+        return self.silent_looks >= SILENT_LOOKS
+
+    def __str__(self) -> str:
+        return f"worker {self.number} (pid {self.pid})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
