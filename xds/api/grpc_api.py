@@ -16,6 +16,7 @@ from xds.address import Address, BindError
 from xds.api.answers import EXPECTED, error_answer
 from xds.api.aside import aside
 from xds.api.bodies import JSON, about_message, changeset_message, document_of, known_type, replacement_message
+from xds.api.grpc_admission import Admission
 from xds.api.messages import (
     applied_message,
     difference_message,
@@ -68,7 +69,12 @@ class GrpcApi:
         if self.address is None:
             return
         server = aio.server(
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", self._body_bytes_max)]
+            interceptors=[Admission(self._token)],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", self._body_bytes_max),
+                ("grpc.http2.bdp_probe", 0),
+            ],
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         target = str(self.address)
@@ -124,14 +130,8 @@ class GrpcApi:
         )
         return handlers
 
-    async def _admit(self, context: Any) -> None:
-        shown = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), "")
-        if not self._token.admits(shown if isinstance(shown, str) else ""):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "show the token: authorization: Bearer TOKEN")
-
     def _guarded(self, call: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
         async def handle(request: Any, context: Any) -> Any:
-            await self._admit(context)
             try:
                 return await call(request)
             except EXPECTED as error:
@@ -155,7 +155,6 @@ class GrpcApi:
 
     async def _push_endpoints(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Answer each push, in order, while those that follow are read already."""
-        await self._admit(context)
         answers: asyncio.Queue[asyncio.Future[Published] | ChangesetRejectedError | None] = asyncio.Queue(IN_FLIGHT_MAX)
         reading = asyncio.create_task(self._read_pushes(requests, answers))
         try:
@@ -218,7 +217,6 @@ class GrpcApi:
         return pb.Revision(revision=await self._operations.find(request.id) or 0, id=request.id)
 
     async def _watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        await self._admit(context)
         try:
             await self._operations.must_be_kept(request.after)
             async for stored in self._operations.watch(request.after):

@@ -1,0 +1,37 @@
+"""Who may make a gRPC call: decided when its headers are there, before any of its message is read."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from xds.api.tokens import Token
+
+
+class Admission(aio.ServerInterceptor):
+    """Hands on the calls that show the token.
+
+    grpc.aio reads the message of a unary call before it runs its handler, but looks for the handler first. The calls
+    of others get one that reads nothing: what they sent stays within HTTP/2's window of 64 KiB, which the server keeps
+    as it is (``grpc.http2.bdp_probe`` 0: gRPC would widen it to megabytes, for messages that nobody reads too).
+    """
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+        self._refusing: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(_refuse)
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Return the handler of a call."""
+        metadata = handler_call_details.invocation_metadata or ()
+        shown = next((value for key, value in metadata if key == "authorization"), "")
+        if self._token.admits(shown if isinstance(shown, str) else ""):
+            handler: grpc.RpcMethodHandler[Any, Any] | None = await continuation(handler_call_details)
+            return handler
+        return self._refusing
+
+
+async def _refuse(_: Any, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "show the token: authorization: Bearer TOKEN")
