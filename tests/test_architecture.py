@@ -16,7 +16,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "xds"
-LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 
 ARROWS: dict[str, set[str]] = {
@@ -100,8 +99,6 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 """Each library to the parts that may import it: what is outside our reason to exist stays at one edge."""
 
-LONG_MODULES: dict[str, str] = {}
-"""Modules above LINES_MAX that may be, each with the reason."""
 LONG_FUNCTIONS: dict[str, str] = {
     "xds.cli.fleet.fleet": "as serve: a line for each option of the command",
     "xds.cli.serve.serve": "a line for each option of the command, of which typer makes the options and their help",
@@ -263,14 +260,6 @@ def test_libraries_stay_at_their_edge() -> None:
             if theirs and module.part not in THIRD_PARTY.get(library, set()):
                 wrong.append(f"{module.at(found.line)}: {module.part or 'xds'} imports {library}")
     no_problems(wrong, "Use the library where it is used already, or give it a place in THIRD_PARTY.")
-
-
-def test_modules_are_short() -> None:
-    lengths = {f"xds.{module.name}".rstrip("."): len(module.path.read_text().splitlines()) for module in modules()}
-    long = {name: length for name, length in lengths.items() if length > LINES_MAX}
-    wrong = [f"{name}: {length} lines" for name, length in long.items() if name not in LONG_MODULES]
-    no_problems(wrong, f"Split what is longer than {LINES_MAX} lines, or say in LONG_MODULES why it is one thing.")
-    assert long.keys() == LONG_MODULES.keys(), "take out of LONG_MODULES what is short by now"
 
 
 def test_functions_are_short() -> None:

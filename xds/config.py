@@ -100,10 +100,16 @@ class ProtocolSettings(_Section):
     """Changes that follow each other within this time are sent as one."""
     coalesce_max_s: Seconds = 0.1
     """The longest that a change waits for others."""
+    node_bytes_max: Annotated[int, Field(ge=1024, le=64 * MIB)] = 64 * 1024
+    """The largest node, metadata included, that a client may describe itself with."""
     subscriptions_max: Count = 100_000
-    """Names that one stream may subscribe to, per type."""
+    """Names that one stream may subscribe to, per type; also names in one request to unsubscribe from."""
+    names_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
+    """What the names of one stream may take in memory: subscribed, asked for, and claimed from an earlier stream."""
     doubtful_nodes_max: Count = 10_000
-    """Disconnected nodes whose rejected resources are remembered, since their claims about those can not be trusted."""
+    """Nodes whose rejected resources are remembered, since their claims about those can not be trusted."""
+    nacked_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
+    """What the names of those resources may take in memory, per process; the nodes longest unseen are forgotten."""
 
 
 class TransportSettings(_Section):

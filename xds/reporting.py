@@ -1,6 +1,7 @@
 """What operators read in the log: events of streams, faults of ours, what was applied. It knows no streams."""
 
 from collections import Counter
+from itertools import islice
 
 import structlog
 
@@ -32,9 +33,15 @@ def log_event(event: Event) -> None:
     if isinstance(event, Refused):
         log.warning("refused", node=event.node_id[:200], status=event.status, message=event.message[:500])
         return
-    about = {"node": event.node_id, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
+    about = {
+        "node": event.node_id[:200],
+        "group": event.group,
+        "type": short_name(event.type_url),
+        "nonce": event.nonce,
+    }
     if isinstance(event, Nacked):
-        names = sorted(event.resources)
-        log.warning("nack", **about, message=event.message[:2_000], resources=names[:20], resource_count=len(names))
+        names = list(islice(event.resources, 20))
+        count = len(event.resources)
+        log.warning("nack", **about, message=event.message[:2_000], resources=names, resource_count=count)
     else:
         log.warning("no answer", **about, waited_s=round(event.waited_s, 1))

@@ -1,5 +1,6 @@
 import pytest
 from google.protobuf import any_pb2
+from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,7 +68,7 @@ def test_a_node_goes_before_what_all_sidecars_send_alike() -> None:
     )
     assert delta.node == sotw.node
     assert (delta.node.id, delta.node.cluster, delta.node.locality.zone) == ("sidecar-7", "web", "z")
-    assert delta.node.metadata["labels"]["stage"] == "prod"
+    assert Struct.FromString(delta.node.metadata)["labels"]["stage"] == "prod"
     assert (delta.type_url, delta.resource_names_subscribe, dict(delta.initial_resource_versions)) == (
         "type",
         ["a"],

@@ -1,6 +1,7 @@
 """protocol.md, "Errors": the status that ends a stream, that stream alone, and what it says."""
 
 import pytest
+from google.protobuf import struct_pb2
 from support.encoded import CDS, EDS, RDS, SDS, TYPES, endpoints, resource, static
 from support.hubs import DELTA, SOTW, MakeWorld, World
 
@@ -158,6 +159,161 @@ def test_error_none_for_exchanging_names_at_the_limit(make_world: MakeWorld) -> 
     assert client.request(EDS, subscribe=["c"], unsubscribe=["a"]) == ["EDS #2 c@1"]
 
 
+# --- What a client can make the server keep ---------------------------------------------------------------------------
+
+
+def send_first(world: World, variant: Variant, node: wire.Node, **fields: object) -> None:
+    kind = wire.DeltaDiscoveryRequest if variant is DELTA else wire.DiscoveryRequest
+    request = kind(type_url=CDS, node=node, **fields)  # type: ignore[arg-type]
+    world.hub.receive(world.hub.open(variant), request.SerializeToString(), 0.0)
+
+
+def described(**metadata: str) -> bytes:
+    found = struct_pb2.Struct()
+    found.update(metadata)
+    return found.SerializeToString()
+
+
+@pytest.mark.parametrize("part", ["id", "cluster", "user_agent_name", "metadata"])
+def test_error_node_over_the_limit_is_resource_exhausted_naming_it(
+    make_world: MakeWorld, variant: Variant, part: str
+) -> None:
+    world = make_world(limits=Limits(node_bytes_max=1_000))
+    large = {"id": "n", part: "x" * 1_000} if part != "metadata" else {"id": "n", part: described(a="x" * 1_000)}
+    with pytest.raises(StreamRefusedError, match=r"the node has 1\d{3} bytes, .* \(node_bytes_max\)") as refused:
+        send_first(world, variant, wire.Node(**large))  # type: ignore[arg-type]
+    assert refused.value.status is Status.RESOURCE_EXHAUSTED
+
+
+def test_error_node_is_measured_with_what_this_server_does_not_read(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(node_bytes_max=1_000))
+    extension = b"\x4a" + (100).to_bytes(1, "big") + bytes(100)  # field 9, extensions
+    node = wire.Node.FromString(wire.Node(id="n").SerializeToString() + 10 * extension)
+    with pytest.raises(StreamRefusedError, match="node_bytes_max"):
+        send_first(world, DELTA, node)
+
+
+def test_error_node_over_the_limit_is_not_converted(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xds.protocol.identity.MessageToDict", lambda _: pytest.fail("converted"))
+    world = make_world(limits=Limits(node_bytes_max=1_000))
+    with pytest.raises(StreamRefusedError):
+        send_first(world, DELTA, wire.Node(id="n", metadata=described(a="x" * 1_000)))
+
+
+def test_error_node_over_the_limit_in_a_later_request(make_world: MakeWorld, variant: Variant) -> None:
+    world = make_world(limits=Limits(node_bytes_max=1_000))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    node = wire.Node(id=client.node.id, cluster=client.node.cluster, metadata=described(a="x" * 1_000))
+    (said,) = client.request(SDS, node=node)
+    assert said.startswith("END RESOURCE_EXHAUSTED: the node has ")
+
+
+def test_error_metadata_that_is_no_struct_is_invalid_argument(world: World, variant: Variant) -> None:
+    with pytest.raises(StreamRefusedError, match=r"node\.metadata can't be read") as refused:
+        send_first(world, variant, wire.Node(id="n", metadata=b"\xff"))
+    assert refused.value.status is Status.INVALID_ARGUMENT
+
+
+def test_error_unsubscribing_from_more_names_than_the_limit_is_resource_exhausted(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    client = world.client()
+    client.subscribe(SDS)
+    (said,) = client.request(SDS, unsubscribe=["a", "b", "c"])
+    assert said.startswith(
+        "END RESOURCE_EXHAUSTED: a stream may unsubscribe from 2 names of a type (subscriptions_max)"
+    )
+
+
+def test_error_answers_owed_for_names_that_never_existed_are_bounded(make_world: MakeWorld) -> None:
+    """A client that does not ACK, and goes on unsubscribing while the wildcard holds, is owed an answer for each."""
+    world = make_world(limits=Limits(subscriptions_max=3))
+    world.publish(resource(SDS, "s"))
+    client = world.client()
+    assert client.subscribe(SDS) == ["SDS #1 s@1"]
+    said: list[str] = []
+    for number in range(20):
+        said = said or client.request(SDS, unsubscribe=[f"{number}-a", f"{number}-b"])
+    assert said[0].startswith("END RESOURCE_EXHAUSTED: a stream may ask for 6 names of a type (subscriptions_max)")
+
+
+def test_error_none_for_exchanging_all_names_while_the_wildcard_holds(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(subscriptions_max=2))
+    client = world.client()
+    client.subscribe(SDS)
+    client.ack_all()
+    client.request(SDS, subscribe=["a", "b"])
+    client.ack_all()
+    assert client.request(SDS, subscribe=["c", "d"], unsubscribe=["a", "b"]) == ["SDS #3 -a -b -c -d"]
+
+
+@pytest.mark.parametrize("way", ["subscribed", "asked for", "claimed", "SotW"])
+def test_error_names_that_take_more_bytes_than_the_limit_are_resource_exhausted(
+    make_world: MakeWorld, way: str
+) -> None:
+    world = make_world(limits=Limits(names_bytes_max=1_000_000))
+    client = world.client(SOTW if way == "SotW" else DELTA)
+    client.subscribe(SDS)
+    client.ack_all()
+    said = [""]
+    for number in range(20):
+        name = f"{number}" + "x" * 100_000
+        if way == "claimed":
+            said += client.request(list(TYPES)[1 + number % 5], have={f"{name}-{index}": "1" for index in range(5)})
+        elif way == "asked for":
+            said += client.request(SDS, unsubscribe=[name])
+        else:
+            said += client.request(SDS, subscribe=[name])
+        if said[-1].startswith("END"):
+            break
+        if way != "asked for":  # what is owed is kept while an answer is not ACKed
+            client.ack_all()
+    assert said[-1].startswith("END RESOURCE_EXHAUSTED: the names of this stream take "), said
+
+
+def test_error_none_for_names_that_come_and_go(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(names_bytes_max=1_000_000))
+    client = world.client()
+    client.subscribe(EDS, "a")
+    for number in range(100):
+        name = f"{number}" + "x" * 100_000
+        client.request(EDS, subscribe=[name])
+        client.ack_all()
+        client.request(EDS, unsubscribe=[name])
+        client.ack_all()
+
+
+def test_what_closed_streams_claimed_takes_no_more_than_the_caches_may(world: World) -> None:
+    world.hub.cohorts.bytes_max = world.hub._openings._bytes_max = 1_000_000
+    for number in range(50):
+        stream = world.hub.open(DELTA)
+        request = wire.DeltaDiscoveryRequest(type_url=SDS, node=wire.Node(id=f"n{number}"))
+        request.initial_resource_versions[f"{number}-" + "x" * 100_000] = "1"
+        world.hub.receive(stream, request.SerializeToString(), 0.0)
+        world.hub.take_ready()
+        assert world.hub.poll(stream, 0.0) is not None
+        world.hub.close(stream)
+    assert len(world.hub._claims) <= 5
+
+
+def test_a_request_that_is_refused_is_not_kept(make_world: MakeWorld) -> None:
+    world = make_world(limits=Limits(subscriptions_max=10))
+    client = world.client()
+    client.request(CDS, have={f"n{number}": "1" for number in range(11)})
+    assert not world.hub._openings._known
+
+
+def test_error_detail_is_cut_when_it_is_read(world: World, variant: Variant) -> None:
+    world.publish(static("a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.nack(CDS, "x" * 100_000)
+    (stream,) = world.hub.streams
+    rejection = stream.states[CDS].rejection
+    assert rejection is not None
+    assert rejection.message == "x" * 4_096 + "… (100000 characters)"
+
+
 def test_error_over_the_limit_of_types_is_resource_exhausted_naming_it(make_world: MakeWorld, variant: Variant) -> None:
     world = make_world(limits=Limits(types_max=2))
     client = world.client(variant)
@@ -202,7 +358,9 @@ def test_error_statuses_are_those_of_grpc() -> None:
 def test_error_metadata_that_is_no_json_is_invalid_argument(world: World) -> None:
     stream = world.hub.open(Variant.DELTA)
     request = wire.DeltaDiscoveryRequest(type_url=CDS, node=wire.Node(id="n"))
-    request.node.metadata["load"] = float("nan")
+    described = struct_pb2.Struct()
+    described["load"] = float("nan")
+    request.node.metadata = described.SerializeToString()
     with pytest.raises(StreamRefusedError, match=r"node\.metadata can't be read") as refused:
         world.hub.receive(stream, request.SerializeToString(), 0.0)
     assert refused.value.status is Status.INVALID_ARGUMENT

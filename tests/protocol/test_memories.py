@@ -10,10 +10,11 @@ from support.hubs import MakeWorld, World
 
 from xds.model.groups import Node
 from xds.model.resource import Resource
-from xds.protocol.doubts import Doubts
 from xds.protocol.events import Counters
 from xds.protocol.leftovers import Leftovers
-from xds.protocol.memories import Memory, Tell
+from xds.protocol.memories import Memory, Tell, node_key, tell_nobody
+from xds.protocol.nacked_names import NackedNames
+from xds.protocol.name_sets import NameSet, NameSets
 from xds.protocol.state import Lingering
 
 NODES = [Node(id=name, cluster="c") for name in "mno"]
@@ -28,34 +29,38 @@ events = st.tuples(
 )
 
 
-def known(doubts: Doubts) -> dict[str, dict[str, frozenset[str]]]:
-    """Return every name in doubt, by node and type, as the protocol asks for it."""
-    found = {node.id: {type_url: names for type_url in TYPES if (names := doubts.of(node, type_url))} for node in NODES}
+def remembered(*, nodes_max: int, bytes_max: int = 1_000_000, tell: Tell = tell_nobody) -> NackedNames:
+    return NackedNames(nodes_max=nodes_max, bytes_max=bytes_max, tell=tell)
+
+
+def known(nacked: NackedNames) -> dict[str, dict[str, NameSet]]:
+    """Return every name that was rejected, by node and type, as the protocol asks for it."""
+    found = {node.id: {type_url: names for type_url in TYPES if (names := nacked.of(node, type_url))} for node in NODES}
     return {node: by_type for node, by_type in found.items() if by_type}
 
 
-def happen(doubts: Doubts, event: tuple[str, Node, str, frozenset[str]]) -> None:
+def happen(nacked: NackedNames, event: tuple[str, Node, str, frozenset[str]]) -> None:
     what, node, type_url, names = event
-    (doubts.add if what == "reject" else doubts.settle)(node, type_url, names)
+    (nacked.add if what == "reject" else nacked.settle)(node, type_url, NameSet.of(names))
 
 
 @given(st.lists(events, max_size=20))
 def test_who_is_told_all_along_knows_the_same(history):
-    other = Doubts(nodes_max=10)
-    doubts = Doubts(nodes_max=10, tell=lambda memory: other.remember(pickle.loads(pickle.dumps(memory))))
+    other = remembered(nodes_max=10)
+    nacked = remembered(nodes_max=10, tell=lambda memory: other.remember(pickle.loads(pickle.dumps(memory))))
     for event in history:
-        happen(doubts, event)
-        assert known(other) == known(doubts)
+        happen(nacked, event)
+        assert known(other) == known(nacked)
 
 
 @given(st.lists(events, max_size=20))
 def test_who_comes_late_is_told_all_at_once(history):
-    doubts, late = Doubts(nodes_max=10), Doubts(nodes_max=10)
+    nacked, late = remembered(nodes_max=10), remembered(nodes_max=10)
     for event in history:
-        happen(doubts, event)
-    for memory in doubts.memories():
+        happen(nacked, event)
+    for memory in nacked.memories():
         late.remember(memory)
-    assert known(late) == known(doubts)
+    assert known(late) == known(nacked)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), events), max_size=20))
@@ -68,7 +73,7 @@ def test_several_that_tell_each_other_come_to_know_the_same(history):
             if number != source:
                 each.remember(memory)
 
-    all_of_them = [Doubts(nodes_max=10, tell=lambda memory, n=number: pass_on(n, memory)) for number in range(3)]
+    all_of_them = [remembered(nodes_max=10, tell=lambda memory, n=number: pass_on(n, memory)) for number in range(3)]
     for where, event in history:
         happen(all_of_them[where], event)
     assert known(all_of_them[0]) == known(all_of_them[1]) == known(all_of_them[2])
@@ -77,48 +82,122 @@ def test_several_that_tell_each_other_come_to_know_the_same(history):
 
 def test_what_is_settled_already_is_not_worth_telling():
     told: list[Memory] = []
-    doubts = Doubts(nodes_max=10, tell=told.append)
-    doubts.settle(NODES[0], CDS, ["a"])
+    nacked = remembered(nodes_max=10, tell=told.append)
+    nacked.settle(NODES[0], CDS, NameSet.of("a"))
     assert told == []
-    doubts.add(NODES[0], CDS, ["a"])
-    doubts.settle(NODES[0], CDS, ["b"])
-    doubts.settle(NODES[0], CDS, ["a", "b"])
-    assert [(memory.rejected, memory.accepted) for memory in told] == [({"a"}, set()), (set(), {"a"})]
+    nacked.add(NODES[0], CDS, NameSet.of("a"))
+    nacked.settle(NODES[0], CDS, NameSet.of("b"))
+    nacked.settle(NODES[0], CDS, NameSet.of("ab"))
+    assert [(memory.rejected, memory.accepted) for memory in told] == [
+        (NameSet.of("a"), NameSet.of("")),
+        (NameSet.of(""), NameSet.of("a")),
+    ]
 
 
 @pytest.mark.parametrize("nodes_max", [1, 3])
 def test_the_nodes_remembered_are_bounded_and_the_longest_unseen_go_first(nodes_max):
-    doubts, other = Doubts(nodes_max=nodes_max), Doubts(nodes_max=nodes_max)
+    nacked, other = remembered(nodes_max=nodes_max), remembered(nodes_max=nodes_max)
     nodes = [Node(id=f"n{number}", cluster="c") for number in range(nodes_max + 2)]
     for node in nodes:
-        doubts.add(node, CDS, ["a"])
-    for memory in [memory for node in nodes for memory in doubts_of(node)]:
+        nacked.add(node, CDS, NameSet.of("a"))
+    for memory in [memory for node in nodes for memory in memories_of(node)]:
         other.remember(memory)
-    for each in (doubts, other):
+    for each in (nacked, other):
         assert [node.id for node in nodes if each.of(node, CDS)] == [node.id for node in nodes[2:]]
         assert len(each.by_node) == nodes_max
 
 
-def doubts_of(node: Node) -> list[Memory]:
-    return [Memory(node=(node.cluster, node.id), type_url=CDS, rejected=frozenset("a"))]
+def memories_of(node: Node) -> list[Memory]:
+    return [Memory(node=(node.cluster, node.id), type_url=CDS, rejected=NameSet.of("a"))]
 
 
 def test_a_node_that_rejects_again_is_remembered_longer():
-    doubts = Doubts(nodes_max=2)
+    nacked = remembered(nodes_max=2)
     for number in (0, 1, 0, 2):
-        doubts.remember(Memory(node=("c", NODES[number].id), type_url=CDS, rejected=frozenset("a")))
-    assert known(doubts).keys() == {"m", "o"}
+        nacked.remember(Memory(node=("c", NODES[number].id), type_url=CDS, rejected=NameSet.of("a")))
+    assert known(nacked).keys() == {"m", "o"}
 
 
 def test_one_that_comes_late_forgets_in_the_same_order():
-    doubts, late = Doubts(nodes_max=2), Doubts(nodes_max=2)
+    nacked, late = remembered(nodes_max=2), remembered(nodes_max=2)
     for number in (0, 1, 0):
-        doubts.add(NODES[number], CDS, ["a"])
-    for memory in doubts.memories():
+        nacked.add(NODES[number], CDS, NameSet.of("a"))
+    for memory in nacked.memories():
         late.remember(memory)
-    for each in (doubts, late):
-        each.add(NODES[2], CDS, ["a"])
+    for each in (nacked, late):
+        each.add(NODES[2], CDS, NameSet.of("a"))
         assert known(each).keys() == {"m", "o"}
+
+
+# --- Bounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_nodes_that_reject_alike_share_one_set_wherever_the_nack_came_from():
+    nacked = remembered(nodes_max=10_000)
+    names = NameSet.of(f"cluster-{number}" for number in range(100))
+    for number in range(500):
+        memory = Memory(node=("c", f"n{number}"), type_url=CDS, rejected=NameSet.of(names.names))
+        nacked.remember(pickle.loads(pickle.dumps(memory)))
+    assert len({id(by_type[CDS]) for by_type in nacked.by_node.values()}) == 1
+    assert nacked.bytes_kept < 500 * 1_000 + 2 * names.bytes_kept
+
+
+def test_what_nodes_rejected_is_bounded_in_bytes_and_the_longest_unseen_go_first():
+    nacked = remembered(nodes_max=10_000, bytes_max=100_000)
+    for number in range(200):
+        nacked.add(Node(id=f"n{number}", cluster="c"), CDS, NameSet.of(f"{number}-{index}" for index in range(50)))
+        assert nacked.bytes_kept <= 100_000
+    kept = [int(node_id[1:]) for _, node_id in nacked.by_node]
+    assert kept == list(range(200 - len(kept), 200))
+    assert len(kept) > 5
+
+
+def test_a_set_larger_than_the_bound_is_not_kept():
+    nacked = remembered(nodes_max=10, bytes_max=10_000)
+    nacked.add(NODES[0], CDS, NameSet.of(f"n{index}" for index in range(1_000)))
+    assert (dict(nacked.by_node), nacked.bytes_kept) == ({}, 0)
+
+
+@given(st.lists(events, max_size=30))
+def test_the_bytes_are_those_of_what_is_kept(history):
+    nacked = remembered(nodes_max=2)
+    for event in history:
+        happen(nacked, event)
+    sets = {names for by_type in nacked.by_node.values() for names in by_type.values()}
+    assert nacked.bytes_kept == sum(names.bytes_kept for names in sets) + 1_000 * len(nacked.by_node)
+    for node in NODES:
+        for type_url in TYPES:
+            nacked.settle(node, type_url, NameSet.of(""))
+    assert (dict(nacked.by_node), nacked.bytes_kept) == ({}, 0)
+
+
+@given(st.sets(st.text(max_size=3)), st.sets(st.text(max_size=3)))
+def test_name_sets_are_sets(ours, theirs):
+    a, b = NameSet.of(ours), NameSet.of(theirs)
+    assert a.union(b) == NameSet.of(ours | theirs)
+    assert a.difference(b) == NameSet.of(ours - theirs)
+    assert a.intersection(b) == NameSet.of(ours & theirs)
+    assert (len(a), bool(a), set(a.names)) == (len(ours), bool(ours), ours)
+    assert pickle.loads(pickle.dumps(a)) == a
+    assert (a == b, "x" in a) == (ours == theirs, "x" in ours)
+    assert a != ours
+
+
+def test_name_sets_are_told_apart_by_what_is_in_them():
+    sets = NameSets()
+    first = sets.get(NameSet.of("ab"))
+    assert sets.get(NameSet.of("ba")) is first
+    assert repr(first) == "<NameSet ['a', 'b']>"
+    assert len(sets) == 1
+    del first
+    assert len(sets) == 0
+
+
+def test_long_names_of_nodes_are_remembered_by_a_digest():
+    long, other = Node(id="n" * 60_000, cluster="c" * 60_000), Node(id="n" * 60_001, cluster="c" * 60_000)
+    assert sum(map(len, node_key(long))) <= 400
+    assert node_key(long) != node_key(other)
+    assert node_key(NODES[0]) == ("c", "m")
 
 
 # --- What is drained -------------------------------------------------------------------------------------------------
@@ -152,14 +231,14 @@ def test_leftovers_are_kept_of_a_bounded_number_of_nodes():
 
 
 def test_each_takes_in_what_concerns_it_alone():
-    doubts, leftovers = Doubts(nodes_max=2), Leftovers(nodes_max=2)
+    nacked, leftovers = remembered(nodes_max=2), Leftovers(nodes_max=2)
     for memory in (
         Memory(node=("c", "m"), type_url=LDS, lingering={"l": ((LISTENER, 5.0),)}),
-        Memory(node=("c", "n"), type_url=LDS, rejected=frozenset("a")),
+        Memory(node=("c", "n"), type_url=LDS, rejected=NameSet.of("a")),
     ):
-        doubts.remember(memory)
+        nacked.remember(memory)
         leftovers.remember(memory)
-    assert (list(doubts.by_node), [node for node, _ in left(leftovers)]) == ([("c", "n")], [("c", "m")])
+    assert (list(nacked.by_node), [node for node, _ in left(leftovers)]) == ([("c", "n")], [("c", "m")])
 
 
 # --- Two hubs --------------------------------------------------------------------------------------------------------

@@ -44,7 +44,10 @@ class Served:
 
 
 def read(openings: Openings, data: bytes, variant: Variant = Variant.DELTA):
-    return openings.read(variant, data, end_of_node(data))
+    request, found = openings.read(variant, data, end_of_node(data))
+    if found is not None:
+        openings.keep(found)
+    return request, found
 
 
 def test_a_fleet_that_opens_alike_is_sent_the_same_part():

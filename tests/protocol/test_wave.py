@@ -14,6 +14,7 @@ from xds.protocol.diff import NO_EXCEPTIONS
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
 from xds.protocol.interest import NOTHING
+from xds.protocol.name_sets import NameSet
 from xds.protocol.plain_acks import PlainAck
 from xds.protocol.response import Part
 from xds.protocol.session import Session
@@ -194,7 +195,7 @@ def test_an_ack_is_taken_once_and_of_this_type_and_nonce_only():
     [
         set_to("coming_back", True),
         set_to("awaited", Awaited({"a": Wait(0, 1.0)})),
-        set_to("unknown", {"a"}),
+        set_to("unknown", NameSet.of("a")),
         set_to("owed", False),
     ],
 )
@@ -209,7 +210,7 @@ def test_an_ack_that_moves_more_moves_it(upset: Callable[[TypeState, Session], N
     acks = fleet.hub.counters.acks
     upset(state, session)
     assert fleet.hub.take_ack(stream, PlainAck(ENDPOINTS, part.nonce), 0.0)
-    assert (state.outstanding, state.unknown or None, session.coming_back, session.awaited.names) == (
+    assert (state.outstanding, set(state.unknown.names) or None, session.coming_back, session.awaited.names) == (
         None,
         None,
         False,

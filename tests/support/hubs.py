@@ -179,8 +179,9 @@ class Client:
         self.connection = connection
         self.node = wire.Node(id=node, cluster=cluster, user_agent_name=user_agent)
         if metadata:
-            self.node.metadata.CopyFrom(struct_pb2.Struct())
-            self.node.metadata.update(metadata)
+            described = struct_pb2.Struct()
+            described.update(metadata)
+            self.node.metadata = described.SerializeToString()
         self.streams: dict[tuple[str, str], Stream] = {}
         self.messages: list[Message] = []
         self.unanswered: dict[Stream, dict[str, list[Message]]] = {}

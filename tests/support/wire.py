@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf import any_pb2, json_format
+from google.protobuf import any_pb2, json_format, struct_pb2
 
 from support import resources as r
 from xds._generated import xds_wire_pb2 as wire
@@ -130,7 +130,9 @@ class _Client(Generic[Request]):
         else:
             self.channel = grpc.aio.insecure_channel(address, options=all_options)
         self.node = wire.Node(id=node_id, cluster=cluster, locality=wire.Locality(**(locality or {})))
-        json_format.ParseDict(dict(metadata or {}), self.node.metadata)
+        if metadata:
+            described = json_format.ParseDict(dict(metadata), struct_pb2.Struct())
+            self.node.metadata = described.SerializeToString()
         self.service = service if isinstance(service, Service) else Service(service, method or "", method, None)
         self.node_always = node_always
         self.requests_sent: list[Request] = []

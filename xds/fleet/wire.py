@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.struct_pb2 import Struct
+
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Node
 from xds.transport.http2.frames import data_frames
 
@@ -113,7 +115,9 @@ class NodeTemplate:
         """Encode what all sidecars share."""
         node = Node(cluster=cluster, user_agent_name="xds-fleet")
         if metadata:
-            node.metadata.update(metadata)
+            described = Struct()
+            described.update(metadata)
+            node.metadata = described.SerializeToString()
         if region or zone or sub_zone:
             node.locality.region, node.locality.zone, node.locality.sub_zone = region, zone, sub_zone
         return cls(node.SerializeToString())

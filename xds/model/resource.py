@@ -25,7 +25,7 @@ def _record(cls: type[C]) -> type[C]:
 
     A frozen dataclass would hold it at run time, at the price of two thirds of what making one takes then.
     """
-    return dataclass(slots=True, eq=False, kw_only=True)(cls)
+    return dataclass(slots=True, eq=False, kw_only=True, weakref_slot=True)(cls)
 
 
 @_record

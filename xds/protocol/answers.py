@@ -1,19 +1,19 @@
 """What clients answered: ACKs counted, NACKs remembered and told to operators. It does not know subscriptions."""
 
-from xds.protocol.doubts import Doubts
 from xds.protocol.events import Counters, Event, nacked
+from xds.protocol.nacked_names import NackedNames
 from xds.protocol.response import Part
 from xds.protocol.session import Session
 from xds.protocol.state import TypeState
 
 
 class Answers:
-    """Takes the answers of all streams. ``doubts``: what nodes rejected; ``events``: where NACKs are told."""
+    """Takes the answers of all streams. ``nacked``: what nodes rejected; ``events``: where NACKs are told."""
 
-    __slots__ = ("_counters", "_doubts", "_events")
+    __slots__ = ("_counters", "_events", "_nacked")
 
-    def __init__(self, doubts: Doubts, counters: Counters, events: list[Event]) -> None:
-        self._doubts = doubts
+    def __init__(self, nacked: NackedNames, counters: Counters, events: list[Event]) -> None:
+        self._nacked = nacked
         self._counters = counters
         self._events = events
 
@@ -26,8 +26,9 @@ class Answers:
             self._note_nack(session, state, part, error)
             return
         self._counters.acks += 1
-        if self._doubts.by_node:
-            self._doubts.settle(session.node, state.type_url, part.names)
+        if self._nacked.by_node:
+            state.unknown = self._nacked.share(state.unknown)
+            self._nacked.settle(session.node, state.type_url, part.name_set)
 
     def take_late(self, session: Session, state: TypeState, nonce: str, error: str) -> None:
         """Take a NACK of a response that was given up on; its ACK would change nothing."""
@@ -39,5 +40,6 @@ class Answers:
 
     def _note_nack(self, session: Session, state: TypeState, part: Part, error: str) -> None:
         self._counters.nacks += 1
-        self._doubts.add(session.node, state.type_url, part.names)
+        state.unknown = self._nacked.share(state.unknown)
+        self._nacked.add(session.node, state.type_url, part.name_set)
         self._events.append(nacked(session.node.id, session.group, state.type_url, part, error))

@@ -65,15 +65,6 @@ class Diff:
         return bool(self.upserts or self.removals or self.unknown)
 
 
-@lru_cache(maxsize=65_536)
-def claim(type_url: str, name: str, version: str) -> Resource:
-    """Return what stands for a resource that a client says it has from an earlier stream: a name and a version.
-
-    Equal claims are one object, so that clients which come back with the same share one response.
-    """
-    return Resource(type_url=type_url, name=name, version=version, encoded=b"")
-
-
 def holding(name: str, view: View | None, exceptions: Exceptions) -> Resource | None:
     """Return what a client that was brought to ``view`` holds under a name, or None."""
     if exceptions and name in exceptions:

@@ -1,6 +1,6 @@
 """What happens on streams that an operator may have to act on. The core only notes it; the edges log and count."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from xds.protocol.response import Part
@@ -15,7 +15,7 @@ class Nacked:
     type_url: str
     nonce: str
     message: str
-    resources: dict[str, str]
+    resources: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +40,8 @@ class Refused:
 
 def nacked(node_id: str, group: str, type_url: str, part: Part, message: str) -> Nacked:
     """Return the event of a rejected part."""
-    versions = {resource.name: resource.version for resource in part.upserts}
-    versions.update(dict.fromkeys(part.removals, ""))
     return Nacked(
-        node_id=node_id, group=group, type_url=type_url, nonce=part.nonce, message=message, resources=versions
+        node_id=node_id, group=group, type_url=type_url, nonce=part.nonce, message=message, resources=part.versions
     )
 
 

@@ -13,15 +13,16 @@ from xds.model.changeset import Applied
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.answers import Answers
+from xds.protocol.claims import Claims
 from xds.protocol.cohorts import Cohorts
 from xds.protocol.deadlines import deadline, expire
-from xds.protocol.diff import NOBODY
-from xds.protocol.doubts import Doubts
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Counters, Event, Refused, overdue
 from xds.protocol.interest import NOTHING, Interests
 from xds.protocol.leftovers import Leftovers
 from xds.protocol.memories import Memory, Tell, tell_nobody
+from xds.protocol.nacked_names import NackedNames
+from xds.protocol.name_sets import NO_NAMES
 from xds.protocol.openings import Opening, Openings, begin
 from xds.protocol.plain_acks import PlainAck, PlainAcks, end_of_node
 from xds.protocol.policy import Stage
@@ -30,6 +31,7 @@ from xds.protocol.requests import (
     begin_sotw,
     change_delta,
     change_sotw,
+    check_names_bytes,
     check_size,
     claims_something,
     error_of,
@@ -72,22 +74,25 @@ class Hub:
         self._limits = limits or Limits()
         self.cohorts = cohorts or Cohorts()
         self._interests = Interests()
+        self._claims = Claims()
         self._plain_acks = PlainAcks()
         self.plain_ack = self._plain_acks.get
         self._wave = Wave()
         self._openings = Openings()
         self._watchers = WatchTable()
-        self._sessions = Sessions(catalog, self._ordering, self._encoding, self.cohorts)
+        self._sessions = Sessions(catalog, self._ordering, self._encoding, self._limits, self.cohorts)
         self._streams: dict[Stream, None] = {}
         self._ready: list[Stream] = []
         self._timers = Timers()
         self._now = 0.0
-        self._doubts = Doubts(nodes_max=self._limits.doubtful_nodes_max, tell=tell)
+        self._nacked = NackedNames(
+            nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.nacked_bytes_max, tell=tell
+        )
         self._leftovers = Leftovers(nodes_max=self._limits.doubtful_nodes_max, tell=tell)
         self._events: list[Event] = []
         self._counters = Counters()
-        self._doubtful = self._doubts.by_node
-        self._answers = Answers(self._doubts, self._counters, self._events)
+        self._nacked_by_node = self._nacked.by_node
+        self._answers = Answers(self._nacked, self._counters, self._events)
 
     # --- Streams ---------------------------------------------------------------------------------------------
 
@@ -107,7 +112,7 @@ class Hub:
 
     def remember(self, memory: Memory) -> None:
         """Take in what happened to a node on a stream of another hub."""
-        self._doubts.remember(memory)
+        self._nacked.remember(memory)
         self._leftovers.remember(memory)
 
     def open(self, variant: Variant, *, type_url: str = "", connection: str = "") -> Stream:
@@ -160,7 +165,7 @@ class Hub:
         if part is None or part.nonce != ack.nonce:
             return False
         self._counters.requests += 1
-        if state.policy.stage is not Stage.FREE or self._doubtful or self._matters(session, state):
+        if state.policy.stage is not Stage.FREE or self._nacked_by_node or self._matters(session, state):
             self._now = now
             self._answers.take(session, state, None, now)
             self._follow(stream, session, state, now)
@@ -185,8 +190,13 @@ class Hub:
         state = stream.states.get(type_url)
         if state is None:
             state = self._begin(stream, session, type_url, request, opening, now)
+            named = True
         else:
-            self._continue(stream, session, state, request, opening, now)
+            named = self._continue(stream, session, state, request, opening, now)
+        if named:
+            check_names_bytes(stream, len(data) - node_end, self._limits.names_bytes_max)
+        if opening is not None:
+            self._openings.keep(opening)
         self._plain_acks.learn(session, request, data, node_end)
         self._follow(stream, session, state, now)
 
@@ -204,17 +214,16 @@ class Hub:
         self, stream: Stream, session: Session, type_url: str, request: Request, opening: Opening | None, now: float
     ) -> TypeState:
         state = TypeState(type_url, stream.variant, NOTHING)
-        check_size(state.interest, type_url, request, self._limits.subscriptions_max)
+        check_size(state, request, self._limits.subscriptions_max)
         view = session.newest.view(type_url)
         claims = claims_something(request)
         stuck = notice_return(session, stream, state, claims=claims, now=now)
-        doubts = self._doubts.of(session.node, type_url) if self._doubtful else NOBODY
+        nacked = self._nacked.of(session.node, type_url) if self._nacked_by_node else NO_NAMES
         if isinstance(request, DeltaDiscoveryRequest):
-            begin(state, opening, request, self._interests, view, None if stuck else doubts)
+            begin(state, opening, request, self._interests, self._claims, view, None if stuck else nacked.names)
         else:
-            begin_sotw(state, request, self._interests, view, None if stuck or doubts else self.cohorts)
-        if doubts:
-            state.unknown = set(doubts)
+            begin_sotw(state, request, self._interests, view, None if stuck or nacked else self.cohorts)
+        state.unknown = nacked
         if type_url == ENDPOINTS and session.warming and state.view is not None:
             state.ask([name for name in session.warming if state.interest.wants(name)])
         if len(self._leftovers):
@@ -227,8 +236,9 @@ class Hub:
 
     def _continue(
         self, stream: Stream, session: Session, state: TypeState, request: Request, opening: Opening | None, now: float
-    ) -> None:
-        check_size(state.interest, state.type_url, request, self._limits.subscriptions_max)
+    ) -> bool:
+        """Take a later request of a type; return whether it may have brought names to keep."""
+        check_size(state, request, self._limits.subscriptions_max)
         before = state.interest
         error = error_of(request)
         if isinstance(request, DeltaDiscoveryRequest):
@@ -236,21 +246,23 @@ class Hub:
                 self._answers.take(session, state, error, now)
             elif error is not None and state.superseded is not None:
                 self._answers.take_late(session, state, request.response_nonce, error)
-            change_delta(state, request, self._interests, opening.changes if opening is not None else None)
+            named = change_delta(state, request, self._interests, opening.changes if opening is not None else None)
         else:
             renewal = bool(state.heartbeat_nonce) and request.response_nonce == state.heartbeat_nonce
             if request.response_nonce != state.nonce and not renewal:
-                return  # stale: the client repeats it with the present nonce
+                return False  # stale: the client repeats it with the present nonce
             expected = state.outstanding is not None or (renewal and state.heartbeat_unacked)
             repeated = not expected and error is None and bool(state.nonce)
             state.heartbeat_unacked = state.heartbeat_unacked and not renewal
             # Envoy answers only the last of several responses that it got while its clusters warm.
             self._answers.take(session, state, error, now)
             change_sotw(state, request, self._interests, repeated=repeated)
+            named = state.interest is not before
         if state.interest is not before:
             self._watchers.discard(session.group, state.type_url, before, stream)
             self._watchers.add(session.group, state.type_url, state.interest, stream)
             session.break_due = True
+        return named
 
     # --- Changes ---------------------------------------------------------------------------------------------
     def publish(self, applied: Applied) -> None:

@@ -3,12 +3,23 @@
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
 
 from xds._generated.xds_wire_pb2 import Node as WireNode
 from xds.model.groups import Locality, Node
 from xds.protocol.errors import Status, StreamRefusedError
 
 NOWHERE = Locality()
+
+
+def check_node_size(wire: WireNode, bytes_max: int) -> None:
+    """Refuse a node of more than ``bytes_max`` encoded bytes, before anything of it is converted or kept."""
+    size = wire.ByteSize()
+    if size > bytes_max:
+        raise StreamRefusedError(
+            Status.RESOURCE_EXHAUSTED, f"the node has {size} bytes, at most {bytes_max} are taken (node_bytes_max)"
+        )
 
 
 def describe_node(wire: WireNode) -> Node:
@@ -30,11 +41,11 @@ def is_grpc(node: Node) -> bool:
 
 
 def _metadata(wire: WireNode) -> dict[str, Any]:
-    if not wire.HasField("metadata"):
+    if not wire.metadata:
         return {}
     try:
-        return MessageToDict(wire.metadata)
-    except ValueError as error:  # not-a-number and the like, which JSON does not have
+        return MessageToDict(Struct.FromString(wire.metadata))
+    except (DecodeError, ValueError) as error:  # ValueError: not-a-number and the like, which JSON does not have
         raise StreamRefusedError(Status.INVALID_ARGUMENT, f"node.metadata can't be read: {error}") from None
 
 

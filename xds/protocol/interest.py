@@ -4,8 +4,9 @@ It does not know which resources exist. Source: the xDS protocol page, "How the 
 return", and xDS TP1 (``xdstp://`` names, glob collections and context parameters).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from sys import getsizeof
 from urllib.parse import parse_qsl
 from weakref import WeakValueDictionary
 
@@ -16,6 +17,15 @@ XDSTP = "xdstp://"
 def _split_xdstp(name: str) -> tuple[str, frozenset[tuple[str, str]]]:
     path, _, query = name.partition("?")
     return path, frozenset(parse_qsl(query.partition("#")[0], keep_blank_values=True))
+
+
+NAME_SLOT_BYTES = 48
+"""About what a name takes in a set, beside its text."""
+
+
+def bytes_of(names: Collection[str]) -> int:
+    """Return about how much memory names take in a set or map. O(names)."""
+    return sum(map(getsizeof, names)) + NAME_SLOT_BYTES * len(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +54,13 @@ def glob_of(name: str) -> Glob | None:
 class Interest:
     """Names and, with ``wildcard``, every name but ``xdstp://`` ones. Made by ``Interests`` only."""
 
-    __slots__ = ("__weakref__", "globs", "names", "wildcard")
+    __slots__ = ("__weakref__", "globs", "names", "names_bytes", "wildcard")
 
     def __init__(self, wildcard: bool, names: frozenset[str]) -> None:
         self.wildcard = wildcard
         self.names = names
+        self.names_bytes = bytes_of(names)
+        """About how much memory the names take."""
         self.globs = tuple(glob for glob in map(glob_of, names) if glob) if any(XDSTP in name for name in names) else ()
 
     def wants(self, name: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from xds.model.groups import Node
 from xds.model.view import View
-from xds.protocol.memories import Memory, NodeKey, Tell, tell_nobody
+from xds.protocol.memories import Memory, NodeKey, Tell, node_key, tell_nobody
 from xds.protocol.policy import Stage
 from xds.protocol.state import Lingering, TypeState
 
@@ -30,7 +30,7 @@ class Leftovers:
         """Take over what lingers at the end of a stream."""
         if not state.lingering or not state.switches:
             return
-        memory = Memory(node=(node.cluster, node.id), type_url=state.type_url, lingering=state.lingering)
+        memory = Memory(node=node_key(node), type_url=state.type_url, lingering=state.lingering)
         self.remember(memory)
         self._tell(memory)
 
@@ -54,11 +54,11 @@ class Leftovers:
 
         A listener whose replacement was never answered is taken to drain until ``drained_at``.
         """
-        by_type = self._by_node.get((node.cluster, node.id))
+        by_type = self._by_node.get(node_key(node))
         lingering = by_type.get(state.type_url) if by_type is not None else None
         if not lingering:
             return
-        memory = Memory(node=(node.cluster, node.id), type_url=state.type_url, lingering={})
+        memory = Memory(node=node_key(node), type_url=state.type_url, lingering={})
         self.remember(memory)
         self._tell(memory)
         if state.stage is Stage.LISTENERS:

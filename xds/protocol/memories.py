@@ -1,17 +1,20 @@
 """What has to be known of a node wherever its next stream opens: told by one hub, taken in by the others.
 
-After a NACK a node's claims can't be trusted (``doubts``), and after its stream it may go on using what it drains
+After a NACK a node's claims can't be trusted (``nacked_names``), and after its stream it may go on using what it drains
 (``leftovers``). With several processes on one port, a node may come back to any of them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 
+from xds.model.groups import Node
+from xds.protocol.name_sets import NO_NAMES, NameSet
 from xds.protocol.state import Lingering
 
-NOTHING: frozenset[str] = frozenset()
 NodeKey = tuple[str, str]
-"""A node's cluster and id."""
+"""A node's cluster and id, or what stands for them where they are long."""
+KEY_CHARS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +27,8 @@ class Memory:
 
     node: NodeKey
     type_url: str
-    rejected: frozenset[str] = NOTHING
-    accepted: frozenset[str] = NOTHING
+    rejected: NameSet = NO_NAMES
+    accepted: NameSet = NO_NAMES
     lingering: Lingering | None = None
 
 
@@ -34,3 +37,14 @@ Tell = Callable[[Memory], None]
 
 def tell_nobody(memory: Memory) -> None:
     """Keep it to oneself: there is one process only."""
+
+
+def node_key(node: Node) -> NodeKey:
+    """Return what a node is remembered by. Of names above ``KEY_CHARS_MAX``, the rest is replaced by a digest."""
+    return _short(node.cluster), _short(node.id)
+
+
+def _short(name: str) -> str:
+    if len(name) <= KEY_CHARS_MAX:
+        return name
+    return f"{name[: KEY_CHARS_MAX - 33]}~{blake2b(name.encode(), digest_size=16).hexdigest()}"

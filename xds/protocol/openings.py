@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.view import View
+from xds.protocol.claims import Claims
 from xds.protocol.diff import Exceptions
 from xds.protocol.interest import Interest, Interests
 from xds.protocol.requests import Changes, Request, begin_delta, decode
@@ -42,6 +43,8 @@ class Opening:
 
     data: bytes
     request: DeltaDiscoveryRequest
+    kept: bool = False
+    """It is one of those seen lately."""
     changes: Changes = field(default_factory=dict)
     """What it makes of subscriptions, on streams of which it is not the first request."""
     begun: OrderedDict[tuple[View, bool], _Begun] = field(default_factory=OrderedDict)
@@ -63,14 +66,14 @@ class Openings:
         self._bytes = 0
 
     def read(self, variant: Variant, data: bytes, node_end: int) -> tuple[Request, Opening | None]:
-        """Return a request, its node in it, and the opening that it is, None if it is none.
+        """Return a request, its node in it, and the opening that it is, None if it is none; ``keep`` one that is taken.
 
         ``node_end`` is where its node ends (``end_of_node``). Of an opening only the node is sure to be in the returned
         request; the rest is in ``Opening.request``.
         """
         if variant is Variant.SOTW:
             return decode(variant, data), None
-        key = (len(data) - node_end, data[max(node_end, len(data) - TAIL_BYTES) :])
+        key = _key(data, node_end)
         for opening in self._known.get(key, ()):
             if data.endswith(opening.data):
                 self._known.move_to_end(key)
@@ -83,9 +86,14 @@ class Openings:
         assert isinstance(alone, DeltaDiscoveryRequest)
         if alone.HasField("node"):
             return request, None  # written by another encoder
-        return request, self._keep(key, Opening(plain, alone))
+        return request, Opening(plain, alone)
 
-    def _keep(self, key: _Key, opening: Opening) -> Opening:
+    def keep(self, opening: Opening) -> None:
+        """Have an opening that was taken known again."""
+        if opening.kept:
+            return
+        opening.kept = True
+        key = _key(opening.data, 0)
         alike = self._known.setdefault(key, [])
         if len(alike) == ALIKE_MAX:
             self._bytes -= alike.pop(0).size_bytes
@@ -97,7 +105,10 @@ class Openings:
             self._bytes -= self._known[oldest].pop(0).size_bytes
             if not self._known[oldest]:
                 del self._known[oldest]
-        return opening
+
+
+def _key(data: bytes, node_end: int) -> _Key:
+    return len(data) - node_end, data[max(node_end, len(data) - TAIL_BYTES) :]
 
 
 def begin(
@@ -105,17 +116,18 @@ def begin(
     opening: Opening | None,
     request: DeltaDiscoveryRequest,
     interests: Interests,
+    claims: Claims,
     view: View,
     distrusted: frozenset[str] | None,
 ) -> None:
     """Do as ``begin_delta`` does, from what that came to before if this opening was compared with this view."""
     if opening is None or distrusted:
-        begin_delta(state, request, interests, view, distrusted)
+        begin_delta(state, request, interests, claims, view, distrusted)
         return
     key = (view, distrusted is None)
     begun = opening.begun.get(key)
     if begun is None:
-        begin_delta(state, request, interests, view, distrusted)
+        begin_delta(state, request, interests, claims, view, distrusted)
         opening.begun[key] = _Begun(state.interest, state.view, state.exceptions, state.asked, state.owed)
         if len(opening.begun) > VIEWS_MAX:
             opening.begun.popitem(last=False)

@@ -13,15 +13,23 @@ from immutables import Map
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.resource import Resource
 from xds.model.view import View
+from xds.protocol.claims import Claims
 from xds.protocol.cohorts import Cohorts
-from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, claim, wanted, wants
+from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, wanted, wants
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.interest import WILDCARD, Interest, Interests, glob_of
+from xds.protocol.interest import WILDCARD, Interest, Interests, bytes_of, glob_of
 from xds.protocol.response import fingerprint_held, state_version
 from xds.protocol.state import TypeState, Variant
 from xds.protocol.stream import Stream
 
 Request = DeltaDiscoveryRequest | DiscoveryRequest
+
+ERROR_DETAIL_CHARS_MAX = 4_096
+"""How much is kept of why a client rejects a response."""
+CLAIM_BYTES = 400
+"""About what a resource that a client claims takes, beside its name and version."""
+WIRE_FACTOR = 64
+"""A byte of a request holds no more than so many bytes of memory for names: those of one letter come close."""
 
 
 def decode(variant: Variant, data: bytes) -> Request:
@@ -36,8 +44,13 @@ def decode(variant: Variant, data: bytes) -> Request:
 
 
 def error_of(request: Request) -> str | None:
-    """Return why the client rejects a response, None if it does not."""
-    return (request.error_detail.message or "(no message)") if request.HasField("error_detail") else None
+    """Return why the client rejects a response, None if it does not; the first ``ERROR_DETAIL_CHARS_MAX`` of it."""
+    if not request.HasField("error_detail"):
+        return None
+    message = request.error_detail.message or "(no message)"
+    if len(message) <= ERROR_DETAIL_CHARS_MAX:
+        return message
+    return f"{message[:ERROR_DETAIL_CHARS_MAX]}… ({len(message)} characters)"
 
 
 def claims_something(request: Request) -> bool:
@@ -68,6 +81,7 @@ def begin_delta(
     state: TypeState,
     request: DeltaDiscoveryRequest,
     interests: Interests,
+    claims: Claims,
     view: View,
     distrusted: frozenset[str] | None,
 ) -> None:
@@ -83,7 +97,7 @@ def begin_delta(
     versions = request.initial_resource_versions
     if distrusted is not None and (versions or distrusted):
         state.owed = state.interest.open_ended and not versions
-        state.view, state.exceptions = view, _claims(state, versions, view, distrusted)
+        state.view, state.exceptions = view, _claimed(state, versions, claims, view, distrusted)
         # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
         missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)
         state.asked = frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None)
@@ -92,10 +106,14 @@ def begin_delta(
     state.owed = state.interest.open_ended
     # What it asks for by name is answered in any case; of the rest, it is to hear what is gone.
     unnamed = [name for name in versions if name not in names]
-    state.exceptions = Map((name, claim(state.type_url, name, "")) for name in unnamed) if unnamed else NO_EXCEPTIONS
+    state.exceptions = NO_EXCEPTIONS
+    if unnamed:
+        state.exceptions = Map((name, claims.get(state.type_url, name, "")) for name in unnamed)
 
 
-def _claims(state: TypeState, versions: Mapping[str, str], view: View, distrusted: frozenset[str]) -> Exceptions:
+def _claimed(
+    state: TypeState, versions: Mapping[str, str], claims: Claims, view: View, distrusted: frozenset[str]
+) -> Exceptions:
     """Return how what the client says it has differs from ``view``."""
     exceptions: dict[str, Resource | None] = {}
     for name in wanted(state.interest, view):
@@ -103,13 +121,13 @@ def _claims(state: TypeState, versions: Mapping[str, str], view: View, distruste
             exceptions[name] = None
     for name in distrusted.difference(versions):
         if view.get(name) is None:
-            exceptions[name] = claim(state.type_url, name, "")  # it may have it without knowing
+            exceptions[name] = claims.get(state.type_url, name, "")  # it may have it without knowing
     for name, version in versions.items():
         resource = view.get(name)
         if name in distrusted:
-            exceptions[name] = claim(state.type_url, name, "")
+            exceptions[name] = claims.get(state.type_url, name, "")
         elif resource is None or (resource.version != version and wants(state.interest, resource)):
-            exceptions[name] = claim(state.type_url, name, version)
+            exceptions[name] = claims.get(state.type_url, name, version)
     return NO_EXCEPTIONS.update(exceptions) if exceptions else NO_EXCEPTIONS
 
 
@@ -238,28 +256,58 @@ def _requested(request: DiscoveryRequest) -> set[str]:
     return names
 
 
-def names_after(interest: Interest, request: Request) -> int:
-    """Return how many names are subscribed once a request is taken."""
+def check_size(state: TypeState, request: Request, most: int) -> None:
+    """Refuse a request that names more than ``most`` resources, or whose names would make the stream's more.
+
+    Nothing of it is taken over before. Raises StreamRefusedError.
+    """
     if isinstance(request, DiscoveryRequest):
-        return len(request.resource_names) + len(request.resource_locators)
-    if not request.resource_names_subscribe and not request.resource_locators_subscribe:
-        return 0
-    return len((interest.names - _unsubscribed(request)) | _subscribed(request))
+        _check_count("subscribe to", len(request.resource_names) + len(request.resource_locators), state, most)
+        return
+    if not changes_subscription(request) and not request.initial_resource_versions:
+        return
+    subscribed = len(request.resource_names_subscribe) + len(request.resource_locators_subscribe)
+    unsubscribed = len(request.resource_names_unsubscribe) + len(request.resource_locators_unsubscribe)
+    _check_count("subscribe to", subscribed, state, most)
+    _check_count("unsubscribe from", unsubscribed, state, most)
+    _check_count("claim", len(request.initial_resource_versions), state, most)
+    if subscribed + unsubscribed + max(len(state.interest.names), len(state.asked)) <= most:
+        return  # no set of names can come to more than that, and to build them takes long
+    adding, dropping = _subscribed(request), _unsubscribed(request)
+    _check_count("subscribe to", len((state.interest.names - dropping) | adding), state, most)
+    # Answers that are owed: what is exchanged while the wildcard holds is answered on either side.
+    _check_count(
+        "ask for", len(state.asked.union(adding, dropping if state.interest.wildcard else ())), state, 2 * most
+    )
 
 
-def check_size(interest: Interest, type_url: str, request: Request, most: int) -> None:
-    """Refuse a subscription beyond the limit, before anything of it is taken over."""
-    if isinstance(request, DeltaDiscoveryRequest):
-        if not changes_subscription(request) and not request.initial_resource_versions:
-            return
-        named = len(request.resource_names_subscribe) + len(request.resource_locators_subscribe)
-        if named + len(interest.names) <= most and len(request.initial_resource_versions) <= most:
-            return  # the sum is no less than what it comes to, which would take building sets
-    names = names_after(interest, request)
-    if isinstance(request, DeltaDiscoveryRequest):
-        names = max(names, len(request.initial_resource_versions))
-    if names > most:
+def _check_count(verb: str, count: int, state: TypeState, most: int) -> None:
+    if count > most:
         raise StreamRefusedError(
             Status.RESOURCE_EXHAUSTED,
-            f"a stream may subscribe to {most} names of a type (subscriptions_max), not {names} of {type_url[:200]}",
+            f"a stream may {verb} {most} names of a type (subscriptions_max), not {count} of {state.type_url[:200]}",
         )
+
+
+def check_names_bytes(stream: Stream, request_bytes: int, most: int) -> None:
+    """Refuse a stream whose names take more than ``most`` bytes in memory, after it took a request that has names.
+
+    They are counted only once a bound that follows from the requests' sizes is reached. Raises StreamRefusedError.
+    """
+    stream.names_bytes += WIRE_FACTOR * request_bytes
+    if stream.names_bytes <= most:
+        return
+    stream.names_bytes = sum(map(_names_bytes, stream.states.values()))
+    if stream.names_bytes > most:
+        raise StreamRefusedError(
+            Status.RESOURCE_EXHAUSTED,
+            f"the names of this stream take {stream.names_bytes} bytes, at most {most} are kept (names_bytes_max)",
+        )
+
+
+def _names_bytes(state: TypeState) -> int:
+    """Return about how much memory the names take that a client gave for one type. O(names)."""
+    claimed = [resource for resource in state.exceptions.values() if resource is not None and resource.is_claim]
+    names = [resource.name for resource in claimed] + [resource.version for resource in claimed]
+    asked = bytes_of(state.asked - state.interest.names)
+    return state.interest.names_bytes + asked + bytes_of(names) + CLAIM_BYTES * len(claimed)

@@ -4,7 +4,7 @@ It knows neither streams nor which responses there are already (``cohorts.py``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from xds.model.types import CLUSTER, ENDPOINTS, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import Diff, Exceptions, wanted
 from xds.protocol.interest import Interest
+from xds.protocol.name_sets import NameSet
 from xds.protocol.policy import Missing, policy_of
 
 RESPONSE_BYTES_MAX = 2 * 1024 * 1024
@@ -30,8 +31,8 @@ WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 class Part:
     """One message on the wire: its nonce, its bytes, and the names in it. Shared by all streams that get it.
 
-    ``framed`` and ``prefixed`` are for a transport to keep what it made of the bytes, so that a cohort shares that too.
-    Nothing else of it ever changes.
+    ``framed`` and ``prefixed`` are for a transport to keep what it made of the bytes, so that a cohort shares that too;
+    ``name_set`` and ``versions`` are made when the first stream rejects it. Nothing else of it ever changes.
     """
 
     nonce: str
@@ -44,9 +45,25 @@ class Part:
     prefixed: bytes | None = None
     serial: int = field(init=False)
     """The nonce as a number, which only grows."""
+    _name_set: NameSet | None = field(init=False, default=None)
+    _versions: Mapping[str, str] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.serial = int(self.nonce, 16)
+
+    @property
+    def name_set(self) -> NameSet:
+        """The set of the names in the message, one for all who reject it."""
+        if self._name_set is None:
+            self._name_set = NameSet.of(self.names)
+        return self._name_set
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The version of each name in the message, empty for a removed one; one mapping for all who reject it."""
+        if self._versions is None:
+            self._versions = {r.name: r.version for r in self.upserts} | dict.fromkeys(self.removals, "")
+        return self._versions
 
     @property
     def names(self) -> list[str]:

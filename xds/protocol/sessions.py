@@ -12,22 +12,25 @@ from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS
 from xds.protocol.cohorts import Cohorts
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.identity import describe_node, is_grpc, same_node
+from xds.protocol.identity import check_node_size, describe_node, is_grpc, same_node
 from xds.protocol.policy import Stage
 from xds.protocol.requests import Request
 from xds.protocol.response import Encoding
 from xds.protocol.session import Session
 from xds.protocol.state import TypeState
-from xds.protocol.stream import Ordering, Stream
+from xds.protocol.stream import Limits, Ordering, Stream
 
 
 class Sessions:
     """The sessions that streams of one type share, by connection and node."""
 
-    __slots__ = ("_catalog", "_cohorts", "_encoding", "_ordering", "_shared")
+    __slots__ = ("_catalog", "_cohorts", "_encoding", "_limits", "_ordering", "_shared")
 
-    def __init__(self, catalog: Catalog, ordering: Ordering, encoding: Encoding, cohorts: Cohorts) -> None:
+    def __init__(
+        self, catalog: Catalog, ordering: Ordering, encoding: Encoding, limits: Limits, cohorts: Cohorts
+    ) -> None:
         self._catalog = catalog
+        self._limits = limits
         self._ordering = ordering
         self._encoding = encoding
         self._cohorts = cohorts
@@ -39,9 +42,12 @@ class Sessions:
     def of(self, stream: Stream, request: Request, snapshots: Mapping[str, Snapshot]) -> Session:
         """Return the stream's session, found or made at its first request.
 
-        Raises StreamRefusedError if the request has no node, or another one than before, or no group takes it.
+        Raises StreamRefusedError if the request has no node, one that is too large or another one than before, or if
+        no group takes it.
         """
         has_node = request.HasField("node")
+        if has_node:
+            check_node_size(request.node, self._limits.node_bytes_max)
         if stream.session is not None:
             if has_node and not same_node(stream.session.node, request.node):
                 raise StreamRefusedError(

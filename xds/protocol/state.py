@@ -5,7 +5,7 @@ Two rules govern it. What was *sent* drives the next diff, whatever became of it
 before its content changes, and then always. One response is un-ACKed at a time: what changes meanwhile is in the next.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -25,7 +25,8 @@ from xds.protocol.diff import (
     wanted,
     wants,
 )
-from xds.protocol.interest import Interest
+from xds.protocol.interest import Interest, bytes_of
+from xds.protocol.name_sets import NO_NAMES, NameSet
 from xds.protocol.policy import Missing, Policy, Stage, policy_of
 from xds.protocol.response import (
     Encoding,
@@ -45,10 +46,6 @@ Lingering = dict[str, tuple[tuple[Resource, float], ...]]
 """Older resources by name, each with the time until which the client may be using it."""
 
 
-NAME_BYTES = 200
-"""What a name in a set costs, roughly: itself, its hash, its slot."""
-
-
 class Variant(Enum):
     """The two forms of the protocol."""
 
@@ -58,11 +55,11 @@ class Variant(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The last response of a type that the client rejected, and why."""
+    """The last response of a type that the client rejected, and why. ``versions``: of all that was in it."""
 
     nonce: str
     message: str
-    versions: dict[str, str]
+    versions: Mapping[str, str]
 
 
 class TypeState:
@@ -126,7 +123,7 @@ class TypeState:
         self.sent_at = 0.0
         self.sent_order = 0
         self.overdue = False
-        self.unknown: set[str] | None = None
+        self.unknown: NameSet = NO_NAMES
         self.lingering: Lingering | None = None
         self.rejection: Rejection | None = None
         self.heartbeat_at = 0.0
@@ -168,9 +165,12 @@ class TypeState:
         if self.exceptions:
             for name in [name for name in self.exceptions if not self._still_wants(name)]:
                 self.exceptions = self.exceptions.delete(name)
-        for record in (self.unknown, self.lingering):
-            for name in [name for name in record or () if not interest.wants(name)]:
-                record.pop(name) if isinstance(record, dict) else record.discard(name)  # type: ignore[union-attr]
+        if self.unknown:
+            unwanted = [name for name in self.unknown.names if not interest.wants(name)]
+            self.unknown = self.unknown.difference(NameSet.of(unwanted))
+        for name in [name for name in self.lingering or () if not interest.wants(name)]:
+            assert self.lingering is not None
+            del self.lingering[name]
         if self.view is not None:
             lacking = unsent(before, interest, self.view)
             self.exceptions = lacking.update(self.exceptions) if self.exceptions else lacking
@@ -238,11 +238,12 @@ class TypeState:
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,
             gone=frozenset(found.removals),
-            names_bytes=NAME_BYTES * self._names_kept(),
+            names_bytes=self._names_kept_bytes(),
         )
 
-    def _names_kept(self) -> int:
-        return len(self.interest.names) + len(self.asked) + len(self.exceptions)
+    def _names_kept_bytes(self) -> int:
+        """Return about what the names take that the key of a response holds."""
+        return self.interest.names_bytes + bytes_of(self.asked) + bytes_of(self.exceptions) * 2
 
     def _fingerprint_after(self, target: View, found: Diff, replaced: tuple[Resource, ...]) -> int:
         """Sum up what the client holds after a diff: O(diff), where the sum before it is known."""
@@ -260,7 +261,7 @@ class TypeState:
     def _timed(self) -> dict[str, Resource]:
         """Return what the client holds that has a TTL; not what it may have rejected, which it would reject again."""
         assert self.view is not None, "a response was made"
-        not_yet = {resource.name for part in self.rest for resource in part.upserts}.union(self.unknown or ())
+        not_yet = {resource.name for part in self.rest for resource in part.upserts}.union(self.unknown.names)
         held = {name: self.held(name) for name in {*self.view.timed, *self.exceptions} - not_yet}
         timed = {name: r for name, r in held.items() if r is not None and r.ttl_s is not None}
         return {name: r for name, r in timed.items() if wants(self.interest, r)}
@@ -301,7 +302,7 @@ class TypeState:
             self.reject(part, message)
             return part
         if self.unknown:
-            self.unknown.difference_update(part.names)
+            self.unknown = self.unknown.difference(part.name_set)
         if self.lingering:
             self._release(self.lingering, part, drained_at)
         return part
@@ -319,8 +320,8 @@ class TypeState:
 
     def reject(self, part: Part, message: str) -> None:
         """Hold every name in a rejected response for unknown: Envoy may have applied any part of it."""
-        self.unknown = (self.unknown or set()).union(part.names)
-        self.rejection = Rejection(part.nonce, message, {r.name: r.version for r in part.upserts})
+        self.unknown = self.unknown.union(part.name_set)
+        self.rejection = Rejection(part.nonce, message, part.versions)
         for name in part.names:
             self.linger(self.held_before(name), until=float("inf"))
 

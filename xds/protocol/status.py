@@ -100,7 +100,7 @@ def _resource_statuses(state: TypeState) -> Iterator[ResourceStatus]:
             progress = Progress.HELD
         elif name in on_the_way:
             progress = Progress.SENT
-        elif state.unknown and name in state.unknown:
+        elif name in state.unknown:
             progress = Progress.NACKED
         yield ResourceStatus(name=name, version=resource.version if resource else "", progress=progress)
     for name in sorted(state.interest.names - held.union(state.exceptions)):

@@ -27,9 +27,12 @@ class Ordering:
 class Limits:
     """What one stream, or the memory of streams that ended, may take."""
 
+    node_bytes_max: int = 64 * 1024
     subscriptions_max: int = 100_000
     types_max: int = 64
+    names_bytes_max: int = 64 * 1024 * 1024
     doubtful_nodes_max: int = 10_000
+    nacked_bytes_max: int = 64 * 1024 * 1024
 
 
 class Stream:
@@ -39,6 +42,7 @@ class Stream:
         "__weakref__",
         "connection",
         "due",
+        "names_bytes",
         "queued",
         "refusal",
         "session",
@@ -58,6 +62,8 @@ class Stream:
         self.queued = False
         self.due: TypeState | None = None
         """The one type that it was queued for, if it was for one only."""
+        self.names_bytes = 0
+        """At most so much memory its names take (``requests.check_names_bytes``)."""
         self.settled = False
         """Nothing more is to be sent after the last message, until something happens."""
         self.warm = False

@@ -121,7 +121,7 @@ def _type_summary(state: TypeState) -> TypeSummary:
         sent = len(view) if interest.wildcard else sum(1 for name in interest.names if view.get(name) is not None)
     parts = [part for part in (state.outstanding, *state.rest) if part is not None]
     unacked = sum(len(part.upserts) for part in parts)
-    unknown = state.unknown or ()
+    unknown = state.unknown.names
     rejected = 0 if view is None else sum(1 for name in unknown if view.get(name) is not None)
     nacked = tuple(sorted(unknown)[:NAMES_SHOWN_MAX])
     rejection = state.rejection if nacked else None

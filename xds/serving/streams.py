@@ -54,7 +54,13 @@ class Streams:
             encoding=Encoding(
                 response_bytes_max=protocol.response_bytes_max, identifier=f"xds-control-plane/{__version__}"
             ),
-            limits=Limits(subscriptions_max=protocol.subscriptions_max, doubtful_nodes_max=protocol.doubtful_nodes_max),
+            limits=Limits(
+                node_bytes_max=protocol.node_bytes_max,
+                subscriptions_max=protocol.subscriptions_max,
+                names_bytes_max=protocol.names_bytes_max,
+                doubtful_nodes_max=protocol.doubtful_nodes_max,
+                nacked_bytes_max=protocol.nacked_bytes_max,
+            ),
             tell=tell,
         )
         self._dispatcher: Dispatcher | None = None

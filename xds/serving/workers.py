@@ -17,10 +17,10 @@ from xds.address import Address
 from xds.config import Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
-from xds.protocol.doubts import Doubts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Counters
 from xds.protocol.leftovers import Leftovers
+from xds.protocol.nacked_names import NackedNames
 from xds.protocol.summary import NodesFound, NodesQuery, NodeSummary
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
 from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
@@ -50,7 +50,7 @@ class WorkerStreams:
         self._catalog = catalog
         self._workers = count
         nodes_max = settings.protocol.doubtful_nodes_max
-        self._doubts = Doubts(nodes_max=nodes_max)
+        self._nacked = NackedNames(nodes_max=nodes_max, bytes_max=settings.protocol.nacked_bytes_max)
         self._leftovers = Leftovers(nodes_max=nodes_max)
         self._figures: dict[Worker, Figures] = {}
         self._ended = Counters()
@@ -195,7 +195,7 @@ class WorkerStreams:
 
     def _begin(self, worker: Worker) -> None:
         self._questions[worker] = Questions()
-        memories = (*self._doubts.memories(), *self._leftovers.memories())
+        memories = (*self._nacked.memories(), *self._leftovers.memories())
         revision = self._catalog.revision
         if self._state is None or self._state[0] != revision:
             self._state = (revision, encode(self._catalog.export()))
@@ -214,7 +214,7 @@ class WorkerStreams:
             case Figures() as figures:
                 self._figures[worker] = figures
             case Remember(memory):
-                self._doubts.remember(memory)
+                self._nacked.remember(memory)
                 self._leftovers.remember(memory)
                 for other in self._pool.workers:
                     if other is not worker:
