@@ -23,11 +23,11 @@ ARROWS: dict[str, set[str]] = {
     "protocol": {"model", "_generated"},
     "schema": {"model", "_generated"},
     "sources": {"model", "schema"},
-    "store": {"_generated"},
+    "store": {"_generated", "private_files"},
     "publishing": {"model", "schema", "store"},
     "client": {"model", "schema", "sources.inline", "_generated"},
     "transport": {"model", "protocol", "address", "_generated"},
-    "fleet": {"model", "_generated", "address", "transport.http2"},
+    "fleet": {"model", "_generated", "address", "private_files", "transport.http2"},
     "reporting": {"model", "protocol", "publishing.changes"},
     "api": {"", "model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"},
     "address": set(),
@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "bootstrap": {"address", "model.groups"},
     "descriptors": set(),
     "memory": set(),
+    "private_files": set(),
     "serving": {
         *("", "model", "protocol", "schema", "transport", "api"),
         *("address", "config", "descriptors", "logs", "memory", "reporting"),
@@ -60,6 +61,7 @@ ARROWS: dict[str, set[str]] = {
         "address",
         "config",
         "logs",
+        "private_files",
     },
     "": {"app", "config", "model.changeset", "model.groups", "model.problem"},
 }
@@ -260,6 +262,27 @@ def test_libraries_stay_at_their_edge() -> None:
             if theirs and module.part not in THIRD_PARTY.get(library, set()):
                 wrong.append(f"{module.at(found.line)}: {module.part or 'xds'} imports {library}")
     no_problems(wrong, "Use the library where it is used already, or give it a place in THIRD_PARTY.")
+
+
+def test_files_are_written_where_only_their_owner_can_read_them() -> None:
+    """Calls that make a file or a directory with the mode that the umask leaves it."""
+    making = re.compile(
+        r"(^|\.)(write_text|write_bytes|mkdir|makedirs|touch|mkfifo|copy2|copyfile|copytree|savefig|TemporaryFile"
+        r"|NamedTemporaryFile)$"
+    )
+    writing = re.compile(r"['\"][rbt]*[wxa+][rbt+]*['\"]")
+    wrong = []
+    for module in modules():
+        for node in ast.walk(module.tree):
+            if module.name == "private_files" or not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            arguments = [ast.unparse(each) for each in (*node.args, *(keyword.value for keyword in node.keywords))]
+            opens = re.search(r"(^|\.)(open|fdopen)$", name) and any(map(writing.fullmatch, arguments))
+            creates = name == "os.open" and "O_CREAT" in " ".join(arguments)
+            if (making.search(name) and "figure" not in name) or opens or creates:
+                wrong.append(f"{module.at(node.lineno)}: {name}({', '.join(arguments)})")
+    no_problems(wrong, "Make it by xds/private_files.py: what we write holds keys, names of nodes, and tokens.")
 
 
 def test_functions_are_short() -> None:

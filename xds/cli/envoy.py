@@ -16,6 +16,7 @@ import typer
 from xds.bootstrap import BootstrapSpec, envoy_bootstrap
 from xds.cli import client_options as options
 from xds.cli.output import EXIT_FAILED, examples, fail
+from xds.private_files import open_private
 
 EPILOG = examples(
     "xds envoy --node-id demo --cluster web --server 127.0.0.1:18000",
@@ -96,7 +97,8 @@ def run_envoy(executable: Path, spec: BootstrapSpec, arguments: list[str]) -> in
     """Run Envoy to its end and return its exit code: 0 if it ended because it was asked to, 128 + N if of signal N."""
     with tempfile.TemporaryDirectory(prefix="xds-envoy-") as directory:
         bootstrap_file, admin_file = Path(directory, "bootstrap.json"), Path(directory, "admin")
-        bootstrap_file.write_text(json.dumps(envoy_bootstrap(spec), indent=2), encoding="utf-8")
+        with open_private(bootstrap_file, "w") as file:
+            json.dump(envoy_bootstrap(spec), file, indent=2)
         own = ["-c", str(bootstrap_file), "--admin-address-path", str(admin_file), "--disable-hot-restart"]
         with _Signals() as signals:
             # In our process group: who ends the group ends both. A Ctrl-C reaches Envoy twice then, which it minds not.

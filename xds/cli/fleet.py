@@ -12,6 +12,7 @@ import typer
 
 from xds.cli import client_options as client
 from xds.cli.output import EXIT_FAILED, EXIT_USAGE, examples, fail
+from xds.private_files import open_private
 
 if TYPE_CHECKING:
     from xds.fleet.options import FleetOptions
@@ -267,7 +268,8 @@ def _run(options: "FleetOptions", json_file: str | None) -> None:
             sys.stdout.write(text)
         else:
             try:
-                Path(json_file).write_text(text, encoding="utf-8")
+                with open_private(Path(json_file), "w") as file:
+                    file.write(text)
             except OSError as error:
                 fail(f"the result can't be written to {json_file}: {error.strerror}", code=EXIT_FAILED)
     if not result.ok:

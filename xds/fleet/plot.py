@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xds.fleet.results import FORMAT
+from xds.private_files import open_private
 
 KINDS = (".svg", ".png")
 LOGARITHMIC_FROM = 30
@@ -57,8 +58,10 @@ def draw(results: Sequence[Path], output: Path) -> None:
     for number, panel in enumerate(shown, start=1):
         _draw_panel(figure.add_subplot(rows, columns, number), panel)
     try:
-        with rc_context({"svg.hashsalt": "xds fleet", "svg.fonttype": "none"}):  # the same figures make the same file
-            figure.savefig(output, dpi=150, metadata={"Date": None} if output.suffix == ".svg" else None)
+        metadata = {"Date": None} if output.suffix == ".svg" else None
+        # A fixed salt, and no date: the same figures make the same file.
+        with rc_context({"svg.hashsalt": "xds fleet", "svg.fonttype": "none"}), open_private(output) as file:
+            figure.savefig(file, format=output.suffix[1:], dpi=150, metadata=metadata)
     except OSError as error:
         raise PlotError(f"{output} can't be written: {error.strerror}") from None
 

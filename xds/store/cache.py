@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
+from xds.private_files import make_directory, open_replacement, tighten
 from xds.store.entries import State
 from xds.store.records import decode_base, encode_base
 
@@ -37,6 +38,7 @@ class StateCache:
             or blake2b(data[start:], digest_size=_DIGEST_BYTES).digest() != data[len(MAGIC) : start]
         ):
             return None
+        tighten(self.path)
         epoch = data[start : start + _EPOCH_BYTES].rstrip(b"\0").decode()
         at = start + _EPOCH_BYTES
         return epoch, decode_base(data[at + 8 :], int.from_bytes(data[at : at + 8]))
@@ -75,9 +77,9 @@ class StateCache:
 
     def _replace(self, epoch: str, state: State) -> None:
         content = epoch.encode().ljust(_EPOCH_BYTES, b"\0") + state.revision.to_bytes(8) + encode_base(state)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path.parent)
         beside = self.path.with_name(f"{self.path.name}.new")
-        with beside.open("wb") as file:
+        with open_replacement(beside) as file:
             file.write(MAGIC + blake2b(content, digest_size=_DIGEST_BYTES).digest() + content)
             file.flush()
             os.fsync(file.fileno())

@@ -5,7 +5,8 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from xds.store.database_file import open_database, refusal
+from xds.private_files import make_directory, make_empty
+from xds.store.database_file import ENDS, open_database, refusal
 from xds.store.errors import UnavailableError
 
 
@@ -13,7 +14,7 @@ def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = Fal
     """Copy a store that no process has open, and return its revision. Raises NotAStoreError and UnavailableError.
 
     The copy is checked and on disk before it gets its name. A target that is there is an error, or, with ``force``,
-    becomes ``TARGET.before``.
+    becomes ``TARGET.before``. The copy has mode 0600, and the owner of a target that it replaces.
     """
     if not source.exists():
         raise UnavailableError(f"{source} does not exist")
@@ -21,7 +22,7 @@ def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = Fal
         raise UnavailableError(f"{target} is there already: give another path, or replace it with --force")
     beside = target.with_name(f"{target.name}.{os.getpid()}.new")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         with closing(open_database(source)) as database:
             _write(database, beside)
         with closing(open_database(beside)) as copy:
@@ -33,6 +34,7 @@ def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = Fal
         if target.exists():
             with closing(open_database(target)):  # nobody has it open
                 pass
+            _give_owner(beside, of=target)
             target.replace(target.with_name(f"{target.name}.before"))
         beside.rename(target)
         _sync(target.parent)
@@ -41,15 +43,23 @@ def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = Fal
     except OSError as error:
         raise UnavailableError(f"{target}: {error.strerror}") from error
     finally:
-        for end in ("", "-wal", "-shm"):
+        for end in ENDS:
             with suppress(OSError):
                 Path(f"{beside}{end}").unlink()
     return revision
 
 
 def _write(database: sqlite3.Connection, path: Path) -> None:
+    make_empty(path)
     with closing(sqlite3.connect(path)) as copy:
         database.backup(copy)
+
+
+def _give_owner(path: Path, *, of: Path) -> None:
+    """Let the server still read its store after ``root`` restored it."""
+    ours, theirs = path.stat(), of.stat()
+    if (ours.st_uid, ours.st_gid) != (theirs.st_uid, theirs.st_gid):
+        os.chown(path, theirs.st_uid, theirs.st_gid)
 
 
 def _sync(path: Path) -> None:

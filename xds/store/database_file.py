@@ -3,6 +3,7 @@
 import sqlite3
 from pathlib import Path
 
+from xds.private_files import make_directory, make_empty, tighten
 from xds.store.errors import NotAStoreError, UnavailableError
 
 MAGIC = b"SQLite format 3\0"
@@ -11,6 +12,8 @@ APPLICATION_ID = 0x78445331
 FORMAT = 1
 """At offset 60 of the header (``user_version``): of which version the tables are."""
 HEADER_BYTES = 100
+ENDS = ("", "-wal", "-shm", "-journal")
+"""What SQLite appends to a database's name for the files beside it; "" is the database itself."""
 
 TABLES = """
 CREATE TABLE entries (
@@ -36,10 +39,17 @@ INSERT INTO present VALUES (1, 0, 0, NULL, lower(hex(randomblob(16))));
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open the file, or make it, for this process alone. Raises NotAStoreError and UnavailableError."""
+    """Open the file, or make it, for this process alone. Raises NotAStoreError and UnavailableError.
+
+    SQLite gives the files that it makes beside it the mode of the database (https://sqlite.org/src/file/src/os_unix.c,
+    ``findCreateFileMode``), which is 0600 from its first moment; a file that had a wider mode loses it first.
+    """
     is_new = _must_be_ours(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
+        make_empty(path)
+        for end in ENDS:
+            tighten(path.with_name(path.name + end))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
     except (sqlite3.Error, OSError) as error:
         raise refusal(error, path) from error
@@ -74,7 +84,7 @@ def refusal(error: Exception, path: Path) -> UnavailableError | NotAStoreError:
         return UnavailableError(f"{path} is in use by another process: a store belongs to one control plane")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return NotAStoreError(f"{path} is damaged ({error}): restore a backup of it, or move it away and start anew")
-    return UnavailableError(f"{path}: {error}")
+    return UnavailableError(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
 
 
 def _must_be_ours(path: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from xds.private_files import DIRECTORY_MODE, tighten
 from xds.store.entries import Store
 from xds.store.errors import StoreError
 
@@ -47,6 +48,8 @@ async def open_store(url: str, *, etcd: "EtcdOptions | None" = None) -> Store:
     Raises StoreError.
     """
     check_url(url)
+    if not url or url.startswith("etcd:"):
+        tighten(default_path().parent, DIRECTORY_MODE)
     if url.startswith("etcd:"):
         from xds.store.cache import StateCache
         from xds.store.etcd import EtcdStore
