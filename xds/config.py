@@ -49,7 +49,7 @@ OptionalAddress = Annotated[Address | None, BeforeValidator(_address_or_off), _A
 HostNames = Annotated[
     tuple[str, ...],
     BeforeValidator(host_names),
-    PlainSerializer(lambda names: ",".join(names), return_type=str, when_used="json"),
+    PlainSerializer(",".join, return_type=str, when_used="json"),
 ]
 FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]

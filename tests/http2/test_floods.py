@@ -11,8 +11,19 @@ from itertools import count
 import pytest
 from support import native_peer as p
 from support import resources as r
-from support.native_peer import Peer, delta_request, frame, request_fields, reset, settings_frame, window_update
+from support.native_peer import (
+    Peer,
+    delta_request,
+    frame,
+    message,
+    request_fields,
+    reset,
+    settings_frame,
+    window_update,
+)
 from support.native_server import MIB, NativeServer, check_sound
+
+from xds._generated import xds_wire_pb2 as wire
 
 FRAMES = 200_000
 SENT_MAX = 60_000
@@ -224,6 +235,86 @@ def test_streams_that_come_to_nothing_end_the_connection(server: NativeServer, f
         assert ended.code in (p.ENHANCE_YOUR_CALM, p.PROTOCOL_ERROR, p.STREAM_CLOSED, None)
     server.wait_streams(0)
     assert server.state()["streams_opened"] - opened < SENT_MAX
+
+
+# --- Requests that are refused ---------------------------------------------------------------------------------------
+
+HEALTH_CHECK = "/grpc.health.v1.Health/"
+NOT_SERVED = {
+    "unknown methods": lambda peer, number: peer.head(number, request_fields("/no.Service/Method"), end=True),
+    "unknown methods with messages": lambda peer, number: (
+        peer.head(number, request_fields("/no.Service/Method")) + frame(p.DATA, 0, number, message(b"x"))
+    ),
+    "not gRPC": lambda peer, number: peer.head(number, request_fields("/", method="GET", drop=["te"]), end=True),
+    "malformed deadlines": lambda peer, number: peer.head(number, request_fields(grpc_timeout="soon"), end=True),
+    "xDS that ends at once": lambda peer, number: peer.head(number, end=True),
+    "malformed requests": lambda peer, number: peer.head(number) + frame(p.DATA, 0, number, message(b"\xff\xff")),
+    "unknown types": lambda peer, number: peer.head(number) + frame(p.DATA, 0, number, delta_request("no/Type")),
+    "no node": lambda peer, number: peer.head(number) + frame(p.DATA, 0, number, delta_request(node_id="")),
+    "too large a node": lambda peer, number: (
+        peer.head(number) + b"".join(data_frames(number, delta_request(node_id="n" * 70_000)))
+    ),
+    "malformed health checks": lambda peer, number: (
+        peer.head(number, request_fields(HEALTH_CHECK + "Check")) + frame(p.DATA, 1, number, message(b"\xff"))
+    ),
+    "malformed health watches": lambda peer, number: (
+        peer.head(number, request_fields(HEALTH_CHECK + "Watch")) + frame(p.DATA, 0, number, message(b"\xff"))
+    ),
+    "unknown health checks": lambda peer, number: (
+        peer.head(number, request_fields(HEALTH_CHECK + "Check")) + frame(p.DATA, 1, number, message(b"\x0a\x01x"))
+    ),
+    "compressed messages": lambda peer, number: peer.head(number) + frame(p.DATA, 0, number, message(b"x", flag=1)),
+    "messages beyond the limit": lambda peer, number: (
+        peer.head(number) + frame(p.DATA, 0, number, b"\0" + (2**31).to_bytes(4, "big"))
+    ),
+    "messages cut short": lambda peer, number: peer.head(number) + frame(p.DATA, p.END_STREAM, number, b"\0\0\0\0\5x"),
+}
+
+
+def data_frames(number: int, data: bytes) -> Iterator[bytes]:
+    for at in range(0, len(data), 16_384):
+        yield frame(p.DATA, 0, number, data[at : at + 16_384])
+
+
+@pytest.mark.parametrize("what", NOT_SERVED)
+def test_requests_that_are_refused_end_the_connection(server: NativeServer, what: str):
+    """The connection pays for them: newcomers on others waited for 20 s and more while one client went on and on."""
+    opened = server.state()["streams_opened"]
+    with bounded(server), Peer(server.port) as peer:
+        ended = peer.flood(NOT_SERVED[what](peer, number) for number, _ in zip(odd(), range(20_000), strict=False))
+        assert ended.closed
+        assert ended.code in (p.ENHANCE_YOUR_CALM, None)
+    server.wait_streams(0)
+    assert server.state()["streams_opened"] - opened <= 250
+
+
+def names_that_come_and_go(peer: Peer) -> Iterator[bytes]:
+    """A subscription of 5,000 names that changes by one name, over and over: each change looks through all of them."""
+    names = [f"name-{number}" for number in range(5_000)]
+    yield peer.head(1) + b"".join(data_frames(1, delta_request(r.SECRET, *names)))
+    for number in range(20_000):
+        yield frame(p.DATA, 0, 1, delta_request(r.SECRET, f"more-{number % 2}"))
+
+
+def names_unsubscribed_from(peer: Peer) -> Iterator[bytes]:
+    """Thousands of names that nobody subscribed to, each of which is answered while the wildcard holds."""
+    made = wire.DeltaDiscoveryRequest(
+        type_url=r.SECRET, resource_names_unsubscribe=[f"name-{number}" for number in range(5_000)]
+    )
+    yield peer.head(1) + frame(p.DATA, 0, 1, delta_request(r.SECRET))
+    for _ in range(20_000):
+        yield b"".join(data_frames(1, message(made.SerializeToString())))
+
+
+@pytest.mark.parametrize("flood", [names_that_come_and_go, names_unsubscribed_from])
+def test_changes_of_large_subscriptions_end_the_connection_when_they_come_without_end(
+    server: NativeServer, flood: Flood
+):
+    with bounded(server), Peer(server.port) as peer:
+        ended = peer.flood(flood(peer))
+        assert ended.closed
+        assert ended.code in (p.ENHANCE_YOUR_CALM, None)
+    server.wait_streams(0)
 
 
 REFUSED = {

@@ -140,16 +140,19 @@ class Hub:
         else:
             self._sessions.forget(stream, session)
 
-    def receive(self, stream: Stream, data: bytes, now: float) -> None:
-        """Take one request. Raises StreamRefusedError when it can't be served; the stream is then to be ended."""
+    def receive(self, stream: Stream, data: bytes, now: float) -> int:
+        """Take one request; return how many names were looked through because it changes a subscription.
+
+        Raises StreamRefusedError when it can't be served; the stream is then to be ended.
+        """
         node_end = end_of_node(data)
         ack = self._plain_acks.read(stream.session, data, node_end)
         if ack is not None and self.take_ack(stream, ack, now):
-            return
+            return 0
         self._counters.requests += 1
         self._now = now
         try:
-            self._receive(stream, data, node_end, now)
+            return self._receive(stream, data, node_end, now)
         except StreamRefusedError as refusal:
             self._counters.streams_refused += 1
             node_id = stream.session.node.id if stream.session is not None else ""
@@ -182,7 +185,7 @@ class Hub:
             return True
         return bool(session.absent or session.awaited or session.coming_back)
 
-    def _receive(self, stream: Stream, data: bytes, node_end: int, now: float) -> None:
+    def _receive(self, stream: Stream, data: bytes, node_end: int, now: float) -> int:
         request, opening = self._openings.read(stream.variant, data, node_end)
         session = self._sessions.of(stream, request, self._snapshots)
         request = opening.request if opening is not None else request
@@ -190,15 +193,18 @@ class Hub:
         state = stream.states.get(type_url)
         if state is None:
             state = self._begin(stream, session, type_url, request, opening, now)
-            named = True
+            named, names = True, 0
         else:
+            before = state.interest
             named = self._continue(stream, session, state, request, opening, now)
+            names = len(before.names) + len(state.asked) + len(state.interest.names) if named else 0
         if named:
             check_names_bytes(stream, len(data) - node_end, self._limits.names_bytes_max)
         if opening is not None:
             self._openings.keep(opening)
         self._plain_acks.learn(session, request, data, node_end)
         self._follow(stream, session, state, now)
+        return names
 
     def _follow(self, stream: Stream, session: Session, state: TypeState, now: float) -> None:
         """Have looked at what a request may have made ready."""

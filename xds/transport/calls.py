@@ -19,6 +19,7 @@ from xds.protocol.services import METHODS, SERVICES, Method
 from xds.protocol.stream import Stream as XdsStream
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.http2 import grpc
+from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.headers import RequestHead
 from xds.transport.http2.stream import Stream
 
@@ -32,6 +33,16 @@ HEALTH = "/grpc.health.v1.Health/"
 SERVING, NOT_SERVING, UNKNOWN_SERVICE = 1, 2, 3
 REPLIES_WAITING_MAX = 16
 NOT_FOUND = 5
+CHORES_PER_REFUSAL = dict.fromkeys(
+    (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED, Status.NOT_FOUND, Status.RESOURCE_EXHAUSTED), CHORES_PER_MALFORMED
+)
+"""What a refused request is charged with, by its status.
+
+A node that no group takes may come again and again by itself, and a proxy may bring many of them on one connection.
+"""
+CHORES_PER_OTHER_REFUSAL = 1
+NAMES_PER_CHORE = 100
+"""Names looked through, for a change of a subscription, by one chore: 20,000 a second on the average."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +110,11 @@ class Call(Stream):
         self.on_gone()
         self.cut(status.value, message)
 
+    def refuse(self, refusal: StreamRefusedError) -> None:
+        """End the stream for what its client asked, and charge the connection for it."""
+        self.end(refusal.status, refusal.message)
+        self.connection.charge(CHORES_PER_REFUSAL.get(refusal.status, CHORES_PER_OTHER_REFUSAL))
+
     def on_writable(self) -> None:
         """Nothing waits."""
 
@@ -131,9 +147,14 @@ class XdsCall(Call):
         if xds is None:
             return
         try:
-            dispatcher.receive(xds, message)
+            names = dispatcher.receive(xds, message)
+        except StreamRefusedError as refusal:
+            self.refuse(refusal)
         except Exception as error:
             self._fail(error)
+        else:
+            if names >= NAMES_PER_CHORE:
+                self.connection.chore(names // NAMES_PER_CHORE)
 
     def take_ack(self, ack: PlainAck) -> bool:
         xds = self._xds
@@ -202,8 +223,11 @@ class XdsCall(Call):
         self.ready()
 
     def on_end(self) -> None:
+        asked = self._xds is not None and self._xds.session is not None
         self.on_gone()
         self.finish(Status.OK)
+        if not asked:
+            self.connection.charge(CHORES_PER_MALFORMED)
 
     def on_gone(self) -> None:
         xds, self._xds = self._xds, None
@@ -234,7 +258,7 @@ class Refused(Call):
         """Nothing is read."""
 
     def on_end(self) -> None:
-        self.end(self._refusal.status, self._refusal.message)
+        self.refuse(self._refusal)
 
 
 class ReplyCall(Call):
@@ -289,7 +313,7 @@ class ReplyCall(Call):
                 self.start()
                 self.send(grpc.prefixed(answer))
         except StreamRefusedError as refusal:
-            self.end(refusal.status, refusal.message)
+            self.refuse(refusal)
         except Exception as error:
             self.connection.services.dispatcher.report_fault(error)
             self.end(Status.INTERNAL, "internal error")
@@ -312,7 +336,7 @@ class HealthWatch(Call):
         try:
             self.connection.services.health(message)
         except StreamRefusedError as refusal:
-            self.end(refusal.status, refusal.message)
+            self.refuse(refusal)
             return
         self._message = message
         self.connection.services.watchers.add(self)

@@ -98,15 +98,17 @@ class Dispatcher:
         self._sinks[stream] = sink
         return stream
 
-    def receive(self, stream: Stream, data: bytes) -> None:
-        """Hand a request to the hub; raises StreamRefusedError when the stream has to end for it.
+    def receive(self, stream: Stream, data: bytes) -> int:
+        """Hand a request to the hub, and return how many names that had to look through for a change of a subscription.
+
+        Raises StreamRefusedError when the stream has to end for it.
 
         Streams of clients that have nothing yet wait their turn for the first answer, a few at a time: in a storm,
         those who come back, to whom little is to be sent, and what is asked on open streams, are not held up by them.
         """
         new = stream.session is None
         try:
-            self.hub.receive(stream, data, self._loop.time())
+            return self.hub.receive(stream, data, self._loop.time())
         finally:
             if new and stream.session is not None and not stream.warm:
                 if not self._cold:

@@ -16,6 +16,7 @@ from xds.transport.assembly import Assembly
 from xds.transport.calls import Call, Refused, Services
 from xds.transport.framed_acks import FRAMED_ACK_BYTES_MAX, FramedAcks
 from xds.transport.http2 import grpc
+from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.connection import Connection
 from xds.transport.http2.frame_reader import Stage
 from xds.transport.http2.frames import ENHANCE_YOUR_CALM, PING, frame
@@ -221,6 +222,7 @@ class NativeConnection(Connection, asyncio.Protocol):
             timeout_s = grpc.timeout_s(head.timeout)
         except ValueError as error:
             stream.end(Status.INTERNAL, str(error))
+            self.charge(CHORES_PER_MALFORMED)
             return
         if timeout_s is not None:
             self._deadlines = self._deadlines or {}
@@ -332,6 +334,7 @@ class _NotGrpc(Call):
         status = grpc.http_refusal(head)
         assert status is not None
         self.answer_http(status, headers_only=head.method == "HEAD")
+        self.connection.charge(CHORES_PER_MALFORMED)
 
     def end(self, status: Status, message: str) -> None:
         self.on_gone()

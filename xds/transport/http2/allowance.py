@@ -11,6 +11,8 @@ TINY = 256
 STREAMS_PER_CHORE = 100
 """Whose windows are moved by one chore."""
 SETTINGS_BYTES_PER_CHORE = 600
+CHORES_PER_MALFORMED = 20
+"""What a request that can't be served is charged with: 100 to 200 of them at once, then ten a second."""
 HEADER_BYTES_PER_CHORE = 1_024
 """Huffman code takes half a millisecond a kilobyte."""
 
@@ -41,14 +43,23 @@ class Allowance(FrameReader):
         """The peer sent a PING."""
 
     def chore(self, count: int = 1) -> None:
-        """Charge the peer for a frame that moves nothing, or several; too many of those end the connection."""
+        """Charge the peer for a frame that moves nothing, or as much as several; too many end the connection."""
         self._chores -= count
         if self._chores < 0:
             now = self.clock()
             self._chores = self.limits.chores_earned(now - self._chores_at) if self._chores_at else self.limits.chores
             self._chores_at = now
             if self._chores <= 0:
-                raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many frames that do nothing")
+                raise ConnectionFault(
+                    h2.ENHANCE_YOUR_CALM, "too many frames that do nothing, or requests that are refused"
+                )
+
+    def charge(self, count: int) -> None:
+        """Charge the peer for work that was done, outside of taking a frame; too much of it ends the connection."""
+        try:
+            self.chore(count)
+        except ConnectionFault as fault:
+            self.fail(fault.code, fault.text)
 
     def answer(self, data: bytes) -> None:
         """Send a frame that flow control does not hold back: headers, resets, what acknowledges."""

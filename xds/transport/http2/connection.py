@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from xds.transport.http2 import frames as h2
 from xds.transport.http2.allowance import (
+    CHORES_PER_MALFORMED,
     HEADER_BYTES_PER_CHORE,
     SETTINGS_BYTES_PER_CHORE,
     STREAMS_PER_CHORE,
@@ -162,6 +163,7 @@ class Connection(Allowance):
             self._forget(stream)
         elif stream.partial:
             stream.cut(INTERNAL, "the request ends within a message")
+            self.chore(CHORES_PER_MALFORMED)
         elif not stream.ending:
             stream.on_end()
 

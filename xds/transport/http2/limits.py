@@ -10,9 +10,9 @@ from xds.transport.http2.headers import HEADER_BLOCK_BYTES_MAX, HEADER_BYTES_MAX
 class Limits:
     """What one client may take. Sizes in bytes.
 
-    ``chores`` bounds the frames that make work and move nothing (pings, settings, resets, empty data, priorities): so
-    many at once (twice on a new connection), and ``chores_per_s`` on the average (CVE-2019-9511 to 9518,
-    CVE-2023-44487, CVE-2024-27316).
+    ``chores`` bounds the frames that make work and move nothing (pings, settings, resets, empty data, priorities), and
+    requests that are refused, each of which counts for several (``CHORES_PER_MALFORMED``): so many at once (twice on a
+    new connection), and ``chores_per_s`` on the average (CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316).
     ``unread_bytes_max`` bounds the answers that wait for a client that does not read, data aside.
     """
 

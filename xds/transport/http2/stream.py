@@ -7,6 +7,7 @@ sent yet is kept as a view of the message's own bytes, which its cohort shares.
 from typing import TYPE_CHECKING
 
 from xds.transport.http2 import grpc
+from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.faults import StreamFault
 from xds.transport.http2.frames import (
     DATA,
@@ -133,7 +134,7 @@ class Stream:
                 self._refuse_compressed(data[at])
                 break
             if size > most:
-                self.finish(RESOURCE_EXHAUSTED, f"a message of {size} bytes; at most {most} are taken")
+                self._refuse(RESOURCE_EXHAUSTED, f"a message of {size} bytes; at most {most} are taken")
                 break
             if len(data) - at < self.wanted:
                 break
@@ -159,9 +160,13 @@ class Stream:
 
     def _refuse_compressed(self, flag: int) -> None:
         if flag == 1 and self.encoding != "identity":
-            self.finish(UNIMPLEMENTED, "compressed messages are not taken; grpc-accept-encoding says what is")
+            self._refuse(UNIMPLEMENTED, "compressed messages are not taken; grpc-accept-encoding says what is")
         else:
-            self.finish(INTERNAL, f"message flag {flag} without an encoding that allows it")
+            self._refuse(INTERNAL, f"message flag {flag} without an encoding that allows it")
+
+    def _refuse(self, status: int, message: str) -> None:
+        self.finish(status, message)
+        self.connection.chore(CHORES_PER_MALFORMED)
 
     # --- Sending ---------------------------------------------------------------------------------------------------
 
