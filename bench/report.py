@@ -60,7 +60,9 @@ TABLES = (
         "CPU per delivery, ACK included",
         {
             "back_to_back.cpu_us": "pushes back to back, µs",
+            "back_to_back.workers_us": "of it the worker processes', µs",
             "paced.cpu_us": "200 ms apart, µs",
+            "paced.workers_us": "of it the worker processes', µs",
             "back_to_back.fleet_us": "the fleet's own, back to back, µs",
             "paced.fleet_us": "the fleet's own, 200 ms apart, µs",
         },
@@ -90,6 +92,7 @@ TABLES = (
         "Connecting, from the first SYN to all resources",
         {
             "connect.cpu_us": "server's CPU per stream, µs",
+            "connect.workers_us": "of it the worker processes', µs",
             "connect.p50_s": "p50, s",
             "connect.p99_s": "p99, s",
             "connect.all_s": "all, s",

@@ -113,8 +113,10 @@ def _growth(before: Mapping[str, Any], step: Mapping[str, Any]) -> Figures:
 
 def _connect(connect: Mapping[str, Any], verify: Mapping[str, Any] | None) -> Figures:
     latency = connect["connect_to_synced"]
+    workers_us = connect.get("workers_cpu_us_per_sidecar")
     return {
         "connect.cpu_us": connect["server_cpu_us_per_sidecar"],
+        **({"connect.workers_us": workers_us} if workers_us else {}),
         "connect.p50_s": latency["p50_ms"] / 1000,
         "connect.p99_s": latency["p99_ms"] / 1000,
         "connect.all_s": connect["all_synced_s"],
@@ -136,8 +138,10 @@ def _memory(memory: Mapping[str, Any], streams: int) -> Figures:
 def _pushes(mode: str, series: Mapping[str, Any]) -> Figures:
     latency = series["latency"]
     last_ms = [push["latency"]["last_ms"] for push in series["pushes"]]
+    workers_us = series.get("workers_cpu_us_per_delivery")
     return {
         f"{mode}.cpu_us": series["server_cpu_us_per_delivery"],
+        **({f"{mode}.workers_us": workers_us} if workers_us else {}),
         f"{mode}.p50_ms": latency["p50_ms"],
         f"{mode}.p99_ms": latency["p99_ms"],
         f"{mode}.p999_ms": latency["p999_ms"],

@@ -93,6 +93,15 @@ def test_figures_are_those_of_the_last_step_and_the_memory_between_the_steps() -
     assert (figures["connect.cpu_us"], figures["connect.p50_s"], figures["connect.missing"]) == (150, 0.1, 3)
 
 
+def test_the_workers_part_of_the_cpu_is_a_figure_where_there_are_workers() -> None:
+    result = fleet_result(step(10, 5_000_000, None, pushes(0, 8.5, 10)))
+    assert not [name for name in figures_of(result) if name.endswith("workers_us")]
+    result["steps"][0]["connect"]["workers_cpu_us_per_sidecar"] = 140.0
+    result["steps"][0]["pushes"][0]["workers_cpu_us_per_delivery"] = 7.25
+    figures = figures_of(result)
+    assert (figures["connect.workers_us"], figures["back_to_back.workers_us"]) == (140, 7.25)
+
+
 def test_newcomers_and_the_storm_are_figures_too() -> None:
     result = fleet_result(step(10, 5_000_000, None))
     result["newcomers"] = {

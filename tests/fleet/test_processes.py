@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from xds.fleet.processes import ProcessGoneError, ProcessTree
+from xds.fleet.processes import CpuUse, ProcessGoneError, ProcessTree
 
 PARENT = """
 import subprocess, sys
@@ -46,6 +46,19 @@ def test_the_cpu_of_a_child_that_has_ended_counts(parent: Parent) -> None:
     tell(parent, "burn")
     assert tree.living() == [parent.pid]
     assert 0.25 < tree.cpu_s() - before_s < 2
+
+
+def test_the_cpu_of_children_is_told_apart_from_that_of_the_process_that_was_named(parent: Parent) -> None:
+    tree = ProcessTree([parent.pid])
+    before = tree.cpu()
+    tell(parent, "burn")
+    after = tree.cpu()
+    assert after.named_s - before.named_s < 0.25 < after.below_s - before.below_s
+    assert after.total_s == after.named_s + after.below_s
+
+
+def test_cpu_of_each_of_so_many_things_is_in_all_and_below() -> None:
+    assert CpuUse(3.0, 2.5).each_us(CpuUse(1.0, 1.5), 1000) == (3000.0, 1000.0)
 
 
 def test_the_memory_of_children_counts(parent: Parent) -> None:

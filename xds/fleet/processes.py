@@ -17,6 +17,24 @@ class ProcessGoneError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class CpuUse:
+    """CPU time, user and system: of the processes that were named, and of those below them (a server's workers)."""
+
+    named_s: float
+    below_s: float
+
+    @property
+    def total_s(self) -> float:
+        """The time of all of them."""
+        return self.named_s + self.below_s
+
+    def each_us(self, before: "CpuUse", count: int) -> tuple[float, float]:
+        """Return what each of ``count`` things took since ``before``, in µs: in all, and of it below."""
+        scale = 1e6 / count
+        return round((self.total_s - before.total_s) * scale, 3), round((self.below_s - before.below_s) * scale, 3)
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryUse:
     """The proportional set size, in which what is shared counts once in all, and how much of it is no file's.
 
@@ -57,16 +75,24 @@ class ProcessTree:
                 todo += below.get(pid, [])
         return list(found)
 
-    def cpu_s(self) -> float:
-        """Return the CPU time used so far, user and system, of the living and the ended. Raises ProcessGoneError."""
+    def cpu(self) -> CpuUse:
+        """Return the CPU time used so far, of the living and the ended. Raises ProcessGoneError."""
         tick_s = 1 / os.sysconf("SC_CLK_TCK")
-        total_s = 0.0
+        named_s = below_s = 0.0
         for pid in self.living():
             stat = _stat(pid)
             if stat is not None:
-                total_s += _own_cpu_s(pid, stat, tick_s)
-                total_s += (int(stat[13]) + int(stat[14])) * tick_s
-        return total_s
+                own_s = _own_cpu_s(pid, stat, tick_s)
+                if pid in self.pids:
+                    named_s += own_s
+                else:
+                    below_s += own_s
+                below_s += (int(stat[13]) + int(stat[14])) * tick_s
+        return CpuUse(named_s, below_s)
+
+    def cpu_s(self) -> float:
+        """Return ``cpu`` in all. Raises ProcessGoneError."""
+        return self.cpu().total_s
 
     def memory(self) -> MemoryUse:
         """Return the memory used now. Raises ProcessGoneError."""

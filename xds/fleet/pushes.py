@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from xds.fleet.calm import wait_calm
 from xds.fleet.links import Workers
 from xds.fleet.options import FleetOptions
-from xds.fleet.processes import ProcessTree
+from xds.fleet.processes import CpuUse, ProcessTree
 from xds.fleet.results import Latency, Push, Pushes
 from xds.fleet.trigger import Trigger
 from xds.fleet.worker import unpacked
@@ -56,7 +56,7 @@ class Pusher:
         options = self._options
         self._on_phase(f"pushing, {gap_ms:g} ms apart" if gap_ms else "pushing back to back", options.pushes)
         await wait_calm(self._server)
-        before, server_s, started_s = await self._totals(), self._server_cpu_s(), time.monotonic()
+        before, server, started_s = await self._totals(), self._server_cpu(), time.monotonic()
         pushes, samples = list[Push](), array("q")
         for number in range(options.pushes):
             push, latencies_ns = await self.push(problems)
@@ -69,8 +69,11 @@ class Pusher:
                 await asyncio.sleep(gap_ms / 1e3)
         wall_s = time.monotonic() - started_s
         await wait_calm(self._server)
-        after, server_after_s = await self._totals(), self._server_cpu_s()
+        after, server_after = await self._totals(), self._server_cpu()
         responses = after.responses - before.responses
+        server_us = workers_us = None
+        if server is not None and server_after is not None and responses:
+            server_us, workers_us = server_after.each_us(server, responses)
         return Pushes(
             gap_ms=gap_ms,
             pushes=tuple(pushes),
@@ -79,8 +82,9 @@ class Pusher:
             responses=responses,
             bytes_received=after.bytes_received - before.bytes_received,
             wall_s=round(wall_s, 3),
-            server_cpu_us_per_delivery=_each_us(server_s, server_after_s, responses),
+            server_cpu_us_per_delivery=server_us,
             fleet_cpu_us_per_delivery=_each_us(before.cpu_s, after.cpu_s, responses),
+            workers_cpu_us_per_delivery=workers_us,
         )
 
     async def push(
@@ -122,15 +126,13 @@ class Pusher:
             bytes_received=sum(one["bytes_received"] for one in stats),
         )
 
-    def _server_cpu_s(self) -> float | None:
-        return None if self._server is None else self._server.cpu_s()
+    def _server_cpu(self) -> CpuUse | None:
+        return None if self._server is None else self._server.cpu()
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:
     await work()
 
 
-def _each_us(before_s: float | None, after_s: float | None, count: int) -> float | None:
-    if before_s is None or after_s is None or not count:
-        return None
-    return round((after_s - before_s) * 1e6 / count, 3)
+def _each_us(before_s: float, after_s: float, count: int) -> float | None:
+    return round((after_s - before_s) * 1e6 / count, 3) if count else None

@@ -43,6 +43,8 @@ class Connected:
     all_synced_s: float
     server_cpu_us_per_sidecar: float | None
     fleet_cpu_us_per_sidecar: float
+    workers_cpu_us_per_sidecar: float | None = None
+    """Of the server's, what processes below the named ones took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Pushes:
     wall_s: float
     server_cpu_us_per_delivery: float | None
     fleet_cpu_us_per_delivery: float | None
+    workers_cpu_us_per_delivery: float | None = None
+    """Of the server's, what processes below the named ones took."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from xds.fleet.about import UnknownTargetError, machine, resolve, tool_versions
 from xds.fleet.calm import wait_calm
 from xds.fleet.links import WorkerDiedError, Workers
 from xds.fleet.options import FleetOptions
-from xds.fleet.processes import MemoryUse, ProcessGoneError, ProcessTree
+from xds.fleet.processes import CpuUse, MemoryUse, ProcessGoneError, ProcessTree
 from xds.fleet.pushes import Pusher
 from xds.fleet.results import Connected, Latency, Memory, Newcomers, Pushes, Result, Step, Storm, Verified
 from xds.fleet.trigger import Trigger, TriggerError, trigger_of
@@ -135,15 +135,17 @@ class Fleet:
         commands = self._growing_to(size)
         added = sum(command["count"] for command in commands)
         self._tell(f"connecting {size:,}", added)
-        server_s, fleet_s = self._server_cpu_s(), await self._fleet_cpu_s()
+        server, fleet_s = self._server_cpu(), await self._fleet_cpu_s()
         answers = await self.workers.ask_each("connect", commands)
         await wait_calm(self._server)
+        server_us, workers_us = self._since_us(server, added)
         return Connected(
             sidecars=added,
             synced=self._check_synced(answers, added, "connecting"),
             connect_to_synced=_latency(answers),
             all_synced_s=_wall_s(answers),
-            server_cpu_us_per_sidecar=self._since_us(server_s, added),
+            server_cpu_us_per_sidecar=server_us,
+            workers_cpu_us_per_sidecar=workers_us,
             fleet_cpu_us_per_sidecar=round((await self._fleet_cpu_s() - fleet_s) * 1e6 / added, 1),
         )
 
@@ -185,7 +187,7 @@ class Fleet:
 
     async def _storm(self) -> None:
         self._tell("reconnect storm", sum(self._shares))
-        server_s = self._server_cpu_s()
+        server = self._server_cpu()
         answers = await self.workers.ask("storm", timeout_s=self.options.timeout_s)
         await wait_calm(self._server)
         count = sum(answer["count"] for answer in answers)
@@ -196,7 +198,7 @@ class Fleet:
             all_synced_s=_wall_s(answers),
             resources_sent_again=sum(answer["resources"] for answer in answers),
             responses=sum(answer["responses"] for answer in answers),
-            server_cpu_us_per_sidecar=self._since_us(server_s, count),
+            server_cpu_us_per_sidecar=self._since_us(server, count)[0],
             probe="a missing assignment" if self._probes else "an HTTP/2 ping, then a second of silence",
         )
 
@@ -262,14 +264,14 @@ class Fleet:
         earlier, used = self._last
         return round((memory.own_bytes - used.own_bytes) / (size - earlier), 1)
 
-    def _server_cpu_s(self) -> float | None:
-        return None if self._server is None else self._server.cpu_s()
+    def _server_cpu(self) -> CpuUse | None:
+        return None if self._server is None else self._server.cpu()
 
-    def _since_us(self, before_s: float | None, count: int) -> float | None:
-        """Return the server's CPU time since then, for each of so many, in µs."""
-        if self._server is None or before_s is None or not count:
-            return None
-        return round((self._server.cpu_s() - before_s) * 1e6 / count, 2)
+    def _since_us(self, before: CpuUse | None, count: int) -> tuple[float, float] | tuple[None, None]:
+        """Return the server's CPU time since then, for each of so many, in µs: in all, and of it below."""
+        if self._server is None or before is None or not count:
+            return None, None
+        return self._server.cpu().each_us(before, count)
 
     async def _fleet_cpu_s(self) -> float:
         used_s: float = sum(stats["cpu_s"] for stats in await self.workers.ask("stats"))
