@@ -47,6 +47,8 @@ class ControlPlane:
         self._state = "starting"
         self.stale_because: Callable[[], str] = lambda: ""
         """Says why newer changes may not be known, "" where that can't be."""
+        self.refusing_because: Callable[[], str] = lambda: ""
+        """Says why no change can be kept just now, "" where they can."""
         self._rejected = 0
         count = self.settings.transport.worker_count(auto=workers)
         self._streams: Streams | WorkerStreams
@@ -164,6 +166,7 @@ class ControlPlane:
                     self.catalog,
                     rejected=lambda: self._rejected,
                     stale=lambda: bool(self.stale_because()),
+                    refusing=lambda: bool(self.refusing_because()),
                 ),
                 tls=settings.api.tls,
             )
@@ -184,6 +187,8 @@ class ControlPlane:
         told = [workers.problem] if self._state == "ready" and workers.problem else []
         if why := self.stale_because():
             told.append(f"newer changes may be missing: {why}")
+        if why := self.refusing_because():
+            told.append(f"changes are refused: {why}")
         return self._state == "ready", f"{self._state}, but {'; '.join(told)}" if told else self._state
 
     def serve_api(self, api: ASGIApp) -> None:

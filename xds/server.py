@@ -67,6 +67,7 @@ async def serve(
         elif control_plane.catalog.table.kept:
             await publisher.publish(no_directory(control_plane.catalog.table))
         control_plane.stale_because = lambda: publisher.stale_because or store.away
+        control_plane.refusing_because = lambda: store.refusing
         settle_memory()
         # It takes a while to load, and the workers take as long to start: on another core.
         _, (rest, api) = await asyncio.gather(

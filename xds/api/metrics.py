@@ -74,12 +74,18 @@ class Serving(Protocol):
 
 class _ServerCollector(Collector):
     def __init__(
-        self, streams: Serving, catalog: Catalog, rejected: Callable[[], int], stale: Callable[[], bool]
+        self,
+        streams: Serving,
+        catalog: Catalog,
+        rejected: Callable[[], int],
+        stale: Callable[[], bool],
+        refusing: Callable[[], bool],
     ) -> None:
         self._streams = streams
         self._catalog = catalog
         self._rejected = rejected
         self._stale = stale
+        self._refusing = refusing
 
     def collect(self) -> Iterator[Metric]:
         counters = self._streams.counters
@@ -96,6 +102,9 @@ class _ServerCollector(Collector):
         yield GaugeMetricFamily("xds_groups", "Groups that are served.", value=len(self._catalog.snapshots))
         yield CounterMetricFamily("xds_changesets_rejected", "Changesets refused whole.", value=self._rejected())
         yield GaugeMetricFamily("xds_stale", "1 while newer changes may be missing.", value=int(self._stale()))
+        yield GaugeMetricFamily(
+            "xds_refusing", "1 while changes are refused: the store is not in its place.", value=int(self._refusing())
+        )
         resources = GaugeMetricFamily(
             "xds_resources", "Resources that a group's nodes see, summed over groups.", labels=["type"]
         )
@@ -109,16 +118,21 @@ class _ServerCollector(Collector):
 
 
 def metrics_renderer(
-    streams: Serving, catalog: Catalog, *, rejected: Callable[[], int], stale: Callable[[], bool] = lambda: False
+    streams: Serving,
+    catalog: Catalog,
+    *,
+    rejected: Callable[[], int],
+    stale: Callable[[], bool] = lambda: False,
+    refusing: Callable[[], bool] = lambda: False,
 ) -> Callable[[], Awaitable[bytes]]:
     """Return what renders all metrics as Prometheus text. ``rejected`` gives the changesets refused so far.
 
-    ``stale`` says whether newer changes may be missing.
+    ``stale`` says whether newer changes may be missing, ``refusing`` whether no change can be kept.
     """
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    registry.register(_ServerCollector(streams, catalog, rejected, stale))
+    registry.register(_ServerCollector(streams, catalog, rejected, stale, refusing))
 
     async def render() -> bytes:
         await streams.refresh()

@@ -24,6 +24,7 @@ class StateCache:
         self.path = path
         self._task: asyncio.Task[None] | None = None
         self._written = ("", -1)
+        self._inode = 0
         self._source: Callable[[], tuple[str, State]] | None = None
 
     def read(self) -> tuple[str, State] | None:
@@ -66,7 +67,7 @@ class StateCache:
     async def _write(self) -> None:
         assert self._source is not None
         epoch, state = self._source()
-        if (epoch, state.revision) == self._written:
+        if (epoch, state.revision) == self._written and _inode(self.path) == self._inode:
             return
         copy = State(state.revision, dict(state.resources), state.groups)
         try:
@@ -83,4 +84,14 @@ class StateCache:
             file.write(MAGIC + blake2b(content, digest_size=_DIGEST_BYTES).digest() + content)
             file.flush()
             os.fsync(file.fileno())
+            inode = os.fstat(file.fileno()).st_ino
         beside.replace(self.path)
+        self._inode = inode
+
+
+def _inode(path: Path) -> int:
+    """Return the number that another file at the path would not have, 0 where there is none."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0

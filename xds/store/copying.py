@@ -24,20 +24,14 @@ def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = Fal
     try:
         make_directory(target.parent)
         with closing(open_database(source)) as database:
-            _write(database, beside)
-        with closing(open_database(beside)) as copy:
-            if new_epoch:
-                copy.execute("UPDATE present SET epoch = lower(hex(randomblob(16)))")
-            revision = int(copy.execute("SELECT revision FROM present").fetchone()[0])
-            copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        _sync(beside)
+            revision = write_copy(database, beside, new_epoch=new_epoch)
         if target.exists():
             with closing(open_database(target)):  # nobody has it open
                 pass
             _give_owner(beside, of=target)
             target.replace(target.with_name(f"{target.name}.before"))
         beside.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except sqlite3.Error as error:
         raise refusal(error, source) from error
     except OSError as error:
@@ -49,10 +43,21 @@ def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = Fal
     return revision
 
 
-def _write(database: sqlite3.Connection, path: Path) -> None:
+def write_copy(database: sqlite3.Connection, path: Path, *, new_epoch: bool = False) -> int:
+    """Write what a store holds into one new file, check it, sync it, and return its revision.
+
+    Raises OSError, sqlite3.Error, NotAStoreError and UnavailableError; what was written is the caller's to remove.
+    """
     make_empty(path)
     with closing(sqlite3.connect(path)) as copy:
         database.backup(copy)
+    with closing(open_database(path)) as copy:
+        if new_epoch:
+            copy.execute("UPDATE present SET epoch = lower(hex(randomblob(16)))")
+        revision = int(copy.execute("SELECT revision FROM present").fetchone()[0])
+        copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    sync(path)
+    return revision
 
 
 def _give_owner(path: Path, *, of: Path) -> None:
@@ -62,7 +67,8 @@ def _give_owner(path: Path, *, of: Path) -> None:
         os.chown(path, theirs.st_uid, theirs.st_gid)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

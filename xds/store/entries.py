@@ -103,6 +103,8 @@ class Store(Protocol):
     epoch: str
     away: str = ""
     """Why what is on another machine can't be reached just now, "" if it can: reads are of what is known here."""
+    refusing: str = ""
+    """Why changes are refused although all that was acknowledged is known here, and what to do; "" if they are not."""
 
     async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
         """Keep all entries or none, in order, and return the revision of the last once none can be lost any more.

@@ -4,10 +4,12 @@ All of SQLite runs on a thread of its own, so that neither a disk that syncs nor
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,10 +20,14 @@ from xds.store.errors import (
     IdReusedError,
     NotYetError,
     OutcomeUnknownError,
+    StoreError,
     UnavailableError,
 )
 from xds.store.news import News
+from xds.store.place import Found as AtPath
+from xds.store.place import Place, another, write_again
 
+log = logging.getLogger("xds")
 T = TypeVar("T")
 
 ERASE_AT_ONCE = 100
@@ -29,6 +35,8 @@ ERASE_AT_ONCE = 100
 RECENT_ENTRIES_MAX = 1_000
 RECENT_OPERATIONS_MAX = 10_000
 """What of the newest entries is at hand for watches, which then do not wait for the disk."""
+LOOK_EVERY_S = 1.0
+"""How often it is seen to that the files are in place, besides before and after every commit."""
 
 
 class SqliteStore(Store):
@@ -36,8 +44,11 @@ class SqliteStore(Store):
 
     def __init__(self, path: Path, database: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
         self.path = path
+        self.refusing = ""
         self._database = database
+        self._place = Place(path)
         self._thread = thread
+        self._looking: asyncio.Task[None] | None = None
         self._news = News(_present(database)[0])
         self._recent: deque[Stored] = deque()
         self._recent_operations = 0
@@ -50,10 +61,12 @@ class SqliteStore(Store):
         loop = asyncio.get_running_loop()
         try:
             database = await loop.run_in_executor(thread, open_database, path)
-            return await loop.run_in_executor(thread, cls, path, database, thread)
+            store = await loop.run_in_executor(thread, cls, path, database, thread)
         except BaseException:
             thread.shutdown(wait=False)
             raise
+        store._looking = asyncio.create_task(store._look_after(), name="store")
+        return store
 
     async def append(self, entry: Entry, expected_revision: int | None = None) -> int:
         check(entry)
@@ -80,7 +93,7 @@ class SqliteStore(Store):
 
     async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
         wanted = tuple(ids)
-        return await self._run(lambda: _find(self._database, wanted))
+        return await self._run(lambda: self._find_kept(wanted))
 
     async def kept(self) -> tuple[int, int]:
         newest, oldest, _ = await self._run(lambda: _present(self._database))
@@ -93,8 +106,10 @@ class SqliteStore(Store):
         return await self._run(lambda: _state(self._database, revision))
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
-        recent = self._recent
-        if recent and recent[0].revision <= after + 1 <= self._news.revision + 1 and not self._news.is_closed():
+        recent, newest = self._recent, self._news.revision
+        # One whose outcome was not known is kept, but not among the recent.
+        whole = bool(recent) and recent[-1].revision == newest
+        if whole and recent[0].revision <= after + 1 <= newest + 1 and not self._news.is_closed():
             at = after + 1 - recent[0].revision
             return [recent[number] for number in range(at, min(at + limit, len(recent)))]
         return await self._run(lambda: _entries(self._database, after, limit))
@@ -114,8 +129,16 @@ class SqliteStore(Store):
         if self._news.is_closed():
             return
         self._news.close()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
+        with suppress(StoreError, sqlite3.Error):
+            self._keep_in_place()
+        self._database.close()  # SQLite leaves alone what is at the path of a file that is gone from there
 
     async def _run(self, work: Callable[[], T], then: "Callable[[asyncio.Future[T]], None] | None" = None) -> T:
         """Do the work on the store's thread, and ``then`` even where whoever waited for it has gone."""
@@ -142,6 +165,10 @@ class SqliteStore(Store):
         if revision > self._news.revision:
             self._news.tell(revision)
 
+    def _find_kept(self, ids: tuple[str, ...]) -> dict[str, Found]:
+        self._keep_in_place()  # else it is not kept
+        return _find(self._database, ids)
+
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
             return work()
@@ -149,10 +176,44 @@ class SqliteStore(Store):
             raise refusal(error, self.path) from error
 
     def _committed(self, entry_id: str, work: Callable[[], T]) -> T:
+        self._keep_in_place()
         try:
-            return self._write(work)
+            done = self._write(work)
         except _CommitError as error:
             raise OutcomeUnknownError(entry_id, str(error)) from error
+        try:
+            self._keep_in_place()
+        except UnavailableError as error:
+            raise OutcomeUnknownError(entry_id, str(error)) from error
+        return done
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            with suppress(StoreError):  # it is logged, and told where changes come
+                await self._run(self._keep_in_place)
+
+    def _keep_in_place(self) -> None:
+        """See to it that a restart finds what is held here: files that are gone are written again.
+
+        Raises UnavailableError where that can't be, or another file is there.
+        """
+        found = self._place.look()
+        if found is AtPath.OURS:
+            self.refusing = ""
+            return
+        try:
+            if found is AtPath.OTHER:
+                raise UnavailableError(another(self.path))
+            former, self._database = self._database, write_again(self._database, self._place)
+        except StoreError as error:
+            if self.refusing != str(error):
+                log.error("the store is not in its place; changes are refused", extra={"problem": str(error)})
+            self.refusing = str(error)
+            raise UnavailableError(str(error)) from error
+        former.close()
+        self._place, self.refusing = Place(self.path), ""
+        log.error("the store was gone from its place and was written again", extra={"path": str(self.path)})
 
     def _write(self, work: Callable[[], T]) -> T:
         """Do the work in one transaction, which leaves nothing if it fails."""
