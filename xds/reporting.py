@@ -5,6 +5,7 @@ from itertools import islice
 
 import structlog
 
+from xds.merged_log import peers_log
 from xds.model.types import short_name
 from xds.protocol.events import Event, Nacked, Refused
 from xds.publishing.changes import Published
@@ -21,7 +22,13 @@ def log_degraded(text: str) -> None:
 
 
 def log_fault(error: Exception) -> None:
-    log.error("a stream was ended by a bug in this server; please report it", error=repr(error), exc_info=error)
+    """Log a bug of ours that ended a stream. Like ones are merged: what causes it once may cause it again and again."""
+    peers_log.error(
+        "a stream was ended by a bug in this server; please report it",
+        kind=type(error).__name__,
+        error=repr(error)[:2_000],
+        exc_info=error,
+    )
 
 
 def log_published(published: Published) -> None:
@@ -30,18 +37,18 @@ def log_published(published: Published) -> None:
 
 
 def log_event(event: Event) -> None:
+    """Log what happened on a stream. Clients cause these, so like ones are merged."""
+    node = event.node_id[:200]
     if isinstance(event, Refused):
-        log.warning("refused", node=event.node_id[:200], status=event.status, message=event.message[:500])
+        peers_log.warning("refused", kind=event.status, node=node, status=event.status, message=event.message[:500])
         return
-    about = {
-        "node": event.node_id[:200],
-        "group": event.group,
-        "type": short_name(event.type_url),
-        "nonce": event.nonce,
-    }
+    about = {"node": node, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
+    kind = (event.group, event.type_url)
     if isinstance(event, Nacked):
         names = list(islice(event.resources, 20))
         count = len(event.resources)
-        log.warning("nack", **about, message=event.message[:2_000], resources=names, resource_count=count)
+        peers_log.warning(
+            "nack", kind=kind, **about, message=event.message[:2_000], resources=names, resource_count=count
+        )
     else:
-        log.warning("no answer", **about, waited_s=round(event.waited_s, 1))
+        peers_log.warning("no answer", kind=kind, **about, waited_s=round(event.waited_s, 1))

@@ -12,6 +12,7 @@ from xds import __version__
 from xds.address import Address
 from xds.config import Settings
 from xds.memory import return_holes
+from xds.merged_log import peers_log
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.types import TYPE_PREFIX
@@ -132,6 +133,7 @@ class Streams:
         if self._dispatcher is not None:
             self._dispatcher.stop()
             self._dispatcher = None
+        peers_log.flush()
 
     # --- The transport ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,89 @@
+"""Log lines that clients cause: the first few of a kind are logged, the others counted."""
+
+import asyncio
+from typing import Any
+
+from xds.merged_log import MergedLog
+
+
+class Lines:
+    """Takes lines as a structlog logger does."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+        self.now = 0.0
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.lines.append(("warning", event, fields))
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.lines.append(("error", event, fields))
+
+    def take(self) -> list[tuple[str, str, dict[str, Any]]]:
+        taken, self.lines = self.lines, []
+        return taken
+
+
+def merged(**options: Any) -> tuple[Lines, MergedLog]:
+    lines = Lines()
+    return lines, MergedLog(lines, clock=lambda: lines.now, **options)
+
+
+def test_the_first_lines_of_a_kind_are_logged_as_they_come_and_the_others_counted() -> None:
+    lines, log = merged(lines_max=2)
+    for number in range(100_000):
+        log.warning("refused", node=number)
+    assert lines.take() == [("warning", "refused", {"node": 0}), ("warning", "refused", {"node": 1})]
+    lines.now = 60.0
+    log.warning("refused", node="next")
+    assert lines.take() == [
+        ("warning", "refused", {"node": 99_999, "count": 99_998}),
+        ("warning", "refused", {"node": "next"}),
+    ]
+
+
+def test_kinds_are_merged_apart() -> None:
+    lines, log = merged(lines_max=1)
+    log.warning("nack", kind="CDS", n=1)
+    log.warning("nack", kind="CDS", n=2)
+    log.warning("nack", kind="LDS", n=3)
+    log.error("nack", kind="EDS", n=4)
+    assert [fields["n"] for _, _, fields in lines.take()] == [1, 3, 4]
+    log.flush()
+    assert lines.take() == [("warning", "nack", {"n": 2, "count": 1})]
+
+
+def test_few_lines_are_all_logged_and_nothing_follows() -> None:
+    lines, log = merged(lines_max=3)
+    for number in range(3):
+        log.warning("refused", node=number)
+    assert len(lines.take()) == 3
+    log.flush()
+    lines.now = 1_000.0
+    log.flush()
+    assert lines.take() == []
+
+
+def test_kinds_are_bounded_and_what_is_dropped_is_told() -> None:
+    lines, log = merged(lines_max=1, kinds_max=10)
+    for number in range(1_000):
+        log.warning("refused", kind=number, n=number)
+        log.warning("refused", kind=number, n=number)
+    assert len(log._windows) == 10
+    log.flush()
+    assert sum(fields.get("count", 1) for _, _, fields in lines.take()) == 2_000
+
+
+def test_a_window_ends_by_itself_where_an_event_loop_runs() -> None:
+    lines = Lines()
+    log = MergedLog(lines, lines_max=1, window_s=0.05)
+
+    async def run() -> None:
+        for number in range(3):
+            log.warning("refused", n=number)
+        async with asyncio.timeout(5):
+            while len(lines.lines) < 2:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert [fields for _, _, fields in lines.take()] == [{"n": 0}, {"n": 2, "count": 2}]
