@@ -286,6 +286,18 @@ def test_files_are_written_where_only_their_owner_can_read_them() -> None:
     no_problems(wrong, "Make it by xds/private_files.py: what we write holds keys, names of nodes, and tokens.")
 
 
+def test_resources_leave_the_api_by_one_door() -> None:
+    doors = {"xds.schema.show", "xds.schema.wrapping.as_any", "xds.schema.wrapping.wrapped_json", "xds.schema.redact"}
+    wrong = [
+        f"{module.at(found.line)}: {found.target}"
+        for module in modules()
+        if module.part == "api" and module.name != "api.shown"
+        for found in imports(module)
+        if any(f"{found.target}.".startswith(f"{door}.") for door in doors)
+    ]
+    no_problems(wrong, "Show resources by xds.api.shown, which hides secrets unless they are asked for.")
+
+
 def test_functions_are_short() -> None:
     long = {
         name: f"{module.at(node.lineno)}: {name} has {length} lines"

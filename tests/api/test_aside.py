@@ -70,7 +70,7 @@ async def test_the_event_loop_goes_on_while_a_large_body_is_read_and_a_large_ans
         assert (answer.status_code, len(turns.at_calls)) == (200, len(MANY))
         assert turns.take_between_first_and_last() > 0
 
-        monkeypatch.setattr(answers, "to_json", turns.watched(answers.to_json))
+        monkeypatch.setattr(answers, "resource_json", turns.watched(answers.resource_json))
         answer = await api.get("/v1/groups/default/snapshot")
         assert [each["name"] for each in answer.json()["resources"]] == sorted(each["name"] for each in MANY)
         assert turns.take_between_first_and_last() > 0

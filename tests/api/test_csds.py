@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
-from support.resources import CLUSTER, ENDPOINTS, assignment, cluster, secret
+from support.resources import CLUSTER, ENDPOINTS, assignment, cluster, keyed_cluster, secret
 from support.wire import DeltaClient
 
 from xds import ControlPlane, Settings
@@ -66,6 +66,17 @@ async def test_a_node_is_shown_with_what_it_accepted_rejected_and_misses(control
     assert by_type[ENDPOINTS].error_state.details == "no good"
     assert by_type[CLUSTER].xds_config.type_url == CLUSTER
     assert not by_type[SECRET].HasField("xds_config")
+
+
+async def test_a_key_inside_a_cluster_is_not_shown() -> None:
+    serving = ControlPlane(Settings(listen="127.0.0.1:0", admin="off", csds=True))
+    serving.apply(upsert=[keyed_cluster("keyed", "hush")])
+    async with serving, DeltaClient(serving.address.port, node_id="n1") as client:
+        await client.subscribe(CLUSTER)
+        await client.next()
+        [config] = (await ask(serving)).config
+    [generic] = config.generic_xds_configs
+    assert (b"hush" in generic.xds_config.value, b"[redacted]" in generic.xds_config.value) == (False, True)
 
 
 async def test_node_matchers_choose_and_unsupported_ones_are_refused(control_plane: ControlPlane) -> None:

@@ -95,13 +95,13 @@ async def test_rules_are_read_and_replaced(api_server) -> None:
         assert await client.rules() == rules
 
 
-async def test_secrets_are_hidden_where_that_is_asked_for(api_server) -> None:
+async def test_secrets_are_hidden_unless_they_are_asked_for(api_server) -> None:
     secret = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         "name": "s",
         "generic_secret": {"secret": {"inline_string": "hush"}},
     }
-    async with api_server() as server, server.client() as shown, server.client(redact=True) as hidden:
+    async with api_server() as server, server.client(redact=False) as shown, server.client() as hidden:
         await shown.apply(upsert=[secret])
         assert "hush" in str(await shown.snapshot())
         assert "hush" not in str([await hidden.snapshot(), await hidden.get("secrets", "s"), await hidden.diff(0)])

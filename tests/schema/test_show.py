@@ -8,7 +8,7 @@ import pytest
 from xds.model import types
 from xds.model.problem import Problem
 from xds.schema.ingest import ingest
-from xds.schema.show import to_json
+from xds.schema.show import redacted, to_json
 
 Rejected = Callable[..., list[Problem]]
 
@@ -101,8 +101,8 @@ def test_resource_is_shown_as_it_was_given() -> None:
 def test_secret_is_hidden_unless_asked_for(value: dict[str, Any], shown: dict[str, Any]) -> None:
     resource = ingest(SECRET | value)
 
-    assert to_json(resource) == SECRET | shown
-    assert to_json(resource, redact=False) == SECRET | value
+    assert to_json(redacted(resource)) == SECRET | shown
+    assert to_json(resource) == SECRET | value
 
 
 def test_secret_inside_a_typed_config_is_hidden() -> None:
@@ -112,13 +112,13 @@ def test_secret_inside_a_typed_config_is_hidden() -> None:
     }
     value = {"@type": types.CLUSTER, "name": "a", "transport_socket": {"name": "tls", "typed_config": context}}
 
-    assert "secret" not in str(to_json(ingest(value)))
-    assert to_json(ingest(value), redact=False) == value
+    assert "secret" not in str(to_json(redacted(ingest(value))))
+    assert to_json(ingest(value)) == value
 
 
 def test_redacted_secret_is_not_taken_back(rejected: Rejected) -> None:
-    shown = to_json(ingest(SECRET | {"generic_secret": {"secret": {"inline_string": "a"}}}))
-    shown_bytes = to_json(ingest(SECRET | {"generic_secret": {"secret": {"inline_bytes": "YQ=="}}}))
+    shown = to_json(redacted(ingest(SECRET | {"generic_secret": {"secret": {"inline_string": "a"}}})))
+    shown_bytes = to_json(redacted(ingest(SECRET | {"generic_secret": {"secret": {"inline_bytes": "YQ=="}}})))
 
     assert [(problem.field, problem.what) for problem in rejected(shown)] == [
         (
@@ -148,6 +148,6 @@ def test_redacted_secret_is_not_taken_back(rejected: Rejected) -> None:
 def test_message_of_an_unknown_type_is_shown_as_bytes_if_asked_for(value: dict[str, Any]) -> None:
     resource = ingest(value, name="a", allow_unknown_types=True)
 
-    shown = to_json(resource, redact=False)
+    shown = to_json(resource)
     assert shown.get("resource", shown) == value, "a message that is not known can't be known to say its name"
-    assert UNKNOWN["value"] not in str(to_json(resource))
+    assert UNKNOWN["value"] not in str(to_json(redacted(resource)))

@@ -6,6 +6,7 @@ is fresh: tests may change it.
 
 import copy
 import json
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,19 @@ def secret(name: str, cert: str, key: str) -> Json:
     """Return a certificate with its private key, both as PEM text."""
     pair = {"certificate_chain": {"inline_string": cert}, "private_key": {"inline_string": key}}
     return {"@type": SECRET, "name": name, "tls_certificate": pair}
+
+
+def keyed_cluster(name: str, key: str) -> Json:
+    """Return a cluster whose client certificate has its private key inline, twice: as text and as bytes."""
+    pairs = [
+        {"private_key": {"inline_string": key}},
+        {"private_key": {"inline_bytes": b64encode(key.encode()).decode()}},
+    ]
+    context = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {"tls_certificates": pairs},
+    }
+    return static_cluster(name, 1) | {"transport_socket": {"name": "tls", "typed_config": context}}
 
 
 def validation_secret(name: str, ca: str) -> Json:

@@ -6,13 +6,13 @@ from typing import Any
 
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.operations import Difference, UnknownNodeError, UnknownResourceError
+from xds.api.shown import resource_json
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.summary import NodesFound, NodeSummary, TypeSummary
 from xds.publishing.changes import KeptElsewhereError, Published, UnknownGroupError
-from xds.schema.show import to_json
 from xds.store.entries import Head, Key, Stored
 from xds.store.errors import (
     CompactedError,
@@ -107,18 +107,18 @@ def _name(key: Key) -> dict[str, str]:
     return {"type": short_name(key.type_url), "name": key.name}
 
 
-def resources_json(resources: Iterable[Resource], *, redact: bool) -> list[dict[str, Any]]:
+def resources_json(resources: Iterable[Resource], *, secrets: bool) -> list[dict[str, Any]]:
     """Return resources as ``ingest`` takes them."""
-    return [to_json(each, redact=redact) for each in resources]
+    return [resource_json(each, secrets=secrets) for each in resources]
 
 
-def difference_json(difference: Difference) -> dict[str, Any]:
-    """Return a difference; ``before`` or ``after`` is missing where the resource is. Secrets are hidden."""
+def difference_json(difference: Difference, *, secrets: bool) -> dict[str, Any]:
+    """Return a difference; ``before`` or ``after`` is missing where the resource is."""
     told: dict[str, Any] = {"type": short_name(difference.key.type_url), "name": difference.key.name}
     if difference.before is not None:
-        told["before"] = to_json(difference.before)
+        told["before"] = resource_json(difference.before, secrets=secrets)
     if difference.after is not None:
-        told["after"] = to_json(difference.after)
+        told["after"] = resource_json(difference.after, secrets=secrets)
     return told
 
 

@@ -1,6 +1,7 @@
 """CSDS: which node has what, for tools that ask by gRPC. It does not know how streams work.
 
-Source: ``envoy.service.status.v3.ClientStatusDiscoveryService``. Secrets' bodies are never shown.
+Source: ``envoy.service.status.v3.ClientStatusDiscoveryService``. Secrets are never shown: secret resources have no body
+here, and those of others are redacted.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from xds.api.shown import resource_body
 from xds.model.types import SECRET
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
@@ -104,7 +106,7 @@ class ClientStatusService:
         for generic in config.generic_xds_configs:
             resource = snapshot.view(generic.type_url).get(generic.name)
             if resource is not None and resource.version == generic.version_info and generic.type_url != SECRET:
-                generic.xds_config.ParseFromString(resource.body)
+                generic.xds_config.ParseFromString(resource_body(resource, secrets=False))
 
 
 def missing_worker(worker: str) -> bytes:

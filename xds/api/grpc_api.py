@@ -29,12 +29,12 @@ from xds.api.messages import (
 )
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rules import rules_of
+from xds.api.shown import resource_any
 from xds.api.tokens import Token
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.protocol.summary import NodesQuery, NodeState
 from xds.publishing.changes import Published
 from xds.schema.quick import ingest_encoded
-from xds.schema.wrapping import as_any
 from xds.sources.groups_file import groups_json
 
 log = structlog.get_logger("xds")
@@ -194,18 +194,22 @@ class GrpcApi:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.resource.type)
         found = await self._operations.resource(request.group, type_url, request.resource.name, revision)
-        return as_any(found)
+        return resource_any(found, secrets=request.secrets)
 
     async def _get_snapshot(self, request: Any) -> Any:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.type) if request.type else None
         found = await self._operations.snapshot(request.group, revision, type_url)
-        return await aside(found.size_bytes, lambda: snapshot_message(found, self._operations.epoch))
+        return await aside(
+            found.size_bytes, lambda: snapshot_message(found, self._operations.epoch, secrets=request.secrets)
+        )
 
     async def _diff(self, request: Any) -> Any:
         to = request.to if request.HasField("to") else None
         found = await self._operations.diff(request.group, getattr(request, "from"), to)
-        differences = await aside(sum(each.size_bytes for each in found), lambda: [*map(difference_message, found)])
+        size_bytes = sum(each.size_bytes for each in found)
+        told = partial(difference_message, secrets=request.secrets)
+        differences = await aside(size_bytes, lambda: [*map(told, found)])
         return pb.Differences(differences=differences)
 
     async def _history(self, request: Any) -> Any:
@@ -220,7 +224,7 @@ class GrpcApi:
         try:
             await self._operations.must_be_kept(request.after)
             async for stored in self._operations.watch(request.after):
-                yield await aside(stored.entry.size_bytes, partial(event_message, stored))
+                yield await aside(stored.entry.size_bytes, partial(event_message, stored, secrets=request.secrets))
         except EXPECTED as error:
             await _abort(context, error)
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from xds._generated import snapshots_pb2 as pb
 from xds.api.operations import Difference, GroupInfo, Snapshot
+from xds.api.shown import resource_any
 from xds.model.problem import Problem
 from xds.model.types import short_name
 from xds.protocol.summary import NodeSummary
 from xds.publishing.changes import Published
 from xds.schema.restore import restore
-from xds.schema.wrapping import as_any
 from xds.store.entries import Head, Key, Stored, head_of
 
 PROBLEMS_BYTES_MAX = 3_500
@@ -44,19 +44,19 @@ def problems_message(problems: Iterable[Problem]) -> Any:
     return message
 
 
-def snapshot_message(snapshot: Snapshot, epoch: str) -> Any:
+def snapshot_message(snapshot: Snapshot, epoch: str, *, secrets: bool) -> Any:
     """Return what a group has at a revision."""
-    resources = [as_any(each) for each in snapshot.resources]
+    resources = [resource_any(each, secrets=secrets) for each in snapshot.resources]
     return pb.Snapshot(revision=snapshot.revision, resources=resources, epoch=epoch)
 
 
-def difference_message(difference: Difference) -> Any:
+def difference_message(difference: Difference, *, secrets: bool) -> Any:
     """Return a difference."""
     before, after = difference.before, difference.after
     return pb.Difference(
         resource=_name(difference.key),
-        before=None if before is None else as_any(before),
-        after=None if after is None else as_any(after),
+        before=None if before is None else resource_any(before, secrets=secrets),
+        after=None if after is None else resource_any(after, secrets=secrets),
     )
 
 
@@ -72,13 +72,13 @@ def revision_message(head: Head) -> Any:
     )
 
 
-def event_message(stored: Stored) -> Any:
+def event_message(stored: Stored, *, secrets: bool) -> Any:
     """Return a change with all that it does."""
     operations = [
         pb.Operation(
             group=key.group,
             resource=_name(key),
-            set=None if encoded is None else as_any(restore(key.type_url, encoded)),
+            set=None if encoded is None else resource_any(restore(key.type_url, encoded), secrets=secrets),
         )
         for key, encoded in stored.entry.operations.items()
     ]

@@ -33,13 +33,12 @@ from xds.api.messages import snapshot_message
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
 from xds.api.rules import rules_of
+from xds.api.shown import resource_any, resource_json
 from xds.api.tokens import Token
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
 from xds.protocol.summary import NODES_MAX, NodesQuery, NodeState
 from xds.publishing.changes import Change
-from xds.schema.show import to_json
-from xds.schema.wrapping import as_any
 from xds.sources.groups_file import groups_json
 from xds.store.entries import Stored
 from xds.store.errors import ConflictError
@@ -211,9 +210,9 @@ class _Rest:
 
             def answer() -> Response:
                 if bodies.PROTOBUF in accepted:
-                    message = snapshot_message(found, epoch)
+                    message = snapshot_message(found, epoch, secrets=not redact)
                     return Response(message.SerializeToString(), media_type=bodies.PROTOBUF)
-                resources = resources_json(found.resources, redact=redact)
+                resources = resources_json(found.resources, secrets=not redact)
                 content = {"group": group, "revision": found.revision, "epoch": epoch, "resources": resources}
                 return _answer_in(accepted, content)
 
@@ -226,10 +225,10 @@ class _Rest:
             found: Resource = await self._operations.resource(group, bodies.known_type(word), name, revision)
             accepted = request.headers.get("accept", "")
             if bodies.PROTOBUF in accepted:
-                body = as_any(found)
+                body = resource_any(found, secrets=not redact)
                 media_type = f'{bodies.PROTOBUF}; messageType="{body.type_url.removeprefix(TYPE_PREFIX)}"'
                 return Response(body.value, media_type=media_type)
-            return _answer_in(accepted, to_json(found, redact=redact), {"x-xds-version": found.version})
+            return _answer_in(accepted, resource_json(found, secrets=not redact), {"x-xds-version": found.version})
 
     # --- History -----------------------------------------------------------------------------------------------------
 
@@ -240,11 +239,12 @@ class _Rest:
             request: Request,
             before: Annotated[int, Query(alias="from", ge=0, le=2**63 - 1)],
             after: Annotated[int | None, Query(alias="to", ge=0, le=2**63 - 1)] = None,
+            redact: Redact = True,
         ) -> Response:
             """Return what a group's resources differ in between two revisions, or since one."""
             found = await self._operations.diff(_within(request)[1], before, after)
             size_bytes = sum(each.size_bytes for each in found)
-            told = await aside(size_bytes, lambda: [difference_json(each) for each in found])
+            told = await aside(size_bytes, lambda: [difference_json(each, secrets=not redact) for each in found])
             return self._told({"differences": told})
 
         @app.get("/v1/revisions")

@@ -62,7 +62,8 @@ class Client:
 
     ``token`` is what the server's token file holds. ``tls_ca`` is a PEM file of the CAs that its certificate is
     checked by; with it the connection is encrypted. A change whose outcome a lost connection leaves open is tried
-    again with its id, for ``patience_s``. With ``redact`` secrets in what is returned read ``[redacted]``.
+    again with its id, for ``patience_s``. Secrets in what is returned read
+    ``[redacted]``, unless ``redact`` is False.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class Client:
         token: str = "",
         tls_ca: Path | None = None,
         patience_s: float = 10.0,
-        redact: bool = False,
+        redact: bool = True,
     ) -> None:
         self._address = address
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._tls_ca = tls_ca
         self._patience_s = patience_s
-        self._redact = redact
+        self._secrets = not redact
         self._stack = AsyncExitStack()
         self._channel: aio.Channel | None = None
 
@@ -202,23 +203,23 @@ class Client:
 
     async def get(self, type: str, name: str, *, group: str = DEFAULT_GROUP, revision: int | None = None) -> Json:  # noqa: A002
         """Return one resource that a group has itself. Raises NotFoundError."""
-        request = pb.ResourceRequest(group=group, resource=pb.ResourceName(type=type, name=name), revision=revision)
-        return json_of(await self._call("GetResource", request, AnyMessage), redact=self._redact)
+        request = pb.ResourceRequest(
+            group=group, resource=pb.ResourceName(type=type, name=name), revision=revision, secrets=self._secrets
+        )
+        return json_of(await self._call("GetResource", request, AnyMessage))
 
     async def snapshot(self, group: str = DEFAULT_GROUP, *, revision: int | None = None, type: str = "") -> Snapshot:  # noqa: A002
         """Return all that a group has itself, now or at a revision."""
-        request = pb.SnapshotRequest(group=group, revision=revision, type=type)
+        request = pb.SnapshotRequest(group=group, revision=revision, type=type, secrets=self._secrets)
         found = await self._call("GetSnapshot", request, pb.Snapshot)
-        return Snapshot(
-            found.revision, found.epoch, tuple(json_of(each, redact=self._redact) for each in found.resources)
-        )
+        return Snapshot(found.revision, found.epoch, tuple(json_of(each) for each in found.resources))
 
     async def diff(self, before: int, after: int | None = None, *, group: str = DEFAULT_GROUP) -> list[Difference]:
         """Return what two revisions of a group differ in."""
-        fields: dict[str, Any] = {"group": group, "from": before, "to": after}  # `from` is a word of Python's
-        request = pb.DiffRequest(**fields)
+        fields: dict[str, Any] = {"from": before, "to": after}  # `from` is a word of Python's
+        request = pb.DiffRequest(group=group, secrets=self._secrets, **fields)
         found = await self._call("Diff", request, pb.Differences)
-        return [difference_of(each, redact=self._redact) for each in found.differences]
+        return [difference_of(each) for each in found.differences]
 
     async def history(self, *, limit: int = 100, before: int | None = None) -> list[Revision]:
         """Return the newest changes, newest first."""
@@ -235,10 +236,10 @@ class Client:
             SERVICE + "Watch",
             request_serializer=pb.WatchRequest.SerializeToString,
             response_deserializer=pb.Event.FromString,
-        )(pb.WatchRequest(after=after), metadata=self._metadata)
+        )(pb.WatchRequest(after=after, secrets=self._secrets), metadata=self._metadata)
         try:
             async for message in call:
-                yield event_of(message, redact=self._redact)
+                yield event_of(message)
         except aio.AioRpcError as error:
             raise error_of(error) from None
         finally:

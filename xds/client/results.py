@@ -129,9 +129,9 @@ def name_of(message: Any) -> Name:
     return Name(message.type, message.name)
 
 
-def json_of(message: Any, *, redact: bool) -> Json:
+def json_of(message: Any) -> Json:
     """Return the resource in a ``google.protobuf.Any``."""
-    return to_json(ingest((message.type_url, message.value), allow_unknown_types=True), redact=redact)
+    return to_json(ingest((message.type_url, message.value), allow_unknown_types=True, allow_redacted=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +152,15 @@ def revision_of(message: Any) -> Revision:
     return Revision(message.revision, message.id, message.author, message.message, at, message.operations)
 
 
-def difference_of(message: Any, *, redact: bool) -> Difference:
-    before = json_of(message.before, redact=redact) if message.HasField("before") else None
-    after = json_of(message.after, redact=redact) if message.HasField("after") else None
+def difference_of(message: Any) -> Difference:
+    before = json_of(message.before) if message.HasField("before") else None
+    after = json_of(message.after) if message.HasField("after") else None
     return Difference(name_of(message.resource), before, after)
 
 
-def event_of(message: Any, *, redact: bool) -> Event:
+def event_of(message: Any) -> Event:
     operations = tuple(
-        Operation(
-            each.group, name_of(each.resource), json_of(each.set, redact=redact) if each.HasField("set") else None
-        )
+        Operation(each.group, name_of(each.resource), json_of(each.set) if each.HasField("set") else None)
         for each in message.operations
     )
     return Event(revision_of(message.revision), operations)

@@ -16,9 +16,10 @@ UNKNOWN_FIELDS_SHOWN_MAX = 20
 class Findings:
     """What one walk has found. ``bytes_trails`` are bytes fields that are set, for whoever knows their JSON text."""
 
-    __slots__ = ("allow_unknown_types", "bytes_trails", "problems", "references")
+    __slots__ = ("allow_redacted", "allow_unknown_types", "bytes_trails", "problems", "references")
 
-    def __init__(self, *, allow_unknown_types: bool = False) -> None:
+    def __init__(self, *, allow_unknown_types: bool = False, allow_redacted: bool = False) -> None:
+        self.allow_redacted = allow_redacted
         self.allow_unknown_types = allow_unknown_types
         self.problems: list[Finding] = []
         self.references: dict[tuple[str, str], Reference] = {}

@@ -18,6 +18,7 @@ from xds.schema.parcel import Parcel, Unpacker
 from xds.schema.paths import Finding, Path, dotted, locate, path_of, value_at
 from xds.schema.plan import CHECK, REFERENCES, Plans
 from xds.schema.pool import load_schema
+from xds.schema.redact import REDACTED_BYTES, find_placeholders
 from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
 
 RESOURCE_BYTES_MAX = 4 * 1024 * 1024
@@ -37,6 +38,7 @@ def ingest(
     source: str = "",
     line_of: Callable[[Path], int] | None = None,
     allow_unknown_types: bool = False,
+    allow_redacted: bool = False,
     resource_bytes_max: int = RESOURCE_BYTES_MAX,
 ) -> Resource:
     """Check and encode one resource, or raise ChangesetRejectedError with *every* problem it has.
@@ -48,7 +50,8 @@ def ingest(
 
     ``source`` is the file the item was read from and ``line_of`` maps a path of keys and indexes in it to a line; it is
     only asked for paths that exist. With ``allow_unknown_types`` messages the schema lacks pass unchecked, as they are:
-    in bytes, or in JSON as ``{"@type": …, "value": <base64>}``.
+    in bytes, or in JSON as ``{"@type": …, "value": <base64>}``. What stands for a secret that was not shown is a
+    problem, unless ``allow_redacted`` says that the resource is only to be shown once more.
 
     Equal content gives an equal ``version`` and equal bytes in whatever form it comes, on any machine. ``item`` itself
     stays as it is, but for the place of ``@type`` among the keys of nested typed configs.
@@ -58,7 +61,8 @@ def ingest(
     try:
         parcel = unpacker.unpack(item, type_url)
         intake.note(unpacker.problems, ())
-        resource = intake.read(parcel, name or "", allow_unknown_types, resource_bytes_max)
+        found = Findings(allow_unknown_types=allow_unknown_types, allow_redacted=allow_redacted)
+        resource = intake.read(parcel, name or "", found, resource_bytes_max)
     except RecursionError:
         intake.note([Finding((), "is nested too deeply to be read")], ())
         resource = None
@@ -95,13 +99,12 @@ class _Intake:
         """Take in findings whose paths start at ``place`` of the document."""
         self._noted += [(finding, place) for finding in findings]
 
-    def read(self, parcel: Parcel, name: str, allow_unknown_types: bool, bytes_max: int) -> Resource | None:
+    def read(self, parcel: Parcel, name: str, found: Findings, bytes_max: int) -> Resource | None:
         """Read, check, name and encode what a parcel holds; None if there is any problem."""
         type_url = types.TYPE_PREFIX + parcel.full_name
         self._subject = (type_url, _name_written(parcel, type_url) or parcel.name or name)
         if not parcel.full_name or self._is_too_large(len(parcel.data), bytes_max):
             return None
-        found = Findings(allow_unknown_types=allow_unknown_types)
         value, inner_name = _content(parcel, type_url, found)
         self._subject = (type_url, inner_name or parcel.name or name)
         chosen = _choose_name(type_url, inner_name, parcel.name, name, found) if value is not None else ""
@@ -156,6 +159,8 @@ def _content(parcel: Parcel, type_url: str, found: Findings) -> tuple[bytes | No
         found.problems += refused
         return None, _name_written(parcel, type_url)
     value = plans.canonical(message, CHECK | REFERENCES, None, found)
+    if REDACTED_BYTES in value and not found.allow_redacted:
+        find_placeholders(plans.schema, message, found)
     if parcel.json is not None:
         _check_base64(parcel.json, found)
     if refused:

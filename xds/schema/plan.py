@@ -22,13 +22,8 @@ CHECK, REFERENCES = 1, 2
 OPAQUE = "/" + pool.BYTES_VALUE
 """Appended to an unknown type URL by ``diagnose`` when such types may pass: the value is then bytes as BytesValue."""
 
-REDACTED = "[redacted]"
-"""What stands for a secret when a resource is shown; a resource that holds it would destroy the secret."""
-
 TYPED_CONFIG_STEPS_MAX = 100
 """Keys and indexes above a typed config. Each is a message tree of its own to protobuf, which limits only one tree."""
-
-_DATA_SOURCE_TEXT = "envoy.config.core.v3.DataSource.inline_string"
 
 
 class Plan:
@@ -232,12 +227,7 @@ class _FieldCompiler:
         check = rules.value_check(ruled, field) if ruled is not None else None
         if field.type == FieldDescriptor.TYPE_BYTES:
             return _bytes_noted(check)
-        if field.type == FieldDescriptor.TYPE_STRING and self._mode & CHECK and self._may_be_placeholder(field):
-            return _checked(_unless_redacted(check))
         return _checked(check) if check is not None else None
-
-    def _may_be_placeholder(self, field: FieldDescriptor) -> bool:
-        return field.full_name == _DATA_SOURCE_TEXT or self._plans.schema.is_sensitive(field)
 
     def _any(self, ruled: Any | None, field: FieldDescriptor) -> Visit:
         plans, mode = self._plans, self._mode
@@ -358,12 +348,3 @@ def _bytes_noted(check: rules.Check | None) -> Visit:
             found.add(trail, what)
 
     return visit
-
-
-def _unless_redacted(check: rules.Check | None) -> rules.Check:
-    def with_placeholder(value: Any) -> str | None:
-        if value == REDACTED:
-            return f"is {REDACTED}, which stands for a secret that was not shown; give the secret itself"
-        return check(value) if check is not None else None
-
-    return with_placeholder

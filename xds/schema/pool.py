@@ -49,6 +49,7 @@ class Schema:
         self._classes: dict[str, type[Message]] = {}
         self._rules = self.pool.FindExtensionByName("validate.rules")
         self._sensitive = self.pool.FindExtensionByName("udpa.annotations.sensitive")
+        self._sensitive_fields: dict[str, bool] = {}
         self._names: tuple[str, ...] = ()
 
     def _add_typed_structs(self, present: set[str]) -> None:
@@ -132,7 +133,11 @@ class Schema:
 
     def is_sensitive(self, field: FieldDescriptor) -> bool:
         """Say whether the field is marked ``udpa.annotations.sensitive``: never to be shown to people."""
-        return bool(self._options("google.protobuf.FieldOptions", field).Extensions[self._sensitive])
+        known = self._sensitive_fields.get(field.full_name)
+        if known is None:
+            known = bool(self._options("google.protobuf.FieldOptions", field).Extensions[self._sensitive])
+            self._sensitive_fields[field.full_name] = known
+        return known
 
     def is_required(self, oneof: OneofDescriptor) -> bool:
         """Say whether ``validate.required`` asks for one member of the oneof."""

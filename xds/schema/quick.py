@@ -14,6 +14,7 @@ from xds.schema.decode import Findings
 from xds.schema.ingest import RESOURCE_BYTES_MAX, ingest, load_plans
 from xds.schema.names import NAMED_INSIDE, name_field
 from xds.schema.plan import CHECK, REFERENCES, Plan
+from xds.schema.redact import REDACTED_BYTES
 from xds.schema.wire import encode_any, encode_resource
 
 
@@ -30,6 +31,8 @@ def ingest_encoded(type_url: str, value: bytes) -> Resource:
 
 
 def _taken_as_it_is(type_url: str, value: bytes) -> Resource | None:
+    if len(value) > RESOURCE_BYTES_MAX or REDACTED_BYTES in value:
+        return None
     kind = _type(type_url)
     try:
         message = kind.message_class.FromString(value)

@@ -84,19 +84,23 @@ def labelled(resource: Resource, version: str) -> Resource:
     """
     if is_content_hash(version):
         raise ValueError(f"{version!r} reads like a content hash")
-    wrapper: Any = xds_wire_pb2.Resource.FromString(resource.encoded)
-    wrapper.version = version
-    body = resource.body
-    ttl_nanos = _ttl_nanos(wrapper)
+    return replace(_encoded_anew(resource, resource.body, version), version=version, labelled=True)
+
+
+def with_body(resource: Resource, body: bytes) -> Resource:
+    """Return the resource with another encoded ``Any``, under the version that it has."""
+    return _encoded_anew(resource, body, resource.version)
+
+
+def _encoded_anew(resource: Resource, body: bytes, version: str) -> Resource:
+    ttl_nanos = _ttl_nanos(xds_wire_pb2.Resource.FromString(resource.encoded))
     wire = encode_resource(body, resource.name, ttl_nanos=ttl_nanos, aliases=resource.aliases, version=version)
     return replace(
         resource,
-        version=version,
         encoded=wire.encoded,
         body_start=wire.body_start,
         body_end=wire.body_end,
         heartbeat=wire.heartbeat,
-        labelled=True,
     )
 
 

@@ -1,5 +1,6 @@
-"""A resource back in Envoy's JSON form, for people: secrets hidden. It does not know how people look at it."""
+"""A resource for people: without its secrets, and in Envoy's JSON form. It does not know how people look at it."""
 
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,28 +9,35 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from xds.model.resource import Resource
 from xds.schema import pool
-from xds.schema.plan import OPAQUE, REDACTED
+from xds.schema.plan import OPAQUE
 from xds.schema.pool import Schema, load_schema
+from xds.schema.redact import REDACTED, REDACTED_BYTES, redact
+from xds.schema.restore import with_body
 from xds.schema.wrapping import needs_wrapper, wrapped_json
 
-_DATA_SOURCE = "envoy.config.core.v3.DataSource"
-_INLINE = ("inline_bytes", "inline_string")
+_PLACEHOLDER = b64encode(REDACTED_BYTES).decode()
 
 
-def to_json(resource: Resource, *, redact: bool = True) -> dict[str, Any]:
+def redacted(resource: Resource) -> Resource:
+    """Return the resource with ``[redacted]`` for each secret, under the version of what it was made from.
+
+    What is secret is said in ``xds.schema.redact``. ``ingest`` refuses such a placeholder.
+    """
+    schema = load_schema()
+    body: Any = schema.message_class(pool.ANY).FromString(resource.body)
+    return with_body(resource, body.SerializeToString(deterministic=True)) if redact(schema, body) else resource
+
+
+def to_json(resource: Resource) -> dict[str, Any]:
     """Return a resource as a dict with ``@type`` and snake_case keys, from which ``ingest`` makes the same one.
 
     What has a TTL, aliases, or a name that its message does not say is in an ``envoy.service.discovery.v3.Resource``.
-
-    With ``redact`` whatever the API marks sensitive (``udpa.annotations.sensitive``: private keys, passwords, generic
-    secrets, …) reads ``[redacted]``, and so do messages of unknown types, in which anything may be; file names of
-    secrets stay. ``ingest`` refuses a resource with such a placeholder, so a redacted one is never served by mistake.
     """
     schema = load_schema()
     body: Any = schema.message_class(pool.ANY).FromString(resource.body)
     _mark_unknown(schema, body)
     shown = json_format.MessageToDict(body, preserving_proto_field_name=True, descriptor_pool=schema.pool)
-    finished: dict[str, Any] = _Finisher(schema, redact).any(shown, hide=False)
+    finished: dict[str, Any] = _Finisher(schema).any(shown)
     return wrapped_json(resource, finished) if needs_wrapper(resource) else finished
 
 
@@ -64,55 +72,45 @@ def _mark_any(schema: Schema, message: Any) -> None:
 
 
 class _Finisher:
-    """Go over printed JSON beside its descriptors: take marks off unknown types, and hide what is sensitive."""
+    """Go over printed JSON beside its descriptors: take marks off unknown types, and spell placeholders in bytes."""
 
-    def __init__(self, schema: Schema, redact: bool) -> None:
+    def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._redact = redact
 
-    def any(self, value: Mapping[str, Any], *, hide: bool) -> dict[str, Any]:
+    def any(self, value: Mapping[str, Any]) -> dict[str, Any]:
         type_url = value.get("@type", "")
         if type_url.endswith(OPAQUE) and type_url.count("/") > 1:
-            content = REDACTED if self._redact else value["value"]
-            return {"@type": type_url.removesuffix(OPAQUE), "value": content}
+            return {"@type": type_url.removesuffix(OPAQUE), "value": _spelt(value["value"])}
         full_name = type_url.rpartition("/")[2]
         if not full_name:
             return dict(value)
         descriptor = self._schema.descriptor(full_name)
         if full_name in pool.VALUE_IN_ANY:
-            return {"@type": type_url, "value": self._message(descriptor, value["value"], hide=hide)}
+            return {"@type": type_url, "value": self._message(descriptor, value["value"])}
         body = {key: item for key, item in value.items() if key != "@type"}
-        return {"@type": type_url, **self._message(descriptor, body, hide=hide)}
+        return {"@type": type_url, **self._message(descriptor, body)}
 
-    def _message(self, descriptor: Descriptor, value: Any, *, hide: bool) -> Any:
+    def _message(self, descriptor: Descriptor, value: Any) -> Any:
         if descriptor.full_name == pool.ANY:
-            return self.any(value, hide=hide)
+            return self.any(value)
+        if descriptor.full_name == pool.BYTES_VALUE:
+            return _spelt(value)
         if descriptor.full_name in pool.VALUE_IN_ANY:
-            return _hidden(value) if hide else value
-        only = _INLINE if descriptor.full_name == _DATA_SOURCE else ()
-        return {
-            key: self._field(descriptor.fields_by_name[key], item, hide=hide and (not only or key in only))
-            for key, item in value.items()
-        }
+            return value
+        return {key: self._field(descriptor.fields_by_name[key], item) for key, item in value.items()}
 
-    def _field(self, field: FieldDescriptor, value: Any, *, hide: bool) -> Any:
-        hide = hide or (self._redact and self._schema.is_sensitive(field))
+    def _field(self, field: FieldDescriptor, value: Any) -> Any:
+        if field.type == FieldDescriptor.TYPE_BYTES:
+            return [_spelt(item) for item in value] if field.is_repeated else _spelt(value)
         if field.message_type is None:
-            return _hidden(value) if hide else value
+            return value
         if not field.is_repeated:
-            return self._message(field.message_type, value, hide=hide)
+            return self._message(field.message_type, value)
         if not field.message_type.GetOptions().map_entry:
-            return [self._message(field.message_type, item, hide=hide) for item in value]
+            return [self._message(field.message_type, item) for item in value]
         content = field.message_type.fields_by_name["value"]
-        return {key: self._field(content, item, hide=hide) for key, item in value.items()}
+        return {key: self._field(content, item) for key, item in value.items()}
 
 
-def _hidden(value: Any) -> Any:
-    """Hide texts; numbers and truth values say nothing by themselves."""
-    if isinstance(value, str):
-        return REDACTED
-    if isinstance(value, list):
-        return [_hidden(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _hidden(item) for key, item in value.items()}
-    return value
+def _spelt(base64: str) -> str:
+    return REDACTED if base64 == _PLACEHOLDER else base64

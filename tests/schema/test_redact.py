@@ -1,0 +1,171 @@
+"""What is hidden of a message: every field that the API marks sensitive, wherever it stands, and nothing else."""
+
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+
+from xds.model import types
+from xds.model.problem import Problem
+from xds.model.resource import Resource
+from xds.schema.ingest import ingest
+from xds.schema.pool import load_schema
+from xds.schema.quick import ingest_encoded
+from xds.schema.restore import restore
+from xds.schema.show import redacted, to_json
+from xds.schema.wire import encode_any, encode_resource
+from xds.schema.wrapping import as_any
+
+Rejected = Callable[..., list[Problem]]
+
+SCHEMA = load_schema()
+MARK = "hush-hush"
+DATA_SOURCE = "envoy.config.core.v3.DataSource"
+PREFIX = types.TYPE_PREFIX
+
+
+def sensitive_fields() -> list[FieldDescriptor]:
+    fields = [field for name in SCHEMA.message_names() for field in SCHEMA.descriptor(name).fields]
+    return [field for field in fields if SCHEMA.is_sensitive(field)]
+
+
+SENSITIVE = sensitive_fields()
+
+
+def fill(message: Any, field: FieldDescriptor, source: str, depth: int = 0) -> None:
+    """Give a field, and the first levels below it, values that hold the mark."""
+    kind, text = field.message_type, MARK.encode() if field.type == FieldDescriptor.TYPE_BYTES else MARK
+    value = getattr(message, field.name)
+    if kind is not None and kind.GetOptions().map_entry:
+        content = kind.fields_by_name["value"]
+        if content.message_type is not None:
+            fill_all(value["k"], source, depth + 1)
+        elif content.type == FieldDescriptor.TYPE_STRING:
+            value["k"] = MARK
+    elif kind is not None:
+        fill_all(value.add() if field.is_repeated else value, source, depth + 1)
+    elif field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
+        if field.is_repeated:
+            value.append(text)
+        else:
+            setattr(message, field.name, text)
+
+
+def fill_all(message: Any, source: str, depth: int) -> None:
+    message.SetInParent()
+    if message.DESCRIPTOR.full_name == DATA_SOURCE:
+        fill(message, message.DESCRIPTOR.fields_by_name[source], source, depth)
+    elif message.DESCRIPTOR.full_name == "google.protobuf.Any":
+        struct: Any = SCHEMA.message_class("google.protobuf.Struct")()
+        struct.update({"a": [MARK, 1, {"b": MARK}]})
+        message.type_url, message.value = PREFIX + "google.protobuf.Struct", struct.SerializeToString()
+    elif depth < 4:
+        for field in message.DESCRIPTOR.fields:
+            fill(message, field, source, depth)
+
+
+def resource_with(message: Any) -> Resource:
+    """Return an extension config that holds a message, unchecked."""
+    config: Any = SCHEMA.message_class("envoy.config.core.v3.TypedExtensionConfig")(name="e")
+    config.typed_config.type_url = PREFIX + message.DESCRIPTOR.full_name
+    config.typed_config.value = message.SerializeToString(deterministic=True)
+    body = encode_any(types.EXTENSION_CONFIG, config.SerializeToString(deterministic=True))
+    return restore(types.EXTENSION_CONFIG, encode_resource(body, "e").encoded)
+
+
+def forms(resource: Resource) -> Iterator[bytes]:
+    """Yield a resource in every form in which it is shown, with base64 in them undone where it holds the mark."""
+    yield resource.encoded
+    yield resource.body
+    yield as_any(resource).SerializeToString()
+    shown = str(to_json(resource))
+    yield shown.replace(b64encode(MARK.encode()).decode(), MARK).encode()
+
+
+@pytest.mark.parametrize("source", ["inline_string", "inline_bytes"])
+@pytest.mark.parametrize("field", SENSITIVE, ids=lambda field: field.full_name)
+def test_every_field_that_the_api_marks_sensitive_is_hidden_in_every_form(field: Any, source: str) -> None:
+    message: Any = SCHEMA.message_class(field.containing_type.full_name)()
+    fill(message, field, source)
+    resource = resource_with(message)
+    assert all(MARK.encode() in form for form in forms(resource)), "the test's own filling"
+    hidden = redacted(resource)
+    assert not any(MARK.encode() in form for form in forms(hidden))
+    assert "[redacted]" in str(to_json(hidden))
+    assert (hidden.name, hidden.version) == (resource.name, resource.version)
+
+
+@pytest.mark.parametrize("field", SENSITIVE, ids=lambda field: field.full_name)
+def test_no_redacted_field_is_taken_back_as_bytes(field: Any, rejected: Rejected) -> None:
+    message: Any = SCHEMA.message_class(field.containing_type.full_name)()
+    fill(message, field, "inline_bytes")
+    hidden = as_any(redacted(resource_with(message)))
+    problems = rejected((hidden.type_url, hidden.value))
+    assert any("stands for a secret that was not shown" in problem.what for problem in problems)
+    with_others = {problem.what for problem in problems if "stands for a secret" not in problem.what}
+    if not with_others:
+        shown_again = ingest((hidden.type_url, hidden.value), allow_redacted=True)
+        assert as_any(shown_again).value == hidden.value
+
+
+def test_what_is_not_secret_stays_as_it_is_and_costs_no_copy() -> None:
+    secret = {
+        "@type": types.SECRET,
+        "name": "s",
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": "public"},
+            "private_key": {"filename": "/k"},
+            "password": {"environment_variable": "PASSWORD"},
+        },
+    }
+    for value in (secret, {"@type": types.EXTENSION_CONFIG, "name": "e", "typed_config": secret}):
+        resource = ingest(value)
+        assert redacted(resource) is resource
+    headers = [{"header": {"key": "k", "value": "[redacted]"}}]
+    route = {"@type": types.ROUTE, "name": "r", "request_headers_to_add": headers}
+    taken = ingest(route)
+    assert ingest_encoded(types.ROUTE, as_any(taken).value).encoded == taken.encoded, "a header may have any value"
+
+
+def test_what_is_beside_the_message_stays() -> None:
+    wrapper = PREFIX + "envoy.service.discovery.v3.Resource"
+    inner = {"@type": types.SECRET, "name": "s", "generic_secret": {"secret": {"inline_string": MARK}}}
+    resource = ingest({"@type": wrapper, "name": "s", "ttl": "1.5s", "aliases": ["t"], "resource": inner})
+    hidden = redacted(resource)
+    assert (hidden.ttl_s, hidden.aliases, hidden.heartbeat) == (1.5, ("t",), resource.heartbeat)
+    assert not any(MARK.encode() in form for form in forms(hidden))
+
+
+def test_a_message_of_an_unknown_type_is_hidden_whole_and_an_empty_one_is_nothing() -> None:
+    any_class: Any = SCHEMA.message_class("google.protobuf.Any")
+    resource = resource_with(any_class(type_url=PREFIX + "acme.v1.Widget", value=MARK.encode()))
+    assert MARK.encode() not in redacted(resource).encoded
+    empty = resource_with(any_class())
+    assert redacted(empty) is empty
+    assert to_json(empty)["typed_config"] == {"@type": PREFIX + "google.protobuf.Any", "value": {}}
+
+
+def test_bytes_as_a_value_are_hidden_and_spelt_as_a_placeholder() -> None:
+    provider = {"provider_name": "p", "typed_config": {"@type": PREFIX + "google.protobuf.BytesValue", "value": "aA=="}}
+    resource = ingest({"@type": types.SECRET, "name": "s", "tls_certificate": {"private_key_provider": provider}})
+    shown = to_json(redacted(resource))["tls_certificate"]["private_key_provider"]
+    assert shown == {"provider_name": "p", "typed_config": provider["typed_config"] | {"value": "[redacted]"}}
+
+
+def test_a_placeholder_beside_a_secret_that_is_there_is_told_with_its_place(rejected: Rejected) -> None:
+    pair = {
+        "private_key": {"inline_string": "real"},
+        "password": {"inline_string": "[redacted]"},
+        "certificate_chain": {"filename": "/c"},
+    }
+    (problem,) = rejected({"@type": types.SECRET, "name": "s", "tls_certificate": pair})
+    assert problem.field == "tls_certificate.password.inline_string"
+
+
+def test_maps_of_plain_texts_stay() -> None:
+    detector = "envoy.extensions.tracers.opentelemetry.resource_detectors.v3.StaticConfigResourceDetectorConfig"
+    config = {"@type": PREFIX + detector, "attributes": {"a": "b"}}
+    resource = ingest({"@type": types.EXTENSION_CONFIG, "name": "e", "typed_config": config})
+    assert redacted(resource) is resource

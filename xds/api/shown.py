@@ -1,0 +1,28 @@
+"""How a resource leaves the push API: by these functions alone, so that no form of it shows a secret unasked."""
+
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from xds.model.resource import Resource
+from xds.schema.show import redacted, to_json
+from xds.schema.wrapping import as_any
+
+
+def resource_json(resource: Resource, *, secrets: bool) -> dict[str, Any]:
+    """Return a resource in Envoy's JSON form."""
+    return to_json(_shown(resource, secrets))
+
+
+def resource_any(resource: Resource, *, secrets: bool) -> AnyMessage:
+    """Return a resource as a ``google.protobuf.Any``, in its wrapper where it needs one."""
+    return as_any(_shown(resource, secrets))
+
+
+def resource_body(resource: Resource, *, secrets: bool) -> bytes:
+    """Return a resource's encoded ``google.protobuf.Any``, without a wrapper."""
+    return _shown(resource, secrets).body
+
+
+def _shown(resource: Resource, secrets: bool) -> Resource:
+    return resource if secrets else redacted(resource)

@@ -1,0 +1,114 @@
+"""A message without its secrets: the one place that decides what a secret is, whatever form the message is then given.
+
+Secret is what the API marks sensitive (``udpa.annotations.sensitive``: private keys, passwords, generic secrets, …),
+and messages of unknown types, in which anything may be. Of a ``DataSource`` that is what is inline; file names stay,
+and so do numbers, which say nothing by themselves.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from xds.schema import pool
+from xds.schema.decode import Findings
+from xds.schema.paths import MapKey, Trail
+from xds.schema.pool import Schema
+
+REDACTED = "[redacted]"
+"""What stands for a secret when a resource is shown; a resource that holds it would destroy the secret."""
+REDACTED_BYTES = REDACTED.encode()
+
+_DATA_SOURCE = "envoy.config.core.v3.DataSource"
+_INLINE = ("inline_bytes", "inline_string")
+_TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+
+Text = str | bytes
+Leaf = Callable[[Any, Trail], Text]
+"""Given a secret, or what may be one, and where it stands; returns what is to stand there."""
+
+
+def redact(schema: Schema, message: Any) -> bool:
+    """Put a placeholder for each secret in a message; return whether there was any.
+
+    ``ingest`` refuses such a placeholder, so that what was redacted is never served by mistake.
+    """
+    return _Walk(schema, _placeholder).message(message, None, hide=False)
+
+
+def find_placeholders(schema: Schema, message: Any, found: Findings) -> None:
+    """Note every placeholder that stands where a secret belongs."""
+
+    def note(value: Text, trail: Trail) -> Text:
+        if value in (REDACTED, REDACTED_BYTES):
+            found.add(trail, f"is {REDACTED}, which stands for a secret that was not shown; give the secret itself")
+        return value
+
+    _Walk(schema, note, all_sources=True).message(message, None, hide=False)
+
+
+def _placeholder(value: Text, _: Trail) -> Text:
+    return REDACTED if isinstance(value, str) else REDACTED_BYTES
+
+
+class _Walk:
+    """Go over a message and hand every secret in it to ``leaf``; with ``all_sources`` all that is inline, too."""
+
+    def __init__(self, schema: Schema, leaf: Leaf, *, all_sources: bool = False) -> None:
+        self._schema = schema
+        self._leaf = leaf
+        self._all_sources = all_sources
+
+    def message(self, message: Any, trail: Trail, *, hide: bool) -> bool:
+        """Walk one message, all of it secret if ``hide``; return whether anything was replaced."""
+        full_name = message.DESCRIPTOR.full_name
+        if full_name == pool.ANY:
+            return self._any(message, trail, hide=hide)
+        is_source, is_changed = full_name == _DATA_SOURCE, False
+        for field, value in message.ListFields():
+            hidden = hide or (is_source and self._all_sources)
+            if is_source and field.name not in _INLINE:
+                hidden = False
+            hidden = hidden or self._schema.is_sensitive(field)
+            if field.message_type is not None or (hidden and field.type in _TEXTS):
+                is_changed |= self._field(message, field, value, (trail, field.name), hidden)
+        return is_changed
+
+    def _any(self, message: Any, trail: Trail, *, hide: bool) -> bool:
+        full_name = message.type_url.rpartition("/")[2]
+        if not full_name:
+            return False
+        if not self._schema.has(full_name):
+            content = self._leaf(message.value, trail)
+            is_changed = bool(content != message.value)
+            message.value = content
+            return is_changed
+        inner: Any = self._schema.message_class(full_name).FromString(message.value)
+        if not self.message(inner, trail, hide=hide):
+            return False
+        message.value = inner.SerializeToString(deterministic=True)
+        return True
+
+    def _field(self, message: Any, field: FieldDescriptor, value: Any, trail: Trail, hide: bool) -> bool:
+        kind = field.message_type
+        if kind is not None and kind.GetOptions().map_entry:
+            return self._map(kind.fields_by_name["value"], value, trail, hide)
+        if field.is_repeated:
+            return sum(self._item(value, at, field, (trail, at), hide) for at in range(len(value))) > 0
+        if kind is not None:
+            return self.message(value, trail, hide=hide)
+        content = self._leaf(value, trail)
+        setattr(message, field.name, content)
+        return bool(content != value)
+
+    def _map(self, content: FieldDescriptor, pairs: Any, trail: Trail, hide: bool) -> bool:
+        if content.message_type is None and not (hide and content.type in _TEXTS):
+            return False
+        return sum(self._item(pairs, key, content, (trail, MapKey(key)), hide) for key in sorted(pairs)) > 0
+
+    def _item(self, items: Any, key: Any, field: FieldDescriptor, trail: Trail, hide: bool) -> bool:
+        if field.message_type is not None:
+            return self.message(items[key], trail, hide=hide)
+        value = items[key]
+        items[key] = self._leaf(value, trail)
+        return bool(items[key] != value)
