@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-core bench-push fuzz h2spec faults lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-in-turns bench-core bench-push fuzz h2spec faults lock clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -51,6 +51,11 @@ bench-quick: setup ## the same, small, in a few minutes, into build/bench-quick:
 
 bench-push: setup ## what a pushed change costs, on SQLite and on etcd, for bench/RESULTS.md; about 6 minutes
 	@$(BIN)/python bench/push.py --write
+
+BEFORE ?= origin/main
+TURNS ?=
+bench-in-turns: setup ## what the working tree costs beside BEFORE=REV, in turns; TURNS='--rows 100x1000 --rounds 20'
+	@$(BIN)/python -m bench.in_turns --before $(BEFORE) $(TURNS)
 
 bench-core: setup ## the micro-benchmark of the pure core
 	@$(BIN)/python bench/micro.py

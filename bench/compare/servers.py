@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from bench.peers.build import ToolchainMissingError, build_go, build_java
 from xds.config import TransportSettings
 
 ROOT = Path(__file__).parents[2]
+READY = "ready"
+"""What a server of the comparison prints, in a line of its own, when it serves."""
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 10
 POLL_S = 0.02
@@ -113,21 +115,37 @@ def running(kind: Kind, resources: Resources, *options: str) -> Iterator[Running
     """Run a server on two free ports until the block ends. Raises ServerFailedError, and what building it raises."""
     port, admin_port = free_ports(2)
     argv = [*kind.command(), *resources.arguments(), f"--port={port}", f"--admin-port={admin_port}", *options]
+    with started(kind.name, argv, kind.environment()) as process:
+        yield Running(kind, process.pid, port, admin_port, shown(argv, kind.environment()))
+
+
+@contextlib.contextmanager
+def started(
+    name: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    is_ready: Callable[[str], bool] = lambda said: READY in said.splitlines(),
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process until the block ends, which begins when what it has said shows that it is ready.
+
+    Raises ServerFailedError.
+    """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             argv,
             cwd=ROOT,
-            env={**os.environ, **kind.environment()},
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            _wait_ready(kind, process, log)
-            yield Running(kind, process.pid, port, admin_port, shown(argv, kind.environment()))
+            _wait_ready(name, process, log, is_ready)
+            yield process
             if process.poll() is not None:
-                raise ServerFailedError(f"{kind.name} ended by itself while it was measured:\n{_tail(log)}")
+                raise ServerFailedError(f"{name} ended by itself while it was measured:\n{_tail(log)}")
         finally:
             _stop(process)
 
@@ -147,16 +165,16 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _wait_ready(kind: Kind, process: "subprocess.Popen[bytes]", log: object) -> None:
+def _wait_ready(name: str, process: "subprocess.Popen[bytes]", log: object, is_ready: Callable[[str], bool]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         said = _tail(log)
-        if "ready" in said.splitlines():
+        if is_ready(said):
             return
         if process.poll() is not None:
-            raise ServerFailedError(f"{kind.name} ended before it served, with code {process.returncode}:\n{said}")
+            raise ServerFailedError(f"{name} ended before it served, with code {process.returncode}:\n{said}")
         if time.monotonic() > deadline:
-            raise ServerFailedError(f"{kind.name} did not serve within {READY_TIMEOUT_S} s:\n{said}")
+            raise ServerFailedError(f"{name} did not serve within {READY_TIMEOUT_S} s:\n{said}")
         time.sleep(POLL_S)
 
 
