@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "sources": {"model", "schema"},
     "store": {"_generated", "private_files"},
     "publishing": {"model", "schema", "store"},
-    "client": {"model", "schema", "sources.inline", "_generated"},
+    "client": {"model", "schema", "sources.inline", "address", "_generated"},
     "transport": {"model", "protocol", "address", "_generated"},
     "fleet": {"model", "_generated", "address", "private_files", "transport.http2"},
     "merged_log": set(),

@@ -130,6 +130,10 @@ def test_settings_dump_to_what_they_are_made_of(tmp_path: Path) -> None:
         ({"api": {"listen": "127.0.0.1:19000"}}, ("api", "listen")),
         ({"store": {"url": "redis://x"}}, ("store", "url")),
         ({"store": {"etcd_ca": "/none"}}, ("store", "etcd_ca")),
+        (
+            {"store": {"url": "etcd://127.0.0.1:1,b:2/x", "etcd_user": "u", "etcd_password_file": __file__}},
+            ("store", "etcd_password_file"),
+        ),
     ],
     ids=str,
 )
@@ -148,6 +152,8 @@ def test_the_push_api_and_the_store_are_refused_where_they_are_unsafe_or_wrong(g
         {"admin": "0.0.0.0:19000", "api": {"rest": False}},
         {"admin": "off", "api": {"listen": "off"}},
         {"store": {"url": "etcd://a:1,b:2/x"}},
+        {"store": {"url": "etcd://127.0.0.1:1,[::1]:2/x", "etcd_password_file": __file__}},
+        {"store": {"url": "etcd://a:1/x", "etcd_password_file": __file__, "etcd_ca": __file__}},
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from xds.address import Address, BindError, host_names
-from xds.store.opening import StoreUrlError, check_url
+from xds.store.opening import StoreUrlError, check_url, etcd_parts
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
 
@@ -288,6 +288,15 @@ def _store_problems(store: StoreSettings) -> Iterator[tuple[SettingPath, str]]:
         check_url(store.url)
     except StoreUrlError as error:
         yield ("store", "url"), str(error)
+        return
+    if store.etcd_ca is None and store.etcd_password_file is not None and store.url.startswith("etcd:"):
+        far = [each for each in etcd_parts(store.url)[0] if not Address.parse(each).is_loopback]
+        if far:
+            yield (
+                ("store", "etcd_password_file"),
+                f"the password would be sent in clear to {', '.join(far)}; give the CAs that sign etcd's certificates "
+                "(store.etcd_ca)",
+            )
 
 
 def _api_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:

@@ -113,6 +113,25 @@ async def test_exit_codes(run, tmp_path: Path) -> None:
     assert (await run("xds get --token-file none")).returncode == 2
 
 
+@pytest.mark.parametrize(
+    "command", ["get", "status", "history", "watch", "groups", "diff 0", "delete clusters a", "rollback 0"]
+)
+async def test_a_token_is_not_sent_to_another_machine_in_clear(command: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    done = await shell(f"xds {command} --api xds.example:18001 --token-file token", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the token would be sent in clear to xds.example:18001; give the CAs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"", "is empty"), (b"\xff\xfe", "is not text"), (b"a\nb", "no header can")]
+)
+async def test_a_token_file_that_holds_no_token_is_told(content: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(content)
+    done = await shell("xds get --api 127.0.0.1:1 --token-file token", cwd=tmp_path)
+    assert (done.returncode, what in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
 async def test_a_server_that_is_away_is_exit_5(tmp_path: Path) -> None:
     done = await shell("xds get --api 127.0.0.1:1", cwd=tmp_path)
     assert (done.returncode, "is `xds serve` running" in done.stderr) == (5, True)

@@ -1,6 +1,7 @@
 """The Python client against the gRPC push API on a real port."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from xds.client import (
     OutcomeUnknownError,
     RefusedError,
     RejectedError,
+    TokenError,
     TooLargeError,
     UnavailableError,
 )
@@ -217,6 +219,38 @@ async def test_endpoints_are_pushed_the_fast_way(api_server) -> None:
             last[name]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"] == 51
             for name in names
         )
+
+
+@pytest.mark.parametrize("address", ["xds.example:18001", "10.0.0.1:18001", "dns:///localhost:1", "[2001:db8::1]:1"])
+def test_a_token_is_not_sent_to_another_machine_in_clear(address: str, tmp_path: Path) -> None:
+    with pytest.raises(TokenError, match=re.escape(f"in clear to {address}; give the CAs")):
+        Client(address, token="s3cret")
+    Client(address)
+    Client(address, token="s3cret", tls_ca=tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize("token", ["s3cret\n", "s\u00e9cret", "\u043a", "a\x00"])
+def test_a_token_that_no_header_can_carry_is_told(token: str) -> None:
+    with pytest.raises(TokenError, match="no header can carry"):
+        Client("127.0.0.1:18001", token=token)
+
+
+async def test_no_proxy_of_the_environment_is_given_a_token_in_clear(
+    api_server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    seen = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.read(1))
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as proxy:
+        for name in ("http_proxy", "grpc_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        async with api_server(token=tmp_path / "token") as server, server.client(token="s3cret") as client:
+            assert [group.name for group in await client.groups()] == ["default"]
+    assert seen == []
 
 
 async def test_a_token_and_tls(api_server, tmp_path: Path) -> None:

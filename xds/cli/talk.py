@@ -76,9 +76,13 @@ def talk(
     token = ""
     if token_file is not None:
         try:
-            token = token_file.read_text().strip()
+            token = token_file.read_text(encoding="utf-8").strip()
         except OSError as error:
             fail(f"--token-file: {token_file} can't be read: {error.strerror}", code=EXIT_USAGE)
+        except UnicodeDecodeError:
+            fail(f"--token-file: {token_file} is not text, so it holds no token", code=EXIT_USAGE)
+        if not token:
+            fail(f"--token-file: {token_file} is empty", code=EXIT_USAGE)
 
     async def run() -> T:
         async with Client(api, token=token, tls_ca=ca, redact=redact) as client:
@@ -93,12 +97,21 @@ def talk(
 
 
 def _fail(error: "ClientError", api: str) -> NoReturn:
-    from xds.client import ConflictError, NotFoundError, OutcomeUnknownError, RejectedError, UnavailableError
+    from xds.client import (
+        ConflictError,
+        NotFoundError,
+        OutcomeUnknownError,
+        RejectedError,
+        TokenError,
+        UnavailableError,
+    )
 
     match error:
         case RejectedError(problems=problems) if problems:
             sys.stderr.write(problem_lines(problems))
             fail(f"rejected, nothing was changed: {len(problems)} problem(s), above", code=EXIT_FAILED)
+        case TokenError():
+            fail(str(error), code=EXIT_USAGE)
         case ConflictError():
             fail(str(error), code=EXIT_CONFLICT)
         case NotFoundError():

@@ -11,6 +11,7 @@ from xds.client.errors import (
     OutcomeUnknownError,
     RefusedError,
     RejectedError,
+    TokenError,
     TooLargeError,
     UnavailableError,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "RejectedError",
     "Revision",
     "Snapshot",
+    "TokenError",
     "TooLargeError",
     "TypeProgress",
     "UnavailableError",

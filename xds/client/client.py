@@ -15,8 +15,16 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
 
 from xds._generated import snapshots_pb2 as pb
+from xds.address import Address
 from xds.client.endpoints import EndpointStream
-from xds.client.errors import ClientError, OutcomeUnknownError, RejectedError, UnavailableError, error_of
+from xds.client.errors import (
+    ClientError,
+    OutcomeUnknownError,
+    RejectedError,
+    TokenError,
+    UnavailableError,
+    error_of,
+)
 from xds.client.results import (
     Applied,
     Difference,
@@ -61,9 +69,9 @@ class Client:
     """Talks to one control plane, between ``async with`` and its end.
 
     ``token`` is what the server's token file holds. ``tls_ca`` is a PEM file of the CAs that its certificate is
-    checked by; with it the connection is encrypted. A change whose outcome a lost connection leaves open is tried
-    again with its id, for ``patience_s``. Secrets in what is returned read
-    ``[redacted]``, unless ``redact`` is False.
+    checked by; with it the connection is encrypted. A token is sent to another machine only so: TokenError. A change
+    whose outcome a lost connection leaves open is tried again with its id, for ``patience_s``. Secrets in what is
+    returned read ``[redacted]``, unless ``redact`` is False.
     """
 
     def __init__(
@@ -76,6 +84,8 @@ class Client:
         redact: bool = True,
     ) -> None:
         self._address = address
+        if token:
+            _check_token(token, address, is_encrypted=tls_ca is not None)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._tls_ca = tls_ca
         self._patience_s = patience_s
@@ -92,6 +102,7 @@ class Client:
             ("grpc.max_reconnect_backoff_ms", 300),
         ]
         if self._tls_ca is None:
+            options.append(("grpc.enable_http_proxy", 0))  # or http_proxy would take the token off this machine
             channel = aio.insecure_channel(self._address, options=options)
         else:
             credentials = grpc.ssl_channel_credentials(await asyncio.to_thread(self._tls_ca.read_bytes))
@@ -301,6 +312,20 @@ class EndpointsPush:
     async def finish(self) -> None:
         """Wait until all that was pushed is answered."""
         await self._stream.finish()
+
+
+def _check_token(token: str, address: str, *, is_encrypted: bool) -> None:
+    """Raise TokenError where the token must not, or can't, be sent to an address."""
+    if not (token.isascii() and token.isprintable()):
+        raise TokenError("the token has characters that no header can carry; it is one line of printable ASCII")
+    try:
+        stays_here = Address.parse(address).is_loopback
+    except ValueError:
+        stays_here = False  # another form that gRPC knows, as dns:///xds.example:18001
+    if not is_encrypted and not stays_here:
+        raise TokenError(
+            f"the token would be sent in clear to {address}; give the CAs of the server's certificate (--ca, tls_ca)"
+        )
 
 
 def _anys(items: Iterable[ResourceLike], group: str) -> list[AnyMessage]:

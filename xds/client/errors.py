@@ -13,6 +13,10 @@ class ClientError(Exception):
     """The server did not do what was asked."""
 
 
+class TokenError(ClientError):
+    """The token can't be sent: it would go over the network in clear, or is no text that a header can carry."""
+
+
 class RejectedError(ClientError):
     """The content is wrong; ``problems`` has all that is, as far as they fit into a gRPC header."""
 

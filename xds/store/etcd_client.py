@@ -219,6 +219,7 @@ def _channel(endpoint: str, options: EtcdOptions) -> aio.Channel:
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if options.ca is None:
+        arguments.append(("grpc.enable_http_proxy", 0))  # or http_proxy would see all, the password included
         return aio.insecure_channel(endpoint, options=arguments)
     credentials = grpc.ssl_channel_credentials(
         options.ca.read_bytes(),
