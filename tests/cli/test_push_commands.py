@@ -132,6 +132,15 @@ async def test_a_token_file_that_holds_no_token_is_told(content: bytes, what: st
     assert (done.returncode, what in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
+async def test_arguments_that_are_no_text_are_told(run, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(r.static_cluster("a", 1)))
+    for command in ("apply -f a.json --message", "apply -f a.json --author", "get clusters", "node", "get -g"):
+        done = await run(f"xds {command} $'\\xff'")
+        assert (done.returncode, "is not text" in done.stderr, "Traceback" in done.stderr) == (2, True, False), (
+            done.stderr
+        )
+
+
 async def test_a_server_that_is_away_is_exit_5(tmp_path: Path) -> None:
     done = await shell("xds get --api 127.0.0.1:1", cwd=tmp_path)
     assert (done.returncode, "is `xds serve` running" in done.stderr) == (5, True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.operations import Difference, UnknownNodeError, UnknownResourceError
@@ -42,6 +43,12 @@ class ErrorAnswer:
     def body(self) -> dict[str, Any]:
         """The answer as JSON."""
         return {"error": self.message, **self.more}
+
+
+def header_value(text: str) -> str:
+    """Return text of others as a header can carry it: percent-encoded where it is not printable ASCII."""
+    can_stand = text.isascii() and text.isprintable() and text == text.strip()
+    return text if can_stand else quote(text, safe="")
 
 
 EXPECTED = (

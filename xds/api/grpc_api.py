@@ -13,7 +13,7 @@ from grpc import aio
 
 from xds._generated import snapshots_pb2 as pb
 from xds.address import Address, BindError
-from xds.api.answers import EXPECTED, error_answer
+from xds.api.answers import EXPECTED, error_answer, header_value
 from xds.api.aside import aside
 from xds.api.bodies import JSON, about_message, changeset_message, document_of, known_type, replacement_message
 from xds.api.grpc_admission import Admission
@@ -264,7 +264,11 @@ async def _abort(context: Any, error: Exception) -> None:
     metadata: list[tuple[str, str | bytes]] = []
     if isinstance(error, ChangesetRejectedError):
         metadata.append(("xds-problems-bin", _encode(problems_message(error.problems))))
-    metadata += [(f"xds-{key}", str(answer.more[key])) for key in ("revision", "oldest", "id") if key in answer.more]
+    metadata += [
+        (f"xds-{key}", header_value(str(answer.more[key])))
+        for key in ("revision", "oldest", "id")
+        if key in answer.more
+    ]
     await context.abort(grpc.StatusCode[answer.grpc], answer.message[:2_000], tuple(metadata))
 
 

@@ -278,6 +278,8 @@ class Operations:
 def _label_problem(version: str) -> str:
     if len(version) > VERSION_CHARACTERS_MAX:
         return f"has {len(version)} characters, more than the {VERSION_CHARACTERS_MAX} allowed"
+    if not (version.isascii() and version.isprintable()) or version != version.strip():
+        return "must be printable ASCII with no space around it, as it goes into headers"
     return "reads like a content hash: 16 hexadecimal digits" if is_content_hash(version) else ""
 
 

@@ -23,6 +23,7 @@ from xds.api.answers import (
     error_answer,
     event_json,
     head_json,
+    header_value,
     nodes_json,
     published_json,
     resources_json,
@@ -141,7 +142,9 @@ class _Rest:
 
     def _told(self, content: Any, revision: int | None = None) -> Response:
         revision = content.get("revision") if revision is None and isinstance(content, dict) else revision
-        headers = {"x-xds-epoch": self._operations.epoch} | ({} if revision is None else {"etag": f'"{revision}"'})
+        headers = {"x-xds-epoch": header_value(self._operations.epoch)} | (
+            {} if revision is None else {"etag": f'"{revision}"'}
+        )
         if self._operations.stale_because:
             headers["x-xds-stale"] = "true"
         return JSONResponse(content, headers=headers)
@@ -228,7 +231,9 @@ class _Rest:
                 body = resource_any(found, secrets=not redact)
                 media_type = f'{bodies.PROTOBUF}; messageType="{body.type_url.removeprefix(TYPE_PREFIX)}"'
                 return Response(body.value, media_type=media_type)
-            return _answer_in(accepted, resource_json(found, secrets=not redact), {"x-xds-version": found.version})
+            return _answer_in(
+                accepted, resource_json(found, secrets=not redact), {"x-xds-version": header_value(found.version)}
+            )
 
     # --- History -----------------------------------------------------------------------------------------------------
 

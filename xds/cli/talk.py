@@ -92,6 +92,8 @@ def talk(
         return asyncio.run(run())
     except ClientError as error:
         _fail(error, api)
+    except UnicodeEncodeError as error:  # an argument, or a variable such as USER, in bytes that are no text
+        fail(f"{str(error.object)[:100]!a} is not text: it has bytes that are not UTF-8", code=EXIT_USAGE)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
