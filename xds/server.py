@@ -63,9 +63,9 @@ async def serve(
             if changeset is None:
                 log.info("stopped before anything was served")
                 return 0
-            await _publish_directory(publisher, control_plane, changeset)
+            await _publish_directory(publisher, changeset)
         elif control_plane.catalog.table.kept:
-            await publisher.publish(no_directory(control_plane.catalog.table))
+            await publisher.publish(no_directory())
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         control_plane.refusing_because = lambda: store.refusing
         settle_memory()
@@ -189,7 +189,7 @@ async def _take(control_plane: ControlPlane, publisher: Publisher, outcome: Chan
         try:
             if isinstance(outcome, ChangesetRejectedError):
                 raise outcome
-            await _publish_directory(publisher, control_plane, outcome)
+            await _publish_directory(publisher, outcome)
             return
         except ChangesetRejectedError as error:
             control_plane.note_rejected()
@@ -203,7 +203,7 @@ async def _take(control_plane: ControlPlane, publisher: Publisher, outcome: Chan
             pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
 
 
-async def _publish_directory(publisher: Publisher, control_plane: ControlPlane, changeset: Changeset) -> None:
-    published = await publisher.publish(change_of_directory(changeset, control_plane.catalog.table))
+async def _publish_directory(publisher: Publisher, changeset: Changeset) -> None:
+    published = await publisher.publish(change_of_directory(changeset))
     if published.changed:
         log_published(published)

@@ -175,6 +175,10 @@ async def test_rules_come_with_a_directory_or_by_themselves(run, tmp_path: Path)
     (tmp_path / "odd.yaml").write_text("rules: [{group: none}]")
     done = await run("xds groups -f odd.yaml")
     assert (done.returncode, "none" in done.stderr) == (1, True)
+    stale = await run("xds groups -f told.yaml --expected-revision 0")
+    assert (stale.returncode, "expected revision 0" in stale.stderr) == (3, True)
+    assert (await run("xds groups --expected-revision 0")).returncode == 2
+    assert (await run("xds rollback 1 --expected-revision 0")).returncode == 3
     done = await run("xds groups -f missing.yaml")
     assert (done.returncode, "missing.yaml" in done.stderr) == (2, True)
     told = json.loads((await run("xds groups -o json")).stdout)
@@ -223,3 +227,30 @@ async def test_a_watch_prints_changes_as_they_are_made(server: XdsServer, run, t
     done = await run("timeout 5 xds watch --from 0 -o json | head -1")
     told = json.loads(done.stdout)
     assert (told["revision"], told["message"], told["operations"][0]["name"]) == (1, "first", "a")
+
+
+async def test_a_directory_is_applied_at_a_revision_change_by_change(run, tmp_path: Path) -> None:
+    """Its groups and rules are several changes: each expects what the one before it made."""
+    r.write_directory(tmp_path / "dir", [r.static_cluster("c", 1)], "base")
+    r.write_directory(tmp_path / "dir", [r.static_cluster("d", 1)], "web")
+    rules = {"groups": {"web": {"extends": "base"}}, "rules": [{"group": "web"}], "external": ["clusters/x"]}
+    (tmp_path / "dir" / "groups.yaml").write_text(json.dumps(rules))
+    assert (await run("xds apply -f dir --expected-revision 1")).returncode == 3
+    assert json.loads((await run("xds groups -o json")).stdout)["groups"] == {}
+    done = await run("xds apply -f dir --expected-revision 0")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((await run("xds groups -o json")).stdout)
+    assert (told["groups"], told["external"]) == ({"web": {"extends": "base"}}, ["clusters/x"])
+
+
+async def test_directories_that_are_applied_at_once_do_not_undo_each_others_groups(run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        r.write_directory(tmp_path / name, [r.static_cluster("c", 1)], name)
+        r.write_directory(tmp_path / name, [r.route("r", f"{name}-elsewhere")], name)
+        external = [f"clusters/{each}-elsewhere" for each in ("one", "two")]
+        groups = {"groups": {name: {"extends": "default"}}, "external": external}
+        (tmp_path / name / "groups.yaml").write_text(json.dumps(groups))
+    done = await run("xds apply -f one & xds apply -f two && wait $!")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((await run("xds groups -o json")).stdout)
+    assert told["groups"] == {"one": {"extends": "default"}, "two": {"extends": "default"}}

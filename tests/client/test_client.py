@@ -266,3 +266,29 @@ async def test_a_token_and_tls(api_server, tmp_path: Path) -> None:
                 await client.groups()
             with pytest.raises(RefusedError):
                 await anext(client.watch(0))
+
+
+async def test_groups_and_rules_are_changed_at_the_revision_that_was_read(api_server) -> None:
+    async with api_server() as server, server.client() as client:
+        await client.put_group("web", about=About(message="a group"))
+        at, rules = await client.rules_at()
+        assert (at, (await client.history())[0].message) == (1, "a group")
+        rules["external"] = ["clusters/x"]
+        await client.put_rules(rules, about=About(expected_revision=at))
+        for change in (
+            client.put_rules(rules | {"external": []}, about=About(expected_revision=at)),
+            client.update_rules({"external": []}, about=About(expected_revision=at)),
+            client.put_group("web", extends="default", about=About(expected_revision=at)),
+            client.delete_group("web", about=About(expected_revision=at)),
+            client.rollback(0, about=About(expected_revision=at)),
+        ):
+            with pytest.raises(ConflictError) as refused:
+                await change
+            assert refused.value.revision == 2
+        await client.update_rules({"groups": {"web": {"extends": "default"}}, "add_external": ["clusters/y"]})
+        assert await client.rules() == {
+            "groups": {"web": {"extends": "default"}},
+            "rules": [],
+            "unmatched": "default",
+            "external": ["clusters/x", "clusters/y"],
+        }

@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from support import resources as r
 
-from xds.model.groups import GroupTable
+from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER, ENDPOINTS
-from xds.publishing.changes import Change, KeptElsewhereError, UnknownGroupError
+from xds.publishing.changes import Change, KeptElsewhereError
+from xds.publishing.edits import UnknownGroupError
 from xds.publishing.publisher import Publisher
+from xds.publishing.whole import change_of_directory
 from xds.schema.ingest import ingest
 from xds.store.entries import Entry
 from xds.store.errors import (
@@ -159,10 +161,9 @@ async def test_replacing_a_group_removes_the_rest_of_it_and_nothing_else(replica
 
 async def test_what_a_directory_keeps_is_nobody_elses(replica) -> None:
     one = await replica()
-    table = GroupTable(kept=("default",))
-    await one.publisher.publish(Change(table=table, upserts={"default": (cluster("a"),)}, author="directory"))
+    await one.publisher.publish(change_of_directory(Changeset(upserts={"default": (cluster("a"),)}, replace=True)))
     with pytest.raises(KeptElsewhereError):
-        await one.publisher.publish(setting(cluster("b")))
+        await one.publisher.publish(setting(cluster("b"), author="directory"))
     await one.publisher.publish(setting(cluster("b"), group="web"))
 
 

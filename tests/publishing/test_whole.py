@@ -7,6 +7,7 @@ from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
 from xds.model.resource import Resource
 from xds.publishing.changes import Change, KeptElsewhereError
+from xds.publishing.edits import PutGroup, PutRules
 from xds.publishing.whole import change_of_directory, no_directory
 from xds.schema.ingest import ingest
 from xds.store.memory import MemoryStore
@@ -22,7 +23,7 @@ def read(groups: dict[str, list[Resource]], table: GroupTable | None = None) -> 
 
 
 async def publish(one, changeset: Changeset) -> int:
-    return (await one.publisher.publish(change_of_directory(changeset, one.catalog.table))).revision
+    return (await one.publisher.publish(change_of_directory(changeset))).revision
 
 
 async def test_a_restart_with_the_same_files_makes_no_revision(replica) -> None:
@@ -51,19 +52,16 @@ async def test_only_the_groups_that_the_directory_names_are_kept_by_it(replica) 
     with pytest.raises(KeptElsewhereError):
         await one.publisher.publish(Change(upserts={"web": (cluster("x"),)}))
     await one.publisher.publish(Change(upserts={"default": (cluster("x"),)}))
-    table = one.catalog.table
-    await one.publisher.publish(
-        Change(table=GroupTable(rules=(Rule(group="web"),), names=table.names, kept=table.kept))
-    )
+    await one.publisher.publish(Change(edit=PutRules(GroupTable(rules=(Rule(group="web"),)), lambda _: ())))
     await publish(one, read({"web": [cluster("w")]}, GroupTable(deny_unmatched=True)))
     with pytest.raises(KeptElsewhereError, match="rules"):
-        await one.publisher.publish(Change(table=GroupTable(names=table.names, kept=table.kept)))
+        await one.publisher.publish(Change(edit=PutRules(GroupTable(), lambda _: ())))
 
 
 async def test_without_a_directory_what_one_kept_is_anybodys(replica) -> None:
     one = await replica()
     await publish(one, read({"default": [cluster("a")]}, GroupTable(deny_unmatched=True)))
-    await one.publisher.publish(no_directory(one.catalog.table))
+    await one.publisher.publish(no_directory())
     await one.publisher.publish(Change(upserts={"default": (cluster("b"),)}))
     assert one.names().keys() == {"a", "b"}
     assert one.catalog.table.deny_unmatched, "the rules stay as they were"
@@ -73,7 +71,7 @@ async def test_an_overlay_keeps_extending_what_it_did(replica) -> None:
     one = await replica()
     table = GroupTable(extends={"canary": "default"})
     await publish(one, read({"default": [cluster("a")], "canary": [cluster("b")]}, table))
-    await one.publisher.publish(Change(table=one.catalog.table, upserts={"pushed": (cluster("p"),)}))
+    await one.publisher.publish(Change(edit=PutGroup("pushed"), upserts={"pushed": (cluster("p"),)}))
     await publish(one, read({"default": [cluster("a", 2)], "canary": [cluster("b")]}, table))
     view = one.catalog.snapshots["canary"].view(r.CLUSTER)
     assert {name: view.get(name).version for name in view} == {

@@ -42,7 +42,7 @@ class Removal(_Body):
     name: str = Field(min_length=1, max_length=10_000)
 
 
-class About(_Body):
+class Told(_Body):
     """What every change may say of itself."""
 
     id: str = Field(default="", max_length=128, description="The same id twice is one change.")
@@ -51,10 +51,15 @@ class About(_Body):
     expected_revision: int | None = Field(
         default=None, ge=0, le=2**63 - 1, description="Made at this revision, or not at all."
     )
+    dry_run: bool = Field(default=False, description="Say what it would change.")
+
+
+class About(Told):
+    """What a change that brings resources may say of itself and of them."""
+
     version: str | None = Field(
         default=None, max_length=200, description="The version on the wire of what it sets, instead of a content hash."
     )
-    dry_run: bool = Field(default=False, description="Say what it would change.")
 
 
 class ChangesetBody(About):
@@ -73,13 +78,13 @@ class SnapshotBody(About):
     epoch: str | None = None
 
 
-class RollbackBody(About):
+class RollbackBody(Told):
     """The revision to go back to."""
 
     to: int = Field(ge=0, le=2**63 - 1)
 
 
-class GroupBody(_Body):
+class GroupBody(Told):
     """What a group is."""
 
     extends: str | None = Field(default=None, min_length=1, max_length=200)
@@ -177,7 +182,12 @@ def changeset_message(group: str, message: Any) -> tuple[Change, str]:
     )
     if problems:
         raise ChangesetRejectedError(problems)
-    change = about_message(message.about, upserts={group: upserts}, removals={group: removals} if removals else {})
+    change = about_message(
+        message.about,
+        sets_resources=True,
+        upserts={group: upserts},
+        removals={group: removals} if removals else {},
+    )
     return change, message.about.version
 
 
@@ -187,10 +197,11 @@ def replacement_message(group: str, message: Any) -> tuple[Change, str]:
     upserts = anys_of(message.resources, "resources", group, problems)
     if problems:
         raise ChangesetRejectedError(problems)
-    return about_message(message.about, upserts={group: upserts}, replace=(group,)), message.about.version
+    change = about_message(message.about, sets_resources=True, upserts={group: upserts}, replace=(group,))
+    return change, message.about.version
 
 
-def about(body: About, **what: Any) -> Change:
+def about(body: Told, **what: Any) -> Change:
     """Return a change with what its body says of it."""
     return Change(
         id=body.id,
@@ -202,13 +213,16 @@ def about(body: About, **what: Any) -> Change:
     )
 
 
-def about_message(message: Any, **what: Any) -> Change:
+def about_message(message: Any, *, sets_resources: bool = False, **what: Any) -> Change:
     """Return a change with what an ``api.v1.About`` says of it. Raises ChangesetRejectedError."""
     problems = [
         Problem(what=f"has more than the {most:,} characters allowed", field=f"about.{field}")
         for field, most in (("id", 128), ("message", 4_096), ("author", 4_096))
         if len(getattr(message, field)) > most
     ]
+    if message.version and not sets_resources:
+        what_is_wrong = "is a label of resources that a change brings, and this one brings none"
+        problems.append(Problem(what=what_is_wrong, field="about.version"))
     if problems:
         raise ChangesetRejectedError(problems)
     return Change(

@@ -28,7 +28,7 @@ from xds.api.messages import (
     snapshot_message,
 )
 from xds.api.operations import HISTORY_MAX, Operations
-from xds.api.rules import rules_of
+from xds.api.rules import rules_of, rules_update_of
 from xds.api.shown import resource_any
 from xds.api.tokens import Token
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -36,6 +36,7 @@ from xds.protocol.summary import NodesQuery, NodeState
 from xds.publishing.changes import Published
 from xds.schema.quick import ingest_encoded
 from xds.sources.groups_file import groups_json
+from xds.sources.yaml_reader import Document
 
 log = structlog.get_logger("xds")
 SERVICE = "xds_control_plane.api.v1.Snapshots"
@@ -114,6 +115,7 @@ class GrpcApi:
             "DeleteGroup": (pb.GroupRequest, self._delete_group),
             "GetRules": (pb.GetRulesRequest, self._get_rules),
             "PutRules": (pb.Rules, self._put_rules),
+            "UpdateRules": (pb.Rules, self._update_rules),
             "ListNodes": (pb.NodesRequest, self._list_nodes),
         }
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
@@ -233,20 +235,24 @@ class GrpcApi:
         return pb.Groups(groups=groups, revision=self._operations.revision)
 
     async def _put_group(self, request: Any) -> Any:
-        return applied_message(await self._operations.put_group(request.group, request.extends or None))
+        like = about_message(request.about)
+        return applied_message(await self._operations.put_group(request.group, request.extends or None, like))
 
     async def _delete_group(self, request: Any) -> Any:
-        return applied_message(await self._operations.delete_group(request.group))
+        return applied_message(await self._operations.delete_group(request.group, about_message(request.about)))
 
     async def _get_rules(self, request: Any) -> Any:
-        message = pb.Rules()
+        message = pb.Rules(revision=self._operations.revision)
         message.rules.update(groups_json(self._operations.table))
         return message
 
     async def _put_rules(self, request: Any) -> Any:
-        document = document_of(json_format.MessageToJson(request.rules).encode(), JSON)
-        table = rules_of(document, [each.name for each in self._operations.groups()])
-        return applied_message(await self._operations.put_rules(table))
+        rules = rules_of(_document(request), self._operations.group_names)
+        return applied_message(await self._operations.edit_rules(rules, about_message(request.about)))
+
+    async def _update_rules(self, request: Any) -> Any:
+        rules = rules_update_of(_document(request), self._operations.group_names)
+        return applied_message(await self._operations.edit_rules(rules, about_message(request.about)))
 
     async def _list_nodes(self, request: Any) -> Any:
         try:
@@ -257,6 +263,10 @@ class GrpcApi:
         query = NodesQuery(id=request.id or None, group=request.group or None, state=state)
         found = await self._operations.nodes(query)
         return pb.Nodes(nodes=map(node_message, found.nodes), missing_workers=found.missing_workers)
+
+
+def _document(message: Any) -> Document:
+    return document_of(json_format.MessageToJson(message.rules).encode(), JSON)
 
 
 async def _abort(context: Any, error: Exception) -> None:

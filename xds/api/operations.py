@@ -1,7 +1,7 @@
 """What the push API can do, whatever protocol asks for it: changes, reading at a revision, history, groups, nodes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from xds.api.aside import aside
@@ -12,8 +12,9 @@ from xds.model.resource import Resource
 from xds.model.types import ENDPOINTS, short_name
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.summary import NodesFound, NodesQuery
-from xds.publishing.changes import Change, Published, UnknownGroupError, group_name_problem
+from xds.publishing.changes import Change, Published
 from xds.publishing.codec import decode_table
+from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules
 from xds.publishing.publisher import Publisher
 from xds.schema.restore import labelled, restore
 from xds.schema.wire import is_content_hash
@@ -114,46 +115,28 @@ class Operations:
         return await self._publisher.submit(Change(upserts={group: tuple(latest.values())}, mergeable=True))
 
     async def rollback(self, group: str, to: int, like: Change) -> Published:
-        """Have a group be as it was at a revision, at a new one. ``like`` says who, why and by which id."""
-        snapshot = await self.snapshot(group, to)
+        """Have a group be as it was at a revision, at a new one. ``like`` says who, why and by which id.
+
+        What it was then is read first: it never changes. What has to be done for it is decided on the newest state.
+        """
+        try:
+            snapshot = await self.snapshot(group, to)
+        except NotYetError:
+            await self._publisher.reach_newest()
+            snapshot = await self.snapshot(group, to)
         return await self.publish(replace(like, upserts={group: snapshot.resources}, replace=(group,)))
 
-    async def put_group(self, group: str, extends: str | None) -> Published:
-        """Make a group, or have it extend another one."""
-        if wrong := group_name_problem(group):
-            raise ChangesetRejectedError([Problem(what=wrong, group=group)])
-        table = self._catalog.table
-        if extends is not None and extends not in self._catalog.snapshots:
-            raise UnknownGroupError(extends)
-        bases = {name: base for name, base in table.extends.items() if name != group}
-        if extends is not None:
-            bases[group] = extends
-        names = table.names if group == DEFAULT_GROUP else tuple(sorted({*table.names, group}))
-        return await self.publish(Change(table=replace(table, names=names, extends=bases), replace=()))
+    async def put_group(self, group: str, extends: str | None, like: Change) -> Published:
+        """Make a group, or have it extend another one. Raises UnknownGroupError too."""
+        return await self.publish(replace(like, edit=PutGroup(group, extends)))
 
-    async def delete_group(self, group: str) -> Published:
+    async def delete_group(self, group: str, like: Change) -> Published:
         """Remove a group and all it has. Raises UnknownGroupError, and ChangesetRejectedError while it is needed."""
-        self._must_be_known(group)
-        table = self._catalog.table
-        needed = [f"group {name} extends it" for name, base in table.extends.items() if base == group]
-        needed += [
-            f"rule {number} takes nodes into it" for number, rule in enumerate(table.rules) if rule.group == group
-        ]
-        if group == DEFAULT_GROUP:
-            needed.append("it is where nodes go that nothing else takes")
-        if needed:
-            raise ChangesetRejectedError([Problem(what=f"can't be removed: {'; '.join(needed)}", group=group)])
-        names = tuple(name for name in table.names if name != group)
-        extends = {name: base for name, base in table.extends.items() if name != group}
-        return await self.publish(Change(table=replace(table, names=names, extends=extends), replace=(group,)))
+        return await self.publish(replace(like, edit=DeleteGroup(group)))
 
-    async def put_rules(self, rules: GroupTable) -> Published:
-        """Replace the rules, and who extends whom; groups that are there stay."""
-        table = self._catalog.table
-        names = tuple(sorted({*table.names, *rules.names}))
-        return await self.publish(
-            Change(table=replace(rules, names=names, kept=table.kept, rules_kept=table.rules_kept))
-        )
+    async def edit_rules(self, rules: PutRules | UpdateRules, like: Change) -> Published:
+        """Replace the rules and who extends whom, or parts of them; groups that are there stay."""
+        return await self.publish(replace(like, edit=rules))
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
@@ -176,6 +159,11 @@ class Operations:
     def table(self) -> GroupTable:
         """Groups and rules in force."""
         return self._catalog.table
+
+    @property
+    def group_names(self) -> Collection[str]:
+        """The groups that are served."""
+        return self._catalog.snapshots.keys()
 
     async def snapshot(self, group: str, revision: int | None = None, type_url: str | None = None) -> Snapshot:
         """Return what a group has itself. Raises UnknownGroupError, CompactedError and NotYetError."""

@@ -33,19 +33,20 @@ from xds.api.guard import Guard, Hosts
 from xds.api.messages import snapshot_message
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
-from xds.api.rules import rules_of
+from xds.api.rules import rules_of, rules_update_of
 from xds.api.shown import resource_any, resource_json
 from xds.api.tokens import Token
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
 from xds.protocol.summary import NODES_MAX, NodesQuery, NodeState
-from xds.publishing.changes import Change
+from xds.publishing.changes import Change, Published
 from xds.sources.groups_file import groups_json
 from xds.store.entries import Stored
 from xds.store.errors import ConflictError
 
 log = structlog.get_logger("xds")
 Revision = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="As it was at that revision.")]
+IfMatch = Annotated[str | None, Header(description="A revision: made at that one, or not at all.")]
 Redact = Annotated[bool, Query(description="Hide keys, passwords and generic secrets.")]
 EVENT_STREAM = "text/event-stream"
 
@@ -119,6 +120,20 @@ def _expected(if_match: str | None) -> int | None:
     return int(text)
 
 
+def _if(if_match: str | None, change: Change) -> Change:
+    """Return a change that expects the revision of an ``If-Match`` header. Raises HTTPException."""
+    expected = _expected(if_match)
+    if expected is None:
+        return change
+    if change.expected_revision not in (None, expected):
+        raise HTTPException(400, "If-Match and expected_revision name different revisions: give one of them")
+    return replace(change, expected_revision=expected)
+
+
+def _etag(revision: int) -> dict[str, str]:
+    return {"etag": f'"{revision}"'}
+
+
 class _Rest:
     def __init__(self, operations: Operations, body_bytes_max: int) -> None:
         self._operations = operations
@@ -133,18 +148,15 @@ class _Rest:
             parts.append(part)
         return b"".join(parts)
 
-    async def _publish(self, change: Change, version: str = "", if_match: str | None = None) -> Response:
-        expected = _expected(if_match)
-        if expected is not None:
-            change = replace(change, expected_revision=expected)
-        published = await self._operations.publish(change, version=version)
+    async def _publish(self, change: Change, version: str = "") -> Response:
+        return self._made(await self._operations.publish(change, version=version))
+
+    def _made(self, published: Published) -> Response:
         return self._told(published_json(published))
 
     def _told(self, content: Any, revision: int | None = None) -> Response:
         revision = content.get("revision") if revision is None and isinstance(content, dict) else revision
-        headers = {"x-xds-epoch": header_value(self._operations.epoch)} | (
-            {} if revision is None else {"etag": f'"{revision}"'}
-        )
+        headers = {"x-xds-epoch": header_value(self._operations.epoch)} | ({} if revision is None else _etag(revision))
         if self._operations.stale_because:
             headers["x-xds-stale"] = "true"
         return JSONResponse(content, headers=headers)
@@ -153,46 +165,45 @@ class _Rest:
 
     def add_changes(self, app: FastAPI) -> None:
         @app.post("/v1/groups/{group}/changesets", **BODIES["changeset"])
-        async def apply_changeset(group: str, request: Request) -> Response:
+        async def apply_changeset(group: str, request: Request, if_match: IfMatch = None) -> Response:
             """Set and remove resources: all of it, or none."""
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
             change, version = await aside(len(data), lambda: bodies.changeset_change(group, data, media_type))
-            return await self._publish(change, version)
+            return await self._publish(_if(if_match, change), version)
 
         @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
-        async def replace_snapshot(
-            group: str, request: Request, if_match: Annotated[str | None, Header()] = None
-        ) -> Response:
+        async def replace_snapshot(group: str, request: Request, if_match: IfMatch = None) -> Response:
             """Make a group have these resources and no others."""
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
             change, version = await aside(len(data), lambda: bodies.snapshot_change(group, data, media_type))
-            return await self._publish(change, version, if_match)
+            return await self._publish(_if(if_match, change), version)
 
         @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
-        async def put_resource(request: Request, if_match: Annotated[str | None, Header()] = None) -> Response:
+        async def put_resource(request: Request, if_match: IfMatch = None) -> Response:
             """Set one resource."""
             _, group, _, word, name = _five(_within(request))
             type_url = bodies.known_type(word)
             data, written = await self._body(request), request.headers.get("content-type", "")
             resource = await aside(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
-            return await self._publish(Change(upserts={group: (resource,)}), "", if_match)
+            return await self._publish(_if(if_match, Change(upserts={group: (resource,)})))
 
         @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
-        async def delete_resource(request: Request, if_match: Annotated[str | None, Header()] = None) -> Response:
+        async def delete_resource(request: Request, if_match: IfMatch = None) -> Response:
             """Remove one resource; that it is not there is no error."""
             _, group, _, word, name = _five(_within(request))
             change = Change(removals={group: ((bodies.known_type(word), name),)})
-            return await self._publish(change, "", if_match)
+            return await self._publish(_if(if_match, change))
 
         @app.post("/v1/groups/{group}/rollback", **BODIES["rollback"])
-        async def roll_back(group: str, request: Request) -> Response:
+        async def roll_back(group: str, request: Request, if_match: IfMatch = None) -> Response:
             """Make a group as it was at a revision, at a new one."""
             group = _within(request)[1]
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.RollbackBody, document)
-            return self._told(published_json(await self._operations.rollback(group, body.to, bodies.about(body))))
+            like = _if(if_match, bodies.about(body))
+            return self._made(await self._operations.rollback(group, body.to, like))
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
@@ -214,10 +225,12 @@ class _Rest:
             def answer() -> Response:
                 if bodies.PROTOBUF in accepted:
                     message = snapshot_message(found, epoch, secrets=not redact)
-                    return Response(message.SerializeToString(), media_type=bodies.PROTOBUF)
+                    return Response(
+                        message.SerializeToString(), headers=_etag(found.revision), media_type=bodies.PROTOBUF
+                    )
                 resources = resources_json(found.resources, secrets=not redact)
                 content = {"group": group, "revision": found.revision, "epoch": epoch, "resources": resources}
-                return _answer_in(accepted, content)
+                return _answer_in(accepted, content, _etag(found.revision))
 
             return await aside(found.size_bytes, answer)
 
@@ -225,15 +238,15 @@ class _Rest:
         async def read_resource(request: Request, revision: Revision = None, redact: Redact = True) -> Response:
             """Return one resource that a group has itself."""
             _, group, _, word, name = _five(_within(request))
+            at = self._operations.revision if revision is None else revision
             found: Resource = await self._operations.resource(group, bodies.known_type(word), name, revision)
             accepted = request.headers.get("accept", "")
             if bodies.PROTOBUF in accepted:
                 body = resource_any(found, secrets=not redact)
                 media_type = f'{bodies.PROTOBUF}; messageType="{body.type_url.removeprefix(TYPE_PREFIX)}"'
-                return Response(body.value, media_type=media_type)
-            return _answer_in(
-                accepted, resource_json(found, secrets=not redact), {"x-xds-version": header_value(found.version)}
-            )
+                return Response(body.value, headers=_etag(at), media_type=media_type)
+            headers = {"x-xds-version": header_value(found.version), **_etag(at)}
+            return _answer_in(accepted, resource_json(found, secrets=not redact), headers)
 
     # --- History -----------------------------------------------------------------------------------------------------
 
@@ -297,29 +310,37 @@ class _Rest:
             )
 
         @app.put("/v1/groups", **BODIES["rules"])
-        async def put_rules(request: Request) -> Response:
+        async def put_rules(request: Request, if_match: IfMatch = None) -> Response:
             """Replace the rules, and what extends what; written as in groups.yaml."""
             document = bodies.document_of(await self._body(request), _media_type(request))
-            table = rules_of(document, [each.name for each in self._operations.groups()])
-            return self._told(published_json(await self._operations.put_rules(table)))
+            rules = rules_of(document, self._operations.group_names)
+            return self._made(await self._operations.edit_rules(rules, _if(if_match, Change())))
+
+        @app.patch("/v1/groups", **BODIES["rules_update"])
+        async def update_rules(request: Request, if_match: IfMatch = None) -> Response:
+            """Replace those parts of the rules that are given; add_external is added to what is external already."""
+            document = bodies.document_of(await self._body(request), _media_type(request))
+            rules = rules_update_of(document, self._operations.group_names)
+            return self._made(await self._operations.edit_rules(rules, _if(if_match, Change())))
 
         @app.get("/v1/groups/{group}")
         async def read_group(group: str, request: Request) -> Response:
             """Return one group."""
-            return self._told(self._group_json(_within(request)[1]))
+            return self._told(self._group_json(_within(request)[1]), self._operations.revision)
 
         @app.put("/v1/groups/{group}", **BODIES["group"])
-        async def put_group(group: str, request: Request) -> Response:
+        async def put_group(group: str, request: Request, if_match: IfMatch = None) -> Response:
             """Make a group, or have it extend another one."""
             group = _within(request)[1]
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.GroupBody, document)
-            return self._told(published_json(await self._operations.put_group(group, body.extends)))
+            like = _if(if_match, bodies.about(body))
+            return self._made(await self._operations.put_group(group, body.extends, like))
 
         @app.delete("/v1/groups/{group}")
-        async def delete_group(group: str, request: Request) -> Response:
+        async def delete_group(group: str, request: Request, if_match: IfMatch = None) -> Response:
             """Remove a group and all it has."""
-            return self._told(published_json(await self._operations.delete_group(_within(request)[1])))
+            return self._made(await self._operations.delete_group(_within(request)[1], _if(if_match, Change())))
 
     def _group_json(self, name: str) -> dict[str, Any]:
         group = self._operations.group(name)

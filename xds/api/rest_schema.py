@@ -85,6 +85,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "rollback": _body(_model(bodies.RollbackBody)),
     "group": _body(_model(bodies.GroupBody)),
     "rules": _body({"type": "object", "description": "As groups.yaml: groups, rules, unmatched, external"}),
+    "rules_update": _body({"type": "object", "description": "Parts of groups.yaml, and add_external"}),
     "resource": {"openapi_extra": NAMES["openapi_extra"] | _body(_RESOURCE)["openapi_extra"]},
 }
 """What a route is declared with, by what its body is."""

@@ -1,17 +1,65 @@
-"""Groups and rules from a body in the form of ``groups.yaml``. It does not know who asks."""
+"""Groups and rules from a body in the form of ``groups.yaml``, as edits. It does not know who asks."""
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from xds.model.groups import GroupTable
-from xds.model.problem import ChangesetRejectedError
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.publishing.edits import PutRules, UpdateRules
 from xds.sources.groups_file import parse_groups
-from xds.sources.yaml_reader import Document
+from xds.sources.yaml_reader import Document, PathKeys
+
+ADD_EXTERNAL = "add_external"
 
 
-def rules_of(document: Document, known: Collection[str]) -> GroupTable:
-    """Return the table that a body says, its new groups named in it. Raises ChangesetRejectedError."""
-    read = parse_groups(document, file="", directories=known)
+def rules_of(document: Document, known: Collection[str]) -> PutRules:
+    """Return the edit that a body asks for. Raises ChangesetRejectedError.
+
+    Whether the groups exist that it names is decided when the edit is made; ``known`` only serves to tell all that is
+    wrong with a body at once.
+    """
+    read = parse_groups(document, file="", directories=None)
     if read.problems:
-        raise ChangesetRejectedError(read.problems)
-    return replace(read.table, names=read.declared)
+        raise ChangesetRejectedError(_problems(document, known))
+    return PutRules(replace(read.table, names=read.declared), lambda groups: _problems(document, groups))
+
+
+def rules_update_of(document: Document, known: Collection[str]) -> UpdateRules:
+    """Return the edit of those parts that a body has; see ``rules_of``. ``add_external`` adds to ``external``."""
+    given: Mapping[str, Any] = document.value if isinstance(document.value, dict) else {}
+    parts = {key: value for key, value in given.items() if key != ADD_EXTERNAL}
+    plain = _Part(document, parts if isinstance(document.value, dict) else document.value)
+    added = _Part(document, {"external": given.get(ADD_EXTERNAL)}, {"external": ADD_EXTERNAL})
+    read, read_added = (parse_groups(each, file="", directories=None) for each in (plain, added))
+    if read.problems or read_added.problems:
+        misnamed = [replace(each, field=f"add_{each.field}") for each in read_added.problems]
+        raise ChangesetRejectedError([*_problems(plain, known), *misnamed])
+    table = read.table
+    return UpdateRules(
+        explain=lambda groups: _problems(plain, groups),
+        names=read.declared,
+        extends=table.extends,
+        rules=table.rules if "rules" in given else None,
+        deny_unmatched=table.deny_unmatched if "unmatched" in given else None,
+        external=table.external if "external" in given else None,
+        add_external=read_added.table.external,
+    )
+
+
+@dataclass(slots=True)
+class _Part:
+    """Part of a document, with the lines of the whole; keys of ``renamed`` have another name there."""
+
+    document: Document
+    value: Any
+    renamed: Mapping[str, str] | None = None
+
+    def item_line(self, key: str, index: int) -> int:
+        return self.document.item_line((self.renamed or {}).get(key, key), index)
+
+    def line_of(self, path: PathKeys) -> int:
+        return self.document.line_of(tuple((self.renamed or {}).get(str(key), key) for key in path))
+
+
+def _problems(document: Document, known: Collection[str]) -> tuple[Problem, ...]:
+    return parse_groups(document, file="", directories=known).problems

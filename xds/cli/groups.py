@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xds.cli.output import EXIT_USAGE, count, fail, problem_lines
+from xds.cli.push import Author, Expected, Message
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Output, TokenFile, examples_of, print_as, print_table, talk
 
 if TYPE_CHECKING:
     from xds.client import Client, Group
 
-EPILOG = examples_of("xds groups", "xds groups -o yaml > groups.yaml", "xds groups --file groups.yaml")
+EPILOG = examples_of(
+    "xds groups",
+    "xds groups -o yaml > groups.yaml",
+    "xds groups --file groups.yaml",
+    "xds groups --file groups.yaml --expected-revision 41",
+)
 
 
 def groups(
@@ -20,20 +26,28 @@ def groups(
         Path | None,
         typer.Option("--file", "-f", metavar="FILE", help="Take rules, and what extends what, from a groups.yaml."),
     ] = None,
+    message: Message = "",
+    author: Author = "",
+    expected_revision: Expected = None,
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
     """Print the groups and their rules, after replacing the rules by those of a file, if one is given."""
+    from xds.client import About
+
+    if file is None and expected_revision is not None:
+        fail("--expected-revision: nothing is changed without --file", code=EXIT_USAGE)
     written = None if file is None else _read(file)
+    about = About(message=message, author=author, expected_revision=expected_revision)
 
-    async def work(client: "Client") -> "tuple[list[Group], dict[str, Any]]":
+    async def work(client: "Client") -> "tuple[list[Group], int, dict[str, Any]]":
         if written is not None:
-            await client.put_rules(written)
-        return await client.groups(), await client.rules()
+            await client.put_rules(written, about=about)
+        return await client.groups(), *await client.rules_at()
 
-    found, rules = talk(api, token_file, ca, work)
+    found, revision, rules = talk(api, token_file, ca, work)
     if output != "table":
         print_as(output, rules)
         return
@@ -47,6 +61,7 @@ def groups(
         sys.stdout.write(f"all others: {'refused' if rules['unmatched'] == 'deny' else 'default'}\n")
     else:
         sys.stdout.write("no rules: a node belongs to the group that is named as its cluster, or to default\n")
+    sys.stdout.write(f"revision {revision}\n")
 
 
 def _rule(rule: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """``xds apply``, ``delete`` and ``rollback``: changes over the push API."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,16 +68,48 @@ def apply(
         version=version,
         dry_run=dry_run,
     )
+    _print_applied(
+        talk(api, token_file, ca, lambda client: _apply(client, read, rules, about, prune=prune)),
+        output,
+        dry_run=dry_run,
+    )
 
-    async def work(client: "Client") -> dict[str, "Applied"]:
-        if not dry_run:
-            await _prepare(client, rules)
-        applied = {name: await _push(client, name, resources, about, prune=prune) for name, resources in read.items()}
-        if not dry_run and len(rules) > 1:
-            await client.put_rules({**rules, "groups": (await client.rules())["groups"]})
-        return applied
 
-    _print_applied(talk(api, token_file, ca, work), output, dry_run=dry_run)
+async def _apply(
+    client: "Client",
+    read: "Mapping[str, tuple[Resource, ...]]",
+    rules: "Mapping[str, Any]",
+    about: "About",
+    *,
+    prune: bool,
+) -> "dict[str, Applied]":
+    """Make the changes one after the other. Where a revision is expected, each expects that of the one before it."""
+    about_rules = replace(about, id="", version="")
+    if not about.dry_run and (first := _needed_first(rules, read)):
+        made = await client.update_rules(first, about=about_rules)
+        about = _after(about, made)
+    applied: dict[str, Applied] = {}
+    for name, resources in read.items():
+        applied[name] = await _push(client, name, resources, about, prune=prune)
+        if not about.dry_run:
+            about = _after(about, applied[name])
+    last = {key: value for key, value in rules.items() if key != "groups"}
+    if not about.dry_run and last:
+        await client.update_rules(last, about=replace(about, id="", version=""))
+    return applied
+
+
+def _after(about: "About", made: "Applied") -> "About":
+    return about if about.expected_revision is None else replace(about, expected_revision=made.revision)
+
+
+def _needed_first(rules: "Mapping[str, Any]", pushed: "Collection[str]") -> dict[str, Any]:
+    """Return what of a groups.yaml has to be there before resources refer to it: what extends what, and externals."""
+    groups: dict[str, Any] = dict(rules.get("groups", {}))
+    bases = {each["extends"] for each in groups.values()}
+    groups |= {name: {} for name in pushed if name in bases and name not in groups}
+    first = {"groups": groups, "add_external": rules.get("external")}
+    return {key: value for key, value in first.items() if value}
 
 
 async def _push(
@@ -86,18 +118,6 @@ async def _push(
     if prune:
         return await client.replace(resources, group=group, about=about)
     return await client.apply(upsert=resources, group=group, about=about)
-
-
-async def _prepare(client: "Client", rules: "Mapping[str, Any]") -> None:
-    """Have groups extend what they are to, and names be external, before anything refers to them."""
-    groups = rules.get("groups", {})
-    present = {each.name: each.extends for each in await client.groups()} if groups else {}
-    for name, group in groups.items():
-        if present.get(name) != group["extends"]:
-            await client.put_group(name, extends=group["extends"])
-    if external := rules.get("external"):
-        now = await client.rules()
-        await client.put_rules({**now, "external": sorted({*now["external"], *external})})
 
 
 def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, ...]], dict[str, Any]]":
@@ -171,6 +191,7 @@ def rollback(
     dry_run: DryRun = False,
     message: Message = "",
     author: Author = "",
+    expected_revision: Expected = None,
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
@@ -179,7 +200,12 @@ def rollback(
     """Make a group as it was at a revision. That is a new change, which can be rolled back too."""
     from xds.client import About
 
-    about = About(message=message or f"roll back to {revision}", author=author, dry_run=dry_run)
+    about = About(
+        message=message or f"roll back to {revision}",
+        author=author,
+        expected_revision=expected_revision,
+        dry_run=dry_run,
+    )
     applied = talk(api, token_file, ca, lambda client: client.rollback(revision, group=group, about=about))
     _print_applied({group: applied}, output, dry_run=dry_run)
 

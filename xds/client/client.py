@@ -149,13 +149,24 @@ class Client:
         """Make a group as it was at a revision, at a new one."""
         return await self._change("Rollback", pb.RollbackRequest(group=group, to=to), about)
 
-    async def put_group(self, group: str, *, extends: str | None = None) -> Applied:
+    async def put_group(self, group: str, *, extends: str | None = None, about: About | None = None) -> Applied:
         """Make a group, or have it extend another one."""
-        return applied_of(await self._call("PutGroup", pb.GroupRequest(group=group, extends=extends or ""), pb.Applied))
+        return await self._change("PutGroup", pb.GroupRequest(group=group, extends=extends or ""), about)
 
-    async def delete_group(self, group: str) -> Applied:
+    async def delete_group(self, group: str, *, about: About | None = None) -> Applied:
         """Remove a group and all it has."""
-        return applied_of(await self._call("DeleteGroup", pb.GroupRequest(group=group), pb.Applied))
+        return await self._change("DeleteGroup", pb.GroupRequest(group=group), about)
+
+    async def put_rules(self, rules: Json, *, about: About | None = None) -> Applied:
+        """Replace the rules, and what extends what; groups that are there stay. Raises RejectedError."""
+        return await self._change("PutRules", _rules(rules), about)
+
+    async def update_rules(self, parts: Json, *, about: About | None = None) -> Applied:
+        """Replace those parts of the rules that are given, and leave the others. Raises RejectedError.
+
+        Of ``groups``, those named are set. ``add_external`` is added to what is external already.
+        """
+        return await self._change("UpdateRules", _rules(parts), about)
 
     @asynccontextmanager
     async def pushing_endpoints(self, *, group: str = DEFAULT_GROUP) -> AsyncIterator["EndpointsPush"]:
@@ -262,14 +273,12 @@ class Client:
 
     async def rules(self) -> Json:
         """Return what extends what, and the rules by which nodes belong to groups, as ``groups.yaml`` has them."""
-        found = await self._call("GetRules", pb.GetRulesRequest(), pb.Rules)
-        return json_format.MessageToDict(found.rules)
+        return (await self.rules_at())[1]
 
-    async def put_rules(self, rules: Json) -> Applied:
-        """Replace the rules, and what extends what; groups that are there stay. Raises RejectedError."""
-        message = pb.Rules()
-        message.rules.update(rules)
-        return applied_of(await self._call("PutRules", message, pb.Applied))
+    async def rules_at(self) -> tuple[int, Json]:
+        """Return the revision that is served, and the rules at it: what ``About.expected_revision`` is to be then."""
+        found = await self._call("GetRules", pb.GetRulesRequest(), pb.Rules)
+        return found.revision, json_format.MessageToDict(found.rules)
 
     async def revision(self) -> int:
         """Return the revision that is served."""
@@ -326,6 +335,12 @@ def _check_token(token: str, address: str, *, is_encrypted: bool) -> None:
         raise TokenError(
             f"the token would be sent in clear to {address}; give the CAs of the server's certificate (--ca, tls_ca)"
         )
+
+
+def _rules(rules: Json) -> pb.Rules:
+    message = pb.Rules()
+    message.rules.update(rules)
+    return message
 
 
 def _anys(items: Iterable[ResourceLike], group: str) -> list[AnyMessage]:

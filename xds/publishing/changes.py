@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from xds.model.groups import GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
+from xds.publishing.edits import Edit
 from xds.store.entries import Key
 
 DIRECTORY = "directory"
@@ -19,7 +19,7 @@ class Change:
     """All of it takes effect at one revision, or none.
 
     ``upserts`` and ``removals`` are by group, as in a ``Changeset``. Groups in ``replace`` have nothing but their
-    upserts afterwards. ``table`` replaces groups and rules. ``id`` tells the change from every other one: the same
+    upserts afterwards. ``edit`` changes groups and rules. ``id`` tells the change from every other one: the same
     id twice is one change. With ``expected_revision`` it is made at that revision or not at all. ``mergeable`` allows
     it to share its revision with others; of what they both set, the later one's counts.
     """
@@ -27,7 +27,7 @@ class Change:
     upserts: Mapping[str, tuple[Resource, ...]] = field(default_factory=dict)
     removals: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     replace: tuple[str, ...] = ()
-    table: GroupTable | None = None
+    edit: Edit | None = None
     id: str = ""
     author: str = ""
     message: str = ""
@@ -61,14 +61,6 @@ class KeptElsewhereError(Exception):
         super().__init__(f"{what} kept by the directory that is served: change the files there")
 
 
-class UnknownGroupError(Exception):
-    """There is no group of that name."""
-
-    def __init__(self, group: str) -> None:
-        super().__init__(f"there is no group {group!r}")
-        self.group = group
-
-
 def group_name_problem(group: str) -> str:
     """Say what is wrong with a group's name, "" if nothing is."""
     if not group or len(group) > 200 or group != group.strip() or any(ord(c) < 32 or c in "/\\\x7f" for c in group):
@@ -78,7 +70,7 @@ def group_name_problem(group: str) -> str:
 
 def check(change: Change) -> None:
     """Raise ChangesetRejectedError where a change names a group that can't be, or one resource twice."""
-    named = {*change.groups, *(change.table.names if change.table is not None else ())}
+    named = {*change.groups, *(change.edit.names if change.edit is not None else ())}
     problems = [Problem(what=wrong, group=group) for group in sorted(named) if (wrong := group_name_problem(group))]
     for group in sorted(change.groups):
         places = [(each.type_url, each.name) for each in change.upserts.get(group, ())]

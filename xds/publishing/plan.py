@@ -10,8 +10,9 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
-from xds.publishing.changes import DIRECTORY, Change, KeptElsewhereError, Published, UnknownGroupError
+from xds.publishing.changes import Change, KeptElsewhereError, Published
 from xds.publishing.codec import Operations, changeset_of, encode_table
+from xds.publishing.edits import Edited, UnknownGroupError
 from xds.store.entries import Entry, Key
 from xds.store.errors import ConflictError
 
@@ -34,9 +35,11 @@ def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> Plan:
     """
     if change.expected_revision is not None and change.expected_revision != head.revision:
         raise ConflictError(change.expected_revision, head.revision)
-    _check_kept(change, head.table)
-    table = _table_after(change, head)
-    asked = _operations(change, head)
+    edited = None if change.edit is None else change.edit.on(head)
+    whole = change if edited is None else replace(change, replace=(*change.replace, *edited.emptied))
+    _check_kept(whole, edited, head.table)
+    table = _table_after(whole, edited, head)
+    asked = _operations(whole, head)
     operations = {key: new for key, new in asked.items() if _version(new) != _version(_present(head, key))}
     unchanged = tuple(key for key in asked if key not in operations)
     _check_labels(asked, head)
@@ -84,7 +87,7 @@ def digest_of(change: Change) -> bytes:
         for part in (*key, "" if resource is None else resource.version):
             digest.update(b"%d:" % len(part) + part.encode())
     digest.update("\0".join(sorted(change.replace)).encode())
-    digest.update(b"-" if change.table is None else encode_table(change.table))
+    digest.update(b"-" if change.edit is None else change.edit.content)
     return digest.digest()
 
 
@@ -133,12 +136,12 @@ def _version(resource: Resource | None) -> str | None:
     return None if resource is None else resource.version
 
 
-def _table_after(change: Change, head: Catalog) -> GroupTable | None:
+def _table_after(change: Change, edited: Edited | None, head: Catalog) -> GroupTable | None:
     """Return the table that a change leads to, None if it stays as it is. It names every group that has resources."""
-    table = change.table if change.table is not None else head.table
-    known: Mapping[str, object] = head.snapshots if change.table is None else dict.fromkeys((*table.names,))
+    table = head.table if edited is None else edited.table
+    known: Mapping[str, object] = head.snapshots if edited is None else dict.fromkeys(table.names)
     missing = sorted(group for group in change.groups if group not in known and group != DEFAULT_GROUP)
-    if change.table is not None:
+    if edited is not None:
         missing = [group for group in missing if change.upserts.get(group)]
     for group in missing:
         if not change.upserts.get(group) and group not in change.replace:
@@ -148,12 +151,15 @@ def _table_after(change: Change, head: Catalog) -> GroupTable | None:
     return None if table == head.table else table
 
 
-def _check_kept(change: Change, table: GroupTable) -> None:
-    if change.author == DIRECTORY:
+def _check_kept(change: Change, edited: Edited | None, table: GroupTable) -> None:
+    if change.edit is not None and change.edit.by_directory:
         return
-    if touched := sorted(change.groups.intersection(table.kept)):
+    touched = sorted(change.groups.intersection(table.kept))
+    if edited is not None:
+        touched += [name for name in table.kept if edited.table.extends.get(name) != table.extends.get(name)]
+    if touched:
         raise KeptElsewhereError(f"the group {touched[0]} is")
-    if change.table is not None and table.rules_kept and _rules_differ(change.table, table):
+    if edited is not None and table.rules_kept and _rules_differ(edited.table, table):
         raise KeptElsewhereError("the rules of the groups are")
 
 

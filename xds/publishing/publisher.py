@@ -4,6 +4,10 @@ One task writes: it takes what waits, plans it change by change beside the state
 the store keep all of it in one go. Another follows the store and serves each entry, whoever wrote it, in order. So what
 is served is what is kept, a slow disk makes batches larger instead of queues longer, and other writers are no special
 case.
+
+Writes are linearizable, those that are refused or change nothing included. What the store keeps was planned on its
+newest state, as it compares the revision. What makes no entry is answered once that of its batch that does is kept, or
+else once the head is seen to have all that the store has: what an older state says may be wrong by now.
 """
 
 import asyncio
@@ -11,8 +15,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import groupby
 from uuid import uuid4
 
 import structlog
@@ -20,9 +22,11 @@ import structlog
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
-from xds.publishing.changes import Change, KeptElsewhereError, Published, UnknownGroupError, check
+from xds.publishing.batch import Planned, Verdict, Waiting, runs, without_twins
+from xds.publishing.changes import Change, KeptElsewhereError, Published, check
 from xds.publishing.codec import changeset_of_entry, changeset_of_state
-from xds.publishing.plan import Plan, digest_of, merged, plan
+from xds.publishing.edits import UnknownGroupError
+from xds.publishing.plan import digest_of, merged, plan
 from xds.store.entries import State, Store, Stored
 from xds.store.errors import (
     CompactedError,
@@ -47,36 +51,6 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 REFUSALS = (ChangesetRejectedError, ConflictError, KeptElsewhereError, UnknownGroupError)
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    change: Change
-    answer: "asyncio.Future[Published]"
-
-    def refuse(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-    def accept(self, published: Published) -> None:
-        if not self.answer.done():
-            self.answer.set_result(published)
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """A plan, and those that wait for it: several, where their changes were merged."""
-
-    plan: Plan
-    waiting: list[_Waiting]
-
-    def refuse(self, error: Exception) -> None:
-        for each in self.waiting:
-            each.refuse(error)
-
-    def accept(self) -> None:
-        for each in self.waiting:
-            each.accept(self.plan.published)
-
-
 class Publisher:
     """Publishes changes between ``start`` and ``stop``. ``serve`` is given each revision's changeset, in order.
 
@@ -88,13 +62,17 @@ class Publisher:
         self._served = served
         self._serve = serve
         self._head = Catalog()
-        self._behind: deque[tuple[int, Changeset]] = deque()
-        self._planned: dict[str, _Planned] = {}
-        self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue(WAITING_MAX)
+        self._behind: deque[tuple[int, Changeset, bool]] = deque()
+        """What others wrote: revision, changeset, and whether it is all there is of another log."""
+        self._planned: dict[str, Planned] = {}
+        self._due: list[Verdict] = []
+        """Verdicts on states that are kept and not served yet."""
+        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_MAX)
         self._moved = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._writing = False
         self._offset = 0
+        self._epoch = ""
         self.revision = 0
         self.stale_because = ""
         """Why the store can't be followed just now, "" if it can."""
@@ -104,6 +82,7 @@ class Publisher:
     async def start(self) -> None:
         """Serve what the store has, then follow it and take changes. Raises StoreError."""
         state = await self.store.state()
+        self._epoch = self.store.epoch
         self._take_whole(changeset_of_state(state), state.revision)
         self._tasks = [asyncio.create_task(self._follow(), name="follow"), asyncio.create_task(self._write_all())]
 
@@ -134,7 +113,7 @@ class Publisher:
         Waits while too many others do. Raises ChangesetRejectedError.
         """
         check(change)
-        waiting = _Waiting(change, asyncio.get_running_loop().create_future())
+        waiting = Waiting(change, asyncio.get_running_loop().create_future())
         await self._waiting.put(waiting)
         return waiting.answer
 
@@ -147,6 +126,10 @@ class Publisher:
         except TimeoutError:
             why = self.stale_because or "the store is slow"
             raise UnavailableError(f"revision {revision} is kept but not served after {within_s:g} s: {why}") from None
+
+    async def reach_newest(self) -> None:
+        """Return once all is served that the store had when this was called. Raises StoreError."""
+        await self.served_at(await self.store.newest())
 
     # --- From the store ----------------------------------------------------------------------------------------------
 
@@ -177,26 +160,31 @@ class Publisher:
 
     def _take(self, stored: Stored) -> None:
         planned = self._planned.get(stored.entry.id)
-        if planned is not None and planned.plan.published.revision == stored.revision:
+        is_own = planned is not None and planned.made(stored)
+        if planned is not None and is_own:
             changeset = planned.plan.changeset  # the head has it already
         else:
             changeset = changeset_of_entry(stored.entry, self._served)
-            self._behind.append((stored.revision, changeset))
+            self._behind.append((stored.revision, changeset, False))
         self._serve(changeset, stored.revision + self._offset)
         if not self._writing:
             self._catch_up()
         self._move_to(stored.revision)
-        if planned is not None:
+        if planned is not None and is_own:
             del self._planned[stored.entry.id]
             planned.accept()
 
-    def _take_whole(self, changeset: Changeset, revision: int) -> None:
+    def _take_whole(self, changeset: Changeset, revision: int, *, anew: bool = False) -> None:
         """Serve all there is, without what led to it: at the start, or when too much was missed."""
-        self._behind.append((revision, changeset))
+        self._behind.append((revision, changeset, anew))
         self._serve(changeset, revision + self._offset)
         self._move_to(revision)
+        self._accept_served()
+
+    def _accept_served(self) -> None:
+        """Answer those whose entries are kept and came as part of a whole state."""
         for entry_id, planned in list(self._planned.items()):
-            if planned.plan.published.revision <= revision:
+            if planned.kept and planned.plan.published.revision <= self.revision:
                 del self._planned[entry_id]
                 planned.accept()
 
@@ -206,25 +194,34 @@ class Publisher:
         for entry_id, planned in self._planned.items():
             planned.refuse(OutcomeUnknownError(entry_id, "the store was replaced"))
         self._planned.clear()
+        for verdict in self._due:
+            verdict.waiting.refuse(UnavailableError("the store was replaced: read it again, and decide anew"))
+        self._due.clear()
+        self._epoch = self.store.epoch
         self._offset += max(0, self.revision + 1 - state.revision)
-        self._take_whole(changeset_of_state(state), state.revision)
+        self._take_whole(changeset_of_state(state), state.revision, anew=True)
 
     def _move_to(self, revision: int) -> None:
         self.revision = revision
+        if self._due:
+            served = [each for each in self._due if each.revision <= revision]
+            self._due = [each for each in self._due if each.revision > revision]
+            for verdict in served:
+                verdict.tell()
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
     # --- Into the store ----------------------------------------------------------------------------------------------
 
     async def _write_all(self) -> None:
-        later: list[_Waiting] = []
+        later: list[Waiting] = []
         while True:
             batch = later or [await self._waiting.get()]
             if batch[0].change.mergeable:
                 await asyncio.sleep(MERGE_S)
             while len(batch) < BATCH_MAX and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            batch, later = _without_twins(batch)
+            batch, later = without_twins(batch)
             self._writing = True
             try:
                 await self._write(batch)
@@ -238,41 +235,80 @@ class Publisher:
                 self._rebuild_head()
             self._writing = False
 
-    async def _write(self, batch: list[_Waiting]) -> None:
+    async def _write(self, batch: list[Waiting]) -> None:
         """Have the store keep all of a batch, trying again for as long as other writers are first."""
         deadline = time.monotonic() + CONFLICT_S
+        is_newest = False
         while True:
             batch = await self._not_kept_yet([each for each in batch if not each.answer.done()])
             self._catch_up()
-            planned = await self._plan_all(batch)
-            if not planned:
-                return
+            planned, verdicts = await self._plan_all(batch)
             try:
-                await self._append(planned)
-                return
+                if planned:
+                    await self._append(planned)
+                elif verdicts and not is_newest:
+                    is_newest = True
+                    if not await self._head_is_newest(verdicts):
+                        continue
             except (ConflictError, IdReusedError) as error:
                 if time.monotonic() > deadline:
                     raise UnavailableError(f"other writers were first for {CONFLICT_S:g} s; try again") from error
                 await self.served_at(error.revision)
                 await asyncio.sleep(0)  # whatever the reason to try again, others get their turn
+            except OutcomeUnknownError as error:
+                why = f"whether what came before it was kept is not known ({error}); nothing of this was changed"
+                for verdict in verdicts:
+                    verdict.waiting.refuse(UnavailableError(why))
+                raise
+            else:
+                for verdict in verdicts:
+                    self._tell(verdict)
+                return
 
-    async def _append(self, planned: list[_Planned]) -> None:
+    async def _head_is_newest(self, verdicts: list[Verdict]) -> bool:
+        """Say whether the head has all that the store has; where it has not, that is served when this returns."""
+        try:
+            newest = await self.store.newest()
+        except StoreError:
+            for verdict in verdicts:  # a start with the files of before does not need the store
+                edit = verdict.waiting.change.edit
+                if edit is not None and edit.by_directory and isinstance(verdict.outcome, Published):
+                    verdict.tell()
+            raise
+        if newest <= self._head.revision:
+            return True
+        await self.served_at(newest)
+        return False
+
+    def _tell(self, verdict: Verdict) -> None:
+        """Answer with a verdict; with a success once the state is served that it holds on."""
+        if isinstance(verdict.outcome, Published) and verdict.revision > self.revision:
+            self._due.append(verdict)
+        else:
+            verdict.tell()
+
+    async def _append(self, planned: list[Planned]) -> None:
         entries = [each.plan.entry for each in planned if each.plan.entry is not None]
         before = planned[0].plan.published.revision - 1
-        self._planned.update((each.plan.entry.id, each) for each in planned if each.plan.entry is not None)
+        self._planned.update((each.entry_id, each) for each in planned)
         try:
+            if self.store.epoch != self._epoch:
+                raise UnavailableError("the store was replaced: read it again, and decide anew")
             await self.store.append_all(entries, before)
         except BaseException as error:
             self._take_back(planned)
-            if isinstance(error, OutcomeUnknownError):
+            if isinstance(error, OutcomeUnknownError | asyncio.CancelledError):
+                why = str(error.__cause__ or error) or "this control plane went down"
                 for each in planned:
-                    assert each.plan.entry is not None
-                    each.refuse(OutcomeUnknownError(each.plan.entry.id, str(error.__cause__ or error)))
+                    each.refuse(OutcomeUnknownError(each.entry_id, why))
             raise
+        for each in planned:
+            each.kept = True
+        self._accept_served()
 
-    def _take_back(self, planned: list[_Planned]) -> None:
+    def _take_back(self, planned: list[Planned]) -> None:
         """Have the head be as it was before these, but for what of them was served: that was kept after all."""
-        ids = [each.plan.entry.id for each in planned if each.plan.entry is not None]
+        ids = [each.entry_id for each in planned]
         waited_for = [self._planned.pop(each) for each in ids if each in self._planned]
         if len(waited_for) < len(planned):
             self._rebuild_head()
@@ -280,7 +316,7 @@ class Publisher:
         for each in reversed(planned):
             self._head.apply(each.plan.undo, revision=each.plan.published.revision - 1)
 
-    async def _not_kept_yet(self, batch: list[_Waiting]) -> list[_Waiting]:
+    async def _not_kept_yet(self, batch: list[Waiting]) -> list[Waiting]:
         """Answer those whose id is that of a kept entry, and return the others."""
         ids = [each.change.id for each in batch if each.change.id]
         kept = await self.store.find(ids) if ids else {}
@@ -295,57 +331,42 @@ class Publisher:
                 each.refuse(IdReusedError(each.change.id, found.revision))
         return [each for each in batch if not each.answer.done()]
 
-    async def _plan_all(self, batch: list[_Waiting]) -> list[_Planned]:
-        planned: list[_Planned] = []
-        for number, together in enumerate(_runs(batch)):
+    async def _plan_all(self, batch: list[Waiting]) -> tuple[list[Planned], list[Verdict]]:
+        planned: list[Planned] = []
+        verdicts: list[Verdict] = []
+        for number, together in enumerate(runs(batch)):
             if number % PLANS_A_TURN == PLANS_A_TURN - 1:
                 await asyncio.sleep(0)
-            planned += self._plan(together)
-        return planned
+            self._plan(together, planned, verdicts)
+        return planned, verdicts
 
-    def _plan(self, together: list[_Waiting]) -> list[_Planned]:
+    def _plan(self, together: list[Waiting], planned: list[Planned], verdicts: list[Verdict]) -> None:
         """Plan changes that are made as one; where that can't be, one by one."""
         change = together[0].change if len(together) == 1 else merged(each.change for each in together)
         try:
             made = plan(change, self._head, entry_id=change.id or uuid4().hex, at_ms=time.time_ns() // 1_000_000)
         except REFUSALS as error:
             if len(together) > 1:
-                return [planned for each in together for planned in self._plan([each])]
-            together[0].refuse(error)
-            return []
-        planned = _Planned(made, together)
+                for each in together:
+                    self._plan([each], planned, verdicts)
+            else:
+                verdicts.append(Verdict(together[0], error, self._head.revision))
+            return
         if made.entry is None:
-            planned.accept()
-            return []
-        return [planned]
+            verdicts += [Verdict(each, made.published, self._head.revision) for each in together]
+        else:
+            planned.append(Planned(made, together))
 
     def _catch_up(self) -> None:
         """Bring the head to what others have written meanwhile."""
         while self._behind:
-            revision, changeset = self._behind.popleft()
-            if revision > self._head.revision or changeset.replace:
+            revision, changeset, anew = self._behind.popleft()
+            if anew:
+                self._head = Catalog()
+            if revision > self._head.revision:
                 self._head.apply(changeset, revision=revision)
 
     def _rebuild_head(self) -> None:
         self._head = Catalog()
         self._behind.clear()
-        self._behind.append((self.revision, self._served.export()))
-
-
-def _runs(batch: list[_Waiting]) -> list[list[_Waiting]]:
-    """Return the changes in order, those that follow each other and may be merged together."""
-    runs: list[list[_Waiting]] = []
-    for mergeable, run in groupby(batch, key=lambda each: each.change.mergeable):
-        together = list(run)
-        runs += [together] if mergeable else [[each] for each in together]
-    return runs
-
-
-def _without_twins(batch: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
-    """Return a batch in which no id stands twice, and what comes after it."""
-    seen: set[str] = set()
-    for number, each in enumerate(batch):
-        if each.change.id and each.change.id in seen:
-            return batch[:number], batch[number:]
-        seen.add(each.change.id)
-    return batch, []
+        self._behind.append((self.revision, self._served.export(), False))

@@ -1,38 +1,72 @@
 """Changes that say all there is of some groups: what a directory holds, or that there is no directory any more."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.publishing.changes import DIRECTORY, Change
+from xds.publishing.codec import encode_table
+from xds.publishing.edits import Edited
 
 
-def change_of_directory(changeset: Changeset, table: GroupTable) -> Change:
+def change_of_directory(changeset: Changeset) -> Change:
     """Return the change by which a directory's groups become what it holds; groups of other authors stay.
 
-    ``changeset`` is what a ``DirectoryReader`` read, ``table`` the one in force. The directory keeps every group that
-    it names, and the rules too once it has any. What it kept before and no longer has is gone.
+    ``changeset`` is what a ``DirectoryReader`` read. The directory keeps every group that it names, and the rules too
+    once it has any. What it kept before and no longer has is gone.
     """
-    read = changeset.groups or GroupTable()
     groups = {group for group, resources in changeset.upserts.items() if resources or group != DEFAULT_GROUP}
-    gone = set(table.kept) - groups
-    names = (set(table.names) - gone) | groups - {DEFAULT_GROUP}
-    extends = {group: base for group, base in table.extends.items() if group not in groups | gone and base not in gone}
-    rules = read if _has_rules(read) or table.rules_kept else table
-    after = replace(
-        rules,
-        names=tuple(sorted(names)),
-        kept=tuple(sorted(groups)),
-        rules_kept=_has_rules(read),
-        extends=extends | dict(read.extends),
-    )
     upserts = {group: changeset.upserts[group] for group in groups}
-    return Change(upserts=upserts, replace=tuple(sorted(groups | gone)), table=after, author=DIRECTORY)
+    edit = _TakeDirectory(tuple(sorted(groups)), changeset.groups or GroupTable())
+    return Change(upserts=upserts, replace=tuple(sorted(groups)), edit=edit, author=DIRECTORY)
 
 
-def no_directory(table: GroupTable) -> Change:
+def no_directory() -> Change:
     """Return the change by which what a directory kept is anybody's to change."""
-    return Change(table=replace(table, kept=(), rules_kept=False), author=DIRECTORY, message="no directory is served")
+    return Change(edit=_LeaveDirectory(), author=DIRECTORY, message="no directory is served")
+
+
+@dataclass(frozen=True, slots=True)
+class _TakeDirectory:
+    groups: tuple[str, ...]
+    read: GroupTable
+    by_directory = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.groups
+
+    @property
+    def content(self) -> bytes:
+        return b"directory " + encode_table(self.read)
+
+    def on(self, head: Catalog) -> Edited:
+        read, table, groups = self.read, head.table, set(self.groups)
+        gone = set(table.kept) - groups
+        names = (set(table.names) - gone) | groups - {DEFAULT_GROUP}
+        extends = {
+            group: base for group, base in table.extends.items() if group not in groups | gone and base not in gone
+        }
+        rules = read if _has_rules(read) or table.rules_kept else table
+        after = replace(
+            rules,
+            names=tuple(sorted(names)),
+            kept=self.groups,
+            rules_kept=_has_rules(read),
+            extends=extends | dict(read.extends),
+        )
+        return Edited(after, tuple(sorted(gone)))
+
+
+@dataclass(frozen=True, slots=True)
+class _LeaveDirectory:
+    by_directory = True
+    names = ()
+    content = b"no directory"
+
+    def on(self, head: Catalog) -> Edited:
+        return Edited(replace(head.table, kept=(), rules_kept=False))
 
 
 def _has_rules(table: GroupTable) -> bool:

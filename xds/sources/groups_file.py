@@ -33,8 +33,8 @@ class GroupsFile:
     problems: tuple[Problem, ...] = ()
 
 
-def parse_groups(document: Document, *, file: str, directories: Collection[str]) -> GroupsFile:
-    """Read the rules. ``directories`` are the groups that exist by having a directory."""
+def parse_groups(document: Document, *, file: str, directories: Collection[str] | None) -> GroupsFile:
+    """Read the rules. ``directories`` are the groups that exist already; with None any group may be named."""
     reading = _Reading(document, file, directories)
     table = reading.table()
     return GroupsFile(table, tuple(sorted(reading.declared)), tuple(reading.problems))
@@ -70,11 +70,12 @@ def suggestion(word: str, known: Iterable[str], *, kind: str) -> str:
 
 
 class _Reading:
-    def __init__(self, document: Document, file: str, directories: Collection[str]) -> None:
+    def __init__(self, document: Document, file: str, directories: Collection[str] | None) -> None:
         self.problems: list[Problem] = []
         self.declared: set[str] = set()
         self._document, self._file = document, file
-        self._known = {DEFAULT_GROUP, *directories}
+        self._known = {DEFAULT_GROUP, *(directories or ())}
+        self._any_is_known = directories is None
 
     def table(self) -> GroupTable:
         top = self._mapping((), self._document.value, ("rules", "groups", "unmatched", "external"))
@@ -128,7 +129,7 @@ class _Reading:
             base = self._mapping(path[:2], settings, ("extends",)).get("extends")
             if base is None:
                 continue
-            if not isinstance(base, str) or base not in self._known:
+            if not self._is_known(base):
                 self._problem(f"extends the unknown group {base!r}", self._existing(base), path)
             else:
                 extends[group] = base
@@ -148,6 +149,9 @@ class _Reading:
             if base is not None:
                 said.update(line)
 
+    def _is_known(self, group: Any) -> bool:
+        return isinstance(group, str) and (self._any_is_known or group in self._known)
+
     def _existing(self, group: Any) -> str:
         hint = suggestion(str(group), self._known, kind="groups are")
         return f"{hint}; a group exists by a directory of its name, or under `groups:`"
@@ -157,7 +161,7 @@ class _Reading:
         group = rule.get("group")
         if group is None:
             self._problem("a rule without a group", "name the group that the nodes belong to: group: …", path)
-        elif not isinstance(group, str) or group not in self._known:
+        elif not self._is_known(group):
             self._problem(f"a rule for the unknown group {group!r}", self._existing(group), (*path, "group"))
         path = (*path, "match")
         match = self._mapping(path, rule.get("match"), ("id", "cluster", "locality", "metadata"))

@@ -117,6 +117,13 @@ class Store(Protocol):
         """Return those of the entries with these ids that are kept, by id."""
         ...
 
+    async def newest(self) -> int:
+        """Return the newest revision there is, whoever made it: at least that of every append that has returned.
+
+        What this process knows of may be older, where others write too: ``watch`` tells it soon.
+        """
+        ...
+
     async def kept(self) -> tuple[int, int]:
         """Return the oldest revision whose state can be read, and the newest."""
         ...

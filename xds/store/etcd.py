@@ -86,6 +86,16 @@ class EtcdStore(Store):
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
+    async def newest(self) -> int:
+        self._must_be_open()
+        if self.away or not self._head_mod:
+            raise UnavailableError(self.away or "etcd was not reached yet")
+        found = await self._client.range(self._layout.head_key)  # by etcd's consensus, not by one member's memory
+        head = pb.Head.FromString(found.kvs[0].value) if found.kvs else pb.Head()
+        if head.epoch != self.epoch:
+            raise UnavailableError("the store was replaced by another one, which is not read yet")
+        return head.revision
+
     async def kept(self) -> tuple[int, int]:
         self._must_be_open()
         return self._oldest, self._news.revision

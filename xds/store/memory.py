@@ -50,6 +50,10 @@ class MemoryStore(Store):
         kept = [(entry_id, self._ids[entry_id]) for entry_id in ids if entry_id in self._ids]
         return {entry_id: Found(stored.revision, stored.entry.digest()) for entry_id, stored in kept}
 
+    async def newest(self) -> int:
+        self._must_be_open()
+        return self._news.revision
+
     async def kept(self) -> tuple[int, int]:
         self._must_be_open()
         return self._base.revision, self._news.revision

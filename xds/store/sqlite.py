@@ -95,6 +95,9 @@ class SqliteStore(Store):
         wanted = tuple(ids)
         return await self._run(lambda: self._find_kept(wanted))
 
+    async def newest(self) -> int:
+        return (await self._run(lambda: _present(self._database)))[0]
+
     async def kept(self) -> tuple[int, int]:
         newest, oldest, _ = await self._run(lambda: _present(self._database))
         return oldest, newest

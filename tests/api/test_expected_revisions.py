@@ -1,0 +1,199 @@
+"""Every write may say at which revision it is to be made, over REST and over gRPC, and is made at that one or not."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc import aio
+from support import resources as r
+
+from xds._generated import snapshots_pb2 as pb
+from xds.address import Address
+from xds.api.grpc_api import GrpcApi
+from xds.api.rest import rest_api
+from xds.api.tokens import Token
+
+A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
+BODY_MAX = 1_000_000
+WRITES: dict[tuple[str, str], Any] = {
+    ("post", "/v1/groups/{group}/changesets"): {"remove": [{"type": "clusters", "name": "a"}]},
+    ("put", "/v1/groups/{group}/snapshot"): {"resources": [B]},
+    ("put", "/v1/groups/{group}/resources/{type}/{name}"): B,
+    ("delete", "/v1/groups/{group}/resources/{type}/{name}"): None,
+    ("post", "/v1/groups/{group}/rollback"): {"to": 2},
+    ("put", "/v1/groups"): {"external": ["clusters/x"]},
+    ("patch", "/v1/groups"): {"external": ["clusters/x"]},
+    ("put", "/v1/groups/{group}"): {"extends": "default"},
+    ("delete", "/v1/groups/{group}"): None,
+}
+"""Each write of the REST API with a body that changes something, None where it has none."""
+RPCS: dict[str, Any] = {
+    "Apply": pb.Changeset(group="web", remove=[pb.ResourceName(type="clusters", name="b")]),
+    "Replace": pb.Replacement(group="web"),
+    "Rollback": pb.RollbackRequest(group="web", to=2),
+    "PutGroup": pb.GroupRequest(group="web", extends="default"),
+    "DeleteGroup": pb.GroupRequest(group="web"),
+    "PutRules": pb.Rules(),
+    "UpdateRules": pb.Rules(),
+}
+RPCS["PutRules"].rules.update({"external": ["clusters/x"]})
+RPCS["UpdateRules"].rules.update({"external": ["clusters/x"]})
+
+
+@pytest.fixture
+async def served(serving_api):
+    return await serving_api()
+
+
+@pytest.fixture
+async def api(served) -> AsyncIterator[httpx.AsyncClient]:
+    app = rest_api(served.operations, Token(None), body_bytes_max=BODY_MAX)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        yield client
+
+
+async def fill(api: httpx.AsyncClient) -> int:
+    """Have the group ``web`` be there with one cluster; return the revision."""
+    await api.put("/v1/groups/web", json={})
+    await api.post("/v1/groups/web/changesets", json={"upsert": [A]})
+    return int((await api.post("/v1/groups/web/changesets", json={"upsert": [B]})).json()["revision"])
+
+
+def path_of(template: str, verb: str) -> str:
+    return template.format(group="web", type="clusters", name="a" if verb == "delete" else "b")
+
+
+async def test_these_are_all_the_writes(api: httpx.AsyncClient) -> None:
+    document = (await api.get("/v1/openapi.json")).json()
+    found = {(verb, re.sub(":path", "", path)) for path, verbs in document["paths"].items() for verb in verbs}
+    assert {(verb, path) for verb, path in found if verb != "get"} == WRITES.keys()
+    for (verb, path), operation in ((each, document["paths"][each[1]][each[0]]) for each in WRITES):
+        assert "if-match" in {each["name"].lower() for each in operation["parameters"]}, (verb, path)
+    service = pb.DESCRIPTOR.services_by_name["Snapshots"]
+    applied = {each.name for each in service.methods if each.output_type.name == "Applied"}
+    assert applied == RPCS.keys(), "PushEndpoints, which merges, is the only other one"
+    assert all("about" in message.DESCRIPTOR.fields_by_name for message in RPCS.values())
+
+
+@pytest.mark.parametrize(("verb", "path"), WRITES, ids=[" ".join(each) for each in WRITES])
+async def test_a_write_over_rest_is_made_at_the_revision_that_it_names_or_not(
+    served, api: httpx.AsyncClient, verb: str, path: str
+) -> None:
+    newest = await fill(api)
+    body = WRITES[verb, path]
+    if verb == "put" and path.endswith("{name}"):
+        body = r.static_cluster("b", 2)
+    before = served.catalog.export()
+    for stale in (newest - 1, newest + 1, 0):
+        answer = await api.request(verb, path_of(path, verb), json=body, headers={"if-match": f'"{stale}"'})
+        assert (answer.status_code, answer.json()["revision"]) == (412, newest)
+    assert (served.catalog.export(), served.catalog.revision) == (before, newest)
+    answer = await api.request(verb, path_of(path, verb), json=body, headers={"if-match": "forty"})
+    assert answer.status_code == 400
+    answer = await api.request(verb, path_of(path, verb), json=body, headers={"if-match": f'"{newest}"'})
+    assert (answer.status_code, answer.json()["revision"]) == (200, newest + 1), answer.text
+    assert answer.headers["etag"] == f'"{newest + 1}"'
+
+
+async def test_two_revisions_are_expected_of_no_write(api: httpx.AsyncClient) -> None:
+    newest = await fill(api)
+    body = {"upsert": [A], "expected_revision": newest}
+    answer = await api.post("/v1/groups/web/changesets", json=body, headers={"if-match": str(newest - 1)})
+    assert (answer.status_code, "different revisions" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/groups", "/v1/groups/web", "/v1/groups/web/snapshot", "/v1/groups/web/resources/clusters/a"],
+)
+@pytest.mark.parametrize("media_type", ["application/json", "application/x-protobuf"])
+async def test_what_is_read_says_which_revision_to_expect(api: httpx.AsyncClient, path: str, media_type: str) -> None:
+    newest = await fill(api)
+    assert (await api.get(path, headers={"accept": media_type})).headers["etag"] == f'"{newest}"'
+
+
+@pytest.fixture
+async def channel(served) -> AsyncIterator[aio.Channel]:
+    server = GrpcApi(Address("127.0.0.1", 0), served.operations, Token(None), body_bytes_max=BODY_MAX)
+    await server.start()
+    async with aio.insecure_channel(str(server.address)) as channel:
+        yield channel
+    await server.stop()
+
+
+async def call(channel: aio.Channel, name: str, request: Any) -> Any:
+    return await channel.unary_unary(
+        f"/xds_control_plane.api.v1.Snapshots/{name}",
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=pb.Applied.FromString,
+    )(request)
+
+
+@pytest.mark.parametrize("name", RPCS)
+async def test_a_write_over_grpc_is_made_at_the_revision_that_it_names_or_not(
+    served, api: httpx.AsyncClient, channel: aio.Channel, name: str
+) -> None:
+    newest = await fill(api)
+    before = served.catalog.export()
+    for stale in (newest - 1, newest + 1, 0):
+        request = type(RPCS[name]).FromString(RPCS[name].SerializeToString())
+        request.about.expected_revision = stale
+        with pytest.raises(aio.AioRpcError) as refused:
+            await call(channel, name, request)
+        assert refused.value.code() is grpc.StatusCode.ABORTED
+        assert dict(refused.value.trailing_metadata() or ())["xds-revision"] == str(newest)
+    assert (served.catalog.export(), served.catalog.revision) == (before, newest)
+    request.about.expected_revision = newest
+    request.about.id = "once"
+    assert (await call(channel, name, request)).revision == newest + 1
+    again = await call(channel, name, request)
+    assert (again.revision, again.again) == (newest + 1, True), "the same id twice is one change"
+
+
+@pytest.mark.parametrize("name", [name for name in RPCS if name not in ("Apply", "Replace")])
+async def test_a_version_label_is_refused_where_there_is_nothing_to_label(
+    api: httpx.AsyncClient, channel: aio.Channel, name: str
+) -> None:
+    await fill(api)
+    request = type(RPCS[name]).FromString(RPCS[name].SerializeToString())
+    request.about.version = "build-7"
+    with pytest.raises(aio.AioRpcError, match="brings none"):
+        await call(channel, name, request)
+
+
+async def test_parts_of_the_rules_are_replaced_and_the_others_stay(api: httpx.AsyncClient) -> None:
+    await fill(api)
+    rules = {"rules": [{"group": "web", "match": {"id": "w-*"}}], "unmatched": "deny", "external": ["clusters/x"]}
+    await api.put("/v1/groups", json={"groups": {"web": {"extends": "default"}}, **rules})
+    parts = {"groups": {"new": {"extends": "web"}}, "add_external": ["clusters/y", "clusters/x"]}
+    assert (await api.patch("/v1/groups", json=parts)).status_code == 200
+    told = (await api.get("/v1/groups")).json()["rules"]
+    assert told == {
+        "groups": {"web": {"extends": "default"}, "new": {"extends": "web"}},
+        **rules,
+        "external": ["clusters/x", "clusters/y"],
+    }
+    assert (await api.patch("/v1/groups", json={"groups": {"new": {}}, "external": [], "rules": []})).status_code == 200
+    told = (await api.get("/v1/groups")).json()["rules"]
+    assert told == {"groups": {"web": {"extends": "default"}}, "rules": [], "unmatched": "deny", "external": []}
+
+
+async def test_all_that_is_wrong_with_rules_is_told_at_once_with_its_line(api: httpx.AsyncClient) -> None:
+    body = "rules:\n- group: none\nadd_external:\n- clusters/a\n- nothing\nodd: 1\n"
+    answer = await api.patch("/v1/groups", content=body, headers={"content-type": "application/yaml"})
+    found = {(each["field"], each["line"]) for each in answer.json()["problems"]}
+    assert (answer.status_code, found) == (422, {("rules[0].group", 2), ("add_external[1]", 5), ("odd", 6)})
+    body = "rules:\n- group: none\n"
+    for verb in ("put", "patch"):
+        answer = await api.request(verb, "/v1/groups", content=body, headers={"content-type": "application/yaml"})
+        (problem,) = answer.json()["problems"]
+        assert (answer.status_code, problem["field"], problem["line"]) == (422, "rules[0].group", 2)
+        assert "default" in problem["hint"], "it tells which groups there are"
+    for body in ("[]", "7"):
+        assert (
+            await api.patch("/v1/groups", content=body, headers={"content-type": "application/json"})
+        ).status_code == 422
