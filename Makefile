@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-in-turns bench-core bench-push fuzz h2spec faults lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-in-turns bench-core bench-push fuzz h2spec faults attacks lock clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -71,6 +71,11 @@ h2spec: setup ## the conformance suite for HTTP/2 servers, in plaintext and over
 faults: setup ## the long runs: 200 kill -9 under pushes, 20 etcd leaders killed, cut off, paused, 40 swaps per form; 40 minutes
 	@XDS_SWAPS=40 XDS_KILLS=200 XDS_ETCD_FAULTS=20 XDS_REPLICA_STREAMS=2000 $(BIN)/python -m pytest -q -s tests/faults tests/envoy/test_make_before_break.py \
 	  -k 'kill or leader or cost or replica or streams' 2>&1 | tee bench/results/faults.txt; exit $${PIPESTATUS[0]}
+
+ATTACKS ?= all
+attacks: setup ## 1,000 streams that are pushed to while each of some thirty attacks runs: bench/results/attacks.txt; 20 minutes
+	@XDS_ATTACK_STREAMS=1000 XDS_ATTACK_TURNS=5 XDS_ATTACK_WINDOW_S=3 XDS_ATTACK_FLOOR_S=0 XDS_ATTACKS=$(ATTACKS) \
+	  XDS_ATTACKS_TABLE=$(if $(filter all,$(ATTACKS)),bench/results/attacks.txt) $(BIN)/python -m pytest -q -s --tb=short tests/faults/test_attacks.py
 
 lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv
