@@ -26,11 +26,14 @@ ARROWS: dict[str, set[str]] = {
     "store": {"_generated", "private_files"},
     "publishing": {"model", "schema", "store"},
     "client": {"model", "schema", "sources.inline", "address", "_generated"},
-    "transport": {"model", "protocol", "address", "_generated"},
+    "transport": {"model", "protocol", "address", "signals", "_generated"},
     "fleet": {"model", "_generated", "address", "private_files", "transport.http2"},
     "merged_log": set(),
     "reporting": {"model", "protocol", "publishing.changes", "merged_log"},
-    "api": {"", "merged_log", "model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"},
+    "api": {
+        *("", "merged_log", "model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"),
+        *("transport.grpcio_tls", "transport.tls"),
+    },
     "address": set(),
     "logs": set(),
     "config": {"address", "store.opening"},
@@ -38,9 +41,10 @@ ARROWS: dict[str, set[str]] = {
     "descriptors": set(),
     "memory": set(),
     "private_files": set(),
+    "signals": set(),
     "serving": {
         *("", "merged_log", "model", "protocol", "schema", "transport", "api"),
-        *("address", "config", "descriptors", "logs", "memory", "reporting"),
+        *("address", "config", "descriptors", "logs", "memory", "reporting", "signals"),
     },
     "app": {
         *("", "model", "protocol", "schema", "sources", "serving", "transport", "api"),
@@ -63,6 +67,7 @@ ARROWS: dict[str, set[str]] = {
         "config",
         "logs",
         "private_files",
+        "signals",
     },
     "": {"app", "config", "model.changeset", "model.groups", "model.problem"},
 }

@@ -21,6 +21,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.hub import Hub
 from xds.protocol.summary import NodesFound, NodesQuery
+from xds.reporting import log_certificates, log_tls_problem
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
@@ -195,6 +196,15 @@ class ControlPlane:
         """Have ``api`` answer on the admin port what that does not know itself."""
         if self._admin is not None:
             self._admin.serve_api(api)
+
+    def reload_certificates(self) -> None:
+        """Read the TLS files of the xDS port, in every process, and of the admin port again; log what came of it."""
+        self._streams.reload_certificates()
+        try:
+            if self._admin is not None and self._admin.reload_certificates():
+                log_certificates("admin")
+        except OSError as error:  # ssl.SSLError is one
+            log_tls_problem(f"the admin port's TLS files can't be read again, so the former ones stay in use: {error}")
 
     async def drain(self) -> None:
         """Say that the server is not ready, then end the streams one by one, over the drain window."""

@@ -17,6 +17,10 @@ def log_tls_problem(text: str) -> None:
     log.error("tls", problem=text)
 
 
+def log_certificates(port: str) -> None:
+    log.info("certificates read again", port=port)
+
+
 def log_degraded(text: str) -> None:
     log.warning("the directory is only polled", reason=text)
 

@@ -14,19 +14,20 @@ from xds.app import ControlPlane
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.memory import hold_collection, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
-from xds.model.problem import ChangesetRejectedError
+from xds.model.problem import ChangesetRejectedError, Problem
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.publishing.whole import change_of_directory, no_directory
-from xds.reporting import log_degraded, log_published
+from xds.reporting import log_certificates, log_degraded, log_published, log_tls_problem
 from xds.sources.directory import DirectoryReader
-from xds.sources.watch import watch
+from xds.sources.watch import Rereading, watch
 from xds.store.errors import StoreError
 from xds.store.etcd_client import EtcdOptions
 from xds.store.opening import open_store
 
 if TYPE_CHECKING:
     from xds.api.grpc_api import GrpcApi
+    from xds.api.tokens import Token
 
 log = structlog.get_logger("xds")
 PROBLEMS_LOGGED_MAX = 20
@@ -48,6 +49,7 @@ async def serve(
     return_large_blocks()
     hold_collection()
     ending = _ending_signals()
+    reloading = Reloading()
     async with AsyncExitStack() as stack:
         control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)), checked=True)
         stack.push_async_callback(control_plane.stop)
@@ -70,7 +72,7 @@ async def serve(
         control_plane.refusing_because = lambda: store.refusing
         settle_memory()
         # It takes a while to load, and the workers take as long to start: on another core.
-        _, (rest, api) = await asyncio.gather(
+        _, (rest, api, token) = await asyncio.gather(
             control_plane.start(), asyncio.to_thread(_push_api, control_plane, publisher)
         )
         if rest is not None:
@@ -81,12 +83,52 @@ async def serve(
         await stack.enter_async_context(retention)
         if announce is not None:
             announce(control_plane.info(settings.directory, api=api.address))
-        await _until_ended(control_plane, publisher, reader, ending)
+        reloading.begin(control_plane, api, token, follows_directory=reader is not None)
+        await _until_ended(control_plane, publisher, reader, ending, reloading.directory)
     log.info("stopped")
     return 0
 
 
-def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, GrpcApi]":
+class Reloading:
+    """What SIGHUP does: files whose changes are followed anyway are read again, changed or not, and it is logged.
+
+    One that comes before ``begin`` is answered then.
+    """
+
+    def __init__(self) -> None:
+        self.directory = Rereading(self._on_directory_read)
+        self._is_asked = False
+        self._work: Callable[[], None] = self._ask
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
+
+    def _on_signal(self) -> None:
+        self._work()
+
+    def _ask(self) -> None:
+        self._is_asked = True
+
+    def begin(self, control_plane: ControlPlane, api: "GrpcApi", token: "Token", *, follows_directory: bool) -> None:
+        """From now on, reload at once."""
+
+        def work() -> None:
+            log.info("reloading, as SIGHUP asks")
+            control_plane.reload_certificates()
+            if api.reload_certificates():
+                log_certificates("push API")
+            if token.reload():
+                log.info("token read again")
+            if follows_directory:
+                self.directory.ask()
+
+        self._work = work
+        if self._is_asked:
+            work()
+
+    def _on_directory_read(self, is_news: bool, problems: tuple[Problem, ...]) -> None:
+        log.info("directory read again", changed=is_news, problems=len(problems))
+
+
+def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, GrpcApi, Token]":
     """Load and make the push API in both its forms; the first, an ASGI app, is None where the settings say so."""
     from xds.api.grpc_api import GrpcApi
     from xds.api.operations import Operations
@@ -97,14 +139,21 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
         publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected
     )
     token = Token(settings.token_file)
-    api = GrpcApi(settings.listen, operations, token, tls=settings.tls, body_bytes_max=settings.body_bytes_max)
+    api = GrpcApi(
+        settings.listen,
+        operations,
+        token,
+        tls=settings.tls,
+        body_bytes_max=settings.body_bytes_max,
+        on_tls_problem=log_tls_problem,
+    )
     if not settings.rest:
-        return None, api
+        return None, api, token
     from xds.api.guard import Hosts
     from xds.api.rest import rest_api
 
     hosts = Hosts(settings.hosts if admin is None else (*settings.hosts, admin.host))
-    return rest_api(operations, token, body_bytes_max=settings.body_bytes_max, hosts=hosts), api
+    return rest_api(operations, token, body_bytes_max=settings.body_bytes_max, hosts=hosts), api, token
 
 
 def _etcd_options(store: StoreSettings) -> EtcdOptions | None:
@@ -122,13 +171,17 @@ def _etcd_options(store: StoreSettings) -> EtcdOptions | None:
 
 
 async def _until_ended(
-    control_plane: ControlPlane, publisher: Publisher, reader: DirectoryReader | None, ending: asyncio.Event
+    control_plane: ControlPlane,
+    publisher: Publisher,
+    reader: DirectoryReader | None,
+    ending: asyncio.Event,
+    rereading: Rereading,
 ) -> None:
     """Follow the directory until the process is to end, then drain."""
     stop = asyncio.Event()
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(ending.wait())]
     if reader is not None:
-        tasks.append(asyncio.create_task(_follow(control_plane, publisher, reader, stop)))
+        tasks.append(asyncio.create_task(_follow(control_plane, publisher, reader, stop, rereading)))
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     tasks[0].cancel()
     settings = control_plane.settings
@@ -166,13 +219,17 @@ async def _unless_asked_again(draining: Awaitable[None]) -> None:
 
 
 async def _follow(
-    control_plane: ControlPlane, publisher: Publisher, reader: DirectoryReader, stop: asyncio.Event
+    control_plane: ControlPlane,
+    publisher: Publisher,
+    reader: DirectoryReader,
+    stop: asyncio.Event,
+    rereading: Rereading,
 ) -> None:
     """Publish every change of the directory until told to stop; whatever happens, what is served stays served."""
     pause_s = WATCH_RETRY_MIN_S
     while not stop.is_set():
         try:
-            async for outcome in watch(reader, stop=stop, on_degraded=log_degraded):
+            async for outcome in watch(reader, stop=stop, on_degraded=log_degraded, rereading=rereading):
                 await _take(control_plane, publisher, outcome)
                 pause_s = WATCH_RETRY_MIN_S
         except Exception as error:

@@ -27,6 +27,7 @@ def hear(end: socket.socket) -> dict[str, Any]:
 
 
 def main() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     end = socket.socket(fileno=int(sys.argv[1]))
     told = hear(end)
     if told["do"] == "exit":

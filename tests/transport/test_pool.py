@@ -186,12 +186,12 @@ async def test_a_machine_that_can_start_no_process_for_a_while_has_all_workers_a
     async with living(count=2) as life:
         tried = []
 
-        async def refused(*_: object, **__: object) -> None:
+        def refused(*_: object, **__: object) -> None:
             tried.append(1)
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
         with monkeypatch.context() as lacking:
-            lacking.setattr(asyncio, "create_subprocess_exec", refused)
+            lacking.setattr(pool_module.Process, "start", refused)
             os.kill(life.pids[0], signal.SIGKILL)
             await until(lambda: len(tried) >= 2)
         await until(lambda: life.ready)

@@ -6,6 +6,7 @@ It runs in the loop it is started in, and leaves signals and logging to whoever 
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -84,6 +85,15 @@ class AdminServer:
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]), name="admin")
         return bound
+
+    def reload_certificates(self) -> bool:
+        """Read the TLS files again; say whether there are any. Raises OSError or ssl.SSLError, and keeps the former."""
+        context = None if self._server is None else self._server.config.ssl
+        if self._tls is None or context is None:
+            return False
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._tls, password="")
+        context.load_cert_chain(*self._tls, password="")  # for new connections
+        return True
 
     async def stop(self) -> None:
         """Close the port and its connections, requests under way getting a second. Does nothing if not started."""

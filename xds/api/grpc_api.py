@@ -37,6 +37,8 @@ from xds.publishing.changes import Published
 from xds.schema.quick import ingest_encoded
 from xds.sources.groups_file import groups_json
 from xds.sources.yaml_reader import Document
+from xds.transport.grpcio_tls import GrpcioCertificates
+from xds.transport.tls import TlsFiles
 
 log = structlog.get_logger("xds")
 SERVICE = "xds_control_plane.api.v1.Snapshots"
@@ -57,13 +59,20 @@ class GrpcApi:
         *,
         tls: tuple[Path, Path] | None = None,
         body_bytes_max: int,
+        on_tls_problem: Callable[[str], None] = lambda _problem: None,
     ) -> None:
         self.address = address
         self._operations = operations
         self._token = token
         self._tls = tls
         self._body_bytes_max = body_bytes_max
+        self._on_tls_problem = on_tls_problem
         self._server: aio.Server | None = None
+        self._certificates: GrpcioCertificates | None = None
+
+    def reload_certificates(self) -> bool:
+        """Have the TLS files read again; say whether there are any, and they can be used."""
+        return self._certificates is not None and self._certificates.reload()
 
     async def start(self) -> None:
         """Listen. ``address`` has its port then. Raises BindError."""
@@ -84,8 +93,8 @@ class GrpcApi:
                 port = server.add_insecure_port(target)
             else:
                 cert, key = self._tls
-                credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
-                port = server.add_secure_port(target, credentials)
+                self._certificates = GrpcioCertificates(TlsFiles(cert=cert, key=key), self._on_tls_problem)
+                port = server.add_secure_port(target, self._certificates.credentials)
         except RuntimeError as error:
             raise BindError("push API", self.address, OSError(0, str(error))) from None
         await server.start()

@@ -17,6 +17,14 @@ class Token:
         """Say whether callers have to show one."""
         return self._path is not None
 
+    def reload(self) -> bool:
+        """Read the file again, changed or not; say whether there is one, and it can be read."""
+        self._stamp = None
+        if self._path is None:
+            return False
+        self._read(self._path)
+        return self._stamp is not None
+
     def admits(self, authorization: str) -> bool:
         """Say whether the value of an ``Authorization`` header lets its sender in, in a time that tells nothing."""
         if self._path is None:

@@ -12,6 +12,7 @@ import typer
 
 from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, examples, fail, problem_lines, resource_table, shown_groups
 from xds.cli.progress import progress_bar
+from xds.signals import ignore_in_parent
 
 if TYPE_CHECKING:
     from xds.cli.settings import Given
@@ -108,7 +109,8 @@ def serve(
     Each setting can be an option, an environment variable (XDS_LISTEN, XDS_PROTOCOL__HOLD_TIMEOUT_S) or a key of the
     settings file (protocol: {hold_timeout_s: 30}); the first that has it wins. `xds settings` lists them all.
 
-    SIGTERM and SIGINT drain: /readyz turns 503, streams are closed over the drain time, exit 0.
+    SIGTERM and SIGINT drain: /readyz turns 503, streams are closed over the drain time, exit 0. SIGHUP reads the
+    directory, the TLS files and the token again.
     """
     options: dict[str, tuple[tuple[str, ...], Any]] = {
         "DIR": (("directory",), directory),
@@ -135,6 +137,7 @@ def serve(
 
 def run(settings: "Settings") -> None:
     """Run the server to its end and exit with its code."""
+    ignore_in_parent()
     from xds.logs import configure_logging, is_json
 
     as_json = is_json(settings.log.format)

@@ -43,6 +43,11 @@ class Remember:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    """Read the TLS files again, changed or not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Take no new streams, end the open ones over so many seconds, then exit."""
 

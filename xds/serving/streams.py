@@ -22,7 +22,7 @@ from xds.protocol.memories import Tell, tell_nobody
 from xds.protocol.response import Encoding
 from xds.protocol.stream import Limits, Ordering
 from xds.protocol.summary import NodesFound, NodesQuery, node_summaries
-from xds.reporting import log_event, log_fault, log_tls_problem
+from xds.reporting import log_certificates, log_event, log_fault, log_tls_problem
 from xds.schema.pool import Schema
 from xds.serving.workers_state import WorkersState
 from xds.transport.calls import Reply
@@ -117,6 +117,11 @@ class Streams:
         )
         self._transport = self._new_transport(self._dispatcher, listening, ask_status)
         return await self._transport.start()
+
+    def reload_certificates(self) -> None:
+        """Read the TLS files again, and log what came of it. New connections get the new certificate."""
+        if self._transport is not None and self._transport.reload_certificates():
+            log_certificates("xDS")
 
     async def drain(self, window_s: float) -> None:
         """Take no new streams, and end the open ones one by one over ``window_s`` seconds."""

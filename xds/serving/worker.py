@@ -6,7 +6,6 @@ admin port and no say in what is served.
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from collections.abc import Coroutine
@@ -22,8 +21,9 @@ from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
 from xds.serving.asking import ANSWER_S, Questions
-from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
+from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Reload, Remember, decode, encode
 from xds.serving.streams import Streams
+from xds.signals import ignore_in_worker
 from xds.transport.channel import Channel
 
 log = structlog.get_logger("xds")
@@ -68,6 +68,8 @@ class Worker:
                 self._change(message)
             case Remember(memory):
                 self._serving.hub.remember(memory)
+            case Reload():
+                self._serving.reload_certificates()
             case Drain(window_s):
                 self._run(self._drain(window_s))
             case Ask():
@@ -159,9 +161,7 @@ def _fail(error: BaseException) -> None:
 
 def main() -> None:
     """Serve as the parent says."""
-    # The parent says when to drain. What ends a service may send SIGTERM to each of its processes, as systemd does.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_in_worker()  # the parent says when to drain, and when to reload
     channel, listening = (int(argument) for argument in sys.argv[1:3])
     make_all_room()
     return_large_blocks()

@@ -23,7 +23,7 @@ from xds.protocol.leftovers import Leftovers
 from xds.protocol.nacked_names import NackedNames
 from xds.protocol.summary import NodesFound, NodesQuery, NodeSummary
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
-from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Remember, decode, encode
+from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Reload, Remember, decode, encode
 from xds.serving.workers_state import WorkersState
 from xds.transport.pool import Pool, PoolEvents, Worker
 from xds.transport.sockets import bound, open_all, take
@@ -165,6 +165,11 @@ class WorkerStreams:
         return await self._questions[worker].ask(send, message, within_s, nodes=nodes)
 
     # --- The end ---------------------------------------------------------------------------------------------------
+
+    def reload_certificates(self) -> None:
+        """Have every worker read the TLS files again; each logs what came of it."""
+        if self._pool is not None:
+            self._pool.send(encode(Reload()))
 
     async def drain(self, window_s: float) -> None:
         """Have every worker end its streams one by one over ``window_s`` seconds, and exit."""

@@ -61,6 +61,10 @@ class Alarm:
         await asyncio.sleep(0)  # each listener's first step, which sets up its watch
         return True
 
+    def ring(self) -> None:
+        """Have the next, or present, ``wait`` return at once."""
+        self._rung.set()
+
     async def wait(self, timeout_s: float) -> None:
         """Return when it rings, at once if it rang since the last call, or after the time, or when stopped."""
         try:

@@ -126,6 +126,12 @@ class DirectoryReader:
         what = f"changed {_ATTEMPTS_MAX} times while it was read"
         raise ChangesetRejectedError([Problem(what=what, hint="try again", file=str(self.root))])
 
+    def distrust(self) -> None:
+        """Have every file opened again by the next reading, whatever its times; its content's hash decides."""
+        self._contents = {
+            path: dataclasses.replace(content, is_settled=False) for path, content in self._contents.items()
+        }
+
     def scan(self) -> Tree:
         """Sweep the directory without opening a file."""
         return scan_tree(self.root, self._limits.tree)

@@ -43,12 +43,30 @@ class WatchTimes:
         return 0.06
 
 
+class Rereading:
+    """Has a watch read every file again, changed or not, whenever it is asked to.
+
+    ``on_done`` is told whether what was read differs from what was told before, and its problems.
+    """
+
+    def __init__(self, on_done: Callable[[bool, tuple[Problem, ...]], None]) -> None:
+        self.on_done = on_done
+        self.is_asked = False
+        self.ring: Callable[[], None] = lambda: None
+
+    def ask(self) -> None:
+        """Have it done now."""
+        self.is_asked = True
+        self.ring()
+
+
 async def watch(
     reader: DirectoryReader,
     *,
     stop: asyncio.Event,
     times: WatchTimes | None = None,
     on_degraded: Callable[[str], None] | None = None,
+    rereading: Rereading | None = None,
 ) -> AsyncIterator[Outcome]:
     """Yield what the directory says each time that it says something else, until ``stop``.
 
@@ -60,12 +78,22 @@ async def watch(
     The reader must not be used by others meanwhile; it runs in threads.
     """
     following = _Following(reader, stop, times or WatchTimes())
+    rereading = rereading or Rereading(lambda _is_news, _problems: None)
     async with Alarm(reader.root, stop, on_degraded=on_degraded) as alarm:
+        rereading.ring = alarm.ring
         while not stop.is_set():
+            is_reread, rereading.is_asked = rereading.is_asked, False
+            if is_reread:
+                following.distrust()
             reading = await following.next_reading(alarm)
             if reading is None:
-                await alarm.wait(following.pause_s())
-            elif (outcome := following.decide(reading)) is not None:
+                if not rereading.is_asked:
+                    await alarm.wait(following.pause_s())
+                continue
+            outcome = following.decide(reading)
+            if is_reread:
+                rereading.on_done(outcome is not None, following.problems)
+            if outcome is not None:
                 yield outcome
 
 
@@ -80,6 +108,16 @@ class _Following:
         self._patience = _Patience()
         self._is_root_replaced = False
         self._recheck_at_s: float | None = self._recheck_time(reader.last)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """The problems of the last reading decided on."""
+        return self._told
+
+    def distrust(self) -> None:
+        """Have all files read again, as the directory is now."""
+        self._reader.distrust()
+        self._recheck_at_s = _now_s()
 
     def pause_s(self) -> float:
         """Return how long to wait for the alarm before the next sweep."""

@@ -18,23 +18,24 @@ class Certificates:
     def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
         self._files = files
         self._on_problem = on_problem
-        self._stamp = files.stamp()
+        self._stamp = files.stamp_now()
         self._context = _read(files)
 
     def context(self) -> ssl.SSLContext:
         """Return the context for a new connection. Looking at the files' times is little beside its handshake."""
-        self._look()
+        if self._files.stamp_now() != self._stamp:
+            self.reload()
         return self._context
 
-    def _look(self) -> None:
+    def reload(self) -> bool:
+        """Read the files again, changed or not; say whether they can be used."""
+        self._stamp = self._files.stamp_now()
         try:
-            stamp = self._files.stamp()
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
             self._context = _read(self._files)
         except (OSError, ssl.SSLError) as error:
             self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
+            return False
+        return True
 
 
 def _read(files: TlsFiles) -> ssl.SSLContext:

@@ -58,6 +58,10 @@ class Transport(Protocol):
         """Close everything, at the latest after ``grace_s``."""
         ...
 
+    def reload_certificates(self) -> bool:
+        """Read the TLS files again; say whether there are any, and they can be used."""
+        ...
+
 
 class Dispatcher:
     """Runs the hub on the event loop.

@@ -18,7 +18,7 @@ from xds.protocol.plain_acks import PlainAck
 from xds.protocol.response import Part
 from xds.protocol.services import METHODS, SERVICES, Method
 from xds.transport.dispatcher import Dispatcher
-from xds.transport.grpcio_tls import server_credentials
+from xds.transport.grpcio_tls import GrpcioCertificates
 from xds.transport.tls import TlsFiles
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -219,6 +219,7 @@ class GrpcioTransport:
         self._options = options or GrpcioOptions()
         self._more_handlers = tuple(handlers)
         self._on_problem = on_problem
+        self._certificates: GrpcioCertificates | None = None
         self._server: aio.Server | None = None
         self._acks: dict[bytes, PlainAck] = {}
         self._health = health.aio.HealthServicer()
@@ -243,13 +244,18 @@ class GrpcioTransport:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._address if self._address.is_unix else Address(self._address.host, port)
 
+    def reload_certificates(self) -> bool:
+        """Have the TLS files read again; say whether there are any, and they can be used."""
+        return self._certificates is not None and self._certificates.reload()
+
     def _bind(self, server: aio.Server) -> int:
         target = str(self._address)
         try:
             if self._options.tls is None:
                 port = server.add_insecure_port(target)
             else:
-                port = server.add_secure_port(target, server_credentials(self._options.tls, self._on_problem))
+                self._certificates = GrpcioCertificates(self._options.tls, self._on_problem)
+                port = server.add_secure_port(target, self._certificates.credentials)
         except RuntimeError as error:
             raise BindError("xDS", self._address, _why_not_bound(self._address, error)) from None
         return port

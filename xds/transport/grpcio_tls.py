@@ -10,28 +10,42 @@ import grpc
 from xds.transport.tls import TlsFiles
 
 
-def server_credentials(files: TlsFiles, on_problem: Callable[[str], None]) -> grpc.ServerCredentials:
-    """Return credentials that follow the files. Files that can't be used keep what was read before in force.
+class GrpcioCertificates:
+    """Credentials that follow the files. Files that can't be used keep what was read before in force.
 
-    ``on_problem`` is told why, from gRPC's own threads, once per change of the files. Raises OSError at first reading.
+    ``on_problem`` is told why, also from gRPC's own threads, once per change of the files. Raises OSError or ValueError
+    at the first reading.
     """
-    stamp = files.stamp()
-    first = _read(files)
 
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal stamp
+    def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
+        self._files = files
+        self._on_problem = on_problem
+        self._stamp = files.stamp_now()
+        # gRPC takes None for "as it was"; its type stubs do not.
+        self.credentials = grpc.dynamic_ssl_server_credentials(
+            _read(files),
+            self._fetch,  # type: ignore[arg-type]
+            require_client_authentication=files.client_ca is not None,
+        )
+
+    def reload(self) -> bool:
+        """Have the files read again with the next connection, changed or not; say whether they can be used now."""
+        self._stamp = ()
+        return self._read_again() is not None
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        now = self._files.stamp_now()
+        if now == self._stamp:
+            return None  # as it was
+        self._stamp = now
+        return self._read_again()
+
+    def _read_again(self) -> grpc.ServerCertificateConfiguration | None:
         try:
-            now = files.stamp()
-            if now == stamp:
-                return None  # as it was
-            stamp = now
-            return _read(files)
+            return _read(self._files)
         except (OSError, ValueError) as error:
-            on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
+            self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
             return None
-
-    # gRPC takes None for "as it was"; its type stubs do not.
-    return grpc.dynamic_ssl_server_credentials(first, fetch, require_client_authentication=files.client_ca is not None)  # type: ignore[arg-type]
 
 
 def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:

@@ -74,6 +74,11 @@ class NativeTransport:
         self._rested_at = 0.0
         self._outdated_bytes = 0  # of responses, when memory was given back last
         self._shared: Shared | None = None
+        self._certificates: Certificates | None = None
+
+    def reload_certificates(self) -> bool:
+        """Read the TLS files again; say whether there are any, and they can be used."""
+        return self._certificates is not None and self._certificates.reload()
 
     async def start(self) -> Address:
         """Listen, and return the address that was bound. Raises BindError."""
@@ -89,7 +94,7 @@ class NativeTransport:
         )
         factory: Callable[[], NativeConnection] = lambda: NativeConnection(shared)  # noqa: E731
         if options.tls is not None:
-            certificates = Certificates(options.tls, self._on_problem)
+            certificates = self._certificates = Certificates(options.tls, self._on_problem)
             factory = lambda: TlsConnection(shared, certificates.context())  # noqa: E731
         if self._listening is None:
             self._listening = listen(self._address)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xds.transport.channel import Channel
+from xds.transport.process import Process
 
 FEED_BYTES_MAX = 512 * 1024 * 1024
 """What a worker may leave untaken before it is held for stuck; a whole state may be tens of megabytes."""
@@ -42,7 +43,7 @@ class Worker:
     """
 
     number: int
-    process: asyncio.subprocess.Process
+    process: Process
     channel: Channel
     lost: asyncio.Event
     started_at: float
@@ -212,13 +213,11 @@ class Pool:
         ours.setblocking(False)
         listening = self._sockets[number]
         try:
-            process = await asyncio.create_subprocess_exec(
+            # In a group of its own: Ctrl-C in a terminal is for the parent, which then drains them.
+            process = Process.start(
                 # -P: what lies in the working directory is not taken for a module.
-                *(sys.executable, "-P", "-m", self._module, str(theirs.fileno()), str(listening.fileno())),
+                [sys.executable, "-P", "-m", self._module, str(theirs.fileno()), str(listening.fileno())],
                 pass_fds=(theirs.fileno(), listening.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                # Ctrl-C in a terminal is for the parent, which then drains them.
-                start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), *sys.path])},
             )
         except BaseException:

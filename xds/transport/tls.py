@@ -12,7 +12,10 @@ class TlsFiles:
     key: Path
     client_ca: Path | None = None
 
-    def stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """Return what changes when any of the files does."""
-        stats = [path.stat() for path in (self.cert, self.key, self.client_ca) if path is not None]
+    def stamp_now(self) -> tuple[tuple[int, int, int], ...]:
+        """Return what changes when any of the files does; () while one is missing."""
+        try:
+            stats = [path.stat() for path in (self.cert, self.key, self.client_ca) if path is not None]
+        except OSError:
+            return ()
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
