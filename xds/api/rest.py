@@ -13,6 +13,7 @@ from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from xds import __version__
 from xds.api import bodies
@@ -48,6 +49,8 @@ log = structlog.get_logger("xds")
 Revision = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="As it was at that revision.")]
 IfMatch = Annotated[str | None, Header(description="A revision: made at that one, or not at all.")]
 Redact = Annotated[bool, Query(description="Hide keys, passwords and generic secrets.")]
+HUNG_UP = 499
+"""nginx's status for a client that is gone: nobody reads it, but something has to be answered."""
 EVENT_STREAM = "text/event-stream"
 
 
@@ -92,10 +95,14 @@ def _add_errors(app: FastAPI) -> None:
         log.error("a request failed by a bug in this server; please report it", exc_info=error)
         return JSONResponse({"error": "internal error"}, 500)
 
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=HUNG_UP)
+
     for kind in EXPECTED:
         app.add_exception_handler(kind, expected)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, fault)
 
 
