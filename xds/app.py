@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from xds.address import Address
 from xds.api.admin import AdminServer
+from xds.api.http_port import HttpLimits
 from xds.api.metrics import metrics_renderer
 from xds.config import ServingInfo, Settings
 from xds.descriptors import make_all_room
@@ -170,6 +171,7 @@ class ControlPlane:
                     refusing=lambda: bool(self.refusing_because()),
                 ),
                 tls=settings.api.tls,
+                limits=_http_limits(settings),
             )
             try:
                 self.admin_address = await self._admin.start()
@@ -254,6 +256,16 @@ class ControlPlane:
             api=api,
             resources=resources,
         )
+
+
+def _http_limits(settings: Settings) -> HttpLimits:
+    given = settings.connections
+    return HttpLimits(
+        connections_max=given.admin_max,
+        headers_timeout_s=given.headers_timeout_s,
+        body_timeout_s=given.body_timeout_s,
+        unread_timeout_s=given.unread_timeout_s,
+    )
 
 
 def _not_a_type(type_url: str, group: str) -> Problem:

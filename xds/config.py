@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from xds.address import Address, BindError, host_names
+from xds.connection_settings import ConnectionSettings
 from xds.store.opening import StoreUrlError, check_url, etcd_parts
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
@@ -231,6 +232,7 @@ class Settings(BaseSettings):
     drain: DrainSettings = DrainSettings()
     store: StoreSettings = StoreSettings()
     api: ApiSettings = ApiSettings()
+    connections: ConnectionSettings = ConnectionSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -4,23 +4,26 @@ It runs in the loop it is started in, and leaves signals and logging to whoever 
 """
 
 import asyncio
-import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from xds.address import Address, BindError
+from xds.api.http_port import HttpLimits, HttpServer
 
-CONNECTIONS_MAX = 1_000
+SCRAPES_MAX = 8
+"""Requests for metrics that are answered at once."""
+SPARE = 24
+"""Connections that requests of the push API and for metrics can't fill: health is asked over these."""
 STOP_GRACE_S = 1
 
 _INDEX = """\
@@ -40,7 +43,8 @@ class AdminServer:
 
     ``healthy`` says whether the process works; ``ready`` whether new streams are welcome, and the reason, which is
     shown either way; ``metrics`` gives Prometheus text; ``tls`` is the certificate and its key.
-    All are called in the loop and must not block it.
+    All are called in the loop and must not block it. Health and readiness are answered however many connections and
+    requests of other kinds there are.
     """
 
     def __init__(
@@ -51,18 +55,24 @@ class AdminServer:
         ready: Callable[[], tuple[bool, str]],
         metrics: Callable[[], Awaitable[bytes]],
         tls: tuple[Path, Path] | None = None,
+        limits: HttpLimits | None = None,
     ) -> None:
         assert not address.is_unix, "Settings refuses a unix socket here"
         self._address = address
         self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics)
         self._tls = tls
-        self._server: _Server | None = None
+        self._limits = limits or HttpLimits()
+        self._server: HttpServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
     def serve_api(self, api: ASGIApp) -> None:
         """Have ``api`` answer all other paths from now on."""
         self._app.state.has_api = True
-        self._app.router.default = api  # a Mount would leave out paths with a line feed in them
+        # A request that is under way keeps its connection. Some are left for health.
+        requests_max = self._limits.connections_max - SCRAPES_MAX - SPARE
+        self._app.router.default = Bounded(
+            api, max(1, requests_max)
+        )  # a Mount would leave out paths with a line feed in them
 
     async def start(self) -> Address:
         """Listen, and return the address, its port filled in where it was 0. Raises BindError."""
@@ -77,13 +87,13 @@ class AdminServer:
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS_MAX,
+            log_level="error",  # a warning for each malformed request would be the clients' to write
             timeout_graceful_shutdown=STOP_GRACE_S,
             ssl_certfile=None if self._tls is None else self._tls[0],
             ssl_keyfile=None if self._tls is None else self._tls[1],
         )
-        self._server = _Server(config)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listening]), name="admin")
+        self._server = HttpServer(config, listening, self._limits)
+        self._serving = asyncio.create_task(self._server.serve(), name="admin")
         return bound
 
     def reload_certificates(self) -> bool:
@@ -127,15 +137,31 @@ def admin_app(
 
     routes = {"/": index, "/healthz": healthz, "/readyz": readyz, "/metrics": prometheus}
     app = Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()])
+    scrapes = app.routes[-1]
+    assert isinstance(scrapes, Route)
+    scrapes.app = Bounded(scrapes.app, SCRAPES_MAX)
     app.state.has_api = False
     return app
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone: SIGTERM drains the xDS port first."""
-        yield
+class Bounded:
+    """The ASGI application ``app``, for so many requests at a time; the others are told to come again."""
+
+    def __init__(self, app: ASGIApp, requests_max: int) -> None:
+        self._app = app
+        self._left = requests_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if not self._left:
+            error = {"error": "too many requests are under way; try again"}
+            await JSONResponse(error, 503, {"retry-after": "1", "connection": "close"})(scope, receive, send)
+            return
+        self._left -= 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._left += 1
 
 
 def _plain(text: str, status: int = 200) -> Response:
