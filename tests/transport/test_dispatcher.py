@@ -1,6 +1,7 @@
 """The dispatcher on uvloop, where timers are not asyncio's own."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,8 +39,16 @@ def test_a_deadline_of_this_very_moment_is_no_fault():
     assert len(ticks) == 1
 
 
-async def test_a_big_fan_out_lets_the_loop_do_other_things_between_its_slices():
-    streams = [object() for _ in range(2 * SLICE + 1)]
+def burn(seconds: float) -> None:
+    """Work for so long."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def fanning_out(count: int, *, each_s: float) -> tuple[Dispatcher, list[int]]:
+    """Return a dispatcher with streams that a change concerns, and a list whose only number is how many were told."""
+    streams = [object() for _ in range(count)]
     unopened = list(streams)
     hub: Any = SimpleNamespace(
         next_tick=float("inf"),
@@ -49,22 +58,38 @@ async def test_a_big_fan_out_lets_the_loop_do_other_things_between_its_slices():
         take_ready=lambda: streams,
         take_events=list,
     )
-    told = 0
+    told = [0]
 
     def carry(*_: object) -> bool:
-        nonlocal told
-        told += 1
+        told[0] += 1
+        burn(each_s)
         return True
 
     dispatcher = Dispatcher(hub, on_event=lambda _: None, on_fault=lambda _: None)
     sink: Any = SimpleNamespace(carry=carry)
     for _ in streams:
         dispatcher.open(Variant.DELTA, sink)
+    return dispatcher, told
+
+
+async def test_a_big_fan_out_lets_the_loop_do_other_things_between_its_slices():
+    dispatcher, told = fanning_out(2 * SLICE + 1, each_s=100e-6)
     change: Any = None
     dispatcher.publish(change)
     so_far = []
     for _ in range(4):
-        so_far.append(told)
+        so_far.append(told[0])
         await asyncio.sleep(0)
     assert so_far == [SLICE, 2 * SLICE, 2 * SLICE + 1, 2 * SLICE + 1]
+    dispatcher.stop()
+
+
+async def test_a_slice_lasts_as_long_as_the_loop_was_busy_with_other_things_since_the_one_before():
+    dispatcher, told = fanning_out(20 * SLICE, each_s=10e-6)
+    change: Any = None
+    dispatcher.publish(change)
+    assert told == [SLICE]
+    burn(0.2)  # far longer than it takes to tell all of them
+    await asyncio.sleep(0)
+    assert told == [20 * SLICE]
     dispatcher.stop()

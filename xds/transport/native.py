@@ -90,6 +90,7 @@ class NativeTransport:
             assembly=Assembly(on_empty=self._rest_soon),
             clock=loop.time,
             call_at=loop.call_at,
+            call_soon=loop.call_soon,
             ping_interval_min_s=options.ping_interval_min_s,
         )
         factory: Callable[[], NativeConnection] = lambda: NativeConnection(shared)  # noqa: E731

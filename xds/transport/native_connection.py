@@ -6,6 +6,7 @@ loop's own TLS keeps 80 KB a connection, BIOs keep the size of their largest flu
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -32,6 +33,8 @@ TLS_READ_BYTES = 16_384
 CORKED_MAX = 64
 CORKED_BYTES_MAX = 16_384
 """What one read brings forth is sent at once from so many pieces on, or from a piece so large on."""
+FRAMES_AT_ONCE = 32
+"""Frames of one client that are taken before the event loop gets a turn: more than a read of a large request has."""
 KEEPALIVE_PING = frame(PING, 0, 0, b"xds-ping")
 
 
@@ -44,12 +47,28 @@ class Shared:
     assembly: Assembly
     clock: Callable[[], float]
     call_at: Callable[[float, Callable[[], None]], asyncio.TimerHandle]
+    call_soon: Callable[[Callable[[], None]], asyncio.Handle]
     ping_interval_min_s: float = 0.0
     tick: int = 0
     connections: dict["NativeConnection", None] = field(default_factory=dict)
     names: "count[int]" = field(default_factory=count)
     acks: FramedAcks = field(default_factory=FramedAcks)
     buffer: bytearray = field(default_factory=lambda: bytearray(TLS_READ_BYTES))
+    resting: "deque[NativeConnection]" = field(default_factory=deque)
+
+    def rest(self, connection: "NativeConnection") -> None:
+        """Have a connection go on later with what it has received: one of them each turn of the event loop."""
+        if not self.resting:
+            self.call_soon(self._go_on)
+        self.resting.append(connection)
+
+    def _go_on(self) -> None:
+        try:
+            self.resting[0].go_on()
+        finally:
+            self.resting.popleft()
+            if self.resting:
+                self.call_soon(self._go_on)
 
 
 class NativeConnection(Connection, asyncio.Protocol):
@@ -64,6 +83,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         "_deadlines",
         "_name",
         "_pings",
+        "_resting",
         "_transport",
         "busy",
         "heard",
@@ -73,9 +93,12 @@ class NativeConnection(Connection, asyncio.Protocol):
         "since",
     )
 
+    frames_at_once = FRAMES_AT_ONCE
+
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared.limits)
         self.shared = shared
+        self._resting = False
         self.since = self.heard = self.busy = shared.tick
         self.pinged = False
         self.lingering: int | None = None
@@ -135,6 +158,25 @@ class NativeConnection(Connection, asyncio.Protocol):
         finally:
             self._flush_corked()
             self._corked = None
+
+    def on_rest(self) -> None:
+        # Nothing more is read meanwhile, or a client could have this process keep all that it sends.
+        if not self._resting and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._resting = True
+        self.shared.rest(self)
+
+    def go_on(self) -> None:
+        """Take more of what has been received, and read on once that is all."""
+        self._resting = False
+        if self._transport is None:
+            return
+        self.take(b"")
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._resting and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _flush_corked(self) -> None:
         corked = self._corked
@@ -274,10 +316,24 @@ class TlsConnection(NativeConnection):
             return
         self.heard = self.shared.tick
         self.pinged = False
+        self._decrypt(data)
+
+    def go_on(self) -> None:
+        self._resting = False
+        if self._transport is None:
+            return
+        self.take(b"")
+        if not self._resting and not self.dead:
+            self._decrypt(b"")
+        self._read_on()
+
+    def _decrypt(self, data: bytes) -> None:
         view = memoryview(data)
         try:
             for at in range(0, len(data), TLS_READ_BYTES):
                 self._incoming.write(view[at : at + TLS_READ_BYTES])
+                self._read()
+            if not data:
                 self._read()
         except ssl.SSLWantReadError:
             self._flush()
@@ -298,7 +354,7 @@ class TlsConnection(NativeConnection):
             self._up = True
             self._flush()
         buffer = self.shared.buffer
-        while self._incoming.pending or self._tls.pending():
+        while not self._resting and (self._incoming.pending or self._tls.pending()):
             try:
                 size = cast("int", self._tls.read(TLS_READ_BYTES, buffer))  # the stubs know only the other form
             except ssl.SSLWantReadError:

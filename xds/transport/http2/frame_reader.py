@@ -18,6 +18,8 @@ class FrameReader:
     """The receiving end of a connection's bytes. ``dead``: the peer was told that the connection is over."""
 
     __slots__ = ("_buffer", "dead", "stage")
+    frames_at_once = 1 << 30
+    """Frames taken before ``on_rest``: a subclass that serves others besides has fewer."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -30,6 +32,9 @@ class FrameReader:
 
     def on_preface(self) -> None:
         """The peer has begun: answer with this end's SETTINGS, together with what else is to be said at once."""
+
+    def on_rest(self) -> None:
+        """More has come than was taken at once: call ``receive`` again, with nothing, once others had their turn."""
 
     def fail(self, code: int, text: str) -> None:
         """End the connection, telling the peer why."""
@@ -65,6 +70,7 @@ class FrameReader:
                 return
             self.stage, at = Stage.SETTINGS, len(h2.PREFACE)
             self.on_preface()
+        left = self.frames_at_once
         while end - at >= h2.HEADER_BYTES:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > h2.FRAME_BYTES_MAX:
@@ -80,5 +86,10 @@ class FrameReader:
             if self.dead:
                 return
             at = stop
+            left -= 1
+            if not left and end > at:
+                self._buffer = data[at:]
+                self.on_rest()
+                return
         if at < end:
             self._buffer = data[at:] if at else data
