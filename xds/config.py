@@ -180,6 +180,10 @@ class ApiSettings(_Section):
     """PEM file of its private key, unencrypted."""
     body_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 64 * MIB
     """The largest request body taken."""
+    intake_bytes_max: Annotated[int, Field(ge=64 * 1024, le=16 * 1024 * MIB)] = 128 * MIB
+    """Bytes of request bodies taken in at once, at least one body's; more wait for 30 s at most. Each costs several."""
+    body_timeout_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
+    """How long a request body may take to arrive."""
 
     @property
     def tls(self) -> tuple[Path, Path] | None:

@@ -12,7 +12,7 @@ import structlog
 
 from xds.app import ControlPlane
 from xds.config import ServingInfo, Settings, StoreSettings
-from xds.memory import hold_collection, return_large_blocks, settle_memory
+from xds.memory import hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.publishing.publisher import Publisher
@@ -131,6 +131,7 @@ class Reloading:
 def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, GrpcApi, Token]":
     """Load and make the push API in both its forms; the first, an ASGI app, is None where the settings say so."""
     from xds.api.grpc_api import GrpcApi
+    from xds.api.intake import Intake
     from xds.api.operations import Operations
     from xds.api.tokens import Token
 
@@ -139,12 +140,15 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
         publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected
     )
     token = Token(settings.token_file)
+    intake = Intake(max(settings.intake_bytes_max, settings.body_bytes_max), on_empty=return_holes)
     api = GrpcApi(
         settings.listen,
         operations,
         token,
         tls=settings.tls,
         body_bytes_max=settings.body_bytes_max,
+        body_timeout_s=settings.body_timeout_s,
+        intake=intake,
         on_tls_problem=log_tls_problem,
     )
     if not settings.rest:
@@ -153,7 +157,15 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
     from xds.api.rest import rest_api
 
     hosts = Hosts(settings.hosts if admin is None else (*settings.hosts, admin.host))
-    return rest_api(operations, token, body_bytes_max=settings.body_bytes_max, hosts=hosts), api, token
+    rest = rest_api(
+        operations,
+        token,
+        body_bytes_max=settings.body_bytes_max,
+        body_timeout_s=settings.body_timeout_s,
+        intake=intake,
+        hosts=hosts,
+    )
+    return rest, api, token
 
 
 def _etcd_options(store: StoreSettings) -> EtcdOptions | None:

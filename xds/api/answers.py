@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from xds.api.bodies import UnknownMediaTypeError
+from xds.api.intake import BusyError, TooSlowError
 from xds.api.operations import Difference, UnknownNodeError, UnknownResourceError
 from xds.api.shown import resource_json
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -54,7 +55,7 @@ def header_value(text: str) -> str:
 
 EXPECTED = (
     *(ChangesetRejectedError, StoreError, KeptElsewhereError, UnknownGroupError, UnknownResourceError),
-    *(UnknownNodeError, UnknownMediaTypeError, BodyTooLargeError, StreamRefusedError),
+    *(UnknownNodeError, UnknownMediaTypeError, BodyTooLargeError, StreamRefusedError, BusyError, TooSlowError),
 )
 """The errors that ``error_answer`` knows: whatever else is raised is a bug."""
 
@@ -80,6 +81,8 @@ def error_answer(error: Exception) -> ErrorAnswer:
             return ErrorAnswer(404, "NOT_FOUND", text)
         case TooLargeError() | BodyTooLargeError():
             return ErrorAnswer(413, "RESOURCE_EXHAUSTED", text)
+        case TooSlowError():
+            return ErrorAnswer(408, "UNAVAILABLE", text)
         case UnknownMediaTypeError():
             return ErrorAnswer(415, "INVALID_ARGUMENT", text)
         case OutcomeUnknownError():

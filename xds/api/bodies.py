@@ -23,6 +23,10 @@ from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/x-protobuf"
 YAML_TOO = ("application/x-yaml", "text/yaml")
+ENTRIES_MAX = 250_000
+"""Resources that one body may set or remove."""
+VALUES_MAX = 5_000_000
+"""Values in a JSON or YAML body, of which each takes 60 bytes and more in memory, and two or three as it comes."""
 MediaType = str
 Text = Field(default="", max_length=4_096)
 
@@ -65,14 +69,14 @@ class About(Told):
 class ChangesetBody(About):
     """Resources to set, each with ``@type``, and to remove: all of it or none."""
 
-    upsert: list[dict[str, Any]] = Field(default=[], max_length=250_000)
-    remove: list[Removal] = Field(default=[], max_length=250_000)
+    upsert: list[dict[str, Any]] = Field(default=[], max_length=ENTRIES_MAX)
+    remove: list[Removal] = Field(default=[], max_length=ENTRIES_MAX)
 
 
 class SnapshotBody(About):
     """All that a group is to have. What reading a snapshot gives is taken too."""
 
-    resources: list[dict[str, Any]] = Field(max_length=250_000)
+    resources: list[dict[str, Any]] = Field(max_length=ENTRIES_MAX)
     revision: int | None = None
     group: str | None = None
     epoch: str | None = None
@@ -101,8 +105,11 @@ def media_type_of(content_type: str) -> tuple[MediaType, dict[str, str]]:
 
 def document_of(data: bytes, media_type: MediaType) -> Document:
     """Parse a JSON or YAML body. Raises ChangesetRejectedError and UnknownMediaTypeError."""
-    limits = YamlLimits(file_bytes_max=max(len(data), 1))
+    limits = YamlLimits(file_bytes_max=max(len(data), 1), nodes_max=VALUES_MAX)
     if media_type == JSON or media_type.endswith("+json"):
+        if data.count(b",") > VALUES_MAX:  # each value but the first of a list or a mapping stands after one
+            what = f"the body has more than {VALUES_MAX:,} values"
+            raise ChangesetRejectedError([Problem(what=what, hint="split it")])
         return read_json(data, file="", limits=limits)
     if media_type == YAML or media_type in YAML_TOO:
         return read_yaml(data, file="", limits=limits)
@@ -264,12 +271,54 @@ M = TypeVar("M", bound=Message)
 
 
 def parsed(message_class: type[M], data: bytes) -> M:
-    """Decode a protobuf body. Raises ChangesetRejectedError."""
+    """Decode a protobuf body of no more than ``ENTRIES_MAX`` parts. Raises ChangesetRejectedError.
+
+    Protobuf makes 64 bytes and more of a part that takes two on the wire, so they are counted before.
+    """
+    if len(data) > 2 * ENTRIES_MAX and _has_more_parts(data, ENTRIES_MAX):
+        raise ChangesetRejectedError([Problem(what=f"the body has more than {ENTRIES_MAX:,} parts", hint="split it")])
     try:
         return message_class.FromString(data)
     except DecodeError as error:
         what = f"the body does not encode {message_class.DESCRIPTOR.full_name}: {error}"
         raise ChangesetRejectedError([Problem(what=what)]) from None
+
+
+def _has_more_parts(data: bytes, most: int) -> bool:
+    """Say whether a message has more than so many fields, those of the messages in it not counted.
+
+    Source: protobuf.dev, "Encoding". Of what is malformed, as much is counted as can be read.
+    """
+    at, end = 0, len(data)
+    for _ in range(most):
+        if at >= end:
+            return False
+        tag, at = _varint(data, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(data, at)
+            case 1:
+                at += 8
+            case 2:
+                size, at = _varint(data, at)
+                at += size
+            case 5:
+                at += 4
+            case _:
+                return False
+    return at < end
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number at an offset, and where it ends."""
+    number = shift = 0
+    for byte in data[at : at + 10]:
+        at += 1
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    return number, at
 
 
 def known_type(word: str) -> str:

@@ -15,8 +15,9 @@ from xds._generated import snapshots_pb2 as pb
 from xds.address import Address, BindError
 from xds.api.answers import EXPECTED, error_answer, header_value
 from xds.api.aside import aside
-from xds.api.bodies import JSON, about_message, changeset_message, document_of, known_type, replacement_message
+from xds.api.bodies import JSON, about_message, changeset_message, document_of, known_type, parsed, replacement_message
 from xds.api.grpc_admission import Admission
+from xds.api.intake import BusyError, Intake, Room, TooSlowError
 from xds.api.messages import (
     applied_message,
     difference_message,
@@ -44,8 +45,16 @@ log = structlog.get_logger("xds")
 SERVICE = "xds_control_plane.api.v1.Snapshots"
 IN_FLIGHT_MAX = 1_000
 """Endpoint pushes of one stream that may wait for their outcome."""
+PUSH_STREAMS_MAX = 64
+"""Streams that push endpoints at once. Each waits for its next message, of which gRPC does not tell how large it is."""
+LARGE_CALLS = frozenset({"Apply", "Replace"})
+QUESTIONS_MAX = 16
+"""Other calls whose messages are read at once: small ones, which are there as soon as their headers are."""
 STOP_GRACE_S = 1.0
 Handler = Callable[[Any], Awaitable[Any]]
+Outcome = asyncio.Future[Published] | ChangesetRejectedError
+Answer = tuple[Outcome, Room] | None
+"""What becomes of a push, and the room that it takes until then; None at the end."""
 
 
 class GrpcApi:
@@ -59,6 +68,8 @@ class GrpcApi:
         *,
         tls: tuple[Path, Path] | None = None,
         body_bytes_max: int,
+        body_timeout_s: float = 60.0,
+        intake: Intake | None = None,
         on_tls_problem: Callable[[str], None] = lambda _problem: None,
     ) -> None:
         self.address = address
@@ -66,6 +77,10 @@ class GrpcApi:
         self._token = token
         self._tls = tls
         self._body_bytes_max = body_bytes_max
+        self._body_timeout_s = body_timeout_s
+        self._intake = intake or Intake(2 * body_bytes_max)
+        self._questions = Intake(QUESTIONS_MAX * body_bytes_max)
+        self._pushing = 0
         self._on_tls_problem = on_tls_problem
         self._server: aio.Server | None = None
         self._certificates: GrpcioCertificates | None = None
@@ -84,6 +99,7 @@ class GrpcApi:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", self._body_bytes_max),
                 ("grpc.http2.bdp_probe", 0),
+                ("grpc.compression_enabled_algorithms_bitset", 1),  # none: what is small may become anything else
             ],
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
@@ -127,28 +143,43 @@ class GrpcApi:
             "UpdateRules": (pb.Rules, self._update_rules),
             "ListNodes": (pb.NodesRequest, self._list_nodes),
         }
+        # Without a deserializer, and as streams on this side: so a message is read when it is asked for, as bytes.
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(call), request_deserializer=request.FromString, response_serializer=_encode
+            name: grpc.stream_unary_rpc_method_handler(
+                self._answering(request, call, self._intake if name in LARGE_CALLS else self._questions),
+                response_serializer=_encode,
             )
             for name, (request, call) in calls.items()
         }
         handlers["PushEndpoints"] = grpc.stream_stream_rpc_method_handler(
-            self._push_endpoints, request_deserializer=pb.EndpointsPush.FromString, response_serializer=_encode
+            self._push_endpoints, response_serializer=_encode
         )
-        handlers["Watch"] = grpc.unary_stream_rpc_method_handler(
-            self._watch, request_deserializer=pb.WatchRequest.FromString, response_serializer=_encode
-        )
+        handlers["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=_encode)
         return handlers
 
-    def _guarded(self, call: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def handle(request: Any, context: Any) -> Any:
+    def _answering(self, message_class: Any, call: Handler, intake: Intake) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def handle(_: Any, context: Any) -> Any:
             try:
-                return await call(request)
+                async with intake.room(self._body_bytes_max) as room:
+                    return await call(await self._read(message_class, context, room))
             except EXPECTED as error:
-                await _abort(context, error)
+                refusal = _refusal(error)
+            # Not while the error is handled: the abort would have it for its context, and with its frames the body.
+            return await context.abort(*refusal)
 
         return handle
+
+    async def _read(self, message_class: Any, context: Any, room: Room) -> Any:
+        """Return a call's one message; how large it is, is known when it is there."""
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                data = await context.read()
+        except TimeoutError:
+            raise TooSlowError(f"the request took more than {self._body_timeout_s:g} s to arrive") from None
+        if data is aio.EOF:
+            raise ChangesetRejectedError([Problem(what="the call has no message")])
+        room.shrink(len(data))
+        return await aside(len(data), lambda: parsed(message_class, data))
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
@@ -164,12 +195,17 @@ class GrpcApi:
         like = about_message(request.about)
         return applied_message(await self._operations.rollback(request.group, request.to, like))
 
-    async def _push_endpoints(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def _push_endpoints(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answer each push, in order, while those that follow are read already."""
-        answers: asyncio.Queue[asyncio.Future[Published] | ChangesetRejectedError | None] = asyncio.Queue(IN_FLIGHT_MAX)
+        if self._pushing >= PUSH_STREAMS_MAX:
+            error = BusyError(f"{PUSH_STREAMS_MAX} streams push endpoints already, as many as may be at once")
+            await context.abort(*_refusal(error))
+        answers: asyncio.Queue[Answer] = asyncio.Queue(IN_FLIGHT_MAX)
+        self._pushing += 1
         reading = asyncio.create_task(self._read_pushes(requests, answers))
         try:
-            while (outcome := await answers.get()) is not None:
+            while (answer := await answers.get()) is not None:
+                outcome, room = answer
                 try:
                     if isinstance(outcome, ChangesetRejectedError):
                         raise outcome
@@ -178,24 +214,32 @@ class GrpcApi:
                     yield pb.EndpointsPushed(rejected=problems_message(error.problems))
                 else:
                     yield pb.EndpointsPushed(revision=published.revision)
+                finally:
+                    room.give_back()
             await reading
         except EXPECTED as error:
-            await _abort(context, error)
+            await context.abort(*_refusal(error))
         finally:
             reading.cancel()
+            self._pushing -= 1
+            while not answers.empty():
+                if (answer := answers.get_nowait()) is not None:
+                    answer[1].give_back()
 
-    async def _read_pushes(
-        self,
-        requests: AsyncIterator[Any],
-        answers: "asyncio.Queue[asyncio.Future[Published] | ChangesetRejectedError | None]",
-    ) -> None:
+    async def _read_pushes(self, requests: AsyncIterator[bytes], answers: "asyncio.Queue[Answer]") -> None:
         try:
-            async for request in requests:
+            async for data in requests:
+                room = await self._intake.take(len(data))
                 try:
+                    request = await aside(len(data), partial(parsed, pb.EndpointsPush, data))
                     endpoints = tuple(ingest_encoded(each.type_url, each.value) for each in request.endpoints)
-                    await answers.put(await self._operations.push_endpoints(request.group, endpoints))
+                    outcome: Outcome = await self._operations.push_endpoints(request.group, endpoints)
                 except ChangesetRejectedError as error:
-                    await answers.put(error)
+                    outcome = error
+                except BaseException:
+                    room.give_back()
+                    raise
+                await answers.put((outcome, room))
         finally:
             await answers.put(None)
 
@@ -231,13 +275,15 @@ class GrpcApi:
     async def _find(self, request: Any) -> Any:
         return pb.Revision(revision=await self._operations.find(request.id) or 0, id=request.id)
 
-    async def _watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def _watch(self, _: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            async with self._questions.room(self._body_bytes_max) as room:
+                request = await self._read(pb.WatchRequest, context, room)
             await self._operations.must_be_kept(request.after)
             async for stored in self._operations.watch(request.after):
                 yield await aside(stored.entry.size_bytes, partial(event_message, stored, secrets=request.secrets))
         except EXPECTED as error:
-            await _abort(context, error)
+            await context.abort(*_refusal(error))
 
     async def _list_groups(self, request: Any) -> Any:
         groups = [group_message(each) for each in self._operations.groups()]
@@ -278,7 +324,8 @@ def _document(message: Any) -> Document:
     return document_of(json_format.MessageToJson(message.rules).encode(), JSON)
 
 
-async def _abort(context: Any, error: Exception) -> None:
+def _refusal(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+    """Return the status, the text and the trailing metadata that a call ends with."""
     answer = error_answer(error)
     metadata: list[tuple[str, str | bytes]] = []
     if isinstance(error, ChangesetRejectedError):
@@ -288,7 +335,7 @@ async def _abort(context: Any, error: Exception) -> None:
         for key in ("revision", "oldest", "id")
         if key in answer.more
     ]
-    await context.abort(grpc.StatusCode[answer.grpc], answer.message[:2_000], tuple(metadata))
+    return grpc.StatusCode[answer.grpc], answer.message[:2_000], tuple(metadata)
 
 
 def _encode(message: Any) -> bytes:

@@ -31,8 +31,10 @@ from xds.api.answers import (
 )
 from xds.api.aside import aside
 from xds.api.guard import Guard, Hosts
+from xds.api.intake import Intake, TooSlowError
 from xds.api.messages import snapshot_message
 from xds.api.operations import HISTORY_MAX, Operations
+from xds.api.rest_intake import TakingIn
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
 from xds.api.rules import rules_of, rules_update_of
 from xds.api.shown import resource_any, resource_json
@@ -54,7 +56,15 @@ HUNG_UP = 499
 EVENT_STREAM = "text/event-stream"
 
 
-def rest_api(operations: Operations, token: Token, *, body_bytes_max: int, hosts: Hosts | None = None) -> Guard:
+def rest_api(
+    operations: Operations,
+    token: Token,
+    *,
+    body_bytes_max: int,
+    body_timeout_s: float = 60.0,
+    intake: Intake | None = None,
+    hosts: Hosts | None = None,
+) -> Guard:
     """Return the ASGI application that serves ``/v1``. Without ``hosts`` it may be asked by any name."""
     app = FastAPI(
         title="xds push API",
@@ -71,13 +81,18 @@ def rest_api(operations: Operations, token: Token, *, body_bytes_max: int, hosts
     api.add_history(app)
     api.add_groups(app)
     api.add_nodes(app)
-    return Guard(app, token, hosts)
+    taking_in = TakingIn(
+        app, intake or Intake(2 * body_bytes_max), body_bytes_max=body_bytes_max, body_timeout_s=body_timeout_s
+    )
+    return Guard(taking_in, token, hosts)
 
 
 def _add_errors(app: FastAPI) -> None:
     async def expected(request: Request, error: Exception) -> Response:
         answer = error_answer(error)
         status = answer.http
+        if isinstance(error, TooSlowError | BodyTooLargeError):  # the rest of the body is not waited for
+            return JSONResponse(answer.body, status, {"connection": "close"})
         if isinstance(error, ConflictError) and "if-match" in request.headers:
             status = 412
         return JSONResponse(answer.body, status)

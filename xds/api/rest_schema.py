@@ -24,6 +24,7 @@ _ERROR_TEXTS = {
     403: "A page of another origin may not ask",
     404: "There is no such group, resource, node or revision",
     405: "The path has no such method",
+    408: "The body did not arrive in time",
     409: "A conflict: the revision is another one, the id is that of another change, or a directory keeps it",
     410: "The revision is no longer kept",
     412: "If-Match does not match",
@@ -31,7 +32,7 @@ _ERROR_TEXTS = {
     415: "Bodies are JSON, YAML or protobuf",
     421: "The server is not known by the name in Host",
     422: "The content is wrong: every problem, with its resource and field",
-    503: "The store can't be reached",
+    503: "The store can't be reached, or the bodies of others take all the room",
     504: "It can't be told whether the change was made: ask by its id, or try again with it",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {

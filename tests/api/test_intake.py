@@ -1,0 +1,259 @@
+"""Large bodies: how many are taken in at once, what one may be made of, how long it may take, and what it leaves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from grpc import aio
+from support import resources as r
+from support.fetch import fetch
+from support.server import XdsServer
+
+from xds._generated import snapshots_pb2 as pb
+from xds.api.intake import BusyError, Intake
+from xds.api.rest_intake import TakingIn
+from xds.schema.ingest import ingest
+
+MIB = 1024 * 1024
+SERVICE = "/xds_control_plane.api.v1.Snapshots/"
+BODY_MAX = 16 * MIB
+AT_ONCE = 6
+
+
+def memory_bytes(server: XdsServer, what: str) -> int:
+    lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+
+
+def large_server(*settings: str) -> XdsServer:
+    options = ["--workers", "0", "--set", f"api.body_bytes_max={BODY_MAX}", "--set", f"api.intake_bytes_max={BODY_MAX}"]
+    for each in settings:
+        options += ["--set", each]
+    return XdsServer(None, *options)
+
+
+# --- The intake by itself --------------------------------------------------------------------------------------------
+
+
+async def test_bodies_have_their_turn_in_order_and_what_is_given_back_goes_to_those_who_wait() -> None:
+    emptied = []
+    intake, done = Intake(10 * MIB, on_empty=lambda: emptied.append(True)), []
+
+    async def take(name: str, size: int) -> None:
+        async with intake.room(size * MIB):
+            done.append(name)
+            await asyncio.sleep(0)
+
+    async with intake.room(8 * MIB) as first:
+        waiting = [asyncio.create_task(take(name, size)) for name, size in (("a", 9), ("b", 1), ("c", 2))]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert done == [], "b would have room, but a was first"
+        first.shrink(1 * MIB)
+        await asyncio.wait(waiting)
+    assert done == ["a", "b", "c"]
+    await asyncio.sleep(0)
+    assert emptied == [True]
+
+
+async def test_who_waits_too_long_is_sent_away_and_takes_no_room() -> None:
+    intake = Intake(10, wait_s=0.0)
+    async with intake.room(10):
+        with pytest.raises(BusyError, match="intake_bytes_max"):
+            await intake.take(1)
+        leaving = asyncio.create_task(intake.take(5))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+    async with intake.room(10):
+        pass
+
+
+async def test_who_is_called_and_leaves_in_the_same_moment_takes_no_room() -> None:
+    intake = Intake(10)
+    first = await intake.take(10)
+    second = asyncio.create_task(intake.take(10))
+    await asyncio.sleep(0)
+    first.give_back()
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    (await intake.take(10)).give_back()
+
+
+async def test_a_busy_server_says_so_and_when_to_come_back() -> None:
+    async def never(*_: Any) -> None:
+        raise AssertionError("the application is not to see it")
+
+    intake = Intake(MIB, wait_s=0.0)
+    app = TakingIn(never, intake, body_bytes_max=MIB, body_timeout_s=1)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as api, intake.room(MIB):
+        answer = await api.post("/", content=b"x" * MIB)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "try again" in answer.json()["error"]
+
+
+# --- On a running server ---------------------------------------------------------------------------------------------
+
+
+def large_change() -> pb.Changeset:
+    """Return 15 MiB that are checked whole and not kept, so that they leave nothing behind."""
+    change = pb.Changeset(group="default", about=pb.About(dry_run=True))
+    for name in range(4):
+        padding = {"metadata": {"filter_metadata": {"padding": {"text": "x" * (15 * MIB // 4)}}}}
+        change.upsert.append(AnyMessage.FromString(ingest(r.static_cluster(f"c{name}", 1) | padding).body))
+    return change
+
+
+async def over_grpc(server: XdsServer, data: bytes) -> None:
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with aio.insecure_channel(f"127.0.0.1:{server.api_port}", options=options) as channel:
+        await channel.unary_unary(SERVICE + "Apply")(data)
+
+
+async def over_rest(server: XdsServer, data: bytes, kind: str = "application/x-protobuf") -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.admin_port}", timeout=120) as api:
+        answer = await api.post("/v1/groups/default/changesets", content=data, headers={"content-type": kind})
+        assert answer.status_code == 200, answer.text
+
+
+async def over_rest_in_chunks(server: XdsServer, data: bytes) -> None:
+    async def parts() -> Any:
+        for at in range(0, len(data), MIB):
+            yield data[at : at + MIB]
+
+    await over_rest(server, parts())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("send", [over_grpc, over_rest, over_rest_in_chunks])
+async def test_large_bodies_at_once_cost_what_one_does_and_leave_nothing(
+    send: Callable[[XdsServer, bytes], Awaitable[None]],
+) -> None:
+    data = large_change().SerializeToString()
+    async with large_server() as server:
+        await server.wait_ready()
+        await send(server, data)
+        before, one = memory_bytes(server, "VmRSS"), memory_bytes(server, "VmHWM")
+        await asyncio.gather(*(send(server, data) for _ in range(AT_ONCE)))
+        assert memory_bytes(server, "VmHWM") - one < 2.5 * len(data), "six bodies cost no six times as much"
+
+        def is_back() -> bool:
+            return memory_bytes(server, "VmRSS") < before * 1.1
+
+        await server.wait_for(is_back, "keeps memory", 10)
+
+
+async def test_a_body_that_waits_for_the_rest_of_another_holds_up_nothing_that_is_small() -> None:
+    async with large_server() as server:
+        await server.wait_ready()
+        _, writer = await asyncio.open_connection("127.0.0.1", server.admin_port)
+        head = "PUT /v1/groups/default/snapshot HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        writer.write(f"{head}content-length: {BODY_MAX}\r\n\r\n".encode() + b"x")
+        await writer.drain()
+        data = large_change().SerializeToString()
+        assert (await fetch(server.admin_port, "/v1/groups")).status == 200
+        waiting = [asyncio.create_task(send(server, data)) for send in (over_grpc, over_rest)]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.admin_port}") as api:
+            answer = await api.post("/v1/groups/default/changesets", json={"upsert": [r.static_cluster("a", 1)]})
+            assert answer.status_code == 200
+        async with aio.insecure_channel(f"127.0.0.1:{server.api_port}") as channel:
+            await channel.unary_unary(SERVICE + "ListGroups")(b"")
+        assert not any(task.done() for task in waiting)
+        writer.transport.abort()
+        await asyncio.gather(*waiting)
+
+
+async def test_a_body_that_does_not_come_in_time_is_given_up() -> None:
+    async with large_server("api.body_timeout_s=1") as server:
+        await server.wait_ready()
+        for framing in ("content-length: 10", f"content-length: {MIB}", "transfer-encoding: chunked"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.admin_port)
+            head = "PUT /v1/groups/default/snapshot HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            writer.write(f"{head}{framing}\r\n\r\n".encode())
+            said = await reader.read(-1)
+            assert said.startswith(b"HTTP/1.1 408 "), said
+            assert b"more than 1 s to arrive" in said
+            writer.close()
+        async with aio.insecure_channel(f"127.0.0.1:{server.api_port}") as channel:
+            for method in ("Apply", "ListGroups"):
+                call = channel.stream_unary(SERVICE + method)()
+                with pytest.raises(aio.AioRpcError, match="more than 1 s to arrive") as late:
+                    await call
+                assert late.value.code() is grpc.StatusCode.UNAVAILABLE
+            call = channel.stream_unary(SERVICE + "Apply")()
+            await call.done_writing()
+            with pytest.raises(aio.AioRpcError, match="no message"):
+                await call
+        assert [event["event"] for event in server.events()] == ["serving"]
+
+
+async def test_what_protobuf_and_json_would_blow_up_is_refused_before_they_do() -> None:
+    empties = b"\x12\x00" * (BODY_MAX // 2 - 8)
+    pushes = b"\x12\x00" * (BODY_MAX // 2 - 8)
+    async with large_server() as server:
+        await server.wait_ready()
+        before = memory_bytes(server, "VmHWM")
+        async with aio.insecure_channel(f"127.0.0.1:{server.api_port}") as channel:
+            for method in ("Apply", "Replace"):
+                with pytest.raises(aio.AioRpcError, match="more than 250,000 parts"):
+                    await channel.unary_unary(SERVICE + method)(empties)
+            pushing = channel.stream_stream(SERVICE + "PushEndpoints")()
+            await pushing.write(pushes)
+            answer = pb.EndpointsPushed.FromString(await pushing.read())
+            assert "more than 250,000 parts" in answer.rejected.problems[0].what
+            pushing.cancel()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.admin_port}", timeout=60) as api:
+            for kind, body in (
+                ("application/x-protobuf", empties),
+                ("application/json", b'{"upsert": [' + b"{}," * (BODY_MAX // 3 - 8) + b"{}]}"),
+                ("application/json", b'{"upsert": [{"a": [' + b"[]," * (BODY_MAX // 3 - 16) + b"[]]}]}"),
+            ):
+                answer = await api.post("/v1/groups/default/changesets", content=body, headers={"content-type": kind})
+                assert (answer.status_code, "more than" in answer.text) == (422, True), answer.text
+        assert memory_bytes(server, "VmHWM") - before < 5 * BODY_MAX
+
+
+async def test_a_compressed_message_is_not_opened() -> None:
+    data = large_change().SerializeToString()
+    async with large_server() as server:
+        await server.wait_ready()
+        before = memory_bytes(server, "VmHWM")
+        async with aio.insecure_channel(f"127.0.0.1:{server.api_port}", compression=grpc.Compression.Gzip) as channel:
+            with pytest.raises(aio.AioRpcError) as refused:
+                await channel.unary_unary(SERVICE + "Apply")(data)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert memory_bytes(server, "VmHWM") - before < 4 * MIB
+
+
+async def test_streams_that_push_endpoints_are_limited_in_number() -> None:
+    push = pb.EndpointsPush(group="default").SerializeToString()
+    async with large_server() as server, AsyncExitStack() as stack:
+        await server.wait_ready()
+        channel = await stack.enter_async_context(aio.insecure_channel(f"127.0.0.1:{server.api_port}"))
+        streams = [channel.stream_stream(SERVICE + "PushEndpoints")() for _ in range(64)]
+        for stream in streams:
+            await stream.write(push)
+            assert await stream.read() is not aio.EOF
+        with pytest.raises(aio.AioRpcError, match="64 streams push endpoints already"):
+            await channel.stream_stream(SERVICE + "PushEndpoints")().read()
+        streams.pop().cancel()
+
+        async def one_more() -> bool:
+            stream = channel.stream_stream(SERVICE + "PushEndpoints")()
+            try:
+                await stream.write(push)
+                return await stream.read() is not aio.EOF
+            except aio.AioRpcError:
+                return False
+
+        async with asyncio.timeout(10):
+            while not await one_more():
+                pass

@@ -1,0 +1,116 @@
+"""How many bytes of request bodies are taken in at once: what would be more waits for its turn, or is sent away.
+
+A body costs several times its bytes until its change is kept: as it comes, parsed, as resources, in the store. So the
+room that it was given is held until its request is answered.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+WAIT_S = 30.0
+"""The longest that a body waits for its turn."""
+LARGE_BYTES = 1024 * 1024
+"""After a body of so many bytes the memory that it left is given back to the system."""
+
+
+class BusyError(Exception):
+    """The bodies of others take all the room there is."""
+
+
+class TooSlowError(Exception):
+    """A body did not arrive in time."""
+
+
+class Room:
+    """What one body may take of an intake, until it is given back."""
+
+    def __init__(self, intake: "Intake", size_bytes: int) -> None:
+        self._intake = intake
+        self._size_bytes = size_bytes
+
+    def shrink(self, size_bytes: int) -> None:
+        """Leave to others what the body turned out not to need."""
+        assert size_bytes <= self._size_bytes
+        freed, self._size_bytes = self._size_bytes - size_bytes, size_bytes
+        self._intake.free(freed)
+
+    def give_back(self) -> None:
+        """Leave all of it to others."""
+        size_bytes, self._size_bytes = self._size_bytes, 0
+        self._intake.done_with(size_bytes)
+
+
+class Intake:
+    """Shares ``bytes_max`` between the bodies of all requests, in the order in which they came.
+
+    ``on_empty`` is called in the loop, soon after the last of them was done with, if one was large.
+    """
+
+    def __init__(self, bytes_max: int, *, wait_s: float = WAIT_S, on_empty: Callable[[], None] = lambda: None) -> None:
+        self._bytes_max = bytes_max
+        self._wait_s = wait_s
+        self._on_empty = on_empty
+        self._held_bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._was_large = False
+
+    @asynccontextmanager
+    async def room(self, size_bytes: int) -> AsyncIterator[Room]:
+        """Hold room for a body of so many bytes at most. Raises BusyError where there is none for too long."""
+        room = await self.take(size_bytes)
+        try:
+            yield room
+        finally:
+            room.give_back()
+
+    async def take(self, size_bytes: int) -> Room:
+        """Return room for a body, to be given back. Raises BusyError where there is none for too long."""
+        assert size_bytes <= self._bytes_max
+        if not self._waiting and self._held_bytes + size_bytes <= self._bytes_max:
+            self._held_bytes += size_bytes
+        else:
+            await self._turn(size_bytes)
+        return Room(self, size_bytes)
+
+    async def _turn(self, size_bytes: int) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size_bytes, turn))
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await turn
+        except TimeoutError:
+            self._give_up(size_bytes, turn)
+            what = f"requests of {self._bytes_max:,} bytes are being taken in, as many as may be at once"
+            raise BusyError(f"{what} (api.intake_bytes_max); nothing was changed, try again") from None
+        except asyncio.CancelledError:
+            self._give_up(size_bytes, turn)
+            raise
+
+    def _give_up(self, size_bytes: int, turn: "asyncio.Future[None]") -> None:
+        if turn.done() and not turn.cancelled():
+            self.free(size_bytes)
+            return
+        self._waiting = deque(each for each in self._waiting if each[1] is not turn)
+        self.free(0)
+
+    def done_with(self, size_bytes: int) -> None:
+        """Take back the room of a body that had so many bytes."""
+        self._was_large |= size_bytes > LARGE_BYTES
+        self.free(size_bytes)
+        if self._held_bytes == 0 and self._was_large:
+            self._was_large = False
+            asyncio.get_running_loop().call_soon(self._on_empty)
+
+    def free(self, size_bytes: int) -> None:
+        """Take back room, and give it to those who wait first."""
+        self._held_bytes -= size_bytes
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if self._held_bytes + wanted > self._bytes_max:
+                return
+            self._waiting.popleft()
+            if not turn.done():
+                self._held_bytes += wanted
+                turn.set_result(None)

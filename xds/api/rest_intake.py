@@ -1,0 +1,70 @@
+"""Request bodies over HTTP, as they come in: in their turn, no larger than is allowed, and within a time."""
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from xds.api.answers import BodyTooLargeError, error_answer
+from xds.api.intake import BusyError, Intake, TooSlowError
+
+SMALL_BYTES = 64 * 1024
+"""What is no larger needs no turn: HTTP's own buffers take as much of every connection."""
+
+
+class TakingIn:
+    """The ASGI application ``app``, each request once there is room for its body."""
+
+    def __init__(self, app: ASGIApp, intake: Intake, *, body_bytes_max: int, body_timeout_s: float) -> None:
+        self.app = app
+        self._intake = intake
+        self._body_bytes_max = body_bytes_max
+        self._body_timeout_s = body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        size_bytes = self._announced_bytes(Headers(scope=scope))
+        timely = self._timely(receive)
+        if size_bytes <= SMALL_BYTES:
+            await self.app(scope, timely, send)
+            return
+        try:
+            if size_bytes > self._body_bytes_max:
+                raise BodyTooLargeError(f"the body has more than the {self._body_bytes_max:,} bytes allowed")
+            room = await self._intake.take(size_bytes)
+        except (BodyTooLargeError, BusyError) as error:
+            answer = error_answer(error)
+            headers = {"connection": "close"} | ({"retry-after": "1"} if isinstance(error, BusyError) else {})
+            await JSONResponse(answer.body, answer.http, headers)(scope, receive, send)
+            return
+        try:
+            await self.app(scope, timely, send)
+        finally:
+            room.give_back()
+
+    def _announced_bytes(self, headers: Headers) -> int:
+        """Return how large the body will be, or may be where its headers leave that open."""
+        if "transfer-encoding" in headers:
+            return self._body_bytes_max
+        return int(headers.get("content-length", 0))
+
+    def _timely(self, receive: Receive) -> Receive:
+        """Return what receives a request's messages, with a deadline until its body is whole."""
+        deadline = asyncio.get_running_loop().time() + self._body_timeout_s
+        is_whole = False
+
+        async def timely() -> Message:
+            nonlocal is_whole
+            if is_whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                what = f"the body took more than {self._body_timeout_s:g} s to arrive; nothing was changed"
+                raise TooSlowError(what) from None
+            is_whole = not message.get("more_body", False)
+            return message
+
+        return timely
