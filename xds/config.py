@@ -111,6 +111,8 @@ class ProtocolSettings(_Section):
     """Nodes whose rejected resources are remembered, since their claims about those can not be trusted."""
     nacked_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
     """What the names of those resources may take in memory, per process; the nodes longest unseen are forgotten."""
+    draining_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
+    """What nodes that drain listeners may take in memory, per process; the nodes longest unseen are forgotten."""
 
 
 class TransportSettings(_Section):

@@ -5,21 +5,21 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.encoded import CDS, LDS, RDS, listener, resource, static
+from immutables import Map
+from support.encoded import CDS, LDS, RDS, listener, static
 from support.hubs import MakeWorld, World
 
 from xds.model.groups import Node
 from xds.model.resource import Resource
+from xds.protocol.draining import Draining
+from xds.protocol.draining_nodes import DrainingNodes, _bytes_of
 from xds.protocol.events import Counters
-from xds.protocol.leftovers import Leftovers
 from xds.protocol.memories import Memory, Tell, node_key, tell_nobody
 from xds.protocol.nacked_names import NackedNames
 from xds.protocol.name_sets import NameSet, NameSets
-from xds.protocol.state import Lingering
 
 NODES = [Node(id=name, cluster="c") for name in "mno"]
 TYPES = (CDS, RDS)
-LISTENER = resource(LDS, "l", 1)
 
 events = st.tuples(
     st.sampled_from(["reject", "accept"]),
@@ -202,43 +202,60 @@ def test_long_names_of_nodes_are_remembered_by_a_digest():
 
 # --- What is drained -------------------------------------------------------------------------------------------------
 
-lingerings = st.dictionaries(st.sampled_from("xy"), st.just(((LISTENER, 5.0),)), max_size=2)
+A = frozenset({"a"})
+ON_A: Draining = Map({"l": ((A, 5.0),)})
+drainings = st.dictionaries(st.sampled_from("xy"), st.just(((A, 5.0),)), max_size=2).map(Map)
 
 
-def left(leftovers: Leftovers) -> dict[tuple[tuple[str, str], str], Lingering]:
-    return {(m.node, m.type_url): m.lingering for m in leftovers.memories() if m.lingering is not None}
+def draining_nodes(*, nodes_max: int, bytes_max: int = 1_000_000) -> DrainingNodes:
+    return DrainingNodes(nodes_max=nodes_max, bytes_max=bytes_max)
 
 
-@given(st.lists(st.tuples(st.sampled_from("mno"), st.sampled_from([LDS, RDS]), lingerings), max_size=12))
-def test_leftovers_are_the_last_that_was_told_of_each_node_and_type(history):
-    leftovers, late = Leftovers(nodes_max=10), Leftovers(nodes_max=10)
-    expected = {}
-    for node, type_url, lingering in history:
-        leftovers.remember(Memory(node=("c", node), type_url=type_url, lingering=lingering))
-        expected[("c", node), type_url] = lingering
-    assert left(leftovers) == {key: lingering for key, lingering in expected.items() if lingering}
-    assert len(leftovers) == len({node for (node, _), lingering in expected.items() if lingering})
-    for memory in leftovers.memories():
-        late.remember(memory)
-    assert left(late) == left(leftovers)
+def left(nodes: DrainingNodes) -> dict[tuple[tuple[str, str], str], Draining]:
+    return {(m.node, m.type_url): m.draining for m in nodes.memories() if m.draining is not None}
 
 
-def test_leftovers_are_kept_of_a_bounded_number_of_nodes():
-    leftovers = Leftovers(nodes_max=2)
+@given(st.lists(st.tuples(st.sampled_from("mno"), st.sampled_from([LDS, RDS]), drainings), max_size=12))
+def test_what_drains_is_all_that_was_noted_of_a_node_and_type_since_it_was_over(history):
+    nodes, late = draining_nodes(nodes_max=10), draining_nodes(nodes_max=10)
+    expected: dict[tuple[tuple[str, str], str], Draining] = {}
+    for node, type_url, draining in history:
+        nodes.remember(Memory(node=("c", node), type_url=type_url, draining=draining))
+        before = expected.get((("c", node), type_url), Map())
+        expected[("c", node), type_url] = before.update(draining) if draining else Map()
+    assert left(nodes) == {key: draining for key, draining in expected.items() if draining}
+    assert len(nodes) == len({node for (node, _), draining in expected.items() if draining})
+    for memory in nodes.memories():
+        late.remember(pickle.loads(pickle.dumps(memory)))
+    assert left(late) == left(nodes)
+    assert nodes.bytes_kept == late.bytes_kept == sum(map(_bytes_of, left(nodes).values()))
+
+
+def test_what_drains_is_kept_of_a_bounded_number_of_nodes():
+    nodes = draining_nodes(nodes_max=2)
     for number in range(4):
-        leftovers.remember(Memory(node=("c", f"n{number}"), type_url=LDS, lingering={"l": ((LISTENER, 5.0),)}))
-    assert [node for node, _ in left(leftovers)] == [("c", "n2"), ("c", "n3")]
+        nodes.remember(Memory(node=("c", f"n{number}"), type_url=LDS, draining=ON_A))
+    assert [node for node, _ in left(nodes)] == [("c", "n2"), ("c", "n3")]
+
+
+def test_what_drains_is_bounded_in_bytes():
+    nodes = draining_nodes(nodes_max=1_000, bytes_max=10_000)
+    for number in range(200):
+        uses = frozenset(f"cluster-{index}" for index in range(number % 20))
+        nodes.remember(Memory(node=("c", f"n{number}"), type_url=LDS, draining=Map({"l": ((uses, 5.0),)})))
+        assert nodes.bytes_kept <= 10_000
+    assert [node for node, _ in left(nodes)][-1] == ("c", "n199")
 
 
 def test_each_takes_in_what_concerns_it_alone():
-    nacked, leftovers = remembered(nodes_max=2), Leftovers(nodes_max=2)
+    nacked, nodes = remembered(nodes_max=2), draining_nodes(nodes_max=2)
     for memory in (
-        Memory(node=("c", "m"), type_url=LDS, lingering={"l": ((LISTENER, 5.0),)}),
+        Memory(node=("c", "m"), type_url=LDS, draining=ON_A),
         Memory(node=("c", "n"), type_url=LDS, rejected=NameSet.of("a")),
     ):
         nacked.remember(memory)
-        leftovers.remember(memory)
-    assert (list(nacked.by_node), [node for node, _ in left(leftovers)]) == ([("c", "n")], [("c", "m")])
+        nodes.remember(memory)
+    assert (list(nacked.by_node), [node for node, _ in left(nodes)]) == ([("c", "n")], [("c", "m")])
 
 
 # --- Two hubs --------------------------------------------------------------------------------------------------------
@@ -286,13 +303,34 @@ def test_what_is_drained_since_a_stream_of_one_keeps_its_clusters_at_the_other(h
     client.ack_all()
     there.now = here.now
     moved = client.reconnect(world=there)
-    assert (len(here.hub._leftovers), len(there.hub._leftovers)) == (0, 0)  # it is with the new stream now
     publish(here_and_there, remove=[static("a")])
     moved.ack_all()
     assert [message for message in moved.messages if message.type_url == CDS] == []
     there.advance(601)
     moved.ack_all()
     assert str(moved.last(CDS)).endswith(" -a")
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "half-open"])
+def test_what_is_drained_keeps_its_clusters_wherever_the_node_is_back_before_its_dead_stream_is_noticed(
+    here_and_there, noticed
+):
+    publish(here_and_there, static("a"), static("b"), listener("l", 1, clusters="a"))
+    client = here_and_there[0].client()
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    publish(here_and_there, listener("l", 2, clusters="b"), remove=[static("a")])
+    client.ack_all()
+    for world in here_and_there:
+        moved = client.reconnect(world=world, before_closing=not noticed)
+        moved.ack_all()
+        world.advance(100)
+        moved.ack_all()
+        assert "a" in moved.held[CDS]
+        world.advance(500)
+        moved.ack_all()
+        assert "a" not in moved.held[CDS]
 
 
 # --- Totals ----------------------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def test_reconnect_a_removed_route_still_subscribed_keeps_its_clusters(world: Wo
     assert str(client.last(CDS)).endswith(" -a" if variant is DELTA else "(empty)")
 
 
-def test_reconnect_leftovers_are_kept_for_a_bounded_number_of_nodes(make_world) -> None:
+def test_reconnect_what_drains_is_kept_for_a_bounded_number_of_nodes(make_world) -> None:
     world = make_world(limits=Limits(doubtful_nodes_max=1))
     world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))
     clients = [world.client(node=name) for name in ("n3", "n4")]
@@ -245,4 +245,20 @@ def test_reconnect_leftovers_are_kept_for_a_bounded_number_of_nodes(make_world) 
     for client in clients:
         client.ack_all()
         client.close()
-    assert len(world.hub._leftovers) == 1
+    assert len(world.hub._draining) == 1
+
+
+def test_reconnect_a_route_that_drained_and_is_there_again_is_no_longer_kept(world: World) -> None:
+    world.publish(static("a"), static("b"), route("r", 1, "a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    world.publish(remove=[route("r", 1)])
+    client.ack_all()
+    client.close()
+    assert len(world.hub._draining) == 1
+    world.publish(route("r", 2, "b"), remove=[static("a")])
+    again = client.reconnect()
+    again.ack_all()
+    assert (len(world.hub._draining), again.held[CDS]) == (0, {"b": "1"})

@@ -342,3 +342,20 @@ def _swapping(world: World, variant: Variant) -> Client:
     swap(world)
     assert client.take() == ["CDS #5 b@1" if variant is DELTA else "CDS #5 a@1 b@1"]
     return client
+
+
+def test_nack_of_the_same_response_leaves_the_same_for_all_who_send_it(world: World) -> None:
+    """A fleet rejects alike: what that leaves is worked out once, and takes memory once."""
+    world.publish(static("a"), static("b"), route("r", 1, "a"), route("old", 1, "b"))
+    clients = [world.client(node=f"n{number}") for number in range(3)]
+    for client in clients:
+        client.subscribe(RDS, "r", "old")
+        client.ack_all()
+    world.publish(route("r", 2, "b"), remove=[route("old", 1)])
+    for client in clients:
+        client.nack(RDS)
+    states = [stream.states[RDS] for client in clients for stream in client.streams.values()]
+    for what in ("unknown", "unremoved", "draining"):
+        assert len({id(getattr(state, what)) for state in states}) == 1, what
+        assert getattr(states[0], what)
+    assert len({id(state.rejection.versions) for state in states if state.rejection}) == 1

@@ -24,6 +24,7 @@ def _times(session: Session) -> Iterator[float]:
                 yield state.heartbeat_at
             if ordered and state.outstanding is not None and not state.overdue and state.stage is not Stage.FREE:
                 yield state.sent_at + held_s
+            yield state.drain_at
     if not ordered:
         return
     if session.awaited:
@@ -33,12 +34,6 @@ def _times(session: Session) -> Iterator[float]:
     for clusters in session.clusters:
         if clusters.exceptions:
             yield session.break_after
-            yield from _drain_times(session)
-
-
-def _drain_times(session: Session) -> list[float]:
-    lingering = [state.lingering for state in session.states(Stage.LISTENERS, Stage.ROUTES) if state.lingering]
-    return [until for record in lingering for pairs in record.values() for _, until in pairs]
 
 
 def expire(session: Session, now: float) -> list[TypeState]:
@@ -52,6 +47,9 @@ def expire(session: Session, now: float) -> list[TypeState]:
         late += [state for state in session.states(Stage.FREE) if state.outstanding is not None]
     for state in late:
         state.overdue = True
+    for state in session.states(Stage.LISTENERS, Stage.ROUTES):
+        if now >= state.drain_at:
+            state.forget_drained(now)
     session.break_due = True
     session.switch_target(now)
     session.recheck_switch()

@@ -16,10 +16,10 @@ from xds.protocol.answers import Answers
 from xds.protocol.claims import Claims
 from xds.protocol.cohorts import Cohorts
 from xds.protocol.deadlines import deadline, expire
+from xds.protocol.draining_nodes import DrainingNodes
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Counters, Event, Refused, overdue
 from xds.protocol.interest import NOTHING, Interests
-from xds.protocol.leftovers import Leftovers
 from xds.protocol.memories import Memory, Tell, tell_nobody
 from xds.protocol.nacked_names import NackedNames
 from xds.protocol.name_sets import NO_NAMES
@@ -88,11 +88,13 @@ class Hub:
         self._nacked = NackedNames(
             nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.nacked_bytes_max, tell=tell
         )
-        self._leftovers = Leftovers(nodes_max=self._limits.doubtful_nodes_max, tell=tell)
+        self._draining = DrainingNodes(
+            nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.draining_bytes_max, tell=tell
+        )
         self._events: list[Event] = []
         self._counters = Counters()
         self._nacked_by_node = self._nacked.by_node
-        self._answers = Answers(self._nacked, self._counters, self._events)
+        self._answers = Answers(self._nacked, self._draining, self._counters, self._events)
 
     # --- Streams ---------------------------------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ class Hub:
     def remember(self, memory: Memory) -> None:
         """Take in what happened to a node on a stream of another hub."""
         self._nacked.remember(memory)
-        self._leftovers.remember(memory)
+        self._draining.remember(memory)
 
     def open(self, variant: Variant, *, type_url: str = "", connection: str = "") -> Stream:
         """Take in a new stream: aggregated, or of one type. ``connection`` tells which streams share one."""
@@ -132,7 +134,7 @@ class Hub:
             return
         for state in stream.states.values():
             self._watchers.discard(session.group, state.type_url, state.interest, stream)
-            self._leftovers.keep(session.node, state)
+            self._draining.keep(session.node, state, self._now + self._ordering.listener_drain_s)
         session.leave(stream, self._now)
         if session.streams:
             self._wake(session)
@@ -181,7 +183,7 @@ class Hub:
 
     def _matters(self, session: Session, state: TypeState) -> bool:
         """Say whether anything but this type waits for the ACK of a type that nothing is held back for."""
-        if state.unknown or state.lingering or state.rest:
+        if state.unknown or state.draining or state.rest:
             return True
         return bool(session.absent or session.awaited or session.coming_back)
 
@@ -232,9 +234,8 @@ class Hub:
         state.unknown = nacked
         if type_url == ENDPOINTS and session.warming and state.view is not None:
             state.ask([name for name in session.warming if state.interest.wants(name)])
-        if len(self._leftovers):
-            drained_at = now + self._ordering.listener_drain_s
-            self._leftovers.hand_on(session.node, state, view, drained_at)
+        if len(self._draining):
+            self._draining.hand_on(session.node, state, view, now)
         stream.add(state)
         session.begun(state, claims=claims, now=now)
         self._watchers.add(session.group, state.type_url, state.interest, stream)
@@ -250,18 +251,21 @@ class Hub:
         if isinstance(request, DeltaDiscoveryRequest):
             if state.outstanding is not None and request.response_nonce == state.outstanding.nonce:
                 self._answers.take(session, state, error, now)
-            elif error is not None and state.superseded is not None:
-                self._answers.take_late(session, state, request.response_nonce, error)
+            elif state.given_up:
+                self._answers.take_late(session, state, request.response_nonce, error, now)
             named = change_delta(state, request, self._interests, opening.changes if opening is not None else None)
         else:
             renewal = bool(state.heartbeat_nonce) and request.response_nonce == state.heartbeat_nonce
             if request.response_nonce != state.nonce and not renewal:
+                if state.given_up:
+                    version = request.version_info
+                    self._answers.take_late(session, state, request.response_nonce, error, now, version)
                 return False  # stale: the client repeats it with the present nonce
             expected = state.outstanding is not None or (renewal and state.heartbeat_unacked)
             repeated = not expected and error is None and bool(state.nonce)
             state.heartbeat_unacked = state.heartbeat_unacked and not renewal
             # Envoy answers only the last of several responses that it got while its clusters warm.
-            self._answers.take(session, state, error, now)
+            self._answers.take(session, state, error, now, request.version_info)
             change_sotw(state, request, self._interests, repeated=repeated)
             named = state.interest is not before
         if state.interest is not before:

@@ -1,7 +1,7 @@
 """What has to be known of a node wherever its next stream opens: told by one hub, taken in by the others.
 
 After a NACK a node's claims can't be trusted (``nacked_names``), and after its stream it may go on using what it drains
-(``leftovers``). With several processes on one port, a node may come back to any of them.
+(``draining_nodes``). With several processes on one port, a node may come back to any of them.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from xds.model.groups import Node
+from xds.protocol.draining import Draining
 from xds.protocol.name_sets import NO_NAMES, NameSet
-from xds.protocol.state import Lingering
 
 NodeKey = tuple[str, str]
 """A node's cluster and id, or what stands for them where they are long."""
@@ -21,15 +21,15 @@ KEY_CHARS_MAX = 200
 class Memory:
     """Something that happened to a node's trust, of one type: names it rejected, or accepted after all.
 
-    ``lingering`` is what it may still be using after its stream, None if that did not change; empty if it is with its
-    next stream now. Times in it are of the machine's monotonic clock.
+    ``draining`` is what it may still be using, None if that did not change; empty if what was noted is over. Times in
+    it are of the machine's monotonic clock.
     """
 
     node: NodeKey
     type_url: str
     rejected: NameSet = NO_NAMES
     accepted: NameSet = NO_NAMES
-    lingering: Lingering | None = None
+    draining: Draining | None = None
 
 
 Tell = Callable[[Memory], None]

@@ -13,7 +13,8 @@ from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER, ENDPOINTS, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
-from xds.protocol.diff import Diff, Exceptions, wanted
+from xds.protocol.diff import NOBODY, Diff, Exceptions, wanted
+from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, keep_all
 from xds.protocol.interest import Interest
 from xds.protocol.name_sets import NameSet
 from xds.protocol.policy import Missing, policy_of
@@ -32,7 +33,10 @@ class Part:
     """One message on the wire: its nonce, its bytes, and the names in it. Shared by all streams that get it.
 
     ``framed`` and ``prefixed`` are for a transport to keep what it made of the bytes, so that a cohort shares that too;
-    ``name_set`` and ``versions`` are made when the first stream rejects it. Nothing else of it ever changes.
+    what is worked out when the first stream rejects it is kept as well. Nothing else of it ever changes.
+
+    ``replaced``: what a client held before under the names that the part changes or removes; ``gone``: names that it
+    loses; ``new``: names sent that it did not hold.
     """
 
     nonce: str
@@ -41,12 +45,17 @@ class Part:
     removals: tuple[str, ...]
     version: str
     is_heartbeat: bool = False
+    replaced: tuple[Resource, ...] = ()
+    gone: frozenset[str] = NOBODY
+    new: frozenset[str] = NOBODY
     framed: bytes | None = None
     prefixed: bytes | None = None
     serial: int = field(init=False)
     """The nonce as a number, which only grows."""
     _name_set: NameSet | None = field(init=False, default=None)
+    _removal_set: NameSet | None = field(init=False, default=None)
     _versions: Mapping[str, str] | None = field(init=False, default=None)
+    _kept: Draining | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.serial = int(self.nonce, 16)
@@ -57,6 +66,20 @@ class Part:
         if self._name_set is None:
             self._name_set = NameSet.of(self.names)
         return self._name_set
+
+    @property
+    def removal_set(self) -> NameSet:
+        """The set of the names that the message removes, one for all who reject it."""
+        if self._removal_set is None:
+            self._removal_set = NameSet.of(self.removals)
+        return self._removal_set
+
+    @property
+    def kept(self) -> Draining:
+        """What a client may go on using if it rejects the message; one value for all who do."""
+        if self._kept is None:
+            self._kept = keep_all(NOTHING_DRAINS, self.replaced, NEVER)
+        return self._kept
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -77,8 +100,8 @@ class Response:
 
     ``view`` and ``exceptions`` are what a client holds after it, ``before`` and ``exceptions_before`` what it did
     before; ``endpoints`` names the assignments that Envoy waits for once it got the clusters in it; ``replaced`` is
-    what the client held under the names that the response changes or removes, ``gone`` those that it removes;
-    ``fingerprint`` sums up what it holds after.
+    what the client held under the names that the response changes or removes, ``gone`` those that it is to lose, told
+    or not; ``kept`` is what it may go on using of them; ``fingerprint`` sums up what it holds after.
     """
 
     parts: tuple[Part, ...]
@@ -90,6 +113,7 @@ class Response:
     endpoints: frozenset[str]
     replaced: tuple[Resource, ...]
     gone: frozenset[str]
+    kept: Draining
     names_bytes: int
     """About what the names take that only it may hold on to."""
 
@@ -282,6 +306,20 @@ def sotw_parts(
         sent = tuple(item.resource for item in chunk if item.resource is not None)
         parts.append(Part(message.nonce, message.SerializeToString(), sent, (), says))
     return tuple(parts)
+
+
+def note_effects(parts: Iterable[Part], found: Diff, held: Mapping[str, Resource]) -> None:
+    """Note in new parts what they do to a client that held ``held`` of the names in the diff."""
+    *others, last = parts
+    removed = set(found.removals)
+    for part in (*others, last):
+        part.gone = frozenset(removed.intersection(part.removals))
+    if not last.removals:
+        last.gone = frozenset(removed.difference(*(part.gone for part in others)))  # SotW tells them by their absence
+    for part in (*others, last):
+        names = [resource.name for resource in part.upserts]
+        part.replaced = tuple(held[name] for name in (*names, *sorted(part.gone)) if name in held)
+        part.new = frozenset(names) - held.keys()
 
 
 def delta_heartbeat(

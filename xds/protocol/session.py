@@ -24,6 +24,7 @@ from xds.model.types import CLUSTER, ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.awaited import Awaited, taken
 from xds.protocol.cohorts import Cohorts
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
+from xds.protocol.draining import NEVER, united
 from xds.protocol.policy import Stage
 from xds.protocol.response import Encoding, Part, endpoints_of
 from xds.protocol.state import TypeState
@@ -106,7 +107,7 @@ class Session:
         return part or self._heartbeat(stream, now)
 
     def _advance(self, state: TypeState, now: float) -> Part | None:
-        if state.outstanding is not None and not self.gave_up(state, now):
+        if state.outstanding is not None and not (self.gave_up(state, now) and state.may_be_given_up):
             return None
         if state.stage is not Stage.FREE:
             self.timed = True
@@ -217,7 +218,7 @@ class Session:
         hold = self._hold_switch(state) if self.ordering.enabled else NO_HOLD
         part = self._respond(state, target, hold, now)
         self.break_due = self.wake = True
-        self._linger(state)
+        self._keep_replaced(state)
         return part
 
     def _hold_switch(self, state: TypeState) -> Hold:
@@ -244,14 +245,10 @@ class Session:
         self.awaited.expire(now)
         return bool(self.awaited)
 
-    def _linger(self, state: TypeState) -> None:
-        """Note what the client goes on using after this response: removed routes, and drained listeners' own."""
+    def _keep_replaced(self, state: TypeState) -> None:
+        """Note what the client goes on using after this response."""
         assert state.response is not None
-        for older in state.response.replaced:
-            if state.stage is Stage.LISTENERS:
-                state.linger(older, until=float("inf"))  # until the newer one is accepted, then it drains
-            elif older.name in state.response.gone and older.name in state.interest.names:
-                state.linger(older, until=float("inf"))  # until it is unsubscribed, or replaced
+        state.draining = united(state.draining, state.response.kept)
 
     def _break(self, stream: Stream, now: float) -> Part | None:
         """Remove the clusters that are gone from the snapshot and out of use, once nothing else is under way."""
@@ -287,27 +284,40 @@ class Session:
 
     # --- What the client says --------------------------------------------------------------------------------
 
-    def answered(self, state: TypeState, message: str | None, now: float) -> Part | None:
+    def answered(self, state: TypeState, message: str | None, now: float, version: str = "") -> Part | None:
         """Take the answer to the outstanding response: ACK with None, NACK with its message. Returns what it was to."""
-        part = state.settle(message, now + self.ordering.listener_drain_s)
+        part = state.settle(message, now + self.ordering.listener_drain_s, version)
         if part is None:
             return None
         if self.coming_back and all(stream.aggregated for stream in self.streams):
             self.coming_back = False  # Envoy asks for all types before it reads the first answer
             self.break_after = 0.0
+        self._follow_answer(state, part, message, now)
+        return part
+
+    def answered_late(
+        self, state: TypeState, nonce: str, message: str | None, now: float, version: str = ""
+    ) -> Part | None:
+        """Take the answer to a response that was given up on; see ``answered``."""
+        part = state.settle_late(nonce, message, now + self.ordering.listener_drain_s, version)
+        if part is not None:
+            self._follow_answer(state, part, message, now)
+        return part
+
+    def _follow_answer(self, state: TypeState, part: Part, message: str | None, now: float) -> None:
         if state.stage is Stage.MAKE:
             if message is not None:
                 self.awaited.rejected(endpoints_of(part.upserts), now)
                 self.timed = True
-            self._note_absent(state, part, now, rejected=message is not None)
+            self._note_absent(part, now, rejected=message is not None)
             self._settle_make(now)
         elif state.switches:
             self.break_due = self.wake = True
+            self.timed = self.timed or state.drain_at < NEVER
         elif state.type_url == ENDPOINTS and self.awaited:
             self.awaited.answered(state, part.names)
             if not self.awaited:
                 self._settle_make(now)
-        return part
 
     def asked_for_endpoints(self, now: float) -> None:
         """Take the client's asking for endpoints as a sign that it has their cluster, though it rejected others."""
@@ -361,13 +371,10 @@ class Session:
                 self.stuck_since = now  # the others' routes wait until it is back
         self.break_due = self.wake = self.timed = True
 
-    def _note_absent(self, state: TypeState, part: Part, now: float, *, rejected: bool) -> None:
+    def _note_absent(self, part: Part, now: float, *, rejected: bool) -> None:
         if not self.absent and not rejected:
             return
-        names = {resource.name for resource in part.upserts}
-        absent = self.absent - names
-        if rejected:
-            absent = self.absent | {name for name in names if state.held_before(name) is None}
+        absent = self.absent | part.new if rejected else self.absent - {resource.name for resource in part.upserts}
         self._set_absent(absent)
         if absent:
             self.asked_for_endpoints(now)

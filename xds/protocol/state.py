@@ -5,7 +5,7 @@ Two rules govern it. What was *sent* drives the next diff, whatever became of it
 before its content changes, and then always. One response is un-ACKed at a time: what changes meanwhile is in the next.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -25,6 +25,18 @@ from xds.protocol.diff import (
     wanted,
     wants,
 )
+from xds.protocol.draining import (
+    NEVER,
+    NOTHING_DRAINS,
+    Draining,
+    clusters_used,
+    end_by,
+    keep_all,
+    next_end,
+    still,
+    united,
+    without,
+)
 from xds.protocol.interest import Interest, bytes_of
 from xds.protocol.name_sets import NO_NAMES, NameSet
 from xds.protocol.policy import Missing, Policy, Stage, policy_of
@@ -37,13 +49,15 @@ from xds.protocol.response import (
     delta_parts,
     endpoints_of,
     fingerprint_held,
+    note_effects,
     sotw_parts,
     state_version,
     unlimited,
 )
 
-Lingering = dict[str, tuple[tuple[Resource, float], ...]]
-"""Older resources by name, each with the time until which the client may be using it."""
+IN_FLIGHT_MAX = 8
+IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
+"""Of responses that were given up on, so many are remembered: at the bound nothing more of the type is sent."""
 
 
 class Variant(Enum):
@@ -69,21 +83,24 @@ class TypeState:
     ``fingerprint`` sums that up, None if unknown.
     ``dirty``: there may be something to send. ``asked``: names to be answered whether or not they changed.
     ``owed``: an answer is due even if it is empty. ``unknown``: names in rejected responses, of which nothing is sure.
-    ``lingering``: older resources that the client may still be using, each with the time until which.
-    ``superseded``: the response that was outstanding when the wait for its answer was given up.
+    ``unremoved``: names that rejected responses removed, which go again with the next response.
+    ``draining``: older versions that the client may still be using; ``drain_at``: when the first of them ends, if not
+    sooner. ``given_up``: what was sent before the outstanding message and not answered in time, oldest first.
     """
 
     __slots__ = (
         "asked",
         "dirty",
+        "drain_at",
+        "draining",
         "exceptions",
         "explicit",
         "fingerprint",
+        "given_up",
         "heartbeat_at",
         "heartbeat_nonce",
         "heartbeat_unacked",
         "interest",
-        "lingering",
         "nonce",
         "outstanding",
         "overdue",
@@ -96,9 +113,9 @@ class TypeState:
         "sent_order",
         "serial",
         "started",
-        "superseded",
         "type_url",
         "unknown",
+        "unremoved",
         "variant",
         "view",
     )
@@ -124,13 +141,15 @@ class TypeState:
         self.sent_order = 0
         self.overdue = False
         self.unknown: NameSet = NO_NAMES
-        self.lingering: Lingering | None = None
+        self.unremoved: NameSet = NO_NAMES
+        self.draining: Draining = NOTHING_DRAINS
+        self.drain_at = NEVER
         self.rejection: Rejection | None = None
         self.heartbeat_at = 0.0
         self.heartbeat_nonce = ""
         self.heartbeat_unacked = False
         self.explicit = False
-        self.superseded: Part | None = None
+        self.given_up: tuple[Part, ...] = ()
 
     @property
     def stage(self) -> Stage:
@@ -168,9 +187,11 @@ class TypeState:
         if self.unknown:
             unwanted = [name for name in self.unknown.names if not interest.wants(name)]
             self.unknown = self.unknown.difference(NameSet.of(unwanted))
-        for name in [name for name in self.lingering or () if not interest.wants(name)]:
-            assert self.lingering is not None
-            del self.lingering[name]
+        if self.unremoved:
+            unwanted = [name for name in self.unremoved.names if not interest.wants(name)]
+            self.unremoved = self.unremoved.difference(NameSet.of(unwanted))
+        if self.draining:
+            self.draining = without(self.draining, [name for name in self.draining if not interest.wants(name)])
         if self.view is not None:
             lacking = unsent(before, interest, self.view)
             self.exceptions = lacking.update(self.exceptions) if self.exceptions else lacking
@@ -184,7 +205,10 @@ class TypeState:
 
         Must not be called with a response outstanding, except to give up on it.
         """
-        key = (self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, self.variant)
+        key = (
+            *(self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, self.variant),
+            self.unremoved,
+        )
         response = cohorts.again(self.type_url, key, self.serial)
         if response is None:
             make = lambda: self._make(target, hold, cohorts, encoding)  # noqa: E731
@@ -192,7 +216,7 @@ class TypeState:
         self.view, self.exceptions, self.fingerprint = response.view, response.exceptions, response.fingerprint
         self.dirty, self.asked, self.owed = False, NOBODY, False
         if response.parts:
-            self.superseded, self.outstanding, self.rest = self.outstanding, None, response.parts
+            self.rest = response.parts
         self.response = response
         return self.next_part(now)
 
@@ -201,6 +225,8 @@ class TypeState:
         if not self.rest:
             return None
         part, self.rest = self.rest[0], self.rest[1:]
+        if self.outstanding is not None:
+            self.given_up = (*self.given_up, self.outstanding)
         self.outstanding, self.nonce, self.serial, self.sent_at, self.overdue = (
             part,
             part.nonce,
@@ -212,10 +238,10 @@ class TypeState:
         return part
 
     def _make(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding) -> Response:
-        found = diff(self.interest, self.view, self.exceptions, target, self.asked, hold)
+        found = self._with_unremoved(diff(self.interest, self.view, self.exceptions, target, self.asked, hold), target)
         names = [*(resource.name for resource in found.upserts), *found.removals]
-        held = [holding(name, self.view, self.exceptions) for name in names]
-        replaced = tuple(resource for resource in held if resource is not None)
+        held = self._all_held(names)
+        replaced = tuple(held.values())
         fingerprint = self._fingerprint_after(target, found, replaced)
         version = state_version(fingerprint)
         if self.variant is Variant.SOTW:
@@ -228,6 +254,9 @@ class TypeState:
             resources = self._everything(target, found.exceptions) if full else found.upserts
             says = common_label(found.upserts) or version
             parts = sotw_parts(self.type_url, resources, says, encoding, cohorts.next_nonce)
+            held |= self._all_held(resource.name for resource in resources)
+        if parts:
+            note_effects(parts, found, held)
         return Response(
             parts=parts,
             view=target,
@@ -238,8 +267,32 @@ class TypeState:
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,
             gone=frozenset(found.removals),
+            kept=self._kept(replaced, found.removals) if self.switches else NOTHING_DRAINS,
             names_bytes=self._names_kept_bytes(),
         )
+
+    def _kept(self, replaced: Iterable[Resource], removals: Collection[str]) -> Draining:
+        """Return what the client goes on using of what a response replaces.
+
+        A listener that is replaced: until the newer one is accepted, then it drains. A route that is removed: until it
+        is unsubscribed, or there again.
+        """
+        if self.stage is not Stage.LISTENERS:
+            names = self.interest.names.intersection(removals)
+            replaced = [older for older in replaced if older.name in names]
+        return keep_all(NOTHING_DRAINS, replaced, NEVER)
+
+    def _with_unremoved(self, found: Diff, target: View) -> Diff:
+        """Return a diff with what rejected responses removed: it goes again with whatever else is sent."""
+        if not self.unremoved or not (found or self.owed):
+            return found
+        told = {*found.removals, *found.unknown}
+        again = [name for name in self.unremoved.names - told if target.get(name) is None]
+        return replace(found, removals=tuple(sorted((*found.removals, *again))))
+
+    def _all_held(self, names: Iterable[str]) -> dict[str, Resource]:
+        held = ((name, self.held(name)) for name in names)
+        return {name: resource for name, resource in held if resource is not None}
 
     def _names_kept_bytes(self) -> int:
         """Return about what the names take that the key of a response holds."""
@@ -288,55 +341,94 @@ class TypeState:
         self.heartbeat_nonce, self.heartbeat_unacked = part.nonce, True
         return part
 
-    def settle(self, message: str | None, drained_at: float) -> Part | None:
+    @property
+    def may_be_given_up(self) -> bool:
+        """Say whether one more response may go out while the outstanding one is not answered."""
+        pinned = sum(len(part.message) for part in self.given_up)
+        return len(self.given_up) < IN_FLIGHT_MAX and pinned < IN_FLIGHT_BYTES_MAX
+
+    def settle(self, message: str | None, drained_at: float, version: str = "") -> Part | None:
         """Take the client's answer to the outstanding response: ACK with None, NACK with its message.
 
-        ``drained_at`` is when the client is done with what it replaces now. Returns the answered part, or None if
-        nothing was outstanding.
+        ``drained_at`` is when the client is done with what it replaces now. ``version`` is what a SotW client says that
+        it has, if it rejects. Returns the answered part, or None if nothing was outstanding.
         """
         part = self.outstanding
         if part is None:
             return None
-        self.outstanding = None
-        if message is not None:
-            self.reject(part, message)
-            return part
-        if self.unknown:
-            self.unknown = self.unknown.difference(part.name_set)
-        if self.lingering:
-            self._release(self.lingering, part, drained_at)
+        earlier, self.outstanding, self.given_up = self.given_up, None, ()
+        self._settle(part, earlier, message, drained_at, version)
         return part
 
-    def _release(self, lingering: Lingering, part: Part, drained_at: float) -> None:
-        """What is newer was accepted: an older route is out of use, an older or removed listener drains."""
-        names = [resource.name for resource in part.upserts]
-        if self.stage is not Stage.LISTENERS:
-            for name in names:
-                lingering.pop(name, None)
-            return
-        assert self.response is not None
-        for name in lingering.keys() & self.response.gone.union(names):
-            lingering[name] = tuple((older, min(until, drained_at)) for older, until in lingering[name])
+    def settle_late(self, nonce: str, message: str | None, drained_at: float, version: str = "") -> Part | None:
+        """Take an answer to a response that was given up on, or return None if it is none; see ``settle``."""
+        for number, part in enumerate(self.given_up):
+            if part.nonce == nonce:
+                earlier, self.given_up = self.given_up[:number], self.given_up[number + 1 :]
+                self._settle(part, earlier, message, drained_at, version)
+                return part
+        return None
 
-    def reject(self, part: Part, message: str) -> None:
-        """Hold every name in a rejected response for unknown: Envoy may have applied any part of it."""
+    def _settle(
+        self, part: Part, earlier: tuple[Part, ...], message: str | None, drained_at: float, version: str
+    ) -> None:
+        """Take an answer, and what it tells of earlier messages: a client answers in the order in which it is sent.
+
+        An Envoy on SotW answers only the last of several that it got while its clusters warm: if it rejects that one,
+        the version that it has tells which of the earlier ones it took.
+        """
+        for number, before in enumerate(earlier):
+            if message is None or any(version == each.version for each in earlier[number:]):
+                self._accept(before, drained_at)
+            else:
+                self._doubt(before)
+        if message is None:
+            self._accept(part, drained_at)
+        else:
+            self._doubt(part)
+            self.rejection = Rejection(part.nonce, message, part.versions)
+
+    def _accept(self, part: Part, drained_at: float) -> None:
+        if self.unknown:
+            self.unknown = self.unknown.difference(part.name_set)
+        if self.unremoved:
+            self.unremoved = self.unremoved.difference(part.name_set)
+        if self.draining:
+            self._release(part, drained_at)
+
+    def _release(self, part: Part, drained_at: float) -> None:
+        """What is newer was accepted: an older route is out of use, an older or removed listener drains."""
+        later = [each for each in (*self.given_up, self.outstanding) if each is not None]
+        names = {resource.name for resource in part.upserts}.union(part.gone).difference(
+            *(each.names for each in later)
+        )
+        if self.stage is Stage.LISTENERS:
+            self.draining = end_by(self.draining, names, drained_at)
+            self.drain_at = min(self.drain_at, drained_at)
+        else:  # a removed route that is subscribed still may be used by a listener that drains
+            self.draining = without(self.draining, names - (part.gone & self.interest.names))
+
+    def _doubt(self, part: Part) -> None:
+        """Hold every name in a message for unknown: Envoy may have applied any part of what it rejects."""
         self.unknown = self.unknown.union(part.name_set)
-        self.rejection = Rejection(part.nonce, message, part.versions)
-        for name in part.names:
-            self.linger(self.held_before(name), until=float("inf"))
+        if self.variant is Variant.DELTA and part.removals:
+            self.unremoved = self.unremoved.union(part.removal_set)
+        if self.switches:
+            self.draining = united(self.draining, part.kept)
 
     def held_before(self, name: str) -> Resource | None:
         """Return what the client held under a name before the last response."""
         return holding(name, self.response.before, self.response.exceptions_before) if self.response else None
 
-    def linger(self, resource: Resource | None, *, until: float) -> None:
-        """Note that the client may go on using an older resource until that time."""
-        if resource is None or not (resource.is_claim or clusters_of(resource)):
-            return
-        if self.lingering is None:
-            self.lingering = {}
-        earlier = [pair for pair in self.lingering.get(resource.name, ()) if pair[0] is not resource]
-        self.lingering[resource.name] = (*earlier, (resource, until))
+    def drains(self, draining: Draining) -> None:
+        """Note older versions that the client may go on using."""
+        self.draining = united(self.draining, draining)
+        self.drain_at = min(self.drain_at, next_end(draining))
+
+    def forget_drained(self, now: float) -> None:
+        """Forget the versions whose time is over."""
+        self.draining = still(self.draining, now)
+        self.drain_at = next_end(self.draining)
 
     def everything_held(self) -> list[Resource]:
         """Return all that the client holds of this type, if it accepted all it was sent. O(held)."""
@@ -348,19 +440,13 @@ class TypeState:
 
         None if that can't be known: the client goes on using something that it has from another server.
         """
-        self._forget_drained(now)
-        held = self.everything_held()
-        held += [resource for pairs in (self.lingering or {}).values() for resource, _ in pairs]
-        found: set[str] = set()
-        for resource in held:
+        self.forget_drained(now)
+        used = clusters_used(self.draining)
+        if used is None:
+            return None
+        found = set(used)
+        for resource in self.everything_held():
             if resource.is_claim:
                 return None
             found |= clusters_of(resource)
         return frozenset(found)
-
-    def _forget_drained(self, now: float) -> None:
-        for name, pairs in list((self.lingering or {}).items()):
-            assert self.lingering is not None
-            self.lingering[name] = tuple(pair for pair in pairs if pair[1] > now)
-            if not self.lingering[name]:
-                del self.lingering[name]

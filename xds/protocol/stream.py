@@ -33,6 +33,7 @@ class Limits:
     names_bytes_max: int = 64 * 1024 * 1024
     doubtful_nodes_max: int = 10_000
     nacked_bytes_max: int = 64 * 1024 * 1024
+    draining_bytes_max: int = 64 * 1024 * 1024
 
 
 class Stream:

@@ -19,6 +19,8 @@ def is_plain(state: TypeState, session: Session) -> bool:
     """Say whether what this type lacks can go out as it is: not asked for, not held, nothing else about to happen."""
     if session.break_due or session.warming or state.asked or state.owed or state.heartbeat_at or state.exceptions:
         return False
+    if state.unremoved:
+        return False
     if state.outstanding is not None or state.rest or not state.dirty or state.policy.stage is not Stage.FREE:
         return False
     return not any(clusters.exceptions or clusters.dirty for clusters in session.clusters)
@@ -68,7 +70,7 @@ class Wave:
             return None
         if state.asked or state.owed or state.exceptions or state.heartbeat_at or state.rest or not state.dirty:
             return None
-        if session.break_due or session.warming or state.variant is not self._variant:
+        if session.break_due or session.warming or state.unremoved or state.variant is not self._variant:
             return None
         for clusters in session.clusters:
             if clusters.exceptions or clusters.dirty:
@@ -76,7 +78,7 @@ class Wave:
         state.view, state.fingerprint, state.response = response.view, response.fingerprint, response
         state.dirty = False
         state.outstanding, state.nonce, state.serial = part, part.nonce, part.serial
-        state.sent_at, state.overdue, state.superseded = now, False, None
+        state.sent_at, state.overdue = now, False
         state.heartbeat_nonce, state.heartbeat_unacked = "", False
         session.sent += 1
         state.sent_order = session.sent

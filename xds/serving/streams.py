@@ -61,6 +61,7 @@ class Streams:
                 names_bytes_max=protocol.names_bytes_max,
                 doubtful_nodes_max=protocol.doubtful_nodes_max,
                 nacked_bytes_max=protocol.nacked_bytes_max,
+                draining_bytes_max=protocol.draining_bytes_max,
             ),
             tell=tell,
         )

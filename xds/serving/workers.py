@@ -17,9 +17,9 @@ from xds.address import Address
 from xds.config import Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
+from xds.protocol.draining_nodes import DrainingNodes
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Counters
-from xds.protocol.leftovers import Leftovers
 from xds.protocol.nacked_names import NackedNames
 from xds.protocol.summary import NodesFound, NodesQuery, NodeSummary
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
@@ -51,7 +51,7 @@ class WorkerStreams:
         self._workers = count
         nodes_max = settings.protocol.doubtful_nodes_max
         self._nacked = NackedNames(nodes_max=nodes_max, bytes_max=settings.protocol.nacked_bytes_max)
-        self._leftovers = Leftovers(nodes_max=nodes_max)
+        self._draining = DrainingNodes(nodes_max=nodes_max, bytes_max=settings.protocol.draining_bytes_max)
         self._figures: dict[Worker, Figures] = {}
         self._ended = Counters()
         self._questions: dict[Worker, Questions] = {}
@@ -200,7 +200,7 @@ class WorkerStreams:
 
     def _begin(self, worker: Worker) -> None:
         self._questions[worker] = Questions()
-        memories = (*self._nacked.memories(), *self._leftovers.memories())
+        memories = (*self._nacked.memories(), *self._draining.memories())
         revision = self._catalog.revision
         if self._state is None or self._state[0] != revision:
             self._state = (revision, encode(self._catalog.export()))
@@ -220,7 +220,7 @@ class WorkerStreams:
                 self._figures[worker] = figures
             case Remember(memory):
                 self._nacked.remember(memory)
-                self._leftovers.remember(memory)
+                self._draining.remember(memory)
                 for other in self._pool.workers:
                     if other is not worker:
                         other.channel.send(data)

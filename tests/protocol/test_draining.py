@@ -1,0 +1,118 @@
+"""Older versions that a client may still be using: which clusters they use, and until when."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.encoded import CDS, LDS, RDS, listener, route, static
+from support.hubs import World
+
+from xds.protocol.claims import Claims
+from xds.protocol.draining import (
+    NEVER,
+    NOTHING_DRAINS,
+    VERSIONS_MAX,
+    clusters_used,
+    end_by,
+    keep,
+    keep_all,
+    next_end,
+    still,
+    united,
+    without,
+)
+
+
+def test_versions_that_use_the_same_clusters_are_one_until_the_last_of_them_ends() -> None:
+    draining = NOTHING_DRAINS
+    for version in range(1_000):
+        draining = keep(draining, listener("l", version, clusters="a"), until=float(version))
+    assert dict(draining) == {"l": ((frozenset("a"), 999.0),)}
+
+
+def test_a_version_that_uses_no_clusters_is_left_out() -> None:
+    assert keep(NOTHING_DRAINS, listener("l", 1, routes="r"), until=5.0) is NOTHING_DRAINS
+
+
+def test_a_version_of_which_only_the_name_is_known_may_use_any_cluster() -> None:
+    draining = keep_all(NOTHING_DRAINS, [Claims().get(LDS, "l", "1"), listener("m", 1, clusters="a")], until=5.0)
+    assert (clusters_used(draining), next_end(draining)) == (None, 5.0)
+    assert clusters_used(without(draining, ["l"])) == {"a"}
+
+
+def test_versions_of_a_name_are_bounded_and_none_of_their_clusters_is_lost() -> None:
+    draining = NOTHING_DRAINS
+    for version in range(100):
+        draining = keep(draining, route("r", version, f"c{version}"), until=float(version))
+    assert len(draining["r"]) == VERSIONS_MAX
+    assert clusters_used(draining) == {f"c{version}" for version in range(100)}
+    claimed = keep(NOTHING_DRAINS, Claims().get(RDS, "r", "1"), until=0.5)
+    assert clusters_used(united(draining, claimed)) is None
+    assert len(united(draining, claimed)["r"]) == VERSIONS_MAX
+
+
+def test_times_end_what_they_are_about() -> None:
+    draining = keep_all(NOTHING_DRAINS, [route("r", 1, "a"), route("r", 2, "b"), route("s", 1, "c")], until=NEVER)
+    assert next_end(draining) == NEVER
+    draining = end_by(draining, ["r", "none"], 10.0)
+    draining = keep(draining, route("r", 3, "d"), until=20.0)
+    assert next_end(draining) == 10.0
+    assert clusters_used(still(draining, 9.0)) == {"a", "b", "c", "d"}
+    assert clusters_used(still(draining, 10.0)) == {"c", "d"}
+    assert clusters_used(still(draining, 20.0)) == {"c"}
+    assert still(end_by(draining, draining, 10.0), 20.0) == NOTHING_DRAINS
+    assert without(draining, ["none"]) is draining
+
+
+kept = st.lists(st.tuples(st.sampled_from("rs"), st.sampled_from("abc"), st.sampled_from([1.0, 2.0])), max_size=6)
+
+
+@given(kept, kept, st.sampled_from([0.0, 1.0, 2.0]))
+def test_what_either_says_is_used_is_used(ours, theirs, now) -> None:
+    def made(versions):
+        draining = NOTHING_DRAINS
+        for name, uses, until in versions:
+            draining = keep(draining, route(name, 1, uses), until)
+        return draining
+
+    one, other = made(ours), made(theirs)
+    both = united(one, other)
+    for name in "rs":
+        expected = {uses for each, uses, until in ours + theirs if each == name and until > now}
+        found = without(still(both, now), {"r", "s"} - {name})
+        assert clusters_used(found) == expected
+    assert united(NOTHING_DRAINS, other) is other
+
+
+def test_what_drained_is_forgotten_at_its_time_though_no_cluster_ever_changes(world: World) -> None:
+    world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    (stream,) = client.streams.values()
+    state = stream.states[LDS]
+    for version in range(2, 50):
+        world.publish(listener("l", version, clusters="a b"[: 1 + 2 * (version % 2)]))
+        client.ack_all()
+        assert len(state.draining["l"]) <= 2
+    world.advance(599)
+    assert state.draining
+    world.advance(2)
+    assert (state.draining, state.drain_at) == (NOTHING_DRAINS, NEVER)
+
+
+def test_a_route_that_is_rejected_again_and_again_keeps_what_each_version_uses_and_no_more(world: World) -> None:
+    world.publish(static("a"), static("b"), route("r", 1, "a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    (stream,) = client.streams.values()
+    state = stream.states[RDS]
+    for version in range(2, 200):
+        world.publish(route("r", version, "ab"[version % 2]))
+        client.take()
+        client.nack(RDS)
+    assert {uses for uses, _ in state.draining["r"]} == {frozenset("a"), frozenset("b")}
+    world.publish(route("r", 1_000, "a"))
+    client.ack_all()
+    assert not state.draining
