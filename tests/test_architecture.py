@@ -32,10 +32,11 @@ ARROWS: dict[str, set[str]] = {
     "reporting": {"model", "protocol", "publishing.changes", "merged_log"},
     "api": {
         *("", "merged_log", "model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"),
-        *("transport.grpcio_tls", "transport.tls"),
+        *("escaping", "transport.grpcio_tls", "transport.tls"),
     },
     "address": set(),
-    "logs": set(),
+    "logs": {"escaping"},
+    "escaping": set(),
     "connection_settings": set(),
     "config": {"address", "connection_settings", "store.opening"},
     "bootstrap": {"address", "model.groups"},
@@ -69,6 +70,7 @@ ARROWS: dict[str, set[str]] = {
         "logs",
         "private_files",
         "signals",
+        "escaping",
     },
     "": {"app", "config", "model.changeset", "model.groups", "model.problem"},
 }
@@ -105,7 +107,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "uvicorn": {"api"},
     "uvloop": {"cli", "fleet", "serving"},
     "watchfiles": {"sources"},
-    "yaml": {"api", "sources", "cli"},
+    "yaml": {"escaping", "sources", "cli"},
 }
 """Each library to the parts that may import it: what is outside our reason to exist stays at one edge."""
 
@@ -270,6 +272,31 @@ def test_libraries_stay_at_their_edge() -> None:
             if theirs and module.part not in THIRD_PARTY.get(library, set()):
                 wrong.append(f"{module.at(found.line)}: {module.part or 'xds'} imports {library}")
     no_problems(wrong, "Use the library where it is used already, or give it a place in THIRD_PARTY.")
+
+
+def test_commands_print_by_one_module_which_escapes_text_of_others() -> None:
+    printing = re.compile(r"^(print|sys\.(stdout|stderr)\.(write|writelines|buffer\.write)|typer\.(echo|secho))$")
+    wrong = [
+        f"{module.at(node.lineno)}: {name}"
+        for module in modules()
+        if module.part == "cli" and module.name != "cli.output"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        if printing.match(name := ast.unparse(node.func)) or name.endswith((".print", "json.dumps", "yaml.safe_dump"))
+        if not (name == "json.dumps" and module.name == "cli.bootstrap")  # into a comment, which is escaped as a line
+    ]
+    no_problems(wrong, "Print by say, warn, print_json, print_table of xds/cli/output.py.")
+
+
+def test_answers_in_json_are_made_by_one_class_which_escapes_text_of_others() -> None:
+    wrong = [
+        f"{module.at(node.lineno)}: {ast.unparse(node.func)}"
+        for module in modules()
+        if module.part == "api" and module.name != "api.json_answer"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"JSONResponse", "json.dumps", "yaml.dump"}
+    ]
+    no_problems(wrong, "Use JsonAnswer, and json_text and yaml_text of xds/escaping.py.")
 
 
 def test_files_are_written_where_only_their_owner_can_read_them() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from xds.logs import configure_logging, is_json
+from xds.escaping import HIDDEN
+from xds.logs import Format, configure_logging, is_json
 
 
 class Terminal(io.StringIO):
@@ -100,3 +101,58 @@ def test_auto_is_for_people_on_a_terminal_and_json_elsewhere(monkeypatch: pytest
         configure_logging(stream=stream)
         structlog.get_logger("xds.any").info("event")
         assert ("\x1b[" in stream.getvalue()) == colored
+
+
+HOSTILE = "\x1b]0;x\x07\x9b2J\u202e\u2066\u200b\u2028\ud800\r\n2026 [info] forged"
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_nothing_that_a_peer_sends_hides_or_forges_anything(form: Format) -> None:
+    stream = io.StringIO()
+    configure_logging(form=form, stream=stream)
+    log = structlog.get_logger("xds.any")
+    log.warning(HOSTILE, text=HOSTILE, bare="\u202e", items=[HOSTILE, {HOSTILE: HOSTILE}])
+    logging.getLogger("uvicorn.error").warning("bad request from %s", HOSTILE, extra={"peer": HOSTILE})
+    for event in stream.getvalue().splitlines():
+        assert not HIDDEN.search(event)
+    assert len(stream.getvalue().splitlines()) == 2
+    if form == "json":
+        told = [json.loads(line) for line in stream.getvalue().splitlines()]
+        assert (told[0]["event"], told[0]["text"], told[1]["peer"]) == (HOSTILE, HOSTILE, HOSTILE)
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_trace_whose_error_has_text_of_a_peer_forges_no_line_and_is_cut_at_its_beginning(form: Format) -> None:
+    stream = io.StringIO()
+    configure_logging(form=form, stream=stream)
+    for text in (HOSTILE, "x" * 1_000_000 + "the end"):
+        try:
+            raise RuntimeError(text)
+        except RuntimeError as error:
+            structlog.get_logger("xds.any").error("a bug", exc_info=error)
+    written = stream.getvalue()
+    assert not HIDDEN.search(written.replace("\n", ""))
+    assert len(written) < 30_000
+    assert "the end" in written
+    if form == "console":
+        assert [line for line in written.splitlines() if line.startswith("2026")] == []
+        assert "    RuntimeError: " in written
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_line_is_bounded_whatever_is_logged(form: Format) -> None:
+    stream = io.StringIO()
+    configure_logging(form=form, stream=stream)
+    log = structlog.get_logger("xds.any")
+    log.warning(
+        "x" * 1_000_000, text="y" * 1_000_000, items=["z" * 1_000] * 1_000, more={str(n): n for n in range(10_000)}
+    )
+    log.warning("many", **{f"field{number}": "y" * 4_000 for number in range(100)})
+    log.warning("\x1b" * 1_000_000, text="\x1b" * 1_000_000)
+    first, second, third = stream.getvalue().splitlines()
+    assert "(1,000,000 characters)" in first
+    assert len(first) < 20_000
+    assert len(second) < 30_000
+    assert len(third) < 60_000  # six characters each
+    if form == "json":
+        assert json.loads(first)["text"].endswith("y… (1,000,000 characters)")

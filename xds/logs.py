@@ -7,19 +7,25 @@ Everything goes through ``logging``, so that uvicorn, watchfiles and asyncio com
 import logging
 import os
 import sys
+from functools import partial
 from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.types import EventDict, Processor
 
+from xds.escaping import bounded, json_text, visible
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json"]
 
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
+VALUE_CHARACTERS_MAX, LINE_CHARACTERS_MAX = 4_000, 16_000
+TRACE_CHARACTERS_MAX = 12_000
+"""Of a traceback the end is kept, where the error is."""
 
 _QUOTED = " \t=\r\n\"'"
 """Values with one of these are shown by structlog as Python literals, which escape all else too."""
+_TRACES = {"exception", "stack"}
 
 
 def is_json(form: Format, stream: TextIO | None = None) -> bool:
@@ -56,7 +62,7 @@ def configure_logging(*, level: Level = "info", form: Format = "auto", stream: T
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=before,
-            processors=[ProcessorFormatter.remove_processors_meta, *_renderers(json=json, colors=colors)],
+            processors=[ProcessorFormatter.remove_processors_meta, _bound, *_renderers(json=json, colors=colors)],
         )
     )
     root = logging.getLogger()
@@ -68,16 +74,25 @@ def configure_logging(*, level: Level = "info", form: Format = "auto", stream: T
 
 def _renderers(*, json: bool, colors: bool) -> list[Processor]:
     if json:
-        return [structlog.processors.JSONRenderer(default=str)]
-    return [_escape_control_characters, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)]
+        return [structlog.processors.JSONRenderer(serializer=partial(json_text, ascii_only=True), default=str)]
+    return [_escape, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)]
 
 
-def _escape_control_characters(_logger: Any, _method: str, event: EventDict) -> EventDict:
+def _bound(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Keep a line's length within what a reader, and a log's shipper, can take, whatever a peer sends."""
+    traces = {key: event.pop(key)[-TRACE_CHARACTERS_MAX:] for key in _TRACES & event.keys()}
+    shown = bounded(event, value_characters_max=VALUE_CHARACTERS_MAX, line_characters_max=LINE_CHARACTERS_MAX)
+    return shown | traces
+
+
+def _escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Keep what a peer sent, as the text of a NACK, from starting lines of its own or steering the terminal."""
     for key, value in event.items():
         quoted = key != "event" and isinstance(value, str) and not set(value).isdisjoint(_QUOTED)
-        if isinstance(value, str) and key not in {"exception", "stack"} and not quoted:
-            event[key] = value.translate(_CONTROL)
+        if key in _TRACES:
+            event[key] = "\n".join(f"    {visible(line)}" for line in value.split("\n"))
+        elif isinstance(value, str) and not quoted:
+            event[key] = visible(value)
     return event
 
 

@@ -13,12 +13,14 @@ import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from xds.address import Address, BindError
 from xds.api.http_port import HttpLimits, HttpServer
+from xds.api.json_answer import JsonAnswer
+from xds.escaping import visible
 
 SCRAPES_MAX = 8
 """Requests for metrics that are answered at once."""
@@ -130,7 +132,7 @@ def admin_app(
 
     async def readyz(_: Request) -> Response:
         is_ready, reason = ready()
-        return _plain(f"{reason or ('ready' if is_ready else 'not ready')}\n", 200 if is_ready else 503)
+        return _plain(f"{visible(reason) or ('ready' if is_ready else 'not ready')}\n", 200 if is_ready else 503)
 
     async def prometheus(_: Request) -> Response:
         return Response(await metrics(), headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
@@ -155,7 +157,7 @@ class Bounded:
         """Answer one request."""
         if not self._left:
             error = {"error": "too many requests are under way; try again"}
-            await JSONResponse(error, 503, {"retry-after": "1", "connection": "close"})(scope, receive, send)
+            await JsonAnswer(error, 503, {"retry-after": "1", "connection": "close"})(scope, receive, send)
             return
         self._left -= 1
         try:

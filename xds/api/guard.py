@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from xds.address import Address
+from xds.api.json_answer import JsonAnswer
 from xds.api.tokens import Token
 
 SMALL_BODY_BYTES = 64 * 1024
@@ -60,7 +60,7 @@ class Guard:
         more = {"www-authenticate": "Bearer"} if status == 401 else {}
         if _has_large_body(headers):
             more["connection"] = "close"
-        await JSONResponse({"error": why}, status, more)(scope, receive, send)
+        await JsonAnswer({"error": why}, status, more)(scope, receive, send)
 
     def _refusal(self, headers: Headers, scheme: str) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")

@@ -10,6 +10,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from xds.escaping import visible
 from xds.model.catalog import Catalog
 from xds.model.types import short_name
 from xds.protocol.events import Counters
@@ -113,7 +114,7 @@ class _ServerCollector(Collector):
             for type_url, view in snapshot.views.items():
                 totals[type_url] = totals.get(type_url, 0) + len(view)
         for type_url, total in sorted(totals.items()):
-            resources.add_metric([short_name(type_url)], total)
+            resources.add_metric([visible(short_name(type_url))], total)
         yield resources
 
 

@@ -1,6 +1,5 @@
 """The push API over HTTP, under ``/v1``: FastAPI around ``Operations``. It decides nothing by itself."""
 
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -8,10 +7,9 @@ from typing import Annotated, Any
 from urllib.parse import unquote
 
 import structlog
-import yaml
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -32,6 +30,7 @@ from xds.api.answers import (
 from xds.api.aside import aside
 from xds.api.guard import Guard, Hosts
 from xds.api.intake import Intake, TooSlowError
+from xds.api.json_answer import JsonAnswer
 from xds.api.messages import snapshot_message
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rest_intake import TakingIn
@@ -39,6 +38,7 @@ from xds.api.rest_schema import BODIES, ERRORS, NAMES
 from xds.api.rules import rules_of, rules_update_of
 from xds.api.shown import resource_any, resource_json
 from xds.api.tokens import Token
+from xds.escaping import json_text, yaml_text
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
 from xds.protocol.summary import NODES_MAX, NodesQuery, NodeState
@@ -92,23 +92,23 @@ def _add_errors(app: FastAPI) -> None:
         answer = error_answer(error)
         status = answer.http
         if isinstance(error, TooSlowError | BodyTooLargeError):  # the rest of the body is not waited for
-            return JSONResponse(answer.body, status, {"connection": "close"})
+            return JsonAnswer(answer.body, status, {"connection": "close"})
         if isinstance(error, ConflictError) and "if-match" in request.headers:
             status = 412
-        return JSONResponse(answer.body, status)
+        return JsonAnswer(answer.body, status)
 
     async def malformed(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         told = [{"what": each["msg"], "field": ".".join(map(str, each["loc"]))} for each in error.errors()]
-        return JSONResponse({"error": "the request is malformed", "problems": told}, 422)
+        return JsonAnswer({"error": "the request is malformed", "problems": told}, 422)
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        return JsonAnswer({"error": error.detail}, error.status_code, error.headers)
 
     async def fault(_: Request, error: Exception) -> Response:
         log.error("a request failed by a bug in this server; please report it", exc_info=error)
-        return JSONResponse({"error": "internal error"}, 500)
+        return JsonAnswer({"error": "internal error"}, 500)
 
     async def gone(_: Request, error: Exception) -> Response:
         return Response(status_code=HUNG_UP)
@@ -181,7 +181,7 @@ class _Rest:
         headers = {"x-xds-epoch": header_value(self._operations.epoch)} | ({} if revision is None else _etag(revision))
         if self._operations.stale_because:
             headers["x-xds-stale"] = "true"
-        return JSONResponse(content, headers=headers)
+        return JsonAnswer(content, headers=headers)
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
@@ -318,7 +318,7 @@ class _Rest:
                 data = await aside(stored.entry.size_bytes, partial(_event_data, stored))
                 yield f"id: {stored.revision}\nevent: change\ndata: {data}\n\n"
         except EXPECTED as error:
-            yield f"event: error\ndata: {json.dumps(error_answer(error).body)}\n\n"
+            yield f"event: error\ndata: {json_text(error_answer(error).body)}\n\n"
 
     # --- Groups ------------------------------------------------------------------------------------------------------
 
@@ -390,15 +390,14 @@ class _Rest:
 
 
 def _event_data(stored: Stored) -> str:
-    return json.dumps(event_json(stored))
+    return json_text(event_json(stored))
 
 
 def _answer_in(accepted: str, content: Any, headers: dict[str, str] | None = None) -> Response:
     """Return content as JSON, or as YAML where that is asked for."""
     if "yaml" in accepted:
-        text = yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
-        return Response(text, headers=headers, media_type=bodies.YAML)
-    return JSONResponse(content, headers=headers)
+        return Response(yaml_text(content), headers=headers, media_type=bodies.YAML)
+    return JsonAnswer(content, headers=headers)
 
 
 def _five(parts: list[str]) -> tuple[str, str, str, str, str]:

@@ -3,11 +3,11 @@
 import asyncio
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xds.api.answers import BodyTooLargeError, error_answer
 from xds.api.intake import BusyError, Intake, TooSlowError
+from xds.api.json_answer import JsonAnswer
 
 SMALL_BYTES = 64 * 1024
 """What is no larger needs no turn: HTTP's own buffers take as much of every connection."""
@@ -36,7 +36,7 @@ class TakingIn:
         except (BodyTooLargeError, BusyError) as error:
             answer = error_answer(error)
             headers = {"connection": "close"} | ({"retry-after": "1"} if isinstance(error, BusyError) else {})
-            await JSONResponse(answer.body, answer.http, headers)(scope, receive, send)
+            await JsonAnswer(answer.body, answer.http, headers)(scope, receive, send)
             return
         try:
             await self.app(scope, timely, send)

@@ -2,14 +2,14 @@
 
 import json
 import re
-import sys
 from typing import Annotated, Any, Literal
 
 import typer
 
 from xds.bootstrap import BootstrapSpec, config_source, envoy_bootstrap, grpc_bootstrap
 from xds.cli import client_options as options
-from xds.cli.output import examples
+from xds.cli.output import examples, print_formatted, print_json, say
+from xds.escaping import escaping_dumper
 
 EPILOG = examples(
     "xds bootstrap --node-id n1 --cluster web --server 127.0.0.1:18000 > envoy.yaml; envoy -c envoy.yaml",
@@ -64,11 +64,12 @@ def bootstrap(
     )
     if grpc:
         _refuse_for_grpc(spec, form)
-        sys.stdout.write(json.dumps(grpc_bootstrap(spec), indent=2, ensure_ascii=False) + "\n")
+        print_json(grpc_bootstrap(spec))
     elif form == "json":
-        sys.stdout.write(json.dumps(envoy_bootstrap(spec), indent=2, ensure_ascii=False) + "\n")
+        print_json(envoy_bootstrap(spec))
     else:
-        sys.stdout.write(_header(spec) + to_yaml(envoy_bootstrap(spec)))
+        say(*_header(spec))
+        print_formatted(to_yaml(envoy_bootstrap(spec)))
 
 
 def to_yaml(value: Any) -> str:
@@ -78,7 +79,7 @@ def to_yaml(value: Any) -> str:
     """
     import yaml
 
-    class Dumper(yaml.SafeDumper):
+    class Dumper(escaping_dumper()):  # type: ignore[misc]
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
@@ -102,10 +103,10 @@ def _refuse_for_grpc(spec: BootstrapSpec, form: str | None) -> None:
         )
 
 
-def _header(spec: BootstrapSpec) -> str:
+def _header(spec: BootstrapSpec) -> list[str]:
     lines = ["Run: envoy -c FILE --disable-hot-restart"]
     if spec.per_type:
         source = json.dumps(config_source(spec))
         lines.append("Without ADS, every eds_config, rds config_source and sds_config of the resources must be this:")
         lines.append(source)
-    return "".join(f"# {line}\n" for line in lines)
+    return [f"# {line}" for line in lines]

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
@@ -15,7 +14,7 @@ import typer
 
 from xds.bootstrap import BootstrapSpec, envoy_bootstrap
 from xds.cli import client_options as options
-from xds.cli.output import EXIT_FAILED, examples, fail
+from xds.cli.output import EXIT_FAILED, examples, fail, say
 from xds.private_files import open_private
 
 EPILOG = examples(
@@ -107,8 +106,7 @@ def run_envoy(executable: Path, spec: BootstrapSpec, arguments: list[str]) -> in
             admin = _wait_admin(child, admin_file)
             if admin:
                 who = f"envoy {spec.node.id} (pid {child.pid}) of {spec.server}"
-                sys.stdout.write(f"{who}\n  admin  http://{admin}  (/ready /clusters /config_dump)\n")
-                sys.stdout.flush()
+                say(who, f"  admin  http://{admin}  (/ready /clusters /config_dump)")
             code = child.wait()
     # Until it has set up its own handlers, Envoy dies of the signal that asks it to end.
     if -code in signals.received:

@@ -1,6 +1,5 @@
 """``xds fleet``: a load test of any xDS server, from options to tables. It does not know how sidecars work."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from xds.cli import client_options as client
-from xds.cli.output import EXIT_FAILED, EXIT_USAGE, examples, fail
+from xds.cli.output import EXIT_FAILED, EXIT_USAGE, add_rows, examples, fail, new_table, print_json, say, show
+from xds.escaping import json_text
 from xds.private_files import open_private
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def plot(
         draw(results, output)
     except PlotError as error:
         fail(str(error), code=EXIT_FAILED)
-    sys.stdout.write(f"drawn to {output}\n")
+    say(f"drawn to {output}")
 
 
 def _options(*, server: str, node: Any, tls: Any, shares: tuple[float, float, float], **others: Any) -> "FleetOptions":
@@ -263,13 +263,13 @@ def _run(options: "FleetOptions", json_file: str | None) -> None:
         raise typer.Exit(130) from None
     _print(result, sys.stderr if json_file == "-" else sys.stdout)
     if json_file is not None:
-        text = json.dumps(asdict(result) | {"ok": result.ok}, indent=1) + "\n"
+        content = asdict(result) | {"ok": result.ok}
         if json_file == "-":
-            sys.stdout.write(text)
+            print_json(content, indent=1)
         else:
             try:
                 with open_private(Path(json_file), "w") as file:
-                    file.write(text)
+                    file.write(json_text(content, indent=1) + "\n")
             except OSError as error:
                 fail(f"the result can't be written to {json_file}: {error.strerror}", code=EXIT_FAILED)
     if not result.ok:
@@ -277,23 +277,16 @@ def _run(options: "FleetOptions", json_file: str | None) -> None:
 
 
 def _print(result: "Result", stream: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from xds.fleet.report import remarks, tables
 
-    width = None if stream.isatty() else 200
-    console = Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
     for shown in tables(result):
-        table = Table(title=shown.title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+        table = new_table(shown.title)
         for number, column in enumerate(shown.columns):
             table.add_column(column, justify="right" if number else "left", no_wrap=True)
-        for row in shown.rows:
-            table.add_row(*row)
-        console.print(table)
-        console.print()
-    for remark in remarks(result):
-        console.print(remark, soft_wrap=True)
+        add_rows(table, shown.rows)
+        show(table, stream=stream, width=None if stream.isatty() else 200, soft_wrap=False)
+        say("", stream=stream)
+    say(*remarks(result), stream=stream)
 
 
 @contextmanager
@@ -306,8 +299,7 @@ def _progress() -> "Iterator[OnProgress]":
             nonlocal last
             if phase != last:
                 last = phase
-                sys.stderr.write(f"xds fleet: {phase}\n")
-                sys.stderr.flush()
+                say(f"xds fleet: {phase}", stream=sys.stderr)
 
         yield tell
         return

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xds.cli.output import EXIT_USAGE, count, fail, problem_lines
+from xds.cli.output import EXIT_USAGE, count, fail, print_problems, print_table, say
 from xds.cli.push import Author, Expected, Message
-from xds.cli.talk import DEFAULT_API, Api, ApiCa, Output, TokenFile, examples_of, print_as, print_table, talk
+from xds.cli.talk import DEFAULT_API, Api, ApiCa, Output, TokenFile, examples_of, print_as, talk
+from xds.escaping import json_text
 
 if TYPE_CHECKING:
     from xds.client import Client, Group
@@ -56,19 +57,17 @@ def groups(
         for each in found
     ]
     print_table(["group", "extends", "kept by", "resources"], rows, right=("resources",))
-    sys.stdout.write("\n" + "".join(f"{_rule(each)}\n" for each in rules["rules"]))
+    say("", *map(_rule, rules["rules"]))
     if rules["rules"]:
-        sys.stdout.write(f"all others: {'refused' if rules['unmatched'] == 'deny' else 'default'}\n")
+        say(f"all others: {'refused' if rules['unmatched'] == 'deny' else 'default'}")
     else:
-        sys.stdout.write("no rules: a node belongs to the group that is named as its cluster, or to default\n")
-    sys.stdout.write(f"revision {revision}\n")
+        say("no rules: a node belongs to the group that is named as its cluster, or to default")
+    say(f"revision {revision}")
 
 
 def _rule(rule: dict[str, Any]) -> str:
-    import json
-
     match = rule["match"]
-    return f"{rule['group']}: nodes with {json.dumps(match, ensure_ascii=False)}" if match else f"{rule['group']}: all"
+    return f"{rule['group']}: nodes with {json_text(match)}" if match else f"{rule['group']}: all"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         value = read_yaml(file.read_bytes(), file=str(file), limits=YamlLimits()).value
     except ChangesetRejectedError as error:
-        sys.stderr.write(problem_lines(error.problems))
+        print_problems(error.problems, sys.stderr)
         fail(f"{count(len(error.problems), 'problem')}, above; nothing was sent", code=1)
     except OSError as error:
         fail(f"--file: {file}: {error.strerror}", code=EXIT_USAGE)

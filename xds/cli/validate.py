@@ -1,6 +1,5 @@
 """``xds validate``: read a directory as ``xds serve`` would, and say all that is wrong. It serves nothing."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xds.cli.output import EXIT_FAILED, count, examples, problem_lines, resource_table
+from xds.cli.output import EXIT_FAILED, count, examples, print_json, print_problems, resource_table, say, show
 from xds.cli.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def validate(
     with progress_bar() as progress:
         report = check(directory, progress)
     if form == "json":
-        sys.stdout.write(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
+        print_json(report.as_json())
     else:
         _print_text(report)
     raise typer.Exit(EXIT_FAILED if report.problems else 0)
@@ -96,16 +95,14 @@ def resource_counts(snapshots: "Mapping[str, Snapshot]") -> dict[str, dict[str, 
 
 def _print_text(report: Report) -> None:
     if report.problems:
-        sys.stdout.write(problem_lines(report.problems))
+        print_problems(report.problems, sys.stdout)
         files = len({problem.file for problem in report.problems if problem.file})
         where = f" in {count(files, 'file')}" if files else ""
-        sys.stdout.write(f"\n{count(len(report.problems), 'problem')}{where}\n")
+        say("", f"{count(len(report.problems), 'problem')}{where}")
         return
     total = sum(sum(counts.values()) for counts in report.resources.values())
     if total == 0:
-        sys.stdout.write(f"{report.directory} holds no resources: no *.yaml, *.yml or *.json with a `resources` list\n")
+        say(f"{report.directory} holds no resources: no *.yaml, *.yml or *.json with a `resources` list")
         return
-    from rich.console import Console
-
-    Console(highlight=False).print(resource_table(report.resources))
-    sys.stdout.write(f"\n{report.directory} is fine ({report.elapsed_s:.2f} s)\n")
+    show(resource_table(report.resources), soft_wrap=False)
+    say("", f"{report.directory} is fine ({report.elapsed_s:.2f} s)")

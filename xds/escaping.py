@@ -1,0 +1,107 @@
+"""Text of others as it is shown: what steers a terminal, or hides or reorders text, is escaped.
+
+Node ids, authors, error texts and names of files come from whoever made them. ESC in them moves the cursor, U+202E
+turns what follows around, a line feed begins a line that looks like ours. What is kept and sent stays as it is: this is
+for tables, logs and pages, and for JSON and YAML, where the escapes are those of the format: they decode to the text.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_HIDDEN_CLASS = (
+    r"\x00-\x1f\x7f-\x9f"  # C0 and C1 control characters
+    r"\u2028\u2029\ud800-\udfff"  # line and paragraph separators; surrogates by themselves
+    # Format characters: zero width, bidirectional controls, tags (Unicode's category Cf).
+    r"\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e0fff"
+    r"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # letters and marks that show nothing
+)
+HIDDEN = re.compile(f"[{_HIDDEN_CLASS}]")
+_HIDDEN_BUT_LINE_FEED = re.compile(f"(?!\n)[{_HIDDEN_CLASS}]")
+_HIDDEN_IN_YAML = re.compile(f"(?![\n\t])[{_HIDDEN_CLASS}]")
+
+
+def visible(text: str) -> str:
+    r"""Return the text on one line, with every hidden character as Python would write it: ``\x1b``, ``\u202e``, ``\n``.
+
+    A backslash stays single, so that what is shown of plain text is that text.
+    """
+    return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def visible_lines(text: str) -> str:
+    """Return a text of our own that has lines, as a traceback, whose parts may be of others."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False, **options: Any) -> str:
+    """Return a value as JSON that decodes to the same value, hidden characters as its own escapes."""
+    return _HIDDEN_BUT_LINE_FEED.sub(_json_escape, json.dumps(value, indent=indent, ensure_ascii=ascii_only, **options))
+
+
+def yaml_text(value: Any) -> str:
+    """Return a value as YAML that is read as the same value, hidden characters as its own escapes."""
+    import yaml
+
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    try:
+        text = str(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True))
+    except UnicodeEncodeError:  # surrogates by themselves
+        text = "\x00"
+    if _HIDDEN_IN_YAML.search(text):
+        text = str(yaml.dump(value, Dumper=escaping_dumper(), sort_keys=False, allow_unicode=True))
+    return text
+
+
+def escaping_dumper() -> Any:
+    """Return a Dumper of PyYAML's that quotes and escapes text which has hidden characters; slower than others."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def write_double_quoted(self, text: str, split: bool = True) -> None:
+            allowed, self.allow_unicode = self.allow_unicode, not _HIDDEN_IN_YAML.search(text)
+            super().write_double_quoted(text, split)
+            self.allow_unicode = allowed
+
+    def represent(dumper: Any, text: str) -> Any:
+        style = '"' if _HIDDEN_IN_YAML.search(text) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    Dumper.add_representer(str, represent)
+    return Dumper
+
+
+def cut(text: str, characters_max: int) -> str:
+    """Return the beginning of a text that is longer, and how long it is."""
+    if len(text) <= characters_max:
+        return text
+    return f"{text[:characters_max]}… ({len(text):,} characters)"
+
+
+def bounded(fields: Mapping[str, Any], *, value_characters_max: int, line_characters_max: int) -> dict[str, Any]:
+    """Return an event's fields so that each, and all of them together, show at most about so many characters.
+
+    What is no text, and too long, becomes text: the beginning of its JSON.
+    """
+    shown = {key: _bounded(value, value_characters_max) for key, value in fields.items()}
+    if sum(len(_as_text(value)) for value in shown.values()) > line_characters_max:
+        shown = {key: _bounded(value, line_characters_max // len(fields)) for key, value in fields.items()}
+    return shown
+
+
+def _bounded(value: Any, characters_max: int) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = _as_text(value)
+    return value if len(text) <= characters_max else cut(text, characters_max)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
+
+
+def _json_escape(found: "re.Match[str]") -> str:
+    return json.dumps(found[0])[1:-1] if found[0] != "\x7f" else "\\u007f"
