@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from xds.api.admin import AdminServer
 from xds.api.http_port import HttpLimits
 from xds.api.metrics import metrics_renderer
 from xds.config import ServingInfo, Settings
-from xds.descriptors import make_all_room
+from xds.descriptors import Room, share_room
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
@@ -22,11 +23,14 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.hub import Hub
 from xds.protocol.summary import NodesFound, NodesQuery
-from xds.reporting import log_certificates, log_tls_problem
+from xds.reporting import log_certificates, log_little_room, log_tls_problem
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
 from xds.sources.inline import ResourceLike, read_resources
+
+BODY_GRACE_S = 2.0
+"""A body that is late is answered by the push API; whatever else is asked with one is cut off so much later."""
 
 
 class ControlPlane:
@@ -59,6 +63,8 @@ class ControlPlane:
         else:
             self._streams = Streams(self.settings, self._schema, self.catalog)
         self._admin: AdminServer | None = None
+        self.room = Room(0, 0, 0)
+        """How many connections each port may have, once started."""
 
     @property
     def hub(self) -> Hub:
@@ -155,7 +161,7 @@ class ControlPlane:
         """
         settings = self.settings
         assert self.address is None, "started already"
-        make_all_room()
+        self._share_room()
         self._streams.settings = settings
         self.address = await self._streams.start()
         if settings.admin is not None:
@@ -171,7 +177,7 @@ class ControlPlane:
                     refusing=lambda: bool(self.refusing_because()),
                 ),
                 tls=settings.api.tls,
-                limits=_http_limits(settings),
+                limits=_http_limits(settings, self.room),
             )
             try:
                 self.admin_address = await self._admin.start()
@@ -181,6 +187,17 @@ class ControlPlane:
                 raise
         self._state = "ready"
         return self.address
+
+    def _share_room(self) -> None:
+        given = self.settings.connections
+        wanted = Room(given.xds_max, given.api_max, given.admin_max)
+        if isinstance(self._streams, WorkerStreams):
+            self.room = share_room(wanted, workers=self._streams.count_wanted)
+        else:
+            self.room = share_room(wanted)
+            self._streams.connections_max = self.room.xds
+        if (self.room.api, self.room.admin) != (wanted.api, wanted.admin):
+            log_little_room(asdict(self.room), asdict(wanted))
 
     def _readiness(self) -> tuple[bool, str]:
         """Return whether new streams are welcome, and what is to be known of that."""
@@ -258,12 +275,12 @@ class ControlPlane:
         )
 
 
-def _http_limits(settings: Settings) -> HttpLimits:
+def _http_limits(settings: Settings, room: Room) -> HttpLimits:
     given = settings.connections
     return HttpLimits(
-        connections_max=given.admin_max,
+        connections_max=room.admin,
         headers_timeout_s=given.headers_timeout_s,
-        body_timeout_s=given.body_timeout_s,
+        body_timeout_s=settings.api.body_timeout_s + BODY_GRACE_S,
         unread_timeout_s=given.unread_timeout_s,
     )
 

@@ -21,6 +21,11 @@ def log_certificates(port: str) -> None:
     log.info("certificates read again", port=port)
 
 
+def log_little_room(room: dict[str, int], wanted: dict[str, int]) -> None:
+    hint = "raise the limit of open files (ulimit -Hn), or lower the settings"
+    log.warning("fewer connections than set, for want of descriptors", connections=room, settings=wanted, hint=hint)
+
+
 def log_degraded(text: str) -> None:
     log.warning("the directory is only polled", reason=text)
 

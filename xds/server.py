@@ -77,7 +77,7 @@ async def serve(
         )
         if rest is not None:
             control_plane.serve_api(rest)
-        await api.start()
+        await api.start(control_plane.room.api)
         stack.push_async_callback(api.stop)
         retention = Retention(store, most=settings.store.history_max, longest_s=settings.store.history_s)
         await stack.enter_async_context(retention)
@@ -130,7 +130,7 @@ class Reloading:
 
 def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, GrpcApi, Token]":
     """Load and make the push API in both its forms; the first, an ASGI app, is None where the settings say so."""
-    from xds.api.grpc_api import GrpcApi
+    from xds.api.grpc_api import GrpcApi, GrpcLimits
     from xds.api.intake import Intake
     from xds.api.operations import Operations
     from xds.api.tokens import Token
@@ -149,6 +149,12 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
         body_bytes_max=settings.body_bytes_max,
         body_timeout_s=settings.body_timeout_s,
         intake=intake,
+        limits=GrpcLimits(
+            handshake_s=control_plane.settings.connections.headers_timeout_s,
+            idle_s=control_plane.settings.connections.idle_timeout_s,
+            keepalive_interval_s=control_plane.settings.transport.keepalive_interval_s,
+            keepalive_timeout_s=control_plane.settings.transport.keepalive_timeout_s,
+        ),
         on_tls_problem=log_tls_problem,
     )
     if not settings.rest:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,31 @@ LARGE_CALLS = frozenset({"Apply", "Replace"})
 QUESTIONS_MAX = 16
 """Other calls whose messages are read at once: small ones, which are there as soon as their headers are."""
 STOP_GRACE_S = 1.0
+CONNECTIONS_MAX = 1_000
 Handler = Callable[[Any], Awaitable[Any]]
 Outcome = asyncio.Future[Published] | ChangesetRejectedError
 Answer = tuple[Outcome, Room] | None
 """What becomes of a push, and the room that it takes until then; None at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcLimits:
+    """How long a client may take, in seconds: to speak HTTP/2, to make a call, and to show that it is there."""
+
+    handshake_s: float = 5.0
+    idle_s: float = 300.0
+    keepalive_interval_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
+
+    def channel_options(self) -> list[tuple[str, int]]:
+        """Return gRPC's own options."""
+        return [
+            ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
+            ("grpc.max_connection_idle_ms", int(self.idle_s * 1000)),
+            ("grpc.keepalive_time_ms", int(self.keepalive_interval_s * 1000)),
+            ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
 
 
 class GrpcApi:
@@ -70,6 +92,7 @@ class GrpcApi:
         body_bytes_max: int,
         body_timeout_s: float = 60.0,
         intake: Intake | None = None,
+        limits: GrpcLimits | None = None,
         on_tls_problem: Callable[[str], None] = lambda _problem: None,
     ) -> None:
         self.address = address
@@ -81,6 +104,7 @@ class GrpcApi:
         self._intake = intake or Intake(2 * body_bytes_max)
         self._questions = Intake(QUESTIONS_MAX * body_bytes_max)
         self._pushing = 0
+        self._limits = limits or GrpcLimits()
         self._on_tls_problem = on_tls_problem
         self._server: aio.Server | None = None
         self._certificates: GrpcioCertificates | None = None
@@ -89,8 +113,8 @@ class GrpcApi:
         """Have the TLS files read again; say whether there are any, and they can be used."""
         return self._certificates is not None and self._certificates.reload()
 
-    async def start(self) -> None:
-        """Listen. ``address`` has its port then. Raises BindError."""
+    async def start(self, connections_max: int = CONNECTIONS_MAX) -> None:
+        """Listen, for so many connections. ``address`` has its port then. Raises BindError."""
         if self.address is None:
             return
         server = aio.server(
@@ -100,6 +124,8 @@ class GrpcApi:
                 ("grpc.max_receive_message_length", self._body_bytes_max),
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.compression_enabled_algorithms_bitset", 1),  # none: what is small may become anything else
+                ("grpc.max_allowed_incoming_connections", connections_max),
+                *self._limits.channel_options(),
             ],
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))

@@ -65,6 +65,8 @@ class Streams:
             ),
             tell=tell,
         )
+        self.connections_max = settings.connections.xds_max
+        """Set it lower, before the start, where there are not descriptors for so many."""
         self._dispatcher: Dispatcher | None = None
         self._coalescer: Coalescer | None = None
         self._transport: Transport | None = None
@@ -195,11 +197,14 @@ class Streams:
         return TlsFiles(cert=tls.cert, key=tls.key, client_ca=tls.client_ca)
 
     def _native_options(self) -> NativeOptions:
-        transport = self.settings.transport
+        transport, connections = self.settings.transport, self.settings.connections
         return NativeOptions(
             keepalive_interval_s=transport.keepalive_interval_s,
             keepalive_timeout_s=transport.keepalive_timeout_s,
             ping_interval_min_s=transport.ping_interval_min_s,
+            handshake_s=connections.handshake_timeout_s,
+            idle_s=connections.idle_timeout_s,
+            connections_max=self.connections_max,
             limits=HttpLimits(message_bytes_max=transport.message_bytes_max),
             tls=self._tls_files(),
         )
@@ -216,6 +221,9 @@ class Streams:
             message_bytes_max=transport.message_bytes_max,
             streams_max=transport.streams_max,
             pending_max=transport.pending_max,
+            handshake_s=settings.connections.handshake_timeout_s,
+            idle_s=settings.connections.idle_timeout_s,
+            connections_max=self.connections_max,
             tls=self._tls_files(),
             reflection_pool=self._schema.pool if settings.reflection else None,
         )

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from xds.descriptors import make_all_room
+from xds.descriptors import make_all_room, worker_room
 from xds.logs import configure_logging
 from xds.memory import hold_collection, return_large_blocks, settle_memory
 from xds.model.catalog import Catalog
@@ -100,6 +100,7 @@ class Worker:
         self._catalog.resume(decode(begin.state), begin.revision)
         tell = lambda memory: self._channel.send(encode(Remember(memory)))  # noqa: E731
         self._streams = Streams(begin.settings, load_schema(), self._catalog, tell=tell)
+        self._streams.connections_max = worker_room(begin.settings.connections.xds_max)
         for memory in begin.memories:
             self._streams.hub.remember(memory)
         self._run(self._serve(self._streams))

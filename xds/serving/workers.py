@@ -76,6 +76,11 @@ class WorkerStreams:
         return sum(figures.streams for figures in self._figures.values())
 
     @property
+    def count_wanted(self) -> int:
+        """How many processes there are to be."""
+        return self._workers
+
+    @property
     def workers(self) -> WorkersState:
         """How the worker processes are."""
         ready = self._ready()

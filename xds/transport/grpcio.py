@@ -38,6 +38,9 @@ class GrpcioOptions:
     message_bytes_max: int = 64 * 1024 * 1024
     streams_max: int = 100_000
     pending_max: int = 100_000
+    handshake_s: float = 20.0
+    idle_s: float = 300.0
+    connections_max: int = 100_000
     tls: TlsFiles | None = None
     reflection_pool: Any = None
     """The descriptor pool that reflection shows, or None for no reflection."""
@@ -65,6 +68,10 @@ class GrpcioOptions:
             ("grpc.http2.max_pings_without_data", 0),
             # Probing the bandwidth costs a ping a message and wins nothing for small ones.
             ("grpc.http2.bdp_probe", 0),
+            # Until it has sent its SETTINGS, TLS included; two minutes, unless told otherwise.
+            ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
+            ("grpc.max_connection_idle_ms", int(self.idle_s * 1000)),
+            ("grpc.max_allowed_incoming_connections", self.connections_max),
         ]
 
 

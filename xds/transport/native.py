@@ -39,6 +39,7 @@ class NativeOptions:
     ping_interval_min_s: float = 0.0
     handshake_s: float = 20.0
     idle_s: float = 300.0
+    connections_max: int = 100_000
     limits: Limits = field(default_factory=Limits)
     tls: TlsFiles | None = None
 
@@ -89,6 +90,7 @@ class NativeTransport:
             limits=options.limits,
             assembly=Assembly(on_empty=self._rest_soon),
             clock=loop.time,
+            connections_max=options.connections_max,
             call_at=loop.call_at,
             call_soon=loop.call_soon,
             ping_interval_min_s=options.ping_interval_min_s,

@@ -7,7 +7,7 @@ loop's own TLS keeps 80 KB a connection, BIOs keep the size of their largest flu
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import cast
@@ -55,6 +55,9 @@ class Shared:
     acks: FramedAcks = field(default_factory=FramedAcks)
     buffer: bytearray = field(default_factory=lambda: bytearray(TLS_READ_BYTES))
     resting: "deque[NativeConnection]" = field(default_factory=deque)
+    connections_max: int = 100_000
+    idle: Iterator["NativeConnection"] = field(default_factory=lambda: iter(()))
+    idle_left: int = 0
 
     def rest(self, connection: "NativeConnection") -> None:
         """Have a connection go on later with what it has received: one of them each turn of the event loop."""
@@ -69,6 +72,20 @@ class Shared:
             self.resting.popleft()
             if self.resting:
                 self.call_soon(self._go_on)
+
+    def admit(self, connection: "NativeConnection") -> None:
+        """Know a new connection. Where all are taken, the oldest one that has no stream makes room for it."""
+        if len(self.connections) >= self.connections_max:
+            (self._idle_one() or connection).abort()
+        self.connections[connection] = None
+
+    def _idle_one(self) -> "NativeConnection | None":
+        """Return a connection that has no stream, one after the other; all are looked at only now and then."""
+        self.idle_left -= 1
+        if self.idle_left < 0:
+            self.idle_left = len(self.connections) // 8
+            self.idle = iter([each for each in self.connections if not each.streams])
+        return next((each for each in self.idle if not each.streams and each in self.connections), None)
 
 
 class NativeConnection(Connection, asyncio.Protocol):
@@ -129,7 +146,7 @@ class NativeConnection(Connection, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.shared.connections[self] = None
+        self.shared.admit(self)
 
     def data_received(self, data: bytes) -> None:
         if self.dead:
@@ -308,7 +325,7 @@ class TlsConnection(NativeConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.shared.connections[self] = None
+        self.shared.admit(self)
 
     def data_received(self, data: bytes) -> None:
         if self.dead:
