@@ -74,7 +74,7 @@ faults: setup ## the long runs: 200 kill -9 under pushes, 20 etcd leaders killed
 
 ATTACKS ?= all
 attacks: setup ## 1,000 streams that are pushed to while each of some thirty attacks runs: bench/results/attacks.txt; 20 minutes
-	@XDS_ATTACK_STREAMS=1000 XDS_ATTACK_TURNS=5 XDS_ATTACK_WINDOW_S=3 XDS_ATTACK_FLOOR_S=0 XDS_ATTACKS=$(ATTACKS) \
+	@XDS_ATTACK_STREAMS=1000 XDS_ATTACK_TURNS=3 XDS_ATTACK_WINDOW_S=3 XDS_ATTACK_FLOOR_S=0 XDS_ATTACKS=$(ATTACKS) \
 	  XDS_ATTACKS_TABLE=$(if $(filter all,$(ATTACKS)),bench/results/attacks.txt) $(BIN)/python -m pytest -q -s --tb=short tests/faults/test_attacks.py
 
 lock: setup ## resolve the dependencies again into requirements.lock

@@ -29,7 +29,7 @@ HEALTH_INTERVAL_S = 0.25
 WARM_S = 2.0
 LATE_S = 40.0
 BACK_S = 30.0
-TURNS_TIMES_MAX = 3
+TURNS_TIMES_MAX = 2
 DOUBT = (0.3, 0.9)
 RSS_MAX = 6 << 30
 """An attack that has the server take more than this is called off, and has succeeded."""

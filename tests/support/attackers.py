@@ -697,7 +697,7 @@ async def deep(to: Attack) -> None:
 
     async def one(number: int) -> None:
         for body in bodies:
-            await _rest(to, "POST", "/v1/groups/default/changesets", body)
+            await _rest(to, "POST", "/v1/groups/evil/changesets", body)
             if not to.on:
                 break
 
@@ -813,7 +813,11 @@ async def flapping(to: Attack) -> None:
     await to.at_once(16, one)
 
 
-CLEANS: dict[str, Callable[[Attack], Awaitable[None]]] = {"groups": _clean_groups}
+async def _clean_deep(to: Attack) -> None:
+    await _rest(to, "DELETE", "/v1/groups/evil")
+
+
+CLEANS: dict[str, Callable[[Attack], Awaitable[None]]] = {"groups": _clean_groups, "deep": _clean_deep}
 
 
 class Commands:
