@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-in-turns bench-core bench-push fuzz h2spec faults attacks lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-in-turns bench-ladder bench-core bench-push fuzz h2spec faults attacks lock clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -56,6 +56,9 @@ BEFORE ?= origin/main
 TURNS ?=
 bench-in-turns: setup ## what the working tree costs beside BEFORE=REV, in turns; TURNS='--rows 100x1000 --rounds 20'
 	@$(BIN)/python -m bench.in_turns --before $(BEFORE) $(TURNS)
+
+bench-ladder: setup ## what each thing that a control plane does costs, rung by rung, into bench/results/ladder.md; an hour
+	@$(BIN)/python -m bench.ladder
 
 bench-core: setup ## the micro-benchmark of the pure core
 	@$(BIN)/python bench/micro.py

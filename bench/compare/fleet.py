@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ class Load:
     newcomers: int = 0
     options: tuple[str, ...] = ()
     timeout_s: int = 120
+
+    def beside(self, options: tuple[str, ...]) -> "Load":
+        """Return the same with further options."""
+        return replace(self, options=(*self.options, *options))
 
     def arguments(self, server: Running, resources: Resources) -> list[str]:
         """Return the command line, but for where the result goes."""

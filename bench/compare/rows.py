@@ -152,7 +152,7 @@ class Memory:
         load = Load(streams=self.streams, steps_before=(self.streams // 4,), pushes=5, paced=False)
         few, many = Resources(), Resources(clusters=self.clusters)
         with tempfile.TemporaryDirectory(prefix="xds-bench-tls-") as directory:
-            server, client = _certificates(Path(directory))
+            server, client = certificates(Path(directory))
             work = {
                 FEW_CLUSTERS: partial(measure, OURS, few, load),
                 MANY_CLUSTERS: partial(measure, OURS, many, load),
@@ -162,7 +162,7 @@ class Memory:
         return Outcome(measured, {"streams": self.streams, "of them before": self.streams // 4, "rounds": self.rounds})
 
 
-def _certificates(directory: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def certificates(directory: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Make a CA and certificates of it; return the options of a server and of the fleet."""
     sys.path.insert(0, str(ROOT / "tests"))
     from support.pki import Authority

@@ -49,6 +49,25 @@ class Ratio:
         return max(self.high - self.median, self.median - self.low)
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """After less before, paired by round: the median, and the interval as ``Ratio`` has it."""
+
+    median: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, before: Sequence[float], after: Sequence[float]) -> "Difference":
+        """Return the difference of figures of the same rounds. Raises ValueError without any."""
+        if not before:
+            raise ValueError("a difference needs at least one round")
+        found = sorted(one - other for one, other in zip(after, before, strict=True))
+        rank = interval_rank(len(found))
+        low, high = (None, None) if rank is None else (found[rank - 1], found[-rank])
+        return cls(statistics.median(found), low, high)
+
+
 def interval_rank(count: int, confidence: float = CONFIDENCE) -> int | None:
     """Return k so that the k-th smallest and the k-th largest of so many samples hold their median between them.
 

@@ -14,10 +14,11 @@ from bench.compare.fleet import MeasureError
 from bench.compare.results import Figures
 from bench.compare.servers import ROOT, Resources
 from bench.in_turns import revisions
-from bench.in_turns.__main__ import FLOOR, ROWS, Core, Fanout, ratios, report, run
+from bench.in_turns.__main__ import FLOOR, ratios, report, run
 from bench.in_turns.product import Pusher, as_json, serving
-from bench.in_turns.ratios import Ratio, in_order, interval_rank
+from bench.in_turns.ratios import Difference, Ratio, in_order, interval_rank
 from bench.in_turns.revisions import WORKING_TREE, Revision, RevisionError, prepare, same_requirements
+from bench.in_turns.rows import ROWS, Core, Fanout
 from bench.serve import Workload
 
 HERE = Revision("here", "0123456789abcdef", ROOT, ROOT)
@@ -68,6 +69,15 @@ def test_the_verdict_is_only_what_the_rounds_can_tell(after: list[float], verdic
 def test_there_is_no_ratio_to_nothing(before: list[float]) -> None:
     with pytest.raises(ValueError, match="above 0"):
         Ratio.of(before, [1.0] * len(before))
+
+
+def test_differences_are_paired_as_ratios_are() -> None:
+    before = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    difference = Difference.of(before, [figure + 0.5 for figure in before])
+    assert (difference.median, difference.low, difference.high) == (0.5, 0.5, 0.5)
+    assert Difference.of([1.0], [2.0]) == Difference(1.0, None, None)
+    with pytest.raises(ValueError, match="at least one round"):
+        Difference.of([], [])
 
 
 class Scripted:
