@@ -254,3 +254,10 @@ async def test_directories_that_are_applied_at_once_do_not_undo_each_others_grou
     assert done.returncode == 0, done.stderr
     told = json.loads((await run("xds groups -o json")).stdout)
     assert told["groups"] == {"one": {"extends": "default"}, "two": {"extends": "default"}}
+
+
+async def test_a_store_that_is_not_there_is_not_made_by_a_check(tmp_path: Path) -> None:
+    for url in ("", "sqlite:///none.db"):
+        done = await shell(f"xds store check --store '{url}'", cwd=tmp_path, XDG_STATE_HOME=str(tmp_path / "state"))
+        assert (done.returncode, "does not exist" in done.stderr, done.stdout) == (1, True, "")
+    assert list(tmp_path.iterdir()) == []

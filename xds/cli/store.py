@@ -23,6 +23,9 @@ def check(url: Url = "") -> None:
     from xds.store.errors import StoreError
     from xds.store.opening import open_store
 
+    if (not url or url.startswith("sqlite:")) and not (path := _path(url)).exists():
+        fail(f"{path} does not exist", code=EXIT_FAILED)
+
     async def read() -> str:
         store = await open_store(url)
         try:
