@@ -102,8 +102,11 @@ RUNGS = (
     Rung(
         "TLS",
         "TLS",
-        "mutual TLS on memory BIOs, written and flushed 2 KB at a time, one read buffer for all",
-        (Way("by uvloop", "TLS_BY_LOOP", "uvloop's own TLS"),),
+        "mutual TLS on memory BIOs, written and flushed 2 KB at a time; read first as much as an ACK takes",
+        (
+            Way("by uvloop", "TLS_BY_LOOP", "uvloop's own TLS"),
+            Way("one buffer", "TLS_ONE_BUFFER", "all is read into one buffer of 16 KB, and copied out of it"),
+        ),
     ),
 )
 
