@@ -90,6 +90,16 @@ async def test_in_the_middle_of_a_watch(server: XdsServer) -> None:
     await is_still_silent(server)
 
 
+async def test_with_what_is_no_http_in_the_middle_of_an_answer(server: XdsServer) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.admin_port)
+    writer.write(f"GET /v1/watch?from=0 {HEAD}transfer-encoding: chunked\r\n\r\n".encode())
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    writer.write(b"no chunk\r\n")
+    await reader.read(-1)
+    writer.close()
+    await is_still_silent(server)
+
+
 async def test_in_the_middle_of_a_grpc_call(server: XdsServer) -> None:
     change = pb.Changeset(group="default")
     for each in LARGE:

@@ -91,6 +91,17 @@ class HttpConnection(H11Protocol):
         self._unread = (self.unread_bytes, self.loop.time())
         self._port.note(self)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, unless the answer to the request that it came with has begun: that is cut short."""
+        request: RequestResponseCycle | None = self.cycle
+        if request is not None and not request.response_complete:
+            request.disconnected = True  # whatever answers it has nobody to answer to now
+            request.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
     # --- Deadlines -------------------------------------------------------------------------------------------------
 
     @property

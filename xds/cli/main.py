@@ -4,6 +4,7 @@ The modules of the subcommands import only what their options need; the rest is 
 ``xds --help`` and shell completion answer at once.
 """
 
+import os
 from typing import Annotated
 
 import typer
@@ -74,4 +75,6 @@ app.command()(version)
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    # Else gRPC writes a line of its own, in no format of ours, for every TLS handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app(prog_name="xds")
