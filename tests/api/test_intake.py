@@ -143,7 +143,7 @@ async def test_large_bodies_at_once_cost_what_one_does_and_leave_nothing(
         await send(server, data)
         before, one = memory_bytes(server, "VmRSS"), memory_bytes(server, "VmHWM")
         await asyncio.gather(*(send(server, data) for _ in range(AT_ONCE)))
-        # All at once they take 12 bodies more than one alone, in their turns one or two: the next begins as one is freed.
+        # All at once they take 12 bodies more than one alone; in turns one or two, as one is freed when the next begins.
         assert memory_bytes(server, "VmHWM") - one < 4 * len(data)
 
         def is_back() -> bool:
