@@ -128,7 +128,7 @@ class TransportSettings(_Section):
     """A connection whose ping is not answered for so long is closed."""
     ping_interval_min_s: Seconds = 0.0
     """Clients that ping an idle connection more often are sent away (GOAWAY); 0 lets them ping freely."""
-    message_bytes_max: Annotated[int, Field(ge=MIB, le=2**31 - 1)] = 64 * MIB
+    message_bytes_max: Annotated[int, Field(ge=MIB, le=2**31 - 1)] = 16 * MIB
     """The largest request taken. A reconnecting Envoy names all it has: 6,000 clusters can pass 4 MiB."""
     streams_max: Count = 100_000
     """Streams open at once; further ones are refused with RESOURCE_EXHAUSTED."""

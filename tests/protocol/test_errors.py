@@ -215,6 +215,45 @@ def test_error_metadata_that_is_no_struct_is_invalid_argument(world: World, vari
     assert refused.value.status is Status.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize(
+    "field",
+    ["node", "subscribe", "unsubscribe", "initial_resource_versions", "locators_subscribe", "locators_unsubscribe"],
+)
+def test_error_of_a_large_request_is_found_before_it_is_read(
+    world: World, variant: Variant, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xds.protocol.openings.decode", lambda *_: pytest.fail("read"))
+    data = wire.DeltaDiscoveryRequest() if variant is DELTA else wire.DiscoveryRequest()
+    data.node.id = "n" * (600_000 if field == "node" else 1)
+    names = [f"name-{number}" for number in range(100_001)]
+    sotw = {"subscribe": "resource_names", "locators_subscribe": "resource_locators"}
+    if variant is SOTW and field != "node" and field not in sotw:
+        pytest.skip("SotW has no such field")
+    if field == "initial_resource_versions":
+        data.initial_resource_versions.update(dict.fromkeys(names, "1"))
+    elif field.startswith("locators"):
+        locators = getattr(data, f"resource_{field}" if variant is DELTA else sotw[field])
+        locators.extend(wire.ResourceLocator(name=name) for name in names)
+    elif field != "node":
+        getattr(data, f"resource_names_{field}" if variant is DELTA else sotw[field]).extend(names)
+    with pytest.raises(StreamRefusedError, match=r"node_bytes_max|not 100001 of a type") as refused:
+        world.hub.receive(world.hub.open(variant), data.SerializeToString(), 0.0)
+    assert refused.value.status is Status.RESOURCE_EXHAUSTED
+
+
+def test_error_of_a_large_malformed_request_says_what_is_wrong(world: World, variant: Variant) -> None:
+    with pytest.raises(StreamRefusedError, match="that are no D") as refused:
+        world.hub.receive(world.hub.open(variant), b"\xff" * 600_000, 0.0)
+    assert refused.value.status is Status.INVALID_ARGUMENT
+
+
+def test_a_large_request_within_the_limits_is_served(world: World, variant: Variant) -> None:
+    world.publish(resource(SDS, "s"))
+    names = [f"{number}-" + "x" * 100 for number in range(6_000)]
+    said = world.client(variant).subscribe(SDS, "s", *names)
+    assert said[0].startswith("SDS #1 s@1")
+
+
 def test_error_unsubscribing_from_more_names_than_the_limit_is_resource_exhausted(make_world: MakeWorld) -> None:
     world = make_world(limits=Limits(subscriptions_max=2))
     client = world.client()

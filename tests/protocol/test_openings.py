@@ -6,13 +6,13 @@ from xds.model.changeset import Changeset
 from xds.model.resource import Resource
 from xds.model.types import SECRET
 from xds.protocol.hub import Hub
-from xds.protocol.openings import ALIKE_MAX, ENTRY_BYTES, VIEWS_MAX, Openings
+from xds.protocol.openings import ALIKE_MAX, ENTRY_BYTES, FIELD_BYTES, VIEWS_MAX, Openings
 from xds.protocol.plain_acks import end_of_node
 from xds.protocol.requests import CHANGES_MAX
 from xds.protocol.response import Part
 from xds.protocol.state import Variant
 from xds.protocol.stream import Stream
-from xds.protocol.watchers import IDLE_MAX
+from xds.protocol.watchers import IDLE_BYTES_MAX, IDLE_MAX
 
 NAMES = [f"cluster-{number}-{'x' * 20}" for number in range(60)]
 
@@ -116,7 +116,7 @@ def test_a_node_that_does_not_come_first_is_read_all_the_same():
 def test_openings_are_bounded_by_their_bytes():
     data = [opening("a", resource_names_subscribe=[*NAMES, str(number)]) for number in range(4)]
     plains = [one[end_of_node(one) :] for one in data]
-    each_bytes = 2 * len(plains[0]) + ENTRY_BYTES
+    each_bytes = 2 * len(plains[0]) + ENTRY_BYTES + FIELD_BYTES * (len(NAMES) + 1)
     openings = Openings(bytes_max=2 * each_bytes)
     for one in (data[0], data[1], data[0], data[2]):
         assert read(openings, one)[1] is not None
@@ -192,3 +192,16 @@ def test_a_subscription_that_every_stream_left_is_forgotten_after_a_while():
     served.hub.close(again)
     served.hub.close(keeper)
     assert ("default", SECRET) not in served.hub._watchers._watchers
+
+
+def test_subscriptions_that_nobody_has_any_more_are_bounded_in_bytes():
+    served = Served()
+    kept, _ = served.open(opening("a", resource_names_subscribe=NAMES))
+    for number in range(IDLE_MAX):
+        names = [f"{number}-{index}" + "x" * 100_000 for index in range(5)]
+        stream, _ = served.open(opening("a", resource_names_subscribe=names))
+        served.hub.close(stream)
+    watchers = served.hub._watchers._watchers["default", SECRET]
+    assert sum(interest.names_bytes for interest in watchers._idle) == watchers._idle_bytes <= IDLE_BYTES_MAX
+    assert len(watchers._idle) == IDLE_BYTES_MAX // (5 * 100_200)
+    served.hub.close(kept)

@@ -359,3 +359,22 @@ def test_nack_of_the_same_response_leaves_the_same_for_all_who_send_it(world: Wo
         assert len({id(getattr(state, what)) for state in states}) == 1, what
         assert getattr(states[0], what)
     assert len({id(state.rejection.versions) for state in states if state.rejection}) == 1
+
+
+def test_nack_after_nack_of_new_clusters_ends_once_the_client_asks_for_their_endpoints(world: World) -> None:
+    """Whichever of many rejected responses a cluster came in, asking for its endpoints shows that it was taken."""
+    world.publish(cluster("a"), endpoints("a"), route("r", 1, "a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(EDS, "a")
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    for number in range(7):
+        world.publish(cluster(f"new-{number}"), endpoints(f"new-{number}"))
+        client.nack(CDS)
+    for number in range(7):
+        world.publish(route("r", number + 2, f"new-{number}"))
+        assert client.take() == []  # held back: the cluster may be missing
+        said = client.subscribe(EDS, f"new-{number}") + client.ack(EDS)
+        assert said[-1].endswith(f" r@{number + 2}")
+        client.ack_all()

@@ -12,8 +12,10 @@ from xds import ControlPlane
 from xds.model.types import SECRET
 from xds.serving import streams
 from xds.transport import native
-from xds.transport.assembly import EMPTIED_BYTES_MIN, Assembly
+from xds.transport.assembly import EMPTIED_BYTES_MIN, SLOW_S, Assembly
 from xds.transport.http2.stream import Stream
+
+MIB = 1024 * 1024
 
 
 class Granted:
@@ -21,15 +23,21 @@ class Granted:
 
     def __init__(self) -> None:
         self.connection, self.local_closed, self.granted, self.bytes = self, False, False, 0
+        self.arrived = 0
+        self.ended = ""
 
     def grant(self, stream: "Granted", more: int) -> None:
         stream.bytes += more
+
+    def cut(self, status: int, message: str) -> None:
+        self.ended = message
+        self.local_closed = True
 
 
 def test_who_waits_longest_has_room_first_and_the_last_to_leave_is_told():
     emptied: list[int] = []
     each_bytes = EMPTIED_BYTES_MIN // 3 + 1
-    assembly = Assembly(bytes_max=2 * each_bytes - 1, on_empty=lambda: emptied.append(assembly.used))
+    assembly = Assembly(bytes_max=2 * (2 * each_bytes - 1), on_empty=lambda: emptied.append(assembly.used))
     waiting = [cast("Stream", Granted()) for _ in range(3)]
     for stream in waiting:
         assembly.ask(stream, each_bytes, 0)
@@ -46,6 +54,63 @@ def test_who_waits_longest_has_room_first_and_the_last_to_leave_is_told():
     assembly.ask(small, EMPTIED_BYTES_MIN - 1, 0)
     assembly.release(small)
     assert emptied == [0]
+
+
+def waiting_streams(assembly: Assembly, count: int, size: int, tick: int = 0) -> list[Granted]:
+    streams = [Granted() for _ in range(count)]
+    for stream in streams:
+        assembly.ask(cast("Stream", stream), size, tick)
+    return streams
+
+
+def expire(assembly: Assembly, streams: list[Granted], tick: int) -> None:
+    """Do as a server does once a second: a stream that was cut gives its room back."""
+    assembly.expire(tick)
+    for stream in streams:
+        if stream.ended:
+            assembly.release(cast("Stream", stream))
+
+
+def test_large_messages_that_never_arrive_hold_up_no_small_ones():
+    assembly = Assembly()
+    waiting_streams(assembly, 40, 60 * MIB)
+    small = waiting_streams(assembly, 20, MIB)
+    assert [each.bytes for each in small] == [MIB] * 20
+
+
+def test_who_sends_nothing_loses_its_room_to_who_waits():
+    assembly = Assembly(bytes_max=4 * MIB)
+    hoarders = waiting_streams(assembly, 4, MIB)
+    honest = waiting_streams(assembly, 1, MIB)
+    for tick in range(1, SLOW_S + 1):
+        assert honest[0].bytes == 0
+        for each in hoarders:
+            each.arrived += 100  # a drip is no progress
+        expire(assembly, hoarders, tick)
+    assert honest[0].bytes == 0 if not hoarders[2].ended else MIB
+    for tick in range(SLOW_S + 1, 2 * SLOW_S + 2):
+        expire(assembly, hoarders, tick)
+    assert (honest[0].bytes, honest[0].ended) == (MIB, "")
+    assert all(each.ended for each in hoarders)
+
+
+def test_who_goes_on_sending_keeps_its_room_though_others_wait():
+    assembly = Assembly(bytes_max=2 * MIB)
+    (first, second) = waiting_streams(assembly, 2, MIB)
+    for tick in range(1, 10):
+        first.arrived += 100_000
+        expire(assembly, [first, second], tick)
+    assert (first.ended, second.bytes) == ("", 0)
+
+
+def test_who_is_slow_keeps_its_room_for_a_while_where_nobody_waits():
+    assembly = Assembly()
+    (only,) = waiting_streams(assembly, 1, 8 * MIB)
+    for tick in range(1, 31):
+        expire(assembly, [only], tick)
+    assert only.ended == ""
+    expire(assembly, [only], 31)
+    assert (only.ended, assembly.used) == ("a message of which too little arrived within 30 s", 0)
 
 
 async def test_memory_is_given_back_once_large_requests_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from xds.protocol.requests import (
     change_delta,
     change_sotw,
     check_names_bytes,
+    check_outline,
     check_size,
     claims_something,
     error_of,
@@ -188,6 +189,7 @@ class Hub:
         return bool(session.absent or session.awaited or session.coming_back)
 
     def _receive(self, stream: Stream, data: bytes, node_end: int, now: float) -> int:
+        check_outline(stream.variant, data, self._limits)
         request, opening = self._openings.read(stream.variant, data, node_end)
         session = self._sessions.of(stream, request, self._snapshots)
         request = opening.request if opening is not None else request

@@ -13,9 +13,8 @@ from xds.protocol.errors import Status, StreamRefusedError
 NOWHERE = Locality()
 
 
-def check_node_size(wire: WireNode, bytes_max: int) -> None:
-    """Refuse a node of more than ``bytes_max`` encoded bytes, before anything of it is converted or kept."""
-    size = wire.ByteSize()
+def check_node_size(size: int, bytes_max: int) -> None:
+    """Refuse a node of ``size`` encoded bytes, before anything of it is converted or kept, if that is too much."""
     if size > bytes_max:
         raise StreamRefusedError(
             Status.RESOURCE_EXHAUSTED, f"the node has {size} bytes, at most {bytes_max} are taken (node_bytes_max)"

@@ -19,6 +19,8 @@ from xds.protocol.state import TypeState, Variant
 
 ENTRY_BYTES = 1_024
 """What an opening takes beside its own bytes, which it is kept by and parsed from."""
+FIELD_BYTES = 64
+"""What a name takes in the request that is kept, and in the subscription made of it, beside its bytes."""
 VIEWS_MAX = 4
 TAIL_BYTES = 64
 ALIKE_MAX = 8
@@ -52,7 +54,9 @@ class Opening:
     @property
     def size_bytes(self) -> int:
         """What it takes, all in all."""
-        return 2 * len(self.data) + ENTRY_BYTES
+        request = self.request
+        names = len(request.resource_names_subscribe) + len(request.resource_names_unsubscribe)
+        return 2 * len(self.data) + FIELD_BYTES * (names + len(request.initial_resource_versions)) + ENTRY_BYTES
 
 
 class Openings:

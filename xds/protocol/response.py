@@ -56,6 +56,7 @@ class Part:
     _removal_set: NameSet | None = field(init=False, default=None)
     _versions: Mapping[str, str] | None = field(init=False, default=None)
     _kept: Draining | None = field(init=False, default=None)
+    _clusters_of_endpoints: Mapping[str, frozenset[str]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.serial = int(self.nonce, 16)
@@ -80,6 +81,17 @@ class Part:
         if self._kept is None:
             self._kept = keep_all(NOTHING_DRAINS, self.replaced, NEVER)
         return self._kept
+
+    @property
+    def clusters_of_endpoints(self) -> Mapping[str, frozenset[str]]:
+        """By assignment, the clusters in the message that take their endpoints from it."""
+        if self._clusters_of_endpoints is None:
+            pairs = [(name, resource.name) for resource in self.upserts for name in endpoints_of([resource])]
+            found: dict[str, frozenset[str]] = {}
+            for name, cluster in pairs:
+                found[name] = found.get(name, NOBODY) | {cluster}
+            self._clusters_of_endpoints = found
+        return self._clusters_of_endpoints
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -319,7 +331,7 @@ def note_effects(parts: Iterable[Part], found: Diff, held: Mapping[str, Resource
     for part in (*others, last):
         names = [resource.name for resource in part.upserts]
         part.replaced = tuple(held[name] for name in (*names, *sorted(part.gone)) if name in held)
-        part.new = frozenset(names) - held.keys()
+        part.new = frozenset(names).difference(held)
 
 
 def delta_heartbeat(

@@ -15,7 +15,7 @@ Only 2 and 3 ever wait. 2 waits until ``hold_timeout_s`` has passed; 3 goes on w
 answer, since a cluster too many costs nothing. Either is reported as overdue.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from xds.model.groups import Node
@@ -29,6 +29,9 @@ from xds.protocol.policy import Stage
 from xds.protocol.response import Encoding, Part, endpoints_of
 from xds.protocol.state import TypeState
 from xds.protocol.stream import Ordering, Stream
+
+REJECTED_MAX = 4
+"""Rejected responses whose clusters are kept apart, and so shared by all who rejected them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +59,8 @@ class Session:
     sent: int = 0
     """How many messages went out, so that an answer to an earlier one is not taken for one to a later."""
     absent: frozenset[str] = NOBODY
+    rejected: tuple[Mapping[str, frozenset[str]], ...] = ()
+    """Of the responses with them, by assignment, the clusters that take their endpoints from it."""
     greeted: frozenset[str] = NOBODY  # routes whose virtual hosts were answered for a first time
     since: float = 0.0  # when its first stream said who it is
     break_due: bool = False
@@ -306,8 +311,8 @@ class Session:
 
     def _follow_answer(self, state: TypeState, part: Part, message: str | None, now: float) -> None:
         if state.stage is Stage.MAKE:
-            if message is not None:
-                self.awaited.rejected(endpoints_of(part.upserts), now)
+            if message is not None and self.awaited:
+                self.awaited.rejected(frozenset(part.clusters_of_endpoints), now)
                 self.timed = True
             self._note_absent(part, now, rejected=message is not None)
             self._settle_make(now)
@@ -324,10 +329,25 @@ class Session:
         if any(state.outstanding is not None for state in self.clusters):
             return  # its answer will tell
         asking = [state for state in self.states(Stage.FREE) if state.type_url == ENDPOINTS]
+        if not self._may_tell(asking):
+            return
         present, signs = taken(self.clusters, self.absent, asking)
         self._set_absent(self.absent - present)
         if self.per_type and self.awaited.asked(asking, signs, now + self.ordering.hold_timeout_s):
             self.made, self.timed = None, True  # it was given up on too early
+
+    def _may_tell(self, asking: list[TypeState]) -> bool:
+        """Say whether any endpoints are asked for that an absent cluster takes: else nothing else need be looked at.
+
+        This runs with every NACK and every request for endpoints while clusters are absent; to look through thousands
+        of clusters each time took 30 ms.
+        """
+        for state in asking:
+            for clusters in self.rejected:
+                for name in state.interest.names.intersection(clusters):
+                    if clusters[name] & self.absent:
+                        return True
+        return False
 
     def ask_virtual_hosts(self) -> None:
         """Have each subscribed route told that it has no virtual host of an impossible name.
@@ -374,12 +394,20 @@ class Session:
     def _note_absent(self, part: Part, now: float, *, rejected: bool) -> None:
         if not self.absent and not rejected:
             return
-        absent = self.absent | part.new if rejected else self.absent - {resource.name for resource in part.upserts}
+        if rejected:
+            absent = self.absent | part.new if self.absent else part.new
+            self.rejected = (*self.rejected, part.clusters_of_endpoints)
+            if len(self.rejected) > REJECTED_MAX:
+                self.rejected = (_united(self.rejected),)
+        else:
+            absent = self.absent - {resource.name for resource in part.upserts}
         self._set_absent(absent)
         if absent:
             self.asked_for_endpoints(now)
 
     def _set_absent(self, absent: frozenset[str]) -> None:
+        if not absent:
+            self.rejected = ()
         if absent != self.absent:
             self.absent = absent
             for other in self.states(Stage.LISTENERS, Stage.ROUTES):
@@ -405,3 +433,11 @@ class Session:
         for state in self.states(Stage.LISTENERS, Stage.ROUTES):
             if state.started and state.view is not self.made.view(state.type_url):
                 state.dirty = True
+
+
+def _united(mappings: Iterable[Mapping[str, frozenset[str]]]) -> Mapping[str, frozenset[str]]:
+    united: dict[str, frozenset[str]] = {}
+    for mapping in mappings:
+        for name, clusters in mapping.items():
+            united[name] = united.get(name, NOBODY) | clusters
+    return united

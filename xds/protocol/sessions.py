@@ -47,7 +47,7 @@ class Sessions:
         """
         has_node = request.HasField("node")
         if has_node:
-            check_node_size(request.node, self._limits.node_bytes_max)
+            check_node_size(request.node.ByteSize(), self._limits.node_bytes_max)
         if stream.session is not None:
             if has_node and not same_node(stream.session.node, request.node):
                 raise StreamRefusedError(

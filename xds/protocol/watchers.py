@@ -9,20 +9,24 @@ from xds.protocol.interest import Interest
 from xds.protocol.stream import Stream
 
 IDLE_MAX = 32
+IDLE_BYTES_MAX = 2 * 1024 * 1024
+"""What the names of idle subscriptions to one type of one group may take."""
 
 
 class Watchers:
     """The streams by what they subscribe to, with streams of equal subscription under one key.
 
-    A subscription that the last stream left is kept for a while, ``IDLE_MAX`` of them: streams that connect one after
-    the other all go through the same ones, and to take in thousands of names for each stream would cost too much.
+    A subscription that the last stream left is kept for a while, ``IDLE_MAX`` of them and the names of
+    ``IDLE_BYTES_MAX``: streams that connect one after the other all go through the same ones, and to take in thousands
+    of names for each stream would cost too much.
     """
 
-    __slots__ = ("_by_name", "_idle", "_open_ended", "_streams")
+    __slots__ = ("_by_name", "_idle", "_idle_bytes", "_open_ended", "_streams")
 
     def __init__(self) -> None:
         self._streams: dict[Interest, set[Stream]] = {}
         self._idle: dict[Interest, None] = {}
+        self._idle_bytes = 0
         self._by_name: dict[str, set[Interest]] = {}
         self._open_ended: set[Interest] = set()
 
@@ -32,6 +36,7 @@ class Watchers:
         if streams is not None:
             if not streams:
                 del self._idle[interest]
+                self._idle_bytes -= interest.names_bytes
             streams.add(stream)
             return
         self._streams[interest] = {stream}
@@ -46,11 +51,13 @@ class Watchers:
         streams.discard(stream)
         if not streams:
             self._idle[interest] = None
-            if len(self._idle) > IDLE_MAX:
+            self._idle_bytes += interest.names_bytes
+            while len(self._idle) > IDLE_MAX or self._idle_bytes > IDLE_BYTES_MAX:
                 self._forget(next(iter(self._idle)))
 
     def _forget(self, interest: Interest) -> None:
         del self._idle[interest], self._streams[interest]
+        self._idle_bytes -= interest.names_bytes
         self._open_ended.discard(interest)
         for name in interest.names:
             interests = self._by_name[name]

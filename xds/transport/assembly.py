@@ -1,75 +1,111 @@
 """Room for large requests: how many bytes of messages that have not arrived whole a server keeps at once.
 
 A sidecar that comes back names all it has, which is megabytes, and after a restart all come back at once. Each may send
-what its window holds anyway; credit for the rest is given out in order of asking, as room becomes free. It does not
-know frames.
+what its window holds anyway; credit for the rest is given out in order of asking, as room becomes free. Half of the
+room is for messages of up to ``SMALL_BYTES_MAX``, so that a few very large ones hold up nobody else. Who was given room
+and does not use it loses it as soon as others wait.
 """
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from xds.transport.http2.stream import Stream
 
 ASSEMBLY_BYTES_MAX = 64 * 1024 * 1024
+SMALL_BYTES_MAX = 4 * 1024 * 1024
 STALLED_S = 30
+PACE_BYTES_PER_S = 64 * 1024
+SLOW_S = 3
+"""Who was slower than ``PACE_BYTES_PER_S`` in so many seconds in a row loses its room, if others wait for some."""
 EMPTIED_BYTES_MIN = 1024 * 1024
 RESOURCE_EXHAUSTED = 8
 
 
+@dataclass(slots=True)
+class _Grant:
+    """Room that a stream has: since when, how much of its message had come when it was last looked at, how slowly."""
+
+    size: int
+    since: int
+    arrived: int
+    slow_s: int = 0
+
+
+@dataclass(slots=True)
+class _Room:
+    """One half of the room, who has some of it, and who waits."""
+
+    bytes_max: int
+    used: int = 0
+    granted: dict[Stream, _Grant] = field(default_factory=dict)
+    waiting: deque[tuple[Stream, int]] = field(default_factory=deque)
+
+    def share_out(self, tick: int) -> None:
+        """Give room to who waits longest, as far as there is some. At least one always has some."""
+        while self.waiting:
+            stream, more = self.waiting[0]
+            if self.granted and self.used + more > self.bytes_max:
+                return
+            self.waiting.popleft()
+            if stream.local_closed or not stream.granted:
+                continue
+            self.used += more
+            self.granted[stream] = _Grant(more, tick, stream.arrived)
+            stream.connection.grant(stream, more)
+
+    def expire(self, tick: int) -> None:
+        """End the streams that do not use the room they were given."""
+        for stream, grant in list(self.granted.items()):
+            came, grant.arrived = stream.arrived - grant.arrived, stream.arrived
+            grant.slow_s = grant.slow_s + 1 if came < PACE_BYTES_PER_S else 0
+            slow = bool(self.waiting) and grant.slow_s >= SLOW_S
+            if slow or tick - grant.since > STALLED_S:
+                waited_s = grant.slow_s if slow else STALLED_S
+                stream.cut(RESOURCE_EXHAUSTED, f"a message of which too little arrived within {waited_s} s")
+        self.share_out(tick)
+
+
 class Assembly:
-    """The room, who has some of it, and who waits. ``tick`` below is in seconds, on the server's coarse clock.
+    """The room for messages. ``tick`` below is in seconds, on the server's coarse clock.
 
     ``on_empty`` is called when the last of those who had room has given it back, after ``EMPTIED_BYTES_MIN`` in all:
     some clients send even small messages in two frames.
     """
 
-    __slots__ = ("_bytes_max", "_granted", "_on_empty", "_returned", "_used", "_waiting")
+    __slots__ = ("_large", "_on_empty", "_returned", "_small")
 
     def __init__(self, *, bytes_max: int = ASSEMBLY_BYTES_MAX, on_empty: Callable[[], None] = lambda: None) -> None:
-        self._bytes_max = bytes_max
         self._on_empty = on_empty
-        self._used = self._returned = 0
-        self._granted: dict[Stream, tuple[int, int]] = {}
-        self._waiting: deque[tuple[Stream, int]] = deque()
+        self._returned = 0
+        self._small, self._large = _Room(bytes_max // 2), _Room(bytes_max // 2)
 
     def ask(self, stream: Stream, more: int, tick: int) -> None:
-        """Give the stream credit for ``more`` bytes, now or when there is room. At least one always has it."""
+        """Give the stream credit for ``more`` bytes, now or when there is room."""
         stream.granted = True  # asked for once
-        self._waiting.append((stream, more))
-        self.share_out(tick)
+        room = self._small if more <= SMALL_BYTES_MAX else self._large
+        room.waiting.append((stream, more))
+        room.share_out(tick)
 
     def release(self, stream: Stream) -> None:
         """Take back the room of a message that has arrived, or never will."""
-        size, tick = self._granted.pop(stream, (0, 0))
-        if size:
-            self._used -= size
-            self.share_out(tick)
-            self._returned += size
-            if not self._used and self._returned >= EMPTIED_BYTES_MIN:
+        for room in (self._small, self._large):
+            grant = room.granted.pop(stream, None)
+            if grant is None:
+                continue
+            room.used -= grant.size
+            room.share_out(grant.since)
+            self._returned += grant.size
+            if not self.used and self._returned >= EMPTIED_BYTES_MIN:
                 self._returned = 0
                 self._on_empty()
 
-    def share_out(self, tick: int) -> None:
-        """Give room to who waits longest, as far as there is some."""
-        while self._waiting:
-            stream, more = self._waiting[0]
-            if self._granted and self._used + more > self._bytes_max:
-                return
-            self._waiting.popleft()
-            if stream.local_closed or not stream.granted:
-                continue
-            self._used += more
-            self._granted[stream] = (more, tick)
-            stream.connection.grant(stream, more)
-
     def expire(self, tick: int) -> None:
         """End the streams that were given room and do not use it."""
-        for stream, (_, since) in list(self._granted.items()):
-            if tick - since > STALLED_S:
-                stream.cut(RESOURCE_EXHAUSTED, f"a message did not arrive within {STALLED_S} s")
-        self.share_out(tick)
+        self._small.expire(tick)
+        self._large.expire(tick)
 
     @property
     def used(self) -> int:
         """The bytes that are given out."""
-        return self._used
+        return self._small.used + self._large.used

@@ -35,7 +35,7 @@ class GrpcioOptions:
     keepalive_interval_s: float = 60.0
     keepalive_timeout_s: float = 20.0
     ping_interval_min_s: float = 0.0
-    message_bytes_max: int = 64 * 1024 * 1024
+    message_bytes_max: int = 16 * 1024 * 1024
     streams_max: int = 100_000
     pending_max: int = 100_000
     handshake_s: float = 20.0

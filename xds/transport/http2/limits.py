@@ -17,7 +17,7 @@ class Limits:
     """
 
     streams_max: int = 10_000
-    message_bytes_max: int = 64 * 1024 * 1024
+    message_bytes_max: int = 16 * 1024 * 1024
     stream_window: int = 64 * 1024
     connection_window: int = 1024 * 1024
     header_block_bytes_max: int = HEADER_BLOCK_BYTES_MAX

@@ -168,6 +168,11 @@ class Stream:
         self.finish(status, message)
         self.connection.chore(CHORES_PER_MALFORMED)
 
+    @property
+    def arrived(self) -> int:
+        """How many bytes came of the message that has not arrived whole."""
+        return self.partial.size if self.partial is not None else 0
+
     # --- Sending ---------------------------------------------------------------------------------------------------
 
     @property
