@@ -16,8 +16,6 @@ from support.transports import KIND
 
 XDS = Path(sys.executable).parent / "xds"
 POLL_S = 0.01
-BEGINNING = ["a new, empty store was made", "serving"]
-"""What a server logs that begins for the first time, without a directory, and has nothing to say."""
 
 
 class XdsServer(Child):

@@ -1,13 +1,11 @@
 """A SQLite file as a store's: whose it is, told from its header before SQLite opens it, and its tables."""
 
-import logging
 import sqlite3
 from pathlib import Path
 
 from xds.private_files import make_directory, make_empty, tighten
 from xds.store.errors import NotAStoreError, UnavailableError
 
-log = logging.getLogger("xds")
 MAGIC = b"SQLite format 3\0"
 APPLICATION_ID = 0x78445331
 """At offset 68 of the header: whose file it is (https://sqlite.org/fileformat.html, section 1.3)."""
@@ -63,8 +61,6 @@ def open_database(path: Path) -> sqlite3.Connection:
     except NotAStoreError:
         connection.close()
         raise
-    if is_new:
-        log.info("a new, empty store was made", extra={"path": str(path)})
     return connection
 
 
