@@ -32,7 +32,7 @@ async def server() -> AsyncIterator[XdsServer]:
 
 
 async def is_still_silent(server: XdsServer) -> None:
-    """Wait until the server has dealt with what came before, and see that it logged nothing since its start, nor did gRPC."""
+    """Wait until what came before is dealt with; neither the server nor gRPC has logged anything since its start."""
     assert (await fetch(server.admin_port, "/v1/revisions")).status == 200
     async with Client(f"127.0.0.1:{server.api_port}") as client:
         await client.groups()
