@@ -105,6 +105,25 @@ def test_the_preface_ends_with_settings(server: NativeServer, first: bytes):
         assert peer.closed() == p.PROTOCOL_ERROR
 
 
+@pytest.mark.parametrize("path", [p.DELTA_ADS, "/grpc.health.v1.Health/Watch"])
+def test_a_connection_whose_streams_never_ask_for_anything_is_closed(hasty: NativeServer, path: str):
+    """Though it answers the server's pings."""
+    with Peer(hasty.port) as peer:
+        peer.send(peer.head(1, p.request_fields(path)))
+        assert peer.closed(HANDSHAKE_S + 6 * SWEEP_S) == p.ENHANCE_YOUR_CALM
+
+
+def test_a_connection_may_have_a_stream_that_asks_late_if_another_asked(hasty: NativeServer):
+    with Peer(hasty.port) as peer:
+        answer = peer.open(1, delta_request())
+        peer.wait(answer.messages)
+        peer.send(peer.head(3))
+        began = time.monotonic()
+        while time.monotonic() < began + HANDSHAKE_S + 3 * SWEEP_S:
+            with contextlib.suppress(TimeoutError):
+                assert peer.read(0.2) is not None
+
+
 def test_settings_are_acknowledged_before_anything_that_they_allow(server: NativeServer):
     """RFC 9113, 6.5.3: immediately. A client holds the server to its former window until then."""
     with Peer(server.port, settings={p.INITIAL_WINDOW_SIZE: 10}) as peer:

@@ -97,6 +97,11 @@ class Call(Stream):
     __slots__ = ()
     connection: "NativeConnection"
 
+    @property
+    def has_asked(self) -> bool:
+        """Say whether its client has asked for anything."""
+        return True
+
     def begin(self, head: RequestHead) -> None:
         """Start, the stream being known to its connection."""
         self.start()
@@ -141,6 +146,10 @@ class XdsCall(Call):
         self._xds: XdsStream | None = connection.services.dispatcher.open(
             method.variant, self, type_url=method.type_url, connection=name
         )
+
+    @property
+    def has_asked(self) -> bool:
+        return self._xds is None or self._xds.session is not None
 
     def on_message(self, message: bytes) -> None:
         dispatcher, xds = self.connection.services.dispatcher, self._xds
@@ -341,6 +350,10 @@ class HealthWatch(Call):
         self._message = message
         self.connection.services.watchers.add(self)
         self.ready()
+
+    @property
+    def has_asked(self) -> bool:
+        return self._message is not None
 
     def ready(self) -> None:
         """Tell the status, if it is another than before."""

@@ -6,14 +6,15 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from xds.address import Address
 from xds.protocol.errors import Status
 from xds.transport.assembly import EMPTIED_BYTES_MIN, Assembly
-from xds.transport.calls import Reply, Services
+from xds.transport.calls import Call, Reply, Services
 from xds.transport.certificates import Certificates
 from xds.transport.dispatcher import Dispatcher
-from xds.transport.http2.frames import NO_ERROR
+from xds.transport.http2.frames import ENHANCE_YOUR_CALM, NO_ERROR
 from xds.transport.http2.limits import Limits
 from xds.transport.native_connection import NativeConnection, Shared, TlsConnection
 from xds.transport.sockets import BACKLOG, bound, listen
@@ -30,8 +31,8 @@ REST_S, REST_INTERVAL_S = 0.05, 1.0
 class NativeOptions:
     """What the server is told about connections; times in seconds.
 
-    ``handshake_s``: within so long a client must have shown that it speaks HTTP/2; ``idle_s``: a connection may be
-    without a stream.
+    ``handshake_s``: within so long a client must have shown that it speaks HTTP/2, and asked for something on its
+    first streams; ``idle_s``: a connection may be without a stream.
     """
 
     keepalive_interval_s: float = 60.0
@@ -150,12 +151,17 @@ class NativeTransport:
         silent_s = shared.tick - connection.heard
         if connection.streams:
             connection.busy = shared.tick
+            if not connection.asked:
+                connection.asked = any(cast("Call", stream).has_asked for stream in connection.streams.values())
+                connection.unasked_s += 1
         if connection.dead:
             if shared.tick - connection.since > CLOSING_S:
                 connection.abort()
         elif not connection.greeted:
             if shared.tick - connection.since > options.handshake_s:
                 connection.abort()
+        elif not connection.asked and connection.unasked_s > options.handshake_s:
+            connection.fail(ENHANCE_YOUR_CALM, f"streams without a request for {options.handshake_s:g} s")
         elif shared.tick - connection.busy > options.idle_s:
             connection.fail(NO_ERROR, f"no stream for {options.idle_s:g} s")
         elif connection.pinged:

@@ -102,12 +102,14 @@ class NativeConnection(Connection, asyncio.Protocol):
         "_pings",
         "_resting",
         "_transport",
+        "asked",
         "busy",
         "heard",
         "lingering",
         "pinged",
         "shared",
         "since",
+        "unasked_s",
     )
 
     frames_at_once = FRAMES_AT_ONCE
@@ -118,6 +120,9 @@ class NativeConnection(Connection, asyncio.Protocol):
         self._resting = False
         self.since = self.heard = self.busy = shared.tick
         self.pinged = False
+        self.asked = False
+        """A request came on one of its streams; looked at by the sweep, which counts ``unasked_s`` until then."""
+        self.unasked_s = 0
         self.lingering: int | None = None
         self._transport: asyncio.Transport | None = None
         self._corked: list[bytes] | None = None
