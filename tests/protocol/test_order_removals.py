@@ -1,6 +1,21 @@
 """protocol.md, "Order": clusters are removed once nothing that a client may be using names them; envoy-facts.md 3."""
 
-from support.encoded import CDS, EDS, LDS, RDS, VHDS, cluster, endpoints, listener, route, static, virtual_host
+import pytest
+from support.encoded import (
+    CDS,
+    EDS,
+    LDS,
+    RDS,
+    SDS,
+    VHDS,
+    cluster,
+    endpoints,
+    listener,
+    resource,
+    route,
+    static,
+    virtual_host,
+)
 from support.hubs import World
 from support.scenes import full, started, swap
 
@@ -177,11 +192,65 @@ def test_order_cluster_that_returns_while_kept_is_no_change(world: World, varian
 
 def test_order_named_cluster_that_is_gone_and_then_dropped_needs_no_removal(world: World, variant: Variant) -> None:
     """envoy-facts.md 5: a grpc client drops a cluster by itself once its routes no longer name it."""
-    world.publish(static("a"), static("b"))
+    world.publish(static("a"), static("b"), listener("l"))
     client = world.client(variant)
+    client.subscribe(LDS, "l")
     client.subscribe(CDS, "a", "b")
-    client.ack(CDS)
+    client.ack_all()
     world.publish(remove=[static("a")])
     assert client.unsubscribe(CDS, "a") == []
     world.advance(3_600)
     assert client.take() == []
+
+
+@pytest.mark.parametrize("names", [(), ("a", "b")], ids=["wildcard", "by name"])
+def test_order_a_client_of_clusters_alone_is_told_of_removals_at_once(
+    world: World, variant: Variant, names: tuple[str, ...], per_type: bool
+) -> None:
+    world.publish(static("a"), static("b"))
+    client = world.client(variant, per_type=per_type)
+    client.subscribe(CDS, *names)
+    client.ack_all()
+    world.publish(remove=[static("a")])
+    # A client of per-type streams has one for each name.
+    everything = "(empty)" if per_type and names else "b@1"
+    assert [line.split(" ", 2)[2] for line in client.take()] == [full(variant, "-a", everything)]
+    client.ack_all()
+    world.publish(static("b", 2))
+    assert client.take()[-1].endswith(" b@2")
+
+
+@pytest.mark.parametrize("type_url", [EDS, SDS], ids=["EDS", "SDS"])
+def test_order_what_can_not_use_clusters_keeps_none(world: World, type_url: str) -> None:
+    world.publish(static("a"), static("b"), resource(type_url, "x"))
+    client = world.client()
+    client.subscribe(CDS, "a", "b")
+    client.subscribe(type_url, "x")
+    client.ack_all()
+    world.publish(remove=[static("a")])
+    assert client.take() == ["CDS #3 -a"]
+
+
+def test_order_a_client_of_clusters_alone_that_has_just_returned_may_be_yet_to_ask_for_listeners(world: World) -> None:
+    """An Envoy asks for clusters before listeners."""
+    world.publish(static("a"), static("b"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack_all()
+    client.close()
+    world.publish(static("b", 2), remove=[static("a")])
+    again = client.reconnect()
+    assert again.take() == ["CDS #1 b@2"]
+    assert again.ack(CDS) == ["CDS #2 -a"]
+
+
+def test_order_routes_of_grpc_s_client_on_a_stream_of_their_own_wait_for_no_cluster_stream(world: World) -> None:
+    world.publish(static("a"), static("b"), route("r", 1, "a"))
+    client = world.client(per_type=True, user_agent="gRPC Go 1.70")
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    world.publish(route("r", 2, "b"))
+    client.ack_all()
+    client.close()
+    world.publish(route("r", 3, "b"))
+    assert client.reconnect().take() == ["RDS #1 r@3"]

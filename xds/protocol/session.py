@@ -87,6 +87,11 @@ class Session:
                 if state.policy.stage in stages:
                     yield state
 
+    @property
+    def has_switches(self) -> bool:
+        """Say whether the client subscribes to anything that may send requests to its clusters."""
+        return any(True for _ in self.states(Stage.LISTENERS, Stage.ROUTES))
+
     def settled(self, stream: Stream) -> bool:
         """Say whether polling the stream again at once can bring nothing."""
         if self.break_due:
@@ -179,7 +184,7 @@ class Session:
         self.making = self.newest
         if state.exceptions is not before:
             self.break_due = bool(state.exceptions)
-            if state.exceptions and not state.interest.open_ended:
+            if state.exceptions and not state.interest.open_ended and self.has_switches:
                 self.break_after = now + self.ordering.hold_timeout_s
         self._recheck_endpoints()
         if part is None:

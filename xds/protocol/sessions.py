@@ -96,14 +96,16 @@ def notice_return(session: Session, stream: Stream, state: TypeState, *, claims:
     """Have order know what a type's first request tells of an earlier stream; ``claims``: the client has some of it.
 
     Returns whether an Envoy is stuck: one whose stream broke while its clusters warmed asks for endpoints first of all,
-    and what it says of those that it has is of the time before. gRPC's client asks for its types in any order, and
-    warms nothing.
+    and what it says of those that it has is of the time before; on per-type streams, one that has routes is yet to ask
+    for its clusters. gRPC's client asks for its types in any order, and warms nothing.
     """
     session.since = session.since or now
     stream.warm = stream.warm or claims
     if state.stage is Stage.MAKE and claims:
         session.returned(now)
-    stuck = state.type_url == ENDPOINTS and stream.aggregated and not stream.states and not is_grpc(session.node)
+    if is_grpc(session.node):
+        return False
+    stuck = state.type_url == ENDPOINTS and stream.aggregated and not stream.states
     if stuck or (claims and not stream.aggregated and state.switches):
         session.stuck_since = now if session.stuck_since is None else session.stuck_since
         session.timed = True
