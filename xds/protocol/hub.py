@@ -184,7 +184,7 @@ class Hub:
 
     def _matters(self, session: Session, state: TypeState) -> bool:
         """Say whether anything but this type waits for the ACK of a type that nothing is held back for."""
-        if state.unknown or state.draining or state.rest:
+        if state.unknown is not NO_NAMES or state.draining or state.rest:
             return True
         return bool(session.absent or session.awaited or session.coming_back)
 

@@ -27,8 +27,10 @@ class NameSet:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "NameSet":
-        """Return the set of these names."""
+        """Return the set of these names; of none, it is always ``NO_NAMES``."""
         chosen = frozenset(names)
+        if not chosen:
+            return NO_NAMES
         # The packing is that of a protobuf list, which C code writes and reads.
         packed = DeltaDiscoveryRequest(resource_names_subscribe=sorted(chosen)).SerializeToString()
         return cls(packed, chosen)
@@ -85,7 +87,8 @@ class NameSet:
         return f"<NameSet {sorted(self.names)}>"
 
 
-NO_NAMES = NameSet.of(())
+NO_NAMES = NameSet(b"", frozenset())
+"""The empty set: the only one in a stream's state, where it is told by identity, as that costs no call."""
 
 
 class NameSets:

@@ -9,6 +9,7 @@ from xds.model.snapshot import Snapshot
 from xds.model.view import View
 from xds.protocol.events import Counters
 from xds.protocol.interest import Interest
+from xds.protocol.name_sets import NO_NAMES
 from xds.protocol.policy import Stage
 from xds.protocol.response import Part, Response
 from xds.protocol.session import Session
@@ -19,7 +20,7 @@ def is_plain(state: TypeState, session: Session) -> bool:
     """Say whether what this type lacks can go out as it is: not asked for, not held, nothing else about to happen."""
     if session.break_due or session.warming or state.asked or state.owed or state.heartbeat_at or state.exceptions:
         return False
-    if state.unremoved:
+    if state.unremoved is not NO_NAMES:
         return False
     if state.outstanding is not None or state.rest or not state.dirty or state.policy.stage is not Stage.FREE:
         return False
@@ -70,7 +71,9 @@ class Wave:
             return None
         if state.asked or state.owed or state.exceptions or state.heartbeat_at or state.rest or not state.dirty:
             return None
-        if session.break_due or session.warming or state.unremoved or state.variant is not self._variant:
+        if session.break_due or session.warming or state.unremoved is not NO_NAMES:
+            return None
+        if state.variant is not self._variant:
             return None
         for clusters in session.clusters:
             if clusters.exceptions or clusters.dirty:
