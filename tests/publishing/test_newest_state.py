@@ -1,7 +1,7 @@
 """Every write is decided on the newest state, whatever its process knew when it came: none puts back what it read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 from support import resources as r
@@ -17,7 +17,7 @@ from xds.publishing.edits import DeleteGroup, Edit, PutGroup, PutRules, UnknownG
 from xds.publishing.whole import change_of_directory
 from xds.schema.ingest import ingest
 from xds.store.entries import Entry, Stored
-from xds.store.errors import ConflictError, OutcomeUnknownError, UnavailableError
+from xds.store.errors import ConflictError, IdReusedError, OutcomeUnknownError, UnavailableError
 from xds.store.memory import MemoryStore
 
 
@@ -52,6 +52,7 @@ class Behind(MemoryStore):
         self.told = asyncio.Event()
         self.told.set()
         self.asked = 0
+        self.before_append: Callable[[], Awaitable[None]] | None = None
 
     def __getattribute__(self, name: str) -> object:
         if name in ("state", "entries", "find", "kept", "heads", "append"):
@@ -60,6 +61,9 @@ class Behind(MemoryStore):
 
     async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
         asyncio.get_running_loop().call_later(0.01, self.told.set)
+        if self.before_append is not None:
+            before, self.before_append = self.before_append, None
+            await before()
         if self._log.before_append:
             raise self._log.before_append.pop()
         return await self._log.kept.append_all(entries, expected_revision)
@@ -266,6 +270,41 @@ async def test_who_another_writer_overtakes_decides_anew(replica, log: Log) -> N
         two.publisher.publish(setting(cluster("b"))), two.publisher.publish(Change(edit=PutGroup("child", "base")))
     )
     assert [each.revision for each in made] == [2, 3]
+
+
+async def test_an_entry_with_the_id_of_ones_own_is_served_as_the_store_has_it(replica, log: Log) -> None:
+    """What it was planned on was overtaken: its plan of groups and rules holds resources that the store has not."""
+    one, slow = await replica(Behind(log)), Behind(log)
+    two = await replica(slow)
+    group = Change(edit=PutGroup("g"), id="x")
+
+    async def overtake() -> None:
+        await one.publisher.publish(setting(cluster("b")))
+        assert (await one.publisher.publish(group)).revision == 2
+        await two.publisher.served_at(2)
+        assert two.names() == one.names()
+
+    slow.before_append = overtake
+    made = await asyncio.gather(two.publisher.publish(setting(cluster("a"))), two.publisher.publish(group))
+    assert [(each.revision, each.again) for each in made] == [(3, False), (2, True)]
+    await one.publisher.served_at(3)
+    assert one.names() == two.names() == {"a": cluster("a").version, "b": cluster("b").version}
+
+
+async def test_of_two_changes_with_one_id_at_two_replicas_the_second_is_refused(replica, log: Log) -> None:
+    """Each replica planned its own at the same revision before it knew of the other's."""
+    one, slow = await replica(Behind(log)), Behind(log)
+    two = await replica(slow)
+
+    async def overtake() -> None:
+        await one.publisher.publish(setting(cluster("a", 1), id="x"))
+        await two.publisher.served_at(1)
+
+    slow.before_append = overtake
+    with pytest.raises(IdReusedError):
+        await two.publisher.publish(setting(cluster("a", 2), id="x"))
+    assert one.names() == two.names() == {"a": cluster("a", 1).version}
+    assert (await two.publisher.publish(setting(cluster("a", 2)))).revision == 2
 
 
 async def test_what_a_directory_keeps_of_its_groups_is_what_they_extend_too(replica) -> None:

@@ -64,7 +64,8 @@ class Publisher:
         self._head = Catalog()
         self._behind: deque[tuple[int, Changeset, bool]] = deque()
         """What others wrote: revision, changeset, and whether it is all there is of another log."""
-        self._planned: dict[str, Planned] = {}
+        self._planned: deque[Planned] = deque()
+        """What is on its way to the store or not served yet, in order of revision. Each stands on the one before it."""
         self._due: list[Verdict] = []
         """Verdicts on states that are kept and not served yet."""
         self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_MAX)
@@ -94,8 +95,8 @@ class Publisher:
         gone = UnavailableError("this control plane is going down; try again with the same id")
         while not self._waiting.empty():
             self._waiting.get_nowait().refuse(gone)
-        for entry_id, planned in self._planned.items():
-            planned.refuse(OutcomeUnknownError(entry_id, "this control plane went down"))
+        for planned in self._planned:
+            planned.refuse(OutcomeUnknownError(planned.entry_id, "this control plane went down"))
         self._planned.clear()
         await self.store.close()
 
@@ -159,9 +160,8 @@ class Publisher:
             pause_s = min(2 * pause_s, RETRY_MAX_S)
 
     def _take(self, stored: Stored) -> None:
-        planned = self._planned.get(stored.entry.id)
-        is_own = planned is not None and planned.made(stored)
-        if planned is not None and is_own:
+        planned = self._planned[0] if self._planned and self._planned[0].made(stored) else None
+        if planned is not None:
             changeset = planned.plan.changeset  # the head has it already
         else:
             changeset = changeset_of_entry(stored.entry, self._served)
@@ -170,8 +170,8 @@ class Publisher:
         if not self._writing:
             self._catch_up()
         self._move_to(stored.revision)
-        if planned is not None and is_own:
-            del self._planned[stored.entry.id]
+        if planned is not None:
+            self._planned.popleft()
             planned.accept()
 
     def _take_whole(self, changeset: Changeset, revision: int, *, anew: bool = False) -> None:
@@ -183,16 +183,14 @@ class Publisher:
 
     def _accept_served(self) -> None:
         """Answer those whose entries are kept and came as part of a whole state."""
-        for entry_id, planned in list(self._planned.items()):
-            if planned.kept and planned.plan.published.revision <= self.revision:
-                del self._planned[entry_id]
-                planned.accept()
+        while self._planned and self._planned[0].kept and self._planned[0].plan.published.revision <= self.revision:
+            self._planned.popleft().accept()
 
     def _begin_anew(self, state: State) -> None:
         """Serve another log's state. The catalog's revisions go on growing, as streams and workers count by them."""
         log.warning("the store was replaced; all of it is served anew", was=self.revision, now=state.revision)
-        for entry_id, planned in self._planned.items():
-            planned.refuse(OutcomeUnknownError(entry_id, "the store was replaced"))
+        for planned in self._planned:
+            planned.refuse(OutcomeUnknownError(planned.entry_id, "the store was replaced"))
         self._planned.clear()
         for verdict in self._due:
             verdict.waiting.refuse(UnavailableError("the store was replaced: read it again, and decide anew"))
@@ -281,8 +279,8 @@ class Publisher:
         return False
 
     def _tell(self, verdict: Verdict) -> None:
-        """Answer with a verdict; with a success once the state is served that it holds on."""
-        if isinstance(verdict.outcome, Published) and verdict.revision > self.revision:
+        """Answer with a verdict once the state that it holds on is served: who then reads again finds that state."""
+        if verdict.revision > self.revision:
             self._due.append(verdict)
         else:
             verdict.tell()
@@ -290,7 +288,7 @@ class Publisher:
     async def _append(self, planned: list[Planned]) -> None:
         entries = [each.plan.entry for each in planned if each.plan.entry is not None]
         before = planned[0].plan.published.revision - 1
-        self._planned.update((each.entry_id, each) for each in planned)
+        self._planned.extend(planned)
         try:
             if self.store.epoch != self._epoch:
                 raise UnavailableError("the store was replaced: read it again, and decide anew")
@@ -308,9 +306,10 @@ class Publisher:
 
     def _take_back(self, planned: list[Planned]) -> None:
         """Have the head be as it was before these, but for what of them was served: that was kept after all."""
-        ids = [each.entry_id for each in planned]
-        waited_for = [self._planned.pop(each) for each in ids if each in self._planned]
-        if len(waited_for) < len(planned):
+        before = len(self._planned)
+        these = {id(each) for each in planned}
+        self._planned = deque(each for each in self._planned if id(each) not in these)
+        if before - len(self._planned) < len(planned):
             self._rebuild_head()
             return
         for each in reversed(planned):
