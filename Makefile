@@ -71,9 +71,9 @@ h2spec: setup ## the conformance suite for HTTP/2 servers, in plaintext and over
 	@$(BIN)/python bench/h2spec.py --output bench/results/http2/h2spec.json
 	@$(BIN)/python bench/h2spec.py --tls --output bench/results/http2/h2spec-tls.json
 
-faults: setup ## the long runs: 200 kill -9 under pushes, 20 etcd leaders killed, cut off, paused, 40 swaps per form; 40 minutes
-	@XDS_SWAPS=40 XDS_KILLS=200 XDS_ETCD_FAULTS=20 XDS_REPLICA_STREAMS=2000 $(BIN)/python -m pytest -q -s tests/faults tests/envoy/test_make_before_break.py \
-	  -k 'kill or leader or cost or replica or streams' 2>&1 | tee bench/results/faults.txt; exit $${PIPESTATUS[0]}
+faults: setup ## the long runs: 200 kill -9 under pushes, 20 etcd leaders killed, cut off, paused, 50 writers, 40 swaps per form; 45 minutes
+	@XDS_SWAPS=40 XDS_WRITES=1000 XDS_KILLS=200 XDS_ETCD_FAULTS=20 XDS_REPLICA_STREAMS=2000 $(BIN)/python -m pytest -q -s tests/faults tests/envoy/test_make_before_break.py \
+	  -k 'kill or leader or cost or replica or streams or writers' 2>&1 | tee bench/results/faults.txt; exit $${PIPESTATUS[0]}
 
 ATTACKS ?= all
 attacks: setup ## 1,000 streams that are pushed to while each of some thirty attacks runs: bench/results/attacks.txt; 20 minutes
