@@ -263,6 +263,18 @@ def test_pure_parts_call_nothing_that_reaches_out() -> None:
     no_problems(wrong, "Pure parts return what is to be said or written; their caller does it.")
 
 
+def test_the_model_and_the_protocol_keep_nothing_in_their_modules() -> None:
+    """A cache of a module holds what one server's closed streams named for as long as the process lives."""
+    wrong = [
+        f"{module.at(found.line)}: {found.target}"
+        for module in modules()
+        if module.part in ("model", "protocol")
+        for found in imports(module)
+        if found.target in ("functools.lru_cache", "functools.cache", "functools.cached_property")
+    ]
+    no_problems(wrong, "Keep it in an object that the hub or the catalog has, and bound it in bytes.")
+
+
 def test_libraries_stay_at_their_edge() -> None:
     wrong = []
     for module in modules():

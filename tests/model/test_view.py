@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from immutables import Map
 from model.build import CLUSTER, resource
 
+from xds.model.catalog import Catalog
+from xds.model.changeset import Changeset
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
-from xds.model.view import Layer, RevisionLog, View, empty_view, fingerprint_of, may_differ
+from xds.model.view import EmptyViews, Layer, RevisionLog, View, fingerprint_of, may_differ
 
 
 def log_of(*names: str, live: int = 10, tombstones_max: int = 10) -> RevisionLog:
@@ -173,8 +175,9 @@ class TestView:
         assert not view_of(layer_of(resource("a"))).has_timed
 
     def test_nothing_is_the_same_object_each_time(self) -> None:
-        empty = empty_view(CLUSTER)
-        assert empty is empty_view(CLUSTER)
+        views = EmptyViews()
+        empty = views[CLUSTER]
+        assert empty is views[CLUSTER]
         assert (len(empty), list(empty), empty.get("a"), empty.named_by("a")) == (0, [], None, None)
         assert (empty.timed, empty.has_timed, empty.fingerprint) == ({}, False, 0)
 
@@ -208,7 +211,7 @@ class TestMayDiffer:
         one, other = layer_of(resource("a"), resource("b")), layer_of(resource("b"), resource("c"))
         self.everything(view_of(one), view_of(other), "abc")
         self.everything(view_of(one), view_of(one, other), "abc")
-        self.everything(view_of(one), empty_view(CLUSTER), "ab")
+        self.everything(view_of(one), EmptyViews()[CLUSTER], "ab")
 
     def test_one_unrelated_layer_is_enough_for_everything(self) -> None:
         base, other = layer_of(resource("a"), resource("b")), layer_of(resource("c"))
@@ -226,4 +229,11 @@ class TestSnapshot:
         view = view_of(layer_of(resource("a")))
         snapshot = Snapshot("default", 1, {CLUSTER: view})
         assert snapshot.view(CLUSTER) is view
-        assert snapshot.view("other") is empty_view("other")
+        assert (len(snapshot.view("other")), snapshot.view("other").type_url) == (0, "other")
+
+    def test_all_snapshots_of_a_catalog_have_the_same_empty_views(self) -> None:
+        catalog = Catalog()
+        before = catalog.snapshots["default"]
+        catalog.apply(Changeset(upserts={"default": (resource("a"),), "more": (resource("a"),)}))
+        views = {id(each.view("other")) for each in (before, *catalog.snapshots.values())}
+        assert len(views) == 1

@@ -192,7 +192,7 @@ def test_cohort_subscriptions_no_stream_has_any_more_are_forgotten(world: World)
     other = world.client(node="n2")
     other.subscribe(EDS, "a")
     gc.collect()
-    assert len(world.hub._interests) <= 2
+    assert len(world.hub._interned.interests) <= 2
 
 
 def test_cohort_stream_that_ends_does_not_take_the_others_changes_along(world: World, variant: Variant) -> None:

@@ -16,7 +16,7 @@ from xds.model.problem import ChangesetRejectedError, Problem, place_of
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import short_name
-from xds.model.view import FINGERPRINT_MASK, Layer, RevisionLog, View, fingerprint_of
+from xds.model.view import FINGERPRINT_MASK, EmptyViews, Layer, RevisionLog, View, fingerprint_of
 
 Changes = dict[str, dict[str, Resource | None]]  # type URL → name → the new resource, or None where it is removed
 
@@ -37,7 +37,8 @@ class Catalog:
         self._check_references = check_references
         self._lines = _Lines.of(GroupTable(), [DEFAULT_GROUP])
         self._groups: dict[str, _Group] = {DEFAULT_GROUP: _Group()}
-        self._snapshots: dict[str, Snapshot] = {DEFAULT_GROUP: Snapshot(DEFAULT_GROUP, 0, {})}
+        self._empty = EmptyViews()
+        self._snapshots: dict[str, Snapshot] = {DEFAULT_GROUP: Snapshot(DEFAULT_GROUP, 0, {}, self._empty)}
         self.revision = 0
 
     @property
@@ -180,7 +181,7 @@ class Catalog:
 
     def _advance(self, group: str, step: "_Step") -> None:
         """Put the group's next snapshot, and the names that differ in it, into ``step``."""
-        before = self._snapshots.get(group) or Snapshot(group, 0, {})
+        before = self._snapshots.get(group) or Snapshot(group, 0, {}, self._empty)
         lineage = step.lines.lineages[group]
         line = [step.layers.get(base) or self._own_layers(base) for base in lineage]
         views = dict(before.views)
@@ -194,7 +195,7 @@ class Catalog:
             views[type_url], names = _next_view(old, stack, candidates)
             if names:
                 changed[type_url] = names
-        step.snapshots[group] = Snapshot(group, step.revision, views)
+        step.snapshots[group] = Snapshot(group, step.revision, views, self._empty)
         step.changed[group] = changed
 
     def _own_layers(self, group: str) -> dict[str, Layer]:

@@ -9,7 +9,6 @@ Reading: a hash-trie lookup per layer. Diff: O(changed since the older view), by
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 
 from immutables import Map
@@ -141,10 +140,12 @@ class View:
         return any(layer.timed for layer in self.layers)
 
 
-@lru_cache(maxsize=4_096)
-def empty_view(type_url: str) -> View:
-    """Return the view of a type that has nothing in it: always the same object, so that streams can share it."""
-    return View(type_url, (), 0)
+class EmptyViews(dict[str, View]):
+    """Views of types that have nothing in them, made when asked for: one of a type, so that streams can share it."""
+
+    def __missing__(self, type_url: str) -> View:
+        view = self[type_url] = View(type_url, (), 0)
+        return view
 
 
 def fingerprint_of(view: View) -> int:

@@ -6,7 +6,6 @@ What a client holds is told by two values that streams share: the view it was br
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from immutables import Map
 
@@ -85,12 +84,8 @@ def wants(interest: Interest, resource: Resource) -> bool:
     return interest.wants(resource.name) or any(alias in interest.names for alias in resource.aliases)
 
 
-@lru_cache(maxsize=4)
 def unsent(before: Interest, after: Interest, view: View) -> Exceptions:
-    """Return what a client lacks of the view that it was brought to, since it did not want it before.
-
-    The last few are kept, so that a fleet which subscribes alike shares one.
-    """
+    """Return what a client lacks of the view that it was brought to, since it did not want it before."""
     if after.globs != before.globs or after.wildcard > before.wildcard:
         found = [view.get(name) for name in wanted(after, view)]
     else:

@@ -13,13 +13,13 @@ from xds.model.changeset import Applied
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.answers import Answers
-from xds.protocol.claims import Claims
 from xds.protocol.cohorts import Cohorts
 from xds.protocol.deadlines import deadline, expire
 from xds.protocol.draining_nodes import DrainingNodes
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Counters, Event, Refused, overdue
-from xds.protocol.interest import NOTHING, Interests
+from xds.protocol.interest import NOTHING
+from xds.protocol.interned import Interned
 from xds.protocol.memories import Memory, Tell, tell_nobody
 from xds.protocol.nacked_names import NackedNames
 from xds.protocol.name_sets import NO_NAMES
@@ -74,8 +74,7 @@ class Hub:
         self._encoding = encoding or Encoding()
         self._limits = limits or Limits()
         self.cohorts = cohorts or Cohorts()
-        self._interests = Interests()
-        self._claims = Claims()
+        self._interned = Interned()
         self._plain_acks = PlainAcks()
         self.plain_ack = self._plain_acks.get
         self._wave = Wave()
@@ -230,9 +229,9 @@ class Hub:
         stuck = notice_return(session, stream, state, claims=claims, now=now)
         nacked = self._nacked.of(session.node, type_url) if self._nacked_by_node else NO_NAMES
         if isinstance(request, DeltaDiscoveryRequest):
-            begin(state, opening, request, self._interests, self._claims, view, None if stuck else nacked.names)
+            begin(state, opening, request, self._interned, view, None if stuck else nacked.names)
         else:
-            begin_sotw(state, request, self._interests, view, None if stuck or nacked else self.cohorts)
+            begin_sotw(state, request, self._interned, view, None if stuck or nacked else self.cohorts)
         state.unknown = nacked
         if type_url == ENDPOINTS and session.warming and state.view is not None:
             state.ask([name for name in session.warming if state.interest.wants(name)])
@@ -255,7 +254,7 @@ class Hub:
                 self._answers.take(session, state, error, now)
             elif state.given_up:
                 self._answers.take_late(session, state, request.response_nonce, error, now)
-            named = change_delta(state, request, self._interests, opening.changes if opening is not None else None)
+            named = change_delta(state, request, self._interned, opening.changes if opening is not None else None)
         else:
             renewal = bool(state.heartbeat_nonce) and request.response_nonce == state.heartbeat_nonce
             if request.response_nonce != state.nonce and not renewal:
@@ -268,7 +267,7 @@ class Hub:
             state.heartbeat_unacked = state.heartbeat_unacked and not renewal
             # Envoy answers only the last of several responses that it got while its clusters warm.
             self._answers.take(session, state, error, now, request.version_info)
-            change_sotw(state, request, self._interests, repeated=repeated)
+            change_sotw(state, request, self._interned, repeated=repeated)
             named = state.interest is not before
         if state.interest is not before:
             self._watchers.discard(session.group, state.type_url, before, stream)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.view import View
-from xds.protocol.claims import Claims
 from xds.protocol.diff import Exceptions
-from xds.protocol.interest import Interest, Interests
+from xds.protocol.interest import Interest
+from xds.protocol.interned import Interned
 from xds.protocol.requests import Changes, Request, begin_delta, decode
 from xds.protocol.state import TypeState, Variant
 
@@ -119,19 +119,18 @@ def begin(
     state: TypeState,
     opening: Opening | None,
     request: DeltaDiscoveryRequest,
-    interests: Interests,
-    claims: Claims,
+    interned: Interned,
     view: View,
     distrusted: frozenset[str] | None,
 ) -> None:
     """Do as ``begin_delta`` does, from what that came to before if this opening was compared with this view."""
     if opening is None or distrusted:
-        begin_delta(state, request, interests, claims, view, distrusted)
+        begin_delta(state, request, interned, view, distrusted)
         return
     key = (view, distrusted is None)
     begun = opening.begun.get(key)
     if begun is None:
-        begin_delta(state, request, interests, claims, view, distrusted)
+        begin_delta(state, request, interned, view, distrusted)
         opening.begun[key] = _Begun(state.interest, state.view, state.exceptions, state.asked, state.owed)
         if len(opening.begun) > VIEWS_MAX:
             opening.begun.popitem(last=False)

@@ -24,6 +24,7 @@ from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, wanted, wants
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.identity import check_node_size
 from xds.protocol.interest import WILDCARD, Interest, Interests, bytes_of, glob_of
+from xds.protocol.interned import Interned
 from xds.protocol.response import fingerprint_held, state_version
 from xds.protocol.state import TypeState, Variant
 from xds.protocol.stream import Limits, Stream
@@ -115,8 +116,7 @@ def type_of(stream: Stream, request: Request, knows_type: Callable[[str], bool],
 def begin_delta(
     state: TypeState,
     request: DeltaDiscoveryRequest,
-    interests: Interests,
-    claims: Claims,
+    interned: Interned,
     view: View,
     distrusted: frozenset[str] | None,
 ) -> None:
@@ -128,11 +128,11 @@ def begin_delta(
     names = _subscribed(request)
     legacy = not names and state.policy.legacy_wildcard
     state.started = state.dirty = True
-    state.interest = interests.get(legacy, names)
+    state.interest = interned.interests.get(legacy, names)
     versions = request.initial_resource_versions
     if distrusted is not None and (versions or distrusted):
         state.owed = state.interest.open_ended and not versions
-        state.view, state.exceptions = view, _claimed(state, versions, claims, view, distrusted)
+        state.view, state.exceptions = view, _claimed(state, versions, interned.claims, view, distrusted)
         # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
         missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)
         state.asked = frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None)
@@ -143,7 +143,7 @@ def begin_delta(
     unnamed = [name for name in versions if name not in names]
     state.exceptions = NO_EXCEPTIONS
     if unnamed:
-        state.exceptions = Map((name, claims.get(state.type_url, name, "")) for name in unnamed)
+        state.exceptions = Map((name, interned.claims.get(state.type_url, name, "")) for name in unnamed)
 
 
 def _claimed(
@@ -190,7 +190,7 @@ CHANGES_MAX = 4
 
 
 def change_delta(
-    state: TypeState, request: DeltaDiscoveryRequest, interests: Interests, known: Changes | None = None
+    state: TypeState, request: DeltaDiscoveryRequest, interned: Interned, known: Changes | None = None
 ) -> bool:
     """Take a later delta request's subscription changes; say whether there were any.
 
@@ -203,10 +203,10 @@ def change_delta(
         return False  # an ACK, most likely
     change = known.get(state.interest) if known is not None else None
     if change is None:
-        change = _change(state.interest, _subscribed(request), _unsubscribed(request), interests)
+        change = _change(state.interest, _subscribed(request), _unsubscribed(request), interned.interests)
         if known is not None and len(known) < CHANGES_MAX:
             known[state.interest] = change
-    state.narrow(change.after)
+    state.narrow(change.after, interned.unsent)
     state.owed = state.owed or change.owed
     state.ask(change.asked)
     return True
@@ -233,7 +233,7 @@ def _unsubscribed(request: DeltaDiscoveryRequest) -> set[str]:
 
 
 def begin_sotw(
-    state: TypeState, request: DiscoveryRequest, interests: Interests, view: View, cohorts: Cohorts | None
+    state: TypeState, request: DiscoveryRequest, interned: Interned, view: View, cohorts: Cohorts | None
 ) -> None:
     """Take the first SotW request of a type on a stream.
 
@@ -243,7 +243,7 @@ def begin_sotw(
     names = _requested(request)
     legacy = not names and state.policy.legacy_wildcard
     state.started = state.dirty = True
-    state.interest = interests.get(legacy, names)
+    state.interest = interned.interests.get(legacy, names)
     state.explicit = bool(names)
     version = request.version_info
     if cohorts is not None and version:
@@ -259,7 +259,7 @@ def begin_sotw(
     state.owed = not state.interest.nothing
 
 
-def change_sotw(state: TypeState, request: DiscoveryRequest, interests: Interests, *, repeated: bool) -> bool:
+def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned, *, repeated: bool) -> bool:
     """Take a later SotW request's names; say whether anything is to be answered.
 
     No names mean the wildcard only until names were given once. ``repeated``: the request answers a response that was
@@ -269,13 +269,13 @@ def change_sotw(state: TypeState, request: DiscoveryRequest, interests: Interest
     names = _requested(request)
     state.explicit = state.explicit or bool(names)
     wildcard = WILDCARD in names or (not names and before.wildcard and not state.explicit)
-    after = interests.get(wildcard, names)
+    after = interned.interests.get(wildcard, names)
     if after is before:
         if repeated:
             state.ask(before.names or {WILDCARD})
             state.owed = True
         return repeated
-    state.narrow(after)
+    state.narrow(after, interned.unsent)
     added = after.names - before.names
     if wildcard and not before.wildcard:
         added |= {WILDCARD}

@@ -21,7 +21,6 @@ from xds.protocol.diff import (
     clusters_of,
     diff,
     holding,
-    unsent,
     wanted,
     wants,
 )
@@ -38,6 +37,7 @@ from xds.protocol.draining import (
     without,
 )
 from xds.protocol.interest import Interest, bytes_of
+from xds.protocol.interned import Unsent
 from xds.protocol.name_sets import NO_NAMES, NameSet
 from xds.protocol.policy import Missing, Policy, Stage, policy_of
 from xds.protocol.response import (
@@ -176,7 +176,7 @@ class TypeState:
         """Return what the client holds under a name, if it accepted all it was sent."""
         return holding(name, self.view, self.exceptions)
 
-    def narrow(self, interest: Interest) -> None:
+    def narrow(self, interest: Interest, unsent: Unsent) -> None:
         """Take over a new interest: forget about the names that it no longer wants, and note what was never sent."""
         before, self.interest = self.interest, interest
         self.fingerprint = None
@@ -193,7 +193,7 @@ class TypeState:
         if self.draining:
             self.draining = without(self.draining, [name for name in self.draining if not interest.wants(name)])
         if self.view is not None:
-            lacking = unsent(before, interest, self.view)
+            lacking = unsent.get(before, interest, self.view)
             self.exceptions = lacking.update(self.exceptions) if self.exceptions else lacking
 
     def _still_wants(self, name: str) -> bool:
