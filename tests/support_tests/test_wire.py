@@ -2,7 +2,7 @@
 
 import grpc
 import pytest
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, struct_pb2
 from support import resources as r
 from support.pki import Authority
 from support.wire import ADS, PER_TYPE, RESOURCE_URL, DeltaClient, Held, SotwClient
@@ -85,7 +85,8 @@ async def test_a_delta_client_holds_what_it_acked_and_tells_its_node_once():
         await client.quiet(0.05)
         asked = [wire.DeltaDiscoveryRequest.FromString(data) for data in server.requests]
     assert [request.HasField("node") for request in asked] == [True, False, False, False]
-    assert (asked[0].node.id, dict(asked[0].node.metadata)) == ("n7", {"k": 1.0})
+    metadata = struct_pb2.Struct.FromString(asked[0].node.metadata)
+    assert (asked[0].node.id, dict(metadata)) == ("n7", {"k": 1.0})
     assert dict(asked[0].initial_resource_versions) == {"z": "v0"}
     assert [request.response_nonce for request in asked] == ["", "1", "2", "3"]
     assert asked[3].error_detail.message == "no x"
