@@ -133,14 +133,14 @@ class ControlPlane:
         except ChangesetRejectedError:
             self._rejected += 1
             raise
-        if applied.effect is not None or applied.regrouped:  # also what no node sees: workers have to know of it
+        if applied.effect is not None:  # also what no node sees: workers have to know of it
             self._streams.publish(applied)
         return applied
 
     def follow(self, changeset: Changeset, revision: int) -> None:
         """Apply a changeset that is kept at a revision, and bring the streams up to date."""
         applied = self.catalog.apply(changeset, revision=revision)
-        if applied.effect is not None or applied.regrouped:
+        if applied.effect is not None:
             self._streams.publish(applied)
 
     # --- Life ----------------------------------------------------------------------------------------------------

@@ -52,9 +52,11 @@ def test_what_a_group_has_itself() -> None:
         upserts(resource("x"), group="another"),
         Changeset(upserts={"default": (resource("only"),)}, replace=True),
         Changeset(groups=GroupTable(names=("empty",))),
+        Changeset(gone=("web",)),
+        Changeset(gone=("web",), groups=GroupTable(extends={"blue": "default"}), upserts={"blue": (resource("x"),)}),
         Changeset(upserts={"default": (resource("a", "3"),)}, removals={"default": ((CLUSTER, "b"),)}),
     ],
-    ids=["set", "removed", "new group", "replaced", "groups", "both"],
+    ids=["set", "removed", "new group", "replaced", "groups", "gone", "gone and new", "both"],
 )
 def test_an_inverse_leads_back(changeset: Changeset) -> None:
     made = Catalog()

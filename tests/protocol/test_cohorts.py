@@ -249,3 +249,51 @@ def test_counters_count_heartbeats(world: World, variant: Variant) -> None:
     world.advance(9)
     assert len(client.take()) == 3
     assert world.hub.counters.heartbeats == 3
+
+
+# --- What names take -------------------------------------------------------------------------------------------------
+
+
+def with_names(world: World, number: int, size: int = 100_000) -> None:
+    client = world.client(node=f"n{number}")
+    client.subscribe(EDS, *(f"{number}-{index}-" + "x" * size for index in range(5)))
+    client.close()
+    world._of.clear()
+
+
+def test_names_in_the_keys_of_responses_are_bounded_in_bytes(world: World) -> None:
+    cohorts = world.hub.cohorts
+    cohorts.names_bytes_max = 2_000_000
+    for number in range(20):
+        with_names(world, number)
+        assert cohorts._names_bytes <= 2_000_000
+    assert 0 < len(cohorts) < 5
+    assert cohorts._names_bytes == sum(
+        {response.interest: response.interest.names_bytes for response in cohorts._entries.values()}.values()
+    ) + sum(response.names_bytes for response in cohorts._entries.values())
+
+
+def test_responses_with_large_names_are_forgotten_when_nobody_is_given_them_any_more(world: World) -> None:
+    world.publish(endpoints("a"))
+    small = world.client()
+    small.subscribe(EDS, "a")
+    with_names(world, 1)
+    entries = len(world.hub.cohorts)
+    for _ in range(3):
+        assert len(world.hub.cohorts) == entries
+        world.hub.grow_old()
+    assert len(world.hub.cohorts) == 1
+    assert world.hub.cohorts._names_bytes < 1_000
+    assert not world.hub._openings._known
+    again = world.client(node="n2")
+    assert again.subscribe(EDS, "a") == ["EDS #1 a@1"]
+
+
+def test_responses_with_large_names_that_are_given_again_stay(world: World) -> None:
+    names = [f"{index}-" + "x" * 20_000 for index in range(5)]
+    for number in range(6):
+        world.client(node=f"n{number}").subscribe(EDS, *names)
+        world.hub.grow_old()
+        if number > 2:  # others come between: the response is not the last of its type
+            world.client(node=f"o{number}").subscribe(EDS, "a")
+    assert len({client.messages[0].nonce for client in world.clients if client.node.id.startswith("n")}) == 1

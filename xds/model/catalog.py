@@ -92,18 +92,21 @@ class Catalog:
             return Applied(revision=self.revision, changed={})
         revision = self.revision + 1
         layers = {group: self._layers_after(group, own, revision) for group, own in changes.items()}
-        touched = set(lines.seen_by) if regrouped else {seer for group in changes for seer in lines.seen_by[group]}
+        touched = {seer for group in changes for seer in lines.seen_by[group]}
+        if regrouped:
+            touched.update(lines.differing(self._lines))
         step = _Step(revision, lines, changes, layers, {}, {})
         for group in touched:
             self._advance(group, step)
         if self._check_references:
             self._check(step, changeset)
+        effect = _effect(changes, self._lines, lines)
         self._commit(step)
         return Applied(
             revision=revision,
             changed={g: c for g, c in step.changed.items() if c},
             regrouped=regrouped,
-            effect=None if regrouped else _effect(changes),
+            effect=effect,
         )
 
     def export(self) -> Changeset:
@@ -120,13 +123,20 @@ class Catalog:
 
     def inverse(self, changeset: Changeset) -> Changeset:
         """Return what leads back, once the changeset is applied, to what is there now."""
-        if changeset.replace or changeset.groups is not None or not changeset.upserts.keys() <= self._groups.keys():
+        if changeset.replace:
             return self.export()
+        lines = self._lines_after(changeset)
+        made = tuple(group for group in lines.lineages if group not in self._groups)
         places = [(group, each.type_url, each.name) for group, all_ in changeset.upserts.items() for each in all_]
         places += [(group, *place) for group, all_ in changeset.removals.items() for place in all_]
         upserts: dict[str, list[Resource]] = {}
         removals: dict[str, list[tuple[str, str]]] = {}
+        for group in self._groups.keys() - lines.lineages.keys():
+            upserts[group] = []
+            places += [(group, each.type_url, each.name) for each in self.own(group)]
         for group, type_url, name in dict.fromkeys(places):
+            if group in made:
+                continue
             resource = self.own_resource(group, type_url, name)
             if resource is None:
                 removals.setdefault(group, []).append((type_url, name))
@@ -135,6 +145,8 @@ class Catalog:
         return Changeset(
             upserts={group: tuple(all_) for group, all_ in upserts.items()},
             removals={group: tuple(all_) for group, all_ in removals.items()},
+            groups=None if changeset.groups is None else self.table,
+            gone=made,
         )
 
     def _lines_after(self, changeset: Changeset) -> "_Lines":
@@ -142,7 +154,8 @@ class Catalog:
         table = changeset.groups or self._lines.table
         named = [*changeset.upserts, *table.names, *table.extends, *table.extends.values()]
         named += [rule.group for rule in table.rules]
-        known = dict.fromkeys([DEFAULT_GROUP, *([] if changeset.replace else self._groups), *named])
+        stay = () if changeset.replace else [group for group in self._groups if group not in changeset.gone]
+        known = dict.fromkeys([DEFAULT_GROUP, *stay, *named])
         if table == self._lines.table and known.keys() == self._groups.keys():
             return self._lines
         return _Lines.of(table, known)
@@ -218,7 +231,7 @@ class Catalog:
         if step.lines is not self._lines:
             self._lines = step.lines
             self._groups = {name: self._groups.get(name) or _Group() for name in step.lines.lineages}
-            self._snapshots = {}
+            self._snapshots = {name: self._snapshots[name] for name in step.lines.lineages if name in self._snapshots}
         self._snapshots.update(step.snapshots)
         for group_name, by_type in step.changes.items():
             group = self._groups[group_name]
@@ -251,6 +264,12 @@ class _Lines:
             for base in lineage:
                 seen_by[base].append(group)
         return cls(table, lineages, {group: tuple(seers) for group, seers in seen_by.items()})
+
+    def differing(self, before: "_Lines") -> Iterable[str]:
+        """Return the groups that are new, that extend others than before, or whose references are judged otherwise."""
+        if self.table.external != before.table.external:
+            return self.lineages
+        return [group for group, lineage in self.lineages.items() if lineage != before.lineages.get(group)]
 
 
 class _Places:
@@ -291,16 +310,22 @@ def _index(referrers: Referrers, before: Layer | None, names: Mapping[str, Resou
             referrers.add(resource)
 
 
-def _effect(changes: Mapping[str, Changes]) -> Changeset:
+def _effect(changes: Mapping[str, Changes], before: _Lines, after: _Lines) -> Changeset:
+    """Return what makes a catalog at ``before`` the same as one that took these changes and is at ``after``."""
     upserts: dict[str, tuple[Resource, ...]] = {}
     removals: dict[str, tuple[tuple[str, str], ...]] = {}
     for group, by_type in changes.items():
         pairs = [(type_url, name, r) for type_url, names in by_type.items() for name, r in names.items()]
         if present := tuple(resource for _, _, resource in pairs if resource is not None):
             upserts[group] = present
-        if gone := tuple((type_url, name) for type_url, name, resource in pairs if resource is None):
-            removals[group] = gone
-    return Changeset(upserts=upserts, removals=removals)
+        if removed := tuple((type_url, name) for type_url, name, resource in pairs if resource is None):
+            removals[group] = removed
+    if after is before:
+        return Changeset(upserts=upserts, removals=removals)
+    new = {group: upserts.get(group, ()) for group in after.lineages if group not in before.lineages}
+    gone = tuple(group for group in before.lineages if group not in after.lineages)
+    table = None if after.table == before.table else after.table
+    return Changeset(upserts=upserts | new, removals=removals, groups=table, gone=gone)
 
 
 def _twice(group: str, resource: Resource, first: Resource | None) -> Problem:

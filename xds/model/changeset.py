@@ -12,13 +12,14 @@ class Changeset:
 
     ``upserts`` maps a group to its resources; ``removals`` maps a group to (type URL, name) pairs. With ``replace``,
     the upserts are all that every group has from then on: whatever else is served is removed.
-    ``groups`` of None leaves the rules as they are.
+    ``groups`` of None leaves the rules as they are. ``gone`` are groups that are no more, with all that they have.
     """
 
     upserts: dict[str, tuple[Resource, ...]] = field(default_factory=dict)
     removals: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     groups: GroupTable | None = None
     replace: bool = False
+    gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,4 +34,4 @@ class Applied:
     changed: dict[str, dict[str, frozenset[str]]]
     regrouped: bool = False
     effect: Changeset | None = field(default=None, compare=False)
-    """The changeset less what was so already; None where the groups changed, and whoever follows needs ``export``."""
+    """The changeset less what was so already, for whoever follows; None if nothing changed."""

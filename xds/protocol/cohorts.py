@@ -13,6 +13,10 @@ from xds.protocol.diff import Exceptions
 from xds.protocol.interest import Interest
 from xds.protocol.response import Response
 
+NAMES_BYTES_MAX = 16 * 1024 * 1024
+"""What the names in the keys of responses may take: subscriptions, each once, what is asked for, and exceptions."""
+AGE_MAX = 2
+"""Responses with large names that nobody was given for so many periods are forgotten."""
 LARGE_BYTES = 32 * 1024
 """Responses whose messages are so large are forgotten as soon as nobody new can need them."""
 
@@ -35,14 +39,18 @@ class Cohorts:
     """
 
     __slots__ = (
+        "_ages",
         "_bytes",
         "_entries",
+        "_interests",
         "_large",
         "_last",
+        "_names_bytes",
         "_nonce",
         "_states",
         "bytes_max",
         "entries_max",
+        "names_bytes_max",
         "outdated_bytes",
         "states_max",
     )
@@ -59,7 +67,13 @@ class Cohorts:
         """The size, in all, of the large ones that were forgotten for their view."""
         self.entries_max = entries_max
         self.bytes_max = bytes_max
+        self.names_bytes_max = NAMES_BYTES_MAX
         self._bytes = 0
+        self._interests: dict[Interest, int] = {}
+        """Of how many entries each subscription is a part."""
+        self._names_bytes = 0
+        self._ages: dict[Response, tuple[Hashable, int]] = {}
+        """Of the entries with large names, the key, and how often ``grow_old`` was called since they were used."""
         self._nonce = 0
         self._last: dict[str, tuple[tuple[object, ...], Response, int]] = {}
         """By type, what ``get`` returned last, with its key and serial."""
@@ -72,7 +86,11 @@ class Cohorts:
     def again(self, type_url: str, key: tuple[object, ...], after: int) -> Response | None:
         """Return the type's response that ``get`` returned last, if the key is equal: nothing is hashed for that."""
         found = self._last.get(type_url)
-        return found[1] if found is not None and found[2] > after and found[0] == key else None
+        if found is None or found[2] <= after or found[0] != key:
+            return None
+        if found[1] in self._ages:
+            self._ages[found[1]] = (key, 0)
+        return found[1]
 
     def get(
         self, type_url: str, key: tuple[Hashable, ...], make: Callable[[], Response], *, after: int = 0
@@ -85,17 +103,41 @@ class Cohorts:
         if response is not None:
             if response.serial > after:
                 self._entries.move_to_end(key)
+                if response in self._ages:
+                    self._ages[response] = (key, 0)
                 self._last[type_url] = (key, response, response.serial)
                 return response
             self._forget(key)
         response = self._entries[key] = make()
         self._last[type_url] = (key, response, response.serial)
         self._bytes += response.bytes_kept
+        self._hold_names(key, response)
         if response.message_bytes >= LARGE_BYTES:
             self._large.setdefault(response.view, set()).add(key)
-        while len(self._entries) > self.entries_max or (self._bytes > self.bytes_max and len(self._entries) > 1):
+        while len(self._entries) > 1 and self._is_full:
             self._forget(next(iter(self._entries)))
         return response
+
+    @property
+    def _is_full(self) -> bool:
+        too_many = len(self._entries) > self.entries_max
+        return too_many or self._bytes > self.bytes_max or self._names_bytes > self.names_bytes_max
+
+    def _hold_names(self, key: Hashable, response: Response) -> None:
+        interest = response.interest
+        users = self._interests.get(interest, 0)
+        self._interests[interest] = users + 1
+        self._names_bytes += response.names_bytes + (0 if users else interest.names_bytes)
+        if response.names_bytes + interest.names_bytes >= LARGE_BYTES:
+            self._ages[response] = (key, 0)
+
+    def grow_old(self) -> None:
+        """Forget the responses with large names that no stream was given since this was called ``AGE_MAX`` times."""
+        for response, (key, age) in list(self._ages.items()):
+            self._ages[response] = (key, age + 1)
+            if age >= AGE_MAX:
+                self._forget(key)
+                self._last = {type_url: last for type_url, last in self._last.items() if last[1] is not response}
 
     def outdate(self, before: Mapping[str, Snapshot], after: Mapping[str, Snapshot], groups: Iterable[str]) -> None:
         """Take note that clients of some groups are brought to other snapshots from now on, or to none.
@@ -120,6 +162,13 @@ class Cohorts:
     def _forget(self, key: Hashable) -> None:
         response = self._entries.pop(key)
         self._bytes -= response.bytes_kept
+        self._ages.pop(response, None)
+        interest = response.interest
+        self._names_bytes -= response.names_bytes
+        self._interests[interest] -= 1
+        if not self._interests[interest]:
+            del self._interests[interest]
+            self._names_bytes -= interest.names_bytes
         keys = self._large.get(response.view)
         if keys is not None:
             keys.discard(key)

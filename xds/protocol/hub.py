@@ -5,7 +5,7 @@ of ``take_ready`` until that stream has nothing more to say, or can't take more:
 Nothing is queued in between. ``now`` is in seconds, on any clock that only goes forward.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.catalog import Catalog
@@ -286,8 +286,8 @@ class Hub:
         changed = {group: by_type for group, by_type in applied.changed.items() if group in now}
         self.cohorts.outdate(self._snapshots, now, self._snapshots if applied.regrouped else changed)
         if applied.regrouped:
-            self._snapshots = dict(now)
-            self._regroup()
+            before, self._snapshots = self._snapshots, dict(now)
+            self._regroup(before.keys() ^ now.keys())
         self._snapshots.update((group, now[group]) for group in changed)
         for group, by_type in changed.items():
             for type_url, names in by_type.items():
@@ -300,9 +300,12 @@ class Hub:
                         stream.queued, stream.due = True, state
                         self._ready.append(stream)
 
-    def _regroup(self) -> None:
-        """Put every session into the group that takes its node now; what it has too much is then removed."""
-        for session, group in self._sessions.regroup(self._streams):
+    def _regroup(self, groups: Set[str]) -> None:
+        """Put every session into the group that takes its node now; what it has too much is then removed.
+
+        ``groups`` are those that came or went.
+        """
+        for session, group in self._sessions.regroup(self._streams, groups):
             if group is None:
                 refusal = StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {session.node.id!r} now")
                 for stream in session.streams:
@@ -377,6 +380,11 @@ class Hub:
             self._wave.settle(self._counters)
             self._wave.note(due, session)
         return part
+
+    def grow_old(self) -> None:
+        """Forget of what is kept for the next client what nobody has asked for lately. To be called now and then."""
+        self._openings.grow_old()
+        self.cohorts.grow_old()
 
     @property
     def next_tick(self) -> float:

@@ -22,6 +22,8 @@ ENTRY_BYTES = 1_024
 FIELD_BYTES = 64
 """What a name takes in the request that is kept, and in the subscription made of it, beside its bytes."""
 VIEWS_MAX = 4
+AGE_MAX = 2
+"""Openings that were not seen for so many periods are forgotten: after a storm they are of no use."""
 TAIL_BYTES = 64
 ALIKE_MAX = 8
 """Of openings of equal length that end alike, so many are known."""
@@ -47,6 +49,8 @@ class Opening:
     request: DeltaDiscoveryRequest
     kept: bool = False
     """It is one of those seen lately."""
+    age: int = 0
+    """How often ``Openings.grow_old`` was called since it was seen last."""
     changes: Changes = field(default_factory=dict)
     """What it makes of subscriptions, on streams of which it is not the first request."""
     begun: OrderedDict[tuple[View, bool], _Begun] = field(default_factory=OrderedDict)
@@ -81,6 +85,7 @@ class Openings:
         for opening in self._known.get(key, ()):
             if data.endswith(opening.data):
                 self._known.move_to_end(key)
+                opening.age = 0
                 return (decode(variant, data[:node_end]) if node_end else opening.request), opening
         request = decode(variant, data)
         if request.response_nonce:
@@ -109,6 +114,18 @@ class Openings:
             self._bytes -= self._known[oldest].pop(0).size_bytes
             if not self._known[oldest]:
                 del self._known[oldest]
+
+    def grow_old(self) -> None:
+        """Forget the openings that nobody sent since this was called ``AGE_MAX`` times."""
+        for key, alike in list(self._known.items()):
+            for opening in alike:
+                opening.age += 1
+            old = [opening for opening in alike if opening.age > AGE_MAX]
+            if old:
+                self._bytes -= sum(opening.size_bytes for opening in old)
+                alike[:] = [opening for opening in alike if opening.age <= AGE_MAX]
+            if not alike:
+                del self._known[key]
 
 
 def _key(data: bytes, node_end: int) -> _Key:

@@ -126,8 +126,9 @@ class Response:
     replaced: tuple[Resource, ...]
     gone: frozenset[str]
     kept: Draining
+    interest: Interest
     names_bytes: int
-    """About what the names take that only it may hold on to."""
+    """About what the names take that only it may hold on to, beside those of the subscription."""
 
     @property
     def message_bytes(self) -> int:

@@ -4,7 +4,7 @@ Streams of one type share the session of their node on their connection; an aggr
 It does not know what is sent.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 
 from xds.model.catalog import Catalog
 from xds.model.groups import Node
@@ -24,12 +24,13 @@ from xds.protocol.stream import Limits, Ordering, Stream
 class Sessions:
     """The sessions that streams of one type share, by connection and node."""
 
-    __slots__ = ("_catalog", "_cohorts", "_encoding", "_limits", "_ordering", "_shared")
+    __slots__ = ("_catalog", "_cohorts", "_encoding", "_limits", "_ordering", "_shared", "_table")
 
     def __init__(
         self, catalog: Catalog, ordering: Ordering, encoding: Encoding, limits: Limits, cohorts: Cohorts
     ) -> None:
         self._catalog = catalog
+        self._table = catalog.table
         self._limits = limits
         self._ordering = ordering
         self._encoding = encoding
@@ -79,10 +80,21 @@ class Sessions:
         if self._shared.get(key) is session:
             del self._shared[key]
 
-    def regroup(self, streams: Iterable[Stream]) -> list[tuple[Session, str | None]]:
-        """Return the sessions whose node another group takes now, with that group, None for none at all."""
+    def regroup(self, streams: Iterable[Stream], groups: Set[str]) -> list[tuple[Session, str | None]]:
+        """Return the sessions whose node another group takes now, with that group, None for none at all.
+
+        ``groups`` are those that came or went. Where the rules are as before, these move nobody, or without rules the
+        nodes of a cluster with the group's name.
+        """
+        table, before = self._catalog.table, self._table
+        self._table = table
+        if table.rules and (table.rules, table.deny_unmatched) == (before.rules, before.deny_unmatched):
+            return []
+        sessions: Collection[Session] = {id(s.session): s.session for s in streams if s.session is not None}.values()
+        if not table.rules and (before.rules, before.deny_unmatched) == ((), table.deny_unmatched):
+            sessions = [session for session in sessions if session.node.cluster in groups]
         moved = []
-        for session in {id(s.session): s.session for s in streams if s.session is not None}.values():
+        for session in sessions:
             group = self._catalog.group_of(session.node)
             if group is not None:
                 for stream in session.streams:

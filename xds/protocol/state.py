@@ -36,7 +36,7 @@ from xds.protocol.draining import (
     united,
     without,
 )
-from xds.protocol.interest import Interest, bytes_of
+from xds.protocol.interest import NAME_SLOT_BYTES, Interest, bytes_of
 from xds.protocol.interned import Unsent
 from xds.protocol.name_sets import NO_NAMES, NameSet
 from xds.protocol.policy import Missing, Policy, Stage, policy_of
@@ -268,6 +268,7 @@ class TypeState:
             replaced=replaced,
             gone=frozenset(found.removals),
             kept=self._kept(replaced, found.removals) if self.switches else NOTHING_DRAINS,
+            interest=self.interest,
             names_bytes=self._names_kept_bytes(),
         )
 
@@ -295,8 +296,9 @@ class TypeState:
         return {name: resource for name, resource in held if resource is not None}
 
     def _names_kept_bytes(self) -> int:
-        """Return about what the names take that the key of a response holds."""
-        return self.interest.names_bytes + bytes_of(self.asked) + bytes_of(self.exceptions) * 2
+        """Return about what the names take that the key of a response holds, beside those of the subscription."""
+        asked = self.asked - self.interest.names if self.asked else self.asked
+        return bytes_of(asked) + NAME_SLOT_BYTES * len(self.asked) + 2 * bytes_of(self.exceptions)
 
     def _fingerprint_after(self, target: View, found: Diff, replaced: tuple[Resource, ...]) -> int:
         """Sum up what the client holds after a diff: O(diff), where the sum before it is known."""

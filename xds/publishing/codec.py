@@ -1,13 +1,13 @@
 """Between what is served and what a store keeps: changesets and entries, group tables and JSON."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
-from xds.model.groups import GroupTable, Rule
+from xds.model.groups import DEFAULT_GROUP, GroupTable, Rule
 from xds.model.resource import Resource
 from xds.schema.restore import restore
 from xds.store.entries import Entry, Key, State
@@ -49,9 +49,7 @@ def changeset_of_entry(entry: Entry, catalog: Catalog) -> Changeset:
 
 
 def changeset_of(operations: Mapping[Key, Resource | None], table: GroupTable | None, catalog: Catalog) -> Changeset:
-    """Return a changeset that does the operations; with a table it is a whole one, as groups may go."""
-    if table is not None:
-        return _whole(operations, table, catalog)
+    """Return a changeset that does the operations; with a table, empty groups that it does not name go."""
     upserts: dict[str, list[Resource]] = {}
     removals: dict[str, list[tuple[str, str]]] = {}
     for key, resource in operations.items():
@@ -59,21 +57,28 @@ def changeset_of(operations: Mapping[Key, Resource | None], table: GroupTable | 
             removals.setdefault(key.group, []).append((key.type_url, key.name))
         else:
             upserts.setdefault(key.group, []).append(resource)
-    return Changeset(upserts=_tuples(upserts), removals=_tuples(removals))
+    gone = () if table is None else _gone(operations, table, catalog, upserts)
+    return Changeset(upserts=_tuples(upserts), removals=_tuples(removals), groups=table, gone=gone)
 
 
-def _whole(operations: Mapping[Key, Resource | None], table: GroupTable, catalog: Catalog) -> Changeset:
-    present: Operations = {
-        Key(group, resource.type_url, resource.name): resource
-        for group in catalog.snapshots
-        for resource in catalog.own(group)
+def _gone(
+    operations: Mapping[Key, Resource | None], table: GroupTable, catalog: Catalog, upserts: Container[str]
+) -> tuple[str, ...]:
+    """Return the groups that neither a table names nor anything is left of."""
+    named = {
+        DEFAULT_GROUP,
+        *table.names,
+        *table.extends,
+        *table.extends.values(),
+        *(rule.group for rule in table.rules),
     }
-    present.update(operations)
-    upserts: dict[str, list[Resource]] = {}
-    for key, resource in present.items():
-        if resource is not None:
-            upserts.setdefault(key.group, []).append(resource)
-    return Changeset(upserts=_tuples(upserts), groups=table, replace=True)
+    return tuple(
+        group
+        for group in catalog.snapshots
+        if group not in named
+        and group not in upserts
+        and all(Key(group, each.type_url, each.name) in operations for each in catalog.own(group))
+    )
 
 
 def _tuples(lists: Mapping[str, Iterable[Any]]) -> dict[str, tuple[Any, ...]]:

@@ -28,11 +28,10 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A changeset that made a revision. With ``whole``, it is all there is."""
+    """A changeset that made a revision."""
 
     revision: int
     changeset: Changeset
-    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,10 +119,7 @@ class Worker:
         self._channel.send(encode(Figures(streams.counters, streams.count, self._catalog.revision)))
 
     def _change(self, change: Change) -> None:
-        if change.whole:
-            applied = self._catalog.resume(change.changeset, change.revision)
-        else:
-            applied = self._catalog.apply(change.changeset, revision=change.revision)
+        applied = self._catalog.apply(change.changeset, revision=change.revision)
         assert self._catalog.revision == change.revision, f"{self._catalog.revision} is not {change.revision}"
         self._serving.publish(applied)
 

@@ -118,9 +118,8 @@ class WorkerStreams:
     def publish(self, applied: Applied) -> None:
         """Tell every worker what was applied to the catalog."""
         if self._pool is not None and self._pool.workers:
-            whole = applied.effect is None
-            changeset = self._catalog.export() if applied.effect is None else applied.effect
-            self._pool.send(encode(Change(applied.revision, changeset, whole)))
+            assert applied.effect is not None, "nothing changed"
+            self._pool.send(encode(Change(applied.revision, applied.effect)))
 
     # --- Questions to all workers ----------------------------------------------------------------------------------
 

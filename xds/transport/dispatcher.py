@@ -23,7 +23,13 @@ from xds.protocol.state import Variant
 from xds.protocol.stream import Stream
 
 ADMITTED_AT_ONCE = 16
-"""New clients that are given their first answer before the event loop gets a turn: about a millisecond."""
+ADMITTING_S = 0.002
+"""New clients that are given their first answer before the event loop gets a turn: so many, within so long.
+
+The answer to one may take milliseconds, if it has thousands of resources.
+"""
+AGING_S = 15.0
+"""How often the hub is to forget what nobody has asked for since."""
 SLICE = 32
 """Streams told of a change before the event loop gets a turn: about a millisecond of work, on grpcio 5.
 
@@ -97,6 +103,11 @@ class Dispatcher:
         self._sliced_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._aging = self._loop.call_later(AGING_S, self._age)
+
+    def _age(self) -> None:
+        self.hub.grow_old()
+        self._aging = self._loop.call_later(AGING_S, self._age)
 
     def open(self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "") -> Stream:
         """Take in a new stream; raises StreamRefusedError when there are too many."""
@@ -128,9 +139,12 @@ class Dispatcher:
 
     def _admit(self) -> None:
         """Serve the streams that wait their turn longest; the others after the event loop had its own."""
+        until = thread_time() + ADMITTING_S
         for stream in list(islice(self._cold, ADMITTED_AT_ONCE)):
             del self._cold[stream]
             self._tell(stream)
+            if thread_time() > until:
+                break
         if self._cold:
             self._loop.call_soon(self._admit)
 
@@ -170,7 +184,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Cancel what is scheduled, for good."""
         self._stopped = True
-        for handle in (self._slice, self._timer):
+        for handle in (self._slice, self._timer, self._aging):
             if handle is not None:
                 handle.cancel()
         self._slice = self._timer = None
