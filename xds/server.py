@@ -12,7 +12,7 @@ import structlog
 
 from xds.app import ControlPlane
 from xds.config import ServingInfo, Settings, StoreSettings
-from xds.memory import hold_collection, return_holes, return_large_blocks, settle_memory
+from xds.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.publishing.publisher import Publisher
@@ -197,6 +197,7 @@ async def _until_ended(
 ) -> None:
     """Follow the directory until the process is to end, then drain."""
     stop = asyncio.Event()
+    HoleWatch().start(asyncio.get_running_loop())
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(ending.wait())]
     if reader is not None:
         tasks.append(asyncio.create_task(_follow(control_plane, publisher, reader, stop, rereading)))

@@ -16,7 +16,7 @@ import uvloop
 
 from xds.descriptors import make_all_room, worker_room
 from xds.logs import configure_logging
-from xds.memory import hold_collection, return_large_blocks, settle_memory
+from xds.memory import HoleWatch, hold_collection, return_large_blocks, settle_memory
 from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
@@ -110,6 +110,7 @@ class Worker:
         ask = self._ask if streams.settings.csds else None
         await streams.start(listening=self._listening, ask_status=ask)
         self._channel.send(encode(Ready()))
+        HoleWatch().start(asyncio.get_running_loop())
         while not self._done.is_set():
             self._tell_figures()
             await asyncio.sleep(FIGURES_EVERY_S)

@@ -1,0 +1,63 @@
+"""Memory that clients leave free in pieces is given back, and looked for only when the process has grown."""
+
+import asyncio
+
+import pytest
+
+from xds import memory
+from xds.memory import GROWTH_BYTES_MIN, HoleWatch, resident_bytes, return_holes
+
+
+class Process:
+    """What the system tells of a process, and what giving holes back does to it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.size, self.floor, self.given_back = 100 * GROWTH_BYTES_MIN, 100 * GROWTH_BYTES_MIN, 0
+        monkeypatch.setattr(memory, "resident_bytes", lambda: self.size)
+
+    def give_back(self) -> None:
+        self.size, self.given_back = self.floor, self.given_back + 1
+
+
+def test_holes_are_given_back_once_a_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(monkeypatch)
+    watch = HoleWatch(give_back=process.give_back)
+    watch.look()
+    process.size += GROWTH_BYTES_MIN
+    watch.look()
+    assert process.given_back == 0
+    process.size += 10 * GROWTH_BYTES_MIN
+    watch.look()
+    assert (process.given_back, process.size) == (1, process.floor)
+
+
+def test_what_is_in_use_is_looked_through_once_and_not_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(monkeypatch)
+    watch = HoleWatch(give_back=process.give_back)
+    process.size = process.floor = 200 * GROWTH_BYTES_MIN
+    for _ in range(10):
+        watch.look()
+    assert process.given_back == 1
+    process.size = process.floor = 100 * GROWTH_BYTES_MIN  # it shrank by itself
+    watch.look()
+    process.size = 150 * GROWTH_BYTES_MIN
+    watch.look()
+    assert process.given_back == 2
+
+
+def test_the_system_tells_what_is_resident() -> None:
+    before = resident_bytes()
+    held = bytearray(64 * 1024 * 1024)
+    assert resident_bytes() - before > 32 * 1024 * 1024
+    del held
+    return_holes()
+    assert resident_bytes() - before < 32 * 1024 * 1024
+
+
+async def test_it_looks_for_as_long_as_the_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = asyncio.Event()
+    process = Process(monkeypatch)
+    watch = HoleWatch(every_s=0.01, give_back=looked.set)
+    process.size *= 2
+    watch.start(asyncio.get_running_loop())
+    await asyncio.wait_for(looked.wait(), 5)
