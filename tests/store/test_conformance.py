@@ -16,6 +16,7 @@ from xds.store.errors import (
     ConflictError,
     IdReusedError,
     NotYetError,
+    StoreError,
     TooLargeError,
     UnavailableError,
 )
@@ -181,6 +182,28 @@ async def test_a_watch_ends_with_its_store(store: Store) -> None:
         await store.state()
     with pytest.raises(UnavailableError):
         await store.append(entry(1))
+
+
+async def test_calls_that_are_under_way_when_it_closes_are_answered(store: Store) -> None:
+    for number in range(1, 31):
+        await store.append(entry(number))
+    calls = [
+        *(store.append(entry(number)) for number in range(31, 36)),
+        store.append_all([entry(40), entry(41)], 30),
+        *(store.state(revision) for revision in (None, 3, 20)),
+        store.entries(2),
+        store.heads(2),
+        store.kept(),
+        store.newest(),
+        store.find(["id-1"]),
+        store.compact(20),
+    ]
+    tasks = [asyncio.create_task(call) for call in calls]
+    await asyncio.sleep(0)
+    await store.close()
+    async with asyncio.timeout(TIMEOUT_S):
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [each for each in answers if isinstance(each, BaseException) and not isinstance(each, StoreError)] == []
 
 
 async def test_compaction_keeps_the_state_and_what_came_later(store: Store) -> None:

@@ -1,6 +1,7 @@
 """What only the store in etcd does: several of them at once, etcd away, a local cache, another log in its place."""
 
 import asyncio
+import signal
 import uuid
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from support.etcd import Etcd
 from xds._generated import store_pb2 as pb
 from xds.store.cache import StateCache
 from xds.store.entries import Entry, Key
-from xds.store.errors import ConflictError, EpochChangedError, UnavailableError
+from xds.store.errors import ConflictError, EpochChangedError, OutcomeUnknownError, UnavailableError
 from xds.store.etcd import EtcdStore
 from xds.store.etcd_client import EtcdClient, EtcdOptions
 from xds.store.opening import StoreUrlError, check_url, etcd_parts
@@ -131,6 +132,25 @@ async def test_another_log_at_the_same_place_is_begun_anew_never_taken_for_the_o
         assert await store.append(entry(1)) == 1
         await client.close()
         await store.close()
+
+
+async def test_who_waits_for_a_member_that_is_silent_is_answered_when_the_store_closes() -> None:
+    """Closing cancels the calls to etcd; nobody who waits for one is cancelled with it."""
+    async with Etcd() as etcd:
+        store = await EtcdStore.open(EtcdOptions(endpoints=etcd.endpoints), "x")
+        for number in range(1, 5):
+            await store.append(entry(number))
+        etcd.members[0].signal(signal.SIGSTOP)
+        calls = [store.append(entry(9)), store.append_all([entry(10)], 4)]
+        reading = [store.newest(), store.state(2), store.compact(3)]
+        tasks = [asyncio.create_task(call) for call in (*calls, *reading)]
+        await asyncio.sleep(0.05)  # they are at etcd
+        await store.close()
+        async with asyncio.timeout(2):
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+        etcd.members[0].signal(signal.SIGCONT)
+    expected = [OutcomeUnknownError] * len(calls) + [UnavailableError] * len(reading)
+    assert [type(answer) for answer in answers] == expected
 
 
 @pytest.mark.parametrize(

@@ -62,5 +62,9 @@ class OutcomeUnknownError(StoreError):
         self.entry_id = entry_id
 
 
+class UnreadableError(StoreError):
+    """Something that is kept can't be read: it is damaged, or of a later version. The message names it."""
+
+
 class NotAStoreError(StoreError):
     """What is there is no store of this product, of a later version, or damaged. It was left as it is."""

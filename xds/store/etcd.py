@@ -5,6 +5,7 @@ Everything that is kept of one write is put by one transaction, so nobody sees h
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from uuid import uuid4
 
@@ -12,7 +13,15 @@ from xds._generated import etcd_pb2
 from xds._generated import store_pb2 as pb
 from xds.store.cache import StateCache
 from xds.store.entries import Entry, Found, Head, State, Store, Stored, check, must_be_kept, replay
-from xds.store.errors import ConflictError, IdReusedError, NotYetError, OutcomeUnknownError, UnavailableError
+from xds.store.errors import (
+    ConflictError,
+    IdReusedError,
+    NotYetError,
+    OutcomeUnknownError,
+    StoreError,
+    UnavailableError,
+    UnreadableError,
+)
 from xds.store.etcd_client import (
     EtcdClient,
     EtcdOptions,
@@ -32,6 +41,7 @@ from xds.store.records import (
     encode_batch,
 )
 
+log = logging.getLogger("xds")
 SETTLE_S = 5.0
 """How long it is tried to find out what became of a write whose reply was lost."""
 RETRY_S = 0.2
@@ -53,6 +63,7 @@ class EtcdStore(Store):
         self._following: asyncio.Task[None] | None = None
         self.epoch = ""
         self.away = ""
+        self._is_away_logged = False
 
     @classmethod
     async def open(cls, options: EtcdOptions, prefix: str, *, cache: StateCache | None = None) -> "EtcdStore":
@@ -60,14 +71,14 @@ class EtcdStore(Store):
         store = cls(EtcdClient(options), prefix, cache)
         try:
             await store._load()
-        except UnavailableError as error:
+        except (UnavailableError, UnreadableError) as error:
             cached = await asyncio.to_thread(cache.read) if cache is not None else None
             if cached is None:
                 await store._client.close()
                 raise
             store.epoch, store._now = cached
             store._news.tell(store._now.revision)
-            store.away = str(error)
+            store._note_away(error)
         store._following = asyncio.create_task(store._follow(), name="etcd")
         if cache is not None:
             cache.begin(lambda: (store.epoch, store._now))
@@ -91,7 +102,7 @@ class EtcdStore(Store):
         if self.away or not self._head_mod:
             raise UnavailableError(self.away or "etcd was not reached yet")
         found = await self._client.range(self._layout.head_key)  # by etcd's consensus, not by one member's memory
-        head = pb.Head.FromString(found.kvs[0].value) if found.kvs else pb.Head()
+        head = self._layout.head_of(found.kvs[0]) if found.kvs else pb.Head()
         if head.epoch != self.epoch:
             raise UnavailableError("the store was replaced by another one, which is not read yet")
         return head.revision
@@ -115,8 +126,8 @@ class EtcdStore(Store):
             return State(self._now.revision, dict(self._now.resources), self._now.groups)
         must_be_kept(revision, oldest=self._oldest, newest=self._news.revision)
         base = await self._layout.read_base(self._head, 0)
-        entries = [each for each in await self._layout.read_log(base.revision, 0) if each.revision <= revision]
-        return replay(base, entries)
+        log = await self._layout.read_log(base.revision, self._head.revision, 0)
+        return replay(base, [each for each in log if each.revision <= revision])
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
         self._must_be_open()
@@ -126,7 +137,7 @@ class EtcdStore(Store):
         recent = self._index.recent(after, limit)
         if recent is not None:
             return recent
-        return (await self._layout.read_log(after, 0, limit=limit))[:limit]
+        return (await self._layout.read_log(after, self._head.revision, 0, limit=limit))[:limit]
 
     def watch(self, after: int) -> AsyncIterator[Stored]:
         return self._news.follow(after, self.entries)
@@ -201,17 +212,18 @@ class EtcdStore(Store):
             try:
                 answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
             except LostReplyError as error:
-                if await self._settle(entries[0].id, before, revision, deadline, str(error)):
+                if await self._settle(entries, before, deadline, str(error)):
                     await self._reach(revision)
                     return revision
                 continue
             if answer.succeeded:
-                self._head, self._head_mod = head, answer.header.revision
+                self._advance(head, answer.header.revision)
                 if self._now.revision == before:
                     self._take(decode_batch(encode_batch(entries, before + 1)))
                     self._news.tell(self._now.revision)
                 else:
-                    await self._reach(revision)
+                    with contextlib.suppress(UnavailableError):  # it is kept, whatever the watch says
+                        await self._reach(revision)
                 return revision
             tried = compare[0].mod_revision
             self._take_head(answer.responses[0].response_range.kvs[0])
@@ -219,21 +231,22 @@ class EtcdStore(Store):
                 key = self._layout.log_key(revision).decode()
                 raise UnavailableError(f"etcd has something at {key} that its head does not know of: remove it")
 
-    async def _settle(self, entry_id: str, before: int, revision: int, deadline: float, cause: str) -> bool:
+    async def _settle(self, entries: Sequence[Entry], before: int, deadline: float, cause: str) -> bool:
         """Say whether a write whose reply was lost is there; if not, see to it that it never will be.
 
         What was sent compares the head's modification: setting the head once more makes it fail for good.
         Raises ConflictError where another writer was first, OutcomeUnknownError where etcd is silent.
         """
         loop = asyncio.get_running_loop()
+        revision = before + len(entries)
+        ours = [Stored(before + 1 + number, entry) for number, entry in enumerate(entries)]
         while True:
             try:
                 found = await self._client.range(self._layout.head_key)
                 self._take_head(found.kvs[0])
                 if self._head.revision >= revision:
-                    log = await self._client.range(self._layout.log_key(revision))
-                    ours = log.kvs and (await self._layout.decode(log.kvs[0].value, 0))[0].entry.id == entry_id
-                    if ours:
+                    kept = await self._client.range(self._layout.log_key(revision))
+                    if kept.kvs and await self._layout.decode(kept.kvs[0], 0) == ours:
                         return True
                 if self._head.revision != before:
                     raise ConflictError(before, self._head.revision)
@@ -244,12 +257,12 @@ class EtcdStore(Store):
                 puts = [put_op(self._layout.head_key, fenced.SerializeToString())]
                 answer = await self._client.transact(compare, puts, [])
                 if answer.succeeded:
-                    self._head, self._head_mod = fenced, answer.header.revision
+                    self._advance(fenced, answer.header.revision)
                     return False
-            except (LostReplyError, UnavailableError) as error:
+            except (LostReplyError, UnavailableError, UnreadableError) as error:
                 cause = str(error)
-            if loop.time() > deadline:
-                raise OutcomeUnknownError(entry_id, cause)
+            if loop.time() > deadline or self._news.is_closed():
+                raise OutcomeUnknownError(entries[0].id, cause)
             await asyncio.sleep(RETRY_S / 4)
 
     async def _reach(self, revision: int) -> None:
@@ -257,6 +270,8 @@ class EtcdStore(Store):
         try:
             async with asyncio.timeout(SETTLE_S):
                 await self._news.reach(revision)
+            if self._news.revision < revision:
+                self._must_be_open()
         except TimeoutError:
             raise UnavailableError(f"etcd has revision {revision}, but its watch does not tell it") from None
 
@@ -286,7 +301,7 @@ class EtcdStore(Store):
             if self._head.oldest >= revision:
                 await self._layout.delete_pieces(name)
                 return self._head.oldest
-        self._head, self._head_mod = new, answer.header.revision
+        self._advance(new, answer.header.revision)
         self._index.forget(self._head.oldest)
         await self._layout.delete_log(revision)
         if old.base:
@@ -300,23 +315,24 @@ class EtcdStore(Store):
         while True:
             mod = self._head_mod
             kv, at = await self._read_head()
-            head = pb.Head.FromString(kv.value)
+            head = self._layout.head_of(kv)
             if self._head_mod != mod:
                 continue  # a write of ours was kept meanwhile, and may not be in what was read
             is_rewound = bool(self.epoch) and (head.epoch != self.epoch or head.revision < self._now.revision)
             if mod and not is_rewound and head.oldest <= self._now.revision:
-                self._take(await self._layout.read_log(self._now.revision, at))
+                self._take(await self._layout.read_log(self._now.revision, head.revision, at))
                 break
             self.away = "all of it is read anew"  # no write of ours comes between
-            base, entries = await self._layout.read_base(head, at), await self._layout.read_log(head.oldest, at)
+            base = await self._layout.read_base(head, at)
+            entries = await self._layout.read_log(head.oldest, head.revision, at)
             if self._head_mod == mod:
-                self._begin_at(head, base, entries, is_rewound=is_rewound)
-                self._head, self._head_mod = head, kv.mod_revision
+                self._begin_at(head, kv.mod_revision, base, entries, is_rewound=is_rewound)
                 break
+        self._must_have(head)
         self._take_head(kv)
         self._seen = at
         self._index.forget(self._head.oldest)
-        self.away = ""
+        self._note_back()
         self._news.tell(self._now.revision)
 
     async def _read_head(self) -> tuple[etcd_pb2.KeyValue, int]:
@@ -332,8 +348,11 @@ class EtcdStore(Store):
                 raise UnavailableError("etcd does not keep what it is given")
         return found.kvs[0], found.header.revision
 
-    def _begin_at(self, head: pb.Head, base: State, entries: list[Stored], *, is_rewound: bool) -> None:
+    def _begin_at(self, head: pb.Head, mod: int, base: State, entries: list[Stored], *, is_rewound: bool) -> None:
         had = self._now.revision
+        if is_rewound:
+            self._head_mod = 0  # another log's head, whatever its number
+        self._advance(head, mod)
         self._index.clear()
         self._now = base
         self._take(entries)
@@ -350,41 +369,80 @@ class EtcdStore(Store):
                     await self._take_response(response)
             except (WatchCompactedError, UnavailableError):
                 pass
+            except UnreadableError as error:
+                self._note_away(error)
+            await self._load_at_last()
+
+    async def _load_at_last(self) -> None:
+        """Read what was missed, however often that has to be tried: no watch tells it later."""
+        while True:
             try:
                 await self._load()
-            except UnavailableError as error:
-                self.away = str(error)
-                await asyncio.sleep(RETRY_S)
+                return
+            except (UnavailableError, UnreadableError) as error:
+                self._note_away(error)
+            await asyncio.sleep(RETRY_S)
+
+    def _note_away(self, error: StoreError) -> None:
+        """Have ``away`` say why etcd can't be followed, and log it: once an absence, and once each thing unreadable."""
+        why = str(error)
+        if why != self.away and (not self._is_away_logged or isinstance(error, UnreadableError)):
+            log.error("etcd can't be followed; what is known of it stays served", extra={"problem": why})
+            self._is_away_logged = True
+        self.away = why
+
+    def _note_back(self) -> None:
+        self.away = ""
+        if self._is_away_logged:
+            self._is_away_logged = False
+            log.info("etcd is followed again", extra={"revision": self._now.revision})
 
     async def _take_response(self, response: etcd_pb2.WatchResponse) -> None:
-        head: etcd_pb2.KeyValue | None = None
-        for event in response.events:
-            if event.type != etcd_pb2.Event.PUT:
-                continue
-            if event.kv.key == self._layout.head_key:
-                head = event.kv
-            elif event.kv.key.startswith(self._layout.log_prefix):
-                self._take(await self._layout.decode(event.kv.value, event.kv.mod_revision))
-        if head is not None:
-            if pb.Head.FromString(head.value).epoch != self.epoch:
-                await self._load()
-                return
-            self._take_head(head)
+        put = [event.kv for event in response.events if event.type == etcd_pb2.Event.PUT]
+        heads = [kv for kv in put if kv.key == self._layout.head_key]
+        head = self._layout.head_of(heads[-1]) if heads else self._head
+        if head.epoch != self.epoch:
+            await self._load()
+            return
+        for kv in put:
+            if kv.key.startswith(self._layout.log_prefix):
+                await self._take_record(kv, head)
+        if heads:
+            self._must_have(head)
+            self._advance(head, heads[-1].mod_revision)
             self._index.forget(self._head.oldest)
         self._seen = max(self._seen, response.header.revision)
-        self.away = ""
+        self._note_back()
         if self._now.revision > self._news.revision:
             self._news.tell(self._now.revision)
 
+    async def _take_record(self, kv: etcd_pb2.KeyValue, head: pb.Head) -> None:
+        revision = self._layout.revision_of(kv.key)
+        if revision is None:
+            self._layout.ignore(kv.key)
+        elif self._now.revision < revision <= head.revision:  # what the head does not know of is no part of the log
+            self._take(await self._layout.decode(kv, kv.mod_revision))
+
+    def _must_have(self, head: pb.Head) -> None:
+        """Raise UnreadableError where records are lacking that a head says are there."""
+        if self._now.revision < head.revision:
+            key = self._layout.log_key(head.revision).decode()
+            raise UnreadableError(f"etcd lacks a record: its log ends at revision {self._now.revision}, not at {key}")
+
     def _take_head(self, kv: etcd_pb2.KeyValue) -> None:
-        if kv.mod_revision > self._head_mod:
-            self._head, self._head_mod = pb.Head.FromString(kv.value), kv.mod_revision
+        self._advance(self._layout.head_of(kv), kv.mod_revision)
+
+    def _advance(self, head: pb.Head, mod: int) -> None:
+        """Have a head be the present one, unless a later one is known: replies and the watch come in any order."""
+        if mod > self._head_mod:
+            self._head, self._head_mod = head, mod
 
     def _take(self, entries: Sequence[Stored]) -> None:
         """Take in what follows what is known; the rest is known already."""
         new = [each for each in entries if each.revision > self._now.revision]
         if not new:
             return
-        assert new[0].revision == self._now.revision + 1, f"{new[0].revision} after {self._now.revision}"
+        if new[0].revision != self._now.revision + 1:
+            raise UnreadableError(f"etcd lacks a record: revision {new[0].revision} follows {self._now.revision}")
         self._now = replay(self._now, new)
         self._index.add(new)

@@ -35,6 +35,10 @@ class LostReplyError(Exception):
     """A request may have been carried out, or may still be."""
 
 
+class _ClosedMeanwhileError(Exception):
+    """The client was closed while a request was under way, which may be carried out."""
+
+
 class WatchCompactedError(Exception):
     """What was to be watched from is no longer kept by etcd."""
 
@@ -60,10 +64,12 @@ class EtcdClient:
         self._token = ""
         self._silences = 0
         self._watched: tuple[int, asyncio.Timeout] | None = None
+        self._closed = False
         self._channels = [_channel(endpoint, options) for endpoint in options.endpoints]
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all connections. Whoever waits for an answer is told so."""
+        self._closed = True
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def range(self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0) -> pb.RangeResponse:
@@ -89,6 +95,8 @@ class EtcdClient:
         request = pb.TxnRequest(compare=compare, success=success, failure=failure)
         try:
             return await self._ask("Txn", request, pb.TxnResponse)
+        except _ClosedMeanwhileError as error:
+            raise LostReplyError(str(error)) from None
         except aio.AioRpcError as error:
             self._next()
             if error.code() in UNDECIDED:
@@ -102,6 +110,7 @@ class EtcdClient:
         Raises WatchCompactedError.
         """
         await self._authenticate()
+        self._must_be_open()
         member = self._at
         call = self._channels[member].stream_stream(
             WATCH,
@@ -142,6 +151,8 @@ class EtcdClient:
         for number in range(2 * len(self._channels)):
             try:
                 return await self._ask(name, request, response_class)
+            except _ClosedMeanwhileError as error:
+                raise UnavailableError(str(error)) from None
             except aio.AioRpcError as error:
                 why = f"{self._options.endpoints[self._at]}: {error.details()}"
                 self._next()
@@ -153,6 +164,7 @@ class EtcdClient:
 
     async def _ask(self, name: str, request: Message, response_class: type[M]) -> M:
         await self._authenticate()
+        self._must_be_open()
         call = self._channels[self._at].unary_unary(
             KV + name,
             request_serializer=type(request).SerializeToString,
@@ -169,13 +181,24 @@ class EtcdClient:
             elif error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 self._token = ""
             raise
+        except asyncio.CancelledError:
+            # Closing a channel cancels the calls on it, which looks as if whoever waits for them had been cancelled.
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise _ClosedMeanwhileError("the connection to etcd was closed") from None
+            raise
         self._silences = 0
         return answer
+
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise UnavailableError("the connection to etcd is closed")
 
     async def _authenticate(self) -> None:
         options = self._options
         if not options.user or self._token:
             return
+        self._must_be_open()
         call = self._channels[self._at].unary_unary(
             AUTH,
             request_serializer=pb.AuthenticateRequest.SerializeToString,
@@ -184,6 +207,11 @@ class EtcdClient:
         request = pb.AuthenticateRequest(name=options.user, password=options.password)
         try:
             self._token = (await call(request, timeout=AUTHENTICATE_S)).token
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                self._must_be_open()
+            raise
         except aio.AioRpcError as error:
             self._next()
             raise UnavailableError(f"etcd does not let {options.user!r} in: {error.details()}") from None

@@ -4,24 +4,37 @@ Below a prefix: ``head`` (a ``Head``), ``log/REVISION`` (a ``Record`` of the bat
 ``pieces/NAME/N`` (what is too large for one request) and, as pieces, the base that the log begins at.
 """
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import uuid4
 
+from google.protobuf.message import DecodeError
+
+from xds._generated import etcd_pb2
 from xds._generated import store_pb2 as pb
 from xds.store.entries import Entry, State, Stored
-from xds.store.errors import UnavailableError
+from xds.store.errors import UnreadableError
 from xds.store.etcd_client import EtcdClient, end_of
 from xds.store.records import PIECE_BYTES, decode_base, decode_batch, encode_batch, pieces_of
 
+log = logging.getLogger("xds")
 LOG_PAGE = 200
+REVISION_DIGITS = 20
+STRANGERS_MAX = 100
+"""Keys that are no part of the store, of which each is logged once."""
 
 
 class EtcdLayout:
-    """Reads and writes the parts below a prefix, as of an etcd revision (0: now). Raises UnavailableError."""
+    """Reads and writes the parts below a prefix, as of an etcd revision (0: now).
+
+    Raises UnavailableError, and UnreadableError where a part is damaged or of a later version.
+    """
 
     def __init__(self, client: EtcdClient, prefix: str) -> None:
         self._client = client
         self.prefix = prefix.strip("/").encode() + b"/"
+        self._strangers: set[bytes] = set()
 
     @property
     def head_key(self) -> bytes:
@@ -32,7 +45,26 @@ class EtcdLayout:
         return self.prefix + b"log/"
 
     def log_key(self, revision: int) -> bytes:
-        return self.log_prefix + b"%020d" % revision
+        return self.log_prefix + b"%0*d" % (REVISION_DIGITS, revision)
+
+    def revision_of(self, key: bytes) -> int | None:
+        """Return the revision whose record a key of the log has, None where it is not of that form: see ``ignore``."""
+        digits = key.removeprefix(self.log_prefix)
+        return int(digits) if len(digits) == REVISION_DIGITS and digits.isdigit() else None
+
+    def ignore(self, key: bytes) -> None:
+        """Log, once, that there is something at a key of the log which is no part of it."""
+        if key not in self._strangers and len(self._strangers) < STRANGERS_MAX:
+            self._strangers.add(key)
+            told = {"key": key.decode(errors="backslashreplace")}
+            log.error("etcd has a key in the store's log that is no part of it; it is ignored, remove it", extra=told)
+
+    def head_of(self, kv: etcd_pb2.KeyValue) -> pb.Head:
+        """Return the head that a key has."""
+        try:
+            return pb.Head.FromString(kv.value)
+        except DecodeError as error:
+            raise _unreadable(kv.key, str(error)) from None
 
     async def record(self, entries: Sequence[Entry], first_revision: int) -> pb.Record:
         """Return what is to stand in the log for entries; pieces of it are put already."""
@@ -42,21 +74,32 @@ class EtcdLayout:
         name, count = await self.put_pieces(data)
         return pb.Record(pieces=name, piece_count=count)
 
-    async def decode(self, value: bytes, at: int) -> list[Stored]:
-        """Return the entries that a record in the log is."""
-        record = pb.Record.FromString(value)
-        if not record.pieces:
-            return decode_batch(record.batch)
-        return decode_batch(await self._read_pieces(record.pieces, record.piece_count, at))
+    async def decode(self, kv: etcd_pb2.KeyValue, at: int) -> list[Stored]:
+        """Return the entries that a record in the log is: one at least, and the last of the key's revision."""
+        try:
+            record = pb.Record.FromString(kv.value)
+            data = await self._read_pieces(record.pieces, record.piece_count, at) if record.pieces else record.batch
+            entries = decode_batch(data)
+        except DecodeError as error:
+            raise _unreadable(kv.key, str(error)) from None
+        if not entries or entries[-1].revision != self.revision_of(kv.key):
+            raise _unreadable(kv.key, f"it ends at revision {entries[-1].revision if entries else None}")
+        return entries
 
-    async def read_log(self, after: int, at: int, *, limit: int = 0) -> list[Stored]:
-        """Return the entries after a revision; once there are ``limit`` of them, no more."""
+    async def read_log(self, after: int, newest: int, at: int, *, limit: int = 0) -> list[Stored]:
+        """Return the entries after a revision, up to the newest; once there are ``limit`` of them, no more."""
         entries: list[Stored] = []
         first, end = self.log_key(after + 1), end_of(self.log_prefix)
         while True:
             found = await self._client.range(first, end, revision=at, limit=min(limit or LOG_PAGE, LOG_PAGE))
             for kv in found.kvs:
-                entries += [each for each in await self.decode(kv.value, at) if each.revision > after]
+                revision = self.revision_of(kv.key)
+                if revision is None:
+                    self.ignore(kv.key)
+                    continue
+                if revision > newest:
+                    return entries
+                entries += [each for each in await self.decode(kv, at) if each.revision > after]
             if not found.more or (limit and len(entries) >= limit):
                 return entries
             first = found.kvs[-1].key + b"\0"
@@ -67,9 +110,9 @@ class EtcdLayout:
         while True:
             found = await self._client.range(first, end, limit=LOG_PAGE)
             for kv in found.kvs:
-                record = pb.Record.FromString(kv.value)
-                if record.pieces:
-                    await self.delete_pieces(record.pieces)
+                with suppress(DecodeError):  # what can't be read has no pieces that could be found
+                    if pieces := pb.Record.FromString(kv.value).pieces:
+                        await self.delete_pieces(pieces)
             if found.kvs:
                 await self._client.delete(first, found.kvs[-1].key + b"\0")
             if not found.more:
@@ -79,7 +122,10 @@ class EtcdLayout:
         """Return the state that the log begins at."""
         if not head.base:
             return State(head.oldest, {})
-        return decode_base(await self._read_pieces(head.base, head.base_pieces, at), head.oldest)
+        try:
+            return decode_base(await self._read_pieces(head.base, head.base_pieces, at), head.oldest)
+        except DecodeError as error:
+            raise _unreadable(self._piece_key(head.base, 0), str(error)) from None
 
     async def put_pieces(self, data: bytes) -> tuple[str, int]:
         """Put bytes in pieces, and return their name and how many they are."""
@@ -93,7 +139,7 @@ class EtcdLayout:
         for number in range(count):
             found = await self._client.range(self._piece_key(name, number), revision=at)
             if not found.kvs:
-                raise UnavailableError(f"etcd lacks a piece of what it keeps ({name} {number})")
+                raise UnreadableError(f"etcd lacks {self._piece_key(name, number).decode()}, a piece of what it keeps")
             parts.append(found.kvs[0].value)
         return b"".join(parts)
 
@@ -104,3 +150,8 @@ class EtcdLayout:
 
     def _piece_key(self, name: str, number: int) -> bytes:
         return self.prefix + b"pieces/%s/%06d" % (name.encode(), number)
+
+
+def _unreadable(key: bytes, why: str) -> UnreadableError:
+    name = key.decode(errors="backslashreplace")
+    return UnreadableError(f"what etcd has at {name} can't be read; it is damaged, or of a later version ({why})")
