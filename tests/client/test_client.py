@@ -221,6 +221,41 @@ async def test_endpoints_are_pushed_the_fast_way(api_server) -> None:
         )
 
 
+class Stuck(MemoryStore):
+    """Keeps nothing any more, once it is told to, and does not say so."""
+
+    stuck = False
+
+    async def append_all(self, entries, expected_revision: int) -> int:
+        if self.stuck:
+            await asyncio.Event().wait()
+        return await super().append_all(entries, expected_revision)
+
+
+async def test_pushes_that_are_not_answered_fail_when_the_stream_breaks_and_later_ones_at_once(api_server) -> None:
+    store = Stuck()
+
+    async def push_all(server, push) -> None:
+        assert await (await push(r.assignment("a", 2))) == 2
+        store.stuck = True
+        pushed = [await push(r.assignment("a", port)) for port in range(3, 600)]
+        await server.api.stop()
+        async with asyncio.timeout(5):
+            for future in pushed:
+                with pytest.raises(ClientError):
+                    await future
+            await push(r.assignment("a", 1))
+
+    async with api_server(store=store) as server, server.client() as client:
+        await client.apply(upsert=[r.cluster("a"), r.assignment("a", 1)])
+        pushing = client.pushing_endpoints()
+        push = await pushing.__aenter__()
+        with pytest.raises(ClientError):
+            await push_all(server, push)
+        with pytest.raises(ClientError):
+            await pushing.__aexit__(None, None, None)
+
+
 @pytest.mark.parametrize("address", ["xds.example:18001", "10.0.0.1:18001", "dns:///localhost:1", "[2001:db8::1]:1"])
 def test_a_token_is_not_sent_to_another_machine_in_clear(address: str, tmp_path: Path) -> None:
     with pytest.raises(TokenError, match=re.escape(f"in clear to {address}; give the CAs")):

@@ -25,13 +25,14 @@ LATE_S = 0.02
 """How much later than its neighbour the second replica hears from etcd."""
 WRITES = int(os.environ.get("XDS_WRITES", "20"))
 SEED = int(os.environ.get("XDS_SEED", str(random.randrange(1_000_000))))
+WHOLE_LOG = {"store.history_max": 10_000_000}
 TIMEOUT_S = 120 + 3 * WRITES
 
 
 @pytest.mark.timeout(TIMEOUT_S)
 async def test_fifty_writers_on_sqlite_leave_a_linearizable_history(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
-    async with XdsServer(None, "--store", f"sqlite:///{file}") as server:
+    async with XdsServer(None, "--store", f"sqlite:///{file}", settings=WHOLE_LOG) as server:
         await server.wait_ready()
         writers = Writers([server], seed=SEED, count=WRITERS, writes=WRITES)
         started = time.monotonic()
@@ -51,7 +52,8 @@ async def test_fifty_writers_at_two_replicas_leave_a_linearizable_history() -> N
     async with Etcd() as etcd, SlowLink(etcd.clients[0], LATE_S) as link:
         await link.wait_ready()
         near, far = etcd.url(), f"etcd://127.0.0.1:{link.port}/xds"
-        async with XdsServer(None, "--store", near) as one, XdsServer(None, "--store", far) as two:
+        replicas = [XdsServer(None, "--store", url, settings=WHOLE_LOG) for url in (near, far)]
+        async with replicas[0] as one, replicas[1] as two:
             for server in (one, two):
                 await server.wait_ready()
             writers = Writers([one, two], seed=SEED, count=WRITERS, writes=WRITES)

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 from support import resources as r
+from support.running import until
 
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
@@ -15,12 +17,13 @@ from xds.publishing.edits import UnknownGroupError
 from xds.publishing.publisher import Publisher
 from xds.publishing.whole import change_of_directory
 from xds.schema.ingest import ingest
-from xds.store.entries import Entry
+from xds.store.entries import Entry, Key
 from xds.store.errors import (
     ConflictError,
     IdReusedError,
     OutcomeUnknownError,
     UnavailableError,
+    UnreadableError,
 )
 from xds.store.memory import MemoryStore
 
@@ -350,3 +353,28 @@ async def test_a_fault_while_serving_is_told_and_tried_again(replica, monkeypatc
     await asyncio.wait_for(one.publisher.publish(setting(cluster("a"))), 5)
     assert one.names().keys() == {"a"}
     assert one.publisher.stale_because == ""
+
+
+@pytest.mark.parametrize(
+    ("operations", "groups", "named"),
+    [({Key("default", CLUSTER, "bad"): b"\xff"}, None, "clusters/bad"), ({}, b"{}", "groups and rules")],
+    ids=["resource", "rules"],
+)
+async def test_a_change_that_can_not_be_read_is_named_and_what_was_served_stays(
+    replica, operations: dict[Key, bytes | None], groups: bytes | None, named: str
+) -> None:
+    """A replica of a later version may keep what this one can't read."""
+    store = MemoryStore()
+    one = await replica(store)
+    await one.publisher.publish(setting(cluster("a")))
+    await store.append(Entry(id="theirs", operations=operations, groups=groups))
+    with capture_logs() as logs:
+        await until(lambda: one.publisher.stale_because)
+        with pytest.raises(UnavailableError, match="can't be read"):
+            await one.publisher.served_at(2, within_s=1)  # it is tried again meanwhile
+    assert "revision 2 (change 'theirs') can't be read" in one.publisher.stale_because
+    assert named in one.publisher.stale_because
+    assert len([each for each in logs if "can't be followed" in each["event"]]) == 1, "once, however often it is tried"
+    assert one.names().keys() == {"a"}
+    with pytest.raises(UnreadableError, match="can't be read"):
+        await replica(store)

@@ -10,7 +10,7 @@ from xds.model.problem import Problem
 from xds.model.types import short_name
 from xds.protocol.summary import NodeSummary
 from xds.publishing.changes import Published
-from xds.schema.restore import restore
+from xds.publishing.codec import restored
 from xds.store.entries import Head, Key, Stored, head_of
 
 PROBLEMS_BYTES_MAX = 3_500
@@ -78,7 +78,9 @@ def event_message(stored: Stored, *, secrets: bool) -> Any:
         pb.Operation(
             group=key.group,
             resource=_name(key),
-            set=None if encoded is None else resource_any(restore(key.type_url, encoded), secrets=secrets),
+            set=None
+            if encoded is None
+            else resource_any(restored(key, encoded, f"revision {stored.revision}"), secrets=secrets),
         )
         for key, encoded in stored.entry.operations.items()
     ]

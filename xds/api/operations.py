@@ -13,10 +13,10 @@ from xds.model.types import ENDPOINTS, short_name
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.summary import NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published
-from xds.publishing.codec import decode_table
+from xds.publishing.codec import read_table, restored
 from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules
 from xds.publishing.publisher import Publisher
-from xds.schema.restore import labelled, restore
+from xds.schema.restore import labelled
 from xds.schema.wire import is_content_hash
 from xds.store.entries import Head, Key, Stored, must_be_kept
 from xds.store.errors import NotYetError
@@ -173,12 +173,13 @@ class Operations:
         if revision < 0:
             raise NotYetError(revision, self.revision)
         state = await self._publisher.store.state(revision)
+        place = f"revision {revision}"
         own = {key: encoded for key, encoded in state.resources.items() if key.group == group}
-        if not own and group != DEFAULT_GROUP and group not in decode_table(state.groups).names:
+        if not own and group != DEFAULT_GROUP and group not in read_table(state.groups, place).names:
             raise UnknownGroupError(group)
         chosen = sorted(key for key in own if type_url in (None, key.type_url))
         size_bytes = sum(len(own[key]) for key in chosen)
-        resources = await aside(size_bytes, lambda: tuple(restore(key.type_url, own[key]) for key in chosen))
+        resources = await aside(size_bytes, lambda: tuple(restored(key, own[key], place) for key in chosen))
         return Snapshot(revision, resources)
 
     async def resource(self, group: str, type_url: str, name: str, revision: int | None = None) -> Resource:

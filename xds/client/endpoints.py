@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
 
 from xds._generated import snapshots_pb2 as pb
-from xds.client.errors import RejectedError, problems_of
+from xds.client.errors import ClientError, RejectedError, error_of, problems_of
 
 TOGETHER_MAX = 200
 """Assignments in one message."""
@@ -36,12 +37,18 @@ class EndpointStream:
         self._room = asyncio.Event()
         self._room.set()
         self._finishing = False
-        self._writing = asyncio.create_task(self._write())
-        self._reading = asyncio.create_task(self._read())
+        self._broken: Exception | None = None
+        self._writing = asyncio.create_task(self._until_broken(self._write()))
+        self._reading = asyncio.create_task(self._until_broken(self._read()))
 
     async def push(self, assignment: AnyMessage) -> "asyncio.Future[int]":
-        """Send an assignment soon; return what will be its revision. Waits while too many do."""
+        """Send an assignment soon; return what will be its revision. Waits while too many do.
+
+        Raises ClientError, as does what it returned, once the stream is broken.
+        """
         await self._room.wait()
+        if self._broken is not None:
+            raise self._broken
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append((assignment, future))
         if len(self._waiting) >= WAITING_MAX:
@@ -55,17 +62,51 @@ class EndpointStream:
         self._news.set()
         await self._writing
         await self._reading
+        if self._broken is not None:
+            raise self._broken
+
+    async def _until_broken(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do one direction's work; where the stream breaks, nobody waits for it any longer."""
+        try:
+            await work
+        except Exception as error:
+            if self._broken is None:
+                self._broken = await self._why(error)
+            self._answer_all(self._broken)
+
+    async def _why(self, error: Exception) -> Exception:
+        if isinstance(error, aio.AioRpcError):
+            return error_of(error)
+        if isinstance(error, asyncio.InvalidStateError):  # writing to a call that has ended: it says why
+            return ClientError(f"the stream of pushes has ended: {await self._call.details()}")
+        return error
+
+    def _answer_all(self, error: Exception | None) -> None:
+        """Have all that is not answered fail with an error, or be given up without one."""
+        waiting = [*self._waiting, *self._again, *(each for sent in self._sent for each in sent)]
+        for pile in (self._waiting, self._again, self._sent):
+            pile.clear()
+        for _, future in waiting:
+            if error is None:
+                future.cancel()
+            elif not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever does not look at it has the error from ``finish``
+        self._room.set()
+        self._news.set()
 
     def close(self) -> None:
         """Give up what is open."""
         self._writing.cancel()
         self._reading.cancel()
         self._call.cancel()
-        for _, future in (*self._waiting, *self._again, *(each for sent in self._sent for each in sent)):
-            future.cancel()
+        self._broken = self._broken or ClientError("the stream of pushes was closed")
+        self._answer_all(None)
 
     async def _write(self) -> None:
         while True:
+            if self._broken is not None:
+                return
             is_idle = not self._waiting and not self._again
             if is_idle and self._finishing and not self._sent:
                 await self._call.done_writing()
@@ -99,3 +140,5 @@ class EndpointStream:
                     else:
                         future.set_result(answer.revision)
             self._news.set()
+        if self._sent or not self._finishing:
+            raise ClientError("the server ended the stream of pushes")

@@ -20,6 +20,7 @@ class Waiting:
         """Answer with an error, unless it is answered."""
         if not self.answer.done():
             self.answer.set_exception(error)
+            self.answer.exception()  # that nobody waits for it any more is no fault to be logged
 
     def accept(self, published: Published) -> None:
         """Answer with success, unless it is answered."""

@@ -9,8 +9,10 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable, Rule
 from xds.model.resource import Resource
+from xds.model.types import short_name
 from xds.schema.restore import restore
-from xds.store.entries import Entry, Key, State
+from xds.store.entries import Key, State, Stored
+from xds.store.errors import UnreadableError
 
 Operations = dict[Key, Resource | None]
 
@@ -31,21 +33,44 @@ def decode_table(data: bytes | None) -> GroupTable:
 
 
 def changeset_of_state(state: State) -> Changeset:
-    """Return what makes any catalog serve a store's state."""
+    """Return what makes any catalog serve a store's state. Raises UnreadableError."""
     upserts: dict[str, list[Resource]] = {}
+    place = f"revision {state.revision}"
     for key, encoded in state.resources.items():
-        upserts.setdefault(key.group, []).append(restore(key.type_url, encoded))
-    table = decode_table(state.groups)
+        upserts.setdefault(key.group, []).append(restored(key, encoded, place))
+    table = read_table(state.groups, place)
     return Changeset(upserts={group: tuple(all_) for group, all_ in upserts.items()}, groups=table, replace=True)
 
 
-def changeset_of_entry(entry: Entry, catalog: Catalog) -> Changeset:
-    """Return what brings a catalog that serves the entry's predecessor to the entry."""
+def changeset_of_entry(stored: Stored, catalog: Catalog) -> Changeset:
+    """Return what brings a catalog that serves the entry's predecessor to the entry. Raises UnreadableError."""
+    entry = stored.entry
+    place = f"revision {stored.revision} (change {entry.id!r})"
     operations: Operations = {
-        key: None if encoded is None else restore(key.type_url, encoded) for key, encoded in entry.operations.items()
+        key: None if encoded is None else restored(key, encoded, place) for key, encoded in entry.operations.items()
     }
-    table = None if entry.groups is None else decode_table(entry.groups)
+    table = None if entry.groups is None else read_table(entry.groups, place)
     return changeset_of(operations, table, catalog)
+
+
+def restored(key: Key, encoded: bytes, place: str) -> Resource:
+    """Return a resource that a store kept; ``place`` says where. Raises UnreadableError, which names both."""
+    try:
+        return restore(key.type_url, encoded)
+    except Exception as error:
+        what = f"{short_name(key.type_url)}/{key.name} of the group {key.group!r}"
+        raise UnreadableError(f"{place} can't be read: {what}: {error!r}; {_MAY_BE}") from error
+
+
+def read_table(data: bytes | None, place: str) -> GroupTable:
+    """Return groups and rules that a store kept, as ``restored`` does resources."""
+    try:
+        return decode_table(data)
+    except Exception as error:
+        raise UnreadableError(f"{place} can't be read: groups and rules: {error!r}; {_MAY_BE}") from error
+
+
+_MAY_BE = "it is damaged, or of a later version of this server"
 
 
 def changeset_of(operations: Mapping[Key, Resource | None], table: GroupTable | None, catalog: Catalog) -> Changeset:

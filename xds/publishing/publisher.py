@@ -11,7 +11,6 @@ else once the head is seen to have all that the store has: what an older state s
 """
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -70,6 +69,10 @@ class Publisher:
         """Verdicts on states that are kept and not served yet."""
         self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_MAX)
         self._moved = asyncio.Event()
+        self._submitting = 0
+        self._taken: list[Waiting] = []
+        """What was taken from those that wait, and is not answered yet as far as it makes no entry."""
+        self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._writing = False
         self._offset = 0
@@ -88,16 +91,26 @@ class Publisher:
         self._tasks = [asyncio.create_task(self._follow(), name="follow"), asyncio.create_task(self._write_all())]
 
     async def stop(self) -> None:
-        """Refuse what waits, and let go of the store. What is kept already stays kept."""
+        """Answer everybody who waits, and let go of the store. What is kept already stays kept."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        gone = UnavailableError("this control plane is going down; try again with the same id")
-        while not self._waiting.empty():
-            self._waiting.get_nowait().refuse(gone)
         for planned in self._planned:
-            planned.refuse(OutcomeUnknownError(planned.entry_id, "this control plane went down"))
+            if planned.kept:
+                planned.accept()
+            else:
+                planned.refuse(OutcomeUnknownError(planned.entry_id, "this control plane went down"))
         self._planned.clear()
+        for verdict in self._due:
+            verdict.tell()
+        self._due.clear()
+        while self._taken or self._submitting or not self._waiting.empty():
+            for waiting in self._taken:
+                waiting.refuse(_going_down())
+            self._taken = [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+            await asyncio.sleep(0)  # who waited for room gets in, and finds that this ends
+        self._moved.set()
         await self.store.close()
 
     async def publish(self, change: Change) -> Published:
@@ -111,11 +124,19 @@ class Publisher:
     async def submit(self, change: Change) -> "asyncio.Future[Published]":
         """Take a change in, after all that came before it, and return what will be its outcome; see ``publish``.
 
-        Waits while too many others do. Raises ChangesetRejectedError.
+        Waits while too many others do. Raises ChangesetRejectedError, and UnavailableError where this ends.
         """
         check(change)
         waiting = Waiting(change, asyncio.get_running_loop().create_future())
-        await self._waiting.put(waiting)
+        if not self._stopping:
+            self._submitting += 1
+            try:
+                await self._waiting.put(waiting)
+            finally:
+                self._submitting -= 1
+        if self._stopping:
+            waiting.answer.cancel()
+            raise _going_down()
         return waiting.answer
 
     async def served_at(self, revision: int, within_s: float = CONFLICT_S) -> None:
@@ -123,6 +144,8 @@ class Publisher:
         try:
             async with asyncio.timeout(within_s):
                 while self.revision < revision:
+                    if self._stopping:
+                        raise _going_down()
                     await self._moved.wait()
         except TimeoutError:
             why = self.stale_because or "the store is slow"
@@ -137,34 +160,42 @@ class Publisher:
     async def _follow(self) -> None:
         pause_s = RETRY_MIN_S
         while True:
+            before = self.revision
             try:
-                async for stored in self.store.watch(self.revision):
-                    self.stale_because, pause_s = "", RETRY_MIN_S
-                    self._take(stored)
-                return
-            except CompactedError:
-                with contextlib.suppress(StoreError):
-                    state = await self.store.state()
-                    self._take_whole(changeset_of_state(state), state.revision)
-            except EpochChangedError:
-                with contextlib.suppress(StoreError):
-                    self._begin_anew(await self.store.state())
+                if await self._follow_to_the_end():
+                    return
             except StoreError as error:
-                if not self.stale_because:
+                if str(error) != self.stale_because:
                     log.error("the store can't be followed; what is served stays served", problem=str(error))
                 self.stale_because = str(error)
             except Exception as error:
                 log.error("following the store failed by a bug in this server; please report it", exc_info=error)
                 self.stale_because = repr(error)
+            pause_s = RETRY_MIN_S if self.revision != before else min(2 * pause_s, RETRY_MAX_S)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+    async def _follow_to_the_end(self) -> bool:
+        """Serve what the store tells; say whether it was closed. False: it is to be followed anew."""
+        try:
+            async for stored in self.store.watch(self.revision):
+                self._take(stored)
+                self.stale_because = ""
+        except CompactedError:
+            state = await self.store.state()
+            self._take_whole(changeset_of_state(state), state.revision)
+        except EpochChangedError:
+            self._begin_anew(await self.store.state())
+        else:
+            return True
+        self.stale_because = ""
+        return False
 
     def _take(self, stored: Stored) -> None:
         planned = self._planned[0] if self._planned and self._planned[0].made(stored) else None
         if planned is not None:
             changeset = planned.plan.changeset  # the head has it already
         else:
-            changeset = changeset_of_entry(stored.entry, self._served)
+            changeset = changeset_of_entry(stored, self._served)
             self._behind.append((stored.revision, changeset, False))
         self._serve(changeset, stored.revision + self._offset)
         if not self._writing:
@@ -188,6 +219,7 @@ class Publisher:
 
     def _begin_anew(self, state: State) -> None:
         """Serve another log's state. The catalog's revisions go on growing, as streams and workers count by them."""
+        changeset = changeset_of_state(state)
         log.warning("the store was replaced; all of it is served anew", was=self.revision, now=state.revision)
         for planned in self._planned:
             planned.refuse(OutcomeUnknownError(planned.entry_id, "the store was replaced"))
@@ -197,7 +229,7 @@ class Publisher:
         self._due.clear()
         self._epoch = self.store.epoch
         self._offset += max(0, self.revision + 1 - state.revision)
-        self._take_whole(changeset_of_state(state), state.revision, anew=True)
+        self._take_whole(changeset, state.revision, anew=True)
 
     def _move_to(self, revision: int) -> None:
         self.revision = revision
@@ -212,14 +244,14 @@ class Publisher:
     # --- Into the store ----------------------------------------------------------------------------------------------
 
     async def _write_all(self) -> None:
-        later: list[Waiting] = []
         while True:
-            batch = later or [await self._waiting.get()]
-            if batch[0].change.mergeable:
+            if not self._taken:
+                self._taken.append(await self._waiting.get())
+            if self._taken[0].change.mergeable:
                 await asyncio.sleep(MERGE_S)
-            while len(batch) < BATCH_MAX and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            batch, later = without_twins(batch)
+            while len(self._taken) < BATCH_MAX and not self._waiting.empty():
+                self._taken.append(self._waiting.get_nowait())
+            batch, later = without_twins(self._taken)
             self._writing = True
             try:
                 await self._write(batch)
@@ -232,6 +264,7 @@ class Publisher:
                     waiting.refuse(error)
                 self._rebuild_head()
             self._writing = False
+            self._taken = later
 
     async def _write(self, batch: list[Waiting]) -> None:
         """Have the store keep all of a batch, trying again for as long as other writers are first."""
@@ -369,3 +402,7 @@ class Publisher:
         self._head = Catalog()
         self._behind.clear()
         self._behind.append((self.revision, self._served.export(), False))
+
+
+def _going_down() -> UnavailableError:
+    return UnavailableError("this control plane is going down; try again with the same id")
