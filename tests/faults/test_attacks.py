@@ -56,7 +56,9 @@ def table() -> Iterator[list[Report]]:
     """Gather the reports, and print them as a table at the end."""
     reports: list[Report] = []
     yield reports
-    lines = [Report.HEAD, *(each.line() for each in reports)]
+    lines = [Report.HEAD, *(each.line() for each in reports), "", "What did not hold:"]
+    failed = {each.name: each.faults(p99_floor_s=FLOOR_S) for each in reports}
+    lines += [f"{name}: {'; '.join(faults)}" for name, faults in failed.items() if faults] or ["nothing"]
     print("\n" + "\n".join(lines))
     if TABLE:
         head = f"{STREAMS:,} streams, {TURNS} turns of {WINDOW_S:g} s, {PUSHES_PER_S:g} pushes a second; {machine()}"
