@@ -1,9 +1,10 @@
 """design.md, "Stream state": streams that lack the same are answered with the very same bytes, made once."""
 
 import gc
+from sys import getsizeof
 
 from support.encoded import CDS, EDS, SDS, endpoints, resource, static
-from support.hubs import Client, World
+from support.hubs import DELTA, Client, World
 
 from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
@@ -297,3 +298,23 @@ def test_responses_with_large_names_that_are_given_again_stay(world: World) -> N
         if number > 2:  # others come between: the response is not the last of its type
             world.client(node=f"o{number}").subscribe(EDS, "a")
     assert len({client.messages[0].nonce for client in world.clients if client.node.id.startswith("n")}) == 1
+
+
+def test_large_responses_are_forgotten_when_nobody_is_given_them_any_more(world: World) -> None:
+    world.publish(*(endpoints("x" * 100 + str(number)) for number in range(400)))
+    client = world.client()
+    client.subscribe(EDS)
+    assert len(world.hub.cohorts) == 1
+    for _ in range(3):
+        world.hub.grow_old()
+    assert len(world.hub.cohorts) == 0
+
+
+def test_the_table_of_streams_takes_what_those_that_are_open_take(world: World) -> None:
+    streams = [world.hub.open(DELTA) for _ in range(10_000)]
+    for stream in streams[10:]:
+        world.hub.close(stream)
+    before = getsizeof(world.hub.streams)
+    world.hub.grow_old()
+    assert getsizeof(world.hub.streams) < before / 10
+    assert list(world.hub.streams) == streams[:10]

@@ -16,7 +16,7 @@ from xds.protocol.response import Response
 NAMES_BYTES_MAX = 16 * 1024 * 1024
 """What the names in the keys of responses may take: subscriptions, each once, what is asked for, and exceptions."""
 AGE_MAX = 2
-"""Responses with large names that nobody was given for so many periods are forgotten."""
+"""Large responses, or with large names, that nobody was given for so many periods are forgotten."""
 LARGE_BYTES = 32 * 1024
 """Responses whose messages are so large are forgotten as soon as nobody new can need them."""
 
@@ -73,7 +73,7 @@ class Cohorts:
         """Of how many entries each subscription is a part."""
         self._names_bytes = 0
         self._ages: dict[Response, tuple[Hashable, int]] = {}
-        """Of the entries with large names, the key, and how often ``grow_old`` was called since they were used."""
+        """Of the large entries, the key, and how often ``grow_old`` was called since they were used."""
         self._nonce = 0
         self._last: dict[str, tuple[tuple[object, ...], Response, int]] = {}
         """By type, what ``get`` returned last, with its key and serial."""
@@ -128,11 +128,11 @@ class Cohorts:
         users = self._interests.get(interest, 0)
         self._interests[interest] = users + 1
         self._names_bytes += response.names_bytes + (0 if users else interest.names_bytes)
-        if response.names_bytes + interest.names_bytes >= LARGE_BYTES:
+        if max(response.message_bytes, response.names_bytes + interest.names_bytes) >= LARGE_BYTES:
             self._ages[response] = (key, 0)
 
     def grow_old(self) -> None:
-        """Forget the responses with large names that no stream was given since this was called ``AGE_MAX`` times."""
+        """Forget the large responses that no stream was given since this was called ``AGE_MAX`` times."""
         for response, (key, age) in list(self._ages.items()):
             self._ages[response] = (key, age + 1)
             if age >= AGE_MAX:

@@ -6,6 +6,7 @@ Nothing is queued in between. ``now`` is in seconds, on any clock that only goes
 """
 
 from collections.abc import Callable, Mapping, Set
+from sys import getsizeof
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.catalog import Catalog
@@ -46,6 +47,11 @@ from xds.protocol.stream import Limits, Ordering, Stream
 from xds.protocol.timers import Timers
 from xds.protocol.watchers import WatchTable
 from xds.protocol.wave import Wave, is_plain
+
+
+def is_sparse(table: Mapping[Stream, object]) -> bool:
+    """Say whether a table has room for many more than are in it: dictionaries keep what their most took."""
+    return getsizeof(table) > 10_000 + 400 * len(table)
 
 
 class Hub:
@@ -385,6 +391,8 @@ class Hub:
         """Forget of what is kept for the next client what nobody has asked for lately. To be called now and then."""
         self._openings.grow_old()
         self.cohorts.grow_old()
+        if is_sparse(self._streams):
+            self._streams = dict(self._streams)
 
     @property
     def next_tick(self) -> float:

@@ -16,7 +16,7 @@ from xds.address import Address
 from xds.model.changeset import Applied
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Event
-from xds.protocol.hub import Hub
+from xds.protocol.hub import Hub, is_sparse
 from xds.protocol.plain_acks import PlainAck
 from xds.protocol.response import Part
 from xds.protocol.state import Variant
@@ -28,7 +28,7 @@ ADMITTING_S = 0.002
 
 The answer to one may take milliseconds, if it has thousands of resources.
 """
-AGING_S = 15.0
+AGING_S = 5.0
 """How often the hub is to forget what nobody has asked for since."""
 SLICE = 32
 """Streams told of a change before the event loop gets a turn: about a millisecond of work, on grpcio 5.
@@ -107,6 +107,8 @@ class Dispatcher:
 
     def _age(self) -> None:
         self.hub.grow_old()
+        if is_sparse(self._sinks):
+            self._sinks = dict(self._sinks)
         self._aging = self._loop.call_later(AGING_S, self._age)
 
     def open(self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "") -> Stream:
