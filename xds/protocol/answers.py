@@ -3,6 +3,7 @@
 from xds.protocol.draining_nodes import DrainingNodes
 from xds.protocol.events import Counters, Event, nacked
 from xds.protocol.nacked_names import NackedNames
+from xds.protocol.name_sets import NO_NAMES
 from xds.protocol.response import Part
 from xds.protocol.session import Session
 from xds.protocol.state import TypeState
@@ -38,7 +39,7 @@ class Answers:
     def _note(self, session: Session, state: TypeState, part: Part | None, error: str | None) -> None:
         if part is None:
             return
-        if state.unknown:
+        if state.unknown is not NO_NAMES:
             state.unknown = self._nacked.share(state.unknown)
         if error is not None:
             self._note_nack(session, state, part, error)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from xds.protocol.draining import NEVER
 from xds.protocol.policy import Stage
 from xds.protocol.session import Session
 from xds.protocol.state import TypeState
@@ -24,7 +25,8 @@ def _times(session: Session) -> Iterator[float]:
                 yield state.heartbeat_at
             if ordered and state.outstanding is not None and not state.overdue and state.stage is not Stage.FREE:
                 yield state.sent_at + held_s
-            yield state.drain_at
+            if state.drain_at < NEVER:
+                yield state.drain_at
     if not ordered:
         return
     if session.awaited:

@@ -196,19 +196,20 @@ class Hub:
     def _receive(self, stream: Stream, data: bytes, node_end: int, now: float) -> int:
         check_outline(stream.variant, data, self._limits)
         request, opening = self._openings.read(stream.variant, data, node_end)
-        session = self._sessions.of(stream, request, self._snapshots)
+        session = self._sessions.of(stream, request, len(data), self._snapshots)
+        request_bytes = len(data) - node_end
         request = opening.request if opening is not None else request
         type_url = type_of(stream, request, self._knows_type, self._limits.types_max)
         state = stream.states.get(type_url)
         if state is None:
-            state = self._begin(stream, session, type_url, request, opening, now)
+            state = self._begin(stream, session, type_url, request, request_bytes, opening, now)
             named, names = True, 0
         else:
             before = state.interest
-            named = self._continue(stream, session, state, request, opening, now)
+            named = self._continue(stream, session, state, request, request_bytes, opening, now)
             names = len(before.names) + len(state.asked) + len(state.interest.names) if named else 0
         if named:
-            check_names_bytes(stream, len(data) - node_end, self._limits.names_bytes_max)
+            check_names_bytes(stream, request_bytes, self._limits.names_bytes_max)
         if opening is not None:
             self._openings.keep(opening)
         self._plain_acks.learn(session, request, data, node_end)
@@ -226,10 +227,17 @@ class Hub:
         self._schedule(session, now)
 
     def _begin(
-        self, stream: Stream, session: Session, type_url: str, request: Request, opening: Opening | None, now: float
+        self,
+        stream: Stream,
+        session: Session,
+        type_url: str,
+        request: Request,
+        request_bytes: int,
+        opening: Opening | None,
+        now: float,
     ) -> TypeState:
         state = TypeState(type_url, stream.variant, NOTHING)
-        check_size(state, request, self._limits.subscriptions_max)
+        check_size(state, request, request_bytes, self._limits.subscriptions_max)
         view = session.newest.view(type_url)
         claims = claims_something(request)
         stuck = notice_return(session, stream, state, claims=claims, now=now)
@@ -249,10 +257,17 @@ class Hub:
         return state
 
     def _continue(
-        self, stream: Stream, session: Session, state: TypeState, request: Request, opening: Opening | None, now: float
+        self,
+        stream: Stream,
+        session: Session,
+        state: TypeState,
+        request: Request,
+        request_bytes: int,
+        opening: Opening | None,
+        now: float,
     ) -> bool:
         """Take a later request of a type; return whether it may have brought names to keep."""
-        check_size(state, request, self._limits.subscriptions_max)
+        check_size(state, request, request_bytes, self._limits.subscriptions_max)
         before = state.interest
         error = error_of(request)
         if isinstance(request, DeltaDiscoveryRequest):

@@ -37,6 +37,8 @@ CLAIM_BYTES = 400
 """About what a resource that a client claims takes, beside its name and version."""
 WIRE_FACTOR = 64
 """A byte of a request holds no more than so many bytes of memory for names: those of one letter come close."""
+NAME_BYTES_MIN = 2
+"""What a name takes in a request, if it is empty."""
 OUTLINE_BYTES_MIN = 512 * 1024
 """Requests of this size and above are counted before they are read."""
 
@@ -291,11 +293,13 @@ def _requested(request: DiscoveryRequest) -> set[str]:
     return names
 
 
-def check_size(state: TypeState, request: Request, most: int) -> None:
+def check_size(state: TypeState, request: Request, request_bytes: int, most: int) -> None:
     """Refuse a request that names more than ``most`` resources, or whose names would make the stream's more.
 
     Nothing of it is taken over before. Raises StreamRefusedError.
     """
+    if request_bytes // NAME_BYTES_MIN + max(len(state.interest.names), len(state.asked)) <= most:
+        return  # it has no room for so many
     about = state.type_url[:200]
     if isinstance(request, DiscoveryRequest):
         _check_count("subscribe to", len(request.resource_names) + len(request.resource_locators), about, most)
@@ -307,8 +311,6 @@ def check_size(state: TypeState, request: Request, most: int) -> None:
     _check_count("subscribe to", subscribed, about, most)
     _check_count("unsubscribe from", unsubscribed, about, most)
     _check_count("claim", len(request.initial_resource_versions), about, most)
-    if subscribed + unsubscribed + max(len(state.interest.names), len(state.asked)) <= most:
-        return  # no set of names can come to more than that, and to build them takes long
     adding, dropping = _subscribed(request), _unsubscribed(request)
     _check_count("subscribe to", len((state.interest.names - dropping) | adding), about, most)
     # Answers that are owed: what is exchanged while the wildcard holds is answered on either side.

@@ -40,14 +40,14 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._shared)
 
-    def of(self, stream: Stream, request: Request, snapshots: Mapping[str, Snapshot]) -> Session:
-        """Return the stream's session, found or made at its first request.
+    def of(self, stream: Stream, request: Request, request_bytes: int, snapshots: Mapping[str, Snapshot]) -> Session:
+        """Return the stream's session, found or made at its first request, which has so many bytes in all.
 
         Raises StreamRefusedError if the request has no node, one that is too large or another one than before, or if
         no group takes it.
         """
         has_node = request.HasField("node")
-        if has_node:
+        if has_node and request_bytes > self._limits.node_bytes_max:
             check_node_size(request.node.ByteSize(), self._limits.node_bytes_max)
         if stream.session is not None:
             if has_node and not same_node(stream.session.node, request.node):

@@ -205,10 +205,12 @@ class TypeState:
 
         Must not be called with a response outstanding, except to give up on it.
         """
+        # fmt: off
         key = (
-            *(self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, self.variant),
+            self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, self.variant,
             self.unremoved,
         )
+        # fmt: on
         response = cohorts.again(self.type_url, key, self.serial)
         if response is None:
             make = lambda: self._make(target, hold, cohorts, encoding)  # noqa: E731
@@ -285,7 +287,7 @@ class TypeState:
 
     def _with_unremoved(self, found: Diff, target: View) -> Diff:
         """Return a diff with what rejected responses removed: it goes again with whatever else is sent."""
-        if not self.unremoved or not (found or self.owed):
+        if self.unremoved is NO_NAMES or not (found or self.owed):
             return found
         told = {*found.removals, *found.unknown}
         again = [name for name in self.unremoved.names - told if target.get(name) is None]
@@ -379,7 +381,7 @@ class TypeState:
         An Envoy on SotW answers only the last of several that it got while its clusters warm: if it rejects that one,
         the version that it has tells which of the earlier ones it took.
         """
-        for number, before in enumerate(earlier):
+        for number, before in enumerate(earlier) if earlier else ():
             if message is None or any(version == each.version for each in earlier[number:]):
                 self._accept(before, drained_at)
             else:
@@ -391,9 +393,9 @@ class TypeState:
             self.rejection = Rejection(part.nonce, message, part.versions)
 
     def _accept(self, part: Part, drained_at: float) -> None:
-        if self.unknown:
+        if self.unknown is not NO_NAMES:
             self.unknown = self.unknown.difference(part.name_set)
-        if self.unremoved:
+        if self.unremoved is not NO_NAMES:
             self.unremoved = self.unremoved.difference(part.name_set)
         if self.draining:
             self._release(part, drained_at)

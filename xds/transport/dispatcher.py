@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from time import thread_time
+from time import monotonic, thread_time
 from typing import Protocol
 
 from xds.address import Address
@@ -141,11 +141,11 @@ class Dispatcher:
 
     def _admit(self) -> None:
         """Serve the streams that wait their turn longest; the others after the event loop had its own."""
-        until = thread_time() + ADMITTING_S
+        until = monotonic() + ADMITTING_S
         for stream in list(islice(self._cold, ADMITTED_AT_ONCE)):
             del self._cold[stream]
             self._tell(stream)
-            if thread_time() > until:
+            if monotonic() > until:
                 break
         if self._cold:
             self._loop.call_soon(self._admit)
