@@ -45,7 +45,7 @@ class Served:
 
 def read(openings: Openings, data: bytes, variant: Variant = Variant.DELTA):
     request, found = openings.read(variant, data, end_of_node(data))
-    if found is not None:
+    if found is not None and not found.kept:
         openings.keep(found)
     return request, found
 

@@ -15,10 +15,11 @@ class Answers:
     ``nacked`` and ``draining``: what is known of nodes; ``events``: where NACKs are noted.
     """
 
-    __slots__ = ("_counters", "_draining", "_events", "_nacked")
+    __slots__ = ("_by_node", "_counters", "_draining", "_events", "_nacked")
 
     def __init__(self, nacked: NackedNames, draining: DrainingNodes, counters: Counters, events: list[Event]) -> None:
         self._nacked = nacked
+        self._by_node = nacked.by_node
         self._draining = draining
         self._counters = counters
         self._events = events
@@ -28,7 +29,15 @@ class Answers:
 
         ``version`` is what a SotW client says that it has.
         """
-        self._note(session, state, session.answered(state, error, now, version), error)
+        part = session.answered(state, error, now, version)
+        if (
+            error is None
+            and part is not None
+            and not (self._by_node or state.draining or state.unknown is not NO_NAMES)
+        ):
+            self._counters.acks += 1
+            return
+        self._note(session, state, part, error)
 
     def take_late(
         self, session: Session, state: TypeState, nonce: str, error: str | None, now: float, version: str = ""

@@ -28,6 +28,7 @@ from xds.protocol.openings import Opening, Openings, begin
 from xds.protocol.plain_acks import PlainAck, PlainAcks, end_of_node
 from xds.protocol.policy import Stage
 from xds.protocol.requests import (
+    OUTLINE_BYTES_MIN,
     Request,
     begin_sotw,
     change_delta,
@@ -194,7 +195,8 @@ class Hub:
         return bool(session.absent or session.awaited or session.coming_back)
 
     def _receive(self, stream: Stream, data: bytes, node_end: int, now: float) -> int:
-        check_outline(stream.variant, data, self._limits)
+        if len(data) >= OUTLINE_BYTES_MIN:
+            check_outline(stream.variant, data, self._limits)
         request, opening = self._openings.read(stream.variant, data, node_end)
         session = self._sessions.of(stream, request, len(data), self._snapshots)
         request_bytes = len(data) - node_end
@@ -210,7 +212,7 @@ class Hub:
             names = len(before.names) + len(state.asked) + len(state.interest.names) if named else 0
         if named:
             check_names_bytes(stream, request_bytes, self._limits.names_bytes_max)
-        if opening is not None:
+        if opening is not None and not opening.kept:
             self._openings.keep(opening)
         self._plain_acks.learn(session, request, data, node_end)
         self._follow(stream, session, state, now)

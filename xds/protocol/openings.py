@@ -98,9 +98,7 @@ class Openings:
         return request, Opening(plain, alone)
 
     def keep(self, opening: Opening) -> None:
-        """Have an opening that was taken known again."""
-        if opening.kept:
-            return
+        """Have an opening that was taken, and is not kept yet, known again."""
         opening.kept = True
         key = _key(opening.data, 0)
         alike = self._known.setdefault(key, [])

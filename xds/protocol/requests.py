@@ -60,8 +60,6 @@ def check_outline(variant: Variant, data: bytes, limits: Limits) -> None:
     To read three million names, and their versions into a map, takes a second; to count them a twentieth of that.
     Raises StreamRefusedError.
     """
-    if len(data) < OUTLINE_BYTES_MIN:
-        return
     outline: DeltaDiscoveryRequestOutline | DiscoveryRequestOutline
     try:
         if variant is Variant.DELTA:

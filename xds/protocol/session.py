@@ -258,7 +258,8 @@ class Session:
     def _keep_replaced(self, state: TypeState) -> None:
         """Note what the client goes on using after this response."""
         assert state.response is not None
-        state.draining = united(state.draining, state.response.kept)
+        if state.response.kept:
+            state.draining = united(state.draining, state.response.kept)
 
     def _break(self, stream: Stream, now: float) -> Part | None:
         """Remove the clusters that are gone from the snapshot and out of use, once nothing else is under way."""

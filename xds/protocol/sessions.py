@@ -115,10 +115,10 @@ def notice_return(session: Session, stream: Stream, state: TypeState, *, claims:
     stream.warm = stream.warm or claims
     if state.stage is Stage.MAKE and claims:
         session.returned(now)
-    if is_grpc(session.node):
-        return False
     stuck = state.type_url == ENDPOINTS and stream.aggregated and not stream.states
-    if stuck or (claims and not stream.aggregated and state.switches):
-        session.stuck_since = now if session.stuck_since is None else session.stuck_since
-        session.timed = True
+    back = claims and not stream.aggregated and state.switches
+    if not (stuck or back) or is_grpc(session.node):
+        return False
+    session.stuck_since = now if session.stuck_since is None else session.stuck_since
+    session.timed = True
     return stuck

@@ -351,6 +351,11 @@ class TypeState:
         pinned = sum(len(part.message) for part in self.given_up)
         return len(self.given_up) < IN_FLIGHT_MAX and pinned < IN_FLIGHT_BYTES_MAX
 
+    @property
+    def is_trusted(self) -> bool:
+        """Say whether the client took all that it was sent and has answered."""
+        return self.unknown is NO_NAMES and self.unremoved is NO_NAMES
+
     def settle(self, message: str | None, drained_at: float, version: str = "") -> Part | None:
         """Take the client's answer to the outstanding response: ACK with None, NACK with its message.
 
@@ -361,7 +366,8 @@ class TypeState:
         if part is None:
             return None
         earlier, self.outstanding, self.given_up = self.given_up, None, ()
-        self._settle(part, earlier, message, drained_at, version)
+        if message is not None or earlier or self.draining or not self.is_trusted:
+            self._settle(part, earlier, message, drained_at, version)
         return part
 
     def settle_late(self, nonce: str, message: str | None, drained_at: float, version: str = "") -> Part | None:
