@@ -23,15 +23,17 @@ ARROWS: dict[str, set[str]] = {
     "protocol": {"model", "_generated"},
     "schema": {"model", "_generated"},
     "sources": {"model", "schema"},
-    "store": {"_generated", "private_files"},
-    "publishing": {"model", "schema", "store"},
+    "background": set(),
+    "store": {"_generated", "background", "private_files"},
+    "publishing": {"background", "model", "schema", "store"},
     "client": {"model", "schema", "sources.inline", "address", "_generated"},
-    "transport": {"model", "protocol", "address", "signals", "_generated"},
-    "fleet": {"model", "_generated", "address", "private_files", "transport.http2"},
+    "transport": {"model", "protocol", "address", "background", "signals", "_generated"},
+    "fleet": {"model", "_generated", "address", "background", "private_files", "transport.http2"},
     "merged_log": set(),
     "reporting": {"model", "protocol", "publishing.changes", "merged_log"},
     "api": {
-        *("", "merged_log", "model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"),
+        *("", "background", "merged_log", "model", "protocol", "schema", "address", "publishing", "sources", "store"),
+        "_generated",
         *("escaping", "transport.grpcio_tls", "transport.tls"),
     },
     "address": set(),
@@ -45,11 +47,11 @@ ARROWS: dict[str, set[str]] = {
     "private_files": set(),
     "signals": set(),
     "serving": {
-        *("", "merged_log", "model", "protocol", "schema", "transport", "api"),
+        *("", "background", "merged_log", "model", "protocol", "schema", "transport", "api"),
         *("address", "config", "descriptors", "logs", "memory", "reporting", "signals"),
     },
     "app": {
-        *("", "model", "protocol", "schema", "sources", "serving", "transport", "api"),
+        *("", "background", "model", "protocol", "schema", "sources", "serving", "transport", "api"),
         *("address", "config", "descriptors", "memory", "reporting"),
     },
     "server": {
@@ -387,3 +389,53 @@ def test_nothing_is_put_off() -> None:
         if mark.search(line)
     ]
     no_problems(wrong, "Do it now, or open an issue and say why in words.")
+
+
+OTHER_TASKS: dict[str, str] = {
+    "xds.api.grpc_api.GrpcApi._push_endpoints": "awaited by the call that it reads for, which fails with it",
+    "xds.api.http_port.HttpPort._admit": "one connection; what it raises is raised in its callback, and logged",
+    "xds.client.endpoints.EndpointStream.__init__": "what they raise is told to everybody who pushes",
+    "xds.fleet.links._together": "awaited at once",
+    "xds.server._unless_ended": "awaited at once",
+    "xds.server._unless_asked_again": "awaited at once",
+    "xds.serving.worker.Worker._run": "a fault ends the process, which its parent logs, counts and replaces",
+    "xds.sources.alarm.Alarm.__aenter__": "waits for one event, and can't fail",
+    "xds.sources.alarm.Alarm._listen": "a fault is logged, and polling goes on until the next sweep begins another",
+    "xds.store.etcd_client.EtcdClient.watch": "without it the watch ends after three seconds, and another one is begun",
+    "xds.transport.calls.ReplyCall._go_on": "one request; a fault is reported and ends its call",
+    "xds.transport.grpcio.GrpcioTransport.drain": "awaited by it",
+    "xds.transport.grpcio._Call.carry": "one stream; a fault is reported and ends it",
+    "xds.transport.grpcio._Call.ready": "one stream; a fault is reported and ends it",
+}
+"""Tasks that are not of ``xds.background``, by where they are begun, each with what becomes of it when it fails."""
+TASK_STARTERS = {"create_task", "ensure_future", "Thread", "run_coroutine_threadsafe"}
+
+
+def test_every_background_task_is_looked_after() -> None:
+    """A task whose failure nobody sees is a silent end: begin it by ``Background``, or say here who sees it."""
+    found = {
+        f"xds.{module.name}.{place}"
+        for module in modules()
+        if module.name != "background"
+        for place, node in _placed(module.tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in TASK_STARTERS
+        and not (isinstance(node.func.value, ast.Name) and node.func.value.id == "group")  # a TaskGroup sees to its own
+    }
+    unexpected = sorted(found - OTHER_TASKS.keys())
+    no_problems(unexpected, "Begin these tasks by Background.keep or Background.run, or add them to OTHER_TASKS.")
+    assert found == OTHER_TASKS.keys(), "these are gone"
+
+
+def _placed(tree: ast.AST, place: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Yield every node with the dotted name of the outermost function that it is in."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from _placed(node, f"{place}.{node.name}" if place else node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = f"{place}.{node.name}" if place else node.name
+            yield from ((inner, each) for each in ast.walk(node))
+        else:
+            yield place, node
+            yield from _placed(node, place)

@@ -14,6 +14,7 @@ from xds.address import Address
 from xds.api.admin import AdminServer
 from xds.api.http_port import HttpLimits
 from xds.api.metrics import metrics_renderer
+from xds.background import Background
 from xds.config import ServingInfo, Settings
 from xds.descriptors import Room, share_room
 from xds.model.catalog import Catalog
@@ -55,11 +56,13 @@ class ControlPlane:
         """Says why newer changes may not be known, "" where that can't be."""
         self.refusing_because: Callable[[], str] = lambda: ""
         """Says why no change can be kept just now, "" where they can."""
+        self.background = Background()
+        """The background tasks of this process."""
         self._rejected = 0
         count = self.settings.transport.worker_count(auto=workers)
         self._streams: Streams | WorkerStreams
         if count:
-            self._streams = WorkerStreams(self.settings, self.catalog, count)
+            self._streams = WorkerStreams(self.settings, self.catalog, count, background=self.background)
         else:
             self._streams = Streams(self.settings, self._schema, self.catalog)
         self._admin: AdminServer | None = None
@@ -175,9 +178,11 @@ class ControlPlane:
                     rejected=lambda: self._rejected,
                     stale=lambda: bool(self.stale_because()),
                     refusing=lambda: bool(self.refusing_because()),
+                    background=self.background,
                 ),
                 tls=settings.api.tls,
                 limits=_http_limits(settings, self.room),
+                background=self.background,
             )
             try:
                 self.admin_address = await self._admin.start()
@@ -209,6 +214,8 @@ class ControlPlane:
             told.append(f"newer changes may be missing: {why}")
         if why := self.refusing_because():
             told.append(f"changes are refused: {why}")
+        if why := self.background.ailing:
+            told.append(why)
         return self._state == "ready", f"{self._state}, but {'; '.join(told)}" if told else self._state
 
     def serve_api(self, api: ASGIApp) -> None:

@@ -61,8 +61,8 @@ class HoleWatch:
         """Look from now on, for as long as the loop runs."""
 
         def again() -> None:
-            self.look()
             loop.call_later(self._every_s, again)
+            self.look()
 
         loop.call_later(self._every_s, again)
 

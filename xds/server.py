@@ -54,8 +54,9 @@ async def serve(
         control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)), checked=True)
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
-        store = await open_store(settings.store.url, etcd=_etcd_options(settings.store))
-        publisher = Publisher(store, control_plane.catalog, control_plane.follow)
+        background = control_plane.background
+        store = await open_store(settings.store.url, etcd=_etcd_options(settings.store), background=background)
+        publisher = Publisher(store, control_plane.catalog, control_plane.follow, background=background)
         stack.push_async_callback(publisher.stop)
         await publisher.start()
         reader = None
@@ -79,7 +80,8 @@ async def serve(
             control_plane.serve_api(rest)
         await api.start(control_plane.room.api)
         stack.push_async_callback(api.stop)
-        retention = Retention(store, most=settings.store.history_max, longest_s=settings.store.history_s)
+        kept = settings.store
+        retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
         if announce is not None:
             announce(control_plane.info(settings.directory, api=api.address))
@@ -198,17 +200,18 @@ async def _until_ended(
     """Follow the directory until the process is to end, then drain."""
     stop = asyncio.Event()
     HoleWatch().start(asyncio.get_running_loop())
-    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(ending.wait())]
+    following: asyncio.Task[None] | None = None
     if reader is not None:
-        tasks.append(asyncio.create_task(_follow(control_plane, publisher, reader, stop, rereading)))
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    tasks[0].cancel()
+        directory = _FollowedDirectory(control_plane, publisher, reader, stop, rereading)
+        following = control_plane.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
+    await ending.wait()
     settings = control_plane.settings
     log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
     await _unless_asked_again(control_plane.drain())
     stop.set()
-    for task in tasks[1:]:
-        await task
+    if following is not None:
+        following.cancel()  # it may be trying, again and again, to have a store that is away keep a change
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _unless_ended(reading: Coroutine[Any, Any, Changeset], ending: asyncio.Event) -> Changeset | None:
@@ -237,25 +240,43 @@ async def _unless_asked_again(draining: Awaitable[None]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _follow(
-    control_plane: ControlPlane,
-    publisher: Publisher,
-    reader: DirectoryReader,
-    stop: asyncio.Event,
-    rereading: Rereading,
-) -> None:
-    """Publish every change of the directory until told to stop; whatever happens, what is served stays served."""
-    pause_s = WATCH_RETRY_MIN_S
-    while not stop.is_set():
-        try:
-            async for outcome in watch(reader, stop=stop, on_degraded=log_degraded, rereading=rereading):
-                await _take(control_plane, publisher, outcome)
-                pause_s = WATCH_RETRY_MIN_S
-        except Exception as error:
-            log.error("the directory can't be watched, trying again", error=repr(error), retry_s=pause_s)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause_s)
-            pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
+class _FollowedDirectory:
+    """Publishes every change of the directory until told to stop; whatever happens, what is served stays served."""
+
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        publisher: Publisher,
+        reader: DirectoryReader,
+        stop: asyncio.Event,
+        rereading: Rereading,
+    ) -> None:
+        self._control_plane, self._publisher = control_plane, publisher
+        self._reader, self._stop, self._rereading = reader, stop, rereading
+        self._untaken: Changeset | ChangesetRejectedError | None = None
+
+    async def follow(self) -> None:
+        """Do so, beginning with what was read and not published yet: the reader tells it no second time."""
+        pause_s = WATCH_RETRY_MIN_S
+        while not self._stop.is_set():
+            try:
+                await self._take()
+                async for outcome in watch(
+                    self._reader, stop=self._stop, on_degraded=log_degraded, rereading=self._rereading
+                ):
+                    self._untaken = outcome
+                    await self._take()
+                    pause_s = WATCH_RETRY_MIN_S
+            except Exception as error:
+                log.error("the directory can't be watched, trying again", error=repr(error), retry_s=pause_s)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), pause_s)
+                pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
+
+    async def _take(self) -> None:
+        if self._untaken is not None:
+            await _take(self._control_plane, self._publisher, self._untaken)
+            self._untaken = None
 
 
 async def _take(control_plane: ControlPlane, publisher: Publisher, outcome: Changeset | ChangesetRejectedError) -> None:

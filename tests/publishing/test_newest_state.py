@@ -272,6 +272,31 @@ async def test_who_another_writer_overtakes_decides_anew(replica, log: Log) -> N
     assert [each.revision for each in made] == [2, 3]
 
 
+async def test_what_is_kept_and_not_served_yet_is_built_upon_after_a_fault(replica, log: Log, monkeypatch) -> None:
+    """The head is then built anew from what is served, and has to get what comes by the watch."""
+    store = Behind(log)
+    one = await replica(store)
+    store.told.clear()
+    keep = log.kept.append_all
+
+    async def keep_quietly(entries: Sequence[Entry], expected_revision: int) -> int:
+        return await keep(entries, expected_revision)
+
+    monkeypatch.setattr(store, "append_all", keep_quietly)  # which lets the watch tell nothing
+    first = await one.publisher.submit(setting(cluster("a")))
+    while not (one.publisher._planned and one.publisher._planned[0].kept):
+        await asyncio.sleep(0)
+    monkeypatch.setattr(one.publisher, "_plan_all", lambda batch: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        await one.publisher.publish(setting(cluster("b")))
+    monkeypatch.undo()
+    assert not first.done()
+    store.told.set()
+    assert (await first).revision == 1
+    async with asyncio.timeout(2):
+        assert (await one.publisher.publish(setting(cluster("a", 2)))).revision == 2
+
+
 async def test_an_entry_with_the_id_of_ones_own_is_served_as_the_store_has_it(replica, log: Log) -> None:
     """What it was planned on was overtaken: its plan of groups and rules holds resources that the store has not."""
     one, slow = await replica(Behind(log)), Behind(log)

@@ -18,6 +18,7 @@ from support.loops import on_both_loops
 from support.processes import Worker as ChildWithLines
 from support.running import TIMEOUT_S, children_of, runs, until
 
+from xds.background import Background
 from xds.transport import pool as pool_module
 from xds.transport.pool import Pool, PoolEvents, Worker, WorkerFailedError
 
@@ -347,3 +348,31 @@ async def test_no_worker_outlives_its_parent(number):
         assert all(map(runs, pids))
         os.kill(parent.pid or 0, number)
         await until(lambda: not any(map(runs, pids)))
+
+
+@on_both_loops
+async def test_a_place_is_kept_and_workers_are_looked_after_after_a_fault_of_ours(monkeypatch):
+    """The worker that nobody would have waited for is replaced too."""
+    background = Background()
+    async with living(count=2, background=background) as life:
+        failed: list[int] = []
+        start = life._on_start
+
+        def fail_once(worker: Worker) -> None:
+            start(worker)
+            if not failed:
+                failed.append(worker.pid)
+                raise ValueError("a bug")
+
+        object.__setattr__(life.pool._events, "on_start", fail_once)
+        os.kill(life.pids[0], signal.SIGKILL)
+        await until(lambda: failed and life.ready and failed[0] not in life.pids)
+        assert sum(background.deaths[f"keep worker {number}"] for number in range(2)) == 1
+        assert not runs(failed[0])
+        assert "a bug" in background.ailing
+
+        monkeypatch.setattr(pool_module, "LOOK_EVERY_S", "no number")
+        await until(lambda: background.deaths["look after the workers"])
+        monkeypatch.setattr(pool_module, "LOOK_EVERY_S", 0.01)
+        looks = life.pool.workers[0]
+        await until(lambda: looks.silent_looks > 1)

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from xds.address import Address, BindError
 from xds.api.http_port import HttpLimits, HttpServer
 from xds.api.json_answer import JsonAnswer
+from xds.background import Background
 from xds.escaping import visible
 
 SCRAPES_MAX = 8
@@ -58,14 +59,18 @@ class AdminServer:
         metrics: Callable[[], Awaitable[bytes]],
         tls: tuple[Path, Path] | None = None,
         limits: HttpLimits | None = None,
+        background: Background | None = None,
     ) -> None:
         assert not address.is_unix, "Settings refuses a unix socket here"
         self._address = address
         self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics)
         self._tls = tls
         self._limits = limits or HttpLimits()
+        self._background = background or Background()
+        self._listening: socket.socket | None = None
         self._server: HttpServer | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._stopping = False
 
     def serve_api(self, api: ASGIApp) -> None:
         """Have ``api`` answer all other paths from now on."""
@@ -79,8 +84,15 @@ class AdminServer:
     async def start(self) -> Address:
         """Listen, and return the address, its port filled in where it was 0. Raises BindError."""
         assert self._serving is None, "started once"
-        listening = await _listen(self._address)
-        bound = Address(self._address.host, listening.getsockname()[1])
+        self._listening = await _listen(self._address)
+        bound = Address(self._address.host, self._listening.getsockname()[1])
+        self._make_server()
+        self._serving = self._background.keep("serve the admin port", self._serve, may_end=lambda: self._stopping)
+        return bound
+
+    def _make_server(self) -> HttpServer:
+        """Return another server of the port; with the end of one its own descriptor of the socket is closed."""
+        assert self._listening is not None
         config = uvicorn.Config(
             self._app,
             lifespan="off",
@@ -94,9 +106,17 @@ class AdminServer:
             ssl_certfile=None if self._tls is None else self._tls[0],
             ssl_keyfile=None if self._tls is None else self._tls[1],
         )
-        self._server = HttpServer(config, listening, self._limits)
-        self._serving = asyncio.create_task(self._server.serve(), name="admin")
-        return bound
+        self._server = HttpServer(config, self._listening.dup(), self._limits)
+        return self._server
+
+    async def _serve(self) -> None:
+        server = self._server or self._make_server()
+        try:
+            await server.serve()
+        finally:
+            server.let_go()
+            if not self._stopping:
+                self._server = None
 
     def reload_certificates(self) -> bool:
         """Read the TLS files again; say whether there are any. Raises OSError or ssl.SSLError, and keeps the former."""
@@ -109,11 +129,16 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Close the port and its connections, requests under way getting a second. Does nothing if not started."""
-        if self._server is None or self._serving is None:
+        if self._serving is None or self._listening is None:
             return
-        self._server.should_exit = True
-        await self._serving
-        self._server = self._serving = None
+        self._stopping = True
+        if self._server is None:  # it died, and was to be started again
+            self._serving.cancel()
+        else:
+            self._server.should_exit = True
+        await asyncio.gather(self._serving, return_exceptions=True)
+        self._listening.close()
+        self._server = self._serving = self._listening = None
 
 
 def admin_app(

@@ -330,6 +330,13 @@ class HttpServer(uvicorn.Server):
         self.servers = [self._port]  # type: ignore[list-item]
         self.started = True
 
+    def let_go(self) -> None:
+        """Take no more connections, and close those that are open: for one that ended without ``shutdown`` too."""
+        if self.started:
+            self._port.close()
+            self._port.cut_all()
+        self._listening.close()
+
     def _connection(self, port: HttpPort) -> HttpConnection:
         return HttpConnection(port, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 

@@ -10,6 +10,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from xds.background import Background
 from xds.escaping import visible
 from xds.model.catalog import Catalog
 from xds.model.types import short_name
@@ -81,7 +82,9 @@ class _ServerCollector(Collector):
         rejected: Callable[[], int],
         stale: Callable[[], bool],
         refusing: Callable[[], bool],
+        background: Background,
     ) -> None:
+        self._background = background
         self._streams = streams
         self._catalog = catalog
         self._rejected = rejected
@@ -106,6 +109,17 @@ class _ServerCollector(Collector):
         yield GaugeMetricFamily(
             "xds_refusing", "1 while changes are refused: the store is not in its place.", value=int(self._refusing())
         )
+        deaths = CounterMetricFamily(
+            "xds_background_deaths",
+            "Background tasks that ended though they were to go on, and were started again.",
+            labels=["task"],
+        )
+        for task, count in sorted(self._background.deaths.items()):
+            deaths.add_metric([task], count)
+        yield deaths
+        yield GaugeMetricFamily(
+            "xds_ailing", "1 while a background task has died lately.", value=int(bool(self._background.ailing))
+        )
         resources = GaugeMetricFamily(
             "xds_resources", "Resources that a group's nodes see, summed over groups.", labels=["type"]
         )
@@ -125,6 +139,7 @@ def metrics_renderer(
     rejected: Callable[[], int],
     stale: Callable[[], bool] = lambda: False,
     refusing: Callable[[], bool] = lambda: False,
+    background: Background | None = None,
 ) -> Callable[[], Awaitable[bytes]]:
     """Return what renders all metrics as Prometheus text. ``rejected`` gives the changesets refused so far.
 
@@ -133,7 +148,7 @@ def metrics_renderer(
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    registry.register(_ServerCollector(streams, catalog, rejected, stale, refusing))
+    registry.register(_ServerCollector(streams, catalog, rejected, stale, refusing, background or Background()))
 
     async def render() -> bytes:
         await streams.refresh()

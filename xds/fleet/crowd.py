@@ -13,6 +13,7 @@ from xds.fleet.behaviour import Behaviour
 from xds.fleet.config import WorkerConfig
 from xds.fleet.connector import Connector
 from xds.fleet.content import Parser
+from xds.fleet.fatal import start
 from xds.fleet.http2 import opening
 from xds.fleet.session import Session, Sessions
 from xds.fleet.shared import Shared
@@ -197,9 +198,7 @@ class Crowd:
         await self.connect(self.reconnect([sidecar], probing=False))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        start(self._tasks, "a sidecar", work)
 
 
 def _with_node_to_come(requests: tuple[bytes, ...]) -> tuple[int, Outgoing]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from xds.background import Background
 from xds.fleet.config import WorkerConfig
 from xds.fleet.worker import LINE_BYTES_MAX
 
@@ -49,7 +50,11 @@ class WorkerLink:
             sys.executable, "-m", "xds.fleet.worker", stdin=pipe, stdout=pipe, stderr=pipe, limit=LINE_BYTES_MAX
         )
         self._ready = asyncio.get_running_loop().create_future()
-        self._readers = [asyncio.create_task(self._hear()), asyncio.create_task(self._note())]
+        run = Background().run
+        self._readers = [
+            run("hear a load process", self._hear(), on_death=self._bury),
+            run("note what a load process logs", self._note(), on_death=self._bury),
+        ]
         self._tell(config.to_json())
         await self._ready
 
@@ -103,7 +108,7 @@ class WorkerLink:
                 self._waiting.pop(said["id"]).set_result(said["answer"])
         code = await self._process.wait()
         await asyncio.sleep(0)
-        self._bury(code)
+        self._bury(f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}")
 
     async def _note(self) -> None:
         assert self._process is not None, "started"
@@ -111,8 +116,8 @@ class WorkerLink:
         while line := await self._process.stderr.readline():
             self._log.append(line.decode(errors="replace").rstrip())
 
-    def _bury(self, code: int) -> None:
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    def _bury(self, how: str) -> None:
+        """Have all who ask the process be told that it answers no more, and how that came."""
         log = "".join(f"\n  {line}" for line in self._log)
         self._dead = WorkerDiedError(f"worker process {self.number} (pid {self.pid}) {how}{log}")
         assert self._ready is not None, "started"

@@ -19,6 +19,7 @@ from typing import Any
 from xds.fleet.behaviour import Behaviour
 from xds.fleet.config import WorkerConfig
 from xds.fleet.crowd import Crowd
+from xds.fleet.fatal import start
 from xds.fleet.sidecar import Sidecar
 from xds.fleet.verify import differences, equal, summary, waiting_for
 from xds.fleet.wire import Outgoing, delta_request
@@ -83,7 +84,7 @@ class Worker:
         added = crowd.create(count)
         started_ns = time.monotonic_ns()
         deadline_s = time.monotonic() + timeout_s
-        reporting = asyncio.create_task(self._report_progress(added))
+        reporting = start(self._tasks, "progress", self._report_progress(added))
         await crowd.connect(added, rate_per_s=rate_per_s)
         await self._wait_calm(deadline_s - time.monotonic())
         reporting.cancel()
@@ -121,7 +122,7 @@ class Worker:
             if sidecar.synced:
                 sidecar.misbehave()
         if self._sipping is None and self.crowd.config.mix.slow:
-            self._sipping = asyncio.create_task(self._sip(self.crowd.config.slow_interval_s))
+            self._sipping = start(self._tasks, "slow reading", self._sip(self.crowd.config.slow_interval_s))
         counts = [sidecar.behaviour for sidecar in self.crowd.sidecars]
         return {behaviour.name.lower(): counts.count(behaviour) for behaviour in Behaviour}
 
@@ -148,7 +149,7 @@ class Worker:
     async def do_churn(self, rate_per_s: float) -> dict[str, Any]:
         """Have so many sidecars a second drop their connections and come back, from the first such command on."""
         if self._churning is None and self.crowd.sidecars:
-            self._churning = asyncio.create_task(self._churn(rate_per_s))
+            self._churning = start(self._tasks, "churn", self._churn(rate_per_s))
         return {}
 
     async def _churn(self, rate_per_s: float) -> None:
@@ -261,9 +262,7 @@ class Worker:
                 seen, since_s = self.crowd.responses, time.monotonic()
 
     def _start(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        start(self._tasks, "a reconnect", work)
 
 
 def _excluded(crowd: Crowd) -> dict[str, int]:

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import structlog
 
+from xds.background import Background
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
@@ -56,8 +57,16 @@ class Publisher:
     ``served`` is the catalog that ``serve`` applies them to; it is only read here.
     """
 
-    def __init__(self, store: Store, served: Catalog, serve: Callable[[Changeset, int], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        served: Catalog,
+        serve: Callable[[Changeset, int], None],
+        *,
+        background: Background | None = None,
+    ) -> None:
         self.store = store
+        self._background = background or Background()
         self._served = served
         self._serve = serve
         self._head = Catalog()
@@ -88,7 +97,11 @@ class Publisher:
         state = await self.store.state()
         self._epoch = self.store.epoch
         self._take_whole(changeset_of_state(state), state.revision)
-        self._tasks = [asyncio.create_task(self._follow(), name="follow"), asyncio.create_task(self._write_all())]
+        keep = self._background.keep
+        self._tasks = [
+            keep("follow the store", self._follow, on_death=self._on_following_died),
+            keep("write changes", self._write_all, on_death=self._on_writing_died),
+        ]
 
     async def stop(self) -> None:
         """Answer everybody who waits, and let go of the store. What is kept already stays kept."""
@@ -174,9 +187,14 @@ class Publisher:
             pause_s = RETRY_MIN_S if self.revision != before else min(2 * pause_s, RETRY_MAX_S)
             await asyncio.sleep(pause_s)
 
+    def _on_following_died(self, why: str) -> None:
+        self.stale_because = f"following the store failed by a bug in this server: {why}"
+
     async def _follow_to_the_end(self) -> bool:
         """Serve what the store tells; say whether it was closed. False: it is to be followed anew."""
         try:
+            if self.stale_because and (await self.store.kept())[1] <= self.revision:
+                self.stale_because = ""  # nothing was missed
             async for stored in self.store.watch(self.revision):
                 self._take(stored)
                 self.stale_because = ""
@@ -192,10 +210,8 @@ class Publisher:
 
     def _take(self, stored: Stored) -> None:
         planned = self._planned[0] if self._planned and self._planned[0].made(stored) else None
-        if planned is not None:
-            changeset = planned.plan.changeset  # the head has it already
-        else:
-            changeset = changeset_of_entry(stored, self._served)
+        changeset = changeset_of_entry(stored, self._served) if planned is None else planned.plan.changeset
+        if planned is None or stored.revision > self._head.revision:  # else the head has it, as it was planned there
             self._behind.append((stored.revision, changeset, False))
         self._serve(changeset, stored.revision + self._offset)
         if not self._writing:
@@ -265,6 +281,14 @@ class Publisher:
                 self._rebuild_head()
             self._writing = False
             self._taken = later
+
+    def _on_writing_died(self, why: str) -> None:
+        """Answer those who wait, and begin anew from what is served."""
+        error = UnavailableError(f"writing changes failed by a bug in this server: {why}")
+        for waiting in (*self._taken, *(self._waiting.get_nowait() for _ in range(self._waiting.qsize()))):
+            waiting.refuse(error)
+        self._taken, self._writing = [], False
+        self._rebuild_head()
 
     async def _write(self, batch: list[Waiting]) -> None:
         """Have the store keep all of a batch, trying again for as long as other writers are first."""

@@ -8,6 +8,7 @@ from typing import Self
 
 import structlog
 
+from xds.background import Background
 from xds.store.entries import Store
 from xds.store.errors import CompactedError, StoreError
 
@@ -24,7 +25,16 @@ class Retention:
     ``most`` revisions can be read again, none of them older than ``longest_s`` seconds; the newest state always can.
     """
 
-    def __init__(self, store: Store, *, most: int, longest_s: float, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        most: int,
+        longest_s: float,
+        every_s: float = EVERY_S,
+        background: Background | None = None,
+    ) -> None:
+        self._background = background or Background()
         self._store = store
         self._most = most
         self._longest_s = longest_s
@@ -32,7 +42,7 @@ class Retention:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="retention")
+        self._task = self._background.keep("shorten the history", self._run)
         return self
 
     async def __aexit__(

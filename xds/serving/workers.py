@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from xds.address import Address
+from xds.background import Background
 from xds.config import Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
@@ -45,8 +46,11 @@ def log_worker_problem(text: str) -> None:
 class WorkerStreams:
     """Has ``count`` processes serve what the catalog has. The same verbs as ``xds.serving.streams.Streams``."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, count: int) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, count: int, *, background: Background | None = None
+    ) -> None:
         self.settings = settings
+        self._background = background or Background()
         self._catalog = catalog
         self._workers = count
         nodes_max = settings.protocol.doubtful_nodes_max
@@ -99,7 +103,7 @@ class WorkerStreams:
         events = PoolEvents(
             on_start=self._begin, on_message=self._hear, on_end=self._on_end, on_problem=log_worker_problem
         )
-        self._pool = Pool(WORKER_MODULE, self._sockets, events)
+        self._pool = Pool(WORKER_MODULE, self._sockets, events, background=self._background)
         self._pool.launch()
 
     async def start(self) -> Address:
@@ -229,7 +233,7 @@ class WorkerStreams:
                     if other is not worker:
                         other.channel.send(data)
             case Ask() as ask:
-                task = asyncio.create_task(self._answer(worker, ask))
+                task = self._background.run("answer a worker", self._answer(worker, ask))
                 self._answering.add(task)
                 task.add_done_callback(self._answering.discard)
             case Answer() as answer:

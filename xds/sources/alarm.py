@@ -102,6 +102,7 @@ class Alarm:
                 ignore_permission_denied=True,
             ):
                 self._rung.set()
+            raise RuntimeError("the watch of the directory ended by itself")
         except Exception as error:  # whatever it is, polling goes on
             if str(error) not in self._told and self._on_degraded is not None:
                 self._on_degraded(str(error))

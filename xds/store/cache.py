@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
+from xds.background import Background
 from xds.private_files import make_directory, open_replacement, tighten
 from xds.store.entries import State
 from xds.store.records import decode_base, encode_base
@@ -44,10 +45,10 @@ class StateCache:
         at = start + _EPOCH_BYTES
         return epoch, decode_base(data[at + 8 :], int.from_bytes(data[at : at + 8]))
 
-    def begin(self, source: Callable[[], tuple[str, State]]) -> None:
+    def begin(self, source: Callable[[], tuple[str, State]], background: Background | None = None) -> None:
         """Write what ``source`` returns whenever it is another one."""
         self._source = source
-        self._task = asyncio.create_task(self._run(), name="cache")
+        self._task = (background or Background()).keep("write the local copy of etcd", self._run)
 
     async def end(self) -> None:
         """Write what is new, and stop."""

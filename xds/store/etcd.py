@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from xds._generated import etcd_pb2
 from xds._generated import store_pb2 as pb
+from xds.background import Background
 from xds.store.cache import StateCache
 from xds.store.entries import Entry, Found, Head, State, Store, Stored, check, must_be_kept, replay
 from xds.store.errors import (
@@ -64,10 +65,19 @@ class EtcdStore(Store):
         self.epoch = ""
         self.away = ""
         self._is_away_logged = False
+        self._must_load = False
 
     @classmethod
-    async def open(cls, options: EtcdOptions, prefix: str, *, cache: StateCache | None = None) -> "EtcdStore":
+    async def open(
+        cls,
+        options: EtcdOptions,
+        prefix: str,
+        *,
+        cache: StateCache | None = None,
+        background: Background | None = None,
+    ) -> "EtcdStore":
         """Read what etcd has; where that is away, what the cache has. Raises UnavailableError if that has nothing."""
+        background = background or Background()
         store = cls(EtcdClient(options), prefix, cache)
         try:
             await store._load()
@@ -79,9 +89,9 @@ class EtcdStore(Store):
             store.epoch, store._now = cached
             store._news.tell(store._now.revision)
             store._note_away(error)
-        store._following = asyncio.create_task(store._follow(), name="etcd")
+        store._following = background.keep("follow etcd", store._follow, on_death=store._on_death)
         if cache is not None:
-            cache.begin(lambda: (store.epoch, store._now))
+            cache.begin(lambda: (store.epoch, store._now), background)
         return store
 
     async def close(self) -> None:
@@ -360,7 +370,15 @@ class EtcdStore(Store):
         if is_rewound or had > self._now.revision:
             self._news.reset(self._now.revision)
 
+    def _on_death(self, why: str) -> None:
+        """Trust nothing that came since, and read it again."""
+        self._must_load = True
+        self._note_away(UnavailableError(f"following etcd failed by a bug in this server: {why}"))
+
     async def _follow(self) -> None:
+        if self._must_load:
+            await self._load_at_last()
+            self._must_load = False
         while True:
             try:
                 async for response in self._client.watch(

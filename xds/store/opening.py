@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from xds.background import Background
 from xds.private_files import DIRECTORY_MODE, tighten
 from xds.store.entries import Store
 from xds.store.errors import StoreError
@@ -42,7 +43,7 @@ def check_url(url: str) -> None:
     raise StoreUrlError(f"{url!r} is not a store: write {SCHEMES}")
 
 
-async def open_store(url: str, *, etcd: "EtcdOptions | None" = None) -> Store:
+async def open_store(url: str, *, etcd: "EtcdOptions | None" = None, background: Background | None = None) -> Store:
     """Open, or make, the store of a URL; of "", the default one. ``etcd`` is how to reach one, but for its endpoints.
 
     Raises StoreError.
@@ -58,14 +59,15 @@ async def open_store(url: str, *, etcd: "EtcdOptions | None" = None) -> Store:
         endpoints, prefix = etcd_parts(url)
         options = replace(etcd or EtcdOptions(endpoints=endpoints), endpoints=endpoints)
         name = blake2b(prefix.encode(), digest_size=8).hexdigest()
-        return await EtcdStore.open(options, prefix, cache=StateCache(default_path().with_name(f"etcd-{name}.cache")))
+        cache = StateCache(default_path().with_name(f"etcd-{name}.cache"))
+        return await EtcdStore.open(options, prefix, cache=cache, background=background)
     if url == "memory:":
         from xds.store.memory import MemoryStore
 
         return MemoryStore()
     from xds.store.sqlite import SqliteStore
 
-    return await SqliteStore.open(sqlite_path(url) if url else default_path())
+    return await SqliteStore.open(sqlite_path(url) if url else default_path(), background=background)
 
 
 def etcd_parts(url: str) -> tuple[tuple[str, ...], str]:

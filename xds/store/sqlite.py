@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from xds.background import Background
 from xds.store.database_file import open_database, refusal
 from xds.store.entries import Entry, Found, Head, Key, State, Store, Stored, check, must_be_kept
 from xds.store.errors import (
@@ -55,7 +56,7 @@ class SqliteStore(Store):
         self.epoch = str(database.execute("SELECT epoch FROM present").fetchone()[0])
 
     @classmethod
-    async def open(cls, path: Path) -> "SqliteStore":
+    async def open(cls, path: Path, *, background: Background | None = None) -> "SqliteStore":
         """Open the file, or make it. Raises NotAStoreError, which leaves it as it is, and UnavailableError."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         loop = asyncio.get_running_loop()
@@ -65,7 +66,7 @@ class SqliteStore(Store):
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        store._looking = asyncio.create_task(store._look_after(), name="store")
+        store._looking = (background or Background()).keep("look after the store's file", store._look_after)
         return store
 
     async def append(self, entry: Entry, expected_revision: int | None = None) -> int:

@@ -131,13 +131,13 @@ class NativeTransport:
         """Once a second, look at every connection, in slices."""
         shared = self._shared
         assert shared is not None
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(1.0, self._sweep)  # first, so that whatever fails below ends no sweeping
         shared.tick += 1
         shared.assembly.expire(shared.tick)
         if self._services.dispatcher.hub.cohorts.outdated_bytes - self._outdated_bytes >= EMPTIED_BYTES_MIN:
             self._rest_soon()
-        loop = asyncio.get_running_loop()
         self._sweep_slice(list(shared.connections))
-        self._sweeper = loop.call_later(1.0, self._sweep)
 
     def _sweep_slice(self, connections: list[NativeConnection], at: int = 0) -> None:
         for connection in connections[at : at + SWEEP_SLICE]:

@@ -11,8 +11,10 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from xds.background import Background
 from xds.transport.channel import Channel
 from xds.transport.process import Process
 
@@ -82,8 +84,15 @@ class Pool:
     """The processes. ``module`` is run as a program; its arguments are the descriptors of its channel and socket."""
 
     def __init__(
-        self, module: str, sockets: Sequence[socket.socket], events: PoolEvents, *, silent_s_max: float = 30.0
+        self,
+        module: str,
+        sockets: Sequence[socket.socket],
+        events: PoolEvents,
+        *,
+        silent_s_max: float = 30.0,
+        background: Background | None = None,
     ) -> None:
+        self._background = background or Background()
         self._module = module
         self._sockets = sockets
         self._events = events
@@ -106,13 +115,16 @@ class Pool:
     def launch(self) -> None:
         """Begin to start the processes, which takes a while; before ``start``, none is told anything."""
         if not self._keepers:
-            self._keepers = [asyncio.create_task(self._keep(number)) for number in range(len(self._sockets))]
+            self._keepers = [
+                self._background.keep(f"keep worker {number}", partial(self._keep, number), may_end=lambda: True)
+                for number in range(len(self._sockets))
+            ]
 
     async def start(self) -> None:
         """Start every worker and wait until all are ``ready``. Raises WorkerFailedError, then leaving none."""
         self.launch()
         self._begun.set()
-        self._looker = asyncio.create_task(self._look_after())
+        self._looker = self._background.keep("look after the workers", self._look_after)
         try:
             async with asyncio.timeout(START_S):
                 await self._all_ready.wait()
@@ -160,6 +172,9 @@ class Pool:
     async def _keep(self, number: int) -> None:
         """Have a worker in this place for as long as the pool lives."""
         pause_s, loop = RESTART_MIN_S, asyncio.get_running_loop()
+        if (left := self._workers.get(number)) is not None:  # by one that died before
+            _kill(left)
+            await self._outlive(left)
         while not self._ending.is_set():
             worker = await self._try_to_spawn(number)
             self._unlaunched.discard(number)

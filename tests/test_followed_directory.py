@@ -1,0 +1,63 @@
+"""What ``xds serve`` does with changes of its directory when something else fails."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support import resources as r
+from support.etcd import Etcd
+from support.running import until
+from support.server import XdsServer
+
+from xds.app import ControlPlane
+from xds.config import Settings
+from xds.publishing.publisher import Publisher
+from xds.server import _FollowedDirectory, _publish_directory
+from xds.sources.directory import DirectoryReader
+from xds.sources.watch import Rereading
+from xds.store.memory import MemoryStore
+
+
+async def test_a_change_that_a_fault_kept_from_being_published_is_published_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader tells each change once: what was told and failed must not be forgotten."""
+    monkeypatch.setattr("xds.server.WATCH_RETRY_MIN_S", 0.01)
+    r.write_directory(tmp_path, [r.static_cluster("a", 1)])
+    control_plane = ControlPlane(Settings(directory=tmp_path), checked=True)
+    publisher = Publisher(MemoryStore(), control_plane.catalog, control_plane.follow)
+    await publisher.start()
+    reader, stop = DirectoryReader(tmp_path), asyncio.Event()
+    await _publish_directory(publisher, reader.read())
+    directory = _FollowedDirectory(control_plane, publisher, reader, stop, Rereading(lambda *_: None))
+    publish, failed = publisher.publish, []
+
+    async def fail_once(change):
+        if not failed:
+            failed.append(change)
+            raise ValueError("a bug")
+        return await publish(change)
+
+    monkeypatch.setattr(publisher, "publish", fail_once)
+    following = control_plane.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
+    r.write_directory(tmp_path, [r.static_cluster("a", 2)])
+    await until(lambda: publisher.revision == 2)
+    assert failed
+    stop.set()
+    await following
+    await publisher.stop()
+
+
+async def test_a_change_that_the_store_can_not_keep_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+    async with Etcd() as etcd:
+        r.write_directory(tmp_path, [r.static_cluster("a", 1)])
+        settings = {"drain.timeout_s": 0}
+        async with XdsServer(tmp_path, "--store", etcd.url(), settings=settings) as server:
+            await server.wait_ready()
+            etcd.members[0].kill()
+            r.write_directory(tmp_path, [r.static_cluster("a", 2)])
+            await server.wait_event("the directory's change can't be kept, trying again", timeout_s=30)
+            server.stop()
+            assert server.process is not None
+            assert server.process.returncode == 0
+            assert server.events("stopped")
