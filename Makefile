@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-in-turns bench-ladder bench-core bench-push fuzz h2spec faults attacks lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-in-turns bench-ladder bench-core bench-push fuzz h2spec faults simulate attacks lock clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -74,6 +74,10 @@ h2spec: setup ## the conformance suite for HTTP/2 servers, in plaintext and over
 faults: setup ## the long runs: 200 kill -9 under pushes, 20 etcd leaders killed, cut off, paused, 50 writers, 40 swaps per form; 45 minutes
 	@XDS_SWAPS=40 XDS_WRITES=1000 XDS_KILLS=200 XDS_ETCD_FAULTS=20 XDS_REPLICA_STREAMS=2000 $(BIN)/python -m pytest -q -s tests/faults tests/envoy/test_make_before_break.py \
 	  -k 'kill or leader or cost or replica or streams or writers' 2>&1 | tee bench/results/faults.txt; exit $${PIPESTATUS[0]}
+
+SEEDS ?= 10000
+simulate: setup ## SEEDS=10000 runs of clients like Envoy, changes and faults by chance: bench/results/simulation.txt; 4 minutes; goes on where it was cut off
+	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) --output bench/results/simulation.txt
 
 ATTACKS ?= all
 attacks: setup ## 1,000 streams that are pushed to while each of some thirty attacks runs: bench/results/attacks.txt; 20 minutes

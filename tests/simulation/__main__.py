@@ -1,0 +1,146 @@
+"""Run the simulation: ``PYTHONPATH=tests python -m simulation --seeds 300``, or one run again: ``--seed 17``."""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from simulation.known import known_fault
+from simulation.shrink import failure_of, kind_of, shrink
+from simulation.world import Failure, Plan, plan, run
+
+HASH_SEED = "PYTHONHASHSEED"
+"""The order of sets follows from it, so runs are the same only if it is."""
+
+
+@dataclass
+class Done:
+    """What came of the seeds that were run, up to ``next``."""
+
+    first: int
+    next: int
+    failed: dict[str, str] = field(default_factory=dict)
+    known: dict[str, list[int]] = field(default_factory=dict)
+    took_s: float = 0.0
+    events: int = 0
+    responses: int = 0
+    nacks: int = 0
+
+    def take(self, seed: int) -> None:
+        """Run a seed and note what came of it."""
+        started = time.monotonic()
+        try:
+            world = run(plan(seed))
+            self.events += world.clock.steps
+            counters = [server.hub.counters for server in world.servers]
+            self.responses += sum(each.responses for each in counters)
+            self.nacks += sum(each.nacks for each in counters)
+        except Failure as failure:
+            if known := known_fault(failure):
+                self.known.setdefault(known.what, []).append(seed)
+            else:
+                self.failed[str(seed)] = failure.message
+                print(f"seed {seed}: {failure.message}\n  again: {replay(seed)}", flush=True)
+        self.next = seed + 1
+        self.took_s += time.monotonic() - started
+
+    def lines(self) -> Iterable[str]:
+        """Say what came of it all."""
+        yield f"simulation: seeds {self.first} to {self.next - 1}, Python {platform.python_version()}"
+        yield f"{self.next - self.first} runs, {len(self.failed)} failed; {self.took_s:.0f} s of one core"
+        yield f"{self.events} events, {self.responses} responses, {self.nacks} of them rejected"
+        kinds: dict[str, list[str]] = {}
+        for seed, message in self.failed.items():
+            kinds.setdefault(kind_of(message), []).append(seed)
+        yield from listed("failed", kinds)
+        yield from listed("known (tests/simulation/known.py)", self.known)
+
+
+def listed(what: str, kinds: Mapping[str, list]) -> Iterable[str]:
+    """Say how often each of some faults was found, and by which seeds first."""
+    for kind, seeds in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        yield f"{what}: {len(seeds)} × {kind} (seeds {', '.join(map(str, seeds[:6]))})"
+
+
+def replay(seed: int) -> str:
+    """Return the command that runs a seed again."""
+    return f"PYTHONPATH=tests .venv/bin/python -m simulation --seed {seed} --shrink"
+
+
+def run_one(seed: int, *, smaller: bool) -> int:
+    """Run a seed and print its transcript, or that of a smaller run that fails in the same way."""
+    drawn = plan(seed)
+    failure = failure_of(drawn, transcript=True)
+    if failure is None:
+        print("\n".join([*about(drawn), *(run(drawn, transcript=True).transcript or ()), "", "all holds"]))
+        return 0
+    if smaller:
+        drawn = shrink(failure)
+        failure = failure_of(drawn, transcript=True) or failure
+    print("\n".join([*about(drawn), *(failure.transcript or ()), "", failure.message]))
+    if known := known_fault(failure):
+        print(f"known: {known.what}")
+    return 1
+
+
+def about(drawn: Plan) -> list[str]:
+    """Say what a run is made of."""
+    more = [
+        ", which tell each other of nodes" if drawn.share_memory and drawn.servers > 1 else "",
+        ", small responses" if drawn.small else "",
+    ]
+    lines = [f"seed {drawn.seed}: {drawn.servers} hubs{''.join(more)}, {len(drawn.events)} events"]
+    for number in drawn.clients:
+        habits = drawn.habits[number]
+        lines.append(f"n{number}: {habits.variant.value}, {'per type' if habits.per_type else 'ADS'}")
+    return lines
+
+
+def run_many(first: int, count: int, output: Path | None, failures_max: int) -> int:
+    """Run seeds in turn, from where the last call was cut off; print a summary, and keep it if that is asked for."""
+    progress = output.with_suffix(".progress") if output is not None else None
+    done = Done(first, first)
+    if progress is not None and progress.exists():
+        kept = Done(**json.loads(progress.read_text()))
+        if kept.first == first and kept.next < first + count:
+            done = kept
+            print(f"goes on with seed {done.next}")
+    while done.next < first + count and len(done.failed) < failures_max:
+        done.take(done.next)
+        if progress is not None and done.next % 50 == 0:
+            progress.write_text(json.dumps(asdict(done)))
+    lines = list(done.lines())
+    print("\n".join(lines))
+    if output is not None and progress is not None and done.next == first + count:
+        output.write_text("\n".join(lines) + "\n")
+        progress.unlink(missing_ok=True)
+    return 1 if done.failed else 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run what the command line says; return how the process is to end."""
+    parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="run this one alone, and tell of all that happens in it")
+    parser.add_argument("--shrink", action="store_true", help="with --seed: make a failing run smaller first")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=300, help="how many seeds")
+    parser.add_argument("--output", type=Path, help="where the summary goes; how far it got is kept beside it")
+    parser.add_argument("--failures", type=int, default=20, help="stop after so many")
+    chosen = parser.parse_args(arguments)
+    gc.freeze()  # what is imported is not looked through after each run
+    if chosen.seed is not None:
+        return run_one(chosen.seed, smaller=chosen.shrink)
+    return run_many(chosen.first, chosen.seeds, chosen.output, chosen.failures)
+
+
+if __name__ == "__main__":
+    if os.environ.get(HASH_SEED) != "0":
+        command = [sys.executable, "-m", "simulation", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, HASH_SEED: "0"})
+    sys.exit(main(sys.argv[1:]))

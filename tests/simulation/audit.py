@@ -1,0 +1,211 @@
+"""What a server may send on one stream, held against what it was sent there: every message as it leaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from simulation.content import Content, Key
+from simulation.wire_format import Message, Request
+from support.encoded import CDS, EDS, LDS, RDS, short
+
+from xds._generated import xds_wire_pb2 as wire
+from xds.protocol.state import Variant
+
+if TYPE_CHECKING:
+    from simulation.network import Server, SimulatedLine
+
+FULL_STATE = (CDS, LDS)
+
+
+@dataclass
+class Sent:
+    """A message that was not answered yet."""
+
+    at: float
+    names: dict[str, Content | None]
+
+
+@dataclass
+class TypeAudit:
+    """One type on a stream. ``names`` of None is the wildcard; ``rejected`` is what was, and did not change since."""
+
+    names: set[str] | None
+    unanswered: dict[str, Sent] = field(default_factory=dict)
+    rejected: dict[str, Content] = field(default_factory=dict)
+    touched_at: dict[str, float] = field(default_factory=dict)
+    """When clusters that take endpoints of a name were sent: the endpoints may come again then."""
+
+
+@dataclass
+class SessionAudit:
+    """What all streams of a client's connection share: the groups that its node belonged to, and what these had."""
+
+    groups: set[str] = field(default_factory=set)
+    seen: dict[str, set[Content]] = field(default_factory=dict)
+
+    def note(self, state: Mapping[Key, Content], group: str) -> None:
+        """Note what the node's group has from now on."""
+        self.groups.add(group)
+        for (type_url, _), content in state.items():
+            self.seen.setdefault(type_url, set()).add(content)
+
+
+class StreamAudit:
+    """One stream, as its server has it. ``check`` raises AssertionError for a message that must not be sent."""
+
+    def __init__(self, server: "Server", line: "SimulatedLine") -> None:
+        self.server, self.line = server, line
+        self.types: dict[str, TypeAudit] = {}
+        self.nonces: set[str] = set()
+        self.session = server.sessions.setdefault((line.envoy.number, line.connection.name), SessionAudit())
+        self.note_state(server.published.get(server.group_of(line.envoy), {}), server.group_of(line.envoy))
+
+    def note_state(self, state: Mapping[Key, Content], group: str) -> None:
+        """Note what the stream's group has from now on."""
+        self.session.note(state, group)
+        for type_url, audit in self.types.items():
+            for name in [name for name, content in audit.rejected.items() if state.get((type_url, name)) != content]:
+                del audit.rejected[name]
+
+    # --- Requests --------------------------------------------------------------------------------------------------
+
+    def note_request(self, request: Request) -> None:
+        """Take in a request that reached the server."""
+        known = self.types.get(request.type_url)
+        if isinstance(request, wire.DeltaDiscoveryRequest):
+            adding, dropping = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)
+            if known is None:
+                known = self.types[request.type_url] = TypeAudit(adding or None)
+                self._note_first(request.type_url)
+            elif known.names is not None:
+                known.names = (known.names | adding) - dropping
+            for name in adding | dropping:
+                known.rejected.pop(name, None)
+        else:
+            names = set(request.resource_names)
+            if known is None:
+                known = self.types[request.type_url] = TypeAudit(names or None)
+            elif known.names is not None:
+                if known.names != names or not request.response_nonce:
+                    known.rejected.clear()
+                known.names = names
+        self._settle(known, request)
+
+    def _note_first(self, type_url: str) -> None:
+        """Let endpoints that were asked for before any clusters come again with these."""
+        if type_url == CDS and (known := self.types.get(EDS)) is not None:
+            known.rejected.clear()
+            known.touched_at |= dict.fromkeys(known.names or (), self.server.clock.now)
+
+    def _settle(self, known: TypeAudit, request: Request) -> None:
+        """Take in the answer that a request may be."""
+        sent = known.unanswered.pop(request.response_nonce, None)
+        if sent is None:
+            return
+        if isinstance(request, wire.DiscoveryRequest):  # what was sent before is answered with it
+            for nonce in [nonce for nonce, other in known.unanswered.items() if other.at <= sent.at]:
+                del known.unanswered[nonce]
+        if request.HasField("error_detail"):
+            state = self.server.published.get(self.server.group_of(self.line.envoy), {})
+            for name, content in sent.names.items():
+                changed = state.get((request.type_url, name)) != content or known.touched_at.get(name, 0.0) >= sent.at
+                if content is not None and not changed:
+                    known.rejected[name] = content
+        else:
+            for name in sent.names:
+                known.rejected.pop(name, None)
+
+    # --- Responses -------------------------------------------------------------------------------------------------
+
+    def check(self, message: Message) -> Message:
+        """Hold a message against the rules, and note it; return it with the clusters that its client may lack."""
+        known = self.types.get(message.type_url)
+        about = f"{self.line.envoy.node_id} is sent {short(message.type_url)} {message.nonce}"
+        assert known is not None, f"{about}, a type that it did not ask for"
+        assert message.nonce not in self.nonces, f"{about}, a nonce that its stream had before"
+        self.nonces.add(message.nonce)
+        now, hold_s = self.server.clock.now, self.server.ordering.hold_timeout_s
+        waiting = [nonce for nonce, sent in known.unanswered.items() if now < sent.at + hold_s]
+        assert not waiting, f"{about} while {waiting} wait for an answer"
+        self._check_names(message, known, about)
+        self._check_content(message, about)
+        self._check_rejected(message, known, about)
+        names: dict[str, Content | None] = {name: held.content for name, held in message.resources.items()}
+        known.unanswered[message.nonce] = Sent(now, names | dict.fromkeys(message.removed))
+        if message.type_url == CDS:
+            self._forgive_endpoints(message)
+        if message.type_url in (LDS, RDS):
+            return replace(message, unsure=self._unanswered_clusters())
+        return message
+
+    def _check_names(self, message: Message, known: TypeAudit, about: str) -> None:
+        if known.names is None or self.server.small:  # a part of a cut response may come after its names are dropped
+            return
+        # A removal is also sent of what the node once rejected: it may have it unknowingly.
+        foreign = set(message.resources) - known.names
+        assert not foreign, f"{about} with {sorted(foreign)}, to which it has not subscribed"
+
+    def _check_content(self, message: Message, about: str) -> None:
+        state = self.server.published.get(self.server.group_of(self.line.envoy), {})
+        settled = not self.server.small and not self.server.has_unpublished
+        fresh = settled and self.line.envoy.delta and message.type_url not in (LDS, RDS)
+        sent = self.server.world.sent.setdefault(self.line.envoy.number, set())
+        again = not self.line.envoy.delta and message.type_url in FULL_STATE
+        for held in message.resources.values():
+            content = held.content
+            if again and content in sent:
+                continue  # a cluster that is gone by now, but that the client may still use
+            sent.add(content)
+            assert content.group in self.session.groups, f"{about} with {content} of group {content.group}"
+            assert content in self.session.seen.get(message.type_url, ()), (
+                f"{about} with {content}, which its group never had"
+            )
+            if fresh and (
+                message.type_url != EDS or content.key in state
+            ):  # endpoints stay as long as their clusters do
+                assert state.get(content.key) == content, f"{about} with {content}, which is an older one"
+
+    def _check_rejected(self, message: Message, known: TypeAudit, about: str) -> None:
+        if self.line.envoy.habits.variant is Variant.SOTW and message.type_url in FULL_STATE:
+            return
+        again = [str(h.content) for name, h in message.resources.items() if known.rejected.get(name) == h.content]
+        assert not again, f"{about} with {again}, which it rejected"
+
+    def _forgive_endpoints(self, message: Message) -> None:
+        """Let endpoints come again whose clusters are sent: Envoy warms on nothing else (envoy-facts 2.3)."""
+        for line in self._lines():
+            if (known := line.audit.types.get(EDS)) is not None:
+                for held in message.resources.values():
+                    for name in held.content.names(EDS):
+                        known.rejected.pop(name, None)
+                        known.touched_at[name] = self.server.clock.now
+
+    def _lines(self) -> list["SimulatedLine"]:
+        """Return the streams of this one's session."""
+        mine = self.line
+        lines = self.server.lines.values()
+        return [line for line in lines if line.envoy is mine.envoy and line.connection is mine.connection]
+
+    def _unanswered_clusters(self) -> frozenset[str]:
+        """Return the clusters that routes no longer wait for, as the client did not answer in time."""
+        now, hold_s = self.server.clock.now, self.server.ordering.hold_timeout_s
+        found: set[str] = set()
+        for line in self._lines():
+            for type_url in (CDS, EDS) if self.line.envoy.per_type else (CDS,):
+                if (known := line.audit.types.get(type_url)) is None:
+                    continue
+                late = [sent for sent in known.unanswered.values() if now >= sent.at + hold_s]
+                if late and self.server.small:  # all parts of a cut response are waited for no longer than the first
+                    late = list(known.unanswered.values())
+                names = {name for sent in late for name in sent.names}
+                found |= self._clusters_with(names) if type_url == EDS else names
+        if now >= self.line.opened_at + hold_s:
+            # Clusters that warm are not asked for, nor are those of a client that asks for nothing: at last they are
+            # not waited for any longer.
+            found |= self.line.envoy.warming_at_return
+            if not any(CDS in line.audit.types for line in self._lines()):
+                found |= {content.name for content in self.session.seen.get(CDS, ())}
+        return frozenset(found)
+
+    def _clusters_with(self, endpoints: set[str]) -> set[str]:
+        return {c.name for c in self.session.seen.get(CDS, ()) if c.names(EDS) & endpoints}

@@ -1,0 +1,658 @@
+"""Envoy as an xDS client: what it asks for follows from what it has, and it answers when what it was sent is in use.
+
+Clusters warm on an assignment that comes after them; on ADS they are ACKed when all are warm. Listeners warm on their
+routes, and drain when they are replaced. A rejected response may be applied in part. It knows neither what is served
+nor how it is carried.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+from simulation.content import GOOD, UNREADABLE, Content, Key
+from simulation.wire_format import Held, Message, Request, delta_request, sotw_request
+from support.encoded import CDS, EDS, LDS, RDS, SDS, short
+
+from xds.protocol.state import Variant
+
+ORDER = (CDS, EDS, LDS, RDS, SDS)
+"""In this order an Envoy asks when it reconnects."""
+FULL_STATE = (CDS, LDS)
+
+
+class Line(Protocol):
+    """One gRPC stream, as its client has it."""
+
+    open: bool
+
+    def send(self, request: Request) -> None:
+        """Send a request."""
+        ...
+
+    def close(self) -> None:
+        """End the stream."""
+        ...
+
+
+class Host(Protocol):
+    """Where an Envoy lives: its clock and its network."""
+
+    now: float
+
+    def later(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
+        """Have something happen after a while."""
+        ...
+
+    def dial(self, envoy: "Envoy", type_url: str) -> Line:
+        """Open a stream, for a type's own service or, if that is empty, for ADS."""
+        ...
+
+    def say(self, line: str, *values: object) -> None:
+        """Note something for a reader."""
+        ...
+
+
+class NoLine:
+    """What a subscription has while there is no connection."""
+
+    open = False
+
+    def send(self, request: Request) -> None:
+        """Send nothing."""
+
+    def close(self) -> None:
+        """End nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What an Envoy is like. Times are in seconds."""
+
+    variant: Variant
+    per_type: bool
+    fetch_timeout_s: float = 15.0
+    drain_s: float = 30.0
+    react_s: float = 0.003
+    health_checks: float = 0.0
+    """How many of the clusters that warm have to wait for a health check."""
+    health_check_s: float = 40.0
+
+
+@dataclass
+class Subscription:
+    """One type on one stream. ``names`` of None is the wildcard."""
+
+    type_url: str
+    names: set[str] | None
+    line: Line
+    started: bool = False
+    claimed: dict[str, str] = field(default_factory=dict)
+    accepted: str = ""
+    nonce: str = ""
+    answers: list[tuple[str, str]] = field(default_factory=list)
+    adding: set[str] = field(default_factory=set)
+    dropping: set[str] = field(default_factory=set)
+    changed: bool = False
+    paused_until: float = 0.0
+    waits: bool = False
+    """Its first request on this stream is yet to be sent."""
+
+    def wants(self, name: str) -> bool:
+        """Say whether a resource was subscribed to."""
+        return self.names is None or name in self.names
+
+
+@dataclass
+class Cluster:
+    """A cluster: what serves, and what warms to take its place once all of ``waits_for`` came."""
+
+    active: Content | None = None
+    warming: Content | None = None
+    waits_for: set[Key] = field(default_factory=set)
+    turn: int = 0
+
+
+@dataclass
+class Listener:
+    """A listener that waits for routes or secrets."""
+
+    content: Content
+    waits_for: set[Key]
+
+
+class Envoy:
+    """One Envoy. ``connect`` starts it; ``take`` is called with each message that reaches it."""
+
+    def __init__(self, host: Host, number: int, habits: Habits, chance: Random) -> None:
+        self.host, self.number, self.habits, self.chance = host, number, habits, chance
+        self.node_id = f"n{number}"
+        self.subscriptions: dict[Key, Subscription] = {}
+        self.clusters: dict[str, Cluster] = {}
+        self.endpoints: dict[str, Content] = {}
+        self.listeners: dict[str, Content] = {}
+        self.warming_listeners: dict[str, Listener] = {}
+        self.draining: list[tuple[Content, float]] = []
+        self.routes: dict[str, Content] = {}
+        self.secrets: dict[str, Content] = {}
+        self.answered_secrets: set[str] = set()
+        self.initial = True
+        self.connected = False
+        self.has_rejected = False
+        self.returned = False
+        self.returned_early = False
+        """Whether it was back before its old streams were noticed to be gone."""
+        self.was_late = False
+        self.unknown = False
+        """Whether its server can't know what it had before, and so not what goes on using which clusters."""
+        self.doubtful: dict[Key, Content | None] = {}
+        """Names of rejected responses, each with what was rejected of it; None where that was a removal."""
+        self.rejected_clusters: set[str] = set()
+        self.unsure: set[str] = set()
+        """Clusters of which the server can't know that they are missing here."""
+        self.unsure_keys: set[Key] = set()
+        """Names of which the server can't know that they are not what the client says that it has."""
+        self.warming_at_return: set[str] = set()
+        self.worked: set[Key] = set()
+        self.timeouts = 0
+        self._busy_until = 0.0
+        self._steps = 0
+        self._rejected: dict[tuple[Line, str], list[Key]] = {}
+
+    # --- Streams ---------------------------------------------------------------------------------------------------
+
+    @property
+    def delta(self) -> bool:
+        """Say whether it speaks delta."""
+        return self.habits.variant is Variant.DELTA
+
+    @property
+    def per_type(self) -> bool:
+        """Say whether it has a stream for each subscription."""
+        return self.habits.per_type
+
+    @property
+    def lines(self) -> list[Line]:
+        """The streams, oldest first."""
+        return list(dict.fromkeys(subscription.line for subscription in self.subscriptions.values()))
+
+    def connect(self) -> None:
+        """Open the streams anew and ask for everything in one burst (envoy-facts 2.6)."""
+        self._forget_stream_state()
+        self.connected = True
+        keys = sorted({(CDS, ""), *self.subscriptions}, key=lambda key: (ORDER.index(key[0]), key[1]))
+        if self.per_type and not self._asks_for_firsts(keys):
+            self.chance.shuffle(keys)  # each stream has its own timer
+        line = None if self.per_type else self.host.dial(self, "")
+        at = 0.0
+        for key in keys:
+            old = self.subscriptions.pop(key, None)
+            wildcard = key[0] in FULL_STATE
+            names = None if wildcard else (old.names if old is not None else {key[1]})
+            if self.per_type:
+                at += self.chance.choice((0.0, 0.002, 0.2)) if not self._asks_for_firsts(keys) else 0.0
+            subscription = Subscription(key[0], names, line or self.host.dial(self, key[0]))
+            self.subscriptions[key] = subscription
+            if old is not None:
+                subscription.claimed, subscription.accepted = old.claimed, old.accepted
+            subscription.waits = True
+            if self.per_type and self._asks_for_firsts(keys) and key[0] != CDS:
+                self.host.later(3.0, self._flush_if, subscription)
+            elif at:
+                self.host.later(at, self._flush_if, subscription)
+            else:
+                self.flush(subscription)
+
+    def _asks_for_firsts(self, keys: Iterable[Key]) -> bool:
+        """Say whether it asks for listeners or a route for the first time, or again without having had any.
+
+        A server can't tell a client that lost its streams before it had any listener, or this route, from one that has
+        its clusters from elsewhere, so it does not have those wait for the clusters (docs/ordering.md).
+        """
+        known = [self.subscriptions[key] for key in keys if key in self.subscriptions and key[0] in (LDS, RDS)]
+        return (LDS, "") not in self.subscriptions or any(
+            not (one.claimed if self.delta else one.accepted) for one in known
+        )
+
+    def _flush_if(self, subscription: Subscription) -> None:
+        if subscription in self.subscriptions.values():
+            self.flush(subscription)
+
+    def _forget_stream_state(self) -> None:
+        """Forget what belongs to streams that are gone; a NACK that was not sent leaves the server unsure."""
+        for subscription in self.subscriptions.values():
+            self._lose_answers(subscription)
+            subscription.adding.clear()
+            subscription.dropping.clear()
+            subscription.nonce, subscription.changed = "", False
+        self.subscriptions = {key: s for key, s in self.subscriptions.items() if s.names is None or s.names}
+
+    def disconnected(self) -> None:
+        """Take in that all streams are gone."""
+        self.connected = False
+
+    def _lose_answers(self, subscription: Subscription) -> None:
+        for nonce, error in subscription.answers:
+            if error:
+                self.lose_nack(subscription.line, nonce)
+        subscription.answers.clear()
+
+    def lose_nack(self, line: Line, nonce: str) -> None:
+        """Note that the server will never know what became here of the names of a response: it never got the NACK."""
+        self.doubt(self._rejected.get((line, nonce), ()))
+
+    def doubt(self, keys: Iterable[Key]) -> None:
+        """Note names of which the server that is asked next can't know what became of them here."""
+        for key in keys:
+            self.unsure_keys.add(key)
+            if key[0] == CDS and not (key[1] in self.clusters and self.clusters[key[1]].active):
+                self.unsure.add(key[1])
+
+    def loses_draining(self) -> None:
+        """Note that the next server can't know what draining listeners use, save by routes that it is told of."""
+        claimed = {name for subscription in self._of(RDS) for name in subscription.claimed}
+        self.draining = [
+            (content, until) for content, until in self.draining
+            if not content.names(CDS) and content.names(RDS) <= claimed
+        ]  # fmt: skip
+
+    def stall(self, seconds: float) -> None:
+        """Do nothing for a while."""
+        self._busy_until = max(self._busy_until, self.host.now + seconds)
+
+    def pause(self, type_url: str, seconds: float) -> None:
+        """Send no requests of a type for a while."""
+        for subscription in self._of(type_url):
+            subscription.paused_until = self.host.now + seconds
+            self.host.later(seconds, self._flush_if, subscription)
+
+    def _of(self, type_url: str) -> list[Subscription]:
+        return [subscription for key, subscription in self.subscriptions.items() if key[0] == type_url]
+
+    # --- What it asks for ------------------------------------------------------------------------------------------
+
+    def flush(self, subscription: Subscription) -> None:
+        """Send what there is to send of a subscription, unless it is paused."""
+        if not subscription.line.open or subscription.paused_until > self.host.now or self._warms(subscription):
+            return
+        if subscription.waits:
+            subscription.waits, subscription.changed = False, False
+            subscription.adding.clear()
+            subscription.dropping.clear()
+            names = subscription.names or set()
+            if self.delta:
+                first = delta_request(subscription.type_url, subscribe=names, have=subscription.claimed)
+            else:
+                first = sotw_request(subscription.type_url, names=names, version=subscription.accepted, nonce="")
+            self._send(subscription, first)
+        if self.delta:
+            self._flush_delta(subscription)
+        elif subscription.answers or subscription.changed:
+            # Of several that are answered late, the last alone is (envoy-facts 2.2).
+            _, error = subscription.answers.pop() if subscription.answers else ("", "")
+            self._lose_answers(subscription)
+            subscription.changed = False
+            names = subscription.names or set()
+            self._send(
+                subscription,
+                sotw_request(
+                    subscription.type_url,
+                    names=names, version=subscription.accepted, nonce=subscription.nonce, error=error,
+                ),
+            )  # fmt: skip
+
+    def _flush_delta(self, subscription: Subscription) -> None:
+        while subscription.answers or subscription.adding or subscription.dropping:
+            nonce, error = subscription.answers.pop(0) if subscription.answers else ("", "")
+            request = delta_request(
+                subscription.type_url,
+                subscribe=subscription.adding, unsubscribe=subscription.dropping, nonce=nonce, error=error,
+            )  # fmt: skip
+            subscription.adding.clear()
+            subscription.dropping.clear()
+            self._send(subscription, request)
+
+    def _send(self, subscription: Subscription, request: Request) -> None:
+        subscription.line.send(request)
+
+    def _warms(self, subscription: Subscription) -> bool:
+        """Say whether clusters are not asked for, nor answered, since some warm (envoy-facts 2.3)."""
+        if subscription.type_url != CDS or self.per_type or self.initial:
+            return False
+        return any(cluster.warming for cluster in self.clusters.values())
+
+    def want(self, type_url: str, names: set[str]) -> None:
+        """Subscribe to these names of a type, and to no others."""
+        if self.per_type:
+            for key in [key for key in self.subscriptions if key[0] == type_url and key[1] not in names]:
+                self.subscriptions.pop(key).line.close()
+            for name in sorted(names):
+                if (type_url, name) not in self.subscriptions:
+                    self._subscribe((type_url, name), {name})
+            return
+        subscription = self.subscriptions.get((type_url, ""))
+        if subscription is None:
+            if names:
+                self._subscribe((type_url, ""), set(names))
+            return
+        assert subscription.names is not None
+        adding, dropping = names - subscription.names, subscription.names - names
+        if not adding and not dropping:
+            return
+        subscription.names = set(names)
+        subscription.changed = True
+        for name in dropping:
+            subscription.claimed.pop(name, None)
+            self.doubtful.pop((type_url, name), None)
+            self.unsure_keys.discard((type_url, name))
+        subscription.dropping = (subscription.dropping - adding) | dropping
+        subscription.adding = (subscription.adding - dropping) | adding
+
+    def _subscribe(self, key: Key, names: set[str] | None) -> None:
+        if not self.connected:
+            line: Line = NoLine()
+        else:
+            line = self.host.dial(self, key[0]) if self.per_type else self.subscriptions[CDS, ""].line
+        self.subscriptions[key] = Subscription(key[0], names, line, waits=True)
+        self.doubtful.pop(key, None)
+        self.unsure_keys.discard(key)
+
+    # --- What comes in ---------------------------------------------------------------------------------------------
+
+    def take(self, line: Line, message: Message) -> None:
+        """Take a message that came; it is looked at when those before it were."""
+        react_s = self.habits.react_s * self.chance.random()
+        self._busy_until = max(self._busy_until, self.host.now) + react_s
+        self.host.later(self._busy_until - self.host.now, self._handle, line, message)
+
+    def _handle(self, line: Line, message: Message) -> None:
+        found = [s for s in self.subscriptions.values() if s.line is line and s.type_url == message.type_url]
+        if not line.open or not found:
+            return
+        subscription = found[0]
+        subscription.nonce = message.nonce
+        self.unsure |= message.unsure - {name for name, one in self.clusters.items() if one.active is not None}
+        news = {name: held for name, held in message.resources.items() if subscription.wants(name)}
+        removed = self._removed(subscription, message)
+        bad = sorted(name for name, held in news.items() if held.content.fault)
+        if bad:
+            self._reject(subscription, message, news, removed, bad)
+        else:
+            self._accept(subscription, message, news, removed)
+        subscription.answers.append((message.nonce, f"bad: {', '.join(bad)}" if bad else ""))
+        self._follow_up(subscription)
+
+    def _removed(self, subscription: Subscription, message: Message) -> set[str]:
+        """Return what of a wildcard type a message removes."""
+        if self.delta:
+            return set(message.removed)
+        if message.type_url not in FULL_STATE:
+            return set()
+        have = self.clusters if message.type_url == CDS else {**self.listeners, **self.warming_listeners}
+        return set(have) - set(message.resources)
+
+    def _accept(self, subscription: Subscription, message: Message, news: dict[str, Held], removed: set[str]) -> None:
+        type_url = message.type_url
+        if not self.delta and type_url in FULL_STATE:
+            self._trust(key for key in {*self.doubtful, *self.unsure_keys} if key[0] == type_url)
+        self._trust((type_url, name) for name in {*news, *removed})
+        subscription.accepted = message.version
+        if self.delta:
+            subscription.claimed |= {name: held.version for name, held in news.items()}
+            for name in removed:
+                subscription.claimed.pop(name, None)
+        self._apply(type_url, {name: held.content for name, held in news.items()}, removed)
+
+    def _trust(self, keys: Iterable[Key]) -> None:
+        for key in list(keys):
+            self.doubtful.pop(key, None)
+            self.unsure_keys.discard(key)
+
+    def _reject(
+        self, subscription: Subscription, message: Message, news: dict[str, Held], removed: set[str], bad: list[str]
+    ) -> None:
+        """Apply what Envoy applies of a response that it rejects (envoy-facts 2.4). What it claims stays as it was."""
+        type_url = message.type_url
+        self.has_rejected = True
+        self._rejected[subscription.line, message.nonce] = [
+            (type_url, name) for name in {**news, **dict.fromkeys(removed)}
+        ]
+        for name, held in news.items():
+            self.doubtful[type_url, name] = held.content
+        for name in removed:
+            if subscription.wants(name):
+                self.doubtful[type_url, name] = None
+        if type_url == CDS:
+            self.rejected_clusters |= set(bad)
+        if any(news[name].content.fault == UNREADABLE for name in bad):
+            self.rejected_clusters |= set(news) if type_url == CDS else set()
+            self._warm(type_url, news)
+            return
+        if type_url in FULL_STATE:
+            good = {name: held.content for name, held in news.items() if held.content.fault == GOOD}
+            self._apply(type_url, good, removed)
+            return
+        order = sorted(news)
+        self.chance.shuffle(order)
+        first = next(number for number, name in enumerate(order) if name in bad)
+        self._apply(type_url, {name: news[name].content for name in order[:first]}, set())
+        self._warm(type_url, news)  # who waits for what failed waits no longer
+
+    def _apply(self, type_url: str, news: dict[str, Content], removed: set[str]) -> None:
+        if type_url == CDS:
+            self._clusters(news, removed)
+        elif type_url == EDS:
+            self.endpoints |= news
+            self._warm(EDS, {*news, *removed})
+        elif type_url == LDS:
+            self._listeners(news, removed)
+        elif type_url == RDS:
+            self.routes |= news
+            self._warm(RDS, news)
+        else:
+            self.secrets |= news
+            self.answered_secrets |= {*news, *removed}
+            self._warm(SDS, {*news, *removed})
+
+    def _follow_up(self, subscription: Subscription) -> None:
+        """Ask for what is needed by now, and answer: clusters first, if they are warm by this."""
+        self._want_all()
+        mine = [subscription] if subscription in self.subscriptions.values() else []
+        others = [each for each in self.subscriptions.values() if each is not subscription]
+        clusters = [each for each in others if each.type_url == CDS]
+        rest = [each for each in others if each.type_url != CDS]
+        first, second = (clusters, mine) if self.chance.random() < 0.8 else (mine, clusters)
+        for each in (*rest, *first, *second):
+            self.flush(each)
+        self.check()
+
+    def _settle(self) -> None:
+        """Do what follows from something that happened by itself."""
+        self._want_all()
+        for subscription in list(self.subscriptions.values()):
+            self.flush(subscription)
+        self.check()
+
+    # --- Clusters --------------------------------------------------------------------------------------------------
+
+    def _clusters(self, news: dict[str, Content], removed: set[str]) -> None:
+        for name, content in news.items():
+            cluster = self.clusters.setdefault(name, Cluster())
+            if content == (cluster.warming or cluster.active):
+                continue
+            cluster.warming = content
+            cluster.turn = self._steps = self._steps + 1
+            cluster.waits_for = {(EDS, eds) for eds in content.names(EDS)}
+            if not self.per_type:
+                cluster.waits_for |= {(SDS, s) for s in content.names(SDS) - self.answered_secrets}
+            self._ask_again(content)
+            if cluster.waits_for:
+                self.host.later(self.habits.fetch_timeout_s, self._give_up, name, cluster.turn)
+            else:
+                self._warmed(name, cluster)
+        for name in removed:
+            self.clusters.pop(name, None)
+
+    def _ask_again(self, content: Content) -> None:
+        """Ask for the endpoints of a changed cluster, as far as Envoy does where it has subscribed to them before."""
+        for name in sorted(content.names(EDS)):
+            if self.per_type and (EDS, name) in self.subscriptions:
+                old = self.subscriptions.pop((EDS, name))  # a new stream without versions, then the old one closes
+                self._subscribe((EDS, name), {name})
+                self.flush(self.subscriptions[EDS, name])
+                old.line.close()
+            elif not self.per_type and not self.delta and (EDS, "") in self.subscriptions:
+                self.subscriptions[EDS, ""].changed = True
+
+    def _warm(self, type_url: str, names: Iterable[str]) -> None:
+        """Take in that something came that clusters or listeners may wait for."""
+        came = {(type_url, name) for name in names}
+        for name, cluster in sorted(self.clusters.items()):
+            if cluster.warming and cluster.waits_for & came:
+                cluster.waits_for -= came
+                if not cluster.waits_for:
+                    self._warmed(name, cluster)
+        for name, listener in sorted(self.warming_listeners.items()):
+            listener.waits_for -= came
+            if not listener.waits_for:
+                self._listen(name)
+
+    def _warmed(self, name: str, cluster: Cluster) -> None:
+        """Have a cluster serve, at once or when its health check has passed."""
+        if self.chance.random() < self.habits.health_checks:
+            self.host.later(self.chance.random() * self.habits.health_check_s, self._healthy, name, cluster.turn)
+        else:
+            self._serve(cluster)
+
+    def _healthy(self, name: str, turn: int) -> None:
+        cluster = self.clusters.get(name)
+        if cluster is not None and cluster.turn == turn and cluster.warming:
+            self._serve(cluster)
+            self._settle()
+
+    def _serve(self, cluster: Cluster) -> None:
+        assert cluster.warming is not None
+        cluster.active, cluster.warming = cluster.warming, None
+        cluster.waits_for.clear()
+        self.unsure.discard(cluster.active.name)
+        self.rejected_clusters.discard(cluster.active.name)
+
+    def _give_up(self, name: str, turn: int) -> None:
+        """Let a cluster serve whose endpoints did not come in time (initial_fetch_timeout)."""
+        cluster = self.clusters.get(name)
+        if cluster is not None and cluster.turn == turn and cluster.waits_for:
+            self.host.say("n%s: the endpoints of %s did not come in time", self.number, name)
+            self.timeouts += 1
+            self._serve(cluster)
+            self._settle()
+
+    # --- Listeners -------------------------------------------------------------------------------------------------
+
+    def _listeners(self, news: dict[str, Content], removed: set[str]) -> None:
+        for name, content in news.items():
+            warming = self.warming_listeners.get(name)
+            if content == (warming.content if warming else self.listeners.get(name)):
+                continue
+            waits_for = {(RDS, route) for route in content.names(RDS) if route not in self.routes}
+            waits_for |= {(SDS, secret) for secret in content.names(SDS) - self.answered_secrets}
+            listener = self.warming_listeners[name] = Listener(content, waits_for)
+            if waits_for:
+                self.host.later(self.habits.fetch_timeout_s, self._listen_anyway, name, listener)
+            else:
+                self._listen(name)
+        for name in removed:
+            self.warming_listeners.pop(name, None)
+            if name in self.listeners:
+                self._drain(self.listeners.pop(name))
+
+    def _listen_anyway(self, name: str, listener: Listener) -> None:
+        if self.warming_listeners.get(name) is listener:
+            self.host.say("n%s: what %s waits for did not come in time", self.number, name)
+            self._listen(name)
+            self._settle()
+
+    def _listen(self, name: str) -> None:
+        if name in self.listeners:
+            self._drain(self.listeners.pop(name))
+        self.listeners[name] = self.warming_listeners.pop(name).content
+
+    def _drain(self, content: Content) -> None:
+        self.draining.append((content, self.host.now + self.habits.drain_s))
+        self.host.later(self.habits.drain_s, self._drained)
+
+    def _drained(self) -> None:
+        self.draining = [(content, until) for content, until in self.draining if until > self.host.now + 1e-6]
+        self._settle()
+
+    def _want_all(self) -> None:
+        """Subscribe to what clusters and listeners need."""
+        clusters = [c for cluster in self.clusters.values() for c in (cluster.active, cluster.warming) if c]
+        warming = [listener.content for listener in self.warming_listeners.values()]
+        listeners = [*self.listeners.values(), *warming, *(content for content, _ in self.draining)]
+        for type_url, holders in ((EDS, clusters), (RDS, listeners), (SDS, [*clusters, *listeners])):
+            names = {name for content in holders for name in content.names(type_url)}
+            self.want(type_url, names)
+            held = {EDS: self.endpoints, RDS: self.routes, SDS: self.secrets}[type_url]
+            for name in held.keys() - names:
+                del held[name]
+            if type_url == SDS:
+                self.answered_secrets &= names
+        if self.initial and (CDS, "") in self.subscriptions and self._has_first_clusters():
+            self.initial = False
+            if (LDS, "") not in self.subscriptions:
+                self._subscribe((LDS, ""), None)
+
+    def _has_first_clusters(self) -> bool:
+        subscription = self.subscriptions[CDS, ""]
+        return bool(subscription.nonce) and not any(cluster.warming for cluster in self.clusters.values())
+
+    # --- What it has -----------------------------------------------------------------------------------------------
+
+    def wants(self, key: Key) -> bool:
+        """Say whether it has subscribed to a resource."""
+        return any(subscription.wants(key[1]) for subscription in self._of(key[0]))
+
+    def held(self) -> dict[Key, Content | None]:
+        """Return what is in use, None for what never warmed."""
+        found: dict[Key, Content | None] = {(CDS, name): cluster.active for name, cluster in self.clusters.items()}
+        found |= {(LDS, name): content for name, content in self.listeners.items()}
+        found |= {(LDS, name): None for name in self.warming_listeners}
+        for type_url, held in ((EDS, self.endpoints), (RDS, self.routes), (SDS, self.secrets)):
+            found |= {(type_url, name): content for name, content in held.items()}
+        return found
+
+    # --- What it can do --------------------------------------------------------------------------------------------
+
+    def uses(self) -> dict[Key, frozenset[str]]:
+        """Return what directs requests, and to which clusters."""
+        found: dict[Key, frozenset[str]] = {}
+        active = [*self.listeners.items(), *((f"draining {content}", content) for content, _ in self.draining)]
+        for name, content in active:
+            found[LDS, name] = content.names(CDS)
+            for route in sorted(content.names(RDS)):
+                if route in self.routes:
+                    found[RDS, route] = self.routes[route].names(CDS)
+        return found
+
+    def check(self) -> None:
+        """Assert that each cluster to which something directs requests serves.
+
+        It may be missing if this client rejected it, and nothing that worked is worse for it; or if the server can't
+        know that it is missing.
+        """
+        if self.unknown:
+            return
+        serving = {name for name, cluster in self.clusters.items() if cluster.active}
+        works = set()
+        for key, clusters in self.uses().items():
+            missing = clusters - serving
+            if not missing:
+                works.add(key)
+                continue
+            missing -= self.unsure
+            if not missing:
+                continue
+            where = f"{self.node_id}: {short(key[0])} {key[1]}"
+            assert missing <= self.rejected_clusters, f"{where} uses {sorted(missing)}, which are not there"
+            assert key not in self.worked, f"{where} worked before, now uses {sorted(missing)}, which were rejected"
+        self.worked = works

@@ -1,0 +1,284 @@
+"""A hub with its catalog on simulated streams: what is sent comes in order, and late; a break may be noticed late."""
+
+from collections.abc import Mapping
+from random import Random
+from typing import TYPE_CHECKING
+
+from simulation.audit import SessionAudit, StreamAudit
+from simulation.clock import Clock
+from simulation.content import Content, Key, State, encode, read
+from simulation.envoy import Envoy
+from simulation.wire_format import Message, Request, decode, spell
+from support.encoded import short
+
+from xds._generated import xds_wire_pb2 as wire
+from xds.model.catalog import Catalog
+from xds.model.changeset import Applied, Changeset
+from xds.protocol.hub import Hub
+from xds.protocol.memories import Memory
+from xds.protocol.response import Encoding, Part
+from xds.protocol.stream import Ordering, Stream
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+
+class Server:
+    """One process that serves: a catalog, a hub, and the streams that reach it."""
+
+    def __init__(self, world: "World", number: int, ordering: Ordering, encoding: Encoding, chance: Random) -> None:
+        self.world, self.number, self.chance = world, number, chance
+        self.clock: Clock = world.clock
+        self.catalog = Catalog()
+        self.published: dict[str, Mapping[Key, Content]] = {}
+        """What each group's streams are brought to."""
+        self.groups: dict[str, str] = {}
+        """The group of each node."""
+        self.lines: dict[Stream, SimulatedLine] = {}
+        self.sessions: dict[tuple[int, str], SessionAudit] = {}
+        """By the number of a client and its connection."""
+        self.hub = Hub(
+            self.catalog, knows_type=lambda _: True, ordering=ordering, encoding=encoding, tell=self._tell
+        )  # fmt: skip
+        self.ordering = ordering
+        self.small = encoding.response_bytes_max < 10_000
+        self._unpublished: list[tuple[Applied, dict[str, Mapping[Key, Content]], dict[str, str]]] = []
+        self._tick_at = float("inf")
+
+    def _tell(self, memory: Memory) -> None:
+        for other in self.world.peers_of(self):
+            self.clock.later(self.chance.uniform(0.001, 0.02), other.hub.remember, memory)
+
+    # --- Changes ---------------------------------------------------------------------------------------------------
+
+    def apply(self, states: Mapping[str, State], groups: Mapping[str, str], *, publish: bool = True) -> None:
+        """Take over the snapshots of some groups and the groups of all nodes; publish that, unless more follows."""
+        upserts: dict[str, tuple] = {}
+        removals: dict[str, tuple[Key, ...]] = {}
+        for group, state in states.items():
+            before = self._unpublished_state(group)
+            upserts[group] = tuple(encode(c) for key, c in state.items() if before.get(key) != c)
+            removals[group] = tuple(key for key in before if key not in state)
+        table = None
+        if groups != (self._unpublished[-1][2] if self._unpublished else self.groups):
+            table = self.world.table(groups)
+        applied = self.catalog.apply(Changeset(upserts=upserts, removals=removals, groups=table))
+        self._unpublished.append((applied, dict(states), dict(groups)))
+        if publish:
+            self.publish()
+
+    def _unpublished_state(self, group: str) -> Mapping[Key, Content]:
+        for _, states, _ in reversed(self._unpublished):
+            if group in states:
+                return states[group]
+        return self.published.get(group, {})
+
+    @property
+    def has_unpublished(self) -> bool:
+        """Say whether something was applied that is yet to be published."""
+        return bool(self._unpublished)
+
+    def publish(self) -> None:
+        """Publish what was applied."""
+        unpublished, self._unpublished = self._unpublished, []
+        # A regrouping takes over every group's snapshot, so all of it is published at once.
+        for _, states, groups in unpublished:
+            self.published |= states
+            self.groups = groups
+        for line in self.lines.values():
+            line.audit.note_state(self.published.get(self.group_of(line.envoy), {}), self.group_of(line.envoy))
+        for applied, _, _ in unpublished:
+            self.hub.publish(applied)
+        self._pump(spread_s=0.01)
+
+    def group_of(self, envoy: Envoy) -> str:
+        """Return the group of a node."""
+        return self.groups.get(envoy.node_id, "default")
+
+    # --- Streams ---------------------------------------------------------------------------------------------------
+
+    def receive(self, line: "SimulatedLine", request: Request) -> None:
+        """Take a request that came on a stream."""
+        if line.stream is None:
+            line.stream = self.hub.open(
+                line.envoy.habits.variant, type_url=line.type_url, connection=line.connection.name
+            )
+            self.lines[line.stream] = line
+            self.world.note_stream(line.stream)
+            line.audit = StreamAudit(self, line)
+            if self._unpublished:  # it is put where the newest rules say, to be served what is published
+                group = self._unpublished[-1][2].get(line.envoy.node_id, "default")
+                line.audit.note_state(self.published.get(group, {}), group)
+        line.audit.note_request(request)
+        self.hub.receive(line.stream, request.SerializeToString(), self.clock.now)
+        self._pump()
+
+    def close(self, line: "SimulatedLine") -> None:
+        """Notice that a stream is over."""
+        if line.stream is not None and line.stream in self.lines:
+            self.world.say("      hub %s: the stream %s of n%s is over", self.number, line.number, line.envoy.number)
+            del self.lines[line.stream]
+            self.hub.close(line.stream)
+            self._pump()
+
+    def drain(self, line: "SimulatedLine") -> None:
+        """Have a stream sent what it is owed, as far as it takes that, and then others that this made ready."""
+        self._drain(line)
+        self._pump()
+
+    def _drain(self, line: "SimulatedLine") -> None:
+        line.waiting = False
+        if line.stream is None or line.stream not in self.lines:
+            return
+        for _ in range(1_000):
+            if line.under_way >= line.window:
+                line.waiting = True
+                return
+            part = self.hub.poll(line.stream, self.clock.now)
+            if part is None:
+                break
+            line.carry(part)
+        else:
+            raise AssertionError("a stream never has enough")
+
+    def _pump(self, spread_s: float = 0.0) -> None:
+        for _ in range(1_000):
+            ready = self.hub.take_ready()
+            if not ready:
+                break
+            # The order in which a change makes streams ready follows from where they are in memory.
+            for line in sorted((self.lines[stream] for stream in ready), key=lambda line: line.number):
+                if spread_s:
+                    self.clock.later(self.chance.random() * spread_s, self.drain, line)
+                else:
+                    self._drain(line)
+        else:
+            raise AssertionError("streams wake each other for ever")
+        self._schedule()
+
+    def _schedule(self) -> None:
+        at = max(self.hub.next_tick, self.clock.now)
+        if at < self._tick_at:
+            self._tick_at = at
+            self.clock.at(at + self.chance.choice((0.0, 0.0, 0.05)), self._tick, at)
+
+    def _tick(self, at: float) -> None:
+        if at != self._tick_at:
+            return
+        self._tick_at = float("inf")
+        if self.hub.next_tick <= self.clock.now:
+            self.hub.tick(self.clock.now)
+            self._pump()
+        self._schedule()
+
+
+class Connection:
+    """One HTTP/2 connection: what is sent either way comes in order, on all its streams."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.up_at = self.down_at = 0.0
+        """When the last of what is under way comes."""
+
+
+class SimulatedLine:
+    """One gRPC stream. What is under way when it breaks is lost."""
+
+    def __init__(
+        self, server: Server, envoy: Envoy, type_url: str, connection: Connection, number: int, chance: Random
+    ) -> None:
+        self.server, self.envoy, self.type_url, self.connection = server, envoy, type_url, connection
+        self.number, self.chance = number, chance
+        self.clock = server.clock
+        self.stream: Stream | None = None
+        self.audit: StreamAudit
+        self.opened_at = self.clock.now
+        self.open = True
+        self.over = False
+        self.node_sent = False
+        self.window = chance.choice((1, 2, 50, 50, 50))
+        self.under_way = 0
+        self.waiting = False
+        """The server has something for it that it can't take."""
+        self.cut_at = float("inf")
+        """What reaches the server later is lost."""
+        self._slow = chance.random() < 0.15
+        self._unheard: list[Request] = []
+
+    def _delay_s(self) -> float:
+        if self.server.world.calm:
+            return 0.001
+        if self.chance.random() < (0.3 if self._slow else 0.04):
+            return self.chance.uniform(0.1, 3.0)
+        return self.chance.uniform(0.0005, 0.03)
+
+    # --- Its client's end ------------------------------------------------------------------------------------------
+
+    def send(self, request: Request) -> None:
+        """Send a request; the node is added to the first."""
+        if not self.open:
+            return
+        self._say("→ %s", lambda: f"{short(request.type_url)} {spell(request)}")
+        if not self.node_sent:
+            request.node.CopyFrom(wire.Node(id=self.envoy.node_id, cluster="c"))
+            self.node_sent = True
+        self._unheard.append(request)
+        self.connection.up_at = max(self.connection.up_at, self.clock.now + self._delay_s())
+        self.clock.at(self.connection.up_at, self._reach, request)
+
+    def _reach(self, request: Request) -> None:
+        if self.over or self.clock.now > self.cut_at:
+            return
+        self._unheard.remove(request)
+        self._say("   reaches the hub: %s", lambda: f"{short(request.type_url)} {spell(request)}")
+        self.server.receive(self, request)
+
+    def close(self) -> None:
+        """End the stream at the client's will: the server learns it after what was sent before."""
+        self.open = False
+        self.connection.up_at = max(self.connection.up_at, self.clock.now + self._delay_s())
+        self.clock.at(self.connection.up_at, self._close_at_server)
+
+    def break_off(self, noticed_after_s: float) -> None:
+        """Lose the stream: the client knows that at once, the server after a while."""
+        if not self.open:
+            return
+        self.open = False
+        self.cut_at = self.clock.now + self.chance.choice((0.0, 0.02, 0.05))
+        self.clock.at(max(self.cut_at, self.clock.now + noticed_after_s), self._close_at_server)
+        self.clock.at(self.cut_at + 1e-6, self._note_lost)
+
+    def _note_lost(self) -> None:
+        for request in self._unheard:
+            if request.response_nonce and request.HasField("error_detail"):
+                self.envoy.lose_nack(self, request.response_nonce)
+        self._unheard.clear()
+
+    # --- Its server's end ------------------------------------------------------------------------------------------
+
+    def _close_at_server(self) -> None:
+        if not self.over:
+            self.over = True
+            self.server.close(self)
+
+    def carry(self, part: Part) -> None:
+        """Take a message towards the client."""
+        message = decode(self.envoy.habits.variant, part.message, read)
+        self._say("← %s", lambda: f"{short(message.type_url)} {message.nonce}: {message}")
+        message = self.audit.check(message)
+        self.under_way += 1
+        self.connection.down_at = max(self.connection.down_at, self.clock.now + self._delay_s())
+        self.clock.at(self.connection.down_at, self._arrive, message)
+
+    def _arrive(self, message: Message) -> None:
+        if not self.open:
+            return  # it was lost; what the server still sends there stays under way
+        self.under_way -= 1
+        self.envoy.take(self, message)
+        if self.waiting:
+            self.server.drain(self)
+
+    def _say(self, text: str, *parts: object) -> None:
+        if self.server.world.transcript is not None:
+            said = [part() for part in parts]  # type: ignore[operator]
+            self.server.world.say(f"n{self.envoy.number}/{self.number} {text}", *said)

@@ -1,0 +1,47 @@
+"""Clients like Envoy, changes and faults by chance: what the simulation holds, for the seeds of every run of the tests.
+
+``make simulate`` runs more of them. A failure says the command that runs its seed again.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SEEDS = int(os.environ.get("XDS_SEEDS", "300"))
+SHARE = 75
+"""Seeds of one test, so that several processes share them."""
+
+
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the simulation in a process of its own, where the order of sets is the same each time."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-m", "simulation", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(0, SEEDS, SHARE))
+def test_every_client_has_what_its_group_has_and_no_request_fails(first: int) -> None:
+    done = simulate("--first", str(first), "--seeds", str(min(SHARE, SEEDS - first)))
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_seed_is_the_same_run_each_time() -> None:
+    first, second = simulate("--seed", "5"), simulate("--seed", "5")
+    assert first.stdout == second.stdout
+    assert len(first.stdout.splitlines()) > 100
+
+
+def test_a_run_of_many_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    output = tmp_path / "simulation.txt"
+    progress = output.with_suffix(".progress")
+    progress.write_text('{"first": 0, "next": 58, "events": 1000}')
+    done = simulate("--seeds", "60", "--output", str(output))
+    assert "goes on with seed 58" in done.stdout
+    assert output.read_text().splitlines()[1].startswith("60 runs, 0 failed")
+    assert not progress.exists()

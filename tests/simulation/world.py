@@ -1,0 +1,375 @@
+"""One run of the simulation: what is drawn by a seed, what happens by it, and what must hold at its end."""
+
+import gc
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from simulation import content
+from simulation.clock import Clock
+from simulation.content import Author, Content, Key
+from simulation.envoy import Envoy, Habits
+from simulation.network import Connection, Server, SimulatedLine
+from support.encoded import CDS, EDS, LDS, RDS, short
+
+from xds.model.groups import GroupTable, Rule
+from xds.protocol.response import Encoding
+from xds.protocol.state import Variant
+from xds.protocol.status import Progress, node_statuses
+from xds.protocol.stream import Ordering, Stream
+
+HOLD_S, DRAIN_S = 20.0, 60.0
+STEPS_MAX = 100_000
+GROUPS = ("default", "g1", "g2")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that befalls a run. ``seed`` is for what chance there is in it, which thus does not hang on others."""
+
+    at_s: float
+    kind: str
+    who: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a seed draws: what a run is made of, and what happens in it."""
+
+    seed: int
+    servers: int
+    share_memory: bool
+    faults: bool
+    secrets: bool
+    small: bool
+    habits: tuple[Habits, ...]
+    events: tuple[Event, ...]
+    clients: tuple[int, ...]
+    """The clients that take part."""
+
+
+def plan(seed: int) -> Plan:
+    """Draw a run."""
+    chance = Random(f"plan {seed}")
+    servers = chance.choice((1, 1, 1, 2))
+    faults, late = chance.random() < 0.6, chance.random() < 0.5
+    habits = []
+    for _ in range(chance.choice((1, 1, 2, 2, 3, 4))):
+        per_type = chance.random() < 0.35
+        habits.append(
+            Habits(
+                variant=Variant.DELTA if chance.random() < 0.65 else Variant.SOTW,
+                per_type=per_type,
+                react_s=chance.choice((0.003, 0.003, 0.3)),
+                # Per type, clusters are ACKed before their health checks have passed, and nothing else tells of these.
+                health_checks=chance.choice((0.0, 0.2)) if late and not per_type else 0.0,
+            )
+        )
+    span_s = chance.choice((2.0, 30.0, 200.0))
+    kinds = ["change"] * 14 + ["flip"] + ["move"] + ["break"] * 3 + ["stall"] * (2 if late else 0) + ["pause"] * late
+    events = [
+        Event(
+            round(chance.uniform(0.0, span_s), 3), chance.choice(kinds), chance.randrange(100), chance.getrandbits(32)
+        )
+        for _ in range(chance.choice((5, 15, 30, 30)))
+    ]
+    return Plan(
+        seed=seed, servers=servers, share_memory=chance.random() < 0.5, faults=faults,
+        secrets=chance.random() < 0.5, small=chance.random() < 0.15, habits=tuple(habits),
+        events=tuple(sorted(events, key=lambda event: event.at_s)), clients=tuple(range(len(habits))),
+    )  # fmt: skip
+
+
+class Failure(AssertionError):  # noqa: N818 - what it is
+    """A run in which something did not hold; ``transcript`` tells of it if it was kept."""
+
+    def __init__(self, message: str, world: "World") -> None:
+        super().__init__(message)
+        self.message, self.plan, self.transcript = message, world.plan, world.transcript
+        self.envoys = dict(world.envoys)
+
+
+@dataclass
+class World:
+    """The servers, the clients and the clock of one run."""
+
+    plan: Plan
+    transcript: list[str] | None = None
+    clock: Clock = field(default_factory=Clock)
+    servers: list[Server] = field(default_factory=list)
+    envoys: dict[int, Envoy] = field(default_factory=dict)
+    homes: dict[int, Server] = field(default_factory=dict)
+    calm: bool = False
+    """Whether nothing is late any more."""
+
+    def __post_init__(self) -> None:
+        self.author = Author(GROUPS, faults=self.plan.faults, secrets=self.plan.secrets)
+        self.sent: dict[int, set[Content]] = {}
+        """What each client was ever sent, from wherever."""
+        self._streams: list[weakref.ref[Stream]] = []
+        self._connections: dict[int, Connection] = {}
+        self._lines = 0
+        self._applied_at: dict[Server, float] = {}
+        self._breaks: dict[int, int] = {}
+        chance = self.chance("world")
+        ordering = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
+        encoding = Encoding(response_bytes_max=600) if self.plan.small else Encoding()
+        for number in range(self.plan.servers):
+            self.servers.append(Server(self, number, ordering, encoding, self.chance(f"server {number}")))
+        self.groups = {f"n{number}": chance.choice(GROUPS) for number in range(len(self.plan.habits))}
+        states = {group: self.author.change(group, chance) for group in GROUPS}
+        for group, state in states.items():
+            self.author.keep(group, state)
+        for server in self.servers:
+            server.apply(states, self.groups)
+        for number in self.plan.clients:
+            habits = self.plan.habits[number]
+            self.envoys[number] = Envoy(self, number, habits, self.chance(f"envoy {number}"))
+            self.homes[number] = self.servers[chance.randrange(len(self.servers))]
+
+    def chance(self, what: str) -> Random:
+        """Return a source of chance of its own for something."""
+        return Random(f"{self.plan.seed} {what}")
+
+    # --- What Envoys live in ---------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """The time."""
+        return self.clock.now
+
+    def later(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
+        """Have something happen after a while."""
+        self.clock.later(seconds, what, *arguments)
+
+    def dial(self, envoy: Envoy, type_url: str) -> SimulatedLine:
+        """Open a stream to the client's server, on its present connection."""
+        self._lines += 1
+        name = f"tcp{envoy.number}-{self._breaks.get(envoy.number, 0)}"
+        connection = self._connections.get(envoy.number)
+        if connection is None or connection.name != name:
+            connection = self._connections[envoy.number] = Connection(name)
+        chance = self.chance(f"line {envoy.number} {self._lines}")
+        return SimulatedLine(self.homes[envoy.number], envoy, type_url, connection, self._lines, chance)
+
+    def say(self, line: str, *values: object) -> None:
+        """Note something for a reader."""
+        if self.transcript is not None:
+            self.transcript.append(f"{self.now:10.3f} {line % values}")
+
+    def note_stream(self, stream: Stream) -> None:
+        """Note a stream that a hub opened, to see that it is forgotten."""
+        self._streams.append(weakref.ref(stream))
+
+    def peers_of(self, server: Server) -> list[Server]:
+        """Return the processes that are told what a server has to remember of a node."""
+        return [other for other in self.servers if other is not server] if self.plan.share_memory else []
+
+    def table(self, groups: Mapping[str, str]) -> GroupTable:
+        """Return rules that put each node into its group."""
+        rules = tuple(Rule(group=group, id=node) for node, group in sorted(groups.items()))
+        return GroupTable(rules=rules, names=GROUPS)
+
+    # --- What happens ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Let all of the plan happen, then check what must hold in the end. Raises AssertionError."""
+        start = self.now
+        for envoy in self.envoys.values():
+            self.clock.later(self.chance(f"start {envoy.number}").random(), self._connect, envoy)
+        for event in self.plan.events:
+            self.clock.at(start + event.at_s, self._happen, event)
+        self.clock.run(start + max((event.at_s for event in self.plan.events), default=0.0) + 1.0, STEPS_MAX)
+        self._end()
+
+    def _happen(self, event: Event) -> None:
+        chance = Random(event.seed)
+        if event.kind in ("change", "flip"):
+            group = self._group(event, chance)
+            before = self.author.states[group]
+            self._publish(group, self.author.change(group, chance), chance)
+            if event.kind == "flip":
+                self.clock.later(chance.choice((0.0, 0.02, 0.1, 1.0)), self._publish, group, before, chance)
+            return
+        if event.kind == "move":
+            node = f"n{event.who % len(self.plan.habits)}"
+            before_group, after = self.groups[node], chance.choice(GROUPS)
+            self._move(node, after, chance)
+            if chance.random() < 0.5:
+                self.clock.later(chance.choice((0.0, 0.02, 0.5, 10.0)), self._move, node, before_group, chance)
+            return
+        envoy = self.envoys.get(event.who % len(self.plan.habits))
+        if envoy is None:
+            return
+        if event.kind == "break":
+            self._break(envoy, chance)
+        elif event.kind == "stall":
+            seconds = chance.uniform(0.0, 45.0)
+            self.say("-- n%s does nothing for %.1f s", envoy.number, seconds)
+            envoy.was_late = True
+            envoy.stall(seconds)
+        else:
+            type_url, seconds = chance.choice((CDS, EDS, LDS, RDS)), chance.uniform(0.0, 45.0)
+            self.say("-- n%s sends nothing of %s for %.1f s", envoy.number, short(type_url), seconds)
+            envoy.was_late = True
+            envoy.pause(type_url, seconds)
+
+    def _group(self, event: Event, chance: Random) -> str:
+        """Return a group to change, mostly one with nodes in it."""
+        return chance.choice(GROUPS) if chance.random() < 0.1 else self.groups[f"n{event.who % len(self.plan.habits)}"]
+
+    def _publish(self, group: str, state: Mapping[Key, Content], chance: Random) -> None:
+        before = self.author.states[group]
+        words = [f"{short(c.type_url)} {c}" for key, c in sorted(state.items()) if before.get(key) != c]
+        words += [f"{short(url)} -{name}" for url, name in sorted(before) if (url, name) not in state]
+        self.say("-- %s: %s", group, ", ".join(words) or "nothing changes")
+        self.author.keep(group, dict(state))
+        self._spread({group: state}, chance)
+
+    def _move(self, node: str, group: str, chance: Random) -> None:
+        self.say("-- %s moves from %s to %s", node, self.groups[node], group)
+        self.groups = {**self.groups, node: group}
+        self._spread({}, chance)
+
+    def _spread(self, states: Mapping[str, Mapping[Key, Content]], chance: Random) -> None:
+        """Have each server apply a change in its own time, in the order of changes."""
+        for server in self.servers:
+            at = self.now + (chance.choice((0.0, 0.05, 2.0)) if server.number else 0.0)
+            at = self._applied_at[server] = max(self._applied_at.get(server, 0.0), at)
+            self.clock.at(at, self._apply, server, dict(states), dict(self.groups), chance.random() < 0.15)
+
+    def _apply(self, server: Server, states: Mapping, groups: Mapping[str, str], waits: bool) -> None:
+        server.apply(states, groups, publish=not waits)
+        if waits:
+            self.clock.later(0.02, server.publish)
+
+    # --- Streams that break ----------------------------------------------------------------------------------------
+
+    def _connect(self, envoy: Envoy) -> None:
+        self.say("-- n%s connects to hub %s", envoy.number, self.homes[envoy.number].number)
+        envoy.connect()
+
+    def _break(self, envoy: Envoy, chance: Random) -> None:
+        """Lose all streams of a client; it comes back to this server or another, before or after that is noticed."""
+        if not envoy.connected:
+            return
+        noticed_after_s = chance.choice((0.0, 0.0, 0.3, 5.0, 60.0))
+        self.say("-- n%s loses its streams, which is noticed after %g s", envoy.number, noticed_after_s)
+        for line in envoy.lines:
+            line.break_off(noticed_after_s * chance.choice((1.0, 1.0, 0.5)))  # type: ignore[attr-defined]
+        envoy.disconnected()
+        back_s = chance.choice((0.1, 0.5, 0.5, 3.0, 30.0, 70.0))
+        self.clock.later(back_s, self._return, envoy, chance.randrange(len(self.servers)))
+
+    def _return(self, envoy: Envoy, number: int) -> None:
+        server, before = self.servers[number], self.homes[envoy.number]
+        self.homes[envoy.number] = server
+        self._breaks[envoy.number] = self._breaks.get(envoy.number, 0) + 1
+        if server is not before:
+            self._change_server(envoy)
+        envoy.returned = True
+        envoy.returned_early = envoy.returned_early or any(
+            line.envoy is envoy for other in self.servers for line in other.lines.values()
+        )
+        envoy.warming_at_return = {name for name, cluster in envoy.clusters.items() if cluster.warming}
+        self._connect(envoy)
+
+    def _change_server(self, envoy: Envoy) -> None:
+        """Note what a client's next server can't know (docs/ordering.md, "What can't be had")."""
+        if not envoy.delta:
+            envoy.unknown = True
+        if not self.plan.share_memory:
+            envoy.doubt(list(envoy.doubtful))
+            envoy.loses_draining()
+
+    # --- The end ---------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Stop all faults, mend what is bad, let time pass: then all have what there is, and nothing more is said."""
+        self.say("-- no more faults")
+        self.calm = True
+        self.clock.run(self.now + 200.0, STEPS_MAX)
+        mended = {group: self.author.mended(group) for group in GROUPS}
+        for group, state in mended.items():
+            self._publish(group, state, Random(0))
+        self.clock.run(self.now + 200.0, STEPS_MAX)
+        self._compare(strict=False)
+        for group in GROUPS:
+            self._publish(group, self.author.touched(group), Random(0))
+        self.clock.run(self.now + 200.0, STEPS_MAX)
+        self._compare(strict=True)
+        self._check_status()
+        self._check_silence()
+
+    def _compare(self, *, strict: bool) -> None:
+        for envoy in self.envoys.values():
+            state = self.author.states[self.groups[envoy.node_id]]
+            assert all(subscription.line.open for subscription in envoy.subscriptions.values()), "a stream is gone"
+            wanted = {key: content for key, content in state.items() if envoy.wants(key)}
+            held = envoy.held()
+            for key in sorted({*wanted, *held}):
+                if held.get(key) == wanted.get(key):
+                    continue
+                forgiven = not strict and self._is_doubtful(envoy, key, wanted.get(key))
+                assert forgiven, (
+                    f"in the end {envoy.node_id} has {short(key[0])} {held.get(key)} instead of {wanted.get(key)}"
+                )
+            assert not strict or not envoy.draining, f"{envoy.node_id} still drains {envoy.draining}"
+
+    def _is_doubtful(self, envoy: Envoy, key: Key, wanted: Content | None) -> bool:
+        """Say whether a client may be without what its group has: it rejected that, or what came with it."""
+        doubts = {*envoy.doubtful, *envoy.unsure_keys}
+        if key in envoy.unsure_keys or (key in envoy.doubtful and envoy.doubtful[key] == wanted):
+            return True
+        if wanted is not None:  # routes to clusters that were rejected are held back
+            return key[0] in (LDS, RDS) and bool({(CDS, name) for name in wanted.names(CDS)} & doubts)
+        # What may be used by older versions of listeners and routes is not taken away.
+        return key[0] != LDS and any(type_url in (CDS, LDS, RDS) for type_url, _ in doubts)
+
+    def _check_status(self) -> None:
+        for server in self.servers:
+            for status in node_statuses(server.hub.streams, self.now):
+                for of_type in status.types:
+                    assert of_type.waited_s is None, f"hub: {status.node.id} has not answered {of_type.type_url}"
+                    wrong = [r for r in of_type.resources if r.progress not in (Progress.ACKED, Progress.MISSING)]
+                    assert not wrong, f"hub: {status.node.id} {short(of_type.type_url)} {wrong}"
+
+    def _check_silence(self) -> None:
+        before = self._lines, sum(server.hub.counters.responses for server in self.servers)
+        self.clock.run(self.now + 1_000.0, STEPS_MAX)
+        for server in self.servers:
+            for stream in list(server.hub.streams):
+                part = server.hub.poll(stream, self.now)
+                assert part is None, f"left unsaid: {part}"
+        assert before == (self._lines, sum(server.hub.counters.responses for server in self.servers)), "never silent"
+
+    def check_memory(self) -> None:
+        """End all streams; the hubs forget them."""
+        for line in [line for envoy in self.envoys.values() for line in envoy.lines]:
+            line.close()
+        self.clock.run(self.now + 1_000.0, STEPS_MAX)
+        for server in self.servers:
+            assert not server.hub.streams, "a stream is left"
+            server.lines.clear()
+        self.envoys.clear()
+        self.clock.clear()
+        del line
+        gc.collect()
+        left = [stream for stream in (ref() for ref in self._streams) if stream is not None]
+        assert not left, f"{len(left)} closed streams are not forgotten"
+
+
+def run(seed_plan: Plan, *, transcript: bool = False) -> World:
+    """Run a plan. Raises Failure."""
+    content.forget()
+    lines: list[str] | None = [] if transcript else None
+    world = World(seed_plan, lines)
+    try:
+        world.run()
+        world.check_memory()
+    except Exception as error:
+        raise Failure(f"{type(error).__name__}: {error}", world) from error
+    return world
