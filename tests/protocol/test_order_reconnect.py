@@ -1,5 +1,6 @@
 """protocol.md, "Order": the first answers on a reconnected stream obey it too; and envoy-facts.md 2.6."""
 
+import pytest
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
 from support.hubs import DELTA, SOTW, MakeWorld, World
 from support.scenes import full, start, started, swap
@@ -262,3 +263,25 @@ def test_reconnect_a_route_that_drained_and_is_there_again_is_no_longer_kept(wor
     again = client.reconnect()
     again.ack_all()
     assert (len(world.hub._draining), again.held[CDS]) == (0, {"b": "1"})
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "half-open"])
+def test_reconnect_a_removed_route_that_a_draining_listener_uses_keeps_its_cluster(world: World, noticed: bool) -> None:
+    """Envoy goes on asking for it, and says of no version that it has it (envoy-facts.md 2.6)."""
+    world.publish(static("a"), static("b"), listener("l", 1, routes="r"), route("r", 1, "a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    world.publish(remove=[static("a"), listener("l", 1), route("r", 1)])
+    client.ack_all()
+    assert "a" in client.held[CDS]
+    again = client.reconnect(before_closing=not noticed)
+    again.ack_all()
+    world.advance(10)
+    again.ack_all()
+    assert "a" in again.held[CDS]
+    again.unsubscribe(RDS, "r")
+    again.ack_all()
+    assert "a" not in again.held[CDS]

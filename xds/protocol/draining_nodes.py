@@ -36,9 +36,9 @@ class DrainingNodes:
         self._tell = tell
 
     def note(self, node: Node, state: TypeState) -> None:
-        """Take in what a stream's listeners are draining now."""
+        """Take in what a stream's listeners are draining now, and which removed routes may still be used."""
         by_type = self._by_node.get(node_key(node), {})
-        if state.stage is Stage.LISTENERS and state.draining != by_type.get(state.type_url):
+        if state.switches and state.draining != by_type.get(state.type_url):
             self._add(node, state.type_url, state.draining)
 
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
