@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from simulation.known import known_fault
+from simulation.mutations import mutated
 from simulation.shrink import failure_of, kind_of, shrink
 from simulation.world import Failure, Plan, plan, run
 
@@ -38,9 +39,8 @@ class Done:
         try:
             world = run(plan(seed))
             self.events += world.clock.steps
-            counters = [server.hub.counters for server in world.servers]
-            self.responses += sum(each.responses for each in counters)
-            self.nacks += sum(each.nacks for each in counters)
+            self.responses += sum(each.responses for each in world.counters)
+            self.nacks += sum(each.nacks for each in world.counters)
         except Failure as failure:
             if known := known_fault(failure):
                 self.known.setdefault(known.what, []).append(seed)
@@ -123,17 +123,32 @@ def run_many(first: int, count: int, output: Path | None, failures_max: int) -> 
     return 1 if done.failed else 0
 
 
+def find(mutation: str, first: int, count: int) -> int:
+    """Look for a seed whose run holds as the core is, and fails with a fault in it."""
+    for seed in range(first, first + count):
+        with mutated(mutation):
+            failure = failure_of(plan(seed))
+        if failure is not None and failure_of(plan(seed)) is None:
+            print(f"{mutation}: seed {seed}: {failure.message}")
+            return 0
+    print(f"{mutation}: not found by seeds {first} to {first + count - 1}")
+    return 1
+
+
 def main(arguments: list[str]) -> int:
     """Run what the command line says; return how the process is to end."""
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this one alone, and tell of all that happens in it")
     parser.add_argument("--shrink", action="store_true", help="with --seed: make a failing run smaller first")
+    parser.add_argument("--mutation", help="put this fault into the core, and say which seed finds it first")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=300, help="how many seeds")
     parser.add_argument("--output", type=Path, help="where the summary goes; how far it got is kept beside it")
     parser.add_argument("--failures", type=int, default=20, help="stop after so many")
     chosen = parser.parse_args(arguments)
     gc.freeze()  # what is imported is not looked through after each run
+    if chosen.mutation is not None:
+        return find(chosen.mutation, chosen.first, chosen.seeds)
     if chosen.seed is not None:
         return run_one(chosen.seed, smaller=chosen.shrink)
     return run_many(chosen.first, chosen.seeds, chosen.output, chosen.failures)

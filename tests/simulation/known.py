@@ -62,6 +62,12 @@ KNOWN = (
         r"uses .*, which are not there",
         lambda envoy: envoy.has_rejected and envoy.returned,
     ),
+    Known(
+        "endpoints of the clusters in later parts of a cut response come before these, which then wait for the fetch"
+        " timeout",
+        r"the endpoints of cluster \w+ did not come in time",
+        lambda envoy: envoy.host.plan.small,  # type: ignore[attr-defined]
+    ),
 )
 
 
