@@ -35,7 +35,7 @@ def main() -> int:
         print(render(json.loads(options.output.read_text())), end="")
         return 0
     make_all_room()
-    participants = [each for each in everyone(options.ways) if not options.only or each.name in options.only]
+    participants = [each for each in everyone() if not options.only or each.name in options.only]
     kept: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -49,7 +49,7 @@ def main() -> int:
             told = kept["rows"].setdefault(name, {"what": what, "rounds": [], "send_recv_us": [], "load": []})
             load = os.getloadavg()[0]
             floor_us = 0.0 if row is None else sum(loopback.measure(row.load.streams))
-            found = one_round(row, in_turns(row, participants), number, name)
+            found = one_round(row, in_turns(row, participants, ways=options.ways), number, name)
             if found is not None:
                 told["rounds"].append(found)
                 told["send_recv_us"].append(floor_us)
@@ -59,20 +59,25 @@ def main() -> int:
     return int(any(not row["rounds"] for row in kept["rows"].values()))
 
 
-def everyone(ways: bool) -> list[Participant]:
-    """Return who takes turns: the rungs, with their other ways beside them if wanted, and the product."""
+def everyone() -> list[Participant]:
+    """Return who takes turns: the rungs, with their other ways beside them, and the product."""
     found = []
     for rung, participant in zip(RUNGS, ladder(), strict=True):
         found.append(participant)
-        found += [way(rung, other) for other in rung.ways] if ways else []
+        found += [way(rung, other) for other in rung.ways]
     return [*found, *products()]
 
 
-def in_turns(row: Fanout | None, participants: Sequence[Participant]) -> dict[str, Participant]:
-    """Return who is measured in a row: in that of Python's share alone, what has neither another process nor TLS."""
-    left_out = ("WORKERS", "TLS")
-    names = {rung.name for rung in RUNGS if rung.switch not in left_out}
-    return {each.name: each for each in participants if row is not None or each.rung in names}
+def in_turns(row: Fanout | None, participants: Sequence[Participant], *, ways: bool) -> dict[str, Participant]:
+    """Return who is measured in a row: in that of Python's share alone, what has neither another process nor TLS.
+
+    Other ways than the kept ones are measured there, where small differences show; under a fleet if wanted, or where
+    that is the only place.
+    """
+    not_alone = {rung.name for rung in RUNGS if rung.switch in ("WORKERS", "TLS")} | {""}
+    if row is None:
+        return {each.name: each for each in participants if each.rung not in not_alone}
+    return {each.name: each for each in participants if ways or not each.way or each.rung in not_alone}
 
 
 def one_round(
@@ -126,7 +131,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}, the least that tells anything")
     parser.add_argument("--scale", type=float, default=1.0, help="0.1: a tenth of the streams")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these rungs alone")
-    parser.add_argument("--ways", action="store_true", help="the dearer ways of the rungs too")
+    parser.add_argument("--ways", action="store_true", help="all dearer ways of the rungs under fleets too")
     parser.add_argument("--output", type=Path, default=RESULT, metavar="FILE", help="and the same as .md beside it")
     parser.add_argument("--render", action="store_true", help="print the report of what was kept")
     return parser.parse_args()
