@@ -3,15 +3,17 @@
 import asyncio
 import dis
 import random
+import ssl
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import pytest
 from support import resources as r
+from support.pki import Authority
 from support.wire import DeltaClient
 
 from bench.compare.fleet import Load, MeasureError, drive_whole
@@ -26,6 +28,7 @@ from bench.ladder.program import connection as program
 from bench.ladder.program.connection import CHORES, CLOSED_TICKS, HOLD_TICKS, QUIET_TICKS, Connection
 from bench.ladder.program.content import ASSIGNMENTS, CLUSTERS, ROUTES, TYPES, Group, Resource
 from bench.ladder.program.hub import Change, Hub
+from bench.ladder.program.tls import TlsConnection, context
 from bench.ladder.program.values import Memory
 from bench.ladder.program.wire import PATH, LongKey, frames, without_node
 from bench.ladder.rungs import RUNGS, switches_of
@@ -472,6 +475,39 @@ def test_another_node_on_the_same_stream_is_an_error(hub: Hub) -> None:
     client.node = Node(id="other")
     client.request(ROUTES)
     assert client.wire.closed
+
+
+def test_over_tls_a_request_larger_than_a_record_is_taken_whole(hub: Hub, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    ours, theirs = authority.issue("server", dns=["localhost"]), authority.issue("client")
+    connection = TlsConnection(hub, context(ours.cert_path, ours.key_path, authority.cert_path))
+    wire = Wire()
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls_context = ssl.create_default_context(cafile=str(authority.cert_path))
+    tls_context.load_cert_chain(theirs.cert_path, theirs.key_path)
+    tls = tls_context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+
+    def turn() -> None:
+        connection.data_received(outgoing.read())
+        incoming.write(wire.data)
+        wire.data = b""
+
+    while not connection.up:
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        turn()
+    node = Node(id="n", metadata=b"".join(length_field(1, b"x" * 100) for _ in range(500)))
+    request = DeltaDiscoveryRequest(type_url=TYPES[CLUSTERS], node=node).SerializeToString()
+    tls.write(h2.PREFACE + h2.settings_frame([]) + HEAD + framed(1, request))
+    turn()
+    assert not wire.closed
+    found = b""
+    with suppress(ssl.SSLWantReadError):
+        while True:
+            found += tls.read(1 << 14)
+    data = b"".join(payload for kind, _, _, payload, _ in frames(found) if kind == h2.DATA)
+    assert shown(DeltaDiscoveryResponse.FromString(data[5:])) == (CLUSTERS, ["a@1", "b@1"], [])
 
 
 # --- The memory ----------------------------------------------------------------------------------------------------

@@ -75,9 +75,10 @@ class TlsConnection(Connection):
         try:
             for at in range(0, len(data), READ_BYTES):
                 self.incoming.write(view[at : at + READ_BYTES])
-                self.decrypt()
-        except ssl.SSLWantReadError:
-            self.flush()
+                try:
+                    self.decrypt()
+                except ssl.SSLWantReadError:  # a record that goes on in the next piece, or the next read
+                    self.flush()
         except ssl.SSLError:
             self.flush()  # the alert that says why
             self.transport.close()
