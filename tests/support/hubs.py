@@ -184,11 +184,13 @@ class Client:
             self.node.metadata = described.SerializeToString()
         self.streams: dict[tuple[str, str], Stream] = {}
         self.messages: list[Message] = []
+        self.messages_on: dict[Stream, list[Message]] = {}
         self.unanswered: dict[Stream, dict[str, list[Message]]] = {}
         self.names: dict[tuple[Stream, str], list[str]] = {}
         self.accepted: dict[tuple[Stream, str], tuple[str, str]] = {}  # SotW: version accepted, nonce answered
         self.held: dict[str, dict[str, str]] = {}
         self.wild: set[tuple[Stream, str]] = set()
+        self._introduced: set[Stream] = set()
         self._inbox: list[str] = []
 
     # --- What came
@@ -197,6 +199,7 @@ class Client:
         """Take in a message."""
         message = decode(self.variant, part, len(self.messages) + 1)
         self.messages.append(message)
+        self.messages_on.setdefault(stream, []).append(message)
         self.unanswered.setdefault(stream, {}).setdefault(message.type_url, []).append(message)
         self._note(str(message))
 
@@ -270,8 +273,9 @@ class Client:
             made.error_detail.CopyFrom(wire.Status(code=13, message=error))
         if node is not None:
             made.node.CopyFrom(node)
-        elif stream.session is None:
+        elif stream not in self._introduced:
             made.node.CopyFrom(self.node)
+        self._introduced.add(stream)
         return self.send(made.SerializeToString(), stream)
 
     def send(self, data: bytes, stream: Stream | None = None) -> list[str]:

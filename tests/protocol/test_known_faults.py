@@ -1,0 +1,411 @@
+"""Faults that the simulation found and that are not mended yet, each as a scene that says what must happen and why.
+
+Each test fails strictly: what mends a fault takes its mark away here, and its entry out of ``simulation.known``.
+"""
+
+from collections.abc import Iterable
+
+import pytest
+from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
+from support.hubs import DELTA, SOTW, Client, MakeWorld, World
+from support.scenes import full
+
+from xds.protocol.response import Encoding
+from xds.protocol.state import Variant
+from xds.protocol.stream import Ordering
+
+HOLD_S, DRAIN_S = 20.0, 60.0
+QUICK = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
+SMALL = Encoding(response_bytes_max=100)
+"""Of two resources each has a response of its own."""
+
+
+def fault(reason: str) -> pytest.MarkDecorator:
+    """Mark a test that fails until a fault is mended; ``reason`` says what users see of it."""
+    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
+
+
+def only(variant: Variant, reason: str) -> pytest.MarkDecorator:
+    """Have a test run for both variants, one of which has a fault."""
+    values = [pytest.param(each, marks=[fault(reason)] if each is variant else []) for each in (DELTA, SOTW)]
+    return pytest.mark.parametrize("variant", values, ids=["delta", "sotw"])
+
+
+def settle(client: Client, *bad: str) -> list[str]:
+    """Answer all that comes, as a client does that rejects whatever has a bad resource in it; return all of it."""
+    said = client.take()
+    while waiting := [queue[0] for types in client.unanswered.values() for queue in types.values() if queue]:
+        message = waiting[0]
+        found = [name for name in (f"{each.name}@{each.version}" for each in message.resources) if name in bad]
+        said += client.nack(message.type_url, f"{found} are bad") if found else client.ack(message.type_url)
+    return said
+
+
+def settle_for(world: World, client: Client, seconds: float, *bad: str) -> list[str]:
+    """Answer all that comes while time passes."""
+    said = settle(client, *bad)
+    for _ in range(int(seconds)):
+        world.advance(1)
+        said += settle(client, *bad)
+    return said
+
+
+def holding(world: World, variant: Variant, *, per_type: bool = False, routes: Iterable[str] = ()) -> Client:
+    """Return a client that has everything."""
+    client = world.client(variant, per_type=per_type)
+    client.subscribe(CDS)
+    client.ack_all()
+    client.subscribe(LDS)
+    client.ack_all()
+    for name in routes:
+        client.subscribe(RDS, name)
+        client.ack_all()
+    return client
+
+
+def clusters_sent(said: Iterable[str]) -> list[str]:
+    """Return what is said of clusters, without the numbers of the responses."""
+    return [line.split(" ", 2)[2] for line in said if line.startswith("CDS")]
+
+
+# --- Rejected clusters ---------------------------------------------------------------------------------------------
+
+
+@only(SOTW, "a bad cluster is taken away and its route moved: the client is never sent the clusters without it")
+def test_a_bad_cluster_that_is_taken_away_is_out_of_the_next_response(world: World, variant: Variant) -> None:
+    """The snapshot without it differs from what was rejected, so it is sent; with e it would be rejected again.
+
+    Nothing that works can need e: it was in each response with clusters that the client had, and it accepted none.
+    Routes move once the mended clusters are ACKed, and what they used before goes last.
+    """
+    world.publish(static("b"), static("d"), static("e"))
+    world.publish(listener("l1", routes="r1"), listener("l3", routes="r3"), route("r1", 1, "b"), route("r3", 1, "e"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    settle(client, "e@1")
+    client.subscribe(LDS)
+    client.subscribe(RDS, "r1", "r3")
+    settle(client, "e@1")
+    world.publish(static("c"), route("r1", 2, "c"), listener("l1", 2, routes="r1"), remove=[static("b")])
+    settle(client, "e@1")
+    world.publish(route("r3", 2, "c"), remove=[static("e")])
+    said = settle_for(world, client, 3 * HOLD_S, "e@1")
+    assert client.held[RDS] == {"r1": "2", "r3": "2"}
+    assert clusters_sent(said)[-1] == full(variant, "-e", "c@1 d@1")
+
+
+@only(
+    SOTW, "one rejected cluster that was taken away spoils every response with clusters: the mended state never comes"
+)
+def test_a_bad_cluster_that_is_gone_does_not_spoil_what_comes_after_it(world: World, variant: Variant) -> None:
+    """A listener uses b, which the client never accepted: no request works through it, so nothing is kept by keeping b.
+
+    The cluster that the listener moves to is mended: the response that has it must not have b as well.
+    """
+    world.publish(static("a"), static("b"), listener("l", 1, clusters="b"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    settle(client, "b@1")
+    client.subscribe(LDS)
+    settle(client, "b@1")
+    world.publish(static("e", 1), listener("l", 2, clusters="e"), remove=[static("b")])
+    settle(client, "b@1", "e@1")
+    world.publish(static("e", 2))
+    said = settle_for(world, client, 3 * HOLD_S, "b@1", "e@1")
+    assert "LDS" in [line.split()[0] for line in said]
+    assert client.held[LDS] == {"l": "2"}
+    assert client.held[CDS]["e"] == "2"
+
+
+MOVES = fault(
+    "after a reconnect, a route moves to a cluster that the client rejected: 503, though the older route works"
+)
+
+
+@pytest.mark.parametrize(
+    ("rejected_before", "returns"),
+    [
+        pytest.param(True, False, id="no return"),
+        pytest.param(False, True, marks=MOVES, id="rejected once it is back"),
+        pytest.param(True, True, marks=MOVES, id="rejected before, too"),
+    ],
+)
+def test_endpoints_asked_for_before_a_cluster_came_do_not_show_that_it_was_accepted(
+    world: World, rejected_before: bool, returns: bool
+) -> None:
+    """Envoy asks for e1 in its first burst, for the cluster a that it has. That says nothing of e, which comes later.
+
+    The route stays at a, which works, until e is mended and ACKed; a stays as long.
+    """
+    world.publish(cluster("a", eds="e1"), endpoints("e1"), listener("l", routes="r"), route("r", 1, "a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(EDS, "e1")
+    client.subscribe(LDS)
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    if not rejected_before:
+        client.close()
+    world.publish(cluster("e", 1, eds="e1"), route("r", 2, "e"), remove=[cluster("a", eds="e1")])
+    said = settle(client, "e@1") if rejected_before else []
+    if returns:
+        client = client.reconnect()
+        said += settle(client, "e@1")
+    said += settle_for(world, client, 3 * HOLD_S, "e@1")
+    assert {line.split()[0] for line in said} == {"CDS", "EDS"}
+    assert set(clusters_sent(said)) == {"e@1"}
+    world.publish(cluster("e", 2, eds="e1"))
+    said = settle(client, "e@1")
+    assert [line.split(" ", 2)[2] for line in said if not line.startswith("EDS")] == ["e@2", "r@2", "-a"]
+
+
+@fault("a removed route that a draining listener still uses comes back with a rejected cluster: what drains gets 503")
+def test_a_removed_route_that_is_still_in_use_waits_for_its_clusters_when_it_comes_back(
+    make_world: MakeWorld, variant: Variant
+) -> None:
+    """Envoy ignores that a route is removed (envoy-facts.md 2.5), and stays subscribed while its listener drains.
+
+    So the older version works, and the newer one, which names a rejected cluster, is held back; c is kept as long.
+    """
+    world = make_world(ordering=QUICK)
+    world.publish(static("c"), listener("l", routes="r"), route("r", 1, "c"))
+    client = holding(world, variant, routes=["r"])
+    world.publish(remove=[listener("l"), route("r", 1)])
+    client.ack_all()
+    world.advance(5)
+    world.publish(static("e"), route("r", 2, "e"), listener("l2", routes="r"), remove=[static("c")])
+    said = settle_for(world, client, 3 * HOLD_S, "e@1")
+    assert [line for line in said if line.startswith("RDS")] == []
+    assert clusters_sent(said) == [full(variant, "e@1", "c@1 e@1")]
+    world.publish(static("e", 2))
+    said = settle(client, "e@1")
+    assert [line.split(" ", 2)[2] for line in said if line.startswith("RDS")] == ["r@2"]
+    assert clusters_sent(said) == [full(variant, "e@2", "c@1 e@2"), full(variant, "-c", "e@2")]
+
+
+# --- What drains ---------------------------------------------------------------------------------------------------
+
+
+@only(SOTW, "a cluster that only a rejected listener named, long gone, stays on the client for ever")
+def test_clusters_of_a_rejected_listener_go_once_it_is_replaced_and_has_drained(
+    make_world: MakeWorld, variant: Variant, per_type: bool
+) -> None:
+    """The rejected response may have been applied in part, so l3 may run. It drains at the latest from the ACK of a
+    response without it; when the drain time is over nothing uses a, and no sooner."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("a"), listener("l2", 1, routes="r"), route("r", 1), listener("l3", clusters="a"))
+    client = world.client(variant, per_type=per_type)
+    client.subscribe(CDS)
+    client.ack_all()
+    client.subscribe(LDS)
+    settle(client, "l2@1")
+    world.publish(remove=[static("a"), listener("l3")])
+    said = settle(client, "l2@1")
+    world.publish(listener("l2", 2, routes="r"))
+    said += settle_for(world, client, DRAIN_S - 1)
+    assert clusters_sent(said) == []
+    said = settle_for(world, client, 2)
+    assert clusters_sent(said) == [full(variant, "-a", "(empty)")]
+
+
+@only(SOTW, "a slow client ACKs a route after it was removed: the route's cluster goes while its listener drains, 503")
+def test_a_route_that_is_acked_late_keeps_its_clusters_while_it_is_subscribed(
+    make_world: MakeWorld, variant: Variant
+) -> None:
+    """The late ACK says that the client has the route. Its listener is then removed, drains, and uses the route: the
+    client is subscribed to it until that ends, and then a goes."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("a"), static("b"), listener("l", routes="r"), route("r", 1, "a"), listener("k", clusters="b"))
+    client = holding(world, variant)
+    client.subscribe(RDS, "r")
+    world.advance(HOLD_S + 5)
+    world.publish(listener("k", 2, clusters="b"), remove=[static("a"), listener("l"), route("r", 1)])
+    world.advance(HOLD_S + 5)
+    said = client.take() + client.ack(RDS)
+    said += settle_for(world, client, 3 * DRAIN_S)
+    assert clusters_sent(said) == []
+    said = client.unsubscribe(RDS, "r") + settle(client)
+    assert clusters_sent(said) == [full(variant, "-a", "b@1")]
+
+
+@fault("a listener was removed, and its ACK was lost with the stream: its clusters go while it drains, 503")
+@pytest.mark.parametrize("last", [False, True], ids=["another stays", "the last one"])
+def test_a_listener_whose_removal_was_not_acked_drains_when_its_node_is_back_early(
+    make_world: MakeWorld, variant: Variant, last: bool
+) -> None:
+    """The client took the removal, so on its return it says nothing of l. But the old stream, not noticed to be over,
+    was sent that removal and did not answer: l drains since then at the earliest, so b stays for the drain time."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("b"), listener("l", clusters="b"), *([] if last else [listener("k")]))
+    client = holding(world, variant)
+    world.publish(remove=[static("b"), listener("l")])
+    client.take()
+    (stream,) = client.streams.values()
+    taken = client.last(LDS)
+    client.held[LDS].pop("l")
+    client.accepted[stream, LDS] = (taken.version, taken.nonce)
+    again = client.reconnect(before_closing=True)
+    said = settle_for(world, again, DRAIN_S - 1)
+    assert clusters_sent(said) == []
+    said = settle_for(world, again, 2)
+    assert clusters_sent(said) == [full(variant, "-b", "(empty)")]
+
+
+@fault("a client that once rejected a listener and comes back keeps for ever the clusters that this listener used")
+@pytest.mark.parametrize("early", [False, True], ids=["back later", "back before its end is noticed"])
+def test_clusters_of_a_listener_that_was_rejected_once_go_after_a_return(
+    make_world: MakeWorld, variant: Variant, early: bool
+) -> None:
+    """While l@2 is rejected, nobody knows how long l@1 runs. The ACK of l@3 says so: it drains from then on, on
+    whatever stream the client is."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("d"), static("e"), listener("l", 1, clusters="e"))
+    client = holding(world, variant)
+    world.publish(listener("l", 2, clusters="e"))
+    settle(client, "l@2")
+    world.publish(listener("l", 3, clusters="d"), remove=[static("e")])
+    settle(client)
+    world.advance(10)
+    again = client.reconnect(before_closing=early)
+    said = settle_for(world, again, DRAIN_S - 11)
+    assert [line for line in clusters_sent(said) if line != full(variant, "", "d@1 e@1")] == []
+    said = settle_for(world, again, 2)
+    assert clusters_sent(said) == [full(variant, "-e", "d@1")]
+
+
+@fault("listeners came in several responses, and the client came back: clusters that they used before stay for ever")
+@pytest.mark.parametrize("early", [False, True], ids=["back later", "back before its end is noticed"])
+def test_clusters_of_a_listener_that_was_replaced_by_a_cut_response_go_after_a_return(
+    make_world: MakeWorld, early: bool
+) -> None:
+    """As above: while the second part was unanswered nobody knew how long l@1 runs; its ACK says so."""
+    world = make_world(ordering=QUICK, encoding=SMALL)
+    world.publish(static("d"), static("e"), listener("a", 1, clusters="d"), listener("l", 1, clusters="e"))
+    client = holding(world, DELTA)
+    world.publish(listener("a", 2, clusters="d"), listener("l", 3, clusters="d"), remove=[static("e")])
+    settle(client)
+    world.advance(10)
+    again = client.reconnect(before_closing=early)
+    assert clusters_sent(settle_for(world, again, DRAIN_S - 11)) == []
+    assert clusters_sent(settle_for(world, again, 2)) == ["-e"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "r q",
+        pytest.param(
+            "q r", marks=fault("per-type streams come back in an order by chance: what drains gets 503 early")
+        ),
+    ],
+)
+@pytest.mark.parametrize("at_once", [False, True], ids=["one by one", "in one burst"])
+def test_a_draining_route_keeps_its_clusters_whichever_stream_asks_first(
+    make_world: MakeWorld, at_once: bool, names: str
+) -> None:
+    """Each per-type stream comes back by its own timer (envoy-facts.md 2.8). The client subscribes to r again, which
+    was removed and which its draining listener uses: a stays while it does, though q was asked for before."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("a"), static("b"), listener("l", 1, routes="r"), route("r", 1, "a"))
+    client = holding(world, DELTA, per_type=True, routes=["r"])
+    world.publish(listener("l", 2, routes="q"), route("q", 1, "b"))
+    client.subscribe(RDS, "q")
+    client.ack_all()
+    world.publish(remove=[static("a"), route("r", 1)])
+    client.ack_all()
+    world.advance(10)
+    client.close()
+    again = world.client(DELTA, per_type=True, connection="another")
+
+    def comes_back() -> None:
+        again.request(CDS, have=client.held[CDS])
+        again.request(LDS, have=client.held[LDS])
+        for name in names.split():
+            again.request(RDS, subscribe=[name], have={"q": "1"} if name == "q" else None)
+
+    if at_once:
+        with world.burst():
+            comes_back()
+    else:
+        comes_back()
+    assert clusters_sent(settle_for(world, again, 3 * DRAIN_S)) == []
+    said = again.unsubscribe(RDS, "r") + settle_for(world, again, HOLD_S)
+    assert clusters_sent(said) == ["-a"]
+
+
+# --- Endpoints -----------------------------------------------------------------------------------------------------
+
+
+@fault("a stream is sent endpoints that it never asked for, as the client rejected them on another one")
+@pytest.mark.parametrize("drains", [False, True], ids=["their cluster goes", "their cluster is kept"])
+def test_rejected_endpoints_go_only_on_the_stream_that_asked_for_them(make_world: MakeWorld, drains: bool) -> None:
+    """What a node rejected is known of the node, so that no stream repeats it. What a stream is sent, or told to be
+    gone, follows from what it subscribed to. (Its ACK would else say that the node accepted what it rejects on
+    another stream.)"""
+    world = make_world(ordering=QUICK)
+    world.publish(cluster("a", eds="e3"), endpoints("e3"), route("r", 1, "a"), listener("l", 1, routes="r"))
+    client = world.client(DELTA, per_type=True)
+    client.subscribe(CDS)
+    client.ack_all()
+    client.subscribe(EDS, "e3")
+    settle(client, "e3@1")
+    client.subscribe(LDS)
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    world.advance(DRAIN_S)
+    replaced = [route("r2", 1, "e"), listener("l", 2, routes="r2")] if drains else [route("r", 2, "e")]
+    gone = [cluster("a", eds="e3"), endpoints("e3"), *([route("r", 1)] if drains else [])]
+    world.publish(cluster("e", eds="e2"), endpoints("e2"), *replaced, remove=gone)
+    client.ack(CDS)
+    client.subscribe(EDS, "e2")
+    settle(client, "e2@1")
+    world.publish(cluster("a", eds="e3"), endpoints("e3", 2), endpoints("e2", 2))
+    client.ack_all()
+    assert words_by_name(client, EDS) == {
+        "e2": ["e2@1", "e2@2"],
+        "e3": ["e3@1", *([] if drains else ["-e3"]), "e3@2"],
+    }
+
+
+def words_by_name(client: Client, type_url: str) -> dict[str, list[str]]:
+    """Return what each per-type stream was sent, by the name for which it was opened."""
+    found: dict[str, list[str]] = {}
+    for (url, name), stream in client.streams.items():
+        for message in client.messages_on[stream] if url == type_url else ():
+            found.setdefault(name, []).extend(f"{each.name}@{each.version}" for each in message.resources)
+            found[name] += [f"-{gone}" for gone in message.removed]
+    return found
+
+
+@fault("a client that asks for endpoints is sent those of a moment ago: hosts that are gone, a change late")
+def test_endpoints_asked_for_late_come_as_they_are_now(world: World, variant: Variant) -> None:
+    """Endpoints never wait. The client has taken clusters that were replaced meanwhile, and asks for what these name:
+    e1 has a newer version, which is sent; e2 is gone, and what is kept of it lets the older cluster b warm."""
+    world.publish(cluster("b", 1, eds="e2"), cluster("d", 1, eds="e1"), endpoints("e1", 1), endpoints("e2", 1))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    world.publish(static("b", 2), remove=[cluster("d"), endpoints("e1"), endpoints("e2")])
+    world.publish(cluster("d", 3, eds="e0"), endpoints("e0"), cluster("e", eds="e1"), endpoints("e1", 2))
+    assert client.request(EDS, subscribe=["e1", "e2"]) == ["EDS #2 e1@2 e2@1"]
+
+
+@fault("a large change of clusters takes 15 s and more for each part: Envoy waits for endpoints that came too early")
+def test_endpoints_follow_the_part_of_a_cut_response_that_has_their_clusters(make_world: MakeWorld) -> None:
+    """Envoy warms a changed cluster only on an assignment that comes after it (envoy-facts.md 2.3), changed or not, and
+    ACKs clusters when all are warm. So those of the second part go after the second part, and not only before it."""
+    world = make_world(encoding=SMALL)
+    world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack_all()
+    client.subscribe(EDS, "a", "b")
+    client.ack_all()
+    world.publish(cluster("a", 2), cluster("b", 2))
+    lines = client.take() + client.ack(EDS) + client.ack_all()
+    said = [line.split(" ", 2)[::2] for line in lines]
+    assert said.index(["CDS", "a@2"]) < _last_with(said, "EDS", "a@1")
+    assert said.index(["CDS", "b@2"]) < _last_with(said, "EDS", "b@1")
+
+
+def _last_with(said: list[list[str]], kind: str, word: str) -> int:
+    return max(at for at, (of, words) in enumerate(said) if of == kind and word in words.split())
