@@ -157,6 +157,8 @@ class StoreSettings(_Section):
     """The user that etcd knows."""
     etcd_password_file: FilePath | None = None
     """A file that holds its password."""
+    etcd_wait_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 30.0
+    """How long a start waits for an etcd that does not answer, where nothing was served before."""
     history_max: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
     """Revisions that can be read again, compared and rolled back to, at most."""
     history_s: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 30 * 86_400.0

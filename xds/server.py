@@ -6,11 +6,12 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
 from xds.app import ControlPlane
+from xds.background import Background
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
@@ -21,6 +22,7 @@ from xds.publishing.whole import change_of_directory, no_directory
 from xds.reporting import log_certificates, log_degraded, log_published, log_tls_problem
 from xds.sources.directory import DirectoryReader
 from xds.sources.watch import Rereading, watch
+from xds.store.entries import Store
 from xds.store.errors import StoreError
 from xds.store.etcd_client import EtcdOptions
 from xds.store.opening import open_store
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from xds.api.tokens import Token
 
 log = structlog.get_logger("xds")
+T = TypeVar("T")
 PROBLEMS_LOGGED_MAX = 20
 WATCH_RETRY_MIN_S = 0.5
 WATCH_RETRY_MAX_S = 30.0
@@ -55,7 +58,10 @@ async def serve(
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
         background = control_plane.background
-        store = await open_store(settings.store.url, etcd=_etcd_options(settings.store), background=background)
+        store = await _unless_ended(_open_store(settings.store, background), ending)
+        if store is None:
+            log.info("stopped before anything was served")
+            return 0
         publisher = Publisher(store, control_plane.catalog, control_plane.follow, background=background)
         stack.push_async_callback(publisher.stop)
         await publisher.start()
@@ -176,6 +182,10 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
     return rest, api, token
 
 
+async def _open_store(store: StoreSettings, background: Background) -> Store:
+    return await open_store(store.url, etcd=_etcd_options(store), etcd_wait_s=store.etcd_wait_s, background=background)
+
+
 def _etcd_options(store: StoreSettings) -> EtcdOptions | None:
     if not store.url.startswith("etcd:"):
         return None
@@ -214,12 +224,16 @@ async def _until_ended(
         await asyncio.gather(following, return_exceptions=True)
 
 
-async def _unless_ended(reading: Coroutine[Any, Any, Changeset], ending: asyncio.Event) -> Changeset | None:
-    """Return what is read, or None as soon as the process is to end; the reading thread is left to itself then."""
+async def _unless_ended(reading: Coroutine[Any, Any, T], ending: asyncio.Event) -> T | None:
+    """Return what is read, or None as soon as the process is to end; a thread that reads is left to itself then."""
     read, ended = asyncio.create_task(reading), asyncio.create_task(ending.wait())
     await asyncio.wait((read, ended), return_when=asyncio.FIRST_COMPLETED)
     ended.cancel()
-    return await read if read.done() else None
+    if read.done():
+        return await read
+    read.cancel()
+    await asyncio.wait((read,))
+    return None
 
 
 def _ending_signals() -> asyncio.Event:

@@ -39,7 +39,7 @@ class ApiServer:
 def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
     @asynccontextmanager
     async def serve(
-        *, store: Store | None = None, token: Path | None = None, tls: tuple[Path, Path] | None = None
+        *, store: Store | None = None, token: Path | None = None, tls: tuple[Path, Path] | None = None, port: int = 0
     ) -> AsyncIterator[ApiServer]:
         catalog = Catalog()
         publisher = Publisher(
@@ -53,7 +53,7 @@ def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
             return NodesFound(nodes=())
 
         operations = Operations(publisher, catalog, nodes=nodes)
-        api = GrpcApi(Address("127.0.0.1", 0), operations, Token(token), tls=tls, body_bytes_max=1_000_000)
+        api = GrpcApi(Address("127.0.0.1", port), operations, Token(token), tls=tls, body_bytes_max=1_000_000)
         await api.start()
         try:
             yield ApiServer(api, catalog, publisher)

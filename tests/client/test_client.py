@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from support import pki
 from support import resources as r
+from support.ports import free_port
+from support.silent_listener import SilentListener
+from support.slow_link import SlowLink
 
 from xds.client import (
     About,
@@ -21,6 +24,7 @@ from xds.client import (
     TooLargeError,
     UnavailableError,
 )
+from xds.client.client import CONNECT_S
 from xds.model.types import CLUSTER, ENDPOINTS
 from xds.schema.wrapping import WRAPPER_URL
 from xds.store import errors as store_errors
@@ -138,6 +142,23 @@ async def test_many_problems_fit_into_the_answer(api_server) -> None:
         with pytest.raises(RejectedError) as rejected:
             await client.apply(upsert=[r.route(f"route-{number}", "none" * 20) for number in range(1_000)])
         assert 3 < len(rejected.value.problems) < 1_000
+
+
+async def test_a_server_whose_connections_take_long_to_open_is_reached(api_server) -> None:
+    """As one at the other end of the world: TLS and HTTP/2 take several times the way there."""
+    async with api_server() as server, SlowLink(server.api.address.port, 0.7) as link:
+        await link.wait_ready()
+        async with Client(f"127.0.0.1:{link.port}") as client:
+            assert (await client.apply(upsert=[A])).revision == 1
+
+
+async def test_a_connection_that_is_accepted_and_never_answered_does_not_use_up_the_patience(api_server) -> None:
+    async with SilentListener(free_port()) as listener, Client(f"127.0.0.1:{listener.port}", patience_s=60) as client:
+        applying = asyncio.create_task(client.apply(upsert=[A]))
+        await listener.wait_accepted(2, timeout_s=3 * CONNECT_S)
+        await listener.close()
+        async with api_server(port=listener.port):
+            assert (await asyncio.wait_for(applying, 15)).revision == 1
 
 
 async def test_a_server_that_is_away_is_unavailable() -> None:

@@ -1,19 +1,23 @@
 """docker-compose.yml without a container engine: checked by the specification's own loader, and run as processes.
 
 Each service gets a loopback address of its own, so that ports stay what they are; names of services in commands and
-files become these addresses. The programs are those of this machine.
+files become these addresses. The programs are those of this machine. One that ends is started again as its restart
+policy says.
 """
 
 import asyncio
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -30,8 +34,11 @@ from xds.client import Client
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 CHECKER = Path(__file__).parent / "checker"
-ENDS = "seed"
-"""The service that ends by itself."""
+SEED = "seed"
+"""The service that ends by itself, with failure until ``xds-1`` serves."""
+RESTART_MIN_S, RESTART_MAX_S = 0.1, 60.0
+RUNS_S = 10.0
+"""How long a service runs until its next restart comes as soon as its first (Docker's restart policies)."""
 SIDECARS = {"sidecar-1": 10001, "sidecar-2": 10002}
 RATE = 300.0
 
@@ -60,13 +67,18 @@ def prometheus_binary() -> str:
 
 
 class Local:
-    """The project's services as processes of this machine."""
+    """The project's services as processes of this machine, between ``async with`` and its end.
+
+    ``ended`` tells of each service that ended by itself and was not to: why, by its last line.
+    """
 
     def __init__(self, project: dict[str, Any], directory: Path) -> None:
         self._services: dict[str, dict[str, Any]] = project["services"]
         self._directory = directory
         self.addresses = {name: f"127.0.20.{10 + number}" for number, name in enumerate(sorted(self._services))}
         self.children = {name: self._child(name) for name in self._services}
+        self.ended: list[str] = []
+        self._keeping: dict[str, asyncio.Task[None]] = {}
 
     def _resolved(self, text: str) -> str:
         for name, address in self.addresses.items():
@@ -131,47 +143,97 @@ class Local:
                 file.write_text(change(file.read_text()))
         return place
 
-    async def start(self) -> None:
-        """Start what keeps running, then run ``seed`` until it succeeds, as its restart policy has it."""
-        for name, child in self.children.items():
-            if name != ENDS:
-                child.start()
-        seed = self.children[ENDS]
-        async with asyncio.timeout(30):
-            while await seed.start().wait_ended(20) != 0:
-                await asyncio.sleep(0.5)
+    def start(self, name: str) -> None:
+        """Start a service, and start it again when it ends, until it is killed."""
+        policy = self._services[name]["restart"]
+        assert policy in ("on-failure", "unless-stopped"), f"{name}: restart: {policy}"
+        self.children[name].start()
+        self._keeping[name] = asyncio.create_task(self._keep(name, ends=policy == "on-failure"))
+
+    async def kill(self, name: str) -> None:
+        """Kill a service, which stays down then."""
+        keeping = self._keeping.pop(name, None)
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+        await asyncio.to_thread(self.children[name].kill)
+
+    async def _keep(self, name: str, *, ends: bool) -> None:
+        child = self.children[name]
+        pause_s = RESTART_MIN_S
+        while True:
+            await child.wait_for(lambda: not child.running, "ends", math.inf, poll_s=0.05, may_end=True)
+            if not ends:
+                self.ended.append(self._state(name))
+            elif child.process.returncode == 0:
+                return
+            if time.monotonic() - child.started_at > RUNS_S:
+                pause_s = RESTART_MIN_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RESTART_MAX_S)
+            child.start()
+
+    def _state(self, name: str) -> str:
+        child = self.children[name]
+        if child.process is None:
+            return f"{name} was not started"
+        if child.running:
+            return f"{name} runs"
+        said = child.log().strip().splitlines()
+        return f"{name} ended with {child.process.returncode}: {said[-1] if said else 'no word'}"
+
+    @asynccontextmanager
+    async def within(self, seconds: float, what: str) -> AsyncIterator[None]:
+        """Bound what is done in the context; if it takes longer, say which services are down, and why."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            states = [*map(self._state, self.children), "", "ended before:", *(self.ended or ["none"])]
+            pytest.fail("\n".join([f"{what}: not within {seconds:g} s", *states]))
+
+    async def wait_seeded(self) -> None:
+        async with self.within(30, "the first resources are applied"):
+            await self._keeping[SEED]
 
     async def wait_ready(self, name: str) -> None:
-        async with asyncio.timeout(30):
+        async with self.within(30, f"{name} is ready"):
             while True:
-                try:
+                with suppress(OSError, TimeoutError):
                     if (await fetch(19000, "/readyz", host=self.addresses[name])).status == 200:
                         return
-                except OSError:
-                    pass
                 await asyncio.sleep(0.05)
 
+    async def wait_answer(self, port: int, path: str, wanted: str) -> None:
+        async with self.within(30, f"{path} on port {port} is answered by {wanted}"):
+            while True:
+                with suppress(OSError, TimeoutError):
+                    if (await fetch(port, path)).text.strip() == wanted:
+                        return
+                await asyncio.sleep(0.05)
 
-@asynccontextmanager
-async def running(project: dict[str, Any], directory: Path) -> AsyncIterator[Local]:
-    local = Local(project, directory)
-    try:
-        await local.start()
-        yield local
-    finally:
-        for child in reversed(local.children.values()):
-            await asyncio.to_thread(child.kill)
+    async def wait_scraped(self) -> None:
+        """Wait until Prometheus has the figures of both replicas."""
+        async with self.within(30, "Prometheus has the figures of both replicas"):
+            while True:
+                with suppress(OSError, TimeoutError):
+                    said = await fetch(9090, "/api/v1/query?query=xds_streams", host=self.addresses["prometheus"])
+                    results = json.loads(said.text)["data"]["result"]
+                    found = {each["metric"]["instance"]: float(each["value"][1]) for each in results}
+                    if len(found) == 2 and sum(found.values()) >= len(SIDECARS):
+                        return
+                await asyncio.sleep(0.5)
 
+    async def __aenter__(self) -> Self:
+        for name in self._services:
+            self.start(name)
+        return self
 
-async def wait_answer(port: int, path: str, wanted: str) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                if (await fetch(port, path)).text.strip() == wanted:
-                    return
-            except (OSError, TimeoutError):
-                pass
-            await asyncio.sleep(0.05)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in list(self._keeping):
+            await self.kill(name)
 
 
 def routes_to(cluster: str) -> dict[str, Any]:
@@ -184,52 +246,78 @@ def routes_to(cluster: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(400)
 async def test_traffic_flows_while_a_replica_and_then_etcd_are_killed_and_come_back(project, tmp_path: Path) -> None:
-    async with running(project, tmp_path) as local, AsyncExitStack() as stack:
+    async with Local(project, tmp_path) as local, AsyncExitStack() as stack:
+        await local.wait_seeded()
         for port in SIDECARS.values():
-            await wait_answer(port, "/a", "service-a")
-            await wait_answer(port, "/", "service-b")
+            await local.wait_answer(port, "/a", "service-a")
+            await local.wait_answer(port, "/", "service-b")
         loads = [await stack.enter_async_context(Traffic(port, rate=RATE)) for port in SIDECARS.values()]
-        one, two = local.children["xds-1"], local.children["xds-2"]
 
-        one.kill()
+        await local.kill("xds-1")
         async with Client(f"{local.addresses['xds-2']}:18001") as client:
             await client.apply(upsert=[routes_to("service-a")])
         for port in SIDECARS.values():
-            await wait_answer(port, "/", "service-a")
-        one.start()
+            await local.wait_answer(port, "/", "service-a")
+        local.start("xds-1")
         await local.wait_ready("xds-1")
 
-        local.children["etcd"].kill()
+        await local.kill("etcd")
         await asyncio.sleep(2)
         for name in ("xds-1", "xds-2"):
             await local.wait_ready(name)
-        two.kill()  # and started with etcd away: from its cache
-        two.start()
+        await local.kill("xds-2")  # and started with etcd away: from its cache
+        local.start("xds-2")
         await local.wait_ready("xds-2")
-        local.children["etcd"].start()
+        local.start("etcd")
         async with Client(f"{local.addresses['xds-1']}:18001", patience_s=30) as client:
             await client.apply(upsert=[routes_to("service-b")])
         for port in SIDECARS.values():
-            await wait_answer(port, "/", "service-b")
+            await local.wait_answer(port, "/", "service-b")
 
         for load in loads:
             report = await load.stop()
             print(report)
             assert report.failed == {}, report.samples
-        await scraped(local)
+        await local.wait_scraped()
+        assert local.ended == []
 
 
-async def scraped(local: Local) -> None:
-    """Wait until Prometheus has the figures of both replicas."""
-    async with asyncio.timeout(30):
-        while True:
-            said = await fetch(9090, "/api/v1/query?query=xds_streams", host=local.addresses["prometheus"])
-            found = {
-                each["metric"]["instance"]: float(each["value"][1]) for each in json.loads(said.text)["data"]["result"]
-            }
-            if len(found) == 2 and sum(found.values()) >= len(SIDECARS):
-                return
-            await asyncio.sleep(0.5)
+FAILS_ONCE = """
+import pathlib, sys, time
+before = pathlib.Path(sys.argv[1])
+if not before.exists():
+    before.touch()
+    sys.exit("too early")
+print("in time", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.timeout(400)
+async def test_what_ends_is_started_again_and_a_failure_names_what_is_down(project, tmp_path: Path) -> None:
+    """Of the stand-in for compose: what a service's early end costs here must be what it costs there."""
+    local = Local(project, tmp_path)
+    for name, runs_s in (("etcd", 600), (SEED, 0)):
+        local.children[name].argv = [sys.executable, "-c", FAILS_ONCE, str(tmp_path / f"{name}-was"), str(runs_s)]
+        local.start(name)
+    try:
+        await local.wait_seeded()
+        async with local.within(30, "etcd is started again"):
+            while "in time" not in local.children["etcd"].log():
+                await asyncio.sleep(0.05)
+        assert local.ended == ["etcd ended with 1: too early"]
+        await local.kill("etcd")
+        with pytest.raises(pytest.fail.Exception) as failure:
+            async with local.within(0.1, "all is well"):
+                await asyncio.Event().wait()
+    finally:
+        for name in ("etcd", SEED):
+            await local.kill(name)
+    first, *states = str(failure.value).splitlines()
+    assert first == "all is well: not within 0.1 s"
+    assert "etcd ended with -9: in time" in states
+    assert "xds-1 was not started" in states
+    assert states[-1] == "etcd ended with 1: too early"
 
 
 @pytest.mark.timeout(400)

@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from support import resources as r
-from support.etcd import etcd_binary
+from support.etcd import READY_S, etcd_binary
 from support.pki import Authority, Pair
 from support.ports import free_port
 from support.processes import Child
@@ -39,9 +40,10 @@ class Guarded:
         self.child.argv += ["--cert-file", str(self.server.cert_path), "--key-file", str(self.server.key_path)]
         self.child.argv += ["--client-cert-auth", "--trusted-ca-file", str(self.authority.cert_path)]
 
-    def options(self, **more: str) -> EtcdOptions:
+    def options(self, *, before: tuple[str, ...] = (), **more: str) -> EtcdOptions:
+        """Return how to reach it, asking the endpoints ``before`` first."""
         return EtcdOptions(
-            endpoints=(f"127.0.0.1:{self.port}",),
+            endpoints=(*before, f"127.0.0.1:{self.port}"),
             ca=self.authority.cert_path,
             cert=self.client.cert_path,
             key=self.client.key_path,
@@ -60,7 +62,8 @@ class Guarded:
         subprocess.run(command, env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True, timeout=20)
 
     async def wait_ready(self) -> None:
-        for _ in range(20):
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
             client = EtcdClient(self.options())
             try:
                 await client.range(b"x")
@@ -126,8 +129,16 @@ async def test_who_is_not_let_in_is_told_why(guarded: Guarded) -> None:
         await EtcdStore.open(EtcdOptions(endpoints=(f"127.0.0.1:{guarded.port}",)), PREFIX)
     guarded.guard()
     with pytest.raises(UnavailableError, match="'ann'"):
-        await EtcdStore.open(guarded.options(user="ann", password="wrong"), PREFIX)
-    with pytest.raises(UnavailableError, match=r"user name is empty|permission"):
-        await EtcdStore.open(guarded.options(), PREFIX)
-    with pytest.raises(UnavailableError, match="permission denied"):
-        await EtcdStore.open(guarded.options(user="ann", password="hush"), "theirs")
+        await EtcdStore.open(guarded.options(user="ann", password="wrong"), PREFIX, wait_s=600)
+    with pytest.raises(UnavailableError, match=r"etcd refuses .*(user name is empty|permission)"):
+        await EtcdStore.open(guarded.options(), PREFIX, wait_s=600)
+    with pytest.raises(UnavailableError, match=r"etcd refuses .*permission denied"):
+        await EtcdStore.open(guarded.options(user="ann", password="hush"), "theirs", wait_s=600)
+
+
+async def test_a_member_that_is_not_there_to_check_the_password_is_passed_over(guarded: Guarded) -> None:
+    guarded.guard()
+    options = guarded.options(before=(f"127.0.0.1:{free_port()}",), user="ann", password="hush")
+    store = await EtcdStore.open(options, PREFIX)
+    assert store.away == ""
+    await store.close()

@@ -49,6 +49,8 @@ from xds.sources.inline import ResourceLike, read_resources
 
 SERVICE = "/xds_control_plane.api.v1.Snapshots/"
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+CONNECT_S = 3.0
+"""How long one attempt to connect may take, TLS and the first HTTP/2 frame included."""
 MESSAGE_BYTES_MAX = 1024 * 1024 * 1024
 T = TypeVar("T")
 
@@ -98,7 +100,7 @@ class Client:
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             # A server that restarts is found again at once; by default that takes up to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", round(CONNECT_S * 1_000)),  # bounds an attempt, not the pause after it
             ("grpc.max_reconnect_backoff_ms", 300),
         ]
         if self._tls_ca is None:

@@ -24,6 +24,7 @@ from xds.store.errors import (
     UnreadableError,
 )
 from xds.store.etcd_client import (
+    AwayError,
     EtcdClient,
     EtcdOptions,
     LostReplyError,
@@ -75,24 +76,47 @@ class EtcdStore(Store):
         *,
         cache: StateCache | None = None,
         background: Background | None = None,
+        wait_s: float = 0.0,
     ) -> "EtcdStore":
-        """Read what etcd has; where that is away, what the cache has. Raises UnavailableError if that has nothing."""
+        """Read what etcd has; where that is away, what the cache has.
+
+        Where that has nothing, etcd is asked again for ``wait_s``. Raises UnavailableError if it is away even then, or
+        refuses what is asked.
+        """
         background = background or Background()
         store = cls(EtcdClient(options), prefix, cache)
         try:
-            await store._load()
-        except (UnavailableError, UnreadableError) as error:
-            cached = await asyncio.to_thread(cache.read) if cache is not None else None
-            if cached is None:
-                await store._client.close()
-                raise
-            store.epoch, store._now = cached
-            store._news.tell(store._now.revision)
-            store._note_away(error)
+            await store._begin(wait_s)
+        except BaseException:
+            await store._client.close()
+            raise
         store._following = background.keep("follow etcd", store._follow, on_death=store._on_death)
         if cache is not None:
             cache.begin(lambda: (store.epoch, store._now), background)
         return store
+
+    async def _begin(self, wait_s: float) -> None:
+        """Have a first state: etcd's, or the cache's."""
+        deadline = asyncio.get_running_loop().time() + wait_s
+        is_first = True
+        while True:
+            try:
+                await self._load()
+                return
+            except (UnavailableError, UnreadableError) as error:
+                if is_first and self._cache is not None and (cached := await asyncio.to_thread(self._cache.read)):
+                    self.epoch, self._now = cached
+                    self._news.tell(self._now.revision)
+                    self._note_away(error)
+                    return
+                if not isinstance(error, AwayError) or not wait_s:
+                    raise
+                if asyncio.get_running_loop().time() > deadline:
+                    raise UnavailableError(f"{error}, and did not for {wait_s:g} s") from None
+                if is_first:
+                    log.warning("waiting for etcd", extra={"problem": str(error), "wait_s": wait_s})
+            is_first = False
+            await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
         if self._news.is_closed():
@@ -355,7 +379,7 @@ class EtcdStore(Store):
                 await self._client.transact([unchanged_since(key, 0)], [made], [])
             found = await self._client.range(key)
             if not found.kvs:
-                raise UnavailableError("etcd does not keep what it is given")
+                raise AwayError("etcd does not answer (the first write below the prefix was not kept)")
         return found.kvs[0], found.header.revision
 
     def _begin_at(self, head: pb.Head, mod: int, base: State, entries: list[Stored], *, is_rewound: bool) -> None:

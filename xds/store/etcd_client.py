@@ -20,6 +20,9 @@ KV, WATCH, AUTH = "/etcdserverpb.KV/", "/etcdserverpb.Watch/Watch", "/etcdserver
 TRY_S = 0.5
 """How long one member is waited for: one that was cut off from the others would answer after seven seconds. Once all
 members have been silent so long, they are waited for twice as long, and then four times, until one answers."""
+CONNECT_S = 3.0
+"""How long one attempt to connect may take, TLS and the first HTTP/2 frame included. With 100 ms, a member that is slow
+to answer is never reached; with gRPC's own 20 s, one that accepts and does not answer is waited for that long."""
 AUTHENTICATE_S = 2.0  # passwords are made slow to check
 PROGRESS_S = 1.0
 MESSAGE_BYTES_MAX = 512 * 1024 * 1024
@@ -29,6 +32,10 @@ UNDECIDED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grp
 TRY_NEXT = (*UNDECIDED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAUTHENTICATED)
 """No leader, or a token of before the member was started."""
 M = TypeVar("M", bound=Message)
+
+
+class AwayError(UnavailableError):
+    """No member that was asked could answer; the same request may be answered later."""
 
 
 class LostReplyError(Exception):
@@ -90,7 +97,8 @@ class EtcdClient:
     ) -> pb.TxnResponse:
         """Do ``success`` if all compares hold, else ``failure``: once at most.
 
-        Raises LostReplyError where it can't be told whether that was done, UnavailableError where it was not.
+        Raises LostReplyError where it can't be told whether that was done, UnavailableError where it was not, and
+        AwayError, which is one, where it may be done later.
         """
         request = pb.TxnRequest(compare=compare, success=success, failure=failure)
         try:
@@ -101,7 +109,8 @@ class EtcdClient:
             self._next()
             if error.code() in UNDECIDED:
                 raise LostReplyError(str(error.details())) from None
-            raise UnavailableError(f"etcd: {error.details()}") from None
+            kind = AwayError if error.code() in TRY_NEXT else UnavailableError
+            raise kind(f"etcd: {error.details()}") from None
 
     async def watch(self, key: bytes, end: bytes, revision: int) -> AsyncIterator[pb.WatchResponse]:
         """Yield what changes between two keys from an etcd revision on, and an empty response now and then.
@@ -146,21 +155,23 @@ class EtcdClient:
                 self._next()
 
     async def _read(self, name: str, request: Message, response_class: type[M]) -> M:
-        """Ask every member in turn, twice."""
+        """Ask every member in turn, twice. Raises AwayError if none answers, UnavailableError if one refuses."""
         why = ""
         for number in range(2 * len(self._channels)):
             try:
                 return await self._ask(name, request, response_class)
             except _ClosedMeanwhileError as error:
                 raise UnavailableError(str(error)) from None
+            except AwayError as error:  # nobody who could check the password
+                why = str(error)
             except aio.AioRpcError as error:
                 why = f"{self._options.endpoints[self._at]}: {error.details()}"
                 self._next()
                 if error.code() not in TRY_NEXT:
-                    break
+                    raise UnavailableError(f"etcd refuses ({why})") from None
             if number >= len(self._channels):
                 await asyncio.sleep(0.1)
-        raise UnavailableError(f"etcd does not answer ({why})")
+        raise AwayError(f"etcd does not answer ({why})")
 
     async def _ask(self, name: str, request: Message, response_class: type[M]) -> M:
         await self._authenticate()
@@ -213,7 +224,10 @@ class EtcdClient:
                 self._must_be_open()
             raise
         except aio.AioRpcError as error:
+            endpoint = options.endpoints[self._at]
             self._next()
+            if error.code() in UNDECIDED:
+                raise AwayError(f"{endpoint}: {error.details()}") from None
             raise UnavailableError(f"etcd does not let {options.user!r} in: {error.details()}") from None
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
@@ -241,7 +255,7 @@ async def _ask_progress(call: Any) -> None:
 def _channel(endpoint: str, options: EtcdOptions) -> aio.Channel:
     arguments: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", round(CONNECT_S * 1_000)),  # bounds an attempt, not the pause after it
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.use_local_subchannel_pool", 1),

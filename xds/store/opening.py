@@ -43,10 +43,16 @@ def check_url(url: str) -> None:
     raise StoreUrlError(f"{url!r} is not a store: write {SCHEMES}")
 
 
-async def open_store(url: str, *, etcd: "EtcdOptions | None" = None, background: Background | None = None) -> Store:
+async def open_store(
+    url: str,
+    *,
+    etcd: "EtcdOptions | None" = None,
+    etcd_wait_s: float = 0.0,
+    background: Background | None = None,
+) -> Store:
     """Open, or make, the store of a URL; of "", the default one. ``etcd`` is how to reach one, but for its endpoints.
 
-    Raises StoreError.
+    An etcd that does not answer is waited for only where no local copy of its state is there. Raises StoreError.
     """
     check_url(url)
     if not url or url.startswith("etcd:"):
@@ -60,7 +66,7 @@ async def open_store(url: str, *, etcd: "EtcdOptions | None" = None, background:
         options = replace(etcd or EtcdOptions(endpoints=endpoints), endpoints=endpoints)
         name = blake2b(prefix.encode(), digest_size=8).hexdigest()
         cache = StateCache(default_path().with_name(f"etcd-{name}.cache"))
-        return await EtcdStore.open(options, prefix, cache=cache, background=background)
+        return await EtcdStore.open(options, prefix, cache=cache, background=background, wait_s=etcd_wait_s)
     if url == "memory:":
         from xds.store.memory import MemoryStore
 

@@ -1,0 +1,98 @@
+"""Starts beside an etcd that is only starting, slow to connect to, or not there."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from support.etcd import Etcd
+from support.server import XdsServer
+from support.silent_listener import SilentListener
+from support.slow_link import SlowLink
+
+from xds.store.errors import UnavailableError
+from xds.store.etcd import EtcdStore
+from xds.store.etcd_client import CONNECT_S, EtcdClient, EtcdOptions
+
+WAITING = "waiting for etcd"
+
+
+@pytest.fixture
+async def absent() -> AsyncIterator[Etcd]:
+    """An etcd that is not started yet."""
+    etcd = Etcd()
+    yield etcd
+    for member in etcd.members:
+        member.kill()
+
+
+async def wait_logged(caplog: pytest.LogCaptureFixture, message: str) -> None:
+    async with asyncio.timeout(20):
+        while message not in [record.message for record in caplog.records]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_start_waits_for_an_etcd_that_does_not_listen_yet(absent: Etcd, caplog) -> None:
+    with caplog.at_level(logging.WARNING, "xds"):
+        opening = asyncio.create_task(EtcdStore.open(EtcdOptions(endpoints=absent.endpoints), "x", wait_s=60))
+        await wait_logged(caplog, WAITING)
+        absent.start()
+        store = await asyncio.wait_for(opening, 30)
+    assert (store.away, (await store.state()).revision) == ("", 0)
+    assert [record.message for record in caplog.records] == [WAITING]
+    await store.close()
+
+
+async def test_a_start_does_not_keep_to_a_connection_that_is_accepted_and_never_answered(absent: Etcd) -> None:
+    """A member listens before it serves: by default gRPC waits 20 s for the first HTTP/2 frame."""
+    async with SilentListener(absent.clients[0]) as listener:
+        opening = asyncio.create_task(EtcdStore.open(EtcdOptions(endpoints=absent.endpoints), "x", wait_s=60))
+        await listener.wait_accepted(2, timeout_s=3 * CONNECT_S)
+        assert not opening.done()
+    absent.start()
+    store = await asyncio.wait_for(opening, 30)
+    assert store.away == ""
+    await store.close()
+
+
+async def test_a_start_gives_up_on_an_etcd_that_stays_away_and_says_how_long_it_waited(absent: Etcd) -> None:
+    with pytest.raises(UnavailableError, match=rf"etcd does not answer \({absent.endpoints[0]}: .*for 0\.5 s"):
+        await EtcdStore.open(EtcdOptions(endpoints=absent.endpoints), "x", wait_s=0.5)
+
+
+async def test_a_member_whose_connections_take_long_to_open_is_reached() -> None:
+    """A bound on an attempt that is shorter than TLS and HTTP/2 take on the way to a member keeps it away for good."""
+    async with Etcd() as etcd, SlowLink(etcd.clients[0], 1.5) as link:
+        await link.wait_ready()
+        client = EtcdClient(EtcdOptions(endpoints=(f"127.0.0.1:{link.port}",)))
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await client.range(b"x")
+                    break
+                except UnavailableError:
+                    continue
+        await client.close()
+
+
+async def test_a_server_that_is_started_before_its_etcd_serves_once_that_is_there(absent: Etcd) -> None:
+    async with XdsServer(None, "--store", absent.url()) as server:
+        (said,) = await server.wait_event(WAITING)
+        assert (said["wait_s"], absent.endpoints[0] in said["problem"]) == (30, True)
+        absent.start()
+        await server.wait_ready()
+
+
+async def test_a_server_that_waits_for_its_etcd_ends_when_it_is_told_to(absent: Etcd) -> None:
+    async with XdsServer(None, "--store", absent.url(), settings={"store.etcd_wait_s": 3600}) as server:
+        await server.wait_event(WAITING)
+        server.signal(signal.SIGTERM)
+        assert await server.wait_ended() == 0
+        assert server.events("stopped before anything was served")
+
+
+async def test_a_server_whose_etcd_stays_away_ends_with_the_reason(absent: Etcd) -> None:
+    async with XdsServer(None, "--store", absent.url(), settings={"store.etcd_wait_s": 1}) as server:
+        assert await server.wait_ended(20) != 0
+        assert f"etcd does not answer ({absent.endpoints[0]}: " in server.log()

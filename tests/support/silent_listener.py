@@ -1,0 +1,46 @@
+"""A port that takes connections and says nothing on them, as that of a server which is only starting, or was frozen."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+
+class SilentListener:
+    """``async with SilentListener(port) as listener``: ``accepted`` counts connections. At its end they are all cut."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.accepted = 0
+        self._changed = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def wait_accepted(self, count: int, timeout_s: float = 20.0) -> None:
+        """Wait until so many connections were taken."""
+        async with asyncio.timeout(timeout_s):
+            while self.accepted < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        self.accepted += 1
+        self._writers.append(writer)
+        self._changed.set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cut all connections, and listen no more."""
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await self._server.wait_closed()
