@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from xds.app import ControlPlane
-from xds.background import Background
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
@@ -58,7 +57,7 @@ async def serve(
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
         background = control_plane.background
-        store = await _unless_ended(_open_store(settings.store, background), ending)
+        store = await _unless_ended(_open_store(control_plane), ending)
         if store is None:
             log.info("stopped before anything was served")
             return 0
@@ -182,8 +181,11 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
     return rest, api, token
 
 
-async def _open_store(store: StoreSettings, background: Background) -> Store:
-    return await open_store(store.url, etcd=_etcd_options(store), etcd_wait_s=store.etcd_wait_s, background=background)
+async def _open_store(control_plane: ControlPlane) -> Store:
+    store = control_plane.settings.store
+    return await open_store(
+        store.url, etcd=_etcd_options(store), etcd_wait_s=store.etcd_wait_s, background=control_plane.background
+    )
 
 
 def _etcd_options(store: StoreSettings) -> EtcdOptions | None:
