@@ -5,7 +5,7 @@ To embed it: ``async with ControlPlane(Settings(...)) as control_plane: control_
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from xds.version import __version__
 
 if TYPE_CHECKING:
     from xds.app import ControlPlane

@@ -13,7 +13,6 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from xds import __version__
 from xds.api import bodies
 from xds.api.answers import (
     EXPECTED,
@@ -46,6 +45,7 @@ from xds.publishing.changes import Change, Published
 from xds.sources.groups_file import groups_json
 from xds.store.entries import Stored
 from xds.store.errors import ConflictError
+from xds.version import __version__
 
 log = structlog.get_logger("xds")
 Revision = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="As it was at that revision.")]

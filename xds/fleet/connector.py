@@ -9,14 +9,10 @@ import ssl
 import struct
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from xds.fleet.config import Tls, WorkerConfig
+from xds.fleet.sidecar import Sidecar
 from xds.fleet.stream import FaultError
-
-if TYPE_CHECKING:
-    from xds.fleet.crowd import Crowd
-    from xds.fleet.sidecar import Sidecar
 
 SIDECARS_PER_SOURCE = 1_000
 """An address of 127.0.0.0/8 for so many sidecars, as an address has some 28,000 ports to connect from."""
@@ -25,35 +21,35 @@ _BIND_ADDRESS_NO_PORT = 24
 
 
 class Connector:
-    """Connects sidecars to the target; what fails is reported to the crowd as a loss."""
+    """Connects sidecars to the target; one that fails is told so, which its crowd counts as a loss."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._tls = None if config.tls is None else _tls_context(config.tls)
         self._is_loopback = isinstance(config.target, tuple) and _is_loopback_v4(config.target[0])
 
-    async def connect(self, crowd: "Crowd", sidecars: Iterable["Sidecar"], *, rate_per_s: float | None = None) -> None:
+    async def connect(self, sidecars: Iterable[Sidecar], *, rate_per_s: float | None = None) -> None:
         """Connect them all; returns when each has connected or failed. Handshakes in flight are bounded."""
         waiting = list(sidecars)
         turns = self._turns(waiting, rate_per_s)
         lanes = min(len(waiting), self._config.connects_in_flight_max)
         async with asyncio.TaskGroup() as group:
             for _ in range(lanes):
-                group.create_task(self._lane(crowd, turns))
+                group.create_task(self._lane(turns))
 
     @staticmethod
-    def _turns(sidecars: list["Sidecar"], rate_per_s: float | None) -> Iterator[tuple["Sidecar", float]]:
+    def _turns(sidecars: list[Sidecar], rate_per_s: float | None) -> Iterator[tuple[Sidecar, float]]:
         started_s = time.monotonic()
         for turn, sidecar in enumerate(sidecars):
             yield sidecar, started_s + turn / rate_per_s if rate_per_s else 0.0
 
-    async def _lane(self, crowd: "Crowd", turns: Iterator[tuple["Sidecar", float]]) -> None:
+    async def _lane(self, turns: Iterator[tuple[Sidecar, float]]) -> None:
         for sidecar, due_s in turns:
             if due_s and (wait_s := due_s - time.monotonic()) > 0:
                 await asyncio.sleep(wait_s)
-            await self.connect_one(crowd, sidecar)
+            await self.connect_one(sidecar)
 
-    async def connect_one(self, crowd: "Crowd", sidecar: "Sidecar") -> None:
+    async def connect_one(self, sidecar: Sidecar) -> None:
         """Connect one sidecar, or report why not."""
         loop = asyncio.get_running_loop()
         sidecar.started_ns = time.monotonic_ns()

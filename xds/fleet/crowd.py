@@ -156,7 +156,7 @@ class Crowd:
         expected = list(sidecars)
         self.unsynced += len(expected)
         self._look_around()
-        await self.connector.connect(self, expected, rate_per_s=rate_per_s)
+        await self.connector.connect(expected, rate_per_s=rate_per_s)
 
     def reconnect(self, sidecars: Iterable[Sidecar], *, probing: bool) -> list[Sidecar]:
         """Drop connections, and return the same nodes to be connected again, with their sessions."""

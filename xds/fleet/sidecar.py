@@ -3,22 +3,52 @@
 import asyncio
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from xds.fleet.behaviour import Behaviour
 from xds.fleet.content import Message
-from xds.fleet.session import Session, Step
+from xds.fleet.session import Session, Sessions, Step
+from xds.fleet.shared import Shared
 from xds.fleet.stream import ClientStream, FaultError
 from xds.fleet.wire import STREAM_ID, Outgoing
 from xds.model.types import ENDPOINTS
 from xds.transport.http2.frames import data_frames
 
-if TYPE_CHECKING:
-    from xds.fleet.crowd import Crowd
-
 NEVER = 1 << 62
 SIP_S = 0.001
 REJECTION = "rejected by the load test, as --nack asks"
+
+
+class SidecarCrowd(Protocol):
+    """What a sidecar needs of its crowd: what it is to do, and the counts that it adds to. For annotations alone."""
+
+    sessions: Sessions
+    shared: Shared
+    probe: str
+    opening: tuple[int, Outgoing]
+    goal: int
+    responses: int
+    resources: int
+    resent: int
+    rejected: int
+
+    def node_id(self, index: int) -> str:
+        """Return the id of the sidecar of an index."""
+
+    def node_field(self, index: int) -> bytes:
+        """Return the node of a sidecar, as the field that its first request begins with."""
+
+    def resumption(self, sidecar: "Sidecar") -> tuple[int, Outgoing]:
+        """Return the burst of a sidecar that reconnects."""
+
+    def settled(self, sidecar: "Sidecar", synced: bool) -> None:
+        """Note that a sidecar is synced, or waits for answers again."""
+
+    def served(self) -> None:
+        """Note that a sidecar has all that the push is to bring it."""
+
+    def lost(self, sidecar: "Sidecar", fault: FaultError) -> None:
+        """Note a stream that ended, or never began."""
 
 
 class Sidecar(ClientStream):
@@ -45,7 +75,7 @@ class Sidecar(ClientStream):
         "synced_ns",
     )
 
-    def __init__(self, crowd: "Crowd", index: int, behaviour: Behaviour = Behaviour.WELL) -> None:
+    def __init__(self, crowd: SidecarCrowd, index: int, behaviour: Behaviour = Behaviour.WELL) -> None:
         super().__init__(crowd.shared)
         self.crowd, self.index, self.behaviour = crowd, index, behaviour
         self.session: Session = crowd.sessions.initial

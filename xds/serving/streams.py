@@ -8,7 +8,6 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any
 
-from xds import __version__
 from xds.address import Address
 from xds.config import Settings
 from xds.memory import return_holes
@@ -31,6 +30,7 @@ from xds.transport.dispatcher import Dispatcher, Transport
 from xds.transport.http2.limits import Limits as HttpLimits
 from xds.transport.native import NativeOptions, NativeTransport
 from xds.transport.tls import TlsFiles
+from xds.version import __version__
 
 if TYPE_CHECKING:
     from xds.api.csds import ClientStatusService

@@ -6,7 +6,7 @@ It knows gRPC's ways and the dispatcher, not frames or sockets.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -21,10 +21,7 @@ from xds.transport.dispatcher import Dispatcher
 from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.headers import RequestHead
-from xds.transport.http2.stream import Stream
-
-if TYPE_CHECKING:
-    from xds.transport.native_connection import NativeConnection
+from xds.transport.http2.stream import Stream, StreamConnection
 
 Reply = Callable[[bytes], Awaitable[bytes]]
 """One answer to one message. Raises StreamRefusedError for a status other than OK."""
@@ -55,7 +52,7 @@ class Services:
     watchers: set["HealthWatch"] = field(default_factory=set)
     xds: dict[str, Method] = field(default_factory=lambda: {method.path: method for method in METHODS})
 
-    def call(self, connection: "NativeConnection", stream_id: int, path: str) -> Stream:
+    def call(self, connection: "CallConnection", stream_id: int, path: str) -> Stream:
         """Return the stream that serves a request for ``path``."""
         method = self.xds.get(path)
         if method is not None:
@@ -91,11 +88,26 @@ class Services:
             watcher.ready()
 
 
+class CallConnection(StreamConnection, Protocol):
+    """What a call needs of its connection. For annotations alone: a connection does not derive from it."""
+
+    @property
+    def services(self) -> Services:
+        """What is served."""
+
+    @property
+    def name(self) -> str:
+        """What tells this connection from every other one of the process."""
+
+    def charge(self, count: int) -> None:
+        """Charge the peer for work that was done, outside of taking a frame."""
+
+
 class Call(Stream):
     """A stream of a native connection."""
 
     __slots__ = ()
-    connection: "NativeConnection"
+    connection: CallConnection
 
     @property
     def has_asked(self) -> bool:
@@ -140,7 +152,7 @@ class XdsCall(Call):
 
     __slots__ = ("_xds",)
 
-    def __init__(self, connection: "NativeConnection", stream_id: int, method: Method) -> None:
+    def __init__(self, connection: CallConnection, stream_id: int, method: Method) -> None:
         super().__init__(connection, stream_id)
         name = connection.name if method.type_url else ""
         self._xds: XdsStream | None = connection.services.dispatcher.open(
@@ -252,7 +264,7 @@ class Refused(Call):
 
     __slots__ = ("_refusal",)
 
-    def __init__(self, connection: "NativeConnection", stream_id: int, refusal: StreamRefusedError) -> None:
+    def __init__(self, connection: CallConnection, stream_id: int, refusal: StreamRefusedError) -> None:
         super().__init__(connection, stream_id)
         self._refusal = refusal
 
@@ -275,7 +287,7 @@ class ReplyCall(Call):
 
     __slots__ = ("_ended", "_lacking", "_messages", "_reply", "_task")
 
-    def __init__(self, connection: "NativeConnection", stream_id: int, reply: Reply, *, unary: bool = False) -> None:
+    def __init__(self, connection: CallConnection, stream_id: int, reply: Reply, *, unary: bool = False) -> None:
         super().__init__(connection, stream_id)
         self._reply = reply
         self._messages: list[bytes] = []
@@ -336,7 +348,7 @@ class HealthWatch(Call):
 
     __slots__ = ("_message", "_told")
 
-    def __init__(self, connection: "NativeConnection", stream_id: int) -> None:
+    def __init__(self, connection: CallConnection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
         self._message: bytes | None = None
         self._told = 0

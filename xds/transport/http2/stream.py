@@ -4,7 +4,7 @@ It does not know frames. A subclass says what happens with messages (``on_messag
 sent yet is kept as a view of the message's own bytes, which its cohort shares.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
@@ -18,12 +18,46 @@ from xds.transport.http2.frames import (
     data_frames,
     frame,
 )
+from xds.transport.http2.limits import Limits
 from xds.transport.http2.partial import Partial
 
-if TYPE_CHECKING:
-    from xds.transport.http2.connection import Connection
-
 UNIMPLEMENTED, INTERNAL, RESOURCE_EXHAUSTED = 12, 13, 8
+
+
+class StreamConnection(Protocol):
+    """What a stream needs of its connection. For annotations alone: a connection does not derive from it."""
+
+    limits: Limits
+    peer_stream_window: int
+    window: int
+    paused: bool
+
+    def write(self, data: bytes) -> None:
+        """Send frames that flow control is accounted for."""
+
+    def answer(self, data: bytes) -> None:
+        """Send a frame that flow control does not hold back."""
+
+    def chore(self, count: int = 1) -> None:
+        """Charge the peer while one of its frames is taken. Raises ConnectionFault for too much."""
+
+    def block(self, stream: "Stream") -> None:
+        """Have the stream's ``pump`` called once the connection's window opens, and the peer reads."""
+
+    def grant(self, stream: "Stream", more: int) -> None:
+        """Let the client send ``more`` bytes on a stream."""
+
+    def on_large(self, stream: "Stream", more: int) -> None:
+        """Note that a stream's message needs ``more`` bytes than came."""
+
+    def on_assembled(self, stream: "Stream") -> None:
+        """Note that a message that credit was granted for has arrived, or never will."""
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """End a stream at once."""
+
+    def ended(self, stream: "Stream") -> None:
+        """Note that a stream's response is complete."""
 
 
 class Stream:
@@ -51,7 +85,7 @@ class Stream:
         "window",
     )
 
-    def __init__(self, connection: "Connection", stream_id: int) -> None:
+    def __init__(self, connection: StreamConnection, stream_id: int) -> None:
         self.connection = connection
         self.id = stream_id
         self.window = connection.peer_stream_window
