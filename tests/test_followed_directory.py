@@ -10,9 +10,11 @@ from support.running import until
 from support.server import XdsServer
 
 from xds.app import ControlPlane
+from xds.client import Client, RefusedError, UnavailableError
 from xds.config import Settings
 from xds.publishing.publisher import Publisher
-from xds.server import _FollowedDirectory, _publish_directory
+from xds.publishing.whole import change_of_directory
+from xds.server import _FollowedDirectory, _publish
 from xds.sources.directory import DirectoryReader
 from xds.sources.watch import Rereading
 from xds.store.memory import MemoryStore
@@ -28,7 +30,7 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     publisher = Publisher(MemoryStore(), control_plane.catalog, control_plane.follow)
     await publisher.start()
     reader, stop = DirectoryReader(tmp_path), asyncio.Event()
-    await _publish_directory(publisher, reader.read())
+    await _publish(publisher, change_of_directory(reader.read()))
     directory = _FollowedDirectory(control_plane, publisher, reader, stop, Rereading(lambda *_: None))
     publish, failed = publisher.publish, []
 
@@ -61,3 +63,45 @@ async def test_a_change_that_the_store_can_not_keep_does_not_keep_the_server_fro
             assert server.process is not None
             assert server.process.returncode == 0
             assert server.events("stopped")
+
+
+async def test_a_restart_while_the_store_is_away_serves_what_was_served_and_what_changed_once_the_store_is_back(
+    tmp_path: Path,
+) -> None:
+    async with Etcd() as etcd:
+        r.write_directory(tmp_path, [r.static_cluster("a", 1)])
+        async with XdsServer(tmp_path, "--store", etcd.url()) as server:
+            await server.wait_ready()
+            server.stop()
+            etcd.members[0].kill()
+            r.write_directory(tmp_path, [r.static_cluster("a", 1, connect_timeout="2s")])
+            server.start()
+            await server.wait_ready()
+            assert server.events("the directory's change can't be kept, what was served last is served")
+            async with Client(f"127.0.0.1:{server.api_port}") as client:
+                assert (await client.get("clusters", "a"))["connect_timeout"] == "1s"
+                etcd.start()
+                await server.wait_event("applied")
+                assert (await client.get("clusters", "a"))["connect_timeout"] == "2s"
+
+
+async def test_a_restart_without_its_directory_while_the_store_is_away_leaves_it_once_the_store_is_back(
+    tmp_path: Path,
+) -> None:
+    async with Etcd() as etcd:
+        r.write_directory(tmp_path, [r.static_cluster("a", 1)])
+        async with XdsServer(tmp_path, "--store", etcd.url()) as server:
+            await server.wait_ready()
+            server.stop()
+            etcd.members[0].kill()
+            server.argv.remove(str(tmp_path))
+            server.start()
+            await server.wait_ready()
+            etcd.start()
+            async with Client(f"127.0.0.1:{server.api_port}") as client, asyncio.timeout(30):
+                while True:
+                    try:
+                        await client.apply(upsert=[r.static_cluster("a", 2)])
+                        break
+                    except (UnavailableError, RefusedError):  # it is still the directory's
+                        await asyncio.sleep(0.05)

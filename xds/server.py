@@ -15,6 +15,7 @@ from xds.config import ServingInfo, Settings, StoreSettings
 from xds.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.publishing.whole import change_of_directory, no_directory
@@ -22,7 +23,7 @@ from xds.reporting import log_certificates, log_degraded, log_published, log_tls
 from xds.sources.directory import DirectoryReader
 from xds.sources.watch import Rereading, watch
 from xds.store.entries import Store
-from xds.store.errors import StoreError
+from xds.store.errors import OutcomeUnknownError, StoreError, UnavailableError
 from xds.store.etcd_client import EtcdOptions
 from xds.store.opening import open_store
 
@@ -46,7 +47,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then drain; return the process's exit code.
 
     ``announce`` is told once what is served; ``progress`` how many bytes of how many are read. Raises BindError,
-    StoreError, and ChangesetRejectedError when the directory can't be served at first.
+    StoreError where nothing can be served, and ChangesetRejectedError when the directory can't be served at first.
     """
     return_large_blocks()
     hold_collection()
@@ -64,16 +65,14 @@ async def serve(
         publisher = Publisher(store, control_plane.catalog, control_plane.follow, background=background)
         stack.push_async_callback(publisher.stop)
         await publisher.start()
-        reader = None
+        reader, changeset = None, None
         if settings.directory is not None:
             reader = DirectoryReader(settings.directory, progress=progress)
             changeset = await _unless_ended(asyncio.to_thread(reader.read), ending)
             if changeset is None:
                 log.info("stopped before anything was served")
                 return 0
-            await _publish_directory(publisher, changeset)
-        elif control_plane.catalog.table.kept:
-            await publisher.publish(no_directory())
+        due = await _publish_first(control_plane, publisher, changeset)
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         control_plane.refusing_because = lambda: store.refusing
         settle_memory()
@@ -91,7 +90,7 @@ async def serve(
         if announce is not None:
             announce(control_plane.info(settings.directory, api=api.address))
         reloading.begin(control_plane, api, token, follows_directory=reader is not None)
-        await _until_ended(control_plane, publisher, reader, ending, reloading.directory)
+        await _until_ended(control_plane, publisher, reader, ending, reloading.directory, due)
     log.info("stopped")
     return 0
 
@@ -208,14 +207,17 @@ async def _until_ended(
     reader: DirectoryReader | None,
     ending: asyncio.Event,
     rereading: Rereading,
+    due: Change | None,
 ) -> None:
-    """Follow the directory until the process is to end, then drain."""
+    """Publish what is due, follow the directory until the process is to end, then drain."""
     stop = asyncio.Event()
     HoleWatch().start(asyncio.get_running_loop())
     following: asyncio.Task[None] | None = None
     if reader is not None:
-        directory = _FollowedDirectory(control_plane, publisher, reader, stop, rereading)
+        directory = _FollowedDirectory(control_plane, publisher, reader, stop, rereading, due)
         following = control_plane.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
+    elif due is not None:
+        following = control_plane.background.run("leave the directory", _publish_at_last(publisher, due))
     await ending.wait()
     settings = control_plane.settings
     log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
@@ -266,10 +268,11 @@ class _FollowedDirectory:
         reader: DirectoryReader,
         stop: asyncio.Event,
         rereading: Rereading,
+        due: Change | None = None,
     ) -> None:
         self._control_plane, self._publisher = control_plane, publisher
         self._reader, self._stop, self._rereading = reader, stop, rereading
-        self._untaken: Changeset | ChangesetRejectedError | None = None
+        self._untaken: Change | ChangesetRejectedError | None = due
 
     async def follow(self) -> None:
         """Do so, beginning with what was read and not published yet: the reader tells it no second time."""
@@ -280,7 +283,9 @@ class _FollowedDirectory:
                 async for outcome in watch(
                     self._reader, stop=self._stop, on_degraded=log_degraded, rereading=self._rereading
                 ):
-                    self._untaken = outcome
+                    self._untaken = (
+                        outcome if isinstance(outcome, ChangesetRejectedError) else change_of_directory(outcome)
+                    )
                     await self._take()
                     pause_s = WATCH_RETRY_MIN_S
             except Exception as error:
@@ -295,20 +300,25 @@ class _FollowedDirectory:
             self._untaken = None
 
 
-async def _take(control_plane: ControlPlane, publisher: Publisher, outcome: Changeset | ChangesetRejectedError) -> None:
-    """Publish one change of the directory, or say what is wrong with it; where the store can't keep it, try again."""
+async def _take(control_plane: ControlPlane, publisher: Publisher, outcome: Change | ChangesetRejectedError) -> None:
+    """Publish one change of the directory, or say what is wrong with it."""
+    try:
+        if isinstance(outcome, ChangesetRejectedError):
+            raise outcome
+        await _publish_at_last(publisher, outcome)
+    except ChangesetRejectedError as error:
+        control_plane.note_rejected()
+        log.error("change rejected, what was served stays served", problems=len(error.problems))
+        for problem in error.problems[:PROBLEMS_LOGGED_MAX]:
+            log.error("problem", problem=str(problem))
+
+
+async def _publish_at_last(publisher: Publisher, change: Change) -> None:
+    """Publish a change; where the store can't keep it, try again."""
     pause_s = WATCH_RETRY_MIN_S
     while True:
         try:
-            if isinstance(outcome, ChangesetRejectedError):
-                raise outcome
-            await _publish_directory(publisher, outcome)
-            return
-        except ChangesetRejectedError as error:
-            control_plane.note_rejected()
-            log.error("change rejected, what was served stays served", problems=len(error.problems))
-            for problem in error.problems[:PROBLEMS_LOGGED_MAX]:
-                log.error("problem", problem=str(problem))
+            await _publish(publisher, change)
             return
         except StoreError as error:
             log.error("the directory's change can't be kept, trying again", problem=str(error), retry_s=pause_s)
@@ -316,7 +326,30 @@ async def _take(control_plane: ControlPlane, publisher: Publisher, outcome: Chan
             pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
 
 
-async def _publish_directory(publisher: Publisher, changeset: Changeset) -> None:
-    published = await publisher.publish(change_of_directory(changeset))
+async def _publish_first(
+    control_plane: ControlPlane, publisher: Publisher, changeset: Changeset | None
+) -> Change | None:
+    """Publish what a start begins with; return it if the store can't keep it now, where something was served before.
+
+    A restart while the store is away serves on with that, as a server that runs does.
+    """
+    if changeset is not None:
+        change = change_of_directory(changeset)
+    elif control_plane.catalog.table.kept:
+        change = no_directory()
+    else:
+        return None
+    try:
+        await _publish(publisher, change)
+    except (UnavailableError, OutcomeUnknownError) as error:
+        if not publisher.revision:
+            raise
+        log.error("the directory's change can't be kept, what was served last is served", problem=str(error))
+        return change
+    return None
+
+
+async def _publish(publisher: Publisher, change: Change) -> None:
+    published = await publisher.publish(change)
     if published.changed:
         log_published(published)
