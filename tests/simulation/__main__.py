@@ -1,6 +1,10 @@
-"""Run the simulation: ``PYTHONPATH=tests python -m simulation --seeds 300``, or one run again: ``--seed 17``."""
+"""Run the simulation: ``PYTHONPATH=tests python -m simulation --seeds 300``, or one run again: ``--seed 17``.
+
+With ``--sockets`` the clients are on real streams to ``xds serve``.
+"""
 
 import argparse
+import asyncio
 import gc
 import json
 import os
@@ -16,8 +20,10 @@ from simulation.mutations import mutated
 from simulation.shrink import failure_of, kind_of, shrink
 from simulation.world import Failure, Plan, plan, run
 
-HASH_SEED = "PYTHONHASHSEED"
-"""The order of sets follows from it, so runs are the same only if it is."""
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+"""The order of sets follows from the one, so runs are the same only if it is. With the other a server can be started
+while there are gRPC channels."""
+PROGRESS_EVERY = 500
 
 
 @dataclass
@@ -26,6 +32,7 @@ class Done:
 
     first: int
     next: int
+    sockets: bool = False
     failed: dict[str, str] = field(default_factory=dict)
     known: dict[str, list[int]] = field(default_factory=dict)
     took_s: float = 0.0
@@ -42,19 +49,26 @@ class Done:
             self.responses += sum(each.responses for each in world.counters)
             self.nacks += sum(each.nacks for each in world.counters)
         except Failure as failure:
-            if known := known_fault(failure):
-                self.known.setdefault(known.what, []).append(seed)
-            else:
-                self.failed[str(seed)] = failure.message
-                print(f"seed {seed}: {failure.message}\n  again: {replay(seed)}", flush=True)
+            self.note(seed, failure)
         self.next = seed + 1
         self.took_s += time.monotonic() - started
 
+    def note(self, seed: int, failure: Failure) -> None:
+        """Take in how a seed failed."""
+        if known := known_fault(failure):
+            self.known.setdefault(known.what, []).append(seed)
+        else:
+            self.failed[str(seed)] = failure.message
+            print(f"seed {seed}: {failure.message}\n  again: {replay(seed, sockets=self.sockets)}", flush=True)
+
     def lines(self) -> Iterable[str]:
         """Say what came of it all."""
-        yield f"simulation: seeds {self.first} to {self.next - 1}, Python {platform.python_version()}"
-        yield f"{self.next - self.first} runs, {len(self.failed)} failed; {self.took_s:.0f} s of one core"
-        yield f"{self.events} events, {self.responses} responses, {self.nacks} of them rejected"
+        where = ", over sockets" if self.sockets else ""
+        yield f"simulation{where}: seeds {self.first} to {self.next - 1}, Python {platform.python_version()}"
+        seconds = f"{self.took_s:.0f} s" + ("" if self.sockets else " of one core")
+        yield f"{self.next - self.first} runs, {len(self.failed)} failed; {seconds}"
+        if not self.sockets:
+            yield f"{self.events} events, {self.responses} responses, {self.nacks} of them rejected"
         kinds: dict[str, list[str]] = {}
         for seed, message in self.failed.items():
             kinds.setdefault(kind_of(message), []).append(seed)
@@ -68,9 +82,10 @@ def listed(what: str, kinds: Mapping[str, list]) -> Iterable[str]:
         yield f"{what}: {len(seeds)} × {kind} (seeds {', '.join(map(str, seeds[:6]))})"
 
 
-def replay(seed: int) -> str:
+def replay(seed: int, *, sockets: bool) -> str:
     """Return the command that runs a seed again."""
-    return f"PYTHONPATH=tests .venv/bin/python -m simulation --seed {seed} --shrink"
+    how = "--sockets" if sockets else "--shrink"
+    return f"PYTHONPATH=tests .venv/bin/python -m simulation --seed {seed} {how}"
 
 
 def run_one(seed: int, *, smaller: bool) -> int:
@@ -113,6 +128,8 @@ def run_many(first: int, count: int, output: Path | None, failures_max: int) -> 
             print(f"goes on with seed {done.next}")
     while done.next < first + count and len(done.failed) < failures_max:
         done.take(done.next)
+        if (done.next - first) % PROGRESS_EVERY == 0:
+            print(f"{done.next - first} of {count} runs, {len(done.failed)} failed, {done.took_s:.0f} s", flush=True)
         if progress is not None and done.next % 50 == 0:
             progress.write_text(json.dumps(asdict(done)))
     lines = list(done.lines())
@@ -120,6 +137,36 @@ def run_many(first: int, count: int, output: Path | None, failures_max: int) -> 
     if output is not None and progress is not None and done.next == first + count:
         output.write_text("\n".join(lines) + "\n")
         progress.unlink(missing_ok=True)
+    return 1 if done.failed else 0
+
+
+def run_on_sockets(
+    first: int, count: int, output: Path | None, failures_max: int, *, transcripts: bool, mutation: str
+) -> int:
+    """Run seeds over real sockets, several at a time; print a summary, and keep it if that is asked for."""
+    from simulation.sockets import run_seeds  # gRPC is only for this
+
+    done = Done(first, first + count, sockets=True)
+    started = time.monotonic()
+    ran = 0
+
+    def took(seed: int, failure: Failure | None, transcript: list[str] | None) -> bool:
+        nonlocal ran
+        ran += 1
+        if transcripts:
+            print("\n".join(transcript or ()))
+        if failure is not None:
+            done.note(seed, failure)
+        if ran % (PROGRESS_EVERY // 10) == 0 and ran < count:
+            print(f"{ran} of {count} runs, {len(done.failed)} failed, {time.monotonic() - started:.0f} s", flush=True)
+        return len(done.failed) < failures_max
+
+    asyncio.run(run_seeds(range(first, first + count), took, transcript=transcripts, mutation=mutation))
+    done.took_s, done.next = time.monotonic() - started, first + ran
+    lines = list(done.lines())
+    print("\n".join(lines))
+    if output is not None:
+        output.write_text("\n".join(lines) + "\n")
     return 1 if done.failed else 0
 
 
@@ -140,13 +187,19 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this one alone, and tell of all that happens in it")
     parser.add_argument("--shrink", action="store_true", help="with --seed: make a failing run smaller first")
-    parser.add_argument("--mutation", help="put this fault into the core, and say which seed finds it first")
+    parser.add_argument("--sockets", action="store_true", help="clients are on real streams to xds serve")
+    parser.add_argument("--mutation", help="put this fault in, and say which seed finds it first")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=300, help="how many seeds")
     parser.add_argument("--output", type=Path, help="where the summary goes; how far it got is kept beside it")
     parser.add_argument("--failures", type=int, default=20, help="stop after so many")
     chosen = parser.parse_args(arguments)
     gc.freeze()  # what is imported is not looked through after each run
+    if chosen.sockets:
+        one = chosen.seed is not None
+        first, count = (chosen.seed, 1) if one else (chosen.first, chosen.seeds)
+        mutation = chosen.mutation or ""
+        return run_on_sockets(first, count, chosen.output, chosen.failures, transcripts=one, mutation=mutation)
     if chosen.mutation is not None:
         return find(chosen.mutation, chosen.first, chosen.seeds)
     if chosen.seed is not None:
@@ -155,7 +208,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if os.environ.get(HASH_SEED) != "0":
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
         command = [sys.executable, "-m", "simulation", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, HASH_SEED: "0"})
+        os.execve(sys.executable, command, {**os.environ, **ENVIRONMENT})
     sys.exit(main(sys.argv[1:]))

@@ -179,6 +179,7 @@ class Envoy:
     def connect(self) -> None:
         """Open the streams anew and ask for everything in one burst (envoy-facts 2.6)."""
         self._forget_stream_state()
+        self._doubt_what_it_dropped()
         self.connected, self.connected_at = True, self.host.now
         keys = sorted({(CDS, ""), *self.subscriptions}, key=lambda key: (ORDER.index(key[0]), key[1]))
         if self.per_type and not self._asks_for_firsts(keys):
@@ -213,6 +214,15 @@ class Envoy:
         return (LDS, "") not in self.subscriptions or any(
             not (one.claimed if self.delta else one.accepted) for one in known
         )
+
+    def _doubt_what_it_dropped(self) -> None:
+        """Note names that it dropped, and asked for again in vain: on SotW the version that it says has them in it."""
+        if self.delta:
+            return
+        for type_url, held in ((EDS, self.endpoints), (RDS, self.routes), (SDS, self.secrets)):
+            for subscription in self._of(type_url):
+                if subscription.accepted:
+                    self.unsure_keys |= {(type_url, name) for name in (subscription.names or set()) - held.keys()}
 
     def _flush_if(self, subscription: Subscription) -> None:
         if subscription in self.subscriptions.values():

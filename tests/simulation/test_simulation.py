@@ -4,18 +4,15 @@
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from simulation.mutations import MUTATIONS
+from simulation.running import simulate
 
-ROOT = Path(__file__).parents[2]
-SEEDS = int(os.environ.get("XDS_SEEDS", "300"))
-SHARE = 75
+SEEDS = int(os.environ.get("XDS_SEEDS", "280"))
+SHARE = 70
 """Seeds of one test, so that several processes share them."""
-
 
 FOUND_FROM = {
     "a removal in a rejected response is not sent again": 290,
@@ -23,13 +20,6 @@ FOUND_FROM = {
     "what a node rejected is forgotten with its stream": 500,
 }
 """Where to begin to look for faults that few seeds find."""
-
-
-def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the simulation in a process of its own, where the order of sets is the same each time."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-m", "simulation", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
 
 
 @pytest.mark.timeout(600)

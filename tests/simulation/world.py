@@ -5,11 +5,12 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from simulation import content
 from simulation.clock import Clock
 from simulation.content import Author, Content, Key
+from simulation.ending import differences
 from simulation.envoy import Envoy, Habits
 from simulation.network import Connection, Server, SimulatedLine
 from support.encoded import CDS, EDS, LDS, RDS, short
@@ -84,13 +85,21 @@ def plan(seed: int) -> Plan:
     )  # fmt: skip
 
 
+class Run(Protocol):
+    """What fails: a run of any kind."""
+
+    plan: Any
+    transcript: list[str] | None
+    envoys: dict[int, Envoy]
+
+
 class Failure(AssertionError):  # noqa: N818 - what it is
     """A run in which something did not hold; ``transcript`` tells of it if it was kept."""
 
-    def __init__(self, message: str, world: "World") -> None:
+    def __init__(self, message: str, run: Run) -> None:
         super().__init__(message)
-        self.message, self.plan, self.transcript = message, world.plan, world.transcript
-        self.envoys = dict(world.envoys)
+        self.message, self.plan, self.transcript = message, run.plan, run.transcript
+        self.envoys = dict(run.envoys)
 
 
 @dataclass
@@ -308,33 +317,10 @@ class World:
 
     def _compare(self, *, strict: bool) -> None:
         for envoy in self.envoys.values():
-            state = self.author.states[self.groups[envoy.node_id]]
             assert all(subscription.line.open for subscription in envoy.subscriptions.values()), "a stream is gone"
-            wanted = {key: content for key, content in state.items() if envoy.wants(key)}
-            held = envoy.held()
-            for key in sorted({*wanted, *held}):
-                if held.get(key) == wanted.get(key):
-                    continue
-                forgiven = self._is_doubtful(envoy, key, wanted.get(key), strict=strict)
-                assert forgiven, (
-                    f"in the end {envoy.node_id} has {short(key[0])} {held.get(key)} instead of {wanted.get(key)}"
-                )
+            wrong = differences(envoy, self.author.states[self.groups[envoy.node_id]], strict=strict)
+            assert not wrong, f"in the end {wrong[0]}"
             assert not strict or not envoy.draining, f"{envoy.node_id} still drains {envoy.draining}"
-
-    def _is_doubtful(self, envoy: Envoy, key: Key, wanted: Content | None, *, strict: bool) -> bool:
-        """Say whether a client may be without what its group has: it rejected that, or what came with it.
-
-        Once all there is was changed, that holds only for what is gone, and of which no server knows that it is there.
-        """
-        if strict:
-            return wanted is None and any(type_url in (CDS, LDS, RDS) for type_url, _ in envoy.unsure_keys)
-        doubts = {*envoy.doubtful, *envoy.unsure_keys}
-        if key in envoy.unsure_keys or (key in envoy.doubtful and envoy.doubtful[key] == wanted):
-            return True
-        if wanted is not None:  # routes to clusters that were rejected are held back
-            return key[0] in (LDS, RDS) and bool({(CDS, name) for name in wanted.names(CDS)} & doubts)
-        # What may be used by older versions of listeners and routes is not taken away.
-        return key[0] != LDS and any(type_url in (CDS, LDS, RDS) for type_url, _ in doubts)
 
     def _check_status(self) -> None:
         for server in self.servers:
