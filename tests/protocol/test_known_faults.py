@@ -6,13 +6,15 @@ Each test fails strictly: what mends a fault takes its mark away here, and its e
 from collections.abc import Iterable
 
 import pytest
-from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
+from support.encoded import CDS, EDS, LDS, RDS, SDS, cluster, endpoints, listener, resource, route, static
 from support.hubs import DELTA, SOTW, Client, MakeWorld, World
 from support.scenes import full
 
+from xds.model.resource import Reference
 from xds.protocol.response import Encoding
 from xds.protocol.state import Variant
 from xds.protocol.stream import Ordering
+from xds.protocol.summary import NodesQuery, NodeState, node_summaries
 
 HOLD_S, DRAIN_S = 20.0, 60.0
 QUICK = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
@@ -333,6 +335,187 @@ def test_a_draining_route_keeps_its_clusters_whichever_stream_asks_first(
     assert clusters_sent(said) == ["-a"]
 
 
+@pytest.mark.parametrize(
+    "drops",
+    [
+        pytest.param(False, id="all names"),
+        pytest.param(
+            True,
+            id="fewer names",
+            marks=fault(
+                "SotW: a client that dropped a route and comes back loses the clusters of those that drain: 503"
+            ),
+        ),
+    ],
+)
+def test_sotw_routes_of_a_client_that_asks_for_fewer_than_its_version_had_keep_their_clusters(
+    make_world: MakeWorld, drops: bool
+) -> None:
+    """The version that it says is of the last response that it accepted, which had r2 too. So it has r1, in a version
+    that nobody can tell, or can look up; l1, which is gone, drains and uses it. a stays as long as r1 is subscribed."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("a"), static("b"), route("r1", 1, "a"), route("r2", 1, "b"))
+    world.publish(listener("l1", routes="r1"), listener("l2", routes="r2"))
+    client = world.client(SOTW)
+    client.subscribe(CDS)
+    client.ack_all()
+    client.subscribe(LDS)
+    client.subscribe(RDS, "r1", "r2")
+    client.ack_all()
+    world.publish(remove=[listener("l2"), route("r2", 1)])
+    client.ack_all()
+    world.advance(DRAIN_S + 1)
+    if drops:
+        client.unsubscribe(RDS, "r2")
+        client.ack_all()
+    client.close()
+    world.publish(remove=[static("a"), listener("l1"), route("r1", 1)])
+    again = client.reconnect()
+    said = settle_for(world, again, 3 * DRAIN_S)
+    assert [line for line in clusters_sent(said) if "a@1" not in line] == []
+    again.unsubscribe(RDS, *again.names[next(iter(again.streams.values())), RDS])
+    settle_for(world, again, HOLD_S)
+    assert clusters_sent([str(message) for message in again.messages])[-1] == "b@1"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param(False, id="warms on endpoints"),
+        pytest.param(
+            True, id="warms on a secret", marks=fault("a client comes back while a cluster waits for a secret: 503")
+        ),
+    ],
+)
+def test_routes_wait_for_clusters_that_their_client_is_yet_to_ask_for_on_its_return(world: World, secret: bool) -> None:
+    """While a cluster warms, an Envoy that comes back does not ask for clusters (envoy-facts.md 2.6), but for all else.
+
+    That it says nothing of clusters does not mean that it has them elsewhere: it asked for them on its last stream.
+    """
+    on = (SDS, "x") if secret else (EDS, "x")
+    world.publish(static("b"), listener("l", routes="r"), route("r", 1, "b"))
+    client = holding(world, DELTA, routes=["r"])
+    warming = resource(CDS, "c", refers=(Reference(*on),))
+    world.publish(warming, resource(*on), route("r", 2, "c"), remove=[static("b")])
+    client.subscribe(*on)
+    client.close()
+    again = world.client(connection="another")
+    with world.burst():
+        if not secret:
+            again.request(EDS, subscribe=["x"])
+        again.request(LDS, have={"l": "1"})
+        again.request(RDS, subscribe=["r"], have={"r": "1"})
+        if secret:
+            again.request(SDS, subscribe=["x"])
+    said = again.take() + again.ack(on[0])
+    world.advance(HOLD_S - 1)
+    said += again.take()
+    assert [line.split(" ", 2)[2] for line in said] == ["x@1"]
+    said = again.request(CDS, have={"b": "1", "c": "1"}) + again.ack_all()
+    assert [line.split(" ", 2)[2] for line in said if not line.startswith("EDS")] == ["r@2", "-b"]
+
+
+@pytest.mark.parametrize(
+    "comes_back",
+    [
+        pytest.param(False, id="it stays away"),
+        pytest.param(
+            True, id="it comes and goes", marks=fault("a removed route comes and goes: what drains on it gets 503")
+        ),
+    ],
+)
+def test_a_draining_route_that_came_back_and_went_before_it_was_sent_keeps_its_clusters(
+    make_world: MakeWorld, comes_back: bool
+) -> None:
+    """The node is back, and asks for r without a version: it was told that r is gone, which it ignores. r@2 is there by
+    then, waits for its cluster, and goes again unsent. So the client still has r@1, which goes to a."""
+    world = make_world(ordering=QUICK)
+    world.publish(cluster("a"), endpoints("a"), listener("l", routes="r"), route("r", 1, "a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(EDS, "a")
+    client.ack_all()
+    client.subscribe(LDS)
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    world.publish(remove=[cluster("a"), endpoints("a"), listener("l"), route("r", 1)])
+    client.ack_all()
+    returning = [listener("l", 2, routes="r"), route("r", 2, "c")] if comes_back else []
+    world.publish(cluster("c"), endpoints("c"), *returning)
+    client.close()
+    again = world.client(connection="another")
+    with world.burst():
+        again.request(EDS, subscribe=["a", "c"], have={"a": "1"})
+        again.request(LDS)
+        again.request(RDS, subscribe=["r"])
+    world.publish(remove=[cluster("c"), endpoints("c"), *returning])
+    again.ack(EDS)
+    again.request(CDS, have={"a": "1", "c": "1"})
+    settle_for(world, again, 3 * DRAIN_S)
+    assert [name for message in again.messages if message.type_url == CDS for name in message.removed] == ["c"]
+    said = again.unsubscribe(RDS, "r") + settle_for(world, again, HOLD_S)
+    assert clusters_sent(said) == ["-a"]
+
+
+@fault("a listener stays on the client for ever, and its cluster goes: 503")
+def test_a_listener_of_a_rejected_response_that_goes_after_a_return_is_removed(
+    make_world: MakeWorld, per_type: bool
+) -> None:
+    """Envoy applies what is good of rejected listeners (envoy-facts.md 2.4), and does not claim it. The node is known
+    to have been sent l3, so when l3 is gone it is told so; if it has l3, that drains, and a stays for the drain time."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("a"), listener("l2", clusters="a"), listener("l3", clusters="a"))
+    client = world.client(per_type=per_type)
+    client.subscribe(CDS)
+    client.ack_all()
+    client.subscribe(LDS)
+    settle(client, "l2@1")
+    world.publish(remove=[listener("l2")])
+    settle(client)
+    client.close()
+    world.publish(static("b"))
+    again = world.client(per_type=per_type, connection="another")
+    assert again.request(CDS, have={"a": "1"}) == ["CDS #1 b@1"]
+    assert again.request(LDS) == []
+    world.publish(remove=[listener("l3"), static("a")])
+    said = settle_for(world, again, DRAIN_S - 1)
+    assert said == ["LDS #2 -l3"]
+    assert clusters_sent(settle_for(world, again, 2)) == ["-a"]
+
+
+# --- Status --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        pytest.param(False, id="same streams"),
+        pytest.param(
+            True,
+            id="new streams",
+            marks=fault(
+                "xds nodes says for ever that a client is rejected, though it ACKed all: a deploy waits in vain"
+            ),
+        ),
+    ],
+)
+def test_a_client_that_accepted_all_that_there_is_is_synced(make_world: MakeWorld, returns: bool) -> None:
+    """What the node rejected of r says nothing of the stream that asks for q: there is nothing there to be settled."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("a"), listener("l", routes="r q"), route("r", 1, "a"), route("q", 1, "a"))
+    client = holding(world, DELTA, per_type=True, routes=["q"])
+    client.subscribe(RDS, "r")
+    settle(client, "r@1")
+    if returns:
+        client = client.reconnect()
+        settle(client, "r@1")
+    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.REJECTED]
+    world.publish(route("r", 2, "a"))
+    settle_for(world, client, HOLD_S)
+    assert client.held[RDS] == {"q": "1", "r": "2"}
+    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.SYNCED]
+
+
 # --- Endpoints -----------------------------------------------------------------------------------------------------
 
 
@@ -375,6 +558,45 @@ def words_by_name(client: Client, type_url: str) -> dict[str, list[str]]:
             found.setdefault(name, []).extend(f"{each.name}@{each.version}" for each in message.resources)
             found[name] += [f"-{gone}" for gone in message.removed]
     return found
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        pytest.param(False, id="still there"),
+        pytest.param(
+            True, id="gone", marks=fault("per type: a cluster waits 15 s for endpoints that were rejected and are gone")
+        ),
+    ],
+)
+def test_endpoints_that_were_rejected_on_one_stream_are_answered_on_the_next(make_world: MakeWorld, gone: bool) -> None:
+    """Envoy opens a new stream for the endpoints of a changed cluster, then closes the old one (envoy-facts.md 2.8).
+
+    Every subscription is answered: with what is there, rejected or not, or with the removal of what is gone; else the
+    cluster waits for the fetch timeout. The cluster itself goes once its client has answered.
+    """
+    world = make_world(ordering=QUICK)
+    world.publish(static("x"), cluster("d", 1, eds="e2"), endpoints("e2", 1))
+    client = world.client(per_type=True)
+    client.subscribe(CDS)
+    client.subscribe(EDS, "e2")
+    client.ack_all()
+    client.subscribe(LDS)
+    client.ack_all()
+    new = [cluster("d", 2, eds="e2"), endpoints("e2", 2), listener("l", clusters="d")]
+    world.publish(*new)
+    client.nack(EDS)
+    if gone:
+        world.publish(remove=new)
+    old = client.streams.pop((EDS, "e2"))
+    client.take()
+    said = client.subscribe(EDS, "e2")
+    world.hub.close(old)
+    world.pump()
+    client.unanswered.pop(old, None)
+    assert [line.split(" ", 2)[2] for line in said + client.take()] == ["-e2" if gone else "e2@2"]
+    said = settle_for(world, client, HOLD_S, "e2@2")
+    assert clusters_sent(said) == (["-d"] if gone else [])
 
 
 @fault("a client that asks for endpoints is sent those of a moment ago: hosts that are gone, a change late")
