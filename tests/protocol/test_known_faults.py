@@ -461,8 +461,11 @@ def test_a_draining_route_that_came_back_and_went_before_it_was_sent_keeps_its_c
 def test_a_listener_of_a_rejected_response_that_goes_after_a_return_is_removed(
     make_world: MakeWorld, per_type: bool
 ) -> None:
-    """Envoy applies what is good of rejected listeners (envoy-facts.md 2.4), and does not claim it. The node is known
-    to have been sent l3, so when l3 is gone it is told so; if it has l3, that drains, and a stays for the drain time."""
+    """Envoy applies what is good of rejected listeners (envoy-facts.md 2.4), and does not claim it.
+
+    The node is known to have been sent l3, so when l3 is gone it is told so. If it has l3, that drains, and a stays for
+    the drain time.
+    """
     world = make_world(ordering=QUICK)
     world.publish(static("a"), listener("l2", clusters="a"), listener("l3", clusters="a"))
     client = world.client(per_type=per_type)
