@@ -2,15 +2,18 @@
 
 import asyncio
 import re
+import signal
 from pathlib import Path
 
 import pytest
 from support import pki
 from support import resources as r
 from support.ports import free_port
+from support.server import XdsServer
 from support.silent_listener import SilentListener
 from support.slow_link import SlowLink
 
+from xds.api import grpc_api
 from xds.client import (
     About,
     Client,
@@ -24,7 +27,7 @@ from xds.client import (
     TooLargeError,
     UnavailableError,
 )
-from xds.client.client import CONNECT_S
+from xds.client.client import CONNECT_S, KEEPALIVE_S
 from xds.model.types import CLUSTER, ENDPOINTS
 from xds.schema.wrapping import WRAPPER_URL
 from xds.store import errors as store_errors
@@ -159,6 +162,40 @@ async def test_a_connection_that_is_accepted_and_never_answered_does_not_use_up_
         await listener.close()
         async with api_server(port=listener.port):
             assert (await asyncio.wait_for(applying, 15)).revision == 1
+
+
+async def test_a_call_to_a_server_that_freezes_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xds.client.client.KEEPALIVE_S", 1.0)
+    monkeypatch.setattr("xds.client.client.KEEPALIVE_TIMEOUT_S", 1.0)
+    async with XdsServer(None, "--store", "memory:") as server:
+        await server.wait_ready()
+        async with Client(f"127.0.0.1:{server.api_port}", patience_s=0) as client:
+            await client.apply(upsert=[A])
+            watch = client.watch(0)
+            await anext(watch)
+            server.signal(signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(20):
+                    with pytest.raises((UnavailableError, OutcomeUnknownError)):
+                        await client.apply(upsert=[B])
+                    with pytest.raises(UnavailableError):
+                        await anext(watch)
+            finally:
+                server.signal(signal.SIGCONT)
+
+
+async def test_a_watch_that_has_nothing_to_tell_may_be_kept_alive(api_server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes pings for an attack ends the connection at the third."""
+    assert grpc_api.PING_INTERVAL_MIN_S <= KEEPALIVE_S / 2
+    monkeypatch.setattr("xds.api.grpc_api.PING_INTERVAL_MIN_S", 0.1)
+    monkeypatch.setattr("xds.client.client.KEEPALIVE_S", 0.2)
+    async with api_server() as server, server.client() as client:
+        watch = client.watch(0)
+        following = asyncio.ensure_future(anext(watch))
+        await asyncio.wait([following], timeout=2)  # of pings
+        assert (await client.apply(upsert=[A])).revision == 1
+        assert (await asyncio.wait_for(following, 10)).revision.revision == 1
+        await watch.aclose()
 
 
 async def test_a_server_that_is_away_is_unavailable() -> None:

@@ -53,6 +53,8 @@ QUESTIONS_MAX = 16
 """Other calls whose messages are read at once: small ones, which are there as soon as their headers are."""
 STOP_GRACE_S = 1.0
 CONNECTIONS_MAX = 1_000
+PING_INTERVAL_MIN_S = 10.0
+"""How often a client may ping while nothing else comes, as on a watch; by gRPC's default that is every five minutes."""
 Handler = Callable[[Any], Awaitable[Any]]
 Outcome = asyncio.Future[Published] | ChangesetRejectedError
 Answer = tuple[Outcome, Room] | None
@@ -76,6 +78,7 @@ class GrpcLimits:
             ("grpc.keepalive_time_ms", int(self.keepalive_interval_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", int(PING_INTERVAL_MIN_S * 1000)),
         ]
 
 

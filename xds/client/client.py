@@ -51,6 +51,9 @@ SERVICE = "/xds_control_plane.api.v1.Snapshots/"
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 CONNECT_S = 3.0
 """How long one attempt to connect may take, TLS and the first HTTP/2 frame included."""
+KEEPALIVE_S, KEEPALIVE_TIMEOUT_S = 20.0, 20.0
+"""How often the server is pinged while a call waits, and how long its answer may take: one that is frozen, or was cut
+off without a word, is away then. The server allows such pings (``xds.api.grpc_api.PING_INTERVAL_MIN_S``)."""
 MESSAGE_BYTES_MAX = 1024 * 1024 * 1024
 T = TypeVar("T")
 
@@ -102,6 +105,11 @@ class Client:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", round(CONNECT_S * 1_000)),  # bounds an attempt, not the pause after it
             ("grpc.max_reconnect_backoff_ms", 300),
+            ("grpc.keepalive_time_ms", round(KEEPALIVE_S * 1_000)),
+            ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),
+            ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),  # for pings that measure, too
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.max_pings_without_data", 0),
         ]
         if self._tls_ca is None:
             options.append(("grpc.enable_http_proxy", 0))  # or http_proxy would take the token off this machine

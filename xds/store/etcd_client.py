@@ -23,6 +23,10 @@ members have been silent so long, they are waited for twice as long, and then fo
 CONNECT_S = 3.0
 """How long one attempt to connect may take, TLS and the first HTTP/2 frame included. With 100 ms, a member that is slow
 to answer is never reached; with gRPC's own 20 s, one that accepts and does not answer is waited for that long."""
+KEEPALIVE_S, KEEPALIVE_TIMEOUT_S = 10.0, 10.0
+"""How often a member is pinged, and how long its answer may take, before another connection to it is made: one that was
+cut off without a word looks alive to TCP for 15 minutes. etcd allows a ping every five seconds
+(``--grpc-keepalive-min-time``)."""
 AUTHENTICATE_S = 2.0  # passwords are made slow to check
 PROGRESS_S = 1.0
 MESSAGE_BYTES_MAX = 512 * 1024 * 1024
@@ -258,6 +262,11 @@ def _channel(endpoint: str, options: EtcdOptions) -> aio.Channel:
         ("grpc.min_reconnect_backoff_ms", round(CONNECT_S * 1_000)),  # bounds an attempt, not the pause after it
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.keepalive_time_ms", round(KEEPALIVE_S * 1_000)),
+        ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),
+        ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),  # for pings that measure, too
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if options.ca is None:

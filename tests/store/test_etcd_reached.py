@@ -1,4 +1,4 @@
-"""Starts beside an etcd that is only starting, slow to connect to, or not there."""
+"""An etcd that is only starting, slow to connect to, not there, or cut off without a word."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.etcd import Etcd
+from support.freezing_proxy import FreezingProxy
 from support.server import XdsServer
 from support.silent_listener import SilentListener
 from support.slow_link import SlowLink
@@ -74,6 +75,26 @@ async def test_a_member_whose_connections_take_long_to_open_is_reached() -> None
                 except UnavailableError:
                     continue
         await client.close()
+
+
+async def test_a_member_is_reached_again_though_its_connection_fell_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To TCP such a connection is alive for 15 minutes, and with one endpoint there is no other to turn to."""
+    monkeypatch.setattr("xds.store.etcd_client.KEEPALIVE_S", 1.0)
+    monkeypatch.setattr("xds.store.etcd_client.KEEPALIVE_TIMEOUT_S", 1.0)
+    async with Etcd() as etcd, FreezingProxy(etcd.clients[0]) as proxy:
+        store = await EtcdStore.open(EtcdOptions(endpoints=(f"127.0.0.1:{proxy.port}",)), "x")
+        assert await store.newest() == 0
+        proxy.freeze()
+        with pytest.raises(UnavailableError):
+            await store.newest()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    assert await store.newest() == 0
+                    break
+                except UnavailableError:
+                    await asyncio.sleep(0.05)
+        await store.close()
 
 
 async def test_a_server_that_is_started_before_its_etcd_serves_once_that_is_there(absent: Etcd) -> None:
