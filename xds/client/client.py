@@ -109,7 +109,6 @@ class Client:
             ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),
             ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),  # for pings that measure, too
             ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.max_pings_without_data", 0),
         ]
         if self._tls_ca is None:
             options.append(("grpc.enable_http_proxy", 0))  # or http_proxy would take the token off this machine

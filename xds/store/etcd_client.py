@@ -266,7 +266,6 @@ def _channel(endpoint: str, options: EtcdOptions) -> aio.Channel:
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),
         ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),  # for pings that measure, too
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if options.ca is None:
