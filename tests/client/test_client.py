@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support import pki
 from support import resources as r
+from support.freezing_proxy import FreezingProxy
 from support.ports import free_port
 from support.server import XdsServer
 from support.silent_listener import SilentListener
@@ -176,7 +177,7 @@ async def test_a_call_to_a_server_that_freezes_ends(tmp_path: Path, monkeypatch:
             server.signal(signal.SIGSTOP)
             try:
                 async with asyncio.timeout(20):
-                    with pytest.raises((UnavailableError, OutcomeUnknownError)):
+                    with pytest.raises(OutcomeUnknownError):
                         await client.apply(upsert=[B])
                     with pytest.raises(UnavailableError):
                         await anext(watch)
@@ -239,6 +240,58 @@ async def test_what_stays_unknown_is_said_with_its_id(api_server, monkeypatch) -
             await client.apply(upsert=[A], about=About(id="x"))
         assert unknown.value.id == "x"
         assert await client.find("x") is None
+
+
+@pytest.mark.parametrize("patience_s", [0, 1])
+async def test_a_connection_that_is_lost_while_a_change_waits_leaves_its_outcome_open(api_server, patience_s) -> None:
+    """The store keeps the change, and the server is gone before it can say so: all further tries find nobody."""
+    kept = asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def append_all(self, entries, expected_revision):
+            revision = await super().append_all(entries, expected_revision)
+            kept.set()
+            await asyncio.sleep(3600)
+            return revision
+
+    async with (
+        api_server(store=Slow()) as server,
+        FreezingProxy(server.api.address.port) as proxy,
+        Client(f"127.0.0.1:{proxy.port}", patience_s=patience_s) as client,
+    ):
+        applying = asyncio.create_task(client.apply(upsert=[A], about=About(id="x")))
+        await kept.wait()
+        await proxy.close()
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await asyncio.wait_for(applying, 20)
+    assert unknown.value.id == "x"
+
+
+async def test_a_change_that_the_server_refuses_for_its_store_is_known_not_to_be_made(api_server, monkeypatch) -> None:
+    async def refuse(*_: object) -> int:
+        raise store_errors.UnavailableError("the disk is full")
+
+    async with api_server() as server, server.client() as client:
+        monkeypatch.setattr(server.publisher.store, "append_all", refuse)
+        with pytest.raises(UnavailableError, match="the disk is full"):
+            await client.apply(upsert=[A])
+
+
+async def test_a_dry_run_leaves_nothing_open(api_server, monkeypatch) -> None:
+    asked = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        asked.set()
+        await asyncio.sleep(3600)
+
+    async with api_server() as server, FreezingProxy(server.api.address.port) as proxy:
+        monkeypatch.setattr(server.publisher, "publish", hang)
+        async with Client(f"127.0.0.1:{proxy.port}", patience_s=0) as client:
+            applying = asyncio.create_task(client.apply(upsert=[A], about=About(dry_run=True)))
+            await asked.wait()
+            await proxy.close()
+            with pytest.raises(UnavailableError):
+                await asyncio.wait_for(applying, 20)
 
 
 async def test_a_watch_yields_changes_in_order(api_server) -> None:

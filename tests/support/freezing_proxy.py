@@ -38,6 +38,10 @@ class FreezingProxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cut all connections, and listen no more."""
         assert self._server is not None
         self._server.close()
         self.freeze()

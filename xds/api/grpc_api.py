@@ -364,6 +364,8 @@ def _refusal(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, s
         for key in ("revision", "oldest", "id")
         if key in answer.more
     ]
+    if answer.grpc == "UNAVAILABLE":
+        metadata.append(("xds-outcome", "none"))  # by the status alone, it could be a connection that was lost
     return grpc.StatusCode[answer.grpc], answer.message[:2_000], tuple(metadata)
 
 

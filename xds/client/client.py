@@ -207,20 +207,27 @@ class Client:
                 dry_run=about.dry_run,
             )
         )
-        return applied_of(await self._persist(lambda: self._call(name, request, pb.Applied, change_id)))
+        at_stake = "" if request.about.dry_run else change_id
+        return applied_of(await self._persist(lambda: self._call(name, request, pb.Applied, at_stake)))
 
     async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Try again for as long as the outcome is not known, or the server is away; at once when it is back."""
+        """Try again for as long as the outcome is not known, or the server is away; at once when it is back.
+
+        What one try left open, no later one that did not get through can tell.
+        """
         channel = self._open()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         pause_s = RETRY_MIN_S
+        unknown: OutcomeUnknownError | None = None
         while True:
             try:
                 return await work()
-            except (OutcomeUnknownError, UnavailableError):
+            except (OutcomeUnknownError, UnavailableError) as error:
+                if isinstance(error, OutcomeUnknownError):
+                    unknown = error
                 if loop.time() + pause_s > deadline:
-                    raise
+                    raise unknown or error from None
             await asyncio.sleep(pause_s)
             if channel.get_state() is grpc.ChannelConnectivity.READY:
                 pause_s = min(2 * pause_s, RETRY_MAX_S)

@@ -8,6 +8,9 @@ import grpc
 from xds._generated import snapshots_pb2 as pb
 from xds.model.problem import Problem
 
+NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed")
+"""How gRPC's own text begins where a call found no connection to go out on."""
+
 
 class ClientError(Exception):
     """The server did not do what was asked."""
@@ -61,7 +64,11 @@ class OutcomeUnknownError(ClientError):
 
 
 def error_of(error: grpc.aio.AioRpcError, change_id: str = "") -> ClientError:
-    """Return what a failed call means; ``change_id`` is that of the change that it was to make."""
+    """Return what a failed call means; ``change_id`` is that of the change that it was to make.
+
+    A connection that is lost while the call waits ends with UNAVAILABLE too: whether the change was made is not known
+    then, unless the server itself says (``xds-outcome: none``) that it was not.
+    """
     details = error.details() or error.code().name
     pairs = cast("Iterable[tuple[str, Any]]", error.trailing_metadata() or ())
     metadata: dict[str, Any] = dict(pairs)
@@ -76,7 +83,9 @@ def error_of(error: grpc.aio.AioRpcError, change_id: str = "") -> ClientError:
             return RefusedError(details)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return TooLargeError(details)
-        case grpc.StatusCode.UNAVAILABLE:
+        case grpc.StatusCode.UNAVAILABLE if (
+            not change_id or metadata.get("xds-outcome") == "none" or details.startswith(NEVER_SENT)
+        ):
             return UnavailableError(details)
         case _ if change_id:
             return OutcomeUnknownError(f"{details} (id {change_id})", change_id)
