@@ -519,6 +519,28 @@ def test_a_client_that_accepted_all_that_there_is_is_synced(make_world: MakeWorl
     assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.SYNCED]
 
 
+@only(
+    SOTW, "xds nodes says for ever that a client is rejected, though the bad resource was taken away: CD waits in vain"
+)
+@pytest.mark.parametrize("type_url", [CDS, LDS], ids=["CDS", "LDS"])
+def test_a_client_whose_rejected_resource_was_taken_away_is_synced(
+    make_world: MakeWorld, variant: Variant, per_type: bool, type_url: str
+) -> None:
+    """It has ACKed a response without it: nothing that it rejected is left."""
+    world = make_world(ordering=QUICK)
+    world.publish(resource(type_url, "good"), resource(type_url, "bad"))
+    client = world.client(variant, per_type=per_type)
+    client.subscribe(type_url)
+    settle(client, "bad@1")
+    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.REJECTED]
+    world.publish(remove=[resource(type_url, "bad")])
+    settle_for(world, client, HOLD_S, "bad@1")
+    world.publish(resource(type_url, "good", 2))
+    settle(client)
+    assert client.held[type_url] == {"good": "2"}
+    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.SYNCED]
+
+
 # --- Endpoints -----------------------------------------------------------------------------------------------------
 
 

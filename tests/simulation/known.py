@@ -33,6 +33,11 @@ KNOWN = (
         lambda envoy: not envoy.delta and envoy.has_rejected,
     ),
     Known(
+        "SotW: a client whose rejected resource was taken away is said to be rejected for ever",
+        r"the server takes n\d+ to be \['rejected'",
+        lambda envoy: not envoy.delta and envoy.has_rejected,
+    ),
+    Known(
         "a route goes to a rejected cluster: after a return its endpoints, asked for before, are taken for a sign that"
         " it was accepted; or the route was removed meanwhile, and a draining listener still uses it",
         r"worked before, now uses .*, which were rejected",
@@ -84,7 +89,7 @@ KNOWN = (
     Known(
         "clusters that waited for something that drained when a node's streams broke are not removed afterwards",
         r"in the end n\d+ has (CDS|EDS|SDS) .* instead of None|hub: n\d+ CDS .*'held back by the order"
-        r"|the server takes n\d+ to be \['pending'\]",
+        r"|the server takes n\d+ to be \['(pending|rejected)'\]: .*",
         lambda envoy: envoy.returned,
     ),
     Known(

@@ -1,65 +1,210 @@
-"""Faults put into the core on purpose, most of which it once had: the simulation has to find each of them."""
+"""Hubs with a fault, most of which the core once had: the simulation has to find each of them.
+
+Each fault is put between the hub and the wire, by its public methods and the bytes alone, so it says nothing of how the
+core works.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from xds.protocol.answers import Answers
-from xds.protocol.claims import Claims
-from xds.protocol.draining_nodes import DrainingNodes
+from simulation import network
+from simulation.wire_format import Request
+from support.encoded import CDS, EDS
+
+from xds._generated import xds_wire_pb2 as wire
 from xds.protocol.hub import Hub
-from xds.protocol.nacked_names import NackedNames
-from xds.protocol.name_sets import NO_NAMES
-from xds.protocol.session import Session
-from xds.protocol.state import TypeState
+from xds.protocol.state import Variant
+from xds.protocol.stream import Ordering, Stream
 
-Patch = Callable[[], Any]
+Response = wire.DeltaDiscoveryResponse | wire.DiscoveryResponse
 
 
-def _nothing(*_: object, **__: object) -> None:
-    """Do nothing."""
+@dataclass
+class Wire:
+    """What went over one stream."""
+
+    delta: bool
+    connection: str
+    node: str = ""
+    sent: dict[str, dict[str, Response]] = field(default_factory=dict)
+    """By type and nonce."""
+    lost: set[tuple[str, str]] = field(default_factory=set)
+    """What was removed by rejected responses, by type and name."""
+    versions: dict[str, str] = field(default_factory=dict)
 
 
-def _table_that_keeps(self: Claims) -> None:
-    self._known = {}  # type: ignore[assignment]
+class FaultyHub(Hub):
+    """A hub whose requests and responses can be changed on their way."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.wires: dict[Stream, Wire] = {}
+
+    def open(self, variant: Variant, *, type_url: str = "", connection: Any = "") -> Stream:
+        stream = super().open(variant, type_url=type_url, connection=connection)
+        self.wires[stream] = Wire(variant is Variant.DELTA, connection)
+        return stream
+
+    def close(self, stream: Stream) -> None:
+        del self.wires[stream]
+        super().close(stream)
+
+    def receive(self, stream: Stream, data: bytes, now: float) -> None:
+        over = self.wires[stream]
+        kind = wire.DeltaDiscoveryRequest if over.delta else wire.DiscoveryRequest
+        request = kind.FromString(data)
+        if request.HasField("node"):
+            over.node = request.node.id
+        self.change_request(over, request)
+        super().receive(stream, request.SerializeToString(), now)
+
+    def poll(self, stream: Stream, now: float) -> Any:
+        part = super().poll(stream, now)
+        if part is None:
+            return None
+        over = self.wires[stream]
+        kind = wire.DeltaDiscoveryResponse if over.delta else wire.DiscoveryResponse
+        response = kind.FromString(part.message)
+        self.change_response(over, response)
+        over.sent.setdefault(response.type_url, {})[response.nonce] = response
+        return SimpleNamespace(message=response.SerializeToString())
+
+    def change_request(self, over: Wire, request: Request) -> None:
+        """Change a request before the hub sees it."""
+
+    def change_response(self, over: Wire, response: Response) -> None:
+        """Change a response before it is sent."""
 
 
-def _publish_without_waking(self: Hub, applied: Any) -> None:
-    """Take a change over, and forget every third stream that it concerns."""
-    publish(self, applied)
-    for stream in self._ready[1::3]:
-        stream.queued = False
-    del self._ready[1::3]
+class RemovalsOnce(FaultyHub):
+    """A removal in a rejected response is not sent again."""
+
+    def change_request(self, over: Wire, request: Request) -> None:
+        sent = over.sent.get(request.type_url, {}).get(request.response_nonce)
+        if over.delta and sent is not None and request.HasField("error_detail"):
+            over.lost |= {(request.type_url, name) for name in sent.removed_resources}
+
+    def change_response(self, over: Wire, response: Response) -> None:
+        if over.delta:
+            _keep_removals(response, lambda name: (response.type_url, name) not in over.lost)
 
 
-publish = Hub.publish
+class NothingDrainsAway(FaultyHub):
+    """Clusters are not removed when the time is over for which they were kept."""
 
-MUTATIONS: Mapping[str, tuple[Patch, ...]] = {
-    # The core's faults of ../cases, in the order of their numbers there.
-    "a removal in a rejected response is not sent again": (
-        lambda: patch.object(TypeState, "_with_unremoved", lambda _, found, target: found),
-    ),
-    "what drains is not forgotten at its time": (lambda: patch.object(TypeState, "forget_drained", _nothing),),
-    "what drains is noted only when a stream ends": (lambda: patch.object(DrainingNodes, "note", _nothing),),
-    "answers that come late are dropped": (lambda: patch.object(Answers, "take_late", _nothing),),
-    "what closed streams claimed is kept": (lambda: patch.object(Claims, "__init__", _table_that_keeps),),
+    ticked = False
+
+    def tick(self, now: float) -> None:
+        self.ticked = True
+        super().tick(now)
+
+    def publish(self, applied: Any) -> None:
+        self.ticked = False
+        super().publish(applied)
+
+    def change_request(self, over: Wire, request: Request) -> None:
+        self.ticked = False
+
+    def change_response(self, over: Wire, response: Response) -> None:
+        if over.delta and self.ticked and response.type_url == CDS:
+            _keep_removals(response, lambda name: False)
+
+
+class LateAnswersDropped(FaultyHub):
+    """An answer to any response but the last of its type says nothing."""
+
+    def change_request(self, over: Wire, request: Request) -> None:
+        sent = [*over.sent.get(request.type_url, ())]
+        if over.delta and request.response_nonce and sent and request.response_nonce != sent[-1]:
+            request.response_nonce = ""
+            request.ClearField("error_detail")
+
+
+class NodesForgotten(FaultyHub):
+    """A node is not known when it is back: neither what it rejected nor what it drains."""
+
+    def change_request(self, over: Wire, request: Request) -> None:
+        if request.HasField("node"):
+            request.node.id += f"~{over.connection}"
+
+
+class EarlyReturnsForgotten(FaultyHub):
+    """A node is not known when it is back before its old streams end."""
+
+    def change_request(self, over: Wire, request: Request) -> None:
+        if request.HasField("node"):
+            others = [each for each in self.wires.values() if each.node == over.node]
+            if any(each.connection != over.connection for each in others):
+                request.node.id += f"~{over.connection}"
+
+
+class EndpointsOnce(FaultyHub):
+    """Endpoints do not follow their clusters where they did not change."""
+
+    def change_response(self, over: Wire, response: Response) -> None:
+        if not over.delta or response.type_url != EDS:
+            return
+        for encoded in list(response.resources):
+            one = wire.Resource.FromString(encoded)
+            if over.versions.get(one.name) == one.version:
+                response.resources.remove(encoded)
+            over.versions[one.name] = one.version
+
+
+class FewAreWoken(FaultyHub):
+    """A change reaches too few streams."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._woken: list[Stream] = []
+
+    def publish(self, applied: Any) -> None:
+        super().publish(applied)
+        ready = super().take_ready()
+        self._woken += [stream for at, stream in enumerate(ready) if at % 3 != 1]
+
+    def take_ready(self) -> list[Stream]:
+        ready, self._woken = self._woken, []
+        return [stream for stream in ready if stream in self.wires] + list(super().take_ready())
+
+
+def _ordered(**settings: Any) -> Callable[..., Hub]:
+    """Return what makes a hub whose order of changes is another than it says."""
+
+    def make(*arguments: Any, ordering: Ordering, **options: Any) -> Hub:
+        return Hub(*arguments, ordering=replace(ordering, **settings), **options)
+
+    return make
+
+
+def _keep_removals(response: Response, is_kept: Callable[[str], bool]) -> None:
+    kept = [name for name in response.removed_resources if is_kept(name)]
+    del response.removed_resources[:]
+    response.removed_resources.extend(kept)
+
+
+MUTATIONS: Mapping[str, Callable[..., Hub]] = {
+    # Faults that the core once had.
+    "a removal in a rejected response is not sent again": RemovalsOnce,
+    "what drains is not forgotten at its time": NothingDrainsAway,
+    "a node that is back early is not known": EarlyReturnsForgotten,
+    "answers that come late are dropped": LateAnswersDropped,
     # Others of their kind.
-    "what a node rejected is forgotten with its stream": (
-        lambda: patch.object(NackedNames, "of", lambda *_: NO_NAMES),
-    ),
-    "what drains is forgotten with its stream": (lambda: patch.object(DrainingNodes, "hand_on", _nothing),),
-    "routes do not wait for clusters": (lambda: patch.object(Session, "switch_target", lambda self, _: self.newest),),
-    "clusters do not wait for what uses them": (lambda: patch.object(Session, "_in_use", lambda *_: frozenset()),),
-    "endpoints do not follow their clusters": (lambda: patch.object(Session, "_warm", _nothing),),
-    "changes wake too few streams": (lambda: patch.object(Hub, "publish", _publish_without_waking),),
+    "a node that is back is not known": NodesForgotten,
+    "changes are not ordered": _ordered(enabled=False),
+    "waits are given up at once": _ordered(hold_timeout_s=0.001),
+    "what drains is not kept": _ordered(listener_drain_s=0.001),
+    "endpoints do not follow their clusters": EndpointsOnce,
+    "changes wake too few streams": FewAreWoken,
 }
 
 
 @contextmanager
 def mutated(name: str) -> Iterator[None]:
-    """Have the core do something wrong meanwhile."""
-    with ExitStack() as stack:
-        for make in MUTATIONS[name]:
-            stack.enter_context(make())
+    """Have hubs with a fault meanwhile."""
+    with patch.object(network, "Hub", MUTATIONS[name]):
         yield

@@ -17,7 +17,9 @@ from xds.model.changeset import Applied, Changeset
 from xds.protocol.hub import Hub
 from xds.protocol.memories import Memory
 from xds.protocol.response import Encoding, Part
+from xds.protocol.status import Progress, node_statuses
 from xds.protocol.stream import Ordering, Stream
+from xds.protocol.summary import NodesQuery, NodeState, NodeSummary, node_summaries
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -95,6 +97,30 @@ class Server:
         """Return the group of a node."""
         return self.groups.get(envoy.node_id, "default")
 
+    # --- What is looked at in the end ------------------------------------------------------------------------------
+
+    def status_problems(self) -> list[str]:
+        """Say of which clients the status does not say that they have accepted all that there is."""
+        found = [
+            f"the server takes {summary.node.id} to be {[summary.state.value]}: {_unsettled(summary)}"
+            for summary in node_summaries(self.hub.streams, NodesQuery(), self.clock.now)
+            if summary.state is not NodeState.SYNCED
+        ]
+        for status in node_statuses(self.hub.streams, self.clock.now):
+            for of_type in status.types:
+                about = f"hub: {status.node.id} {short(of_type.type_url)}"
+                if of_type.waited_s is not None:
+                    found.append(f"{about} has not been answered")
+                wrong = [r for r in of_type.resources if r.progress not in (Progress.ACKED, Progress.MISSING)]
+                found += [f"{about} {wrong}"] if wrong else []
+        return found
+
+    def check_nothing_unsaid(self) -> None:
+        """Assert that no stream has anything left to say that it was not made ready for."""
+        for stream in self.lines:
+            part = self.hub.poll(stream, self.clock.now)
+            assert part is None, f"left unsaid: {part}"
+
     # --- Streams ---------------------------------------------------------------------------------------------------
 
     def receive(self, line: "SimulatedLine", request: Request) -> None:
@@ -110,6 +136,7 @@ class Server:
                 group = self._unpublished[-1][2].get(line.envoy.node_id, "default")
                 line.audit.note_state(self.published.get(group, {}), group)
         line.audit.note_request(request)
+        self.world.nacks += request.HasField("error_detail")
         self.hub.receive(line.stream, request.SerializeToString(), self.clock.now)
         self._pump()
 
@@ -170,6 +197,11 @@ class Server:
             self.hub.tick(self.clock.now)
             self._pump()
         self._schedule()
+
+
+def _unsettled(summary: NodeSummary) -> str:
+    types = [each for each in summary.types if each.nacked or each.pending or each.unacked]
+    return ", ".join(f"{short(t.type_url)} {','.join(t.nacked)} {t.pending} {t.unacked}" for t in types)
 
 
 class Connection:
@@ -266,6 +298,7 @@ class SimulatedLine:
         message = decode(self.envoy.habits.variant, part.message, read)
         self._say("← %s", lambda: f"{short(message.type_url)} {message.nonce}: {message}")
         message = self.audit.check(message)
+        self.server.world.responses += 1
         self.under_way += 1
         self.connection.down_at = max(self.connection.down_at, self.clock.now + self._delay_s())
         self.clock.at(self.connection.down_at, self._arrive, message)

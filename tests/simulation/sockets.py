@@ -504,10 +504,10 @@ async def run_seeds(
     """
     drawn = [socket_plan(seed) for seed in seeds]
     async with AsyncExitStack() as stack:
-        homes = {
-            form: await stack.enter_async_context(serving(form, ordered=mutation != UNORDERED))
-            for form in sorted({each.form for each in drawn})
-        }
+        forms = sorted({each.form for each in drawn})
+        ordered = mutation != UNORDERED
+        started = (stack.enter_async_context(serving(form, ordered=ordered)) for form in forms)
+        homes = dict(zip(forms, await asyncio.gather(*started), strict=True))
         places = asyncio.Semaphore(AT_ONCE)
 
         async def one(each: SocketPlan) -> None:

@@ -15,9 +15,8 @@ SHARE = 70
 """Seeds of one test, so that several processes share them."""
 
 FOUND_FROM = {
-    "a removal in a rejected response is not sent again": 290,
-    "answers that come late are dropped": 1700,
-    "what a node rejected is forgotten with its stream": 500,
+    "a removal in a rejected response is not sent again": 200,
+    "answers that come late are dropped": 110,
 }
 """Where to begin to look for faults that few seeds find."""
 
