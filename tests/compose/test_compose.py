@@ -204,6 +204,14 @@ class Local:
                         return
                 await asyncio.sleep(0.05)
 
+    async def wait_stale(self, name: str) -> None:
+        async with self.within(30, f"{name} notices that etcd is away"):
+            while True:
+                with suppress(OSError, TimeoutError):
+                    if "\nxds_stale 1.0\n" in (await fetch(19000, "/metrics", host=self.addresses[name])).text:
+                        return
+                await asyncio.sleep(0.05)
+
     async def wait_answer(self, port: int, path: str, wanted: str) -> None:
         async with self.within(30, f"{path} on port {port} is answered by {wanted}"):
             while True:
@@ -262,8 +270,8 @@ async def test_traffic_flows_while_a_replica_and_then_etcd_are_killed_and_come_b
         await local.wait_ready("xds-1")
 
         await local.kill("etcd")
-        await asyncio.sleep(2)
         for name in ("xds-1", "xds-2"):
+            await local.wait_stale(name)
             await local.wait_ready(name)
         await local.kill("xds-2")  # and started with etcd away: from its cache
         local.start("xds-2")

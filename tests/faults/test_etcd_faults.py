@@ -153,7 +153,7 @@ async def test_whatever_becomes_of_the_leader_nothing_acknowledged_is_lost_or_do
         for _ in range(FAULTS):
             await asyncio.sleep(chance.uniform(0.5, 1.0))
             await fault(etcd, await etcd.leader())
-            await asyncio.sleep(1.5)  # until it is a follower that has caught up: two lost of three is no majority
+            await etcd.wait_whole()  # two lost of three is no majority
         await writers.stop()
         await asyncio.wait_for(running, 20)
         count = await check(writers, stores)
@@ -197,7 +197,7 @@ async def test_streams_stay_and_are_told_every_change_whatever_becomes_of_etcd()
                 for number in range(FAULTS):
                     await asyncio.sleep(chance.uniform(0.5, 1.0))
                     await (kill, cut_off)[number % 2](etcd, await etcd.leader())
-                    await asyncio.sleep(1.5)
+                    await etcd.wait_whole()
                 for member in etcd.members:
                     member.kill()
                 for server in servers:

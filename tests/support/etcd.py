@@ -101,6 +101,20 @@ class Etcd:
                 return self.endpoints.index(status["Endpoint"].removeprefix("http://"))
         return 0
 
+    async def wait_whole(self) -> None:
+        """Wait until every member follows the same leader and has all that any of them has now."""
+        newest = 0
+        async with asyncio.timeout(READY_S):
+            while True:
+                statuses = [each["Status"] for each in await self._statuses()]
+                if len(statuses) == len(self.members):
+                    newest = newest or max(status["raftIndex"] for status in statuses)
+                    leaders = {status.get("leader", 0) for status in statuses}
+                    is_even = all(status.get("raftAppliedIndex", 0) >= newest for status in statuses)
+                    if is_even and len(leaders) == 1 and 0 not in leaders:
+                        return
+                await asyncio.sleep(0.05)
+
     async def _statuses(self) -> list[Any]:
         done = await asyncio.to_thread(
             subprocess.run,
