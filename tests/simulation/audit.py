@@ -33,7 +33,9 @@ class TypeAudit:
     unanswered: dict[str, Sent] = field(default_factory=dict)
     rejected: dict[str, Content] = field(default_factory=dict)
     touched_at: dict[str, float] = field(default_factory=dict)
-    """When clusters that take endpoints of a name were sent: the endpoints may come again then."""
+    """When a name was asked for again, or clusters were sent that take endpoints of it: it may come again then."""
+    last: str = ""
+    """The nonce that was sent last."""
 
 
 @dataclass
@@ -81,6 +83,7 @@ class StreamAudit:
                 known.names = (known.names | adding) - dropping
             for name in adding | dropping:
                 known.rejected.pop(name, None)
+            known.touched_at |= dict.fromkeys(adding, self.server.clock.now)
         else:
             names = set(request.resource_names)
             if known is None:
@@ -88,7 +91,10 @@ class StreamAudit:
             elif known.names is not None:
                 if known.names != names or not request.response_nonce:
                     known.rejected.clear()
-                known.names = names
+                    known.touched_at |= dict.fromkeys(names, self.server.clock.now)
+                # What is said with an older nonce may be ignored: it is said again with the newest.
+                is_old = request.response_nonce != known.last
+                known.names = known.names | names if is_old else names
         self._settle(known, request)
 
     def _note_first(self, type_url: str) -> None:
@@ -130,6 +136,9 @@ class StreamAudit:
         self._check_names(message, known, about)
         self._check_content(message, about)
         self._check_rejected(message, known, about)
+        for name in [*message.resources, *message.removed]:
+            known.rejected.pop(name, None)  # once something else is sent it may come back
+        known.last = message.nonce
         names: dict[str, Content | None] = {name: held.content for name, held in message.resources.items()}
         known.unanswered[message.nonce] = Sent(now, names | dict.fromkeys(message.removed))
         if message.type_url == CDS:

@@ -54,6 +54,11 @@ KNOWN = (
         lambda envoy: envoy.delta and envoy.per_type and envoy.has_rejected,
     ),
     Known(
+        "a name that was unsubscribed before the NACK of its response came is said to be rejected for ever",
+        r"the server takes n\d+ to be \['rejected'\]: (EDS|RDS|SDS)",
+        lambda envoy: envoy.delta and envoy.has_rejected,
+    ),
+    Known(
         "per type: endpoints that were rejected on one stream are not answered on the next",
         r"the endpoints of cluster \w+ did not come in time",
         lambda envoy: envoy.delta and envoy.per_type and envoy.has_rejected,
@@ -105,9 +110,10 @@ KNOWN = (
         _small,
     ),
     Known(
-        "routes go to clusters of a part of a cut response that was not sent yet, as the client was late",
+        "routes go to clusters of a part of a cut response that was not sent yet, as the client was late with the first"
+        " or its clusters warmed for long",
         r"uses .*, which are not there",
-        lambda envoy: _small(envoy) and envoy.was_late,
+        _small,
     ),
 )
 
