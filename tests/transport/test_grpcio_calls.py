@@ -6,8 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from grpc import aio
 
+from xds.protocol.errors import StreamRefusedError
 from xds.protocol.services import METHODS
+from xds.transport import grpcio
 from xds.transport.grpcio import _Call
 
 (DELTA_ADS,) = [method for method in METHODS if method.name == "DeltaAggregatedResources"]
@@ -28,6 +31,21 @@ class Context:
         self.written.append(message)
 
 
+class CancelledContext(Context):
+    """A client that cancels while a message is written; that this ended the call is read ``noticed`` only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noticed = asyncio.Event()
+
+    async def write(self, message: bytes) -> None:
+        raise aio.InternalError("Failed execute_batch")
+
+    async def read(self) -> bytes:
+        await self.noticed.wait()
+        raise asyncio.CancelledError
+
+
 class Dispatcher:
     """Gives what is put into ``parts``; the stream is settled with each, as one that needs no second look."""
 
@@ -35,6 +53,13 @@ class Dispatcher:
         self.parts: deque[Any] = deque()
         self.hub = SimpleNamespace(carry=lambda stream, now: self._next())
         self.stream = SimpleNamespace(settled=False)
+        self.faults: list[Exception] = []
+
+    def close(self, stream: Any) -> None:
+        """Forget a stream."""
+
+    def report_fault(self, error: Exception) -> None:
+        self.faults.append(error)
 
     def open(self, *_: Any, **__: Any) -> Any:
         return self.stream
@@ -75,6 +100,29 @@ async def test_what_comes_up_while_a_message_is_written_follows_it(begun_by: str
     for _ in range(3):
         await asyncio.sleep(0)
     assert call._writer is None
+
+
+@pytest.mark.parametrize("is_noticed", [True, False], ids=["the client went away", "the write failed for itself"])
+async def test_a_write_that_fails_is_a_fault_only_if_the_client_is_still_there(
+    monkeypatch: pytest.MonkeyPatch, is_noticed: bool
+) -> None:
+    monkeypatch.setattr(grpcio, "GONE_TIMEOUT_S", 60.0 if is_noticed else 0.01)
+    dispatcher, context = Dispatcher(), CancelledContext()
+
+    async def handle() -> None:
+        call = _Call(dispatcher, DELTA_ADS, context, {})  # type: ignore[arg-type]
+        dispatcher.put(b"1")
+        call.ready()
+        await call.run()
+
+    handler = asyncio.create_task(handle())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    if is_noticed:
+        context.noticed.set()
+    with pytest.raises(asyncio.CancelledError if is_noticed else StreamRefusedError):
+        await handler
+    assert [str(fault) for fault in dispatcher.faults] == ([] if is_noticed else ["Failed execute_batch"])
 
 
 async def test_a_carry_of_nothing_has_to_be_told_again() -> None:

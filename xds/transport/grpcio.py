@@ -23,6 +23,8 @@ from xds.transport.tls import TlsFiles
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 ABORT_TIMEOUT_S = 5.0
+GONE_TIMEOUT_S = 2.0
+"""Within this time the reading side says that a client went away, on which a write failed."""
 ACK_BYTES_MAX = 256
 ACKS_KNOWN_MAX = 4_096
 FAREWELL_S = 0.5
@@ -139,6 +141,11 @@ class _Call:
                 part = None
         except (aio.UsageError, aio.AioRpcError, asyncio.InvalidStateError, grpc.RpcError):
             pass  # the client went away; the reading side ends the stream
+        except aio.InternalError as error:
+            # So does a write fail that is under way when the client cancels. Otherwise the stream lacks a message now.
+            assert self._task is not None
+            await asyncio.wait({self._task}, timeout=GONE_TIMEOUT_S)
+            self._fail(error)
         except Exception as error:
             self._fail(error)
         finally:
