@@ -76,8 +76,8 @@ faults: setup ## the long runs: 200 kill -9 under pushes, 20 etcd leaders killed
 	  -k 'kill or leader or cost or replica or streams or writers' 2>&1 | tee bench/results/faults.txt; exit $${PIPESTATUS[0]}
 
 SEEDS ?= 10000
-SOCKET_SEEDS ?= 300
-simulate: setup ## SEEDS=10000 runs of clients like Envoy, changes and faults by chance, and SOCKET_SEEDS=300 over sockets: bench/results/simulation*.txt; 6 minutes; goes on where it was cut off
+SOCKET_SEEDS ?= 600
+simulate: setup ## SEEDS=10000 runs of clients like Envoy, changes and faults by chance, and SOCKET_SEEDS=600 over sockets: bench/results/simulation*.txt; 6 minutes; goes on where it was cut off
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) --output bench/results/simulation.txt
 	@PYTHONPATH=tests $(BIN)/python -m simulation --sockets --seeds $(SOCKET_SEEDS) --output bench/results/simulation-sockets.txt
 
