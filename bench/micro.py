@@ -74,20 +74,19 @@ class Fleet:
 
     def deliver(self) -> None:
         """Poll every stream that is ready, and ACK what it is sent, until nothing is left to say."""
-        acks: dict[tuple[str, str], bytes] = {}
+        acks: dict[str, bytes] = {}
         while ready := self.hub.take_ready():
             for stream in ready:
                 while (part := self.hub.poll(stream, 0.0)) is not None:
                     self.deliveries += 1
                     self._ack(stream, part.nonce, acks)
 
-    def _ack(self, stream: Stream, nonce: str, acks: dict[tuple[str, str], bytes]) -> None:
-        for state in stream.states.values():
-            if state.outstanding is not None and state.outstanding.nonce == nonce:
-                key = (state.type_url, nonce)
-                if key not in acks:
-                    acks[key] = DeltaDiscoveryRequest(type_url=state.type_url, response_nonce=nonce).SerializeToString()
-                self.hub.receive(stream, acks[key], 0.0)
+    def _ack(self, stream: Stream, nonce: str, acks: dict[str, bytes]) -> None:
+        ack = acks.get(nonce)
+        if ack is None:
+            (type_url,) = [url for url, s in stream.states.items() if s.outstanding and s.outstanding.nonce == nonce]
+            ack = acks[nonce] = DeltaDiscoveryRequest(type_url=type_url, response_nonce=nonce).SerializeToString()
+        self.hub.receive(stream, ack, 0.0)
 
     def change(self, number: int) -> float:
         """Change one assignment and bring every stream up to date; return the seconds it took."""

@@ -285,7 +285,7 @@ def test_responses_with_large_names_are_forgotten_when_nobody_is_given_them_any_
         world.hub.grow_old()
     assert len(world.hub.cohorts) == 1
     assert world.hub.cohorts._names_bytes < 1_000
-    assert not world.hub._openings._known
+    assert not world.hub._large.bytes_kept
     again = world.client(node="n2")
     assert again.subscribe(EDS, "a") == ["EDS #1 a@1"]
 
@@ -318,3 +318,14 @@ def test_the_table_of_streams_takes_what_those_that_are_open_take(world: World) 
     world.hub.grow_old()
     assert getsizeof(world.hub.streams) < before / 10
     assert list(world.hub.streams) == streams[:10]
+
+
+def test_a_large_response_that_comes_between_others_is_young_again(world: World) -> None:
+    """It is not the last of its type, so it is found by its key; and it is not forgotten while clients are given it."""
+    names = [f"{index}-" + "x" * 20_000 for index in range(5)]
+    world.hub.memory.bytes_max = 0
+    for number in range(5):
+        world.client(node=f"n{number}").subscribe(EDS, *names)
+        world.client(node=f"o{number}").subscribe(EDS, "a")
+        world.hub.grow_old()
+    assert len({client.messages[0].nonce for client in world.clients if client.node.id.startswith("n")}) == 1

@@ -89,14 +89,14 @@ def test_what_drained_is_forgotten_at_its_time_though_no_cluster_ever_changes(wo
     client.subscribe(LDS)
     client.ack_all()
     (stream,) = client.streams.values()
-    state = stream.states[LDS]
     for version in range(2, 50):
         world.publish(listener("l", version, clusters="a b"[: 1 + 2 * (version % 2)]))
         client.ack_all()
-        assert len(state.draining["l"]) <= 2
+        assert len(stream.states[LDS].draining["l"]) <= 2
     world.advance(599)
-    assert state.draining
+    assert stream.states[LDS].draining
     world.advance(2)
+    state = stream.states[LDS]
     assert (state.draining, state.drain_at) == (NOTHING_DRAINS, NEVER)
 
 
@@ -107,12 +107,11 @@ def test_a_route_that_is_rejected_again_and_again_keeps_what_each_version_uses_a
     client.subscribe(RDS, "r")
     client.ack_all()
     (stream,) = client.streams.values()
-    state = stream.states[RDS]
     for version in range(2, 200):
         world.publish(route("r", version, "ab"[version % 2]))
         client.take()
         client.nack(RDS)
-    assert {uses for uses, _ in state.draining["r"]} == {frozenset("a"), frozenset("b")}
+    assert {uses for uses, _ in stream.states[RDS].draining["r"]} == {frozenset("a"), frozenset("b")}
     world.publish(route("r", 1_000, "a"))
     client.ack_all()
-    assert not state.draining
+    assert not stream.states[RDS].draining

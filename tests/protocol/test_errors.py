@@ -9,8 +9,8 @@ from xds._generated import xds_wire_pb2 as wire
 from xds.model.groups import GroupTable, Rule
 from xds.model.types import TYPE_PREFIX
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.limits import Limits
 from xds.protocol.state import Variant
-from xds.protocol.stream import Limits
 
 MALFORMED = [b"\xff\xff\xff", b"\x0a\x05ab", b"\x12\x02\xff\xfe", b"\x00"]
 DENY = GroupTable(rules=(Rule(group="prod", id="prod-*"),), deny_unmatched=True)
@@ -222,7 +222,7 @@ def test_error_metadata_that_is_no_struct_is_invalid_argument(world: World, vari
 def test_error_of_a_large_request_is_found_before_it_is_read(
     world: World, variant: Variant, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xds.protocol.openings.decode", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("xds.protocol.hub.decode", lambda *_: pytest.fail("read"))
     data = wire.DeltaDiscoveryRequest() if variant is DELTA else wire.DiscoveryRequest()
     data.node.id = "n" * (600_000 if field == "node" else 1)
     names = [f"name-{number}" for number in range(100_001)]
@@ -323,7 +323,7 @@ def test_error_none_for_names_that_come_and_go(make_world: MakeWorld) -> None:
 
 
 def test_what_closed_streams_claimed_takes_no_more_than_the_caches_may(world: World) -> None:
-    world.hub.cohorts.bytes_max = world.hub._openings._bytes_max = 1_000_000
+    world.hub.cohorts.bytes_max = world.hub.memory.bytes_max = world.hub._large._bytes_max = 1_000_000
     for number in range(50):
         stream = world.hub.open(DELTA)
         request = wire.DeltaDiscoveryRequest(type_url=SDS, node=wire.Node(id=f"n{number}"))
@@ -339,7 +339,7 @@ def test_a_request_that_is_refused_is_not_kept(make_world: MakeWorld) -> None:
     world = make_world(limits=Limits(subscriptions_max=10))
     client = world.client()
     client.request(CDS, have={f"n{number}": "1" for number in range(11)})
-    assert not world.hub._openings._known
+    assert not world.hub._large.bytes_kept
 
 
 def test_error_detail_is_cut_when_it_is_read(world: World, variant: Variant) -> None:
@@ -348,7 +348,8 @@ def test_error_detail_is_cut_when_it_is_read(world: World, variant: Variant) -> 
     client.subscribe(CDS)
     client.nack(CDS, "x" * 100_000)
     (stream,) = world.hub.streams
-    rejection = stream.states[CDS].rejection
+    assert stream.session is not None
+    rejection = stream.session.rejection(stream.states[CDS].kind)
     assert rejection is not None
     assert rejection.message == "x" * 4_096 + "… (100000 characters)"
 

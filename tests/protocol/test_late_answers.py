@@ -5,8 +5,8 @@ from support.encoded import CDS, LDS, RDS, cluster, listener, route, static
 from support.hubs import DELTA, SOTW, Client, MakeWorld, World
 
 from xds.protocol.events import Nacked
+from xds.protocol.limits import Ordering
 from xds.protocol.state import IN_FLIGHT_MAX, TypeState, Variant
-from xds.protocol.stream import Ordering
 
 HOLD_S = 20.0
 
@@ -140,7 +140,7 @@ def test_an_ack_settles_all_that_was_sent_before(world: World) -> None:
     world.publish(route("r", 3, "c"))
     client.request(RDS, nonce=client.last(RDS).nonce)
     state = state_of(client, RDS)
-    assert (state.given_up, dict(state.draining), state.unknown.names) == ((), {}, frozenset())
+    assert (state.in_flight, dict(state.draining), state.unknown.names) == ((), {}, frozenset())
 
 
 def test_a_nack_leaves_what_was_never_answered_before_unsure(world: World) -> None:
@@ -162,10 +162,9 @@ def test_a_late_ack_does_not_end_what_a_newer_response_still_replaces(world: Wor
     late = given_up(world, client, LDS)
     world.publish(listener("l", 3, clusters="c"))
     client.request(LDS, nonce=late)
-    state = state_of(client, LDS)
-    assert {end for _, end in state.draining["l"]} == {float("inf")}
+    assert {end for _, end in state_of(client, LDS).draining["l"]} == {float("inf")}
     client.ack_all()
-    assert {end for _, end in state.draining["l"]} == {world.now + 600.0}
+    assert {end for _, end in state_of(client, LDS).draining["l"]} == {world.now + 600.0}
 
 
 def test_responses_that_are_never_answered_are_bounded(world: World) -> None:
@@ -176,10 +175,10 @@ def test_responses_that_are_never_answered_are_bounded(world: World) -> None:
         world.publish(route("r", version, "a"))
         world.advance(HOLD_S + 1)
     said = client.take()
-    assert len(said) == IN_FLIGHT_MAX + 1
-    assert len(state_of(client, RDS).given_up) == IN_FLIGHT_MAX
+    assert len(said) == IN_FLIGHT_MAX
+    assert len(state_of(client, RDS).in_flight) == IN_FLIGHT_MAX
     assert client.request(RDS, nonce=client.last(RDS).nonce) == [
-        f"RDS #{2 + IN_FLIGHT_MAX + 2} r@{1 + 3 * IN_FLIGHT_MAX}"
+        f"RDS #{2 + IN_FLIGHT_MAX + 1} r@{1 + 3 * IN_FLIGHT_MAX}"
     ]
 
 

@@ -6,8 +6,8 @@ from support.hubs import DELTA, MakeWorld, World
 from support.scenes import full, started, swap
 
 from xds.protocol.events import Overdue
+from xds.protocol.limits import Ordering
 from xds.protocol.state import Variant
-from xds.protocol.stream import Ordering
 
 
 def _overdue(type_url: str, nonce: str, *, waited_s: float = 20.0) -> Overdue:

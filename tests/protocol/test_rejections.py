@@ -7,8 +7,8 @@ from support.scenes import started, swap
 
 from xds.model.groups import GroupTable, Rule
 from xds.protocol.events import Nacked
+from xds.protocol.limits import Limits
 from xds.protocol.state import Variant
-from xds.protocol.stream import Limits
 
 ALL = [CDS, EDS, LDS, RDS, SDS, OTHER]
 
@@ -26,7 +26,8 @@ def test_nack_is_recorded_with_its_nonce_versions_and_message(world: World, vari
         )
     ]  # fmt: skip
     (stream,) = client.streams.values()
-    rejection = stream.states[CDS].rejection
+    assert stream.session is not None
+    rejection = stream.session.rejection(stream.states[CDS].kind)
     assert rejection is not None
     assert (rejection.nonce, rejection.message, rejection.versions) == (
         nonce, "no such lb policy", {"a": "7", "b": "8"},
@@ -358,7 +359,8 @@ def test_nack_of_the_same_response_leaves_the_same_for_all_who_send_it(world: Wo
     for what in ("unknown", "unremoved", "draining"):
         assert len({id(getattr(state, what)) for state in states}) == 1, what
         assert getattr(states[0], what)
-    assert len({id(state.rejection.versions) for state in states if state.rejection}) == 1
+    rejections = [stream.session.rejection(states[0].kind) for client in clients for stream in client.streams.values()]
+    assert len({id(rejection.versions) for rejection in rejections}) == 1
 
 
 def test_nack_after_nack_of_new_clusters_ends_once_the_client_asks_for_their_endpoints(world: World) -> None:

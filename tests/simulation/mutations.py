@@ -17,8 +17,9 @@ from support.encoded import CDS, EDS
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.protocol.hub import Hub
+from xds.protocol.limits import Ordering
 from xds.protocol.state import Variant
-from xds.protocol.stream import Ordering, Stream
+from xds.protocol.stream import Stream
 
 Response = wire.DeltaDiscoveryResponse | wire.DiscoveryResponse
 

@@ -15,10 +15,11 @@ from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.protocol.hub import Hub
+from xds.protocol.limits import Ordering
 from xds.protocol.memories import Memory
 from xds.protocol.response import Encoding, Part
 from xds.protocol.status import Progress, node_statuses
-from xds.protocol.stream import Ordering, Stream
+from xds.protocol.stream import Stream
 from xds.protocol.summary import NodesQuery, NodeState, NodeSummary, node_summaries
 
 if TYPE_CHECKING:

@@ -19,10 +19,12 @@ from xds.model.resource import Resource
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.events import Event
 from xds.protocol.hub import Hub
+from xds.protocol.limits import Limits, Ordering
 from xds.protocol.memories import Tell, tell_nobody
+from xds.protocol.memory import Memory
 from xds.protocol.response import Encoding, Part
 from xds.protocol.state import Variant
-from xds.protocol.stream import Limits, Ordering, Stream
+from xds.protocol.stream import Stream
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 MESSAGES_MAX = 500
@@ -40,6 +42,7 @@ class World:
         limits: Limits | None = None,
         groups: GroupTable | None = None,
         tell: Tell = tell_nobody,
+        memory: Memory | None = None,
     ) -> None:
         self.catalog = Catalog(check_references=False)
         if groups is not None:
@@ -51,6 +54,7 @@ class World:
             encoding=encoding,
             limits=limits,
             tell=tell,
+            memory=memory,
         )
         self.now = 1000.0
         self.clients: list[Client] = []

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 from typing import Any
 
-from xds.protocol.plain_acks import PlainAck
 from xds.protocol.services import METHODS
 from xds.transport.calls import XdsCall
 from xds.transport.http2.limits import Limits
@@ -31,11 +30,11 @@ def fail(*_: object) -> None:
 def test_a_fault_while_a_cohort_is_served_ends_the_stream_alone():
     call, ends = call_of(SimpleNamespace())
     hub: Any = SimpleNamespace(carry=fail)
-    assert call.carry(hub, 0.0)
+    assert call.carry(hub)
     assert [str(end) for end in ends] == ["a bug", "('INTERNAL', 'internal error')"]
 
 
-def test_a_fault_while_an_ack_is_taken_ends_the_stream_alone():
-    call, ends = call_of(SimpleNamespace(take_ack=fail))
-    assert call.take_ack(PlainAck("type", "1"))
+def test_a_fault_while_a_request_is_taken_ends_the_stream_alone():
+    call, ends = call_of(SimpleNamespace(receive=fail))
+    call.on_message(b"")
     assert [str(end) for end in ends] == ["a bug", "('INTERNAL', 'internal error')"]

@@ -55,6 +55,7 @@ def fanning_out(count: int, *, each_s: float) -> tuple[Dispatcher, list[int]]:
         restless=False,
         open=lambda *_, **__: unopened.pop(),
         publish=lambda _: None,
+        tell_time=lambda _: None,
         take_ready=lambda: streams,
         take_events=list,
     )

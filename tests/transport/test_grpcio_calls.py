@@ -51,7 +51,7 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self.parts: deque[Any] = deque()
-        self.hub = SimpleNamespace(carry=lambda stream, now: self._next())
+        self.hub = SimpleNamespace(carry=lambda stream: self._next())
         self.stream = SimpleNamespace(settled=False)
         self.faults: list[Exception] = []
 
@@ -79,13 +79,13 @@ class Dispatcher:
 @pytest.mark.parametrize("told_by", ["ready", "carry"])
 async def test_what_comes_up_while_a_message_is_written_follows_it(begun_by: str, told_by: str) -> None:
     dispatcher, context = Dispatcher(), Context()
-    call = _Call(dispatcher, DELTA_ADS, context, {})  # type: ignore[arg-type]
+    call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
 
     def tell(how: str) -> None:
         if how == "ready":
             call.ready()
         else:
-            assert call.carry(dispatcher.hub, 0.0)  # type: ignore[arg-type]
+            assert call.carry(dispatcher.hub)  # type: ignore[arg-type]
 
     dispatcher.put(b"1")
     tell(begun_by)
@@ -110,7 +110,7 @@ async def test_a_write_that_fails_is_a_fault_only_if_the_client_is_still_there(
     dispatcher, context = Dispatcher(), CancelledContext()
 
     async def handle() -> None:
-        call = _Call(dispatcher, DELTA_ADS, context, {})  # type: ignore[arg-type]
+        call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
         dispatcher.put(b"1")
         call.ready()
         await call.run()
@@ -127,6 +127,6 @@ async def test_a_write_that_fails_is_a_fault_only_if_the_client_is_still_there(
 
 async def test_a_carry_of_nothing_has_to_be_told_again() -> None:
     dispatcher, context = Dispatcher(), Context()
-    call = _Call(dispatcher, DELTA_ADS, context, {})  # type: ignore[arg-type]
-    assert not call.carry(dispatcher.hub, 0.0)  # type: ignore[arg-type]
+    call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
+    assert not call.carry(dispatcher.hub)  # type: ignore[arg-type]
     assert call._writer is None

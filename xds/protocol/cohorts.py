@@ -183,7 +183,10 @@ class Cohorts:
             self._states.popitem(last=False)
 
     def recall(self, type_url: str, version: str, interest: Interest) -> SentState | None:
-        """Return what a version stands for, if it was sent lately to somebody of the same subscription."""
+        """Return what a version stands for, if it was sent lately to somebody of the same subscription.
+
+        A version is a digest of the content: only who has that can name it, in whichever group it was sent.
+        """
         state = self._states.get((type_url, version))
         return state if state is not None and state.interest is interest else None
 

@@ -21,24 +21,30 @@ NOBODY: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What may not go out yet. ``removals``: names whose removal is kept back, None for all.
+    """What may not go out yet. ``removals``: names whose removal is kept back, None for all but ``dropped``.
 
     ``absent``: clusters that the client may lack, since it rejected them: an update that names one of them is kept
-    back where the client has an older version that does not.
+    back where the client has an older version that does not, or under one of the names ``used``, an older version that
+    it goes on using. ``revived``: what is gone, and is sent and kept all the same.
     """
 
     removals: frozenset[str] | None = NOBODY
     absent: frozenset[str] = NOBODY
+    dropped: frozenset[str] = NOBODY
+    used: frozenset[str] = NOBODY
+    revived: tuple[Resource, ...] = ()
 
-    def keeps(self, held: Resource | None, new: Resource | None) -> bool:
-        """Say whether the client is to keep ``held`` for now, instead of getting ``new`` (None: its removal)."""
-        if held is None:
-            return False
+    def keeps(self, name: str, held: Resource | None, new: Resource | None) -> bool:
+        """Say whether the client is to keep ``held`` for now, instead of getting ``new`` (None: its removal).
+
+        One of the two is not None.
+        """
         if new is None:
-            return self.removals is None or held.name in self.removals
-        if not self.absent:
+            return name not in self.dropped if self.removals is None else name in self.removals
+        if not self.absent or (held is None and name not in self.used):
             return False
-        return bool(clusters_of(new) & self.absent - clusters_of(held))
+        missing = clusters_of(new) & self.absent
+        return bool(missing - clusters_of(held) if held is not None else missing)
 
 
 NO_HOLD = Hold()
@@ -114,7 +120,7 @@ def diff(
         held, new = holding(name, view, exceptions), target.get(name)
         if (held and held.version) == (new and new.version):
             continue
-        if hold.keeps(held, new):
+        if hold.keeps(name, held, new):
             kept[name] = held
         elif new is not None:
             upserts[name] = new
@@ -131,6 +137,10 @@ def diff(
                 upserts[name] = held
         elif name not in removals:
             unknown.append(name)
+    for resource in hold.revived:
+        upserts[resource.name] = kept[resource.name] = resource
+        removals = [name for name in removals if name != resource.name]
+        unknown = [name for name in unknown if name != resource.name]
     ordered = tuple(upserts[name] for name in sorted(upserts))
     return Diff(ordered, tuple(sorted(removals)), tuple(sorted(unknown)), Map(kept) if kept else NO_EXCEPTIONS)
 

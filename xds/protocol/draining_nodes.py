@@ -9,8 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from xds.model.groups import Node
-from xds.model.view import View
-from xds.protocol.draining import NOTHING_DRAINS, Draining, clusters_used, end_by, still, united, without
+from xds.protocol.draining import NOTHING_DRAINS, Draining, clusters_used, end_by, united, without
 from xds.protocol.memories import Memory, NodeKey, Tell, node_key, tell_nobody
 from xds.protocol.policy import Stage
 from xds.protocol.state import TypeState
@@ -38,22 +37,19 @@ class DrainingNodes:
     def note(self, node: Node, state: TypeState) -> None:
         """Take in what a stream's listeners are draining now, and which removed routes may still be used."""
         by_type = self._by_node.get(node_key(node), {})
-        if state.switches and state.draining != by_type.get(state.type_url):
-            self._add(node, state.type_url, state.draining)
+        if state.kind.switches and state.draining != by_type.get(state.type_url):
+            self._say(_memory(node, state, state.draining, instead=True))
 
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
         """Take over what is left at the end of a stream.
 
         A listener whose replacement was never answered is taken to drain until ``drained_at``.
         """
-        if not state.draining or not state.switches:
+        if not state.draining or not state.kind.switches:
             return
-        listeners = state.stage is Stage.LISTENERS
+        listeners = state.kind.stage is Stage.LISTENERS
         left = end_by(state.draining, state.draining, drained_at) if listeners else state.draining
-        self._add(node, state.type_url, left)
-
-    def _add(self, node: Node, type_url: str, draining: Draining) -> None:
-        self._say(Memory(node=node_key(node), type_url=type_url, draining=draining))
+        self._say(_memory(node, state, left))
 
     def _say(self, memory: Memory) -> None:
         self.remember(memory)
@@ -65,7 +61,7 @@ class DrainingNodes:
             return
         by_type = self._by_node.setdefault(memory.node, {})
         before = by_type.pop(memory.type_url, NOTHING_DRAINS)
-        after = united(before, memory.draining) if memory.draining else NOTHING_DRAINS
+        after = memory.draining if memory.instead or not memory.draining else united(before, memory.draining)
         self._bytes += _bytes_of(after) - _bytes_of(before)
         if after:
             by_type[memory.type_url] = after
@@ -76,19 +72,29 @@ class DrainingNodes:
             _, oldest = self._by_node.popitem(last=False)
             self._bytes -= sum(map(_bytes_of, oldest.values()))
 
-    def hand_on(self, node: Node, state: TypeState, view: View, now: float) -> None:
-        """Give a new stream what its node may be using: listeners that drain, and removed routes still subscribed."""
+    def of(self, node: Node, type_url: str) -> Draining:
+        """Return what a node may be using of a type."""
         by_type = self._by_node.get(node_key(node))
-        draining = by_type.get(state.type_url) if by_type is not None else None
-        if draining is None:
+        return by_type.get(type_url, NOTHING_DRAINS) if by_type is not None else NOTHING_DRAINS
+
+    def knows(self, node: Node) -> bool:
+        """Say whether a node may be using anything."""
+        return node_key(node) in self._by_node
+
+    def taken_over(self, node: Node, state: TypeState, *, all_names: bool) -> None:
+        """A new stream has what its node may be using; what it takes over of removed routes is its own from now on.
+
+        ``all_names``: no other stream asks for further names of the type, so that nothing else is in use.
+        """
+        noted = self.of(node, state.type_url)
+        if not noted:
             return
-        left = still(draining, now)
-        if state.stage is not Stage.LISTENERS:
-            names = state.interest.names
-            left = without(left, [name for name in left if name not in names or view.get(name) is not None])
-        if not left or state.stage is not Stage.LISTENERS:
-            self._say(Memory(node=node_key(node), type_url=state.type_url, draining=NOTHING_DRAINS))
-        state.drains(left)
+        if state.kind.stage is Stage.LISTENERS:
+            left = noted if state.draining else NOTHING_DRAINS
+        else:
+            left = NOTHING_DRAINS if all_names else without(noted, state.interest.names)
+        if left is not noted:
+            self._say(_memory(node, state, left, instead=True))
 
     def memories(self) -> Iterator[Memory]:
         """Iterate over all there is, for a process that knows nothing yet, the longest unseen first."""
@@ -103,6 +109,10 @@ class DrainingNodes:
 
     def __len__(self) -> int:
         return len(self._by_node)
+
+
+def _memory(node: Node, state: TypeState, draining: Draining, *, instead: bool = False) -> Memory:
+    return Memory(node=node_key(node), type_url=state.type_url, draining=draining, instead=instead)
 
 
 def _bytes_of(draining: Draining) -> int:

@@ -1,53 +1,50 @@
 """All streams of a server, between the catalog and the transports: bytes of requests in, bytes of responses out.
 
-It does not know sockets or clocks: a transport calls ``receive`` with what a stream sent, then ``poll`` for each stream
-of ``take_ready`` until that stream has nothing more to say, or can't take more: then it polls again once it can.
-Nothing is queued in between. ``now`` is in seconds, on any clock that only goes forward.
+A transport calls ``receive`` with what a stream sent, then ``poll`` for each stream of ``take_ready`` until that stream
+has nothing more to say, or can't take more: then it polls again once it can. Nothing is queued in between. ``now`` is
+in seconds, on any clock that only goes forward. Here is what is not a value: who is connected, what is remembered of
+nodes, when to look again, what was counted.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from sys import getsizeof
 
-from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.snapshot import Snapshot
-from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
-from xds.protocol.answers import Answers
 from xds.protocol.cohorts import Cohorts
-from xds.protocol.deadlines import deadline, expire
 from xds.protocol.draining_nodes import DrainingNodes
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.events import Counters, Event, Refused, overdue
-from xds.protocol.interest import NOTHING
+from xds.protocol.events import Counters, Event, Refused, nacked, overdue
 from xds.protocol.interned import Interned
-from xds.protocol.memories import Memory, Tell, tell_nobody
+from xds.protocol.large_requests import LargeRequests
+from xds.protocol.limits import Limits, Ordering
+from xds.protocol.memories import Memory as NodeMemory
+from xds.protocol.memories import Tell, tell_nobody
+from xds.protocol.memory import Memory
 from xds.protocol.nacked_names import NackedNames
-from xds.protocol.name_sets import NO_NAMES
-from xds.protocol.openings import Opening, Openings, begin
-from xds.protocol.plain_acks import PlainAck, PlainAcks, end_of_node
+from xds.protocol.order import At, Rules
 from xds.protocol.policy import Stage
 from xds.protocol.requests import (
     OUTLINE_BYTES_MIN,
+    WIRE_FACTOR,
     Request,
-    begin_sotw,
-    change_delta,
-    change_sotw,
-    check_names_bytes,
     check_outline,
-    check_size,
-    claims_something,
-    error_of,
-    type_of,
+    decode,
+    names_bytes,
+    span_of_node,
 )
 from xds.protocol.response import Encoding, Part
-from xds.protocol.session import Session
-from xds.protocol.sessions import Sessions, notice_return
-from xds.protocol.state import TypeState, Variant
-from xds.protocol.stream import Limits, Ordering, Stream
+from xds.protocol.sessions import Sessions
+from xds.protocol.standing import NO_EFFECTS, NO_MARKS, NOT_BEGUN, Answered, Effects, Marks, Standing, Standings, Step
+from xds.protocol.state import Rejection, Variant
+from xds.protocol.steps import NO_HISTORY, History, Source, Steps
+from xds.protocol.stream import Session, Stream
 from xds.protocol.timers import Timers
 from xds.protocol.watchers import WatchTable
-from xds.protocol.wave import Wave, is_plain
+
+TICKS_S = 4
+"""The coarse clock's ticks a second: streams that are sent the same within one of them stand alike."""
 
 
 def is_sparse(table: Mapping[Stream, object]) -> bool:
@@ -59,7 +56,7 @@ class Hub:
     """The streams and what they are owed.
 
     ``knows_type`` says whether a type URL is one of the schema; others are refused. ``tell`` is told what other hubs
-    have to know of nodes that may come back to them; ``remember`` takes that in.
+    have to know of nodes that may come back to them; ``remember`` takes that in. ``memory`` keeps steps.
     """
 
     def __init__(
@@ -71,27 +68,29 @@ class Hub:
         encoding: Encoding | None = None,
         limits: Limits | None = None,
         cohorts: Cohorts | None = None,
+        memory: Memory | None = None,
         tell: Tell = tell_nobody,
     ) -> None:
-        self._catalog = catalog
         self._snapshots = dict(catalog.snapshots)
         """What streams are brought to: the catalog's, as far as published. Between the two, order would be lost."""
-        self._knows_type = knows_type
+        self._catalog = catalog
         self._ordering = ordering or Ordering()
-        self._encoding = encoding or Encoding()
         self._limits = limits or Limits()
         self.cohorts = cohorts or Cohorts()
         self._interned = Interned()
-        self._plain_acks = PlainAcks()
-        self.plain_ack = self._plain_acks.get
-        self._wave = Wave()
-        self._openings = Openings()
+        rules = Rules(self._ordering, encoding or Encoding(), self.cohorts, self._interned)
+        self._standings = Standings(self._ordering)
+        self._steps = Steps(rules, self._standings, self._limits, knows_type)
+        self._starts: dict[tuple[str, Variant, bool], Standing] = {}
+        """By group, variant and whether it is gRPC's client: where a client stands that has said nothing yet."""
+        self.memory = memory or Memory()
+        self._large = LargeRequests()
         self._watchers = WatchTable()
-        self._sessions = Sessions(catalog, self._ordering, self._encoding, self._limits, self.cohorts)
+        self._sessions = Sessions(catalog, self._limits)
         self._streams: dict[Stream, None] = {}
         self._ready: list[Stream] = []
         self._timers = Timers()
-        self._now = 0.0
+        self._coarse = self._soon = 0.0
         self._nacked = NackedNames(
             nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.nacked_bytes_max, tell=tell
         )
@@ -101,14 +100,16 @@ class Hub:
         self._events: list[Event] = []
         self._counters = Counters()
         self._nacked_by_node = self._nacked.by_node
-        self._answers = Answers(self._nacked, self._draining, self._counters, self._events)
+        self._carried = 0
+        self._carried_part: Part | None = None
 
     # --- Streams ---------------------------------------------------------------------------------------------
 
     @property
     def counters(self) -> Counters:
         """Totals since the start."""
-        return self._wave.settle(self._counters)
+        self._count_carried()
+        return self._counters
 
     @property
     def streams(self) -> Mapping[Stream, None]:
@@ -119,7 +120,7 @@ class Hub:
         """Return the snapshot that a group's streams are brought to."""
         return self._snapshots[group]
 
-    def remember(self, memory: Memory) -> None:
+    def remember(self, memory: NodeMemory) -> None:
         """Take in what happened to a node on a stream of another hub."""
         self._nacked.remember(memory)
         self._draining.remember(memory)
@@ -139,164 +140,208 @@ class Hub:
         self._counters.streams_closed += 1
         if (session := stream.session) is None:
             return
+        drained_at = self._soon + self._ordering.listener_drain_s
         for state in stream.states.values():
             self._watchers.discard(session.group, state.type_url, state.interest, stream)
-            self._draining.keep(session.node, state, self._now + self._ordering.listener_drain_s)
-        session.leave(stream, self._now)
+            self._draining.keep(session.node, state, drained_at)
+        session.streams.remove(stream)
         if session.streams:
+            step = self._steps.leave(session.at, self._at(session, self._coarse), self._source(stream, session))
+            session.marks = NO_MARKS
+            self._take(session, step)
             self._wake(session)
-            self._schedule(session, self._now)
         else:
             self._sessions.forget(stream, session)
+
+    # --- Requests --------------------------------------------------------------------------------------------
 
     def receive(self, stream: Stream, data: bytes, now: float) -> int:
         """Take one request; return how many names were looked through because it changes a subscription.
 
         Raises StreamRefusedError when it can't be served; the stream is then to be ended.
         """
-        node_end = end_of_node(data)
-        ack = self._plain_acks.read(stream.session, data, node_end)
-        if ack is not None and self.take_ack(stream, ack, now):
-            return 0
+        session = stream.session
         self._counters.requests += 1
-        self._now = now
+        if session is not None and (steps := session.at.steps) is not None:
+            step = steps.get(data)
+            if step is not None and step.is_plain_ack and not self._nacked_by_node:
+                after = session.at = step.after
+                after.arrivals += 1
+                self._counters.acks += 1
+                if (session.marks or not after.settled) and not stream.queued:
+                    self._queue(stream)
+                return 0
         try:
-            return self._receive(stream, data, node_end, now)
+            return self._receive(stream, data, now)
         except StreamRefusedError as refusal:
             self._counters.streams_refused += 1
             node_id = stream.session.node.id if stream.session is not None else ""
             self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
             raise
 
-    def take_ack(self, stream: Stream, ack: PlainAck, now: float) -> bool:
-        """Take a mere ACK as ``receive`` would, without reading it again; False if it is not of this stream."""
-        session, state = stream.session, stream.states.get(ack.type_url)
-        if session is None or state is None or stream.variant is Variant.SOTW:
-            return False
-        part = state.outstanding
-        if part is None or part.nonce != ack.nonce:
-            return False
-        self._counters.requests += 1
-        if state.policy.stage is not Stage.FREE or self._nacked_by_node or self._matters(session, state):
-            self._now = now
-            self._answers.take(session, state, None, now)
-            self._follow(stream, session, state, now)
-            return True
-        state.outstanding = None
-        self._counters.acks += 1
-        if state.dirty:
-            self._queue(stream)
-        return True
-
-    def _matters(self, session: Session, state: TypeState) -> bool:
-        """Say whether anything but this type waits for the ACK of a type that nothing is held back for."""
-        if state.unknown is not NO_NAMES or state.draining or state.rest:
-            return True
-        return bool(session.absent or session.awaited or session.coming_back)
-
-    def _receive(self, stream: Stream, data: bytes, node_end: int, now: float) -> int:
+    def _receive(self, stream: Stream, data: bytes, now: float) -> int:
+        self.tell_time(now)
+        session = stream.session
+        start, end = span_of_node(stream.variant, data)
+        plain = self._large.plain(data, (start, end))
+        if session is not None and (not end or hash(data[start:end]) == session.node_hash):
+            step = self._remembered(session, plain)
+            if step is not None:
+                return self._take_said(stream, session, step, len(plain))
         if len(data) >= OUTLINE_BYTES_MIN:
             check_outline(stream.variant, data, self._limits)
-        request, opening = self._openings.read(stream.variant, data, node_end)
-        session = self._sessions.of(stream, request, len(data), self._snapshots)
-        request_bytes = len(data) - node_end
-        request = opening.request if opening is not None else request
-        type_url = type_of(stream, request, self._knows_type, self._limits.types_max)
-        state = stream.states.get(type_url)
-        if state is None:
-            state = self._begin(stream, session, type_url, request, request_bytes, opening, now)
-            named, names = True, 0
+        whole = None
+        if end:
+            about = decode(stream.variant, data[start:end])
         else:
-            before = state.interest
-            named = self._continue(stream, session, state, request, request_bytes, opening, now)
-            names = len(before.names) + len(state.asked) + len(state.interest.names) if named else 0
-        if named:
-            check_names_bytes(stream, request_bytes, self._limits.names_bytes_max)
-        if opening is not None and not opening.kept:
-            self._openings.keep(opening)
-        self._plain_acks.learn(session, request, data, node_end)
-        self._follow(stream, session, state, now)
+            whole = about = decode(stream.variant, data)
+            plain = b"" if about.HasField("node") else plain  # another encoder's: its node is anywhere
+        session = self._sessions.of(stream, about, len(data), now, self._snapshots, self._start)
+        if end:
+            session.node_hash = hash(data[start:end])
+        step = self._remembered(session, plain)
+        if step is not None:
+            return self._take_said(stream, session, step, len(plain))
+        request = whole if whole is not None else decode(stream.variant, plain)
+        if whole is None and request.HasField("node"):
+            request, plain = decode(stream.variant, data), b""
+        return self._work_out(stream, session, request, plain, len(plain) or len(data), now)
+
+    def _work_out(self, stream: Stream, session: Session, request: Request, plain: bytes, size: int, now: float) -> int:
+        """Take a request that is not remembered; ``plain`` is what it is to be known by, if not empty."""
+        before, source, at = session.at, self._source(stream, session), self._at(session, now)
+        kind, is_known = self._steps.kind(before, source, request)
+        if is_known:
+            step = self._steps.go_on(before, at, source, kind, request, size)
+        else:
+            history = self._history(session, kind.type_url)
+            step = self._steps.begin(before, at, source, kind, request, size, history)
+        if plain:
+            self._large.keep(plain)
+            if not session.marks or step.snapshot is None:
+                self.memory.learn(before, plain, step)
+        session.marks = NO_MARKS
+        names = self._take_said(stream, session, step, size)
+        if not is_known and len(self._draining):
+            state = stream.states[kind.type_url]
+            self._draining.taken_over(session.node, state, all_names=stream.aggregated)
+        self._wake(session)
         return names
 
-    def _follow(self, stream: Stream, session: Session, state: TypeState, now: float) -> None:
-        """Have looked at what a request may have made ready."""
-        if session.absent and state.type_url == ENDPOINTS:
-            session.asked_for_endpoints(now)
-        if state.type_url in (ROUTE, VIRTUAL_HOST):
-            session.ask_virtual_hosts()
-        self._queue(stream)
-        self._wake(session)
-        self._schedule(session, now)
+    def _remembered(self, session: Session, plain: bytes) -> Step | None:
+        """Return the step that a client takes now by what it says, if that is known."""
+        steps = session.at.steps
+        step = steps.get(plain) if steps is not None and plain else None
+        if step is None or (step.tick is not None and step.tick != self._soon):
+            return None
+        if step.snapshot is not None and (session.marks or step.snapshot is not self._snapshots[session.group]):
+            return None
+        return None if step.effects.watched and self._has_history(session) else step
 
-    def _begin(
-        self,
-        stream: Stream,
-        session: Session,
-        type_url: str,
-        request: Request,
-        request_bytes: int,
-        opening: Opening | None,
-        now: float,
-    ) -> TypeState:
-        state = TypeState(type_url, stream.variant, NOTHING)
-        check_size(state, request, request_bytes, self._limits.subscriptions_max)
-        view = session.newest.view(type_url)
-        claims = claims_something(request)
-        stuck = notice_return(session, stream, state, claims=claims, now=now)
-        nacked = self._nacked.of(session.node, type_url) if self._nacked_by_node else NO_NAMES
-        if isinstance(request, DeltaDiscoveryRequest):
-            begin(state, opening, request, self._interned, view, None if stuck else nacked.names)
-        else:
-            begin_sotw(state, request, self._interned, view, None if stuck or nacked else self.cohorts)
-        state.unknown = nacked
-        if type_url == ENDPOINTS and session.warming and state.view is not None:
-            state.ask([name for name in session.warming if state.interest.wants(name)])
-        if len(self._draining):
-            self._draining.hand_on(session.node, state, view, now)
-        stream.add(state)
-        session.begun(state, claims=claims, now=now)
-        self._watchers.add(session.group, state.type_url, state.interest, stream)
-        return state
+    def _has_history(self, session: Session) -> bool:
+        """Say whether anything is known of the node from earlier streams."""
+        if not self._nacked_by_node and not len(self._draining):
+            return False
+        return self._nacked.knows(session.node) or self._draining.knows(session.node)
 
-    def _continue(
-        self,
-        stream: Stream,
-        session: Session,
-        state: TypeState,
-        request: Request,
-        request_bytes: int,
-        opening: Opening | None,
-        now: float,
-    ) -> bool:
-        """Take a later request of a type; return whether it may have brought names to keep."""
-        check_size(state, request, request_bytes, self._limits.subscriptions_max)
-        before = state.interest
-        error = error_of(request)
-        if isinstance(request, DeltaDiscoveryRequest):
-            if state.outstanding is not None and request.response_nonce == state.outstanding.nonce:
-                self._answers.take(session, state, error, now)
-            elif state.given_up:
-                self._answers.take_late(session, state, request.response_nonce, error, now)
-            named = change_delta(state, request, self._interned, opening.changes if opening is not None else None)
-        else:
-            renewal = bool(state.heartbeat_nonce) and request.response_nonce == state.heartbeat_nonce
-            if request.response_nonce != state.nonce and not renewal:
-                if state.given_up:
-                    version = request.version_info
-                    self._answers.take_late(session, state, request.response_nonce, error, now, version)
-                return False  # stale: the client repeats it with the present nonce
-            expected = state.outstanding is not None or (renewal and state.heartbeat_unacked)
-            repeated = not expected and error is None and bool(state.nonce)
-            state.heartbeat_unacked = state.heartbeat_unacked and not renewal
-            # Envoy answers only the last of several responses that it got while its clusters warm.
-            self._answers.take(session, state, error, now, request.version_info)
-            change_sotw(state, request, self._interned, repeated=repeated)
-            named = state.interest is not before
-        if state.interest is not before:
-            self._watchers.discard(session.group, state.type_url, before, stream)
-            self._watchers.add(session.group, state.type_url, state.interest, stream)
-            session.break_due = True
-        return named
+    def _history(self, session: Session, type_url: str) -> History:
+        if not self._has_history(session):
+            return NO_HISTORY
+        return History(self._nacked.of(session.node, type_url), self._draining.of(session.node, type_url))
+
+    def _take_said(self, stream: Stream, session: Session, step: Step, size: int) -> int:
+        """Have a client stand where its request leads to; return how many names were looked through for that."""
+        self._take(session, step)
+        effects = step.effects
+        if effects is not NO_EFFECTS:
+            self._apply(stream, session, effects, size)
+        elif step.acked is not None:
+            self._counters.acks += 1
+            if self._nacked_by_node:
+                self._nacked.settle(session.node, step.acked.kind.type_url, step.acked.settled)
+        if session.marks or not step.after.settled:
+            self._queue(stream)
+        return effects.names
+
+    def _take(self, session: Session, step: Step) -> None:
+        """Have a client stand where a step leads to."""
+        after = step.after
+        session.at = after
+        after.arrivals += 1
+        if after.next_at < session.timer:
+            self._timers.set(session, after.next_at)
+
+    def _apply(self, stream: Stream, session: Session, effects: Effects, size: int) -> None:
+        """Do what a step means beyond its client's standing."""
+        group = session.group
+        stream.warm = stream.warm or effects.claims
+        for kind, before, after in effects.watched:
+            if before is not None:
+                self._watchers.discard(group, kind.type_url, before, stream)
+            self._watchers.add(group, kind.type_url, after, stream)
+        for answered in effects.answered:
+            self._note_answer(session, answered)
+        for state in effects.draining:
+            if state.draining or len(self._draining):
+                self._draining.note(session.node, state)
+        if effects.named:
+            self._check_names_bytes(stream, size)
+
+    def _note_answer(self, session: Session, answered: Answered) -> None:
+        kind, part, error = answered
+        if error is None:
+            self._counters.acks += 1
+            if self._nacked_by_node:
+                self._nacked.settle(session.node, kind.type_url, answered.settled)
+            return
+        self._counters.nacks += 1
+        self._nacked.add(session.node, kind.type_url, part.name_set)
+        if session.rejections is None:
+            session.rejections = {}
+        session.rejections[kind] = Rejection(part.nonce, error, part.versions)
+        self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
+
+    def _check_names_bytes(self, stream: Stream, size: int) -> None:
+        """Refuse a stream whose names take too much memory, after it took a request that has names.
+
+        They are counted only once a bound that follows from the requests' sizes is reached. Raises StreamRefusedError.
+        """
+        most = self._limits.names_bytes_max
+        stream.names_bytes += WIRE_FACTOR * size
+        if stream.names_bytes <= most:
+            return
+        stream.names_bytes = sum(map(names_bytes, stream.states.values()))
+        if stream.names_bytes > most:
+            raise StreamRefusedError(
+                Status.RESOURCE_EXHAUSTED,
+                f"the names of this stream take {stream.names_bytes} bytes, at most {most} are kept (names_bytes_max)",
+            )
+
+    # --- What steps are taken by -----------------------------------------------------------------------------
+
+    def tell_time(self, now: float) -> float:
+        """Have the coarse clock tell the time, if it went forward; return its next tick."""
+        if now < self._soon:
+            return self._soon
+        coarse = (now * TICKS_S) // 1 / TICKS_S
+        self._coarse = max(self._coarse, coarse)
+        self._soon = max(self._soon, coarse if coarse == now else coarse + 1 / TICKS_S)
+        return self._soon
+
+    def _at(self, session: Session, now: float) -> At:
+        return At(self._snapshots[session.group], self._coarse, self._soon, now, session.marks)
+
+    def _source(self, stream: Stream, session: Session) -> Source:
+        return Source(stream.variant, stream.slot, stream.type_url, session.is_grpc)
+
+    def _start(self, group: str, variant: Variant, is_grpc: bool) -> Standing:
+        """Return where a client of a group stands that has said nothing yet."""
+        key = (group, variant, is_grpc)
+        start = self._starts.get(key)
+        if start is None:
+            start = self._starts[key] = self._standings.new((), NOT_BEGUN)
+        start.arrivals += 1
+        return start
 
     # --- Changes ---------------------------------------------------------------------------------------------
     def publish(self, applied: Applied) -> None:
@@ -308,20 +353,30 @@ class Hub:
         # A group may have vanished since, if this change is merged with a later one.
         changed = {group: by_type for group, by_type in applied.changed.items() if group in now}
         self.cohorts.outdate(self._snapshots, now, self._snapshots if applied.regrouped else changed)
+        for group in tuple(self._snapshots) if applied.regrouped else changed:
+            if group in self._snapshots and self._snapshots[group] is not now.get(group):
+                self.memory.outdate(self._snapshots[group])
         if applied.regrouped:
             before, self._snapshots = self._snapshots, dict(now)
+            self._starts = {key: start for key, start in self._starts.items() if key[0] in now}
             self._regroup(before.keys() ^ now.keys())
         self._snapshots.update((group, now[group]) for group in changed)
         for group, by_type in changed.items():
             for type_url, names in by_type.items():
-                for stream in self._watchers.affected(group, type_url, names):
-                    state = stream.states[type_url]
-                    state.dirty = True
-                    if stream.queued:
-                        stream.due = None
-                    else:
-                        stream.queued, stream.due = True, state
-                        self._ready.append(stream)
+                self._mark(((0, type_url),), type_url, self._watchers.affected(group, type_url, names))
+
+    def _mark(self, first: Marks, type_url: str, streams: Iterable[Stream]) -> None:
+        """Have streams told of a change of a type; ``first`` is the mark of a session's first stream."""
+        ready = self._ready
+        for stream in streams:
+            session = stream.session
+            assert session is not None
+            mark = first if not stream.slot else ((stream.slot, type_url),)
+            marks = session.marks
+            session.marks = mark if not marks else (marks if mark[0] in marks else marks + mark)
+            if not stream.queued:
+                stream.queued = True
+                ready.append(stream)
 
     def _regroup(self, groups: Set[str]) -> None:
         """Put every session into the group that takes its node now; what it has too much is then removed.
@@ -335,14 +390,12 @@ class Hub:
                     stream.refusal = refusal
                     self._queue(stream)
                 continue
+            before, session.group = session.group, group
+            session.marks = tuple((state.kind.slot, state.type_url) for state in session.at.types)
             for stream in session.streams:
                 for state in stream.states.values():
-                    self._watchers.discard(session.group, state.type_url, state.interest, stream)
-            session.group = group
-            for stream in session.streams:
-                for state in stream.states.values():
-                    self._watchers.add(session.group, state.type_url, state.interest, stream)
-                    state.dirty = True
+                    self._watchers.discard(before, state.type_url, state.interest, stream)
+                    self._watchers.add(group, state.type_url, state.interest, stream)
                 self._queue(stream)
 
     # --- What to do next -------------------------------------------------------------------------------------
@@ -368,45 +421,69 @@ class Hub:
             return None
         if stream.refusal is not None:
             raise stream.refusal
-        if (part := self.carry(stream, now)) is not None:
+        before, marks = session.at, session.marks
+        if before.settled and not marks:
+            return None
+        self.tell_time(now)
+        if (part := self.carry(stream)) is not None:
             return part
-        self._now = now
-        part = self._next_part(stream, session, now)
-        if part is not None:
-            self._counters.count(part)
-        return part
+        newest, step = self._snapshots[session.group], before.ahead
+        if (
+            step is None
+            or step.snapshot is not newest
+            or step.marks != marks
+            or step.tick != self._soon
+            or session.per_type
+        ):
+            step = self._steps.advance(before, self._at(session, now), self._source(stream, session))
+            self.memory.look_ahead(before, step)
+        session.marks = NO_MARKS
+        session.newest = newest
+        self._take(session, step)
+        for state in step.effects.draining:
+            self._draining.note(session.node, state)
+        if step.part is not None:
+            self._counters.count(step.part)
+        if step.after is not before:
+            self._wake(session, stream)
+        return step.part
 
-    def carry(self, stream: Stream, now: float) -> Part | None:
+    def carry(self, stream: Stream) -> Part | None:
         """Do as ``poll`` does, but only if that takes no more than giving the stream what its cohort was given.
 
-        None says nothing: ``poll``.
+        None says nothing: ``poll``. The coarse clock is that of the last ``poll``, ``receive`` or ``tick``.
         """
-        due, session = stream.due, stream.session
-        if due is None or session is None or stream.refusal is not None:
+        session = stream.session
+        if session is None or stream.refusal is not None:
             return None
-        session.newest = self._snapshots[session.group]
-        part = self._wave.carry(due, session, now)
-        if part is not None:
-            stream.due, stream.settled = None, True
+        step = session.at.ahead
+        if step is None or step.marks is not session.marks or step.tick != self._soon:
+            return None
+        part, newest = step.part, self._snapshots[session.group]
+        if part is None or step.snapshot is not newest or step.effects is not NO_EFFECTS:
+            return None
+        session.marks, session.newest = NO_MARKS, newest
+        after = step.after
+        session.at = after
+        after.arrivals += 1
+        if after.next_at < session.timer:
+            self._timers.set(session, after.next_at)
+        if part is not self._carried_part:
+            self._count_carried()
+            self._carried_part = part
+        self._carried += 1
         return part
 
-    def _next_part(self, stream: Stream, session: Session, now: float) -> Part | None:
-        session.newest = self._snapshots[session.group]
-        due, stream.due = stream.due, None
-        plain = due is not None and is_plain(due, session)
-        part = session.poll(stream, now)
-        if session.wake:
-            self._wake(session)
-        self._schedule(session, now)
-        stream.settled = part is not None and session.settled(stream)
-        if part is not None and due is not None and plain and due.outstanding is part:
-            self._wave.settle(self._counters)
-            self._wave.note(due, session)
-        return part
+    def _count_carried(self) -> None:
+        """Count the deliveries of one part to a cohort: one by one that would cost as much as they do."""
+        if self._carried_part is not None:
+            self._counters.count(self._carried_part, self._carried)
+        self._carried, self._carried_part = 0, None
 
     def grow_old(self) -> None:
         """Forget of what is kept for the next client what nobody has asked for lately. To be called now and then."""
-        self._openings.grow_old()
+        self._large.grow_old()
+        self.memory.grow_old()
         self.cohorts.grow_old()
         if is_sparse(self._streams):
             self._streams = dict(self._streams)
@@ -418,16 +495,23 @@ class Hub:
 
     def tick(self, now: float) -> None:
         """Look at all that was to happen by ``now``."""
-        self._now = now
-        for session in self._timers.due(now):
-            for state in expire(session, now) if session.streams else ():
+        self.tell_time(now)
+        for session, at in self._timers.due(now):
+            if not session.streams:
+                continue
+            self._coarse, self._soon = max(self._coarse, at), max(self._soon, at)
+            stream = session.streams[0]
+            step = self._steps.expire(session.at, self._at(session, now), self._source(stream, session))
+            session.marks = NO_MARKS
+            session.at = step.after
+            step.after.arrivals += 1
+            for kind, nonce, waited_s in step.effects.overdue:
                 self._counters.overdue += 1
-                waited_s = now - state.sent_at
-                self._events.append(overdue(session.node.id, session.group, state.type_url, state.nonce, waited_s))
-            for stream in session.streams:
-                self._queue(stream)
-            session.timed = True
-            self._schedule(session, now)
+                self._events.append(overdue(session.node.id, session.group, kind.type_url, nonce, waited_s))
+            for each in session.streams:
+                self._queue(each)
+            if step.after.next_at > self._coarse and step.after.next_at < session.timer:
+                self._timers.set(session, step.after.next_at)
 
     def take_events(self) -> list[Event]:
         """Return what happened since the last call that an operator may have to know."""
@@ -437,20 +521,17 @@ class Hub:
 
     def _queue(self, stream: Stream) -> None:
         """Have the stream polled for whatever there is."""
-        stream.due = None
         if not stream.queued:
             stream.queued = True
             self._ready.append(stream)
 
-    def _wake(self, session: Session) -> None:
-        if session.wake:
-            session.wake = False
-            for stream in session.streams if len(session.streams) > 1 else ():
-                if any(state.dirty or state.stage is Stage.MAKE for state in stream.states.values()):
-                    self._queue(stream)
-
-    def _schedule(self, session: Session, now: float) -> None:
-        if not session.timed:
+    def _wake(self, session: Session, polled: Stream | None = None) -> None:
+        """Have the session's other streams polled, which may have waited for what just happened."""
+        if len(session.streams) == 1:
             return
-        session.timed = False
-        self._timers.set(session, deadline(session, now))
+        waiting = {state.kind.slot for state in session.at.types if state.dirty or state.rest}
+        if session.at.order.break_due:
+            waiting.update(state.kind.slot for state in session.at.types if state.kind.stage is Stage.MAKE)
+        for stream in session.streams:
+            if stream is not polled and stream.slot in waiting:
+                self._queue(stream)

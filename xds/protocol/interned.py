@@ -10,6 +10,7 @@ from xds.model.view import View
 from xds.protocol.claims import Claims
 from xds.protocol.diff import Exceptions, unsent
 from xds.protocol.interest import Interest, Interests
+from xds.protocol.name_sets import NameSets
 
 UNSENT_KEPT = 4
 
@@ -38,9 +39,10 @@ class Unsent:
 class Interned:
     """The tables."""
 
-    __slots__ = ("claims", "interests", "unsent")
+    __slots__ = ("claims", "interests", "name_sets", "unsent")
 
     def __init__(self) -> None:
         self.interests = Interests()
         self.claims = Claims()
         self.unsent = Unsent()
+        self.name_sets = NameSets()

@@ -22,7 +22,7 @@ class Memory:
     """Something that happened to a node's trust, of one type: names it rejected, or accepted after all.
 
     ``draining`` is what it may still be using, None if that did not change; empty if what was noted is over. Times in
-    it are of the machine's monotonic clock.
+    it are of the machine's monotonic clock. It is taken ``instead`` of what was noted, or together with it.
     """
 
     node: NodeKey
@@ -30,6 +30,7 @@ class Memory:
     rejected: NameSet = NO_NAMES
     accepted: NameSet = NO_NAMES
     draining: Draining | None = None
+    instead: bool = False
 
 
 Tell = Callable[[Memory], None]

@@ -48,10 +48,6 @@ class NackedNames:
             self.remember(memory)
             self._tell(memory)
 
-    def share(self, names: NameSet) -> NameSet:
-        """Return the one object that is equal to this set."""
-        return self._sets.get(names) if names else NO_NAMES
-
     def remember(self, memory: Memory) -> None:
         """Take in what happened to a node, here or elsewhere."""
         if not memory.rejected and memory.node not in self._by_node:
@@ -97,6 +93,10 @@ class NackedNames:
         """Return the names of a type that the node rejected."""
         by_type = self._by_node.get(node_key(node))
         return by_type.get(type_url, NO_NAMES) if by_type is not None else NO_NAMES
+
+    def knows(self, node: Node) -> bool:
+        """Say whether a node rejected anything."""
+        return node_key(node) in self._by_node
 
     def memories(self) -> Iterator[Memory]:
         """Iterate over all there is, for a process that knows nothing yet, the longest unseen first."""

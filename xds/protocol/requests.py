@@ -1,11 +1,10 @@
-"""How a request changes one type's state: delta first, then SotW. It does not know the other types, nor order.
+"""What a request makes of one type's state: delta first, then SotW. The other types, and order, are not looked at.
 
 Source: the xDS protocol page, "Incremental xDS", "How the client specifies what resources to return", "ACK/NACK and
 resource type instance version".
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
 
 from google.protobuf.message import DecodeError
 from immutables import Map
@@ -21,13 +20,14 @@ from xds.model.view import View
 from xds.protocol.claims import Claims
 from xds.protocol.cohorts import Cohorts
 from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, wanted, wants
+from xds.protocol.draining import NEVER, keep_all
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.identity import check_node_size
-from xds.protocol.interest import WILDCARD, Interest, Interests, bytes_of, glob_of
+from xds.protocol.interest import WILDCARD, bytes_of, glob_of
 from xds.protocol.interned import Interned
+from xds.protocol.limits import Limits
 from xds.protocol.response import fingerprint_held, state_version
 from xds.protocol.state import TypeState, Variant
-from xds.protocol.stream import Limits, Stream
 
 Request = DeltaDiscoveryRequest | DiscoveryRequest
 
@@ -39,6 +39,8 @@ WIRE_FACTOR = 64
 """A byte of a request holds no more than so many bytes of memory for names: those of one letter come close."""
 NAME_BYTES_MIN = 2
 """What a name takes in a request, if it is empty."""
+DELTA_NODE_TAG, VERSION_TAG, SOTW_NODE_TAG = b"\x0a", b"\x0a", b"\x12"
+"""Of field 1 of a ``DeltaDiscoveryRequest``, and of 1 and 2 of a ``DiscoveryRequest``: encoders write in order."""
 OUTLINE_BYTES_MIN = 512 * 1024
 """Requests of this size and above are counted before they are read."""
 
@@ -52,6 +54,34 @@ def decode(variant: Variant, data: bytes) -> Request:
         raise StreamRefusedError(
             Status.INVALID_ARGUMENT, f"{len(data)} bytes that are no {message.DESCRIPTOR.name}: {error}"
         ) from None
+
+
+def span_of_node(variant: Variant, data: bytes) -> tuple[int, int]:
+    """Return where in the bytes of a request its node begins and ends, if it comes first, but for a SotW version.
+
+    Both are 0 where there is none, or where another encoder put it elsewhere.
+    """
+    start = 0
+    if variant is Variant.SOTW:
+        if data[:1] == VERSION_TAG:
+            start = _end_of_field(data, 0)
+        tag = SOTW_NODE_TAG
+    else:
+        tag = DELTA_NODE_TAG
+    end = _end_of_field(data, start) if data[start : start + 1] == tag else 0
+    return (start, end) if end else (0, 0)
+
+
+def _end_of_field(data: bytes, start: int) -> int:
+    """Return where a field ends that has a length, 0 if it does not end within the data."""
+    size = shift = 0
+    for at in range(start + 1, min(len(data), start + 6)):
+        size |= (data[at] & 0x7F) << shift
+        shift += 7
+        if not data[at] & 0x80:
+            end = at + 1 + size
+            return end if end <= len(data) else 0
+    return 0
 
 
 def check_outline(variant: Variant, data: bytes, limits: Limits) -> None:
@@ -96,21 +126,27 @@ def claims_something(request: Request) -> bool:
     return bool(request.version_info)
 
 
-def type_of(stream: Stream, request: Request, knows_type: Callable[[str], bool], types_max: int) -> str:
-    """Return the type URL that a request is about. Raises StreamRefusedError if that can't be served."""
-    type_url = request.type_url or stream.type_url
+def type_of(request: Request, served: str) -> str:
+    """Return the type URL that a request is about; ``served`` is that of its stream's service, empty for any.
+
+    Raises StreamRefusedError if that can't be served.
+    """
+    type_url = request.type_url or served
     if not type_url:
         raise StreamRefusedError(Status.INVALID_ARGUMENT, "a request on an aggregated stream must carry a type_url")
-    if stream.type_url and type_url != stream.type_url:
+    if served and type_url != served:
         raise StreamRefusedError(
-            Status.INVALID_ARGUMENT, f"this service serves {stream.type_url}, the request asks for {type_url[:200]}"
+            Status.INVALID_ARGUMENT, f"this service serves {served}, the request asks for {type_url[:200]}"
         )
-    if type_url not in stream.states:
-        if not knows_type(type_url):
-            raise StreamRefusedError(Status.INVALID_ARGUMENT, f"unknown type URL {type_url[:200]!r}")
-        if len(stream.states) >= types_max:
-            raise StreamRefusedError(Status.RESOURCE_EXHAUSTED, f"a stream may use {types_max} types (types_max)")
     return type_url
+
+
+def check_new_type(type_url: str, known: int, knows_type: Callable[[str], bool], types_max: int) -> None:
+    """Refuse a type that is not one, or one more than a stream may use. Raises StreamRefusedError."""
+    if not knows_type(type_url):
+        raise StreamRefusedError(Status.INVALID_ARGUMENT, f"unknown type URL {type_url[:200]!r}")
+    if known >= types_max:
+        raise StreamRefusedError(Status.RESOURCE_EXHAUSTED, f"a stream may use {types_max} types (types_max)")
 
 
 def begin_delta(
@@ -119,31 +155,33 @@ def begin_delta(
     interned: Interned,
     view: View,
     distrusted: frozenset[str] | None,
-) -> None:
+) -> TypeState:
     """Take the first delta request of a type on a stream.
 
     ``view`` is what the client's versions are compared with; versions of ``distrusted`` names count for nothing, and
     none do if it is None.
     """
     names = _subscribed(request)
-    legacy = not names and state.policy.legacy_wildcard
-    state.started = state.dirty = True
-    state.interest = interned.interests.get(legacy, names)
+    legacy = not names and state.kind.policy.legacy_wildcard
+    state = state._replace(dirty=True, interest=interned.interests.get(legacy, names))
     versions = request.initial_resource_versions
     if distrusted is not None and (versions or distrusted):
-        state.owed = state.interest.open_ended and not versions
-        state.view, state.exceptions = view, _claimed(state, versions, interned.claims, view, distrusted)
         # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
         missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)
-        state.asked = frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None)
-        return
-    state.asked = frozenset(names) - {WILDCARD}
-    state.owed = state.interest.open_ended
+        return state._replace(
+            owed=state.interest.open_ended and not versions,
+            view=view,
+            exceptions=_claimed(state, versions, interned.claims, view, distrusted),
+            asked=frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None),
+        )
     # What it asks for by name is answered in any case; of the rest, it is to hear what is gone.
     unnamed = [name for name in versions if name not in names]
-    state.exceptions = NO_EXCEPTIONS
-    if unnamed:
-        state.exceptions = Map((name, interned.claims.get(state.type_url, name, "")) for name in unnamed)
+    claimed = {name: interned.claims.get(state.type_url, name, "") for name in unnamed}
+    return state._replace(
+        asked=frozenset(names) - {WILDCARD},
+        owed=state.interest.open_ended,
+        exceptions=Map(claimed) if claimed else NO_EXCEPTIONS,
+    )
 
 
 def _claimed(
@@ -155,7 +193,7 @@ def _claimed(
         if name not in versions:
             exceptions[name] = None
     for name in distrusted.difference(versions):
-        if view.get(name) is None:
+        if state.interest.wants(name):
             exceptions[name] = claims.get(state.type_url, name, "")  # it may have it without knowing
     for name, version in versions.items():
         resource = view.get(name)
@@ -176,47 +214,19 @@ def changes_subscription(request: DeltaDiscoveryRequest) -> bool:
     )
 
 
-class Change(NamedTuple):
-    """What a request's names make of a subscription: the one after it, what is asked for, whether an answer is owed."""
-
-    after: Interest
-    asked: frozenset[str]
-    owed: bool
-
-
-Changes = dict[Interest, Change]
-"""What the names of one request make of several subscriptions."""
-CHANGES_MAX = 4
-
-
-def change_delta(
-    state: TypeState, request: DeltaDiscoveryRequest, interned: Interned, known: Changes | None = None
-) -> bool:
-    """Take a later delta request's subscription changes; say whether there were any.
-
-    ``known`` is what this request made of other streams' subscriptions, to be used and added to.
+def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interned: Interned) -> TypeState:
+    """Take a later delta request's subscription changes.
 
     A name that is subscribed again is answered again (the page: "the server must send it"). A name that is
     unsubscribed while the wildcard holds is answered too, so that the client knows whether it goes on having it.
     """
-    if not changes_subscription(request):
-        return False  # an ACK, most likely
-    change = known.get(state.interest) if known is not None else None
-    if change is None:
-        change = _change(state.interest, _subscribed(request), _unsubscribed(request), interned.interests)
-        if known is not None and len(known) < CHANGES_MAX:
-            known[state.interest] = change
-    state.narrow(change.after, interned.unsent)
-    state.owed = state.owed or change.owed
-    state.ask(change.asked)
-    return True
-
-
-def _change(before: Interest, subscribe: set[str], unsubscribe: set[str], interests: Interests) -> Change:
+    before, subscribe, unsubscribe = state.interest, _subscribed(request), _unsubscribed(request)
     wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
-    after = interests.get(wildcard, (before.names - unsubscribe) | subscribe)
-    asked = frozenset(subscribe | unsubscribe if wildcard else subscribe)
-    return Change(after, asked, owed=WILDCARD in subscribe or any(glob_of(name) for name in subscribe))
+    after = interned.interests.get(wildcard, (before.names - unsubscribe) | subscribe)
+    asked = subscribe | unsubscribe if wildcard else subscribe
+    owed = WILDCARD in subscribe or any(glob_of(name) for name in subscribe)
+    state = state.narrow(after, interned.unsent).ask(asked)
+    return state._replace(owed=True) if owed else state
 
 
 def _subscribed(request: DeltaDiscoveryRequest) -> set[str]:
@@ -233,56 +243,79 @@ def _unsubscribed(request: DeltaDiscoveryRequest) -> set[str]:
 
 
 def begin_sotw(
-    state: TypeState, request: DiscoveryRequest, interned: Interned, view: View, cohorts: Cohorts | None
-) -> None:
+    state: TypeState,
+    request: DiscoveryRequest,
+    interned: Interned,
+    view: View,
+    cohorts: Cohorts | None,
+    distrusted: frozenset[str],
+) -> TypeState:
     """Take the first SotW request of a type on a stream.
 
-    Its version tells what the client has: all of ``view``, which needs no answer, or what that version stood for when
-    it was sent. ``cohorts`` None: the version counts for nothing.
+    Its version tells what the client has, save ``distrusted`` names: all of ``view``, which needs no answer, or what
+    that version stood for when it was sent. ``cohorts`` None: the version counts for nothing.
     """
     names = _requested(request)
-    legacy = not names and state.policy.legacy_wildcard
-    state.started = state.dirty = True
-    state.interest = interned.interests.get(legacy, names)
-    state.explicit = bool(names)
+    legacy = not names and state.kind.policy.legacy_wildcard
+    state = state._replace(dirty=True, interest=interned.interests.get(legacy, names), explicit=bool(names))
     version = request.version_info
     if cohorts is not None and version:
         fingerprint = fingerprint_held(state.interest, view, NO_EXCEPTIONS)
         if version == state_version(fingerprint):
-            state.view, state.fingerprint = view, fingerprint
-            return
+            return _distrusting(state._replace(view=view, fingerprint=fingerprint), interned, distrusted)
         sent = cohorts.recall(state.type_url, version, state.interest)
         if sent is not None:
-            state.view, state.exceptions = sent.view, sent.exceptions
-            return
-    state.asked = frozenset(names) - {WILDCARD}
-    state.owed = not state.interest.nothing
+            return _distrusting(state._replace(view=sent.view, exceptions=sent.exceptions), interned, distrusted)
+    if version:
+        state = _of_elsewhere(state, names, interned, view)
+    return state._replace(asked=frozenset(names) - {WILDCARD}, owed=not state.interest.nothing)
 
 
-def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned, *, repeated: bool) -> bool:
-    """Take a later SotW request's names; say whether anything is to be answered.
+def _distrusting(state: TypeState, interned: Interned, distrusted: frozenset[str]) -> TypeState:
+    """Return the state with nothing sure of some names but what was accepted: what there is of them is sent again."""
+    names = [name for name in distrusted if state.interest.wants(name)]
+    if not names:
+        return state
+    claims = {name: interned.claims.get(state.type_url, name, "") for name in names}
+    accepted = {name: state.held(name) for name in names} if state.says_everything else {}
+    return state._replace(
+        exceptions=state.exceptions.update(claims), fingerprint=None, accepted=state.accepted.update(accepted)
+    )
+
+
+def _of_elsewhere(state: TypeState, names: Iterable[str], interned: Interned, view: View) -> TypeState:
+    """Return the state of a client that has something, nobody knows what; and may be using any of it, if it is gone.
+
+    Listeners drain once it is told what there is; a route is used for as long as it is subscribed.
+    """
+    state = state._replace(is_known=False)
+    if not state.kind.switches:
+        return state
+    missing = ("",) if state.kind.policy.full_state else (name for name in names if view.get(name) is None)
+    claims = (interned.claims.get(state.type_url, name, "") for name in missing)
+    return state._replace(draining=keep_all(state.draining, claims, NEVER))
+
+
+def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned, *, repeated: bool) -> TypeState:
+    """Take a later SotW request's names.
 
     No names mean the wildcard only until names were given once. ``repeated``: the request answers a response that was
     answered before, which is how Envoy asks for what it has again (a changed cluster's endpoints).
     """
     before = state.interest
     names = _requested(request)
-    state.explicit = state.explicit or bool(names)
-    wildcard = WILDCARD in names or (not names and before.wildcard and not state.explicit)
+    explicit = state.explicit or bool(names)
+    if explicit and not state.explicit:
+        state = state._replace(explicit=True)
+    wildcard = WILDCARD in names or (not names and before.wildcard and not explicit)
     after = interned.interests.get(wildcard, names)
     if after is before:
-        if repeated:
-            state.ask(before.names or {WILDCARD})
-            state.owed = True
-        return repeated
-    state.narrow(after, interned.unsent)
+        return state.ask(before.names or {WILDCARD})._replace(owed=True) if repeated else state
     added = after.names - before.names
     if wildcard and not before.wildcard:
         added |= {WILDCARD}
-    if added:
-        state.ask(added)
-        state.owed = True
-    return bool(added)
+    state = state.narrow(after, interned.unsent)
+    return state.ask(added)._replace(owed=True) if added else state
 
 
 def _requested(request: DiscoveryRequest) -> set[str]:
@@ -324,23 +357,7 @@ def _check_count(verb: str, count: int, about: str, most: int) -> None:
         )
 
 
-def check_names_bytes(stream: Stream, request_bytes: int, most: int) -> None:
-    """Refuse a stream whose names take more than ``most`` bytes in memory, after it took a request that has names.
-
-    They are counted only once a bound that follows from the requests' sizes is reached. Raises StreamRefusedError.
-    """
-    stream.names_bytes += WIRE_FACTOR * request_bytes
-    if stream.names_bytes <= most:
-        return
-    stream.names_bytes = sum(map(_names_bytes, stream.states.values()))
-    if stream.names_bytes > most:
-        raise StreamRefusedError(
-            Status.RESOURCE_EXHAUSTED,
-            f"the names of this stream take {stream.names_bytes} bytes, at most {most} are kept (names_bytes_max)",
-        )
-
-
-def _names_bytes(state: TypeState) -> int:
+def names_bytes(state: TypeState) -> int:
     """Return about how much memory the names take that a client gave for one type. O(names)."""
     claimed = [resource for resource in state.exceptions.values() if resource is not None and resource.is_claim]
     names = [resource.name for resource in claimed] + [resource.version for resource in claimed]

@@ -3,10 +3,13 @@
 It knows neither streams nor which responses there are already (``cohorts.py``).
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from immutables import Map
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from xds._generated.xds_wire_pb2 import Resource as WireResource
@@ -25,6 +28,7 @@ ENVELOPE_BYTES = 96
 FIELD_BYTES = 6
 """At most so much goes before each resource or name: its tag and length."""
 NEVER_SEEN = 1 << 62
+_NO_NAME = re.compile(r"""[\s,;:'"()\[\]{}]+""")
 WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 
@@ -32,8 +36,7 @@ WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 class Part:
     """One message on the wire: its nonce, its bytes, and the names in it. Shared by all streams that get it.
 
-    ``framed`` and ``prefixed`` are for a transport to keep what it made of the bytes, so that a cohort shares that too;
-    what is worked out when the first stream rejects it is kept as well. Nothing else of it ever changes.
+    What is worked out when the first stream rejects it is kept, so that others share it. Nothing else of it changes.
 
     ``replaced``: what a client held before under the names that the part changes or removes; ``gone``: names that it
     loses; ``new``: names sent that it did not hold.
@@ -48,15 +51,15 @@ class Part:
     replaced: tuple[Resource, ...] = ()
     gone: frozenset[str] = NOBODY
     new: frozenset[str] = NOBODY
-    framed: bytes | None = None
-    prefixed: bytes | None = None
     serial: int = field(init=False)
     """The nonce as a number, which only grows."""
     _name_set: NameSet | None = field(init=False, default=None)
+    _settled_set: NameSet | None = field(init=False, default=None)
     _removal_set: NameSet | None = field(init=False, default=None)
     _versions: Mapping[str, str] | None = field(init=False, default=None)
     _kept: Draining | None = field(init=False, default=None)
-    _clusters_of_endpoints: Mapping[str, frozenset[str]] | None = field(init=False, default=None)
+    _had_before: Exceptions | None = field(init=False, default=None)
+    _clusters_of_endpoints: Map[str, frozenset[str]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.serial = int(self.nonce, 16)
@@ -67,6 +70,13 @@ class Part:
         if self._name_set is None:
             self._name_set = NameSet.of(self.names)
         return self._name_set
+
+    @property
+    def settled_set(self) -> NameSet:
+        """The set of the names that are settled by an ACK: those in the message, and what it removes by leaving out."""
+        if self._settled_set is None:
+            self._settled_set = NameSet.of({*self.names, *self.gone}) if self.gone else self.name_set
+        return self._settled_set
 
     @property
     def removal_set(self) -> NameSet:
@@ -83,14 +93,28 @@ class Part:
         return self._kept
 
     @property
-    def clusters_of_endpoints(self) -> Mapping[str, frozenset[str]]:
+    def had_before(self) -> Exceptions:
+        """What a client that rejects the message held before, by each name that it changes; None for nothing."""
+        if self._had_before is None:
+            nothing: dict[str, Resource | None] = dict.fromkeys(self.new)
+            self._had_before = Map(nothing | {older.name: older for older in self.replaced})
+        return self._had_before
+
+    def named_in(self, text: str) -> frozenset[str]:
+        """Return the names in the message that a text has as words, all of them if it has none."""
+        names = self.name_set.names
+        found = names.intersection(_NO_NAME.split(text))
+        return found or names
+
+    @property
+    def clusters_of_endpoints(self) -> Map[str, frozenset[str]]:
         """By assignment, the clusters in the message that take their endpoints from it."""
         if self._clusters_of_endpoints is None:
             pairs = [(name, resource.name) for resource in self.upserts for name in endpoints_of([resource])]
             found: dict[str, frozenset[str]] = {}
             for name, cluster in pairs:
                 found[name] = found.get(name, NOBODY) | {cluster}
-            self._clusters_of_endpoints = found
+            self._clusters_of_endpoints = Map(found)
         return self._clusters_of_endpoints
 
     @property
@@ -332,7 +356,12 @@ def note_effects(parts: Iterable[Part], found: Diff, held: Mapping[str, Resource
     for part in (*others, last):
         names = [resource.name for resource in part.upserts]
         part.replaced = tuple(held[name] for name in (*names, *sorted(part.gone)) if name in held)
-        part.new = frozenset(names).difference(held)
+        part.new = frozenset(name for name in names if not _surely_has(held.get(name)))
+
+
+def _surely_has(resource: Resource | None) -> bool:
+    """Say whether a client has some version of a resource; of an unknown version, it may have none."""
+    return resource is not None and not (resource.is_claim and not resource.version)
 
 
 def delta_heartbeat(

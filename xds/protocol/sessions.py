@@ -4,44 +4,46 @@ Streams of one type share the session of their node on their connection; an aggr
 It does not know what is sent.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 
 from xds.model.catalog import Catalog
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
-from xds.model.types import ENDPOINTS
-from xds.protocol.cohorts import Cohorts
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.identity import check_node_size, describe_node, is_grpc, same_node
-from xds.protocol.policy import Stage
+from xds.protocol.limits import Limits
 from xds.protocol.requests import Request
-from xds.protocol.response import Encoding
-from xds.protocol.session import Session
-from xds.protocol.state import TypeState
-from xds.protocol.stream import Limits, Ordering, Stream
+from xds.protocol.standing import Standing
+from xds.protocol.state import Variant
+from xds.protocol.stream import Session, Stream
 
 
 class Sessions:
     """The sessions that streams of one type share, by connection and node."""
 
-    __slots__ = ("_catalog", "_cohorts", "_encoding", "_limits", "_ordering", "_shared", "_table")
+    __slots__ = ("_catalog", "_limits", "_shared", "_table")
 
-    def __init__(
-        self, catalog: Catalog, ordering: Ordering, encoding: Encoding, limits: Limits, cohorts: Cohorts
-    ) -> None:
+    def __init__(self, catalog: Catalog, limits: Limits) -> None:
         self._catalog = catalog
         self._table = catalog.table
         self._limits = limits
-        self._ordering = ordering
-        self._encoding = encoding
-        self._cohorts = cohorts
         self._shared: dict[tuple[str, Node], Session] = {}
 
     def __len__(self) -> int:
         return len(self._shared)
 
-    def of(self, stream: Stream, request: Request, request_bytes: int, snapshots: Mapping[str, Snapshot]) -> Session:
+    def of(
+        self,
+        stream: Stream,
+        request: Request,
+        request_bytes: int,
+        now: float,
+        snapshots: Mapping[str, Snapshot],
+        start: Callable[[str, Variant, bool], Standing],
+    ) -> Session:
         """Return the stream's session, found or made at its first request, which has so many bytes in all.
+
+        Of the request only the node is looked at. ``start`` gives where a client stands that has said nothing.
 
         Raises StreamRefusedError if the request has no node, one that is too large or another one than before, or if
         no group takes it.
@@ -67,11 +69,14 @@ class Sessions:
         # The whole node, not its id alone: a proxy may bring several clients on one connection.
         session = None if stream.aggregated else self._shared.get((stream.connection, node))
         if session is None:
-            session = Session(node, group, snapshots[group], self._ordering, self._encoding, self._cohorts)
+            grpc = is_grpc(node)
+            at = start(group, stream.variant, grpc)
+            session = Session(
+                node, group, snapshots[group], at, is_grpc=grpc, per_type=not stream.aggregated, since=now
+            )
             if not stream.aggregated:
                 self._shared[stream.connection, node] = session
-        session.streams.append(stream)
-        stream.session = session
+        session.add(stream)
         return session
 
     def forget(self, stream: Stream, session: Session) -> None:
@@ -102,23 +107,3 @@ class Sessions:
             if group != session.group:
                 moved.append((session, group))
         return moved
-
-
-def notice_return(session: Session, stream: Stream, state: TypeState, *, claims: bool, now: float) -> bool:
-    """Have order know what a type's first request tells of an earlier stream; ``claims``: the client has some of it.
-
-    Returns whether an Envoy is stuck: one whose stream broke while its clusters warmed asks for endpoints first of all,
-    and what it says of those that it has is of the time before; on per-type streams, one that has routes is yet to ask
-    for its clusters. gRPC's client asks for its types in any order, and warms nothing.
-    """
-    session.since = session.since or now
-    stream.warm = stream.warm or claims
-    if state.stage is Stage.MAKE and claims:
-        session.returned(now)
-    stuck = state.type_url == ENDPOINTS and stream.aggregated and not stream.states
-    back = claims and not stream.aggregated and state.switches
-    if not (stuck or back) or is_grpc(session.node):
-        return False
-    session.stuck_since = now if session.stuck_since is None else session.stuck_since
-    session.timed = True
-    return stuck

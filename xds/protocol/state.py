@@ -1,13 +1,19 @@
-"""One resource type on one stream: what is subscribed, what was sent, what is un-ACKed. Delta and SotW alike.
+"""Where a client stands in one resource type on one stream: an immutable value. Delta and SotW alike.
 
-It does not know the other types of the stream (``session``), nor how requests look (``delta``, ``sotw``).
+Clients that stand alike share one value; each method returns the next one. A value holds no other type of the stream
+(``standing``), and reads no requests (``requests``).
 Two rules govern it. What was *sent* drives the next diff, whatever became of it: a rejected version is not sent again
-before its content changes, and then always. One response is un-ACKed at a time: what changes meanwhile is in the next.
+before its content changes, and then always. One response is to be answered at a time: what changes meanwhile is in
+the next; only where the wait for an answer was given up, several are in flight.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from immutables import Map
 
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
@@ -36,10 +42,10 @@ from xds.protocol.draining import (
     united,
     without,
 )
-from xds.protocol.interest import NAME_SLOT_BYTES, Interest, bytes_of
+from xds.protocol.interest import NAME_SLOT_BYTES, NOTHING, Interest, bytes_of
 from xds.protocol.interned import Unsent
 from xds.protocol.name_sets import NO_NAMES, NameSet
-from xds.protocol.policy import Missing, Policy, Stage, policy_of
+from xds.protocol.policy import Missing, Stage, policy_of
 from xds.protocol.response import (
     Encoding,
     Part,
@@ -55,9 +61,9 @@ from xds.protocol.response import (
     unlimited,
 )
 
-IN_FLIGHT_MAX = 8
+IN_FLIGHT_MAX = 9
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
-"""Of responses that were given up on, so many are remembered: at the bound nothing more of the type is sent."""
+"""So many responses of a type may be in flight, and so many bytes before the last: then no more of it is sent."""
 
 
 class Variant(Enum):
@@ -65,6 +71,38 @@ class Variant(Enum):
 
     DELTA = "delta"
     SOTW = "sotw"
+
+
+class Kind:
+    """A type on a stream: what of its states never changes. ``slot`` numbers the streams of a session. By identity."""
+
+    __slots__ = ("__weakref__", "policy", "slot", "stage", "switches", "type_url", "variant")
+
+    def __init__(self, type_url: str, variant: Variant, slot: int = 0) -> None:
+        self.type_url = type_url
+        self.variant = variant
+        self.slot = slot
+        self.policy = policy_of(type_url)
+        self.stage = self.policy.stage
+        """When this type's changes may go out."""
+        self.switches = self.stage in (Stage.LISTENERS, Stage.ROUTES)
+        """Changes of this type move requests to other clusters, so that those must be there first."""
+
+
+class Kinds:
+    """The table that makes the kinds of equal streams one object, for as long as any state is of it."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[str, Variant, int], Kind] = WeakValueDictionary()
+
+    def get(self, type_url: str, variant: Variant, slot: int) -> Kind:
+        """Return the one kind."""
+        kind = self._known.get((type_url, variant, slot))
+        if kind is None:
+            kind = self._known[type_url, variant, slot] = Kind(type_url, variant, slot)
+        return kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,186 +114,222 @@ class Rejection:
     versions: Mapping[str, str]
 
 
-class TypeState:
+class Heartbeat(NamedTuple):
+    """When the client's TTLs are to be renewed, 0 for never, and the nonce of the last renewal, answered or not."""
+
+    at: float = 0.0
+    nonce: str = ""
+    unanswered: bool = False
+
+
+NO_HEARTBEAT = Heartbeat()
+
+
+class TypeState(NamedTuple):
     """One type on one stream.
 
     ``view`` and ``exceptions`` tell what the client holds if it accepted all it was sent; ``view`` None: nothing.
-    ``fingerprint`` sums that up, None if unknown.
+    ``fingerprint`` sums that up, None if unknown. ``before`` is what it held before the last response in flight.
     ``dirty``: there may be something to send. ``asked``: names to be answered whether or not they changed.
-    ``owed``: an answer is due even if it is empty. ``unknown``: names in rejected responses, of which nothing is sure.
+    ``owed``: an answer is due even if it is empty. ``explicit``: a SotW client named something once.
+    ``in_flight``: what was sent and not answered, oldest first; all but the last were given up on. ``rest``: the parts
+    of the last response that are still to be sent. ``sent_at``: when the last was sent, by the coarse clock;
+    ``sent_order``: how many messages its session had been sent then. ``overdue``: that was reported.
+    ``nonce`` and ``serial`` are of the last message, answered or not.
+    ``unknown``: names in rejected responses, of which nothing is sure. Of types whose every message says everything,
+    ``accepted`` is what the client had of them, ``blamed`` which of them its last NACK names, all if none;
+    ``is_known``: what it had before the stream is known.
     ``unremoved``: names that rejected responses removed, which go again with the next response.
     ``draining``: older versions that the client may still be using; ``drain_at``: when the first of them ends, if not
-    sooner. ``given_up``: what was sent before the outstanding message and not answered in time, oldest first.
+    sooner.
     """
 
-    __slots__ = (
-        "asked",
-        "dirty",
-        "drain_at",
-        "draining",
-        "exceptions",
-        "explicit",
-        "fingerprint",
-        "given_up",
-        "heartbeat_at",
-        "heartbeat_nonce",
-        "heartbeat_unacked",
-        "interest",
-        "nonce",
-        "outstanding",
-        "overdue",
-        "owed",
-        "policy",
-        "rejection",
-        "response",
-        "rest",
-        "sent_at",
-        "sent_order",
-        "serial",
-        "started",
-        "type_url",
-        "unknown",
-        "unremoved",
-        "variant",
-        "view",
-    )
-
-    def __init__(self, type_url: str, variant: Variant, interest: Interest) -> None:
-        self.type_url = type_url
-        self.variant = variant
-        self.policy: Policy = policy_of(type_url)
-        self.interest = interest
-        self.started = False
-        self.view: View | None = None
-        self.exceptions: Exceptions = NO_EXCEPTIONS
-        self.fingerprint: int | None = None
-        self.dirty = False
-        self.asked: frozenset[str] = NOBODY
-        self.owed = False
-        self.nonce = ""
-        self.serial = 0
-        self.outstanding: Part | None = None
-        self.response: Response | None = None
-        self.rest: tuple[Part, ...] = ()
-        self.sent_at = 0.0
-        self.sent_order = 0
-        self.overdue = False
-        self.unknown: NameSet = NO_NAMES
-        self.unremoved: NameSet = NO_NAMES
-        self.draining: Draining = NOTHING_DRAINS
-        self.drain_at = NEVER
-        self.rejection: Rejection | None = None
-        self.heartbeat_at = 0.0
-        self.heartbeat_nonce = ""
-        self.heartbeat_unacked = False
-        self.explicit = False
-        self.given_up: tuple[Part, ...] = ()
+    kind: Kind
+    interest: Interest = NOTHING
+    view: View | None = None
+    exceptions: Exceptions = NO_EXCEPTIONS
+    fingerprint: int | None = None
+    dirty: bool = False
+    asked: frozenset[str] = NOBODY
+    owed: bool = False
+    explicit: bool = False
+    nonce: str = ""
+    serial: int = 0
+    in_flight: tuple[Part, ...] = ()
+    rest: tuple[Part, ...] = ()
+    before: tuple[View | None, Exceptions] | None = None
+    sent_at: float = 0.0
+    sent_order: int = 0
+    overdue: bool = False
+    unknown: NameSet = NO_NAMES
+    accepted: Exceptions = NO_EXCEPTIONS
+    blamed: frozenset[str] = NOBODY
+    is_known: bool = True
+    unremoved: NameSet = NO_NAMES
+    draining: Draining = NOTHING_DRAINS
+    drain_at: float = NEVER
+    heartbeat: Heartbeat = NO_HEARTBEAT
 
     @property
-    def stage(self) -> Stage:
-        """When this type's changes may go out."""
-        return self.policy.stage
+    def type_url(self) -> str:
+        """The type."""
+        return self.kind.type_url
 
     @property
-    def switches(self) -> bool:
-        """Say whether changes of this type move requests to other clusters, so that those must be there first."""
-        return self.policy.stage in (Stage.LISTENERS, Stage.ROUTES)
+    def outstanding(self) -> Part | None:
+        """The response that the client is to answer, None if it has answered all."""
+        return self.in_flight[-1] if self.in_flight else None
 
     @property
     def idle(self) -> bool:
         """Say whether the client has answered all that there was to send."""
-        return not self.dirty and self.outstanding is None and not self.rest
+        return not (self.dirty or self.in_flight or self.rest)
 
-    def ask(self, names: Collection[str]) -> None:
-        """Have these names answered with the next response, whether or not they changed."""
-        if names:
-            self.asked = self.asked.union(names) if self.asked else frozenset(names)
-            self.dirty = True
+    @property
+    def says_everything(self) -> bool:
+        """Say whether each message has all resources: what is not in it, the client loses."""
+        return self.kind.variant is Variant.SOTW and self.kind.policy.full_state
+
+    @property
+    def is_trusted(self) -> bool:
+        """Say whether the client took all that it was sent and has answered."""
+        return self.unknown is NO_NAMES and self.unremoved is NO_NAMES
+
+    # --- What it holds -------------------------------------------------------------------------------------------
 
     def held(self, name: str) -> Resource | None:
         """Return what the client holds under a name, if it accepted all it was sent."""
         return holding(name, self.view, self.exceptions)
 
-    def narrow(self, interest: Interest, unsent: Unsent) -> None:
+    def held_before(self, name: str) -> Resource | None:
+        """Return what the client held under a name before the last response, if that is in flight."""
+        return holding(name, *self.before) if self.before is not None else None
+
+    def everything_held(self) -> list[Resource]:
+        """Return all that the client holds of this type, if it accepted all it was sent. O(held)."""
+        names = wanted(self.interest, self.view) if self.view is not None else ()
+        return [resource for resource in map(self.held, {*names, *self.exceptions}) if resource is not None]
+
+    def clusters_in_use(self, now: float) -> frozenset[str] | None:
+        """Return the clusters that what the client holds, or may hold, of this type refers to. O(held).
+
+        None if that can't be known: the client goes on using something that it has from another server.
+        """
+        used = clusters_used(still(self.draining, now))
+        if used is None:
+            return None
+        found = set(used)
+        for resource in self.everything_held():
+            if resource.is_claim:
+                return None
+            found |= clusters_of(resource)
+        return frozenset(found)
+
+    # --- What it asks for ----------------------------------------------------------------------------------------
+
+    def ask(self, names: Collection[str]) -> "TypeState":
+        """Have these names answered with the next response, whether or not they changed."""
+        if not names:
+            return self
+        return self._replace(asked=self.asked.union(names) if self.asked else frozenset(names), dirty=True)
+
+    def narrow(self, interest: Interest, unsent: Unsent) -> "TypeState":
         """Take over a new interest: forget about the names that it no longer wants, and note what was never sent."""
-        before, self.interest = self.interest, interest
-        self.fingerprint = None
-        self.asked = frozenset(name for name in self.asked if name == "*" or interest.wants(name))
-        if self.exceptions:
-            for name in [name for name in self.exceptions if not self._still_wants(name)]:
-                self.exceptions = self.exceptions.delete(name)
-        if self.unknown:
-            unwanted = [name for name in self.unknown.names if not interest.wants(name)]
-            self.unknown = self.unknown.difference(NameSet.of(unwanted))
-        if self.unremoved:
-            unwanted = [name for name in self.unremoved.names if not interest.wants(name)]
-            self.unremoved = self.unremoved.difference(NameSet.of(unwanted))
+        changes: dict[str, object] = {"interest": interest, "fingerprint": None}
+        if self.asked:
+            changes["asked"] = frozenset(name for name in self.asked if name == "*" or interest.wants(name))
+        exceptions = self.exceptions
+        for name in [name for name in exceptions if not self._wants_still(interest, name)]:
+            exceptions = exceptions.delete(name)
+        if self.unknown is not NO_NAMES:
+            changes["unknown"] = _without_unwanted(self.unknown, interest)
+            changes["accepted"] = Map({name: held for name, held in self.accepted.items() if interest.wants(name)})
+        if self.unremoved is not NO_NAMES:
+            changes["unremoved"] = _without_unwanted(self.unremoved, interest)
         if self.draining:
-            self.draining = without(self.draining, [name for name in self.draining if not interest.wants(name)])
+            unwanted = [name for name in self.draining if not interest.wants(name)]
+            changes["draining"] = without(self.draining, unwanted)
         if self.view is not None:
-            lacking = unsent.get(before, interest, self.view)
-            self.exceptions = lacking.update(self.exceptions) if self.exceptions else lacking
+            lacking = unsent.get(self.interest, interest, self.view)
+            exceptions = lacking.update(exceptions) if exceptions else lacking
+        return self._replace(exceptions=exceptions, **changes)  # type: ignore[arg-type]
 
-    def _still_wants(self, name: str) -> bool:
+    def _wants_still(self, interest: Interest, name: str) -> bool:
         either = (self.view.get(name) if self.view is not None else None, self.exceptions.get(name))
-        return self.interest.wants(name) or any(r is not None and wants(self.interest, r) for r in either)
+        return interest.wants(name) or any(r is not None and wants(interest, r) for r in either)
 
-    def respond(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding, now: float) -> Part | None:
-        """Take the client to ``target`` and return the message for that, or None if it needs none.
+    # --- What it is sent -----------------------------------------------------------------------------------------
+
+    def respond(
+        self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding, now: float
+    ) -> tuple["TypeState", Response]:
+        """Take the client to ``target``; the first part of the response is then in flight, if it has any.
 
         Must not be called with a response outstanding, except to give up on it.
         """
+        kind = self.kind
         # fmt: off
         key = (
-            self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, self.variant,
-            self.unremoved,
+            self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, kind.variant,
+            self.unremoved, self.accepted,
         )
         # fmt: on
-        response = cohorts.again(self.type_url, key, self.serial)
+        response = cohorts.again(kind.type_url, key, self.serial)
         if response is None:
-            make = lambda: self._make(target, hold, cohorts, encoding)  # noqa: E731
-            response = cohorts.get(self.type_url, key, make, after=self.serial)
-        self.view, self.exceptions, self.fingerprint = response.view, response.exceptions, response.fingerprint
-        self.dirty, self.asked, self.owed = False, NOBODY, False
-        if response.parts:
-            self.rest = response.parts
-        self.response = response
-        return self.next_part(now)
-
-    def next_part(self, now: float) -> Part | None:
-        """Return the next message of a response that was cut into several, or None if there is none."""
-        if not self.rest:
-            return None
-        part, self.rest = self.rest[0], self.rest[1:]
-        if self.outstanding is not None:
-            self.given_up = (*self.given_up, self.outstanding)
-        self.outstanding, self.nonce, self.serial, self.sent_at, self.overdue = (
-            part,
-            part.nonce,
-            part.serial,
-            now,
-            False,
+            make = lambda: self._response(target, hold, cohorts, encoding)  # noqa: E731
+            response = cohorts.get(kind.type_url, key, make, after=self.serial)
+        brought = self._replace(
+            view=response.view,
+            exceptions=response.exceptions,
+            fingerprint=response.fingerprint,
+            dirty=False,
+            asked=NOBODY,
+            owed=False,
+            rest=response.parts or self.rest,
+            before=(self.view, self.exceptions) if response.parts else self.before,
         )
-        self.heartbeat_nonce, self.heartbeat_unacked = "", False
-        return part
+        return brought.send_part(now), response
 
-    def _make(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding) -> Response:
-        found = self._with_unremoved(diff(self.interest, self.view, self.exceptions, target, self.asked, hold), target)
+    def send_part(self, now: float) -> "TypeState":
+        """Have the next part of a response in flight, if one is left."""
+        if not self.rest:
+            return self
+        part = self.rest[0]
+        return self._replace(
+            rest=self.rest[1:],
+            in_flight=(*self.in_flight, part),
+            nonce=part.nonce,
+            serial=part.serial,
+            sent_at=now,
+            overdue=False,
+            heartbeat=Heartbeat(self.heartbeat.at) if self.heartbeat.nonce else self.heartbeat,
+        )
+
+    @property
+    def may_be_given_up(self) -> bool:
+        """Say whether one more response may go out while the outstanding one is not answered."""
+        pinned = sum(len(part.message) for part in self.in_flight[:-1])
+        return len(self.in_flight) < IN_FLIGHT_MAX and pinned < IN_FLIGHT_BYTES_MAX
+
+    def _response(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding) -> Response:
+        kind, interest = self.kind, self.interest
+        found = self._with_unremoved(diff(interest, self.view, self.exceptions, target, self.asked, hold), target)
+        found = self._with_accepted(found)
         names = [*(resource.name for resource in found.upserts), *found.removals]
         held = self._all_held(names)
         replaced = tuple(held.values())
         fingerprint = self._fingerprint_after(target, found, replaced)
         version = state_version(fingerprint)
-        if self.variant is Variant.SOTW:
-            cohorts.remember(self.type_url, version, SentState(self.interest, target, found.exceptions))
+        if kind.variant is Variant.SOTW:
+            cohorts.remember(kind.type_url, version, SentState(interest, target, found.exceptions))
         parts: tuple[Part, ...] = ()
-        full = self.policy.full_state
-        if self.variant is Variant.DELTA:
-            parts = delta_parts(self.type_url, self.interest, found, version, self.owed, encoding, cohorts.next_nonce)
-        elif found.upserts or (self.owed and self.policy.missing is not Missing.SILENT) or (full and found):
+        full = kind.policy.full_state
+        if kind.variant is Variant.DELTA:
+            parts = delta_parts(kind.type_url, interest, found, version, self.owed, encoding, cohorts.next_nonce)
+        elif found.upserts or (self.owed and kind.policy.missing is not Missing.SILENT) or (full and found):
             resources = self._everything(target, found.exceptions) if full else found.upserts
             says = common_label(found.upserts) or version
-            parts = sotw_parts(self.type_url, resources, says, encoding, cohorts.next_nonce)
+            parts = sotw_parts(kind.type_url, resources, says, encoding, cohorts.next_nonce)
             held |= self._all_held(resource.name for resource in resources)
         if parts:
             note_effects(parts, found, held)
@@ -269,8 +343,8 @@ class TypeState:
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,
             gone=frozenset(found.removals),
-            kept=self._kept(replaced, found.removals) if self.switches else NOTHING_DRAINS,
-            interest=self.interest,
+            kept=self._kept(replaced, found.removals) if kind.switches else NOTHING_DRAINS,
+            interest=interest,
             names_bytes=self._names_kept_bytes(),
         )
 
@@ -280,7 +354,7 @@ class TypeState:
         A listener that is replaced: until the newer one is accepted, then it drains. A route that is removed: until it
         is unsubscribed, or there again.
         """
-        if self.stage is not Stage.LISTENERS:
+        if self.kind.stage is not Stage.LISTENERS:
             names = self.interest.names.intersection(removals)
             replaced = [older for older in replaced if older.name in names]
         return keep_all(NOTHING_DRAINS, replaced, NEVER)
@@ -292,6 +366,12 @@ class TypeState:
         told = {*found.removals, *found.unknown}
         again = [name for name in self.unremoved.names - told if target.get(name) is None]
         return replace(found, removals=tuple(sorted((*found.removals, *again))))
+
+    def _with_accepted(self, found: Diff) -> Diff:
+        """Return a diff with what is kept, though it is gone and was rejected, as the client accepted it before."""
+        older = {name: self.accepted.get(name) for name in found.exceptions} if self.accepted else {}
+        kept = {name: resource for name, resource in older.items() if resource is not None and resource.encoded}
+        return replace(found, exceptions=found.exceptions.update(kept)) if kept else found
 
     def _all_held(self, names: Iterable[str]) -> dict[str, Resource]:
         held = ((name, self.held(name)) for name in names)
@@ -315,6 +395,102 @@ class TypeState:
         held.update(exceptions.items())
         return [resource for _, resource in sorted(held.items()) if resource is not None and resource.encoded]
 
+    # --- What it answers -----------------------------------------------------------------------------------------
+
+    def find(self, nonce: str) -> Part | None:
+        """Return the response in flight that has this nonce."""
+        for part in self.in_flight:
+            if part.nonce == nonce:
+                return part
+        return None
+
+    def settle(self, part: Part, message: str | None, drained_at: float, version: str = "") -> "TypeState":
+        """Take the client's answer to a response in flight, in time or late: ACK with None, NACK with its message.
+
+        A client answers in the order in which it is sent, so that the answer tells of earlier responses too. An Envoy
+        on SotW answers only the last of several that it got while its clusters warm: if it rejects that one,
+        ``version``, which it says that it has, tells which of the earlier ones it took.
+        ``drained_at`` is when the client is done with what it replaces now.
+        """
+        at = self.in_flight.index(part)
+        earlier, later = self.in_flight[:at], self.in_flight[at + 1 :]
+        state = self._replace(in_flight=later) if later else self._answered()
+        if message is None and not (earlier or self.draining) and self.is_trusted and self.is_known:
+            return state
+        for number, before in enumerate(earlier):
+            if message is None or any(version == each.version for each in earlier[number:]):
+                state = state._accept(before, drained_at)
+            else:
+                state = state._doubt(before, "")
+        return state._accept(part, drained_at) if message is None else state._doubt(part, message)
+
+    def _answered(self) -> "TypeState":
+        """Return the state with nothing left of what was in flight: so clients that were sent alike meet again."""
+        return self._replace(in_flight=(), before=None, sent_at=0.0, overdue=False)
+
+    def _accept(self, part: Part, drained_at: float) -> "TypeState":
+        state = self
+        if self.says_everything:
+            state = state._replace(unknown=NO_NAMES, accepted=NO_EXCEPTIONS, blamed=NOBODY, is_known=True)
+        if state.unknown is not NO_NAMES:
+            state = state._replace(unknown=state.unknown.difference(part.settled_set))
+        if state.unremoved is not NO_NAMES:
+            state = state._replace(unremoved=state.unremoved.difference(part.settled_set))
+        return state._release(part, drained_at) if state.draining else state
+
+    def _release(self, part: Part, drained_at: float) -> "TypeState":
+        """What is newer was accepted: an older route is out of use, an older or removed listener drains."""
+        names = {resource.name for resource in part.upserts}.union(part.gone)
+        if self.says_everything:
+            names.update(self.draining)
+        names = names.difference(*(each.names for each in self.in_flight))
+        if self.kind.stage is Stage.LISTENERS:
+            ending = end_by(self.draining, names, drained_at)
+            return self._replace(draining=ending, drain_at=min(self.drain_at, drained_at))
+        # A removed route that is subscribed still may be used by a listener that drains.
+        removed = {name for name in names & self.interest.names if self.held(name) is None}
+        return self._replace(draining=without(self.draining, names - removed))
+
+    def _doubt(self, part: Part, message: str) -> "TypeState":
+        """Hold every name in a message for unknown: Envoy may have applied any part of what it rejects."""
+        state = self._replace(unknown=self.unknown.union(part.name_set))
+        if self.kind.variant is Variant.DELTA:
+            if part.removals:
+                state = state._replace(unremoved=self.unremoved.union(part.removal_set))
+        elif self.says_everything:
+            had = part.had_before
+            if not self.is_known:
+                had = Map({name: resource or _something(self.type_url, name) for name, resource in had.items()})
+            accepted = had.update(self.accepted) if self.accepted else had
+            blamed = part.named_in(message)
+            for name in blamed.intersection(self.exceptions):
+                if (older := accepted.get(name)) is not None and older.is_claim:
+                    accepted = accepted.set(name, None)  # kept once, and rejected: for all that is known, never had
+            state = state._replace(accepted=accepted, blamed=blamed)
+        if self.kind.switches:
+            state = state._replace(draining=united(self.draining, part.kept))
+        return state
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """The names that the client rejects, as its last NACK has it, and never accepted any version of."""
+        return frozenset(name for name in self.blamed if name in self.accepted and self.accepted[name] is None)
+
+    # --- What drains ---------------------------------------------------------------------------------------------
+
+    def drains(self, draining: Draining) -> "TypeState":
+        """Note older versions that the client may go on using."""
+        if not draining:
+            return self
+        return self._replace(draining=united(self.draining, draining), drain_at=min(self.drain_at, next_end(draining)))
+
+    def forget_drained(self, now: float) -> "TypeState":
+        """Forget the versions whose time is over."""
+        left = still(self.draining, now)
+        return self._replace(draining=left, drain_at=next_end(left))
+
+    # --- TTLs ----------------------------------------------------------------------------------------------------
+
     def _timed(self) -> dict[str, Resource]:
         """Return what the client holds that has a TTL; not what it may have rejected, which it would reject again."""
         assert self.view is not None, "a response was made"
@@ -327,136 +503,33 @@ class TypeState:
         """Return how often the client's TTLs have to be renewed, 0 for never: three times within the shortest."""
         return min((r.ttl_s for r in self._timed().values() if r.ttl_s is not None), default=0.0) / 3
 
-    def heartbeat(self, cohorts: Cohorts, encoding: Encoding) -> Part:
-        """Return a message that renews the TTLs: name, version and TTL of each resource; with bodies only on SotW."""
+    def renew(self, at: float, cohorts: Cohorts, encoding: Encoding) -> tuple["TypeState", Part]:
+        """Return a message that renews the TTLs: name, version and TTL of each resource; with bodies only on SotW.
+
+        ``at`` is when to renew them next.
+        """
         assert self.view is not None
+        kind = self.kind
         resources = tuple(resource for _, resource in sorted(self._timed().items()))
-        if self.fingerprint is None:
-            self.fingerprint = fingerprint_held(self.interest, self.view, self.exceptions)
-        version, nonce = state_version(self.fingerprint), cohorts.next_nonce()
-        if self.variant is Variant.DELTA:
-            part = delta_heartbeat(self.type_url, resources, version, nonce, encoding)
+        fingerprint = self.fingerprint
+        if fingerprint is None:
+            fingerprint = fingerprint_held(self.interest, self.view, self.exceptions)
+        version, nonce = state_version(fingerprint), cohorts.next_nonce()
+        if kind.variant is Variant.DELTA:
+            part = delta_heartbeat(kind.type_url, resources, version, nonce, encoding)
         else:
             # On SotW, Envoy 1.40 takes clusters without bodies for the full set, with nothing in it, and endpoints
             # without bodies bring it down: so they are sent once more as they are.
-            again = self._everything(self.view, self.exceptions) if self.policy.full_state else resources
-            (whole,) = sotw_parts(self.type_url, again, version, unlimited(encoding), lambda: nonce)
+            again = self._everything(self.view, self.exceptions) if kind.policy.full_state else resources
+            (whole,) = sotw_parts(kind.type_url, again, version, unlimited(encoding), lambda: nonce)
             part = replace(whole, upserts=(), is_heartbeat=True)
-        self.heartbeat_nonce, self.heartbeat_unacked = part.nonce, True
-        return part
+        return self._replace(fingerprint=fingerprint, heartbeat=Heartbeat(at, part.nonce, True)), part
 
-    @property
-    def may_be_given_up(self) -> bool:
-        """Say whether one more response may go out while the outstanding one is not answered."""
-        pinned = sum(len(part.message) for part in self.given_up)
-        return len(self.given_up) < IN_FLIGHT_MAX and pinned < IN_FLIGHT_BYTES_MAX
 
-    @property
-    def is_trusted(self) -> bool:
-        """Say whether the client took all that it was sent and has answered."""
-        return self.unknown is NO_NAMES and self.unremoved is NO_NAMES
+def _something(type_url: str, name: str) -> Resource:
+    """Return what stands for a version of which nothing is known."""
+    return Resource(type_url=type_url, name=name, version="", encoded=b"")
 
-    def settle(self, message: str | None, drained_at: float, version: str = "") -> Part | None:
-        """Take the client's answer to the outstanding response: ACK with None, NACK with its message.
 
-        ``drained_at`` is when the client is done with what it replaces now. ``version`` is what a SotW client says that
-        it has, if it rejects. Returns the answered part, or None if nothing was outstanding.
-        """
-        part = self.outstanding
-        if part is None:
-            return None
-        earlier, self.outstanding, self.given_up = self.given_up, None, ()
-        if message is not None or earlier or self.draining or not self.is_trusted:
-            self._settle(part, earlier, message, drained_at, version)
-        return part
-
-    def settle_late(self, nonce: str, message: str | None, drained_at: float, version: str = "") -> Part | None:
-        """Take an answer to a response that was given up on, or return None if it is none; see ``settle``."""
-        for number, part in enumerate(self.given_up):
-            if part.nonce == nonce:
-                earlier, self.given_up = self.given_up[:number], self.given_up[number + 1 :]
-                self._settle(part, earlier, message, drained_at, version)
-                return part
-        return None
-
-    def _settle(
-        self, part: Part, earlier: tuple[Part, ...], message: str | None, drained_at: float, version: str
-    ) -> None:
-        """Take an answer, and what it tells of earlier messages: a client answers in the order in which it is sent.
-
-        An Envoy on SotW answers only the last of several that it got while its clusters warm: if it rejects that one,
-        the version that it has tells which of the earlier ones it took.
-        """
-        for number, before in enumerate(earlier) if earlier else ():
-            if message is None or any(version == each.version for each in earlier[number:]):
-                self._accept(before, drained_at)
-            else:
-                self._doubt(before)
-        if message is None:
-            self._accept(part, drained_at)
-        else:
-            self._doubt(part)
-            self.rejection = Rejection(part.nonce, message, part.versions)
-
-    def _accept(self, part: Part, drained_at: float) -> None:
-        if self.unknown is not NO_NAMES:
-            self.unknown = self.unknown.difference(part.name_set)
-        if self.unremoved is not NO_NAMES:
-            self.unremoved = self.unremoved.difference(part.name_set)
-        if self.draining:
-            self._release(part, drained_at)
-
-    def _release(self, part: Part, drained_at: float) -> None:
-        """What is newer was accepted: an older route is out of use, an older or removed listener drains."""
-        later = [each for each in (*self.given_up, self.outstanding) if each is not None]
-        names = {resource.name for resource in part.upserts}.union(part.gone).difference(
-            *(each.names for each in later)
-        )
-        if self.stage is Stage.LISTENERS:
-            self.draining = end_by(self.draining, names, drained_at)
-            self.drain_at = min(self.drain_at, drained_at)
-        else:  # a removed route that is subscribed still may be used by a listener that drains
-            self.draining = without(self.draining, names - (part.gone & self.interest.names))
-
-    def _doubt(self, part: Part) -> None:
-        """Hold every name in a message for unknown: Envoy may have applied any part of what it rejects."""
-        self.unknown = self.unknown.union(part.name_set)
-        if self.variant is Variant.DELTA and part.removals:
-            self.unremoved = self.unremoved.union(part.removal_set)
-        if self.switches:
-            self.draining = united(self.draining, part.kept)
-
-    def held_before(self, name: str) -> Resource | None:
-        """Return what the client held under a name before the last response."""
-        return holding(name, self.response.before, self.response.exceptions_before) if self.response else None
-
-    def drains(self, draining: Draining) -> None:
-        """Note older versions that the client may go on using."""
-        self.draining = united(self.draining, draining)
-        self.drain_at = min(self.drain_at, next_end(draining))
-
-    def forget_drained(self, now: float) -> None:
-        """Forget the versions whose time is over."""
-        self.draining = still(self.draining, now)
-        self.drain_at = next_end(self.draining)
-
-    def everything_held(self) -> list[Resource]:
-        """Return all that the client holds of this type, if it accepted all it was sent. O(held)."""
-        names = wanted(self.interest, self.view) if self.view is not None else ()
-        return [resource for resource in map(self.held, {*names, *self.exceptions}) if resource is not None]
-
-    def clusters_in_use(self, now: float) -> frozenset[str] | None:
-        """Return the clusters that what the client holds, or may hold, of this type refers to. O(held).
-
-        None if that can't be known: the client goes on using something that it has from another server.
-        """
-        self.forget_drained(now)
-        used = clusters_used(self.draining)
-        if used is None:
-            return None
-        found = set(used)
-        for resource in self.everything_held():
-            if resource.is_claim:
-                return None
-            found |= clusters_of(resource)
-        return frozenset(found)
+def _without_unwanted(names: NameSet, interest: Interest) -> NameSet:
+    return names.difference(NameSet.of(name for name in names.names if not interest.wants(name)))

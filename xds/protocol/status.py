@@ -9,9 +9,8 @@ from enum import Enum
 
 from xds.model.groups import Node
 from xds.protocol.diff import wanted
-from xds.protocol.session import Session
 from xds.protocol.state import Rejection, TypeState, Variant
-from xds.protocol.stream import Stream
+from xds.protocol.stream import Session, Stream
 
 
 class Progress(Enum):
@@ -68,24 +67,23 @@ def node_statuses(streams: Iterable[Stream], now: float) -> Iterator[NodeStatus]
 
 
 def _node_status(session: Session, now: float) -> NodeStatus:
-    states = [state for stream in session.streams for state in stream.states.values()]
     return NodeStatus(
         node=session.node,
         group=session.group,
         revision=session.newest.revision,
-        types=tuple(_type_status(state, now) for state in states),
+        types=tuple(_type_status(session, state, now) for state in session.at.types),
     )
 
 
-def _type_status(state: TypeState, now: float) -> TypeStatus:
+def _type_status(session: Session, state: TypeState, now: float) -> TypeStatus:
     outstanding = state.outstanding
     return TypeStatus(
         type_url=state.type_url,
-        variant=state.variant,
+        variant=state.kind.variant,
         wildcard=state.interest.wildcard,
         resources=tuple(_resource_statuses(state)),
-        rejection=state.rejection,
-        waited_s=None if outstanding is None else now - state.sent_at,
+        rejection=session.rejection(state.kind),
+        waited_s=None if outstanding is None else max(0.0, now - state.sent_at),
         overdue=state.overdue and outstanding is not None,
     )
 

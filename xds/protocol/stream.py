@@ -1,54 +1,91 @@
-"""One gRPC stream as the protocol sees it, and the limits of what it takes and waits. It does not know sockets."""
+"""One gRPC stream as the protocol sees it, and the session of a client's streams: who it is, and where it stands."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
+from xds.model.groups import Node
+from xds.model.snapshot import Snapshot
 from xds.protocol.errors import StreamRefusedError
-from xds.protocol.state import TypeState, Variant
+from xds.protocol.standing import NO_MARKS, Marks, Standing
+from xds.protocol.state import Kind, Rejection, TypeState, Variant
 
-if TYPE_CHECKING:
-    from xds.protocol.session import Session
+NEVER = float("inf")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ordering:
-    """How long order may cost time. ``enabled`` False sends every change at once, at the price of failed requests.
+class Session:
+    """One client's streams: one aggregated stream, or all per-type streams of a node on one connection.
 
-    ``hold_timeout_s`` bounds every wait for a client's answer; ``listener_drain_s`` is how long a client goes on using
-    the inline routes of a listener that it replaced (Envoy's ``--drain-time-s``).
+    ``at`` is where the client stands; ``marks`` the types that were changed since and that it was not told of.
     """
 
-    enabled: bool = True
-    hold_timeout_s: float = 20.0
-    listener_drain_s: float = 600.0
+    __slots__ = (
+        "at",
+        "group",
+        "is_grpc",
+        "marks",
+        "newest",
+        "node",
+        "node_hash",
+        "per_type",
+        "rejections",
+        "since",
+        "slots",
+        "streams",
+        "timer",
+    )
 
+    def __init__(
+        self,
+        node: Node,
+        group: str,
+        newest: Snapshot,
+        at: Standing,
+        *,
+        is_grpc: bool,
+        per_type: bool,
+        since: float,
+    ) -> None:
+        self.node = node
+        self.group = group
+        self.newest = newest
+        """The snapshot that it is brought to."""
+        self.is_grpc = is_grpc
+        self.per_type = per_type
+        self.since = since
+        """When its first stream said who it is."""
+        self.at = at
+        self.marks: Marks = NO_MARKS
+        self.streams: list[Stream] = []
+        self.slots = 0
+        """How many streams it has had."""
+        self.timer = NEVER
+        """When it is to be looked at, at the latest."""
+        self.node_hash = 0
+        """Of the bytes that described the node, so that equal ones need not be read again."""
+        self.rejections: dict[Kind, Rejection] | None = None
+        """The last rejection of each type."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one stream, or the memory of streams that ended, may take."""
+    def add(self, stream: "Stream") -> None:
+        """Take in a stream."""
+        stream.session, stream.slot = self, self.slots
+        self.slots += 1
+        self.streams.append(stream)
 
-    node_bytes_max: int = 64 * 1024
-    subscriptions_max: int = 100_000
-    types_max: int = 64
-    names_bytes_max: int = 64 * 1024 * 1024
-    doubtful_nodes_max: int = 10_000
-    nacked_bytes_max: int = 64 * 1024 * 1024
-    draining_bytes_max: int = 64 * 1024 * 1024
+    def rejection(self, kind: Kind) -> Rejection | None:
+        """Return the last rejection of a type."""
+        return self.rejections.get(kind) if self.rejections is not None else None
 
 
 class Stream:
-    """One gRPC stream: its types, in the order in which they are sent. ``type_url`` is empty on an aggregated one."""
+    """One gRPC stream. ``type_url`` is empty on an aggregated one; ``slot`` tells it from its session's others."""
 
     __slots__ = (
         "__weakref__",
         "connection",
-        "due",
         "names_bytes",
         "queued",
         "refusal",
         "session",
-        "settled",
-        "states",
+        "slot",
         "type_url",
         "variant",
         "warm",
@@ -59,14 +96,10 @@ class Stream:
         self.type_url = type_url
         self.connection = connection
         self.session: Session | None = None
-        self.states: dict[str, TypeState] = {}
+        self.slot = 0
         self.queued = False
-        self.due: TypeState | None = None
-        """The one type that it was queued for, if it was for one only."""
         self.names_bytes = 0
-        """At most so much memory its names take (``requests.check_names_bytes``)."""
-        self.settled = False
-        """Nothing more is to be sent after the last message, until something happens."""
+        """At most so much memory its names take (``Hub``)."""
         self.warm = False
         """Its client said what it has from an earlier stream: little is to be sent to it."""
         self.refusal: StreamRefusedError | None = None
@@ -76,10 +109,15 @@ class Stream:
         """Say whether the stream carries all types (ADS)."""
         return not self.type_url
 
-    def add(self, state: TypeState) -> None:
-        """Take in a type, keeping the order of stages."""
-        stage = state.policy.stage
-        in_order = all(other.policy.stage <= stage for other in self.states.values())
-        self.states[state.type_url] = state
-        if not in_order:
-            self.states = dict(sorted(self.states.items(), key=lambda item: item[1].stage))
+    @property
+    def settled(self) -> bool:
+        """Say whether nothing more is to be sent until something happens."""
+        session = self.session
+        return session is None or (session.at.settled and not session.marks)
+
+    @property
+    def states(self) -> Mapping[str, TypeState]:
+        """Where the client stands in each type of this stream, in the order in which they are sent. Read-only."""
+        if self.session is None:
+            return {}
+        return {state.type_url: state for state in self.session.at.types if state.kind.slot == self.slot}

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from xds.model.groups import Node
-from xds.protocol.session import Session
-from xds.protocol.state import TypeState
-from xds.protocol.stream import Stream
+from xds.protocol.state import Rejection, TypeState
+from xds.protocol.stream import Session, Stream
 
 NODES_MAX = 1_000
 NAMES_SHOWN_MAX = 100
@@ -98,7 +97,11 @@ def _is_asked_about(session: Session, query: NodesQuery) -> bool:
 
 
 def _summary(session: Session, now: float) -> NodeSummary:
-    types = tuple(_type_summary(state) for stream in session.streams for state in stream.states.values())
+    marked = set(session.marks)
+    types = tuple(
+        _type_summary(state, session.rejection(state.kind), (state.kind.slot, state.type_url) in marked)
+        for state in session.at.types
+    )
     state = NodeState.SYNCED
     if any(each.nacked for each in types):
         state = NodeState.REJECTED
@@ -114,7 +117,7 @@ def _summary(session: Session, now: float) -> NodeSummary:
     )
 
 
-def _type_summary(state: TypeState) -> TypeSummary:
+def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> TypeSummary:
     view, interest = state.view, state.interest
     sent = 0
     if view is not None:
@@ -124,16 +127,16 @@ def _type_summary(state: TypeState) -> TypeSummary:
     unknown = state.unknown.names
     rejected = 0 if view is None else sum(1 for name in unknown if view.get(name) is not None)
     nacked = tuple(sorted(unknown)[:NAMES_SHOWN_MAX])
-    rejection = state.rejection if nacked else None
+    rejection = last if nacked else None
     return TypeSummary(
         type_url=state.type_url,
-        variant=state.variant.value,
+        variant=state.kind.variant.value,
         wildcard=interest.wildcard,
         subscribed=max(sent, len(interest.names)) if interest.wildcard else len(interest.names),
         sent=sent,
         acked=max(0, sent - unacked - rejected),
         unacked=unacked,
-        pending=len(state.exceptions) + (1 if state.dirty else 0),
+        pending=len(state.exceptions) + (1 if state.dirty or is_marked else 0),
         nacked=nacked,
         error="" if rejection is None else rejection.message,
         versions={} if rejection is None else {name: rejection.versions.get(name, "") for name in nacked},

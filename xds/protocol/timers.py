@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterator
 from itertools import count
 
-from xds.protocol.session import Session
+from xds.protocol.stream import Session
 
 NEVER = float("inf")
 
@@ -24,15 +24,14 @@ class Timers:
         return self._heap[0][0] if self._heap else NEVER
 
     def set(self, session: Session, at: float) -> None:
-        """Have the session looked at no later than ``at``."""
-        if at < session.timer:
-            session.timer = at
-            heapq.heappush(self._heap, (at, next(self._order), session))
+        """Have the session looked at no later than ``at``, which is earlier than its ``timer``."""
+        session.timer = at
+        heapq.heappush(self._heap, (at, next(self._order), session))
 
-    def due(self, now: float) -> Iterator[Session]:
-        """Yield the sessions whose time has come, each without a time from then on."""
+    def due(self, now: float) -> Iterator[tuple[Session, float]]:
+        """Yield the sessions whose time has come, with that time; each is without a time from then on."""
         while self._heap and self._heap[0][0] <= now:
             at, _, session = heapq.heappop(self._heap)
             if at == session.timer:
                 session.timer = NEVER
-                yield session
+                yield session, at

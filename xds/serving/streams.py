@@ -17,9 +17,9 @@ from xds.model.changeset import Applied
 from xds.model.types import TYPE_PREFIX
 from xds.protocol.events import Counters
 from xds.protocol.hub import Hub
+from xds.protocol.limits import Limits, Ordering
 from xds.protocol.memories import Tell, tell_nobody
 from xds.protocol.response import Encoding
-from xds.protocol.stream import Limits, Ordering
 from xds.protocol.summary import NodesFound, NodesQuery, node_summaries
 from xds.reporting import log_certificates, log_event, log_fault, log_tls_problem
 from xds.schema.pool import Schema

@@ -13,11 +13,11 @@ from google.protobuf.message import DecodeError
 from xds._generated.xds_wire_pb2 import HealthCheckRequest, HealthCheckResponse
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
-from xds.protocol.plain_acks import PlainAck
 from xds.protocol.response import Part
 from xds.protocol.services import METHODS, SERVICES, Method
 from xds.protocol.stream import Stream as XdsStream
 from xds.transport.dispatcher import Dispatcher
+from xds.transport.framed_parts import FramedParts
 from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.headers import RequestHead
@@ -50,6 +50,7 @@ class Services:
     replies: Mapping[str, Reply] = field(default_factory=dict)
     serving: bool = True
     watchers: set["HealthWatch"] = field(default_factory=set)
+    framed: FramedParts = field(default_factory=FramedParts)
     xds: dict[str, Method] = field(default_factory=lambda: {method.path: method for method in METHODS})
 
     def call(self, connection: "CallConnection", stream_id: int, path: str) -> Stream:
@@ -138,14 +139,6 @@ class Call(Stream):
     def on_gone(self) -> None:
         """Nothing is to be let go of."""
 
-    def plain_ack(self, message: bytes) -> PlainAck | None:
-        """Return what a message says if it is an ACK, and no more, that ``take_ack`` could take; else None."""
-        return None
-
-    def take_ack(self, ack: PlainAck) -> bool:
-        """Take an ACK whose bytes are known; False if it has to be taken as any message."""
-        return False
-
 
 class XdsCall(Call):
     """One xDS stream: its requests to the dispatcher, and what polling gives to the client. A ``Sink``."""
@@ -177,24 +170,13 @@ class XdsCall(Call):
             if names >= NAMES_PER_CHORE:
                 self.connection.chore(names // NAMES_PER_CHORE)
 
-    def take_ack(self, ack: PlainAck) -> bool:
-        xds = self._xds
-        try:
-            return xds is not None and self.connection.services.dispatcher.take_ack(xds, ack)
-        except Exception as error:
-            self._fail(error)
-            return True
-
-    def plain_ack(self, message: bytes) -> PlainAck | None:
-        return self.connection.services.dispatcher.hub.plain_ack(message)
-
-    def carry(self, hub: Hub, now: float) -> bool:
+    def carry(self, hub: Hub) -> bool:
         """Send what the stream's whole cohort is sent."""
         xds = self._xds
         if xds is None or self.rest is not None or self.connection.paused:
             return True
         try:
-            part = hub.carry(xds, now)
+            part = hub.carry(xds)
             if part is None:
                 return False
             self._send_part(part)
@@ -230,15 +212,11 @@ class XdsCall(Call):
         size = len(part.message) + grpc.PREFIX_BYTES
         connection = self.connection
         if self.id == 1 and size <= self.window and size <= connection.window:
-            if part.framed is None:
-                part.framed = grpc.framed(1, part.message)
             self.window -= size
             connection.window -= size
-            connection.write(part.framed)
+            connection.write(connection.services.framed.get(part))
             return
-        if part.prefixed is None:
-            part.prefixed = grpc.prefixed(part.message)
-        self.send(part.prefixed)
+        self.send(grpc.prefixed(part.message))
 
     def on_writable(self) -> None:
         self.ready()
@@ -263,6 +241,7 @@ class Refused(Call):
     """
 
     __slots__ = ("_refusal",)
+    reads_messages = False
 
     def __init__(self, connection: CallConnection, stream_id: int, refusal: StreamRefusedError) -> None:
         super().__init__(connection, stream_id)

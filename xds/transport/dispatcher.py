@@ -17,7 +17,6 @@ from xds.model.changeset import Applied
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Event
 from xds.protocol.hub import Hub, is_sparse
-from xds.protocol.plain_acks import PlainAck
 from xds.protocol.response import Part
 from xds.protocol.state import Variant
 from xds.protocol.stream import Stream
@@ -45,7 +44,7 @@ class Sink(Protocol):
         """There may be something to poll. Must not block; once the stream can take a message, poll for it."""
         ...
 
-    def carry(self, hub: Hub, now: float) -> bool:
+    def carry(self, hub: Hub) -> bool:
         """Send what ``hub.carry`` gives, if the stream can take a message; False if it gave none: be ``ready``."""
         ...
 
@@ -129,15 +128,17 @@ class Dispatcher:
         Streams of clients that have nothing yet wait their turn for the first answer, a few at a time: in a storm,
         those who come back, to whom little is to be sent, and what is asked on open streams, are not held up by them.
         """
+        hub = self.hub
         new = stream.session is None
         try:
-            return self.hub.receive(stream, data, self._loop.time())
+            return hub.receive(stream, data, self._loop.time())
         finally:
             if new and stream.session is not None and not stream.warm:
                 if not self._cold:
                     self._loop.call_soon(self._admit)
                 self._cold[stream] = None
-            self._serve_now()
+            if hub.restless or hub.next_tick < self._timer_at:
+                self._serve_now()
 
     def _admit(self) -> None:
         """Serve the streams that wait their turn longest; the others after the event loop had its own."""
@@ -149,15 +150,6 @@ class Dispatcher:
                 break
         if self._cold:
             self._loop.call_soon(self._admit)
-
-    def take_ack(self, stream: Stream, ack: PlainAck) -> bool:
-        """Hand a mere ACK to the hub; False if it has to be received as any request."""
-        hub = self.hub
-        if not hub.take_ack(stream, ack, self._loop.time()):
-            return False
-        if hub.restless or hub.next_tick < self._timer_at:
-            self._serve_now()
-        return True
 
     def poll(self, stream: Stream) -> Part | None:
         """Return the stream's next message, or None until its sink is told to be ready again."""
@@ -228,13 +220,14 @@ class Dispatcher:
             self._slice = self._loop.call_soon(self._run_slice)
         else:
             self._slice = None
-        hub, sinks, now = self.hub, self._sinks, self._loop.time()
+        hub, sinks = self.hub, self._sinks
+        hub.tell_time(self._loop.time())
         began = thread_time()  # what other processes do meanwhile does not count
         due = began if self._sliced_at is None else 2 * began - self._sliced_at
         while backlog:
             for _ in range(min(SLICE, len(backlog))):
                 sink = sinks.get(backlog.popleft())
-                if sink is not None and not sink.carry(hub, now):
+                if sink is not None and not sink.carry(hub):
                     sink.ready()
             if thread_time() >= due:
                 break

@@ -14,7 +14,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from xds.address import Address, BindError
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
-from xds.protocol.plain_acks import PlainAck
 from xds.protocol.response import Part
 from xds.protocol.services import METHODS, SERVICES, Method
 from xds.transport.dispatcher import Dispatcher
@@ -25,8 +24,6 @@ STATUS = {code.value[0]: code for code in grpc.StatusCode}
 ABORT_TIMEOUT_S = 5.0
 GONE_TIMEOUT_S = 2.0
 """Within this time the reading side says that a client went away, on which a write failed."""
-ACK_BYTES_MAX = 256
-ACKS_KNOWN_MAX = 4_096
 FAREWELL_S = 0.5
 
 
@@ -80,16 +77,14 @@ class GrpcioOptions:
 class _Call:
     """One stream's end here: reads its requests, and writes what polling gives, one message at a time."""
 
-    __slots__ = ("_acks", "_context", "_dispatcher", "_refusal", "_task", "_told", "_writer", "stream")
+    __slots__ = ("_context", "_dispatcher", "_refusal", "_task", "_told", "_writer", "stream")
 
     def __init__(
         self,
         dispatcher: Dispatcher,
         method: Method,
         context: "aio.ServicerContext[bytes, bytes]",
-        acks: dict[bytes, PlainAck],
     ) -> None:
-        self._acks = acks
         self._told = False  # that there may be more, while something is written
         self._dispatcher = dispatcher
         self._context = context
@@ -101,13 +96,13 @@ class _Call:
         connection = f"{peer}#{id(self)}" if peer.startswith("unix:") else peer
         self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=connection)
 
-    def carry(self, hub: Hub, now: float) -> bool:
+    def carry(self, hub: Hub) -> bool:
         if self._writer is not None or self._refusal is not None:
             self._told = True
             return True
         self._told = False
         try:
-            part = hub.carry(self.stream, now)
+            part = hub.carry(self.stream)
         except Exception as error:
             self._fail(error)
             return True
@@ -159,22 +154,11 @@ class _Call:
             self._dispatcher.report_fault(error)
             self.end(Status.INTERNAL, "internal error")
 
-    def _take(self, data: bytes) -> None:
-        """Hand a request to the dispatcher. A cohort's ACKs of a response have equal bytes, which are remembered."""
-        ack = self._acks.get(data)
-        if ack is not None and self._dispatcher.take_ack(self.stream, ack):
-            return
-        self._dispatcher.receive(self.stream, data)
-        if ack is None and len(data) <= ACK_BYTES_MAX and (said := self._dispatcher.hub.plain_ack(data)) is not None:
-            if len(self._acks) >= ACKS_KNOWN_MAX:
-                self._acks.clear()
-            self._acks[data] = said
-
     async def run(self) -> None:
         """Read until the client is done, or the stream has to end: then raise what it ends with."""
         try:
             while isinstance(data := await self._context.read(), bytes):  # else aio.EOF
-                self._take(data)
+                self._dispatcher.receive(self.stream, data)
         except StreamRefusedError as refusal:
             self._refusal = refusal
             raise
@@ -235,7 +219,6 @@ class GrpcioTransport:
         self._on_problem = on_problem
         self._certificates: GrpcioCertificates | None = None
         self._server: aio.Server | None = None
-        self._acks: dict[bytes, PlainAck] = {}
         self._health = health.aio.HealthServicer()
 
     async def start(self) -> Address:
@@ -283,7 +266,7 @@ class GrpcioTransport:
     def _handler(self, method: Method) -> Any:
         async def handle(_: Any, context: "aio.ServicerContext[bytes, bytes]") -> None:
             try:
-                await _Call(self._dispatcher, method, context, self._acks).run()
+                await _Call(self._dispatcher, method, context).run()
             except StreamRefusedError as refusal:
                 await self._abort(context, refusal)
             except Exception as error:

@@ -15,13 +15,13 @@ from typing import cast
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.transport.assembly import Assembly
 from xds.transport.calls import Call, Refused, Services
-from xds.transport.framed_acks import FRAMED_ACK_BYTES_MAX, FramedAcks
 from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.connection import Connection
 from xds.transport.http2.frame_reader import Stage
 from xds.transport.http2.frames import ENHANCE_YOUR_CALM, PING, frame
 from xds.transport.http2.headers import RequestHead
+from xds.transport.http2.known_reads import READ_BYTES_MAX, KnownReads
 from xds.transport.http2.limits import Limits
 from xds.transport.http2.stream import Stream
 
@@ -52,7 +52,7 @@ class Shared:
     tick: int = 0
     connections: dict["NativeConnection", None] = field(default_factory=dict)
     names: "count[int]" = field(default_factory=count)
-    acks: FramedAcks = field(default_factory=FramedAcks)
+    reads: KnownReads = field(default_factory=KnownReads)
     buffer: bytearray = field(default_factory=lambda: bytearray(TLS_READ_BYTES))
     resting: "deque[NativeConnection]" = field(default_factory=deque)
     connections_max: int = 100_000
@@ -160,17 +160,18 @@ class NativeConnection(Connection, asyncio.Protocol):
         shared = self.shared
         self.heard = shared.tick
         self.pinged = False
-        small = len(data) <= FRAMED_ACK_BYTES_MAX
-        ack = shared.acks.get(data) if small else None
-        if ack is not None:
-            stream = self.takes_whole(ack.stream_id, ack.size)
-            if stream is not None and cast("Call", stream).take_ack(ack.said):
-                self.credit -= ack.size
-                stream.credit -= ack.size
+        small = len(data) <= READ_BYTES_MAX
+        known = shared.reads.get(data) if small else None
+        if known is not None:
+            stream = self.takes_whole(known.stream_id, known.size)
+            if stream is not None:
+                self.credit -= known.size
+                stream.credit -= known.size
+                stream.on_message(known.message)
                 return
         self.take(data)
-        if small and ack is None:
-            shared.acks.learn(data, self.streams)
+        if small and known is None:
+            shared.reads.learn(data)
 
     def take(self, data: bytes) -> None:
         """Take what the client sent; what that brings forth goes out together."""
@@ -407,6 +408,7 @@ class _NotGrpc(Call):
     """A request of some other kind of client."""
 
     __slots__ = ()
+    reads_messages = False
 
     def begin(self, head: RequestHead) -> None:
         status = grpc.http_refusal(head)

@@ -125,7 +125,9 @@ class Connection(Allowance):
     def takes_whole(self, stream_id: int, size: int) -> Stream | None:
         """Return the stream that a DATA frame of ``size`` with a whole message is for, if no more would come of it."""
         stream = self.streams.get(stream_id)
-        if stream is None or self._buffer or self._blocks.open_on or not stream.between_messages:
+        if stream is None or self._buffer or self._blocks.open_on:
+            return None
+        if not stream.reads_messages or not stream.between_messages:
             return None
         room = 2 * (self.credit - size) >= self.limits.connection_window
         return stream if room and 2 * (stream.credit - size) >= self.limits.stream_window else None

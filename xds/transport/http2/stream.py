@@ -85,6 +85,9 @@ class Stream:
         "window",
     )
 
+    reads_messages = True
+    """Messages are all that matters to it of what the client sends: ``on_message`` may be called without ``take``."""
+
     def __init__(self, connection: StreamConnection, stream_id: int) -> None:
         self.connection = connection
         self.id = stream_id

@@ -1,0 +1,267 @@
+"""From where a client stands to where it stands next: what a request, a change, time and a stream's end come to.
+
+Each step is a function of the standing and what is given to it; it keeps nothing. ``memory`` keeps what can come again.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
+from xds.protocol.draining import NOTHING_DRAINS, Draining, end_by, still, without
+from xds.protocol.limits import Limits
+from xds.protocol.name_sets import NO_NAMES, NameSet
+from xds.protocol.order import At, Draft, Event, Rules
+from xds.protocol.policy import Stage
+from xds.protocol.requests import (
+    Request,
+    begin_delta,
+    begin_sotw,
+    change_delta,
+    change_sotw,
+    changes_subscription,
+    check_new_type,
+    check_size,
+    claims_something,
+    error_of,
+    type_of,
+)
+from xds.protocol.response import Part
+from xds.protocol.standing import NO_EFFECTS, Answered, Effects, Standing, Standings, Step, Watched
+from xds.protocol.state import Kind, Kinds, TypeState, Variant
+
+
+class Source(NamedTuple):
+    """Which stream a request came on: ``served`` is the type of its service, empty for any."""
+
+    variant: Variant
+    slot: int
+    served: str
+    is_grpc: bool
+
+
+class History(NamedTuple):
+    """What is known of a node from earlier streams, of one type: names that it rejected, versions that it may use."""
+
+    nacked: NameSet = NO_NAMES
+    draining: Draining = NOTHING_DRAINS
+
+
+NO_HISTORY = History()
+
+
+class Steps:
+    """Works out steps. ``knows_type`` says whether a type URL is one of the schema; others are refused."""
+
+    __slots__ = ("_kinds", "_knows_type", "_limits", "_rules", "_standings")
+
+    def __init__(self, rules: Rules, standings: Standings, limits: Limits, knows_type: Callable[[str], bool]) -> None:
+        self._rules = rules
+        self._standings = standings
+        self._limits = limits
+        self._knows_type = knows_type
+        self._kinds = Kinds()
+
+    def kind(self, at: Standing, source: Source, request: Request) -> tuple[Kind, bool]:
+        """Return which type a request is of, and whether its stream has that already. Raises StreamRefusedError."""
+        type_url = type_of(request, source.served)
+        state = at.of(type_url, source.slot)
+        if state is not None:
+            return state.kind, True
+        known = sum(1 for other in at.types if other.kind.slot == source.slot)
+        check_new_type(type_url, known, self._knows_type, self._limits.types_max)
+        return self._kinds.get(type_url, source.variant, source.slot), False
+
+    # --- Steps ---------------------------------------------------------------------------------------------------
+
+    def begin(
+        self, before: Standing, at: At, source: Source, kind: Kind, request: Request, size: int, history: History
+    ) -> Step:
+        """Take the first request of a type on a stream, which has ``size`` bytes without its node."""
+        draft = self._draft(before, at, source)
+        state = TypeState(kind)
+        check_size(state, request, size, self._limits.subscriptions_max)
+        view = draft.newest.view(kind.type_url)
+        claims = claims_something(request)
+        stuck = _notice_return(draft, source, kind, claims=claims)
+        interned = self._rules.interned
+        if isinstance(request, DeltaDiscoveryRequest):
+            state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names)
+        else:
+            draft.is_one_clients_own = claims
+            recall = None if stuck else self._rules.cohorts
+            state = begin_sotw(state, request, interned, view, recall, history.nacked.names)
+        if history is not NO_HISTORY:
+            draft.is_one_clients_own = True
+            state = _with_history(state, history, at, at.soon + self._rules.ordering.listener_drain_s)
+        if kind.type_url == ENDPOINTS and draft.warming and state.view is not None:
+            state = state.ask([name for name in draft.warming if state.interest.wants(name)])
+        draft.begun(state, claims=claims)
+        _follow(draft, kind)
+        watched = (Watched(kind, None, state.interest),)
+        return self._step(before, draft, source, Effects(watched=watched, claims=claims, named=True))
+
+    def go_on(self, before: Standing, at: At, source: Source, kind: Kind, request: Request, size: int) -> Step:
+        """Take a later request of a type: an answer, a change of its subscription, or both."""
+        draft = self._draft(before, at, source)
+        state = draft.states[kind]
+        check_size(state, request, size, self._limits.subscriptions_max)
+        interest, answered = state.interest, None
+        if isinstance(request, DeltaDiscoveryRequest):
+            answered = _answer_delta(draft, state, request)
+            named = changes_subscription(request)
+            state = draft.states[kind]
+            if named:
+                state = draft.put(change_delta(state, request, self._rules.interned))
+        else:
+            answered, is_stale = _answer_sotw(draft, state, request, self._rules)
+            state = draft.states[kind]
+            named = state.interest is not interest and not is_stale
+        names = len(interest.names) + len(state.asked) + len(state.interest.names) if named else 0
+        watched: tuple[Watched, ...] = ()
+        if state.interest is not interest:
+            watched = (Watched(kind, interest, state.interest),)
+            draft.happened(Event.RESUBSCRIBED, None)
+        _follow(draft, kind)
+        if answered is not None and answered.error is not None:
+            draft.is_one_clients_own = True
+        if answered is None and not named:
+            return self._step(before, draft, source, NO_EFFECTS)
+        plain = answered is not None and answered.error is None and not named and not watched
+        if plain and not draft.states[kind].draining:
+            assert answered is not None
+            return self._step(before, draft, source, NO_EFFECTS, acked=answered)
+        effects = Effects(
+            answered=(answered,) if answered is not None else (),
+            watched=watched,
+            draining=(draft.states[kind],) if answered is not None else (),
+            names=names,
+            named=named,
+        )
+        return self._step(before, draft, source, effects)
+
+    def advance(self, before: Standing, at: At, source: Source) -> Step:
+        """Give a stream its next message, if there is one, on the way to the newest snapshot."""
+        draft = self._draft(before, at, source)
+        draft.read_newest = draft.read_clock = True
+        part = draft.advance(source.slot)
+        keeps = tuple(s for s in draft.switches if s.draining and _draining_of(before, s.kind) is not s.draining)
+        effects = Effects(draining=keeps) if keeps else NO_EFFECTS
+        return self._step(before, draft, source, effects, part=part)
+
+    def expire(self, before: Standing, at: At, source: Source) -> Step:
+        """Look at what was to happen by now."""
+        draft = self._draft(before, at, source)
+        draft.expire()
+        overdue = tuple(draft.overdue)
+        return self._step(before, draft, source, Effects(overdue=overdue) if overdue else NO_EFFECTS)
+
+    def leave(self, before: Standing, at: At, source: Source) -> Step:
+        """Have a session go on without one of its streams."""
+        draft = self._draft(before, at, source)
+        draft.left(source.slot)
+        return self._step(before, draft, source, NO_EFFECTS)
+
+    # --- Drafts --------------------------------------------------------------------------------------------------
+
+    def _draft(self, before: Standing, at: At, source: Source) -> Draft:
+        return Draft(self._rules, before, at, per_type=bool(source.served))
+
+    def _step(
+        self,
+        before: Standing,
+        draft: Draft,
+        source: Source,
+        effects: Effects,
+        *,
+        part: Part | None = None,
+        acked: Answered | None = None,
+    ) -> Step:
+        after = self._after(before, draft)
+        repeats = not (draft.is_one_clients_own or source.served)
+        snapshot = draft.at.newest if draft.read_newest else None
+        tick = draft.at.soon if draft.read_clock else None
+        return Step(after, part, acked, effects, repeats, snapshot, tick, draft.at.marks)
+
+    def _after(self, before: Standing, draft: Draft) -> Standing:
+        """Return the standing that a draft is: one for all who stand so, where others may."""
+        types, order = tuple(draft.states.values()), draft.order()
+        if order == before.order:
+            order = before.order
+            if types == before.types:
+                return before
+        if draft.per_type or draft.is_one_clients_own:
+            return self._standings.new(types, order)
+        if before.arrivals > 1 or not any(state.in_flight or state.dirty for state in types):
+            return self._standings.shared(types, order)
+        return self._standings.new(types, order)
+
+
+def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool) -> bool:
+    """Have order know what a type's first request tells of an earlier stream; ``claims``: the client has some of it.
+
+    Returns whether an Envoy is stuck: one whose stream broke while its clusters warmed asks for endpoints first of all,
+    and what it says of those that it has is of the time before; on per-type streams, one that has routes is yet to ask
+    for its clusters. gRPC's client asks for its types in any order, and warms nothing.
+    """
+    if kind.stage is Stage.MAKE and claims:
+        draft.returned()
+    stuck = kind.type_url == ENDPOINTS and not source.served and not draft.states
+    back = claims and bool(source.served) and kind.switches
+    if not (stuck or back) or source.is_grpc:
+        return False
+    if not draft.stuck_until:
+        draft.stuck_until = draft.soon + draft.rules.ordering.hold_timeout_s
+    return stuck
+
+
+def _with_history(state: TypeState, history: History, at: At, drained_at: float) -> TypeState:
+    """Return the state with what is known of its node; listeners that may have been replaced drain until then."""
+    left = still(history.draining, at.now)
+    if state.kind.stage is Stage.LISTENERS:
+        left = end_by(left, left, drained_at)
+    else:
+        names, view = state.interest.names, at.newest.view(state.type_url)
+        left = without(left, [name for name in left if name not in names or view.get(name) is not None])
+    wanted = NameSet.of(name for name in history.nacked.names if state.interest.wants(name))
+    return state._replace(unknown=wanted).drains(left)
+
+
+def _draining_of(standing: Standing, kind: Kind) -> Draining:
+    return next((state.draining for state in standing.types if state.kind is kind), NOTHING_DRAINS)
+
+
+def _follow(draft: Draft, kind: Kind) -> None:
+    """Do what a request of a type may have made possible."""
+    if draft.absent and kind.type_url == ENDPOINTS:
+        draft.asked_for_endpoints()
+    if kind.type_url in (ROUTE, VIRTUAL_HOST):
+        draft.ask_virtual_hosts()
+
+
+def _answer_delta(draft: Draft, state: TypeState, request: DeltaDiscoveryRequest) -> Answered | None:
+    nonce = request.response_nonce
+    part = state.find(nonce) if nonce else None
+    return draft.answered(state, part, error_of(request)) if part is not None else None
+
+
+def _answer_sotw(
+    draft: Draft, state: TypeState, request: DiscoveryRequest, rules: Rules
+) -> tuple[Answered | None, bool]:
+    """Take what a SotW request says; return the answer that it is, and whether it is stale but for that."""
+    nonce, error, version = request.response_nonce, error_of(request), request.version_info
+    heartbeat = state.heartbeat
+    renewal = bool(heartbeat.nonce) and nonce == heartbeat.nonce
+    part = state.find(nonce) if nonce else None
+    if nonce != state.nonce and not renewal:
+        # What it asks for is of before: the client repeats it with the present nonce.
+        return (draft.answered(state, part, error, version) if part is not None else None), True
+    outstanding = state.outstanding
+    expected = outstanding is not None or (renewal and heartbeat.unanswered)
+    repeated = not expected and error is None and bool(state.nonce)
+    if renewal and heartbeat.unanswered:
+        state = draft.put(state._replace(heartbeat=heartbeat._replace(unanswered=False)))
+    # Envoy answers only the last of several responses that it got while its clusters warm.
+    answered = draft.answered(state, outstanding, error, version) if outstanding is not None else None
+    draft.put(change_sotw(draft.states[state.kind], request, rules.interned, repeated=repeated))
+    return answered, False
