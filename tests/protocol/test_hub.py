@@ -146,3 +146,16 @@ def test_a_node_that_is_in_every_request_costs_no_more_than_one_that_is_not(worl
     assert start.steps is not None
     assert len(start.steps) == 1
     assert world.hub.counters.acks == 5
+
+
+def test_an_answer_to_nothing_changes_nothing(world: World) -> None:
+    world.publish(static("a"), endpoints("e"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(EDS, "e")
+    client.ack_all()
+    (stream,) = client.streams.values()
+    assert stream.session is not None
+    before = stream.session.at
+    assert client.request(EDS, nonce="abc") == []
+    assert stream.session.at is before

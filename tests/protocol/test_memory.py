@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, SDS, cluster, endpoints, listener, resource, route, static
 from support.hubs import DELTA, SOTW, Client, World
+from support.rechecked import RecheckedHub
 
 from xds.model.groups import GroupTable, Rule
 from xds.protocol.limits import Ordering
@@ -140,8 +141,23 @@ def test_a_history_is_the_same_with_the_memory_without_it_and_with_lapses() -> N
     assert taken  # something was remembered
 
 
+def test_what_is_remembered_is_what_is_worked_out_again(world: World) -> None:
+    """Every world of these tests works out again each step that it remembers; here that happens."""
+    world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
+    clients = fleet(world, DELTA, 20)
+    assert isinstance(world.hub, RecheckedHub)
+    before = world.hub.rechecked
+    assert before > 20
+    world.publish(endpoints("a", 2))
+    for client in clients:
+        client.ack(EDS)
+    assert world.hub.rechecked > before + 30
+
+
 def count_worked_out(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows by a word with every step that is worked out."""
+    assert isinstance(world.hub, RecheckedHub)
+    world.hub.every = 1 << 60
     worked_out: list[str] = []
     steps = world.hub._steps
 

@@ -229,3 +229,15 @@ def test_delta_11_rejected_version_is_not_renewed(world: World, variant: Variant
     client.nack(CDS)
     world.advance(3.1)
     assert "a@2" not in " ".join(client.take())
+
+
+def test_endpoints_that_get_a_ttl_later_are_renewed_from_then_on(world: World, variant: Variant) -> None:
+    world.publish(static("a"), endpoints("e"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.subscribe(EDS, "e")
+    client.ack_all()
+    world.publish(endpoints("e", 2, ttl_s=9))
+    client.ack_all()
+    world.advance(3.1)
+    assert len(client.take()) == 1

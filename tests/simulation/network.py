@@ -10,11 +10,11 @@ from simulation.content import Content, Key, State, encode, read
 from simulation.envoy import Envoy
 from simulation.wire_format import Message, Request, decode, spell
 from support.encoded import short
+from support.rechecked import RecheckedHub as Hub
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
-from xds.protocol.hub import Hub
 from xds.protocol.limits import Ordering
 from xds.protocol.memories import Memory
 from xds.protocol.response import Encoding, Part

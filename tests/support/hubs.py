@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2
 
 from support.encoded import TYPES, VHDS, short
 from support.messages import Message, decode
+from support.rechecked import RecheckedHub
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
@@ -47,7 +48,7 @@ class World:
         self.catalog = Catalog(check_references=False)
         if groups is not None:
             self.catalog.apply(Changeset(groups=groups))
-        self.hub = Hub(
+        self.hub: Hub = RecheckedHub(
             self.catalog,
             knows_type=TYPES.__contains__,
             ordering=ordering,

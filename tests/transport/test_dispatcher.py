@@ -8,6 +8,7 @@ from typing import Any
 import uvloop
 
 from xds.protocol.state import Variant
+from xds.protocol.stream import Stream
 from xds.transport.dispatcher import SLICE, Dispatcher
 
 
@@ -48,7 +49,7 @@ def burn(seconds: float) -> None:
 
 def fanning_out(count: int, *, each_s: float) -> tuple[Dispatcher, list[int]]:
     """Return a dispatcher with streams that a change concerns, and a list whose only number is how many were told."""
-    streams = [object() for _ in range(count)]
+    streams = [Stream(Variant.DELTA, "", "") for _ in range(count)]
     unopened = list(streams)
     hub: Any = SimpleNamespace(
         next_tick=float("inf"),

@@ -38,7 +38,7 @@ from xds.protocol.response import Encoding, Part
 from xds.protocol.sessions import Sessions
 from xds.protocol.standing import NO_EFFECTS, NO_MARKS, NOT_BEGUN, Answered, Effects, Marks, Standing, Standings, Step
 from xds.protocol.state import Rejection, Variant
-from xds.protocol.steps import NO_HISTORY, History, Source, Steps
+from xds.protocol.steps import NO_HISTORY, History, Steps
 from xds.protocol.stream import Session, Stream
 from xds.protocol.timers import Timers
 from xds.protocol.watchers import WatchTable
@@ -146,7 +146,7 @@ class Hub:
             self._draining.keep(session.node, state, drained_at)
         session.streams.remove(stream)
         if session.streams:
-            step = self._steps.leave(session.at, self._at(session, self._coarse), self._source(stream, session))
+            step = self._steps.leave(session.at, self._at(session, self._coarse), stream.source)
             session.marks = NO_MARKS
             self._take(session, step)
             self._wake(session)
@@ -160,17 +160,9 @@ class Hub:
 
         Raises StreamRefusedError when it can't be served; the stream is then to be ended.
         """
-        session = stream.session
+        if self.take_ack(stream, data):
+            return 0
         self._counters.requests += 1
-        if session is not None and (steps := session.at.steps) is not None:
-            step = steps.get(data)
-            if step is not None and step.is_plain_ack and not self._nacked_by_node:
-                after = session.at = step.after
-                after.arrivals += 1
-                self._counters.acks += 1
-                if (session.marks or not after.settled) and not stream.queued:
-                    self._queue(stream)
-                return 0
         try:
             return self._receive(stream, data, now)
         except StreamRefusedError as refusal:
@@ -178,6 +170,22 @@ class Hub:
             node_id = stream.session.node.id if stream.session is not None else ""
             self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
             raise
+
+    def take_ack(self, stream: Stream, data: bytes) -> bool:
+        """Take a request, if it is known as a mere ACK here and nothing follows from it; else it is to be received."""
+        session = stream.session
+        if session is None or session.marks or self._nacked_by_node:
+            return False
+        steps = session.at.steps
+        step = steps.get(data) if steps is not None else None
+        if step is None or not step.is_plain_ack or not step.after.settled:
+            return False
+        after = session.at = step.after
+        after.arrivals += 1
+        counters = self._counters
+        counters.requests += 1
+        counters.acks += 1
+        return True
 
     def _receive(self, stream: Stream, data: bytes, now: float) -> int:
         self.tell_time(now)
@@ -196,12 +204,13 @@ class Hub:
         else:
             whole = about = decode(stream.variant, data)
             plain = b"" if about.HasField("node") else plain  # another encoder's: its node is anywhere
-        session = self._sessions.of(stream, about, len(data), now, self._snapshots, self._start)
-        if end:
-            session.node_hash = hash(data[start:end])
-        step = self._remembered(session, plain)
-        if step is not None:
-            return self._take_said(stream, session, step, len(plain))
+        if session is None or end or about.HasField("node"):
+            session = self._sessions.of(stream, about, len(data), now, self._snapshots, self._start)
+            if end:
+                session.node_hash = hash(data[start:end])
+            step = self._remembered(session, plain)
+            if step is not None:
+                return self._take_said(stream, session, step, len(plain))
         request = whole if whole is not None else decode(stream.variant, plain)
         if whole is None and request.HasField("node"):
             request, plain = decode(stream.variant, data), b""
@@ -209,7 +218,7 @@ class Hub:
 
     def _work_out(self, stream: Stream, session: Session, request: Request, plain: bytes, size: int, now: float) -> int:
         """Take a request that is not remembered; ``plain`` is what it is to be known by, if not empty."""
-        before, source, at = session.at, self._source(stream, session), self._at(session, now)
+        before, source, at = session.at, stream.source, self._at(session, now)
         kind, is_known = self._steps.kind(before, source, request)
         if is_known:
             step = self._steps.go_on(before, at, source, kind, request, size)
@@ -218,7 +227,7 @@ class Hub:
             step = self._steps.begin(before, at, source, kind, request, size, history)
         if plain:
             self._large.keep(plain)
-            if not session.marks or step.snapshot is None:
+            if not session.marks:
                 self.memory.learn(before, plain, step)
         session.marks = NO_MARKS
         names = self._take_said(stream, session, step, size)
@@ -331,9 +340,6 @@ class Hub:
     def _at(self, session: Session, now: float) -> At:
         return At(self._snapshots[session.group], self._coarse, self._soon, now, session.marks)
 
-    def _source(self, stream: Stream, session: Session) -> Source:
-        return Source(stream.variant, stream.slot, stream.type_url, session.is_grpc)
-
     def _start(self, group: str, variant: Variant, is_grpc: bool) -> Standing:
         """Return where a client of a group stands that has said nothing yet."""
         key = (group, variant, is_grpc)
@@ -422,7 +428,7 @@ class Hub:
         if stream.refusal is not None:
             raise stream.refusal
         before, marks = session.at, session.marks
-        if before.settled and not marks:
+        if before.settled and (not marks or before.waits(marks)):
             return None
         self.tell_time(now)
         if (part := self.carry(stream)) is not None:
@@ -435,7 +441,7 @@ class Hub:
             or step.tick != self._soon
             or session.per_type
         ):
-            step = self._steps.advance(before, self._at(session, now), self._source(stream, session))
+            step = self._steps.advance(before, self._at(session, now), stream.source)
             self.memory.look_ahead(before, step)
         session.marks = NO_MARKS
         session.newest = newest
@@ -501,7 +507,7 @@ class Hub:
                 continue
             self._coarse, self._soon = max(self._coarse, at), max(self._soon, at)
             stream = session.streams[0]
-            step = self._steps.expire(session.at, self._at(session, now), self._source(stream, session))
+            step = self._steps.expire(session.at, self._at(session, now), stream.source)
             session.marks = NO_MARKS
             session.at = step.after
             step.after.arrivals += 1

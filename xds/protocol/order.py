@@ -42,6 +42,8 @@ from xds.protocol.state import Kind, TypeState
 class Phase(Enum):
     """How far a client is with its clusters, which all else follows."""
 
+    __hash__ = object.__hash__  # Enum's own is not C code
+
     UNORDERED = "the order is switched off"
     RETURNING = "it came back with routes or endpoints, and is yet to ask for its clusters"
     MAKING = "clusters are to be sent, or are sent and not answered"
@@ -52,6 +54,8 @@ class Phase(Enum):
 
 class Follow(Enum):
     """What listeners and routes may follow."""
+
+    __hash__ = object.__hash__  # Enum's own is not C code
 
     NOTHING = "nothing: they wait"
     MADE = "the snapshot whose clusters it has"
@@ -79,6 +83,8 @@ PHASES: Mapping[Phase, Row] = {
 class Event(Enum):
     """What happens to a type, or to the client."""
 
+    __hash__ = object.__hash__  # Enum's own is not C code
+
     SENT = "a response is sent"
     UNCHANGED = "it is brought to a snapshot without a response"
     ACCEPTED = "a response is ACKed"
@@ -90,6 +96,8 @@ class Event(Enum):
 
 class Action(Enum):
     """What follows from an event."""
+
+    __hash__ = object.__hash__  # Enum's own is not C code
 
     SEND_ENDPOINTS = "the endpoints of these clusters are sent, changed or not"
     CLUSTERS_PRESENT = "clusters in it that were rejected before are there"

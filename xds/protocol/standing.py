@@ -5,7 +5,7 @@ All clients that stand alike hold one object (``Standings``), at which is kept w
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from weakref import WeakValueDictionary
+from weakref import KeyedRef
 
 from immutables import Map
 
@@ -18,7 +18,7 @@ from xds.protocol.limits import Ordering
 from xds.protocol.name_sets import NO_NAMES, NameSet
 from xds.protocol.policy import Stage
 from xds.protocol.response import Part
-from xds.protocol.state import Kind, TypeState, Variant
+from xds.protocol.state import NO_HEARTBEAT, Kind, TypeState, Variant
 
 Marks = tuple[tuple[int, str], ...]
 """Types that a change concerns: slot and type URL of each."""
@@ -61,19 +61,40 @@ class Standing:
     """The types, in the order in which they are sent, and the order.
 
     ``settled``: nothing is to be sent, until something happens; ``next_at``: when to look at it even if nothing does.
+    ``is_calm``: the order waits for nothing, so that types which never wait step alone. ``hashes``: of the types and
+    the order, if others may stand here too.
     ``arrivals``: how many clients came to stand here; ``steps`` by what is said, and ``ahead``, are remembered.
     """
 
-    __slots__ = ("__weakref__", "ahead", "arrivals", "next_at", "order", "settled", "steps", "types")
+    __slots__ = (
+        "__weakref__",
+        "ahead",
+        "arrivals",
+        "hashes",
+        "is_calm",
+        "next_at",
+        "order",
+        "settled",
+        "steps",
+        "types",
+    )
 
-    def __init__(self, types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> None:
+    def __init__(self, types: tuple[TypeState, ...], order: Order, ordering: Ordering, hashes: tuple[int, ...]) -> None:
         self.types = types
         self.order = order
-        self.settled = not (order.break_due or any(s.dirty or s.rest or s.heartbeat.at for s in types))
-        self.next_at = _next_at(types, order, ordering)
+        self.settled, self.is_calm, self.next_at = _outlook(types, order, ordering)
+        self.hashes = hashes
         self.arrivals = 0
         self.steps: dict[bytes, Step] | None = None
         self.ahead: Step | None = None
+
+    def waits(self, marks: Marks) -> bool:
+        """Say whether a client that stands here can be sent nothing more of any of these types before it answers."""
+        for slot, type_url in marks:
+            state = self.of(type_url, slot)
+            if state is not None and (not state.in_flight or state.overdue):
+                return False
+        return True
 
     def of(self, type_url: str, slot: int) -> TypeState | None:
         """Return the state of a type of a stream."""
@@ -81,6 +102,15 @@ class Standing:
             if state.kind.type_url == type_url and state.kind.slot == slot:
                 return state
         return None
+
+
+class Source(NamedTuple):
+    """Which stream a request came on: ``served`` is the type of its service, empty for any."""
+
+    variant: Variant
+    slot: int
+    served: str
+    is_grpc: bool
 
 
 class Answered(NamedTuple):
@@ -159,50 +189,89 @@ class Step:
         self.is_plain_ack = self.acked is not None and self.snapshot is None and self.tick is None
 
 
-def _next_at(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> float:
-    """Return when the first time comes that is named in a standing; infinity for never."""
-    times = [NEVER]
-    kept = has_clusters = False
+def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> tuple[bool, bool, float]:
+    """Return whether a standing is settled, whether it is calm, and the first of the times that are named in it."""
+    next_at = NEVER
+    sends = kept = has_clusters = False
+    is_calm = not (order.break_due or order.break_after or order.coming_back or order.stuck_until)
+    is_calm = is_calm and not (order.awaited or order.absent or order.warming)
+    breaks = order.break_due and not order.break_after
     for state in types:
-        stage = state.kind.stage
-        if state.heartbeat.at:
-            times.append(state.heartbeat.at)
-        if ordering.enabled and stage is not Stage.FREE and state.in_flight and not state.overdue:
-            times.append(state.sent_at + ordering.hold_timeout_s)
-        if state.drain_at < NEVER:
-            times.append(state.drain_at)
-        if stage is Stage.MAKE:
+        if state.in_flight:
+            if state.overdue:
+                sends = sends or state.dirty or bool(state.rest)
+            elif ordering.enabled and state.kind.stage is not Stage.FREE:
+                next_at = min(next_at, state.sent_at + ordering.hold_timeout_s)
+            breaks = breaks and state.kind.stage is Stage.FREE
+        elif state.dirty or state.rest:
+            sends = True
+        if state.heartbeat is not NO_HEARTBEAT:
+            is_calm = False
+            if state.heartbeat.at:
+                next_at, sends = min(next_at, state.heartbeat.at), True
+        if state.drain_at < next_at:
+            next_at = state.drain_at
+        if state.kind.stage is Stage.MAKE:
             has_clusters = True
             kept = kept or bool(state.exceptions)
+            is_calm = is_calm and state.idle and not state.exceptions
     if ordering.enabled:
         if order.awaited:
-            times.append(next_end(order.awaited))
+            next_at = min(next_at, next_end(order.awaited))
         if order.stuck_until and not has_clusters:
-            times.append(order.stuck_until)
+            next_at = min(next_at, order.stuck_until)
         if kept and order.break_after:
-            times.append(order.break_after)
-    return min(times)
+            next_at = min(next_at, order.break_after)
+    return not (sends or (breaks and has_clusters)), is_calm, next_at
+
+
+def _hash_of(state: TypeState) -> int:
+    """Return a hash of what tells states apart most often: of all their fields it costs several times as much."""
+    return hash((state.kind, state.interest, state.view, state.serial, state.dirty, state.in_flight, state.sent_at))
+
+
+def _hash_of_order(order: Order) -> int:
+    return hash((order.made, order.making, order.break_due))
 
 
 class Standings:
-    """The table that makes equal standings one object, for as long as a client stands there or a step leads there."""
+    """The table that makes equal standings one object, for as long as a client stands there or a step leads there.
+
+    It is looked up by the hashes of what a standing consists of, most of which are known from the one before.
+    """
 
     __slots__ = ("_known", "_ordering")
 
     def __init__(self, ordering: Ordering) -> None:
-        self._known: WeakValueDictionary[tuple[tuple[TypeState, ...], Order], Standing] = WeakValueDictionary()
+        self._known: dict[tuple[int, ...], KeyedRef[tuple[int, ...], Standing]] = {}
         self._ordering = ordering
 
     def new(self, types: tuple[TypeState, ...], order: Order) -> Standing:
         """Return a standing of one client's own."""
-        return Standing(types, order, self._ordering)
+        return Standing(types, order, self._ordering, ())
 
-    def shared(self, types: tuple[TypeState, ...], order: Order) -> Standing:
-        """Return the one standing that all who stand so share."""
-        found = self._known.get((types, order))
+    def shared(self, types: tuple[TypeState, ...], order: Order, before: Standing) -> Standing:
+        """Return the one standing that all who stand so share; ``before`` is the one that leads there."""
+        known = before.hashes
+        if len(known) == len(types) + 1:
+            old = before.types
+            hashes = [known[at] if state is old[at] else _hash_of(state) for at, state in enumerate(types)]
+            hashes.append(known[-1] if order is before.order else _hash_of_order(order))
+        else:
+            hashes = [*map(_hash_of, types), _hash_of_order(order)]
+        key = tuple(hashes)
+        reference = self._known.get(key)
+        found = reference() if reference is not None else None
         if found is None:
-            found = self._known[types, order] = Standing(types, order, self._ordering)
+            found = Standing(types, order, self._ordering, key)
+            self._known[key] = KeyedRef(found, self._forget, key)
+        elif found.types != types or found.order != order:
+            return Standing(types, order, self._ordering, key)  # of equal hashes
         return found
+
+    def _forget(self, reference: "KeyedRef[tuple[int, ...], Standing]") -> None:
+        if self._known.get(reference.key) is reference:
+            del self._known[reference.key]
 
     def __len__(self) -> int:
         return len(self._known)

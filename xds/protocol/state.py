@@ -146,21 +146,8 @@ class TypeState(NamedTuple):
 
     kind: Kind
     interest: Interest = NOTHING
-    view: View | None = None
-    exceptions: Exceptions = NO_EXCEPTIONS
-    fingerprint: int | None = None
-    dirty: bool = False
-    asked: frozenset[str] = NOBODY
-    owed: bool = False
     explicit: bool = False
-    nonce: str = ""
-    serial: int = 0
-    in_flight: tuple[Part, ...] = ()
-    rest: tuple[Part, ...] = ()
-    before: tuple[View | None, Exceptions] | None = None
-    sent_at: float = 0.0
     sent_order: int = 0
-    overdue: bool = False
     unknown: NameSet = NO_NAMES
     accepted: Exceptions = NO_EXCEPTIONS
     blamed: frozenset[str] = NOBODY
@@ -169,6 +156,20 @@ class TypeState(NamedTuple):
     draining: Draining = NOTHING_DRAINS
     drain_at: float = NEVER
     heartbeat: Heartbeat = NO_HEARTBEAT
+    # What every response changes; of that last what its answer does.
+    view: View | None = None
+    exceptions: Exceptions = NO_EXCEPTIONS
+    fingerprint: int | None = None
+    dirty: bool = False
+    asked: frozenset[str] = NOBODY
+    owed: bool = False
+    rest: tuple[Part, ...] = ()
+    nonce: str = ""
+    serial: int = 0
+    in_flight: tuple[Part, ...] = ()
+    before: tuple[View | None, Exceptions] | None = None
+    sent_at: float = 0.0
+    overdue: bool = False
 
     @property
     def type_url(self) -> str:
@@ -278,22 +279,17 @@ class TypeState(NamedTuple):
         if response is None:
             make = lambda: self._response(target, hold, cohorts, encoding)  # noqa: E731
             response = cohorts.get(kind.type_url, key, make, after=self.serial)
-        brought = self._replace(
-            view=response.view,
-            exceptions=response.exceptions,
-            fingerprint=response.fingerprint,
-            dirty=False,
-            asked=NOBODY,
-            owed=False,
-            rest=response.parts or self.rest,
-            before=(self.view, self.exceptions) if response.parts else self.before,
-        )
-        return brought.send_part(now), response
+        heartbeat = self.heartbeat
+        state = self._replace(heartbeat=Heartbeat(heartbeat.at)) if heartbeat.nonce and response.parts else self
+        held = (response.view, response.exceptions, response.fingerprint, False, NOBODY, False)
+        if not response.parts:
+            return TypeState._make(state[:_HELD] + held + state[_SENT:]), response
+        part, *rest = response.parts
+        sent = (tuple(rest), part.nonce, part.serial, (*self.in_flight, part), (self.view, self.exceptions), now, False)
+        return TypeState._make(state[:_HELD] + held + sent), response
 
     def send_part(self, now: float) -> "TypeState":
-        """Have the next part of a response in flight, if one is left."""
-        if not self.rest:
-            return self
+        """Have the next part of a response in flight; one must be left."""
         part = self.rest[0]
         return self._replace(
             rest=self.rest[1:],
@@ -414,7 +410,7 @@ class TypeState(NamedTuple):
         """
         at = self.in_flight.index(part)
         earlier, later = self.in_flight[:at], self.in_flight[at + 1 :]
-        state = self._replace(in_flight=later) if later else self._answered()
+        state = self._replace(in_flight=later) if later else self.answered()
         if message is None and not (earlier or self.draining) and self.is_trusted and self.is_known:
             return state
         for number, before in enumerate(earlier):
@@ -424,9 +420,9 @@ class TypeState(NamedTuple):
                 state = state._doubt(before, "")
         return state._accept(part, drained_at) if message is None else state._doubt(part, message)
 
-    def _answered(self) -> "TypeState":
+    def answered(self) -> "TypeState":
         """Return the state with nothing left of what was in flight: so clients that were sent alike meet again."""
-        return self._replace(in_flight=(), before=None, sent_at=0.0, overdue=False)
+        return TypeState._make((*self[:_ANSWERED], (), None, 0.0, False))
 
     def _accept(self, part: Part, drained_at: float) -> "TypeState":
         state = self
@@ -524,6 +520,9 @@ class TypeState(NamedTuple):
             (whole,) = sotw_parts(kind.type_url, again, version, unlimited(encoding), lambda: nonce)
             part = replace(whole, upserts=(), is_heartbeat=True)
         return self._replace(fingerprint=fingerprint, heartbeat=Heartbeat(at, part.nonce, True)), part
+
+
+_HELD, _SENT, _ANSWERED = (TypeState._fields.index(name) for name in ("view", "rest", "in_flight"))
 
 
 def _something(type_url: str, name: str) -> Resource:

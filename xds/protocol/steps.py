@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
+from xds.protocol.diff import NO_HOLD
 from xds.protocol.draining import NOTHING_DRAINS, Draining, end_by, still, without
 from xds.protocol.limits import Limits
 from xds.protocol.name_sets import NO_NAMES, NameSet
@@ -27,17 +28,19 @@ from xds.protocol.requests import (
     type_of,
 )
 from xds.protocol.response import Part
-from xds.protocol.standing import NO_EFFECTS, Answered, Effects, Standing, Standings, Step, Watched
-from xds.protocol.state import Kind, Kinds, TypeState, Variant
-
-
-class Source(NamedTuple):
-    """Which stream a request came on: ``served`` is the type of its service, empty for any."""
-
-    variant: Variant
-    slot: int
-    served: str
-    is_grpc: bool
+from xds.protocol.standing import (
+    NO_EFFECTS,
+    NO_MARKS,
+    Answered,
+    Effects,
+    Order,
+    Source,
+    Standing,
+    Standings,
+    Step,
+    Watched,
+)
+from xds.protocol.state import Kind, Kinds, TypeState
 
 
 class History(NamedTuple):
@@ -103,6 +106,9 @@ class Steps:
 
     def go_on(self, before: Standing, at: At, source: Source, kind: Kind, request: Request, size: int) -> Step:
         """Take a later request of a type: an answer, a change of its subscription, or both."""
+        alone = self._go_on_alone(before, at, source, kind, request, size)
+        if alone is not None:
+            return alone
         draft = self._draft(before, at, source)
         state = draft.states[kind]
         check_size(state, request, size, self._limits.subscriptions_max)
@@ -142,6 +148,9 @@ class Steps:
 
     def advance(self, before: Standing, at: At, source: Source) -> Step:
         """Give a stream its next message, if there is one, on the way to the newest snapshot."""
+        alone = self._advance_alone(before, at, source)
+        if alone is not None:
+            return alone
         draft = self._draft(before, at, source)
         draft.read_newest = draft.read_clock = True
         part = draft.advance(source.slot)
@@ -161,6 +170,65 @@ class Steps:
         draft = self._draft(before, at, source)
         draft.left(source.slot)
         return self._step(before, draft, source, NO_EFFECTS)
+
+    # --- Steps of types that never wait, where the order waits for nothing: they touch only their own --------------
+
+    def _go_on_alone(
+        self, before: Standing, at: At, source: Source, kind: Kind, request: Request, size: int
+    ) -> Step | None:
+        """Take an ACK, a change of the subscription, or both; None if it is anything else."""
+        if not before.is_calm or kind.stage is not Stage.FREE or at.marks or source.served:
+            return None
+        if not isinstance(request, DeltaDiscoveryRequest) or request.HasField("error_detail"):
+            return None
+        state = old = next(each for each in before.types if each.kind is kind)
+        answered = None
+        if state.in_flight and request.response_nonce == state.nonce:
+            if len(state.in_flight) > 1 or not state.is_trusted:
+                return None
+            answered, state = Answered(kind, state.in_flight[0], None), state.answered()
+        if not changes_subscription(request):
+            after = self._with(before, old, state, before.order)
+            return Step(after, None, answered, NO_EFFECTS, True, None, None, NO_MARKS)
+        check_size(old, request, size, self._limits.subscriptions_max)
+        state = change_delta(state, request, self._rules.interned)
+        effects = Effects(
+            answered=(answered,) if answered is not None else (),
+            watched=(Watched(kind, old.interest, state.interest),) if state.interest is not old.interest else (),
+            names=len(old.interest.names) + len(state.asked) + len(state.interest.names),
+            named=True,
+        )
+        return Step(self._with(before, old, state, before.order), None, None, effects, True, None, None, NO_MARKS)
+
+    def _advance_alone(self, before: Standing, at: At, source: Source) -> Step | None:
+        """Bring one type to the newest snapshot; None if there is more to do."""
+        if not before.is_calm or source.served:
+            return None
+        chosen: TypeState | None = None
+        has_clusters = False
+        for state in before.types:
+            stage = state.kind.stage
+            has_clusters = has_clusters or stage is Stage.MAKE
+            if state.dirty or state.rest or (at.marks and (0, state.kind.type_url) in at.marks):
+                if chosen is not None or stage is not Stage.FREE or state.in_flight or state.rest:
+                    return None
+                chosen = state
+        view = at.newest.view(chosen.kind.type_url) if chosen is not None else None
+        if chosen is None or view is None or view.has_timed:
+            return None
+        rules, order = self._rules, before.order
+        state, response = chosen.respond(view, NO_HOLD, rules.cohorts, rules.encoding, at.soon)
+        if has_clusters and (order.made is not at.newest or order.making is not None):
+            order = order._replace(made=at.newest, making=None)
+        part = response.parts[0] if response.parts else None
+        after = self._with(before, chosen, state, order)
+        return Step(after, part, None, NO_EFFECTS, True, at.newest, at.soon, at.marks)
+
+    def _with(self, before: Standing, old: TypeState, new: TypeState, order: Order) -> Standing:
+        if new is old and order is before.order:
+            return before
+        types = tuple([new if state is old else state for state in before.types])
+        return self._standings.shared(types, order, before)
 
     # --- Drafts --------------------------------------------------------------------------------------------------
 
@@ -192,9 +260,7 @@ class Steps:
                 return before
         if draft.per_type or draft.is_one_clients_own:
             return self._standings.new(types, order)
-        if before.arrivals > 1 or not any(state.in_flight or state.dirty for state in types):
-            return self._standings.shared(types, order)
-        return self._standings.new(types, order)
+        return self._standings.shared(types, order, before)
 
 
 def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool) -> bool:

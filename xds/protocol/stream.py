@@ -1,11 +1,12 @@
 """One gRPC stream as the protocol sees it, and the session of a client's streams: who it is, and where it stands."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
 from xds.protocol.errors import StreamRefusedError
-from xds.protocol.standing import NO_MARKS, Marks, Standing
+from xds.protocol.standing import NO_MARKS, Marks, Source, Standing
 from xds.protocol.state import Kind, Rejection, TypeState, Variant
 
 NEVER = float("inf")
@@ -67,6 +68,7 @@ class Session:
     def add(self, stream: "Stream") -> None:
         """Take in a stream."""
         stream.session, stream.slot = self, self.slots
+        stream.source = Source(stream.variant, stream.slot, stream.type_url, self.is_grpc)
         self.slots += 1
         self.streams.append(stream)
 
@@ -82,10 +84,12 @@ class Stream:
         "__weakref__",
         "connection",
         "names_bytes",
+        "owner",
         "queued",
         "refusal",
         "session",
         "slot",
+        "source",
         "type_url",
         "variant",
         "warm",
@@ -96,7 +100,10 @@ class Stream:
         self.type_url = type_url
         self.connection = connection
         self.session: Session | None = None
+        self.owner: Any = None
+        """Whose stream it is: the transport's end of it, of no account here."""
         self.slot = 0
+        self.source = Source(variant, 0, type_url, is_grpc=False)
         self.queued = False
         self.names_bytes = 0
         """At most so much memory its names take (``Hub``)."""

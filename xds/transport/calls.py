@@ -161,6 +161,8 @@ class XdsCall(Call):
         if xds is None:
             return
         try:
+            if dispatcher.hub.take_ack(xds, message):
+                return
             names = dispatcher.receive(xds, message)
         except StreamRefusedError as refusal:
             self.refuse(refusal)
@@ -172,14 +174,14 @@ class XdsCall(Call):
 
     def carry(self, hub: Hub) -> bool:
         """Send what the stream's whole cohort is sent."""
-        xds = self._xds
-        if xds is None or self.rest is not None or self.connection.paused:
+        xds, connection = self._xds, self.connection
+        if xds is None or self.rest is not None or connection.paused:
             return True
         try:
             part = hub.carry(xds)
             if part is None:
                 return False
-            self._send_part(part)
+            self._send_part(part, connection)
         except Exception as error:
             self._fail(error)
         return True
@@ -192,7 +194,7 @@ class XdsCall(Call):
                 part = dispatcher.poll(xds)
                 if part is None:
                     return
-                self._send_part(part)
+                self._send_part(part, self.connection)
                 if xds.settled:
                     return
                 xds = self._xds
@@ -207,16 +209,18 @@ class XdsCall(Call):
             self.connection.services.dispatcher.report_fault(error)
             self.end(Status.INTERNAL, "internal error")
 
-    def _send_part(self, part: Part) -> None:
+    def _send_part(self, part: Part, connection: CallConnection) -> None:
         """Send a part, framed once for its whole cohort: nearly all clients use stream 1, and have room for it."""
-        size = len(part.message) + grpc.PREFIX_BYTES
-        connection = self.connection
+        framed = connection.services.framed
+        if framed.part is not part:
+            framed.take(part)
+        size = framed.size
         if self.id == 1 and size <= self.window and size <= connection.window:
             self.window -= size
             connection.window -= size
-            connection.write(connection.services.framed.get(part))
-            return
-        self.send(grpc.prefixed(part.message))
+            connection.write(framed.framed)
+        else:
+            self.send(grpc.prefixed(part.message))
 
     def on_writable(self) -> None:
         self.ready()

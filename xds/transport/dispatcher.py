@@ -117,7 +117,7 @@ class Dispatcher:
                 Status.RESOURCE_EXHAUSTED, f"this server takes {self._streams_max} streams (transport.streams_max)"
             )
         stream = self.hub.open(variant, type_url=type_url, connection=connection)
-        self._sinks[stream] = sink
+        self._sinks[stream] = stream.owner = sink
         return stream
 
     def receive(self, stream: Stream, data: bytes) -> int:
@@ -161,6 +161,7 @@ class Dispatcher:
     def close(self, stream: Stream) -> None:
         """Forget a stream that ended."""
         self._sinks.pop(stream, None)
+        stream.owner = None
         self._cold.pop(stream, None)
         self.hub.close(stream)
         self._serve_now()
@@ -220,13 +221,13 @@ class Dispatcher:
             self._slice = self._loop.call_soon(self._run_slice)
         else:
             self._slice = None
-        hub, sinks = self.hub, self._sinks
+        hub = self.hub
         hub.tell_time(self._loop.time())
         began = thread_time()  # what other processes do meanwhile does not count
         due = began if self._sliced_at is None else 2 * began - self._sliced_at
         while backlog:
             for _ in range(min(SLICE, len(backlog))):
-                sink = sinks.get(backlog.popleft())
+                sink: Sink | None = backlog.popleft().owner
                 if sink is not None and not sink.carry(hub):
                     sink.ready()
             if thread_time() >= due:
@@ -234,7 +235,7 @@ class Dispatcher:
         self._sliced_at = thread_time() if backlog else None
 
     def _tell(self, stream: Stream) -> None:
-        sink = self._sinks.get(stream)
+        sink: Sink | None = stream.owner
         if sink is not None:
             sink.ready()
 

@@ -107,6 +107,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         "heard",
         "lingering",
         "pinged",
+        "services",
         "shared",
         "since",
         "unasked_s",
@@ -117,6 +118,7 @@ class NativeConnection(Connection, asyncio.Protocol):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared.limits)
         self.shared = shared
+        self.services = shared.services
         self._resting = False
         self.since = self.heard = self.busy = shared.tick
         self.pinged = False
@@ -129,11 +131,6 @@ class NativeConnection(Connection, asyncio.Protocol):
         self._name = ""
         self._pings: tuple[float, int] | None = None
         self._deadlines: dict[Stream, asyncio.TimerHandle] | None = None
-
-    @property
-    def services(self) -> Services:
-        """What is served."""
-        return self.shared.services
 
     @property
     def name(self) -> str:
@@ -234,7 +231,9 @@ class NativeConnection(Connection, asyncio.Protocol):
     def write(self, data: bytes) -> None:
         corked = self._corked
         if corked is None:
-            self._emit(data)
+            transport = self._transport
+            if transport is not None:
+                transport.write(data)
             return
         corked.append(data)
         if len(data) > CORKED_BYTES_MAX or len(corked) > CORKED_MAX:
@@ -386,6 +385,12 @@ class TlsConnection(NativeConnection):
                 raise ssl.SSLZeroReturnError
             self.take(bytes(memoryview(buffer)[:size]))
         self._flush()
+
+    def write(self, data: bytes) -> None:
+        if self._corked is None:
+            self._emit(data)
+        else:
+            super().write(data)
 
     def _emit(self, data: bytes) -> None:
         if not self._up or self._transport is None:

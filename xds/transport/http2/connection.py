@@ -127,7 +127,9 @@ class Connection(Allowance):
         stream = self.streams.get(stream_id)
         if stream is None or self._buffer or self._blocks.open_on:
             return None
-        if not stream.reads_messages or not stream.between_messages:
+        if stream.partial is not None or stream.length_left is not None or stream.remote_closed:
+            return None
+        if stream.local_closed or stream.ending or not stream.reads_messages:
             return None
         room = 2 * (self.credit - size) >= self.limits.connection_window
         return stream if room and 2 * (stream.credit - size) >= self.limits.stream_window else None

@@ -213,12 +213,6 @@ class Stream:
     # --- Sending ---------------------------------------------------------------------------------------------------
 
     @property
-    def between_messages(self) -> bool:
-        """Say whether the next message is awaited, and nothing but the message."""
-        whole = self.partial is None and self.length_left is None
-        return whole and not self.remote_closed and not self.over
-
-    @property
     def over(self) -> bool:
         """Say whether the response is decided, to its end: what the client still says is of no account."""
         return self.local_closed or bool(self.ending)

@@ -1,0 +1,52 @@
+"""The table of standings: equal ones are one object for as long as anybody has it, and only equal ones are."""
+
+import gc
+from weakref import KeyedRef
+
+import pytest
+from support.encoded import CDS, EDS
+
+from xds.protocol import standing as module
+from xds.protocol.limits import Ordering
+from xds.protocol.standing import NOT_BEGUN, Standings
+from xds.protocol.state import Kind, TypeState, Variant
+
+
+def states(*types: str, dirty: bool = False) -> tuple[TypeState, ...]:
+    return tuple(TypeState(KINDS[type_url], dirty=dirty) for type_url in types)
+
+
+KINDS = {type_url: Kind(type_url, Variant.DELTA) for type_url in (CDS, EDS)}
+
+
+def test_equal_standings_are_one_and_others_are_others() -> None:
+    table = Standings(Ordering())
+    start = table.new((), NOT_BEGUN)
+    one = table.shared(states(CDS, EDS), NOT_BEGUN, start)
+    assert table.shared(states(CDS, EDS), NOT_BEGUN, start) is one
+    assert table.shared(states(CDS, EDS), NOT_BEGUN, one) is one
+    assert table.shared(states(CDS), NOT_BEGUN, one) is not one
+    assert table.shared(states(CDS, EDS, dirty=True), NOT_BEGUN, one) is not one
+    assert table.shared(states(CDS, EDS), NOT_BEGUN._replace(break_due=True), one) is not one
+
+
+def test_standings_of_equal_hashes_are_not_taken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_hash_of", lambda _: 7)
+    table = Standings(Ordering())
+    start = table.new((), NOT_BEGUN)
+    one = table.shared(states(CDS), NOT_BEGUN, start)
+    other = table.shared(states(EDS), NOT_BEGUN, start)
+    assert (one.types, other.types) == (states(CDS), states(EDS))
+
+
+def test_a_standing_that_nobody_has_is_forgotten_and_no_other_in_its_place() -> None:
+    table = Standings(Ordering())
+    start = table.new((), NOT_BEGUN)
+    one = table.shared(states(CDS), NOT_BEGUN, start)
+    older = KeyedRef(start, lambda _: None, one.hashes)
+    table._forget(older)  # of one that had the same hashes, and went before
+    assert len(table) == 1
+    assert table.shared(states(CDS), NOT_BEGUN, start) is one
+    del one
+    gc.collect()
+    assert len(table) == 0

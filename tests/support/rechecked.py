@@ -1,0 +1,74 @@
+"""A Hub that works out again what it remembers, and compares: the memory must not change anything."""
+
+from typing import Any
+
+from xds.protocol.hub import Hub
+from xds.protocol.requests import decode, span_of_node
+from xds.protocol.response import Part
+from xds.protocol.standing import NO_MARKS, Standing, Step
+from xds.protocol.steps import NO_HISTORY
+from xds.protocol.stream import Session, Stream
+
+
+class RecheckedHub(Hub):
+    """Every so many remembered steps, one is worked out again. ``rechecked`` counts these."""
+
+    def __init__(self, *arguments: Any, every: int = 1, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.every, self.rechecked, self._taken = every, 0, 0
+
+    def receive(self, stream: Stream, data: bytes, now: float) -> int:
+        session = stream.session
+        expected = None
+        if session is not None and session.at.steps is not None:
+            self.tell_time(now)
+            plain = self._large.plain(data, span_of_node(stream.variant, data))
+            step = self._remembered(session, plain)
+            if step is not None and self._is_due():
+                expected = self._work_out_again(stream, session, plain, now)
+        names = super().receive(stream, data, now)
+        if expected is not None and session is not None:
+            self._compare(session, expected)
+            assert names == expected.effects.names
+        return names
+
+    def _work_out_again(self, stream: Stream, session: Session, plain: bytes, now: float) -> Step:
+        request = decode(stream.variant, plain)
+        source, at = stream.source, self._at(session, now)._replace(marks=NO_MARKS)  # these wait on
+        kind, is_known = self._steps.kind(session.at, source, request)
+        if is_known:
+            return self._steps.go_on(session.at, at, source, kind, request, len(plain))
+        return self._steps.begin(session.at, at, source, kind, request, len(plain), NO_HISTORY)
+
+    def poll(self, stream: Stream, now: float) -> Part | None:
+        session, expected = stream.session, None
+        if session is not None and stream.refusal is None and session.at.ahead is not None:
+            self.tell_time(now)
+            ahead = session.at.ahead
+            same = ahead.snapshot is self.snapshot(session.group) and ahead.marks == session.marks
+            if same and ahead.tick == self._soon and not session.per_type and self._is_due():
+                expected = self._steps.advance(session.at, self._at(session, now), stream.source)
+        part = super().poll(stream, now)
+        if expected is not None and session is not None:
+            self._compare(session, expected)
+            assert (part is None) == (expected.part is None)
+            assert part is None or expected.part is None or part.upserts == expected.part.upserts
+        return part
+
+    def _is_due(self) -> bool:
+        self._taken += 1
+        return self._taken % self.every == 0
+
+    def _compare(self, session: Session, expected: Step) -> None:
+        self.rechecked += 1
+        found, wanted = session.at, expected.after
+        assert found.order == wanted.order, f"{found.order} instead of {wanted.order}"
+        assert _but_nonces(found) == _but_nonces(wanted), f"{found.types} instead of {wanted.types}"
+
+
+def _but_nonces(standing: Standing) -> list[object]:
+    """Return what a standing's types are, with messages by what is in them: made anew, they have other nonces."""
+    return [
+        (state._replace(nonce="", serial=0, in_flight=(), rest=()), [p.names for p in (*state.in_flight, *state.rest)])
+        for state in standing.types
+    ]
