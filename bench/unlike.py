@@ -128,7 +128,7 @@ def subscriptions(streams: int, changes: int) -> float:
 def versions(streams: int, _changes: int) -> float:
     """Return the µs a stream that connects."""
     fleet = Unlike(2)
-    have = {name: f"{0:016x}" for name in NAMES}
+    have = dict.fromkeys(NAMES, f"{0:016x}")
     fleet.fresh()
     for number in range(streams):
         fleet.connect(NAMES, have | {NAMES[number % CLUSTERS]: f"old-{number}"})

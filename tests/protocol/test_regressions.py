@@ -219,7 +219,7 @@ def test_regression_endpoints_that_rejected_clusters_share_do_not_show_that_all_
     client = started(world)
     world.publish(cluster("good", eds="e"), cluster("bad", eds="e"), endpoints("e"), route("r", 2, "bad"))
     client.subscribe(EDS, "e")
-    assert client.nack(CDS) == []
+    assert client.nack(CDS, "one of them") == []
     assert client.ack(EDS) == []
     world.publish(cluster("bad", 2, eds="e"))
     assert client.ack_all()[-1] == "RDS #9 r@2"
@@ -229,7 +229,7 @@ def test_regression_shared_endpoints_show_it_once_the_other_rejected_cluster_is_
     client = started(world)
     world.publish(cluster("good", eds="e"), cluster("bad", eds="e"), endpoints("e"), route("r", 2, "good"))
     client.subscribe(EDS, "e")
-    client.nack(CDS)
+    client.nack(CDS, "one of them")
     client.ack_all()
     assert "r@2" not in str(client.last(RDS))
     world.publish(remove=[cluster("bad", eds="e")])

@@ -1,5 +1,6 @@
 """What a server may send on one stream, held against what it was sent there: every message as it leaves."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -113,7 +114,12 @@ class StreamAudit:
                 del known.unanswered[nonce]
         if request.HasField("error_detail"):
             state = self.server.published.get(self.server.group_of(self.line.envoy), {})
+            # New clusters that are not blamed go once more, without those that are.
+            spared = request.type_url == CDS and isinstance(request, wire.DeltaDiscoveryRequest)
+            blamed = re.split(r"[\s,:]+", request.error_detail.message) if spared else [*sent.names]
             for name, content in sent.names.items():
+                if name not in blamed:
+                    continue
                 changed = state.get((request.type_url, name)) != content or known.touched_at.get(name, 0.0) >= sent.at
                 if content is not None and not changed:
                     known.rejected[name] = content

@@ -135,6 +135,9 @@ def diff(
         elif (held := kept.get(name)) is not None:
             if not held.is_claim:  # what is kept of an earlier stream has no body
                 upserts[name] = held
+            elif not held.version:  # nor does it surely have that: it is told that there is none
+                unknown.append(name)
+                del kept[name]
         elif name not in removals:
             unknown.append(name)
     for resource in hold.revived:

@@ -36,7 +36,7 @@ from xds.protocol.name_sets import NO_NAMES
 from xds.protocol.policy import Stage
 from xds.protocol.response import Encoding, Part, Response, endpoints_of
 from xds.protocol.standing import NO_MARKS, Answered, Marks, Order, Overdue, Standing
-from xds.protocol.state import Kind, TypeState
+from xds.protocol.state import Kind, TypeState, Variant
 
 
 class Phase(Enum):
@@ -330,7 +330,8 @@ class Draft:
 
     def advance(self, slot: int) -> Part | None:
         """Return the next message of a stream, or None if there is nothing to send until something happens."""
-        for state in [state for state in self.states.values() if state.kind.slot == slot]:
+        for kind in [kind for kind in self.states if kind.slot == slot]:
+            state = self.states[kind]  # as those before it left it
             if not state.dirty and not state.rest:
                 continue
             part = self._send(state)
@@ -528,7 +529,18 @@ class Draft:
             self.coming_back = False  # Envoy asks for all types before it reads the first answer
             self.break_after = 0.0
         self.happened(Event.ACCEPTED if message is None else Event.REJECTED, state, part)
+        if message is not None and state.kind.stage is Stage.MAKE and state.kind.variant is Variant.DELTA:
+            self._send_unblamed(part, state.kind, message)
         return Answered(state.kind, part, message)
+
+    def _send_unblamed(self, part: Part, kind: Kind, message: str) -> None:
+        """Send new clusters once more that were rejected beside others which the client names as the bad ones.
+
+        It took them, most likely; their ACK says so for sure, and the routes that wait for them may follow.
+        """
+        blamed = part.named_in(message)
+        if not blamed.issuperset(part.new):
+            self.put(self.states[kind].ask(part.new - blamed))
 
     def asked_for_endpoints(self) -> None:
         """Take the client's asking for endpoints as a sign that it has their cluster, though it rejected others."""

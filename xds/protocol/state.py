@@ -449,7 +449,10 @@ class TypeState(NamedTuple):
 
     def _doubt(self, part: Part, message: str) -> "TypeState":
         """Hold every name in a message for unknown: Envoy may have applied any part of what it rejects."""
-        state = self._replace(unknown=self.unknown.union(part.name_set))
+        names, interest = part.name_set, self.interest
+        if not interest.open_ended and not interest.names.issuperset(names.names):
+            names = NameSet.of(interest.names.intersection(names.names))  # the others were given up meanwhile
+        state = self._replace(unknown=self.unknown.union(names))
         if self.kind.variant is Variant.DELTA:
             if part.removals:
                 state = state._replace(unremoved=self.unremoved.union(part.removal_set))

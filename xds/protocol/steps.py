@@ -287,8 +287,8 @@ def _with_history(state: TypeState, history: History, at: At, drained_at: float)
     if state.kind.stage is Stage.LISTENERS:
         left = end_by(left, left, drained_at)
     else:
-        names, view = state.interest.names, at.newest.view(state.type_url)
-        left = without(left, [name for name in left if name not in names or view.get(name) is not None])
+        names = state.interest.names
+        left = without(left, [name for name in left if name not in names or state.held(name) is not None])
     wanted = NameSet.of(name for name in history.nacked.names if state.interest.wants(name))
     return state._replace(unknown=wanted).drains(left)
 
