@@ -227,9 +227,10 @@ class Hub:
             step = self._steps.begin(before, at, source, kind, request, size, history)
         if plain:
             self._large.keep(plain)
-            if not session.marks:
+            if not step.marks:
                 self.memory.learn(before, plain, step)
-        session.marks = NO_MARKS
+        if step.marks:
+            session.marks = NO_MARKS  # they are in the standing now
         names = self._take_said(stream, session, step, size)
         if not is_known and len(self._draining):
             state = stream.states[kind.type_url]

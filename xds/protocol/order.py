@@ -730,7 +730,7 @@ class Draft:
             self.put(state._replace(draining=united(state.draining, response.kept)))
 
     def _look_for_unused(self) -> None:
-        self.break_due = True
+        self.break_due = self.break_due or any(state.exceptions for state in self.clusters)
 
     def _follow_again(self) -> None:
         if self.made is None:

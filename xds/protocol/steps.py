@@ -40,7 +40,7 @@ from xds.protocol.standing import (
     Step,
     Watched,
 )
-from xds.protocol.state import Kind, Kinds, TypeState
+from xds.protocol.state import NO_HEARTBEAT, Kind, Kinds, TypeState
 
 
 class History(NamedTuple):
@@ -177,7 +177,8 @@ class Steps:
         self, before: Standing, at: At, source: Source, kind: Kind, request: Request, size: int
     ) -> Step | None:
         """Take an ACK, a change of the subscription, or both; None if it is anything else."""
-        if not before.is_calm or kind.stage is not Stage.FREE or at.marks or source.served:
+        order = before.order
+        if kind.stage is not Stage.FREE or source.served or order.awaited or order.absent or order.coming_back:
             return None
         if not isinstance(request, DeltaDiscoveryRequest) or request.HasField("error_detail"):
             return None
@@ -201,28 +202,42 @@ class Steps:
         return Step(self._with(before, old, state, before.order), None, None, effects, True, None, None, NO_MARKS)
 
     def _advance_alone(self, before: Standing, at: At, source: Source) -> Step | None:
-        """Bring one type to the newest snapshot; None if there is more to do."""
-        if not before.is_calm or source.served:
+        """Bring one type to the newest snapshot; None if there is more to do, or nothing to be sent of it."""
+        order, marks = before.order, at.marks
+        if source.served or order.break_due or order.awaited or len(marks) > 1:
             return None
+        marked = marks[0][1] if marks else None
         chosen: TypeState | None = None
-        has_clusters = False
+        has_clusters, at_rest = False, True
         for state in before.types:
-            stage = state.kind.stage
-            has_clusters = has_clusters or stage is Stage.MAKE
-            if state.dirty or state.rest or (at.marks and (0, state.kind.type_url) in at.marks):
-                if chosen is not None or stage is not Stage.FREE or state.in_flight or state.rest:
+            kind = state.kind
+            if state.heartbeat is not NO_HEARTBEAT or (state.exceptions and kind.stage is Stage.MAKE):
+                return None
+            pending = state.dirty or bool(state.rest) or kind.type_url == marked
+            if kind.stage is Stage.MAKE:
+                has_clusters, at_rest = True, at_rest and not (pending or state.in_flight)
+            if not pending or chosen is not None:
+                continue
+            if state.in_flight:
+                if kind.type_url == marked:
                     return None
-                chosen = state
-        view = at.newest.view(chosen.kind.type_url) if chosen is not None else None
-        if chosen is None or view is None or view.has_timed:
+                continue
+            if kind.stage is not Stage.FREE or state.rest or (marked is not None and kind.type_url != marked):
+                return None
+            chosen = state
+        if chosen is None or (order.warming and chosen.asked and chosen.kind.type_url == ENDPOINTS):
             return None
-        rules, order = self._rules, before.order
+        view = at.newest.view(chosen.kind.type_url)
+        if view.has_timed:
+            return None
+        rules = self._rules
         state, response = chosen.respond(view, NO_HOLD, rules.cohorts, rules.encoding, at.soon)
-        if has_clusters and (order.made is not at.newest or order.making is not None):
+        if not response.parts and not before.is_calm:
+            return None
+        if has_clusters and at_rest and (order.made is not at.newest or order.making is not None):
             order = order._replace(made=at.newest, making=None)
         part = response.parts[0] if response.parts else None
-        after = self._with(before, chosen, state, order)
-        return Step(after, part, None, NO_EFFECTS, True, at.newest, at.soon, at.marks)
+        return Step(self._with(before, chosen, state, order), part, None, NO_EFFECTS, True, at.newest, at.soon, marks)
 
     def _with(self, before: Standing, old: TypeState, new: TypeState, order: Order) -> Standing:
         if new is old and order is before.order:
