@@ -212,15 +212,15 @@ class XdsCall(Call):
     def _send_part(self, part: Part, connection: CallConnection) -> None:
         """Send a part, framed once for its whole cohort: nearly all clients use stream 1, and have room for it."""
         framed = connection.services.framed
-        if framed.part is not part:
-            framed.take(part)
-        size = framed.size
+        size = framed.size if framed.part is part else len(part.message) + grpc.PREFIX_BYTES
         if self.id == 1 and size <= self.window and size <= connection.window:
+            if framed.part is not part:
+                framed.take(part)
             self.window -= size
             connection.window -= size
             connection.write(framed.framed)
         else:
-            self.send(grpc.prefixed(part.message))
+            self.send(framed.prefixed(part))
 
     def on_writable(self) -> None:
         self.ready()
