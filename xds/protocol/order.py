@@ -538,9 +538,9 @@ class Draft:
 
         It took them, most likely; their ACK says so for sure, and the routes that wait for them may follow.
         """
-        blamed = part.named_in(message)
-        if not blamed.issuperset(part.new):
-            self.put(self.states[kind].ask(part.new - blamed))
+        view = self.newest.view(kind.type_url)
+        names = part.new - part.named_in(message)
+        self.put(self.states[kind].ask([name for name in names if view.get(name) is not None]))
 
     def asked_for_endpoints(self) -> None:
         """Take the client's asking for endpoints as a sign that it has their cluster, though it rejected others."""
