@@ -747,3 +747,20 @@ def test_a_type_that_has_nothing_to_be_sent_does_not_hold_back_removals(world: W
     client.unsubscribe(RDS, "r")
     world.publish(remove=[static("a"), route("r", 1)])
     assert clusters_sent(settle(client)) == [full(variant, "-a", "b@1")]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
+def test_routes_wait_for_all_parts_of_a_response_with_their_clusters(make_world: MakeWorld, late: bool) -> None:
+    """The client does not answer: part after part is given up on and the next is sent; then the routes follow."""
+    world = make_world(encoding=Encoding(response_bytes_max=60))
+    world.publish(static("x"), listener("l", 1, routes="r"), route("r", 1, "x"))
+    client = holding(world, DELTA, routes=["r"])
+    world.publish(static("a"), static("b"), static("c"), route("r", 2, "a b c"))
+    said = client.take()
+    for _ in range(3 if late else 0):
+        assert "RDS" not in " ".join(said)
+        world.advance(HOLD_S + 1)
+        said += client.take()
+    said += [] if late else settle(client)
+    kinds = [line.split(" ", 2)[::2] for line in said if not line.startswith("EDS")]
+    assert kinds[:4] == [["CDS", "a@1"], ["CDS", "b@1"], ["CDS", "c@1"], ["RDS", "r@2"]]

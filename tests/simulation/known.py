@@ -34,11 +34,6 @@ KNOWN: tuple[Known, ...] = (
         lambda envoy: envoy.has_rejected and (envoy.returned or envoy.per_type),
     ),
     Known(
-        "what drains is forgotten in a return, so that the clusters that it uses go too early",
-        r"uses .*, which are not there",
-        lambda envoy: envoy.returned,
-    ),
-    Known(
         "a cluster that goes while it is sent alone, as it was rejected beside a bad one, is sent once more",
         r"is sent CDS .*, which is an older one",
         lambda envoy: envoy.delta and envoy.has_rejected,

@@ -82,18 +82,14 @@ class DrainingNodes:
         return node_key(node) in self._by_node
 
     def taken_over(self, node: Node, state: TypeState, *, all_names: bool) -> None:
-        """A new stream has what its node may be using; what it takes over of removed routes is its own from now on.
+        """A new stream has what its node may be using: that stays noted, as the node may be back before this one ends.
 
         ``all_names``: no other stream asks for further names of the type, so that nothing else is in use.
         """
         noted = self.of(node, state.type_url)
-        if not noted:
-            return
-        if state.kind.stage is Stage.LISTENERS:
-            left = noted if state.draining else NOTHING_DRAINS
-        else:
-            left = NOTHING_DRAINS if all_names else without(noted, state.interest.names)
-        if left is not noted:
+        whole = all_names or state.kind.stage is Stage.LISTENERS
+        left = united(NOTHING_DRAINS if whole else without(noted, state.interest.names), state.draining)
+        if left != noted:
             self._say(_memory(node, state, left, instead=True))
 
     def memories(self) -> Iterator[Memory]:

@@ -303,7 +303,7 @@ class Draft:
             return Phase.WARMING
         if all(state.idle for state in clusters):
             return Phase.MADE
-        if any(state.in_flight and self.gave_up(state) for state in clusters):
+        if any(state.in_flight and not state.rest and self.gave_up(state) for state in clusters):
             return Phase.OVERDUE
         return Phase.MAKING
 

@@ -134,7 +134,7 @@ class Steps:
         if answered is None and not named:
             return self._step(before, draft, source, NO_EFFECTS)
         plain = answered is not None and answered.error is None and not named and not watched
-        if plain and not draft.states[kind].draining:
+        if plain and not draft.states[kind].draining and not _draining_of(before, kind):
             assert answered is not None
             return self._step(before, draft, source, NO_EFFECTS, acked=answered)
         effects = Effects(
