@@ -224,11 +224,14 @@ class Draft:
                 self.warming = NOBODY
                 self.read_newest = True
 
-    def order(self) -> Order:
+    def order(self, before: Order) -> Order:
         """Return the order as it is now. At rest, what was made is the newest, whichever way that came about."""
-        if self.read_newest and not self.per_type and self._at_rest:
-            self.made, self.making = self.at.newest, None
-        return Order(
+        newest = self.at.newest
+        if self.read_newest and not self.per_type and (self.made is not newest or self.making is not None):
+            clusters = self.clusters
+            if clusters and all(state.idle for state in clusters):
+                self.made, self.making = newest, None
+        now = (
             self.made,
             self.making,
             self.warming,
@@ -243,11 +246,7 @@ class Draft:
             self.stuck_until,
             self.asked_before,
         )
-
-    @property
-    def _at_rest(self) -> bool:
-        clusters = self.clusters
-        return bool(clusters) and all(state.idle for state in clusters)
+        return before if now == before else Order._make(now)
 
     @property
     def newest(self) -> Snapshot:

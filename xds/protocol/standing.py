@@ -3,7 +3,7 @@
 All clients that stand alike hold one object (``Standings``), at which is kept what is remembered of the next steps.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import KeyedRef
 
@@ -182,11 +182,8 @@ class Step:
     snapshot: Snapshot | None
     tick: float | None
     marks: Marks
-    is_plain_ack: bool = field(init=False)
+    is_plain_ack: bool = False
     """It is an ACK that looked at nothing else: the commonest of all."""
-
-    def __post_init__(self) -> None:
-        self.is_plain_ack = self.acked is not None and self.snapshot is None and self.tick is None
 
 
 def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> tuple[bool, bool, float]:

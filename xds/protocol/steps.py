@@ -190,7 +190,7 @@ class Steps:
             answered, state = Answered(kind, state.in_flight[0], None), state.answered()
         if not changes_subscription(request):
             after = self._with(before, old, state, before.order)
-            return Step(after, None, answered, NO_EFFECTS, True, None, None, NO_MARKS)
+            return Step(after, None, answered, NO_EFFECTS, True, None, None, NO_MARKS, answered is not None)
         check_size(old, request, size, self._limits.subscriptions_max)
         state = change_delta(state, request, self._rules.interned)
         effects = Effects(
@@ -264,15 +264,14 @@ class Steps:
         repeats = not (draft.is_one_clients_own or source.served)
         snapshot = draft.at.newest if draft.read_newest else None
         tick = draft.at.soon if draft.read_clock else None
-        return Step(after, part, acked, effects, repeats, snapshot, tick, draft.at.marks)
+        is_plain = acked is not None and snapshot is None and tick is None
+        return Step(after, part, acked, effects, repeats, snapshot, tick, draft.at.marks, is_plain)
 
     def _after(self, before: Standing, draft: Draft) -> Standing:
         """Return the standing that a draft is: one for all who stand so, where others may."""
-        types, order = tuple(draft.states.values()), draft.order()
-        if order == before.order:
-            order = before.order
-            if types == before.types:
-                return before
+        types, order = tuple(draft.states.values()), draft.order(before.order)
+        if order is before.order and types == before.types:
+            return before
         if draft.per_type or draft.is_one_clients_own:
             return self._standings.new(types, order)
         return self._standings.shared(types, order, before)
