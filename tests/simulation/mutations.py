@@ -115,13 +115,12 @@ class NothingDrainsAway(FaultyHub):
             _keep_removals(response, lambda name: False)
 
 
-class LateAnswersDropped(FaultyHub):
-    """An answer to any response but the last of its type says nothing."""
+class LateRejectionsTakenForAcks(FaultyHub):
+    """A rejection of any response but the last of its type is taken for an ACK."""
 
     def change_request(self, over: Wire, request: Request) -> None:
         sent = [*over.sent.get(request.type_url, ())]
-        if over.delta and request.response_nonce and sent and request.response_nonce != sent[-1]:
-            request.response_nonce = ""
+        if request.response_nonce and sent and request.response_nonce != sent[-1]:
             request.ClearField("error_detail")
 
 
@@ -193,7 +192,7 @@ MUTATIONS: Mapping[str, Callable[..., Hub]] = {
     "a removal in a rejected response is not sent again": RemovalsOnce,
     "what drains is not forgotten at its time": NothingDrainsAway,
     "a node that is back early is not known": EarlyReturnsForgotten,
-    "answers that come late are dropped": LateAnswersDropped,
+    "rejections that come late are taken for ACKs": LateRejectionsTakenForAcks,
     # Others of their kind.
     "a node that is back is not known": NodesForgotten,
     "changes are not ordered": _ordered(enabled=False),
