@@ -764,3 +764,17 @@ def test_routes_wait_for_all_parts_of_a_response_with_their_clusters(make_world:
     said += [] if late else settle(client)
     kinds = [line.split(" ", 2)[::2] for line in said if not line.startswith("EDS")]
     assert kinds[:4] == [["CDS", "a@1"], ["CDS", "b@1"], ["CDS", "c@1"], ["RDS", "r@2"]]
+
+
+def test_removals_of_endpoints_wait_while_changes_of_clusters_are_under_way(world: World) -> None:
+    """Clusters are in flight, and one is to go with the next response: its endpoints stay until it is gone."""
+    world.publish(cluster("a"), cluster("b"), cluster("c"), *map(endpoints, "abc"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(EDS, "a", "b", "c")
+    client.ack_all()
+    world.publish(cluster("a", 2))
+    client.ack(EDS)
+    world.publish(remove=[cluster("b"), endpoints("b")])
+    world.publish(endpoints("c", 2))
+    assert client.take()[-1].split(" ", 2)[::2] == ["EDS", "c@2"]

@@ -215,7 +215,9 @@ class Steps:
                 return None
             pending = state.dirty or bool(state.rest) or kind.type_url == marked
             if kind.stage is Stage.MAKE:
-                has_clusters, at_rest = True, at_rest and not (pending or state.in_flight)
+                if pending:
+                    return None  # which clusters stay, and so which endpoints, is not known yet
+                has_clusters, at_rest = True, at_rest and not state.in_flight
             if not pending or chosen is not None:
                 continue
             if state.in_flight:
