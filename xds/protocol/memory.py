@@ -27,7 +27,7 @@ class Memory:
         self.bytes_max = bytes_max
         self._bytes = 0
         self._standings: WeakSet[Standing] = WeakSet()
-        self._by_snapshot: dict[Snapshot, list[ref[Standing]]] = {}
+        self._by_snapshot: dict[Snapshot, set[ref[Standing]]] = {}
         self._idle: dict[int, tuple[int, int]] = {}
 
     def learn(self, standing: Standing, said: bytes, step: Step) -> None:
@@ -51,7 +51,7 @@ class Memory:
     def _keep(self, standing: Standing, step: Step, size: int) -> None:
         self._standings.add(standing)
         if step.snapshot is not None:
-            self._by_snapshot.setdefault(step.snapshot, []).append(ref(standing))
+            self._by_snapshot.setdefault(step.snapshot, set()).add(ref(standing))
         self._bytes += size + STEP_BYTES
         if self._bytes > self.bytes_max:
             self._bytes = sum(map(_bytes_of, self._standings))
@@ -94,7 +94,7 @@ class Memory:
         self._by_snapshot = {
             snapshot: left
             for snapshot, references in self._by_snapshot.items()
-            if (left := [each for each in references if each() in self._standings])
+            if (left := {each for each in references if each() in self._standings})
         }
 
     @property

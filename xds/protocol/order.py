@@ -39,10 +39,14 @@ from xds.protocol.standing import NO_MARKS, Answered, Marks, Order, Overdue, Sta
 from xds.protocol.state import Kind, TypeState, Variant
 
 
-class Phase(Enum):
-    """How far a client is with its clusters, which all else follows."""
+class _Word(Enum):
+    """A word of the tables; its value is what docs/ordering.md says for it."""
 
-    __hash__ = object.__hash__  # Enum's own is not C code
+    __hash__ = object.__hash__  # in C, where Enum's own is not
+
+
+class Phase(_Word):
+    """How far a client is with its clusters, which all else follows."""
 
     UNORDERED = "the order is switched off"
     RETURNING = "it came back with routes or endpoints, and is yet to ask for its clusters"
@@ -52,10 +56,8 @@ class Phase(Enum):
     MADE = "it has all clusters, or subscribes to none"
 
 
-class Follow(Enum):
+class Follow(_Word):
     """What listeners and routes may follow."""
-
-    __hash__ = object.__hash__  # Enum's own is not C code
 
     NOTHING = "nothing: they wait"
     MADE = "the snapshot whose clusters it has"
@@ -80,10 +82,8 @@ PHASES: Mapping[Phase, Row] = {
 }
 
 
-class Event(Enum):
+class Event(_Word):
     """What happens to a type, or to the client."""
-
-    __hash__ = object.__hash__  # Enum's own is not C code
 
     SENT = "a response is sent"
     UNCHANGED = "it is brought to a snapshot without a response"
@@ -94,10 +94,8 @@ class Event(Enum):
     TIME_OVER = "a time is over"
 
 
-class Action(Enum):
+class Action(_Word):
     """What follows from an event."""
-
-    __hash__ = object.__hash__  # Enum's own is not C code
 
     SEND_ENDPOINTS = "the endpoints of these clusters are sent, changed or not"
     CLUSTERS_PRESENT = "clusters in it that were rejected before are there"

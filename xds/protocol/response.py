@@ -134,17 +134,15 @@ class Part:
 class Response:
     """What takes a cohort from one state to the next: no parts if that needs no message.
 
-    ``view`` and ``exceptions`` are what a client holds after it, ``before`` and ``exceptions_before`` what it did
-    before; ``endpoints`` names the assignments that Envoy waits for once it got the clusters in it; ``replaced`` is
-    what the client held under the names that the response changes or removes, ``gone`` those that it is to lose, told
-    or not; ``kept`` is what it may go on using of them; ``fingerprint`` sums up what it holds after.
+    ``view`` and ``exceptions`` are what a client holds after it; ``endpoints`` names the assignments that Envoy waits
+    for once it got the clusters in it; ``replaced`` is what the client held under the names that the response changes
+    or removes, ``gone`` those that it is to lose, told or not; ``kept`` is what it may go on using of them;
+    ``fingerprint`` sums up what it holds after.
     """
 
     parts: tuple[Part, ...]
     view: View
     exceptions: Exceptions
-    before: View | None
-    exceptions_before: Exceptions
     fingerprint: int
     endpoints: frozenset[str]
     replaced: tuple[Resource, ...]

@@ -61,7 +61,7 @@ class Standing:
     """The types, in the order in which they are sent, and the order.
 
     ``settled``: nothing is to be sent, until something happens; ``next_at``: when to look at it even if nothing does.
-    ``is_calm``: the order waits for nothing, so that types which never wait step alone. ``hashes``: of the types and
+    ``is_calm``: the order waits for nothing. ``hashes``: of the types and
     the order, if others may stand here too.
     ``arrivals``: how many clients came to stand here; ``steps`` by what is said, and ``ahead``, are remembered.
     """

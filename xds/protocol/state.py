@@ -333,8 +333,6 @@ class TypeState(NamedTuple):
             parts=parts,
             view=target,
             exceptions=found.exceptions,
-            before=self.view,
-            exceptions_before=self.exceptions,
             fingerprint=fingerprint,
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,

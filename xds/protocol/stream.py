@@ -5,11 +5,10 @@ from typing import Any
 
 from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
+from xds.protocol.draining import NEVER
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.standing import NO_MARKS, Marks, Source, Standing
 from xds.protocol.state import Kind, Rejection, TypeState, Variant
-
-NEVER = float("inf")
 
 
 class Session:

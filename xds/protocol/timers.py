@@ -4,9 +4,8 @@ import heapq
 from collections.abc import Iterator
 from itertools import count
 
+from xds.protocol.draining import NEVER
 from xds.protocol.stream import Session
-
-NEVER = float("inf")
 
 
 class Timers:
