@@ -8,6 +8,7 @@ from support.encoded import CDS, EDS
 
 from xds.protocol import standing as module
 from xds.protocol.limits import Ordering
+from xds.protocol.response import Part
 from xds.protocol.standing import NOT_BEGUN, Standings
 from xds.protocol.state import Kind, TypeState, Variant
 
@@ -21,32 +22,38 @@ KINDS = {type_url: Kind(type_url, Variant.DELTA) for type_url in (CDS, EDS)}
 
 def test_equal_standings_are_one_and_others_are_others() -> None:
     table = Standings(Ordering())
-    start = table.new((), NOT_BEGUN)
-    one = table.shared(states(CDS, EDS), NOT_BEGUN, start)
-    assert table.shared(states(CDS, EDS), NOT_BEGUN, start) is one
-    assert table.shared(states(CDS, EDS), NOT_BEGUN, one) is one
-    assert table.shared(states(CDS), NOT_BEGUN, one) is not one
-    assert table.shared(states(CDS, EDS, dirty=True), NOT_BEGUN, one) is not one
-    assert table.shared(states(CDS, EDS), NOT_BEGUN._replace(break_due=True), one) is not one
+    one = table.shared(states(CDS, EDS), NOT_BEGUN)
+    assert table.shared(states(CDS, EDS), NOT_BEGUN) is one
+    assert table.shared(states(CDS), NOT_BEGUN) is not one
+    assert table.shared(states(CDS, EDS, dirty=True), NOT_BEGUN) is not one
+    assert table.shared(states(CDS, EDS), NOT_BEGUN._replace(break_due=True)) is not one
+
+
+def test_standings_with_something_in_flight_are_not_looked_up() -> None:
+    table = Standings(Ordering())
+    (state,) = states(CDS)
+    part = Part(nonce="1", message=b"", upserts=(), removals=(), version="")
+    sent = (state._replace(in_flight=(part,)),)
+    assert table.shared(sent, NOT_BEGUN) is not table.shared(sent, NOT_BEGUN)
+    assert len(table) == 0
 
 
 def test_standings_of_equal_hashes_are_not_taken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_hash_of", lambda _: 7)
     table = Standings(Ordering())
-    start = table.new((), NOT_BEGUN)
-    one = table.shared(states(CDS), NOT_BEGUN, start)
-    other = table.shared(states(EDS), NOT_BEGUN, start)
+    one = table.shared(states(CDS), NOT_BEGUN)
+    other = table.shared(states(EDS), NOT_BEGUN)
     assert (one.types, other.types) == (states(CDS), states(EDS))
 
 
 def test_a_standing_that_nobody_has_is_forgotten_and_no_other_in_its_place() -> None:
     table = Standings(Ordering())
-    start = table.new((), NOT_BEGUN)
-    one = table.shared(states(CDS), NOT_BEGUN, start)
-    older = KeyedRef(start, lambda _: None, one.hashes)
+    one = table.shared(states(CDS), NOT_BEGUN)
+    (key,) = table._known
+    older = KeyedRef(table.new((), NOT_BEGUN), lambda _: None, key)
     table._forget(older)  # of one that had the same hashes, and went before
     assert len(table) == 1
-    assert table.shared(states(CDS), NOT_BEGUN, start) is one
+    assert table.shared(states(CDS), NOT_BEGUN) is one
     del one
     gc.collect()
     assert len(table) == 0

@@ -153,6 +153,8 @@ class Envoy:
         """Clusters of which the server can't know that they are missing here."""
         self.unsure_keys: set[Key] = set()
         """Names of which the server can't know that they are not what the client says that it has."""
+        self.untold: set[str] = set()
+        """Listeners of which the server that is asked next isn't told that they are in use: a newer one warms."""
         self.warming_at_return: set[str] = set()
         self.worked: set[Key] = set()
         self._busy_until = 0.0
@@ -259,12 +261,16 @@ class Envoy:
                 self.unsure.add(key[1])
 
     def loses_draining(self) -> None:
-        """Note that the next server can't know what draining listeners use, save by routes that it is told of."""
+        """Note that the next server can't know what older listeners use, save by routes that it is told of."""
         claimed = {name for subscription in self._of(RDS) for name in subscription.claimed}
-        self.draining = [
-            (content, until) for content, until in self.draining
-            if not content.names(CDS) and content.names(RDS) <= claimed
-        ]  # fmt: skip
+
+        def is_told(content: Content) -> bool:
+            return not content.names(CDS) and content.names(RDS) <= claimed
+
+        self.draining = [(content, until) for content, until in self.draining if is_told(content)]
+        self.untold |= {
+            name for name in self.warming_listeners.keys() & self.listeners if not is_told(self.listeners[name])
+        }
 
     def stall(self, seconds: float) -> None:
         """Do nothing for a while."""
@@ -446,7 +452,7 @@ class Envoy:
         self.chance.shuffle(order)
         first = next(number for number, name in enumerate(order) if name in bad)
         self._apply(type_url, {name: news[name].content for name in order[:first]}, set())
-        self._warm(type_url, news)  # who waits for what failed waits no longer
+        self._warm(type_url, {*news, *removed})  # who waits for what failed waits no longer
 
     def _apply(self, type_url: str, news: dict[str, Content], removed: set[str]) -> None:
         if type_url == CDS:
@@ -574,8 +580,7 @@ class Envoy:
                 self._listen(name)
         for name in removed:
             self.warming_listeners.pop(name, None)
-            if name in self.listeners:
-                self._drain(self.listeners.pop(name))
+            self._drain(name)
 
     def _listen_anyway(self, name: str, listener: Listener) -> None:
         if self.warming_listeners.get(name) is listener:
@@ -584,13 +589,15 @@ class Envoy:
             self._settle()
 
     def _listen(self, name: str) -> None:
-        if name in self.listeners:
-            self._drain(self.listeners.pop(name))
+        self._drain(name)
         self.listeners[name] = self.warming_listeners.pop(name).content
 
-    def _drain(self, content: Content) -> None:
-        self.draining.append((content, self.host.now + self.habits.drain_s))
-        self.host.later(self.habits.drain_s, self._drained)
+    def _drain(self, name: str) -> None:
+        content = self.listeners.pop(name, None)
+        if content is not None and name not in self.untold:
+            self.draining.append((content, self.host.now + self.habits.drain_s))
+            self.host.later(self.habits.drain_s, self._drained)
+        self.untold.discard(name)
 
     def _drained(self) -> None:
         self.draining = [(content, until) for content, until in self.draining if until > self.host.now + 1e-6]
@@ -638,8 +645,8 @@ class Envoy:
     def uses(self) -> dict[Key, frozenset[str]]:
         """Return what directs requests, and to which clusters."""
         found: dict[Key, frozenset[str]] = {}
-        active = [*self.listeners.items(), *((f"draining {content}", content) for content, _ in self.draining)]
-        for name, content in active:
+        told = [(name, content) for name, content in self.listeners.items() if name not in self.untold]
+        for name, content in [*told, *((f"draining {content}", content) for content, _ in self.draining)]:
             found[LDS, name] = content.names(CDS)
             for route in sorted(content.names(RDS)):
                 if route in self.routes:
@@ -660,6 +667,8 @@ class Envoy:
             missing = clusters - serving
             if not missing:
                 works.add(key)
+                continue
+            if key in self.unsure_keys:
                 continue
             missing -= self.unsure
             if not missing:

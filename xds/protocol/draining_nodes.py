@@ -6,14 +6,19 @@ process, before its dead stream is noticed.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+
+from immutables import Map
 
 from xds.model.groups import Node
-from xds.protocol.draining import NOTHING_DRAINS, Draining, clusters_used, end_by, united, without
+from xds.model.types import CLUSTER
+from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, clusters_used, end_by, united, without
 from xds.protocol.memories import Memory, NodeKey, Tell, node_key, tell_nobody
 from xds.protocol.policy import Stage
 from xds.protocol.state import TypeState
 
+ANY_CLUSTER: Draining = Map({"": ((None, NEVER),)})
+"""What an Envoy may be using whose clusters warm: nobody knows which, until it asks for them."""
 VERSION_BYTES = 300
 """About what a version takes: its name, its set of clusters, a time."""
 CLUSTER_BYTES = 100
@@ -34,22 +39,30 @@ class DrainingNodes:
         self._bytes_max = bytes_max
         self._tell = tell
 
-    def note(self, node: Node, state: TypeState) -> None:
-        """Take in what a stream's listeners are draining now, and which removed routes may still be used."""
-        by_type = self._by_node.get(node_key(node), {})
-        if state.kind.switches and state.draining != by_type.get(state.type_url):
-            self._say(_memory(node, state, state.draining, instead=True))
+    def note(self, node: Node, type_url: str, draining: Draining, names: Collection[str] | None = None) -> None:
+        """Take in what a node may be using of a type, by what its streams say together.
+
+        ``names``: they say so of these alone, as other streams of the node may have asked for further ones.
+        """
+        noted = self.of(node, type_url)
+        left = united(NOTHING_DRAINS if names is None else without(noted, names), draining)
+        if left != noted:
+            self._say(Memory(node=node_key(node), type_url=type_url, draining=left, instead=True))
 
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
         """Take over what is left at the end of a stream.
 
-        A listener whose replacement was never answered is taken to drain until ``drained_at``.
+        A listener whose replacement was never answered is taken to drain until ``drained_at``. Clusters that were not
+        answered, and may wait for a secret, leave their older ones in use: an Envoy that comes back while they do asks
+        for clusters last (docs/ordering.md).
         """
+        if state.kind.stage is Stage.MAKE and any(part.has_secrets for part in state.in_flight):
+            self._say(Memory(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))
         if not state.draining or not state.kind.switches:
             return
         listeners = state.kind.stage is Stage.LISTENERS
         left = end_by(state.draining, state.draining, drained_at) if listeners else state.draining
-        self._say(_memory(node, state, left))
+        self._say(Memory(node=node_key(node), type_url=state.type_url, draining=left))
 
     def _say(self, memory: Memory) -> None:
         self.remember(memory)
@@ -81,16 +94,9 @@ class DrainingNodes:
         """Say whether a node may be using anything."""
         return node_key(node) in self._by_node
 
-    def taken_over(self, node: Node, state: TypeState, *, all_names: bool) -> None:
-        """A new stream has what its node may be using: that stays noted, as the node may be back before this one ends.
-
-        ``all_names``: no other stream asks for further names of the type, so that nothing else is in use.
-        """
-        noted = self.of(node, state.type_url)
-        whole = all_names or state.kind.stage is Stage.LISTENERS
-        left = united(NOTHING_DRAINS if whole else without(noted, state.interest.names), state.draining)
-        if left != noted:
-            self._say(_memory(node, state, left, instead=True))
+    def warms(self, node: Node) -> bool:
+        """Say whether a node had clusters to answer that may wait for a secret, when its last stream ended."""
+        return bool(self.of(node, CLUSTER))
 
     def memories(self) -> Iterator[Memory]:
         """Iterate over all there is, for a process that knows nothing yet, the longest unseen first."""
@@ -105,10 +111,6 @@ class DrainingNodes:
 
     def __len__(self) -> int:
         return len(self._by_node)
-
-
-def _memory(node: Node, state: TypeState, draining: Draining, *, instead: bool = False) -> Memory:
-    return Memory(node=node_key(node), type_url=state.type_url, draining=draining, instead=instead)
 
 
 def _bytes_of(draining: Draining) -> int:

@@ -13,6 +13,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.snapshot import Snapshot
 from xds.protocol.cohorts import Cohorts
+from xds.protocol.draining import NOTHING_DRAINS, united
 from xds.protocol.draining_nodes import DrainingNodes
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.events import Counters, Event, Refused, nacked, overdue
@@ -37,7 +38,7 @@ from xds.protocol.requests import (
 from xds.protocol.response import Encoding, Part
 from xds.protocol.sessions import Sessions
 from xds.protocol.standing import NO_EFFECTS, NO_MARKS, NOT_BEGUN, Answered, Effects, Marks, Standing, Standings, Step
-from xds.protocol.state import Rejection, Variant
+from xds.protocol.state import Kind, Rejection, Variant
 from xds.protocol.steps import NO_HISTORY, History, Steps
 from xds.protocol.stream import Session, Stream
 from xds.protocol.timers import Timers
@@ -233,8 +234,7 @@ class Hub:
             session.marks = NO_MARKS  # they are in the standing now
         names = self._take_said(stream, session, step, size)
         if not is_known and len(self._draining):
-            state = stream.states[kind.type_url]
-            self._draining.taken_over(session.node, state, all_names=stream.aggregated)
+            self._note_draining(session, kind)  # it stays noted: the node may be back before this stream ends
         self._wake(session)
         return names
 
@@ -257,7 +257,11 @@ class Hub:
     def _history(self, session: Session, type_url: str) -> History:
         if not self._has_history(session):
             return NO_HISTORY
-        return History(self._nacked.of(session.node, type_url), self._draining.of(session.node, type_url))
+        return History(
+            self._nacked.of(session.node, type_url),
+            self._draining.of(session.node, type_url),
+            warms=self._draining.warms(session.node),
+        )
 
     def _take_said(self, stream: Stream, session: Session, step: Step, size: int) -> int:
         """Have a client stand where its request leads to; return how many names were looked through for that."""
@@ -293,7 +297,7 @@ class Hub:
             self._note_answer(session, answered)
         for state in effects.draining:
             if state.draining or len(self._draining):
-                self._draining.note(session.node, state)
+                self._note_draining(session, state.kind)
         if effects.named:
             self._check_names_bytes(stream, size)
 
@@ -310,6 +314,19 @@ class Hub:
             session.rejections = {}
         session.rejections[kind] = Rejection(part.nonce, error, part.versions)
         self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
+
+    def _note_draining(self, session: Session, kind: Kind) -> None:
+        """Note what a client may be using of a type: of routes, each of its per-type streams knows its own alone."""
+        if not kind.switches and kind.stage is not Stage.MAKE:
+            return
+        states = [state for state in session.at.types if state.type_url == kind.type_url]
+        draining = NOTHING_DRAINS
+        for state in states:
+            draining = united(draining, state.draining)
+        names = None
+        if session.per_type and kind.stage is not Stage.LISTENERS:
+            names = frozenset[str]().union(*(state.interest.names for state in states))
+        self._draining.note(session.node, kind.type_url, draining, names)
 
     def _check_names_bytes(self, stream: Stream, size: int) -> None:
         """Refuse a stream whose names take too much memory, after it took a request that has names.
@@ -448,7 +465,7 @@ class Hub:
         session.newest = newest
         self._take(session, step)
         for state in step.effects.draining:
-            self._draining.note(session.node, state)
+            self._note_draining(session, state.kind)
         if step.part is not None:
             self._counters.count(step.part)
         if step.after is not before:

@@ -533,11 +533,12 @@ class Draft:
     def _send_unblamed(self, part: Part, kind: Kind, message: str) -> None:
         """Send new clusters once more that were rejected beside others which the client names as the bad ones.
 
-        It took them, most likely; their ACK says so for sure, and the routes that wait for them may follow.
+        It took them, most likely; their ACK says so for sure, and the routes that wait for them may follow. Of those
+        that a later response has, its answer will tell.
         """
-        view = self.newest.view(kind.type_url)
-        names = part.new - part.named_in(message)
-        self.put(self.states[kind].ask([name for name in names if view.get(name) is not None]))
+        view, state = self.newest.view(kind.type_url), self.states[kind]
+        names = (part.new - part.named_in(message)).difference(*(later.names for later in state.in_flight))
+        self.put(state.ask([name for name in names if view.get(name) is not None]))
 
     def asked_for_endpoints(self) -> None:
         """Take the client's asking for endpoints as a sign that it has their cluster, though it rejected others."""

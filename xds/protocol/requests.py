@@ -195,8 +195,9 @@ def _claimed(
     for name in distrusted.difference(versions):
         if state.interest.wants(name):
             exceptions[name] = claims.get(state.type_url, name, "")  # it may have it without knowing
+    get = view.get
     for name, version in versions.items():
-        resource = view.get(name)
+        resource = get(name)
         if name in distrusted:
             exceptions[name] = claims.get(state.type_url, name, "")
         elif resource is None or (resource.version != version and wants(state.interest, resource)):

@@ -14,7 +14,7 @@ from immutables import Map
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.model.resource import Resource
-from xds.model.types import CLUSTER, ENDPOINTS, TYPE_PREFIX
+from xds.model.types import CLUSTER, ENDPOINTS, SECRET, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import NOBODY, Diff, Exceptions, wanted
 from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, keep_all
@@ -60,6 +60,7 @@ class Part:
     _kept: Draining | None = field(init=False, default=None)
     _had_before: Exceptions | None = field(init=False, default=None)
     _clusters_of_endpoints: Map[str, frozenset[str]] | None = field(init=False, default=None)
+    _has_secrets: bool | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.serial = int(self.nonce, 16)
@@ -116,6 +117,13 @@ class Part:
                 found[name] = found.get(name, NOBODY) | {cluster}
             self._clusters_of_endpoints = Map(found)
         return self._clusters_of_endpoints
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether a resource in the message refers to a secret."""
+        if self._has_secrets is None:
+            self._has_secrets = any(one.type_url == SECRET for each in self.upserts for one in each.references)
+        return self._has_secrets
 
     @property
     def versions(self) -> Mapping[str, str]:

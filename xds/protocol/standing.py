@@ -61,8 +61,7 @@ class Standing:
     """The types, in the order in which they are sent, and the order.
 
     ``settled``: nothing is to be sent, until something happens; ``next_at``: when to look at it even if nothing does.
-    ``is_calm``: the order waits for nothing. ``hashes``: of the types and
-    the order, if others may stand here too.
+    ``is_calm``: the order waits for nothing.
     ``arrivals``: how many clients came to stand here; ``steps`` by what is said, and ``ahead``, are remembered.
     """
 
@@ -70,7 +69,6 @@ class Standing:
         "__weakref__",
         "ahead",
         "arrivals",
-        "hashes",
         "is_calm",
         "next_at",
         "order",
@@ -79,11 +77,10 @@ class Standing:
         "types",
     )
 
-    def __init__(self, types: tuple[TypeState, ...], order: Order, ordering: Ordering, hashes: tuple[int, ...]) -> None:
+    def __init__(self, types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> None:
         self.types = types
         self.order = order
         self.settled, self.is_calm, self.next_at = _outlook(types, order, ordering)
-        self.hashes = hashes
         self.arrivals = 0
         self.steps: dict[bytes, Step] | None = None
         self.ahead: Step | None = None
@@ -224,17 +221,14 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
 
 def _hash_of(state: TypeState) -> int:
     """Return a hash of what tells states apart most often: of all their fields it costs several times as much."""
-    return hash((state.kind, state.interest, state.view, state.serial, state.dirty, state.in_flight, state.sent_at))
-
-
-def _hash_of_order(order: Order) -> int:
-    return hash((order.made, order.making, order.break_due))
+    return hash((state.kind, state.interest, state.view, state.serial, state.dirty))
 
 
 class Standings:
     """The table that makes equal standings one object, for as long as a client stands there or a step leads there.
 
-    It is looked up by the hashes of what a standing consists of, most of which are known from the one before.
+    Only standings with nothing in flight are looked up in it. Of the others, clients share those to which remembered
+    steps lead, and all meet again once they have answered.
     """
 
     __slots__ = ("_known", "_ordering")
@@ -245,25 +239,21 @@ class Standings:
 
     def new(self, types: tuple[TypeState, ...], order: Order) -> Standing:
         """Return a standing of one client's own."""
-        return Standing(types, order, self._ordering, ())
+        return Standing(types, order, self._ordering)
 
-    def shared(self, types: tuple[TypeState, ...], order: Order, before: Standing) -> Standing:
-        """Return the one standing that all who stand so share; ``before`` is the one that leads there."""
-        known = before.hashes
-        if len(known) == len(types) + 1:
-            old = before.types
-            hashes = [known[at] if state is old[at] else _hash_of(state) for at, state in enumerate(types)]
-            hashes.append(known[-1] if order is before.order else _hash_of_order(order))
-        else:
-            hashes = [*map(_hash_of, types), _hash_of_order(order)]
-        key = tuple(hashes)
+    def shared(self, types: tuple[TypeState, ...], order: Order) -> Standing:
+        """Return the one standing that all who stand so share; while something is in flight, a new one."""
+        for state in types:
+            if state.in_flight:
+                return Standing(types, order, self._ordering)
+        key = (*map(_hash_of, types), hash((order.made, order.making, order.break_due)))
         reference = self._known.get(key)
         found = reference() if reference is not None else None
         if found is None:
-            found = Standing(types, order, self._ordering, key)
+            found = Standing(types, order, self._ordering)
             self._known[key] = KeyedRef(found, self._forget, key)
         elif found.types != types or found.order != order:
-            return Standing(types, order, self._ordering, key)  # of equal hashes
+            return Standing(types, order, self._ordering)  # of equal hashes
         return found
 
     def _forget(self, reference: "KeyedRef[tuple[int, ...], Standing]") -> None:

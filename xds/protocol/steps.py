@@ -44,10 +44,14 @@ from xds.protocol.state import NO_HEARTBEAT, Kind, Kinds, TypeState
 
 
 class History(NamedTuple):
-    """What is known of a node from earlier streams, of one type: names that it rejected, versions that it may use."""
+    """What is known of a node from earlier streams, of one type: names that it rejected, versions that it may use.
+
+    ``warms``: it had clusters to answer that may wait for secrets.
+    """
 
     nacked: NameSet = NO_NAMES
     draining: Draining = NOTHING_DRAINS
+    warms: bool = False
 
 
 NO_HISTORY = History()
@@ -86,7 +90,7 @@ class Steps:
         check_size(state, request, size, self._limits.subscriptions_max)
         view = draft.newest.view(kind.type_url)
         claims = claims_something(request)
-        stuck = _notice_return(draft, source, kind, claims=claims)
+        stuck = _notice_return(draft, source, kind, claims=claims, warms=history.warms)
         interned = self._rules.interned
         if isinstance(request, DeltaDiscoveryRequest):
             state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names)
@@ -245,7 +249,7 @@ class Steps:
         if new is old and order is before.order:
             return before
         types = tuple([new if state is old else state for state in before.types])
-        return self._standings.shared(types, order, before)
+        return self._standings.shared(types, order)
 
     # --- Drafts --------------------------------------------------------------------------------------------------
 
@@ -276,20 +280,21 @@ class Steps:
             return before
         if draft.per_type or draft.is_one_clients_own:
             return self._standings.new(types, order)
-        return self._standings.shared(types, order, before)
+        return self._standings.shared(types, order)
 
 
-def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool) -> bool:
+def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool, warms: bool) -> bool:
     """Have order know what a type's first request tells of an earlier stream; ``claims``: the client has some of it.
 
     Returns whether an Envoy is stuck: one whose stream broke while its clusters warmed asks for endpoints first of all,
     and what it says of those that it has is of the time before; on per-type streams, one that has routes is yet to ask
-    for its clusters. gRPC's client asks for its types in any order, and warms nothing.
+    for its clusters. One whose clusters wait for secrets alone (``warms``: by what its last stream had to answer) asks
+    for listeners first. gRPC's client asks for its types in any order, and warms nothing.
     """
     if kind.stage is Stage.MAKE and claims:
         draft.returned()
     stuck = kind.type_url == ENDPOINTS and not source.served and not draft.states
-    back = claims and bool(source.served) and kind.switches
+    back = kind.switches and (claims if source.served else warms and not draft.clusters)
     if not (stuck or back) or source.is_grpc:
         return False
     if not draft.stuck_until:
