@@ -21,8 +21,8 @@ from xds.model.changeset import Changeset
 from xds.model.resource import Reference, Resource
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE
 from xds.protocol.hub import Hub
-from xds.protocol.state import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.policy import Variant
+from xds.protocol.sessions import Stream
 
 BODY_BYTES = 200
 FLAT_WITHIN = 2.0

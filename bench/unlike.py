@@ -25,7 +25,7 @@ from xds.model.changeset import Changeset
 from xds.model.resource import Reference, Resource
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE
 from xds.protocol.hub import Hub
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 CLUSTERS = 100
 NAMES = [f"cluster-{number}" for number in range(CLUSTERS)]

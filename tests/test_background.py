@@ -262,7 +262,7 @@ def test_every_death_is_a_metric() -> None:
     background.deaths.update({"write changes": 0, "follow etcd": 2})
 
     class Streams(NoStreams):
-        from xds.protocol.events import Counters
+        from xds.protocol.status import Counters
         from xds.serving.workers_state import WorkersState
 
         counters = Counters()

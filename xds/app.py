@@ -23,7 +23,7 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
 from xds.protocol.hub import Hub
-from xds.protocol.summary import NodesFound, NodesQuery
+from xds.protocol.status import NodesFound, NodesQuery
 from xds.reporting import log_certificates, log_little_room, log_tls_problem
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams

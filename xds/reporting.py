@@ -7,7 +7,7 @@ import structlog
 
 from xds.merged_log import peers_log
 from xds.model.types import short_name
-from xds.protocol.events import Event, Nacked, Refused
+from xds.protocol.status import Event, Nacked, Refused
 from xds.publishing.changes import Published
 
 log = structlog.get_logger("xds")

@@ -6,7 +6,7 @@ import pytest
 
 from xds.api.operations import Operations
 from xds.model.catalog import Catalog
-from xds.protocol.summary import NodesFound, NodesQuery, NodeSummary
+from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 from xds.publishing.publisher import Publisher
 from xds.store.entries import Store
 from xds.store.memory import MemoryStore

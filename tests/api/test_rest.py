@@ -17,7 +17,7 @@ from xds.api.rest import rest_api
 from xds.api.tokens import Token
 from xds.model.groups import Node
 from xds.model.types import CLUSTER
-from xds.protocol.summary import NodeState, NodeSummary, TypeSummary
+from xds.protocol.status import NodeState, NodeSummary, TypeSummary
 from xds.schema.ingest import ingest
 from xds.schema.wrapping import WRAPPER_URL
 from xds.store.errors import OutcomeUnknownError, TooLargeError, UnavailableError

@@ -13,7 +13,7 @@ from xds.api.operations import Operations
 from xds.api.tokens import Token
 from xds.client import Client
 from xds.model.catalog import Catalog
-from xds.protocol.summary import NodesFound
+from xds.protocol.status import NodesFound
 from xds.publishing.publisher import Publisher
 from xds.store.entries import Store
 from xds.store.memory import MemoryStore

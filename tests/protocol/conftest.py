@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 import pytest
 from support.hubs import DELTA, SOTW, World
 
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from support.encoded import CDS, RDS
 
-from xds.protocol.claims import Claims
+from xds.protocol.diff import Claims
 
 
 def test_equal_claims_are_one_object_for_as_long_as_it_is_held() -> None:

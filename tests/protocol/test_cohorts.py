@@ -8,8 +8,8 @@ from support.hubs import DELTA, Client, World
 
 from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.events import Counters
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
+from xds.protocol.status import Counters
 
 
 def _fleet(world: World, variant: Variant, type_url: str, *names: str) -> list[Client]:

@@ -5,8 +5,8 @@ from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, cluster, endp
 from support.hubs import DELTA, Client, MakeWorld, World
 
 from xds.model.resource import Resource
-from xds.protocol.response import Encoding
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
+from xds.protocol.responses import Encoding
 
 # --- 10. One response at a time ------------------------------------------------------------------------------------
 

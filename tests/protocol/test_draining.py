@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from support.encoded import CDS, LDS, RDS, listener, route, static
 from support.hubs import World
 
-from xds.protocol.claims import Claims
+from xds.protocol.diff import Claims
 from xds.protocol.draining import (
     NEVER,
     NOTHING_DRAINS,

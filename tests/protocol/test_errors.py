@@ -9,8 +9,7 @@ from xds._generated import xds_wire_pb2 as wire
 from xds.model.groups import GroupTable, Rule
 from xds.model.types import TYPE_PREFIX
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.limits import Limits
-from xds.protocol.state import Variant
+from xds.protocol.policy import Limits, Variant
 
 MALFORMED = [b"\xff\xff\xff", b"\x0a\x05ab", b"\x12\x02\xff\xfe", b"\x00"]
 DENY = GroupTable(rules=(Rule(group="prod", id="prod-*"),), deny_unmatched=True)
@@ -194,7 +193,7 @@ def test_error_node_is_measured_with_what_this_server_does_not_read(make_world: 
 
 
 def test_error_node_over_the_limit_is_not_converted(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xds.protocol.identity.MessageToDict", lambda _: pytest.fail("converted"))
+    monkeypatch.setattr("xds.protocol.sessions.MessageToDict", lambda _: pytest.fail("converted"))
     world = make_world(limits=Limits(node_bytes_max=1_000))
     with pytest.raises(StreamRefusedError):
         send_first(world, DELTA, wire.Node(id="n", metadata=described(a="x" * 1_000)))

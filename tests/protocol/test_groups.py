@@ -6,7 +6,7 @@ from support.scenes import full, started
 
 from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 ALL_TO_DEFAULT = GroupTable(rules=(Rule(group="default"),))
 TO_CANARY = GroupTable(rules=(Rule(group="canary", id="n1"), Rule(group="default")))

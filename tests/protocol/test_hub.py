@@ -7,9 +7,9 @@ from support.hubs import DELTA, SOTW, World
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.groups import GroupTable, Rule
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.policy import Variant
 from xds.protocol.requests import span_of_node
-from xds.protocol.state import Variant
-from xds.protocol.watchers import IDLE_MAX
+from xds.protocol.sessions import IDLE_MAX
 
 
 def test_a_hub_is_restless_while_streams_are_ready_or_something_is_to_be_told(world: World) -> None:

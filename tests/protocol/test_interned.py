@@ -4,7 +4,7 @@ from support.encoded import CDS, static
 from support.hubs import World
 
 from xds.model.view import View
-from xds.protocol.interned import UNSENT_KEPT, Interned
+from xds.protocol.diff import UNSENT_KEPT, Interned
 
 
 def view(world: World) -> View:

@@ -12,10 +12,9 @@ from support.scenes import full
 
 from xds.model.groups import GroupTable, Rule
 from xds.model.resource import Reference
-from xds.protocol.limits import Ordering
-from xds.protocol.response import Encoding
-from xds.protocol.state import Variant
-from xds.protocol.summary import NodesQuery, NodeState, node_summaries
+from xds.protocol.policy import Ordering, Variant
+from xds.protocol.responses import Encoding
+from xds.protocol.status import NodesQuery, NodeState, node_summaries
 
 HOLD_S, DRAIN_S = 20.0, 60.0
 QUICK = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)

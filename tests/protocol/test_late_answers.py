@@ -4,9 +4,9 @@ import pytest
 from support.encoded import CDS, LDS, RDS, cluster, listener, route, static
 from support.hubs import DELTA, SOTW, Client, MakeWorld, World
 
-from xds.protocol.events import Nacked
-from xds.protocol.limits import Ordering
-from xds.protocol.state import IN_FLIGHT_MAX, TypeState, Variant
+from xds.protocol.policy import Ordering, Variant
+from xds.protocol.status import Nacked
+from xds.protocol.type_state import IN_FLIGHT_MAX, TypeState
 
 HOLD_S = 20.0
 

@@ -16,10 +16,8 @@ from xds.model.changeset import Applied, Changeset
 from xds.model.groups import GroupTable, Rule
 from xds.model.resource import Resource
 from xds.protocol.hub import Hub
-from xds.protocol.limits import Ordering
-from xds.protocol.policy import Missing, policy_of
-from xds.protocol.response import Encoding
-from xds.protocol.state import Variant
+from xds.protocol.policy import Missing, Ordering, Variant, policy_of
+from xds.protocol.responses import Encoding
 
 pytestmark = pytest.mark.timeout(600)  # shrinking a failure takes minutes
 

@@ -12,11 +12,9 @@ from support.hubs import MakeWorld, World
 from xds.model.groups import Node
 from xds.model.resource import Resource
 from xds.protocol.draining import Draining
-from xds.protocol.draining_nodes import DrainingNodes, _bytes_of
-from xds.protocol.events import Counters
-from xds.protocol.memories import Memory, Tell, node_key, tell_nobody
-from xds.protocol.nacked_names import NackedNames
-from xds.protocol.name_sets import NameSet, NameSets
+from xds.protocol.node_history import DrainingNodes, Memory, NackedNames, Tell, _bytes_of, node_key, tell_nobody
+from xds.protocol.status import Counters
+from xds.protocol.subscription import NameSet, NameSets
 
 NODES = [Node(id=name, cluster="c") for name in "mno"]
 TYPES = (CDS, RDS)

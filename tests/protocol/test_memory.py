@@ -15,9 +15,8 @@ from support.hubs import DELTA, SOTW, Client, World
 from support.rechecked import RecheckedHub
 
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.limits import Ordering
-from xds.protocol.memory import AGE_MAX, STEPS_MAX, Memory
-from xds.protocol.state import Variant
+from xds.protocol.client_state import AGE_MAX, STEPS_MAX, Memory
+from xds.protocol.policy import Ordering, Variant
 
 HISTORIES = int(os.environ.get("XDS_HISTORIES", "60"))
 NAMES = "abc"

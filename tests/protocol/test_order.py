@@ -20,8 +20,7 @@ from support.encoded import (
 from support.hubs import DELTA, SOTW, MakeWorld, World
 from support.scenes import full, started, swap
 
-from xds.protocol.limits import Ordering
-from xds.protocol.state import Variant
+from xds.protocol.policy import Ordering, Variant
 
 
 def test_order_route_swap_step_by_step(world: World, variant: Variant) -> None:

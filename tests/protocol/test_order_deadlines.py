@@ -5,9 +5,8 @@ from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, ro
 from support.hubs import DELTA, MakeWorld, World
 from support.scenes import full, started, swap
 
-from xds.protocol.events import Overdue
-from xds.protocol.limits import Ordering
-from xds.protocol.state import Variant
+from xds.protocol.policy import Ordering, Variant
+from xds.protocol.status import Overdue
 
 
 def _overdue(type_url: str, nonce: str, *, waited_s: float = 20.0) -> Overdue:

@@ -17,8 +17,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.resource import Resource
 from xds.protocol.hub import Hub
-from xds.protocol.limits import Ordering
-from xds.protocol.state import Variant
+from xds.protocol.policy import Ordering, Variant
 
 pytestmark = pytest.mark.timeout(600)  # shrinking a failure takes minutes
 

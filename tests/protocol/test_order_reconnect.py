@@ -5,8 +5,7 @@ from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, ro
 from support.hubs import DELTA, SOTW, MakeWorld, World
 from support.scenes import full, start, started, swap
 
-from xds.protocol.limits import Limits
-from xds.protocol.state import Variant
+from xds.protocol.policy import Limits, Variant
 
 
 def test_reconnect_without_changes_is_sent_nothing(world: World, variant: Variant, per_type: bool) -> None:

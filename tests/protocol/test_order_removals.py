@@ -19,7 +19,7 @@ from support.encoded import (
 from support.hubs import World
 from support.scenes import full, started, swap
 
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 
 def test_order_cds_removals_wait_for_the_rds_ack(world: World, variant: Variant) -> None:

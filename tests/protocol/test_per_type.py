@@ -5,8 +5,8 @@ from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, ro
 from support.hubs import SOTW, Client, World
 from support.scenes import full, start, started, swap
 
-from xds.protocol.state import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.policy import Variant
+from xds.protocol.sessions import Stream
 
 
 def test_per_type_start(world: World, variant: Variant) -> None:

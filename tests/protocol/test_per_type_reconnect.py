@@ -9,7 +9,7 @@ from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, ro
 from support.hubs import DELTA, SOTW, Client, World
 from support.scenes import started
 
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 
 def claim(client: Client, type_url: str, **names: str) -> dict[str, str] | str:

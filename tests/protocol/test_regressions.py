@@ -21,8 +21,8 @@ from support.hubs import SOTW, MakeWorld, World
 from support.scenes import full, started
 
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.response import Encoding
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
+from xds.protocol.responses import Encoding
 
 # --- Subscriptions -------------------------------------------------------------------------------------------------
 

@@ -6,9 +6,8 @@ from support.hubs import DELTA, SOTW, Client, MakeWorld, World
 from support.scenes import started, swap
 
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.events import Nacked
-from xds.protocol.limits import Limits
-from xds.protocol.state import Variant
+from xds.protocol.policy import Limits, Variant
+from xds.protocol.status import Nacked
 
 ALL = [CDS, EDS, LDS, RDS, SDS, OTHER]
 

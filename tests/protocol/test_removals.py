@@ -21,7 +21,7 @@ from support.hubs import Client, World
 from support.scenes import full
 
 from xds.model.resource import Reference
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 HOLD_S = 20.0
 CAN_USE = (LDS, RDS, SRDS, VHDS)

@@ -4,8 +4,7 @@ import pytest
 from support.encoded import CDS, ECDS, EDS, LDS, LEDS, OTHER, RDS, RTDS, SDS, SRDS, TYPES, VHDS, resource
 from support.hubs import DELTA, SOTW, World
 
-from xds.protocol.services import METHODS, SERVICES
-from xds.protocol.state import Variant
+from xds.protocol.policy import METHODS, SERVICES, Variant
 
 BOTH = {
     "discovery.v3.AggregatedDiscoveryService": ("AggregatedResources", ""),

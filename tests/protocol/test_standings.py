@@ -6,11 +6,11 @@ from weakref import KeyedRef
 import pytest
 from support.encoded import CDS, EDS
 
-from xds.protocol import standing as module
-from xds.protocol.limits import Ordering
-from xds.protocol.response import Part
-from xds.protocol.standing import NOT_BEGUN, Standings
-from xds.protocol.state import Kind, TypeState, Variant
+from xds.protocol import client_state as module
+from xds.protocol.client_state import NOT_BEGUN, Standings
+from xds.protocol.policy import Ordering, Variant
+from xds.protocol.responses import Part
+from xds.protocol.type_state import Kind, TypeState
 
 
 def states(*types: str, dirty: bool = False) -> tuple[TypeState, ...]:

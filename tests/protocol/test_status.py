@@ -4,7 +4,7 @@ from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, route
 from support.hubs import DELTA, Client, World
 from support.scenes import started, swap
 
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 from xds.protocol.status import NodeStatus, Progress, ResourceStatus, node_statuses
 
 

@@ -4,8 +4,8 @@ from support.encoded import CDS, EDS, LDS, cluster, endpoints, listener, route
 from support.hubs import World
 from support.scenes import started, swap
 
-from xds.protocol.state import Variant
-from xds.protocol.summary import NAMES_SHOWN_MAX, NodesQuery, NodeState, NodeSummary, TypeSummary, node_summaries
+from xds.protocol.policy import Variant
+from xds.protocol.status import NAMES_SHOWN_MAX, NodesQuery, NodeState, NodeSummary, TypeSummary, node_summaries
 
 
 def summaries(world: World, query: NodesQuery | None = None) -> list[NodeSummary]:

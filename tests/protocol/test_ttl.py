@@ -5,7 +5,7 @@ from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, resource, ro
 from support.hubs import DELTA, SOTW, World
 from support.scenes import full
 
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 
 def renewal(variant: Variant, line: str, *, also: str = "") -> str:

@@ -10,7 +10,7 @@ from simulation.wire_format import Message, Request
 from support.encoded import CDS, EDS, LDS, RDS, short
 
 from xds._generated import xds_wire_pb2 as wire
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 if TYPE_CHECKING:
     from simulation.network import Server, SimulatedLine

@@ -14,7 +14,7 @@ from simulation.content import GOOD, UNREADABLE, Content, Key
 from simulation.wire_format import Held, Message, Request, delta_request, sotw_request
 from support.encoded import CDS, EDS, LDS, RDS, SDS, short
 
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 ORDER = (CDS, EDS, LDS, RDS, SDS)
 """In this order an Envoy asks when it reconnects."""

@@ -17,9 +17,8 @@ from support.encoded import CDS, EDS
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.protocol.hub import Hub
-from xds.protocol.limits import Ordering
-from xds.protocol.state import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.policy import Ordering, Variant
+from xds.protocol.sessions import Stream
 
 Response = wire.DeltaDiscoveryResponse | wire.DiscoveryResponse
 

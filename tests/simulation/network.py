@@ -15,12 +15,11 @@ from support.rechecked import RecheckedHub as Hub
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
-from xds.protocol.limits import Ordering
-from xds.protocol.memories import Memory
-from xds.protocol.response import Encoding, Part
-from xds.protocol.status import Progress, node_statuses
-from xds.protocol.stream import Stream
-from xds.protocol.summary import NodesQuery, NodeState, NodeSummary, node_summaries
+from xds.protocol.node_history import Memory
+from xds.protocol.policy import Ordering
+from xds.protocol.responses import Encoding, Part
+from xds.protocol.sessions import Stream
+from xds.protocol.status import NodesQuery, NodeState, NodeSummary, Progress, node_statuses, node_summaries
 
 if TYPE_CHECKING:
     from simulation.world import World

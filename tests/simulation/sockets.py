@@ -27,7 +27,7 @@ from support.wire import ADS, PER_TYPE
 from xds._generated import xds_wire_pb2 as wire
 from xds.client import Client
 from xds.model.types import short_name
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 SPAN_S = 2.0
 """In this time all changes come."""

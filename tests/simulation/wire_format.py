@@ -7,7 +7,7 @@ from google.protobuf.any_pb2 import Any
 from simulation.content import Content
 
 from xds._generated import xds_wire_pb2 as wire
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 Request = wire.DeltaDiscoveryRequest | wire.DiscoveryRequest
 Read = Callable[[str, bytes], Content]

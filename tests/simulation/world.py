@@ -16,10 +16,9 @@ from simulation.network import Connection, Server, SimulatedLine
 from support.encoded import CDS, EDS, LDS, RDS, short
 
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.limits import Ordering
-from xds.protocol.response import Encoding
-from xds.protocol.state import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.policy import Ordering, Variant
+from xds.protocol.responses import Encoding
+from xds.protocol.sessions import Stream
 
 HOLD_S, DRAIN_S = 20.0, 60.0
 STEPS_MAX = 100_000

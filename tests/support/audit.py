@@ -12,8 +12,7 @@ from xds._generated import xds_wire_pb2 as wire
 from xds.model import types
 from xds.model.groups import Node
 from xds.protocol.hub import Hub
-from xds.protocol.policy import Stage, policy_of
-from xds.protocol.state import Variant
+from xds.protocol.policy import Stage, Variant, policy_of
 
 HOLD_S = 5.0
 LIMIT_BYTES = 600

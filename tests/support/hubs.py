@@ -17,15 +17,14 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import GroupTable
 from xds.model.resource import Resource
+from xds.protocol.client_state import Memory
 from xds.protocol.errors import StreamRefusedError
-from xds.protocol.events import Event
 from xds.protocol.hub import Hub
-from xds.protocol.limits import Limits, Ordering
-from xds.protocol.memories import Tell, tell_nobody
-from xds.protocol.memory import Memory
-from xds.protocol.response import Encoding, Part
-from xds.protocol.state import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.node_history import Tell, tell_nobody
+from xds.protocol.policy import Limits, Ordering, Variant
+from xds.protocol.responses import Encoding, Part
+from xds.protocol.sessions import Stream
+from xds.protocol.status import Event
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 MESSAGES_MAX = 500

@@ -11,8 +11,8 @@ from google.protobuf import any_pb2
 
 from support.encoded import short
 from xds._generated import xds_wire_pb2 as wire
-from xds.protocol.response import WRAPPER, Part
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
+from xds.protocol.responses import WRAPPER, Part
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from xds.model import types
 from xds.model.groups import GroupTable
 from xds.model.resource import Reference, Resource
 from xds.protocol.hub import Hub
-from xds.protocol.response import Part
-from xds.protocol.state import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.policy import Variant
+from xds.protocol.responses import Part
+from xds.protocol.sessions import Stream
 
 WRAPPER = types.TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 THING = types.TYPE_PREFIX + "test.Thing"

@@ -11,7 +11,7 @@ from support.encoded import CDS, EDS, LDS, RDS
 from support.naive import Held, Link, Message, Subscription
 from xds._generated import xds_wire_pb2 as wire
 from xds.protocol.hub import Hub
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 DRAIN_S = 10.0
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from xds.protocol.client_state import NO_MARKS, Standing, Step
 from xds.protocol.hub import Hub
 from xds.protocol.requests import decode, span_of_node
-from xds.protocol.response import Part
-from xds.protocol.standing import NO_MARKS, Standing, Step
+from xds.protocol.responses import Part
+from xds.protocol.sessions import Session, Stream
 from xds.protocol.steps import NO_HISTORY
-from xds.protocol.stream import Session, Stream
 
 
 class RecheckedHub(Hub):

@@ -2,7 +2,7 @@
 
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route
 from support.hubs import DELTA, Client, World
-from xds.protocol.state import Variant
+from xds.protocol.policy import Variant
 
 
 def started(world: World, variant: Variant = DELTA, node: str = "n1", *, per_type: bool = False) -> Client:

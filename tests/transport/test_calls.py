@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from xds.protocol.services import METHODS
+from xds.protocol.policy import METHODS
 from xds.transport.calls import XdsCall
 from xds.transport.http2.limits import Limits
 

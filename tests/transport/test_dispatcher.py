@@ -7,8 +7,8 @@ from typing import Any
 
 import uvloop
 
-from xds.protocol.state import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.policy import Variant
+from xds.protocol.sessions import Stream
 from xds.transport.dispatcher import SLICE, Dispatcher
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from xds.protocol.response import Part
+from xds.protocol.responses import Part
 from xds.transport import framed_parts
 from xds.transport.framed_parts import FramedParts
 from xds.transport.http2 import grpc

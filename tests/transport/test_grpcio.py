@@ -13,8 +13,7 @@ from support.wire import ADS, PER_TYPE, DeltaClient, Service, SotwClient, Stream
 
 from xds import ControlPlane, Settings
 from xds.address import BindError
-from xds.protocol.services import METHODS, SERVICES
-from xds.protocol.state import Variant
+from xds.protocol.policy import METHODS, SERVICES, Variant
 
 LEDS = "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint"
 KNOWN = [pytest.param(method, id=method.path) for method in METHODS]

@@ -9,7 +9,7 @@ import pytest
 from grpc import aio
 
 from xds.protocol.errors import StreamRefusedError
-from xds.protocol.services import METHODS
+from xds.protocol.policy import METHODS
 from xds.transport import grpcio
 from xds.transport.grpcio import _Call
 

@@ -13,7 +13,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.protocol.errors import StreamRefusedError
-from xds.protocol.summary import NodesFound, NodeSummary, TypeSummary
+from xds.protocol.status import NodesFound, NodeSummary, TypeSummary
 from xds.publishing.changes import KeptElsewhereError, Published
 from xds.publishing.edits import UnknownGroupError
 from xds.store.entries import Head, Key, Stored

@@ -34,7 +34,7 @@ from xds.api.rules import rules_of, rules_update_of
 from xds.api.shown import resource_any
 from xds.api.tokens import Token
 from xds.model.problem import ChangesetRejectedError, Problem
-from xds.protocol.summary import NodesQuery, NodeState
+from xds.protocol.status import NodesQuery, NodeState
 from xds.publishing.changes import Published
 from xds.schema.quick import ingest_encoded
 from xds.sources.groups_file import groups_json

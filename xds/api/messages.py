@@ -8,7 +8,7 @@ from xds.api.operations import Difference, GroupInfo, Snapshot
 from xds.api.shown import resource_any
 from xds.model.problem import Problem
 from xds.model.types import short_name
-from xds.protocol.summary import NodeSummary
+from xds.protocol.status import NodeSummary
 from xds.publishing.changes import Published
 from xds.publishing.codec import restored
 from xds.store.entries import Head, Key, Stored, head_of

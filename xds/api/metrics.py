@@ -14,7 +14,7 @@ from xds.background import Background
 from xds.escaping import visible
 from xds.model.catalog import Catalog
 from xds.model.types import short_name
-from xds.protocol.events import Counters
+from xds.protocol.status import Counters
 
 _COUNTERS = (
     ("streams_opened", "xds_streams_opened", "Streams opened since the start."),

@@ -11,7 +11,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import ENDPOINTS, short_name
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.summary import NodesFound, NodesQuery
+from xds.protocol.status import NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published
 from xds.publishing.codec import read_table, restored
 from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules

@@ -40,7 +40,7 @@ from xds.api.tokens import Token
 from xds.escaping import json_text, yaml_text
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
-from xds.protocol.summary import NODES_MAX, NodesQuery, NodeState
+from xds.protocol.status import NODES_MAX, NodesQuery, NodeState
 from xds.publishing.changes import Change, Published
 from xds.sources.groups_file import groups_json
 from xds.store.entries import Stored

@@ -1,18 +1,23 @@
-"""What a client lacks: from what it was sent to what it shall have. It does not know nonces, bytes or order.
+"""What a client lacks: the difference between what it was sent and what it should have.
 
-What a client holds is told by two values that streams share: the view it was brought to, and a map of exceptions
-(names it holds differently: kept clusters, withheld routes, claims of an earlier stream). So a diff costs O(changed).
+What a client holds is described by two values that streams share: the view it was last brought to, and a map of
+exceptions (names that it holds in another version: kept clusters, withheld routes, versions reported from an earlier
+stream). So a diff costs O(changed). ``Interned`` holds the tables that make equal values one object for as long as any
+stream has them, so that streams find their shared responses by identity.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary, ref
 
 from immutables import Map
 
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER
 from xds.model.view import View, may_differ
-from xds.protocol.interest import WILDCARD, Interest, glob_of
+from xds.protocol.subscription import WILDCARD, Interest, Interests, NameSets, glob_of
+
+# --- Diffs -----------------------------------------------------------------------------------------------------------
 
 Exceptions = Map[str, Resource | None]
 NO_EXCEPTIONS: Exceptions = Map()
@@ -178,3 +183,67 @@ def _relevant(interest: Interest, name: str, view: View, target: View) -> bool:
         return True
     either = (view.get(name), target.get(name))
     return any(resource is not None and wants(interest, resource) for resource in either)
+
+
+# --- Initial versions ------------------------------------------------------------------------------------------------
+
+
+class Claims:
+    """The table that makes equal claims one object, for as long as any stream holds it.
+
+    So clients that come back with the same share one response.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[str, str, str], Resource] = WeakValueDictionary()
+
+    def get(self, type_url: str, name: str, version: str) -> Resource:
+        """Return the one resource without a body for this name and version; an empty version is unknown."""
+        key = (type_url, name, version)
+        claim = self._known.get(key)
+        if claim is None:
+            claim = self._known[key] = Resource(type_url=type_url, name=name, version=version, encoded=b"")
+        return claim
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+# --- Interning -------------------------------------------------------------------------------------------------------
+
+UNSENT_KEPT = 4
+
+
+class Unsent:
+    """What changes of a subscription leave unsent of a view (``diff.unsent``), the last few of them.
+
+    So a fleet that changes its subscription alike shares one value.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: list[tuple[Callable[[], Interest | None], Callable[[], Interest | None], View, Exceptions]] = []
+
+    def get(self, before: Interest, after: Interest, view: View) -> Exceptions:
+        """Return what a client that was brought to ``view`` lacks of it, since it did not want it before."""
+        for was, now, of, found in self._last:
+            if was() is before and now() is after and of is view:
+                return found
+        found = unsent(before, after, view)
+        self._last = [(ref(before), ref(after), view, found), *self._last[: UNSENT_KEPT - 1]]
+        return found
+
+
+class Interned:
+    """The tables."""
+
+    __slots__ = ("claims", "interests", "name_sets", "unsent")
+
+    def __init__(self) -> None:
+        self.interests = Interests()
+        self.claims = Claims()
+        self.unsent = Unsent()
+        self.name_sets = NameSets()

@@ -12,20 +12,26 @@ from sys import getsizeof
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.snapshot import Snapshot
-from xds.protocol.cohorts import Cohorts
+from xds.protocol.client_state import (
+    NO_EFFECTS,
+    NO_MARKS,
+    NOT_BEGUN,
+    Answered,
+    Effects,
+    LargeRequests,
+    Marks,
+    Memory,
+    Standing,
+    Standings,
+    Step,
+)
+from xds.protocol.diff import Interned
 from xds.protocol.draining import NOTHING_DRAINS, united
-from xds.protocol.draining_nodes import DrainingNodes
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.events import Counters, Event, Refused, nacked, overdue
-from xds.protocol.interned import Interned
-from xds.protocol.large_requests import LargeRequests
-from xds.protocol.limits import Limits, Ordering
-from xds.protocol.memories import Memory as NodeMemory
-from xds.protocol.memories import Tell, tell_nobody
-from xds.protocol.memory import Memory
-from xds.protocol.nacked_names import NackedNames
+from xds.protocol.node_history import DrainingNodes, NackedNames, Tell, tell_nobody
+from xds.protocol.node_history import Memory as NodeMemory
 from xds.protocol.order import At, Rules
-from xds.protocol.policy import Stage
+from xds.protocol.policy import Limits, Ordering, Stage, Variant
 from xds.protocol.requests import (
     OUTLINE_BYTES_MIN,
     WIRE_FACTOR,
@@ -35,14 +41,11 @@ from xds.protocol.requests import (
     names_bytes,
     span_of_node,
 )
-from xds.protocol.response import Encoding, Part
-from xds.protocol.sessions import Sessions
-from xds.protocol.standing import NO_EFFECTS, NO_MARKS, NOT_BEGUN, Answered, Effects, Marks, Standing, Standings, Step
-from xds.protocol.state import Kind, Rejection, Variant
+from xds.protocol.responses import Cohorts, Encoding, Part
+from xds.protocol.sessions import Session, Sessions, Stream, Timers, WatchTable
+from xds.protocol.status import Counters, Event, Refused, nacked, overdue
 from xds.protocol.steps import NO_HISTORY, History, Steps
-from xds.protocol.stream import Session, Stream
-from xds.protocol.timers import Timers
-from xds.protocol.watchers import WatchTable
+from xds.protocol.type_state import Kind, Rejection
 
 TICKS_S = 4
 """The coarse clock's ticks a second: streams that are sent the same within one of them stand alike."""

@@ -26,17 +26,14 @@ from immutables import Map
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
-from xds.protocol import awaited as awaits
-from xds.protocol.cohorts import Cohorts
-from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold
+from xds.protocol import pending_endpoints as awaits
+from xds.protocol.client_state import NO_MARKS, Answered, Marks, Order, Overdue, Standing
+from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold, Interned
 from xds.protocol.draining import united
-from xds.protocol.interned import Interned
-from xds.protocol.limits import Ordering
-from xds.protocol.name_sets import NO_NAMES
-from xds.protocol.policy import Stage
-from xds.protocol.response import Encoding, Part, Response, endpoints_of
-from xds.protocol.standing import NO_MARKS, Answered, Marks, Order, Overdue, Standing
-from xds.protocol.state import Kind, TypeState, Variant
+from xds.protocol.policy import Ordering, Stage, Variant
+from xds.protocol.responses import Cohorts, Encoding, Part, Response, endpoints_of
+from xds.protocol.subscription import NO_NAMES
+from xds.protocol.type_state import Kind, TypeState
 
 
 class _Word(Enum):

@@ -1,13 +1,23 @@
-"""How the known resource types differ on the wire. It does not know streams; unknown types get ``GENERIC``.
+"""The two variants of the protocol, how resource types differ, the gRPC services, and the protocol's settings.
 
-Source: the xDS protocol page, "Resource types", "Knowing when a requested resource does not exist", "Eventual
-consistency considerations"; and what Envoy 1.40 does, where that page leaves it open.
+Unknown types get the policy ``GENERIC``. Source: the xDS protocol page, "Resource types", "Knowing when a requested
+resource does not exist", "Eventual consistency considerations" and "RPC services and methods for each variant"; and what
+Envoy 1.40 does where that page leaves it open.
 """
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from xds.model import types
+
+# --- Variants and resource types -------------------------------------------------------------------------------------
+
+
+class Variant(Enum):
+    """The two forms of the protocol."""
+
+    DELTA = "delta"
+    SOTW = "sotw"
 
 
 class Stage(IntEnum):
@@ -59,3 +69,80 @@ POLICIES: dict[str, Policy] = {
 def policy_of(type_url: str) -> Policy:
     """Return the policy of a type."""
     return POLICIES.get(type_url, GENERIC)
+
+
+# --- Services --------------------------------------------------------------------------------------------------------
+
+PREFIX = "envoy.service."
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One streaming method: ``path`` is ``/service/method``; ``type_url`` is empty where all types are served."""
+
+    service: str
+    name: str
+    variant: Variant
+    type_url: str
+
+    @property
+    def path(self) -> str:
+        """The HTTP/2 path of the method."""
+        return f"/{self.service}/{self.name}"
+
+
+_SERVICES = (
+    ("discovery.v3.AggregatedDiscoveryService", "AggregatedResources", "", (Variant.DELTA, Variant.SOTW)),
+    ("cluster.v3.ClusterDiscoveryService", "Clusters", types.CLUSTER, (Variant.DELTA, Variant.SOTW)),
+    ("endpoint.v3.EndpointDiscoveryService", "Endpoints", types.ENDPOINTS, (Variant.DELTA, Variant.SOTW)),
+    ("endpoint.v3.LocalityEndpointDiscoveryService", "LocalityEndpoints", types.LOCALITY_ENDPOINTS, (Variant.DELTA,)),
+    ("listener.v3.ListenerDiscoveryService", "Listeners", types.LISTENER, (Variant.DELTA, Variant.SOTW)),
+    ("route.v3.RouteDiscoveryService", "Routes", types.ROUTE, (Variant.DELTA, Variant.SOTW)),
+    ("route.v3.ScopedRoutesDiscoveryService", "ScopedRoutes", types.SCOPED_ROUTE, (Variant.DELTA, Variant.SOTW)),
+    ("route.v3.VirtualHostDiscoveryService", "VirtualHosts", types.VIRTUAL_HOST, (Variant.DELTA,)),
+    ("secret.v3.SecretDiscoveryService", "Secrets", types.SECRET, (Variant.DELTA, Variant.SOTW)),
+    ("runtime.v3.RuntimeDiscoveryService", "Runtime", types.RUNTIME, (Variant.DELTA, Variant.SOTW)),
+    (
+        "extension.v3.ExtensionConfigDiscoveryService",
+        "ExtensionConfigs",
+        types.EXTENSION_CONFIG,
+        (Variant.DELTA, Variant.SOTW),
+    ),
+)
+
+METHODS: tuple[Method, ...] = tuple(
+    Method(PREFIX + service, ("Delta" if variant is Variant.DELTA else "Stream") + name, variant, type_url)
+    for service, name, type_url, variants in _SERVICES
+    for variant in variants
+)
+
+SERVICES: tuple[str, ...] = tuple(dict.fromkeys(method.service for method in METHODS))
+
+
+# --- Settings --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """How long order may cost time. ``enabled`` False sends every change at once, at the price of failed requests.
+
+    ``hold_timeout_s`` bounds every wait for a client's answer; ``listener_drain_s`` is how long a client goes on using
+    the inline routes of a listener that it replaced (Envoy's ``--drain-time-s``).
+    """
+
+    enabled: bool = True
+    hold_timeout_s: float = 20.0
+    listener_drain_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one stream, or the memory of streams that ended, may take."""
+
+    node_bytes_max: int = 64 * 1024
+    subscriptions_max: int = 100_000
+    types_max: int = 64
+    names_bytes_max: int = 64 * 1024 * 1024
+    doubtful_nodes_max: int = 10_000
+    nacked_bytes_max: int = 64 * 1024 * 1024
+    draining_bytes_max: int = 64 * 1024 * 1024

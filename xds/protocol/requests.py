@@ -17,17 +17,14 @@ from xds._generated.xds_wire_pb2 import (
 )
 from xds.model.resource import Resource
 from xds.model.view import View
-from xds.protocol.claims import Claims
-from xds.protocol.cohorts import Cohorts
-from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, wanted, wants
+from xds.protocol.diff import NO_EXCEPTIONS, Claims, Exceptions, Interned, wanted, wants
 from xds.protocol.draining import NEVER, keep_all
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.identity import check_node_size
-from xds.protocol.interest import WILDCARD, bytes_of, glob_of
-from xds.protocol.interned import Interned
-from xds.protocol.limits import Limits
-from xds.protocol.response import fingerprint_held, state_version
-from xds.protocol.state import TypeState, Variant
+from xds.protocol.policy import Limits, Variant
+from xds.protocol.responses import Cohorts, fingerprint_held, state_version
+from xds.protocol.sessions import check_node_size
+from xds.protocol.subscription import WILDCARD, bytes_of, glob_of
+from xds.protocol.type_state import TypeState
 
 Request = DeltaDiscoveryRequest | DiscoveryRequest
 

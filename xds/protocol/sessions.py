@@ -1,21 +1,197 @@
-"""Which session a stream belongs to, found at its first request, and which group takes a session's node.
+"""Streams and the sessions they belong to, which streams watch a resource, and when to look at a session again.
 
-Streams of one type share the session of their node on their connection; an aggregated stream has one of its own.
-It does not know what is sent.
+A session is one client: one aggregated stream, or all per-type streams of a node on one connection. It is found at the
+first request of a stream. A change costs O(changed names + streams that subscribe to them), never O(streams).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+import heapq
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from itertools import count
+from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
+
+from xds._generated.xds_wire_pb2 import Node as WireNode
 from xds.model.catalog import Catalog
-from xds.model.groups import Node
+from xds.model.groups import Locality, Node
 from xds.model.snapshot import Snapshot
+from xds.protocol.client_state import NO_MARKS, Marks, Source, Standing
+from xds.protocol.draining import NEVER
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.identity import check_node_size, describe_node, is_grpc, same_node
-from xds.protocol.limits import Limits
+from xds.protocol.policy import Limits, Variant
 from xds.protocol.requests import Request
-from xds.protocol.standing import Standing
-from xds.protocol.state import Variant
-from xds.protocol.stream import Session, Stream
+from xds.protocol.subscription import Interest
+from xds.protocol.type_state import Kind, Rejection, TypeState
+
+# --- Nodes -----------------------------------------------------------------------------------------------------------
+
+NOWHERE = Locality()
+
+
+def check_node_size(size: int, bytes_max: int) -> None:
+    """Refuse a node of ``size`` encoded bytes, before anything of it is converted or kept, if that is too much."""
+    if size > bytes_max:
+        raise StreamRefusedError(
+            Status.RESOURCE_EXHAUSTED, f"the node has {size} bytes, at most {bytes_max} are taken (node_bytes_max)"
+        )
+
+
+def describe_node(wire: WireNode) -> Node:
+    """Return the node that a first request describes. Raises StreamRefusedError if that can't be read."""
+    place = wire.locality
+    nowhere = not (place.region or place.zone or place.sub_zone)
+    return Node(
+        id=wire.id,
+        cluster=wire.cluster,
+        locality=NOWHERE if nowhere else Locality(region=place.region, zone=place.zone, sub_zone=place.sub_zone),
+        metadata=_metadata(wire),
+        user_agent=f"{wire.user_agent_name} {wire.user_agent_version}".strip(),
+    )
+
+
+def is_grpc(node: Node) -> bool:
+    """Say whether a node is gRPC's own xDS client, which names itself so in every language ("gRPC C-core …")."""
+    return node.user_agent.startswith("gRPC ")
+
+
+def _metadata(wire: WireNode) -> dict[str, Any]:
+    if not wire.metadata:
+        return {}
+    try:
+        return MessageToDict(Struct.FromString(wire.metadata))
+    except (DecodeError, ValueError) as error:  # ValueError: not-a-number and the like, which JSON does not have
+        raise StreamRefusedError(Status.INVALID_ARGUMENT, f"node.metadata can't be read: {error}") from None
+
+
+def same_node(node: Node, wire: WireNode) -> bool:
+    """Say whether a later request's node is the stream's. Its metadata may have changed since, its names not."""
+    return wire.id == node.id and wire.cluster == node.cluster
+
+
+# --- Streams and sessions --------------------------------------------------------------------------------------------
+
+
+class Session:
+    """One client's streams: one aggregated stream, or all per-type streams of a node on one connection.
+
+    ``at`` is where the client stands; ``marks`` the types that were changed since and that it was not told of.
+    """
+
+    __slots__ = (
+        "at",
+        "group",
+        "is_grpc",
+        "marks",
+        "newest",
+        "node",
+        "node_hash",
+        "per_type",
+        "rejections",
+        "since",
+        "slots",
+        "streams",
+        "timer",
+    )
+
+    def __init__(
+        self,
+        node: Node,
+        group: str,
+        newest: Snapshot,
+        at: Standing,
+        *,
+        is_grpc: bool,
+        per_type: bool,
+        since: float,
+    ) -> None:
+        self.node = node
+        self.group = group
+        self.newest = newest
+        """The snapshot that it is brought to."""
+        self.is_grpc = is_grpc
+        self.per_type = per_type
+        self.since = since
+        """When its first stream said who it is."""
+        self.at = at
+        self.marks: Marks = NO_MARKS
+        self.streams: list[Stream] = []
+        self.slots = 0
+        """How many streams it has had."""
+        self.timer = NEVER
+        """When it is to be looked at, at the latest."""
+        self.node_hash = 0
+        """Of the bytes that described the node, so that equal ones need not be read again."""
+        self.rejections: dict[Kind, Rejection] | None = None
+        """The last rejection of each type."""
+
+    def add(self, stream: "Stream") -> None:
+        """Take in a stream."""
+        stream.session, stream.slot = self, self.slots
+        stream.source = Source(stream.variant, stream.slot, stream.type_url, self.is_grpc)
+        self.slots += 1
+        self.streams.append(stream)
+
+    def rejection(self, kind: Kind) -> Rejection | None:
+        """Return the last rejection of a type."""
+        return self.rejections.get(kind) if self.rejections is not None else None
+
+
+class Stream:
+    """One gRPC stream. ``type_url`` is empty on an aggregated one; ``slot`` tells it from its session's others."""
+
+    __slots__ = (
+        "__weakref__",
+        "connection",
+        "names_bytes",
+        "owner",
+        "queued",
+        "refusal",
+        "session",
+        "slot",
+        "source",
+        "type_url",
+        "variant",
+        "warm",
+    )
+
+    def __init__(self, variant: Variant, type_url: str, connection: str) -> None:
+        self.variant = variant
+        self.type_url = type_url
+        self.connection = connection
+        self.session: Session | None = None
+        self.owner: Any = None
+        """Whose stream it is: the transport's end of it, of no account here."""
+        self.slot = 0
+        self.source = Source(variant, 0, type_url, is_grpc=False)
+        self.queued = False
+        self.names_bytes = 0
+        """At most so much memory its names take (``Hub``)."""
+        self.warm = False
+        """Its client said what it has from an earlier stream: little is to be sent to it."""
+        self.refusal: StreamRefusedError | None = None
+
+    @property
+    def aggregated(self) -> bool:
+        """Say whether the stream carries all types (ADS)."""
+        return not self.type_url
+
+    @property
+    def settled(self) -> bool:
+        """Say whether nothing more is to be sent until something happens."""
+        session = self.session
+        return session is None or (session.at.settled and not session.marks)
+
+    @property
+    def states(self) -> Mapping[str, TypeState]:
+        """Where the client stands in each type of this stream, in the order in which they are sent. Read-only."""
+        if self.session is None:
+            return {}
+        return {state.type_url: state for state in self.session.at.types if state.kind.slot == self.slot}
+
+
+# --- Finding a stream's session --------------------------------------------------------------------------------------
 
 
 class Sessions:
@@ -107,3 +283,134 @@ class Sessions:
             if group != session.group:
                 moved.append((session, group))
         return moved
+
+
+# --- Watchers --------------------------------------------------------------------------------------------------------
+
+IDLE_MAX = 32
+IDLE_BYTES_MAX = 2 * 1024 * 1024
+"""What the names of idle subscriptions to one type of one group may take."""
+
+
+class Watchers:
+    """The streams by what they subscribe to, with streams of equal subscription under one key.
+
+    A subscription that the last stream left is kept for a while, ``IDLE_MAX`` of them and the names of
+    ``IDLE_BYTES_MAX``: streams that connect one after the other all go through the same ones, and to take in thousands
+    of names for each stream would cost too much.
+    """
+
+    __slots__ = ("_by_name", "_idle", "_idle_bytes", "_open_ended", "_streams")
+
+    def __init__(self) -> None:
+        self._streams: dict[Interest, set[Stream]] = {}
+        self._idle: dict[Interest, None] = {}
+        self._idle_bytes = 0
+        self._by_name: dict[str, set[Interest]] = {}
+        self._open_ended: set[Interest] = set()
+
+    def add(self, interest: Interest, stream: Stream) -> None:
+        """Have the stream found by what it subscribes to."""
+        streams = self._streams.get(interest)
+        if streams is not None:
+            if not streams:
+                del self._idle[interest]
+                self._idle_bytes -= interest.names_bytes
+            streams.add(stream)
+            return
+        self._streams[interest] = {stream}
+        if interest.open_ended:
+            self._open_ended.add(interest)
+        for name in interest.names:
+            self._by_name.setdefault(name, set()).add(interest)
+
+    def discard(self, interest: Interest, stream: Stream) -> None:
+        """Forget the stream, and some time after the last of its streams the subscription."""
+        streams = self._streams[interest]
+        streams.discard(stream)
+        if not streams:
+            self._idle[interest] = None
+            self._idle_bytes += interest.names_bytes
+            while len(self._idle) > IDLE_MAX or self._idle_bytes > IDLE_BYTES_MAX:
+                self._forget(next(iter(self._idle)))
+
+    def _forget(self, interest: Interest) -> None:
+        del self._idle[interest], self._streams[interest]
+        self._idle_bytes -= interest.names_bytes
+        self._open_ended.discard(interest)
+        for name in interest.names:
+            interests = self._by_name[name]
+            interests.discard(interest)
+            if not interests:
+                del self._by_name[name]
+
+    def affected(self, names: Iterable[str]) -> Iterator[Stream]:
+        """Iterate over the streams that subscribe to any of the names, each once."""
+        interests: set[Interest] = set()
+        for name in names:
+            interests |= self._by_name.get(name, set())
+            interests.update(interest for interest in self._open_ended if interest.wants(name))
+        for interest in interests:
+            yield from self._streams[interest]
+
+    def __bool__(self) -> bool:
+        return len(self._streams) > len(self._idle)
+
+
+class WatchTable:
+    """The watchers of every group and type that has any."""
+
+    __slots__ = ("_watchers",)
+
+    def __init__(self) -> None:
+        self._watchers: dict[tuple[str, str], Watchers] = {}
+
+    def add(self, group: str, type_url: str, interest: Interest, stream: Stream) -> None:
+        """Have the stream found by what it subscribes to of a group's type."""
+        watchers = self._watchers.get((group, type_url))
+        if watchers is None:
+            watchers = self._watchers[group, type_url] = Watchers()
+        watchers.add(interest, stream)
+
+    def discard(self, group: str, type_url: str, interest: Interest, stream: Stream) -> None:
+        """Forget the stream, and what only it kept."""
+        watchers = self._watchers[group, type_url]
+        watchers.discard(interest, stream)
+        if not watchers:
+            del self._watchers[group, type_url]
+
+    def affected(self, group: str, type_url: str, names: Iterable[str]) -> Iterable[Stream]:
+        """Return the streams that subscribe to any of the names, each once."""
+        watchers = self._watchers.get((group, type_url))
+        return watchers.affected(names) if watchers is not None else ()
+
+
+# --- Timers ----------------------------------------------------------------------------------------------------------
+
+
+class Timers:
+    """One time a session, the earliest that was set; those of sessions that ended fall away when they are due."""
+
+    __slots__ = ("_heap", "_order")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Session]] = []
+        self._order = count()
+
+    @property
+    def next(self) -> float:
+        """The earliest time that is set: infinity for none."""
+        return self._heap[0][0] if self._heap else NEVER
+
+    def set(self, session: Session, at: float) -> None:
+        """Have the session looked at no later than ``at``, which is earlier than its ``timer``."""
+        session.timer = at
+        heapq.heappush(self._heap, (at, next(self._order), session))
+
+    def due(self, now: float) -> Iterator[tuple[Session, float]]:
+        """Yield the sessions whose time has come, with that time; each is without a time from then on."""
+        while self._heap and self._heap[0][0] <= now:
+            at, _, session = heapq.heappop(self._heap)
+            if at == session.timer:
+                session.timer = NEVER
+                yield session, at

@@ -8,12 +8,22 @@ from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
+from xds.protocol.client_state import (
+    NO_EFFECTS,
+    NO_MARKS,
+    Answered,
+    Effects,
+    Order,
+    Source,
+    Standing,
+    Standings,
+    Step,
+    Watched,
+)
 from xds.protocol.diff import NO_HOLD
 from xds.protocol.draining import NOTHING_DRAINS, Draining, end_by, still, without
-from xds.protocol.limits import Limits
-from xds.protocol.name_sets import NO_NAMES, NameSet
 from xds.protocol.order import At, Draft, Event, Rules
-from xds.protocol.policy import Stage
+from xds.protocol.policy import Limits, Stage
 from xds.protocol.requests import (
     Request,
     begin_delta,
@@ -27,20 +37,9 @@ from xds.protocol.requests import (
     error_of,
     type_of,
 )
-from xds.protocol.response import Part
-from xds.protocol.standing import (
-    NO_EFFECTS,
-    NO_MARKS,
-    Answered,
-    Effects,
-    Order,
-    Source,
-    Standing,
-    Standings,
-    Step,
-    Watched,
-)
-from xds.protocol.state import NO_HEARTBEAT, Kind, Kinds, TypeState
+from xds.protocol.responses import Part
+from xds.protocol.subscription import NO_NAMES, NameSet
+from xds.protocol.type_state import NO_HEARTBEAT, Kind, Kinds, TypeState
 
 
 class History(NamedTuple):

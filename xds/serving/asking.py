@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.summary import NodesQuery
+from xds.protocol.status import NodesQuery
 from xds.serving.feed import Answer, Ask
 
 ANSWER_S = 3.0

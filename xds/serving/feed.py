@@ -10,9 +10,8 @@ from typing import Any
 
 from xds.config import Settings
 from xds.model.changeset import Changeset
-from xds.protocol.events import Counters
-from xds.protocol.memories import Memory
-from xds.protocol.summary import NodesQuery
+from xds.protocol.node_history import Memory
+from xds.protocol.status import Counters, NodesQuery
 
 
 @dataclass(frozen=True, slots=True)

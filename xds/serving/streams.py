@@ -15,12 +15,11 @@ from xds.merged_log import peers_log
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.types import TYPE_PREFIX
-from xds.protocol.events import Counters
 from xds.protocol.hub import Hub
-from xds.protocol.limits import Limits, Ordering
-from xds.protocol.memories import Tell, tell_nobody
-from xds.protocol.response import Encoding
-from xds.protocol.summary import NodesFound, NodesQuery, node_summaries
+from xds.protocol.node_history import Tell, tell_nobody
+from xds.protocol.policy import Limits, Ordering
+from xds.protocol.responses import Encoding
+from xds.protocol.status import Counters, NodesFound, NodesQuery, node_summaries
 from xds.reporting import log_certificates, log_event, log_fault, log_tls_problem
 from xds.schema.pool import Schema
 from xds.serving.workers_state import WorkersState

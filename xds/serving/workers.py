@@ -18,11 +18,9 @@ from xds.background import Background
 from xds.config import Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
-from xds.protocol.draining_nodes import DrainingNodes
 from xds.protocol.errors import StreamRefusedError
-from xds.protocol.events import Counters
-from xds.protocol.nacked_names import NackedNames
-from xds.protocol.summary import NodesFound, NodesQuery, NodeSummary
+from xds.protocol.node_history import DrainingNodes, NackedNames
+from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
 from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Reload, Remember, decode, encode
 from xds.serving.workers_state import WorkersState

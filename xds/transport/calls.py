@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError
 from xds._generated.xds_wire_pb2 import HealthCheckRequest, HealthCheckResponse
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
-from xds.protocol.response import Part
-from xds.protocol.services import METHODS, SERVICES, Method
-from xds.protocol.stream import Stream as XdsStream
+from xds.protocol.policy import METHODS, SERVICES, Method
+from xds.protocol.responses import Part
+from xds.protocol.sessions import Stream as XdsStream
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.framed_parts import FramedParts
 from xds.transport.http2 import grpc

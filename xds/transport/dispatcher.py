@@ -15,11 +15,11 @@ from typing import Protocol
 from xds.address import Address
 from xds.model.changeset import Applied
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.events import Event
 from xds.protocol.hub import Hub, is_sparse
-from xds.protocol.response import Part
-from xds.protocol.state import Variant
-from xds.protocol.stream import Stream
+from xds.protocol.policy import Variant
+from xds.protocol.responses import Part
+from xds.protocol.sessions import Stream
+from xds.protocol.status import Event
 
 ADMITTED_AT_ONCE = 16
 ADMITTING_S = 0.002

@@ -4,7 +4,7 @@ Nearly all clients have their stream as stream 1 of their connection, for which 
 not fit into a client's window goes out piece by piece, of one copy with its prefix that all share.
 """
 
-from xds.protocol.response import Part
+from xds.protocol.responses import Part
 from xds.transport.http2 import grpc
 
 BYTES_MAX = 8 * 1024 * 1024

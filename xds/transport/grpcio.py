@@ -14,8 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from xds.address import Address, BindError
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
-from xds.protocol.response import Part
-from xds.protocol.services import METHODS, SERVICES, Method
+from xds.protocol.policy import METHODS, SERVICES, Method
+from xds.protocol.responses import Part
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.grpcio_tls import GrpcioCertificates
 from xds.transport.tls import TlsFiles

@@ -5,7 +5,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.services import SERVICES
+from xds.protocol.policy import SERVICES
 from xds.transport.calls import HEALTH, Reply
 
 

@@ -1,15 +1,13 @@
-"""Where a client stands in one resource type on one stream: an immutable value. Delta and SotW alike.
+"""The state of one resource type on one stream: an immutable value. Delta and SotW alike.
 
-Clients that stand alike share one value; each method returns the next one. A value holds no other type of the stream
-(``standing``), and reads no requests (``requests``).
-Two rules govern it. What was *sent* drives the next diff, whatever became of it: a rejected version is not sent again
-before its content changes, and then always. One response is to be answered at a time: what changes meanwhile is in
-the next; only where the wait for an answer was given up, several are in flight.
+Clients in the same state share one value; each method returns the next one. Two rules govern it. What was *sent* drives
+the next diff, whether it was accepted or not: a rejected version is not sent again before its content changes, and then
+always. One response at a time waits for its answer: later changes go into the next response. Several are in flight only
+where the wait for an answer was given up.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -17,13 +15,13 @@ from immutables import Map
 
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
-from xds.protocol.cohorts import Cohorts, SentState
 from xds.protocol.diff import (
     NO_EXCEPTIONS,
     NOBODY,
     Diff,
     Exceptions,
     Hold,
+    Unsent,
     clusters_of,
     diff,
     holding,
@@ -42,14 +40,13 @@ from xds.protocol.draining import (
     united,
     without,
 )
-from xds.protocol.interest import NAME_SLOT_BYTES, NOTHING, Interest, bytes_of
-from xds.protocol.interned import Unsent
-from xds.protocol.name_sets import NO_NAMES, NameSet
-from xds.protocol.policy import Missing, Stage, policy_of
-from xds.protocol.response import (
+from xds.protocol.policy import Missing, Stage, Variant, policy_of
+from xds.protocol.responses import (
+    Cohorts,
     Encoding,
     Part,
     Response,
+    SentState,
     common_label,
     delta_heartbeat,
     delta_parts,
@@ -60,17 +57,11 @@ from xds.protocol.response import (
     state_version,
     unlimited,
 )
+from xds.protocol.subscription import NAME_SLOT_BYTES, NO_NAMES, NOTHING, Interest, NameSet, bytes_of
 
 IN_FLIGHT_MAX = 9
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
 """So many responses of a type may be in flight, and so many bytes before the last: then no more of it is sent."""
-
-
-class Variant(Enum):
-    """The two forms of the protocol."""
-
-    DELTA = "delta"
-    SOTW = "sotw"
 
 
 class Kind:

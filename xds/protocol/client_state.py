@@ -1,24 +1,33 @@
-"""Where a client stands: a value of each of its types, and one of the order in which they change. Immutable, shared.
+"""The state of one client: an immutable value per type and one of the order of types, and the cached steps from it.
 
-All clients that stand alike hold one object (``Standings``), at which is kept what is remembered of the next steps.
+All clients in the same state share one object (``ClientStates``). It holds the cached steps that start from it: what a
+request or the newest snapshot leads to is computed once for a whole fleet. A step is cached once several clients have
+reached the state it starts from. States refer forward only, so a state that no client has left is freed with the steps
+that led to it. Steps that depend on a snapshot are dropped with that snapshot.
+
+``LargeRequests`` recognises large requests by comparison, so that a fleet's equal requests are one ``bytes`` object.
+After a restart every sidecar sends the names and versions of all that it has: hundreds of kilobytes, equal throughout a
+fleet but for the node, which encoders write first. Requests are looked up by their length and their last bytes and then
+compared whole: hashing them costs several times as much and needs a copy without the node.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
-from weakref import KeyedRef
+from weakref import KeyedRef, WeakSet, ref
 
 from immutables import Map
 
 from xds.model.snapshot import Snapshot
-from xds.protocol.awaited import NOTHING_AWAITED, Awaited, next_end
 from xds.protocol.diff import NOBODY
 from xds.protocol.draining import NEVER
-from xds.protocol.interest import Interest
-from xds.protocol.limits import Ordering
-from xds.protocol.name_sets import NO_NAMES, NameSet
-from xds.protocol.policy import Stage
-from xds.protocol.response import Part
-from xds.protocol.state import NO_HEARTBEAT, Kind, TypeState, Variant
+from xds.protocol.pending_endpoints import NOTHING_AWAITED, Awaited, next_end
+from xds.protocol.policy import Ordering, Stage, Variant
+from xds.protocol.responses import Part
+from xds.protocol.subscription import NO_NAMES, Interest, NameSet
+from xds.protocol.type_state import NO_HEARTBEAT, Kind, TypeState
+
+# --- States and steps ------------------------------------------------------------------------------------------------
 
 Marks = tuple[tuple[int, str], ...]
 """Types that a change concerns: slot and type URL of each."""
@@ -262,3 +271,178 @@ class Standings:
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+# --- Cached steps ----------------------------------------------------------------------------------------------------
+
+STEP_BYTES = 1_000
+"""About what a step takes beside what was said and what is sent: a standing, a few states."""
+NAMES_FACTOR = 3
+"""What is said is kept so many times: as it was said, and as the names that the standing after it has."""
+STEPS_MAX = 64
+"""So many different requests are remembered at one standing."""
+AGE_MAX = 2
+"""Steps and requests that nobody used for so many periods are forgotten."""
+
+
+class Memory:
+    """The steps of all standings. ``bytes_max``: about what they may take; 0 remembers nothing."""
+
+    __slots__ = ("_by_snapshot", "_bytes", "_idle", "_standings", "bytes_max")
+
+    def __init__(self, *, bytes_max: int = 64 * 1024 * 1024) -> None:
+        self.bytes_max = bytes_max
+        self._bytes = 0
+        self._standings: WeakSet[Standing] = WeakSet()
+        self._by_snapshot: dict[Snapshot, set[ref[Standing]]] = {}
+        self._idle: dict[int, tuple[int, int]] = {}
+
+    def learn(self, standing: Standing, said: bytes, step: Step) -> None:
+        """Keep what a request, without its node, leads to."""
+        if standing.arrivals < 2 or not step.repeats or len(said) + STEP_BYTES > self.bytes_max:
+            return
+        if standing.steps is None:
+            standing.steps = {}
+        elif len(standing.steps) >= STEPS_MAX and said not in standing.steps:
+            return
+        standing.steps[said] = step
+        self._keep(standing, step, NAMES_FACTOR * len(said))
+
+    def look_ahead(self, standing: Standing, step: Step) -> None:
+        """Keep what the newest snapshot leads to."""
+        if standing.arrivals < 2 or not step.repeats or not self.bytes_max:
+            return
+        standing.ahead = step
+        self._keep(standing, step, len(step.part.message) if step.part is not None else 0)
+
+    def _keep(self, standing: Standing, step: Step, size: int) -> None:
+        self._standings.add(standing)
+        if step.snapshot is not None:
+            self._by_snapshot.setdefault(step.snapshot, set()).add(ref(standing))
+        self._bytes += size + STEP_BYTES
+        if self._bytes > self.bytes_max:
+            self._bytes = sum(map(_bytes_of, self._standings))
+            if self._bytes > self.bytes_max // 2:
+                self.forget()
+
+    def outdate(self, snapshot: Snapshot) -> None:
+        """Forget the steps that looked at a snapshot: its group has a newer one, or is gone."""
+        for reference in self._by_snapshot.pop(snapshot, ()):
+            standing = reference()
+            if standing is None:
+                continue
+            if standing.ahead is not None and standing.ahead.snapshot is snapshot:
+                standing.ahead = None
+            if standing.steps is not None:
+                left = {said: step for said, step in standing.steps.items() if step.snapshot is not snapshot}
+                standing.steps = left or None
+
+    def forget(self) -> None:
+        """Forget everything."""
+        for standing in list(self._standings):
+            standing.steps = standing.ahead = None
+        self._standings.clear()
+        self._by_snapshot.clear()
+        self._bytes = 0
+
+    def grow_old(self) -> None:
+        """Forget the steps of standings where nobody arrived since this was called ``AGE_MAX`` times."""
+        idle: dict[int, tuple[int, int]] = {}
+        for standing in list(self._standings):
+            arrivals, age = self._idle.get(id(standing), (0, 0))
+            age = age + 1 if arrivals == standing.arrivals else 0
+            if age > AGE_MAX:
+                standing.steps = standing.ahead = None
+                self._standings.discard(standing)
+            else:
+                idle[id(standing)] = (standing.arrivals, age)
+        self._idle = idle
+        self._bytes = sum(map(_bytes_of, self._standings))
+        self._by_snapshot = {
+            snapshot: left
+            for snapshot, references in self._by_snapshot.items()
+            if (left := {each for each in references if each() in self._standings})
+        }
+
+    @property
+    def bytes_kept(self) -> int:
+        """About what is remembered takes. O(standings)."""
+        return sum(map(_bytes_of, self._standings))
+
+
+def _bytes_of(standing: Standing) -> int:
+    steps = standing.steps or {}
+    ahead = standing.ahead
+    sent = [step.part for step in (*steps.values(), ahead) if step is not None and step.part is not None]
+    count = len(steps) + (ahead is not None)
+    return STEP_BYTES * count + NAMES_FACTOR * sum(map(len, steps)) + sum(len(part.message) for part in sent)
+
+
+# --- Large requests --------------------------------------------------------------------------------------------------
+
+TAIL_BYTES = 64
+ALIKE_MAX = 8
+"""Of requests of equal length that end alike, so many are known."""
+LARGE_BYTES = 2_048
+
+_Key = tuple[int, bytes]
+
+
+class LargeRequests:
+    """The large requests seen lately, without their nodes; beyond ``bytes_max`` the longest unseen are forgotten."""
+
+    __slots__ = ("_ages", "_bytes", "_bytes_max", "_known")
+
+    def __init__(self, *, bytes_max: int = 16 * 1024 * 1024) -> None:
+        self._known: OrderedDict[_Key, list[bytes]] = OrderedDict()
+        self._ages: dict[_Key, int] = {}
+        self._bytes = 0
+        self._bytes_max = bytes_max
+
+    def plain(self, data: bytes, node: tuple[int, int]) -> bytes:
+        """Return a request without its node, which begins and ends there: the same object for equal ones kept."""
+        node_start, node_end = node
+        size = len(data) - node_end
+        if node_start or size < LARGE_BYTES:
+            return data[:node_start] + data[node_end:] if node_end else data
+        key = (size, data[-TAIL_BYTES:])
+        for plain in self._known.get(key, ()):
+            if data.endswith(plain):
+                self._known.move_to_end(key)
+                self._ages[key] = 0
+                return plain
+        return data[node_end:]
+
+    def keep(self, plain: bytes) -> None:
+        """Have a request, without its node, known again."""
+        size = len(plain)
+        if size < LARGE_BYTES:
+            return
+        key = (size, plain[-TAIL_BYTES:])
+        alike = self._known.setdefault(key, [])
+        if any(each is plain for each in alike):
+            return
+        if len(alike) == ALIKE_MAX:
+            self._bytes -= len(alike.pop(0))
+        alike.append(plain)
+        self._ages[key] = 0
+        self._bytes += size
+        while self._bytes > max(self._bytes_max, size):
+            self._forget(next(iter(self._known)))
+
+    def grow_old(self) -> None:
+        """Forget the requests that nobody sent since this was called ``AGE_MAX`` times."""
+        for key, age in list(self._ages.items()):
+            if age >= AGE_MAX:
+                self._forget(key)
+            else:
+                self._ages[key] = age + 1
+
+    def _forget(self, key: _Key) -> None:
+        self._bytes -= sum(map(len, self._known.pop(key)))
+        del self._ages[key]
+
+    @property
+    def bytes_kept(self) -> int:
+        """About what it all takes."""
+        return self._bytes

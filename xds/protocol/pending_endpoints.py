@@ -1,6 +1,7 @@
-"""Assignments that a per-type client waits for before its clusters serve: a map by name, and how it changes.
+"""Endpoints (assignments) that a per-type client waits for before its clusters serve, by name.
 
-On per-type streams Envoy ACKs clusters at once, warm or not, so what tells that one is warm is its assignment alone.
+On per-type streams Envoy ACKs clusters at once, warm or not. That a cluster is warm is known only from the answer to its
+endpoints.
 """
 
 from collections.abc import Collection, Iterable
@@ -9,8 +10,9 @@ from typing import NamedTuple
 from immutables import Map
 
 from xds.model.resource import Resource
-from xds.protocol.response import endpoints_of, endpoints_of_one
-from xds.protocol.state import TypeState, Variant
+from xds.protocol.policy import Variant
+from xds.protocol.responses import endpoints_of, endpoints_of_one
+from xds.protocol.type_state import TypeState
 
 REJECTED_WAIT_S = 1.0
 CAME_BACK = -1
