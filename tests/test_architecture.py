@@ -410,7 +410,7 @@ OTHER_TASKS: dict[str, str] = {
     "xds.store.etcd_client.EtcdClient.watch": "without it the watch ends after three seconds, and another one is begun",
     "xds.transport.calls.ReplyCall._go_on": "one request; a fault is reported and ends its call",
     "xds.transport.grpcio.GrpcioTransport.drain": "awaited by it",
-    "xds.transport.grpcio._Call.carry": "one stream; a fault is reported and ends it",
+    "xds.transport.grpcio._Call.send_cohort": "one stream; a fault is reported and ends it",
     "xds.transport.grpcio._Call.ready": "one stream; a fault is reported and ends it",
 }
 """Tasks that are not of ``xds.background``, by where they are begun, each with what becomes of it when it fails."""

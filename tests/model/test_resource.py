@@ -68,6 +68,6 @@ def test_a_reference_is_a_plain_value() -> None:
 
 def test_what_only_a_client_knows_of_is_a_claim() -> None:
     claim = Resource(type_url=CLUSTER, name="web", version="v1", encoded=b"")
-    assert claim.is_claim
-    assert not made().is_claim
+    assert claim.is_version_only
+    assert not made().is_version_only
     assert claim.fingerprint == made().fingerprint

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from support.encoded import CDS, LDS, RDS, listener, route, static
 from support.hubs import World
 
-from xds.protocol.diff import Claims
+from xds.protocol.diff import InitialVersions
 from xds.protocol.draining import (
     NEVER,
     NOTHING_DRAINS,
@@ -33,7 +33,9 @@ def test_a_version_that_uses_no_clusters_is_left_out() -> None:
 
 
 def test_a_version_of_which_only_the_name_is_known_may_use_any_cluster() -> None:
-    draining = keep_all(NOTHING_DRAINS, [Claims().get(LDS, "l", "1"), listener("m", 1, clusters="a")], until=5.0)
+    draining = keep_all(
+        NOTHING_DRAINS, [InitialVersions().get(LDS, "l", "1"), listener("m", 1, clusters="a")], until=5.0
+    )
     assert (clusters_used(draining), next_end(draining)) == (None, 5.0)
     assert clusters_used(without(draining, ["l"])) == {"a"}
 
@@ -44,7 +46,7 @@ def test_versions_of_a_name_are_bounded_and_none_of_their_clusters_is_lost() -> 
         draining = keep(draining, route("r", version, f"c{version}"), until=float(version))
     assert len(draining["r"]) == VERSIONS_MAX
     assert clusters_used(draining) == {f"c{version}" for version in range(100)}
-    claimed = keep(NOTHING_DRAINS, Claims().get(RDS, "r", "1"), until=0.5)
+    claimed = keep(NOTHING_DRAINS, InitialVersions().get(RDS, "r", "1"), until=0.5)
     assert clusters_used(united(draining, claimed)) is None
     assert len(united(draining, claimed)["r"]) == VERSIONS_MAX
 

@@ -193,7 +193,7 @@ def test_error_node_is_measured_with_what_this_server_does_not_read(make_world: 
 
 
 def test_error_node_over_the_limit_is_not_converted(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xds.protocol.sessions.MessageToDict", lambda _: pytest.fail("converted"))
+    monkeypatch.setattr("xds.protocol.requests.MessageToDict", lambda _: pytest.fail("converted"))
     world = make_world(limits=Limits(node_bytes_max=1_000))
     with pytest.raises(StreamRefusedError):
         send_first(world, DELTA, wire.Node(id="n", metadata=described(a="x" * 1_000)))
@@ -322,7 +322,7 @@ def test_error_none_for_names_that_come_and_go(make_world: MakeWorld) -> None:
 
 
 def test_what_closed_streams_claimed_takes_no_more_than_the_caches_may(world: World) -> None:
-    world.hub.cohorts.bytes_max = world.hub.memory.bytes_max = world.hub._large._bytes_max = 1_000_000
+    world.hub.response_cache.bytes_max = world.hub.step_cache.bytes_max = world.hub._large._bytes_max = 1_000_000
     for number in range(50):
         stream = world.hub.open(DELTA)
         request = wire.DeltaDiscoveryRequest(type_url=SDS, node=wire.Node(id=f"n{number}"))

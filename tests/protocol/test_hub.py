@@ -31,7 +31,7 @@ def test_a_stream_is_settled_until_something_is_to_be_sent(world: World, variant
     stream = world.hub.open(variant)
     assert stream.settled
     assert stream.states == {}
-    assert world.hub.carry(stream) is None
+    assert world.hub.poll_cohort(stream) is None
     assert world.hub.poll(stream, world.now) is None
     world.hub.close(stream)
     client = world.client(variant)
@@ -54,7 +54,7 @@ def test_a_stream_that_is_to_end_is_given_nothing(world: World) -> None:
     (stream,) = client.streams.values()
     world.hub.publish(world.apply(static("a", 2), group="g"))
     stream.refusal = StreamRefusedError(Status.INTERNAL, "")
-    assert world.hub.carry(stream) is None
+    assert world.hub.poll_cohort(stream) is None
 
 
 def test_subscriptions_that_nobody_has_any_more_are_kept_for_a_while_and_not_for_ever(world: World) -> None:
@@ -156,6 +156,6 @@ def test_an_answer_to_nothing_changes_nothing(world: World) -> None:
     client.ack_all()
     (stream,) = client.streams.values()
     assert stream.session is not None
-    before = stream.session.at
+    before = stream.session.client_state
     assert client.request(EDS, nonce="abc") == []
-    assert stream.session.at is before
+    assert stream.session.client_state is before

@@ -14,7 +14,7 @@ def view(world: World) -> View:
 
 def test_a_fleet_that_changes_its_subscription_alike_shares_what_that_leaves_unsent(world: World) -> None:
     interned = Interned()
-    before, after = interned.interests.get(False, ["a"]), interned.interests.get(False, ["a", "b"])
+    before, after = interned.subscriptions.get(False, ["a"]), interned.subscriptions.get(False, ["a", "b"])
     first = interned.unsent.get(before, after, view(world))
     assert dict(first) == {"b": None}
     assert interned.unsent.get(before, after, world.catalog.snapshots["default"].view(CDS)) is first
@@ -24,8 +24,11 @@ def test_it_keeps_no_subscription_alive_that_no_stream_has(world: World) -> None
     interned = Interned()
     of = view(world)
     for number in range(2 * UNSENT_KEPT):
-        before, after = interned.interests.get(False, [f"{number}"]), interned.interests.get(False, [f"{number}", "b"])
+        before, after = (
+            interned.subscriptions.get(False, [f"{number}"]),
+            interned.subscriptions.get(False, [f"{number}", "b"]),
+        )
         interned.unsent.get(before, after, of)
     del before, after
-    assert len(interned.interests) == 0
+    assert len(interned.subscriptions) == 0
     assert len(interned.unsent._last) == UNSENT_KEPT

@@ -188,7 +188,7 @@ def test_reconnect_endpoints_asked_for_after_changed_clusters_are_sent_though_cl
 def test_reconnect_sotw_with_one_of_many_versions_is_sent_what_is_right(make_world: MakeWorld) -> None:
     """However many versions the hub remembers, a client of any age ends with the present state."""
     world = make_world()
-    world.hub.cohorts.states_max = 2
+    world.hub.response_cache.states_max = 2
     clients = []
     for version in range(5):
         world.publish(endpoints("a", version), endpoints("b"))

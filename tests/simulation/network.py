@@ -15,7 +15,7 @@ from support.rechecked import RecheckedHub as Hub
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
-from xds.protocol.node_history import Memory
+from xds.protocol.node_history import HistoryEntry
 from xds.protocol.policy import Ordering
 from xds.protocol.responses import Encoding, Part
 from xds.protocol.sessions import Stream
@@ -40,16 +40,16 @@ class Server:
         self.sessions: dict[tuple[int, str], SessionAudit] = {}
         """By the number of a client and its connection."""
         self.hub = Hub(
-            self.catalog, knows_type=lambda _: True, ordering=ordering, encoding=encoding, tell=self._tell
+            self.catalog, knows_type=lambda _: True, ordering=ordering, encoding=encoding, share=self._share
         )  # fmt: skip
         self.ordering = ordering
         self.small = encoding.response_bytes_max < 10_000
         self._unpublished: list[tuple[Applied, dict[str, Mapping[Key, Content]], dict[str, str]]] = []
         self._tick_at = float("inf")
 
-    def _tell(self, memory: Memory) -> None:
+    def _share(self, entry: HistoryEntry) -> None:
         for other in self.world.peers_of(self):
-            self.clock.later(self.chance.uniform(0.001, 0.02), other.hub.remember, memory)
+            self.clock.later(self.chance.uniform(0.001, 0.02), other.hub.remember, entry)
 
     # --- Changes ---------------------------------------------------------------------------------------------------
 

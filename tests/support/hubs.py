@@ -17,10 +17,10 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import GroupTable
 from xds.model.resource import Resource
-from xds.protocol.client_state import Memory
+from xds.protocol.client_state import StepCache
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.hub import Hub
-from xds.protocol.node_history import Tell, tell_nobody
+from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering, Variant
 from xds.protocol.responses import Encoding, Part
 from xds.protocol.sessions import Stream
@@ -41,8 +41,8 @@ class World:
         encoding: Encoding | None = None,
         limits: Limits | None = None,
         groups: GroupTable | None = None,
-        tell: Tell = tell_nobody,
-        memory: Memory | None = None,
+        share: Share = share_with_nobody,
+        step_cache: StepCache | None = None,
     ) -> None:
         self.catalog = Catalog(check_references=False)
         if groups is not None:
@@ -53,8 +53,8 @@ class World:
             ordering=ordering,
             encoding=encoding,
             limits=limits,
-            tell=tell,
-            memory=memory,
+            share=share,
+            step_cache=step_cache,
         )
         self.now = 1000.0
         self.clients: list[Client] = []

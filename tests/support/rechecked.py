@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from xds.protocol.client_state import NO_MARKS, Standing, Step
+from xds.protocol.client_state import NO_MARKS, ClientState, Step
 from xds.protocol.hub import Hub
 from xds.protocol.requests import decode, span_of_node
 from xds.protocol.responses import Part
 from xds.protocol.sessions import Session, Stream
 from xds.protocol.steps import NO_HISTORY
+from xds.protocol.type_state import TypeState
 
 
 class RecheckedHub(Hub):
@@ -20,7 +21,7 @@ class RecheckedHub(Hub):
     def receive(self, stream: Stream, data: bytes, now: float) -> int:
         session = stream.session
         expected = None
-        if session is not None and session.at.steps is not None:
+        if session is not None and session.client_state.steps is not None:
             self.tell_time(now)
             plain = self._large.plain(data, span_of_node(stream.variant, data))
             step = self._remembered(session, plain)
@@ -34,20 +35,20 @@ class RecheckedHub(Hub):
 
     def _work_out_again(self, stream: Stream, session: Session, plain: bytes, now: float) -> Step:
         request = decode(stream.variant, plain)
-        source, at = stream.source, self._at(session, now)._replace(marks=NO_MARKS)  # these wait on
-        kind, is_known = self._steps.kind(session.at, source, request)
+        source, context = stream.source, self._context(session, now)._replace(marks=NO_MARKS)  # these wait on
+        kind, is_known = self._steps.kind(session.client_state, source, request)
         if is_known:
-            return self._steps.go_on(session.at, at, source, kind, request, len(plain))
-        return self._steps.begin(session.at, at, source, kind, request, len(plain), NO_HISTORY)
+            return self._steps.go_on(session.client_state, context, source, kind, request, len(plain))
+        return self._steps.begin(session.client_state, context, source, kind, request, len(plain), NO_HISTORY)
 
     def poll(self, stream: Stream, now: float) -> Part | None:
         session, expected = stream.session, None
-        if session is not None and stream.refusal is None and session.at.ahead is not None:
+        if session is not None and stream.refusal is None and session.client_state.next_step is not None:
             self.tell_time(now)
-            ahead = session.at.ahead
-            same = ahead.snapshot is self.snapshot(session.group) and ahead.marks == session.marks
-            if same and ahead.tick == self._soon and not session.per_type and self._is_due():
-                expected = self._steps.advance(session.at, self._at(session, now), stream.source)
+            next_step = session.client_state.next_step
+            same = next_step.snapshot is self.snapshot(session.group) and next_step.marks == session.marks
+            if same and next_step.tick == self._soon and not session.per_type and self._is_due():
+                expected = self._steps.advance(session.client_state, self._context(session, now), stream.source)
         part = super().poll(stream, now)
         if expected is not None and session is not None:
             self._compare(session, expected)
@@ -61,14 +62,21 @@ class RecheckedHub(Hub):
 
     def _compare(self, session: Session, expected: Step) -> None:
         self.rechecked += 1
-        found, wanted = session.at, expected.after
+        found, wanted = session.client_state, expected.after
         assert found.order == wanted.order, f"{found.order} instead of {wanted.order}"
         assert _but_nonces(found) == _but_nonces(wanted), f"{found.types} instead of {wanted.types}"
 
 
-def _but_nonces(standing: Standing) -> list[object]:
+def _but_nonces(client_state: ClientState) -> list[object]:
     """Return what a standing's types are, with messages by what is in them: made anew, they have other nonces."""
     return [
-        (state._replace(nonce="", serial=0, in_flight=(), rest=()), [p.names for p in (*state.in_flight, *state.rest)])
-        for state in standing.types
+        (
+            state._replace(nonce="", serial=0, in_flight=(), remaining=()),
+            [p.names for p in (*state.in_flight, *state.remaining)],
+        )
+        for state in client_state.types
     ]
+
+
+def _parts(state: TypeState) -> tuple[Part, ...]:
+    return (*state.in_flight, *state.remaining)

@@ -29,8 +29,8 @@ def fail(*_: object) -> None:
 
 def test_a_fault_while_a_cohort_is_served_ends_the_stream_alone():
     call, ends = call_of(SimpleNamespace())
-    hub: Any = SimpleNamespace(carry=fail)
-    assert call.carry(hub)
+    hub: Any = SimpleNamespace(poll_cohort=fail)
+    assert call.send_cohort(hub)
     assert [str(end) for end in ends] == ["a bug", "('INTERNAL', 'internal error')"]
 
 

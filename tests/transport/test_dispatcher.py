@@ -62,13 +62,13 @@ def fanning_out(count: int, *, each_s: float) -> tuple[Dispatcher, list[int]]:
     )
     told = [0]
 
-    def carry(*_: object) -> bool:
+    def send_cohort(*_: object) -> bool:
         told[0] += 1
         burn(each_s)
         return True
 
     dispatcher = Dispatcher(hub, on_event=lambda _: None, on_fault=lambda _: None)
-    sink: Any = SimpleNamespace(carry=carry)
+    sink: Any = SimpleNamespace(send_cohort=send_cohort)
     for _ in streams:
         dispatcher.open(Variant.DELTA, sink)
     return dispatcher, told

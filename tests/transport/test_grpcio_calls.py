@@ -51,7 +51,7 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self.parts: deque[Any] = deque()
-        self.hub = SimpleNamespace(carry=lambda stream: self._next())
+        self.hub = SimpleNamespace(poll_cohort=lambda stream: self._next())
         self.stream = SimpleNamespace(settled=False)
         self.faults: list[Exception] = []
 
@@ -75,8 +75,8 @@ class Dispatcher:
         self.parts.append(SimpleNamespace(message=text))
 
 
-@pytest.mark.parametrize("begun_by", ["ready", "carry"])
-@pytest.mark.parametrize("told_by", ["ready", "carry"])
+@pytest.mark.parametrize("begun_by", ["ready", "send_cohort"])
+@pytest.mark.parametrize("told_by", ["ready", "send_cohort"])
 async def test_what_comes_up_while_a_message_is_written_follows_it(begun_by: str, told_by: str) -> None:
     dispatcher, context = Dispatcher(), Context()
     call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ async def test_what_comes_up_while_a_message_is_written_follows_it(begun_by: str
         if how == "ready":
             call.ready()
         else:
-            assert call.carry(dispatcher.hub)  # type: ignore[arg-type]
+            assert call.send_cohort(dispatcher.hub)  # type: ignore[arg-type]
 
     dispatcher.put(b"1")
     tell(begun_by)
@@ -128,5 +128,5 @@ async def test_a_write_that_fails_is_a_fault_only_if_the_client_is_still_there(
 async def test_a_carry_of_nothing_has_to_be_told_again() -> None:
     dispatcher, context = Dispatcher(), Context()
     call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
-    assert not call.carry(dispatcher.hub)  # type: ignore[arg-type]
+    assert not call.send_cohort(dispatcher.hub)  # type: ignore[arg-type]
     assert call._writer is None

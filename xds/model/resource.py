@@ -90,7 +90,7 @@ class Resource:
         return self.encoded[self.body_start : self.body_end]
 
     @property
-    def is_claim(self) -> bool:
+    def is_version_only(self) -> bool:
         """Say whether only name and version are known: a client has it from a server that is no more."""
         return not self.encoded
 

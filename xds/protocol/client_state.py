@@ -21,10 +21,10 @@ from immutables import Map
 from xds.model.snapshot import Snapshot
 from xds.protocol.diff import NOBODY
 from xds.protocol.draining import NEVER
-from xds.protocol.pending_endpoints import NOTHING_AWAITED, Awaited, next_end
+from xds.protocol.pending_endpoints import NO_PENDING_ENDPOINTS, PendingEndpoints, next_end
 from xds.protocol.policy import Ordering, Stage, Variant
 from xds.protocol.responses import Part
-from xds.protocol.subscription import NO_NAMES, Interest, NameSet
+from xds.protocol.subscription import NO_NAMES, NameSet, Subscription
 from xds.protocol.type_state import NO_HEARTBEAT, Kind, TypeState
 
 # --- States and steps ------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ class Order(NamedTuple):
     made: Snapshot | None = None
     making: Snapshot | None = None
     warming: frozenset[str] = NOBODY
-    awaited: Awaited = NOTHING_AWAITED
+    awaited: PendingEndpoints = NO_PENDING_ENDPOINTS
     sent: int = 0
     absent: frozenset[str] = NOBODY
     rejected: tuple[Map[str, frozenset[str]], ...] = ()
@@ -66,20 +66,20 @@ class Order(NamedTuple):
 NOT_BEGUN = Order()
 
 
-class Standing:
+class ClientState:
     """The types, in the order in which they are sent, and the order.
 
     ``settled``: nothing is to be sent, until something happens; ``next_at``: when to look at it even if nothing does.
     ``is_calm``: the order waits for nothing.
-    ``arrivals``: how many clients came to stand here; ``steps`` by what is said, and ``ahead``, are remembered.
+    ``arrivals``: how many clients came to stand here; ``steps`` by what is said, and ``next_step``, are remembered.
     """
 
     __slots__ = (
         "__weakref__",
-        "ahead",
         "arrivals",
         "is_calm",
         "next_at",
+        "next_step",
         "order",
         "settled",
         "steps",
@@ -92,7 +92,7 @@ class Standing:
         self.settled, self.is_calm, self.next_at = _outlook(types, order, ordering)
         self.arrivals = 0
         self.steps: dict[bytes, Step] | None = None
-        self.ahead: Step | None = None
+        self.next_step: Step | None = None
 
     def waits(self, marks: Marks) -> bool:
         """Say whether a client that stands here can be sent nothing more of any of these types before it answers."""
@@ -127,22 +127,22 @@ class Answered(NamedTuple):
     error: str | None
 
     @property
-    def settled(self) -> NameSet:
+    def accepted_names(self) -> NameSet:
         """The names that an ACK settles; none stand for all of the type."""
         if self.kind.variant is Variant.SOTW and self.kind.policy.full_state:
             return NO_NAMES
-        return self.part.settled_set
+        return self.part.accepted_set
 
 
-class Watched(NamedTuple):
+class SubscriptionChange(NamedTuple):
     """A subscription changed, or with ``before`` None began."""
 
     kind: Kind
-    before: Interest | None
-    after: Interest
+    before: Subscription | None
+    after: Subscription
 
 
-class Overdue(NamedTuple):
+class OverdueResponse(NamedTuple):
     """A response was not answered in time."""
 
     kind: Kind
@@ -159,9 +159,9 @@ class Effects(NamedTuple):
     """
 
     answered: tuple[Answered, ...] = ()
-    watched: tuple[Watched, ...] = ()
+    subscriptions: tuple[SubscriptionChange, ...] = ()
     draining: tuple[TypeState, ...] = ()
-    overdue: tuple[Overdue, ...] = ()
+    overdue: tuple[OverdueResponse, ...] = ()
     claims: bool = False
     names: int = 0
     named: bool = False
@@ -180,7 +180,7 @@ class Step:
     to date for.
     """
 
-    after: Standing
+    after: ClientState
     part: Part | None
     acked: Answered | None
     effects: Effects
@@ -202,11 +202,11 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
     for state in types:
         if state.in_flight:
             if state.overdue:
-                sends = sends or state.dirty or bool(state.rest)
+                sends = sends or state.dirty or bool(state.remaining)
             elif ordering.enabled and state.kind.stage is not Stage.FREE:
                 next_at = min(next_at, state.sent_at + ordering.hold_timeout_s)
             breaks = breaks and state.kind.stage is Stage.FREE
-        elif state.dirty or state.rest:
+        elif state.dirty or state.remaining:
             sends = True
         if state.heartbeat is not NO_HEARTBEAT:
             is_calm = False
@@ -230,10 +230,10 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
 
 def _hash_of(state: TypeState) -> int:
     """Return a hash of what tells states apart most often: of all their fields it costs several times as much."""
-    return hash((state.kind, state.interest, state.view, state.serial, state.dirty))
+    return hash((state.kind, state.subscription, state.view, state.serial, state.dirty))
 
 
-class Standings:
+class ClientStates:
     """The table that makes equal standings one object, for as long as a client stands there or a step leads there.
 
     Only standings with nothing in flight are looked up in it. Of the others, clients share those to which remembered
@@ -243,29 +243,29 @@ class Standings:
     __slots__ = ("_known", "_ordering")
 
     def __init__(self, ordering: Ordering) -> None:
-        self._known: dict[tuple[int, ...], KeyedRef[tuple[int, ...], Standing]] = {}
+        self._known: dict[tuple[int, ...], KeyedRef[tuple[int, ...], ClientState]] = {}
         self._ordering = ordering
 
-    def new(self, types: tuple[TypeState, ...], order: Order) -> Standing:
+    def new(self, types: tuple[TypeState, ...], order: Order) -> ClientState:
         """Return a standing of one client's own."""
-        return Standing(types, order, self._ordering)
+        return ClientState(types, order, self._ordering)
 
-    def shared(self, types: tuple[TypeState, ...], order: Order) -> Standing:
+    def shared(self, types: tuple[TypeState, ...], order: Order) -> ClientState:
         """Return the one standing that all who stand so share; while something is in flight, a new one."""
         for state in types:
             if state.in_flight:
-                return Standing(types, order, self._ordering)
+                return ClientState(types, order, self._ordering)
         key = (*map(_hash_of, types), hash((order.made, order.making, order.break_due)))
         reference = self._known.get(key)
         found = reference() if reference is not None else None
         if found is None:
-            found = Standing(types, order, self._ordering)
+            found = ClientState(types, order, self._ordering)
             self._known[key] = KeyedRef(found, self._forget, key)
         elif found.types != types or found.order != order:
-            return Standing(types, order, self._ordering)  # of equal hashes
+            return ClientState(types, order, self._ordering)  # of equal hashes
         return found
 
-    def _forget(self, reference: "KeyedRef[tuple[int, ...], Standing]") -> None:
+    def _forget(self, reference: "KeyedRef[tuple[int, ...], ClientState]") -> None:
         if self._known.get(reference.key) is reference:
             del self._known[reference.key]
 
@@ -285,7 +285,7 @@ AGE_MAX = 2
 """Steps and requests that nobody used for so many periods are forgotten."""
 
 
-class Memory:
+class StepCache:
     """The steps of all standings. ``bytes_max``: about what they may take; 0 remembers nothing."""
 
     __slots__ = ("_by_snapshot", "_bytes", "_idle", "_standings", "bytes_max")
@@ -293,32 +293,32 @@ class Memory:
     def __init__(self, *, bytes_max: int = 64 * 1024 * 1024) -> None:
         self.bytes_max = bytes_max
         self._bytes = 0
-        self._standings: WeakSet[Standing] = WeakSet()
-        self._by_snapshot: dict[Snapshot, set[ref[Standing]]] = {}
+        self._standings: WeakSet[ClientState] = WeakSet()
+        self._by_snapshot: dict[Snapshot, set[ref[ClientState]]] = {}
         self._idle: dict[int, tuple[int, int]] = {}
 
-    def learn(self, standing: Standing, said: bytes, step: Step) -> None:
+    def learn(self, client_state: ClientState, said: bytes, step: Step) -> None:
         """Keep what a request, without its node, leads to."""
-        if standing.arrivals < 2 or not step.repeats or len(said) + STEP_BYTES > self.bytes_max:
+        if client_state.arrivals < 2 or not step.repeats or len(said) + STEP_BYTES > self.bytes_max:
             return
-        if standing.steps is None:
-            standing.steps = {}
-        elif len(standing.steps) >= STEPS_MAX and said not in standing.steps:
+        if client_state.steps is None:
+            client_state.steps = {}
+        elif len(client_state.steps) >= STEPS_MAX and said not in client_state.steps:
             return
-        standing.steps[said] = step
-        self._keep(standing, step, NAMES_FACTOR * len(said))
+        client_state.steps[said] = step
+        self._keep(client_state, step, NAMES_FACTOR * len(said))
 
-    def look_ahead(self, standing: Standing, step: Step) -> None:
+    def learn_next(self, client_state: ClientState, step: Step) -> None:
         """Keep what the newest snapshot leads to."""
-        if standing.arrivals < 2 or not step.repeats or not self.bytes_max:
+        if client_state.arrivals < 2 or not step.repeats or not self.bytes_max:
             return
-        standing.ahead = step
-        self._keep(standing, step, len(step.part.message) if step.part is not None else 0)
+        client_state.next_step = step
+        self._keep(client_state, step, len(step.part.message) if step.part is not None else 0)
 
-    def _keep(self, standing: Standing, step: Step, size: int) -> None:
-        self._standings.add(standing)
+    def _keep(self, client_state: ClientState, step: Step, size: int) -> None:
+        self._standings.add(client_state)
         if step.snapshot is not None:
-            self._by_snapshot.setdefault(step.snapshot, set()).add(ref(standing))
+            self._by_snapshot.setdefault(step.snapshot, set()).add(ref(client_state))
         self._bytes += size + STEP_BYTES
         if self._bytes > self.bytes_max:
             self._bytes = sum(map(_bytes_of, self._standings))
@@ -328,19 +328,19 @@ class Memory:
     def outdate(self, snapshot: Snapshot) -> None:
         """Forget the steps that looked at a snapshot: its group has a newer one, or is gone."""
         for reference in self._by_snapshot.pop(snapshot, ()):
-            standing = reference()
-            if standing is None:
+            client_state = reference()
+            if client_state is None:
                 continue
-            if standing.ahead is not None and standing.ahead.snapshot is snapshot:
-                standing.ahead = None
-            if standing.steps is not None:
-                left = {said: step for said, step in standing.steps.items() if step.snapshot is not snapshot}
-                standing.steps = left or None
+            if client_state.next_step is not None and client_state.next_step.snapshot is snapshot:
+                client_state.next_step = None
+            if client_state.steps is not None:
+                left = {said: step for said, step in client_state.steps.items() if step.snapshot is not snapshot}
+                client_state.steps = left or None
 
     def forget(self) -> None:
         """Forget everything."""
-        for standing in list(self._standings):
-            standing.steps = standing.ahead = None
+        for client_state in list(self._standings):
+            client_state.steps = client_state.next_step = None
         self._standings.clear()
         self._by_snapshot.clear()
         self._bytes = 0
@@ -348,14 +348,14 @@ class Memory:
     def grow_old(self) -> None:
         """Forget the steps of standings where nobody arrived since this was called ``AGE_MAX`` times."""
         idle: dict[int, tuple[int, int]] = {}
-        for standing in list(self._standings):
-            arrivals, age = self._idle.get(id(standing), (0, 0))
-            age = age + 1 if arrivals == standing.arrivals else 0
+        for client_state in list(self._standings):
+            arrivals, age = self._idle.get(id(client_state), (0, 0))
+            age = age + 1 if arrivals == client_state.arrivals else 0
             if age > AGE_MAX:
-                standing.steps = standing.ahead = None
-                self._standings.discard(standing)
+                client_state.steps = client_state.next_step = None
+                self._standings.discard(client_state)
             else:
-                idle[id(standing)] = (standing.arrivals, age)
+                idle[id(client_state)] = (client_state.arrivals, age)
         self._idle = idle
         self._bytes = sum(map(_bytes_of, self._standings))
         self._by_snapshot = {
@@ -370,11 +370,11 @@ class Memory:
         return sum(map(_bytes_of, self._standings))
 
 
-def _bytes_of(standing: Standing) -> int:
-    steps = standing.steps or {}
-    ahead = standing.ahead
-    sent = [step.part for step in (*steps.values(), ahead) if step is not None and step.part is not None]
-    count = len(steps) + (ahead is not None)
+def _bytes_of(client_state: ClientState) -> int:
+    steps = client_state.steps or {}
+    next_step = client_state.next_step
+    sent = [step.part for step in (*steps.values(), next_step) if step is not None and step.part is not None]
+    count = len(steps) + (next_step is not None)
     return STEP_BYTES * count + NAMES_FACTOR * sum(map(len, steps)) + sum(len(part.message) for part in sent)
 
 

@@ -15,7 +15,7 @@ from immutables import Map
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER
 from xds.model.view import View, may_differ
-from xds.protocol.subscription import WILDCARD, Interest, Interests, NameSets, glob_of
+from xds.protocol.subscription import WILDCARD, NameSets, Subscription, Subscriptions, glob_of
 
 # --- Diffs -----------------------------------------------------------------------------------------------------------
 
@@ -82,20 +82,20 @@ def holding(name: str, view: View | None, exceptions: Exceptions) -> Resource | 
     return view.get(name) if view is not None else None
 
 
-def wanted(interest: Interest, view: View) -> Iterable[str]:
+def wanted(subscription: Subscription, view: View) -> Iterable[str]:
     """Return the names of the view's resources that are subscribed, by name or by alias, in no order."""
-    if interest.open_ended:
-        return [name for name in view if interest.wants(name)]
-    found = (view.get(name) or view.named_by(name) for name in interest.names)
+    if subscription.open_ended:
+        return [name for name in view if subscription.wants(name)]
+    found = (view.get(name) or view.named_by(name) for name in subscription.names)
     return [resource.name for resource in found if resource is not None]
 
 
-def wants(interest: Interest, resource: Resource) -> bool:
+def wants(subscription: Subscription, resource: Resource) -> bool:
     """Say whether a resource is subscribed, by its name or by one of its aliases."""
-    return interest.wants(resource.name) or any(alias in interest.names for alias in resource.aliases)
+    return subscription.wants(resource.name) or any(alias in subscription.names for alias in resource.aliases)
 
 
-def unsent(before: Interest, after: Interest, view: View) -> Exceptions:
+def unsent(before: Subscription, after: Subscription, view: View) -> Exceptions:
     """Return what a client lacks of the view that it was brought to, since it did not want it before."""
     if after.globs != before.globs or after.wildcard > before.wildcard:
         found = [view.get(name) for name in wanted(after, view)]
@@ -106,7 +106,7 @@ def unsent(before: Interest, after: Interest, view: View) -> Exceptions:
 
 
 def diff(
-    interest: Interest,
+    subscription: Subscription,
     view: View | None,
     exceptions: Exceptions,
     target: View,
@@ -121,7 +121,7 @@ def diff(
     upserts: dict[str, Resource] = {}
     removals: list[str] = []
     kept: dict[str, Resource | None] = {}
-    for name in _candidates(interest, view, exceptions, target):
+    for name in _candidates(subscription, view, exceptions, target):
         held, new = holding(name, view, exceptions), target.get(name)
         if (held and held.version) == (new and new.version):
             continue
@@ -132,13 +132,13 @@ def diff(
         else:
             removals.append(name)
     unknown: list[str] = []
-    for name in _asked_names(asked, interest, target):
+    for name in _asked_names(asked, subscription, target):
         new = target.get(name) or target.named_by(name)
         if new is not None:
             upserts[new.name] = new
             kept.pop(new.name, None)
         elif (held := kept.get(name)) is not None:
-            if not held.is_claim:  # what is kept of an earlier stream has no body
+            if not held.is_version_only:  # what is kept of an earlier stream has no body
                 upserts[name] = held
             elif not held.version:  # nor does it surely have that: it is told that there is none
                 unknown.append(name)
@@ -153,42 +153,42 @@ def diff(
     return Diff(ordered, tuple(sorted(removals)), tuple(sorted(unknown)), Map(kept) if kept else NO_EXCEPTIONS)
 
 
-def _asked_names(asked: Collection[str], interest: Interest, target: View) -> Iterable[str]:
+def _asked_names(asked: Collection[str], subscription: Subscription, target: View) -> Iterable[str]:
     """Spell out ``*`` and xdstp globs; a collection without members names nothing."""
     everything = WILDCARD in asked
-    globs = {name: glob for name in asked if (glob := glob_of(name)) is not None} if interest.globs else {}
+    globs = {name: glob for name in asked if (glob := glob_of(name)) is not None} if subscription.globs else {}
     if not globs and not everything:
         return asked
     names = [name for name in asked if name != WILDCARD and name not in globs]
     if everything:
-        return dict.fromkeys([*names, *wanted(interest, target)])
+        return dict.fromkeys([*names, *wanted(subscription, target)])
     return [*names, *(name for name in target if any(glob.matches(name) for glob in globs.values()))]
 
 
-def _candidates(interest: Interest, view: View | None, exceptions: Exceptions, target: View) -> Iterable[str]:
+def _candidates(subscription: Subscription, view: View | None, exceptions: Exceptions, target: View) -> Iterable[str]:
     if view is None:
-        return dict.fromkeys([*wanted(interest, target), *exceptions])
+        return dict.fromkeys([*wanted(subscription, target), *exceptions])
     if view is target:
         return exceptions
     changed = may_differ(view, target)
-    if not interest.open_ended and len(interest.names) < len(changed):
-        names = [*interest.names, *wanted(interest, view), *wanted(interest, target)]
+    if not subscription.open_ended and len(subscription.names) < len(changed):
+        names = [*subscription.names, *wanted(subscription, view), *wanted(subscription, target)]
         return dict.fromkeys([*names, *exceptions])
-    relevant = (name for name in changed if _relevant(interest, name, view, target))
+    relevant = (name for name in changed if _relevant(subscription, name, view, target))
     return dict.fromkeys([*relevant, *exceptions]) if exceptions else relevant
 
 
-def _relevant(interest: Interest, name: str, view: View, target: View) -> bool:
-    if interest.wants(name):
+def _relevant(subscription: Subscription, name: str, view: View, target: View) -> bool:
+    if subscription.wants(name):
         return True
     either = (view.get(name), target.get(name))
-    return any(resource is not None and wants(interest, resource) for resource in either)
+    return any(resource is not None and wants(subscription, resource) for resource in either)
 
 
 # --- Initial versions ------------------------------------------------------------------------------------------------
 
 
-class Claims:
+class InitialVersions:
     """The table that makes equal claims one object, for as long as any stream holds it.
 
     So clients that come back with the same share one response.
@@ -216,6 +216,9 @@ class Claims:
 UNSENT_KEPT = 4
 
 
+_Reference = Callable[[], Subscription | None]
+
+
 class Unsent:
     """What changes of a subscription leave unsent of a view (``diff.unsent``), the last few of them.
 
@@ -225,9 +228,11 @@ class Unsent:
     __slots__ = ("_last",)
 
     def __init__(self) -> None:
-        self._last: list[tuple[Callable[[], Interest | None], Callable[[], Interest | None], View, Exceptions]] = []
+        self._last: list[
+            tuple[Callable[[], Subscription | None], Callable[[], Subscription | None], View, Exceptions]
+        ] = []
 
-    def get(self, before: Interest, after: Interest, view: View) -> Exceptions:
+    def get(self, before: Subscription, after: Subscription, view: View) -> Exceptions:
         """Return what a client that was brought to ``view`` lacks of it, since it did not want it before."""
         for was, now, of, found in self._last:
             if was() is before and now() is after and of is view:
@@ -240,10 +245,10 @@ class Unsent:
 class Interned:
     """The tables."""
 
-    __slots__ = ("claims", "interests", "name_sets", "unsent")
+    __slots__ = ("claims", "name_sets", "subscriptions", "unsent")
 
     def __init__(self) -> None:
-        self.interests = Interests()
-        self.claims = Claims()
+        self.subscriptions = Subscriptions()
+        self.claims = InitialVersions()
         self.unsent = Unsent()
         self.name_sets = NameSets()

@@ -26,7 +26,7 @@ VERSIONS_MAX = 16
 
 def uses_of(resource: Resource) -> Uses:
     """Return the clusters that a resource refers to: any, if only its name is known."""
-    if resource.is_claim:
+    if resource.is_version_only:
         return None
     return frozenset(r.name for r in resource.references if r.type_url == CLUSTER)
 

@@ -17,20 +17,19 @@ from xds.protocol.client_state import (
     NO_MARKS,
     NOT_BEGUN,
     Answered,
+    ClientState,
+    ClientStates,
     Effects,
     LargeRequests,
     Marks,
-    Memory,
-    Standing,
-    Standings,
     Step,
+    StepCache,
 )
 from xds.protocol.diff import Interned
 from xds.protocol.draining import NOTHING_DRAINS, united
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.node_history import DrainingNodes, NackedNames, Tell, tell_nobody
-from xds.protocol.node_history import Memory as NodeMemory
-from xds.protocol.order import At, Rules
+from xds.protocol.node_history import DrainingNodes, HistoryEntry, NackedNames, Share, share_with_nobody
+from xds.protocol.order import Rules, StepContext
 from xds.protocol.policy import Limits, Ordering, Stage, Variant
 from xds.protocol.requests import (
     OUTLINE_BYTES_MIN,
@@ -41,7 +40,7 @@ from xds.protocol.requests import (
     names_bytes,
     span_of_node,
 )
-from xds.protocol.responses import Cohorts, Encoding, Part
+from xds.protocol.responses import Encoding, Part, ResponseCache
 from xds.protocol.sessions import Session, Sessions, Stream, Timers, WatchTable
 from xds.protocol.status import Counters, Event, Refused, nacked, overdue
 from xds.protocol.steps import NO_HISTORY, History, Steps
@@ -59,8 +58,8 @@ def is_sparse(table: Mapping[Stream, object]) -> bool:
 class Hub:
     """The streams and what they are owed.
 
-    ``knows_type`` says whether a type URL is one of the schema; others are refused. ``tell`` is told what other hubs
-    have to know of nodes that may come back to them; ``remember`` takes that in. ``memory`` keeps steps.
+    ``knows_type`` says whether a type URL is in the schema; other types are refused. ``share`` is called with what
+    other hubs must know about nodes that may reconnect to them; they take it in with ``remember``.
     """
 
     def __init__(
@@ -71,23 +70,23 @@ class Hub:
         ordering: Ordering | None = None,
         encoding: Encoding | None = None,
         limits: Limits | None = None,
-        cohorts: Cohorts | None = None,
-        memory: Memory | None = None,
-        tell: Tell = tell_nobody,
+        response_cache: ResponseCache | None = None,
+        step_cache: StepCache | None = None,
+        share: Share = share_with_nobody,
     ) -> None:
         self._snapshots = dict(catalog.snapshots)
         """What streams are brought to: the catalog's, as far as published. Between the two, order would be lost."""
         self._catalog = catalog
         self._ordering = ordering or Ordering()
         self._limits = limits or Limits()
-        self.cohorts = cohorts or Cohorts()
+        self.response_cache = response_cache or ResponseCache()
         self._interned = Interned()
-        rules = Rules(self._ordering, encoding or Encoding(), self.cohorts, self._interned)
-        self._standings = Standings(self._ordering)
-        self._steps = Steps(rules, self._standings, self._limits, knows_type)
-        self._starts: dict[tuple[str, Variant, bool], Standing] = {}
+        rules = Rules(self._ordering, encoding or Encoding(), self.response_cache, self._interned)
+        self._client_states = ClientStates(self._ordering)
+        self._steps = Steps(rules, self._client_states, self._limits, knows_type)
+        self._starts: dict[tuple[str, Variant, bool], ClientState] = {}
         """By group, variant and whether it is gRPC's client: where a client stands that has said nothing yet."""
-        self.memory = memory or Memory()
+        self.step_cache = step_cache or StepCache()
         self._large = LargeRequests()
         self._watchers = WatchTable()
         self._sessions = Sessions(catalog, self._limits)
@@ -96,23 +95,23 @@ class Hub:
         self._timers = Timers()
         self._coarse = self._soon = 0.0
         self._nacked = NackedNames(
-            nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.nacked_bytes_max, tell=tell
+            nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.nacked_bytes_max, share=share
         )
         self._draining = DrainingNodes(
-            nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.draining_bytes_max, tell=tell
+            nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.draining_bytes_max, share=share
         )
         self._events: list[Event] = []
         self._counters = Counters()
         self._nacked_by_node = self._nacked.by_node
-        self._carried = 0
-        self._carried_part: Part | None = None
+        self._cohort_deliveries = 0
+        self._cohort_part: Part | None = None
 
     # --- Streams ---------------------------------------------------------------------------------------------
 
     @property
     def counters(self) -> Counters:
         """Totals since the start."""
-        self._count_carried()
+        self._count_cohort()
         return self._counters
 
     @property
@@ -124,10 +123,10 @@ class Hub:
         """Return the snapshot that a group's streams are brought to."""
         return self._snapshots[group]
 
-    def remember(self, memory: NodeMemory) -> None:
+    def remember(self, entry: HistoryEntry) -> None:
         """Take in what happened to a node on a stream of another hub."""
-        self._nacked.remember(memory)
-        self._draining.remember(memory)
+        self._nacked.remember(entry)
+        self._draining.remember(entry)
 
     def open(self, variant: Variant, *, type_url: str = "", connection: str = "") -> Stream:
         """Take in a new stream: aggregated, or of one type. ``connection`` tells which streams share one."""
@@ -146,11 +145,11 @@ class Hub:
             return
         drained_at = self._soon + self._ordering.listener_drain_s
         for state in stream.states.values():
-            self._watchers.discard(session.group, state.type_url, state.interest, stream)
+            self._watchers.discard(session.group, state.type_url, state.subscription, stream)
             self._draining.keep(session.node, state, drained_at)
         session.streams.remove(stream)
         if session.streams:
-            step = self._steps.leave(session.at, self._at(session, self._coarse), stream.source)
+            step = self._steps.leave(session.client_state, self._context(session, self._coarse), stream.source)
             session.marks = NO_MARKS
             self._take(session, step)
             self._wake(session)
@@ -180,11 +179,11 @@ class Hub:
         session = stream.session
         if session is None or session.marks or self._nacked_by_node:
             return False
-        steps = session.at.steps
+        steps = session.client_state.steps
         step = steps.get(data) if steps is not None else None
         if step is None or not step.is_plain_ack or not step.after.settled:
             return False
-        after = session.at = step.after
+        after = session.client_state = step.after
         after.arrivals += 1
         counters = self._counters
         counters.requests += 1
@@ -222,17 +221,17 @@ class Hub:
 
     def _work_out(self, stream: Stream, session: Session, request: Request, plain: bytes, size: int, now: float) -> int:
         """Take a request that is not remembered; ``plain`` is what it is to be known by, if not empty."""
-        before, source, at = session.at, stream.source, self._at(session, now)
+        before, source, context = session.client_state, stream.source, self._context(session, now)
         kind, is_known = self._steps.kind(before, source, request)
         if is_known:
-            step = self._steps.go_on(before, at, source, kind, request, size)
+            step = self._steps.go_on(before, context, source, kind, request, size)
         else:
             history = self._history(session, kind.type_url)
-            step = self._steps.begin(before, at, source, kind, request, size, history)
+            step = self._steps.begin(before, context, source, kind, request, size, history)
         if plain:
             self._large.keep(plain)
             if not step.marks:
-                self.memory.learn(before, plain, step)
+                self.step_cache.learn(before, plain, step)
         if step.marks:
             session.marks = NO_MARKS  # they are in the standing now
         names = self._take_said(stream, session, step, size)
@@ -243,13 +242,13 @@ class Hub:
 
     def _remembered(self, session: Session, plain: bytes) -> Step | None:
         """Return the step that a client takes now by what it says, if that is known."""
-        steps = session.at.steps
+        steps = session.client_state.steps
         step = steps.get(plain) if steps is not None and plain else None
         if step is None or (step.tick is not None and step.tick != self._soon):
             return None
         if step.snapshot is not None and (session.marks or step.snapshot is not self._snapshots[session.group]):
             return None
-        return None if step.effects.watched and self._has_history(session) else step
+        return None if step.effects.subscriptions and self._has_history(session) else step
 
     def _has_history(self, session: Session) -> bool:
         """Say whether anything is known of the node from earlier streams."""
@@ -275,7 +274,7 @@ class Hub:
         elif step.acked is not None:
             self._counters.acks += 1
             if self._nacked_by_node:
-                self._nacked.settle(session.node, step.acked.kind.type_url, step.acked.settled)
+                self._nacked.accept(session.node, step.acked.kind.type_url, step.acked.accepted_names)
         if session.marks or not step.after.settled:
             self._queue(stream)
         return effects.names
@@ -283,7 +282,7 @@ class Hub:
     def _take(self, session: Session, step: Step) -> None:
         """Have a client stand where a step leads to."""
         after = step.after
-        session.at = after
+        session.client_state = after
         after.arrivals += 1
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
@@ -292,7 +291,7 @@ class Hub:
         """Do what a step means beyond its client's standing."""
         group = session.group
         stream.warm = stream.warm or effects.claims
-        for kind, before, after in effects.watched:
+        for kind, before, after in effects.subscriptions:
             if before is not None:
                 self._watchers.discard(group, kind.type_url, before, stream)
             self._watchers.add(group, kind.type_url, after, stream)
@@ -309,7 +308,7 @@ class Hub:
         if error is None:
             self._counters.acks += 1
             if self._nacked_by_node:
-                self._nacked.settle(session.node, kind.type_url, answered.settled)
+                self._nacked.accept(session.node, kind.type_url, answered.accepted_names)
             return
         self._counters.nacks += 1
         self._nacked.add(session.node, kind.type_url, part.name_set)
@@ -322,13 +321,13 @@ class Hub:
         """Note what a client may be using of a type: of routes, each of its per-type streams knows its own alone."""
         if not kind.switches and kind.stage is not Stage.MAKE:
             return
-        states = [state for state in session.at.types if state.type_url == kind.type_url]
+        states = [state for state in session.client_state.types if state.type_url == kind.type_url]
         draining = NOTHING_DRAINS
         for state in states:
             draining = united(draining, state.draining)
         names = None
         if session.per_type and kind.stage is not Stage.LISTENERS:
-            names = frozenset[str]().union(*(state.interest.names for state in states))
+            names = frozenset[str]().union(*(state.subscription.names for state in states))
         self._draining.note(session.node, kind.type_url, draining, names)
 
     def _check_names_bytes(self, stream: Stream, size: int) -> None:
@@ -358,15 +357,15 @@ class Hub:
         self._soon = max(self._soon, coarse if coarse == now else coarse + 1 / TICKS_S)
         return self._soon
 
-    def _at(self, session: Session, now: float) -> At:
-        return At(self._snapshots[session.group], self._coarse, self._soon, now, session.marks)
+    def _context(self, session: Session, now: float) -> StepContext:
+        return StepContext(self._snapshots[session.group], self._coarse, self._soon, now, session.marks)
 
-    def _start(self, group: str, variant: Variant, is_grpc: bool) -> Standing:
+    def _start(self, group: str, variant: Variant, is_grpc: bool) -> ClientState:
         """Return where a client of a group stands that has said nothing yet."""
         key = (group, variant, is_grpc)
         start = self._starts.get(key)
         if start is None:
-            start = self._starts[key] = self._standings.new((), NOT_BEGUN)
+            start = self._starts[key] = self._client_states.new((), NOT_BEGUN)
         start.arrivals += 1
         return start
 
@@ -379,10 +378,10 @@ class Hub:
         now = self._catalog.snapshots
         # A group may have vanished since, if this change is merged with a later one.
         changed = {group: by_type for group, by_type in applied.changed.items() if group in now}
-        self.cohorts.outdate(self._snapshots, now, self._snapshots if applied.regrouped else changed)
+        self.response_cache.outdate(self._snapshots, now, self._snapshots if applied.regrouped else changed)
         for group in tuple(self._snapshots) if applied.regrouped else changed:
             if group in self._snapshots and self._snapshots[group] is not now.get(group):
-                self.memory.outdate(self._snapshots[group])
+                self.step_cache.outdate(self._snapshots[group])
         if applied.regrouped:
             before, self._snapshots = self._snapshots, dict(now)
             self._starts = {key: start for key, start in self._starts.items() if key[0] in now}
@@ -418,11 +417,11 @@ class Hub:
                     self._queue(stream)
                 continue
             before, session.group = session.group, group
-            session.marks = tuple((state.kind.slot, state.type_url) for state in session.at.types)
+            session.marks = tuple((state.kind.slot, state.type_url) for state in session.client_state.types)
             for stream in session.streams:
                 for state in stream.states.values():
-                    self._watchers.discard(before, state.type_url, state.interest, stream)
-                    self._watchers.add(group, state.type_url, state.interest, stream)
+                    self._watchers.discard(before, state.type_url, state.subscription, stream)
+                    self._watchers.add(group, state.type_url, state.subscription, stream)
                 self._queue(stream)
 
     # --- What to do next -------------------------------------------------------------------------------------
@@ -448,13 +447,13 @@ class Hub:
             return None
         if stream.refusal is not None:
             raise stream.refusal
-        before, marks = session.at, session.marks
+        before, marks = session.client_state, session.marks
         if before.settled and (not marks or before.waits(marks)):
             return None
         self.tell_time(now)
-        if (part := self.carry(stream)) is not None:
+        if (part := self.poll_cohort(stream)) is not None:
             return part
-        newest, step = self._snapshots[session.group], before.ahead
+        newest, step = self._snapshots[session.group], before.next_step
         if (
             step is None
             or step.snapshot is not newest
@@ -462,8 +461,8 @@ class Hub:
             or step.tick != self._soon
             or session.per_type
         ):
-            step = self._steps.advance(before, self._at(session, now), stream.source)
-            self.memory.look_ahead(before, step)
+            step = self._steps.advance(before, self._context(session, now), stream.source)
+            self.step_cache.learn_next(before, step)
         session.marks = NO_MARKS
         session.newest = newest
         self._take(session, step)
@@ -475,7 +474,7 @@ class Hub:
             self._wake(session, stream)
         return step.part
 
-    def carry(self, stream: Stream) -> Part | None:
+    def poll_cohort(self, stream: Stream) -> Part | None:
         """Do as ``poll`` does, but only if that takes no more than giving the stream what its cohort was given.
 
         None says nothing: ``poll``. The coarse clock is that of the last ``poll``, ``receive`` or ``tick``.
@@ -483,7 +482,7 @@ class Hub:
         session = stream.session
         if session is None or stream.refusal is not None:
             return None
-        step = session.at.ahead
+        step = session.client_state.next_step
         if step is None or step.marks is not session.marks or step.tick != self._soon:
             return None
         part, newest = step.part, self._snapshots[session.group]
@@ -491,27 +490,27 @@ class Hub:
             return None
         session.marks, session.newest = NO_MARKS, newest
         after = step.after
-        session.at = after
+        session.client_state = after
         after.arrivals += 1
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
-        if part is not self._carried_part:
-            self._count_carried()
-            self._carried_part = part
-        self._carried += 1
+        if part is not self._cohort_part:
+            self._count_cohort()
+            self._cohort_part = part
+        self._cohort_deliveries += 1
         return part
 
-    def _count_carried(self) -> None:
+    def _count_cohort(self) -> None:
         """Count the deliveries of one part to a cohort: one by one that would cost as much as they do."""
-        if self._carried_part is not None:
-            self._counters.count(self._carried_part, self._carried)
-        self._carried, self._carried_part = 0, None
+        if self._cohort_part is not None:
+            self._counters.count(self._cohort_part, self._cohort_deliveries)
+        self._cohort_deliveries, self._cohort_part = 0, None
 
     def grow_old(self) -> None:
         """Forget of what is kept for the next client what nobody has asked for lately. To be called now and then."""
         self._large.grow_old()
-        self.memory.grow_old()
-        self.cohorts.grow_old()
+        self.step_cache.grow_old()
+        self.response_cache.grow_old()
         if is_sparse(self._streams):
             self._streams = dict(self._streams)
 
@@ -528,9 +527,9 @@ class Hub:
                 continue
             self._coarse, self._soon = max(self._coarse, at), max(self._soon, at)
             stream = session.streams[0]
-            step = self._steps.expire(session.at, self._at(session, now), stream.source)
+            step = self._steps.expire(session.client_state, self._context(session, now), stream.source)
             session.marks = NO_MARKS
-            session.at = step.after
+            session.client_state = step.after
             step.after.arrivals += 1
             for kind, nonce, waited_s in step.effects.overdue:
                 self._counters.overdue += 1
@@ -556,9 +555,9 @@ class Hub:
         """Have the session's other streams polled, which may have waited for what just happened."""
         if len(session.streams) == 1:
             return
-        waiting = {state.kind.slot for state in session.at.types if state.dirty or state.rest}
-        if session.at.order.break_due:
-            waiting.update(state.kind.slot for state in session.at.types if state.kind.stage is Stage.MAKE)
+        waiting = {state.kind.slot for state in session.client_state.types if state.dirty or state.remaining}
+        if session.client_state.order.break_due:
+            waiting.update(state.kind.slot for state in session.client_state.types if state.kind.stage is Stage.MAKE)
         for stream in session.streams:
             if stream is not polled and stream.slot in waiting:
                 self._queue(stream)

@@ -31,7 +31,7 @@ KEY_CHARS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class HistoryEntry:
     """Something that happened to a node's trust, of one type: names it rejected, or accepted after all.
 
     ``draining`` is what it may still be using, None if that did not change; empty if what was noted is over. Times in
@@ -46,10 +46,10 @@ class Memory:
     instead: bool = False
 
 
-Tell = Callable[[Memory], None]
+Share = Callable[[HistoryEntry], None]
 
 
-def tell_nobody(memory: Memory) -> None:
+def share_with_nobody(entry: HistoryEntry) -> None:
     """Keep it to oneself: there is one process only."""
 
 
@@ -73,56 +73,56 @@ NODE_BYTES = 1_000
 class NackedNames:
     """Names by node and type: of ``nodes_max`` nodes and ``bytes_max`` bytes at most, the longest unseen go first.
 
-    Nodes that rejected the same share one set, which counts once. ``tell`` is called with everything but what is
+    Nodes that rejected the same share one set, which counts once. ``share`` is called with everything but what is
     taken in by ``remember``.
     """
 
-    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_sets", "_tell", "_users")
+    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_sets", "_share", "_users")
 
-    def __init__(self, *, nodes_max: int, bytes_max: int, tell: Tell = tell_nobody) -> None:
+    def __init__(self, *, nodes_max: int, bytes_max: int, share: Share = share_with_nobody) -> None:
         self._by_node: OrderedDict[NodeKey, dict[str, NameSet]] = OrderedDict()
         self._sets = NameSets()
         self._users: dict[NameSet, int] = {}
         self._bytes = 0
         self._nodes_max = nodes_max
         self._bytes_max = bytes_max
-        self._tell = tell
+        self._share = share
 
     def add(self, node: Node, type_url: str, names: NameSet) -> None:
         """Take in names that the node rejected."""
-        memory = Memory(node=node_key(node), type_url=type_url, rejected=names)
-        self.remember(memory)
-        self._tell(memory)
+        entry = HistoryEntry(node=node_key(node), type_url=type_url, rejected=names)
+        self.remember(entry)
+        self._share(entry)
 
-    def settle(self, node: Node, type_url: str, names: NameSet) -> None:
+    def accept(self, node: Node, type_url: str, names: NameSet) -> None:
         """Forget names that the node accepted: all of the type, if none are given."""
         known = self.of(node, type_url)
         accepted = known.intersection(names) if names else known
         if accepted:
-            memory = Memory(node=node_key(node), type_url=type_url, accepted=accepted)
-            self.remember(memory)
-            self._tell(memory)
+            entry = HistoryEntry(node=node_key(node), type_url=type_url, accepted=accepted)
+            self.remember(entry)
+            self._share(entry)
 
-    def remember(self, memory: Memory) -> None:
+    def remember(self, entry: HistoryEntry) -> None:
         """Take in what happened to a node, here or elsewhere."""
-        if not memory.rejected and memory.node not in self._by_node:
+        if not entry.rejected and entry.node not in self._by_node:
             return
-        by_type = self._by_node.get(memory.node)
+        by_type = self._by_node.get(entry.node)
         if by_type is None:
-            by_type = self._by_node[memory.node] = {}
+            by_type = self._by_node[entry.node] = {}
             self._bytes += NODE_BYTES
-        before = by_type.get(memory.type_url, NO_NAMES)
-        after = self._sets.get(before.union(memory.rejected).difference(memory.accepted))
+        before = by_type.get(entry.type_url, NO_NAMES)
+        after = self._sets.get(before.union(entry.rejected).difference(entry.accepted))
         self._use(after)
         self._release(before)
         if after:
-            by_type[memory.type_url] = after
+            by_type[entry.type_url] = after
         else:
-            by_type.pop(memory.type_url, None)
+            by_type.pop(entry.type_url, None)
         if not by_type:
-            self._forget(memory.node)
-        elif memory.rejected:
-            self._by_node.move_to_end(memory.node)
+            self._forget(entry.node)
+        elif entry.rejected:
+            self._by_node.move_to_end(entry.node)
         while len(self._by_node) > self._nodes_max or (self._bytes > self._bytes_max and self._by_node):
             self._forget(next(iter(self._by_node)))
 
@@ -153,11 +153,11 @@ class NackedNames:
         """Say whether a node rejected anything."""
         return node_key(node) in self._by_node
 
-    def memories(self) -> Iterator[Memory]:
+    def entries(self) -> Iterator[HistoryEntry]:
         """Iterate over all there is, for a process that knows nothing yet, the longest unseen first."""
         for node, by_type in self._by_node.items():
             for type_url, names in by_type.items():
-                yield Memory(node=node, type_url=type_url, rejected=names)
+                yield HistoryEntry(node=node, type_url=type_url, rejected=names)
 
     @property
     def by_node(self) -> Mapping[NodeKey, Mapping[str, NameSet]]:
@@ -182,17 +182,17 @@ CLUSTER_BYTES = 100
 class DrainingNodes:
     """Older versions by node and type: of so many nodes and bytes at most, the longest unseen go first.
 
-    ``tell`` is called with everything but what is taken in by ``remember``.
+    ``share`` is called with everything but what is taken in by ``remember``.
     """
 
-    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_tell")
+    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_share")
 
-    def __init__(self, *, nodes_max: int, bytes_max: int, tell: Tell = tell_nobody) -> None:
+    def __init__(self, *, nodes_max: int, bytes_max: int, share: Share = share_with_nobody) -> None:
         self._by_node: OrderedDict[NodeKey, dict[str, Draining]] = OrderedDict()
         self._bytes = 0
         self._nodes_max = nodes_max
         self._bytes_max = bytes_max
-        self._tell = tell
+        self._share = share
 
     def note(self, node: Node, type_url: str, draining: Draining, names: Collection[str] | None = None) -> None:
         """Take in what a node may be using of a type, by what its streams say together.
@@ -202,7 +202,7 @@ class DrainingNodes:
         noted = self.of(node, type_url)
         left = united(NOTHING_DRAINS if names is None else without(noted, names), draining)
         if left != noted:
-            self._say(Memory(node=node_key(node), type_url=type_url, draining=left, instead=True))
+            self._say(HistoryEntry(node=node_key(node), type_url=type_url, draining=left, instead=True))
 
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
         """Take over what is left at the end of a stream.
@@ -212,30 +212,30 @@ class DrainingNodes:
         for clusters last (docs/ordering.md).
         """
         if state.kind.stage is Stage.MAKE and any(part.has_secrets for part in state.in_flight):
-            self._say(Memory(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))
+            self._say(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))
         if not state.draining or not state.kind.switches:
             return
         listeners = state.kind.stage is Stage.LISTENERS
         left = end_by(state.draining, state.draining, drained_at) if listeners else state.draining
-        self._say(Memory(node=node_key(node), type_url=state.type_url, draining=left))
+        self._say(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=left))
 
-    def _say(self, memory: Memory) -> None:
-        self.remember(memory)
-        self._tell(memory)
+    def _say(self, entry: HistoryEntry) -> None:
+        self.remember(entry)
+        self._share(entry)
 
-    def remember(self, memory: Memory) -> None:
+    def remember(self, entry: HistoryEntry) -> None:
         """Take in what a node may be using, here or elsewhere; an empty value forgets what was noted of the type."""
-        if memory.draining is None:
+        if entry.draining is None:
             return
-        by_type = self._by_node.setdefault(memory.node, {})
-        before = by_type.pop(memory.type_url, NOTHING_DRAINS)
-        after = memory.draining if memory.instead or not memory.draining else united(before, memory.draining)
+        by_type = self._by_node.setdefault(entry.node, {})
+        before = by_type.pop(entry.type_url, NOTHING_DRAINS)
+        after = entry.draining if entry.instead or not entry.draining else united(before, entry.draining)
         self._bytes += _bytes_of(after) - _bytes_of(before)
         if after:
-            by_type[memory.type_url] = after
-            self._by_node.move_to_end(memory.node)
+            by_type[entry.type_url] = after
+            self._by_node.move_to_end(entry.node)
         if not by_type:
-            del self._by_node[memory.node]
+            del self._by_node[entry.node]
         while len(self._by_node) > self._nodes_max or self._bytes > self._bytes_max:
             _, oldest = self._by_node.popitem(last=False)
             self._bytes -= sum(map(_bytes_of, oldest.values()))
@@ -253,11 +253,11 @@ class DrainingNodes:
         """Say whether a node had clusters to answer that may wait for a secret, when its last stream ended."""
         return bool(self.of(node, CLUSTER))
 
-    def memories(self) -> Iterator[Memory]:
+    def entries(self) -> Iterator[HistoryEntry]:
         """Iterate over all there is, for a process that knows nothing yet, the longest unseen first."""
         for node, by_type in self._by_node.items():
             for type_url, draining in by_type.items():
-                yield Memory(node=node, type_url=type_url, draining=draining)
+                yield HistoryEntry(node=node, type_url=type_url, draining=draining)
 
     @property
     def bytes_kept(self) -> int:

@@ -26,12 +26,12 @@ from immutables import Map
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
-from xds.protocol import pending_endpoints as awaits
-from xds.protocol.client_state import NO_MARKS, Answered, Marks, Order, Overdue, Standing
+from xds.protocol import pending_endpoints as pending
+from xds.protocol.client_state import NO_MARKS, Answered, ClientState, Marks, Order, OverdueResponse
 from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold, Interned
 from xds.protocol.draining import united
 from xds.protocol.policy import Ordering, Stage, Variant
-from xds.protocol.responses import Cohorts, Encoding, Part, Response, endpoints_of
+from xds.protocol.responses import Encoding, Part, Response, ResponseCache, endpoints_of
 from xds.protocol.subscription import NO_NAMES
 from xds.protocol.type_state import Kind, TypeState
 
@@ -79,7 +79,7 @@ PHASES: Mapping[Phase, Row] = {
 }
 
 
-class Event(_Word):
+class OrderEvent(_Word):
     """What happens to a type, or to the client."""
 
     SENT = "a response is sent"
@@ -104,24 +104,24 @@ class Action(_Word):
     FOLLOW_AGAIN = "listeners and routes are compared with what they may follow now"
 
 
-EVENTS: Mapping[tuple[Stage | None, Event], tuple[Action, ...]] = {
-    (Stage.MAKE, Event.SENT): (Action.SEND_ENDPOINTS,),
-    (Stage.MAKE, Event.UNCHANGED): (Action.CLUSTERS_HAD,),
-    (Stage.MAKE, Event.ACCEPTED): (Action.CLUSTERS_PRESENT, Action.CLUSTERS_HAD),
-    (Stage.MAKE, Event.REJECTED): (Action.CLUSTERS_ABSENT, Action.CLUSTERS_HAD),
-    (Stage.FREE, Event.ACCEPTED): (Action.ENDPOINTS_HAD,),
-    (Stage.FREE, Event.REJECTED): (Action.ENDPOINTS_HAD,),
-    (Stage.LISTENERS, Event.SENT): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
-    (Stage.LISTENERS, Event.UNCHANGED): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
-    (Stage.LISTENERS, Event.ACCEPTED): (Action.LOOK_FOR_UNUSED,),
-    (Stage.LISTENERS, Event.REJECTED): (Action.LOOK_FOR_UNUSED,),
-    (Stage.ROUTES, Event.SENT): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
-    (Stage.ROUTES, Event.UNCHANGED): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
-    (Stage.ROUTES, Event.ACCEPTED): (Action.LOOK_FOR_UNUSED,),
-    (Stage.ROUTES, Event.REJECTED): (Action.LOOK_FOR_UNUSED,),
-    (None, Event.RESUBSCRIBED): (Action.LOOK_FOR_UNUSED,),
-    (None, Event.STREAM_ENDED): (Action.LOOK_FOR_UNUSED,),
-    (None, Event.TIME_OVER): (Action.LOOK_FOR_UNUSED, Action.FOLLOW_AGAIN),
+EVENTS: Mapping[tuple[Stage | None, OrderEvent], tuple[Action, ...]] = {
+    (Stage.MAKE, OrderEvent.SENT): (Action.SEND_ENDPOINTS,),
+    (Stage.MAKE, OrderEvent.UNCHANGED): (Action.CLUSTERS_HAD,),
+    (Stage.MAKE, OrderEvent.ACCEPTED): (Action.CLUSTERS_PRESENT, Action.CLUSTERS_HAD),
+    (Stage.MAKE, OrderEvent.REJECTED): (Action.CLUSTERS_ABSENT, Action.CLUSTERS_HAD),
+    (Stage.FREE, OrderEvent.ACCEPTED): (Action.ENDPOINTS_HAD,),
+    (Stage.FREE, OrderEvent.REJECTED): (Action.ENDPOINTS_HAD,),
+    (Stage.LISTENERS, OrderEvent.SENT): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
+    (Stage.LISTENERS, OrderEvent.UNCHANGED): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
+    (Stage.LISTENERS, OrderEvent.ACCEPTED): (Action.LOOK_FOR_UNUSED,),
+    (Stage.LISTENERS, OrderEvent.REJECTED): (Action.LOOK_FOR_UNUSED,),
+    (Stage.ROUTES, OrderEvent.SENT): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
+    (Stage.ROUTES, OrderEvent.UNCHANGED): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
+    (Stage.ROUTES, OrderEvent.ACCEPTED): (Action.LOOK_FOR_UNUSED,),
+    (Stage.ROUTES, OrderEvent.REJECTED): (Action.LOOK_FOR_UNUSED,),
+    (None, OrderEvent.RESUBSCRIBED): (Action.LOOK_FOR_UNUSED,),
+    (None, OrderEvent.STREAM_ENDED): (Action.LOOK_FOR_UNUSED,),
+    (None, OrderEvent.TIME_OVER): (Action.LOOK_FOR_UNUSED, Action.FOLLOW_AGAIN),
 }
 """By the stage of the type, None where it is the client that something happens to: what follows, in this order."""
 
@@ -135,11 +135,11 @@ class Rules:
 
     ordering: Ordering
     encoding: Encoding
-    cohorts: Cohorts
+    response_cache: ResponseCache
     interned: Interned
 
 
-class At(NamedTuple):
+class StepContext(NamedTuple):
     """When a step is taken: the group's snapshot then, the time by the coarse clock and by the fine one.
 
     ``marks`` are the types that changed since the client was last brought up to date.
@@ -163,13 +163,13 @@ class Draft:
     __slots__ = (
         "absent",
         "asked_before",
-        "at",
         "awaited",
         "break_after",
         "break_due",
         "coming_back",
+        "context",
         "greeted",
-        "is_one_clients_own",
+        "is_private",
         "made",
         "making",
         "overdue",
@@ -184,16 +184,16 @@ class Draft:
         "warming",
     )
 
-    def __init__(self, rules: Rules, standing: Standing, at: At, *, per_type: bool) -> None:
+    def __init__(self, rules: Rules, client_state: ClientState, context: StepContext, *, per_type: bool) -> None:
         self.rules = rules
         self.per_type = per_type
-        self.at = at
+        self.context = context
         self.read_newest = self.read_clock = False
-        self.is_one_clients_own = False
+        self.is_private = False
         """The step depends on something else than the standing and what is noted as read."""
-        self.states: dict[Kind, TypeState] = {state.kind: state for state in standing.types}
-        for slot, type_url in at.marks:
-            state = standing.of(type_url, slot)
+        self.states: dict[Kind, TypeState] = {state.kind: state for state in client_state.types}
+        for slot, type_url in context.marks:
+            state = client_state.of(type_url, slot)
             if state is not None and not state.dirty:
                 self.put(state._replace(dirty=True))
         (
@@ -210,18 +210,18 @@ class Draft:
             self.coming_back,
             self.stuck_until,
             self.asked_before,
-        ) = standing.order
-        self.overdue: list[Overdue] = []
+        ) = client_state.order
+        self.overdue: list[OverdueResponse] = []
         for snapshot in (self.made, self.making):
-            if snapshot is not None and snapshot.group != at.newest.group:
+            if snapshot is not None and snapshot.group != context.newest.group:
                 # The client was moved: nothing more of its former group is its.
                 self.made = self.making = None
                 self.warming = NOBODY
                 self.read_newest = True
 
     def order(self, before: Order) -> Order:
-        """Return the order as it is now. At rest, what was made is the newest, whichever way that came about."""
-        newest = self.at.newest
+        """Return the order as it is now. At rest, ``made`` is the newest snapshot, whichever way that came about."""
+        newest = self.context.newest
         if self.read_newest and not self.per_type and (self.made is not newest or self.making is not None):
             clusters = self.clusters
             if clusters and all(state.idle for state in clusters):
@@ -247,19 +247,19 @@ class Draft:
     def newest(self) -> Snapshot:
         """The group's present snapshot."""
         self.read_newest = True
-        return self.at.newest
+        return self.context.newest
 
     @property
     def now(self) -> float:
         """The time, by the coarse clock: what is over by then is."""
         self.read_clock = True
-        return self.at.now
+        return self.context.now
 
     @property
     def soon(self) -> float:
         """The coarse clock's next tick: waits begin then."""
         self.read_clock = True
-        return self.at.soon
+        return self.context.soon
 
     def put(self, state: TypeState) -> TypeState:
         """Have a type stand so."""
@@ -293,16 +293,16 @@ class Draft:
         clusters = self.clusters
         if not clusters:
             return Phase.RETURNING if self.stuck_until and self.now < self.stuck_until else Phase.MADE
-        if self.awaiting():
+        if self.has_pending_endpoints():
             return Phase.WARMING
         if all(state.idle for state in clusters):
             return Phase.MADE
-        if any(state.in_flight and not state.rest and self.gave_up(state) for state in clusters):
+        if any(state.in_flight and not state.remaining and self.gave_up(state) for state in clusters):
             return Phase.OVERDUE
         return Phase.MAKING
 
     def happened(
-        self, event: Event, state: TypeState | None, part: Part | None = None, response: Response | None = None
+        self, event: OrderEvent, state: TypeState | None, part: Part | None = None, response: Response | None = None
     ) -> None:
         """Do what follows from an event of a type; of none, that is of the client."""
         stage = state.kind.stage if state is not None else None
@@ -326,7 +326,7 @@ class Draft:
         """Return the next message of a stream, or None if there is nothing to send until something happens."""
         for kind in [kind for kind in self.states if kind.slot == slot]:
             state = self.states[kind]  # as those before it left it
-            if not state.dirty and not state.rest:
+            if not state.dirty and not state.remaining:
                 continue
             part = self._send(state)
             if part is not None:
@@ -341,9 +341,9 @@ class Draft:
         stage = state.kind.stage
         if state.in_flight and not (self.gave_up(state) and state.may_be_given_up):
             return None
-        if state.rest:
+        if state.remaining:
             part = self.put(state := state.send_part(self.soon)).outstanding
-            self.happened(Event.SENT, state, part)
+            self.happened(OrderEvent.SENT, state, part)
             return part
         if stage is Stage.FREE:
             return self._send_free(state)
@@ -354,13 +354,13 @@ class Draft:
     def _respond(self, state: TypeState, target: Snapshot, hold: Hold) -> tuple[TypeState, Response, Part | None]:
         rules, view = self.rules, target.view(state.type_url)
         in_flight = len(state.in_flight)
-        state, response = state.respond(view, hold, rules.cohorts, rules.encoding, self.soon)
+        state, response = state.respond(view, hold, rules.response_cache, rules.encoding, self.soon)
         if view.has_timed or state.heartbeat.at:
             every_s = state.heartbeat_every_s()
             due = state.heartbeat.at or float("inf")  # what was renewed before is not renewed by this
-            self.is_one_clients_own = True
+            self.is_private = True
             state = state._replace(
-                heartbeat=state.heartbeat._replace(at=min(due, self.at.exact + every_s) if every_s else 0.0)
+                heartbeat=state.heartbeat._replace(at=min(due, self.context.exact + every_s) if every_s else 0.0)
             )
         return self.put(state), response, state.outstanding if len(state.in_flight) > in_flight else None
 
@@ -391,20 +391,20 @@ class Draft:
         if any(each.dirty for each in clusters):
             return HOLD_REMOVALS  # which clusters stay is not known yet
         kept = [resource for each in clusters for resource in each.exceptions.values() if resource]
-        if any(resource.is_claim for resource in kept):
+        if any(resource.is_version_only for resource in kept):
             return HOLD_REMOVALS  # nor what they take
         return Hold(removals=endpoints_of(kept)) if kept else NO_HOLD
 
     def _heartbeat(self, slot: int) -> Part | None:
         """Renew the TTL of what the client holds, whatever else is un-ACKed: its expiry would not wait either."""
-        now, rules = self.at.exact, self.rules
+        now, rules = self.context.exact, self.rules
         for state in [state for state in self.states.values() if state.kind.slot == slot and state.heartbeat.at]:
-            self.is_one_clients_own = True
+            self.is_private = True
             if now < state.heartbeat.at:
                 continue
             every_s = state.heartbeat_every_s()
             if every_s:
-                renewed, part = state.renew(now + every_s, rules.cohorts, rules.encoding)
+                renewed, part = state.renew(now + every_s, rules.response_cache, rules.encoding)
                 self.put(renewed)
                 return part
             self.put(state._replace(heartbeat=state.heartbeat._replace(at=0.0)))
@@ -427,10 +427,10 @@ class Draft:
             self.made = None  # what is older may name them
         if state.exceptions is not before:
             self.break_due = bool(state.exceptions)
-            if state.exceptions and not state.interest.open_ended and self.switches:
+            if state.exceptions and not state.subscription.open_ended and self.switches:
                 self.break_after = self._hold_until()  # a client that names its clusters drops what it does not use
         self._recheck_endpoints()
-        self.happened(Event.UNCHANGED if part is None else Event.SENT, state, part, response)
+        self.happened(OrderEvent.UNCHANGED if part is None else OrderEvent.SENT, state, part, response)
         return part
 
     def _hold_clusters(self, state: TypeState) -> Hold:
@@ -460,21 +460,21 @@ class Draft:
             return None
         hold = self._hold_switch(state) if ordered else NO_HOLD
         state, response, part = self._respond(state, target, hold)
-        self.happened(Event.UNCHANGED if part is None else Event.SENT, state, part, response)
+        self.happened(OrderEvent.UNCHANGED if part is None else OrderEvent.SENT, state, part, response)
         return part
 
     def _hold_switch(self, state: TypeState) -> Hold:
         """Keep what the client would miss: routes to clusters that it has, extensions that it still subscribes to."""
-        keep_all = state.kind.policy.keep_subscribed and not state.interest.open_ended
+        keep_all = state.kind.policy.keep_subscribed and not state.subscription.open_ended
         if not keep_all and not self.absent:
             return NO_HOLD
-        used = frozenset(state.draining) & state.interest.names if self.absent and state.draining else NOBODY
+        used = frozenset(state.draining) & state.subscription.names if self.absent and state.draining else NOBODY
         return Hold(removals=None if keep_all else NOBODY, absent=self.absent, used=used)
 
-    def awaiting(self) -> bool:
+    def has_pending_endpoints(self) -> bool:
         """Say whether a per-type client still waits for endpoints of its clusters."""
         if self.awaited:
-            self.awaited = awaits.unexpired(self.awaited, self.now)
+            self.awaited = pending.unexpired(self.awaited, self.now)
         return bool(self.awaited)
 
     def _break(self, slot: int) -> Part | None:
@@ -495,7 +495,7 @@ class Draft:
         self.making = self.newest
         self._recheck_endpoints()
         if part is not None:
-            self.happened(Event.SENT, state, part, response)
+            self.happened(OrderEvent.SENT, state, part, response)
         return part
 
     def _in_use(self) -> frozenset[str] | None:
@@ -515,14 +515,14 @@ class Draft:
         in_time = part is state.outstanding
         needs_time = state.draining or len(state.in_flight) > 1
         drained_at = self.soon + self.rules.ordering.listener_drain_s if needs_time else 0.0
-        state = state.settle(part, message, drained_at, version)
+        state = state.take_answer(part, message, drained_at, version)
         if state.unknown is not NO_NAMES:
             state = state._replace(unknown=self.rules.interned.name_sets.get(state.unknown))
         self.put(state)
         if in_time and self.coming_back and not self.per_type:
             self.coming_back = False  # Envoy asks for all types before it reads the first answer
             self.break_after = 0.0
-        self.happened(Event.ACCEPTED if message is None else Event.REJECTED, state, part)
+        self.happened(OrderEvent.ACCEPTED if message is None else OrderEvent.REJECTED, state, part)
         if message is not None and state.kind.stage is Stage.MAKE and state.kind.variant is Variant.DELTA:
             self._send_unblamed(part, state.kind, message)
         return Answered(state.kind, part, message)
@@ -545,10 +545,10 @@ class Draft:
         asking = self._endpoints
         if not self._may_tell(asking):
             return
-        present, signs = awaits.taken(clusters, self.absent, asking, self.asked_before)
+        present, signs = pending.taken(clusters, self.absent, asking, self.asked_before)
         self._set_absent(self.absent - present)
         if self.per_type:
-            self.awaited, late = awaits.asked(self.awaited, asking, signs, self._hold_until())
+            self.awaited, late = pending.asked(self.awaited, asking, signs, self._hold_until())
             if late:
                 self.made = None  # it was given up on too early
 
@@ -560,7 +560,7 @@ class Draft:
         """
         for state in asking:
             for clusters in self.rejected:
-                for name in state.interest.names.intersection(clusters):
+                for name in state.subscription.names.intersection(clusters):
                     if clusters[name] & self.absent and name not in self.asked_before:
                         return True
         return False
@@ -572,7 +572,7 @@ class Draft:
     def _note_asked(self, part: Part) -> None:
         """Note which endpoints of new clusters the client asks for before it can have got these: that tells nothing."""
         new = [name for name, clusters in part.clusters_of_endpoints.items() if clusters & part.new]
-        asked = [name for name in new if any(name in state.interest.names for state in self._endpoints)]
+        asked = [name for name in new if any(name in state.subscription.names for state in self._endpoints)]
         if asked:
             self.asked_before = self.asked_before.union(asked)
 
@@ -583,7 +583,7 @@ class Draft:
         """
         if not any(state.type_url == VIRTUAL_HOST for state in self.of(Stage.ROUTES)):
             return
-        routes = frozenset(n for s in self.of(Stage.ROUTES) if s.type_url == ROUTE for n in s.interest.names)
+        routes = frozenset(n for s in self.of(Stage.ROUTES) if s.type_url == ROUTE for n in s.subscription.names)
         for state in self.of(Stage.ROUTES):
             if state.type_url == VIRTUAL_HOST:
                 self.put(state.ask({f"{name}/*" for name in routes - self.greeted}))
@@ -600,14 +600,14 @@ class Draft:
         """Take in a type; ``claims``: the client has some of it, but per type its clusters may still be warming."""
         self._add(state)
         if state.type_url == ENDPOINTS and (claims if self.per_type else self.coming_back):
-            self.asked_before = self.asked_before | state.interest.names
+            self.asked_before = self.asked_before | state.subscription.names
         if not claims or not self.per_type:
             return
         if state.kind.stage is Stage.MAKE:
             others = [other for other in self.of(Stage.FREE) if other.type_url == ENDPOINTS]
-            self.awaited = awaits.clusters_claimed(self.awaited, state, others, self._hold_until())
+            self.awaited = pending.clusters_reported(self.awaited, state, others, self._hold_until())
         elif state.type_url == ENDPOINTS and self.awaited:
-            self.awaited = awaits.endpoints_claimed(self.awaited, state)
+            self.awaited = pending.endpoints_reported(self.awaited, state)
             if not self.awaited:
                 self._clusters_had()
 
@@ -625,17 +625,17 @@ class Draft:
             del self.states[state.kind]
             if state.kind.stage is Stage.MAKE:
                 self.stuck_until = self._hold_until()  # the others' routes wait until it is back
-        self.happened(Event.STREAM_ENDED, None)
+        self.happened(OrderEvent.STREAM_ENDED, None)
 
     def expire(self) -> None:
         """Look at all times that are over by now: none of them is left in the standing then."""
         now, rules = self.now, self.rules
         late = [s for s in self.states.values() if s.in_flight and not s.overdue and self.gave_up(s)]
-        if self.awaited and not self.awaiting():
+        if self.awaited and not self.has_pending_endpoints():
             late += [state for state in self.of(Stage.FREE) if state.in_flight]
         for state in late:
             self.put(state._replace(overdue=True))
-            self.overdue.append(Overdue(state.kind, state.nonce, now - state.sent_at))
+            self.overdue.append(OverdueResponse(state.kind, state.nonce, now - state.sent_at))
         for state in self.switches:
             if now >= state.drain_at:
                 self.put(state.forget_drained(now))
@@ -644,7 +644,7 @@ class Draft:
         if now >= self.break_after:
             self.break_after = 0.0
         self.target()
-        self.happened(Event.TIME_OVER, None)
+        self.happened(OrderEvent.TIME_OVER, None)
 
     # --- The actions ---------------------------------------------------------------------------------------------
 
@@ -664,18 +664,18 @@ class Draft:
             self.made = None if mended else self.made  # its routes may go to them: they were given up on
             # Each cluster opens an endpoints stream of its own, which asks by itself.
             until = clusters.sent_at + self.rules.ordering.hold_timeout_s
-            self.awaited = awaits.cluster_sent(self.awaited, clusters, replaced, endpoints, self.sent, until)
+            self.awaited = pending.cluster_sent(self.awaited, clusters, replaced, endpoints, self.sent, until)
             return
         self.warming = self.warming | endpoints if self.warming else endpoints
         for state in self.of(Stage.FREE):
             if state.type_url == ENDPOINTS:
-                self.put(state.ask([name for name in endpoints if state.interest.wants(name)]))
+                self.put(state.ask([name for name in endpoints if state.subscription.wants(name)]))
 
     def _clusters_absent(self, state: TypeState, part: Part) -> None:
         if state.exceptions and not state.refused.isdisjoint(state.exceptions):
             self.put(state._replace(dirty=True))  # what is kept spoils what is sent: it goes
         if self.awaited:
-            self.awaited = awaits.rejected(self.awaited, frozenset(part.clusters_of_endpoints), self.soon)
+            self.awaited = pending.rejected(self.awaited, frozenset(part.clusters_of_endpoints), self.soon)
         self.rejected = (*self.rejected, part.clusters_of_endpoints)
         if len(self.rejected) > REJECTED_MAX:
             self.rejected = (_united(self.rejected),)
@@ -701,19 +701,19 @@ class Draft:
 
     def _endpoints_had(self, state: TypeState, part: Part) -> None:
         if state.type_url == ENDPOINTS and self.awaited:
-            self.awaited = awaits.answered(self.awaited, state, part.names)
+            self.awaited = pending.answered(self.awaited, state, part.names)
             if not self.awaited:
                 self._clusters_had()
 
     def _clusters_had(self) -> None:
         """The client has the clusters that it was sent: let listeners and routes follow, then removals."""
         clusters = self.clusters
-        if any(state.in_flight or state.rest for state in clusters):
+        if any(state.in_flight or state.remaining for state in clusters):
             return
         self.warming = NOBODY
         if not self.absent:
             self.asked_before = NOBODY
-        if self.awaiting():
+        if self.has_pending_endpoints():
             return
         # Clusters that are not dirty are those of the newest snapshot too.
         self.made = self.making if any(state.dirty for state in clusters) else self.newest

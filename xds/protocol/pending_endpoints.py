@@ -1,7 +1,7 @@
 """Endpoints (assignments) that a per-type client waits for before its clusters serve, by name.
 
-On per-type streams Envoy ACKs clusters at once, warm or not. That a cluster is warm is known only from the answer to its
-endpoints.
+On per-type streams Envoy ACKs clusters at once, warm or not. Only the answer to its endpoints tells that a cluster is
+warm.
 """
 
 from collections.abc import Collection, Iterable
@@ -27,30 +27,30 @@ class Wait(NamedTuple):
     earlier: "Wait | None" = None
 
 
-Awaited = Map[str, Wait]
+PendingEndpoints = Map[str, Wait]
 """Each name with what is waited for, and what already was when its cluster was sent again."""
 
-NOTHING_AWAITED: Awaited = Map()
+NO_PENDING_ENDPOINTS: PendingEndpoints = Map()
 
 
-def next_end(awaited: Awaited) -> float:
+def next_end(awaited: PendingEndpoints) -> float:
     """Return when a wait ends next; there must be one."""
     return min(wait.until for wait in awaited.values())
 
 
-def unexpired(awaited: Awaited, now: float) -> Awaited:
+def unexpired(awaited: PendingEndpoints, now: float) -> PendingEndpoints:
     """Wait no longer for what has been waited for long enough."""
     return _without(awaited, [name for name, wait in awaited.items() if now >= wait.until])
 
 
 def cluster_sent(
-    awaited: Awaited,
+    awaited: PendingEndpoints,
     clusters: TypeState,
     replaced: Iterable[Resource],
     endpoints: frozenset[str],
     messages: int,
     until: float,
-) -> Awaited:
+) -> PendingEndpoints:
     """Wait for the endpoints of clusters that were just sent, and no longer for those that none has now."""
     dropped = endpoints_of(replaced).intersection(awaited)
     if dropped:
@@ -61,7 +61,7 @@ def cluster_sent(
     return awaited
 
 
-def rejected(awaited: Awaited, endpoints: frozenset[str], now: float) -> Awaited:
+def rejected(awaited: PendingEndpoints, endpoints: frozenset[str], now: float) -> PendingEndpoints:
     """Take in that these's clusters were rejected: the client asks soon for those it took, never for the rest.
 
     An older version that was accepted and still warms is waited for as before.
@@ -74,21 +74,23 @@ def rejected(awaited: Awaited, endpoints: frozenset[str], now: float) -> Awaited
     return awaited
 
 
-def asked(awaited: Awaited, states: Iterable[TypeState], signs: frozenset[str], until: float) -> tuple[Awaited, bool]:
+def asked(
+    awaited: PendingEndpoints, states: Iterable[TypeState], signs: frozenset[str], until: float
+) -> tuple[PendingEndpoints, bool]:
     """The client asks for endpoints of rejected clusters: it took those, and has yet to get what is not answered.
 
     Returns also whether any was not waited for any more.
     """
-    open_ = {name for state in states if not state.idle for name in signs & state.interest.names}
+    open_ = {name for state in states if not state.idle for name in signs & state.subscription.names}
     late = any(name not in awaited for name in open_)
     for name in open_:
         awaited = awaited.set(name, Wait(awaited[name].messages if name in awaited else 0, until))
     return awaited, late
 
 
-def answered(awaited: Awaited, state: TypeState, names: Iterable[str]) -> Awaited:
+def answered(awaited: PendingEndpoints, state: TypeState, names: Iterable[str]) -> PendingEndpoints:
     """Take in the answer to endpoints. A name that does not exist is in no SotW response."""
-    for name in state.interest.names.union(names).intersection(awaited):
+    for name in state.subscription.names.union(names).intersection(awaited):
         wait = awaited[name]
         if state.sent_order > wait.messages:
             awaited = awaited.delete(name)
@@ -97,28 +99,30 @@ def answered(awaited: Awaited, state: TypeState, names: Iterable[str]) -> Awaite
     return awaited
 
 
-def clusters_claimed(awaited: Awaited, clusters: TypeState, others: Iterable[TypeState], until: float) -> Awaited:
+def clusters_reported(
+    awaited: PendingEndpoints, clusters: TypeState, others: Iterable[TypeState], until: float
+) -> PendingEndpoints:
     """Wait for the endpoints of clusters of an earlier stream, except for those that the client surely has."""
     names = endpoints_of(clusters.everything_held())
     for state in others:
-        names -= {name for name in state.interest.names if state.idle or _had(state, name)}
+        names -= {name for name in state.subscription.names if state.idle or _had(state, name)}
     for name in names:
         awaited = awaited.set(name, awaited.get(name) or Wait(CAME_BACK, until))
     return awaited
 
 
-def endpoints_claimed(awaited: Awaited, state: TypeState) -> Awaited:
+def endpoints_reported(awaited: PendingEndpoints, state: TypeState) -> PendingEndpoints:
     """Take in which endpoints the client has of an earlier stream. Those of a warming cluster it does not claim."""
     had = state.kind.variant is Variant.SOTW
-    names = [name for name in _came_back(awaited, state.interest.names) if had or _had(state, name)]
+    names = [name for name in _came_back(awaited, state.subscription.names) if had or _had(state, name)]
     return _without(awaited, names)
 
 
-def _came_back(awaited: Awaited, names: Collection[str]) -> list[str]:
+def _came_back(awaited: PendingEndpoints, names: Collection[str]) -> list[str]:
     return [name for name in names if name in awaited and awaited[name].messages == CAME_BACK]
 
 
-def _without(awaited: Awaited, names: Iterable[str]) -> Awaited:
+def _without(awaited: PendingEndpoints, names: Iterable[str]) -> PendingEndpoints:
     for name in names:
         awaited = awaited.delete(name)
     return awaited
@@ -137,7 +141,7 @@ def taken(
     held = [resource for state in clusters for resource in state.everything_held()]
     others = endpoints_of(resource for resource in held if resource.name not in absent)
     doubtful = [resource for resource in held if resource.name in absent]
-    subscribed = {name for state in asking for name in state.interest.names}
+    subscribed = {name for state in asking for name in state.subscription.names}
     signs = frozenset(subscribed & endpoints_of(doubtful) - others - asked_before)
     sure = signs & endpoints_of_one(doubtful)
     return {resource.name for resource in doubtful if endpoints_of([resource]) & sure}, signs

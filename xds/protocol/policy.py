@@ -1,8 +1,8 @@
 """The two variants of the protocol, how resource types differ, the gRPC services, and the protocol's settings.
 
 Unknown types get the policy ``GENERIC``. Source: the xDS protocol page, "Resource types", "Knowing when a requested
-resource does not exist", "Eventual consistency considerations" and "RPC services and methods for each variant"; and what
-Envoy 1.40 does where that page leaves it open.
+resource does not exist", "Eventual consistency considerations" and "RPC services and methods for each variant"; and
+Envoy 1.40's behaviour where that page leaves it open.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,16 @@
-"""What a request makes of one type's state: delta first, then SotW. The other types, and order, are not looked at.
+"""Reads discovery requests: bytes, the node, and what a first or later request makes of a type's state.
 
-Source: the xDS protocol page, "Incremental xDS", "How the client specifies what resources to return", "ACK/NACK and
-resource type instance version".
+Only the state of the request's own type is changed here; the order of types is changed in ``steps``. Source: the xDS
+protocol page, "Incremental xDS", "How the client specifies what resources to return", "ACK/NACK and resource type
+instance version".
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
 from immutables import Map
 
 from xds._generated.xds_wire_pb2 import (
@@ -15,14 +19,15 @@ from xds._generated.xds_wire_pb2 import (
     DiscoveryRequest,
     DiscoveryRequestOutline,
 )
+from xds._generated.xds_wire_pb2 import Node as WireNode
+from xds.model.groups import Locality, Node
 from xds.model.resource import Resource
 from xds.model.view import View
-from xds.protocol.diff import NO_EXCEPTIONS, Claims, Exceptions, Interned, wanted, wants
+from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, InitialVersions, Interned, wanted, wants
 from xds.protocol.draining import NEVER, keep_all
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import Limits, Variant
-from xds.protocol.responses import Cohorts, fingerprint_held, state_version
-from xds.protocol.sessions import check_node_size
+from xds.protocol.responses import ResponseCache, fingerprint_held, state_version
 from xds.protocol.subscription import WILDCARD, bytes_of, glob_of
 from xds.protocol.type_state import TypeState
 
@@ -30,7 +35,7 @@ Request = DeltaDiscoveryRequest | DiscoveryRequest
 
 ERROR_DETAIL_CHARS_MAX = 4_096
 """How much is kept of why a client rejects a response."""
-CLAIM_BYTES = 400
+INITIAL_VERSION_BYTES = 400
 """About what a resource that a client claims takes, beside its name and version."""
 WIRE_FACTOR = 64
 """A byte of a request holds no more than so many bytes of memory for names: those of one letter come close."""
@@ -116,7 +121,7 @@ def error_of(request: Request) -> str | None:
     return f"{message[:ERROR_DETAIL_CHARS_MAX]}… ({len(message)} characters)"
 
 
-def claims_something(request: Request) -> bool:
+def reports_versions(request: Request) -> bool:
     """Say whether a first request tells of resources that the client has from an earlier stream."""
     if isinstance(request, DeltaDiscoveryRequest):
         return bool(request.initial_resource_versions)
@@ -146,6 +151,54 @@ def check_new_type(type_url: str, known: int, knows_type: Callable[[str], bool],
         raise StreamRefusedError(Status.RESOURCE_EXHAUSTED, f"a stream may use {types_max} types (types_max)")
 
 
+# --- Nodes -----------------------------------------------------------------------------------------------------------
+
+NOWHERE = Locality()
+
+
+def check_node_size(size: int, bytes_max: int) -> None:
+    """Refuse a node of ``size`` encoded bytes, before anything of it is converted or kept, if that is too much."""
+    if size > bytes_max:
+        raise StreamRefusedError(
+            Status.RESOURCE_EXHAUSTED, f"the node has {size} bytes, at most {bytes_max} are taken (node_bytes_max)"
+        )
+
+
+def describe_node(wire: WireNode) -> Node:
+    """Return the node that a first request describes. Raises StreamRefusedError if that can't be read."""
+    place = wire.locality
+    nowhere = not (place.region or place.zone or place.sub_zone)
+    return Node(
+        id=wire.id,
+        cluster=wire.cluster,
+        locality=NOWHERE if nowhere else Locality(region=place.region, zone=place.zone, sub_zone=place.sub_zone),
+        metadata=_metadata(wire),
+        user_agent=f"{wire.user_agent_name} {wire.user_agent_version}".strip(),
+    )
+
+
+def is_grpc(node: Node) -> bool:
+    """Say whether a node is gRPC's own xDS client, which names itself so in every language ("gRPC C-core …")."""
+    return node.user_agent.startswith("gRPC ")
+
+
+def _metadata(wire: WireNode) -> dict[str, Any]:
+    if not wire.metadata:
+        return {}
+    try:
+        return MessageToDict(Struct.FromString(wire.metadata))
+    except (DecodeError, ValueError) as error:  # ValueError: not-a-number and the like, which JSON does not have
+        raise StreamRefusedError(Status.INVALID_ARGUMENT, f"node.metadata can't be read: {error}") from None
+
+
+def same_node(node: Node, wire: WireNode) -> bool:
+    """Say whether a later request's node is the stream's. Its metadata may have changed since, its names not."""
+    return wire.id == node.id and wire.cluster == node.cluster
+
+
+# --- Subscriptions ----------------------------------------------------------------------------------------------------
+
+
 def begin_delta(
     state: TypeState,
     request: DeltaDiscoveryRequest,
@@ -160,13 +213,13 @@ def begin_delta(
     """
     names = _subscribed(request)
     legacy = not names and state.kind.policy.legacy_wildcard
-    state = state._replace(dirty=True, interest=interned.interests.get(legacy, names))
+    state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names))
     versions = request.initial_resource_versions
     if distrusted is not None and (versions or distrusted):
         # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
         missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)
         return state._replace(
-            owed=state.interest.open_ended and not versions,
+            owed=state.subscription.open_ended and not versions,
             view=view,
             exceptions=_claimed(state, versions, interned.claims, view, distrusted),
             asked=frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None),
@@ -176,28 +229,28 @@ def begin_delta(
     claimed = {name: interned.claims.get(state.type_url, name, "") for name in unnamed}
     return state._replace(
         asked=frozenset(names) - {WILDCARD},
-        owed=state.interest.open_ended,
+        owed=state.subscription.open_ended,
         exceptions=Map(claimed) if claimed else NO_EXCEPTIONS,
     )
 
 
 def _claimed(
-    state: TypeState, versions: Mapping[str, str], claims: Claims, view: View, distrusted: frozenset[str]
+    state: TypeState, versions: Mapping[str, str], claims: InitialVersions, view: View, distrusted: frozenset[str]
 ) -> Exceptions:
     """Return how what the client says it has differs from ``view``."""
     exceptions: dict[str, Resource | None] = {}
-    for name in wanted(state.interest, view):
+    for name in wanted(state.subscription, view):
         if name not in versions:
             exceptions[name] = None
     for name in distrusted.difference(versions):
-        if state.interest.wants(name):
+        if state.subscription.wants(name):
             exceptions[name] = claims.get(state.type_url, name, "")  # it may have it without knowing
     get = view.get
     for name, version in versions.items():
         resource = get(name)
         if name in distrusted:
             exceptions[name] = claims.get(state.type_url, name, "")
-        elif resource is None or (resource.version != version and wants(state.interest, resource)):
+        elif resource is None or (resource.version != version and wants(state.subscription, resource)):
             exceptions[name] = claims.get(state.type_url, name, version)
     return NO_EXCEPTIONS.update(exceptions) if exceptions else NO_EXCEPTIONS
 
@@ -218,9 +271,9 @@ def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interned: Int
     A name that is subscribed again is answered again (the page: "the server must send it"). A name that is
     unsubscribed while the wildcard holds is answered too, so that the client knows whether it goes on having it.
     """
-    before, subscribe, unsubscribe = state.interest, _subscribed(request), _unsubscribed(request)
+    before, subscribe, unsubscribe = state.subscription, _subscribed(request), _unsubscribed(request)
     wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
-    after = interned.interests.get(wildcard, (before.names - unsubscribe) | subscribe)
+    after = interned.subscriptions.get(wildcard, (before.names - unsubscribe) | subscribe)
     asked = subscribe | unsubscribe if wildcard else subscribe
     owed = WILDCARD in subscribe or any(glob_of(name) for name in subscribe)
     state = state.narrow(after, interned.unsent).ask(asked)
@@ -245,33 +298,33 @@ def begin_sotw(
     request: DiscoveryRequest,
     interned: Interned,
     view: View,
-    cohorts: Cohorts | None,
+    response_cache: ResponseCache | None,
     distrusted: frozenset[str],
 ) -> TypeState:
     """Take the first SotW request of a type on a stream.
 
     Its version tells what the client has, save ``distrusted`` names: all of ``view``, which needs no answer, or what
-    that version stood for when it was sent. ``cohorts`` None: the version counts for nothing.
+    that version stood for when it was sent. ``response_cache`` None: the version counts for nothing.
     """
     names = _requested(request)
     legacy = not names and state.kind.policy.legacy_wildcard
-    state = state._replace(dirty=True, interest=interned.interests.get(legacy, names), explicit=bool(names))
+    state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names), explicit=bool(names))
     version = request.version_info
-    if cohorts is not None and version:
-        fingerprint = fingerprint_held(state.interest, view, NO_EXCEPTIONS)
+    if response_cache is not None and version:
+        fingerprint = fingerprint_held(state.subscription, view, NO_EXCEPTIONS)
         if version == state_version(fingerprint):
             return _distrusting(state._replace(view=view, fingerprint=fingerprint), interned, distrusted)
-        sent = cohorts.recall(state.type_url, version, state.interest)
+        sent = response_cache.recall(state.type_url, version, state.subscription)
         if sent is not None:
             return _distrusting(state._replace(view=sent.view, exceptions=sent.exceptions), interned, distrusted)
     if version:
         state = _of_elsewhere(state, names, interned, view)
-    return state._replace(asked=frozenset(names) - {WILDCARD}, owed=not state.interest.nothing)
+    return state._replace(asked=frozenset(names) - {WILDCARD}, owed=not state.subscription.nothing)
 
 
 def _distrusting(state: TypeState, interned: Interned, distrusted: frozenset[str]) -> TypeState:
     """Return the state with nothing sure of some names but what was accepted: what there is of them is sent again."""
-    names = [name for name in distrusted if state.interest.wants(name)]
+    names = [name for name in distrusted if state.subscription.wants(name)]
     if not names:
         return state
     claims = {name: interned.claims.get(state.type_url, name, "") for name in names}
@@ -300,13 +353,13 @@ def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned,
     No names mean the wildcard only until names were given once. ``repeated``: the request answers a response that was
     answered before, which is how Envoy asks for what it has again (a changed cluster's endpoints).
     """
-    before = state.interest
+    before = state.subscription
     names = _requested(request)
     explicit = state.explicit or bool(names)
     if explicit and not state.explicit:
         state = state._replace(explicit=True)
     wildcard = WILDCARD in names or (not names and before.wildcard and not explicit)
-    after = interned.interests.get(wildcard, names)
+    after = interned.subscriptions.get(wildcard, names)
     if after is before:
         return state.ask(before.names or {WILDCARD})._replace(owed=True) if repeated else state
     added = after.names - before.names
@@ -327,7 +380,7 @@ def check_size(state: TypeState, request: Request, request_bytes: int, most: int
 
     Nothing of it is taken over before. Raises StreamRefusedError.
     """
-    if request_bytes // NAME_BYTES_MIN + max(len(state.interest.names), len(state.asked)) <= most:
+    if request_bytes // NAME_BYTES_MIN + max(len(state.subscription.names), len(state.asked)) <= most:
         return  # it has no room for so many
     about = state.type_url[:200]
     if isinstance(request, DiscoveryRequest):
@@ -341,9 +394,9 @@ def check_size(state: TypeState, request: Request, request_bytes: int, most: int
     _check_count("unsubscribe from", unsubscribed, about, most)
     _check_count("claim", len(request.initial_resource_versions), about, most)
     adding, dropping = _subscribed(request), _unsubscribed(request)
-    _check_count("subscribe to", len((state.interest.names - dropping) | adding), about, most)
+    _check_count("subscribe to", len((state.subscription.names - dropping) | adding), about, most)
     # Answers that are owed: what is exchanged while the wildcard holds is answered on either side.
-    asked = state.asked.union(adding, dropping if state.interest.wildcard else ())
+    asked = state.asked.union(adding, dropping if state.subscription.wildcard else ())
     _check_count("ask for", len(asked), about, 2 * most)
 
 
@@ -357,7 +410,7 @@ def _check_count(verb: str, count: int, about: str, most: int) -> None:
 
 def names_bytes(state: TypeState) -> int:
     """Return about how much memory the names take that a client gave for one type. O(names)."""
-    claimed = [resource for resource in state.exceptions.values() if resource is not None and resource.is_claim]
+    claimed = [resource for resource in state.exceptions.values() if resource is not None and resource.is_version_only]
     names = [resource.name for resource in claimed] + [resource.version for resource in claimed]
-    asked = bytes_of(state.asked - state.interest.names)
-    return state.interest.names_bytes + asked + bytes_of(names) + CLAIM_BYTES * len(claimed)
+    asked = bytes_of(state.asked - state.subscription.names)
+    return state.subscription.names_bytes + asked + bytes_of(names) + INITIAL_VERSION_BYTES * len(claimed)

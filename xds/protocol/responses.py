@@ -1,7 +1,7 @@
 """Discovery responses: encoded once for all streams that lack the same, split where they would grow too large.
 
-A cohort is all streams with equal subscription, equal holdings and equal target. ``ResponseCache`` gives each cohort one
-response, nonce included, so that it is encoded once and recognised by its bytes.
+A cohort is all streams with equal subscription, equal holdings and equal target. ``ResponseCache`` gives each cohort
+one response, nonce included, so that it is encoded once and recognised by its bytes.
 """
 
 import re
@@ -21,7 +21,7 @@ from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import NOBODY, Diff, Exceptions, wanted
 from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, keep_all
 from xds.protocol.policy import Missing, policy_of
-from xds.protocol.subscription import Interest, NameSet
+from xds.protocol.subscription import NameSet, Subscription
 
 # --- Responses -------------------------------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ class Part:
     serial: int = field(init=False)
     """The nonce as a number, which only grows."""
     _name_set: NameSet | None = field(init=False, default=None)
-    _settled_set: NameSet | None = field(init=False, default=None)
+    _accepted_set: NameSet | None = field(init=False, default=None)
     _removal_set: NameSet | None = field(init=False, default=None)
     _versions: Mapping[str, str] | None = field(init=False, default=None)
     _kept: Draining | None = field(init=False, default=None)
@@ -76,11 +76,11 @@ class Part:
         return self._name_set
 
     @property
-    def settled_set(self) -> NameSet:
+    def accepted_set(self) -> NameSet:
         """The set of the names that are settled by an ACK: those in the message, and what it removes by leaving out."""
-        if self._settled_set is None:
-            self._settled_set = NameSet.of({*self.names, *self.gone}) if self.gone else self.name_set
-        return self._settled_set
+        if self._accepted_set is None:
+            self._accepted_set = NameSet.of({*self.names, *self.gone}) if self.gone else self.name_set
+        return self._accepted_set
 
     @property
     def removal_set(self) -> NameSet:
@@ -159,7 +159,7 @@ class Response:
     replaced: tuple[Resource, ...]
     gone: frozenset[str]
     kept: Draining
-    interest: Interest
+    subscription: Subscription
     names_bytes: int
     """About what the names take that only it may hold on to, beside those of the subscription."""
 
@@ -203,11 +203,11 @@ def common_label(resources: Sequence[Resource]) -> str:
     return label if all(each.version == label for each in resources) else ""
 
 
-def fingerprint_held(interest: Interest, view: View, exceptions: Exceptions) -> int:
+def fingerprint_held(subscription: Subscription, view: View, exceptions: Exceptions) -> int:
     """Sum up the fingerprints of all that a client holds of one type. O(held), unless that is a whole view."""
-    if interest.wildcard and not interest.names and not exceptions:
+    if subscription.wildcard and not subscription.names and not exceptions:
         return view.fingerprint
-    held = {name: view.get(name) for name in wanted(interest, view)}
+    held = {name: view.get(name) for name in wanted(subscription, view)}
     held.update(exceptions.items())
     return sum(r.fingerprint for r in held.values() if r is not None) & FINGERPRINT_MASK
 
@@ -258,7 +258,7 @@ def _room(type_url: str, encoding: Encoding) -> int:
 
 def delta_parts(
     type_url: str,
-    interest: Interest,
+    subscription: Subscription,
     found: Diff,
     version: str,
     owed: bool,
@@ -270,7 +270,7 @@ def delta_parts(
     ``owed`` makes an empty response where there is nothing to say.
     """
     items = [_Item(resource.name, resource, resource.encoded) for resource in found.upserts]
-    bodiless, gone = _missing(type_url, interest, found)
+    bodiless, gone = _missing(type_url, subscription, found)
     items += [_Item(name, _stand_in(type_url, name), _bodiless(name)) for name in bodiless]
     items += [_Item(name, None, b"") for name in gone]
     if not items and not owed:
@@ -291,13 +291,13 @@ def delta_parts(
     return tuple(parts)
 
 
-def _missing(type_url: str, interest: Interest, found: Diff) -> tuple[list[str], list[str]]:
+def _missing(type_url: str, subscription: Subscription, found: Diff) -> tuple[list[str], list[str]]:
     """Return the names that are told to be missing by a resource without a body, and those that are told as removed.
 
     Whatever the type, a name that was just unsubscribed is told as removed: nobody waits for it.
     """
-    gone = [*found.removals, *(name for name in found.unknown if name not in interest.names)]
-    subscribed = [name for name in found.unknown if name in interest.names]
+    gone = [*found.removals, *(name for name in found.unknown if name not in subscription.names)]
+    subscribed = [name for name in found.unknown if name in subscription.names]
     missing = policy_of(type_url).missing
     if missing is Missing.SILENT:
         return [], gone
@@ -370,7 +370,7 @@ def note_effects(parts: Iterable[Part], found: Diff, held: Mapping[str, Resource
 
 def _surely_has(resource: Resource | None) -> bool:
     """Say whether a client has some version of a resource; of an unknown version, it may have none."""
-    return resource is not None and not (resource.is_claim and not resource.version)
+    return resource is not None and not (resource.is_version_only and not resource.version)
 
 
 def delta_heartbeat(
@@ -397,12 +397,12 @@ LARGE_BYTES = 32 * 1024
 class SentState:
     """All that a client was sent of one type: what it subscribed to, the view it was brought to, what differs."""
 
-    interest: Interest
+    subscription: Subscription
     view: View
     exceptions: Exceptions
 
 
-class Cohorts:
+class ResponseCache:
     """The responses that were made lately, by what they depend on, so that a cohort shares one.
 
     Bounded by ``entries_max`` and ``bytes_max``: what was not used for longest is forgotten and made again if needed;
@@ -441,7 +441,7 @@ class Cohorts:
         self.bytes_max = bytes_max
         self.names_bytes_max = NAMES_BYTES_MAX
         self._bytes = 0
-        self._interests: dict[Interest, int] = {}
+        self._interests: dict[Subscription, int] = {}
         """Of how many entries each subscription is a part."""
         self._names_bytes = 0
         self._ages: dict[Response, tuple[Hashable, int]] = {}
@@ -496,11 +496,11 @@ class Cohorts:
         return too_many or self._bytes > self.bytes_max or self._names_bytes > self.names_bytes_max
 
     def _hold_names(self, key: Hashable, response: Response) -> None:
-        interest = response.interest
-        users = self._interests.get(interest, 0)
-        self._interests[interest] = users + 1
-        self._names_bytes += response.names_bytes + (0 if users else interest.names_bytes)
-        if max(response.message_bytes, response.names_bytes + interest.names_bytes) >= LARGE_BYTES:
+        subscription = response.subscription
+        users = self._interests.get(subscription, 0)
+        self._interests[subscription] = users + 1
+        self._names_bytes += response.names_bytes + (0 if users else subscription.names_bytes)
+        if max(response.message_bytes, response.names_bytes + subscription.names_bytes) >= LARGE_BYTES:
             self._ages[response] = (key, 0)
 
     def grow_old(self) -> None:
@@ -535,12 +535,12 @@ class Cohorts:
         response = self._entries.pop(key)
         self._bytes -= response.bytes_kept
         self._ages.pop(response, None)
-        interest = response.interest
+        subscription = response.subscription
         self._names_bytes -= response.names_bytes
-        self._interests[interest] -= 1
-        if not self._interests[interest]:
-            del self._interests[interest]
-            self._names_bytes -= interest.names_bytes
+        self._interests[subscription] -= 1
+        if not self._interests[subscription]:
+            del self._interests[subscription]
+            self._names_bytes -= subscription.names_bytes
         keys = self._large.get(response.view)
         if keys is not None:
             keys.discard(key)
@@ -554,13 +554,13 @@ class Cohorts:
         if len(self._states) > self.states_max:
             self._states.popitem(last=False)
 
-    def recall(self, type_url: str, version: str, interest: Interest) -> SentState | None:
+    def recall(self, type_url: str, version: str, subscription: Subscription) -> SentState | None:
         """Return what a version stands for, if it was sent lately to somebody of the same subscription.
 
         A version is a digest of the content: only who has that can name it, in whichever group it was sent.
         """
         state = self._states.get((type_url, version))
-        return state if state is not None and state.interest is interest else None
+        return state if state is not None and state.subscription is subscription else None
 
     def __len__(self) -> int:
         return len(self._entries)

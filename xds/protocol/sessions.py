@@ -9,66 +9,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import count
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Struct
-
-from xds._generated.xds_wire_pb2 import Node as WireNode
 from xds.model.catalog import Catalog
-from xds.model.groups import Locality, Node
+from xds.model.groups import Node
 from xds.model.snapshot import Snapshot
-from xds.protocol.client_state import NO_MARKS, Marks, Source, Standing
+from xds.protocol.client_state import NO_MARKS, ClientState, Marks, Source
 from xds.protocol.draining import NEVER
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import Limits, Variant
-from xds.protocol.requests import Request
-from xds.protocol.subscription import Interest
+from xds.protocol.requests import Request, check_node_size, describe_node, is_grpc, same_node
+from xds.protocol.subscription import Subscription
 from xds.protocol.type_state import Kind, Rejection, TypeState
-
-# --- Nodes -----------------------------------------------------------------------------------------------------------
-
-NOWHERE = Locality()
-
-
-def check_node_size(size: int, bytes_max: int) -> None:
-    """Refuse a node of ``size`` encoded bytes, before anything of it is converted or kept, if that is too much."""
-    if size > bytes_max:
-        raise StreamRefusedError(
-            Status.RESOURCE_EXHAUSTED, f"the node has {size} bytes, at most {bytes_max} are taken (node_bytes_max)"
-        )
-
-
-def describe_node(wire: WireNode) -> Node:
-    """Return the node that a first request describes. Raises StreamRefusedError if that can't be read."""
-    place = wire.locality
-    nowhere = not (place.region or place.zone or place.sub_zone)
-    return Node(
-        id=wire.id,
-        cluster=wire.cluster,
-        locality=NOWHERE if nowhere else Locality(region=place.region, zone=place.zone, sub_zone=place.sub_zone),
-        metadata=_metadata(wire),
-        user_agent=f"{wire.user_agent_name} {wire.user_agent_version}".strip(),
-    )
-
-
-def is_grpc(node: Node) -> bool:
-    """Say whether a node is gRPC's own xDS client, which names itself so in every language ("gRPC C-core …")."""
-    return node.user_agent.startswith("gRPC ")
-
-
-def _metadata(wire: WireNode) -> dict[str, Any]:
-    if not wire.metadata:
-        return {}
-    try:
-        return MessageToDict(Struct.FromString(wire.metadata))
-    except (DecodeError, ValueError) as error:  # ValueError: not-a-number and the like, which JSON does not have
-        raise StreamRefusedError(Status.INVALID_ARGUMENT, f"node.metadata can't be read: {error}") from None
-
-
-def same_node(node: Node, wire: WireNode) -> bool:
-    """Say whether a later request's node is the stream's. Its metadata may have changed since, its names not."""
-    return wire.id == node.id and wire.cluster == node.cluster
-
 
 # --- Streams and sessions --------------------------------------------------------------------------------------------
 
@@ -76,11 +26,12 @@ def same_node(node: Node, wire: WireNode) -> bool:
 class Session:
     """One client's streams: one aggregated stream, or all per-type streams of a node on one connection.
 
-    ``at`` is where the client stands; ``marks`` the types that were changed since and that it was not told of.
+    ``client_state`` is shared with all clients in the same state; ``marks`` are the types that have changed since and
+    that the client has not been brought up to date for.
     """
 
     __slots__ = (
-        "at",
+        "client_state",
         "group",
         "is_grpc",
         "marks",
@@ -100,7 +51,7 @@ class Session:
         node: Node,
         group: str,
         newest: Snapshot,
-        at: Standing,
+        client_state: ClientState,
         *,
         is_grpc: bool,
         per_type: bool,
@@ -114,7 +65,7 @@ class Session:
         self.per_type = per_type
         self.since = since
         """When its first stream said who it is."""
-        self.at = at
+        self.client_state = client_state
         self.marks: Marks = NO_MARKS
         self.streams: list[Stream] = []
         self.slots = 0
@@ -181,14 +132,14 @@ class Stream:
     def settled(self) -> bool:
         """Say whether nothing more is to be sent until something happens."""
         session = self.session
-        return session is None or (session.at.settled and not session.marks)
+        return session is None or (session.client_state.settled and not session.marks)
 
     @property
     def states(self) -> Mapping[str, TypeState]:
         """Where the client stands in each type of this stream, in the order in which they are sent. Read-only."""
         if self.session is None:
             return {}
-        return {state.type_url: state for state in self.session.at.types if state.kind.slot == self.slot}
+        return {state.type_url: state for state in self.session.client_state.types if state.kind.slot == self.slot}
 
 
 # --- Finding a stream's session --------------------------------------------------------------------------------------
@@ -215,7 +166,7 @@ class Sessions:
         request_bytes: int,
         now: float,
         snapshots: Mapping[str, Snapshot],
-        start: Callable[[str, Variant, bool], Standing],
+        start: Callable[[str, Variant, bool], ClientState],
     ) -> Session:
         """Return the stream's session, found or made at its first request, which has so many bytes in all.
 
@@ -246,9 +197,9 @@ class Sessions:
         session = None if stream.aggregated else self._shared.get((stream.connection, node))
         if session is None:
             grpc = is_grpc(node)
-            at = start(group, stream.variant, grpc)
+            client_state = start(group, stream.variant, grpc)
             session = Session(
-                node, group, snapshots[group], at, is_grpc=grpc, per_type=not stream.aggregated, since=now
+                node, group, snapshots[group], client_state, is_grpc=grpc, per_type=not stream.aggregated, since=now
             )
             if not stream.aggregated:
                 self._shared[stream.connection, node] = session
@@ -303,55 +254,55 @@ class Watchers:
     __slots__ = ("_by_name", "_idle", "_idle_bytes", "_open_ended", "_streams")
 
     def __init__(self) -> None:
-        self._streams: dict[Interest, set[Stream]] = {}
-        self._idle: dict[Interest, None] = {}
+        self._streams: dict[Subscription, set[Stream]] = {}
+        self._idle: dict[Subscription, None] = {}
         self._idle_bytes = 0
-        self._by_name: dict[str, set[Interest]] = {}
-        self._open_ended: set[Interest] = set()
+        self._by_name: dict[str, set[Subscription]] = {}
+        self._open_ended: set[Subscription] = set()
 
-    def add(self, interest: Interest, stream: Stream) -> None:
+    def add(self, subscription: Subscription, stream: Stream) -> None:
         """Have the stream found by what it subscribes to."""
-        streams = self._streams.get(interest)
+        streams = self._streams.get(subscription)
         if streams is not None:
             if not streams:
-                del self._idle[interest]
-                self._idle_bytes -= interest.names_bytes
+                del self._idle[subscription]
+                self._idle_bytes -= subscription.names_bytes
             streams.add(stream)
             return
-        self._streams[interest] = {stream}
-        if interest.open_ended:
-            self._open_ended.add(interest)
-        for name in interest.names:
-            self._by_name.setdefault(name, set()).add(interest)
+        self._streams[subscription] = {stream}
+        if subscription.open_ended:
+            self._open_ended.add(subscription)
+        for name in subscription.names:
+            self._by_name.setdefault(name, set()).add(subscription)
 
-    def discard(self, interest: Interest, stream: Stream) -> None:
+    def discard(self, subscription: Subscription, stream: Stream) -> None:
         """Forget the stream, and some time after the last of its streams the subscription."""
-        streams = self._streams[interest]
+        streams = self._streams[subscription]
         streams.discard(stream)
         if not streams:
-            self._idle[interest] = None
-            self._idle_bytes += interest.names_bytes
+            self._idle[subscription] = None
+            self._idle_bytes += subscription.names_bytes
             while len(self._idle) > IDLE_MAX or self._idle_bytes > IDLE_BYTES_MAX:
                 self._forget(next(iter(self._idle)))
 
-    def _forget(self, interest: Interest) -> None:
-        del self._idle[interest], self._streams[interest]
-        self._idle_bytes -= interest.names_bytes
-        self._open_ended.discard(interest)
-        for name in interest.names:
-            interests = self._by_name[name]
-            interests.discard(interest)
-            if not interests:
+    def _forget(self, subscription: Subscription) -> None:
+        del self._idle[subscription], self._streams[subscription]
+        self._idle_bytes -= subscription.names_bytes
+        self._open_ended.discard(subscription)
+        for name in subscription.names:
+            subscriptions = self._by_name[name]
+            subscriptions.discard(subscription)
+            if not subscriptions:
                 del self._by_name[name]
 
     def affected(self, names: Iterable[str]) -> Iterator[Stream]:
         """Iterate over the streams that subscribe to any of the names, each once."""
-        interests: set[Interest] = set()
+        subscriptions: set[Subscription] = set()
         for name in names:
-            interests |= self._by_name.get(name, set())
-            interests.update(interest for interest in self._open_ended if interest.wants(name))
-        for interest in interests:
-            yield from self._streams[interest]
+            subscriptions |= self._by_name.get(name, set())
+            subscriptions.update(subscription for subscription in self._open_ended if subscription.wants(name))
+        for subscription in subscriptions:
+            yield from self._streams[subscription]
 
     def __bool__(self) -> bool:
         return len(self._streams) > len(self._idle)
@@ -365,17 +316,17 @@ class WatchTable:
     def __init__(self) -> None:
         self._watchers: dict[tuple[str, str], Watchers] = {}
 
-    def add(self, group: str, type_url: str, interest: Interest, stream: Stream) -> None:
+    def add(self, group: str, type_url: str, subscription: Subscription, stream: Stream) -> None:
         """Have the stream found by what it subscribes to of a group's type."""
         watchers = self._watchers.get((group, type_url))
         if watchers is None:
             watchers = self._watchers[group, type_url] = Watchers()
-        watchers.add(interest, stream)
+        watchers.add(subscription, stream)
 
-    def discard(self, group: str, type_url: str, interest: Interest, stream: Stream) -> None:
+    def discard(self, group: str, type_url: str, subscription: Subscription, stream: Stream) -> None:
         """Forget the stream, and what only it kept."""
         watchers = self._watchers[group, type_url]
-        watchers.discard(interest, stream)
+        watchers.discard(subscription, stream)
         if not watchers:
             del self._watchers[group, type_url]
 

@@ -161,7 +161,7 @@ def _node_status(session: Session, now: float) -> NodeStatus:
         node=session.node,
         group=session.group,
         revision=session.newest.revision,
-        types=tuple(_type_status(session, state, now) for state in session.at.types),
+        types=tuple(_type_status(session, state, now) for state in session.client_state.types),
     )
 
 
@@ -170,7 +170,7 @@ def _type_status(session: Session, state: TypeState, now: float) -> TypeStatus:
     return TypeStatus(
         type_url=state.type_url,
         variant=state.kind.variant,
-        wildcard=state.interest.wildcard,
+        wildcard=state.subscription.wildcard,
         resources=tuple(_resource_statuses(state)),
         rejection=session.rejection(state.kind),
         waited_s=None if outstanding is None else max(0.0, now - state.sent_at),
@@ -179,8 +179,8 @@ def _type_status(session: Session, state: TypeState, now: float) -> TypeStatus:
 
 
 def _resource_statuses(state: TypeState) -> Iterator[ResourceStatus]:
-    on_the_way = {r.name for part in (state.outstanding, *state.rest) if part is not None for r in part.upserts}
-    held = set(wanted(state.interest, state.view)) if state.view is not None else set()
+    on_the_way = {r.name for part in (state.outstanding, *state.remaining) if part is not None for r in part.upserts}
+    held = set(wanted(state.subscription, state.view)) if state.view is not None else set()
     for name in sorted(held.union(state.exceptions)):
         resource = state.held(name)
         progress = Progress.ACKED
@@ -191,7 +191,7 @@ def _resource_statuses(state: TypeState) -> Iterator[ResourceStatus]:
         elif name in state.unknown:
             progress = Progress.NACKED
         yield ResourceStatus(name=name, version=resource.version if resource else "", progress=progress)
-    for name in sorted(state.interest.names - held.union(state.exceptions)):
+    for name in sorted(state.subscription.names - held.union(state.exceptions)):
         yield ResourceStatus(name=name, version="", progress=Progress.MISSING)
 
 
@@ -286,7 +286,7 @@ def _summary(session: Session, now: float) -> NodeSummary:
     marked = set(session.marks)
     types = tuple(
         _type_summary(state, session.rejection(state.kind), (state.kind.slot, state.type_url) in marked)
-        for state in session.at.types
+        for state in session.client_state.types
     )
     state = NodeState.SYNCED
     if any(each.nacked for each in types):
@@ -304,11 +304,13 @@ def _summary(session: Session, now: float) -> NodeSummary:
 
 
 def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> TypeSummary:
-    view, interest = state.view, state.interest
+    view, subscription = state.view, state.subscription
     sent = 0
     if view is not None:
-        sent = len(view) if interest.wildcard else sum(1 for name in interest.names if view.get(name) is not None)
-    parts = [part for part in (state.outstanding, *state.rest) if part is not None]
+        sent = (
+            len(view) if subscription.wildcard else sum(1 for name in subscription.names if view.get(name) is not None)
+        )
+    parts = [part for part in (state.outstanding, *state.remaining) if part is not None]
     unacked = sum(len(part.upserts) for part in parts)
     unknown = state.unknown.names
     rejected = 0 if view is None else sum(1 for name in unknown if view.get(name) is not None)
@@ -317,8 +319,8 @@ def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> 
     return TypeSummary(
         type_url=state.type_url,
         variant=state.kind.variant.value,
-        wildcard=interest.wildcard,
-        subscribed=max(sent, len(interest.names)) if interest.wildcard else len(interest.names),
+        wildcard=subscription.wildcard,
+        subscribed=max(sent, len(subscription.names)) if subscription.wildcard else len(subscription.names),
         sent=sent,
         acked=max(0, sent - unacked - rejected),
         unacked=unacked,

@@ -12,17 +12,17 @@ from xds.protocol.client_state import (
     NO_EFFECTS,
     NO_MARKS,
     Answered,
+    ClientState,
+    ClientStates,
     Effects,
     Order,
     Source,
-    Standing,
-    Standings,
     Step,
-    Watched,
+    SubscriptionChange,
 )
 from xds.protocol.diff import NO_HOLD
 from xds.protocol.draining import NOTHING_DRAINS, Draining, end_by, still, without
-from xds.protocol.order import At, Draft, Event, Rules
+from xds.protocol.order import Draft, OrderEvent, Rules, StepContext
 from xds.protocol.policy import Limits, Stage
 from xds.protocol.requests import (
     Request,
@@ -33,8 +33,8 @@ from xds.protocol.requests import (
     changes_subscription,
     check_new_type,
     check_size,
-    claims_something,
     error_of,
+    reports_versions,
     type_of,
 )
 from xds.protocol.responses import Part
@@ -59,63 +59,74 @@ NO_HISTORY = History()
 class Steps:
     """Works out steps. ``knows_type`` says whether a type URL is one of the schema; others are refused."""
 
-    __slots__ = ("_kinds", "_knows_type", "_limits", "_rules", "_standings")
+    __slots__ = ("_client_states", "_kinds", "_knows_type", "_limits", "_rules")
 
-    def __init__(self, rules: Rules, standings: Standings, limits: Limits, knows_type: Callable[[str], bool]) -> None:
+    def __init__(
+        self, rules: Rules, client_states: ClientStates, limits: Limits, knows_type: Callable[[str], bool]
+    ) -> None:
         self._rules = rules
-        self._standings = standings
+        self._client_states = client_states
         self._limits = limits
         self._knows_type = knows_type
         self._kinds = Kinds()
 
-    def kind(self, at: Standing, source: Source, request: Request) -> tuple[Kind, bool]:
+    def kind(self, client_state: ClientState, source: Source, request: Request) -> tuple[Kind, bool]:
         """Return which type a request is of, and whether its stream has that already. Raises StreamRefusedError."""
         type_url = type_of(request, source.served)
-        state = at.of(type_url, source.slot)
+        state = client_state.of(type_url, source.slot)
         if state is not None:
             return state.kind, True
-        known = sum(1 for other in at.types if other.kind.slot == source.slot)
+        known = sum(1 for other in client_state.types if other.kind.slot == source.slot)
         check_new_type(type_url, known, self._knows_type, self._limits.types_max)
         return self._kinds.get(type_url, source.variant, source.slot), False
 
     # --- Steps ---------------------------------------------------------------------------------------------------
 
     def begin(
-        self, before: Standing, at: At, source: Source, kind: Kind, request: Request, size: int, history: History
+        self,
+        before: ClientState,
+        context: StepContext,
+        source: Source,
+        kind: Kind,
+        request: Request,
+        size: int,
+        history: History,
     ) -> Step:
         """Take the first request of a type on a stream, which has ``size`` bytes without its node."""
-        draft = self._draft(before, at, source)
+        draft = self._draft(before, context, source)
         state = TypeState(kind)
         check_size(state, request, size, self._limits.subscriptions_max)
         view = draft.newest.view(kind.type_url)
-        claims = claims_something(request)
+        claims = reports_versions(request)
         stuck = _notice_return(draft, source, kind, claims=claims, warms=history.warms)
         interned = self._rules.interned
         if isinstance(request, DeltaDiscoveryRequest):
             state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names)
         else:
-            draft.is_one_clients_own = claims
-            recall = None if stuck else self._rules.cohorts
+            draft.is_private = claims
+            recall = None if stuck else self._rules.response_cache
             state = begin_sotw(state, request, interned, view, recall, history.nacked.names)
         if history is not NO_HISTORY:
-            draft.is_one_clients_own = True
-            state = _with_history(state, history, at, at.soon + self._rules.ordering.listener_drain_s)
+            draft.is_private = True
+            state = _with_history(state, history, context, context.soon + self._rules.ordering.listener_drain_s)
         if kind.type_url == ENDPOINTS and draft.warming and state.view is not None:
-            state = state.ask([name for name in draft.warming if state.interest.wants(name)])
+            state = state.ask([name for name in draft.warming if state.subscription.wants(name)])
         draft.begun(state, claims=claims)
         _follow(draft, kind)
-        watched = (Watched(kind, None, state.interest),)
-        return self._step(before, draft, source, Effects(watched=watched, claims=claims, named=True))
+        watched = (SubscriptionChange(kind, None, state.subscription),)
+        return self._step(before, draft, source, Effects(subscriptions=watched, claims=claims, named=True))
 
-    def go_on(self, before: Standing, at: At, source: Source, kind: Kind, request: Request, size: int) -> Step:
+    def go_on(
+        self, before: ClientState, context: StepContext, source: Source, kind: Kind, request: Request, size: int
+    ) -> Step:
         """Take a later request of a type: an answer, a change of its subscription, or both."""
-        alone = self._go_on_alone(before, at, source, kind, request, size)
+        alone = self._go_on_alone(before, context, source, kind, request, size)
         if alone is not None:
             return alone
-        draft = self._draft(before, at, source)
+        draft = self._draft(before, context, source)
         state = draft.states[kind]
         check_size(state, request, size, self._limits.subscriptions_max)
-        interest, answered = state.interest, None
+        subscription, answered = state.subscription, None
         if isinstance(request, DeltaDiscoveryRequest):
             answered = _answer_delta(draft, state, request)
             named = changes_subscription(request)
@@ -125,15 +136,15 @@ class Steps:
         else:
             answered, is_stale = _answer_sotw(draft, state, request, self._rules)
             state = draft.states[kind]
-            named = state.interest is not interest and not is_stale
-        names = len(interest.names) + len(state.asked) + len(state.interest.names) if named else 0
-        watched: tuple[Watched, ...] = ()
-        if state.interest is not interest:
-            watched = (Watched(kind, interest, state.interest),)
-            draft.happened(Event.RESUBSCRIBED, None)
+            named = state.subscription is not subscription and not is_stale
+        names = len(subscription.names) + len(state.asked) + len(state.subscription.names) if named else 0
+        watched: tuple[SubscriptionChange, ...] = ()
+        if state.subscription is not subscription:
+            watched = (SubscriptionChange(kind, subscription, state.subscription),)
+            draft.happened(OrderEvent.RESUBSCRIBED, None)
         _follow(draft, kind)
         if answered is not None and answered.error is not None:
-            draft.is_one_clients_own = True
+            draft.is_private = True
         if answered is None and not named:
             return self._step(before, draft, source, NO_EFFECTS)
         plain = answered is not None and answered.error is None and not named and not watched
@@ -142,42 +153,42 @@ class Steps:
             return self._step(before, draft, source, NO_EFFECTS, acked=answered)
         effects = Effects(
             answered=(answered,) if answered is not None else (),
-            watched=watched,
+            subscriptions=watched,
             draining=(draft.states[kind],) if answered is not None else (),
             names=names,
             named=named,
         )
         return self._step(before, draft, source, effects)
 
-    def advance(self, before: Standing, at: At, source: Source) -> Step:
+    def advance(self, before: ClientState, context: StepContext, source: Source) -> Step:
         """Give a stream its next message, if there is one, on the way to the newest snapshot."""
-        alone = self._advance_alone(before, at, source)
+        alone = self._advance_alone(before, context, source)
         if alone is not None:
             return alone
-        draft = self._draft(before, at, source)
+        draft = self._draft(before, context, source)
         draft.read_newest = draft.read_clock = True
         part = draft.advance(source.slot)
         keeps = tuple(s for s in draft.switches if s.draining and _draining_of(before, s.kind) is not s.draining)
         effects = Effects(draining=keeps) if keeps else NO_EFFECTS
         return self._step(before, draft, source, effects, part=part)
 
-    def expire(self, before: Standing, at: At, source: Source) -> Step:
+    def expire(self, before: ClientState, context: StepContext, source: Source) -> Step:
         """Look at what was to happen by now."""
-        draft = self._draft(before, at, source)
+        draft = self._draft(before, context, source)
         draft.expire()
         overdue = tuple(draft.overdue)
         return self._step(before, draft, source, Effects(overdue=overdue) if overdue else NO_EFFECTS)
 
-    def leave(self, before: Standing, at: At, source: Source) -> Step:
+    def leave(self, before: ClientState, context: StepContext, source: Source) -> Step:
         """Have a session go on without one of its streams."""
-        draft = self._draft(before, at, source)
+        draft = self._draft(before, context, source)
         draft.left(source.slot)
         return self._step(before, draft, source, NO_EFFECTS)
 
     # --- Steps of types that never wait, where the order waits for nothing: they touch only their own --------------
 
     def _go_on_alone(
-        self, before: Standing, at: At, source: Source, kind: Kind, request: Request, size: int
+        self, before: ClientState, context: StepContext, source: Source, kind: Kind, request: Request, size: int
     ) -> Step | None:
         """Take an ACK, a change of the subscription, or both; None if it is anything else."""
         order = before.order
@@ -198,15 +209,17 @@ class Steps:
         state = change_delta(state, request, self._rules.interned)
         effects = Effects(
             answered=(answered,) if answered is not None else (),
-            watched=(Watched(kind, old.interest, state.interest),) if state.interest is not old.interest else (),
-            names=len(old.interest.names) + len(state.asked) + len(state.interest.names),
+            subscriptions=(SubscriptionChange(kind, old.subscription, state.subscription),)
+            if state.subscription is not old.subscription
+            else (),
+            names=len(old.subscription.names) + len(state.asked) + len(state.subscription.names),
             named=True,
         )
         return Step(self._with(before, old, state, before.order), None, None, effects, True, None, None, NO_MARKS)
 
-    def _advance_alone(self, before: Standing, at: At, source: Source) -> Step | None:
+    def _advance_alone(self, before: ClientState, context: StepContext, source: Source) -> Step | None:
         """Bring one type to the newest snapshot; None if there is more to do, or nothing to be sent of it."""
-        order, marks = before.order, at.marks
+        order, marks = before.order, context.marks
         if source.served or order.break_due or order.awaited or len(marks) > 1:
             return None
         marked = marks[0][1] if marks else None
@@ -216,7 +229,7 @@ class Steps:
             kind = state.kind
             if state.heartbeat is not NO_HEARTBEAT or (state.exceptions and kind.stage is Stage.MAKE):
                 return None
-            pending = state.dirty or bool(state.rest) or kind.type_url == marked
+            pending = state.dirty or bool(state.remaining) or kind.type_url == marked
             if kind.stage is Stage.MAKE:
                 if pending:
                     return None  # which clusters stay, and so which endpoints, is not known yet
@@ -227,37 +240,39 @@ class Steps:
                 if kind.type_url == marked:
                     return None
                 continue
-            if kind.stage is not Stage.FREE or state.rest or (marked is not None and kind.type_url != marked):
+            if kind.stage is not Stage.FREE or state.remaining or (marked is not None and kind.type_url != marked):
                 return None
             chosen = state
         if chosen is None or (order.warming and chosen.asked and chosen.kind.type_url == ENDPOINTS):
             return None
-        view = at.newest.view(chosen.kind.type_url)
+        view = context.newest.view(chosen.kind.type_url)
         if view.has_timed:
             return None
         rules = self._rules
-        state, response = chosen.respond(view, NO_HOLD, rules.cohorts, rules.encoding, at.soon)
+        state, response = chosen.respond(view, NO_HOLD, rules.response_cache, rules.encoding, context.soon)
         if not response.parts and not before.is_calm:
             return None
-        if has_clusters and at_rest and (order.made is not at.newest or order.making is not None):
-            order = order._replace(made=at.newest, making=None)
+        if has_clusters and at_rest and (order.made is not context.newest or order.making is not None):
+            order = order._replace(made=context.newest, making=None)
         part = response.parts[0] if response.parts else None
-        return Step(self._with(before, chosen, state, order), part, None, NO_EFFECTS, True, at.newest, at.soon, marks)
+        return Step(
+            self._with(before, chosen, state, order), part, None, NO_EFFECTS, True, context.newest, context.soon, marks
+        )
 
-    def _with(self, before: Standing, old: TypeState, new: TypeState, order: Order) -> Standing:
+    def _with(self, before: ClientState, old: TypeState, new: TypeState, order: Order) -> ClientState:
         if new is old and order is before.order:
             return before
         types = tuple([new if state is old else state for state in before.types])
-        return self._standings.shared(types, order)
+        return self._client_states.shared(types, order)
 
     # --- Drafts --------------------------------------------------------------------------------------------------
 
-    def _draft(self, before: Standing, at: At, source: Source) -> Draft:
-        return Draft(self._rules, before, at, per_type=bool(source.served))
+    def _draft(self, before: ClientState, context: StepContext, source: Source) -> Draft:
+        return Draft(self._rules, before, context, per_type=bool(source.served))
 
     def _step(
         self,
-        before: Standing,
+        before: ClientState,
         draft: Draft,
         source: Source,
         effects: Effects,
@@ -266,20 +281,20 @@ class Steps:
         acked: Answered | None = None,
     ) -> Step:
         after = self._after(before, draft)
-        repeats = not (draft.is_one_clients_own or source.served)
-        snapshot = draft.at.newest if draft.read_newest else None
-        tick = draft.at.soon if draft.read_clock else None
+        repeats = not (draft.is_private or source.served)
+        snapshot = draft.context.newest if draft.read_newest else None
+        tick = draft.context.soon if draft.read_clock else None
         is_plain = acked is not None and snapshot is None and tick is None
-        return Step(after, part, acked, effects, repeats, snapshot, tick, draft.at.marks, is_plain)
+        return Step(after, part, acked, effects, repeats, snapshot, tick, draft.context.marks, is_plain)
 
-    def _after(self, before: Standing, draft: Draft) -> Standing:
+    def _after(self, before: ClientState, draft: Draft) -> ClientState:
         """Return the standing that a draft is: one for all who stand so, where others may."""
         types, order = tuple(draft.states.values()), draft.order(before.order)
         if order is before.order and types == before.types:
             return before
-        if draft.per_type or draft.is_one_clients_own:
-            return self._standings.new(types, order)
-        return self._standings.shared(types, order)
+        if draft.per_type or draft.is_private:
+            return self._client_states.new(types, order)
+        return self._client_states.shared(types, order)
 
 
 def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool, warms: bool) -> bool:
@@ -301,20 +316,20 @@ def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool, wa
     return stuck
 
 
-def _with_history(state: TypeState, history: History, at: At, drained_at: float) -> TypeState:
+def _with_history(state: TypeState, history: History, context: StepContext, drained_at: float) -> TypeState:
     """Return the state with what is known of its node; listeners that may have been replaced drain until then."""
-    left = still(history.draining, at.now)
+    left = still(history.draining, context.now)
     if state.kind.stage is Stage.LISTENERS:
         left = end_by(left, left, drained_at)
     else:
-        names = state.interest.names
+        names = state.subscription.names
         left = without(left, [name for name in left if name not in names or state.held(name) is not None])
-    wanted = NameSet.of(name for name in history.nacked.names if state.interest.wants(name))
+    wanted = NameSet.of(name for name in history.nacked.names if state.subscription.wants(name))
     return state._replace(unknown=wanted).drains(left)
 
 
-def _draining_of(standing: Standing, kind: Kind) -> Draining:
-    return next((state.draining for state in standing.types if state.kind is kind), NOTHING_DRAINS)
+def _draining_of(client_state: ClientState, kind: Kind) -> Draining:
+    return next((state.draining for state in client_state.types if state.kind is kind), NOTHING_DRAINS)
 
 
 def _follow(draft: Draft, kind: Kind) -> None:

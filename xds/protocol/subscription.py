@@ -58,8 +58,8 @@ def glob_of(name: str) -> Glob | None:
     return Glob(path[:-1], parameters) if path.endswith("/*") else None
 
 
-class Interest:
-    """Names and, with ``wildcard``, every name but ``xdstp://`` ones. Made by ``Interests`` only."""
+class Subscription:
+    """Names and, with ``wildcard``, every name but ``xdstp://`` ones. Made by ``Subscriptions`` only."""
 
     __slots__ = ("__weakref__", "globs", "names", "names_bytes", "wildcard")
 
@@ -92,28 +92,28 @@ class Interest:
         return f"<Interest {'* ' if self.wildcard else ''}{sorted(self.names)}>"
 
 
-NOTHING = Interest(False, frozenset())
+NOTHING = Subscription(False, frozenset())
 """What a stream subscribes to of a type before it has said so."""
 
 
-class Interests:
+class Subscriptions:
     """The table that makes equal subscriptions one object, for as long as any stream has it."""
 
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: WeakValueDictionary[tuple[bool, frozenset[str]], Interest] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[bool, frozenset[str]], Subscription] = WeakValueDictionary()
 
-    def get(self, wildcard: bool, names: Iterable[str]) -> Interest:
+    def get(self, wildcard: bool, names: Iterable[str]) -> Subscription:
         """Return the one Interest for these names; ``*`` among them means the wildcard."""
         explicit = frozenset(names)
         if WILDCARD in explicit:
             wildcard, explicit = True, explicit - {WILDCARD}
         key = (wildcard, explicit)
-        interest = self._known.get(key)
-        if interest is None:
-            interest = self._known[key] = Interest(wildcard, explicit)
-        return interest
+        subscription = self._known.get(key)
+        if subscription is None:
+            subscription = self._known[key] = Subscription(wildcard, explicit)
+        return subscription
 
     def __len__(self) -> int:
         return len(self._known)

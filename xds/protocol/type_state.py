@@ -42,10 +42,10 @@ from xds.protocol.draining import (
 )
 from xds.protocol.policy import Missing, Stage, Variant, policy_of
 from xds.protocol.responses import (
-    Cohorts,
     Encoding,
     Part,
     Response,
+    ResponseCache,
     SentState,
     common_label,
     delta_heartbeat,
@@ -57,7 +57,7 @@ from xds.protocol.responses import (
     state_version,
     unlimited,
 )
-from xds.protocol.subscription import NAME_SLOT_BYTES, NO_NAMES, NOTHING, Interest, NameSet, bytes_of
+from xds.protocol.subscription import NAME_SLOT_BYTES, NO_NAMES, NOTHING, NameSet, Subscription, bytes_of
 
 IN_FLIGHT_MAX = 9
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
@@ -123,9 +123,9 @@ class TypeState(NamedTuple):
     ``fingerprint`` sums that up, None if unknown. ``before`` is what it held before the last response in flight.
     ``dirty``: there may be something to send. ``asked``: names to be answered whether or not they changed.
     ``owed``: an answer is due even if it is empty. ``explicit``: a SotW client named something once.
-    ``in_flight``: what was sent and not answered, oldest first; all but the last were given up on. ``rest``: the parts
-    of the last response that are still to be sent. ``sent_at``: when the last was sent, by the coarse clock;
-    ``sent_order``: how many messages its session had been sent then. ``overdue``: that was reported.
+    ``in_flight``: what was sent and not answered, oldest first; all but the last were given up on.
+    ``remaining``: the parts of the last response that are still to be sent. ``sent_at``: when the last was sent, by
+    the coarse clock; ``sent_order``: how many messages its session had been sent then. ``overdue``: that was reported.
     ``nonce`` and ``serial`` are of the last message, answered or not.
     ``unknown``: names in rejected responses, of which nothing is sure. Of types whose every message says everything,
     ``accepted`` is what the client had of them, ``blamed`` which of them its last NACK names, all if none;
@@ -136,7 +136,7 @@ class TypeState(NamedTuple):
     """
 
     kind: Kind
-    interest: Interest = NOTHING
+    subscription: Subscription = NOTHING
     explicit: bool = False
     sent_order: int = 0
     unknown: NameSet = NO_NAMES
@@ -154,7 +154,7 @@ class TypeState(NamedTuple):
     dirty: bool = False
     asked: frozenset[str] = NOBODY
     owed: bool = False
-    rest: tuple[Part, ...] = ()
+    remaining: tuple[Part, ...] = ()
     nonce: str = ""
     serial: int = 0
     in_flight: tuple[Part, ...] = ()
@@ -175,7 +175,7 @@ class TypeState(NamedTuple):
     @property
     def idle(self) -> bool:
         """Say whether the client has answered all that there was to send."""
-        return not (self.dirty or self.in_flight or self.rest)
+        return not (self.dirty or self.in_flight or self.remaining)
 
     @property
     def says_everything(self) -> bool:
@@ -199,7 +199,7 @@ class TypeState(NamedTuple):
 
     def everything_held(self) -> list[Resource]:
         """Return all that the client holds of this type, if it accepted all it was sent. O(held)."""
-        names = wanted(self.interest, self.view) if self.view is not None else ()
+        names = wanted(self.subscription, self.view) if self.view is not None else ()
         return [resource for resource in map(self.held, {*names, *self.exceptions}) if resource is not None]
 
     def clusters_in_use(self, now: float) -> frozenset[str] | None:
@@ -212,7 +212,7 @@ class TypeState(NamedTuple):
             return None
         found = set(used)
         for resource in self.everything_held():
-            if resource.is_claim:
+            if resource.is_version_only:
                 return None
             found |= clusters_of(resource)
         return frozenset(found)
@@ -225,35 +225,35 @@ class TypeState(NamedTuple):
             return self
         return self._replace(asked=self.asked.union(names) if self.asked else frozenset(names), dirty=True)
 
-    def narrow(self, interest: Interest, unsent: Unsent) -> "TypeState":
+    def narrow(self, subscription: Subscription, unsent: Unsent) -> "TypeState":
         """Take over a new interest: forget about the names that it no longer wants, and note what was never sent."""
-        changes: dict[str, object] = {"interest": interest, "fingerprint": None}
+        changes: dict[str, object] = {"subscription": subscription, "fingerprint": None}
         if self.asked:
-            changes["asked"] = frozenset(name for name in self.asked if name == "*" or interest.wants(name))
+            changes["asked"] = frozenset(name for name in self.asked if name == "*" or subscription.wants(name))
         exceptions = self.exceptions
-        for name in [name for name in exceptions if not self._wants_still(interest, name)]:
+        for name in [name for name in exceptions if not self._wants_still(subscription, name)]:
             exceptions = exceptions.delete(name)
         if self.unknown is not NO_NAMES:
-            changes["unknown"] = _without_unwanted(self.unknown, interest)
-            changes["accepted"] = Map({name: held for name, held in self.accepted.items() if interest.wants(name)})
+            changes["unknown"] = _without_unwanted(self.unknown, subscription)
+            changes["accepted"] = Map({name: held for name, held in self.accepted.items() if subscription.wants(name)})
         if self.unremoved is not NO_NAMES:
-            changes["unremoved"] = _without_unwanted(self.unremoved, interest)
+            changes["unremoved"] = _without_unwanted(self.unremoved, subscription)
         if self.draining:
-            unwanted = [name for name in self.draining if not interest.wants(name)]
+            unwanted = [name for name in self.draining if not subscription.wants(name)]
             changes["draining"] = without(self.draining, unwanted)
         if self.view is not None:
-            lacking = unsent.get(self.interest, interest, self.view)
+            lacking = unsent.get(self.subscription, subscription, self.view)
             exceptions = lacking.update(exceptions) if exceptions else lacking
         return self._replace(exceptions=exceptions, **changes)  # type: ignore[arg-type]
 
-    def _wants_still(self, interest: Interest, name: str) -> bool:
+    def _wants_still(self, subscription: Subscription, name: str) -> bool:
         either = (self.view.get(name) if self.view is not None else None, self.exceptions.get(name))
-        return interest.wants(name) or any(r is not None and wants(interest, r) for r in either)
+        return subscription.wants(name) or any(r is not None and wants(subscription, r) for r in either)
 
     # --- What it is sent -----------------------------------------------------------------------------------------
 
     def respond(
-        self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding, now: float
+        self, target: View, hold: Hold, response_cache: ResponseCache, encoding: Encoding, now: float
     ) -> tuple["TypeState", Response]:
         """Take the client to ``target``; the first part of the response is then in flight, if it has any.
 
@@ -262,28 +262,36 @@ class TypeState(NamedTuple):
         kind = self.kind
         # fmt: off
         key = (
-            self.interest, self.view, target, hold, self.exceptions, self.asked, self.owed, kind.variant,
+            self.subscription, self.view, target, hold, self.exceptions, self.asked, self.owed, kind.variant,
             self.unremoved, self.accepted,
         )
         # fmt: on
-        response = cohorts.again(kind.type_url, key, self.serial)
+        response = response_cache.again(kind.type_url, key, self.serial)
         if response is None:
-            make = lambda: self._response(target, hold, cohorts, encoding)  # noqa: E731
-            response = cohorts.get(kind.type_url, key, make, after=self.serial)
+            make = lambda: self._response(target, hold, response_cache, encoding)  # noqa: E731
+            response = response_cache.get(kind.type_url, key, make, after=self.serial)
         heartbeat = self.heartbeat
         state = self._replace(heartbeat=Heartbeat(heartbeat.at)) if heartbeat.nonce and response.parts else self
         held = (response.view, response.exceptions, response.fingerprint, False, NOBODY, False)
         if not response.parts:
             return TypeState._make(state[:_HELD] + held + state[_SENT:]), response
-        part, *rest = response.parts
-        sent = (tuple(rest), part.nonce, part.serial, (*self.in_flight, part), (self.view, self.exceptions), now, False)
+        part, *remaining = response.parts
+        sent = (
+            tuple(remaining),
+            part.nonce,
+            part.serial,
+            (*self.in_flight, part),
+            (self.view, self.exceptions),
+            now,
+            False,
+        )
         return TypeState._make(state[:_HELD] + held + sent), response
 
     def send_part(self, now: float) -> "TypeState":
         """Have the next part of a response in flight; one must be left."""
-        part = self.rest[0]
+        part = self.remaining[0]
         return self._replace(
-            rest=self.rest[1:],
+            remaining=self.remaining[1:],
             in_flight=(*self.in_flight, part),
             nonce=part.nonce,
             serial=part.serial,
@@ -298,9 +306,9 @@ class TypeState(NamedTuple):
         pinned = sum(len(part.message) for part in self.in_flight[:-1])
         return len(self.in_flight) < IN_FLIGHT_MAX and pinned < IN_FLIGHT_BYTES_MAX
 
-    def _response(self, target: View, hold: Hold, cohorts: Cohorts, encoding: Encoding) -> Response:
-        kind, interest = self.kind, self.interest
-        found = self._with_unremoved(diff(interest, self.view, self.exceptions, target, self.asked, hold), target)
+    def _response(self, target: View, hold: Hold, response_cache: ResponseCache, encoding: Encoding) -> Response:
+        kind, subscription = self.kind, self.subscription
+        found = self._with_unremoved(diff(subscription, self.view, self.exceptions, target, self.asked, hold), target)
         found = self._with_accepted(found)
         names = [*(resource.name for resource in found.upserts), *found.removals]
         held = self._all_held(names)
@@ -308,15 +316,17 @@ class TypeState(NamedTuple):
         fingerprint = self._fingerprint_after(target, found, replaced)
         version = state_version(fingerprint)
         if kind.variant is Variant.SOTW:
-            cohorts.remember(kind.type_url, version, SentState(interest, target, found.exceptions))
+            response_cache.remember(kind.type_url, version, SentState(subscription, target, found.exceptions))
         parts: tuple[Part, ...] = ()
         full = kind.policy.full_state
         if kind.variant is Variant.DELTA:
-            parts = delta_parts(kind.type_url, interest, found, version, self.owed, encoding, cohorts.next_nonce)
+            parts = delta_parts(
+                kind.type_url, subscription, found, version, self.owed, encoding, response_cache.next_nonce
+            )
         elif found.upserts or (self.owed and kind.policy.missing is not Missing.SILENT) or (full and found):
             resources = self._everything(target, found.exceptions) if full else found.upserts
             says = common_label(found.upserts) or version
-            parts = sotw_parts(kind.type_url, resources, says, encoding, cohorts.next_nonce)
+            parts = sotw_parts(kind.type_url, resources, says, encoding, response_cache.next_nonce)
             held |= self._all_held(resource.name for resource in resources)
         if parts:
             note_effects(parts, found, held)
@@ -329,7 +339,7 @@ class TypeState(NamedTuple):
             replaced=replaced,
             gone=frozenset(found.removals),
             kept=self._kept(replaced, found.removals) if kind.switches else NOTHING_DRAINS,
-            interest=interest,
+            subscription=subscription,
             names_bytes=self._names_kept_bytes(),
         )
 
@@ -340,7 +350,7 @@ class TypeState(NamedTuple):
         is unsubscribed, or there again.
         """
         if self.kind.stage is not Stage.LISTENERS:
-            names = self.interest.names.intersection(removals)
+            names = self.subscription.names.intersection(removals)
             replaced = [older for older in replaced if older.name in names]
         return keep_all(NOTHING_DRAINS, replaced, NEVER)
 
@@ -364,19 +374,19 @@ class TypeState(NamedTuple):
 
     def _names_kept_bytes(self) -> int:
         """Return about what the names take that the key of a response holds, beside those of the subscription."""
-        asked = self.asked - self.interest.names if self.asked else self.asked
+        asked = self.asked - self.subscription.names if self.asked else self.asked
         return bytes_of(asked) + NAME_SLOT_BYTES * len(self.asked) + 2 * bytes_of(self.exceptions)
 
     def _fingerprint_after(self, target: View, found: Diff, replaced: tuple[Resource, ...]) -> int:
         """Sum up what the client holds after a diff: O(diff), where the sum before it is known."""
         if self.fingerprint is None or self.view is None:
-            return fingerprint_held(self.interest, target, found.exceptions)
+            return fingerprint_held(self.subscription, target, found.exceptions)
         less, more = sum(r.fingerprint for r in replaced), sum(r.fingerprint for r in found.upserts)
         return (self.fingerprint - less + more) & FINGERPRINT_MASK
 
     def _everything(self, target: View, exceptions: Exceptions) -> list[Resource]:
         """Return all that a full-state SotW client shall hold, in order of name."""
-        held = {name: target.get(name) for name in wanted(self.interest, target)}
+        held = {name: target.get(name) for name in wanted(self.subscription, target)}
         held.update(exceptions.items())
         return [resource for _, resource in sorted(held.items()) if resource is not None and resource.encoded]
 
@@ -389,7 +399,7 @@ class TypeState(NamedTuple):
                 return part
         return None
 
-    def settle(self, part: Part, message: str | None, drained_at: float, version: str = "") -> "TypeState":
+    def take_answer(self, part: Part, message: str | None, drained_at: float, version: str = "") -> "TypeState":
         """Take the client's answer to a response in flight, in time or late: ACK with None, NACK with its message.
 
         A client answers in the order in which it is sent, so that the answer tells of earlier responses too. An Envoy
@@ -418,9 +428,9 @@ class TypeState(NamedTuple):
         if self.says_everything:
             state = state._replace(unknown=NO_NAMES, accepted=NO_EXCEPTIONS, blamed=NOBODY, is_known=True)
         if state.unknown is not NO_NAMES:
-            state = state._replace(unknown=state.unknown.difference(part.settled_set))
+            state = state._replace(unknown=state.unknown.difference(part.accepted_set))
         if state.unremoved is not NO_NAMES:
-            state = state._replace(unremoved=state.unremoved.difference(part.settled_set))
+            state = state._replace(unremoved=state.unremoved.difference(part.accepted_set))
         return state._release(part, drained_at) if state.draining else state
 
     def _release(self, part: Part, drained_at: float) -> "TypeState":
@@ -433,14 +443,14 @@ class TypeState(NamedTuple):
             ending = end_by(self.draining, names, drained_at)
             return self._replace(draining=ending, drain_at=min(self.drain_at, drained_at))
         # A removed route that is subscribed still may be used by a listener that drains.
-        removed = {name for name in names & self.interest.names if self.held(name) is None}
+        removed = {name for name in names & self.subscription.names if self.held(name) is None}
         return self._replace(draining=without(self.draining, names - removed))
 
     def _doubt(self, part: Part, message: str) -> "TypeState":
         """Hold every name in a message for unknown: Envoy may have applied any part of what it rejects."""
-        names, interest = part.name_set, self.interest
-        if not interest.open_ended and not interest.names.issuperset(names.names):
-            names = NameSet.of(interest.names.intersection(names.names))  # the others were given up meanwhile
+        names, subscription = part.name_set, self.subscription
+        if not subscription.open_ended and not subscription.names.issuperset(names.names):
+            names = NameSet.of(subscription.names.intersection(names.names))  # the others were given up meanwhile
         state = self._replace(unknown=self.unknown.union(names))
         if self.kind.variant is Variant.DELTA:
             if part.removals:
@@ -452,7 +462,7 @@ class TypeState(NamedTuple):
             accepted = had.update(self.accepted) if self.accepted else had
             blamed = part.named_in(message)
             for name in blamed.intersection(self.exceptions):
-                if (older := accepted.get(name)) is not None and older.is_claim:
+                if (older := accepted.get(name)) is not None and older.is_version_only:
                     accepted = accepted.set(name, None)  # kept once, and rejected: for all that is known, never had
             state = state._replace(accepted=accepted, blamed=blamed)
         if self.kind.switches:
@@ -482,16 +492,16 @@ class TypeState(NamedTuple):
     def _timed(self) -> dict[str, Resource]:
         """Return what the client holds that has a TTL; not what it may have rejected, which it would reject again."""
         assert self.view is not None, "a response was made"
-        not_yet = {resource.name for part in self.rest for resource in part.upserts}.union(self.unknown.names)
+        not_yet = {resource.name for part in self.remaining for resource in part.upserts}.union(self.unknown.names)
         held = {name: self.held(name) for name in {*self.view.timed, *self.exceptions} - not_yet}
         timed = {name: r for name, r in held.items() if r is not None and r.ttl_s is not None}
-        return {name: r for name, r in timed.items() if wants(self.interest, r)}
+        return {name: r for name, r in timed.items() if wants(self.subscription, r)}
 
     def heartbeat_every_s(self) -> float:
         """Return how often the client's TTLs have to be renewed, 0 for never: three times within the shortest."""
         return min((r.ttl_s for r in self._timed().values() if r.ttl_s is not None), default=0.0) / 3
 
-    def renew(self, at: float, cohorts: Cohorts, encoding: Encoding) -> tuple["TypeState", Part]:
+    def renew(self, at: float, response_cache: ResponseCache, encoding: Encoding) -> tuple["TypeState", Part]:
         """Return a message that renews the TTLs: name, version and TTL of each resource; with bodies only on SotW.
 
         ``at`` is when to renew them next.
@@ -501,8 +511,8 @@ class TypeState(NamedTuple):
         resources = tuple(resource for _, resource in sorted(self._timed().items()))
         fingerprint = self.fingerprint
         if fingerprint is None:
-            fingerprint = fingerprint_held(self.interest, self.view, self.exceptions)
-        version, nonce = state_version(fingerprint), cohorts.next_nonce()
+            fingerprint = fingerprint_held(self.subscription, self.view, self.exceptions)
+        version, nonce = state_version(fingerprint), response_cache.next_nonce()
         if kind.variant is Variant.DELTA:
             part = delta_heartbeat(kind.type_url, resources, version, nonce, encoding)
         else:
@@ -514,7 +524,7 @@ class TypeState(NamedTuple):
         return self._replace(fingerprint=fingerprint, heartbeat=Heartbeat(at, part.nonce, True)), part
 
 
-_HELD, _SENT, _ANSWERED = (TypeState._fields.index(name) for name in ("view", "rest", "in_flight"))
+_HELD, _SENT, _ANSWERED = (TypeState._fields.index(name) for name in ("view", "remaining", "in_flight"))
 
 
 def _something(type_url: str, name: str) -> Resource:
@@ -522,5 +532,5 @@ def _something(type_url: str, name: str) -> Resource:
     return Resource(type_url=type_url, name=name, version="", encoded=b"")
 
 
-def _without_unwanted(names: NameSet, interest: Interest) -> NameSet:
-    return names.difference(NameSet.of(name for name in names.names if not interest.wants(name)))
+def _without_unwanted(names: NameSet, subscription: Subscription) -> NameSet:
+    return names.difference(NameSet.of(name for name in names.names if not subscription.wants(name)))

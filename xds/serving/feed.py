@@ -10,7 +10,7 @@ from typing import Any
 
 from xds.config import Settings
 from xds.model.changeset import Changeset
-from xds.protocol.node_history import Memory
+from xds.protocol.node_history import HistoryEntry
 from xds.protocol.status import Counters, NodesQuery
 
 
@@ -22,7 +22,7 @@ class Begin:
     revision: int
     state: bytes
     """An encoded changeset: encoded once for all workers that begin at a revision."""
-    memories: tuple[Memory, ...]
+    entries: tuple[HistoryEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Change:
 class Remember:
     """What happened to a node, told by the worker that saw it and passed on to the others."""
 
-    memory: Memory
+    entry: HistoryEntry
 
 
 @dataclass(frozen=True, slots=True)

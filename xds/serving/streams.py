@@ -16,7 +16,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.types import TYPE_PREFIX
 from xds.protocol.hub import Hub
-from xds.protocol.node_history import Tell, tell_nobody
+from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
 from xds.protocol.status import Counters, NodesFound, NodesQuery, node_summaries
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 class Streams:
     """Serves what the catalog has, and what is published of it later. The hub is there before it is started."""
 
-    def __init__(self, settings: Settings, schema: Schema, catalog: Catalog, *, tell: Tell = tell_nobody) -> None:
+    def __init__(
+        self, settings: Settings, schema: Schema, catalog: Catalog, *, share: Share = share_with_nobody
+    ) -> None:
         self.settings = settings
         self._schema = schema
         protocol = settings.protocol
@@ -62,7 +64,7 @@ class Streams:
                 nacked_bytes_max=protocol.nacked_bytes_max,
                 draining_bytes_max=protocol.draining_bytes_max,
             ),
-            tell=tell,
+            share=share,
         )
         self.connections_max = settings.connections.xds_max
         """Set it lower, before the start, where there are not descriptors for so many."""

@@ -66,8 +66,8 @@ class Worker:
                 self._begin(message)
             case Change():
                 self._change(message)
-            case Remember(memory):
-                self._serving.hub.remember(memory)
+            case Remember(entry):
+                self._serving.hub.remember(entry)
             case Reload():
                 self._serving.reload_certificates()
             case Drain(window_s):
@@ -98,11 +98,11 @@ class Worker:
     def _begin(self, begin: Begin) -> None:
         configure_logging(level=begin.settings.log.level, form=begin.settings.log.format)
         self._catalog.resume(decode(begin.state), begin.revision)
-        tell = lambda memory: self._channel.send(encode(Remember(memory)))  # noqa: E731
-        self._streams = Streams(begin.settings, load_schema(), self._catalog, tell=tell)
+        share = lambda entry: self._channel.send(encode(Remember(entry)))  # noqa: E731
+        self._streams = Streams(begin.settings, load_schema(), self._catalog, share=share)
         self._streams.connections_max = worker_room(begin.settings.connections.xds_max)
-        for memory in begin.memories:
-            self._streams.hub.remember(memory)
+        for entry in begin.entries:
+            self._streams.hub.remember(entry)
         self._run(self._serve(self._streams))
 
     async def _serve(self, streams: Streams) -> None:

@@ -206,12 +206,12 @@ class WorkerStreams:
 
     def _begin(self, worker: Worker) -> None:
         self._questions[worker] = Questions()
-        memories = (*self._nacked.memories(), *self._draining.memories())
+        entries = (*self._nacked.entries(), *self._draining.entries())
         revision = self._catalog.revision
         if self._state is None or self._state[0] != revision:
             self._state = (revision, encode(self._catalog.export()))
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
-        begin = Begin(self.settings, revision, self._state[1], memories)
+        begin = Begin(self.settings, revision, self._state[1], entries)
         worker.channel.send(encode(begin))
 
     def _forget_state(self) -> None:
@@ -224,9 +224,9 @@ class WorkerStreams:
                 self._pool.mark_ready(worker)
             case Figures() as figures:
                 self._figures[worker] = figures
-            case Remember(memory):
-                self._nacked.remember(memory)
-                self._draining.remember(memory)
+            case Remember(entry):
+                self._nacked.remember(entry)
+                self._draining.remember(entry)
                 for other in self._pool.workers:
                     if other is not worker:
                         other.channel.send(data)

@@ -172,13 +172,13 @@ class XdsCall(Call):
             if names >= NAMES_PER_CHORE:
                 self.connection.chore(names // NAMES_PER_CHORE)
 
-    def carry(self, hub: Hub) -> bool:
+    def send_cohort(self, hub: Hub) -> bool:
         """Send what the stream's whole cohort is sent."""
         xds, connection = self._xds, self.connection
         if xds is None or self.rest is not None or connection.paused:
             return True
         try:
-            part = hub.carry(xds)
+            part = hub.poll_cohort(xds)
             if part is None:
                 return False
             self._send_part(part, connection)

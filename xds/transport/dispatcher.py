@@ -44,8 +44,8 @@ class Sink(Protocol):
         """There may be something to poll. Must not block; once the stream can take a message, poll for it."""
         ...
 
-    def carry(self, hub: Hub) -> bool:
-        """Send what ``hub.carry`` gives, if the stream can take a message; False if it gave none: be ``ready``."""
+    def send_cohort(self, hub: Hub) -> bool:
+        """Send what ``hub.poll_cohort`` returns if the stream can take a message; return False if that is None."""
         ...
 
     def end(self, status: Status, message: str) -> None:
@@ -228,7 +228,7 @@ class Dispatcher:
         while backlog:
             for _ in range(min(SLICE, len(backlog))):
                 sink: Sink | None = backlog.popleft().owner
-                if sink is not None and not sink.carry(hub):
+                if sink is not None and not sink.send_cohort(hub):
                     sink.ready()
             if thread_time() >= due:
                 break

@@ -96,13 +96,13 @@ class _Call:
         connection = f"{peer}#{id(self)}" if peer.startswith("unix:") else peer
         self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=connection)
 
-    def carry(self, hub: Hub) -> bool:
+    def send_cohort(self, hub: Hub) -> bool:
         if self._writer is not None or self._refusal is not None:
             self._told = True
             return True
         self._told = False
         try:
-            part = hub.carry(self.stream)
+            part = hub.poll_cohort(self.stream)
         except Exception as error:
             self._fail(error)
             return True

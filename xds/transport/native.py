@@ -122,7 +122,7 @@ class NativeTransport:
         self._rester = None
         if self._shared is not None and not self._shared.assembly.used:
             self._rested_at = asyncio.get_running_loop().time()
-            self._outdated_bytes = self._services.dispatcher.hub.cohorts.outdated_bytes
+            self._outdated_bytes = self._services.dispatcher.hub.response_cache.outdated_bytes
             self._return_memory()
 
     # --- Connections that say nothing ------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ class NativeTransport:
         shared.tick += 1
         shared.assembly.expire(shared.tick)
         self._services.framed.grow_old()
-        if self._services.dispatcher.hub.cohorts.outdated_bytes - self._outdated_bytes >= EMPTIED_BYTES_MIN:
+        if self._services.dispatcher.hub.response_cache.outdated_bytes - self._outdated_bytes >= EMPTIED_BYTES_MIN:
             self._rest_soon()
         self._sweep_slice(list(shared.connections))
 

@@ -7,7 +7,7 @@ import pytest
 from support.encoded import CDS, EDS
 
 from xds.protocol import client_state as module
-from xds.protocol.client_state import NOT_BEGUN, Standings
+from xds.protocol.client_state import NOT_BEGUN, ClientStates
 from xds.protocol.policy import Ordering, Variant
 from xds.protocol.responses import Part
 from xds.protocol.type_state import Kind, TypeState
@@ -21,7 +21,7 @@ KINDS = {type_url: Kind(type_url, Variant.DELTA) for type_url in (CDS, EDS)}
 
 
 def test_equal_standings_are_one_and_others_are_others() -> None:
-    table = Standings(Ordering())
+    table = ClientStates(Ordering())
     one = table.shared(states(CDS, EDS), NOT_BEGUN)
     assert table.shared(states(CDS, EDS), NOT_BEGUN) is one
     assert table.shared(states(CDS), NOT_BEGUN) is not one
@@ -30,7 +30,7 @@ def test_equal_standings_are_one_and_others_are_others() -> None:
 
 
 def test_standings_with_something_in_flight_are_not_looked_up() -> None:
-    table = Standings(Ordering())
+    table = ClientStates(Ordering())
     (state,) = states(CDS)
     part = Part(nonce="1", message=b"", upserts=(), removals=(), version="")
     sent = (state._replace(in_flight=(part,)),)
@@ -40,14 +40,14 @@ def test_standings_with_something_in_flight_are_not_looked_up() -> None:
 
 def test_standings_of_equal_hashes_are_not_taken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_hash_of", lambda _: 7)
-    table = Standings(Ordering())
+    table = ClientStates(Ordering())
     one = table.shared(states(CDS), NOT_BEGUN)
     other = table.shared(states(EDS), NOT_BEGUN)
     assert (one.types, other.types) == (states(CDS), states(EDS))
 
 
 def test_a_standing_that_nobody_has_is_forgotten_and_no_other_in_its_place() -> None:
-    table = Standings(Ordering())
+    table = ClientStates(Ordering())
     one = table.shared(states(CDS), NOT_BEGUN)
     (key,) = table._known
     older = KeyedRef(table.new((), NOT_BEGUN), lambda _: None, key)

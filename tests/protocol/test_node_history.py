@@ -12,7 +12,15 @@ from support.hubs import MakeWorld, World
 from xds.model.groups import Node
 from xds.model.resource import Resource
 from xds.protocol.draining import Draining
-from xds.protocol.node_history import DrainingNodes, Memory, NackedNames, Tell, _bytes_of, node_key, tell_nobody
+from xds.protocol.node_history import (
+    DrainingNodes,
+    HistoryEntry,
+    NackedNames,
+    Share,
+    _bytes_of,
+    node_key,
+    share_with_nobody,
+)
 from xds.protocol.status import Counters
 from xds.protocol.subscription import NameSet, NameSets
 
@@ -27,8 +35,8 @@ events = st.tuples(
 )
 
 
-def remembered(*, nodes_max: int, bytes_max: int = 1_000_000, tell: Tell = tell_nobody) -> NackedNames:
-    return NackedNames(nodes_max=nodes_max, bytes_max=bytes_max, tell=tell)
+def remembered(*, nodes_max: int, bytes_max: int = 1_000_000, share: Share = share_with_nobody) -> NackedNames:
+    return NackedNames(nodes_max=nodes_max, bytes_max=bytes_max, share=share)
 
 
 def known(nacked: NackedNames) -> dict[str, dict[str, NameSet]]:
@@ -39,13 +47,13 @@ def known(nacked: NackedNames) -> dict[str, dict[str, NameSet]]:
 
 def happen(nacked: NackedNames, event: tuple[str, Node, str, frozenset[str]]) -> None:
     what, node, type_url, names = event
-    (nacked.add if what == "reject" else nacked.settle)(node, type_url, NameSet.of(names))
+    (nacked.add if what == "reject" else nacked.accept)(node, type_url, NameSet.of(names))
 
 
 @given(st.lists(events, max_size=20))
 def test_who_is_told_all_along_knows_the_same(history):
     other = remembered(nodes_max=10)
-    nacked = remembered(nodes_max=10, tell=lambda memory: other.remember(pickle.loads(pickle.dumps(memory))))
+    nacked = remembered(nodes_max=10, share=lambda entry: other.remember(pickle.loads(pickle.dumps(entry))))
     for event in history:
         happen(nacked, event)
         assert known(other) == known(nacked)
@@ -56,8 +64,8 @@ def test_who_comes_late_is_told_all_at_once(history):
     nacked, late = remembered(nodes_max=10), remembered(nodes_max=10)
     for event in history:
         happen(nacked, event)
-    for memory in nacked.memories():
-        late.remember(memory)
+    for entry in nacked.entries():
+        late.remember(entry)
     assert known(late) == known(nacked)
 
 
@@ -65,13 +73,13 @@ def test_who_comes_late_is_told_all_at_once(history):
 def test_several_that_tell_each_other_come_to_know_the_same(history):
     told = [0]
 
-    def pass_on(source: int, memory: Memory) -> None:
+    def pass_on(source: int, entry: HistoryEntry) -> None:
         told[0] += 1
         for number, each in enumerate(all_of_them):
             if number != source:
-                each.remember(memory)
+                each.remember(entry)
 
-    all_of_them = [remembered(nodes_max=10, tell=lambda memory, n=number: pass_on(n, memory)) for number in range(3)]
+    all_of_them = [remembered(nodes_max=10, share=lambda entry, n=number: pass_on(n, entry)) for number in range(3)]
     for where, event in history:
         happen(all_of_them[where], event)
     assert known(all_of_them[0]) == known(all_of_them[1]) == known(all_of_them[2])
@@ -79,14 +87,14 @@ def test_several_that_tell_each_other_come_to_know_the_same(history):
 
 
 def test_what_is_settled_already_is_not_worth_telling():
-    told: list[Memory] = []
-    nacked = remembered(nodes_max=10, tell=told.append)
-    nacked.settle(NODES[0], CDS, NameSet.of("a"))
+    told: list[HistoryEntry] = []
+    nacked = remembered(nodes_max=10, share=told.append)
+    nacked.accept(NODES[0], CDS, NameSet.of("a"))
     assert told == []
     nacked.add(NODES[0], CDS, NameSet.of("a"))
-    nacked.settle(NODES[0], CDS, NameSet.of("b"))
-    nacked.settle(NODES[0], CDS, NameSet.of("ab"))
-    assert [(memory.rejected, memory.accepted) for memory in told] == [
+    nacked.accept(NODES[0], CDS, NameSet.of("b"))
+    nacked.accept(NODES[0], CDS, NameSet.of("ab"))
+    assert [(entry.rejected, entry.accepted) for entry in told] == [
         (NameSet.of("a"), NameSet.of("")),
         (NameSet.of(""), NameSet.of("a")),
     ]
@@ -98,21 +106,21 @@ def test_the_nodes_remembered_are_bounded_and_the_longest_unseen_go_first(nodes_
     nodes = [Node(id=f"n{number}", cluster="c") for number in range(nodes_max + 2)]
     for node in nodes:
         nacked.add(node, CDS, NameSet.of("a"))
-    for memory in [memory for node in nodes for memory in memories_of(node)]:
-        other.remember(memory)
+    for entry in [entry for node in nodes for entry in memories_of(node)]:
+        other.remember(entry)
     for each in (nacked, other):
         assert [node.id for node in nodes if each.of(node, CDS)] == [node.id for node in nodes[2:]]
         assert len(each.by_node) == nodes_max
 
 
-def memories_of(node: Node) -> list[Memory]:
-    return [Memory(node=(node.cluster, node.id), type_url=CDS, rejected=NameSet.of("a"))]
+def memories_of(node: Node) -> list[HistoryEntry]:
+    return [HistoryEntry(node=(node.cluster, node.id), type_url=CDS, rejected=NameSet.of("a"))]
 
 
 def test_a_node_that_rejects_again_is_remembered_longer():
     nacked = remembered(nodes_max=2)
     for number in (0, 1, 0, 2):
-        nacked.remember(Memory(node=("c", NODES[number].id), type_url=CDS, rejected=NameSet.of("a")))
+        nacked.remember(HistoryEntry(node=("c", NODES[number].id), type_url=CDS, rejected=NameSet.of("a")))
     assert known(nacked).keys() == {"m", "o"}
 
 
@@ -120,8 +128,8 @@ def test_one_that_comes_late_forgets_in_the_same_order():
     nacked, late = remembered(nodes_max=2), remembered(nodes_max=2)
     for number in (0, 1, 0):
         nacked.add(NODES[number], CDS, NameSet.of("a"))
-    for memory in nacked.memories():
-        late.remember(memory)
+    for entry in nacked.entries():
+        late.remember(entry)
     for each in (nacked, late):
         each.add(NODES[2], CDS, NameSet.of("a"))
         assert known(each).keys() == {"m", "o"}
@@ -134,8 +142,8 @@ def test_nodes_that_reject_alike_share_one_set_wherever_the_nack_came_from():
     nacked = remembered(nodes_max=10_000)
     names = NameSet.of(f"cluster-{number}" for number in range(100))
     for number in range(500):
-        memory = Memory(node=("c", f"n{number}"), type_url=CDS, rejected=NameSet.of(names.names))
-        nacked.remember(pickle.loads(pickle.dumps(memory)))
+        entry = HistoryEntry(node=("c", f"n{number}"), type_url=CDS, rejected=NameSet.of(names.names))
+        nacked.remember(pickle.loads(pickle.dumps(entry)))
     assert len({id(by_type[CDS]) for by_type in nacked.by_node.values()}) == 1
     assert nacked.bytes_kept < 500 * 1_000 + 2 * names.bytes_kept
 
@@ -165,7 +173,7 @@ def test_the_bytes_are_those_of_what_is_kept(history):
     assert nacked.bytes_kept == sum(names.bytes_kept for names in sets) + 1_000 * len(nacked.by_node)
     for node in NODES:
         for type_url in TYPES:
-            nacked.settle(node, type_url, NameSet.of(""))
+            nacked.accept(node, type_url, NameSet.of(""))
     assert (dict(nacked.by_node), nacked.bytes_kept) == ({}, 0)
 
 
@@ -210,7 +218,7 @@ def draining_nodes(*, nodes_max: int, bytes_max: int = 1_000_000) -> DrainingNod
 
 
 def left(nodes: DrainingNodes) -> dict[tuple[tuple[str, str], str], Draining]:
-    return {(m.node, m.type_url): m.draining for m in nodes.memories() if m.draining is not None}
+    return {(m.node, m.type_url): m.draining for m in nodes.entries() if m.draining is not None}
 
 
 @given(st.lists(st.tuples(st.sampled_from("mno"), st.sampled_from([LDS, RDS]), drainings), max_size=12))
@@ -218,13 +226,13 @@ def test_what_drains_is_all_that_was_noted_of_a_node_and_type_since_it_was_over(
     nodes, late = draining_nodes(nodes_max=10), draining_nodes(nodes_max=10)
     expected: dict[tuple[tuple[str, str], str], Draining] = {}
     for node, type_url, draining in history:
-        nodes.remember(Memory(node=("c", node), type_url=type_url, draining=draining))
+        nodes.remember(HistoryEntry(node=("c", node), type_url=type_url, draining=draining))
         before = expected.get((("c", node), type_url), Map())
         expected[("c", node), type_url] = before.update(draining) if draining else Map()
     assert left(nodes) == {key: draining for key, draining in expected.items() if draining}
     assert len(nodes) == len({node for (node, _), draining in expected.items() if draining})
-    for memory in nodes.memories():
-        late.remember(pickle.loads(pickle.dumps(memory)))
+    for entry in nodes.entries():
+        late.remember(pickle.loads(pickle.dumps(entry)))
     assert left(late) == left(nodes)
     assert nodes.bytes_kept == late.bytes_kept == sum(map(_bytes_of, left(nodes).values()))
 
@@ -232,7 +240,7 @@ def test_what_drains_is_all_that_was_noted_of_a_node_and_type_since_it_was_over(
 def test_what_drains_is_kept_of_a_bounded_number_of_nodes():
     nodes = draining_nodes(nodes_max=2)
     for number in range(4):
-        nodes.remember(Memory(node=("c", f"n{number}"), type_url=LDS, draining=ON_A))
+        nodes.remember(HistoryEntry(node=("c", f"n{number}"), type_url=LDS, draining=ON_A))
     assert [node for node, _ in left(nodes)] == [("c", "n2"), ("c", "n3")]
 
 
@@ -240,19 +248,19 @@ def test_what_drains_is_bounded_in_bytes():
     nodes = draining_nodes(nodes_max=1_000, bytes_max=10_000)
     for number in range(200):
         uses = frozenset(f"cluster-{index}" for index in range(number % 20))
-        nodes.remember(Memory(node=("c", f"n{number}"), type_url=LDS, draining=Map({"l": ((uses, 5.0),)})))
+        nodes.remember(HistoryEntry(node=("c", f"n{number}"), type_url=LDS, draining=Map({"l": ((uses, 5.0),)})))
         assert nodes.bytes_kept <= 10_000
     assert [node for node, _ in left(nodes)][-1] == ("c", "n199")
 
 
 def test_each_takes_in_what_concerns_it_alone():
     nacked, nodes = remembered(nodes_max=2), draining_nodes(nodes_max=2)
-    for memory in (
-        Memory(node=("c", "m"), type_url=LDS, draining=ON_A),
-        Memory(node=("c", "n"), type_url=LDS, rejected=NameSet.of("a")),
+    for entry in (
+        HistoryEntry(node=("c", "m"), type_url=LDS, draining=ON_A),
+        HistoryEntry(node=("c", "n"), type_url=LDS, rejected=NameSet.of("a")),
     ):
-        nacked.remember(memory)
-        nodes.remember(memory)
+        nacked.remember(entry)
+        nodes.remember(entry)
     assert (list(nacked.by_node), [node for node, _ in left(nodes)]) == ([("c", "n")], [("c", "m")])
 
 
@@ -263,10 +271,10 @@ def test_each_takes_in_what_concerns_it_alone():
 def here_and_there(make_world: MakeWorld) -> tuple[World, World]:
     """Two processes that serve the same, each told what the other has to know."""
 
-    def told(number: int) -> Tell:
-        return lambda memory: worlds[number].hub.remember(pickle.loads(pickle.dumps(memory)))
+    def told(number: int) -> Share:
+        return lambda entry: worlds[number].hub.remember(pickle.loads(pickle.dumps(entry)))
 
-    worlds = [make_world(tell=told(1)), make_world(tell=told(0))]
+    worlds = [make_world(share=told(1)), make_world(share=told(0))]
     return worlds[0], worlds[1]
 
 

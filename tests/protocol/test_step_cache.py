@@ -15,7 +15,7 @@ from support.hubs import DELTA, SOTW, Client, World
 from support.rechecked import RecheckedHub
 
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.client_state import AGE_MAX, STEPS_MAX, Memory
+from xds.protocol.client_state import AGE_MAX, STEPS_MAX, StepCache
 from xds.protocol.policy import Ordering, Variant
 
 HISTORIES = int(os.environ.get("XDS_HISTORIES", "60"))
@@ -26,10 +26,10 @@ QUICK = Ordering(hold_timeout_s=5.0, listener_drain_s=30.0)
 class History:
     """What happens to a fleet, drawn from a seed: the same whatever the hub remembers."""
 
-    def __init__(self, seed: int, memory: Memory, forget: float) -> None:
+    def __init__(self, seed: int, step_cache: StepCache, forget: float) -> None:
         self.chance = Random(f"history {seed}")
-        self.world = World(ordering=QUICK, memory=memory)
-        self.memory = memory
+        self.world = World(ordering=QUICK, step_cache=step_cache)
+        self.step_cache = step_cache
         self._forget, self._lapses = forget, Random(f"lapses {seed}")
         variant = self.chance.choice((DELTA, DELTA, SOTW))
         self.clients = [self.world.client(variant, node=f"n{number}") for number in range(5)]
@@ -94,7 +94,7 @@ class History:
             chosen = self.clients if kind == "all return" else [client]
             self.clients = [each.reconnect() if each in chosen else each for each in self.clients]
         if self._lapses.random() < self._forget:
-            self.memory.forget()
+            self.step_cache.forget()
 
     def run(self, steps: int = 60) -> tuple[dict[str, list[str]], list[str]]:
         """Return what each client said and was sent, and what the hub told after each step, without nonces and sizes.
@@ -132,11 +132,11 @@ def _without_nonces(told: object) -> str:
 def test_a_history_is_the_same_with_the_memory_without_it_and_with_lapses() -> None:
     taken = 0
     for seed in range(HISTORIES):
-        memory = Memory()
-        with_it = History(seed, memory, forget=0.0).run()
-        assert History(seed, Memory(bytes_max=0), forget=0.0).run() == with_it, f"without it, seed {seed}"
-        assert History(seed, Memory(), forget=0.3).run() == with_it, f"with lapses, seed {seed}"
-        taken += memory.bytes_kept
+        step_cache = StepCache()
+        with_it = History(seed, step_cache, forget=0.0).run()
+        assert History(seed, StepCache(bytes_max=0), forget=0.0).run() == with_it, f"without it, seed {seed}"
+        assert History(seed, StepCache(), forget=0.3).run() == with_it, f"with lapses, seed {seed}"
+        taken += step_cache.bytes_kept
     assert taken  # something was remembered
 
 
@@ -293,31 +293,31 @@ def test_changes_and_clients_that_come_and_go_leave_nothing_behind(world: World)
             clients[0].close()
             clients = [*clients[1:], *fleet(world, DELTA, 1)]
     gc.collect()
-    assert len(world.hub._standings) < 60
-    assert world.hub.memory.bytes_kept < 200_000
+    assert len(world.hub._client_states) < 60
+    assert world.hub.step_cache.bytes_kept < 200_000
 
 
 def test_what_went_by_itself_does_not_count(make_world: Callable[..., World]) -> None:
     """What is counted grows with every step, and is counted anew where it seems too much."""
-    memory = Memory()
-    world = make_world(memory=memory)
+    step_cache = StepCache()
+    world = make_world(step_cache=step_cache)
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
     clients = fleet(world, DELTA, 5)
-    kept = memory.bytes_kept
+    kept = step_cache.bytes_kept
     assert kept
-    memory.bytes_max = 4 * kept
+    step_cache.bytes_max = 4 * kept
     for version in range(2, 60):
         world.publish(endpoints("a", version))
         for client in clients:
             client.ack_all()
-        assert memory._bytes <= memory.bytes_max
-    assert memory.bytes_kept < kept + 10_000
+        assert step_cache._bytes <= step_cache.bytes_max
+    assert step_cache.bytes_kept < kept + 10_000
 
 
 def test_a_step_by_another_snapshot_is_not_taken_whatever_the_memory_forgets(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Memory, "outdate", lambda *_: None)
+    monkeypatch.setattr(StepCache, "outdate", lambda *_: None)
     for version in (1, 2):
         world.publish(static("a", version))
         for number in range(4):
@@ -328,10 +328,10 @@ def test_a_step_by_another_snapshot_is_not_taken_whatever_the_memory_forgets(
 def test_what_nobody_does_any_more_is_forgotten(world: World) -> None:
     world.publish(static("a"))
     fleet(world, DELTA, 5)
-    assert world.hub.memory.bytes_kept
+    assert world.hub.step_cache.bytes_kept
     for _ in range(AGE_MAX + 2):
         world.hub.grow_old()
-    assert world.hub.memory.bytes_kept == 0
+    assert world.hub.step_cache.bytes_kept == 0
 
 
 def test_what_is_still_done_is_remembered_however_old_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,20 +347,20 @@ def test_what_is_still_done_is_remembered_however_old_it_is(world: World, monkey
 
 
 def test_the_memory_is_bounded_in_bytes_and_in_requests_at_one_standing(make_world: Callable[..., World]) -> None:
-    memory = Memory(bytes_max=100_000)
-    world = make_world(memory=memory)
+    step_cache = StepCache(bytes_max=100_000)
+    world = make_world(step_cache=step_cache)
     for number in range(200):
         for copy in range(2):
             world.client(node=f"n{number}-{copy}").subscribe(EDS, f"{number}-" + "x" * 2_000)
-        assert memory.bytes_kept <= 100_000
-    memory.bytes_max = 1 << 30
+        assert step_cache.bytes_kept <= 100_000
+    step_cache.bytes_max = 1 << 30
     for number in range(2 * STEPS_MAX):
         world.client(node=f"m{number}").subscribe(EDS, f"name-{number}")
     assert {len(start.steps or ()) for start in world.hub._starts.values()} == {STEPS_MAX}
 
 
 def test_a_request_too_large_for_the_memory_is_taken_all_the_same(make_world: Callable[..., World]) -> None:
-    world = make_world(memory=Memory(bytes_max=10_000))
+    world = make_world(step_cache=StepCache(bytes_max=10_000))
     world.publish(endpoints("a"))
     for number in range(3):
         client = world.client(node=f"n{number}")

@@ -88,29 +88,29 @@ def test_cohort_nack_of_one_does_not_concern_the_others(world: World, variant: V
 
 def test_cohort_responses_kept_are_bounded_by_their_number() -> None:
     world = World()
-    world.hub.cohorts.entries_max = 2
+    world.hub.response_cache.entries_max = 2
     client = world.client()
     client.subscribe(SDS)
     client.ack_all()
     for version in range(5):
         world.publish(resource(SDS, "s", version))
         assert client.ack_all() == [f"SDS #{version + 2} s@{version}"]
-    assert len(world.hub.cohorts) == 2
+    assert len(world.hub.response_cache) == 2
 
 
 def test_cohort_responses_kept_are_bounded_by_their_bytes() -> None:
     world = World()
-    world.hub.cohorts.bytes_max = 20_000  # a message counts twice: transports keep it framed too
+    world.hub.response_cache.bytes_max = 20_000  # a message counts twice: transports keep it framed too
     client = world.client()
     client.subscribe(SDS)
     client.ack_all()
     for version in range(9):
         world.publish(resource(SDS, "s", version, padding=3_000))
         client.ack_all()
-    assert len(world.hub.cohorts) in (2, 3)
+    assert len(world.hub.response_cache) in (2, 3)
     world.publish(resource(SDS, "s", 9, padding=50_000))
     client.ack_all()
-    assert len(world.hub.cohorts) == 1
+    assert len(world.hub.response_cache) == 1
 
 
 def test_cohort_large_responses_are_forgotten_once_their_view_is_replaced() -> None:
@@ -119,12 +119,12 @@ def test_cohort_large_responses_are_forgotten_once_their_view_is_replaced() -> N
     client = world.client()
     client.subscribe(SDS)
     client.ack_all()
-    assert len(world.hub.cohorts) == 1
+    assert len(world.hub.response_cache) == 1
     for version in range(1, 4):
         world.publish(resource(SDS, "s", version, padding=40_000))
         client.ack_all()
-        assert len(world.hub.cohorts) == 1, "that to the newest view"
-    assert 3 * 40_000 < world.hub.cohorts.outdated_bytes < 3 * 41_000
+        assert len(world.hub.response_cache) == 1, "that to the newest view"
+    assert 3 * 40_000 < world.hub.response_cache.outdated_bytes < 3 * 41_000
     newcomer = world.client(node="n2")
     newcomer.subscribe(SDS)
     assert [each.version for each in newcomer.messages[0].part.upserts] == ["3"]
@@ -148,10 +148,10 @@ def test_cohort_large_responses_are_forgotten_too_where_a_view_is_replaced_and_i
     client = world.client()
     client.subscribe(SDS)
     client.ack_all()
-    assert len(world.hub.cohorts) == 1
+    assert len(world.hub.response_cache) == 1
     shadowed = Changeset(upserts={"default": (resource(SDS, "s", 1),), "b": (static("c"),)})
     world.hub.publish(world.catalog.apply(shadowed))
-    assert (client.take(), len(world.hub.cohorts)) == ([], 0)
+    assert (client.take(), len(world.hub.response_cache)) == ([], 0)
     newcomer = world.client(node="n2")
     newcomer.subscribe(SDS)
     assert [each.version for each in newcomer.messages[0].part.upserts] == ["0"]
@@ -163,17 +163,17 @@ def test_cohort_small_responses_to_many_names_are_not_large() -> None:
     client = world.client()
     client.subscribe(SDS, *(f"s{number}" for number in range(1_000)))
     client.ack_all()
-    had_bytes = world.hub.cohorts.outdated_bytes
+    had_bytes = world.hub.response_cache.outdated_bytes
     for version in range(1, 4):
         world.publish(resource(SDS, "s7", version))
         client.ack_all()
-    assert len(world.hub.cohorts) == 3
-    assert world.hub.cohorts.outdated_bytes - had_bytes < 100_000, "that of the first answer, and no more"
+    assert len(world.hub.response_cache) == 3
+    assert world.hub.response_cache.outdated_bytes - had_bytes < 100_000, "that of the first answer, and no more"
 
 
 def test_cohort_large_responses_that_are_forgotten_for_their_number_are_forgotten_everywhere() -> None:
     world = World()
-    world.hub.cohorts.entries_max = 1
+    world.hub.response_cache.entries_max = 1
     client = world.client()
     world.publish(*(resource(SDS, name, 0, padding=40_000) for name in ("a", "b")))
     for name in ("a", "b"):
@@ -185,7 +185,7 @@ def test_cohort_large_responses_that_are_forgotten_for_their_number_are_forgotte
 
 def test_cohort_subscriptions_no_stream_has_any_more_are_forgotten(world: World) -> None:
     world.publish(endpoints("a"))
-    world.hub.cohorts.entries_max = 1
+    world.hub.response_cache.entries_max = 1
     client = world.client()
     client.subscribe(EDS, *(f"name{number}" for number in range(50)))
     client.ack_all()
@@ -193,7 +193,7 @@ def test_cohort_subscriptions_no_stream_has_any_more_are_forgotten(world: World)
     other = world.client(node="n2")
     other.subscribe(EDS, "a")
     gc.collect()
-    assert len(world.hub._interned.interests) <= 2
+    assert len(world.hub._interned.subscriptions) <= 2
 
 
 def test_cohort_stream_that_ends_does_not_take_the_others_changes_along(world: World, variant: Variant) -> None:
@@ -213,8 +213,8 @@ def test_cohort_equal_subscriptions_are_one_object_that_says_what_it_is(world: W
     first, second = world.client(), world.client(node="n2")
     first.subscribe(EDS, "b", "a", "*")
     second.subscribe(EDS, "*", "a", "b")
-    interests = {stream.states[EDS].interest for stream in world.hub.streams}
-    assert [repr(interest) for interest in interests] == ["<Interest * ['a', 'b']>"]
+    subscriptions = {stream.states[EDS].subscription for stream in world.hub.streams}
+    assert [repr(subscription) for subscription in subscriptions] == ["<Interest * ['a', 'b']>"]
 
 
 def test_counters_say_what_was_done(world: World, variant: Variant) -> None:
@@ -263,15 +263,17 @@ def with_names(world: World, number: int, size: int = 100_000) -> None:
 
 
 def test_names_in_the_keys_of_responses_are_bounded_in_bytes(world: World) -> None:
-    cohorts = world.hub.cohorts
-    cohorts.names_bytes_max = 2_000_000
+    response_cache = world.hub.response_cache
+    response_cache.names_bytes_max = 2_000_000
     for number in range(20):
         with_names(world, number)
-        assert cohorts._names_bytes <= 2_000_000
-    assert 0 < len(cohorts) < 5
-    assert cohorts._names_bytes == sum(
-        {response.interest: response.interest.names_bytes for response in cohorts._entries.values()}.values()
-    ) + sum(response.names_bytes for response in cohorts._entries.values())
+        assert response_cache._names_bytes <= 2_000_000
+    assert 0 < len(response_cache) < 5
+    assert response_cache._names_bytes == sum(
+        {
+            response.subscription: response.subscription.names_bytes for response in response_cache._entries.values()
+        }.values()
+    ) + sum(response.names_bytes for response in response_cache._entries.values())
 
 
 def test_responses_with_large_names_are_forgotten_when_nobody_is_given_them_any_more(world: World) -> None:
@@ -279,12 +281,12 @@ def test_responses_with_large_names_are_forgotten_when_nobody_is_given_them_any_
     small = world.client()
     small.subscribe(EDS, "a")
     with_names(world, 1)
-    entries = len(world.hub.cohorts)
+    entries = len(world.hub.response_cache)
     for _ in range(3):
-        assert len(world.hub.cohorts) == entries
+        assert len(world.hub.response_cache) == entries
         world.hub.grow_old()
-    assert len(world.hub.cohorts) == 1
-    assert world.hub.cohorts._names_bytes < 1_000
+    assert len(world.hub.response_cache) == 1
+    assert world.hub.response_cache._names_bytes < 1_000
     assert not world.hub._large.bytes_kept
     again = world.client(node="n2")
     assert again.subscribe(EDS, "a") == ["EDS #1 a@1"]
@@ -304,10 +306,10 @@ def test_large_responses_are_forgotten_when_nobody_is_given_them_any_more(world:
     world.publish(*(endpoints("x" * 100 + str(number)) for number in range(400)))
     client = world.client()
     client.subscribe(EDS)
-    assert len(world.hub.cohorts) == 1
+    assert len(world.hub.response_cache) == 1
     for _ in range(3):
         world.hub.grow_old()
-    assert len(world.hub.cohorts) == 0
+    assert len(world.hub.response_cache) == 0
 
 
 def test_the_table_of_streams_takes_what_those_that_are_open_take(world: World) -> None:
@@ -323,7 +325,7 @@ def test_the_table_of_streams_takes_what_those_that_are_open_take(world: World) 
 def test_a_large_response_that_comes_between_others_is_young_again(world: World) -> None:
     """It is not the last of its type, so it is found by its key; and it is not forgotten while clients are given it."""
     names = [f"{index}-" + "x" * 20_000 for index in range(5)]
-    world.hub.memory.bytes_max = 0
+    world.hub.step_cache.bytes_max = 0
     for number in range(5):
         world.client(node=f"n{number}").subscribe(EDS, *names)
         world.client(node=f"o{number}").subscribe(EDS, "a")
