@@ -404,7 +404,7 @@ OTHER_TASKS: dict[str, str] = {
     "xds.fleet.links._together": "awaited at once",
     "xds.server._unless_ended": "awaited at once",
     "xds.server._unless_asked_again": "awaited at once",
-    "xds.serving.worker.Worker._run": "a fault ends the process, which its parent logs, counts and replaces",
+    "xds.serving.worker.ServingWorker._run": "a fault ends the process, which its parent logs, counts and replaces",
     "xds.sources.alarm.Alarm.__aenter__": "waits for one event, and can't fail",
     "xds.sources.alarm.Alarm._listen": "a fault is logged, and polling goes on until the next sweep begins another",
     "xds.store.etcd_client.EtcdClient.watch": "without it the watch ends after three seconds, and another one is begun",

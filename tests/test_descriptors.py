@@ -4,9 +4,9 @@ import resource
 import pytest
 
 from xds import descriptors
-from xds.descriptors import RESERVE, RESERVE_PER_WORKER, ROOM_MIN, Room, share_room, worker_room
+from xds.descriptors import RESERVE, RESERVE_PER_WORKER, ROOM_MIN, ConnectionRoom, share_room, worker_room
 
-WANTED = Room(xds=100_000, api=1_000, admin=1_000)
+WANTED = ConnectionRoom(xds=100_000, api=1_000, admin=1_000)
 
 
 @pytest.fixture
@@ -31,10 +31,10 @@ def test_where_there_is_room_all_ports_have_what_they_want(limit, monkeypatch: p
 
 def test_what_room_there_is_is_shared_and_the_reserve_is_nobodys(limit) -> None:
     limit(800)
-    assert share_room(WANTED) == Room(xds=400, api=200, admin=200)
-    assert share_room(Room(100_000, 50, 100)) == Room(xds=650, api=50, admin=100)
+    assert share_room(WANTED) == ConnectionRoom(xds=400, api=200, admin=200)
+    assert share_room(ConnectionRoom(100_000, 50, 100)) == ConnectionRoom(xds=650, api=50, admin=100)
     limit(800, workers=2)
-    assert share_room(WANTED, workers=2) == Room(xds=100_000, api=400, admin=400)
+    assert share_room(WANTED, workers=2) == ConnectionRoom(xds=100_000, api=400, admin=400)
 
 
 def test_a_worker_has_its_descriptors_to_itself(limit) -> None:
@@ -45,4 +45,4 @@ def test_a_worker_has_its_descriptors_to_itself(limit) -> None:
 
 def test_without_any_room_ports_still_take_a_few(limit) -> None:
     limit(-50)
-    assert share_room(WANTED) == Room(ROOM_MIN, ROOM_MIN, ROOM_MIN)
+    assert share_room(WANTED) == ConnectionRoom(ROOM_MIN, ROOM_MIN, ROOM_MIN)

@@ -16,7 +16,7 @@ from xds.api.http_port import HttpLimits
 from xds.api.metrics import metrics_renderer
 from xds.background import Background
 from xds.config import ServingInfo, Settings
-from xds.descriptors import Room, share_room
+from xds.descriptors import ConnectionRoom, share_room
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
@@ -66,7 +66,7 @@ class ControlPlane:
         else:
             self._streams = Streams(self.settings, self._schema, self.catalog)
         self._admin: AdminServer | None = None
-        self.room = Room(0, 0, 0)
+        self.room = ConnectionRoom(0, 0, 0)
         """How many connections each port may have, once started."""
 
     @property
@@ -195,7 +195,7 @@ class ControlPlane:
 
     def _share_room(self) -> None:
         given = self.settings.connections
-        wanted = Room(given.xds_max, given.api_max, given.admin_max)
+        wanted = ConnectionRoom(given.xds_max, given.api_max, given.admin_max)
         if isinstance(self._streams, WorkerStreams):
             self.room = share_room(wanted, workers=self._streams.count_wanted)
         else:
@@ -282,7 +282,7 @@ class ControlPlane:
         )
 
 
-def _http_limits(settings: Settings, room: Room) -> HttpLimits:
+def _http_limits(settings: Settings, room: ConnectionRoom) -> HttpLimits:
     given = settings.connections
     return HttpLimits(
         connections_max=room.admin,

@@ -13,7 +13,7 @@ ROOM_MIN = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ConnectionRoom:
     """How many connections each port of a process may have."""
 
     xds: int
@@ -46,7 +46,7 @@ def make_all_room() -> int:
     return hard
 
 
-def share_room(wanted: Room, *, workers: int = 0) -> Room:
+def share_room(wanted: ConnectionRoom, *, workers: int = 0) -> ConnectionRoom:
     """Return how many of the wanted connections each port of this process can have, all limits being raised.
 
     With ``workers`` these have the xDS port's. The limit of open files, less what is open and a reserve, is shared out:
@@ -58,9 +58,9 @@ def share_room(wanted: Room, *, workers: int = 0) -> Room:
     free = limit - len(os.listdir("/proc/self/fd")) - RESERVE - RESERVE_PER_WORKER * workers
     part = max(ROOM_MIN, free // (2 if workers else 4))
     api, admin = min(wanted.api, part), min(wanted.admin, part)
-    return Room(wanted.xds if workers else min(wanted.xds, max(ROOM_MIN, free - api - admin)), api, admin)
+    return ConnectionRoom(wanted.xds if workers else min(wanted.xds, max(ROOM_MIN, free - api - admin)), api, admin)
 
 
 def worker_room(wanted: int) -> int:
     """Return how many of the wanted connections a worker process can have."""
-    return share_room(Room(wanted, 0, 0)).xds
+    return share_room(ConnectionRoom(wanted, 0, 0)).xds

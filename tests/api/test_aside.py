@@ -11,8 +11,8 @@ import pytest
 from support import resources as r
 
 from xds.api import answers, bodies
-from xds.api.aside import LARGE_BYTES, aside
 from xds.api.rest import rest_api
+from xds.api.run_in_thread import LARGE_BYTES, run_in_thread
 from xds.api.tokens import Token
 
 MANY = [r.static_cluster(f"c{number}", number % 250) for number in range(2_000)]
@@ -55,8 +55,8 @@ async def counted_turns() -> AsyncIterator[Turns]:
 
 async def test_what_is_large_is_done_on_another_thread_and_what_is_small_at_once() -> None:
     here = threading.get_ident()
-    assert await aside(LARGE_BYTES, threading.get_ident) == here
-    assert await aside(LARGE_BYTES + 1, threading.get_ident) != here
+    assert await run_in_thread(LARGE_BYTES, threading.get_ident) == here
+    assert await run_in_thread(LARGE_BYTES + 1, threading.get_ident) != here
 
 
 async def test_the_event_loop_goes_on_while_a_large_body_is_read_and_a_large_answer_written(

@@ -10,7 +10,7 @@ import h2.settings
 
 from xds.fleet.content import Message, Parser
 from xds.fleet.http2 import opening
-from xds.fleet.shared import Shared
+from xds.fleet.shared import SharedByStreams
 from xds.fleet.stream import ClientStream, FaultError
 
 RESPONSE_HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
@@ -40,7 +40,7 @@ class Wire(asyncio.Transport):
 class Recorder(ClientStream):
     """A stream that keeps what it was told."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: SharedByStreams) -> None:
         super().__init__(shared)
         self.messages: list[Message] = []
         self.faults: list[FaultError] = []
@@ -61,7 +61,7 @@ class Pair:
 
     def __init__(self, *, window_bytes: int = 1 << 20, server_window: int = 65_535) -> None:
         head = opening(authority="test:1", sotw=False, tls=False, window_bytes=window_bytes)
-        self.shared = Shared(opening=head, window_bytes=window_bytes, parser=Parser(sotw=False))
+        self.shared = SharedByStreams(opening=head, window_bytes=window_bytes, parser=Parser(sotw=False))
         self.client = Recorder(self.shared)
         self.wire = Wire()
         self.server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))

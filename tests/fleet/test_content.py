@@ -2,7 +2,7 @@ import pytest
 from fleet.build import assignment, cluster, delta, sotw
 
 from xds._generated import xds_wire_pb2 as wire
-from xds.fleet.content import Bounded, MalformedError, Parser
+from xds.fleet.content import BoundedCache, MalformedError, Parser
 from xds.model.types import CLUSTER, ENDPOINTS
 
 
@@ -68,7 +68,7 @@ def test_what_is_no_response_is_refused(encoded: bytes) -> None:
 
 
 def test_a_cache_is_emptied_before_it_is_too_large() -> None:
-    cache = Bounded(bytes_max=10_000)
+    cache = BoundedCache(bytes_max=10_000)
     for number in range(1_000):
         cache.keep(number, "value", 100)
         assert len(cache) * 600 <= 10_000

@@ -51,9 +51,9 @@ def test_every_command_of_the_page_runs(tmp_path: Path) -> None:
 
 def test_what_a_run_prints_has_the_columns_that_the_page_shows() -> None:
     from xds.fleet.report import tables
-    from xds.fleet.results import Connected, Memory, Result, Step
+    from xds.fleet.results import Connected, MemoryFigures, Result, RunStep
 
-    step = Step(1, Connected(1, 1, None, 0.1, 1.0, 1.0), Memory(1, 1, 1.0), ())
+    step = RunStep(1, Connected(1, 1, None, 0.1, 1.0, 1.0), MemoryFigures(1, 1, 1.0), ())
     (shown,) = blocks("text")
     lines = shown.splitlines()
     for table in tables(Result("now", {}, {}, {}, steps=[step])):

@@ -1,11 +1,13 @@
 import pytest
 
-from xds.fleet.plan import DEFAULT_TYPES, Plan
+from xds.fleet.plan import DEFAULT_TYPES, SubscriptionPlan
 from xds.model.types import CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET
 
 
 def test_types_are_in_an_envoys_order_whatever_the_options_order() -> None:
-    plan = Plan.of(["routes", "listeners", "secrets", "endpoints", "clusters"], {"secrets": ["tls"]}, sotw=False)
+    plan = SubscriptionPlan.of(
+        ["routes", "listeners", "secrets", "endpoints", "clusters"], {"secrets": ["tls"]}, sotw=False
+    )
     assert plan.types == (CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET)
     assert plan.wildcard == (True, False, True, False, False)
     assert plan.at_once == (True, True, False, False, False)
@@ -13,7 +15,7 @@ def test_types_are_in_an_envoys_order_whatever_the_options_order() -> None:
 
 
 def test_the_default_plan_is_sound() -> None:
-    assert Plan.of(DEFAULT_TYPES, {}, sotw=True).types == (CLUSTER, ENDPOINTS, LISTENER, ROUTE)
+    assert SubscriptionPlan.of(DEFAULT_TYPES, {}, sotw=True).types == (CLUSTER, ENDPOINTS, LISTENER, ROUTE)
 
 
 @pytest.mark.parametrize(
@@ -28,4 +30,4 @@ def test_the_default_plan_is_sound() -> None:
 )
 def test_what_cannot_be_asked_for_is_refused(types: list[str], subscribe: dict[str, list[str]], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Plan.of(types, subscribe, sotw=False)
+        SubscriptionPlan.of(types, subscribe, sotw=False)

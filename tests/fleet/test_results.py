@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from xds.fleet.plot import PlotError, draw, panels
 from xds.fleet.report import remarks, tables
-from xds.fleet.results import Connected, Latency, Memory, Newcomers, Push, Pushes, Result, Step, Storm, Verified
+from xds.fleet.results import (
+    Connected,
+    Latency,
+    MemoryFigures,
+    Newcomers,
+    Push,
+    Pushes,
+    Result,
+    RunStep,
+    Storm,
+    Verified,
+)
 
 MS = 1_000_000
 
@@ -43,7 +54,7 @@ def result() -> Result:
             for gap in (0.0, 200.0)
         )
         connect = Connected(streams, streams, latency(50), 1.5, 120.0, 90.0)
-        made.steps.append(Step(streams, connect, Memory(10**6, 10**7, 4_200.0, 3_100.0, 2 * 10**7), series))
+        made.steps.append(RunStep(streams, connect, MemoryFigures(10**6, 10**7, 4_200.0, 3_100.0, 2 * 10**7), series))
     made.newcomers = Newcomers(100, 99, latency(5), push)
     made.storm = Storm(1_000, 1_000, latency(30), 0.5, 7, 1_000, 55.0, "a missing assignment")
     made.verify = Verified(1_000, 1, {"stuck": 3}, ("fleet-1: endpoints: 1 differ",))

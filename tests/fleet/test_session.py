@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.fleet.content import Parser
-from xds.fleet.plan import DEFAULT_TYPES, Plan
-from xds.fleet.session import Session, Sessions
+from xds.fleet.plan import DEFAULT_TYPES, SubscriptionPlan
+from xds.fleet.session import SidecarSession, SidecarSessions
 from xds.fleet.verify import differences, equal, waiting_for
 from xds.model.types import CLUSTER, ENDPOINTS, LISTENER, ROUTE
 
 NAMES = ("a", "b", "c")
 
 
-def sessions(*types: str, is_sotw: bool = False, **subscribe: list[str]) -> Sessions:
-    return Sessions(Plan.of(types or DEFAULT_TYPES, subscribe, sotw=is_sotw))
+def sessions(*types: str, is_sotw: bool = False, **subscribe: list[str]) -> SidecarSessions:
+    return SidecarSessions(SubscriptionPlan.of(types or DEFAULT_TYPES, subscribe, sotw=is_sotw))
 
 
-def requests(made: Sessions, session: Session, *responses: bytes) -> tuple[Session, list[str]]:
+def requests(made: SidecarSessions, session: SidecarSession, *responses: bytes) -> tuple[SidecarSession, list[str]]:
     """Take responses one after another; return the session then, and what was asked for meanwhile, in words."""
     asked = []
     for response in responses:

@@ -39,7 +39,7 @@ from support.native_fuzz import LIVE, Application, Fault, Sayer, Watcher
 from support.native_peer import Peer, delta_request, message, request_fields
 from support.native_server import MIB, NativeServer, check_sound
 
-from xds.transport.http2.limits import Limits
+from xds.transport.http2.limits import Http2Limits
 
 RECEIVE_S_MAX = 2.0
 GROWTH_BYTES = 64 * MIB
@@ -97,9 +97,9 @@ class Tally:
 Progress = Callable[[Tally], None]
 
 
-def limits_by(chance: random.Random) -> Limits:
+def limits_by(chance: random.Random) -> Http2Limits:
     """Return limits from small to the product's own."""
-    return Limits(
+    return Http2Limits(
         streams_max=chance.choice((1, 10, 1_000, 10_000)),
         message_bytes_max=chance.choice((20_000, 1 << 20)),
         stream_window=chance.choice((65_535, 64 * 1024, 1 << 20)),
@@ -179,7 +179,7 @@ class Faithful:
     def __init__(self, chance: random.Random, tally: Tally) -> None:
         self.chance = chance
         self.tally = tally
-        self.server = Application(Limits(chores=10**9))
+        self.server = Application(Http2Limits(chores=10**9))
         self.client = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.client.initiate_connection()
         self.server.out += self.server.limits.hello()

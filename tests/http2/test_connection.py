@@ -10,7 +10,7 @@ from support.native_talk import REQUEST, Talk, asks, codes, said
 from xds.transport.http2 import frames as h2
 from xds.transport.http2 import grpc
 from xds.transport.http2.headers import HEADER_BYTES_MAX
-from xds.transport.http2.limits import Limits
+from xds.transport.http2.limits import Http2Limits
 
 # --- Settings --------------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def test_no_stream_is_reset_that_was_never_opened(stream_id: int, payload: bytes
 
 def test_a_farewell_quotes_no_more_than_a_little():
     """HPACK's errors quote the block: a GOAWAY of 60 KB is larger than any frame may be."""
-    talk = Talk(limits=Limits(header_block_bytes_max=1 << 20))
+    talk = Talk(limits=Http2Limits(header_block_bytes_max=1 << 20))
     pieces = [b"\x00\x82" + b"\xff" * 16_000, *[b"\xff" * 16_000] * 2]
     farewell = talk.say(
         frame(p.HEADERS, 0, 1, pieces[0]),
@@ -184,7 +184,7 @@ def test_nothing_is_sent_to_a_peer_that_does_not_read_whatever_windows_it_opens(
 
 
 def test_answers_that_are_not_read_are_bounded_by_their_bytes():
-    talk = Talk(limits=Limits(chores=10**9, unread_bytes_max=1_000))
+    talk = Talk(limits=Http2Limits(chores=10**9, unread_bytes_max=1_000))
     talk.server.paused = True
     asked = 0
     while not talk.server.dead:
@@ -192,7 +192,7 @@ def test_answers_that_are_not_read_are_bounded_by_their_bytes():
         asked += 1
     assert asked == 1_000 // 17 + 2
     assert codes(talk.heard()) == [("GoAway", 0, p.ENHANCE_YOUR_CALM)]
-    talk = Talk(limits=Limits(chores=10**9, unread_bytes_max=1_000))
+    talk = Talk(limits=Http2Limits(chores=10**9, unread_bytes_max=1_000))
     for _ in range(200):  # who reads now and then is not counted against for ever
         talk.server.paused = True
         assert len(talk.say(p.ping() * 10)) == 10
@@ -205,7 +205,7 @@ def test_no_pong_follows_a_farewell():
             self.fail(p.ENHANCE_YOUR_CALM, "too_many_pings")
 
     talk = Talk()
-    talk.server = Strict(Limits())
+    talk.server = Strict(Http2Limits())
     talk.say(PREFACE, settings_frame())
     assert said(talk.say(p.ping()))[0][0] == "GoAway"
 

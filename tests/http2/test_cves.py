@@ -14,10 +14,10 @@ from support.native_peer import frame, message, reset, settings_frame, window_up
 from support.native_talk import REQUEST, Talk, asks, codes, said
 
 from xds.transport.http2.headers import HEADER_BLOCK_BYTES_MAX, HEADER_BYTES_MAX
-from xds.transport.http2.limits import Limits
+from xds.transport.http2.limits import Http2Limits
 
 CHORES = 50
-FEW = Limits(chores=CHORES)
+FEW = Http2Limits(chores=CHORES)
 ALLOWED = 2 * (CHORES + 1)
 """A new connection has its allowance twice: its time is only looked at when the first one is used up."""
 ENDLESS = 50 * CHORES
@@ -90,7 +90,7 @@ RESETS: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("provoke", RESETS.values(), ids=RESETS)
 def test_made_you_reset(provoke: Callable[[int], bytes]):
     """CVE-2025-8671: as rapid reset, but it is the server that is made to reset the streams."""
-    talk = Talk(limits=Limits(chores=CHORES, stream_window=8_000))
+    talk = Talk(limits=Http2Limits(chores=CHORES, stream_window=8_000))
     assert until_dead(talk, (opening(number) + provoke(number) for number in odd())) <= ALLOWED
 
 
@@ -102,7 +102,7 @@ def test_reset_flood():
 
 def test_streams_beyond_the_limit():
     """CVE-2019-9514's kin: streams that are refused, of which a client that keeps to the limit opens none."""
-    talk = Talk(limits=Limits(chores=CHORES, streams_max=5))
+    talk = Talk(limits=Http2Limits(chores=CHORES, streams_max=5))
     assert until_dead(talk, (opening(number) for number in odd())) == 5 + ALLOWED
 
 
@@ -141,7 +141,7 @@ def test_padding_around_next_to_nothing():
 
 
 def test_what_is_allowed_comes_back_with_time():
-    talk = Talk(limits=Limits(chores=CHORES, chores_per_s=10))
+    talk = Talk(limits=Http2Limits(chores=CHORES, chores_per_s=10))
     until = count()
     for _ in until:
         talk.server.now += 0.2
@@ -158,13 +158,13 @@ def test_the_resource_loop():
 
 def test_large_settings():
     """CVE-2020-11080: SETTINGS of thousands of values, each of which must be read."""
-    talk = Talk(limits=Limits(chores=1_000))
+    talk = Talk(limits=Http2Limits(chores=1_000))
     assert until_dead(talk, endless(settings_frame([(p.HEADER_TABLE_SIZE, 4_096)] * 2_000))) < 110
 
 
 def test_settings_that_move_many_streams():
     """CVE-2019-9515's worst: each frame moves the window of every open stream."""
-    talk = Talk(limits=Limits(chores=1_000))
+    talk = Talk(limits=Http2Limits(chores=1_000))
     for number in range(1, 4_001, 2):
         talk.say(opening(number))
     assert until_dead(talk, (settings_frame({p.INITIAL_WINDOW_SIZE: n % 2}) for n in count())) < 110
@@ -257,7 +257,7 @@ def test_data_dribble_by_the_connections_window():
 
 def test_data_dribble_by_settings():
     """CVE-2019-9511: one SETTINGS opens the windows of all streams by a byte each, and a frame goes out on each."""
-    talk = Talk((p.INITIAL_WINDOW_SIZE, 0), limits=Limits(chores=1_000))
+    talk = Talk((p.INITIAL_WINDOW_SIZE, 0), limits=Http2Limits(chores=1_000))
     for number in range(1, 201, 2):
         talk.say(opening(number), *asks(number, 60_000))
     assert until_dead(talk, (settings_frame({p.INITIAL_WINDOW_SIZE: n}) for n in count(1))) <= 20
@@ -286,7 +286,7 @@ def test_internal_data_buffering_of_what_waited_for_windows():
 
 def test_internal_data_buffering_of_answers_without_data():
     """CVE-2019-9517, by what no window holds back: the errors of thousands of requests that nobody reads."""
-    talk = Talk(limits=Limits(chores=10**9, unread_bytes_max=5_000))
+    talk = Talk(limits=Http2Limits(chores=10**9, unread_bytes_max=5_000))
     talk.server.paused = True
     for number in odd():
         talk.server.receive(talk.head(number, ("connection", "close")))
@@ -298,7 +298,7 @@ def test_internal_data_buffering_of_answers_without_data():
 
 def test_data_that_no_window_allows():
     """RFC 9113, 6.9.1: a client that does not keep to the window makes the server keep nothing of it."""
-    talk = Talk(limits=Limits(chores=CHORES, connection_window=65_535, message_bytes_max=1 << 30))
+    talk = Talk(limits=Http2Limits(chores=CHORES, connection_window=65_535, message_bytes_max=1 << 30))
     large = b"\0" + (1 << 29).to_bytes(4, "big")
     talk.server.on_large = lambda stream, more: None  # as if all room were taken
     talk.say(opening(1), frame(p.DATA, 0, 1, large + bytes(16_000)))

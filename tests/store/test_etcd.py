@@ -26,7 +26,7 @@ def entry(number: int) -> Entry:
 
 async def reach(store: EtcdStore, revision: int) -> None:
     async with asyncio.timeout(10):
-        await store._news.reach(revision)
+        await store._notifier.reach(revision)
 
 
 async def test_replicas_see_each_others_changes_in_one_order() -> None:

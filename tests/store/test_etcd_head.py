@@ -50,7 +50,7 @@ async def test_a_reply_that_comes_after_the_watch_has_told_of_later_ones_takes_n
         for revision in (2, 3):
             write(fake, revision, f"theirs-{revision}")
         fake.tell()
-        await until(lambda: store._news.revision == 3)
+        await until(lambda: store._notifier.revision == 3)
 
     fake.before_reply = overtaken
     assert await store.append_all([entry("ours")], 0) == 1
@@ -66,7 +66,7 @@ async def test_a_fence_or_a_compaction_whose_reply_is_late_takes_nothing_back_ei
     async def overtaken() -> None:
         write(fake, 2, "theirs")
         fake.tell()
-        await until(lambda: store._news.revision == 2)
+        await until(lambda: store._notifier.revision == 2)
 
     fake.before_reply = overtaken
     assert await store.compact(1) == 1
@@ -85,7 +85,7 @@ async def test_a_fence_or_a_compaction_whose_reply_is_late_takes_nothing_back_ei
     async def overtake_the_fence() -> None:
         write(fake, 4, "theirs-too")
         fake.tell()
-        await until(lambda: store._news.revision == 4)
+        await until(lambda: store._notifier.revision == 4)
 
     fake.before_reply = overtake_the_fence
     with pytest.raises(ConflictError) as refused:

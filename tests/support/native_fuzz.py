@@ -18,8 +18,8 @@ from support.native_peer import frame, message, request_fields
 from xds.transport.http2 import grpc
 from xds.transport.http2.connection import Connection
 from xds.transport.http2.headers import RequestHead
-from xds.transport.http2.limits import Limits
-from xds.transport.http2.stream import Stream
+from xds.transport.http2.limits import Http2Limits
+from xds.transport.http2.stream import Http2Stream
 
 REPLIES_WAITING_MAX = 4
 KEPT_BYTES = 2 * 16_384
@@ -38,7 +38,7 @@ class Fault(AssertionError):  # noqa: N818 - of the connection under test
 # --- The application -------------------------------------------------------------------------------------------------
 
 
-class Echo(Stream):
+class Echo(Http2Stream):
     """Answers each message with one whose size the message says in its first two bytes; ends when the client does."""
 
     def __init__(self, connection: "Application", stream_id: int) -> None:
@@ -85,7 +85,7 @@ class Echo(Stream):
 class Application(Connection):
     """A connection whose output is gathered in ``out``, and whose time goes by as it is told."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Http2Limits) -> None:
         super().__init__(limits)
         self.out = bytearray()
         self.closed = False
@@ -104,11 +104,11 @@ class Application(Connection):
     def clock(self) -> float:
         return self.now
 
-    def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
+    def open_stream(self, stream_id: int, head: RequestHead) -> Http2Stream:
         self.opened += 1
         return Echo(self, stream_id)
 
-    def began(self, stream: Stream, head: RequestHead) -> None:
+    def began(self, stream: Http2Stream, head: RequestHead) -> None:
         status = grpc.http_refusal(head)
         if status is not None:
             stream.answer_http(status)

@@ -6,7 +6,7 @@ from hyperframe import frame as hf
 from support import native_peer as p
 from support.native_fuzz import Application, header_block
 from support.native_peer import PREFACE, frame, message, request_fields, settings_frame
-from xds.transport.http2.limits import Limits
+from xds.transport.http2.limits import Http2Limits
 
 REQUEST = header_block(0)
 
@@ -14,8 +14,8 @@ REQUEST = header_block(0)
 class Talk:
     """A connection, and what it has said."""
 
-    def __init__(self, *settings: tuple[int, int], limits: Limits | None = None) -> None:
-        self.server = Application(limits or Limits())
+    def __init__(self, *settings: tuple[int, int], limits: Http2Limits | None = None) -> None:
+        self.server = Application(limits or Http2Limits())
         self.encoder = hpack.Encoder()
         self.say(PREFACE, settings_frame(settings))
 

@@ -9,21 +9,21 @@ import sys
 
 import uvloop
 
-from xds.transport.pool import Pool, PoolEvents, Worker
+from xds.transport.pool import Pool, PooledProcess, PoolEvents
 
 
-def on_start(worker: Worker) -> None:
+def on_start(worker: PooledProcess) -> None:
     worker.channel.send(b'{"do": "beat"}')
 
 
 async def main(silent_s_max: float) -> None:
     import asyncio
 
-    def on_message(worker: Worker, message: bytes) -> None:
+    def on_message(worker: PooledProcess, message: bytes) -> None:
         if json.loads(message)["said"] == "ready":
             pool.mark_ready(worker)
 
-    def on_end(worker: Worker, code: int, replaced: bool) -> None:
+    def on_end(worker: PooledProcess, code: int, replaced: bool) -> None:
         print(json.dumps({"ended": worker.pid, "code": code}), flush=True)
 
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]

@@ -13,7 +13,7 @@ from xds.model.types import SECRET
 from xds.serving import streams
 from xds.transport import native
 from xds.transport.assembly import EMPTIED_BYTES_MIN, SLOW_S, Assembly
-from xds.transport.http2.stream import Stream
+from xds.transport.http2.stream import Http2Stream
 
 MIB = 1024 * 1024
 
@@ -38,7 +38,7 @@ def test_who_waits_longest_has_room_first_and_the_last_to_leave_is_told():
     emptied: list[int] = []
     each_bytes = EMPTIED_BYTES_MIN // 3 + 1
     assembly = Assembly(bytes_max=2 * (2 * each_bytes - 1), on_empty=lambda: emptied.append(assembly.used))
-    waiting = [cast("Stream", Granted()) for _ in range(3)]
+    waiting = [cast("Http2Stream", Granted()) for _ in range(3)]
     for stream in waiting:
         assembly.ask(stream, each_bytes, 0)
     granted = [cast("Granted", stream) for stream in waiting]
@@ -50,7 +50,7 @@ def test_who_waits_longest_has_room_first_and_the_last_to_leave_is_told():
     assembly.release(waiting[2])
     assembly.release(waiting[2])
     assert emptied == [0]
-    small = cast("Stream", Granted())
+    small = cast("Http2Stream", Granted())
     assembly.ask(small, EMPTIED_BYTES_MIN - 1, 0)
     assembly.release(small)
     assert emptied == [0]
@@ -59,7 +59,7 @@ def test_who_waits_longest_has_room_first_and_the_last_to_leave_is_told():
 def waiting_streams(assembly: Assembly, count: int, size: int, tick: int = 0) -> list[Granted]:
     streams = [Granted() for _ in range(count)]
     for stream in streams:
-        assembly.ask(cast("Stream", stream), size, tick)
+        assembly.ask(cast("Http2Stream", stream), size, tick)
     return streams
 
 
@@ -68,7 +68,7 @@ def expire(assembly: Assembly, streams: list[Granted], tick: int) -> None:
     assembly.expire(tick)
     for stream in streams:
         if stream.ended:
-            assembly.release(cast("Stream", stream))
+            assembly.release(cast("Http2Stream", stream))
 
 
 def test_large_messages_that_never_arrive_hold_up_no_small_ones():

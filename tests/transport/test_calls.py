@@ -5,7 +5,7 @@ from typing import Any
 
 from xds.protocol.policy import METHODS
 from xds.transport.calls import XdsCall
-from xds.transport.http2.limits import Limits
+from xds.transport.http2.limits import Http2Limits
 
 
 def call_of(dispatcher: Any) -> tuple[XdsCall, list[Any]]:
@@ -13,7 +13,11 @@ def call_of(dispatcher: Any) -> tuple[XdsCall, list[Any]]:
     dispatcher.open = lambda *_, **__: object()
     dispatcher.report_fault = ends.append
     connection: Any = SimpleNamespace(
-        services=SimpleNamespace(dispatcher=dispatcher), name="c", limits=Limits(), peer_stream_window=1, paused=False
+        services=SimpleNamespace(dispatcher=dispatcher),
+        name="c",
+        limits=Http2Limits(),
+        peer_stream_window=1,
+        paused=False,
     )
 
     class Ended(XdsCall):

@@ -20,7 +20,7 @@ from support.running import TIMEOUT_S, children_of, runs, until
 
 from xds.background import Background
 from xds.transport import pool as pool_module
-from xds.transport.pool import Pool, PoolEvents, Worker, WorkerFailedError
+from xds.transport.pool import Pool, PooledProcess, PoolEvents, WorkerFailedError
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SERVE, BEAT, HANG = {"do": "serve"}, {"do": "beat"}, {"do": "hang"}
@@ -38,8 +38,8 @@ class Life:
 
     def __init__(self, roles: Sequence[dict[str, Any]] = (SERVE,), *, count: int = 2, **options: Any) -> None:
         self.roles = list(roles)
-        self.started: list[tuple[float, Worker]] = []
-        self.ended: list[tuple[float, Worker, int, bool]] = []
+        self.started: list[tuple[float, PooledProcess]] = []
+        self.ended: list[tuple[float, PooledProcess, int, bool]] = []
         self.heard: list[tuple[int, dict[str, Any]]] = []
         self.problems: list[str] = []
         self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -48,18 +48,18 @@ class Life:
         )
         self.pool = Pool("support.pool_worker", self.sockets, events, **options)
 
-    def _on_start(self, worker: Worker) -> None:
+    def _on_start(self, worker: PooledProcess) -> None:
         self.started.append((asyncio.get_running_loop().time(), worker))
         role = self.roles.pop(0) if len(self.roles) > 1 else self.roles[0]
         worker.channel.send(json.dumps(role).encode())
 
-    def _on_message(self, worker: Worker, message: bytes) -> None:
+    def _on_message(self, worker: PooledProcess, message: bytes) -> None:
         said = json.loads(message)
         self.heard.append((worker.pid, said))
         if said["said"] == "ready":
             self.pool.mark_ready(worker)
 
-    def _on_end(self, worker: Worker, code: int, replaced: bool) -> None:
+    def _on_end(self, worker: PooledProcess, code: int, replaced: bool) -> None:
         self.ended.append((asyncio.get_running_loop().time(), worker, code, replaced))
 
     @property
@@ -358,7 +358,7 @@ async def test_a_place_is_kept_and_workers_are_looked_after_after_a_fault_of_our
         failed: list[int] = []
         start = life._on_start
 
-        def fail_once(worker: Worker) -> None:
+        def fail_once(worker: PooledProcess) -> None:
             start(worker)
             if not failed:
                 failed.append(worker.pid)

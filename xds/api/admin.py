@@ -77,7 +77,7 @@ class AdminServer:
         self._app.state.has_api = True
         # A request that is under way keeps its connection. Some are left for health.
         requests_max = self._limits.connections_max - SCRAPES_MAX - SPARE
-        self._app.router.default = Bounded(
+        self._app.router.default = BoundedRequests(
             api, max(1, requests_max)
         )  # a Mount would leave out paths with a line feed in them
 
@@ -166,12 +166,12 @@ def admin_app(
     app = Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()])
     scrapes = app.routes[-1]
     assert isinstance(scrapes, Route)
-    scrapes.app = Bounded(scrapes.app, SCRAPES_MAX)
+    scrapes.app = BoundedRequests(scrapes.app, SCRAPES_MAX)
     app.state.has_api = False
     return app
 
 
-class Bounded:
+class BoundedRequests:
     """The ASGI application ``app``, for so many requests at a time; the others are told to come again."""
 
     def __init__(self, app: ASGIApp, requests_max: int) -> None:

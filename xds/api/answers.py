@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.intake import BusyError, TooSlowError
-from xds.api.operations import Difference, UnknownNodeError, UnknownResourceError
+from xds.api.operations import ResourceDifference, UnknownNodeError, UnknownResourceError
 from xds.api.shown import resource_json
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
@@ -123,7 +123,7 @@ def resources_json(resources: Iterable[Resource], *, secrets: bool) -> list[dict
     return [resource_json(each, secrets=secrets) for each in resources]
 
 
-def difference_json(difference: Difference, *, secrets: bool) -> dict[str, Any]:
+def difference_json(difference: ResourceDifference, *, secrets: bool) -> dict[str, Any]:
     """Return a difference; ``before`` or ``after`` is missing where the resource is."""
     told: dict[str, Any] = {"type": short_name(difference.key.type_url), "name": difference.key.name}
     if difference.before is not None:

@@ -58,7 +58,7 @@ class Told(_Body):
     dry_run: bool = Field(default=False, description="Say what it would change.")
 
 
-class About(Told):
+class ChangeFields(Told):
     """What a change that brings resources may say of itself and of them."""
 
     version: str | None = Field(
@@ -66,14 +66,14 @@ class About(Told):
     )
 
 
-class ChangesetBody(About):
+class ChangesetBody(ChangeFields):
     """Resources to set, each with ``@type``, and to remove: all of it or none."""
 
     upsert: list[dict[str, Any]] = Field(default=[], max_length=ENTRIES_MAX)
     remove: list[Removal] = Field(default=[], max_length=ENTRIES_MAX)
 
 
-class SnapshotBody(About):
+class SnapshotBody(ChangeFields):
     """All that a group is to have. What reading a snapshot gives is taken too."""
 
     resources: list[dict[str, Any]] = Field(max_length=ENTRIES_MAX)

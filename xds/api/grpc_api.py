@@ -15,10 +15,9 @@ from grpc import aio
 from xds._generated import snapshots_pb2 as pb
 from xds.address import Address, BindError
 from xds.api.answers import EXPECTED, error_answer, header_value
-from xds.api.aside import aside
 from xds.api.bodies import JSON, about_message, changeset_message, document_of, known_type, parsed, replacement_message
 from xds.api.grpc_admission import Admission
-from xds.api.intake import BusyError, Intake, Room, TooSlowError
+from xds.api.intake import BodyRoom, BusyError, Intake, TooSlowError
 from xds.api.messages import (
     applied_message,
     difference_message,
@@ -31,6 +30,7 @@ from xds.api.messages import (
 )
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rules import rules_of, rules_update_of
+from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any
 from xds.api.tokens import Token
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -57,7 +57,7 @@ PING_INTERVAL_MIN_S = 10.0
 """How often a client may ping while nothing else comes, as on a watch; by gRPC's default that is every five minutes."""
 Handler = Callable[[Any], Awaitable[Any]]
 Outcome = asyncio.Future[Published] | ChangesetRejectedError
-Answer = tuple[Outcome, Room] | None
+Answer = tuple[Outcome, BodyRoom] | None
 """What becomes of a push, and the room that it takes until then; None at the end."""
 
 
@@ -198,7 +198,7 @@ class GrpcApi:
 
         return handle
 
-    async def _read(self, message_class: Any, context: Any, room: Room) -> Any:
+    async def _read(self, message_class: Any, context: Any, room: BodyRoom) -> Any:
         """Return a call's one message; how large it is, is known when it is there."""
         try:
             async with asyncio.timeout(self._body_timeout_s):
@@ -208,16 +208,16 @@ class GrpcApi:
         if data is aio.EOF:
             raise ChangesetRejectedError([Problem(what="the call has no message")])
         room.shrink(len(data))
-        return await aside(len(data), lambda: parsed(message_class, data))
+        return await run_in_thread(len(data), lambda: parsed(message_class, data))
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
     async def _apply(self, request: Any) -> Any:
-        change, version = await aside(request.ByteSize(), lambda: changeset_message(request.group, request))
+        change, version = await run_in_thread(request.ByteSize(), lambda: changeset_message(request.group, request))
         return applied_message(await self._operations.publish(change, version=version))
 
     async def _replace(self, request: Any) -> Any:
-        change, version = await aside(request.ByteSize(), lambda: replacement_message(request.group, request))
+        change, version = await run_in_thread(request.ByteSize(), lambda: replacement_message(request.group, request))
         return applied_message(await self._operations.publish(change, version=version))
 
     async def _rollback(self, request: Any) -> Any:
@@ -260,7 +260,7 @@ class GrpcApi:
             async for data in requests:
                 room = await self._intake.take(len(data))
                 try:
-                    request = await aside(len(data), partial(parsed, pb.EndpointsPush, data))
+                    request = await run_in_thread(len(data), partial(parsed, pb.EndpointsPush, data))
                     endpoints = tuple(ingest_encoded(each.type_url, each.value) for each in request.endpoints)
                     outcome: Outcome = await self._operations.push_endpoints(request.group, endpoints)
                 except ChangesetRejectedError as error:
@@ -284,7 +284,7 @@ class GrpcApi:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.type) if request.type else None
         found = await self._operations.snapshot(request.group, revision, type_url)
-        return await aside(
+        return await run_in_thread(
             found.size_bytes, lambda: snapshot_message(found, self._operations.epoch, secrets=request.secrets)
         )
 
@@ -293,7 +293,7 @@ class GrpcApi:
         found = await self._operations.diff(request.group, getattr(request, "from"), to)
         size_bytes = sum(each.size_bytes for each in found)
         told = partial(difference_message, secrets=request.secrets)
-        differences = await aside(size_bytes, lambda: [*map(told, found)])
+        differences = await run_in_thread(size_bytes, lambda: [*map(told, found)])
         return pb.Differences(differences=differences)
 
     async def _history(self, request: Any) -> Any:
@@ -310,7 +310,9 @@ class GrpcApi:
                 request = await self._read(pb.WatchRequest, context, room)
             await self._operations.must_be_kept(request.after)
             async for stored in self._operations.watch(request.after):
-                yield await aside(stored.entry.size_bytes, partial(event_message, stored, secrets=request.secrets))
+                yield await run_in_thread(
+                    stored.entry.size_bytes, partial(event_message, stored, secrets=request.secrets)
+                )
         except EXPECTED as error:
             await context.abort(*_refusal(error))
 

@@ -23,7 +23,7 @@ class TooSlowError(Exception):
     """A body did not arrive in time."""
 
 
-class Room:
+class BodyRoom:
     """What one body may take of an intake, until it is given back."""
 
     def __init__(self, intake: "Intake", size_bytes: int) -> None:
@@ -57,7 +57,7 @@ class Intake:
         self._was_large = False
 
     @asynccontextmanager
-    async def room(self, size_bytes: int) -> AsyncIterator[Room]:
+    async def room(self, size_bytes: int) -> AsyncIterator[BodyRoom]:
         """Hold room for a body of so many bytes at most. Raises BusyError where there is none for too long."""
         room = await self.take(size_bytes)
         try:
@@ -65,14 +65,14 @@ class Intake:
         finally:
             room.give_back()
 
-    async def take(self, size_bytes: int) -> Room:
+    async def take(self, size_bytes: int) -> BodyRoom:
         """Return room for a body, to be given back. Raises BusyError where there is none for too long."""
         assert size_bytes <= self._bytes_max
         if not self._waiting and self._held_bytes + size_bytes <= self._bytes_max:
             self._held_bytes += size_bytes
         else:
             await self._turn(size_bytes)
-        return Room(self, size_bytes)
+        return BodyRoom(self, size_bytes)
 
     async def _turn(self, size_bytes: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from xds._generated import snapshots_pb2 as pb
-from xds.api.operations import Difference, GroupInfo, Snapshot
+from xds.api.operations import GroupInfo, ResourceDifference, SnapshotAnswer
 from xds.api.shown import resource_any
 from xds.model.problem import Problem
 from xds.model.types import short_name
@@ -44,13 +44,13 @@ def problems_message(problems: Iterable[Problem]) -> Any:
     return message
 
 
-def snapshot_message(snapshot: Snapshot, epoch: str, *, secrets: bool) -> Any:
+def snapshot_message(snapshot: SnapshotAnswer, epoch: str, *, secrets: bool) -> Any:
     """Return what a group has at a revision."""
     resources = [resource_any(each, secrets=secrets) for each in snapshot.resources]
     return pb.Snapshot(revision=snapshot.revision, resources=resources, epoch=epoch)
 
 
-def difference_message(difference: Difference, *, secrets: bool) -> Any:
+def difference_message(difference: ResourceDifference, *, secrets: bool) -> Any:
     """Return a difference."""
     before, after = difference.before, difference.after
     return pb.Difference(

@@ -32,7 +32,7 @@ _COUNTERS = (
 )
 
 
-class Workers(Protocol):
+class WorkerStates(Protocol):
     """How worker processes are."""
 
     @property
@@ -65,7 +65,7 @@ class Serving(Protocol):
         ...
 
     @property
-    def workers(self) -> Workers:
+    def workers(self) -> WorkerStates:
         """How the worker processes are."""
         ...
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
-from xds.api.aside import aside
+from xds.api.run_in_thread import run_in_thread
 from xds.model.catalog import Catalog
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -34,7 +34,7 @@ class UnknownNodeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class SnapshotAnswer:
     """A group's own resources at a revision, by type and name."""
 
     revision: int
@@ -47,7 +47,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ResourceDifference:
     """One resource that two revisions differ in; None where it is not there."""
 
     key: Key
@@ -165,11 +165,11 @@ class Operations:
         """The groups that are served."""
         return self._catalog.snapshots.keys()
 
-    async def snapshot(self, group: str, revision: int | None = None, type_url: str | None = None) -> Snapshot:
+    async def snapshot(self, group: str, revision: int | None = None, type_url: str | None = None) -> SnapshotAnswer:
         """Return what a group has itself. Raises UnknownGroupError, CompactedError and NotYetError."""
         if revision is None or revision == self.revision:
             self._must_be_known(group)
-            return Snapshot(self.revision, _of_type(self._catalog.own(group), type_url))
+            return SnapshotAnswer(self.revision, _of_type(self._catalog.own(group), type_url))
         if revision < 0:
             raise NotYetError(revision, self.revision)
         state = await self._publisher.store.state(revision)
@@ -179,8 +179,8 @@ class Operations:
             raise UnknownGroupError(group)
         chosen = sorted(key for key in own if type_url in (None, key.type_url))
         size_bytes = sum(len(own[key]) for key in chosen)
-        resources = await aside(size_bytes, lambda: tuple(restored(key, own[key], place) for key in chosen))
-        return Snapshot(revision, resources)
+        resources = await run_in_thread(size_bytes, lambda: tuple(restored(key, own[key], place) for key in chosen))
+        return SnapshotAnswer(revision, resources)
 
     async def resource(self, group: str, type_url: str, name: str, revision: int | None = None) -> Resource:
         """Return one resource that a group has itself. Raises UnknownResourceError too."""
@@ -195,13 +195,13 @@ class Operations:
             raise UnknownResourceError(f"the group {group!r} has no {name!r} of that type")
         return found
 
-    async def diff(self, group: str, before: int, after: int | None = None) -> list[Difference]:
+    async def diff(self, group: str, before: int, after: int | None = None) -> list[ResourceDifference]:
         """Return what two revisions of a group differ in, by type and name."""
         old, new = await self.snapshot(group, before), await self.snapshot(group, after)
         olds = {Key(group, each.type_url, each.name): each for each in old.resources}
         news = {Key(group, each.type_url, each.name): each for each in new.resources}
         pairs = [(key, olds.get(key), news.get(key)) for key in sorted(olds.keys() | news.keys())]
-        return [Difference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
+        return [ResourceDifference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
 
     async def history(self, *, limit: int, before: int | None = None) -> list[Head]:
         """Return the newest changes, newest first, so many at most; those before a revision."""

@@ -26,7 +26,6 @@ from xds.api.answers import (
     published_json,
     resources_json,
 )
-from xds.api.aside import aside
 from xds.api.guard import Guard, Hosts
 from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
@@ -35,6 +34,7 @@ from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.rest_intake import TakingIn
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
 from xds.api.rules import rules_of, rules_update_of
+from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
 from xds.api.tokens import Token
 from xds.escaping import json_text, yaml_text
@@ -191,7 +191,7 @@ class _Rest:
             """Set and remove resources: all of it, or none."""
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
-            change, version = await aside(len(data), lambda: bodies.changeset_change(group, data, media_type))
+            change, version = await run_in_thread(len(data), lambda: bodies.changeset_change(group, data, media_type))
             return await self._publish(_if(if_match, change), version)
 
         @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
@@ -199,7 +199,7 @@ class _Rest:
             """Make a group have these resources and no others."""
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
-            change, version = await aside(len(data), lambda: bodies.snapshot_change(group, data, media_type))
+            change, version = await run_in_thread(len(data), lambda: bodies.snapshot_change(group, data, media_type))
             return await self._publish(_if(if_match, change), version)
 
         @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
@@ -208,7 +208,7 @@ class _Rest:
             _, group, _, word, name = _five(_within(request))
             type_url = bodies.known_type(word)
             data, written = await self._body(request), request.headers.get("content-type", "")
-            resource = await aside(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
+            resource = await run_in_thread(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
             return await self._publish(_if(if_match, Change(upserts={group: (resource,)})))
 
         @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
@@ -254,7 +254,7 @@ class _Rest:
                 content = {"group": group, "revision": found.revision, "epoch": epoch, "resources": resources}
                 return _answer_in(accepted, content, _etag(found.revision))
 
-            return await aside(found.size_bytes, answer)
+            return await run_in_thread(found.size_bytes, answer)
 
         @app.get("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
         async def read_resource(request: Request, revision: Revision = None, redact: Redact = True) -> Response:
@@ -284,7 +284,9 @@ class _Rest:
             """Return what a group's resources differ in between two revisions, or since one."""
             found = await self._operations.diff(_within(request)[1], before, after)
             size_bytes = sum(each.size_bytes for each in found)
-            told = await aside(size_bytes, lambda: [difference_json(each, secrets=not redact) for each in found])
+            told = await run_in_thread(
+                size_bytes, lambda: [difference_json(each, secrets=not redact) for each in found]
+            )
             return self._told({"differences": told})
 
         @app.get("/v1/revisions")
@@ -315,7 +317,7 @@ class _Rest:
         yield f": epoch {self._operations.epoch}\n\n"
         try:
             async for stored in self._operations.watch(after):
-                data = await aside(stored.entry.size_bytes, partial(_event_data, stored))
+                data = await run_in_thread(stored.entry.size_bytes, partial(_event_data, stored))
                 yield f"id: {stored.revision}\nevent: change\ndata: {data}\n\n"
         except EXPECTED as error:
             yield f"event: error\ndata: {json_text(error_answer(error).body)}\n\n"

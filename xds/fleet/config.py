@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from xds.fleet.behaviour import Mix
-from xds.fleet.plan import Plan
+from xds.fleet.plan import SubscriptionPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class WorkerConfig:
     reconnect_lost: bool
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> SubscriptionPlan:
         """What the sidecars subscribe to. Raises ValueError."""
-        return Plan.of(self.types, self.subscribe, sotw=self.sotw)
+        return SubscriptionPlan.of(self.types, self.subscribe, sotw=self.sotw)
 
     def to_json(self) -> str:
         """Return the config as one line."""

@@ -66,7 +66,7 @@ class Message:
         return self._nack
 
 
-class Bounded(dict[Any, Any]):
+class BoundedCache(dict[Any, Any]):
     """A cache by bytes that is emptied when its keys are too many; what was in it is only made again."""
 
     __slots__ = ("bytes_kept", "bytes_max")
@@ -89,10 +89,10 @@ class Parser:
 
     def __init__(self, *, sotw: bool) -> None:
         self._sotw = sotw
-        self._latest = Bounded()
-        self._messages = Bounded()
-        self._bodies = Bounded()
-        self._resources = Bounded()
+        self._latest = BoundedCache()
+        self._messages = BoundedCache()
+        self._bodies = BoundedCache()
+        self._resources = BoundedCache()
         self._held: WeakValueDictionary[bytes, Held] = WeakValueDictionary()
         self._contents: WeakValueDictionary[tuple[object, ...], Content] = WeakValueDictionary()
 

@@ -15,8 +15,8 @@ from xds.fleet.connector import Connector
 from xds.fleet.content import Parser
 from xds.fleet.fatal import start
 from xds.fleet.http2 import opening
-from xds.fleet.session import Session, Sessions
-from xds.fleet.shared import Shared
+from xds.fleet.session import SidecarSession, SidecarSessions
+from xds.fleet.shared import SharedByStreams
 from xds.fleet.sidecar import NEVER, Sidecar
 from xds.fleet.stream import FaultError
 from xds.fleet.wire import NodeTemplate, Outgoing, delta_request
@@ -40,8 +40,8 @@ class Crowd:
     def __init__(self, config: WorkerConfig, *, probe: str = "") -> None:
         plan = config.plan
         self.config, self.probe = config, probe
-        self.sessions = Sessions(plan)
-        self.shared = Shared(
+        self.sessions = SidecarSessions(plan)
+        self.shared = SharedByStreams(
             opening=opening(
                 authority=config.authority, sotw=plan.sotw, tls=config.tls is not None, window_bytes=config.window_bytes
             ),
@@ -51,7 +51,7 @@ class Crowd:
         self.connector = Connector(config)
         self.sidecars: list[Sidecar] = []
         self.opening = _with_node_to_come(self.sessions.opening)
-        self._resumptions: WeakKeyDictionary[Session, tuple[int, Outgoing]] = WeakKeyDictionary()
+        self._resumptions: WeakKeyDictionary[SidecarSession, tuple[int, Outgoing]] = WeakKeyDictionary()
         node = config.node
         self._node = NodeTemplate.of(
             cluster=node.cluster,

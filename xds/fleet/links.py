@@ -128,7 +128,7 @@ class WorkerLink:
         self._waiting.clear()
 
 
-class Workers:
+class FleetWorkers:
     """All worker processes, asked together."""
 
     def __init__(self, on_progress: OnProgress) -> None:

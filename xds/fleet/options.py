@@ -7,7 +7,7 @@ from typing import Any
 from xds.address import Address
 from xds.fleet.behaviour import Mix
 from xds.fleet.config import NodeOptions, Tls, WorkerConfig
-from xds.fleet.plan import DEFAULT_TYPES, Plan
+from xds.fleet.plan import DEFAULT_TYPES, SubscriptionPlan
 from xds.fleet.trigger import trigger_of
 
 SIDECARS_PER_WORKER = 15_000
@@ -73,9 +73,9 @@ class FleetOptions:
         _ = self.plan
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> SubscriptionPlan:
         """What the sidecars subscribe to."""
-        return Plan.of(self.types, self.subscribe, sotw=self.sotw)
+        return SubscriptionPlan.of(self.types, self.subscribe, sotw=self.sotw)
 
     @property
     def worker_count(self) -> int:

@@ -14,7 +14,7 @@ _LEARNED = {ENDPOINTS: CLUSTER, ROUTE: LISTENER}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SubscriptionPlan:
     """The types in the order they are asked for, each a wildcard or by names.
 
     ``explicit`` names are asked for beside those that clusters and listeners name. A type of which no names are known
@@ -41,7 +41,7 @@ class Plan:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def of(cls, types: Iterable[str], subscribe: Mapping[str, Iterable[str]], *, sotw: bool) -> "Plan":
+    def of(cls, types: Iterable[str], subscribe: Mapping[str, Iterable[str]], *, sotw: bool) -> "SubscriptionPlan":
         """Make a plan of short type names or type URLs. Raises ValueError saying what can't be asked for so."""
         wanted = {type_url_of(word) for word in types}
         explicit = {type_url_of(word): frozenset(names) for word, names in subscribe.items()}

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from xds.fleet.calm import wait_calm
-from xds.fleet.links import Workers
+from xds.fleet.links import FleetWorkers
 from xds.fleet.options import FleetOptions
 from xds.fleet.processes import CpuUse, ProcessTree
 from xds.fleet.results import Latency, Push, Pushes
@@ -32,7 +32,7 @@ class Pusher:
 
     def __init__(
         self,
-        workers: Workers,
+        workers: FleetWorkers,
         trigger: Trigger,
         options: FleetOptions,
         *,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from xds.fleet.results import Latency, Pushes, Result, Step
+from xds.fleet.results import Latency, Pushes, Result, RunStep
 
 NONE = "–"
 
@@ -72,7 +72,7 @@ def _figure(value: float | None, digits: int = 1) -> str:
     return NONE if value is None else f"{value:,.{digits}f}"
 
 
-def _connect_row(step: Step) -> tuple[str, ...]:
+def _connect_row(step: RunStep) -> tuple[str, ...]:
     connect = step.connect
     p50, p99, _, last = _latency(connect.connect_to_synced)
     return (
@@ -88,7 +88,7 @@ def _connect_row(step: Step) -> tuple[str, ...]:
     )
 
 
-def _memory_row(step: Step) -> tuple[str, ...]:
+def _memory_row(step: RunStep) -> tuple[str, ...]:
     memory = step.memory
     assert memory is not None, "rows are made of steps that have it"
     after = NONE if memory.after_pushes_bytes is None else f"{memory.after_pushes_bytes / 1e6:,.1f}"
@@ -102,7 +102,7 @@ def _memory_row(step: Step) -> tuple[str, ...]:
     )
 
 
-def _pushes_row(step: Step, series: Pushes) -> tuple[str, ...]:
+def _pushes_row(step: RunStep, series: Pushes) -> tuple[str, ...]:
     each = series.bytes_received / series.responses if series.responses else None
     return (
         f"{step.streams:,}",

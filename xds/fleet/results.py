@@ -48,7 +48,7 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryFigures:
     """The server's proportional set size, in all its processes.
 
     What a stream costs is the growth without files mapped into memory, which other processes may share or not. Growth
@@ -124,12 +124,12 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RunStep:
     """One size of the fleet."""
 
     streams: int
     connect: Connected
-    memory: Memory | None
+    memory: MemoryFigures | None
     pushes: tuple[Pushes, ...]
 
 
@@ -142,7 +142,7 @@ class Result:
     machine: dict[str, Any]
     options: dict[str, Any]
     resources: dict[str, int] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RunStep] = field(default_factory=list)
     newcomers: Newcomers | None = None
     storm: Storm | None = None
     verify: Verified | None = None

@@ -10,11 +10,11 @@ from typing import Any
 
 from xds.fleet.about import UnknownTargetError, machine, resolve, tool_versions
 from xds.fleet.calm import wait_calm
-from xds.fleet.links import WorkerDiedError, Workers
+from xds.fleet.links import FleetWorkers, WorkerDiedError
 from xds.fleet.options import FleetOptions
 from xds.fleet.processes import CpuUse, MemoryUse, ProcessGoneError, ProcessTree
 from xds.fleet.pushes import Pusher
-from xds.fleet.results import Connected, Latency, Memory, Newcomers, Pushes, Result, Step, Storm, Verified
+from xds.fleet.results import Connected, Latency, MemoryFigures, Newcomers, Pushes, Result, RunStep, Storm, Verified
 from xds.fleet.trigger import Trigger, TriggerError, trigger_of
 from xds.fleet.worker import unpacked
 
@@ -53,7 +53,7 @@ class Fleet:
         self._phase = ""
         self._done: Counter[int] = Counter()
         self._total = 0
-        self.workers = Workers(self._note_progress)
+        self.workers = FleetWorkers(self._note_progress)
         self.result = Result(
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             tool=tool_versions(),
@@ -104,7 +104,7 @@ class Fleet:
 
     async def _step(self, size: int, before: MemoryUse | None, pusher: Pusher | None) -> None:
         connected = await self._connect(size)
-        self.result.steps.append(Step(size, connected, None, ()))  # kept if the rest fails
+        self.result.steps.append(RunStep(size, connected, None, ()))  # kept if the rest fails
         after = await self._memory()
         behaviours = Counter[str]()
         for counts in await self.workers.ask("misbehave"):
@@ -121,7 +121,7 @@ class Fleet:
                 await asyncio.sleep(SETTLED_S)
         memory = None
         if before is not None and after is not None:
-            memory = Memory(
+            memory = MemoryFigures(
                 before_bytes=before.pss_bytes,
                 connected_bytes=after.pss_bytes,
                 bytes_per_stream=round((after.own_bytes - before.own_bytes) / size, 1),
@@ -129,7 +129,7 @@ class Fleet:
                 after_pushes_bytes=pushed.pss_bytes if series and (pushed := await self._memory()) else None,
             )
             self._last = (size, after)
-        self.result.steps[-1] = Step(size, connected, memory, tuple(series))
+        self.result.steps[-1] = RunStep(size, connected, memory, tuple(series))
 
     async def _connect(self, size: int) -> Connected:
         commands = self._growing_to(size)

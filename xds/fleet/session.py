@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from immutables import Map
 
 from xds.fleet.content import Content, Held
-from xds.fleet.plan import Plan
+from xds.fleet.plan import SubscriptionPlan
 from xds.fleet.wire import Outgoing, delta_request, sotw_request
 
 STEPS_MAX = 65_536
@@ -21,7 +21,7 @@ _MASK = (1 << 128) - 1
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
-class TypeState:
+class SidecarTypeState:
     """One type of a session. ``fingerprint`` sums the digests of what is held, in any order."""
 
     asked: bool = False
@@ -53,42 +53,42 @@ class Request:
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
-class Session:
+class SidecarSession:
     """The state of a whole session. ``ready`` says that all that was asked for is answered."""
 
-    types: tuple[TypeState, ...]
+    types: tuple[SidecarTypeState, ...]
     ready: bool
-    steps: dict[Content, "Step"] = field(default_factory=dict)
+    steps: dict[Content, "SidecarStep"] = field(default_factory=dict)
     acks: dict[int, tuple[str, Outgoing]] = field(default_factory=dict)
     burst: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class SidecarStep:
     """What a response makes of a session. ``frames`` are its requests, encoded, where they are equal for all."""
 
-    session: Session
+    session: SidecarSession
     requests: tuple[Request, ...]
     frames: Outgoing | None
 
 
-class Sessions:
+class SidecarSessions:
     """Every state that some sidecar of this process is in.
 
     A new sidecar begins in ``initial``, by sending ``opening``.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SubscriptionPlan) -> None:
         self.plan = plan
-        self._types: WeakValueDictionary[tuple[object, ...], TypeState] = WeakValueDictionary()
-        self._sessions: WeakValueDictionary[tuple[int, ...], Session] = WeakValueDictionary()
+        self._types: WeakValueDictionary[tuple[object, ...], SidecarTypeState] = WeakValueDictionary()
+        self._sessions: WeakValueDictionary[tuple[int, ...], SidecarSession] = WeakValueDictionary()
         self._steps = 0
-        states = [TypeState() for _ in plan.types]
+        states = [SidecarTypeState() for _ in plan.types]
         opening = self._subscribe(states, [None] * len(states))
         self.initial = self._intern(states)
         self.opening = tuple(self._encode(self.initial, request) for request in opening)
 
-    def step(self, session: Session, content: Content) -> Step | None:
+    def step(self, session: SidecarSession, content: Content) -> SidecarStep | None:
         """Return what a response makes of a session; None where its type was never asked for."""
         known = session.steps.get(content)
         if known is not None:
@@ -103,11 +103,11 @@ class Sessions:
         frames = None
         if requests and not self.plan.sotw:
             frames = Outgoing.of(self._encode(after, request) for request in requests)
-        step = Step(after, requests, frames)
+        step = SidecarStep(after, requests, frames)
         self._remember(session, content, step)
         return step
 
-    def _remember(self, session: Session, content: Content, step: Step) -> None:
+    def _remember(self, session: SidecarSession, content: Content, step: SidecarStep) -> None:
         self._steps += 1
         if self._steps > STEPS_MAX:
             self._steps = 0
@@ -115,7 +115,7 @@ class Sessions:
                 known.steps.clear()
         session.steps[content] = step
 
-    def _applied(self, index: int, state: TypeState, content: Content) -> TypeState:
+    def _applied(self, index: int, state: SidecarTypeState, content: Content) -> SidecarTypeState:
         wildcard = self.plan.wildcard[index]
         added = {name: held for name, held in content.added if wildcard or name in state.wanted}
         removed = {name for name in content.removed if wildcard or name in state.wanted}
@@ -140,7 +140,7 @@ class Sessions:
             version=content.version if self.plan.sotw else "",
         )
 
-    def _subscribe(self, states: list[TypeState], before: Sequence[TypeState | None]) -> list[Request]:
+    def _subscribe(self, states: list[SidecarTypeState], before: Sequence[SidecarTypeState | None]) -> list[Request]:
         """Bring what is wanted up to date with what is held, in place; return the requests that say so."""
         plan, requests = self.plan, list[Request]()
         for index, state in enumerate(states):
@@ -164,13 +164,13 @@ class Sessions:
                 )
         return requests
 
-    def _is_warm(self, states: Sequence[TypeState]) -> bool:
+    def _is_warm(self, states: Sequence[SidecarTypeState]) -> bool:
         return not any(at_once and self._waits(index, states[index]) for index, at_once in enumerate(self.plan.at_once))
 
-    def _waits(self, index: int, state: TypeState) -> bool:
+    def _waits(self, index: int, state: SidecarTypeState) -> bool:
         return state.waits(wildcard=self.plan.wildcard[index], sotw=self.plan.sotw)
 
-    def _wanting(self, state: TypeState, wanted: frozenset[str]) -> TypeState:
+    def _wanting(self, state: SidecarTypeState, wanted: frozenset[str]) -> SidecarTypeState:
         gone = state.wanted - wanted
         fingerprint = state.fingerprint
         with state.held.mutate() as held:
@@ -187,18 +187,18 @@ class Sessions:
             fingerprint=fingerprint & _MASK,
         )
 
-    def _intern(self, states: Iterable[TypeState]) -> Session:
+    def _intern(self, states: Iterable[SidecarTypeState]) -> SidecarSession:
         types = tuple(self._types.setdefault(state.key(), state) for state in states)
         key = tuple(map(id, types))
         known = self._sessions.get(key)
         if known is None:
-            known = Session(types, ready=not any(self._waits(index, state) for index, state in enumerate(types)))
+            known = SidecarSession(types, ready=not any(self._waits(index, state) for index, state in enumerate(types)))
             self._sessions[key] = known
         return known
 
     # --- Requests ------------------------------------------------------------------------------------------------
 
-    def _encode(self, session: Session, request: Request) -> bytes:
+    def _encode(self, session: SidecarSession, request: Request) -> bytes:
         if self.plan.sotw:
             state = session.types[request.index]
             return sotw_request(self.plan.types[request.index], sorted(state.wanted), version=state.version, nonce="")
@@ -206,7 +206,7 @@ class Sessions:
             self.plan.types[request.index], subscribe=request.subscribe, unsubscribe=request.unsubscribe
         )
 
-    def sotw_answer(self, session: Session, index: int, nonce: str, rejection: str | None = None) -> Outgoing:
+    def sotw_answer(self, session: SidecarSession, index: int, nonce: str, rejection: str | None = None) -> Outgoing:
         """Return a state-of-the-world request for a type: all names, the version it is at, and a nonce."""
         known = session.acks.get(index)
         if known is not None and known[0] == nonce and rejection is None:
@@ -220,7 +220,7 @@ class Sessions:
             session.acks[index] = (nonce, answer)
         return answer
 
-    def resumption(self, session: Session) -> tuple[bytes, ...]:
+    def resumption(self, session: SidecarSession) -> tuple[bytes, ...]:
         """Return what an Envoy that had this session sends when it reconnects: all types in one burst, with versions.
 
         Resources that it never received, or that were reported missing, have no version there. Encoded once a session.

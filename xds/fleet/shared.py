@@ -1,12 +1,12 @@
 """What all streams of a process have in common: how they begin, and which chunks are messages. It does no I/O."""
 
-from xds.fleet.content import Bounded, Message, Parser
+from xds.fleet.content import BoundedCache, Message, Parser
 from xds.transport.http2.frames import FRAME_BYTES_MAX, HEADER_BYTES
 
 _CHUNK_BYTES_MAX = FRAME_BYTES_MAX + HEADER_BYTES
 
 
-class Shared:
+class SharedByStreams:
     """What all streams of a process share; ``bytes_received`` counts those of all.
 
     ``latest`` is the chunk that a stream received last, if it was one message: in a push the next stream is mostly sent
@@ -18,7 +18,7 @@ class Shared:
     def __init__(self, *, opening: bytes, window_bytes: int, parser: Parser) -> None:
         self.opening, self.parser = opening, parser
         self.room_bytes = window_bytes >> 1  # so much is read before the server is told
-        self.chunks = Bounded()
+        self.chunks = BoundedCache()
         self.bytes_received = 0
         self.latest = b""
         self.latest_message: Message | None = None

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from xds.fleet.behaviour import Behaviour
 from xds.fleet.content import Message
-from xds.fleet.session import Session, Sessions, Step
-from xds.fleet.shared import Shared
+from xds.fleet.session import SidecarSession, SidecarSessions, SidecarStep
+from xds.fleet.shared import SharedByStreams
 from xds.fleet.stream import ClientStream, FaultError
 from xds.fleet.wire import STREAM_ID, Outgoing
 from xds.model.types import ENDPOINTS
@@ -22,8 +22,8 @@ REJECTION = "rejected by the load test, as --nack asks"
 class SidecarCrowd(Protocol):
     """What a sidecar needs of its crowd: what it is to do, and the counts that it adds to. For annotations alone."""
 
-    sessions: Sessions
-    shared: Shared
+    sessions: SidecarSessions
+    shared: SharedByStreams
     probe: str
     opening: tuple[int, Outgoing]
     goal: int
@@ -78,7 +78,7 @@ class Sidecar(ClientStream):
     def __init__(self, crowd: SidecarCrowd, index: int, behaviour: Behaviour = Behaviour.WELL) -> None:
         super().__init__(crowd.shared)
         self.crowd, self.index, self.behaviour = crowd, index, behaviour
-        self.session: Session = crowd.sessions.initial
+        self.session: SidecarSession = crowd.sessions.initial
         self.started_ns = self.synced_ns = 0
         self.synced = self.reconnecting = self.probing = self.rejects = self.misbehaving = False
         self.goal = NEVER
@@ -142,7 +142,7 @@ class Sidecar(ClientStream):
         if self.reconnecting:
             self._resumed(message)
 
-    def _answer_sotw(self, step: Step, message: Message) -> None:
+    def _answer_sotw(self, step: SidecarStep, message: Message) -> None:
         assert self.nonces is not None
         sessions = self.crowd.sessions
         index = sessions.plan.index[message.content.type_url]

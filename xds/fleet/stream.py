@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from xds.fleet.content import MalformedError, Message
 from xds.fleet.http2 import STREAM_ID, headers
-from xds.fleet.shared import Shared
+from xds.fleet.shared import SharedByStreams
 from xds.fleet.wire import Outgoing
 from xds.transport.http2.frames import (
     ACK,
@@ -74,7 +74,7 @@ class ClientStream(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: SharedByStreams) -> None:
         self.shared = shared
         self.transport: asyncio.Transport | None = None
         self.begin()

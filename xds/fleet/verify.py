@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xds.fleet.plan import Plan
-from xds.fleet.session import Session
+from xds.fleet.plan import SubscriptionPlan
+from xds.fleet.session import SidecarSession
 from xds.model.types import short_name
 
 NAMES_SHOWN_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TypeMismatch:
     """How one type of one sidecar differs from the observer's: the number of names, and the first few of each kind."""
 
     type_name: str
@@ -33,7 +33,7 @@ class Difference:
         return f"{self.type_name}: {self.count} differ: {'; '.join(parts)}"
 
 
-def equal(session: Session, observed: Session) -> bool:
+def equal(session: SidecarSession, observed: SidecarSession) -> bool:
     """Say whether two sessions hold the same resources: names, versions and content."""
     if session is observed:
         return True
@@ -43,7 +43,7 @@ def equal(session: Session, observed: Session) -> bool:
     )
 
 
-def differences(plan: Plan, session: Session, observed: Session) -> list[Difference]:
+def differences(plan: SubscriptionPlan, session: SidecarSession, observed: SidecarSession) -> list[TypeMismatch]:
     """Return what a session differs in, type by type."""
     found = []
     for type_url, mine, other in zip(plan.types, session.types, observed.types, strict=True):
@@ -54,7 +54,9 @@ def differences(plan: Plan, session: Session, observed: Session) -> list[Differe
         )
         count = len(missing) + len(unexpected) + len(outdated)
         if count:
-            found.append(Difference(short_name(type_url), _first(missing), _first(unexpected), _first(outdated), count))
+            found.append(
+                TypeMismatch(short_name(type_url), _first(missing), _first(unexpected), _first(outdated), count)
+            )
     return found
 
 
@@ -62,7 +64,7 @@ def _first(names: list[str]) -> tuple[str, ...]:
     return tuple(names[:NAMES_SHOWN_MAX])
 
 
-def waiting_for(plan: Plan, session: Session) -> str:
+def waiting_for(plan: SubscriptionPlan, session: SidecarSession) -> str:
     """Say what a session that is not ready has not been told, in words."""
     parts = []
     for index, (type_url, state) in enumerate(zip(plan.types, session.types, strict=True)):
@@ -74,7 +76,7 @@ def waiting_for(plan: Plan, session: Session) -> str:
     return "no answer for " + ("; ".join(parts) or "its last requests")
 
 
-def summary(plan: Plan, session: Session) -> dict[str, dict[str, Any]]:
+def summary(plan: SubscriptionPlan, session: SidecarSession) -> dict[str, dict[str, Any]]:
     """Return how many resources of each type a session has, and their fingerprint, which is equal in every process."""
     return {
         short_name(type_url): {"resources": len(state.held), "fingerprint": f"{state.fingerprint:032x}"}

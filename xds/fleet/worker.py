@@ -34,7 +34,7 @@ EXAMPLES_MAX = 5
 _COMPARED = (Behaviour.WELL, Behaviour.SLOW)
 
 
-class Worker:
+class FleetWorker:
     """The commands of one process."""
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -292,7 +292,7 @@ def _example(crowd: Crowd) -> str:
     return next(iter(crowd.examples.values()), "the connection was lost")
 
 
-async def _answer(worker: Worker, command: dict[str, Any]) -> None:
+async def _answer(worker: FleetWorker, command: dict[str, Any]) -> None:
     number, name = command.pop("id"), command.pop("do")
     try:
         say({"id": number, "answer": await getattr(worker, f"do_{name}")(**command)})
@@ -306,7 +306,7 @@ async def serve() -> None:
     reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    worker = Worker(WorkerConfig.from_json((await reader.readline()).decode()))
+    worker = FleetWorker(WorkerConfig.from_json((await reader.readline()).decode()))
     say({"event": "ready"})
     async with asyncio.TaskGroup() as group:
         while line := await reader.readline():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from xds.publishing.changes import Change, Published
-from xds.publishing.plan import Plan
+from xds.publishing.plan import ChangePlan
 from xds.store.entries import Stored
 
 
@@ -35,7 +35,7 @@ class Planned:
     ``kept`` once the store has said that it keeps the entry.
     """
 
-    plan: Plan
+    plan: ChangePlan
     waiting: list[Waiting]
     kept: bool = False
 

@@ -18,7 +18,7 @@ from xds.store.errors import ConflictError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ChangePlan:
     """What is to be kept and served of a change. ``entry`` is None where there is nothing to do."""
 
     published: Published
@@ -27,7 +27,7 @@ class Plan:
     entry: Entry | None
 
 
-def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> Plan:
+def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> ChangePlan:
     """Apply a change to ``head``, and return what it came to; ``undo`` takes it back.
 
     Raises ChangesetRejectedError, ConflictError, KeptElsewhereError and UnknownGroupError, with ``head`` as before.
@@ -46,14 +46,14 @@ def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> Plan:
     before = head.revision
     if not operations and table is None:
         published = Published(revision=before, unchanged=unchanged)
-        return Plan(published=published, changeset=Changeset(), undo=Changeset(), entry=None)
+        return ChangePlan(published=published, changeset=Changeset(), undo=Changeset(), entry=None)
     changeset = changeset_of(operations, table, head)
     undo = head.inverse(changeset)
     head.apply(changeset, revision=before + 1)
     if change.dry_run:
         head.apply(undo, revision=before)
         published = Published(revision=before, changed=tuple(operations), unchanged=unchanged)
-        return Plan(published=published, changeset=changeset, undo=undo, entry=None)
+        return ChangePlan(published=published, changeset=changeset, undo=undo, entry=None)
     entry = Entry(
         id=entry_id,
         operations={key: None if new is None else new.encoded for key, new in operations.items()},
@@ -64,7 +64,7 @@ def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> Plan:
         request=digest_of(change),
     )
     published = Published(revision=before + 1, changed=tuple(operations), unchanged=unchanged)
-    return Plan(published=published, changeset=changeset, undo=undo, entry=entry)
+    return ChangePlan(published=published, changeset=changeset, undo=undo, entry=entry)
 
 
 def merged(changes: Iterable[Change]) -> Change:

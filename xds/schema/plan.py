@@ -26,7 +26,7 @@ TYPED_CONFIG_STEPS_MAX = 100
 """Keys and indexes above a typed config. Each is a message tree of its own to protobuf, which limits only one tree."""
 
 
-class Plan:
+class MessagePlan:
     """How to walk one message type in one mode."""
 
     __slots__ = ("_extract", "_fields", "_full", "_missing", "_mode", "_plans", "descriptor")
@@ -113,15 +113,15 @@ class Plans:
 
     def __init__(self, schema: pool.Schema) -> None:
         self.schema = schema
-        self._plans: dict[tuple[str, int], Plan] = {}
+        self._plans: dict[tuple[str, int], MessagePlan] = {}
         self._interesting: dict[tuple[str, int], bool] = {}
 
-    def of(self, descriptor: Any, mode: int) -> Plan | None:
+    def of(self, descriptor: Any, mode: int) -> MessagePlan | None:
         """Return the plan of a message type, or None when nothing beneath it needs a look."""
         key = (descriptor.full_name, mode)
         plan = self._plans.get(key)
         if plan is None and self._is_interesting(descriptor, mode):
-            plan = self._plans.setdefault(key, Plan(self, descriptor, mode))
+            plan = self._plans.setdefault(key, MessagePlan(self, descriptor, mode))
         return plan
 
     def mode_within(self, descriptor: Descriptor, mode: int) -> int:

@@ -13,14 +13,14 @@ from xds.model.types import TYPE_PREFIX
 from xds.schema.decode import Findings
 from xds.schema.ingest import RESOURCE_BYTES_MAX, ingest, load_plans
 from xds.schema.names import NAMED_INSIDE, name_field
-from xds.schema.plan import CHECK, REFERENCES, Plan
+from xds.schema.plan import CHECK, REFERENCES, MessagePlan
 from xds.schema.redact import REDACTED_BYTES
 from xds.schema.wire import encode_any, encode_resource
 
 
 class _Type(NamedTuple):
     message_class: Any
-    plan: Plan
+    plan: MessagePlan
     name_field: str
 
 

@@ -1,7 +1,7 @@
 """What the parent process and its workers tell each other. It does not know how messages travel.
 
 Both ends are one program on one machine and trust each other, so messages are pickled. A worker is told everything in
-one ``Begin``, then each ``Change`` in order; it tells its figures, and what of its nodes the others have to know.
+one ``Begin``, then each ``FeedChange`` in order; it tells its figures, and what of its nodes the others have to know.
 """
 
 import pickle
@@ -26,7 +26,7 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FeedChange:
     """A changeset that made a revision."""
 
     revision: int

@@ -26,7 +26,7 @@ from xds.serving.workers_state import WorkersState
 from xds.transport.calls import Reply
 from xds.transport.coalescer import Coalescer
 from xds.transport.dispatcher import Dispatcher, Transport
-from xds.transport.http2.limits import Limits as HttpLimits
+from xds.transport.http2.limits import Http2Limits
 from xds.transport.native import NativeOptions, NativeTransport
 from xds.transport.tls import TlsFiles
 from xds.version import __version__
@@ -206,7 +206,7 @@ class Streams:
             handshake_s=connections.handshake_timeout_s,
             idle_s=connections.idle_timeout_s,
             connections_max=self.connections_max,
-            limits=HttpLimits(message_bytes_max=transport.message_bytes_max),
+            limits=Http2Limits(message_bytes_max=transport.message_bytes_max),
             tls=self._tls_files(),
         )
 

@@ -21,7 +21,7 @@ from xds.model.catalog import Catalog
 from xds.protocol.errors import StreamRefusedError
 from xds.schema.pool import load_schema
 from xds.serving.asking import ANSWER_S, Questions
-from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Reload, Remember, decode, encode
+from xds.serving.feed import Answer, Ask, Begin, Drain, FeedChange, Figures, Ready, Reload, Remember, decode, encode
 from xds.serving.streams import Streams
 from xds.signals import ignore_in_worker
 from xds.transport.channel import Channel
@@ -32,7 +32,7 @@ EXIT_FAULT = 70
 """EX_SOFTWARE of sysexits.h."""
 
 
-class Worker:
+class ServingWorker:
     """Does what the parent says, in order; whatever goes wrong ends the process, and the parent starts another."""
 
     def __init__(self, listening: socket.socket) -> None:
@@ -64,7 +64,7 @@ class Worker:
         match message:
             case Begin():
                 self._begin(message)
-            case Change():
+            case FeedChange():
                 self._change(message)
             case Remember(entry):
                 self._serving.hub.remember(entry)
@@ -119,7 +119,7 @@ class Worker:
         streams = self._serving
         self._channel.send(encode(Figures(streams.counters, streams.count, self._catalog.revision)))
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: FeedChange) -> None:
         applied = self._catalog.apply(change.changeset, revision=change.revision)
         assert self._catalog.revision == change.revision, f"{self._catalog.revision} is not {change.revision}"
         self._serving.publish(applied)
@@ -167,7 +167,7 @@ def main() -> None:
     hold_collection()
     end = socket.socket(fileno=channel)
     end.setblocking(False)
-    uvloop.run(Worker(socket.socket(fileno=listening)).run(end))
+    uvloop.run(ServingWorker(socket.socket(fileno=listening)).run(end))
 
 
 if __name__ == "__main__":

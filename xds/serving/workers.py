@@ -22,9 +22,9 @@ from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
-from xds.serving.feed import Answer, Ask, Begin, Change, Drain, Figures, Ready, Reload, Remember, decode, encode
+from xds.serving.feed import Answer, Ask, Begin, Drain, FeedChange, Figures, Ready, Reload, Remember, decode, encode
 from xds.serving.workers_state import WorkersState
-from xds.transport.pool import Pool, PoolEvents, Worker
+from xds.transport.pool import Pool, PooledProcess, PoolEvents
 from xds.transport.sockets import bound, open_all, take
 
 log = structlog.get_logger("xds")
@@ -54,9 +54,9 @@ class WorkerStreams:
         nodes_max = settings.protocol.doubtful_nodes_max
         self._nacked = NackedNames(nodes_max=nodes_max, bytes_max=settings.protocol.nacked_bytes_max)
         self._draining = DrainingNodes(nodes_max=nodes_max, bytes_max=settings.protocol.draining_bytes_max)
-        self._figures: dict[Worker, Figures] = {}
+        self._figures: dict[PooledProcess, Figures] = {}
         self._ended = Counters()
-        self._questions: dict[Worker, Questions] = {}
+        self._questions: dict[PooledProcess, Questions] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._pool: Pool | None = None
@@ -89,7 +89,7 @@ class WorkerStreams:
         silent = tuple(str(worker) for worker in ready if worker.silent)
         return WorkersState(len(ready) - len(silent), silent, self._workers - len(ready))
 
-    def _ready(self) -> list[Worker]:
+    def _ready(self) -> list[PooledProcess]:
         workers = self._pool.workers if self._pool is not None else []
         return sorted((worker for worker in workers if worker.ready), key=lambda worker: worker.number)
 
@@ -121,7 +121,7 @@ class WorkerStreams:
         """Tell every worker what was applied to the catalog."""
         if self._pool is not None and self._pool.workers:
             assert applied.effect is not None, "nothing changed"
-            self._pool.send(encode(Change(applied.revision, applied.effect)))
+            self._pool.send(encode(FeedChange(applied.revision, applied.effect)))
 
     # --- Questions to all workers ----------------------------------------------------------------------------------
 
@@ -166,7 +166,9 @@ class WorkerStreams:
             raise UnansweredError
         return answers, tuple(sorted(missing))
 
-    async def _ask(self, worker: Worker, message: bytes | None, within_s: float, nodes: NodesQuery | None) -> bytes:
+    async def _ask(
+        self, worker: PooledProcess, message: bytes | None, within_s: float, nodes: NodesQuery | None
+    ) -> bytes:
         send: Callable[[Ask], None] = lambda ask: worker.channel.send(encode(ask))  # noqa: E731
         return await self._questions[worker].ask(send, message, within_s, nodes=nodes)
 
@@ -204,7 +206,7 @@ class WorkerStreams:
 
     # --- Workers ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, worker: Worker) -> None:
+    def _begin(self, worker: PooledProcess) -> None:
         self._questions[worker] = Questions()
         entries = (*self._nacked.entries(), *self._draining.entries())
         revision = self._catalog.revision
@@ -217,7 +219,7 @@ class WorkerStreams:
     def _forget_state(self) -> None:
         self._state = None
 
-    def _hear(self, worker: Worker, data: bytes) -> None:
+    def _hear(self, worker: PooledProcess, data: bytes) -> None:
         assert self._pool is not None
         match decode(data):
             case Ready():
@@ -237,7 +239,7 @@ class WorkerStreams:
             case Answer() as answer:
                 self._questions[worker].take(answer)
 
-    def _on_end(self, worker: Worker, code: int, replaced: bool) -> None:
+    def _on_end(self, worker: PooledProcess, code: int, replaced: bool) -> None:
         self._questions.pop(worker).give_up()  # what its nodes were is no part of any answer
         figures = self._figures.pop(worker, None)
         if figures is not None:
@@ -248,7 +250,7 @@ class WorkerStreams:
             streams = figures.streams if figures is not None else 0
             log.error("a worker ended and is replaced", pid=worker.pid, code=code, streams=streams)
 
-    async def _answer(self, worker: Worker, ask: Ask) -> None:
+    async def _answer(self, worker: PooledProcess, ask: Ask) -> None:
         """Answer a worker's CSDS request with what all of them say: messages put end to end are merged."""
         assert ask.message is not None
         from xds.api.csds import missing_worker  # grpc takes 10 MB

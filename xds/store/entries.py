@@ -77,7 +77,7 @@ class Head:
     operations: int
 
 
-class Found(NamedTuple):
+class FoundEntry(NamedTuple):
     """The entry that has an id: its revision, and what it did."""
 
     revision: int
@@ -113,7 +113,7 @@ class Store(Protocol):
         """
         ...
 
-    async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
+    async def find(self, ids: Iterable[str]) -> Mapping[str, FoundEntry]:
         """Return those of the entries with these ids that are kept, by id."""
         ...
 

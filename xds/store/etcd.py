@@ -13,7 +13,7 @@ from xds._generated import etcd_pb2
 from xds._generated import store_pb2 as pb
 from xds.background import Background
 from xds.store.cache import StateCache
-from xds.store.entries import Entry, Found, Head, State, Store, Stored, check, must_be_kept, replay
+from xds.store.entries import Entry, FoundEntry, Head, State, Store, Stored, check, must_be_kept, replay
 from xds.store.errors import (
     ConflictError,
     IdReusedError,
@@ -36,12 +36,12 @@ from xds.store.etcd_client import (
 )
 from xds.store.etcd_layout import EtcdLayout
 from xds.store.log_index import LogIndex
-from xds.store.news import News
 from xds.store.records import (
     decode_batch,
     encode_base,
     encode_batch,
 )
+from xds.store.revision_notifier import RevisionNotifier
 
 log = logging.getLogger("xds")
 SETTLE_S = 5.0
@@ -61,7 +61,7 @@ class EtcdStore(Store):
         self._seen = 0  # the etcd revision up to which everything is known
         self._now = State(0, {})
         self._index = LogIndex()
-        self._news = News(0)
+        self._notifier = RevisionNotifier(0)
         self._following: asyncio.Task[None] | None = None
         self.epoch = ""
         self.away = ""
@@ -106,7 +106,7 @@ class EtcdStore(Store):
             except (UnavailableError, UnreadableError) as error:
                 if is_first and self._cache is not None and (cached := await asyncio.to_thread(self._cache.read)):
                     self.epoch, self._now = cached
-                    self._news.tell(self._now.revision)
+                    self._notifier.tell(self._now.revision)
                     self._note_away(error)
                     return
                 if not isinstance(error, AwayError) or not wait_s:
@@ -119,9 +119,9 @@ class EtcdStore(Store):
             await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
-        if self._news.is_closed():
+        if self._notifier.is_closed():
             return
-        self._news.close()
+        self._notifier.close()
         if self._cache is not None:
             await self._cache.end()
         if self._following is not None:
@@ -143,30 +143,30 @@ class EtcdStore(Store):
 
     async def kept(self) -> tuple[int, int]:
         self._must_be_open()
-        return self._oldest, self._news.revision
+        return self._oldest, self._notifier.revision
 
-    async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
+    async def find(self, ids: Iterable[str]) -> Mapping[str, FoundEntry]:
         self._must_be_open()
         return {entry_id: self._index.ids[entry_id] for entry_id in ids if entry_id in self._index.ids}
 
     async def heads(self, after: int, limit: int = 100) -> list[Head]:
         self._must_be_open()
-        must_be_kept(after, oldest=self._oldest, newest=self._news.revision)
+        must_be_kept(after, oldest=self._oldest, newest=self._notifier.revision)
         return self._index.heads(after, limit)
 
     async def state(self, revision: int | None = None) -> State:
         self._must_be_open()
-        if revision is None or revision == self._news.revision:
+        if revision is None or revision == self._notifier.revision:
             return State(self._now.revision, dict(self._now.resources), self._now.groups)
-        must_be_kept(revision, oldest=self._oldest, newest=self._news.revision)
+        must_be_kept(revision, oldest=self._oldest, newest=self._notifier.revision)
         base = await self._layout.read_base(self._head, 0)
         log = await self._layout.read_log(base.revision, self._head.revision, 0)
         return replay(base, [each for each in log if each.revision <= revision])
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
         self._must_be_open()
-        must_be_kept(after, oldest=self._oldest, newest=self._news.revision)
-        if after == self._news.revision:
+        must_be_kept(after, oldest=self._oldest, newest=self._notifier.revision)
+        if after == self._notifier.revision:
             return []
         recent = self._index.recent(after, limit)
         if recent is not None:
@@ -174,14 +174,14 @@ class EtcdStore(Store):
         return (await self._layout.read_log(after, self._head.revision, 0, limit=limit))[:limit]
 
     def watch(self, after: int) -> AsyncIterator[Stored]:
-        return self._news.follow(after, self.entries)
+        return self._notifier.follow(after, self.entries)
 
     @property
     def _oldest(self) -> int:
         return self._head.oldest if self._head_mod else self._now.revision
 
     def _must_be_open(self) -> None:
-        if self._news.is_closed():
+        if self._notifier.is_closed():
             raise UnavailableError("the store is closed")
 
     # --- Writing -----------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class EtcdStore(Store):
         while True:
             try:
                 return await self.append_all(
-                    [entry], self._news.revision if expected_revision is None else expected_revision
+                    [entry], self._notifier.revision if expected_revision is None else expected_revision
                 )
             except ConflictError as error:
                 if expected_revision is not None:
@@ -254,7 +254,7 @@ class EtcdStore(Store):
                 self._advance(head, answer.header.revision)
                 if self._now.revision == before:
                     self._take(decode_batch(encode_batch(entries, before + 1)))
-                    self._news.tell(self._now.revision)
+                    self._notifier.tell(self._now.revision)
                 else:
                     with contextlib.suppress(UnavailableError):  # it is kept, whatever the watch says
                         await self._reach(revision)
@@ -295,7 +295,7 @@ class EtcdStore(Store):
                     return False
             except (LostReplyError, UnavailableError, UnreadableError) as error:
                 cause = str(error)
-            if loop.time() > deadline or self._news.is_closed():
+            if loop.time() > deadline or self._notifier.is_closed():
                 raise OutcomeUnknownError(entries[0].id, cause)
             await asyncio.sleep(RETRY_S / 4)
 
@@ -303,16 +303,16 @@ class EtcdStore(Store):
         """Wait until a revision that etcd has is known here too."""
         try:
             async with asyncio.timeout(SETTLE_S):
-                await self._news.reach(revision)
-            if self._news.revision < revision:
+                await self._notifier.reach(revision)
+            if self._notifier.revision < revision:
                 self._must_be_open()
         except TimeoutError:
             raise UnavailableError(f"etcd has revision {revision}, but its watch does not tell it") from None
 
     async def compact(self, revision: int) -> int:
         self._must_be_open()
-        if revision > self._news.revision:
-            raise NotYetError(revision, self._news.revision)
+        if revision > self._notifier.revision:
+            raise NotYetError(revision, self._notifier.revision)
         if revision <= self._oldest:
             return self._oldest
         state = await self.state(revision)
@@ -367,7 +367,7 @@ class EtcdStore(Store):
         self._seen = at
         self._index.forget(self._head.oldest)
         self._note_back()
-        self._news.tell(self._now.revision)
+        self._notifier.tell(self._now.revision)
 
     async def _read_head(self) -> tuple[etcd_pb2.KeyValue, int]:
         """Return the head, made if it was not there, and the etcd revision that it was read at."""
@@ -392,7 +392,7 @@ class EtcdStore(Store):
         self._take(entries)
         self.epoch = head.epoch
         if is_rewound or had > self._now.revision:
-            self._news.reset(self._now.revision)
+            self._notifier.reset(self._now.revision)
 
     def _on_death(self, why: str) -> None:
         """Trust nothing that came since, and read it again."""
@@ -455,8 +455,8 @@ class EtcdStore(Store):
             self._index.forget(self._head.oldest)
         self._seen = max(self._seen, response.header.revision)
         self._note_back()
-        if self._now.revision > self._news.revision:
-            self._news.tell(self._now.revision)
+        if self._now.revision > self._notifier.revision:
+            self._notifier.tell(self._now.revision)
 
     async def _take_record(self, kv: etcd_pb2.KeyValue, head: pb.Head) -> None:
         revision = self._layout.revision_of(kv.key)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 
-from xds.store.entries import Found, Head, Stored, head_of
+from xds.store.entries import FoundEntry, Head, Stored, head_of
 
 RECENT_OPERATIONS_MAX = 20_000
 
@@ -15,7 +15,7 @@ class LogIndex:
         self._heads: deque[Head] = deque()
         self._recent: deque[Stored] = deque()
         self._recent_operations = 0
-        self.ids: dict[str, Found] = {}
+        self.ids: dict[str, FoundEntry] = {}
 
     def clear(self) -> None:
         """Forget everything."""
@@ -28,7 +28,7 @@ class LogIndex:
         """Take in what follows."""
         for stored in entries:
             self._heads.append(head_of(stored))
-            self.ids[stored.entry.id] = Found(stored.revision, stored.entry.digest())
+            self.ids[stored.entry.id] = FoundEntry(stored.revision, stored.entry.digest())
             self._recent.append(stored)
             self._recent_operations += len(stored.entry.operations)
         while len(self._recent) > 1 and self._recent_operations > RECENT_OPERATIONS_MAX:

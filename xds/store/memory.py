@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from uuid import uuid4
 
-from xds.store.entries import Entry, Found, Head, State, Store, Stored, check, head_of, must_be_kept, replay
+from xds.store.entries import Entry, FoundEntry, Head, State, Store, Stored, check, head_of, must_be_kept, replay
 from xds.store.errors import ConflictError, IdReusedError, NotYetError, UnavailableError
-from xds.store.news import News
+from xds.store.revision_notifier import RevisionNotifier
 
 
 class MemoryStore(Store):
@@ -16,7 +16,7 @@ class MemoryStore(Store):
         self._base = State(0, {})
         self._kept: list[Stored] = []
         self._ids: dict[str, Stored] = {}
-        self._news = News(0)
+        self._notifier = RevisionNotifier(0)
 
     async def append(self, entry: Entry, expected_revision: int | None = None) -> int:
         self._must_be_open()
@@ -26,7 +26,9 @@ class MemoryStore(Store):
             if before.entry.digest() != entry.digest():
                 raise IdReusedError(entry.id, before.revision)
             return before.revision
-        return await self.append_all([entry], self._news.revision if expected_revision is None else expected_revision)
+        return await self.append_all(
+            [entry], self._notifier.revision if expected_revision is None else expected_revision
+        )
 
     async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
         self._must_be_open()
@@ -34,7 +36,7 @@ class MemoryStore(Store):
             check(entry)
             if entry.id in self._ids:
                 raise IdReusedError(entry.id, self._ids[entry.id].revision)
-        newest = self._news.revision
+        newest = self._notifier.revision
         if expected_revision != newest:
             raise ConflictError(expected_revision, newest)
         for entry in entries:
@@ -42,28 +44,28 @@ class MemoryStore(Store):
             stored = Stored(newest, entry)
             self._kept.append(stored)
             self._ids[entry.id] = stored
-        self._news.tell(newest)
+        self._notifier.tell(newest)
         return newest
 
-    async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
+    async def find(self, ids: Iterable[str]) -> Mapping[str, FoundEntry]:
         self._must_be_open()
         kept = [(entry_id, self._ids[entry_id]) for entry_id in ids if entry_id in self._ids]
-        return {entry_id: Found(stored.revision, stored.entry.digest()) for entry_id, stored in kept}
+        return {entry_id: FoundEntry(stored.revision, stored.entry.digest()) for entry_id, stored in kept}
 
     async def newest(self) -> int:
         self._must_be_open()
-        return self._news.revision
+        return self._notifier.revision
 
     async def kept(self) -> tuple[int, int]:
         self._must_be_open()
-        return self._base.revision, self._news.revision
+        return self._base.revision, self._notifier.revision
 
     async def heads(self, after: int, limit: int = 100) -> list[Head]:
         return [head_of(stored) for stored in await self.entries(after, limit)]
 
     async def state(self, revision: int | None = None) -> State:
         self._must_be_open()
-        revision = self._news.revision if revision is None else revision
+        revision = self._notifier.revision if revision is None else revision
         self._must_be_kept(revision)
         return self._state_at(revision)
 
@@ -74,12 +76,12 @@ class MemoryStore(Store):
         return self._kept[at : at + limit]
 
     def watch(self, after: int) -> AsyncIterator[Stored]:
-        return self._news.follow(after, self.entries)
+        return self._notifier.follow(after, self.entries)
 
     async def compact(self, revision: int) -> int:
         self._must_be_open()
-        if revision > self._news.revision:
-            raise NotYetError(revision, self._news.revision)
+        if revision > self._notifier.revision:
+            raise NotYetError(revision, self._notifier.revision)
         if revision > self._base.revision:
             base = self._state_at(revision)
             forgotten = self._kept[: revision - self._base.revision]
@@ -90,7 +92,7 @@ class MemoryStore(Store):
         return self._base.revision
 
     async def close(self) -> None:
-        self._news.close()
+        self._notifier.close()
 
     def _state_at(self, revision: int) -> State:
         base = self._base
@@ -98,8 +100,8 @@ class MemoryStore(Store):
         return replay(copy, self._kept[: revision - base.revision])
 
     def _must_be_open(self) -> None:
-        if self._news.is_closed():
+        if self._notifier.is_closed():
             raise UnavailableError("the store is closed")
 
     def _must_be_kept(self, revision: int) -> None:
-        must_be_kept(revision, oldest=self._base.revision, newest=self._news.revision)
+        must_be_kept(revision, oldest=self._base.revision, newest=self._notifier.revision)

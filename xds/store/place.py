@@ -17,7 +17,7 @@ from xds.store.errors import UnavailableError
 _Inode = tuple[int, int]
 
 
-class Found(Enum):
+class PlaceContent(Enum):
     """What is at the paths of an open store."""
 
     OURS = "its files"
@@ -34,13 +34,13 @@ class Place:
         self.device = path.parent.stat().st_dev
         self._inodes = {each: _inode(each) for each in (path, self.wal)}
 
-    def look(self) -> Found:
+    def look(self) -> PlaceContent:
         """Say what is there now. Costs two calls of stat."""
         found = {each: _inode(each) for each in self._inodes}
         if found == self._inodes:
-            return Found.OURS
+            return PlaceContent.OURS
         other = any(inode not in (None, self._inodes[each]) for each, inode in found.items())
-        return Found.OTHER if other else Found.NOTHING
+        return PlaceContent.OTHER if other else PlaceContent.NOTHING
 
     def has(self, path: Path) -> bool:
         """Say whether the store's own file is at one of its paths."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from xds.background import Background
 from xds.store.database_file import open_database, refusal
-from xds.store.entries import Entry, Found, Head, Key, State, Store, Stored, check, must_be_kept
+from xds.store.entries import Entry, FoundEntry, Head, Key, State, Store, Stored, check, must_be_kept
 from xds.store.errors import (
     ConflictError,
     IdReusedError,
@@ -24,9 +24,8 @@ from xds.store.errors import (
     StoreError,
     UnavailableError,
 )
-from xds.store.news import News
-from xds.store.place import Found as AtPath
-from xds.store.place import Place, another, write_again
+from xds.store.place import Place, PlaceContent, another, write_again
+from xds.store.revision_notifier import RevisionNotifier
 
 log = logging.getLogger("xds")
 T = TypeVar("T")
@@ -50,7 +49,7 @@ class SqliteStore(Store):
         self._place = Place(path)
         self._thread = thread
         self._looking: asyncio.Task[None] | None = None
-        self._news = News(_present(database)[0])
+        self._notifier = RevisionNotifier(_present(database)[0])
         self._recent: deque[Stored] = deque()
         self._recent_operations = 0
         self.epoch = str(database.execute("SELECT epoch FROM present").fetchone()[0])
@@ -88,11 +87,11 @@ class SqliteStore(Store):
                 lambda: self._committed(entries[0].id, work), lambda appended: self._tell(entries, appended)
             )
         except ConflictError as error:
-            self._news.tell(max(error.revision, self._news.revision))  # what was unknown before is known now
+            self._notifier.tell(max(error.revision, self._notifier.revision))  # what was unknown before is known now
             raise
         return revision
 
-    async def find(self, ids: Iterable[str]) -> Mapping[str, Found]:
+    async def find(self, ids: Iterable[str]) -> Mapping[str, FoundEntry]:
         wanted = tuple(ids)
         return await self._run(lambda: self._find_kept(wanted))
 
@@ -110,16 +109,16 @@ class SqliteStore(Store):
         return await self._run(lambda: _state(self._database, revision))
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
-        recent, newest = self._recent, self._news.revision
+        recent, newest = self._recent, self._notifier.revision
         # One whose outcome was not known is kept, but not among the recent.
         whole = bool(recent) and recent[-1].revision == newest
-        if whole and recent[0].revision <= after + 1 <= newest + 1 and not self._news.is_closed():
+        if whole and recent[0].revision <= after + 1 <= newest + 1 and not self._notifier.is_closed():
             at = after + 1 - recent[0].revision
             return [recent[number] for number in range(at, min(at + limit, len(recent)))]
         return await self._run(lambda: _entries(self._database, after, limit))
 
     def watch(self, after: int) -> AsyncIterator[Stored]:
-        return self._news.follow(after, self.entries)
+        return self._notifier.follow(after, self.entries)
 
     async def compact(self, revision: int) -> int:
         while True:
@@ -130,9 +129,9 @@ class SqliteStore(Store):
                 return oldest
 
     async def close(self) -> None:
-        if self._news.is_closed():
+        if self._notifier.is_closed():
             return
-        self._news.close()
+        self._notifier.close()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -146,7 +145,7 @@ class SqliteStore(Store):
 
     async def _run(self, work: Callable[[], T], then: "Callable[[asyncio.Future[T]], None] | None" = None) -> T:
         """Do the work on the store's thread, and ``then`` even where whoever waited for it has gone."""
-        if self._news.is_closed():
+        if self._notifier.is_closed():
             raise UnavailableError("the store is closed")
         future = asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
         if then is not None:
@@ -166,10 +165,10 @@ class SqliteStore(Store):
             self._recent_operations += sum(len(entry.operations) for entry in entries)
             while len(self._recent) > RECENT_ENTRIES_MAX or self._recent_operations > RECENT_OPERATIONS_MAX:
                 self._recent_operations -= len(self._recent.popleft().entry.operations)
-        if revision > self._news.revision:
-            self._news.tell(revision)
+        if revision > self._notifier.revision:
+            self._notifier.tell(revision)
 
-    def _find_kept(self, ids: tuple[str, ...]) -> dict[str, Found]:
+    def _find_kept(self, ids: tuple[str, ...]) -> dict[str, FoundEntry]:
         self._keep_in_place()  # else it is not kept
         return _find(self._database, ids)
 
@@ -203,11 +202,11 @@ class SqliteStore(Store):
         Raises UnavailableError where that can't be, or another file is there.
         """
         found = self._place.look()
-        if found is AtPath.OURS:
+        if found is PlaceContent.OURS:
             self.refusing = ""
             return
         try:
-            if found is AtPath.OTHER:
+            if found is PlaceContent.OTHER:
                 raise UnavailableError(another(self.path))
             former, self._database = self._database, write_again(self._database, self._place)
         except StoreError as error:
@@ -291,12 +290,12 @@ def _insert(database: sqlite3.Connection, entry: Entry, revision: int, rules: by
     database.execute("UPDATE present SET revision = ?, rules = coalesce(?, rules)", (revision, entry.groups))
 
 
-def _find(database: sqlite3.Connection, ids: tuple[str, ...]) -> dict[str, Found]:
+def _find(database: sqlite3.Connection, ids: tuple[str, ...]) -> dict[str, FoundEntry]:
     found = {}
     for entry_id in ids:
         row = database.execute("SELECT revision, digest FROM entries WHERE id = ?", (entry_id,)).fetchone()
         if row is not None:
-            found[entry_id] = Found(*row)
+            found[entry_id] = FoundEntry(*row)
     return found
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from xds.transport.http2.stream import Stream
+from xds.transport.http2.stream import Http2Stream
 
 ASSEMBLY_BYTES_MAX = 64 * 1024 * 1024
 SMALL_BYTES_MAX = 4 * 1024 * 1024
@@ -38,8 +38,8 @@ class _Room:
 
     bytes_max: int
     used: int = 0
-    granted: dict[Stream, _Grant] = field(default_factory=dict)
-    waiting: deque[tuple[Stream, int]] = field(default_factory=deque)
+    granted: dict[Http2Stream, _Grant] = field(default_factory=dict)
+    waiting: deque[tuple[Http2Stream, int]] = field(default_factory=deque)
 
     def share_out(self, tick: int) -> None:
         """Give room to who waits longest, as far as there is some. At least one always has some."""
@@ -80,14 +80,14 @@ class Assembly:
         self._returned = 0
         self._small, self._large = _Room(bytes_max // 2), _Room(bytes_max // 2)
 
-    def ask(self, stream: Stream, more: int, tick: int) -> None:
+    def ask(self, stream: Http2Stream, more: int, tick: int) -> None:
         """Give the stream credit for ``more`` bytes, now or when there is room."""
         stream.granted = True  # asked for once
         room = self._small if more <= SMALL_BYTES_MAX else self._large
         room.waiting.append((stream, more))
         room.share_out(tick)
 
-    def release(self, stream: Stream) -> None:
+    def release(self, stream: Http2Stream) -> None:
         """Take back the room of a message that has arrived, or never will."""
         for room in (self._small, self._large):
             grant = room.granted.pop(stream, None)

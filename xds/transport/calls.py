@@ -15,13 +15,13 @@ from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
 from xds.protocol.policy import METHODS, SERVICES, Method
 from xds.protocol.responses import Part
-from xds.protocol.sessions import Stream as XdsStream
+from xds.protocol.sessions import Stream
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.framed_parts import FramedParts
 from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.headers import RequestHead
-from xds.transport.http2.stream import Stream, StreamConnection
+from xds.transport.http2.stream import Http2Stream, StreamConnection
 
 Reply = Callable[[bytes], Awaitable[bytes]]
 """One answer to one message. Raises StreamRefusedError for a status other than OK."""
@@ -53,7 +53,7 @@ class Services:
     framed: FramedParts = field(default_factory=FramedParts)
     xds: dict[str, Method] = field(default_factory=lambda: {method.path: method for method in METHODS})
 
-    def call(self, connection: "CallConnection", stream_id: int, path: str) -> Stream:
+    def call(self, connection: "CallConnection", stream_id: int, path: str) -> Http2Stream:
         """Return the stream that serves a request for ``path``."""
         method = self.xds.get(path)
         if method is not None:
@@ -63,7 +63,7 @@ class Services:
         reply = self._check if path == HEALTH + "Check" else self.replies.get(path)
         if reply is None:
             unknown = StreamRefusedError(Status.UNIMPLEMENTED, f"{path[:200]} is not a method of this server")
-            return Refused(connection, stream_id, unknown)
+            return RefusedCall(connection, stream_id, unknown)
         return ReplyCall(connection, stream_id, reply, unary=path == HEALTH + "Check")
 
     def health(self, message: bytes) -> int | None:
@@ -104,7 +104,7 @@ class CallConnection(StreamConnection, Protocol):
         """Charge the peer for work that was done, outside of taking a frame."""
 
 
-class Call(Stream):
+class Call(Http2Stream):
     """A stream of a native connection."""
 
     __slots__ = ()
@@ -148,7 +148,7 @@ class XdsCall(Call):
     def __init__(self, connection: CallConnection, stream_id: int, method: Method) -> None:
         super().__init__(connection, stream_id)
         name = connection.name if method.type_url else ""
-        self._xds: XdsStream | None = connection.services.dispatcher.open(
+        self._xds: Stream | None = connection.services.dispatcher.open(
             method.variant, self, type_url=method.type_url, connection=name
         )
 
@@ -238,7 +238,7 @@ class XdsCall(Call):
             self.connection.services.dispatcher.close(xds)
 
 
-class Refused(Call):
+class RefusedCall(Call):
     """A stream that gets nothing but a status, once its client has said anything.
 
     Sooner, some clients take a status that overtakes their first message for an internal error of their own.

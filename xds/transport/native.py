@@ -15,8 +15,8 @@ from xds.transport.calls import Call, Reply, Services
 from xds.transport.certificates import Certificates
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.http2.frames import ENHANCE_YOUR_CALM, NO_ERROR
-from xds.transport.http2.limits import Limits
-from xds.transport.native_connection import NativeConnection, Shared, TlsConnection
+from xds.transport.http2.limits import Http2Limits
+from xds.transport.native_connection import NativeConnection, SharedByConnections, TlsConnection
 from xds.transport.sockets import BACKLOG, bound, listen
 from xds.transport.tls import TlsFiles
 
@@ -41,7 +41,7 @@ class NativeOptions:
     handshake_s: float = 20.0
     idle_s: float = 300.0
     connections_max: int = 100_000
-    limits: Limits = field(default_factory=Limits)
+    limits: Http2Limits = field(default_factory=Http2Limits)
     tls: TlsFiles | None = None
 
 
@@ -75,7 +75,7 @@ class NativeTransport:
         self._rester: asyncio.TimerHandle | None = None
         self._rested_at = 0.0
         self._outdated_bytes = 0  # of responses, when memory was given back last
-        self._shared: Shared | None = None
+        self._shared: SharedByConnections | None = None
         self._certificates: Certificates | None = None
 
     def reload_certificates(self) -> bool:
@@ -86,7 +86,7 @@ class NativeTransport:
         """Listen, and return the address that was bound. Raises BindError."""
         loop = asyncio.get_running_loop()
         options = self._options
-        self._shared = shared = Shared(
+        self._shared = shared = SharedByConnections(
             services=self._services,
             limits=options.limits,
             assembly=Assembly(on_empty=self._rest_soon),

@@ -14,16 +14,16 @@ from typing import cast
 
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.transport.assembly import Assembly
-from xds.transport.calls import Call, Refused, Services
+from xds.transport.calls import Call, RefusedCall, Services
 from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.connection import Connection
-from xds.transport.http2.frame_reader import Stage
+from xds.transport.http2.frame_reader import ConnectionStage
 from xds.transport.http2.frames import ENHANCE_YOUR_CALM, PING, frame
 from xds.transport.http2.headers import RequestHead
 from xds.transport.http2.known_reads import READ_BYTES_MAX, KnownReads
-from xds.transport.http2.limits import Limits
-from xds.transport.http2.stream import Stream
+from xds.transport.http2.limits import Http2Limits
+from xds.transport.http2.stream import Http2Stream
 
 PING_STRIKES_MAX = 2
 TLS_PIECE_BYTES = 2_048
@@ -39,11 +39,11 @@ KEEPALIVE_PING = frame(PING, 0, 0, b"xds-ping")
 
 
 @dataclass(slots=True, eq=False)
-class Shared:
+class SharedByConnections:
     """What a server's connections have in common. ``tick`` is a coarse clock, in seconds since the start."""
 
     services: Services
-    limits: Limits
+    limits: Http2Limits
     assembly: Assembly
     clock: Callable[[], float]
     call_at: Callable[[float, Callable[[], None]], asyncio.TimerHandle]
@@ -115,7 +115,7 @@ class NativeConnection(Connection, asyncio.Protocol):
 
     frames_at_once = FRAMES_AT_ONCE
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: SharedByConnections) -> None:
         super().__init__(shared.limits)
         self.shared = shared
         self.services = shared.services
@@ -130,7 +130,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         self._corked: list[bytes] | None = None
         self._name = ""
         self._pings: tuple[float, int] | None = None
-        self._deadlines: dict[Stream, asyncio.TimerHandle] | None = None
+        self._deadlines: dict[Http2Stream, asyncio.TimerHandle] | None = None
 
     @property
     def name(self) -> str:
@@ -142,7 +142,7 @@ class NativeConnection(Connection, asyncio.Protocol):
     @property
     def greeted(self) -> bool:
         """Say whether the client has shown that it speaks HTTP/2."""
-        return self.stage is Stage.OPEN
+        return self.stage is ConnectionStage.OPEN
 
     # --- From the event loop ---------------------------------------------------------------------------------------
 
@@ -272,15 +272,15 @@ class NativeConnection(Connection, asyncio.Protocol):
     def clock(self) -> float:
         return self.shared.clock()
 
-    def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
+    def open_stream(self, stream_id: int, head: RequestHead) -> Http2Stream:
         if grpc.http_refusal(head) is not None:
             return _NotGrpc(self, stream_id)
         try:
             return self.services.call(self, stream_id, head.path)
         except StreamRefusedError as refusal:
-            return Refused(self, stream_id, refusal)
+            return RefusedCall(self, stream_id, refusal)
 
-    def began(self, stream: Stream, head: RequestHead) -> None:
+    def began(self, stream: Http2Stream, head: RequestHead) -> None:
         assert isinstance(stream, Call)
         try:
             timeout_s = grpc.timeout_s(head.timeout)
@@ -293,15 +293,15 @@ class NativeConnection(Connection, asyncio.Protocol):
             self._deadlines[stream] = self.shared.call_at(self.clock() + timeout_s, stream.expire)
         stream.begin(head)
 
-    def _forget(self, stream: Stream) -> None:
+    def _forget(self, stream: Http2Stream) -> None:
         if self._deadlines is not None and stream in self._deadlines:
             self._deadlines.pop(stream).cancel()
         super()._forget(stream)
 
-    def on_large(self, stream: Stream, more: int) -> None:
+    def on_large(self, stream: Http2Stream, more: int) -> None:
         self.shared.assembly.ask(stream, more, self.shared.tick)
 
-    def on_assembled(self, stream: Stream) -> None:
+    def on_assembled(self, stream: Http2Stream) -> None:
         self.shared.assembly.release(stream)
 
     def on_ping(self) -> None:
@@ -322,7 +322,7 @@ class TlsConnection(NativeConnection):
 
     __slots__ = ("_incoming", "_outgoing", "_tls", "_up")
 
-    def __init__(self, shared: Shared, context: ssl.SSLContext) -> None:
+    def __init__(self, shared: SharedByConnections, context: ssl.SSLContext) -> None:
         super().__init__(shared)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)

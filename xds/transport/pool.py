@@ -37,7 +37,7 @@ class WorkerFailedError(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class PooledProcess:
     """One process: its place among the others, and the channel to it.
 
     ``silent_looks``: how often it was looked at since it last said anything. Not how long ago that was: a parent that
@@ -74,9 +74,9 @@ class PoolEvents:
     All that it said was heard by then. ``on_problem``: none can be started at present.
     """
 
-    on_start: Callable[[Worker], None]
-    on_message: Callable[[Worker, bytes], None]
-    on_end: Callable[[Worker, int, bool], None]
+    on_start: Callable[[PooledProcess], None]
+    on_message: Callable[[PooledProcess, bytes], None]
+    on_end: Callable[[PooledProcess, int, bool], None]
     on_problem: Callable[[str], None]
 
 
@@ -97,7 +97,7 @@ class Pool:
         self._sockets = sockets
         self._events = events
         self._silent_s_max = silent_s_max
-        self._workers: dict[int, Worker] = {}
+        self._workers: dict[int, PooledProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._looker: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
@@ -108,7 +108,7 @@ class Pool:
         self._failed: WorkerFailedError | None = None
 
     @property
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[PooledProcess]:
         """The workers that run now."""
         return list(self._workers.values())
 
@@ -137,7 +137,7 @@ class Pool:
             await self.stop()
             raise
 
-    def mark_ready(self, worker: Worker) -> None:
+    def mark_ready(self, worker: PooledProcess) -> None:
         """Note that a worker serves."""
         worker.ready = True
         if len(self._workers) == len(self._sockets) and all(each.ready for each in self._workers.values()):
@@ -197,7 +197,7 @@ class Pool:
                     await self._ending.wait()
             pause_s = min(2 * pause_s, RESTART_MAX_S)
 
-    async def _outlive(self, worker: Worker) -> None:
+    async def _outlive(self, worker: PooledProcess) -> None:
         """Wait for a worker's end, and hear what it said before."""
         if self._ending.is_set():
             _kill(worker)  # it was started when the others were told to end
@@ -212,7 +212,7 @@ class Pool:
         else:
             self._failed = self._failed or WorkerFailedError(f"a worker ended with {code} before it served")
 
-    async def _try_to_spawn(self, number: int) -> Worker | None:
+    async def _try_to_spawn(self, number: int) -> PooledProcess | None:
         try:
             return await self._spawn(number)
         except OSError as error:  # no memory, no descriptors, too many processes: that may pass
@@ -223,7 +223,7 @@ class Pool:
             self._failed = self._failed or WorkerFailedError(problem)
         return None
 
-    async def _spawn(self, number: int) -> Worker:
+    async def _spawn(self, number: int) -> PooledProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         listening = self._sockets[number]
@@ -242,11 +242,11 @@ class Pool:
             theirs.close()
         lost = asyncio.Event()
         channel = Channel(lambda message: self._hear(worker, message), lost.set)
-        worker = Worker(number, process, channel, lost, asyncio.get_running_loop().time())
+        worker = PooledProcess(number, process, channel, lost, asyncio.get_running_loop().time())
         await channel.attach(ours)
         return worker
 
-    def _hear(self, worker: Worker, message: bytes) -> None:
+    def _hear(self, worker: PooledProcess, message: bytes) -> None:
         worker.silent_looks = 0
         self._events.on_message(worker, message)
 
@@ -262,6 +262,6 @@ class Pool:
                     _kill(worker)
 
 
-def _kill(worker: Worker) -> None:
+def _kill(worker: PooledProcess) -> None:
     with contextlib.suppress(ProcessLookupError):
         worker.process.kill()

@@ -3,7 +3,7 @@
 from xds.transport.http2 import frames as h2
 from xds.transport.http2.faults import ConnectionFault, StreamFault
 from xds.transport.http2.frame_reader import FrameReader
-from xds.transport.http2.limits import Limits
+from xds.transport.http2.limits import Http2Limits
 from xds.transport.http2.payloads import check_priority
 
 TINY = 256
@@ -22,7 +22,7 @@ class Allowance(FrameReader):
 
     __slots__ = ("_chores", "_chores_at", "_table_due", "_unread_bytes", "limits", "paused")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Http2Limits) -> None:
         super().__init__()
         self.limits = limits
         self.paused = False

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from xds.transport.http2.stream import Stream
+from xds.transport.http2.stream import Http2Stream
 
 REMEMBERED = 32
 
@@ -22,7 +22,7 @@ class ClosedStreams:
     __slots__ = ("_answered", "_fates")
 
     def __init__(self) -> None:
-        self._answered: dict[int, Stream] | None = None
+        self._answered: dict[int, Http2Stream] | None = None
         self._fates: dict[int, Fate] | None = None
 
     def add(self, stream_id: int, fate: Fate) -> None:
@@ -39,7 +39,7 @@ class ClosedStreams:
         """Return how a stream ended, None if that is long ago, or it has not."""
         return None if self._fates is None else self._fates.get(stream_id)
 
-    def add_answered(self, stream: Stream) -> None:
+    def add_answered(self, stream: Http2Stream) -> None:
         """Remember a stream whose response is complete and whose request is not."""
         if self._answered is None:
             self._answered = {}
@@ -47,7 +47,7 @@ class ClosedStreams:
         if len(self._answered) > REMEMBERED:
             self.add(next(iter(self._answered)), Fate.RESET)
 
-    def answered(self, stream_id: int) -> Stream | None:
+    def answered(self, stream_id: int) -> Http2Stream | None:
         """Return a stream whose response is complete and whose request is not, if it is one."""
         return None if self._answered is None else self._answered.get(stream_id)
 

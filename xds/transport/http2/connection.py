@@ -1,7 +1,7 @@
 """One HTTP/2 connection of a gRPC server: bytes in, streams' events and bytes out. It knows no sockets and no clock.
 
 A subclass gives it its edges: ``write``, ``close``, ``clock`` and ``open_stream``. Everything that a peer can make it
-keep or do is bounded: see ``Limits``. Source: RFC 9113, sections named below.
+keep or do is bounded: see ``Http2Limits``. Source: RFC 9113, sections named below.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from xds.transport.http2.allowance import (
 )
 from xds.transport.http2.closed import ClosedStreams, Fate
 from xds.transport.http2.faults import ConnectionFault, StreamFault
-from xds.transport.http2.frame_reader import Stage
+from xds.transport.http2.frame_reader import ConnectionStage
 from xds.transport.http2.header_blocks import HeaderBlocks
 from xds.transport.http2.headers import RequestHead, trailing_problem
-from xds.transport.http2.limits import Limits
+from xds.transport.http2.limits import Http2Limits
 from xds.transport.http2.payloads import number_of, settings_of, unpadded
-from xds.transport.http2.stream import INTERNAL, Stream
+from xds.transport.http2.stream import INTERNAL, Http2Stream
 
 
 class Connection(Allowance):
@@ -43,16 +43,16 @@ class Connection(Allowance):
         "window",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Http2Limits) -> None:
         super().__init__(limits)
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, Http2Stream] = {}
         self.window = h2.WINDOW_DEFAULT
         self.credit = limits.connection_window
         self.peer_stream_window = h2.WINDOW_DEFAULT
         self.draining = False
         self._last_id = 0
         self._blocks = HeaderBlocks(limits.header_block_bytes_max)
-        self._blocked: dict[Stream, None] | None = None
+        self._blocked: dict[Http2Stream, None] | None = None
         self._closed = ClosedStreams()
 
     # --- For the subclass ------------------------------------------------------------------------------------------
@@ -61,29 +61,29 @@ class Connection(Allowance):
         """Close the connection once what was written is out."""
         raise NotImplementedError
 
-    def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
+    def open_stream(self, stream_id: int, head: RequestHead) -> Http2Stream:
         """Return the stream for a request: a subclass's, which knows what to do with it."""
         raise NotImplementedError
 
-    def began(self, stream: Stream, head: RequestHead) -> None:
+    def began(self, stream: Http2Stream, head: RequestHead) -> None:
         """Start on a stream that ``open_stream`` made, now that the connection has it."""
         raise NotImplementedError
 
-    def on_large(self, stream: Stream, more: int) -> None:
+    def on_large(self, stream: Http2Stream, more: int) -> None:
         """A stream's message needs ``more`` bytes than came; ``grant`` it, at once or when there is room."""
         self.grant(stream, more)
 
-    def on_assembled(self, stream: Stream) -> None:
+    def on_assembled(self, stream: Http2Stream) -> None:
         """A message that credit was granted for has arrived, or never will."""
 
     # --- Frames in -------------------------------------------------------------------------------------------------
 
     def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        if kind == h2.DATA and not self._blocks.open_on and self.stage is Stage.OPEN:
+        if kind == h2.DATA and not self._blocks.open_on and self.stage is ConnectionStage.OPEN:
             self._data(flags, stream_id, payload)
             return
         self.check_unread()
-        if self.stage is Stage.SETTINGS and (kind != h2.SETTINGS or flags & h2.ACK):
+        if self.stage is ConnectionStage.SETTINGS and (kind != h2.SETTINGS or flags & h2.ACK):
             raise ConnectionFault(h2.PROTOCOL_ERROR, "the preface is not followed by SETTINGS")
         if self._blocks.open_on and (kind != h2.CONTINUATION or stream_id != self._blocks.open_on):
             raise ConnectionFault(h2.PROTOCOL_ERROR, "a header block is interrupted")
@@ -122,7 +122,7 @@ class Connection(Allowance):
             self.write(h2.window_update(stream_id, self.limits.stream_window - stream.credit))
             stream.credit = self.limits.stream_window
 
-    def takes_whole(self, stream_id: int, size: int) -> Stream | None:
+    def takes_whole(self, stream_id: int, size: int) -> Http2Stream | None:
         """Return the stream that a DATA frame of ``size`` with a whole message is for, if no more would come of it."""
         stream = self.streams.get(stream_id)
         if stream is None or self._buffer or self._blocks.open_on:
@@ -152,14 +152,14 @@ class Connection(Allowance):
         elif 2 * answered.credit < self.limits.stream_window:
             self.reset(stream_id, h2.NO_ERROR)  # RFC 9113, 8.1: what would need more credit is of no use
 
-    def grant(self, stream: Stream, more: int) -> None:
+    def grant(self, stream: Http2Stream, more: int) -> None:
         """Let the client send ``more`` bytes on a stream, whatever its window."""
         stream.granted = True
         if more > stream.credit:
             self.write(h2.window_update(stream.id, more - stream.credit))
             stream.credit = more
 
-    def _remote_end(self, stream: Stream) -> None:
+    def _remote_end(self, stream: Http2Stream) -> None:
         if stream.length_left:
             raise StreamFault(stream.id, h2.PROTOCOL_ERROR, "less data than content-length says")
         stream.remote_closed = True
@@ -195,7 +195,7 @@ class Connection(Allowance):
             raise StreamFault(stream_id, h2.FLOW_CONTROL_ERROR, "the window is beyond 2^31-1")
         stream.pump()
 
-    def block(self, stream: Stream) -> None:
+    def block(self, stream: Http2Stream) -> None:
         """Have the stream continue once the connection's window opens, and the peer reads."""
         self._blocked = self._blocked or {}
         self._blocked[stream] = None
@@ -261,7 +261,7 @@ class Connection(Allowance):
         if ends and stream_id in self.streams:
             self._remote_end(stream)
 
-    def _trailers(self, stream: Stream, head: RequestHead, ends: bool) -> None:
+    def _trailers(self, stream: Http2Stream, head: RequestHead, ends: bool) -> None:
         if stream.remote_closed:
             raise StreamFault(stream.id, h2.STREAM_CLOSED, "HEADERS after END_STREAM")
         if not ends:
@@ -291,8 +291,8 @@ class Connection(Allowance):
                 raise ConnectionFault(h2.FRAME_SIZE_ERROR, "an ACK of SETTINGS with settings")
             self.chore()
             return
-        if self.stage is Stage.SETTINGS:
-            self.stage = Stage.OPEN
+        if self.stage is ConnectionStage.SETTINGS:
+            self.stage = ConnectionStage.OPEN
         else:
             self.chore(1 + len(payload) // SETTINGS_BYTES_PER_CHORE)
         size = self.peer_stream_window
@@ -343,19 +343,19 @@ class Connection(Allowance):
             self._drop(stream)
         self._closed.add(stream_id, Fate.RESET)
 
-    def ended(self, stream: Stream) -> None:
+    def ended(self, stream: Http2Stream) -> None:
         """A stream's response is complete. gRPC clients that are not done sending end the stream themselves now."""
         # A RST_STREAM right behind the trailers makes some of them report an internal error instead of the status.
         self._forget(stream)
         if not stream.remote_closed:
             self._closed.add_answered(stream)
 
-    def _drop(self, stream: Stream) -> None:
+    def _drop(self, stream: Http2Stream) -> None:
         stream.local_closed = True
         stream.rest = None
         self._forget(stream)
 
-    def _forget(self, stream: Stream) -> None:
+    def _forget(self, stream: Http2Stream) -> None:
         self._closed.add(stream.id, Fate.OVER)
         if self.streams.pop(stream.id, None) is None:
             return

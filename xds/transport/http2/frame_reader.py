@@ -6,7 +6,7 @@ from xds.transport.http2 import frames as h2
 from xds.transport.http2.faults import ConnectionFault, StreamFault
 
 
-class Stage(IntEnum):
+class ConnectionStage(IntEnum):
     """How far a connection has come."""
 
     PREFACE = 0
@@ -23,7 +23,7 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._buffer = b""
-        self.stage = Stage.PREFACE
+        self.stage = ConnectionStage.PREFACE
         self.dead = False
 
     def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
@@ -68,7 +68,7 @@ class FrameReader:
             if end < len(h2.PREFACE):
                 self._buffer = data
                 return
-            self.stage, at = Stage.SETTINGS, len(h2.PREFACE)
+            self.stage, at = ConnectionStage.SETTINGS, len(h2.PREFACE)
             self.on_preface()
         left = self.frames_at_once
         while end - at >= h2.HEADER_BYTES:

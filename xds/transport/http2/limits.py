@@ -7,7 +7,7 @@ from xds.transport.http2.headers import HEADER_BLOCK_BYTES_MAX, HEADER_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Http2Limits:
     """What one client may take. Sizes in bytes.
 
     ``chores`` bounds the frames that make work and move nothing (pings, settings, resets, empty data, priorities), and

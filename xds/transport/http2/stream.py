@@ -18,7 +18,7 @@ from xds.transport.http2.frames import (
     data_frames,
     frame,
 )
-from xds.transport.http2.limits import Limits
+from xds.transport.http2.limits import Http2Limits
 from xds.transport.http2.partial import Partial
 
 UNIMPLEMENTED, INTERNAL, RESOURCE_EXHAUSTED = 12, 13, 8
@@ -27,7 +27,7 @@ UNIMPLEMENTED, INTERNAL, RESOURCE_EXHAUSTED = 12, 13, 8
 class StreamConnection(Protocol):
     """What a stream needs of its connection. For annotations alone: a connection does not derive from it."""
 
-    limits: Limits
+    limits: Http2Limits
     peer_stream_window: int
     window: int
     paused: bool
@@ -41,26 +41,26 @@ class StreamConnection(Protocol):
     def chore(self, count: int = 1) -> None:
         """Charge the peer while one of its frames is taken. Raises ConnectionFault for too much."""
 
-    def block(self, stream: "Stream") -> None:
+    def block(self, stream: "Http2Stream") -> None:
         """Have the stream's ``pump`` called once the connection's window opens, and the peer reads."""
 
-    def grant(self, stream: "Stream", more: int) -> None:
+    def grant(self, stream: "Http2Stream", more: int) -> None:
         """Let the client send ``more`` bytes on a stream."""
 
-    def on_large(self, stream: "Stream", more: int) -> None:
+    def on_large(self, stream: "Http2Stream", more: int) -> None:
         """Note that a stream's message needs ``more`` bytes than came."""
 
-    def on_assembled(self, stream: "Stream") -> None:
+    def on_assembled(self, stream: "Http2Stream") -> None:
         """Note that a message that credit was granted for has arrived, or never will."""
 
     def reset(self, stream_id: int, code: int) -> None:
         """End a stream at once."""
 
-    def ended(self, stream: "Stream") -> None:
+    def ended(self, stream: "Http2Stream") -> None:
         """Note that a stream's response is complete."""
 
 
-class Stream:
+class Http2Stream:
     """A stream of a connection. ``window`` is what may still be sent, ``credit`` what the client may still send.
 
     ``partial`` is a message that has not arrived whole, ``wanted`` its size with the prefix once that is known.

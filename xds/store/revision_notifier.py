@@ -10,7 +10,7 @@ PAGE = 100
 """Entries that a watch reads at once, and so all that it holds however slow its reader is."""
 
 
-class News:
+class RevisionNotifier:
     """Wakes whoever waits for a revision later than one it has."""
 
     def __init__(self, revision: int) -> None:
