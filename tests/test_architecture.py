@@ -111,6 +111,20 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 """Each library to the parts that may import it: what is outside our reason to exist stays at one edge."""
 
+ONE_WRITER = ("model", "protocol", "publishing", "store", "serving", "sources", "transport")
+"""The parts in which each mutable field is set by one module."""
+SEVERAL_WRITERS: dict[str, str] = {
+    "model.resource.type_url": "others set a field of this name in protobuf messages",
+    "publishing.publisher.stale_because": "the server sets the control plane's field of this name",
+    "serving.streams.connections_max": "each process sets it once, the parent or a worker",
+    "store.revision_notifier.revision": "etcd's store sets the field of this name of the log's head",
+    **dict.fromkeys(
+        [f"transport.http2.stream.{field}" for field in ("granted", "rest", "local_closed", "length_left")],
+        "a connection and its streams are one state machine; what RFC 9113 says of both is in one module each",
+    ),
+}
+"""Fields that several modules set, each with the reason."""
+
 LONG_FUNCTIONS: dict[str, str] = {
     "xds.cli.fleet.fleet": "as serve: a line for each option of the command",
     "xds.cli.serve.serve": "a line for each option of the command, of which typer makes the options and their help",
@@ -281,6 +295,61 @@ def test_the_model_and_the_protocol_keep_nothing_in_their_modules() -> None:
         if found.target in ("functools.lru_cache", "functools.cache", "functools.cached_property")
     ]
     no_problems(wrong, "Keep it in an object that the hub or the catalog has, and bound it in bytes.")
+
+
+def test_each_mutable_field_is_written_by_one_module() -> None:
+    """Constructors aside, a field is set by the module of its class, or by one that uses the class, not by several.
+
+    Fields are told apart by name: where a module has a class with a field of the same name, it sets its own.
+    """
+    problems = []
+    for module in modules():
+        if module.part not in ONE_WRITER:
+            continue
+        users = [other for other in modules() if other is not module and module.name in _imported(other)]
+        for field, is_set_here in _mutable_fields(module).items():
+            writers = {other.name for other in users if field in _set_on_others(other) - _mutable_fields(other).keys()}
+            if is_set_here or field in _set_on_others(module):
+                writers.add(module.name)
+            if len(writers) > 1 and f"{module.name}.{field}" not in SEVERAL_WRITERS:
+                problems.append(f"{module.name}: {field} is set in {', '.join(sorted(writers))}")
+    no_problems(problems, "give the class a method that sets the field, or list it with the reason in SEVERAL_WRITERS:")
+
+
+@cache
+def _imported(module: Module) -> set[str | None]:
+    return {own(imported.target) for imported in imports(module)}
+
+
+@cache
+def _mutable_fields(module: Module) -> dict[str, bool]:
+    """Return the fields that can change of a module's classes, and whether their class sets them after the start."""
+    found: dict[str, bool] = {}
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.ClassDef) or "frozen=True" in "".join(map(ast.unparse, node.decorator_list)):
+            continue
+        if {"NamedTuple", "Protocol"}.intersection(map(ast.unparse, node.bases)):
+            continue
+        for method in (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)):
+            for field in _set_in(method, on_self=True):
+                found[field] = found.get(field, False) or method.name not in ("__init__", "__post_init__")
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                found.setdefault(line.target.id, False)
+    return found
+
+
+@cache
+def _set_on_others(module: Module) -> set[str]:
+    return set(_set_in(module.tree, on_self=False))
+
+
+def _set_in(tree: ast.AST, *, on_self: bool) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            is_self = isinstance(node.value, ast.Name) and node.value.id == "self"
+            if is_self == on_self:
+                yield node.attr
 
 
 def test_libraries_stay_at_their_edge() -> None:

@@ -416,6 +416,10 @@ class Hub:
                     stream.refusal = refusal
                     self._queue(stream)
                 continue
+            for stream in session.streams:
+                stream.refusal = None
+            if group == session.group:
+                continue
             before, session.group = session.group, group
             session.marks = tuple((state.kind.slot, state.type_url) for state in session.client_state.types)
             for stream in session.streams:

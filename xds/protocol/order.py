@@ -261,6 +261,19 @@ class Draft:
         self.read_clock = True
         return self.context.soon
 
+    def note_reads(self) -> None:
+        """Note that the step depends on the newest snapshot and on the clock, whatever it read of them."""
+        self.read_newest = self.read_clock = True
+
+    def keep_private(self, private: bool = True) -> None:
+        """Note that the step depends on one client's own data, so that no other client can share it."""
+        self.is_private = self.is_private or private
+
+    def wait_for_clusters(self) -> None:
+        """Hold listeners and routes until the returning client asks for its clusters, within the hold timeout."""
+        if not self.stuck_until:
+            self.stuck_until = self._hold_until()
+
     def put(self, state: TypeState) -> TypeState:
         """Have a type stand so."""
         self.states[state.kind] = state

@@ -215,6 +215,7 @@ class Sessions:
     def regroup(self, streams: Iterable[Stream], groups: Set[str]) -> list[tuple[Session, str | None]]:
         """Return the sessions whose node another group takes now, with that group, None for none at all.
 
+        Also returned are sessions with refused streams, whose node may be back in its own group.
         ``groups`` are those that came or went. Where the rules are as before, these move nobody, or without rules the
         nodes of a cluster with the group's name.
         """
@@ -228,10 +229,7 @@ class Sessions:
         moved = []
         for session in sessions:
             group = self._catalog.group_of(session.node)
-            if group is not None:
-                for stream in session.streams:
-                    stream.refusal = None
-            if group != session.group:
+            if group != session.group or any(stream.refusal for stream in session.streams):
                 moved.append((session, group))
         return moved
 

@@ -103,11 +103,11 @@ class Steps:
         if isinstance(request, DeltaDiscoveryRequest):
             state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names)
         else:
-            draft.is_private = claims
+            draft.keep_private(claims)
             recall = None if stuck else self._rules.response_cache
             state = begin_sotw(state, request, interned, view, recall, history.nacked.names)
         if history is not NO_HISTORY:
-            draft.is_private = True
+            draft.keep_private()
             state = _with_history(state, history, context, context.soon + self._rules.ordering.listener_drain_s)
         if kind.type_url == ENDPOINTS and draft.warming and state.view is not None:
             state = state.ask([name for name in draft.warming if state.subscription.wants(name)])
@@ -144,7 +144,7 @@ class Steps:
             draft.happened(OrderEvent.RESUBSCRIBED, None)
         _follow(draft, kind)
         if answered is not None and answered.error is not None:
-            draft.is_private = True
+            draft.keep_private()
         if answered is None and not named:
             return self._step(before, draft, source, NO_EFFECTS)
         plain = answered is not None and answered.error is None and not named and not watched
@@ -166,7 +166,7 @@ class Steps:
         if alone is not None:
             return alone
         draft = self._draft(before, context, source)
-        draft.read_newest = draft.read_clock = True
+        draft.note_reads()
         part = draft.advance(source.slot)
         keeps = tuple(s for s in draft.switches if s.draining and _draining_of(before, s.kind) is not s.draining)
         effects = Effects(draining=keeps) if keeps else NO_EFFECTS
@@ -311,8 +311,7 @@ def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool, wa
     back = kind.switches and (claims if source.served else warms and not draft.clusters)
     if not (stuck or back) or source.is_grpc:
         return False
-    if not draft.stuck_until:
-        draft.stuck_until = draft.soon + draft.rules.ordering.hold_timeout_s
+    draft.wait_for_clusters()
     return stuck
 
 
