@@ -1,9 +1,9 @@
-"""Room for large requests: how many bytes of messages that have not arrived whole a server keeps at once.
+"""Bounds the bytes of incomplete request messages that a server buffers at once.
 
-A sidecar that comes back names all it has, which is megabytes, and after a restart all come back at once. Each may send
-what its window holds anyway; credit for the rest is given out in order of asking, as room becomes free. Half of the
-room is for messages of up to ``SMALL_BYTES_MAX``, so that a few very large ones hold up nobody else. Who was given room
-and does not use it loses it as soon as others wait.
+A reconnecting sidecar reports everything it has, which may be megabytes, and after a restart all sidecars reconnect at
+once. Each stream may send as much as its window allows; credit for more is granted in order of asking, as room becomes
+free. Half of the room is reserved for messages of up to ``SMALL_BYTES_MAX``, so that a few very large ones do not delay
+the others. A stream that was granted room and does not use it is ended as soon as others wait.
 """
 
 from collections import deque
@@ -17,14 +17,14 @@ SMALL_BYTES_MAX = 4 * 1024 * 1024
 STALLED_S = 30
 PACE_BYTES_PER_S = 64 * 1024
 SLOW_S = 3
-"""Who was slower than ``PACE_BYTES_PER_S`` in so many seconds in a row loses its room, if others wait for some."""
+"""A stream slower than ``PACE_BYTES_PER_S`` for so many seconds in a row loses its room if others wait."""
 EMPTIED_BYTES_MIN = 1024 * 1024
 RESOURCE_EXHAUSTED = 8
 
 
 @dataclass(slots=True)
 class _Grant:
-    """Room that a stream has: since when, how much of its message had come when it was last looked at, how slowly."""
+    """The room granted to a stream: since when, the bytes received at the last check, and how long it was slow."""
 
     size: int
     since: int
@@ -34,7 +34,7 @@ class _Grant:
 
 @dataclass(slots=True)
 class _Room:
-    """One half of the room, who has some of it, and who waits."""
+    """One half of the room: which streams have some of it, and which wait."""
 
     bytes_max: int
     used: int = 0
@@ -42,7 +42,7 @@ class _Room:
     waiting: deque[tuple[Http2Stream, int]] = field(default_factory=deque)
 
     def share_out(self, tick: int) -> None:
-        """Give room to who waits longest, as far as there is some. At least one always has some."""
+        """Grant room to the streams that wait longest, as far as it goes. At least one stream always has some."""
         while self.waiting:
             stream, more = self.waiting[0]
             if self.granted and self.used + more > self.bytes_max:
@@ -55,7 +55,7 @@ class _Room:
             stream.connection.grant(stream, more)
 
     def expire(self, tick: int) -> None:
-        """End the streams that do not use the room they were given."""
+        """End the streams that do not use the room granted to them."""
         for stream, grant in list(self.granted.items()):
             came, grant.arrived = stream.arrived - grant.arrived, stream.arrived
             grant.slow_s = grant.slow_s + 1 if came < PACE_BYTES_PER_S else 0
@@ -69,8 +69,8 @@ class _Room:
 class Assembly:
     """The room for messages. ``tick`` below is in seconds, on the server's coarse clock.
 
-    ``on_empty`` is called when the last of those who had room has given it back, after ``EMPTIED_BYTES_MIN`` in all:
-    some clients send even small messages in two frames.
+    ``on_empty`` is called when all granted room has been released, if at least ``EMPTIED_BYTES_MIN`` was granted since
+    the last call: some clients send even small messages in two frames.
     """
 
     __slots__ = ("_large", "_on_empty", "_returned", "_small")
@@ -81,14 +81,14 @@ class Assembly:
         self._small, self._large = _Room(bytes_max // 2), _Room(bytes_max // 2)
 
     def ask(self, stream: Http2Stream, more: int, tick: int) -> None:
-        """Give the stream credit for ``more`` bytes, now or when there is room."""
+        """Grant the stream credit for ``more`` bytes, now or when there is room."""
         stream.granted = True  # asked for once
         room = self._small if more <= SMALL_BYTES_MAX else self._large
         room.waiting.append((stream, more))
         room.share_out(tick)
 
     def release(self, stream: Http2Stream) -> None:
-        """Take back the room of a message that has arrived, or never will."""
+        """Release the room of a message that has arrived, or never will."""
         for room in (self._small, self._large):
             grant = room.granted.pop(stream, None)
             if grant is None:
@@ -101,11 +101,11 @@ class Assembly:
                 self._on_empty()
 
     def expire(self, tick: int) -> None:
-        """End the streams that were given room and do not use it."""
+        """End the streams that were granted room and do not use it."""
         self._small.expire(tick)
         self._large.expire(tick)
 
     @property
     def used(self) -> int:
-        """The bytes that are given out."""
+        """The bytes granted at present."""
         return self._small.used + self._large.used

@@ -1,7 +1,4 @@
-"""What is served on a native connection's streams: xDS, health, and services that answer message by message.
-
-It knows gRPC's ways and the dispatcher, not frames or sockets.
-"""
+"""gRPC calls on the streams of a native connection: xDS, health, and services that answer message by message."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +21,7 @@ from xds.transport.http2.headers import RequestHead
 from xds.transport.http2.stream import Http2Stream, StreamConnection
 
 Reply = Callable[[bytes], Awaitable[bytes]]
-"""One answer to one message. Raises StreamRefusedError for a status other than OK."""
+"""Answers one message with one. Raises StreamRefusedError for a status other than OK."""
 
 HEALTH = "/grpc.health.v1.Health/"
 SERVING, NOT_SERVING, UNKNOWN_SERVICE = 1, 2, 3
@@ -33,18 +30,18 @@ NOT_FOUND = 5
 CHORES_PER_REFUSAL = dict.fromkeys(
     (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED, Status.NOT_FOUND, Status.RESOURCE_EXHAUSTED), CHORES_PER_MALFORMED
 )
-"""What a refused request is charged with, by its status.
+"""Chores charged for a refused request, by its status.
 
-A node that no group takes may come again and again by itself, and a proxy may bring many of them on one connection.
+A node that matches no group retries by itself, and a proxy may bring many such nodes on one connection.
 """
 CHORES_PER_OTHER_REFUSAL = 1
 NAMES_PER_CHORE = 100
-"""Names looked through, for a change of a subscription, by one chore: 20,000 a second on the average."""
+"""Names examined for a subscription change that count as one chore: 20,000 a second on average."""
 
 
 @dataclass(slots=True, eq=False)
 class Services:
-    """All that is served: xDS by the dispatcher, health, and ``replies`` by path."""
+    """The services of the port: xDS by the dispatcher, health, and ``replies`` by path."""
 
     dispatcher: Dispatcher
     replies: Mapping[str, Reply] = field(default_factory=dict)
@@ -54,7 +51,7 @@ class Services:
     xds: dict[str, Method] = field(default_factory=lambda: {method.path: method for method in METHODS})
 
     def call(self, connection: "CallConnection", stream_id: int, path: str) -> Http2Stream:
-        """Return the stream that serves a request for ``path``."""
+        """Return the call that serves a request for ``path``."""
         method = self.xds.get(path)
         if method is not None:
             return XdsCall(connection, stream_id, method)
@@ -83,14 +80,14 @@ class Services:
         return HealthCheckResponse(status=status).SerializeToString()
 
     def stop_serving(self) -> None:
-        """Tell whoever watches that this server takes no more streams."""
+        """Report NOT_SERVING to all health watches."""
         self.serving = False
         for watcher in list(self.watchers):
             watcher.ready()
 
 
 class CallConnection(StreamConnection, Protocol):
-    """What a call needs of its connection. For annotations alone: a connection does not derive from it."""
+    """What a call needs of its connection. Used in annotations only: connections do not derive from it."""
 
     @property
     def services(self) -> Services:
@@ -98,10 +95,10 @@ class CallConnection(StreamConnection, Protocol):
 
     @property
     def name(self) -> str:
-        """What tells this connection from every other one of the process."""
+        """The name of this connection, unique in the process."""
 
     def charge(self, count: int) -> None:
-        """Charge the peer for work that was done, outside of taking a frame."""
+        """Charge the peer for work done outside of frame processing."""
 
 
 class Call(Http2Stream):
@@ -116,7 +113,7 @@ class Call(Http2Stream):
         return True
 
     def begin(self, head: RequestHead) -> None:
-        """Start, the stream being known to its connection."""
+        """Start the call, once the connection has registered its stream."""
         self.start()
 
     def expire(self) -> None:
@@ -129,7 +126,7 @@ class Call(Http2Stream):
         self.cut(status.value, message)
 
     def refuse(self, refusal: StreamRefusedError) -> None:
-        """End the stream for what its client asked, and charge the connection for it."""
+        """End the stream because of its client's request, and charge the connection for it."""
         self.end(refusal.status, refusal.message)
         self.connection.charge(CHORES_PER_REFUSAL.get(refusal.status, CHORES_PER_OTHER_REFUSAL))
 
@@ -137,11 +134,11 @@ class Call(Http2Stream):
         """Nothing waits."""
 
     def on_gone(self) -> None:
-        """Nothing is to be let go of."""
+        """Nothing to release."""
 
 
 class XdsCall(Call):
-    """One xDS stream: its requests to the dispatcher, and what polling gives to the client. A ``Sink``."""
+    """One xDS stream: passes requests to the dispatcher and sends what polling returns. A ``Sink``."""
 
     __slots__ = ("_xds",)
 
@@ -173,7 +170,7 @@ class XdsCall(Call):
                 self.connection.chore(names // NAMES_PER_CHORE)
 
     def send_cohort(self, hub: Hub) -> bool:
-        """Send what the stream's whole cohort is sent."""
+        """Send the response of the stream's whole cohort."""
         xds, connection = self._xds, self.connection
         if xds is None or self.rest is not None or connection.paused:
             return True
@@ -187,7 +184,7 @@ class XdsCall(Call):
         return True
 
     def ready(self) -> None:
-        """Send what there is to send, for as long as the client takes it."""
+        """Send all pending responses while the client can take more."""
         dispatcher, xds = self.connection.services.dispatcher, self._xds
         try:
             while xds is not None and self.rest is None and not self.connection.paused:
@@ -202,7 +199,7 @@ class XdsCall(Call):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """End the stream: refused, or for a bug of ours, which must not cost other streams anything."""
+        """End the stream: it was refused, or a bug of ours failed it, which must not affect other streams."""
         if isinstance(error, StreamRefusedError):
             self.end(error.status, error.message)
         else:
@@ -210,7 +207,7 @@ class XdsCall(Call):
             self.end(Status.INTERNAL, "internal error")
 
     def _send_part(self, part: Part, connection: CallConnection) -> None:
-        """Send a part, framed once for its whole cohort: nearly all clients use stream 1, and have room for it."""
+        """Send a part, framed once for its whole cohort: nearly all clients use stream 1 and have window for it."""
         framed = connection.services.framed
         size = framed.size if framed.part is part else len(part.message) + grpc.PREFIX_BYTES
         if self.id == 1 and size <= self.window and size <= connection.window:
@@ -239,9 +236,9 @@ class XdsCall(Call):
 
 
 class RefusedCall(Call):
-    """A stream that gets nothing but a status, once its client has said anything.
+    """A stream that is answered with a status only, after its first message.
 
-    Sooner, some clients take a status that overtakes their first message for an internal error of their own.
+    Some clients report a status that arrives before they have sent their first message as an internal error of theirs.
     """
 
     __slots__ = ("_refusal",)
@@ -252,7 +249,7 @@ class RefusedCall(Call):
         self._refusal = refusal
 
     def begin(self, head: RequestHead) -> None:
-        """Wait for what the client says."""
+        """Wait for the first message."""
 
     def take(self, data: bytes) -> None:
         self.count(len(data))
@@ -266,7 +263,7 @@ class RefusedCall(Call):
 
 
 class ReplyCall(Call):
-    """A unary method, or a stream that answers each message with one. A few messages may wait for their answers."""
+    """A unary method, or a stream that answers each message with one. A few messages may wait for answers."""
 
     __slots__ = ("_ended", "_lacking", "_messages", "_reply", "_task")
 
@@ -279,7 +276,7 @@ class ReplyCall(Call):
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, head: RequestHead) -> None:
-        """Send nothing yet: an error comes without headers before it."""
+        """Send nothing yet: an error is sent without headers before it."""
 
     def on_message(self, message: bytes) -> None:
         if len(self._messages) >= REPLIES_WAITING_MAX:
@@ -351,7 +348,7 @@ class HealthWatch(Call):
         return self._message is not None
 
     def ready(self) -> None:
-        """Tell the status, if it is another than before."""
+        """Send the status if it has changed."""
         if self._message is None or not self.can_send:
             return
         status = self.connection.services.health(self._message) or UNKNOWN_SERVICE

@@ -1,6 +1,6 @@
-"""TLS of the native transport, with certificates that are read again when their files change.
+"""The native transport's TLS context, reloaded when certificate files change.
 
-It does not know connections. A new certificate counts for new connections; open ones keep theirs.
+A new certificate is used for new connections; open ones keep theirs.
 """
 
 import ssl
@@ -10,9 +10,10 @@ from xds.transport.tls import TlsFiles
 
 
 class Certificates:
-    """The present TLS context. Files that can't be used keep what was read before in force.
+    """The present TLS context. If changed files can't be used, the former context stays in force.
 
-    ``on_problem`` is told why, once per change of the files. Raises OSError or ssl.SSLError at the first reading.
+    ``on_problem`` is called with the reason, once per change of the files. The constructor raises OSError or
+    ssl.SSLError.
     """
 
     def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
@@ -22,13 +23,13 @@ class Certificates:
         self._context = _read(files)
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for a new connection. Looking at the files' times is little beside its handshake."""
+        """Return the context for a new connection. Checking the files' times costs little beside a handshake."""
         if self._files.stamp_now() != self._stamp:
             self.reload()
         return self._context
 
     def reload(self) -> bool:
-        """Read the files again, changed or not; say whether they can be used."""
+        """Reload the files, changed or not; return whether they can be used."""
         self._stamp = self._files.stamp_now()
         try:
             self._context = _read(self._files)

@@ -1,7 +1,7 @@
-"""Messages between a server's own processes, in order, over a socket that both inherit. It does not know what they say.
+"""Messages between a server's own processes, in order, over a socket that both inherit.
 
-A message is four bytes of length and that many bytes. Neither end blocks: what the other does not take is kept, and
-``unsent_bytes`` says how much that is.
+A message is four bytes of length and that many bytes. Neither end blocks: what the other end has not read is buffered,
+and ``unsent_bytes`` is its size.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ LENGTH_BYTES = 4
 
 
 class Channel(asyncio.Protocol):
-    """One end. ``on_message`` is given every message; ``on_lost`` is called once the other end is gone."""
+    """One end. ``on_message`` is called with every message, ``on_lost`` once the other end is gone."""
 
     def __init__(self, on_message: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
         self._on_message = on_message
@@ -22,7 +22,7 @@ class Channel(asyncio.Protocol):
         self._buffer = bytearray()
 
     async def attach(self, end: socket.socket) -> None:
-        """Begin to use a connected socket, which is the channel's from then on."""
+        """Start on a connected socket, which the channel owns from then on."""
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=end)
 
     def send(self, message: bytes) -> None:
@@ -32,11 +32,11 @@ class Channel(asyncio.Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """How much the other end has yet to take."""
+        """The bytes that the other end has not read yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def close(self) -> None:
-        """Close it once all was sent."""
+        """Close the channel once everything has been sent."""
         if self._transport is not None:
             self._transport.close()
 

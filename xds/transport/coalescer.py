@@ -1,7 +1,7 @@
-"""Changes that follow each other closely become one for the streams. It does not know what a change is made of.
+"""Merges changes that follow each other closely into one for the streams.
 
-A change waits ``coalesce_s`` for another one, and never longer than ``coalesce_max_s`` in all. Changes of endpoints
-alone, and changes of the groups' rules, do not wait.
+A change waits ``coalesce_s`` for another one, and at most ``coalesce_max_s`` in all. Changes of endpoints alone and
+changes of group rules do not wait.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Coalescer:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, applied: Applied) -> None:
-        """Publish a change, now or together with those that follow it at once."""
+        """Publish a change, now or merged with those that closely follow."""
         first = self._waiting is None
         self._waiting = applied if self._waiting is None else _merged(self._waiting, applied)
         types = {type_url for by_type in self._waiting.changed.values() for type_url in by_type}
@@ -40,7 +40,7 @@ class Coalescer:
         self._timer = self._loop.call_at(min(now + self._coalesce_s, self._since + self._coalesce_max_s), self.flush)
 
     def flush(self) -> None:
-        """Publish what waits, if anything does."""
+        """Publish the waiting changes, if there are any."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,8 +1,8 @@
-"""Between the pure hub and the transports, on the event loop: who may write next, and when to look again.
+"""Runs the pure hub on the event loop, between it and the transports: schedules writes and timers.
 
-It does not know gRPC or HTTP/2. A transport gives it each stream's requests and polls for responses; it tells a
-stream's ``Sink`` when there may be something to poll. A big fan-out is shared out in slices, so that requests which
-arrive meanwhile are answered in between.
+A transport passes each stream's requests to the dispatcher and polls for responses; the dispatcher notifies a stream's
+``Sink`` when there may be something to poll. A large fan-out runs in slices, so that requests that arrive meanwhile are
+answered in between.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ from xds.protocol.status import Event
 
 ADMITTED_AT_ONCE = 16
 ADMITTING_S = 0.002
-"""New clients that are given their first answer before the event loop gets a turn: so many, within so long.
+"""First answers to new clients per turn of the event loop: at most so many, and so many seconds of work.
 
-The answer to one may take milliseconds, if it has thousands of resources.
+One answer may take milliseconds if it has thousands of resources.
 """
 AGING_S = 5.0
-"""How often the hub is to forget what nobody has asked for since."""
+"""How often the hub drops cached data that has not been used since."""
 SLICE = 32
-"""Streams told of a change before the event loop gets a turn: about a millisecond of work, on grpcio 5.
+"""Streams notified of a change per turn of the event loop: about a millisecond of work, 5 on grpcio.
 
-A slice goes on for as long as the loop had worked on other things since the one before, so that a change takes at most
-twice as long whatever clients ask of the server meanwhile.
+A slice lasts as long as the loop worked on other things since the slice before, so that a change takes at most twice as
+long whatever else clients ask of the server.
 """
 
 
 class Sink(Protocol):
-    """A transport's end of one stream."""
+    """The transport's side of one stream."""
 
     def ready(self) -> None:
-        """There may be something to poll. Must not block; once the stream can take a message, poll for it."""
+        """Called when there may be something to poll. Must not block; poll once the stream can take a message."""
         ...
 
     def send_cohort(self, hub: Hub) -> bool:
@@ -54,29 +54,29 @@ class Sink(Protocol):
 
 
 class Transport(Protocol):
-    """A server of xDS streams, with its four verbs."""
+    """A server of xDS streams: start, drain, stop, reload."""
 
     async def start(self) -> Address:
         """Listen, and return the address that was bound. Raises BindError."""
         ...
 
     async def drain(self, window_s: float) -> None:
-        """Take no new streams, and end the open ones one by one over a window of so many seconds."""
+        """Accept no new streams, and end the open ones one by one over ``window_s`` seconds."""
         ...
 
     async def stop(self, grace_s: float) -> None:
-        """Close everything, at the latest after ``grace_s``."""
+        """Close everything within ``grace_s`` seconds."""
         ...
 
     def reload_certificates(self) -> bool:
-        """Read the TLS files again; say whether there are any, and they can be used."""
+        """Reload the TLS files; return whether TLS is configured and they can be used."""
         ...
 
 
 class Dispatcher:
     """Runs the hub on the event loop.
 
-    ``on_event`` is told what operators may have to know, ``on_fault`` of a bug of ours that ended a stream.
+    ``on_event`` is called with events for operators, ``on_fault`` with a bug of ours that ended a stream.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Dispatcher:
         self._aging = self._loop.call_later(AGING_S, self._age)
 
     def open(self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "") -> Stream:
-        """Take in a new stream; raises StreamRefusedError when there are too many."""
+        """Register a new stream. Raises StreamRefusedError if there are too many."""
         if len(self._sinks) >= self._streams_max:
             raise StreamRefusedError(
                 Status.RESOURCE_EXHAUSTED, f"this server takes {self._streams_max} streams (transport.streams_max)"
@@ -121,12 +121,12 @@ class Dispatcher:
         return stream
 
     def receive(self, stream: Stream, data: bytes) -> int:
-        """Hand a request to the hub, and return how many names that had to look through for a change of a subscription.
+        """Pass a request to the hub; return how many names it examined for a subscription change.
 
-        Raises StreamRefusedError when the stream has to end for it.
+        Raises StreamRefusedError if the stream must end for it.
 
-        Streams of clients that have nothing yet wait their turn for the first answer, a few at a time: in a storm,
-        those who come back, to whom little is to be sent, and what is asked on open streams, are not held up by them.
+        New clients wait for their turn for the first answer, a few at a time: in a reconnect storm they do not delay
+        returning clients, which need little, or requests on open streams.
         """
         hub = self.hub
         new = stream.session is None
@@ -141,7 +141,7 @@ class Dispatcher:
                 self._serve_now()
 
     def _admit(self) -> None:
-        """Serve the streams that wait their turn longest; the others after the event loop had its own."""
+        """Answer the new streams that have waited longest; the others after the event loop had its turn."""
         until = monotonic() + ADMITTING_S
         for stream in list(islice(self._cold, ADMITTED_AT_ONCE)):
             del self._cold[stream]
@@ -152,14 +152,14 @@ class Dispatcher:
             self._loop.call_soon(self._admit)
 
     def poll(self, stream: Stream) -> Part | None:
-        """Return the stream's next message, or None until its sink is told to be ready again."""
+        """Return the stream's next message, or None until its sink is notified again."""
         part = self.hub.poll(stream, self._loop.time())
         if self.hub.restless or self.hub.next_tick < self._timer_at:
             self._serve_now()
         return part
 
     def close(self, stream: Stream) -> None:
-        """Forget a stream that ended."""
+        """Remove a stream that has ended."""
         self._sinks.pop(stream, None)
         stream.owner = None
         self._cold.pop(stream, None)
@@ -167,7 +167,7 @@ class Dispatcher:
         self._serve_now()
 
     def publish(self, applied: Applied) -> None:
-        """Bring every stream up to date that the change concerns."""
+        """Bring every affected stream up to date."""
         self.hub.publish(applied)
         self._share_out()
 
@@ -177,7 +177,7 @@ class Dispatcher:
         return list(self._sinks.values())
 
     def stop(self) -> None:
-        """Cancel what is scheduled, for good."""
+        """Cancel everything scheduled, for good."""
         self._stopped = True
         for handle in (self._slice, self._timer, self._aging):
             if handle is not None:
@@ -187,7 +187,7 @@ class Dispatcher:
         self._timer_at = float("inf")
 
     def _serve_now(self) -> None:
-        """Tell the sinks of the few streams that a client's doing made ready, whatever the fan-out under way."""
+        """Notify the few streams that a request made ready, without waiting for a fan-out under way."""
         hub = self.hub
         if self._stopped:
             return
@@ -205,7 +205,7 @@ class Dispatcher:
             self._set_timer()
 
     def _share_out(self) -> None:
-        """Tell the sinks of the many streams that a change made ready: a slice at once, the rest by and by."""
+        """Notify the many streams that a change made ready: one slice now, the others in later turns."""
         if self._stopped:
             return
         self._backlog.extend(self.hub.take_ready())
@@ -217,13 +217,13 @@ class Dispatcher:
     def _run_slice(self) -> None:
         backlog = self._backlog
         if backlog:
-            # First, since a sink may poll at once, and polling lead here again.
+            # First, since a sink may poll at once, and polling may lead here again.
             self._slice = self._loop.call_soon(self._run_slice)
         else:
             self._slice = None
         hub = self.hub
         hub.tell_time(self._loop.time())
-        began = thread_time()  # what other processes do meanwhile does not count
+        began = thread_time()  # time spent by other processes does not count
         due = began if self._sliced_at is None else 2 * began - self._sliced_at
         while backlog:
             for _ in range(min(SLICE, len(backlog))):
@@ -247,7 +247,7 @@ class Dispatcher:
         at = self.hub.next_tick
         if self._timer is not None:
             if self._timer_at <= at:
-                return  # at worst it finds nothing to do, and is set anew
+                return  # at worst there is nothing to do, and it is set again
             self._timer.cancel()
             self._timer = None
         self._timer_at = at

@@ -1,21 +1,21 @@
-"""What the wire has of a message that goes to a whole cohort: made once, and kept while it goes out.
+"""Messages to whole cohorts as bytes on the wire: framed once, and kept while they are being sent.
 
-Nearly all clients have their stream as stream 1 of their connection, for which even the frames are the same. What does
-not fit into a client's window goes out piece by piece, of one copy with its prefix that all share.
+Nearly all clients use stream 1 of their connection, for which even the frames are equal. A message that does not fit
+into a client's window is sent in pieces of one prefixed copy that all clients share.
 """
 
 from xds.protocol.responses import Part
 from xds.transport.http2 import grpc
 
 BYTES_MAX = 8 * 1024 * 1024
-"""So much is kept, and the newest in any case."""
+"""At most so many bytes are kept; the newest message is kept in any case."""
 
 
 class FramedParts:
-    """Parts as the wire has them. Those not asked for since ``grow_old`` was called twice are forgotten.
+    """Framed parts. Those not used during two calls of ``grow_old`` are dropped.
 
-    ``part`` is the one taken last, ``framed`` what it is in DATA frames of stream 1, ``size`` its message's with
-    the prefix.
+    ``part`` is the one used last, ``framed`` its DATA frames on stream 1, ``size`` the bytes of its message with the
+    prefix.
     """
 
     __slots__ = ("_bytes", "_known", "_older", "framed", "part", "size")
@@ -29,7 +29,7 @@ class FramedParts:
         self._bytes = 0
 
     def take(self, part: Part) -> None:
-        """Have a part framed, if it is not yet."""
+        """Frame a part unless it is framed already."""
         self.framed = self._get(part, framed=True)
         self.part, self.size = part, len(part.message) + grpc.PREFIX_BYTES
 
@@ -52,7 +52,7 @@ class FramedParts:
         return data
 
     def grow_old(self) -> None:
-        """Forget what nobody asked for since the last call."""
+        """Drop what was not used since the last call."""
         self._bytes -= sum(map(len, self._older.values()))
         self._older, self._known = self._known, {}
         self.part, self.framed, self.size = None, b"", 0

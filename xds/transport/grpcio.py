@@ -1,4 +1,4 @@
-"""The grpcio transport: xDS streams on grpc.aio, bytes in and bytes out. It does not know what is in them."""
+"""The grpcio transport: xDS streams on grpc.aio, bytes in and bytes out."""
 
 import asyncio
 import contextlib
@@ -23,13 +23,13 @@ from xds.transport.tls import TlsFiles
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 ABORT_TIMEOUT_S = 5.0
 GONE_TIMEOUT_S = 2.0
-"""Within this time the reading side says that a client went away, on which a write failed."""
+"""After a failed write, the reading side reports within this time that the client has gone."""
 FAREWELL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcioOptions:
-    """What the server is told about connections. ``message_bytes_max`` bounds requests: Envoy names all it has."""
+    """Connection settings. ``message_bytes_max`` bounds requests: Envoy reports all that it has."""
 
     keepalive_interval_s: float = 60.0
     keepalive_timeout_s: float = 20.0
@@ -45,12 +45,12 @@ class GrpcioOptions:
     """The descriptor pool that reflection shows, or None for no reflection."""
 
     def channel_options(self) -> list[tuple[str, int]]:
-        """Return gRPC's own options. A misspelt one would be ignored silently; ``tests/transport`` shows each."""
+        """Return gRPC's own options. gRPC ignores misspelt ones silently; ``tests/transport`` tests each."""
         pings_ms = int(self.ping_interval_min_s * 1000)
         return [
-            # Two servers on one port would share its clients by chance instead of failing to start.
+            # With it, two servers on one port would share its clients at random instead of failing to start.
             ("grpc.so_reuseport", 0),
-            # By default, 1,000 waiting calls are refused: a reconnect storm has more.
+            # By default gRPC refuses calls beyond 1,000 waiting ones: a reconnect storm has more.
             ("grpc.server.max_pending_requests", self.pending_max),
             ("grpc.server.max_pending_requests_hard_limit", self.pending_max),
             ("grpc.max_concurrent_streams", self.streams_max),
@@ -75,7 +75,7 @@ class GrpcioOptions:
 
 
 class _Call:
-    """One stream's end here: reads its requests, and writes what polling gives, one message at a time."""
+    """The server's side of one stream: reads requests and writes what polling returns, one message at a time."""
 
     __slots__ = ("_context", "_dispatcher", "_refusal", "_task", "_told", "_writer", "stream")
 
@@ -122,7 +122,7 @@ class _Call:
             self._task.cancel()
 
     async def _write(self, part: Part | None) -> None:
-        """Write a part, if one is given, and what polling gives, until there is nothing more to be written."""
+        """Write a part, if one is given, then what polling returns until there is nothing more."""
         try:
             while self._refusal is None:
                 if part is None:
@@ -137,7 +137,7 @@ class _Call:
         except (aio.UsageError, aio.AioRpcError, asyncio.InvalidStateError, grpc.RpcError):
             pass  # the client went away; the reading side ends the stream
         except aio.InternalError as error:
-            # So does a write fail that is under way when the client cancels. Otherwise the stream lacks a message now.
+            # A write under way also fails when the client cancels. Otherwise the stream has lost a message.
             assert self._task is not None
             await asyncio.wait({self._task}, timeout=GONE_TIMEOUT_S)
             self._fail(error)
@@ -147,7 +147,7 @@ class _Call:
             self._writer = None
 
     def _fail(self, error: Exception) -> None:
-        """End the stream: refused, or for a bug of ours, which must not cost other streams anything."""
+        """End the stream: it was refused, or a bug of ours failed it, which must not affect other streams."""
         if isinstance(error, StreamRefusedError):
             self.end(error.status, error.message)
         else:
@@ -155,7 +155,7 @@ class _Call:
             self.end(Status.INTERNAL, "internal error")
 
     async def run(self) -> None:
-        """Read until the client is done, or the stream has to end: then raise what it ends with."""
+        """Read until the client is done, or raise what the stream must end with."""
         try:
             while isinstance(data := await self._context.read(), bytes):  # else aio.EOF
                 self._dispatcher.receive(self.stream, data)
@@ -174,7 +174,7 @@ class _Call:
                 await self._end_write(self._writer)
 
     async def _end_write(self, writer: "asyncio.Task[None]") -> None:
-        """End what is being written; where a status is to follow, only once it is out: grpcio sends none beside it.
+        """End the writer. If a status is to follow, wait for the write first: grpcio sends no status during a write.
 
         A client that does not read gets no status, and can't keep the stream open.
         """
@@ -186,7 +186,7 @@ class _Call:
 
 
 def _why_not_bound(address: Address, error: RuntimeError) -> OSError:
-    """Return what the system says against an address: gRPC itself tells only that it failed."""
+    """Return why the system refuses an address: gRPC reports only that binding failed."""
     if not address.is_unix:
         try:
             with socket.create_server((address.host, address.port), family=_family(address.host), reuse_port=False):
@@ -201,7 +201,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 class GrpcioTransport:
-    """Serves every xDS method, gRPC health and what else ``handlers`` hold, on one address."""
+    """Serves every xDS method, gRPC health and additional ``handlers`` on one address."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class GrpcioTransport:
         return self._address if self._address.is_unix else Address(self._address.host, port)
 
     def reload_certificates(self) -> bool:
-        """Have the TLS files read again; say whether there are any, and they can be used."""
+        """Reload the TLS files; return whether TLS is configured and they can be used."""
         return self._certificates is not None and self._certificates.reload()
 
     def _bind(self, server: aio.Server) -> int:
@@ -278,7 +278,7 @@ class GrpcioTransport:
         return handle
 
     async def _abort(self, context: "aio.ServicerContext[bytes, bytes]", refusal: StreamRefusedError) -> None:
-        """End a call with its status; a client that does not read can't keep it open."""
+        """End a call with its status, even if its client does not read."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ABORT_TIMEOUT_S):
                 await context.abort(STATUS[refusal.status.value], refusal.message)
@@ -288,7 +288,7 @@ class GrpcioTransport:
             await self._health.set(service, status)
 
     async def drain(self, window_s: float) -> None:
-        """Send GOAWAY, take no new streams, and end the open ones one by one over ``window_s`` seconds."""
+        """Send GOAWAY, accept no new streams, and end the open ones one by one over ``window_s`` seconds."""
         assert self._server is not None
         await self._health.enter_graceful_shutdown()
         server = self._server
@@ -307,7 +307,7 @@ class GrpcioTransport:
         await stopping
 
     async def stop(self, grace_s: float) -> None:
-        """Close everything, at the latest after ``grace_s``."""
+        """Close everything within ``grace_s`` seconds."""
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None

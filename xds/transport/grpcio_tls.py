@@ -1,6 +1,6 @@
-"""TLS of the grpcio transport, with certificates that are read again when their files change.
+"""The grpcio transport's credentials, reloaded when certificate files change.
 
-It does not know gRPC services. A new certificate counts for new connections; open streams keep theirs.
+A new certificate is used for new connections; open streams keep theirs.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from xds.transport.tls import TlsFiles
 
 
 class GrpcioCertificates:
-    """Credentials that follow the files. Files that can't be used keep what was read before in force.
+    """Credentials that follow the files. If changed files can't be used, the former credentials stay in force.
 
-    ``on_problem`` is told why, also from gRPC's own threads, once per change of the files. Raises OSError or ValueError
-    at the first reading.
+    ``on_problem`` is called with the reason, also from gRPC's own threads, once per change of the files. The
+    constructor raises OSError or ValueError.
     """
 
     def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
@@ -29,7 +29,7 @@ class GrpcioCertificates:
         )
 
     def reload(self) -> bool:
-        """Have the files read again with the next connection, changed or not; say whether they can be used now."""
+        """Reload the files with the next connection, changed or not; return whether they can be used now."""
         self._stamp = ()
         return self._read_again() is not None
 
@@ -56,7 +56,7 @@ def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
 
 
 def _check_pair(files: TlsFiles) -> None:
-    """Refuse a key that is not the certificate's: files are replaced one after the other."""
+    """Raise ValueError if the key does not match the certificate: files are replaced one after the other."""
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

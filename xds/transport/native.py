@@ -1,4 +1,4 @@
-"""The native transport: xDS, and gRPC health, on our own HTTP/2 over asyncio. It does not know what is in them."""
+"""The native transport: xDS and gRPC health on our own HTTP/2 over asyncio."""
 
 import asyncio
 import contextlib
@@ -24,15 +24,15 @@ SWEEP_SLICE = 2_000
 CLOSING_S = 5
 FAREWELL_S = 0.5
 REST_S, REST_INTERVAL_S = 0.05, 1.0
-"""So long after the last large request its memory is given back, and so often at most."""
+"""Memory is returned to the system so long after the last large request, and at most so often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeOptions:
-    """What the server is told about connections; times in seconds.
+    """Connection settings; times in seconds.
 
-    ``handshake_s``: within so long a client must have shown that it speaks HTTP/2, and asked for something on its
-    first streams; ``idle_s``: a connection may be without a stream.
+    ``handshake_s``: how long a client has to complete the HTTP/2 handshake and to send a request on its first streams;
+    ``idle_s``: how long a connection may have no stream.
     """
 
     keepalive_interval_s: float = 60.0
@@ -48,8 +48,8 @@ class NativeOptions:
 class NativeTransport:
     """Serves every xDS method and gRPC health on one address; ``replies`` adds methods, by path.
 
-    ``return_memory`` is called when large requests were taken and no more are on their way, and when large responses
-    were forgotten.
+    ``return_memory`` is called after large requests, once no more of them are arriving, and when large responses were
+    dropped from the cache.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class NativeTransport:
         self._certificates: Certificates | None = None
 
     def reload_certificates(self) -> bool:
-        """Read the TLS files again; say whether there are any, and they can be used."""
+        """Reload the TLS files; return whether TLS is configured and they can be used."""
         return self._certificates is not None and self._certificates.reload()
 
     async def start(self) -> Address:
@@ -128,11 +128,11 @@ class NativeTransport:
     # --- Connections that say nothing ------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        """Once a second, look at every connection, in slices."""
+        """Check every connection once a second, in slices."""
         shared = self._shared
         assert shared is not None
         loop = asyncio.get_running_loop()
-        self._sweeper = loop.call_later(1.0, self._sweep)  # first, so that whatever fails below ends no sweeping
+        self._sweeper = loop.call_later(1.0, self._sweep)  # first, so that a failure below does not stop the sweeping
         shared.tick += 1
         shared.assembly.expire(shared.tick)
         self._services.framed.grow_old()
@@ -174,7 +174,7 @@ class NativeTransport:
     # --- The end ---------------------------------------------------------------------------------------------------
 
     async def drain(self, window_s: float) -> None:
-        """Send GOAWAY, take no new streams, and end the open ones one by one over ``window_s`` seconds."""
+        """Send GOAWAY, accept no new streams, and end the open ones one by one over ``window_s`` seconds."""
         shared = self._shared
         assert shared is not None
         self._close_listening()
@@ -189,13 +189,13 @@ class NativeTransport:
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             sink.end(Status.UNAVAILABLE, "this server is shutting down; connect again")
-        # Clients close a connection that is going away by themselves; closing it first may cost them the last words.
+        # Clients close a connection after GOAWAY by themselves; if we close it first they may lose the last messages.
         deadline = loop.time() + FAREWELL_S
         while shared.connections and loop.time() < deadline:  # noqa: ASYNC110 - bounded, and at the end of a life
             await asyncio.sleep(FAREWELL_S / 10)
 
     async def stop(self, grace_s: float) -> None:
-        """Close everything, at the latest after ``grace_s``."""
+        """Close everything within ``grace_s`` seconds."""
         self._close_listening()
         if self._shared is not None:
             for connection in list(self._shared.connections):

@@ -1,7 +1,7 @@
-"""A native connection's edge: an asyncio protocol around the HTTP/2 connection, in plain or over TLS.
+"""A native connection: an asyncio protocol around the HTTP/2 connection, in plaintext or over TLS.
 
-It does not know xDS. TLS runs on memory BIOs, in small pieces and with one read buffer for all connections: the event
-loop's own TLS keeps 80 KB a connection, BIOs keep the size of their largest flush for ever, and this way it is 30 KB.
+TLS runs on memory BIOs, in small pieces and with one read buffer for all connections, and takes 30 KB a connection: the
+event loop's own TLS takes 80 KB, and a BIO keeps the size of its largest flush for ever.
 """
 
 import asyncio
@@ -28,19 +28,19 @@ from xds.transport.http2.stream import Http2Stream
 PING_STRIKES_MAX = 2
 TLS_PIECE_BYTES = 2_048
 LINGER_BYTES_MAX = 256 * 1024
-"""What a peer may still say after the last word, unheard: closing before it is read would lose that word."""
+"""Bytes that are read and dropped after our last frame: closing with unread bytes would lose that frame."""
 TLS_READ_BYTES = 16_384
 CORKED_MAX = 64
 CORKED_BYTES_MAX = 16_384
-"""What one read brings forth is sent at once from so many pieces on, or from a piece so large on."""
+"""Output caused by one read is joined up to so many pieces, and pieces up to this size; beyond, it is sent at once."""
 FRAMES_AT_ONCE = 32
-"""Frames of one client that are taken before the event loop gets a turn: more than a read of a large request has."""
+"""Frames of one client processed per turn of the event loop: more than one read of a large request contains."""
 KEEPALIVE_PING = frame(PING, 0, 0, b"xds-ping")
 
 
 @dataclass(slots=True, eq=False)
 class SharedByConnections:
-    """What a server's connections have in common. ``tick`` is a coarse clock, in seconds since the start."""
+    """What all connections of a server share. ``tick`` is a coarse clock, in seconds since the start."""
 
     services: Services
     limits: Http2Limits
@@ -60,7 +60,7 @@ class SharedByConnections:
     idle_left: int = 0
 
     def rest(self, connection: "NativeConnection") -> None:
-        """Have a connection go on later with what it has received: one of them each turn of the event loop."""
+        """Resume a connection's received bytes later: one connection per turn of the event loop."""
         if not self.resting:
             self.call_soon(self._go_on)
         self.resting.append(connection)
@@ -74,13 +74,13 @@ class SharedByConnections:
                 self.call_soon(self._go_on)
 
     def admit(self, connection: "NativeConnection") -> None:
-        """Know a new connection. Where all are taken, the oldest one that has no stream makes room for it."""
+        """Register a new connection. If all places are taken, the oldest connection without a stream is closed."""
         if len(self.connections) >= self.connections_max:
             (self._idle_one() or connection).abort()
         self.connections[connection] = None
 
     def _idle_one(self) -> "NativeConnection | None":
-        """Return a connection that has no stream, one after the other; all are looked at only now and then."""
+        """Return the next connection without a stream; all connections are scanned only now and then."""
         self.idle_left -= 1
         if self.idle_left < 0:
             self.idle_left = len(self.connections) // 8
@@ -92,7 +92,8 @@ class NativeConnection(Connection, asyncio.Protocol):
     """One client's connection in plaintext.
 
     ``since`` is when it was made, or when it began to close; ``busy`` when it last had a stream; ``heard`` when bytes
-    last came, ``pinged`` whether a keepalive ping is out since. ``lingering`` is what came after our last word.
+    were last received, ``pinged`` whether a keepalive ping is unanswered; ``lingering`` counts bytes received after our
+    last frame.
     """
 
     __slots__ = (
@@ -123,7 +124,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         self.since = self.heard = self.busy = shared.tick
         self.pinged = False
         self.asked = False
-        """A request came on one of its streams; looked at by the sweep, which counts ``unasked_s`` until then."""
+        """Note that a request was received on one of its streams. Until then the sweep counts ``unasked_s``."""
         self.unasked_s = 0
         self.lingering: int | None = None
         self._transport: asyncio.Transport | None = None
@@ -134,14 +135,14 @@ class NativeConnection(Connection, asyncio.Protocol):
 
     @property
     def name(self) -> str:
-        """What tells this connection from every other one of the process."""
+        """The name of this connection, unique in the process."""
         if not self._name:
             self._name = f"c{next(self.shared.names)}"
         return self._name
 
     @property
     def greeted(self) -> bool:
-        """Say whether the client has shown that it speaks HTTP/2."""
+        """Whether the client has completed the HTTP/2 handshake."""
         return self.stage is ConnectionStage.OPEN
 
     # --- From the event loop ---------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class NativeConnection(Connection, asyncio.Protocol):
             shared.reads.learn(data)
 
     def take(self, data: bytes) -> None:
-        """Take what the client sent; what that brings forth goes out together."""
+        """Process received bytes; the output they cause is sent together."""
         self._corked = []
         try:
             self.receive(data)
@@ -180,14 +181,14 @@ class NativeConnection(Connection, asyncio.Protocol):
             self._corked = None
 
     def on_rest(self) -> None:
-        # Nothing more is read meanwhile, or a client could have this process keep all that it sends.
+        # Nothing more is read meanwhile: otherwise a client could make this process buffer all that it sends.
         if not self._resting and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
         self._resting = True
         self.shared.rest(self)
 
     def go_on(self) -> None:
-        """Take more of what has been received, and read on once that is all."""
+        """Process more of the received bytes, and resume reading once they are used up."""
         self._resting = False
         if self._transport is None:
             return
@@ -210,7 +211,7 @@ class NativeConnection(Connection, asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> bool:
-        return False  # close: a client that has nothing more to say does not read either
+        return False  # close: a client that sends nothing more does not read either
 
     def on_preface(self) -> None:
         self.write(self.limits.hello())
@@ -245,9 +246,9 @@ class NativeConnection(Connection, asyncio.Protocol):
             transport.write(data)
 
     def close(self) -> None:
-        """Say no more. What the peer still says is taken and dropped until it closes, or for ``CLOSING_S``.
+        """Close gracefully: read and drop what the peer still sends until it closes, or for ``CLOSING_S`` seconds.
 
-        Closing with bytes unread would reset the connection, and what it was told last would be lost.
+        Closing with unread bytes would reset the connection, and the peer could lose our last frames.
         """
         if self._transport is not None and self.lingering is None:
             self._flush_corked()
@@ -258,12 +259,12 @@ class NativeConnection(Connection, asyncio.Protocol):
                 self._transport.write_eof()
 
     def abort(self) -> None:
-        """Close at once; what was written may be lost."""
+        """Close at once; written bytes may be lost."""
         if self._transport is not None:
             self._transport.abort()
 
     def ping(self) -> None:
-        """Make the client show that it is there."""
+        """Send a keepalive ping."""
         self.pinged = True
         self.write(KEEPALIVE_PING)
 
@@ -305,7 +306,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         self.shared.assembly.release(stream)
 
     def on_ping(self) -> None:
-        """Count the pings of a client that has been told not to send so many."""
+        """Charge the pings of a client that sends too many."""
         least_s = self.shared.ping_interval_min_s
         if not least_s:
             return
@@ -410,7 +411,7 @@ class TlsConnection(NativeConnection):
 
 
 class _NotGrpc(Call):
-    """A request of some other kind of client."""
+    """Called for a request that is not gRPC."""
 
     __slots__ = ()
     reads_messages = False
@@ -426,7 +427,7 @@ class _NotGrpc(Call):
         self.connection.reset(self.id, 0)
 
     def on_message(self, message: bytes) -> None:
-        """It was answered."""
+        """Called once it was answered."""
 
     def on_end(self) -> None:
-        """It was answered."""
+        """Called once it was answered."""

@@ -1,7 +1,7 @@
-"""Worker processes that share one port, each replaced when it ends. It does not know what they are told or do.
+"""Worker processes that share one port, each replaced when it ends.
 
-The parent keeps every listening socket open, so that clients which connect while a worker is being replaced wait in its
-socket's queue and are served by the next one.
+The parent keeps every listening socket open: clients that connect while a worker is being replaced wait in its socket's
+queue and are served by the next worker.
 """
 
 import asyncio
@@ -19,29 +19,29 @@ from xds.transport.channel import Channel
 from xds.transport.process import Process
 
 FEED_BYTES_MAX = 512 * 1024 * 1024
-"""What a worker may leave untaken before it is held for stuck; a whole state may be tens of megabytes."""
+"""Unread bytes at which a worker counts as stuck; a full state may be tens of megabytes."""
 LOOK_EVERY_S = 1.0
 SILENT_LOOKS = 5
-"""A worker that said nothing between so many looks is silent; each says something every second."""
+"""A worker that sent nothing between so many checks is silent; each worker sends something every second."""
 START_S = 60.0
 RESTART_MIN_S, RESTART_MAX_S = 0.2, 30.0
 LIVED_S = 10.0
-"""A worker that lived so long is replaced at once; one that did not, after a growing pause."""
+"""A worker that ran at least so long is replaced at once; others after a growing pause."""
 LAST_WORDS_S = 5.0
-"""How long what a worker said before it ended may take to be read."""
+"""How long to wait for the last messages of a worker that has ended."""
 PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 class WorkerFailedError(Exception):
-    """A worker ended, or said nothing, before it served."""
+    """A worker ended, or sent nothing, before it served."""
 
 
 @dataclass(slots=True, eq=False)
 class PooledProcess:
     """One process: its place among the others, and the channel to it.
 
-    ``silent_looks``: how often it was looked at since it last said anything. Not how long ago that was: a parent that
-    was itself held up finds everybody's last words old, and what was said since unread.
+    ``silent_looks``: checks since its last message. Not seconds: a parent that was itself delayed would find every
+    worker's last message old, and newer ones unread.
     """
 
     number: int
@@ -68,10 +68,10 @@ class PooledProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolEvents:
-    """Who is told what. ``on_message``: a worker said something. ``on_start``: one is there, and is to be told all.
+    """Callbacks. ``on_message``: a worker sent a message. ``on_start``: a worker has started and needs the full state.
 
-    ``on_end``: one is gone, with its exit code (negative: the signal), and whether another one takes its place.
-    All that it said was heard by then. ``on_problem``: none can be started at present.
+    ``on_end``: a worker has ended, with its exit code (negative: the signal), and whether it is replaced; all its
+    messages were delivered before. ``on_problem``: no worker can be started at present.
     """
 
     on_start: Callable[[PooledProcess], None]
@@ -109,11 +109,11 @@ class Pool:
 
     @property
     def workers(self) -> list[PooledProcess]:
-        """The workers that run now."""
+        """The running workers."""
         return list(self._workers.values())
 
     def launch(self) -> None:
-        """Begin to start the processes, which takes a while; before ``start``, none is told anything."""
+        """Start the processes in advance, as that takes a while; they get no messages before ``start``."""
         if not self._keepers:
             self._keepers = [
                 self._background.keep(f"keep worker {number}", partial(self._keep, number), may_end=lambda: True)
@@ -149,7 +149,7 @@ class Pool:
             worker.channel.send(message)
 
     async def wait_ended(self, within_s: float) -> None:
-        """From now on, replace no worker; return once all have ended, or after so long."""
+        """Replace no worker from now on; return once all have ended, or after so many seconds."""
         self._ending.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
@@ -170,7 +170,7 @@ class Pool:
     # --- One place -------------------------------------------------------------------------------------------------
 
     async def _keep(self, number: int) -> None:
-        """Have a worker in this place for as long as the pool lives."""
+        """Keep a worker running in this place for as long as the pool lives."""
         pause_s, loop = RESTART_MIN_S, asyncio.get_running_loop()
         if (left := self._workers.get(number)) is not None:  # by one that died before
             _kill(left)
@@ -180,7 +180,7 @@ class Pool:
             self._unlaunched.discard(number)
             if not self._unlaunched:
                 self._launched.set()
-            await self._launched.wait()  # all begin to load before the first is told what it is to serve
+            await self._launched.wait()  # all start loading before the first is sent its state
             await self._begun.wait()
             if worker is not None:
                 self._workers[number] = worker
@@ -198,9 +198,9 @@ class Pool:
             pause_s = min(2 * pause_s, RESTART_MAX_S)
 
     async def _outlive(self, worker: PooledProcess) -> None:
-        """Wait for a worker's end, and hear what it said before."""
+        """Wait for a worker's end and deliver its last messages."""
         if self._ending.is_set():
-            _kill(worker)  # it was started when the others were told to end
+            _kill(worker)  # it was started while the others were ending
         code = await worker.process.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
@@ -228,9 +228,9 @@ class Pool:
         ours.setblocking(False)
         listening = self._sockets[number]
         try:
-            # In a group of its own: Ctrl-C in a terminal is for the parent, which then drains them.
+            # In a process group of its own: Ctrl-C in a terminal goes to the parent, which then drains the workers.
             process = Process.start(
-                # -P: what lies in the working directory is not taken for a module.
+                # -P: files in the working directory are not imported as modules.
                 [sys.executable, "-P", "-m", self._module, str(theirs.fileno()), str(listening.fileno())],
                 pass_fds=(theirs.fileno(), listening.fileno()),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), *sys.path])},
@@ -251,7 +251,7 @@ class Pool:
         self._events.on_message(worker, message)
 
     async def _look_after(self) -> None:
-        """Kill the workers that hang: they neither speak nor listen."""
+        """Kill the workers that hang: they neither send nor read."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             for worker in self.workers:

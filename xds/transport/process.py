@@ -1,7 +1,7 @@
-"""A child process that begins with the signals blocked that would end it before it has set up anything.
+"""A child process that starts with those signals blocked that would end it before it has set up its handlers.
 
-uvloop's own children begin with no signal blocked (libuv resets the mask), and so die of a SIGHUP in their first half
-second. ``subprocess`` keeps the mask; the end is told by a pidfd.
+uvloop's own children start with no signal blocked (libuv resets the mask), so a SIGHUP in their first half second kills
+them. ``subprocess`` keeps the mask; a pidfd reports the end.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from xds.signals import held
 
 
 class Process:
-    """Get one from ``start``."""
+    """A child process; made by ``start``."""
 
     def __init__(self, child: "subprocess.Popen[bytes]") -> None:
         self._child = child
@@ -28,7 +28,7 @@ class Process:
 
     @classmethod
     def start(cls, argv: Sequence[str], *, pass_fds: Sequence[int], env: Mapping[str, str]) -> "Process":
-        """Start a process in a process group of its own, without input. It has to unblock signals. Raises OSError."""
+        """Start a process in its own process group, without input. The child must unblock signals. Raises OSError."""
         with held():
             child = subprocess.Popen(  # noqa: S603 - our own program
                 argv, pass_fds=pass_fds, env=env, stdin=subprocess.DEVNULL, start_new_session=True
@@ -41,11 +41,11 @@ class Process:
         return self._child.pid
 
     def kill(self) -> None:
-        """End it now; nothing is done where it has ended."""
+        """Kill it, unless it has ended."""
         self._child.kill()
 
     async def wait(self) -> int:
-        """Return its exit code once it has ended; negative: the signal."""
+        """Wait for its end and return the exit code; negative: the signal."""
         return await asyncio.shield(self._code)
 
     def _on_end(self) -> None:

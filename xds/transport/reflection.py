@@ -1,4 +1,4 @@
-"""gRPC server reflection, message by message, for tools like grpcurl. It does not know connections."""
+"""gRPC server reflection, message by message, for tools like grpcurl."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from xds.transport.calls import HEALTH, Reply
 
 
 def reflection_replies(pool: Any) -> dict[str, Reply]:
-    """Return the methods that show the services of this server, and the types of a descriptor pool, by path."""
+    """Return the reflection methods, by path: they show this server's services and a descriptor pool's types."""
     from grpc_reflection.v1alpha import reflection, reflection_pb2
 
     names = (*SERVICES, HEALTH.strip("/"), reflection.SERVICE_NAME)

@@ -1,4 +1,4 @@
-"""Listening sockets, made so that a second server on the same address fails to start. It knows no streams."""
+"""Listening sockets, made so that a second server on the same address fails to start."""
 
 import errno
 import socket
@@ -10,21 +10,21 @@ from pathlib import Path
 from xds.address import Address, BindError
 
 BACKLOG = 16_384
-"""Connections that may wait to be accepted, as far as the kernel lets us (net.core.somaxconn)."""
+"""Connections that may wait to be accepted; the kernel's net.core.somaxconn may allow fewer."""
 
 
 def listen(address: Address) -> socket.socket:
-    """Return a socket that listens on the address. Raises BindError, also when anybody else listens there already."""
+    """Return a socket that listens on the address. Raises BindError, also if another process listens there."""
     (taken,) = take(address, count=1)
     open_all(address, [taken])
     return taken
 
 
 def take(address: Address, *, count: int) -> list[socket.socket]:
-    """Return ``count`` sockets on one address, among which the kernel will share out the connections.
+    """Return ``count`` sockets on one address, among which the kernel distributes the connections.
 
-    Clients are refused until ``open_all``. On a unix path all are the same socket, which lets them wait instead: one
-    that refused would be taken for that of a server that is no more. Raises BindError as ``listen`` does.
+    Clients are refused until ``open_all``. On a unix path all are the same socket, and clients wait instead: a refusing
+    socket would look like that of a dead server. Raises BindError as ``listen`` does.
     """
     with _bind_errors(address):
         if address.is_unix:
@@ -37,7 +37,7 @@ def take(address: Address, *, count: int) -> list[socket.socket]:
 
 
 def open_all(address: Address, taken: Sequence[socket.socket]) -> None:
-    """Let clients connect to what was taken. Raises BindError when somebody else began to listen there meanwhile."""
+    """Let clients connect. Raises BindError if another process began to listen on the address meanwhile."""
     with _bind_errors(address):
         if len(taken) > 1 and not address.is_unix:
             _unused_port(taken[0].family, taken[0].getsockname()[:2])
@@ -67,7 +67,7 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
 
 
 def _unused_port(family: socket.AddressFamily, where: tuple[str, int]) -> int:
-    """Return the port where nobody listens; raise OSError where somebody does.
+    """Return the port if no process listens there; raise OSError if one does.
 
     With SO_REUSEPORT a second server would share our clients: a socket without it shows whether there is one.
     """
@@ -107,7 +107,7 @@ def _take_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket of a server that is no more; a live one's stays, and so does what is not a socket."""
+    """Remove the socket file of a dead server. Those of live servers and files that are no sockets stay."""
     try:
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
             return

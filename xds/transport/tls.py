@@ -1,4 +1,4 @@
-"""The files that TLS is made of. It does not know what reads them."""
+"""The files that TLS is configured with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """PEM files: the server's chain and key, and with ``client_ca`` the CAs whose clients are let in (mTLS)."""
+    """PEM files: the server's chain and key, and ``client_ca`` with the CAs whose clients are accepted (mTLS)."""
 
     cert: Path
     key: Path
     client_ca: Path | None = None
 
     def stamp_now(self) -> tuple[tuple[int, int, int], ...]:
-        """Return what changes when any of the files does; () while one is missing."""
+        """Return a stamp that changes when any of the files does; () while one is missing."""
         try:
             stats = [path.stat() for path in (self.cert, self.key, self.client_ca) if path is not None]
         except OSError:
