@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-in-turns bench-ladder bench-core bench-push fuzz h2spec faults simulate attacks lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-core bench-push fuzz h2spec faults simulate attacks lock clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
 
 help: ## list the commands
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 14
 
 setup: $(STAMP) ## make .venv with everything, from a bare Python 3.11
 
@@ -48,6 +48,9 @@ bench: setup ## ours and the peers side by side, all rows, into bench/RESULTS.md
 
 bench-quick: setup ## the same, small, in a few minutes, into build/bench-quick: shows that it works
 	@$(BIN)/python -m bench.compare --quick
+
+bench-report: setup ## bench/RESULTS.md again from the saved results, without running anything
+	@$(BIN)/python -m bench.compare --report-only
 
 bench-push: setup ## what a pushed change costs, on SQLite and on etcd, for bench/RESULTS.md; about 6 minutes
 	@$(BIN)/python bench/push.py --write

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import loopback
-from bench.compare.results import Measured, RowResult, save
+from bench.compare.results import Measured, RowResult, load, save
 from bench.compare.rows import FULL, QUICK, Row
 from bench.compare.servers import ROOT
 from bench.peers.build import BUILDERS, BuildError, ToolchainMissingError, versions
@@ -30,9 +30,11 @@ LOOPBACK = "one send() and one recv() on loopback before the row, of thousands o
 def main() -> int:
     """Return 0 if all that could be measured was, whether or not it meets the targets."""
     options = _options()
+    report, results = places(quick=options.quick)
+    if options.report_only:
+        return write_report(report, results, quick=options.quick)
     make_all_room()
     rows = QUICK if options.quick else FULL
-    report, results = places(quick=options.quick)
     build_peers()
     built_of = {**our_versions(), **versions()}  # once, as the first row's result makes the checkout a changed one
     started_s = time.monotonic()
@@ -42,8 +44,7 @@ def main() -> int:
         save(result, results)
         if drawn:
             draw(drawn, results / name, report.parent / PLOT)
-        plot = PLOT if (report.parent / PLOT).exists() else ""
-        report.write_text(report_of(results, drawn=plot, quick=options.quick))
+        write_report(report, results, quick=options.quick)
         failed |= any(is_failure(measured) for measured in result.measured.values())
     say(f"written to {report.relative_to(ROOT)} after {(time.monotonic() - started_s) / 60:.0f} minutes")
     return int(failed)
@@ -54,8 +55,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help=f"small, in a few minutes, into {QUICK_DIRECTORY.relative_to(ROOT)}"
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "--only", action="append", choices=FULL, metavar="ROW", help=f"run this row; repeatable. {', '.join(FULL)}"
+    )
+    what.add_argument(
+        "--report-only", action="store_true", help="run nothing; write the report again from the saved results"
     )
     return parser.parse_args()
 
@@ -67,6 +72,16 @@ def places(*, quick: bool) -> tuple[Path, Path]:
         report, results = QUICK_DIRECTORY / "RESULTS.md", QUICK_DIRECTORY / "results"
     results.mkdir(parents=True, exist_ok=True)
     return report, results
+
+
+def write_report(report: Path, results: Path, *, quick: bool) -> int:
+    """Write the report of the saved results. Return 1 if there are none, and write nothing."""
+    if not load(results):
+        say(f"there are no results in {results}")
+        return 1
+    plot = PLOT if (report.parent / PLOT).exists() else ""
+    report.write_text(report_of(results, drawn=plot, quick=quick))
+    return 0
 
 
 def draw(drawn: Mapping[str, Mapping[str, Any]], directory: Path, plot: Path) -> None:

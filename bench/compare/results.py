@@ -13,8 +13,8 @@ from pathlib import Path
 
 Figures = dict[str, float]
 
-OTHERS = frozenset({"ladder"})
-"""Files of the directory that are no rows of the comparison: ``python -m bench.ladder`` writes it."""
+LADDER = "ladder*.json"
+"""Files of the directory that are no rows of the comparison: ``python -m bench.ladder`` writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def save(result: RowResult, directory: Path) -> Path:
 def load(directory: Path) -> dict[str, RowResult]:
     """Return the results that are there, by row. Raises ValueError naming the file that is none."""
     found = {}
-    for path in sorted(path for path in directory.glob("*.json") if path.stem not in OTHERS):
+    for path in sorted(path for path in directory.glob("*.json") if not path.match(LADDER)):
         try:
             said = json.loads(path.read_text())
             measured = {name: Measured(**one) for name, one in said.pop("measured").items()}

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from bench import loopback
-from bench.compare.__main__ import QUICK_DIRECTORY, places
+from bench.compare.__main__ import QUICK_DIRECTORY, places, write_report
 from bench.compare.claims import FEW_CLUSTERS, MANY_CLUSTERS, Claim, claims
 from bench.compare.fleet import Load, figures_of
 from bench.compare.results import Figures, Measured, RowResult, load, merged, save
 from bench.compare.rows import FULL, QUICK, in_rounds, micro_figures
 from bench.compare.servers import GO_LINEAR, JAVA_TUNED, OURS, OURS_GRPCIO, ROOT, Resources, Running
-from bench.report import NOTES, TABLES, TITLES, render, report_of
+from bench.report import DIRECTORY, NOTES, PLOT, TABLES, TITLES, render, report_of
 
 ROW = "fanout-100x1000"
 
@@ -285,6 +285,28 @@ def test_a_result_of_another_form_is_named(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text('{"row": "old"}')
     with pytest.raises(ValueError, match=r"old\.json is not a result of this version; remove it"):
         load(tmp_path)
+
+
+def test_results_of_the_ladder_are_no_rows(tmp_path: Path) -> None:
+    save(row(ROW, ours={"back_to_back.cpu_us": 9.0}), tmp_path)
+    for name in ("ladder.json", "ladder-last-rungs.json"):
+        (tmp_path / name).write_text('{"rows": {}}')
+    assert set(load(tmp_path)) == {ROW}
+
+
+def test_the_report_is_written_again_from_saved_results_alone(tmp_path: Path) -> None:
+    report, results = tmp_path / "RESULTS.md", tmp_path / "results"
+    results.mkdir()
+    assert write_report(report, results, quick=False) == 1
+    assert not report.exists()
+    save(row(ROW, ours={"back_to_back.cpu_us": 9.0}), results)
+    assert write_report(report, results, quick=False) == 0
+    assert report.read_text() == report_of(results)
+
+
+def test_the_committed_report_is_that_of_the_committed_results() -> None:
+    written = (ROOT / "bench" / "RESULTS.md").read_text()
+    assert report_of(DIRECTORY, drawn=PLOT) == written, "write it again: python -m bench.compare --report-only"
 
 
 def test_the_table_of_the_micro_benchmark_is_read() -> None:
