@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench import loopback
+from bench.compare.floor import Floor
 from bench.compare.results import Measured, RowResult, load, save
-from bench.compare.rows import FULL, QUICK, Row
+from bench.compare.rows import FULL, QUICK, Row, streams_of
 from bench.compare.servers import ROOT
 from bench.peers.build import BUILDERS, BuildError, ToolchainMissingError, versions
 from bench.report import DIRECTORY, PLOT, report_of
@@ -23,8 +23,6 @@ from xds.descriptors import make_all_room
 
 QUICK_DIRECTORY = ROOT / "build" / "bench-quick"
 """Where a quick run writes; git ignores it."""
-
-LOOPBACK = "one send() and one recv() on loopback before the row, of thousands of connections in turn"
 
 
 def main() -> int:
@@ -110,7 +108,7 @@ def build_peers() -> None:
 def run_row(name: str, row: Row, built_of: Mapping[str, str]) -> tuple[RowResult, dict[str, dict[str, Any]]]:
     """Measure one row; return its result, and what of it is to be drawn."""
     started_s = time.monotonic()
-    send_us, receive_us = loopback.measure(loopback.PAIRS_MAX)
+    floor = Floor.measured(streams_of(row))
     date = datetime.now(UTC).isoformat(timespec="seconds")
     outcome = row.run(lambda text: say(f"{name}: {text}"))
     for server, measured in outcome.measured.items():
@@ -122,7 +120,7 @@ def run_row(name: str, row: Row, built_of: Mapping[str, str]) -> tuple[RowResult
         took_s=round(time.monotonic() - started_s, 1),
         machine=machine(),
         versions=built_of,
-        parameters={**outcome.parameters, LOOPBACK: f"{send_us:.1f} + {receive_us:.1f} µs"},
+        parameters={**outcome.parameters, **floor.parameter()},
         measured=outcome.measured,
     )
     return result, outcome.drawn

@@ -19,6 +19,7 @@ from bench.compare.servers import (
     GO_TUNED,
     JAVA_PLAIN,
     JAVA_TUNED,
+    LADDER,
     OURS,
     OURS_GRPCIO,
     OURS_WORKER,
@@ -31,12 +32,12 @@ from bench.compare.servers import (
 )
 from bench.peers.build import BuildError, ToolchainMissingError
 
-FIRST_ROW_KINDS = (OURS, GO_LINEAR, JAVA_TUNED, OURS_GRPCIO, GO_TUNED, JAVA_PLAIN, GO_SNAPSHOT, OURS_WORKER)
-MANY_CLUSTERS_KINDS = (OURS, JAVA_TUNED, OURS_GRPCIO, JAVA_PLAIN, GO_LINEAR, GO_SNAPSHOT, GO_TUNED)
+FIRST_ROW_KINDS = (OURS, GO_LINEAR, JAVA_TUNED, OURS_GRPCIO, GO_TUNED, JAVA_PLAIN, GO_SNAPSHOT, OURS_WORKER, LADDER)
+MANY_CLUSTERS_KINDS = (OURS, JAVA_TUNED, OURS_GRPCIO, JAVA_PLAIN, OURS_WORKER, LADDER, GO_LINEAR, GO_SNAPSHOT, GO_TUNED)
 MANY_CLUSTERS_SLOW = (GO_LINEAR, GO_SNAPSHOT, GO_TUNED)
 """A push takes seconds there, so that one round tells as much as several of the others."""
 SCALING_KINDS = (OURS, OURS_GRPCIO, GO_LINEAR, JAVA_TUNED)
-QUICK_KINDS = (OURS, GO_LINEAR, JAVA_TUNED, OURS_GRPCIO)
+QUICK_KINDS = (OURS, GO_LINEAR, JAVA_TUNED, OURS_GRPCIO, OURS_WORKER, LADDER)
 MICRO_TIMEOUT_S = 300
 NOT_MEASURED = (ToolchainMissingError, BuildError, ServerFailedError, MeasureError)
 """What a row goes on after, saying why a server has no figures."""
@@ -296,6 +297,12 @@ def micro_figures(printed: str, resources: Iterable[int]) -> Figures:
 
 Row = Fanout | Memory | Alone | SlowReaders | OneChange | Scaling
 
+
+def streams_of(row: Row) -> int:
+    """Return how many streams a row has in the end."""
+    return row.streams if isinstance(row, Memory | OneChange) else row.load.streams
+
+
 _MANY = Resources(clusters=5_000)
 
 FULL: dict[str, Row] = {
@@ -352,7 +359,7 @@ QUICK: dict[str, Row] = {
     "one-change": OneChange((100, 1_000, 10_000), streams=100),
     "slow-readers": SlowReaders(Load(streams=200, pushes=10, warmup_pushes=5), rounds=2),
     "scaling": Scaling(
-        QUICK_KINDS,
+        SCALING_KINDS,
         Load(streams=200, steps_before=(100,), pushes=5, warmup_pushes=5, paced=False),
         warmup_pushes_jvm=20,
     ),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.ladder.rungs import LAST
 from bench.peers.build import ToolchainMissingError, build_go, build_java
 from xds.config import TransportSettings
 
@@ -50,7 +51,7 @@ class WorkersMissingError(ToolchainMissingError):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One server of the comparison; ``family`` is ``ours``, ``go`` or ``java``, ``mode`` its own choice within."""
+    """One server of the comparison; ``family`` is ours, go, java or ladder, ``mode`` its own choice within."""
 
     name: str
     family: str
@@ -67,6 +68,8 @@ class Kind:
             return [str(build_go()), f"--mode={self.mode}"]
         if self.family == "java":
             return ["java", *JVM_OPTIONS, "-jar", str(build_java()), f"--mode={self.mode}"]
+        if self.family == "ladder":
+            return [sys.executable, "-m", "bench.ladder.serve", f"--rung={self.mode}"]
         if self.workers and "workers" not in TransportSettings.model_fields:
             raise WorkersMissingError("no workers: this version of ours has no setting `transport.workers`")
         serve = "bench/serve.py"
@@ -81,7 +84,9 @@ GO_TUNED = Kind("go-control-plane Snapshot, tuned", "go", "tuned")
 GO_LINEAR = Kind("go-control-plane Mux/Linear", "go", "linear")
 JAVA_PLAIN = Kind("java-control-plane", "java", "plain")
 JAVA_TUNED = Kind("java-control-plane, tuned", "java", "tuned")
-KINDS = (OURS, OURS_WORKER, OURS_GRPCIO, GO_SNAPSHOT, GO_TUNED, GO_LINEAR, JAVA_PLAIN, JAVA_TUNED)
+LADDER = Kind("the ladder's last rung", "ladder", LAST)
+"""It serves by one worker process, as ``OURS_WORKER`` does."""
+KINDS = (OURS, OURS_WORKER, OURS_GRPCIO, GO_SNAPSHOT, GO_TUNED, GO_LINEAR, JAVA_PLAIN, JAVA_TUNED, LADDER)
 
 
 class ServerFailedError(Exception):

@@ -110,6 +110,9 @@ RUNGS = (
     ),
 )
 
+LAST = next(rung.name for rung in reversed(RUNGS) if rung.switch != "TLS")
+"""The last rung in plaintext, which the product in plaintext is compared with."""
+
 
 def switches_of(rung: str, way: str = "") -> frozenset[str]:
     """Return what is switched on for a rung, with one of its other ways if named. Raises KeyError."""

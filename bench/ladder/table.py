@@ -7,15 +7,13 @@ from typing import Any
 from bench.compare.results import Figures
 from bench.in_turns.ratios import Difference
 from bench.ladder.participants import PRODUCT, PRODUCT_TLS
-from bench.ladder.rungs import RUNGS
+from bench.ladder.rungs import LAST, RUNGS
 
 Rounds = Sequence[Mapping[str, Figures]]
 
 ALONE = "alone"
 """The row of Python's share alone."""
 WORKERS, TLS = "workers", "TLS"
-LAST = next(rung.name for rung in reversed(RUNGS) if rung.switch != "TLS")
-"""The last rung in plaintext, which the product in plaintext is beside."""
 
 INTRODUCTION = (
     "Written by `python -m bench.ladder`; do not edit. One small server, each rung of which really does one thing more "

@@ -31,8 +31,8 @@ from bench.ladder.program.hub import Change, Hub
 from bench.ladder.program.tls import TlsConnection, context
 from bench.ladder.program.values import Memory
 from bench.ladder.program.wire import PATH, LongKey, frames, without_node
-from bench.ladder.rungs import RUNGS, switches_of
-from bench.ladder.table import LAST, render
+from bench.ladder.rungs import LAST, RUNGS, switches_of
+from bench.ladder.table import render
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from xds.fleet.wire import fields, length_field
 from xds.transport.http2 import frames as h2
