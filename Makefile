@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-core bench-push fuzz h2spec faults simulate attacks lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz h2spec faults simulate attacks lock clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -62,6 +62,9 @@ bench-in-turns: setup ## what the working tree costs beside BEFORE=REV, in turns
 
 bench-ladder: setup ## what each thing that a control plane does costs, rung by rung, into bench/results/ladder.md; an hour
 	@$(BIN)/python -m bench.ladder
+
+bench-h2: setup ## what a delivery costs through the h2 library and through this project's HTTP/2, for bench/RESULTS.md; half a minute
+	@$(BIN)/python -m bench.h2_cost --write
 
 bench-core: setup ## the micro-benchmark of the pure core
 	@$(BIN)/python bench/micro.py
