@@ -1,5 +1,6 @@
-"""What the fleet said becomes figures, figures become verdicts, and both become the report."""
+"""What the fleet said becomes figures, figures become ratios and verdicts, and all of it becomes the report."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -10,12 +11,27 @@ import pytest
 
 from bench import loopback
 from bench.compare.__main__ import QUICK_DIRECTORY, places, write_report
+from bench.compare.best import HEADLINES, MEMORY, Best, above_floor, beside_peers, peers_need_gb, without_peers
 from bench.compare.claims import FEW_CLUSTERS, MANY_CLUSTERS, Claim, claims
 from bench.compare.fleet import Load, figures_of
+from bench.compare.floor import Floor
 from bench.compare.results import Figures, Measured, RowResult, load, merged, save
 from bench.compare.rows import FULL, QUICK, in_rounds, micro_figures
-from bench.compare.servers import GO_LINEAR, JAVA_TUNED, OURS, OURS_GRPCIO, ROOT, Resources, Running
-from bench.report import DIRECTORY, NOTES, PLOT, TABLES, TITLES, render, report_of
+from bench.compare.servers import (
+    GO_LINEAR,
+    GO_SNAPSHOT,
+    JAVA_TUNED,
+    LADDER,
+    OURS,
+    OURS_GRPCIO,
+    OURS_WORKER,
+    ROOT,
+    Resources,
+    Running,
+)
+from bench.ladder.participants import PRODUCT
+from bench.ladder.rungs import LAST
+from bench.report import DIRECTORY, NOTES, PLOT, SHORT_TITLES, TABLES, TITLES, Others, render, report_of
 
 ROW = "fanout-100x1000"
 
@@ -70,6 +86,29 @@ def row(row_name: str, **servers: Figures) -> RowResult:
         parameters={"streams": 1000},
         measured={names.get(name, name): Measured(figures, (f"run {name}",)) for name, figures in servers.items()},
     )
+
+
+OLD_FLOOR = {
+    "one send() and one recv() on loopback before the row, of thousands of connections in turn": "7.5 + 2.5 µs"
+}
+"""As rows have it that were measured before it was said how many connections."""
+
+
+def with_floor(result: RowResult, floor: dict[str, str] | None = None) -> RowResult:
+    return replace(result, parameters={**result.parameters, **(OLD_FLOOR if floor is None else floor)})
+
+
+def ladder_run(date: str, ours_us: float, rung_us: float, row_name: str = "100x1000") -> dict[str, Any]:
+    rounds = [
+        {PRODUCT: {"back_to_back.cpu_us": ours_us + more}, LAST: {"back_to_back.cpu_us": rung_us}}
+        for more in (-1, 0, 2)
+    ]
+    return {"date": date, "versions": {"commit": f"of {date}"}, "rows": {row_name: {"rounds": rounds}}}
+
+
+def lines_of(text: str, heading: str) -> list[str]:
+    """Return the lines of a section."""
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0].strip().splitlines()
 
 
 def claim(results: dict[str, RowResult], what: str, *, row_name: str = "") -> Claim:
@@ -188,6 +227,129 @@ def test_of_a_count_nothing_is_a_figure(count: int, verdict: str) -> None:
     assert claim(results, "resources sent again").verdict == verdict
 
 
+def test_the_report_leads_with_the_comparison_and_ends_with_the_commands() -> None:
+    text = render({ROW: row(ROW, ours={"back_to_back.cpu_us": 9.0})}, Others(notes="Why.", pushing="## Pushing\n"))
+    assert [line for line in text.splitlines() if line.startswith(("## ", "### "))] == [
+        "## Ours beside go-control-plane and java-control-plane",
+        "## Ours beside the floor and the ladder",
+        "## By row",
+        f"### {ROW}: {TITLES[ROW]}",
+        "## The `h2` library in place of this project's HTTP/2",
+        "## Targets",
+        "### Why figures miss their targets",
+        "## Pushing",
+        "## Machine and versions",
+        "## Commands",
+    ]
+
+
+def test_each_line_has_each_peers_best_variant_and_ours_to_the_better_peer() -> None:
+    cpu, last = "back_to_back.cpu_us", "back_to_back.last_ms"
+    servers = {
+        "ours": {cpu: 10.0, last: 30.0},
+        "go": {cpu: 50.0, last: 90.0},
+        GO_SNAPSHOT.name: {cpu: 80.0, last: 60.0},
+        "java": {cpu: 40.0, last: 75.0},
+    }
+    results = {ROW: row(ROW, **servers)}
+    found = {line.figure.names[0]: line for line in beside_peers(results)}
+    assert found[cpu].go == Best(GO_LINEAR.name, 50)
+    assert found[cpu].java == Best(JAVA_TUNED.name, 40)
+    assert found[cpu].ratio == 0.25
+    assert (found[last].go, found[last].ratio) == (Best(GO_SNAPSHOT.name, 60), 0.5)
+    lines = lines_of(render(results), "Ours beside go-control-plane and java-control-plane")
+    assert (
+        f"| **{SHORT_TITLES[ROW]}** | CPU per delivery, pushes back to back, µs | 10 | 50 (Mux/Linear) | 40 (tuned) "
+        "| **0.25** |"
+    ) in lines
+    assert "|  | last stream, pushes back to back, ms | 30 | 60 (Snapshot) | 75 (tuned) | **0.50** |" in lines
+    assert "|  | CPU per stream to connect, µs | not measured | not measured | not measured | – |" in lines
+
+
+def test_memory_counts_where_it_is_largest_connected_or_after_the_pushes() -> None:
+    results = {ROW: row(ROW, ours={"memory.kb": 5.0, "memory.after_kb": 4.0}, go={"memory.kb": 20.0})}
+    (found,) = [line for line in beside_peers(results) if line.figure is MEMORY]
+    assert (found.ours, found.ratio) == (5, 0.25)
+
+
+def test_rows_without_a_peer_are_named_with_what_the_peers_would_need() -> None:
+    many = row("streams-100000", ours={"memory.total_mb": 500.0})
+    most = row("fanout-100x4000", ours={"memory.kb": 4.0}, go={"memory.kb": 90.0, "memory.after_kb": 200.0})
+    assert without_peers({many.row: many, most.row: most}) == ["streams-100000"]
+    assert peers_need_gb({most.row: most}, 100_000) == (Best(GO_LINEAR.name, 200), 20)
+    assert peers_need_gb({many.row: many}, 100_000) is None
+    text = render({many.row: many, most.row: most})
+    assert "No peer was run in `streams-100000`." in text
+    assert f"{GO_LINEAR.name}, which takes least of them, would need 20 GB for 100,000 streams." in text
+    assert "would need" not in render({many.row: many})
+
+
+def test_the_floor_is_read_as_rows_have_it_and_had_it() -> None:
+    result = row(ROW, ours={})
+    assert Floor.of(result) is None
+    assert Floor.of(with_floor(result)) == Floor(4_000, 7.5, 2.5)
+    measured = Floor(1_000, 3.25, 1.5)
+    assert Floor.of(with_floor(result, dict(measured.parameter()))) == measured
+    assert measured.us == 4.75
+
+
+def test_ours_is_shown_as_a_ratio_to_the_floor_of_its_row() -> None:
+    figures = {"back_to_back.cpu_us": 25.0, "back_to_back.last_ms": 40.0, "connect.cpu_us": 120.0, "memory.kb": 4.0}
+    result = with_floor(row(ROW, ours=figures, go={"back_to_back.cpu_us": 80.0}))
+    found = {line.figure.names[0]: line.over_floor for line in above_floor({ROW: result}, [])}
+    assert found == {
+        "back_to_back.cpu_us": 2.5,
+        "back_to_back.last_ms": 4.0,  # of 1,000 streams, one after the other: 10 ms
+        "connect.cpu_us": 12.0,
+        "memory.kb": None,
+    }
+    text = render({ROW: result})
+    lines = lines_of(text, "Ours beside the floor and the ladder")
+    assert "|  | last stream, pushes back to back, ms | 40 | 10 | **4.00** | not measured | not measured | – |" in lines
+    assert (
+        f"- `{ROW}`: `send()` 7.5 µs, `recv()` 2.5 µs, over 4,000 connections in turn; over 1,000, as many as the row "
+        "has, they take less, so its ratios are too small."
+    ) in lines
+    assert f"| {GO_LINEAR.name} | 80 | 3.2 | 8.0 |" in text  # in the table by row: to ours, to the floor
+
+
+def test_a_row_without_a_floor_says_so() -> None:
+    result = row(ROW, ours={"back_to_back.cpu_us": 25.0})
+    (found,) = above_floor({ROW: result}, [])
+    assert found.over_floor is None
+    text = render({ROW: result})
+    assert f"- `{ROW}`: the floor was not measured." in text
+    assert "× the floor (" not in text
+
+
+def test_ours_with_one_worker_is_compared_with_the_rung_of_the_same_run() -> None:
+    name = "back_to_back.cpu_us"
+    servers = {"ours": {name: 30.0}, OURS_WORKER.name: {name: 12.0}, LADDER.name: {name: 8.0}}
+    results = {ROW: row(ROW, **servers)}
+    (found,) = above_floor(results, [ladder_run("2026-02-01", 9, 9)])
+    assert found.rung is not None
+    assert (found.rung.ours, found.rung.rung, found.rung.ratio, found.rung.run) == (12, 8, 1.5, None)
+    text = render(results, Others(ladder_runs=[ladder_run("2026-02-01", 9, 9)]))
+    assert "| 12 | 8 | **1.50** |" in text
+    assert "of the ladder's own run" not in text
+
+
+def test_where_a_row_has_no_rung_the_ladders_newest_run_is_compared_and_named() -> None:
+    results = {ROW: row(ROW, ours={"back_to_back.cpu_us": 30.0})}
+    runs = [ladder_run("2026-02-02", 10, 8), ladder_run("2026-02-01", 9, 9), ladder_run("2026-02-03", 9, 9, "5000x500")]
+    (found,) = above_floor(results, runs)
+    assert found.rung is not None
+    assert (found.rung.ours, found.rung.rung, found.rung.ratio, found.rung.run) == (10, 8, 1.25, runs[0])
+    lines = lines_of(render(results, Others(ladder_runs=runs)), "Ours beside the floor and the ladder")
+    assert any(line.endswith("| 10\\* | 8\\* | **1.25** |") for line in lines)
+    assert any("run (`make bench-ladder`) of 2026-02-02, commit of 2026-02-02" in line for line in lines)
+
+
+def test_every_row_that_counts_most_has_a_short_title() -> None:
+    assert set(HEADLINES) == set(SHORT_TITLES)
+    assert set(HEADLINES) <= set(FULL)
+
+
 def test_every_row_has_a_title_and_a_quick_form() -> None:
     assert set(FULL) == set(TITLES) == set(QUICK)
     assert {each.row for each in claims({})} == set(FULL) - {"scaling"}
@@ -259,7 +421,7 @@ def test_the_report_says_plainly_what_misses_and_what_was_not_measured() -> None
     figures = {"back_to_back.cpu_us": 12.5, "memory.kb": 4.2}
     result = row(ROW, ours=figures, go={"back_to_back.cpu_us": 50.0})
     result = replace(result, measured={**result.measured, JAVA_TUNED.name: Measured(not_measured="no javac: get one")})
-    text = render({ROW: result}, notes="A person wrote this.")
+    text = render({ROW: result}, Others(notes="A person wrote this."))
     assert f"| {ROW} | CPU per delivery, back to back | ≤ 10 µs | 12.5 µs | **MISS** |" in text
     assert f"| {ROW} | grpcio, CPU per delivery, back to back | ≤ 50 µs | – | not measured |" in text
     assert f"{JAVA_TUNED.name}: not measured: no javac: get one" in text
@@ -277,8 +439,10 @@ def test_a_row_that_is_run_again_replaces_its_own_result_alone(tmp_path: Path) -
     found = load(tmp_path)
     assert set(found) == {ROW, "one-change"}
     assert found[ROW].figure(OURS.name, "back_to_back.cpu_us") == 9
-    (tmp_path / NOTES).write_text("Why.")
-    assert "Why." in report_of(tmp_path)
+    (tmp_path / NOTES).write_text("Because.")
+    (tmp_path / "ladder-x.json").write_text(json.dumps(ladder_run("2026-02-02", 10, 8)))
+    assert "Because." in report_of(tmp_path)
+    assert "**1.25**" in report_of(tmp_path)
 
 
 def test_a_result_of_another_form_is_named(tmp_path: Path) -> None:
@@ -307,6 +471,17 @@ def test_the_report_is_written_again_from_saved_results_alone(tmp_path: Path) ->
 def test_the_committed_report_is_that_of_the_committed_results() -> None:
     written = (ROOT / "bench" / "RESULTS.md").read_text()
     assert report_of(DIRECTORY, drawn=PLOT) == written, "write it again: python -m bench.compare --report-only"
+
+
+def test_what_the_readme_says_of_speed_and_size_is_what_was_measured() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    results = load(DIRECTORY)
+    assert "A change costs the same at 100 and at 100,000 resources" in readme
+    assert claim(results, "the cost of one change, 100 → 100,000 resources").verdict == "pass"
+    assert "100,000 streams fit in less than 1 GB on two cores" in readme
+    assert results["streams-100000"].machine["CPU"].startswith("2 × ")
+    assert claim(results, "server memory in all").verdict == "pass"
+    assert claim(results, "streams that are not synced, or differ at the end").verdict == "pass"
 
 
 def test_the_table_of_the_micro_benchmark_is_read() -> None:
