@@ -54,6 +54,7 @@ bench-report: setup ## bench/RESULTS.md again from the saved results, without ru
 
 bench-push: setup ## what a pushed change costs, on SQLite and on etcd, for bench/RESULTS.md; about 6 minutes
 	@$(BIN)/python bench/push.py --write
+	@$(BIN)/python -m bench.compare --report-only
 
 BEFORE ?= origin/main
 TURNS ?=
@@ -62,9 +63,11 @@ bench-in-turns: setup ## what the working tree costs beside BEFORE=REV, in turns
 
 bench-ladder: setup ## what each thing that a control plane does costs, rung by rung, into bench/results/ladder.md; an hour
 	@$(BIN)/python -m bench.ladder
+	@$(BIN)/python -m bench.compare --report-only
 
 bench-h2: setup ## what a delivery costs through the h2 library and through this project's HTTP/2, for bench/RESULTS.md; half a minute
 	@$(BIN)/python -m bench.h2_cost --write
+	@$(BIN)/python -m bench.compare --report-only
 
 bench-core: setup ## the micro-benchmark of the pure core
 	@$(BIN)/python bench/micro.py

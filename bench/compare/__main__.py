@@ -108,6 +108,7 @@ def build_peers() -> None:
 def run_row(name: str, row: Row, built_of: Mapping[str, str]) -> tuple[RowResult, dict[str, dict[str, Any]]]:
     """Measure one row; return its result, and what of it is to be drawn."""
     started_s = time.monotonic()
+    load = os.getloadavg()[0]
     floor = Floor.measured(streams_of(row))
     date = datetime.now(UTC).isoformat(timespec="seconds")
     outcome = row.run(lambda text: say(f"{name}: {text}"))
@@ -120,7 +121,7 @@ def run_row(name: str, row: Row, built_of: Mapping[str, str]) -> tuple[RowResult
         took_s=round(time.monotonic() - started_s, 1),
         machine=machine(),
         versions=built_of,
-        parameters={**outcome.parameters, **floor.parameter()},
+        parameters={**outcome.parameters, "load average before": round(load, 2), **floor.parameter()},
         measured=outcome.measured,
     )
     return result, outcome.drawn
