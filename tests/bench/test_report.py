@@ -186,7 +186,9 @@ def test_a_ratio_is_taken_to_the_best_of_the_peers_and_says_who_was_missing(line
     name = "back_to_back.cpu_us"
     results = {ROW: row(ROW, ours={name: 8.0}, go={name: linear_us}, java={name: 30.0})}
     found = next(
-        each for each in claims(results) if each.what.startswith("CPU × less than go-control-plane at its best")
+        each
+        for each in claims(results)
+        if each.what.startswith("CPU per delivery, go-control-plane at its best : ours")
     )
     assert (found.measured, found.verdict) == (linear_us / 8, verdict)
     assert found.detail.startswith(f"{GO_LINEAR.name}: {linear_us:.4g}, ours: 8; without ")
