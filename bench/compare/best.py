@@ -36,8 +36,11 @@ class Figure:
         return self.among(result.measured[server].figures) if server in result.measured else None
 
     def among(self, figures: Mapping[str, float]) -> float | None:
-        """Return the largest of its names among figures, None without any."""
-        return max((figures[name] for name in self.names if name in figures), default=None)
+        """Return the largest of its names among figures, None without any.
+
+        A figure that is not above 0 can't be and counts as none: memory that was freed hides what the streams took.
+        """
+        return max((figures[name] for name in self.names if figures.get(name, 0) > 0), default=None)
 
     def over_floor(self, result: RowResult, value: float) -> float | None:
         """Return how many times the floor a value is, None where it has no floor."""
@@ -105,7 +108,7 @@ class Beside:
     def ratio(self) -> float | None:
         """Ours to the best peer: below 1 where ours takes less."""
         peers = [best.value for best in (self.go, self.java) if best is not None]
-        return self.ours / min(peers) if self.ours is not None and peers and min(peers) > 0 else None
+        return self.ours / min(peers) if self.ours is not None and peers else None
 
 
 def beside_peers(results: Results) -> Iterator[Beside]:
@@ -154,7 +157,7 @@ def above_floor(results: Results, ladder_runs: Sequence[LadderRun]) -> Iterator[
 def _rung(result: RowResult, figure: Figure, runs: Sequence[LadderRun]) -> Rung | None:
     """Return the rung of the row's own run, or of the ladder's newest that has it."""
     ours, rung = (figure.of(result, kind.name) for kind in (OURS_WORKER, LADDER))
-    if ours is not None and rung:
+    if ours is not None and rung is not None:
         return Rung(ours, rung, ours / rung, None)
     name = result.row.removeprefix("fanout-")
     for run in sorted(runs, key=lambda run: str(run["date"]), reverse=True):

@@ -274,6 +274,16 @@ def test_memory_counts_where_it_is_largest_connected_or_after_the_pushes() -> No
     assert (found.ours, found.ratio) == (5, 0.25)
 
 
+def test_memory_that_cannot_be_is_no_peers_best() -> None:
+    servers = {
+        "ours": {"memory.kb": 5.0},
+        "go": {"memory.kb": -3.0, "memory.after_kb": -1.0},
+        "java": {"memory.kb": 20.0},
+    }
+    (found,) = [line for line in beside_peers({ROW: row(ROW, **servers)}) if line.figure is MEMORY]
+    assert (found.go, found.ratio) == (None, 0.25)
+
+
 def test_rows_without_a_peer_are_named_with_what_the_peers_would_need() -> None:
     many = row("streams-100000", ours={"memory.total_mb": 500.0})
     most = row("fanout-100x4000", ours={"memory.kb": 4.0}, go={"memory.kb": 90.0, "memory.after_kb": 200.0})
