@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz h2spec faults simulate attacks lock clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz h2spec faults simulate attacks lock release clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -99,6 +99,10 @@ lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --all-extras --group dev --python-version 3.11 --upgrade \
 	  --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+
+TAG ?=
+release: setup ## the sdist and the wheel into dist/, each installed and tried in an empty environment; TAG=v1.2.3 for a release
+	@.ci/release $(BIN) $(TAG)
 
 clean: ## remove .venv and what was built
 	@rm -rf $(VENV) xds/_generated dist

@@ -1,17 +1,22 @@
-"""The wheel, built from a clean copy of the source and installed into an empty environment, is a working ``xds``.
+"""The package, built from a clean copy of the source and installed into an empty environment, is a working ``xds``.
 
 It is built from a copy because the build hook writes into ``xds/_generated``, which other tests read meanwhile. The
-dependencies are whatever the registry has now, as they are for a user who installs it today.
+dependencies are whatever the registry has now, as they are for a user who installs it today. ``make release`` sets
+``XDS_TEST_DIST`` to the directory of the sdist and the wheel that it built: then both are installed and tested.
 """
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pytest
 from support.fetch import fetch
@@ -19,13 +24,23 @@ from support.processes import Child
 
 ROOT = Path(__file__).parent.parent
 UV = str(Path(sys.executable).parent / "uv")
-COMMAND_TIMEOUT_S = 50
-SOURCES = ("xds", "protos", "hatch_build.py", "pyproject.toml", "README.md", "LICENSE")
-BUILT = ("_generated", "__pycache__")
+COMMAND_TIMEOUT_S = 100
+DIST = os.environ.get("XDS_TEST_DIST")
 OTHERS_VARIABLES = ("XDS_", "PYTHON", "VIRTUAL_ENV", "COVERAGE_")
 PURE_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(OTHERS_VARIABLES)}
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3 * COMMAND_TIMEOUT_S),
+    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="what belongs to the package is what git tracks"),
+]
+
+
+class Built(NamedTuple):
+    """What a release has."""
+
+    sdist: Path
+    wheel: Path
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -44,27 +59,49 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def tracked() -> set[str]:
+    """Return the files that belong in the sdist: what git tracks; for a build of the test's own, new files as well."""
+    which = ["--cached"] if DIST else ["--cached", "--others", "--exclude-standard"]
+    listed = run("git", "ls-files", "-z", *which, cwd=ROOT)
+    return {name for name in listed.split("\0") if name and (ROOT / name).exists()}
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built by the backend in its isolated environment."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns(*BUILT))
-        else:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The sdist, and the wheel that the backend makes of it in its isolated environment."""
+    target = Path(DIST).absolute() if DIST else tmp_path_factory.mktemp("dist")
+    if not DIST:
+        source = tmp_path_factory.mktemp("source")
+        for name in tracked():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
-    run(UV, "build", "--quiet", "--wheel", "--out-dir", target, source, cwd=source)
-    (built,) = target.glob("*.whl")
-    return built
+        run(UV, "build", "--quiet", "--out-dir", target, source, cwd=source)
+    ((sdist,), (wheel,)) = target.glob("*.tar.gz"), target.glob("*.whl")
+    return Built(sdist, wheel)
 
 
 @pytest.fixture(scope="module")
-def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment that had nothing in it before the wheel."""
+def wheel(built: Built) -> Path:
+    return built.wheel
+
+
+@pytest.fixture(scope="module", params=["sdist", "wheel"] if DIST else ["wheel"])
+def environment(built: Built, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """An environment that had nothing in it before the sdist or the wheel."""
     made = tmp_path_factory.mktemp("environment") / "venv"
     run(UV, "venv", "--quiet", "--python", sys.executable, made, cwd=made.parent)
-    run(UV, "pip", "install", "--quiet", "--python", made / "bin" / "python", wheel, cwd=made.parent)
+    package = getattr(built, request.param)
+    run(UV, "pip", "install", "--quiet", "--python", made / "bin" / "python", package, cwd=made.parent)
     return made
+
+
+def test_the_sdist_has_what_git_tracks_and_nothing_else(built: Built) -> None:
+    with tarfile.open(built.sdist) as archive:
+        names = {PurePosixPath(member.name) for member in archive if not member.isdir()}
+    assert {name.parts[0] for name in names} == {built.sdist.name.removesuffix(".tar.gz")}
+    inside = {str(PurePosixPath(*name.parts[1:])) for name in names}
+    expected = tracked() | {"PKG-INFO"}
+    assert (sorted(inside - expected), sorted(expected - inside)) == ([], [])
 
 
 def test_the_wheel_brings_no_top_level_package_but_xds(wheel: Path) -> None:
@@ -102,9 +139,10 @@ def test_google_s_package_of_the_same_name_is_not_in_the_environment(environment
     assert "grpcio-tools" not in packages
 
 
-def test_xds_version(environment: Path, wheel: Path, tmp_path: Path) -> None:
-    lines = run(environment / "bin" / "xds", "version", cwd=tmp_path).splitlines()
-    assert lines[0] == f"xds {wheel.name.split('-')[1]}"
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_xds_version(environment: Path, built: Built, tmp_path: Path, asked: str) -> None:
+    lines = run(environment / "bin" / "xds", asked, cwd=tmp_path).splitlines()
+    assert lines[0] == f"xds {built.wheel.name.split('-')[1]}"
 
 
 def test_xds_validate(environment: Path, tmp_path: Path) -> None:
@@ -122,5 +160,8 @@ async def test_xds_serve(environment: Path, tmp_path: Path) -> None:
         (serving,) = (event for event in map(json.loads, log.splitlines()) if event["event"] == "serving")
         assert serving["resources"]["default"]["clusters"] > 0
         assert (await fetch(int(serving["admin"].rpartition(":")[2]), "/readyz")).status == 200
+        xds = partial(asyncio.to_thread, run, environment / "bin" / "xds", cwd=tmp_path)
+        assert "verified: 2 of 2 sidecars equal" in await xds("fleet", "--server", serving["listen"], "--streams", "2")
+        assert (await xds("history", "--api", serving["api"])).splitlines()[1].split()[0] == "1"
         child.signal(signal.SIGTERM)
         assert await child.wait_ended() == 0

@@ -1,9 +1,13 @@
 """``xds/version.py`` is the one place of the version: the package, the command and CHANGELOG.md agree with it."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+
+import pytest
 
 from xds.version import __version__
 
@@ -35,3 +39,34 @@ def test_the_newest_heading_of_the_changelog_is_the_version() -> None:
 
 def test_only_the_newest_heading_of_the_changelog_may_be_unreleased() -> None:
     assert [heading["version"] for heading in headings()[1:] if heading["when"] == "unreleased"] == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "heading", "said"),
+    [
+        (
+            "v9.9.9",
+            f"## {__version__} – 2026-12-01",
+            f"the tag v9.9.9 does not name the version of xds/version.py: v{__version__}",
+        ),
+        (f"v{__version__}", f"## {__version__} – unreleased", f"a release needs '## {__version__} – YYYY-MM-DD'"),
+        (f"v{__version__}", "## 9.9.9 – 2026-12-01", f"a release needs '## {__version__} – YYYY-MM-DD'"),
+    ],
+    ids=["another tag", "no date", "another heading"],
+)
+def test_a_release_of_another_version_than_the_tag_s_is_refused(
+    tmp_path: Path, tag: str, heading: str, said: str
+) -> None:
+    for name in (".ci/release", "xds/version.py"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{heading}\n")
+    done = subprocess.run(
+        [tmp_path / ".ci" / "release", "no-such-directory", tag],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
