@@ -4,7 +4,7 @@
   says, since a reader is slower than a test.
 - ``sh`` with a title (``Terminal 2``): runs while the page goes on. Another block of that title comes after Ctrl-C; one
   that has nothing but a comment is Ctrl-C alone.
-- ``text`` after an ``sh`` block: what that prints, with ``…`` for what differs from run to run.
+- ``text`` after an ``sh`` block: what that prints, with ``…`` for what differs from run to run (``is_as_said``).
 - any other with a title: a file of that name, unless it is an absolute path.
 - ``console``: not run.
 
@@ -31,7 +31,7 @@ BIN = Path(sys.executable).parent
 READING = re.compile(
     r"curl (?!.*(-X|-d|--data|--request|-T)\b)|xds (get|status|node|history|diff|validate)\b|xds groups$"
     r"|xds store check|etcdctl (endpoint|get)\b|promtool (check|query|test)\b"
-    r"|(cat|grep|ls|openssl verify|openssl x509|test)\b|#"
+    r"|(cat|grep|ls|openssl verify|openssl x509|sort|test)\b|#"
 )
 """Command lines that change nothing, and can be repeated."""
 PATIENCE_S, POLL_S = 30.0, 0.05
@@ -165,20 +165,28 @@ class PageShell:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ended = {title: child.log_tail() for title, child in self.terminals.items() if not child.running}
+        over = {title: child for title, child in self.terminals.items() if not child.running}
+        ended = {title: child.log_tail() for title, child in over.items() if child.process.returncode}
         for child in self.terminals.values():
             child.stop(timeout_s=CTRL_C_S)
         if error is None:
-            assert not ended, f"ended by themselves: {ended}"
+            assert not ended, f"failed: {ended}"
             for title, child in self.terminals.items():
                 self._look_over(title, child)
 
 
 def is_as_said(said: str, prints: str) -> bool:
-    """Say whether a text is what a page says, but for how many spaces there are and what ``…`` stands for."""
-    expected = ".*?".join(map(re.escape, _even(prints).split("…")))
-    return re.fullmatch(expected, _even(said), re.DOTALL) is not None
+    """Say whether a text is what a page says, but for how many spaces there are and what ``…`` stands for.
+
+    It stands for anything on its line; alone on a line, for any number of lines.
+    """
+    lines = ("(?:.*\\n)*?" if line == "…" else _pattern(line) for line in _even(prints).splitlines())
+    return re.fullmatch("".join(lines), _even(said)) is not None
+
+
+def _pattern(line: str) -> str:
+    return ".*".join(map(re.escape, line.split("…"))) + "\\n"
 
 
 def _even(text: str) -> str:
-    return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
+    return "".join(" ".join(line.split()) + "\n" for line in text.strip().splitlines())
