@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 INFO = re.compile(r'(?P<language>\w*)(?: title="(?P<title>[^"]+)")?')
 
 
@@ -39,6 +40,6 @@ def blocks(page: str) -> list[Block]:
         info = INFO.fullmatch(fence["info"])
         line = text.count("\n", 0, fence.start()) + 1
         assert info is not None, f'{page}:{line}: write the fence as ```LANGUAGE or ```LANGUAGE title="TITLE"'
-        found.append(Block(page, line, info["language"], info["title"] or "", fence["text"]))
-    assert 2 * len(found) == len(re.findall(r"^```", text, re.MULTILINE)), f"{page}: a fence is not closed"
+        found.append(Block(page, line, info["language"], info["title"] or "", dedent(fence["text"])))
+    assert 2 * len(found) == len(re.findall(r"^ *```", text, re.MULTILINE)), f"{page}: a fence is not closed"
     return found
