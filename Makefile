@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz h2spec faults simulate attacks lock release clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz h2spec faults simulate attacks lock release docs docs-serve docs-reference clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -94,6 +94,15 @@ ATTACKS ?= all
 attacks: setup ## 1,000 streams that are pushed to while each of some thirty attacks runs: bench/results/attacks.txt; 20 minutes
 	@XDS_ATTACK_STREAMS=1000 XDS_ATTACK_TURNS=3 XDS_ATTACK_WINDOW_S=3 XDS_ATTACK_FLOOR_S=0 XDS_ATTACKS=$(ATTACKS) \
 	  XDS_ATTACKS_TABLE=$(if $(filter all,$(ATTACKS)),bench/results/attacks.txt) $(BIN)/python -m pytest -q -s --tb=short tests/faults/test_attacks.py
+
+docs: setup ## build the documentation site strictly, into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+
+docs-serve: setup ## show the documentation site on 127.0.0.1:8000 while you write
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --config-file docs/site/mkdocs.yml
+
+docs-reference: setup ## write docs/reference from the code
+	@$(BIN)/python docs/site/reference.py
 
 lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv

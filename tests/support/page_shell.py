@@ -133,7 +133,7 @@ class PageShell:
         child = Child(["bash", "-eu", "-c", script], name=title.lower().replace(" ", "-"))
         child.env = dict(self.env)
         self.terminals[title] = child.start()
-        if "xds serve" in block.text:
+        if "xds serve" in block.text or "make run" in block.text:
             self._wait_serving(block, child)
 
     def _ctrl_c(self, title: str) -> None:
