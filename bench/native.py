@@ -119,7 +119,7 @@ class Bench:
         for number, sidecar in enumerate(self.sidecars):
             sent = data(number)
             self._timed(step, lambda sidecar=sidecar, sent=sent: sidecar.connection.data_received(sent))
-        while self._control_plane.hub.restless:
+        while self._control_plane.hub.has_work:
             await asyncio.sleep(0)
         await asyncio.sleep(0.05)  # new clients take turns
 

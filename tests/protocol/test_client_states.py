@@ -26,7 +26,7 @@ def test_equal_standings_are_one_and_others_are_others() -> None:
     assert table.shared(states(CDS, EDS), NOT_BEGUN) is one
     assert table.shared(states(CDS), NOT_BEGUN) is not one
     assert table.shared(states(CDS, EDS, dirty=True), NOT_BEGUN) is not one
-    assert table.shared(states(CDS, EDS), NOT_BEGUN._replace(break_due=True)) is not one
+    assert table.shared(states(CDS, EDS), NOT_BEGUN._replace(check_removals=True)) is not one
 
 
 def test_standings_with_something_in_flight_are_not_looked_up() -> None:

@@ -10,58 +10,60 @@ from xds.protocol.draining import (
     NEVER,
     NOTHING_DRAINS,
     VERSIONS_MAX,
+    add_all_draining,
+    add_draining,
     clusters_used,
-    end_by,
-    keep,
-    keep_all,
+    end_draining_by,
+    merge_draining,
     next_end,
-    still,
-    united,
-    without,
+    unexpired_draining,
+    without_draining,
 )
 
 
 def test_versions_that_use_the_same_clusters_are_one_until_the_last_of_them_ends() -> None:
     draining = NOTHING_DRAINS
     for version in range(1_000):
-        draining = keep(draining, listener("l", version, clusters="a"), until=float(version))
+        draining = add_draining(draining, listener("l", version, clusters="a"), until=float(version))
     assert dict(draining) == {"l": ((frozenset("a"), 999.0),)}
 
 
 def test_a_version_that_uses_no_clusters_is_left_out() -> None:
-    assert keep(NOTHING_DRAINS, listener("l", 1, routes="r"), until=5.0) is NOTHING_DRAINS
+    assert add_draining(NOTHING_DRAINS, listener("l", 1, routes="r"), until=5.0) is NOTHING_DRAINS
 
 
 def test_a_version_of_which_only_the_name_is_known_may_use_any_cluster() -> None:
-    draining = keep_all(
+    draining = add_all_draining(
         NOTHING_DRAINS, [InitialVersions().get(LDS, "l", "1"), listener("m", 1, clusters="a")], until=5.0
     )
     assert (clusters_used(draining), next_end(draining)) == (None, 5.0)
-    assert clusters_used(without(draining, ["l"])) == {"a"}
+    assert clusters_used(without_draining(draining, ["l"])) == {"a"}
 
 
 def test_versions_of_a_name_are_bounded_and_none_of_their_clusters_is_lost() -> None:
     draining = NOTHING_DRAINS
     for version in range(100):
-        draining = keep(draining, route("r", version, f"c{version}"), until=float(version))
+        draining = add_draining(draining, route("r", version, f"c{version}"), until=float(version))
     assert len(draining["r"]) == VERSIONS_MAX
     assert clusters_used(draining) == {f"c{version}" for version in range(100)}
-    claimed = keep(NOTHING_DRAINS, InitialVersions().get(RDS, "r", "1"), until=0.5)
-    assert clusters_used(united(draining, claimed)) is None
-    assert len(united(draining, claimed)["r"]) == VERSIONS_MAX
+    claimed = add_draining(NOTHING_DRAINS, InitialVersions().get(RDS, "r", "1"), until=0.5)
+    assert clusters_used(merge_draining(draining, claimed)) is None
+    assert len(merge_draining(draining, claimed)["r"]) == VERSIONS_MAX
 
 
 def test_times_end_what_they_are_about() -> None:
-    draining = keep_all(NOTHING_DRAINS, [route("r", 1, "a"), route("r", 2, "b"), route("s", 1, "c")], until=NEVER)
+    draining = add_all_draining(
+        NOTHING_DRAINS, [route("r", 1, "a"), route("r", 2, "b"), route("s", 1, "c")], until=NEVER
+    )
     assert next_end(draining) == NEVER
-    draining = end_by(draining, ["r", "none"], 10.0)
-    draining = keep(draining, route("r", 3, "d"), until=20.0)
+    draining = end_draining_by(draining, ["r", "none"], 10.0)
+    draining = add_draining(draining, route("r", 3, "d"), until=20.0)
     assert next_end(draining) == 10.0
-    assert clusters_used(still(draining, 9.0)) == {"a", "b", "c", "d"}
-    assert clusters_used(still(draining, 10.0)) == {"c", "d"}
-    assert clusters_used(still(draining, 20.0)) == {"c"}
-    assert still(end_by(draining, draining, 10.0), 20.0) == NOTHING_DRAINS
-    assert without(draining, ["none"]) is draining
+    assert clusters_used(unexpired_draining(draining, 9.0)) == {"a", "b", "c", "d"}
+    assert clusters_used(unexpired_draining(draining, 10.0)) == {"c", "d"}
+    assert clusters_used(unexpired_draining(draining, 20.0)) == {"c"}
+    assert unexpired_draining(end_draining_by(draining, draining, 10.0), 20.0) == NOTHING_DRAINS
+    assert without_draining(draining, ["none"]) is draining
 
 
 kept = st.lists(st.tuples(st.sampled_from("rs"), st.sampled_from("abc"), st.sampled_from([1.0, 2.0])), max_size=6)
@@ -72,16 +74,16 @@ def test_what_either_says_is_used_is_used(ours, theirs, now) -> None:
     def made(versions):
         draining = NOTHING_DRAINS
         for name, uses, until in versions:
-            draining = keep(draining, route(name, 1, uses), until)
+            draining = add_draining(draining, route(name, 1, uses), until)
         return draining
 
     one, other = made(ours), made(theirs)
-    both = united(one, other)
+    both = merge_draining(one, other)
     for name in "rs":
         expected = {uses for each, uses, until in ours + theirs if each == name and until > now}
-        found = without(still(both, now), {"r", "s"} - {name})
+        found = without_draining(unexpired_draining(both, now), {"r", "s"} - {name})
         assert clusters_used(found) == expected
-    assert united(NOTHING_DRAINS, other) is other
+    assert merge_draining(NOTHING_DRAINS, other) is other
 
 
 def test_what_drained_is_forgotten_at_its_time_though_no_cluster_ever_changes(world: World) -> None:

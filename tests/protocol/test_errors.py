@@ -331,7 +331,7 @@ def test_what_closed_streams_claimed_takes_no_more_than_the_caches_may(world: Wo
         world.hub.take_ready()
         assert world.hub.poll(stream, 0.0) is not None
         world.hub.close(stream)
-    assert len(world.hub._interned.claims) <= 5
+    assert len(world.hub._interned.initial_versions) <= 5
 
 
 def test_a_request_that_is_refused_is_not_kept(make_world: MakeWorld) -> None:

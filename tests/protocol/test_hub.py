@@ -13,17 +13,17 @@ from xds.protocol.sessions import IDLE_MAX
 
 
 def test_a_hub_is_restless_while_streams_are_ready_or_something_is_to_be_told(world: World) -> None:
-    assert not world.hub.restless
+    assert not world.hub.has_work
     world.publish(static("a"))
     client = world.client()
     with world.burst():
         client.subscribe(CDS)
-        assert world.hub.restless
-    assert not world.hub.restless
+        assert world.hub.has_work
+    assert not world.hub.has_work
     client.nack(CDS)
-    assert world.hub.restless  # an event
+    assert world.hub.has_work  # an event
     world.events()
-    assert not world.hub.restless
+    assert not world.hub.has_work
 
 
 def test_a_stream_is_settled_until_something_is_to_be_sent(world: World, variant: Variant) -> None:

@@ -140,7 +140,7 @@ def test_an_ack_settles_all_that_was_sent_before(world: World) -> None:
     world.publish(route("r", 3, "c"))
     client.request(RDS, nonce=client.last(RDS).nonce)
     state = state_of(client, RDS)
-    assert (state.in_flight, dict(state.draining), state.unknown.names) == ((), {}, frozenset())
+    assert (state.in_flight, dict(state.draining), state.nacked_names.names) == ((), {}, frozenset())
 
 
 def test_a_nack_leaves_what_was_never_answered_before_unsure(world: World) -> None:

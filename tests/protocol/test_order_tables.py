@@ -6,7 +6,7 @@ from xds.protocol.order import ACTIONS, EVENTS, PHASES, Action, Phase
 from xds.protocol.policy import Stage
 
 PAGE = Path(__file__).parents[2] / "docs/ordering.md"
-NAMES = {Stage.MAKE: "clusters", Stage.FREE: "endpoints", None: "the client"}
+NAMES = {Stage.CLUSTERS: "clusters", Stage.UNORDERED: "endpoints", None: "the client"}
 SWITCHES = "listeners, routes"
 
 

@@ -355,7 +355,7 @@ def test_nack_of_the_same_response_leaves_the_same_for_all_who_send_it(world: Wo
     for client in clients:
         client.nack(RDS)
     states = [stream.states[RDS] for client in clients for stream in client.streams.values()]
-    for what in ("unknown", "unremoved", "draining"):
+    for what in ("nacked_names", "nacked_removals", "draining"):
         assert len({id(getattr(state, what)) for state in states}) == 1, what
         assert getattr(states[0], what)
     rejections = [stream.session.rejection(states[0].kind) for client in clients for stream in client.streams.values()]

@@ -284,7 +284,7 @@ def test_responses_with_large_names_are_forgotten_when_nobody_is_given_them_any_
     entries = len(world.hub.response_cache)
     for _ in range(3):
         assert len(world.hub.response_cache) == entries
-        world.hub.grow_old()
+        world.hub.evict_idle()
     assert len(world.hub.response_cache) == 1
     assert world.hub.response_cache._names_bytes < 1_000
     assert not world.hub._large.bytes_kept
@@ -296,7 +296,7 @@ def test_responses_with_large_names_that_are_given_again_stay(world: World) -> N
     names = [f"{index}-" + "x" * 20_000 for index in range(5)]
     for number in range(6):
         world.client(node=f"n{number}").subscribe(EDS, *names)
-        world.hub.grow_old()
+        world.hub.evict_idle()
         if number > 2:  # others come between: the response is not the last of its type
             world.client(node=f"o{number}").subscribe(EDS, "a")
     assert len({client.messages[0].nonce for client in world.clients if client.node.id.startswith("n")}) == 1
@@ -308,7 +308,7 @@ def test_large_responses_are_forgotten_when_nobody_is_given_them_any_more(world:
     client.subscribe(EDS)
     assert len(world.hub.response_cache) == 1
     for _ in range(3):
-        world.hub.grow_old()
+        world.hub.evict_idle()
     assert len(world.hub.response_cache) == 0
 
 
@@ -317,7 +317,7 @@ def test_the_table_of_streams_takes_what_those_that_are_open_take(world: World) 
     for stream in streams[10:]:
         world.hub.close(stream)
     before = getsizeof(world.hub.streams)
-    world.hub.grow_old()
+    world.hub.evict_idle()
     assert getsizeof(world.hub.streams) < before / 10
     assert list(world.hub.streams) == streams[:10]
 
@@ -329,5 +329,5 @@ def test_a_large_response_that_comes_between_others_is_young_again(world: World)
     for number in range(5):
         world.client(node=f"n{number}").subscribe(EDS, *names)
         world.client(node=f"o{number}").subscribe(EDS, "a")
-        world.hub.grow_old()
+        world.hub.evict_idle()
     assert len({client.messages[0].nonce for client in world.clients if client.node.id.startswith("n")}) == 1

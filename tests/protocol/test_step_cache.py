@@ -94,7 +94,7 @@ class History:
             chosen = self.clients if kind == "all return" else [client]
             self.clients = [each.reconnect() if each in chosen else each for each in self.clients]
         if self._lapses.random() < self._forget:
-            self.step_cache.forget()
+            self.step_cache.clear()
 
     def run(self, steps: int = 60) -> tuple[dict[str, list[str]], list[str]]:
         """Return what each client said and was sent, and what the hub told after each step, without nonces and sizes.
@@ -170,7 +170,7 @@ def count_worked_out(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]
     class Counting:
         kind = steps.kind
 
-    for name in ("begin", "go_on", "advance", "expire", "leave"):
+    for name in ("first_request", "later_request", "advance", "expire", "leave"):
         setattr(Counting, name, staticmethod(counting(name, getattr(steps, name))))
     monkeypatch.setattr(world.hub, "_steps", Counting)
     return worked_out
@@ -196,7 +196,7 @@ def test_a_fleet_that_stands_alike_costs_one_step_for_each_change_and_one_for_it
         world.publish(endpoints("a", version))
         for client in clients:
             client.ack(EDS)
-    assert sorted(worked_out) == ["advance"] * 4 + ["go_on"] * 4
+    assert sorted(worked_out) == ["advance"] * 4 + ["later_request"] * 4
 
 
 def test_what_newcomers_say_alike_is_worked_out_no_more_once_some_have_said_it(
@@ -317,7 +317,7 @@ def test_what_went_by_itself_does_not_count(make_world: Callable[..., World]) ->
 def test_a_step_by_another_snapshot_is_not_taken_whatever_the_memory_forgets(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StepCache, "outdate", lambda *_: None)
+    monkeypatch.setattr(StepCache, "drop_snapshot", lambda *_: None)
     for version in (1, 2):
         world.publish(static("a", version))
         for number in range(4):
@@ -330,7 +330,7 @@ def test_what_nobody_does_any_more_is_forgotten(world: World) -> None:
     fleet(world, DELTA, 5)
     assert world.hub.step_cache.bytes_kept
     for _ in range(AGE_MAX + 2):
-        world.hub.grow_old()
+        world.hub.evict_idle()
     assert world.hub.step_cache.bytes_kept == 0
 
 
@@ -339,7 +339,7 @@ def test_what_is_still_done_is_remembered_however_old_it_is(world: World, monkey
     fleet(world, DELTA, 5)
     for number in range(2 * AGE_MAX + 2):
         fleet(world, DELTA, 1)
-        world.hub.grow_old()
+        world.hub.evict_idle()
         assert number >= 0
     worked_out = count_worked_out(world, monkeypatch)
     fleet(world, DELTA, 1)

@@ -98,7 +98,7 @@ class Audit:
             self.history[name].add(held)
 
     def _check_waiting(self, message: Message, now: float) -> None:
-        overdue = policy_of(message.type_url).stage is not Stage.FREE
+        overdue = policy_of(message.type_url).stage is not Stage.UNORDERED
         waiting = [nonce for nonce, sent in self.unacked.items() if not overdue or now < sent + HOLD_S]
         assert not waiting, f"{message.nonce} sent while {waiting} are un-ACKed"
         self.unacked[message.nonce] = now

@@ -22,15 +22,15 @@ class RecheckedHub(Hub):
         session = stream.session
         expected = None
         if session is not None and session.client_state.steps is not None:
-            self.tell_time(now)
+            self.advance_clock(now)
             plain = self._large.plain(data, span_of_node(stream.variant, data))
-            step = self._remembered(session, plain)
+            step = self._cached_step(session, plain)
             if step is not None and self._is_due():
                 expected = self._work_out_again(stream, session, plain, now)
         names = super().receive(stream, data, now)
         if expected is not None and session is not None:
             self._compare(session, expected)
-            assert names == expected.effects.names
+            assert names == expected.effects.names_scanned
         return names
 
     def _work_out_again(self, stream: Stream, session: Session, plain: bytes, now: float) -> Step:
@@ -38,13 +38,13 @@ class RecheckedHub(Hub):
         source, context = stream.source, self._context(session, now)._replace(marks=NO_MARKS)  # these wait on
         kind, is_known = self._steps.kind(session.client_state, source, request)
         if is_known:
-            return self._steps.go_on(session.client_state, context, source, kind, request, len(plain))
-        return self._steps.begin(session.client_state, context, source, kind, request, len(plain), NO_HISTORY)
+            return self._steps.later_request(session.client_state, context, source, kind, request, len(plain))
+        return self._steps.first_request(session.client_state, context, source, kind, request, len(plain), NO_HISTORY)
 
     def poll(self, stream: Stream, now: float) -> Part | None:
         session, expected = stream.session, None
         if session is not None and stream.refusal is None and session.client_state.next_step is not None:
-            self.tell_time(now)
+            self.advance_clock(now)
             next_step = session.client_state.next_step
             same = next_step.snapshot is self.snapshot(session.group) and next_step.marks == session.marks
             if same and next_step.tick == self._soon and not session.per_type and self._is_due():

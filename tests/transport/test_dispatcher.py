@@ -19,7 +19,7 @@ def test_a_deadline_of_this_very_moment_is_no_fault():
     async def poll_twice() -> None:
         loop = asyncio.get_running_loop()
         hub: Any = SimpleNamespace(
-            next_tick=loop.time(), restless=False, poll=lambda *_: None, take_ready=list, take_events=list, tick=None
+            next_tick=loop.time(), has_work=False, poll=lambda *_: None, take_ready=list, take_events=list, tick=None
         )
 
         def tick(now: float) -> None:
@@ -53,10 +53,10 @@ def fanning_out(count: int, *, each_s: float) -> tuple[Dispatcher, list[int]]:
     unopened = list(streams)
     hub: Any = SimpleNamespace(
         next_tick=float("inf"),
-        restless=False,
+        has_work=False,
         open=lambda *_, **__: unopened.pop(),
         publish=lambda _: None,
-        tell_time=lambda _: None,
+        advance_clock=lambda _: None,
         take_ready=lambda: streams,
         take_events=list,
     )

@@ -29,9 +29,9 @@ def test_a_part_is_framed_and_prefixed_once() -> None:
 def test_what_is_asked_for_again_stays_and_the_rest_goes() -> None:
     parts, one, other = FramedParts(), part(1), part(2)
     first, _ = parts.prefixed(one), parts.prefixed(other)
-    parts.grow_old()
+    parts.evict_idle()
     assert parts.prefixed(one) is first
-    parts.grow_old()
+    parts.evict_idle()
     assert parts.prefixed(one) is first
     assert [key[0] for key in (*parts._known, *parts._older)] == [one]
 
@@ -43,7 +43,7 @@ def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, ages:
     for number in range(1, 40):
         parts.prefixed(part(number))
         if ages:
-            parts.grow_old()
+            parts.evict_idle()
         kept = sum(map(len, (*parts._known.values(), *parts._older.values())))
         assert kept == parts._bytes <= 1_000
     large = part(50, 5_000)

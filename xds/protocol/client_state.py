@@ -1,14 +1,15 @@
-"""The state of one client: an immutable value per type and one of the order of types, and the cached steps from it.
+"""The state of one client, and the cache of steps from one client state to the next.
 
-All clients in the same state share one object (``ClientStates``). It holds the cached steps that start from it: what a
-request or the newest snapshot leads to is computed once for a whole fleet. A step is cached once several clients have
-reached the state it starts from. States refer forward only, so a state that no client has left is freed with the steps
-that led to it. Steps that depend on a snapshot are dropped with that snapshot.
+A client state is an immutable value: one ``TypeState`` per resource type, and one ``Order``. All clients in the same
+state share one object (``ClientStates``). The object also holds the cached steps that start from it, so the effect of a
+request or of a new snapshot is computed once for a whole fleet. A step is cached once several clients have reached the
+state that it starts from. States refer only to later states, so a state without clients is freed together with its
+steps. Steps that depend on a snapshot are dropped with that snapshot.
 
-``LargeRequests`` recognises large requests by comparison, so that a fleet's equal requests are one ``bytes`` object.
-After a restart every sidecar sends the names and versions of all that it has: hundreds of kilobytes, equal throughout a
-fleet but for the node, which encoders write first. Requests are looked up by their length and their last bytes and then
-compared whole: hashing them costs several times as much and needs a copy without the node.
+``LargeRequests`` makes equal large requests one ``bytes`` object. After a restart every sidecar sends the names and
+versions of all its resources: hundreds of kilobytes that are equal throughout a fleet except for the node, which
+encoders write first. Requests are looked up by length and last bytes and then compared as a whole: hashing them costs
+several times as much and needs a copy without the node.
 """
 
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from weakref import KeyedRef, WeakSet, ref
 from immutables import Map
 
 from xds.model.snapshot import Snapshot
-from xds.protocol.diff import NOBODY
+from xds.protocol.diff import EMPTY_SET
 from xds.protocol.draining import NEVER
 from xds.protocol.pending_endpoints import NO_PENDING_ENDPOINTS, PendingEndpoints, next_end
 from xds.protocol.policy import Ordering, Stage, Variant
@@ -30,57 +31,54 @@ from xds.protocol.type_state import NO_HEARTBEAT, Kind, TypeState
 # --- States and steps ------------------------------------------------------------------------------------------------
 
 Marks = tuple[tuple[int, str], ...]
-"""Types that a change concerns: slot and type URL of each."""
+"""Types with changes that the client has not been sent: the slot and type URL of each."""
 NO_MARKS: Marks = ()
 
 
 class Order(NamedTuple):
-    """How far each step of the order has come.
+    """The part of a client's state that spans its types: progress in make-before-break order."""
 
-    ``making`` is the snapshot whose clusters were sent last; ``made`` the one whose clusters the client has.
-    ``warming``: assignments that the client waits for before it ACKs clusters; ``awaited``: those of a per-type client.
-    ``sent``: how many messages went out to a per-type client, so that an answer to an earlier one is not taken for one
-    to a later. ``absent``: clusters that it rejected and did not have before; ``rejected``: of the responses with them,
-    by assignment, the clusters that take their endpoints from it. ``greeted``: routes whose virtual hosts were answered
-    for a first time. ``break_due``: there may be clusters to remove; ``break_after``: until when removals wait in any
-    case. ``coming_back``: the client claimed clusters of an earlier stream, and has not answered anything since.
-    ``stuck_until``: a client came back that has routes or endpoints of an earlier stream, and is to ask for its
-    clusters by then. ``asked_before``: endpoints that the client asked for before it got what was sent last.
-    """
-
-    made: Snapshot | None = None
-    making: Snapshot | None = None
-    warming: frozenset[str] = NOBODY
-    awaited: PendingEndpoints = NO_PENDING_ENDPOINTS
-    sent: int = 0
-    absent: frozenset[str] = NOBODY
-    rejected: tuple[Map[str, frozenset[str]], ...] = ()
-    greeted: frozenset[str] = NOBODY
-    break_due: bool = False
-    break_after: float = 0.0
-    coming_back: bool = False
-    stuck_until: float = 0.0
-    asked_before: frozenset[str] = NOBODY
+    acked_snapshot: Snapshot | None = None
+    """The snapshot whose clusters the client has."""
+    sent_snapshot: Snapshot | None = None
+    """The snapshot whose clusters were sent last."""
+    warming_endpoints: frozenset[str] = EMPTY_SET
+    """On ADS, the assignments that the client needs before it ACKs the clusters in flight."""
+    pending_endpoints: PendingEndpoints = NO_PENDING_ENDPOINTS
+    """On per-type streams, the assignments that the client needs before its clusters are warm."""
+    messages_sent: int = 0
+    """Messages sent to a per-type client. It tells whether an answer is to a message before or after another."""
+    missing_clusters: frozenset[str] = EMPTY_SET
+    """Clusters that the client rejected and did not have before."""
+    rejected_clusters: tuple[Map[str, frozenset[str]], ...] = ()
+    """For each rejected response: assignment name to the clusters of the response that use it."""
+    vhds_answered: frozenset[str] = EMPTY_SET
+    """Routes whose first VHDS request was answered."""
+    check_removals: bool = False
+    """The client may have clusters that can be removed: look for them."""
+    hold_removals_until: float = 0.0
+    """No cluster is removed before this time; 0 for no such time."""
+    is_returning: bool = False
+    """The client reported clusters of an earlier stream and has not answered any response since."""
+    wait_for_clusters_until: float = 0.0
+    """A client that reconnected with routes or endpoints should subscribe to its clusters by then; 0 for no wait."""
+    requested_before: frozenset[str] = EMPTY_SET
+    """Endpoints that the client requested before it received the clusters that were sent last."""
 
 
 NOT_BEGUN = Order()
 
 
 class ClientState:
-    """The types, in the order in which they are sent, and the order.
-
-    ``settled``: nothing is to be sent, until something happens; ``next_at``: when to look at it even if nothing does.
-    ``is_calm``: the order waits for nothing.
-    ``arrivals``: how many clients came to stand here; ``steps`` by what is said, and ``next_step``, are remembered.
-    """
+    """The types of a client, in sending order, and their ``Order``."""
 
     __slots__ = (
         "__weakref__",
         "arrivals",
-        "is_calm",
         "next_at",
         "next_step",
         "order",
+        "ordering_idle",
         "settled",
         "steps",
         "types",
@@ -89,13 +87,17 @@ class ClientState:
     def __init__(self, types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> None:
         self.types = types
         self.order = order
-        self.settled, self.is_calm, self.next_at = _outlook(types, order, ordering)
+        self.settled, self.ordering_idle, self.next_at = _outlook(types, order, ordering)
+        """Nothing to send now; the order waits for nothing; the time at which the state changes by itself."""
         self.arrivals = 0
+        """How many times a client has reached this state."""
         self.steps: dict[bytes, Step] | None = None
+        """Cached steps by request, without its node."""
         self.next_step: Step | None = None
+        """The cached step to the newest snapshot."""
 
-    def waits(self, marks: Marks) -> bool:
-        """Say whether a client that stands here can be sent nothing more of any of these types before it answers."""
+    def is_blocked(self, marks: Marks) -> bool:
+        """Say whether each of these types waits for the client's answer, so that nothing more of it can be sent now."""
         for slot, type_url in marks:
             state = self.of(type_url, slot)
             if state is not None and (not state.in_flight or state.overdue):
@@ -111,7 +113,7 @@ class ClientState:
 
 
 class Source(NamedTuple):
-    """Which stream a request came on: ``served`` is the type of its service, empty for any."""
+    """The stream that a request came on. ``served`` is the type of a per-type service, empty on ADS."""
 
     variant: Variant
     slot: int
@@ -120,7 +122,7 @@ class Source(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A response was answered: accepted, or rejected for this reason."""
+    """The client answered a response. ``error`` is the message of a NACK, None for an ACK."""
 
     kind: Kind
     part: Part
@@ -128,14 +130,14 @@ class Answered(NamedTuple):
 
     @property
     def accepted_names(self) -> NameSet:
-        """The names that an ACK settles; none stand for all of the type."""
+        """The names that an ACK confirms; an empty set means all names of the type."""
         if self.kind.variant is Variant.SOTW and self.kind.policy.full_state:
             return NO_NAMES
         return self.part.accepted_set
 
 
 class SubscriptionChange(NamedTuple):
-    """A subscription changed, or with ``before`` None began."""
+    """A subscription changed; ``before`` is None for the first one of a type."""
 
     kind: Kind
     before: Subscription | None
@@ -143,7 +145,7 @@ class SubscriptionChange(NamedTuple):
 
 
 class OverdueResponse(NamedTuple):
-    """A response was not answered in time."""
+    """The client did not answer a response within the hold timeout."""
 
     kind: Kind
     nonce: str
@@ -151,20 +153,19 @@ class OverdueResponse(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """What a step means beyond its client's standing; who takes the step knows the node.
-
-    ``draining``: what older versions the client may be using of a type, where that may have changed. ``claims``: it
-    said what it has from an earlier stream. ``names``: how many were looked through for a change of a subscription;
-    ``named``: the request may have brought some to keep.
-    """
+    """The effects of a step outside of the client state. ``Hub`` applies them to the node that takes the step."""
 
     answered: tuple[Answered, ...] = ()
     subscriptions: tuple[SubscriptionChange, ...] = ()
     draining: tuple[TypeState, ...] = ()
+    """Types whose draining resources may have changed."""
     overdue: tuple[OverdueResponse, ...] = ()
-    claims: bool = False
-    names: int = 0
-    named: bool = False
+    reported: bool = False
+    """The request reported versions of an earlier stream."""
+    names_scanned: int = 0
+    """How many names were looked at to change a subscription."""
+    adds_names: bool = False
+    """The request may have added names to the client state."""
 
 
 NO_EFFECTS = Effects()
@@ -172,72 +173,73 @@ NO_EFFECTS = Effects()
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """From where a client stands to where it stands next, what it is sent, and what that means to others. Immutable.
-
-    ``acked``: a response was accepted, and there are no other effects. ``repeats``: whoever stands there takes the same
-    step, as nothing in it is one client's own. What is not None was looked at, so that only where it is the same the
-    step is: the group's ``snapshot``, the coarse clock's next ``tick``; and the ``marks`` that a client was brought up
-    to date for.
-    """
+    """One step of a client: its next state, the message to send, and the effects on others. Immutable."""
 
     after: ClientState
     part: Part | None
     acked: Answered | None
+    """The response that the client ACKed, if the step has no other effects."""
     effects: Effects
-    repeats: bool
+    is_cacheable: bool
+    """The step is the same for every client in the state: it depends on nothing of one client alone."""
     snapshot: Snapshot | None
+    """The group's snapshot, if the step depends on it: a cached step is valid only for that snapshot."""
     tick: float | None
+    """The next tick of the coarse clock, if the step depends on it: a cached step is valid only until that tick."""
     marks: Marks
+    """The marks that the step clears: a cached step is valid only for a client with the same marks."""
     is_plain_ack: bool = False
-    """It is an ACK that looked at nothing else: the commonest of all."""
+    """The step is an ACK that depends on neither snapshot nor clock, the most frequent kind."""
 
 
 def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> tuple[bool, bool, float]:
-    """Return whether a standing is settled, whether it is calm, and the first of the times that are named in it."""
+    """Return ``settled``, ``ordering_idle`` and ``next_at`` of a client state."""
     next_at = NEVER
     sends = kept = has_clusters = False
-    is_calm = not (order.break_due or order.break_after or order.coming_back or order.stuck_until)
-    is_calm = is_calm and not (order.awaited or order.absent or order.warming)
-    breaks = order.break_due and not order.break_after
+    ordering_idle = not (
+        order.check_removals or order.hold_removals_until or order.is_returning or order.wait_for_clusters_until
+    )
+    ordering_idle = ordering_idle and not (order.pending_endpoints or order.missing_clusters or order.warming_endpoints)
+    breaks = order.check_removals and not order.hold_removals_until
     for state in types:
         if state.in_flight:
             if state.overdue:
                 sends = sends or state.dirty or bool(state.remaining)
-            elif ordering.enabled and state.kind.stage is not Stage.FREE:
+            elif ordering.enabled and state.kind.stage is not Stage.UNORDERED:
                 next_at = min(next_at, state.sent_at + ordering.hold_timeout_s)
-            breaks = breaks and state.kind.stage is Stage.FREE
+            breaks = breaks and state.kind.stage is Stage.UNORDERED
         elif state.dirty or state.remaining:
             sends = True
         if state.heartbeat is not NO_HEARTBEAT:
-            is_calm = False
+            ordering_idle = False
             if state.heartbeat.at:
                 next_at, sends = min(next_at, state.heartbeat.at), True
         if state.drain_at < next_at:
             next_at = state.drain_at
-        if state.kind.stage is Stage.MAKE:
+        if state.kind.stage is Stage.CLUSTERS:
             has_clusters = True
             kept = kept or bool(state.exceptions)
-            is_calm = is_calm and state.idle and not state.exceptions
+            ordering_idle = ordering_idle and state.idle and not state.exceptions
     if ordering.enabled:
-        if order.awaited:
-            next_at = min(next_at, next_end(order.awaited))
-        if order.stuck_until and not has_clusters:
-            next_at = min(next_at, order.stuck_until)
-        if kept and order.break_after:
-            next_at = min(next_at, order.break_after)
-    return not (sends or (breaks and has_clusters)), is_calm, next_at
+        if order.pending_endpoints:
+            next_at = min(next_at, next_end(order.pending_endpoints))
+        if order.wait_for_clusters_until and not has_clusters:
+            next_at = min(next_at, order.wait_for_clusters_until)
+        if kept and order.hold_removals_until:
+            next_at = min(next_at, order.hold_removals_until)
+    return not (sends or (breaks and has_clusters)), ordering_idle, next_at
 
 
 def _hash_of(state: TypeState) -> int:
-    """Return a hash of what tells states apart most often: of all their fields it costs several times as much."""
+    """Return a hash of the fields that differ most often. Hashing all fields costs several times as much."""
     return hash((state.kind, state.subscription, state.view, state.serial, state.dirty))
 
 
 class ClientStates:
-    """The table that makes equal standings one object, for as long as a client stands there or a step leads there.
+    """The table that makes equal client states one object, for as long as a client or a cached step refers to it.
 
-    Only standings with nothing in flight are looked up in it. Of the others, clients share those to which remembered
-    steps lead, and all meet again once they have answered.
+    Only states with nothing in flight are looked up in the table. States with a response in flight are shared only by
+    way of cached steps; those clients share a state again once they have answered.
     """
 
     __slots__ = ("_known", "_ordering")
@@ -247,22 +249,22 @@ class ClientStates:
         self._ordering = ordering
 
     def new(self, types: tuple[TypeState, ...], order: Order) -> ClientState:
-        """Return a standing of one client's own."""
+        """Return a state that is not shared."""
         return ClientState(types, order, self._ordering)
 
     def shared(self, types: tuple[TypeState, ...], order: Order) -> ClientState:
-        """Return the one standing that all who stand so share; while something is in flight, a new one."""
+        """Return the shared object for this state, or a new one while a response is in flight."""
         for state in types:
             if state.in_flight:
                 return ClientState(types, order, self._ordering)
-        key = (*map(_hash_of, types), hash((order.made, order.making, order.break_due)))
+        key = (*map(_hash_of, types), hash((order.acked_snapshot, order.sent_snapshot, order.check_removals)))
         reference = self._known.get(key)
         found = reference() if reference is not None else None
         if found is None:
             found = ClientState(types, order, self._ordering)
             self._known[key] = KeyedRef(found, self._forget, key)
         elif found.types != types or found.order != order:
-            return ClientState(types, order, self._ordering)  # of equal hashes
+            return ClientState(types, order, self._ordering)  # another state with the same hash
         return found
 
     def _forget(self, reference: "KeyedRef[tuple[int, ...], ClientState]") -> None:
@@ -276,57 +278,57 @@ class ClientStates:
 # --- Cached steps ----------------------------------------------------------------------------------------------------
 
 STEP_BYTES = 1_000
-"""About what a step takes beside what was said and what is sent: a standing, a few states."""
+"""Approximate bytes of a cached step beside its request and message: a client state and a few type states."""
 NAMES_FACTOR = 3
-"""What is said is kept so many times: as it was said, and as the names that the standing after it has."""
+"""A cached request counts this many times: its bytes, and its names in the next client state."""
 STEPS_MAX = 64
-"""So many different requests are remembered at one standing."""
+"""Maximum cached requests per client state."""
 AGE_MAX = 2
-"""Steps and requests that nobody used for so many periods are forgotten."""
+"""Steps and requests are evicted once they were not used for this many calls of ``evict_idle``."""
 
 
 class StepCache:
-    """The steps of all standings. ``bytes_max``: about what they may take; 0 remembers nothing."""
+    """The cached steps of all client states. ``bytes_max`` bounds them, approximately; 0 switches the cache off."""
 
-    __slots__ = ("_by_snapshot", "_bytes", "_idle", "_standings", "bytes_max")
+    __slots__ = ("_by_snapshot", "_bytes", "_client_states", "_idle", "bytes_max")
 
     def __init__(self, *, bytes_max: int = 64 * 1024 * 1024) -> None:
         self.bytes_max = bytes_max
         self._bytes = 0
-        self._standings: WeakSet[ClientState] = WeakSet()
+        self._client_states: WeakSet[ClientState] = WeakSet()
         self._by_snapshot: dict[Snapshot, set[ref[ClientState]]] = {}
         self._idle: dict[int, tuple[int, int]] = {}
 
-    def learn(self, client_state: ClientState, said: bytes, step: Step) -> None:
-        """Keep what a request, without its node, leads to."""
-        if client_state.arrivals < 2 or not step.repeats or len(said) + STEP_BYTES > self.bytes_max:
+    def add(self, client_state: ClientState, request: bytes, step: Step) -> None:
+        """Cache the step for a request, given without its node."""
+        if client_state.arrivals < 2 or not step.is_cacheable or len(request) + STEP_BYTES > self.bytes_max:
             return
         if client_state.steps is None:
             client_state.steps = {}
-        elif len(client_state.steps) >= STEPS_MAX and said not in client_state.steps:
+        elif len(client_state.steps) >= STEPS_MAX and request not in client_state.steps:
             return
-        client_state.steps[said] = step
-        self._keep(client_state, step, NAMES_FACTOR * len(said))
+        client_state.steps[request] = step
+        self._keep(client_state, step, NAMES_FACTOR * len(request))
 
-    def learn_next(self, client_state: ClientState, step: Step) -> None:
-        """Keep what the newest snapshot leads to."""
-        if client_state.arrivals < 2 or not step.repeats or not self.bytes_max:
+    def add_next(self, client_state: ClientState, step: Step) -> None:
+        """Cache the step to the newest snapshot."""
+        if client_state.arrivals < 2 or not step.is_cacheable or not self.bytes_max:
             return
         client_state.next_step = step
         self._keep(client_state, step, len(step.part.message) if step.part is not None else 0)
 
     def _keep(self, client_state: ClientState, step: Step, size: int) -> None:
-        self._standings.add(client_state)
+        self._client_states.add(client_state)
         if step.snapshot is not None:
             self._by_snapshot.setdefault(step.snapshot, set()).add(ref(client_state))
         self._bytes += size + STEP_BYTES
         if self._bytes > self.bytes_max:
-            self._bytes = sum(map(_bytes_of, self._standings))
+            self._bytes = sum(map(_bytes_of, self._client_states))
             if self._bytes > self.bytes_max // 2:
-                self.forget()
+                self.clear()
 
-    def outdate(self, snapshot: Snapshot) -> None:
-        """Forget the steps that looked at a snapshot: its group has a newer one, or is gone."""
+    def drop_snapshot(self, snapshot: Snapshot) -> None:
+        """Drop the steps that depend on a snapshot that was replaced or removed."""
         for reference in self._by_snapshot.pop(snapshot, ()):
             client_state = reference()
             if client_state is None:
@@ -334,40 +336,40 @@ class StepCache:
             if client_state.next_step is not None and client_state.next_step.snapshot is snapshot:
                 client_state.next_step = None
             if client_state.steps is not None:
-                left = {said: step for said, step in client_state.steps.items() if step.snapshot is not snapshot}
+                left = {request: step for request, step in client_state.steps.items() if step.snapshot is not snapshot}
                 client_state.steps = left or None
 
-    def forget(self) -> None:
-        """Forget everything."""
-        for client_state in list(self._standings):
+    def clear(self) -> None:
+        """Drop all cached steps."""
+        for client_state in list(self._client_states):
             client_state.steps = client_state.next_step = None
-        self._standings.clear()
+        self._client_states.clear()
         self._by_snapshot.clear()
         self._bytes = 0
 
-    def grow_old(self) -> None:
-        """Forget the steps of standings where nobody arrived since this was called ``AGE_MAX`` times."""
+    def evict_idle(self) -> None:
+        """Drop the steps of states that no client reached during the last ``AGE_MAX`` calls."""
         idle: dict[int, tuple[int, int]] = {}
-        for client_state in list(self._standings):
+        for client_state in list(self._client_states):
             arrivals, age = self._idle.get(id(client_state), (0, 0))
             age = age + 1 if arrivals == client_state.arrivals else 0
             if age > AGE_MAX:
                 client_state.steps = client_state.next_step = None
-                self._standings.discard(client_state)
+                self._client_states.discard(client_state)
             else:
                 idle[id(client_state)] = (client_state.arrivals, age)
         self._idle = idle
-        self._bytes = sum(map(_bytes_of, self._standings))
+        self._bytes = sum(map(_bytes_of, self._client_states))
         self._by_snapshot = {
             snapshot: left
             for snapshot, references in self._by_snapshot.items()
-            if (left := {each for each in references if each() in self._standings})
+            if (left := {each for each in references if each() in self._client_states})
         }
 
     @property
     def bytes_kept(self) -> int:
-        """About what is remembered takes. O(standings)."""
-        return sum(map(_bytes_of, self._standings))
+        """Approximate bytes of all cached steps. O(client states)."""
+        return sum(map(_bytes_of, self._client_states))
 
 
 def _bytes_of(client_state: ClientState) -> int:
@@ -382,14 +384,14 @@ def _bytes_of(client_state: ClientState) -> int:
 
 TAIL_BYTES = 64
 ALIKE_MAX = 8
-"""Of requests of equal length that end alike, so many are known."""
+"""Maximum cached requests per key (length and last bytes)."""
 LARGE_BYTES = 2_048
 
 _Key = tuple[int, bytes]
 
 
 class LargeRequests:
-    """The large requests seen lately, without their nodes; beyond ``bytes_max`` the longest unseen are forgotten."""
+    """Recent large requests without their nodes. Beyond ``bytes_max`` the least recently seen are dropped."""
 
     __slots__ = ("_ages", "_bytes", "_bytes_max", "_known")
 
@@ -400,7 +402,7 @@ class LargeRequests:
         self._bytes_max = bytes_max
 
     def plain(self, data: bytes, node: tuple[int, int]) -> bytes:
-        """Return a request without its node, which begins and ends there: the same object for equal ones kept."""
+        """Return a request without its node, whose start and end are given: a cached object if one is equal."""
         node_start, node_end = node
         size = len(data) - node_end
         if node_start or size < LARGE_BYTES:
@@ -414,7 +416,7 @@ class LargeRequests:
         return data[node_end:]
 
     def keep(self, plain: bytes) -> None:
-        """Have a request, without its node, known again."""
+        """Add a request, without its node."""
         size = len(plain)
         if size < LARGE_BYTES:
             return
@@ -430,8 +432,8 @@ class LargeRequests:
         while self._bytes > max(self._bytes_max, size):
             self._forget(next(iter(self._known)))
 
-    def grow_old(self) -> None:
-        """Forget the requests that nobody sent since this was called ``AGE_MAX`` times."""
+    def evict_idle(self) -> None:
+        """Drop the requests that were not seen during the last ``AGE_MAX`` calls."""
         for key, age in list(self._ages.items()):
             if age >= AGE_MAX:
                 self._forget(key)
@@ -444,5 +446,5 @@ class LargeRequests:
 
     @property
     def bytes_kept(self) -> int:
-        """About what it all takes."""
+        """Bytes of all requests in the table."""
         return self._bytes

@@ -1,9 +1,9 @@
-"""What a client lacks: the difference between what it was sent and what it should have.
+"""The difference between the resources that a client was sent and those that it should have.
 
-What a client holds is described by two values that streams share: the view it was last brought to, and a map of
-exceptions (names that it holds in another version: kept clusters, withheld routes, versions reported from an earlier
-stream). So a diff costs O(changed). ``Interned`` holds the tables that make equal values one object for as long as any
-stream has them, so that streams find their shared responses by identity.
+Two values that streams share describe what a client holds: the view that it was last updated to, and its exceptions,
+a map of the names that it holds in another version than the view's (clusters whose removal is held, routes whose update
+is held, versions reported from an earlier stream). A diff therefore costs O(changed). ``Interned`` has the tables that
+make equal values one object while any stream uses them, so that streams find their shared responses by identity.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -21,34 +21,35 @@ from xds.protocol.subscription import WILDCARD, NameSets, Subscription, Subscrip
 
 Exceptions = Map[str, Resource | None]
 NO_EXCEPTIONS: Exceptions = Map()
-NOBODY: frozenset[str] = frozenset()
+EMPTY_SET: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What may not go out yet. ``removals``: names whose removal is kept back, None for all but ``dropped``.
+    """Changes that a response must not contain yet."""
 
-    ``absent``: clusters that the client may lack, since it rejected them: an update that names one of them is kept
-    back where the client has an older version that does not, or under one of the names ``used``, an older version that
-    it goes on using. ``revived``: what is gone, and is sent and kept all the same.
-    """
-
-    removals: frozenset[str] | None = NOBODY
-    absent: frozenset[str] = NOBODY
-    dropped: frozenset[str] = NOBODY
-    used: frozenset[str] = NOBODY
+    removals: frozenset[str] | None = EMPTY_SET
+    """Names whose removal is held; None for all names except ``dropped``."""
+    missing_clusters: frozenset[str] = EMPTY_SET
+    """Clusters that the client may lack because it rejected them. An update that newly names one of them is held if
+    the client has an older version of the resource, or still uses one (``used``)."""
+    dropped: frozenset[str] = EMPTY_SET
+    """Names whose removal is not held although ``removals`` is None."""
+    used: frozenset[str] = EMPTY_SET
+    """Names of which the client still uses a version that it no longer holds."""
     revived: tuple[Resource, ...] = ()
+    """Resources that no longer exist and that are sent and kept nevertheless."""
 
     def keeps(self, name: str, held: Resource | None, new: Resource | None) -> bool:
-        """Say whether the client is to keep ``held`` for now, instead of getting ``new`` (None: its removal).
+        """Say whether the change from ``held`` to ``new`` is held for now.
 
-        One of the two is not None.
+        ``new`` None is a removal, ``held`` None an addition; at most one of them is None.
         """
         if new is None:
             return name not in self.dropped if self.removals is None else name in self.removals
-        if not self.absent or (held is None and name not in self.used):
+        if not self.missing_clusters or (held is None and name not in self.used):
             return False
-        missing = clusters_of(new) & self.absent
+        missing = clusters_of(new) & self.missing_clusters
         return bool(missing - clusters_of(held) if held is not None else missing)
 
 
@@ -63,20 +64,20 @@ def clusters_of(resource: Resource) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Diff:
-    """What brings a client to a view: resources to send, names that are gone, and what stays different for now."""
+    """The update of a client to a view: resources to send, names to remove, and the exceptions that remain."""
 
     upserts: tuple[Resource, ...]
     removals: tuple[str, ...]
-    unknown: tuple[str, ...]
-    """Names that were asked for and do not exist."""
+    nonexistent: tuple[str, ...]
+    """Requested names that do not exist."""
     exceptions: Exceptions
 
     def __bool__(self) -> bool:
-        return bool(self.upserts or self.removals or self.unknown)
+        return bool(self.upserts or self.removals or self.nonexistent)
 
 
 def holding(name: str, view: View | None, exceptions: Exceptions) -> Resource | None:
-    """Return what a client that was brought to ``view`` holds under a name, or None."""
+    """Return the resource that a client which was updated to ``view`` holds under a name, or None."""
     if exceptions and name in exceptions:
         return exceptions[name]
     return view.get(name) if view is not None else None
@@ -96,7 +97,7 @@ def wants(subscription: Subscription, resource: Resource) -> bool:
 
 
 def unsent(before: Subscription, after: Subscription, view: View) -> Exceptions:
-    """Return what a client lacks of the view that it was brought to, since it did not want it before."""
+    """Return the exceptions for newly subscribed names: resources of the client's view that it was never sent."""
     if after.globs != before.globs or after.wildcard > before.wildcard:
         found = [view.get(name) for name in wanted(after, view)]
     else:
@@ -110,13 +111,13 @@ def diff(
     view: View | None,
     exceptions: Exceptions,
     target: View,
-    asked: Collection[str],
+    required: Collection[str],
     hold: Hold,
 ) -> Diff:
-    """Return what takes a client from (view, exceptions) to ``target``, with everything ``asked`` in it.
+    """Return the update of a client from (view, exceptions) to ``target``.
 
-    What is asked for is sent whether or not it changed, and if it is gone but kept; ``*`` asks for all that there is.
-    ``view`` None: the client holds nothing but the exceptions. Upserts come sorted by name.
+    It contains every name in ``required``, changed or not, also where its removal is held; ``*`` requires all
+    subscribed resources. ``view`` None: the client holds nothing but the exceptions. Upserts are sorted by name.
     """
     upserts: dict[str, Resource] = {}
     removals: list[str] = []
@@ -131,35 +132,35 @@ def diff(
             upserts[name] = new
         else:
             removals.append(name)
-    unknown: list[str] = []
-    for name in _asked_names(asked, subscription, target):
+    nonexistent: list[str] = []
+    for name in _required_names(required, subscription, target):
         new = target.get(name) or target.named_by(name)
         if new is not None:
             upserts[new.name] = new
             kept.pop(new.name, None)
         elif (held := kept.get(name)) is not None:
-            if not held.is_version_only:  # what is kept of an earlier stream has no body
+            if not held.is_version_only:  # a version reported from an earlier stream has no body
                 upserts[name] = held
-            elif not held.version:  # nor does it surely have that: it is told that there is none
-                unknown.append(name)
+            elif not held.version:  # the client may not have it: answer that it does not exist
+                nonexistent.append(name)
                 del kept[name]
         elif name not in removals:
-            unknown.append(name)
+            nonexistent.append(name)
     for resource in hold.revived:
         upserts[resource.name] = kept[resource.name] = resource
         removals = [name for name in removals if name != resource.name]
-        unknown = [name for name in unknown if name != resource.name]
+        nonexistent = [name for name in nonexistent if name != resource.name]
     ordered = tuple(upserts[name] for name in sorted(upserts))
-    return Diff(ordered, tuple(sorted(removals)), tuple(sorted(unknown)), Map(kept) if kept else NO_EXCEPTIONS)
+    return Diff(ordered, tuple(sorted(removals)), tuple(sorted(nonexistent)), Map(kept) if kept else NO_EXCEPTIONS)
 
 
-def _asked_names(asked: Collection[str], subscription: Subscription, target: View) -> Iterable[str]:
-    """Spell out ``*`` and xdstp globs; a collection without members names nothing."""
-    everything = WILDCARD in asked
-    globs = {name: glob for name in asked if (glob := glob_of(name)) is not None} if subscription.globs else {}
+def _required_names(required: Collection[str], subscription: Subscription, target: View) -> Iterable[str]:
+    """Expand ``*`` and xdstp globs; a collection without members expands to nothing."""
+    everything = WILDCARD in required
+    globs = {name: glob for name in required if (glob := glob_of(name)) is not None} if subscription.globs else {}
     if not globs and not everything:
-        return asked
-    names = [name for name in asked if name != WILDCARD and name not in globs]
+        return required
+    names = [name for name in required if name != WILDCARD and name not in globs]
     if everything:
         return dict.fromkeys([*names, *wanted(subscription, target)])
     return [*names, *(name for name in target if any(glob.matches(name) for glob in globs.values()))]
@@ -189,9 +190,9 @@ def _relevant(subscription: Subscription, name: str, view: View, target: View) -
 
 
 class InitialVersions:
-    """The table that makes equal claims one object, for as long as any stream holds it.
+    """The table that makes equal reported versions one object while any stream holds it.
 
-    So clients that come back with the same share one response.
+    Clients that reconnect with the same versions therefore share one response.
     """
 
     __slots__ = ("_known",)
@@ -200,12 +201,12 @@ class InitialVersions:
         self._known: WeakValueDictionary[tuple[str, str, str], Resource] = WeakValueDictionary()
 
     def get(self, type_url: str, name: str, version: str) -> Resource:
-        """Return the one resource without a body for this name and version; an empty version is unknown."""
+        """Return the shared resource without a body for this name and version; "" is an unknown version."""
         key = (type_url, name, version)
-        claim = self._known.get(key)
-        if claim is None:
-            claim = self._known[key] = Resource(type_url=type_url, name=name, version=version, encoded=b"")
-        return claim
+        resource = self._known.get(key)
+        if resource is None:
+            resource = self._known[key] = Resource(type_url=type_url, name=name, version=version, encoded=b"")
+        return resource
 
     def __len__(self) -> int:
         return len(self._known)
@@ -214,15 +215,16 @@ class InitialVersions:
 # --- Interning -------------------------------------------------------------------------------------------------------
 
 UNSENT_KEPT = 4
+"""Maximum results that ``Unsent`` keeps."""
 
 
 _Reference = Callable[[], Subscription | None]
 
 
 class Unsent:
-    """What changes of a subscription leave unsent of a view (``diff.unsent``), the last few of them.
+    """A cache of the last few results of ``unsent``.
 
-    So a fleet that changes its subscription alike shares one value.
+    A fleet whose clients change their subscriptions alike shares one value.
     """
 
     __slots__ = ("_last",)
@@ -233,7 +235,7 @@ class Unsent:
         ] = []
 
     def get(self, before: Subscription, after: Subscription, view: View) -> Exceptions:
-        """Return what a client that was brought to ``view`` lacks of it, since it did not want it before."""
+        """Return what ``unsent`` returns."""
         for was, now, of, found in self._last:
             if was() is before and now() is after and of is view:
                 return found
@@ -243,12 +245,12 @@ class Unsent:
 
 
 class Interned:
-    """The tables."""
+    """The tables of shared values."""
 
-    __slots__ = ("claims", "name_sets", "subscriptions", "unsent")
+    __slots__ = ("initial_versions", "name_sets", "subscriptions", "unsent")
 
     def __init__(self) -> None:
         self.subscriptions = Subscriptions()
-        self.claims = InitialVersions()
+        self.initial_versions = InitialVersions()
         self.unsent = Unsent()
         self.name_sets = NameSets()

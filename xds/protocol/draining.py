@@ -1,9 +1,9 @@
-"""Older versions of listeners and routes that a client may still be using, and so the clusters that it must keep.
+"""Draining resources: older versions of listeners and routes that a client may still use.
 
-An Envoy goes on using a listener that it replaced until that has drained, a route configuration that it was told to
-replace and rejected, and a removed one for as long as a draining listener subscribes to it. All that matters of such a
-version is which clusters it may send requests to, and until when. The value is immutable, so that streams which went
-through the same share it.
+An Envoy uses a replaced listener until it has drained, a route configuration whose update it rejected, and a removed
+route configuration as long as a draining listener subscribes to it. For each such version only two facts matter: the
+clusters that it may send requests to, which must therefore stay, and until when. The value is immutable, so streams
+with the same history share it.
 """
 
 from collections.abc import Iterable
@@ -14,25 +14,25 @@ from xds.model.resource import Resource
 from xds.model.types import CLUSTER
 
 Uses = frozenset[str] | None
-"""The clusters that a version may send requests to; None: any, since its content is not known."""
+"""The clusters that a version may send requests to; None for any, as its content is unknown."""
 Draining = Map[str, tuple[tuple[Uses, float], ...]]
-"""By name, what older versions use, each with the time until which: infinity until the client says more."""
+"""Resource name to the clusters of each older version and the time until which it may be used (NEVER: no end yet)."""
 
 NOTHING_DRAINS: Draining = Map()
 NEVER = float("inf")
 VERSIONS_MAX = 16
-"""Versions of one name, told apart by the clusters that they use; of more, those that end first are taken together."""
+"""Maximum versions per name. Versions with equal clusters count once; beyond it, those that end first are merged."""
 
 
 def uses_of(resource: Resource) -> Uses:
-    """Return the clusters that a resource refers to: any, if only its name is known."""
+    """Return the clusters that a resource refers to; None, for any, if only its name is known."""
     if resource.is_version_only:
         return None
     return frozenset(r.name for r in resource.references if r.type_url == CLUSTER)
 
 
-def keep(draining: Draining, resource: Resource, until: float) -> Draining:
-    """Return ``draining`` with one more version that may be used until then. One that uses no clusters is left out."""
+def add_draining(draining: Draining, resource: Resource, until: float) -> Draining:
+    """Return ``draining`` with one more version, used until then. A version without clusters is left out."""
     uses = uses_of(resource)
     if uses is not None and not uses:
         return draining
@@ -51,14 +51,14 @@ def _bounded(versions: Iterable[tuple[Uses, float]]) -> tuple[tuple[Uses, float]
     return tuple(pairs)
 
 
-def keep_all(draining: Draining, resources: Iterable[Resource], until: float) -> Draining:
+def add_all_draining(draining: Draining, resources: Iterable[Resource], until: float) -> Draining:
     """Return ``draining`` with the versions of several resources."""
     for resource in resources:
-        draining = keep(draining, resource, until)
+        draining = add_draining(draining, resource, until)
     return draining
 
 
-def end_by(draining: Draining, names: Iterable[str], until: float) -> Draining:
+def end_draining_by(draining: Draining, names: Iterable[str], until: float) -> Draining:
     """Return ``draining`` with every version of these names ending no later than ``until``."""
     for name in names:
         versions = draining.get(name)
@@ -67,7 +67,7 @@ def end_by(draining: Draining, names: Iterable[str], until: float) -> Draining:
     return draining
 
 
-def without(draining: Draining, names: Iterable[str]) -> Draining:
+def without_draining(draining: Draining, names: Iterable[str]) -> Draining:
     """Return ``draining`` without these names."""
     for name in names:
         if name in draining:
@@ -75,8 +75,8 @@ def without(draining: Draining, names: Iterable[str]) -> Draining:
     return draining
 
 
-def united(one: Draining, other: Draining) -> Draining:
-    """Return what either of the two says may be used: one of the two, where that says all."""
+def merge_draining(one: Draining, other: Draining) -> Draining:
+    """Return the union of two values: one of the two objects if it contains the other."""
     if not one or one is other:
         return other
     for name, versions in other.items():
@@ -87,8 +87,8 @@ def united(one: Draining, other: Draining) -> Draining:
     return other if one == other else one
 
 
-def still(draining: Draining, now: float) -> Draining:
-    """Return what may be used after ``now``. O(versions)."""
+def unexpired_draining(draining: Draining, now: float) -> Draining:
+    """Return ``draining`` without the versions that have ended by ``now``. O(versions)."""
     for name, versions in draining.items():
         left = tuple(pair for pair in versions if pair[1] > now)
         if not left:
@@ -99,12 +99,12 @@ def still(draining: Draining, now: float) -> Draining:
 
 
 def next_end(draining: Draining) -> float:
-    """Return when the first version ends: infinity for never. O(versions)."""
+    """Return when the first version ends, NEVER if none does. O(versions)."""
     return min((end for versions in draining.values() for _, end in versions), default=NEVER)
 
 
 def clusters_used(draining: Draining) -> Uses:
-    """Return the clusters that any of the versions uses."""
+    """Return the clusters that the versions use; None for any."""
     found: set[str] = set()
     for versions in draining.values():
         for uses, _ in versions:

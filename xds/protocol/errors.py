@@ -1,4 +1,4 @@
-"""What ends a stream, with the gRPC status that says so. It does not know how a transport sends a status."""
+"""The error that ends a stream, and its gRPC status."""
 
 from enum import IntEnum
 
@@ -18,7 +18,7 @@ class Status(IntEnum):
 
 
 class StreamRefusedError(Exception):
-    """The peer asked for what it can't have; its stream ends with ``status`` and this message, others go on."""
+    """The peer sent an invalid request: its stream ends with ``status`` and ``message``. Other streams go on."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)

@@ -26,7 +26,7 @@ from xds.protocol.client_state import (
     StepCache,
 )
 from xds.protocol.diff import Interned
-from xds.protocol.draining import NOTHING_DRAINS, united
+from xds.protocol.draining import NOTHING_DRAINS, merge_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, HistoryEntry, NackedNames, Share, share_with_nobody
 from xds.protocol.order import Rules, StepContext
@@ -106,7 +106,7 @@ class Hub:
         self._cohort_deliveries = 0
         self._cohort_part: Part | None = None
 
-    # --- Streams ---------------------------------------------------------------------------------------------
+    # --- Streams -----------------------------------------------------------------------------------------------------
 
     @property
     def counters(self) -> Counters:
@@ -156,7 +156,7 @@ class Hub:
         else:
             self._sessions.forget(stream, session)
 
-    # --- Requests --------------------------------------------------------------------------------------------
+    # --- Requests ----------------------------------------------------------------------------------------------------
 
     def receive(self, stream: Stream, data: bytes, now: float) -> int:
         """Take one request; return how many names were looked through because it changes a subscription.
@@ -191,14 +191,14 @@ class Hub:
         return True
 
     def _receive(self, stream: Stream, data: bytes, now: float) -> int:
-        self.tell_time(now)
+        self.advance_clock(now)
         session = stream.session
         start, end = span_of_node(stream.variant, data)
         plain = self._large.plain(data, (start, end))
         if session is not None and (not end or hash(data[start:end]) == session.node_hash):
-            step = self._remembered(session, plain)
+            step = self._cached_step(session, plain)
             if step is not None:
-                return self._take_said(stream, session, step, len(plain))
+                return self._take_request_step(stream, session, step, len(plain))
         if len(data) >= OUTLINE_BYTES_MIN:
             check_outline(stream.variant, data, self._limits)
         whole = None
@@ -211,36 +211,36 @@ class Hub:
             session = self._sessions.of(stream, about, len(data), now, self._snapshots, self._start)
             if end:
                 session.node_hash = hash(data[start:end])
-            step = self._remembered(session, plain)
+            step = self._cached_step(session, plain)
             if step is not None:
-                return self._take_said(stream, session, step, len(plain))
+                return self._take_request_step(stream, session, step, len(plain))
         request = whole if whole is not None else decode(stream.variant, plain)
         if whole is None and request.HasField("node"):
             request, plain = decode(stream.variant, data), b""
-        return self._work_out(stream, session, request, plain, len(plain) or len(data), now)
+        return self._compute(stream, session, request, plain, len(plain) or len(data), now)
 
-    def _work_out(self, stream: Stream, session: Session, request: Request, plain: bytes, size: int, now: float) -> int:
+    def _compute(self, stream: Stream, session: Session, request: Request, plain: bytes, size: int, now: float) -> int:
         """Take a request that is not remembered; ``plain`` is what it is to be known by, if not empty."""
         before, source, context = session.client_state, stream.source, self._context(session, now)
         kind, is_known = self._steps.kind(before, source, request)
         if is_known:
-            step = self._steps.go_on(before, context, source, kind, request, size)
+            step = self._steps.later_request(before, context, source, kind, request, size)
         else:
             history = self._history(session, kind.type_url)
-            step = self._steps.begin(before, context, source, kind, request, size, history)
+            step = self._steps.first_request(before, context, source, kind, request, size, history)
         if plain:
             self._large.keep(plain)
             if not step.marks:
-                self.step_cache.learn(before, plain, step)
+                self.step_cache.add(before, plain, step)
         if step.marks:
             session.marks = NO_MARKS  # they are in the standing now
-        names = self._take_said(stream, session, step, size)
+        names = self._take_request_step(stream, session, step, size)
         if not is_known and len(self._draining):
             self._note_draining(session, kind)  # it stays noted: the node may be back before this stream ends
         self._wake(session)
         return names
 
-    def _remembered(self, session: Session, plain: bytes) -> Step | None:
+    def _cached_step(self, session: Session, plain: bytes) -> Step | None:
         """Return the step that a client takes now by what it says, if that is known."""
         steps = session.client_state.steps
         step = steps.get(plain) if steps is not None and plain else None
@@ -265,7 +265,7 @@ class Hub:
             warms=self._draining.warms(session.node),
         )
 
-    def _take_said(self, stream: Stream, session: Session, step: Step, size: int) -> int:
+    def _take_request_step(self, stream: Stream, session: Session, step: Step, size: int) -> int:
         """Have a client stand where its request leads to; return how many names were looked through for that."""
         self._take(session, step)
         effects = step.effects
@@ -277,7 +277,7 @@ class Hub:
                 self._nacked.accept(session.node, step.acked.kind.type_url, step.acked.accepted_names)
         if session.marks or not step.after.settled:
             self._queue(stream)
-        return effects.names
+        return effects.names_scanned
 
     def _take(self, session: Session, step: Step) -> None:
         """Have a client stand where a step leads to."""
@@ -290,7 +290,7 @@ class Hub:
     def _apply(self, stream: Stream, session: Session, effects: Effects, size: int) -> None:
         """Do what a step means beyond its client's standing."""
         group = session.group
-        stream.warm = stream.warm or effects.claims
+        stream.warm = stream.warm or effects.reported
         for kind, before, after in effects.subscriptions:
             if before is not None:
                 self._watchers.discard(group, kind.type_url, before, stream)
@@ -300,7 +300,7 @@ class Hub:
         for state in effects.draining:
             if state.draining or len(self._draining):
                 self._note_draining(session, state.kind)
-        if effects.named:
+        if effects.adds_names:
             self._check_names_bytes(stream, size)
 
     def _note_answer(self, session: Session, answered: Answered) -> None:
@@ -319,12 +319,12 @@ class Hub:
 
     def _note_draining(self, session: Session, kind: Kind) -> None:
         """Note what a client may be using of a type: of routes, each of its per-type streams knows its own alone."""
-        if not kind.switches and kind.stage is not Stage.MAKE:
+        if not kind.is_routing and kind.stage is not Stage.CLUSTERS:
             return
         states = [state for state in session.client_state.types if state.type_url == kind.type_url]
         draining = NOTHING_DRAINS
         for state in states:
-            draining = united(draining, state.draining)
+            draining = merge_draining(draining, state.draining)
         names = None
         if session.per_type and kind.stage is not Stage.LISTENERS:
             names = frozenset[str]().union(*(state.subscription.names for state in states))
@@ -346,9 +346,9 @@ class Hub:
                 f"the names of this stream take {stream.names_bytes} bytes, at most {most} are kept (names_bytes_max)",
             )
 
-    # --- What steps are taken by -----------------------------------------------------------------------------
+    # --- What steps are taken by -------------------------------------------------------------------------------------
 
-    def tell_time(self, now: float) -> float:
+    def advance_clock(self, now: float) -> float:
         """Have the coarse clock tell the time, if it went forward; return its next tick."""
         if now < self._soon:
             return self._soon
@@ -369,7 +369,7 @@ class Hub:
         start.arrivals += 1
         return start
 
-    # --- Changes ---------------------------------------------------------------------------------------------
+    # --- Changes -----------------------------------------------------------------------------------------------------
     def publish(self, applied: Applied) -> None:
         """Have every stream that a change concerns brought up to date.
 
@@ -378,10 +378,10 @@ class Hub:
         now = self._catalog.snapshots
         # A group may have vanished since, if this change is merged with a later one.
         changed = {group: by_type for group, by_type in applied.changed.items() if group in now}
-        self.response_cache.outdate(self._snapshots, now, self._snapshots if applied.regrouped else changed)
+        self.response_cache.drop_replaced(self._snapshots, now, self._snapshots if applied.regrouped else changed)
         for group in tuple(self._snapshots) if applied.regrouped else changed:
             if group in self._snapshots and self._snapshots[group] is not now.get(group):
-                self.step_cache.outdate(self._snapshots[group])
+                self.step_cache.drop_snapshot(self._snapshots[group])
         if applied.regrouped:
             before, self._snapshots = self._snapshots, dict(now)
             self._starts = {key: start for key, start in self._starts.items() if key[0] in now}
@@ -428,10 +428,10 @@ class Hub:
                     self._watchers.add(group, state.type_url, state.subscription, stream)
                 self._queue(stream)
 
-    # --- What to do next -------------------------------------------------------------------------------------
+    # --- What to do next ---------------------------------------------------------------------------------------------
 
     @property
-    def restless(self) -> bool:
+    def has_work(self) -> bool:
         """Say whether ``take_ready`` or ``take_events`` would return anything."""
         return bool(self._ready or self._events)
 
@@ -452,9 +452,9 @@ class Hub:
         if stream.refusal is not None:
             raise stream.refusal
         before, marks = session.client_state, session.marks
-        if before.settled and (not marks or before.waits(marks)):
+        if before.settled and (not marks or before.is_blocked(marks)):
             return None
-        self.tell_time(now)
+        self.advance_clock(now)
         if (part := self.poll_cohort(stream)) is not None:
             return part
         newest, step = self._snapshots[session.group], before.next_step
@@ -466,7 +466,7 @@ class Hub:
             or session.per_type
         ):
             step = self._steps.advance(before, self._context(session, now), stream.source)
-            self.step_cache.learn_next(before, step)
+            self.step_cache.add_next(before, step)
         session.marks = NO_MARKS
         session.newest = newest
         self._take(session, step)
@@ -510,11 +510,11 @@ class Hub:
             self._counters.count(self._cohort_part, self._cohort_deliveries)
         self._cohort_deliveries, self._cohort_part = 0, None
 
-    def grow_old(self) -> None:
+    def evict_idle(self) -> None:
         """Forget of what is kept for the next client what nobody has asked for lately. To be called now and then."""
-        self._large.grow_old()
-        self.step_cache.grow_old()
-        self.response_cache.grow_old()
+        self._large.evict_idle()
+        self.step_cache.evict_idle()
+        self.response_cache.evict_idle()
         if is_sparse(self._streams):
             self._streams = dict(self._streams)
 
@@ -525,7 +525,7 @@ class Hub:
 
     def tick(self, now: float) -> None:
         """Look at all that was to happen by ``now``."""
-        self.tell_time(now)
+        self.advance_clock(now)
         for session, at in self._timers.due(now):
             if not session.streams:
                 continue
@@ -560,8 +560,10 @@ class Hub:
         if len(session.streams) == 1:
             return
         waiting = {state.kind.slot for state in session.client_state.types if state.dirty or state.remaining}
-        if session.client_state.order.break_due:
-            waiting.update(state.kind.slot for state in session.client_state.types if state.kind.stage is Stage.MAKE)
+        if session.client_state.order.check_removals:
+            waiting.update(
+                state.kind.slot for state in session.client_state.types if state.kind.stage is Stage.CLUSTERS
+            )
         for stream in session.streams:
             if stream is not polled and stream.slot in waiting:
                 self._queue(stream)

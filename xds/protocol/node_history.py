@@ -18,7 +18,15 @@ from immutables import Map
 
 from xds.model.groups import Node
 from xds.model.types import CLUSTER
-from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, clusters_used, end_by, united, without
+from xds.protocol.draining import (
+    NEVER,
+    NOTHING_DRAINS,
+    Draining,
+    clusters_used,
+    end_draining_by,
+    merge_draining,
+    without_draining,
+)
 from xds.protocol.policy import Stage
 from xds.protocol.subscription import NO_NAMES, NameSet, NameSets
 from xds.protocol.type_state import TypeState
@@ -43,7 +51,7 @@ class HistoryEntry:
     rejected: NameSet = NO_NAMES
     accepted: NameSet = NO_NAMES
     draining: Draining | None = None
-    instead: bool = False
+    replaces: bool = False
 
 
 Share = Callable[[HistoryEntry], None]
@@ -200,9 +208,9 @@ class DrainingNodes:
         ``names``: they say so of these alone, as other streams of the node may have asked for further ones.
         """
         noted = self.of(node, type_url)
-        left = united(NOTHING_DRAINS if names is None else without(noted, names), draining)
+        left = merge_draining(NOTHING_DRAINS if names is None else without_draining(noted, names), draining)
         if left != noted:
-            self._say(HistoryEntry(node=node_key(node), type_url=type_url, draining=left, instead=True))
+            self._remember_and_share(HistoryEntry(node=node_key(node), type_url=type_url, draining=left, replaces=True))
 
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
         """Take over what is left at the end of a stream.
@@ -211,15 +219,15 @@ class DrainingNodes:
         answered, and may wait for a secret, leave their older ones in use: an Envoy that comes back while they do asks
         for clusters last (docs/ordering.md).
         """
-        if state.kind.stage is Stage.MAKE and any(part.has_secrets for part in state.in_flight):
-            self._say(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))
-        if not state.draining or not state.kind.switches:
+        if state.kind.stage is Stage.CLUSTERS and any(part.has_secrets for part in state.in_flight):
+            self._remember_and_share(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))
+        if not state.draining or not state.kind.is_routing:
             return
         listeners = state.kind.stage is Stage.LISTENERS
-        left = end_by(state.draining, state.draining, drained_at) if listeners else state.draining
-        self._say(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=left))
+        left = end_draining_by(state.draining, state.draining, drained_at) if listeners else state.draining
+        self._remember_and_share(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=left))
 
-    def _say(self, entry: HistoryEntry) -> None:
+    def _remember_and_share(self, entry: HistoryEntry) -> None:
         self.remember(entry)
         self._share(entry)
 
@@ -229,7 +237,7 @@ class DrainingNodes:
             return
         by_type = self._by_node.setdefault(entry.node, {})
         before = by_type.pop(entry.type_url, NOTHING_DRAINS)
-        after = entry.draining if entry.instead or not entry.draining else united(before, entry.draining)
+        after = entry.draining if entry.replaces or not entry.draining else merge_draining(before, entry.draining)
         self._bytes += _bytes_of(after) - _bytes_of(before)
         if after:
             by_type[entry.type_url] = after

@@ -1,19 +1,20 @@
-"""The order in which one client's types change: make before break, as two tables and what they mean.
+"""Make-before-break ordering: the order in which changes of one client's types are sent, as two tables.
 
-The order spans one aggregated stream, or all per-type streams of a node on one connection. The rule (measured against
-Envoy 1.40; the xDS page calls it "eventual consistency considerations"):
+The order spans one aggregated stream, or all per-type streams of a node on one connection. Its three steps (measured
+against Envoy 1.40; the xDS protocol page has them under "Eventual consistency considerations"):
 
-1. MAKE: cluster additions and updates go at once, without removals, each with its endpoints, changed or not.
-2. SWITCH: listeners, then routes, follow the snapshot whose clusters the client has ACKed (``made``), not the newest.
-   Envoy ACKs clusters once they are warm; on per-type streams the endpoints' ACKs tell that, or after a reconnect
-   that it claims to have them.
-3. BREAK: once nothing of that is under way, the clusters that are gone, save those that a route or listener which the
-   client may still be using refers to.
+1. Make: cluster additions and updates are sent at once, without removals, and with the endpoints of each cluster,
+   changed or not.
+2. Switch: listeners, then routes, follow the snapshot whose clusters the client has ACKed (``acked_snapshot``), not the
+   newest. Envoy ACKs clusters once they are warm. On per-type streams the ACKs of the endpoints show that clusters are
+   warm, or after a reconnect the reported versions of the endpoints.
+3. Break: once listeners and routes are answered, clusters that no longer exist are removed, except for those that a
+   route or listener which the client may still use refers to.
 
-Only 2 and 3 ever wait. 2 waits until ``hold_timeout_s`` has passed; 3 goes on waiting for a client that does not
-answer, since a cluster too many costs nothing. Either is reported as overdue.
+Only steps 2 and 3 wait. Step 2 waits for at most ``hold_timeout_s``. Step 3 waits for as long as the client does not
+answer, since an extra cluster costs nothing. Both waits are reported as overdue.
 
-A draft is what one step works on: it starts as a standing, and becomes the next. It reads no clock: ``now`` is given.
+A ``Draft`` is the mutable copy of a client state that one step changes and turns into the next client state.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,8 +29,8 @@ from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol import pending_endpoints as pending
 from xds.protocol.client_state import NO_MARKS, Answered, ClientState, Marks, Order, OverdueResponse
-from xds.protocol.diff import HOLD_REMOVALS, NO_HOLD, NOBODY, Hold, Interned
-from xds.protocol.draining import united
+from xds.protocol.diff import EMPTY_SET, HOLD_REMOVALS, NO_HOLD, Hold, Interned
+from xds.protocol.draining import merge_draining
 from xds.protocol.policy import Ordering, Stage, Variant
 from xds.protocol.responses import Encoding, Part, Response, ResponseCache, endpoints_of
 from xds.protocol.subscription import NO_NAMES
@@ -37,33 +38,33 @@ from xds.protocol.type_state import Kind, TypeState
 
 
 class _Word(Enum):
-    """A word of the tables; its value is what docs/ordering.md says for it."""
+    """A member of the tables; its value is its text in docs/ordering.md."""
 
-    __hash__ = object.__hash__  # in C, where Enum's own is not
+    __hash__ = object.__hash__  # implemented in C, unlike Enum's own
 
 
 class Phase(_Word):
-    """How far a client is with its clusters, which all else follows."""
+    """The progress of a client with its clusters, which decides what else may be sent."""
 
-    UNORDERED = "the order is switched off"
-    RETURNING = "it came back with routes or endpoints, and is yet to ask for its clusters"
-    MAKING = "clusters are to be sent, or are sent and not answered"
-    WARMING = "clusters are answered, and wait for their endpoints (per-type streams)"
+    UNORDERED = "ordering is switched off"
+    RETURNING = "it reconnected with routes or endpoints and has not subscribed to its clusters yet"
+    SENDING = "clusters are to be sent, or were sent and are not answered"
+    WARMING = "clusters are answered and wait for their endpoints (per-type streams)"
     OVERDUE = "the answer to clusters is overdue"
-    MADE = "it has all clusters, or subscribes to none"
+    READY = "it has all clusters, or subscribes to none"
 
 
 class Follow(_Word):
-    """What listeners and routes may follow."""
+    """The snapshot that listeners and routes may follow."""
 
-    NOTHING = "nothing: they wait"
-    MADE = "the snapshot whose clusters it has"
-    MAKING = "the snapshot whose clusters were sent last"
+    NOTHING = "none: they wait"
+    ACKED = "the snapshot whose clusters it has"
+    SENT = "the snapshot whose clusters were sent last"
     NEWEST = "the newest snapshot"
 
 
 class Row(NamedTuple):
-    """What may go out in a phase; clusters and endpoints always may. ``breaks``: unused clusters may be removed."""
+    """What may be sent in a phase beside clusters and endpoints. ``breaks``: unused clusters may be removed."""
 
     follow: Follow
     breaks: bool
@@ -72,45 +73,45 @@ class Row(NamedTuple):
 PHASES: Mapping[Phase, Row] = {
     Phase.UNORDERED: Row(Follow.NEWEST, breaks=True),
     Phase.RETURNING: Row(Follow.NOTHING, breaks=False),
-    Phase.MAKING: Row(Follow.MADE, breaks=False),
-    Phase.WARMING: Row(Follow.MADE, breaks=False),
-    Phase.OVERDUE: Row(Follow.MAKING, breaks=False),
-    Phase.MADE: Row(Follow.NEWEST, breaks=True),
+    Phase.SENDING: Row(Follow.ACKED, breaks=False),
+    Phase.WARMING: Row(Follow.ACKED, breaks=False),
+    Phase.OVERDUE: Row(Follow.SENT, breaks=False),
+    Phase.READY: Row(Follow.NEWEST, breaks=True),
 }
 
 
 class OrderEvent(_Word):
-    """What happens to a type, or to the client."""
+    """An event of a type or of the client."""
 
     SENT = "a response is sent"
-    UNCHANGED = "it is brought to a snapshot without a response"
+    UNCHANGED = "it is updated to a snapshot without a response"
     ACCEPTED = "a response is ACKed"
     REJECTED = "a response is NACKed"
     RESUBSCRIBED = "a subscription changes"
     STREAM_ENDED = "one of several streams ends"
-    TIME_OVER = "a time is over"
+    TIME_OVER = "a timeout passes"
 
 
 class Action(_Word):
-    """What follows from an event."""
+    """A consequence of an event."""
 
     SEND_ENDPOINTS = "the endpoints of these clusters are sent, changed or not"
-    CLUSTERS_PRESENT = "clusters in it that were rejected before are there"
-    CLUSTERS_ABSENT = "clusters that are new in it may be missing: routes that newly name them are held back"
-    ENDPOINTS_HAD = "clusters that waited for these endpoints are warm"
-    CLUSTERS_HAD = "if all clusters are answered and warm, listeners and routes follow, and then removals"
-    KEEP_REPLACED = "what the client goes on using of what is replaced is noted"
-    LOOK_FOR_UNUSED = "clusters that were kept are looked through for unused ones"
-    FOLLOW_AGAIN = "listeners and routes are compared with what they may follow now"
+    CLUSTERS_PRESENT = "the client now has clusters in it that it rejected before"
+    CLUSTERS_MISSING = "new clusters in it may be missing: routes that newly refer to them are held"
+    ENDPOINTS_ANSWERED = "clusters that waited for these endpoints become warm"
+    CLUSTERS_READY = "if all clusters are answered and warm, listeners and routes follow, and then removals"
+    KEEP_REPLACED = "replaced resources that the client still uses are recorded as draining"
+    LOOK_FOR_UNUSED = "clusters whose removal is held are checked for unused ones"
+    FOLLOW_AGAIN = "listeners and routes are compared with the snapshot that they may follow now"
 
 
 EVENTS: Mapping[tuple[Stage | None, OrderEvent], tuple[Action, ...]] = {
-    (Stage.MAKE, OrderEvent.SENT): (Action.SEND_ENDPOINTS,),
-    (Stage.MAKE, OrderEvent.UNCHANGED): (Action.CLUSTERS_HAD,),
-    (Stage.MAKE, OrderEvent.ACCEPTED): (Action.CLUSTERS_PRESENT, Action.CLUSTERS_HAD),
-    (Stage.MAKE, OrderEvent.REJECTED): (Action.CLUSTERS_ABSENT, Action.CLUSTERS_HAD),
-    (Stage.FREE, OrderEvent.ACCEPTED): (Action.ENDPOINTS_HAD,),
-    (Stage.FREE, OrderEvent.REJECTED): (Action.ENDPOINTS_HAD,),
+    (Stage.CLUSTERS, OrderEvent.SENT): (Action.SEND_ENDPOINTS,),
+    (Stage.CLUSTERS, OrderEvent.UNCHANGED): (Action.CLUSTERS_READY,),
+    (Stage.CLUSTERS, OrderEvent.ACCEPTED): (Action.CLUSTERS_PRESENT, Action.CLUSTERS_READY),
+    (Stage.CLUSTERS, OrderEvent.REJECTED): (Action.CLUSTERS_MISSING, Action.CLUSTERS_READY),
+    (Stage.UNORDERED, OrderEvent.ACCEPTED): (Action.ENDPOINTS_ANSWERED,),
+    (Stage.UNORDERED, OrderEvent.REJECTED): (Action.ENDPOINTS_ANSWERED,),
     (Stage.LISTENERS, OrderEvent.SENT): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
     (Stage.LISTENERS, OrderEvent.UNCHANGED): (Action.KEEP_REPLACED, Action.LOOK_FOR_UNUSED),
     (Stage.LISTENERS, OrderEvent.ACCEPTED): (Action.LOOK_FOR_UNUSED,),
@@ -123,15 +124,15 @@ EVENTS: Mapping[tuple[Stage | None, OrderEvent], tuple[Action, ...]] = {
     (None, OrderEvent.STREAM_ENDED): (Action.LOOK_FOR_UNUSED,),
     (None, OrderEvent.TIME_OVER): (Action.LOOK_FOR_UNUSED, Action.FOLLOW_AGAIN),
 }
-"""By the stage of the type, None where it is the client that something happens to: what follows, in this order."""
+"""The stage of the type (None for an event of the client) and the event, to the actions in order."""
 
 REJECTED_MAX = 4
-"""Rejected responses whose clusters are kept apart, and so shared by all who rejected them."""
+"""Maximum rejected responses per client whose clusters are kept in one map each, which all clients share."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rules:
-    """What steps go by, the same for all clients: settings, responses made before, and tables of equal values."""
+    """The settings, the response cache and the tables of shared values: the same for all clients."""
 
     ordering: Ordering
     encoding: Encoding
@@ -140,48 +141,49 @@ class Rules:
 
 
 class StepContext(NamedTuple):
-    """When a step is taken: the group's snapshot then, the time by the coarse clock and by the fine one.
-
-    ``marks`` are the types that changed since the client was last brought up to date.
-    ``now`` is the coarse clock's last tick, ``soon`` its next, at which waits begin: so that none is too short.
-    """
+    """The inputs of a step beside the client state and the request: snapshot and clocks."""
 
     newest: Snapshot
+    """The group's current snapshot."""
     now: float
+    """The last tick of the coarse clock."""
     soon: float
+    """The next tick of the coarse clock. Timeouts start at it, so that none is shorter than configured."""
     exact: float
+    """The time of the exact clock, which only heartbeats use."""
     marks: Marks = NO_MARKS
+    """The types that changed since the client was last updated."""
 
 
 class Draft:
-    """A standing in the making. ``per_type``: none of the client's streams is an aggregated one.
+    """The mutable copy of a client state that one step changes.
 
-    What is read of the newest snapshot and the coarse clock is noted: a step that read neither is the same for everyone
-    at any time. Only heartbeats look at the fine clock.
+    ``per_type``: the client uses per-type streams. The draft records whether the step read the newest snapshot or the
+    coarse clock: a step that read neither is valid for every client in the state at any time.
     """
 
     __slots__ = (
-        "absent",
-        "asked_before",
-        "awaited",
-        "break_after",
-        "break_due",
-        "coming_back",
+        "acked_snapshot",
+        "check_removals",
         "context",
-        "greeted",
+        "hold_removals_until",
         "is_private",
-        "made",
-        "making",
+        "is_returning",
+        "messages_sent",
+        "missing_clusters",
         "overdue",
+        "pending_endpoints",
         "per_type",
         "read_clock",
         "read_newest",
-        "rejected",
+        "rejected_clusters",
+        "requested_before",
         "rules",
-        "sent",
+        "sent_snapshot",
         "states",
-        "stuck_until",
-        "warming",
+        "vhds_answered",
+        "wait_for_clusters_until",
+        "warming_endpoints",
     )
 
     def __init__(self, rules: Rules, client_state: ClientState, context: StepContext, *, per_type: bool) -> None:
@@ -190,74 +192,78 @@ class Draft:
         self.context = context
         self.read_newest = self.read_clock = False
         self.is_private = False
-        """The step depends on something else than the standing and what is noted as read."""
+        """The step depends on something else than the client state, the newest snapshot and the coarse clock."""
         self.states: dict[Kind, TypeState] = {state.kind: state for state in client_state.types}
         for slot, type_url in context.marks:
             state = client_state.of(type_url, slot)
             if state is not None and not state.dirty:
                 self.put(state._replace(dirty=True))
         (
-            self.made,
-            self.making,
-            self.warming,
-            self.awaited,
-            self.sent,
-            self.absent,
-            self.rejected,
-            self.greeted,
-            self.break_due,
-            self.break_after,
-            self.coming_back,
-            self.stuck_until,
-            self.asked_before,
+            self.acked_snapshot,
+            self.sent_snapshot,
+            self.warming_endpoints,
+            self.pending_endpoints,
+            self.messages_sent,
+            self.missing_clusters,
+            self.rejected_clusters,
+            self.vhds_answered,
+            self.check_removals,
+            self.hold_removals_until,
+            self.is_returning,
+            self.wait_for_clusters_until,
+            self.requested_before,
         ) = client_state.order
         self.overdue: list[OverdueResponse] = []
-        for snapshot in (self.made, self.making):
+        for snapshot in (self.acked_snapshot, self.sent_snapshot):
             if snapshot is not None and snapshot.group != context.newest.group:
-                # The client was moved: nothing more of its former group is its.
-                self.made = self.making = None
-                self.warming = NOBODY
+                # The client moved to another group: snapshots of the former group no longer apply.
+                self.acked_snapshot = self.sent_snapshot = None
+                self.warming_endpoints = EMPTY_SET
                 self.read_newest = True
 
     def order(self, before: Order) -> Order:
-        """Return the order as it is now. At rest, ``made`` is the newest snapshot, whichever way that came about."""
+        """Return the changed ``Order``. Once all clusters are answered, ``acked_snapshot`` is the newest snapshot."""
         newest = self.context.newest
-        if self.read_newest and not self.per_type and (self.made is not newest or self.making is not None):
+        if (
+            self.read_newest
+            and not self.per_type
+            and (self.acked_snapshot is not newest or self.sent_snapshot is not None)
+        ):
             clusters = self.clusters
             if clusters and all(state.idle for state in clusters):
-                self.made, self.making = newest, None
+                self.acked_snapshot, self.sent_snapshot = newest, None
         now = (
-            self.made,
-            self.making,
-            self.warming,
-            self.awaited,
-            self.sent,
-            self.absent,
-            self.rejected,
-            self.greeted,
-            self.break_due,
-            self.break_after,
-            self.coming_back,
-            self.stuck_until,
-            self.asked_before,
+            self.acked_snapshot,
+            self.sent_snapshot,
+            self.warming_endpoints,
+            self.pending_endpoints,
+            self.messages_sent,
+            self.missing_clusters,
+            self.rejected_clusters,
+            self.vhds_answered,
+            self.check_removals,
+            self.hold_removals_until,
+            self.is_returning,
+            self.wait_for_clusters_until,
+            self.requested_before,
         )
         return before if now == before else Order._make(now)
 
     @property
     def newest(self) -> Snapshot:
-        """The group's present snapshot."""
+        """The group's current snapshot."""
         self.read_newest = True
         return self.context.newest
 
     @property
     def now(self) -> float:
-        """The time, by the coarse clock: what is over by then is."""
+        """The time by the coarse clock, with which ends of timeouts are compared."""
         self.read_clock = True
         return self.context.now
 
     @property
     def soon(self) -> float:
-        """The coarse clock's next tick: waits begin then."""
+        """The next tick of the coarse clock, at which timeouts start."""
         self.read_clock = True
         return self.context.soon
 
@@ -271,83 +277,87 @@ class Draft:
 
     def wait_for_clusters(self) -> None:
         """Hold listeners and routes until the returning client asks for its clusters, within the hold timeout."""
-        if not self.stuck_until:
-            self.stuck_until = self._hold_until()
+        if not self.wait_for_clusters_until:
+            self.wait_for_clusters_until = self._hold_until()
 
     def put(self, state: TypeState) -> TypeState:
-        """Have a type stand so."""
+        """Set the state of a type."""
         self.states[state.kind] = state
         return state
 
     def of(self, *stages: Stage) -> Iterator[TypeState]:
-        """Iterate over the types of these stages; they may change meanwhile."""
+        """Iterate over the states of these stages, which may be set meanwhile."""
         return iter([state for state in self.states.values() if state.kind.stage in stages])
 
     @property
-    def switches(self) -> list[TypeState]:
-        """The types that may send requests to clusters."""
-        return [state for state in self.states.values() if state.kind.switches]
+    def routing_types(self) -> list[TypeState]:
+        """The states of listeners, routes and other types that send requests to clusters."""
+        return [state for state in self.states.values() if state.kind.is_routing]
 
     @property
     def clusters(self) -> list[TypeState]:
-        """The cluster subscriptions: one, unless a client behaves oddly."""
-        return [state for state in self.states.values() if state.kind.stage is Stage.MAKE]
+        """The states of clusters: one, except for per-type clients with several cluster streams."""
+        return [state for state in self.states.values() if state.kind.stage is Stage.CLUSTERS]
 
     def _hold_until(self) -> float:
         return self.soon + self.rules.ordering.hold_timeout_s
 
-    # --- The tables ----------------------------------------------------------------------------------------------
+    # --- The tables --------------------------------------------------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
-        """How far the client is with its clusters."""
+        """The current phase of the client."""
         if not self.rules.ordering.enabled:
             return Phase.UNORDERED
         clusters = self.clusters
         if not clusters:
-            return Phase.RETURNING if self.stuck_until and self.now < self.stuck_until else Phase.MADE
+            return (
+                Phase.RETURNING
+                if self.wait_for_clusters_until and self.now < self.wait_for_clusters_until
+                else Phase.READY
+            )
         if self.has_pending_endpoints():
             return Phase.WARMING
         if all(state.idle for state in clusters):
-            return Phase.MADE
+            return Phase.READY
         if any(state.in_flight and not state.remaining and self.gave_up(state) for state in clusters):
             return Phase.OVERDUE
-        return Phase.MAKING
+        return Phase.SENDING
 
     def happened(
         self, event: OrderEvent, state: TypeState | None, part: Part | None = None, response: Response | None = None
     ) -> None:
-        """Do what follows from an event of a type; of none, that is of the client."""
+        """Run the actions of an event of a type, or of the client with ``state`` None."""
         stage = state.kind.stage if state is not None else None
         for action in EVENTS.get((stage, event), ()):
             ACTIONS[action](self, state, part, response)
 
     def target(self) -> Snapshot | None:
-        """Return the snapshot that listeners and routes may follow now, or None while they may not at all."""
+        """Return the snapshot that listeners and routes may follow now, or None while they wait."""
         match PHASES[self.phase].follow:
             case Follow.NOTHING:
                 return None
             case Follow.NEWEST:
-                self.made = self.newest
-            case Follow.MAKING:
-                self.made = self.making if any(state.dirty for state in self.clusters) else self.newest
-        return self.made
+                self.acked_snapshot = self.newest
+            case Follow.SENT:
+                self.acked_snapshot = self.sent_snapshot if any(state.dirty for state in self.clusters) else self.newest
+        return self.acked_snapshot
 
-    # --- What may go out now -------------------------------------------------------------------------------------
+    # --- What may go out now -----------------------------------------------------------------------------------------
 
     def advance(self, slot: int) -> Part | None:
-        """Return the next message of a stream, or None if there is nothing to send until something happens."""
+        """Return the next message of a stream, or None if there is nothing to send now."""
         for kind in [kind for kind in self.states if kind.slot == slot]:
-            state = self.states[kind]  # as those before it left it
+            state = self.states[kind]  # the types before it may have changed it
             if not state.dirty and not state.remaining:
                 continue
             part = self._send(state)
             if part is not None:
                 if self.per_type:
-                    self.sent += 1
-                    self.put(self.states[state.kind]._replace(sent_order=self.sent))
+                    self.messages_sent += 1
+                    self.put(self.states[state.kind]._replace(sent_order=self.messages_sent))
                 return part
-        part = self._break(slot) if self.break_due else None
+        part = self._remove_clusters(slot) if self.check_removals else None
         return part or self._heartbeat(slot)
 
     def _send(self, state: TypeState) -> Part | None:
@@ -358,11 +368,11 @@ class Draft:
             part = self.put(state := state.send_part(self.soon)).outstanding
             self.happened(OrderEvent.SENT, state, part)
             return part
-        if stage is Stage.FREE:
-            return self._send_free(state)
-        if stage is Stage.MAKE:
-            return self._make(state)
-        return self._switch(state)
+        if stage is Stage.UNORDERED:
+            return self._send_unordered(state)
+        if stage is Stage.CLUSTERS:
+            return self._send_clusters(state)
+        return self._send_routing(state)
 
     def _respond(self, state: TypeState, target: Snapshot, hold: Hold) -> tuple[TypeState, Response, Part | None]:
         rules, view = self.rules, target.view(state.type_url)
@@ -370,46 +380,51 @@ class Draft:
         state, response = state.respond(view, hold, rules.response_cache, rules.encoding, self.soon)
         if view.has_timed or state.heartbeat.at:
             every_s = state.heartbeat_every_s()
-            due = state.heartbeat.at or float("inf")  # what was renewed before is not renewed by this
+            due = state.heartbeat.at or float("inf")  # a response does not delay the renewal of what it lacks
             self.is_private = True
             state = state._replace(
                 heartbeat=state.heartbeat._replace(at=min(due, self.context.exact + every_s) if every_s else 0.0)
             )
         return self.put(state), response, state.outstanding if len(state.in_flight) > in_flight else None
 
-    def _send_free(self, state: TypeState) -> Part | None:
+    def _send_unordered(self, state: TypeState) -> Part | None:
         hold = self._hold_endpoints(state)
-        if state.type_url == ENDPOINTS and self.warming and state.asked and self.making is not None:
-            revived = self._gone_meanwhile(state, self.making)
+        if (
+            state.type_url == ENDPOINTS
+            and self.warming_endpoints
+            and state.required_names
+            and self.sent_snapshot is not None
+        ):
+            revived = self._gone_meanwhile(state, self.sent_snapshot)
             if revived:
-                # Envoy ACKs no clusters before it has got these, and the rest waits for that.
+                # Envoy ACKs its clusters only once it has received these, and listeners and routes wait for that ACK.
                 hold = replace(hold, revived=revived)
         state, _, part = self._respond(state, self.newest, hold)
         if hold.revived:
             self.put(state._replace(dirty=True))
         return part
 
-    def _gone_meanwhile(self, state: TypeState, making: Snapshot) -> tuple[Resource, ...]:
-        """Return the endpoints that warming clusters wait for and that are there no more."""
-        before, after = making.view(ENDPOINTS), self.newest.view(ENDPOINTS)
-        asked = state.asked & self.warming if before is not after else NOBODY
-        gone = (before.get(name) for name in sorted(asked) if after.get(name) is None)
+    def _gone_meanwhile(self, state: TypeState, sent_snapshot: Snapshot) -> tuple[Resource, ...]:
+        """Return the endpoints that warming clusters need and that no longer exist."""
+        before, after = sent_snapshot.view(ENDPOINTS), self.newest.view(ENDPOINTS)
+        required = state.required_names & self.warming_endpoints if before is not after else EMPTY_SET
+        gone = (before.get(name) for name in sorted(required) if after.get(name) is None)
         return tuple(resource for resource in gone if resource is not None)
 
     def _hold_endpoints(self, state: TypeState) -> Hold:
-        """Keep the endpoints of clusters that are yet to be removed: Envoy then unsubscribes them by itself."""
+        """Hold the removal of endpoints until their cluster is removed, when Envoy unsubscribes from them by itself."""
         if state.type_url != ENDPOINTS or not self.rules.ordering.enabled:
             return NO_HOLD
         clusters = self.clusters
         if any(each.dirty for each in clusters):
-            return HOLD_REMOVALS  # which clusters stay is not known yet
+            return HOLD_REMOVALS  # it is not decided yet which clusters stay
         kept = [resource for each in clusters for resource in each.exceptions.values() if resource]
         if any(resource.is_version_only for resource in kept):
-            return HOLD_REMOVALS  # nor what they take
+            return HOLD_REMOVALS  # the endpoints of a reported cluster are unknown
         return Hold(removals=endpoints_of(kept)) if kept else NO_HOLD
 
     def _heartbeat(self, slot: int) -> Part | None:
-        """Renew the TTL of what the client holds, whatever else is un-ACKed: its expiry would not wait either."""
+        """Renew the TTLs of the client's resources, also while a response is not ACKed: TTLs expire meanwhile."""
         now, rules = self.context.exact, self.rules
         for state in [state for state in self.states.values() if state.kind.slot == slot and state.heartbeat.at]:
             self.is_private = True
@@ -424,157 +439,164 @@ class Draft:
         return None
 
     def gave_up(self, state: TypeState) -> bool:
-        """Say whether the wait for the client's answer is over without one. Endpoints and the like wait for ever."""
-        if state.kind.stage is Stage.FREE:
+        """Say whether the hold timeout passed without an answer. Types without order have no such timeout."""
+        if state.kind.stage is Stage.UNORDERED:
             return False
         return self.now >= state.sent_at + self.rules.ordering.hold_timeout_s
 
-    def _make(self, state: TypeState) -> Part | None:
+    def _send_clusters(self, state: TypeState) -> Part | None:
         if state.in_flight:
-            self.made = self.making  # given up on: the next clusters go out, and the routes follow
+            # The answer is overdue: the next clusters are sent, and routes follow those that were sent before.
+            self.acked_snapshot = self.sent_snapshot
         before = state.exceptions
         hold = self._hold_clusters(state)
         state, response, part = self._respond(state, self.newest, hold)
-        self.making = self.newest
+        self.sent_snapshot = self.newest
         if not hold.dropped.isdisjoint(response.gone):
-            self.made = None  # what is older may name them
+            self.acked_snapshot = None  # an older snapshot may refer to removed clusters
         if state.exceptions is not before:
-            self.break_due = bool(state.exceptions)
-            if state.exceptions and not state.subscription.open_ended and self.switches:
-                self.break_after = self._hold_until()  # a client that names its clusters drops what it does not use
+            self.check_removals = bool(state.exceptions)
+            if state.exceptions and not state.subscription.open_ended and self.routing_types:
+                # A client that names its clusters unsubscribes from those that it does not use.
+                self.hold_removals_until = self._hold_until()
         self._recheck_endpoints()
         self.happened(OrderEvent.UNCHANGED if part is None else OrderEvent.SENT, state, part, response)
         return part
 
     def _hold_clusters(self, state: TypeState) -> Hold:
-        """Keep the clusters that are gone, but those that the client rejected and sends no requests to.
+        """Hold the removal of clusters, except for rejected ones that the client sends no requests to.
 
-        On SotW it would be sent them with each response, and reject each: what it never accepted is not kept at all.
+        On SotW the client would be sent a held cluster with each response: one that it never accepted would make it
+        reject every response, so its removal is never held.
         """
         if not self.rules.ordering.enabled:
             return NO_HOLD
-        if not self.absent:
+        if not self.missing_clusters:
             return HOLD_REMOVALS
         used = self._in_use()
-        dropped = NOBODY if used is None else self.absent - used
+        dropped = EMPTY_SET if used is None else self.missing_clusters - used
         return Hold(removals=None, dropped=dropped | state.refused)
 
     def _recheck_endpoints(self) -> None:
-        """Have endpoints looked at again whose removal waits for that of their clusters."""
-        for state in self.of(Stage.FREE):
+        """Mark endpoints dirty whose removal waits for the removal of their clusters."""
+        for state in self.of(Stage.UNORDERED):
             if state.exceptions and not state.dirty:
                 self.put(state._replace(dirty=True))
 
-    def _switch(self, state: TypeState) -> Part | None:
+    def _send_routing(self, state: TypeState) -> Part | None:
         if (target := self.target()) is None:
             return None
         ordered, listeners = self.rules.ordering.enabled, self.of(Stage.LISTENERS)
         if ordered and state.kind.stage is Stage.ROUTES and any(s.dirty and not self.gave_up(s) for s in listeners):
             return None
-        hold = self._hold_switch(state) if ordered else NO_HOLD
+        hold = self._hold_routing(state) if ordered else NO_HOLD
         state, response, part = self._respond(state, target, hold)
         self.happened(OrderEvent.UNCHANGED if part is None else OrderEvent.SENT, state, part, response)
         return part
 
-    def _hold_switch(self, state: TypeState) -> Hold:
-        """Keep what the client would miss: routes to clusters that it has, extensions that it still subscribes to."""
+    def _hold_routing(self, state: TypeState) -> Hold:
+        """Hold updates that refer to missing clusters, and removals of extensions that are still subscribed."""
         keep_all = state.kind.policy.keep_subscribed and not state.subscription.open_ended
-        if not keep_all and not self.absent:
+        if not keep_all and not self.missing_clusters:
             return NO_HOLD
-        used = frozenset(state.draining) & state.subscription.names if self.absent and state.draining else NOBODY
-        return Hold(removals=None if keep_all else NOBODY, absent=self.absent, used=used)
+        used = (
+            frozenset(state.draining) & state.subscription.names
+            if self.missing_clusters and state.draining
+            else EMPTY_SET
+        )
+        return Hold(removals=None if keep_all else EMPTY_SET, missing_clusters=self.missing_clusters, used=used)
 
     def has_pending_endpoints(self) -> bool:
-        """Say whether a per-type client still waits for endpoints of its clusters."""
-        if self.awaited:
-            self.awaited = pending.unexpired(self.awaited, self.now)
-        return bool(self.awaited)
+        """Say whether clusters of a per-type client still wait for their endpoints."""
+        if self.pending_endpoints:
+            self.pending_endpoints = pending.unexpired(self.pending_endpoints, self.now)
+        return bool(self.pending_endpoints)
 
-    def _break(self, slot: int) -> Part | None:
-        """Remove the clusters that are gone from the snapshot and out of use, once nothing else is under way."""
+    def _remove_clusters(self, slot: int) -> Part | None:
+        """Remove the unused clusters that no longer exist, once clusters, listeners and routes are answered."""
         state = next((s for s in self.clusters if s.kind.slot == slot), None)
-        if state is None or not state.idle or (self.break_after and self.now < self.break_after):
+        if state is None or not state.idle or (self.hold_removals_until and self.now < self.hold_removals_until):
             return None
         if not state.exceptions:
-            self.break_due = False
+            self.check_removals = False
             return None
         if not PHASES[self.phase].breaks:
             return None
         self.target()
-        if any(not other.idle for other in self.switches):
+        if any(not other.idle for other in self.routing_types):
             return None
-        self.break_due = False
+        self.check_removals = False
         state, response, part = self._respond(state, self.newest, Hold(removals=self._in_use()))
-        self.making = self.newest
+        self.sent_snapshot = self.newest
         self._recheck_endpoints()
         if part is not None:
             self.happened(OrderEvent.SENT, state, part, response)
         return part
 
     def _in_use(self) -> frozenset[str] | None:
-        """Return the clusters that must stay; None means any may be in use, so all must."""
-        needed: frozenset[str] = NOBODY
-        for state in self.switches:
+        """Return the clusters that the client may still use, None if it may use any."""
+        needed: frozenset[str] = EMPTY_SET
+        for state in self.routing_types:
             used = state.clusters_in_use(self.now if state.draining else 0.0)
             if used is None:
                 return None
             needed |= used
         return needed
 
-    # --- What the client says ------------------------------------------------------------------------------------
+    # --- Answers and requests ----------------------------------------------------------------------------------------
 
-    def answered(self, state: TypeState, part: Part, message: str | None, version: str = "") -> Answered:
-        """Take the answer to a response in flight: ACK with None, NACK with its message."""
+    def take_answer(self, state: TypeState, part: Part, message: str | None, version: str = "") -> Answered:
+        """Apply the answer to a response in flight: an ACK (``message`` None) or a NACK with its message."""
         in_time = part is state.outstanding
         needs_time = state.draining or len(state.in_flight) > 1
         drained_at = self.soon + self.rules.ordering.listener_drain_s if needs_time else 0.0
         state = state.take_answer(part, message, drained_at, version)
-        if state.unknown is not NO_NAMES:
-            state = state._replace(unknown=self.rules.interned.name_sets.get(state.unknown))
+        if state.nacked_names is not NO_NAMES:
+            state = state._replace(nacked_names=self.rules.interned.name_sets.get(state.nacked_names))
         self.put(state)
-        if in_time and self.coming_back and not self.per_type:
-            self.coming_back = False  # Envoy asks for all types before it reads the first answer
-            self.break_after = 0.0
+        if in_time and self.is_returning and not self.per_type:
+            self.is_returning = False  # Envoy requests all types before it reads the first answer
+            self.hold_removals_until = 0.0
         self.happened(OrderEvent.ACCEPTED if message is None else OrderEvent.REJECTED, state, part)
-        if message is not None and state.kind.stage is Stage.MAKE and state.kind.variant is Variant.DELTA:
+        if message is not None and state.kind.stage is Stage.CLUSTERS and state.kind.variant is Variant.DELTA:
             self._send_unblamed(part, state.kind, message)
         return Answered(state.kind, part, message)
 
     def _send_unblamed(self, part: Part, kind: Kind, message: str) -> None:
-        """Send new clusters once more that were rejected beside others which the client names as the bad ones.
+        """Send the new clusters of a rejected response once more that the NACK's message does not name.
 
-        It took them, most likely; their ACK says so for sure, and the routes that wait for them may follow. Of those
-        that a later response has, its answer will tell.
+        The client most likely accepted them. Their ACK confirms it, and routes that wait for them may follow. Clusters
+        that a later response in flight contains are left to its answer.
         """
         view, state = self.newest.view(kind.type_url), self.states[kind]
         names = (part.new - part.named_in(message)).difference(*(later.names for later in state.in_flight))
-        self.put(state.ask([name for name in names if view.get(name) is not None]))
+        self.put(state.require([name for name in names if view.get(name) is not None]))
 
-    def asked_for_endpoints(self) -> None:
-        """Take the client's asking for endpoints as a sign that it has their cluster, though it rejected others."""
+    def endpoints_requested(self) -> None:
+        """Mark missing clusters as present if the client requests endpoints that only they use."""
         clusters = self.clusters
         if any(state.in_flight for state in clusters):
-            return  # its answer will tell
+            return  # the answer will show which clusters the client has
         asking = self._endpoints
-        if not self._may_tell(asking):
+        if not self._requests_missing(asking):
             return
-        present, signs = pending.taken(clusters, self.absent, asking, self.asked_before)
-        self._set_absent(self.absent - present)
+        present, signs = pending.accepted_clusters(clusters, self.missing_clusters, asking, self.requested_before)
+        self._set_missing(self.missing_clusters - present)
         if self.per_type:
-            self.awaited, late = pending.asked(self.awaited, asking, signs, self._hold_until())
+            self.pending_endpoints, late = pending.requested(self.pending_endpoints, asking, signs, self._hold_until())
             if late:
-                self.made = None  # it was given up on too early
+                self.acked_snapshot = None  # the wait for its endpoints had ended too early
 
-    def _may_tell(self, asking: list[TypeState]) -> bool:
-        """Say whether any endpoints are asked for that an absent cluster takes: else nothing else need be looked at.
+    def _requests_missing(self, asking: list[TypeState]) -> bool:
+        """Say whether the client requests endpoints of any missing cluster.
 
-        This runs with every NACK and every request for endpoints while clusters are absent; to look through thousands
-        of clusters each time took 30 ms.
+        This check runs with every NACK and every request for endpoints while clusters are missing, and avoids a search
+        through all clusters, which takes 30 ms with thousands of them.
         """
         for state in asking:
-            for clusters in self.rejected:
+            for clusters in self.rejected_clusters:
                 for name in state.subscription.names.intersection(clusters):
-                    if clusters[name] & self.absent and name not in self.asked_before:
+                    if clusters[name] & self.missing_clusters and name not in self.requested_before:
                         return True
         return False
 
@@ -582,178 +604,192 @@ class Draft:
     def _endpoints(self) -> list[TypeState]:
         return [state for state in self.states.values() if state.type_url == ENDPOINTS]
 
-    def _note_asked(self, part: Part) -> None:
-        """Note which endpoints of new clusters the client asks for before it can have got these: that tells nothing."""
+    def _note_requested(self, part: Part) -> None:
+        """Record the endpoints of new clusters that the client requested before it can have received the clusters."""
         new = [name for name, clusters in part.clusters_of_endpoints.items() if clusters & part.new]
         asked = [name for name in new if any(name in state.subscription.names for state in self._endpoints)]
         if asked:
-            self.asked_before = self.asked_before.union(asked)
+            self.requested_before = self.requested_before.union(asked)
 
     def ask_virtual_hosts(self) -> None:
-        """Have each subscribed route told that it has no virtual host of an impossible name.
+        """Answer for each newly subscribed route that a virtual host of an impossible name does not exist.
 
-        Envoy asks for none at first and waits, with the listener, for any answer that names the route (facts 2.7).
+        Envoy requests no virtual host at first, and keeps route and listener waiting for any VHDS answer that names the
+        route (facts 2.7).
         """
         if not any(state.type_url == VIRTUAL_HOST for state in self.of(Stage.ROUTES)):
             return
         routes = frozenset(n for s in self.of(Stage.ROUTES) if s.type_url == ROUTE for n in s.subscription.names)
         for state in self.of(Stage.ROUTES):
             if state.type_url == VIRTUAL_HOST:
-                self.put(state.ask({f"{name}/*" for name in routes - self.greeted}))
-                self.greeted |= routes
+                self.put(state.require({f"{name}/*" for name in routes - self.vhds_answered}))
+                self.vhds_answered |= routes
 
-    # --- Streams and types come and go ---------------------------------------------------------------------------
+    # --- Types and streams -------------------------------------------------------------------------------------------
 
-    def returned(self) -> None:
-        """The client came back with clusters that it has: what else it has is yet to be heard before any goes."""
-        self.coming_back = True
-        self.break_after = self._hold_until()
+    def client_returned(self) -> None:
+        """Hold cluster removals for a client that reported clusters, until its other types are known."""
+        self.is_returning = True
+        self.hold_removals_until = self._hold_until()
 
-    def begun(self, state: TypeState, *, claims: bool) -> None:
-        """Take in a type; ``claims``: the client has some of it, but per type its clusters may still be warming."""
+    def add_type(self, state: TypeState, *, reported: bool) -> None:
+        """Add a type. ``reported``: the client reported versions; on per-type streams its clusters may be warming."""
         self._add(state)
-        if state.type_url == ENDPOINTS and (claims if self.per_type else self.coming_back):
-            self.asked_before = self.asked_before | state.subscription.names
-        if not claims or not self.per_type:
+        if state.type_url == ENDPOINTS and (reported if self.per_type else self.is_returning):
+            self.requested_before = self.requested_before | state.subscription.names
+        if not reported or not self.per_type:
             return
-        if state.kind.stage is Stage.MAKE:
-            others = [other for other in self.of(Stage.FREE) if other.type_url == ENDPOINTS]
-            self.awaited = pending.clusters_reported(self.awaited, state, others, self._hold_until())
-        elif state.type_url == ENDPOINTS and self.awaited:
-            self.awaited = pending.endpoints_reported(self.awaited, state)
-            if not self.awaited:
-                self._clusters_had()
+        if state.kind.stage is Stage.CLUSTERS:
+            others = [other for other in self.of(Stage.UNORDERED) if other.type_url == ENDPOINTS]
+            self.pending_endpoints = pending.clusters_reported(
+                self.pending_endpoints, state, others, self._hold_until()
+            )
+        elif state.type_url == ENDPOINTS and self.pending_endpoints:
+            self.pending_endpoints = pending.endpoints_reported(self.pending_endpoints, state)
+            if not self.pending_endpoints:
+                self._clusters_ready()
 
     def _add(self, state: TypeState) -> None:
-        """Take in a type, keeping the order of stages."""
+        """Add a type at its place in the order of stages."""
         stage = state.kind.stage
         in_order = all(other.kind.stage <= stage for other in self.states.values())
         self.states[state.kind] = state
         if not in_order:
             self.states = dict(sorted(self.states.items(), key=lambda item: item[0].stage))
 
-    def left(self, slot: int) -> None:
-        """Forget a stream that ended; the session's others go on."""
+    def remove_stream(self, slot: int) -> None:
+        """Remove the types of a stream that ended while other streams of the session go on."""
         for state in [state for state in self.states.values() if state.kind.slot == slot]:
             del self.states[state.kind]
-            if state.kind.stage is Stage.MAKE:
-                self.stuck_until = self._hold_until()  # the others' routes wait until it is back
+            if state.kind.stage is Stage.CLUSTERS:
+                self.wait_for_clusters_until = (
+                    self._hold_until()
+                )  # routes of the other streams wait until clusters are subscribed again
         self.happened(OrderEvent.STREAM_ENDED, None)
 
     def expire(self) -> None:
-        """Look at all times that are over by now: none of them is left in the standing then."""
+        """Apply and clear all timeouts that have passed."""
         now, rules = self.now, self.rules
         late = [s for s in self.states.values() if s.in_flight and not s.overdue and self.gave_up(s)]
-        if self.awaited and not self.has_pending_endpoints():
-            late += [state for state in self.of(Stage.FREE) if state.in_flight]
+        if self.pending_endpoints and not self.has_pending_endpoints():
+            late += [state for state in self.of(Stage.UNORDERED) if state.in_flight]
         for state in late:
             self.put(state._replace(overdue=True))
             self.overdue.append(OverdueResponse(state.kind, state.nonce, now - state.sent_at))
-        for state in self.switches:
+        for state in self.routing_types:
             if now >= state.drain_at:
                 self.put(state.forget_drained(now))
-        if self.stuck_until and now >= self.stuck_until and rules.ordering.enabled:
-            self.stuck_until = 0.0
-        if now >= self.break_after:
-            self.break_after = 0.0
+        if self.wait_for_clusters_until and now >= self.wait_for_clusters_until and rules.ordering.enabled:
+            self.wait_for_clusters_until = 0.0
+        if now >= self.hold_removals_until:
+            self.hold_removals_until = 0.0
         self.target()
         self.happened(OrderEvent.TIME_OVER, None)
 
-    # --- The actions ---------------------------------------------------------------------------------------------
+    # --- The actions -------------------------------------------------------------------------------------------------
 
     def _send_endpoints(self, clusters: TypeState, part: Part, response: Response | None) -> None:
-        """Have the endpoints of clusters that were just sent follow, even unchanged: Envoy warms on nothing else.
+        """Send the endpoints of clusters that were just sent, changed or not: Envoy needs them to warm the clusters.
 
-        Those of a later part follow that part: ``response`` is None then.
+        The endpoints of a later part follow that part, for which ``response`` is None.
         """
         whole = response is not None and len(response.parts) == 1
         endpoints = response.endpoints if response is not None and whole else frozenset(part.clusters_of_endpoints)
         replaced = response.replaced if response is not None and whole else part.replaced
-        self._note_asked(part)
-        # SotW sends those that were rejected again, and they may be accepted now.
-        mended = [resource for resource in part.upserts if resource.name in self.absent] if self.absent else ()
+        self._note_requested(part)
+        # SotW sends rejected clusters again, and the client may accept them now.
+        mended = (
+            [resource for resource in part.upserts if resource.name in self.missing_clusters]
+            if self.missing_clusters
+            else ()
+        )
         endpoints = endpoints | endpoints_of(mended) if mended else endpoints
         if self.per_type:
-            self.made = None if mended else self.made  # its routes may go to them: they were given up on
-            # Each cluster opens an endpoints stream of its own, which asks by itself.
+            # Routes may refer to clusters whose wait had ended.
+            self.acked_snapshot = None if mended else self.acked_snapshot
+            # Envoy opens an endpoints stream for each cluster, and requests the endpoints on it.
             until = clusters.sent_at + self.rules.ordering.hold_timeout_s
-            self.awaited = pending.cluster_sent(self.awaited, clusters, replaced, endpoints, self.sent, until)
+            self.pending_endpoints = pending.cluster_sent(
+                self.pending_endpoints, clusters, replaced, endpoints, self.messages_sent, until
+            )
             return
-        self.warming = self.warming | endpoints if self.warming else endpoints
-        for state in self.of(Stage.FREE):
+        self.warming_endpoints = self.warming_endpoints | endpoints if self.warming_endpoints else endpoints
+        for state in self.of(Stage.UNORDERED):
             if state.type_url == ENDPOINTS:
-                self.put(state.ask([name for name in endpoints if state.subscription.wants(name)]))
+                self.put(state.require([name for name in endpoints if state.subscription.wants(name)]))
 
-    def _clusters_absent(self, state: TypeState, part: Part) -> None:
+    def _clusters_missing(self, state: TypeState, part: Part) -> None:
         if state.exceptions and not state.refused.isdisjoint(state.exceptions):
-            self.put(state._replace(dirty=True))  # what is kept spoils what is sent: it goes
-        if self.awaited:
-            self.awaited = pending.rejected(self.awaited, frozenset(part.clusters_of_endpoints), self.soon)
-        self.rejected = (*self.rejected, part.clusters_of_endpoints)
-        if len(self.rejected) > REJECTED_MAX:
-            self.rejected = (_united(self.rejected),)
-        self._note_absent(self.absent | part.new if self.absent else part.new)
+            self.put(state._replace(dirty=True))  # remove the held cluster that the client rejects
+        if self.pending_endpoints:
+            self.pending_endpoints = pending.rejected(
+                self.pending_endpoints, frozenset(part.clusters_of_endpoints), self.soon
+            )
+        self.rejected_clusters = (*self.rejected_clusters, part.clusters_of_endpoints)
+        if len(self.rejected_clusters) > REJECTED_MAX:
+            self.rejected_clusters = (_united(self.rejected_clusters),)
+        self._note_missing(self.missing_clusters | part.new if self.missing_clusters else part.new)
 
     def _clusters_present(self, part: Part) -> None:
-        if self.absent:
-            self._note_absent(self.absent - {resource.name for resource in part.upserts})
+        if self.missing_clusters:
+            self._note_missing(self.missing_clusters - {resource.name for resource in part.upserts})
 
-    def _note_absent(self, absent: frozenset[str]) -> None:
-        self._set_absent(absent)
-        if absent:
-            self.asked_for_endpoints()
+    def _note_missing(self, missing_clusters: frozenset[str]) -> None:
+        self._set_missing(missing_clusters)
+        if missing_clusters:
+            self.endpoints_requested()
 
-    def _set_absent(self, absent: frozenset[str]) -> None:
-        if not absent:
-            self.rejected, self.asked_before = (), NOBODY
-        if absent != self.absent:
-            self.absent = absent
-            for state in self.switches:
+    def _set_missing(self, missing_clusters: frozenset[str]) -> None:
+        if not missing_clusters:
+            self.rejected_clusters, self.requested_before = (), EMPTY_SET
+        if missing_clusters != self.missing_clusters:
+            self.missing_clusters = missing_clusters
+            for state in self.routing_types:
                 if state.exceptions and not state.dirty:
                     self.put(state._replace(dirty=True))
 
-    def _endpoints_had(self, state: TypeState, part: Part) -> None:
-        if state.type_url == ENDPOINTS and self.awaited:
-            self.awaited = pending.answered(self.awaited, state, part.names)
-            if not self.awaited:
-                self._clusters_had()
+    def _endpoints_answered(self, state: TypeState, part: Part) -> None:
+        if state.type_url == ENDPOINTS and self.pending_endpoints:
+            self.pending_endpoints = pending.answered(self.pending_endpoints, state, part.names)
+            if not self.pending_endpoints:
+                self._clusters_ready()
 
-    def _clusters_had(self) -> None:
-        """The client has the clusters that it was sent: let listeners and routes follow, then removals."""
+    def _clusters_ready(self) -> None:
+        """If all clusters are answered and warm, let listeners and routes follow, then removals."""
         clusters = self.clusters
         if any(state.in_flight or state.remaining for state in clusters):
             return
-        self.warming = NOBODY
-        if not self.absent:
-            self.asked_before = NOBODY
+        self.warming_endpoints = EMPTY_SET
+        if not self.missing_clusters:
+            self.requested_before = EMPTY_SET
         if self.has_pending_endpoints():
             return
-        # Clusters that are not dirty are those of the newest snapshot too.
-        self.made = self.making if any(state.dirty for state in clusters) else self.newest
-        self.break_due = self.break_due or any(state.exceptions for state in clusters)
+        # Clusters that are not dirty are the same in the newest snapshot.
+        self.acked_snapshot = self.sent_snapshot if any(state.dirty for state in clusters) else self.newest
+        self.check_removals = self.check_removals or any(state.exceptions for state in clusters)
         self._follow_again()
 
     def _keep_replaced(self, state: TypeState, response: Response | None) -> None:
-        if response is not None and response.kept:
-            self.put(state._replace(draining=united(state.draining, response.kept)))
+        if response is not None and response.still_used:
+            self.put(state._replace(draining=merge_draining(state.draining, response.still_used)))
 
     def _look_for_unused(self) -> None:
-        self.break_due = self.break_due or any(state.exceptions for state in self.clusters)
+        self.check_removals = self.check_removals or any(state.exceptions for state in self.clusters)
 
     def _follow_again(self) -> None:
-        if self.made is None:
+        if self.acked_snapshot is None:
             return
-        for state in self.switches:
-            if not state.dirty and state.view is not self.made.view(state.type_url):
+        for state in self.routing_types:
+            if not state.dirty and state.view is not self.acked_snapshot.view(state.type_url):
                 self.put(state._replace(dirty=True))
 
 
 ACTIONS: dict[Action, Callable[[Draft, Any, Any, Any], None]] = {
     Action.SEND_ENDPOINTS: Draft._send_endpoints,
     Action.CLUSTERS_PRESENT: lambda draft, state, part, response: draft._clusters_present(part),
-    Action.CLUSTERS_ABSENT: lambda draft, state, part, response: draft._clusters_absent(state, part),
-    Action.ENDPOINTS_HAD: lambda draft, state, part, response: draft._endpoints_had(state, part),
-    Action.CLUSTERS_HAD: lambda draft, state, part, response: draft._clusters_had(),
+    Action.CLUSTERS_MISSING: lambda draft, state, part, response: draft._clusters_missing(state, part),
+    Action.ENDPOINTS_ANSWERED: lambda draft, state, part, response: draft._endpoints_answered(state, part),
+    Action.CLUSTERS_READY: lambda draft, state, part, response: draft._clusters_ready(),
     Action.KEEP_REPLACED: lambda draft, state, part, response: draft._keep_replaced(state, response),
     Action.LOOK_FOR_UNUSED: lambda draft, state, part, response: draft._look_for_unused(),
     Action.FOLLOW_AGAIN: lambda draft, state, part, response: draft._follow_again(),
@@ -764,5 +800,5 @@ def _united(mappings: Iterable[Map[str, frozenset[str]]]) -> Map[str, frozenset[
     united: dict[str, frozenset[str]] = {}
     for mapping in mappings:
         for name, clusters in mapping.items():
-            united[name] = united.get(name, NOBODY) | clusters
+            united[name] = united.get(name, EMPTY_SET) | clusters
     return Map(united)

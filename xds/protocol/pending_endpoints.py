@@ -1,7 +1,7 @@
-"""Endpoints (assignments) that a per-type client waits for before its clusters serve, by name.
+"""Pending endpoints: assignments that the clusters of a per-type client need before they are warm, by name.
 
-On per-type streams Envoy ACKs clusters at once, warm or not. Only the answer to its endpoints tells that a cluster is
-warm.
+On per-type streams Envoy ACKs clusters at once, warm or not. Only the answer to a cluster's endpoints shows that the
+cluster is warm.
 """
 
 from collections.abc import Collection, Iterable
@@ -15,138 +15,144 @@ from xds.protocol.responses import endpoints_of, endpoints_of_one
 from xds.protocol.type_state import TypeState
 
 REJECTED_WAIT_S = 1.0
-CAME_BACK = -1
-"""What stands for the count of messages where the client has the cluster of an earlier stream."""
+"""How long the endpoints of rejected clusters stay pending: a client requests at once those of clusters it accepted."""
+REPORTED = -1
+"""``Wait.messages`` of a cluster that the client reported from an earlier stream."""
 
 
 class Wait(NamedTuple):
-    """``messages``: how many went out before the cluster. ``earlier``: for an older version of it, still warming."""
+    """One pending assignment."""
 
     messages: int
+    """How many messages the client had been sent when its cluster was sent: only a later answer ends the wait."""
     until: float
+    """The end of the wait in any case."""
     earlier: "Wait | None" = None
+    """The wait of an older version of the cluster that was still warming when the cluster was sent again."""
 
 
 PendingEndpoints = Map[str, Wait]
-"""Each name with what is waited for, and what already was when its cluster was sent again."""
+"""Assignment name to its wait."""
 
 NO_PENDING_ENDPOINTS: PendingEndpoints = Map()
 
 
-def next_end(awaited: PendingEndpoints) -> float:
-    """Return when a wait ends next; there must be one."""
-    return min(wait.until for wait in awaited.values())
+def next_end(pending: PendingEndpoints) -> float:
+    """Return when the first wait ends. ``pending`` must not be empty."""
+    return min(wait.until for wait in pending.values())
 
 
-def unexpired(awaited: PendingEndpoints, now: float) -> PendingEndpoints:
-    """Wait no longer for what has been waited for long enough."""
-    return _without(awaited, [name for name, wait in awaited.items() if now >= wait.until])
+def unexpired(pending: PendingEndpoints, now: float) -> PendingEndpoints:
+    """Return the waits that have not ended by ``now``."""
+    return _without(pending, [name for name, wait in pending.items() if now >= wait.until])
 
 
 def cluster_sent(
-    awaited: PendingEndpoints,
+    pending: PendingEndpoints,
     clusters: TypeState,
     replaced: Iterable[Resource],
     endpoints: frozenset[str],
     messages: int,
     until: float,
 ) -> PendingEndpoints:
-    """Wait for the endpoints of clusters that were just sent, and no longer for those that none has now."""
-    dropped = endpoints_of(replaced).intersection(awaited)
+    """Add the endpoints of clusters that were just sent; remove those that no cluster refers to any more."""
+    dropped = endpoints_of(replaced).intersection(pending)
     if dropped:
-        awaited = _without(awaited, dropped - endpoints_of(clusters.everything_held()))
+        pending = _without(pending, dropped - endpoints_of(clusters.everything_held()))
     for name in endpoints:
-        earlier = awaited.get(name)
-        awaited = awaited.set(name, Wait(messages, until, earlier._replace(earlier=None) if earlier else None))
-    return awaited
+        earlier = pending.get(name)
+        pending = pending.set(name, Wait(messages, until, earlier._replace(earlier=None) if earlier else None))
+    return pending
 
 
-def rejected(awaited: PendingEndpoints, endpoints: frozenset[str], now: float) -> PendingEndpoints:
-    """Take in that these's clusters were rejected: the client asks soon for those it took, never for the rest.
+def rejected(pending: PendingEndpoints, endpoints: frozenset[str], now: float) -> PendingEndpoints:
+    """Shorten the waits for endpoints whose clusters were rejected to ``REJECTED_WAIT_S``.
 
-    An older version that was accepted and still warms is waited for as before.
+    Envoy may have accepted some of the clusters, and requests the endpoints of those soon. If an older, accepted
+    version of the cluster is still warming, its wait goes on unchanged.
     """
-    for name in endpoints.intersection(awaited):
-        wait = awaited[name]
-        if wait.messages != CAME_BACK:
+    for name in endpoints.intersection(pending):
+        wait = pending[name]
+        if wait.messages != REPORTED:
             less = wait.earlier or wait._replace(until=min(wait.until, now + REJECTED_WAIT_S))
-            awaited = awaited.set(name, less)
-    return awaited
+            pending = pending.set(name, less)
+    return pending
 
 
-def asked(
-    awaited: PendingEndpoints, states: Iterable[TypeState], signs: frozenset[str], until: float
+def requested(
+    pending: PendingEndpoints, states: Iterable[TypeState], signs: frozenset[str], until: float
 ) -> tuple[PendingEndpoints, bool]:
-    """The client asks for endpoints of rejected clusters: it took those, and has yet to get what is not answered.
+    """Add the unanswered endpoints in ``signs``, whose request shows that the client accepted their clusters.
 
-    Returns also whether any was not waited for any more.
+    Returns also whether the wait for any of them had already ended.
     """
     open_ = {name for state in states if not state.idle for name in signs & state.subscription.names}
-    late = any(name not in awaited for name in open_)
+    late = any(name not in pending for name in open_)
     for name in open_:
-        awaited = awaited.set(name, Wait(awaited[name].messages if name in awaited else 0, until))
-    return awaited, late
+        pending = pending.set(name, Wait(pending[name].messages if name in pending else 0, until))
+    return pending, late
 
 
-def answered(awaited: PendingEndpoints, state: TypeState, names: Iterable[str]) -> PendingEndpoints:
-    """Take in the answer to endpoints. A name that does not exist is in no SotW response."""
-    for name in state.subscription.names.union(names).intersection(awaited):
-        wait = awaited[name]
+def answered(pending: PendingEndpoints, state: TypeState, names: Iterable[str]) -> PendingEndpoints:
+    """Remove the endpoints that a response answered. A name that does not exist is in no SotW response."""
+    for name in state.subscription.names.union(names).intersection(pending):
+        wait = pending[name]
         if state.sent_order > wait.messages:
-            awaited = awaited.delete(name)
+            pending = pending.delete(name)
         elif wait.earlier and state.sent_order > wait.earlier.messages:
-            awaited = awaited.set(name, wait._replace(earlier=None))
-    return awaited
+            pending = pending.set(name, wait._replace(earlier=None))
+    return pending
 
 
 def clusters_reported(
-    awaited: PendingEndpoints, clusters: TypeState, others: Iterable[TypeState], until: float
+    pending: PendingEndpoints, clusters: TypeState, others: Iterable[TypeState], until: float
 ) -> PendingEndpoints:
-    """Wait for the endpoints of clusters of an earlier stream, except for those that the client surely has."""
+    """Add the endpoints of reported clusters, except for those that the client certainly has."""
     names = endpoints_of(clusters.everything_held())
     for state in others:
         names -= {name for name in state.subscription.names if state.idle or _had(state, name)}
     for name in names:
-        awaited = awaited.set(name, awaited.get(name) or Wait(CAME_BACK, until))
-    return awaited
+        pending = pending.set(name, pending.get(name) or Wait(REPORTED, until))
+    return pending
 
 
-def endpoints_reported(awaited: PendingEndpoints, state: TypeState) -> PendingEndpoints:
-    """Take in which endpoints the client has of an earlier stream. Those of a warming cluster it does not claim."""
+def endpoints_reported(pending: PendingEndpoints, state: TypeState) -> PendingEndpoints:
+    """Remove the endpoints that the client reported. It does not report those of a warming cluster."""
     had = state.kind.variant is Variant.SOTW
-    names = [name for name in _came_back(awaited, state.subscription.names) if had or _had(state, name)]
-    return _without(awaited, names)
+    names = [name for name in _reported(pending, state.subscription.names) if had or _had(state, name)]
+    return _without(pending, names)
 
 
-def _came_back(awaited: PendingEndpoints, names: Collection[str]) -> list[str]:
-    return [name for name in names if name in awaited and awaited[name].messages == CAME_BACK]
+def _reported(pending: PendingEndpoints, names: Collection[str]) -> list[str]:
+    return [name for name in names if name in pending and pending[name].messages == REPORTED]
 
 
-def _without(awaited: PendingEndpoints, names: Iterable[str]) -> PendingEndpoints:
+def _without(pending: PendingEndpoints, names: Iterable[str]) -> PendingEndpoints:
     for name in names:
-        awaited = awaited.delete(name)
-    return awaited
+        pending = pending.delete(name)
+    return pending
 
 
-def taken(
+def accepted_clusters(
     clusters: Iterable[TypeState],
-    absent: frozenset[str],
+    missing_clusters: frozenset[str],
     asking: Iterable[TypeState],
-    asked_before: frozenset[str],
+    requested_before: frozenset[str],
 ) -> tuple[set[str], frozenset[str]]:
-    """Return which rejected clusters the client took, and the endpoints that tell: it asks for what no other has.
+    """Return the clusters of a rejected response that the client accepted, and the endpoints that show it.
 
-    What it asked for before it got the clusters tells nothing.
+    A client that requests endpoints which only such a cluster uses has accepted that cluster, unless it requested them
+    before it received the cluster.
     """
     held = [resource for state in clusters for resource in state.everything_held()]
-    others = endpoints_of(resource for resource in held if resource.name not in absent)
-    doubtful = [resource for resource in held if resource.name in absent]
+    others = endpoints_of(resource for resource in held if resource.name not in missing_clusters)
+    doubtful = [resource for resource in held if resource.name in missing_clusters]
     subscribed = {name for state in asking for name in state.subscription.names}
-    signs = frozenset(subscribed & endpoints_of(doubtful) - others - asked_before)
+    signs = frozenset(subscribed & endpoints_of(doubtful) - others - requested_before)
     sure = signs & endpoints_of_one(doubtful)
     return {resource.name for resource in doubtful if endpoints_of([resource]) & sure}, signs
 
 
 def _had(state: TypeState, name: str) -> bool:
-    """Say whether the client had this assignment before what it was sent last and has not answered."""
+    """Say whether the client had this assignment before the response in flight."""
     return (state.held_before(name) if state.in_flight else state.held(name)) is not None

@@ -1,8 +1,8 @@
-"""The two variants of the protocol, how resource types differ, the gRPC services, and the protocol's settings.
+"""The variants of the protocol, the policy of each resource type, the gRPC services, and the settings.
 
-Unknown types get the policy ``GENERIC``. Source: the xDS protocol page, "Resource types", "Knowing when a requested
-resource does not exist", "Eventual consistency considerations" and "RPC services and methods for each variant"; and
-Envoy 1.40's behaviour where that page leaves it open.
+Types without an entry in ``POLICIES`` have the policy ``GENERIC``. Source: the xDS protocol page, "Resource types",
+"Knowing when a requested resource does not exist", "Eventual consistency considerations" and "RPC services and methods
+for each variant"; and Envoy 1.40's behaviour where that page leaves it open.
 """
 
 from dataclasses import dataclass
@@ -21,43 +21,44 @@ class Variant(Enum):
 
 
 class Stage(IntEnum):
-    """When a change of a type may go out, in make-before-break order. Types of stage FREE are never held."""
+    """When changes of a type may be sent, in make-before-break order."""
 
-    MAKE = 0
-    """Clusters: additions and updates first, removals last of all."""
-    FREE = 1
-    """Endpoints, secrets, runtimes and everything that nothing has to wait for."""
+    CLUSTERS = 0
+    """Clusters: additions and updates first, removals last."""
+    UNORDERED = 1
+    """Endpoints, secrets, runtimes and all other types: never held."""
     LISTENERS = 2
-    """Listeners: once every cluster of the snapshot is there."""
+    """Listeners: once the client has every cluster of the snapshot."""
     ROUTES = 3
     """Routes, scopes, virtual hosts and extensions: after the listeners."""
 
 
 class Missing(Enum):
-    """What a delta client is told about a name that it subscribes to and that does not exist."""
+    """The answer to a delta client that subscribes to a name which does not exist."""
 
     REMOVED = "at once, in removed_resources"
-    SILENT = "nothing: Envoy would give up its fetch timeout and wait for ever"
-    BODILESS = "a resource without a body, as VHDS answers an unknown host"
+    SILENT = "none: after an answer Envoy would stop its fetch timeout and wait for ever"
+    BODILESS = "a resource without a body, as VHDS requires for an unknown host"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One type's ways. ``full_state``: a SotW response carries all resources, and absence removes."""
+    """How resources of one type are sent."""
 
-    stage: Stage = Stage.FREE
+    stage: Stage = Stage.UNORDERED
     missing: Missing = Missing.REMOVED
     full_state: bool = False
+    """Whether each SotW response has all resources, so that the client removes those that are not in it."""
     legacy_wildcard: bool = True
-    """Whether a first request without names means all of the type."""
+    """Whether a first request without names subscribes to the wildcard."""
     keep_subscribed: bool = False
-    """Whether a removal waits until the client unsubscribes by itself: Envoy answers 500 without the extension."""
+    """Whether a removal waits until the client unsubscribes: without the extension, Envoy answers requests with 500."""
 
 
 GENERIC = Policy()
 
 POLICIES: dict[str, Policy] = {
-    types.CLUSTER: Policy(stage=Stage.MAKE, full_state=True),
+    types.CLUSTER: Policy(stage=Stage.CLUSTERS, full_state=True),
     types.LISTENER: Policy(stage=Stage.LISTENERS, full_state=True),
     types.ROUTE: Policy(stage=Stage.ROUTES, missing=Missing.SILENT),
     types.SCOPED_ROUTE: Policy(stage=Stage.ROUTES, full_state=True),
@@ -78,7 +79,7 @@ PREFIX = "envoy.service."
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One streaming method: ``path`` is ``/service/method``; ``type_url`` is empty where all types are served."""
+    """One streaming method. ``type_url`` is empty for the aggregated service."""
 
     service: str
     name: str
@@ -87,7 +88,7 @@ class Method:
 
     @property
     def path(self) -> str:
-        """The HTTP/2 path of the method."""
+        """The HTTP/2 path: ``/service/method``."""
         return f"/{self.service}/{self.name}"
 
 
@@ -124,20 +125,19 @@ SERVICES: tuple[str, ...] = tuple(dict.fromkeys(method.service for method in MET
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ordering:
-    """How long order may cost time. ``enabled`` False sends every change at once, at the price of failed requests.
-
-    ``hold_timeout_s`` bounds every wait for a client's answer; ``listener_drain_s`` is how long a client goes on using
-    the inline routes of a listener that it replaced (Envoy's ``--drain-time-s``).
-    """
+    """The settings of make-before-break ordering."""
 
     enabled: bool = True
+    """False sends every change at once; requests may then fail during a change."""
     hold_timeout_s: float = 20.0
+    """Maximum time that changes wait for a client's answer."""
     listener_drain_s: float = 600.0
+    """How long a client uses the inline routes of a listener that it replaced (Envoy's ``--drain-time-s``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one stream, or the memory of streams that ended, may take."""
+    """Limits of one stream, and of the node history that is kept after streams end."""
 
     node_bytes_max: int = 64 * 1024
     subscriptions_max: int = 100_000

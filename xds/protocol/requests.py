@@ -24,7 +24,7 @@ from xds.model.groups import Locality, Node
 from xds.model.resource import Resource
 from xds.model.view import View
 from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, InitialVersions, Interned, wanted, wants
-from xds.protocol.draining import NEVER, keep_all
+from xds.protocol.draining import NEVER, add_all_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import Limits, Variant
 from xds.protocol.responses import ResponseCache, fingerprint_held, state_version
@@ -196,7 +196,7 @@ def same_node(node: Node, wire: WireNode) -> bool:
     return wire.id == node.id and wire.cluster == node.cluster
 
 
-# --- Subscriptions ----------------------------------------------------------------------------------------------------
+# --- Subscriptions ---------------------------------------------------------------------------------------------------
 
 
 def begin_delta(
@@ -204,7 +204,7 @@ def begin_delta(
     request: DeltaDiscoveryRequest,
     interned: Interned,
     view: View,
-    distrusted: frozenset[str] | None,
+    nacked: frozenset[str] | None,
 ) -> TypeState:
     """Take the first delta request of a type on a stream.
 
@@ -215,43 +215,43 @@ def begin_delta(
     legacy = not names and state.kind.policy.legacy_wildcard
     state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names))
     versions = request.initial_resource_versions
-    if distrusted is not None and (versions or distrusted):
+    if nacked is not None and (versions or nacked):
         # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
         missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)
         return state._replace(
-            owed=state.subscription.open_ended and not versions,
+            response_due=state.subscription.open_ended and not versions,
             view=view,
-            exceptions=_claimed(state, versions, interned.claims, view, distrusted),
-            asked=frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None),
+            exceptions=_held_differently(state, versions, interned.initial_versions, view, nacked),
+            required_names=frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None),
         )
     # What it asks for by name is answered in any case; of the rest, it is to hear what is gone.
     unnamed = [name for name in versions if name not in names]
-    claimed = {name: interned.claims.get(state.type_url, name, "") for name in unnamed}
+    reported = {name: interned.initial_versions.get(state.type_url, name, "") for name in unnamed}
     return state._replace(
-        asked=frozenset(names) - {WILDCARD},
-        owed=state.subscription.open_ended,
-        exceptions=Map(claimed) if claimed else NO_EXCEPTIONS,
+        required_names=frozenset(names) - {WILDCARD},
+        response_due=state.subscription.open_ended,
+        exceptions=Map(reported) if reported else NO_EXCEPTIONS,
     )
 
 
-def _claimed(
-    state: TypeState, versions: Mapping[str, str], claims: InitialVersions, view: View, distrusted: frozenset[str]
+def _held_differently(
+    state: TypeState, versions: Mapping[str, str], initial_versions: InitialVersions, view: View, nacked: frozenset[str]
 ) -> Exceptions:
     """Return how what the client says it has differs from ``view``."""
     exceptions: dict[str, Resource | None] = {}
     for name in wanted(state.subscription, view):
         if name not in versions:
             exceptions[name] = None
-    for name in distrusted.difference(versions):
+    for name in nacked.difference(versions):
         if state.subscription.wants(name):
-            exceptions[name] = claims.get(state.type_url, name, "")  # it may have it without knowing
+            exceptions[name] = initial_versions.get(state.type_url, name, "")  # it may have it without knowing
     get = view.get
     for name, version in versions.items():
         resource = get(name)
-        if name in distrusted:
-            exceptions[name] = claims.get(state.type_url, name, "")
+        if name in nacked:
+            exceptions[name] = initial_versions.get(state.type_url, name, "")
         elif resource is None or (resource.version != version and wants(state.subscription, resource)):
-            exceptions[name] = claims.get(state.type_url, name, version)
+            exceptions[name] = initial_versions.get(state.type_url, name, version)
     return NO_EXCEPTIONS.update(exceptions) if exceptions else NO_EXCEPTIONS
 
 
@@ -274,10 +274,10 @@ def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interned: Int
     before, subscribe, unsubscribe = state.subscription, _subscribed(request), _unsubscribed(request)
     wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
     after = interned.subscriptions.get(wildcard, (before.names - unsubscribe) | subscribe)
-    asked = subscribe | unsubscribe if wildcard else subscribe
-    owed = WILDCARD in subscribe or any(glob_of(name) for name in subscribe)
-    state = state.narrow(after, interned.unsent).ask(asked)
-    return state._replace(owed=True) if owed else state
+    required_names = subscribe | unsubscribe if wildcard else subscribe
+    response_due = WILDCARD in subscribe or any(glob_of(name) for name in subscribe)
+    state = state.change_subscription(after, interned.unsent).require(required_names)
+    return state._replace(response_due=True) if response_due else state
 
 
 def _subscribed(request: DeltaDiscoveryRequest) -> set[str]:
@@ -299,7 +299,7 @@ def begin_sotw(
     interned: Interned,
     view: View,
     response_cache: ResponseCache | None,
-    distrusted: frozenset[str],
+    nacked: frozenset[str],
 ) -> TypeState:
     """Take the first SotW request of a type on a stream.
 
@@ -313,38 +313,40 @@ def begin_sotw(
     if response_cache is not None and version:
         fingerprint = fingerprint_held(state.subscription, view, NO_EXCEPTIONS)
         if version == state_version(fingerprint):
-            return _distrusting(state._replace(view=view, fingerprint=fingerprint), interned, distrusted)
+            return _with_nacked(state._replace(view=view, fingerprint=fingerprint), interned, nacked)
         sent = response_cache.recall(state.type_url, version, state.subscription)
         if sent is not None:
-            return _distrusting(state._replace(view=sent.view, exceptions=sent.exceptions), interned, distrusted)
+            return _with_nacked(state._replace(view=sent.view, exceptions=sent.exceptions), interned, nacked)
     if version:
-        state = _of_elsewhere(state, names, interned, view)
-    return state._replace(asked=frozenset(names) - {WILDCARD}, owed=not state.subscription.nothing)
+        state = _with_unknown_content(state, names, interned, view)
+    return state._replace(required_names=frozenset(names) - {WILDCARD}, response_due=not state.subscription.nothing)
 
 
-def _distrusting(state: TypeState, interned: Interned, distrusted: frozenset[str]) -> TypeState:
+def _with_nacked(state: TypeState, interned: Interned, nacked: frozenset[str]) -> TypeState:
     """Return the state with nothing sure of some names but what was accepted: what there is of them is sent again."""
-    names = [name for name in distrusted if state.subscription.wants(name)]
+    names = [name for name in nacked if state.subscription.wants(name)]
     if not names:
         return state
-    claims = {name: interned.claims.get(state.type_url, name, "") for name in names}
-    accepted = {name: state.held(name) for name in names} if state.says_everything else {}
+    uncertain = {name: interned.initial_versions.get(state.type_url, name, "") for name in names}
+    last_accepted = {name: state.held(name) for name in names} if state.is_full_state else {}
     return state._replace(
-        exceptions=state.exceptions.update(claims), fingerprint=None, accepted=state.accepted.update(accepted)
+        exceptions=state.exceptions.update(uncertain),
+        fingerprint=None,
+        last_accepted=state.last_accepted.update(last_accepted),
     )
 
 
-def _of_elsewhere(state: TypeState, names: Iterable[str], interned: Interned, view: View) -> TypeState:
+def _with_unknown_content(state: TypeState, names: Iterable[str], interned: Interned, view: View) -> TypeState:
     """Return the state of a client that has something, nobody knows what; and may be using any of it, if it is gone.
 
     Listeners drain once it is told what there is; a route is used for as long as it is subscribed.
     """
     state = state._replace(is_known=False)
-    if not state.kind.switches:
+    if not state.kind.is_routing:
         return state
     missing = ("",) if state.kind.policy.full_state else (name for name in names if view.get(name) is None)
-    claims = (interned.claims.get(state.type_url, name, "") for name in missing)
-    return state._replace(draining=keep_all(state.draining, claims, NEVER))
+    unknown = (interned.initial_versions.get(state.type_url, name, "") for name in missing)
+    return state._replace(draining=add_all_draining(state.draining, unknown, NEVER))
 
 
 def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned, *, repeated: bool) -> TypeState:
@@ -361,12 +363,12 @@ def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned,
     wildcard = WILDCARD in names or (not names and before.wildcard and not explicit)
     after = interned.subscriptions.get(wildcard, names)
     if after is before:
-        return state.ask(before.names or {WILDCARD})._replace(owed=True) if repeated else state
+        return state.require(before.names or {WILDCARD})._replace(response_due=True) if repeated else state
     added = after.names - before.names
     if wildcard and not before.wildcard:
         added |= {WILDCARD}
-    state = state.narrow(after, interned.unsent)
-    return state.ask(added)._replace(owed=True) if added else state
+    state = state.change_subscription(after, interned.unsent)
+    return state.require(added)._replace(response_due=True) if added else state
 
 
 def _requested(request: DiscoveryRequest) -> set[str]:
@@ -380,7 +382,7 @@ def check_size(state: TypeState, request: Request, request_bytes: int, most: int
 
     Nothing of it is taken over before. Raises StreamRefusedError.
     """
-    if request_bytes // NAME_BYTES_MIN + max(len(state.subscription.names), len(state.asked)) <= most:
+    if request_bytes // NAME_BYTES_MIN + max(len(state.subscription.names), len(state.required_names)) <= most:
         return  # it has no room for so many
     about = state.type_url[:200]
     if isinstance(request, DiscoveryRequest):
@@ -396,8 +398,8 @@ def check_size(state: TypeState, request: Request, request_bytes: int, most: int
     adding, dropping = _subscribed(request), _unsubscribed(request)
     _check_count("subscribe to", len((state.subscription.names - dropping) | adding), about, most)
     # Answers that are owed: what is exchanged while the wildcard holds is answered on either side.
-    asked = state.asked.union(adding, dropping if state.subscription.wildcard else ())
-    _check_count("ask for", len(asked), about, 2 * most)
+    required_names = state.required_names.union(adding, dropping if state.subscription.wildcard else ())
+    _check_count("ask for", len(required_names), about, 2 * most)
 
 
 def _check_count(verb: str, count: int, about: str, most: int) -> None:
@@ -410,7 +412,7 @@ def _check_count(verb: str, count: int, about: str, most: int) -> None:
 
 def names_bytes(state: TypeState) -> int:
     """Return about how much memory the names take that a client gave for one type. O(names)."""
-    claimed = [resource for resource in state.exceptions.values() if resource is not None and resource.is_version_only]
-    names = [resource.name for resource in claimed] + [resource.version for resource in claimed]
-    asked = bytes_of(state.asked - state.subscription.names)
-    return state.subscription.names_bytes + asked + bytes_of(names) + INITIAL_VERSION_BYTES * len(claimed)
+    reported = [resource for resource in state.exceptions.values() if resource is not None and resource.is_version_only]
+    names = [resource.name for resource in reported] + [resource.version for resource in reported]
+    required_bytes = bytes_of(state.required_names - state.subscription.names)
+    return state.subscription.names_bytes + required_bytes + bytes_of(names) + INITIAL_VERSION_BYTES * len(reported)

@@ -1,7 +1,7 @@
-"""Discovery responses: encoded once for all streams that lack the same, split where they would grow too large.
+"""Discovery responses: encoded once for all streams that need the same update, and split if they would be too large.
 
-A cohort is all streams with equal subscription, equal holdings and equal target. ``ResponseCache`` gives each cohort
-one response, nonce included, so that it is encoded once and recognised by its bytes.
+A cohort is all streams with equal subscription, equal resources held and equal target. ``ResponseCache`` gives each
+cohort one response with one nonce, so that it is encoded once and transports can recognise its bytes.
 """
 
 import re
@@ -18,8 +18,8 @@ from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS, SECRET, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
-from xds.protocol.diff import NOBODY, Diff, Exceptions, wanted
-from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, keep_all
+from xds.protocol.diff import EMPTY_SET, Diff, Exceptions, wanted
+from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, add_all_draining
 from xds.protocol.policy import Missing, policy_of
 from xds.protocol.subscription import NameSet, Subscription
 
@@ -27,9 +27,9 @@ from xds.protocol.subscription import NameSet, Subscription
 
 RESPONSE_BYTES_MAX = 2 * 1024 * 1024
 ENVELOPE_BYTES = 96
-"""At most so much of a response is nonce, version and field tags."""
+"""Maximum bytes of a response for nonce, version and field tags."""
 FIELD_BYTES = 6
-"""At most so much goes before each resource or name: its tag and length."""
+"""Maximum bytes before each resource or name: its tag and length."""
 NEVER_SEEN = 1 << 62
 _NO_NAME = re.compile(r"""[\s,;:'"()\[\]{}]+""")
 WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
@@ -37,12 +37,9 @@ WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One message on the wire: its nonce, its bytes, and the names in it. Shared by all streams that get it.
+    """One message on the wire, shared by all streams that receive it.
 
-    What is worked out when the first stream rejects it is kept, so that others share it. Nothing else of it changes.
-
-    ``replaced``: what a client held before under the names that the part changes or removes; ``gone``: names that it
-    loses; ``new``: names sent that it did not hold.
+    Values that only some clients need, as after a NACK, are computed once and shared. Otherwise a part is immutable.
     """
 
     nonce: str
@@ -52,15 +49,18 @@ class Part:
     version: str
     is_heartbeat: bool = False
     replaced: tuple[Resource, ...] = ()
-    gone: frozenset[str] = NOBODY
-    new: frozenset[str] = NOBODY
+    """The resources that a client held before under the names that the message changes or removes."""
+    gone: frozenset[str] = EMPTY_SET
+    """Names that the message removes, on full-state SotW by their absence."""
+    new: frozenset[str] = EMPTY_SET
+    """Names in the message that a client did not hold before."""
     serial: int = field(init=False)
-    """The nonce as a number, which only grows."""
+    """The nonce as a number; later messages have higher ones."""
     _name_set: NameSet | None = field(init=False, default=None)
     _accepted_set: NameSet | None = field(init=False, default=None)
     _removal_set: NameSet | None = field(init=False, default=None)
     _versions: Mapping[str, str] | None = field(init=False, default=None)
-    _kept: Draining | None = field(init=False, default=None)
+    _still_used: Draining | None = field(init=False, default=None)
     _had_before: Exceptions | None = field(init=False, default=None)
     _clusters_of_endpoints: Map[str, frozenset[str]] | None = field(init=False, default=None)
     _has_secrets: bool | None = field(init=False, default=None)
@@ -70,54 +70,54 @@ class Part:
 
     @property
     def name_set(self) -> NameSet:
-        """The set of the names in the message, one for all who reject it."""
+        """The names in the message, sent or removed, as one shared set."""
         if self._name_set is None:
             self._name_set = NameSet.of(self.names)
         return self._name_set
 
     @property
     def accepted_set(self) -> NameSet:
-        """The set of the names that are settled by an ACK: those in the message, and what it removes by leaving out."""
+        """The names that an ACK confirms: those in the message, and those that it removes by their absence."""
         if self._accepted_set is None:
             self._accepted_set = NameSet.of({*self.names, *self.gone}) if self.gone else self.name_set
         return self._accepted_set
 
     @property
     def removal_set(self) -> NameSet:
-        """The set of the names that the message removes, one for all who reject it."""
+        """The names in the message that it removes, as one shared set."""
         if self._removal_set is None:
             self._removal_set = NameSet.of(self.removals)
         return self._removal_set
 
     @property
-    def kept(self) -> Draining:
-        """What a client may go on using if it rejects the message; one value for all who do."""
-        if self._kept is None:
-            self._kept = keep_all(NOTHING_DRAINS, self.replaced, NEVER)
-        return self._kept
+    def still_used(self) -> Draining:
+        """The older versions that a client may still use after it rejected the message."""
+        if self._still_used is None:
+            self._still_used = add_all_draining(NOTHING_DRAINS, self.replaced, NEVER)
+        return self._still_used
 
     @property
     def had_before(self) -> Exceptions:
-        """What a client that rejects the message held before, by each name that it changes; None for nothing."""
+        """What a client held before the message under each name that the message changes; None for nothing."""
         if self._had_before is None:
             nothing: dict[str, Resource | None] = dict.fromkeys(self.new)
             self._had_before = Map(nothing | {older.name: older for older in self.replaced})
         return self._had_before
 
     def named_in(self, text: str) -> frozenset[str]:
-        """Return the names in the message that a text has as words, all of them if it has none."""
+        """Return the names of the message that a text contains as words; all names if it contains none."""
         names = self.name_set.names
         found = names.intersection(_NO_NAME.split(text))
         return found or names
 
     @property
     def clusters_of_endpoints(self) -> Map[str, frozenset[str]]:
-        """By assignment, the clusters in the message that take their endpoints from it."""
+        """Assignment name to the clusters in the message that use it."""
         if self._clusters_of_endpoints is None:
             pairs = [(name, resource.name) for resource in self.upserts for name in endpoints_of([resource])]
             found: dict[str, frozenset[str]] = {}
             for name, cluster in pairs:
-                found[name] = found.get(name, NOBODY) | {cluster}
+                found[name] = found.get(name, EMPTY_SET) | {cluster}
             self._clusters_of_endpoints = Map(found)
         return self._clusters_of_endpoints
 
@@ -130,7 +130,7 @@ class Part:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """The version of each name in the message, empty for a removed one; one mapping for all who reject it."""
+        """Each name in the message to its version, "" for a removed one."""
         if self._versions is None:
             self._versions = {r.name: r.version for r in self.upserts} | dict.fromkeys(self.removals, "")
         return self._versions
@@ -143,59 +143,61 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Response:
-    """What takes a cohort from one state to the next: no parts if that needs no message.
-
-    ``view`` and ``exceptions`` are what a client holds after it; ``endpoints`` names the assignments that Envoy waits
-    for once it got the clusters in it; ``replaced`` is what the client held under the names that the response changes
-    or removes, ``gone`` those that it is to lose, told or not; ``kept`` is what it may go on using of them;
-    ``fingerprint`` sums up what it holds after.
-    """
+    """The update of a cohort from one state to the next."""
 
     parts: tuple[Part, ...]
+    """The messages to send; none if the update changes nothing for the client."""
     view: View
+    """The view that the client has been updated to afterwards."""
     exceptions: Exceptions
+    """The client's exceptions afterwards."""
     fingerprint: int
+    """The fingerprint of all resources that the client holds afterwards."""
     endpoints: frozenset[str]
+    """The assignments that the clusters in the response need before they are warm."""
     replaced: tuple[Resource, ...]
+    """The resources that the client held under the names that the response changes or removes."""
     gone: frozenset[str]
-    kept: Draining
+    """The names that the client loses, whether or not a message contains the removal."""
+    still_used: Draining
+    """The replaced versions that the client may still use."""
     subscription: Subscription
     names_bytes: int
-    """About what the names take that only it may hold on to, beside those of the subscription."""
+    """Approximate bytes of the names in the cache key, without those of the subscription."""
 
     @property
     def message_bytes(self) -> int:
-        """The size of its messages in all."""
+        """The size of all messages."""
         return sum(len(part.message) for part in self.parts)
 
     @property
     def bytes_kept(self) -> int:
-        """About what keeping it costs: its messages, those once more as framed, and names."""
+        """Approximate bytes of a cached response: its messages twice, as transports keep them framed, and names."""
         return 2 * self.message_bytes + self.names_bytes
 
     @property
     def serial(self) -> int:
-        """The first part's; a response without parts can be given to anybody at any time."""
+        """The serial of the first part. A response without parts is valid for every stream."""
         return self.parts[0].serial if self.parts else NEVER_SEEN
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How responses are made: the size above which they are cut, and who they say they are from."""
+    """The maximum size of a response before it is split, and the control plane's identifier in it."""
 
     response_bytes_max: int = RESPONSE_BYTES_MAX
     identifier: str = "xds-control-plane"
 
 
 def state_version(fingerprint: int) -> str:
-    """Return the wire form of a set of resources' fingerprint: equal content, equal version, on every replica."""
+    """Return the version for a fingerprint of resources. Equal content has an equal version on every replica."""
     return format(fingerprint, "016x")
 
 
 def common_label(resources: Sequence[Resource]) -> str:
-    """Return the version that the author of all these resources gave them, "" if they have none in common.
+    """Return the version that the author gave to all of these resources, or "".
 
-    It tells a client and its operator what was sent, and nothing about what the client has when it comes back.
+    It is informative only: if the client reports it later, it does not identify the resources that the client has.
     """
     if not resources or not resources[0].labelled:
         return ""
@@ -204,7 +206,7 @@ def common_label(resources: Sequence[Resource]) -> str:
 
 
 def fingerprint_held(subscription: Subscription, view: View, exceptions: Exceptions) -> int:
-    """Sum up the fingerprints of all that a client holds of one type. O(held), unless that is a whole view."""
+    """Return the fingerprint of all resources of one type that a client holds. O(held); O(1) for a whole view."""
     if subscription.wildcard and not subscription.names and not exceptions:
         return view.fingerprint
     held = {name: view.get(name) for name in wanted(subscription, view)}
@@ -213,24 +215,24 @@ def fingerprint_held(subscription: Subscription, view: View, exceptions: Excepti
 
 
 def endpoints_of(resources: Iterable[Resource]) -> frozenset[str]:
-    """Return the assignments that the clusters among ``resources`` take their endpoints from."""
+    """Return the names of the assignments that the clusters among ``resources`` use."""
     clusters = (resource for resource in resources if resource.type_url == CLUSTER)
     return frozenset(r.name for cluster in clusters for r in cluster.references if r.type_url == ENDPOINTS)
 
 
 def endpoints_of_one(clusters: Iterable[Resource]) -> frozenset[str]:
-    """Return the endpoints that no more than one of these clusters names."""
+    """Return the names of the assignments that exactly one of these clusters uses."""
     counts = Counter(name for cluster in clusters for name in endpoints_of([cluster]))
     return frozenset(name for name, count in counts.items() if count == 1)
 
 
 def unlimited(encoding: Encoding) -> Encoding:
-    """Return the same encoding for what can't be cut."""
+    """Return the encoding without a maximum size, for responses that cannot be split."""
     return Encoding(1 << 62, encoding.identifier)
 
 
 class _Item(NamedTuple):
-    """One entry of a response: a resource with its bytes, or with none the name of one that is gone."""
+    """One entry of a response: a resource with its bytes, or the name of a removed one without bytes."""
 
     name: str
     resource: Resource | None
@@ -238,7 +240,7 @@ class _Item(NamedTuple):
 
 
 def _chunks(items: Iterable[_Item], bytes_max: int) -> Iterator[list[_Item]]:
-    """Cut a response where it would grow beyond ``bytes_max``; an empty one is one empty chunk."""
+    """Split entries into chunks of at most ``bytes_max`` bytes; no entries are one empty chunk."""
     chunk: list[_Item] = []
     size = 0
     for item in items:
@@ -252,7 +254,7 @@ def _chunks(items: Iterable[_Item], bytes_max: int) -> Iterator[list[_Item]]:
 
 
 def _room(type_url: str, encoding: Encoding) -> int:
-    """Return how many bytes a response of the type has for its resources."""
+    """Return the bytes that a response of the type has for resources."""
     return encoding.response_bytes_max - len(type_url) - len(encoding.identifier) - ENVELOPE_BYTES
 
 
@@ -261,19 +263,19 @@ def delta_parts(
     subscription: Subscription,
     found: Diff,
     version: str,
-    owed: bool,
+    response_due: bool,
     encoding: Encoding,
     next_nonce: Callable[[], str],
 ) -> tuple[Part, ...]:
-    """Encode a diff as ``DeltaDiscoveryResponse`` messages no larger than they may be; removals come last.
+    """Encode a diff as ``DeltaDiscoveryResponse`` messages of at most the maximum size; removals come last.
 
-    ``owed`` makes an empty response where there is nothing to say.
+    ``response_due``: return an empty response for an empty diff.
     """
     items = [_Item(resource.name, resource, resource.encoded) for resource in found.upserts]
     bodiless, gone = _missing(type_url, subscription, found)
     items += [_Item(name, _stand_in(type_url, name), _bodiless(name)) for name in bodiless]
     items += [_Item(name, None, b"") for name in gone]
-    if not items and not owed:
+    if not items and not response_due:
         return ()
     parts = []
     for chunk in _chunks(items, _room(type_url, encoding)):
@@ -292,12 +294,12 @@ def delta_parts(
 
 
 def _missing(type_url: str, subscription: Subscription, found: Diff) -> tuple[list[str], list[str]]:
-    """Return the names that are told to be missing by a resource without a body, and those that are told as removed.
+    """Return the names that are answered by a resource without a body, and those that are sent as removed.
 
-    Whatever the type, a name that was just unsubscribed is told as removed: nobody waits for it.
+    A name that was just unsubscribed is sent as removed for every type, as no fetch timeout waits for it.
     """
-    gone = [*found.removals, *(name for name in found.unknown if name not in subscription.names)]
-    subscribed = [name for name in found.unknown if name in subscription.names]
+    gone = [*found.removals, *(name for name in found.nonexistent if name not in subscription.names)]
+    subscribed = [name for name in found.nonexistent if name in subscription.names]
     missing = policy_of(type_url).missing
     if missing is Missing.SILENT:
         return [], gone
@@ -314,14 +316,14 @@ def _stand_in(type_url: str, name: str) -> Resource:
 
 
 def sotw_body(resource: Resource) -> bytes:
-    """Return the Any that SotW carries: the resource, or with a TTL the ``Resource`` message around it."""
+    """Return the Any of a SotW response: the resource, or its ``Resource`` message if it has a TTL."""
     if resource.ttl_s is None:
         return resource.body
     return sotw_wrapped(resource.encoded)
 
 
 def sotw_wrapped(encoded: bytes) -> bytes:
-    """Return an encoded ``Resource`` message as the Any that SotW carries it in."""
+    """Return the Any of a SotW response that contains an encoded ``Resource`` message."""
     wire = WireResource()
     wire.resource.type_url = WRAPPER
     wire.resource.value = encoded
@@ -335,9 +337,10 @@ def sotw_parts(
     encoding: Encoding,
     next_nonce: Callable[[], str],
 ) -> tuple[Part, ...]:
-    """Encode resources as ``DiscoveryResponse`` messages: one for a full-state type, where absence removes.
+    """Encode resources as ``DiscoveryResponse`` messages: one message for a full-state type.
 
-    Of several, only the last carries ``version``: a client that was cut off before it must not seem complete.
+    Only the last of several messages has ``version``, so that a client which loses its stream before that message does
+    not report the version of the whole.
     """
     items = [_Item(resource.name, resource, sotw_body(resource)) for resource in resources]
     room = 1 << 62 if policy_of(type_url).full_state else _room(type_url, encoding)
@@ -355,13 +358,13 @@ def sotw_parts(
 
 
 def note_effects(parts: Iterable[Part], found: Diff, held: Mapping[str, Resource]) -> None:
-    """Note in new parts what they do to a client that held ``held`` of the names in the diff."""
+    """Set ``gone``, ``replaced`` and ``new`` of new parts for clients that held the resources ``held``."""
     *others, last = parts
     removed = set(found.removals)
     for part in (*others, last):
         part.gone = frozenset(removed.intersection(part.removals))
     if not last.removals:
-        last.gone = frozenset(removed.difference(*(part.gone for part in others)))  # SotW tells them by their absence
+        last.gone = frozenset(removed.difference(*(part.gone for part in others)))  # on SotW, absence removes
     for part in (*others, last):
         names = [resource.name for resource in part.upserts]
         part.replaced = tuple(held[name] for name in (*names, *sorted(part.gone)) if name in held)
@@ -369,7 +372,7 @@ def note_effects(parts: Iterable[Part], found: Diff, held: Mapping[str, Resource
 
 
 def _surely_has(resource: Resource | None) -> bool:
-    """Say whether a client has some version of a resource; of an unknown version, it may have none."""
+    """Say whether a client certainly has a version of a resource, which a reported unknown version does not show."""
     return resource is not None and not (resource.is_version_only and not resource.version)
 
 
@@ -386,16 +389,16 @@ def delta_heartbeat(
 # --- The cache -------------------------------------------------------------------------------------------------------
 
 NAMES_BYTES_MAX = 16 * 1024 * 1024
-"""What the names in the keys of responses may take: subscriptions, each once, what is asked for, and exceptions."""
+"""Maximum bytes of names in cache keys: each subscription once, required names, and exceptions."""
 AGE_MAX = 2
-"""Large responses, or with large names, that nobody was given for so many periods are forgotten."""
+"""Responses that are large, or have large names, are evicted if unused for this many calls of ``evict_idle``."""
 LARGE_BYTES = 32 * 1024
-"""Responses whose messages are so large are forgotten as soon as nobody new can need them."""
+"""Responses with messages of this size are evicted as soon as their view is replaced."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SentState:
-    """All that a client was sent of one type: what it subscribed to, the view it was brought to, what differs."""
+    """The resources of one type that a client was sent: its subscription, view and exceptions."""
 
     subscription: Subscription
     view: View
@@ -403,23 +406,23 @@ class SentState:
 
 
 class ResponseCache:
-    """The responses that were made lately, by what they depend on, so that a cohort shares one.
+    """A cache of responses by all that they depend on, so that a cohort shares one response.
 
-    Bounded by ``entries_max`` and ``bytes_max``: what was not used for longest is forgotten and made again if needed;
-    what is large already once the view that it brings clients to is replaced. It also keeps what the last
-    ``states_max`` SotW versions stood for: a client that comes back says no more.
+    Beyond ``entries_max`` and ``bytes_max`` the least recently used responses are evicted. Large responses are evicted
+    as soon as their view is replaced. The cache also keeps the resources of the last ``states_max`` SotW versions, as a
+    SotW client that reconnects reports only its version.
     """
 
     __slots__ = (
         "_ages",
         "_bytes",
         "_entries",
-        "_interests",
         "_large",
         "_last",
         "_names_bytes",
         "_nonce",
         "_states",
+        "_subscriptions",
         "bytes_max",
         "entries_max",
         "names_bytes_max",
@@ -434,29 +437,29 @@ class ResponseCache:
         self.states_max = states_max
         self._entries: OrderedDict[Hashable, Response] = OrderedDict()
         self._large: dict[View, set[Hashable]] = {}
-        """By the view that they bring clients to, the keys of the large ones."""
+        """The keys of large responses, by their view."""
         self.outdated_bytes = 0
-        """The size, in all, of the large ones that were forgotten for their view."""
+        """Total bytes of the responses that were evicted because their view was replaced."""
         self.entries_max = entries_max
         self.bytes_max = bytes_max
         self.names_bytes_max = NAMES_BYTES_MAX
         self._bytes = 0
-        self._interests: dict[Subscription, int] = {}
-        """Of how many entries each subscription is a part."""
+        self._subscriptions: dict[Subscription, int] = {}
+        """The number of entries with each subscription."""
         self._names_bytes = 0
         self._ages: dict[Response, tuple[Hashable, int]] = {}
-        """Of the large entries, the key, and how often ``grow_old`` was called since they were used."""
+        """Large responses, to their key and the calls of ``evict_idle`` since the last use."""
         self._nonce = 0
         self._last: dict[str, tuple[tuple[object, ...], Response, int]] = {}
-        """By type, what ``get`` returned last, with its key and serial."""
+        """Type URL to the response that ``get`` returned last, with its key and serial."""
 
     def next_nonce(self) -> str:
-        """Return a nonce that no message of this process had before."""
+        """Return a nonce that is unique in this process."""
         self._nonce += 1
         return format(self._nonce, "x")
 
-    def again(self, type_url: str, key: tuple[object, ...], after: int) -> Response | None:
-        """Return the type's response that ``get`` returned last, if the key is equal: nothing is hashed for that."""
+    def get_last(self, type_url: str, key: tuple[object, ...], after: int) -> Response | None:
+        """Return the response that ``get`` returned last for the type, if its key is equal. Hashes nothing."""
         found = self._last.get(type_url)
         if found is None or found[2] <= after or found[0] != key:
             return None
@@ -467,9 +470,9 @@ class ResponseCache:
     def get(
         self, type_url: str, key: tuple[Hashable, ...], make: Callable[[], Response], *, after: int = 0
     ) -> Response:
-        """Return the response for ``key``, made now if no stream needed it before.
+        """Return the response for ``key``, made by ``make`` if it is not cached.
 
-        It is made anew if its nonce is not newer than ``after``: a stream must not see a nonce twice.
+        A cached response whose serial is not above ``after`` is made again: a stream must not receive a nonce twice.
         """
         response = self._entries.get(key)
         if response is not None:
@@ -497,33 +500,35 @@ class ResponseCache:
 
     def _hold_names(self, key: Hashable, response: Response) -> None:
         subscription = response.subscription
-        users = self._interests.get(subscription, 0)
-        self._interests[subscription] = users + 1
+        users = self._subscriptions.get(subscription, 0)
+        self._subscriptions[subscription] = users + 1
         self._names_bytes += response.names_bytes + (0 if users else subscription.names_bytes)
         if max(response.message_bytes, response.names_bytes + subscription.names_bytes) >= LARGE_BYTES:
             self._ages[response] = (key, 0)
 
-    def grow_old(self) -> None:
-        """Forget the large responses that no stream was given since this was called ``AGE_MAX`` times."""
+    def evict_idle(self) -> None:
+        """Drop the large responses that were not used during the last ``AGE_MAX`` calls."""
         for response, (key, age) in list(self._ages.items()):
             self._ages[response] = (key, age + 1)
             if age >= AGE_MAX:
                 self._forget(key)
                 self._last = {type_url: last for type_url, last in self._last.items() if last[1] is not response}
 
-    def outdate(self, before: Mapping[str, Snapshot], after: Mapping[str, Snapshot], groups: Iterable[str]) -> None:
-        """Take note that clients of some groups are brought to other snapshots from now on, or to none.
+    def drop_replaced(
+        self, before: Mapping[str, Snapshot], after: Mapping[str, Snapshot], groups: Iterable[str]
+    ) -> None:
+        """Drop responses to views of these groups that a new snapshot replaced, or that were removed.
 
-        One whose order of changes lags behind may still be brought to an older view: that is made anew.
+        A client whose routes still follow an older snapshot may need such a response: it is then made again.
         """
         for group in groups:
             views = before[group].views if group in before else {}
             now = after[group].views if group in after else {}
             for type_url, view in views.items():
                 if now.get(type_url) is not view:
-                    self._outdate(view)
+                    self._drop_view(view)
 
-    def _outdate(self, view: View) -> None:
+    def _drop_view(self, view: View) -> None:
         last = self._last.get(view.type_url)
         if last is not None and last[1].view is view:
             del self._last[view.type_url]
@@ -537,9 +542,9 @@ class ResponseCache:
         self._ages.pop(response, None)
         subscription = response.subscription
         self._names_bytes -= response.names_bytes
-        self._interests[subscription] -= 1
-        if not self._interests[subscription]:
-            del self._interests[subscription]
+        self._subscriptions[subscription] -= 1
+        if not self._subscriptions[subscription]:
+            del self._subscriptions[subscription]
             self._names_bytes -= subscription.names_bytes
         keys = self._large.get(response.view)
         if keys is not None:
@@ -548,16 +553,16 @@ class ResponseCache:
                 del self._large[response.view]
 
     def remember(self, type_url: str, version: str, state: SentState) -> None:
-        """Keep what a SotW version stands for."""
+        """Record the resources of a SotW version."""
         self._states[type_url, version] = state
         self._states.move_to_end((type_url, version))
         if len(self._states) > self.states_max:
             self._states.popitem(last=False)
 
     def recall(self, type_url: str, version: str, subscription: Subscription) -> SentState | None:
-        """Return what a version stands for, if it was sent lately to somebody of the same subscription.
+        """Return the resources of a version, if it was sent recently to a client with this subscription.
 
-        A version is a digest of the content: only who has that can name it, in whichever group it was sent.
+        A version is a digest of the content, so it identifies the resources in whichever group it was sent.
         """
         state = self._states.get((type_url, version))
         return state if state is not None and state.subscription is subscription else None

@@ -188,7 +188,7 @@ def _resource_statuses(state: TypeState) -> Iterator[ResourceStatus]:
             progress = Progress.HELD
         elif name in on_the_way:
             progress = Progress.SENT
-        elif name in state.unknown:
+        elif name in state.nacked_names:
             progress = Progress.NACKED
         yield ResourceStatus(name=name, version=resource.version if resource else "", progress=progress)
     for name in sorted(state.subscription.names - held.union(state.exceptions)):
@@ -312,9 +312,9 @@ def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> 
         )
     parts = [part for part in (state.outstanding, *state.remaining) if part is not None]
     unacked = sum(len(part.upserts) for part in parts)
-    unknown = state.unknown.names
-    rejected = 0 if view is None else sum(1 for name in unknown if view.get(name) is not None)
-    nacked = tuple(sorted(unknown)[:NAMES_SHOWN_MAX])
+    nacked_names = state.nacked_names.names
+    rejected = 0 if view is None else sum(1 for name in nacked_names if view.get(name) is not None)
+    nacked = tuple(sorted(nacked_names)[:NAMES_SHOWN_MAX])
     rejection = last if nacked else None
     return TypeSummary(
         type_url=state.type_url,

@@ -1,6 +1,6 @@
-"""From where a client stands to where it stands next: what a request, a change, time and a stream's end come to.
+"""Computes steps: the next client state after a request, a change, a timeout or the end of a stream.
 
-Each step is a function of the standing and what is given to it; it keeps nothing. ``memory`` keeps what can come again.
+A step is a function of the client state, the request and the ``StepContext``. ``StepCache`` keeps steps that repeat.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from xds.protocol.client_state import (
     SubscriptionChange,
 )
 from xds.protocol.diff import NO_HOLD
-from xds.protocol.draining import NOTHING_DRAINS, Draining, end_by, still, without
+from xds.protocol.draining import NOTHING_DRAINS, Draining, end_draining_by, unexpired_draining, without_draining
 from xds.protocol.order import Draft, OrderEvent, Rules, StepContext
 from xds.protocol.policy import Limits, Stage
 from xds.protocol.requests import (
@@ -43,21 +43,21 @@ from xds.protocol.type_state import NO_HEARTBEAT, Kind, Kinds, TypeState
 
 
 class History(NamedTuple):
-    """What is known of a node from earlier streams, of one type: names that it rejected, versions that it may use.
-
-    ``warms``: it had clusters to answer that may wait for secrets.
-    """
+    """The history of a node from earlier streams, for one type."""
 
     nacked: NameSet = NO_NAMES
+    """Names that the node rejected."""
     draining: Draining = NOTHING_DRAINS
+    """Older versions that the node may still use."""
     warms: bool = False
+    """Clusters of the node, which may wait for secrets, were not answered when its last stream ended."""
 
 
 NO_HISTORY = History()
 
 
 class Steps:
-    """Works out steps. ``knows_type`` says whether a type URL is one of the schema; others are refused."""
+    """Computes steps. ``knows_type`` says whether a type URL is in the schema; other types are refused."""
 
     __slots__ = ("_client_states", "_kinds", "_knows_type", "_limits", "_rules")
 
@@ -71,7 +71,7 @@ class Steps:
         self._kinds = Kinds()
 
     def kind(self, client_state: ClientState, source: Source, request: Request) -> tuple[Kind, bool]:
-        """Return which type a request is of, and whether its stream has that already. Raises StreamRefusedError."""
+        """Return the type of a request, and whether its stream uses the type already. Raises StreamRefusedError."""
         type_url = type_of(request, source.served)
         state = client_state.of(type_url, source.slot)
         if state is not None:
@@ -80,9 +80,9 @@ class Steps:
         check_new_type(type_url, known, self._knows_type, self._limits.types_max)
         return self._kinds.get(type_url, source.variant, source.slot), False
 
-    # --- Steps ---------------------------------------------------------------------------------------------------
+    # --- Steps -------------------------------------------------------------------------------------------------------
 
-    def begin(
+    def first_request(
         self,
         before: ClientState,
         context: StepContext,
@@ -92,35 +92,35 @@ class Steps:
         size: int,
         history: History,
     ) -> Step:
-        """Take the first request of a type on a stream, which has ``size`` bytes without its node."""
+        """Compute the step of the first request of a type on a stream. ``size`` is its bytes without the node."""
         draft = self._draft(before, context, source)
         state = TypeState(kind)
         check_size(state, request, size, self._limits.subscriptions_max)
         view = draft.newest.view(kind.type_url)
-        claims = reports_versions(request)
-        stuck = _notice_return(draft, source, kind, claims=claims, warms=history.warms)
+        reported = reports_versions(request)
+        stuck = _notice_return(draft, source, kind, reported=reported, warms=history.warms)
         interned = self._rules.interned
         if isinstance(request, DeltaDiscoveryRequest):
             state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names)
         else:
-            draft.keep_private(claims)
+            draft.keep_private(reported)
             recall = None if stuck else self._rules.response_cache
             state = begin_sotw(state, request, interned, view, recall, history.nacked.names)
         if history is not NO_HISTORY:
             draft.keep_private()
             state = _with_history(state, history, context, context.soon + self._rules.ordering.listener_drain_s)
-        if kind.type_url == ENDPOINTS and draft.warming and state.view is not None:
-            state = state.ask([name for name in draft.warming if state.subscription.wants(name)])
-        draft.begun(state, claims=claims)
+        if kind.type_url == ENDPOINTS and draft.warming_endpoints and state.view is not None:
+            state = state.require([name for name in draft.warming_endpoints if state.subscription.wants(name)])
+        draft.add_type(state, reported=reported)
         _follow(draft, kind)
         watched = (SubscriptionChange(kind, None, state.subscription),)
-        return self._step(before, draft, source, Effects(subscriptions=watched, claims=claims, named=True))
+        return self._step(before, draft, source, Effects(subscriptions=watched, reported=reported, adds_names=True))
 
-    def go_on(
+    def later_request(
         self, before: ClientState, context: StepContext, source: Source, kind: Kind, request: Request, size: int
     ) -> Step:
-        """Take a later request of a type: an answer, a change of its subscription, or both."""
-        alone = self._go_on_alone(before, context, source, kind, request, size)
+        """Compute the step of a later request of a type: an answer, a subscription change, or both."""
+        alone = self._later_request_fast(before, context, source, kind, request, size)
         if alone is not None:
             return alone
         draft = self._draft(before, context, source)
@@ -137,7 +137,7 @@ class Steps:
             answered, is_stale = _answer_sotw(draft, state, request, self._rules)
             state = draft.states[kind]
             named = state.subscription is not subscription and not is_stale
-        names = len(subscription.names) + len(state.asked) + len(state.subscription.names) if named else 0
+        names = len(subscription.names) + len(state.required_names) + len(state.subscription.names) if named else 0
         watched: tuple[SubscriptionChange, ...] = ()
         if state.subscription is not subscription:
             watched = (SubscriptionChange(kind, subscription, state.subscription),)
@@ -155,44 +155,50 @@ class Steps:
             answered=(answered,) if answered is not None else (),
             subscriptions=watched,
             draining=(draft.states[kind],) if answered is not None else (),
-            names=names,
-            named=named,
+            names_scanned=names,
+            adds_names=named,
         )
         return self._step(before, draft, source, effects)
 
     def advance(self, before: ClientState, context: StepContext, source: Source) -> Step:
-        """Give a stream its next message, if there is one, on the way to the newest snapshot."""
-        alone = self._advance_alone(before, context, source)
+        """Compute the step to a stream's next message, if there is one, towards the newest snapshot."""
+        alone = self._advance_fast(before, context, source)
         if alone is not None:
             return alone
         draft = self._draft(before, context, source)
         draft.note_reads()
         part = draft.advance(source.slot)
-        keeps = tuple(s for s in draft.switches if s.draining and _draining_of(before, s.kind) is not s.draining)
+        keeps = tuple(s for s in draft.routing_types if s.draining and _draining_of(before, s.kind) is not s.draining)
         effects = Effects(draining=keeps) if keeps else NO_EFFECTS
         return self._step(before, draft, source, effects, part=part)
 
     def expire(self, before: ClientState, context: StepContext, source: Source) -> Step:
-        """Look at what was to happen by now."""
+        """Compute the step after timeouts."""
         draft = self._draft(before, context, source)
         draft.expire()
         overdue = tuple(draft.overdue)
         return self._step(before, draft, source, Effects(overdue=overdue) if overdue else NO_EFFECTS)
 
     def leave(self, before: ClientState, context: StepContext, source: Source) -> Step:
-        """Have a session go on without one of its streams."""
+        """Compute the step after one of several streams of a session ended."""
         draft = self._draft(before, context, source)
-        draft.left(source.slot)
+        draft.remove_stream(source.slot)
         return self._step(before, draft, source, NO_EFFECTS)
 
-    # --- Steps of types that never wait, where the order waits for nothing: they touch only their own --------------
+    # --- Fast paths for unordered types while the order waits for nothing: they change only their own type -----------
 
-    def _go_on_alone(
+    def _later_request_fast(
         self, before: ClientState, context: StepContext, source: Source, kind: Kind, request: Request, size: int
     ) -> Step | None:
-        """Take an ACK, a change of the subscription, or both; None if it is anything else."""
+        """Compute the step of an ACK, a subscription change, or both; return None for any other request."""
         order = before.order
-        if kind.stage is not Stage.FREE or source.served or order.awaited or order.absent or order.coming_back:
+        if (
+            kind.stage is not Stage.UNORDERED
+            or source.served
+            or order.pending_endpoints
+            or order.missing_clusters
+            or order.is_returning
+        ):
             return None
         if not isinstance(request, DeltaDiscoveryRequest) or request.HasField("error_detail"):
             return None
@@ -201,7 +207,7 @@ class Steps:
         if state.in_flight and request.response_nonce == state.nonce:
             if len(state.in_flight) > 1 or not state.is_trusted:
                 return None
-            answered, state = Answered(kind, state.in_flight[0], None), state.answered()
+            answered, state = Answered(kind, state.in_flight[0], None), state.without_in_flight()
         if not changes_subscription(request):
             after = self._with(before, old, state, before.order)
             return Step(after, None, answered, NO_EFFECTS, True, None, None, NO_MARKS, answered is not None)
@@ -212,27 +218,27 @@ class Steps:
             subscriptions=(SubscriptionChange(kind, old.subscription, state.subscription),)
             if state.subscription is not old.subscription
             else (),
-            names=len(old.subscription.names) + len(state.asked) + len(state.subscription.names),
-            named=True,
+            names_scanned=len(old.subscription.names) + len(state.required_names) + len(state.subscription.names),
+            adds_names=True,
         )
         return Step(self._with(before, old, state, before.order), None, None, effects, True, None, None, NO_MARKS)
 
-    def _advance_alone(self, before: ClientState, context: StepContext, source: Source) -> Step | None:
-        """Bring one type to the newest snapshot; None if there is more to do, or nothing to be sent of it."""
+    def _advance_fast(self, before: ClientState, context: StepContext, source: Source) -> Step | None:
+        """Compute the step that updates one type to the newest snapshot; return None if other types are involved."""
         order, marks = before.order, context.marks
-        if source.served or order.break_due or order.awaited or len(marks) > 1:
+        if source.served or order.check_removals or order.pending_endpoints or len(marks) > 1:
             return None
         marked = marks[0][1] if marks else None
         chosen: TypeState | None = None
         has_clusters, at_rest = False, True
         for state in before.types:
             kind = state.kind
-            if state.heartbeat is not NO_HEARTBEAT or (state.exceptions and kind.stage is Stage.MAKE):
+            if state.heartbeat is not NO_HEARTBEAT or (state.exceptions and kind.stage is Stage.CLUSTERS):
                 return None
             pending = state.dirty or bool(state.remaining) or kind.type_url == marked
-            if kind.stage is Stage.MAKE:
+            if kind.stage is Stage.CLUSTERS:
                 if pending:
-                    return None  # which clusters stay, and so which endpoints, is not known yet
+                    return None  # it is not decided yet which clusters stay, and so which endpoints
                 has_clusters, at_rest = True, at_rest and not state.in_flight
             if not pending or chosen is not None:
                 continue
@@ -240,20 +246,20 @@ class Steps:
                 if kind.type_url == marked:
                     return None
                 continue
-            if kind.stage is not Stage.FREE or state.remaining or (marked is not None and kind.type_url != marked):
+            if kind.stage is not Stage.UNORDERED or state.remaining or (marked is not None and kind.type_url != marked):
                 return None
             chosen = state
-        if chosen is None or (order.warming and chosen.asked and chosen.kind.type_url == ENDPOINTS):
+        if chosen is None or (order.warming_endpoints and chosen.required_names and chosen.kind.type_url == ENDPOINTS):
             return None
         view = context.newest.view(chosen.kind.type_url)
         if view.has_timed:
             return None
         rules = self._rules
         state, response = chosen.respond(view, NO_HOLD, rules.response_cache, rules.encoding, context.soon)
-        if not response.parts and not before.is_calm:
+        if not response.parts and not before.ordering_idle:
             return None
-        if has_clusters and at_rest and (order.made is not context.newest or order.making is not None):
-            order = order._replace(made=context.newest, making=None)
+        if has_clusters and at_rest and (order.acked_snapshot is not context.newest or order.sent_snapshot is not None):
+            order = order._replace(acked_snapshot=context.newest, sent_snapshot=None)
         part = response.parts[0] if response.parts else None
         return Step(
             self._with(before, chosen, state, order), part, None, NO_EFFECTS, True, context.newest, context.soon, marks
@@ -265,7 +271,7 @@ class Steps:
         types = tuple([new if state is old else state for state in before.types])
         return self._client_states.shared(types, order)
 
-    # --- Drafts --------------------------------------------------------------------------------------------------
+    # --- Drafts ------------------------------------------------------------------------------------------------------
 
     def _draft(self, before: ClientState, context: StepContext, source: Source) -> Draft:
         return Draft(self._rules, before, context, per_type=bool(source.served))
@@ -281,14 +287,14 @@ class Steps:
         acked: Answered | None = None,
     ) -> Step:
         after = self._after(before, draft)
-        repeats = not (draft.is_private or source.served)
+        is_cacheable = not (draft.is_private or source.served)
         snapshot = draft.context.newest if draft.read_newest else None
         tick = draft.context.soon if draft.read_clock else None
         is_plain = acked is not None and snapshot is None and tick is None
-        return Step(after, part, acked, effects, repeats, snapshot, tick, draft.context.marks, is_plain)
+        return Step(after, part, acked, effects, is_cacheable, snapshot, tick, draft.context.marks, is_plain)
 
     def _after(self, before: ClientState, draft: Draft) -> ClientState:
-        """Return the standing that a draft is: one for all who stand so, where others may."""
+        """Return the client state of a draft, shared unless the draft is private."""
         types, order = tuple(draft.states.values()), draft.order(before.order)
         if order is before.order and types == before.types:
             return before
@@ -297,18 +303,24 @@ class Steps:
         return self._client_states.shared(types, order)
 
 
-def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool, warms: bool) -> bool:
-    """Have order know what a type's first request tells of an earlier stream; ``claims``: the client has some of it.
+def _notice_return(draft: Draft, source: Source, kind: Kind, *, reported: bool, warms: bool) -> bool:
+    """Update the ordering state if a type's first request shows that the client reconnected.
 
-    Returns whether an Envoy is stuck: one whose stream broke while its clusters warmed asks for endpoints first of all,
-    and what it says of those that it has is of the time before; on per-type streams, one that has routes is yet to ask
-    for its clusters. One whose clusters wait for secrets alone (``warms``: by what its last stream had to answer) asks
-    for listeners first. gRPC's client asks for its types in any order, and warms nothing.
+    ``reported``: the request reports versions of an earlier stream. ``warms``: see ``History``. Listeners and routes
+    wait until the client subscribes to clusters, for at most the hold timeout, in these cases:
+
+    - On ADS the first request of all is for endpoints: the stream of this Envoy broke while its clusters warmed. The
+      versions that it reports are those before the broken stream, so this function returns True: ignore them.
+    - On ADS a request for listeners or routes comes before clusters, and the clusters of the last stream may wait for
+      secrets (``warms``).
+    - On a per-type stream a request for listeners or routes reports versions.
+
+    They do not apply to gRPC's client, which requests types in any order and warms no clusters.
     """
-    if kind.stage is Stage.MAKE and claims:
-        draft.returned()
+    if kind.stage is Stage.CLUSTERS and reported:
+        draft.client_returned()
     stuck = kind.type_url == ENDPOINTS and not source.served and not draft.states
-    back = kind.switches and (claims if source.served else warms and not draft.clusters)
+    back = kind.is_routing and (reported if source.served else warms and not draft.clusters)
     if not (stuck or back) or source.is_grpc:
         return False
     draft.wait_for_clusters()
@@ -316,15 +328,15 @@ def _notice_return(draft: Draft, source: Source, kind: Kind, *, claims: bool, wa
 
 
 def _with_history(state: TypeState, history: History, context: StepContext, drained_at: float) -> TypeState:
-    """Return the state with what is known of its node; listeners that may have been replaced drain until then."""
-    left = still(history.draining, context.now)
+    """Return the state with the node's history. Listeners that may have been replaced drain until ``drained_at``."""
+    left = unexpired_draining(history.draining, context.now)
     if state.kind.stage is Stage.LISTENERS:
-        left = end_by(left, left, drained_at)
+        left = end_draining_by(left, left, drained_at)
     else:
         names = state.subscription.names
-        left = without(left, [name for name in left if name not in names or state.held(name) is not None])
+        left = without_draining(left, [name for name in left if name not in names or state.held(name) is not None])
     wanted = NameSet.of(name for name in history.nacked.names if state.subscription.wants(name))
-    return state._replace(unknown=wanted).drains(left)
+    return state._replace(nacked_names=wanted).add_draining(left)
 
 
 def _draining_of(client_state: ClientState, kind: Kind) -> Draining:
@@ -332,9 +344,9 @@ def _draining_of(client_state: ClientState, kind: Kind) -> Draining:
 
 
 def _follow(draft: Draft, kind: Kind) -> None:
-    """Do what a request of a type may have made possible."""
-    if draft.absent and kind.type_url == ENDPOINTS:
-        draft.asked_for_endpoints()
+    """Apply the consequences that a request of one type has for other types."""
+    if draft.missing_clusters and kind.type_url == ENDPOINTS:
+        draft.endpoints_requested()
     if kind.type_url in (ROUTE, VIRTUAL_HOST):
         draft.ask_virtual_hosts()
 
@@ -342,26 +354,26 @@ def _follow(draft: Draft, kind: Kind) -> None:
 def _answer_delta(draft: Draft, state: TypeState, request: DeltaDiscoveryRequest) -> Answered | None:
     nonce = request.response_nonce
     part = state.find(nonce) if nonce else None
-    return draft.answered(state, part, error_of(request)) if part is not None else None
+    return draft.take_answer(state, part, error_of(request)) if part is not None else None
 
 
 def _answer_sotw(
     draft: Draft, state: TypeState, request: DiscoveryRequest, rules: Rules
 ) -> tuple[Answered | None, bool]:
-    """Take what a SotW request says; return the answer that it is, and whether it is stale but for that."""
+    """Apply a SotW request; return the answer in it, and whether the rest of the request is stale."""
     nonce, error, version = request.response_nonce, error_of(request), request.version_info
     heartbeat = state.heartbeat
     renewal = bool(heartbeat.nonce) and nonce == heartbeat.nonce
     part = state.find(nonce) if nonce else None
     if nonce != state.nonce and not renewal:
-        # What it asks for is of before: the client repeats it with the present nonce.
-        return (draft.answered(state, part, error, version) if part is not None else None), True
+        # The names are stale: the client sends them again with the current nonce.
+        return (draft.take_answer(state, part, error, version) if part is not None else None), True
     outstanding = state.outstanding
     expected = outstanding is not None or (renewal and heartbeat.unanswered)
     repeated = not expected and error is None and bool(state.nonce)
     if renewal and heartbeat.unanswered:
         state = draft.put(state._replace(heartbeat=heartbeat._replace(unanswered=False)))
-    # Envoy answers only the last of several responses that it got while its clusters warm.
-    answered = draft.answered(state, outstanding, error, version) if outstanding is not None else None
+    # Envoy answers only the last of several responses that it received while its clusters were warming.
+    answered = draft.take_answer(state, outstanding, error, version) if outstanding is not None else None
     draft.put(change_sotw(draft.states[state.kind], request, rules.interned, repeated=repeated))
     return answered, False

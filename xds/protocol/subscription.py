@@ -1,7 +1,7 @@
-"""Which resources of one type a stream subscribes to, and sets of names. Immutable; equal values are one object.
+"""The resources of one type that a stream subscribes to, and sets of names. Immutable; equal values are one object.
 
-Sets of NACKed names are shared between streams, nodes and processes because fleets reject alike: with a set for each
-node, 2,000 nodes that rejected a response of 5,000 resources took 4 GB in three processes.
+Streams, nodes and processes share sets of NACKed names because the nodes of a fleet reject the same names: with one set
+per node, 2,000 nodes that rejected a response of 5,000 resources took 4 GB in three processes.
 
 Source: the xDS protocol page, "How the client specifies what resources to return", and xDS TP1 (``xdstp://`` names,
 glob collections and context parameters).
@@ -27,11 +27,11 @@ def _split_xdstp(name: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 
 NAME_SLOT_BYTES = 48
-"""About what a name takes in a set, beside its text."""
+"""Approximate bytes of a name in a set, beside its text."""
 
 
 def bytes_of(names: Collection[str]) -> int:
-    """Return about how much memory names take in a set or map. O(names)."""
+    """Return the approximate bytes of names in a set or map. O(names)."""
     return sum(map(getsizeof, names)) + NAME_SLOT_BYTES * len(names)
 
 
@@ -51,7 +51,7 @@ class Glob:
 
 
 def glob_of(name: str) -> Glob | None:
-    """Return the collection that a name stands for, or None for a plain name."""
+    """Return the glob collection with this name, or None for a plain name."""
     if not name.startswith(XDSTP):
         return None
     path, parameters = _split_xdstp(name)
@@ -59,7 +59,7 @@ def glob_of(name: str) -> Glob | None:
 
 
 class Subscription:
-    """Names and, with ``wildcard``, every name but ``xdstp://`` ones. Made by ``Subscriptions`` only."""
+    """Names and, with ``wildcard``, all names except ``xdstp://`` ones. Made only by ``Subscriptions``."""
 
     __slots__ = ("__weakref__", "globs", "names", "names_bytes", "wildcard")
 
@@ -67,7 +67,7 @@ class Subscription:
         self.wildcard = wildcard
         self.names = names
         self.names_bytes = bytes_of(names)
-        """About how much memory the names take."""
+        """The approximate bytes of the names."""
         self.globs = tuple(glob for glob in map(glob_of, names) if glob) if any(XDSTP in name for name in names) else ()
 
     def wants(self, name: str) -> bool:
@@ -80,7 +80,7 @@ class Subscription:
 
     @property
     def open_ended(self) -> bool:
-        """Say whether names that nobody has spelt out may be wanted."""
+        """Say whether the subscription has a wildcard or a glob."""
         return self.wildcard or bool(self.globs)
 
     @property
@@ -89,15 +89,15 @@ class Subscription:
         return not self.wildcard and not self.names
 
     def __repr__(self) -> str:
-        return f"<Interest {'* ' if self.wildcard else ''}{sorted(self.names)}>"
+        return f"<Subscription {'* ' if self.wildcard else ''}{sorted(self.names)}>"
 
 
 NOTHING = Subscription(False, frozenset())
-"""What a stream subscribes to of a type before it has said so."""
+"""The subscription of a type before its first request."""
 
 
 class Subscriptions:
-    """The table that makes equal subscriptions one object, for as long as any stream has it."""
+    """The table that makes equal subscriptions one object while any stream has it."""
 
     __slots__ = ("_known",)
 
@@ -105,7 +105,7 @@ class Subscriptions:
         self._known: WeakValueDictionary[tuple[bool, frozenset[str]], Subscription] = WeakValueDictionary()
 
     def get(self, wildcard: bool, names: Iterable[str]) -> Subscription:
-        """Return the one Interest for these names; ``*`` among them means the wildcard."""
+        """Return the shared subscription to these names; ``*`` among them means the wildcard."""
         explicit = frozenset(names)
         if WILDCARD in explicit:
             wildcard, explicit = True, explicit - {WILDCARD}
@@ -122,13 +122,13 @@ class Subscriptions:
 # --- Sets of names ---------------------------------------------------------------------------------------------------
 
 NAME_BYTES = 200
-"""About what a name takes: as text, in its set, and packed."""
+"""Approximate bytes of a name: its text, its place in the set, and packed."""
 
 
 class NameSet:
-    """Names, and the same packed into bytes, by which sets are compared and sent to other processes. Immutable.
+    """A set of names, packed into bytes for comparison and for sending to other processes. Immutable.
 
-    One that comes from another process is unpacked when its names are first asked for.
+    A set from another process is unpacked when its names are first read.
     """
 
     __slots__ = ("__weakref__", "_names", "packed")
@@ -139,11 +139,11 @@ class NameSet:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "NameSet":
-        """Return the set of these names; of none, it is always ``NO_NAMES``."""
+        """Return the set of these names, ``NO_NAMES`` if there are none."""
         chosen = frozenset(names)
         if not chosen:
             return NO_NAMES
-        # The packing is that of a protobuf list, which C code writes and reads.
+        # A protobuf list, which C code writes and reads.
         packed = DeltaDiscoveryRequest(resource_names_subscribe=sorted(chosen)).SerializeToString()
         return cls(packed, chosen)
 
@@ -156,23 +156,23 @@ class NameSet:
 
     @property
     def bytes_kept(self) -> int:
-        """About what it takes in memory."""
+        """The approximate bytes of the set."""
         return 2 * len(self.packed) + NAME_BYTES * len(self.names)
 
     def union(self, other: "NameSet") -> "NameSet":
-        """Return the set of the names of both: one of the two, where that has them all."""
+        """Return the union: one of the two objects if it contains the other."""
         if self is other or self.names >= other.names:
             return self
         return other if other.names >= self.names else NameSet.of(self.names | other.names)
 
     def difference(self, other: "NameSet") -> "NameSet":
-        """Return the set of the names that are not in the other: this one, where none is."""
+        """Return the names that are not in ``other``: this object if the sets are disjoint."""
         if other.names >= self.names:
             return NO_NAMES
         return self if self.names.isdisjoint(other.names) else NameSet.of(self.names - other.names)
 
     def intersection(self, other: "NameSet") -> "NameSet":
-        """Return the set of the names that are in both: one of the two, where the other has them all."""
+        """Return the names that are in both: one of the two objects if the other contains it."""
         if self is other or other.names >= self.names:
             return self
         return other if self.names >= other.names else NameSet.of(self.names & other.names)
@@ -200,11 +200,11 @@ class NameSet:
 
 
 NO_NAMES = NameSet(b"", frozenset())
-"""The empty set: the only one in a stream's state, where it is told by identity, as that costs no call."""
+"""The empty set. Type states use no other empty set, so that they can test for it by identity, without a call."""
 
 
 class NameSets:
-    """The table that makes equal sets one object, for as long as anything holds it."""
+    """The table that makes equal sets one object while anything refers to it."""
 
     __slots__ = ("_known",)
 
@@ -212,7 +212,7 @@ class NameSets:
         self._known: WeakValueDictionary[bytes, NameSet] = WeakValueDictionary()
 
     def get(self, names: NameSet) -> NameSet:
-        """Return the one object that is equal to this set."""
+        """Return the shared object that is equal to this set."""
         return self._known.setdefault(names.packed, names)
 
     def __len__(self) -> int:

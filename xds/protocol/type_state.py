@@ -1,9 +1,11 @@
-"""The state of one resource type on one stream: an immutable value. Delta and SotW alike.
+"""The state of one resource type on one stream, delta or SotW: an immutable value.
 
-Clients in the same state share one value; each method returns the next one. Two rules govern it. What was *sent* drives
-the next diff, whether it was accepted or not: a rejected version is not sent again before its content changes, and then
-always. One response at a time waits for its answer: later changes go into the next response. Several are in flight only
-where the wait for an answer was given up.
+Clients in the same state share one value; each method returns the next one. Two rules govern it:
+
+1. The next diff starts from what was *sent*, whether it was accepted or not. A rejected version is therefore not sent
+   again, and the resource is sent when its content changes.
+2. One response at a time waits for its answer, and later changes go into the next response. Several responses are in
+   flight only after the hold timeout of an earlier one has passed.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,8 +18,8 @@ from immutables import Map
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import (
+    EMPTY_SET,
     NO_EXCEPTIONS,
-    NOBODY,
     Diff,
     Exceptions,
     Hold,
@@ -32,13 +34,13 @@ from xds.protocol.draining import (
     NEVER,
     NOTHING_DRAINS,
     Draining,
+    add_all_draining,
     clusters_used,
-    end_by,
-    keep_all,
+    end_draining_by,
+    merge_draining,
     next_end,
-    still,
-    united,
-    without,
+    unexpired_draining,
+    without_draining,
 )
 from xds.protocol.policy import Missing, Stage, Variant, policy_of
 from xds.protocol.responses import (
@@ -60,14 +62,15 @@ from xds.protocol.responses import (
 from xds.protocol.subscription import NAME_SLOT_BYTES, NO_NAMES, NOTHING, NameSet, Subscription, bytes_of
 
 IN_FLIGHT_MAX = 9
+"""Maximum responses of a type in flight; then no more of the type is sent."""
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
-"""So many responses of a type may be in flight, and so many bytes before the last: then no more of it is sent."""
+"""Maximum bytes of all responses of a type in flight but the last; then no more of the type is sent."""
 
 
 class Kind:
-    """A type on a stream: what of its states never changes. ``slot`` numbers the streams of a session. By identity."""
+    """The constant part of the states of a type on a stream, compared by identity. ``slot`` is the stream's number."""
 
-    __slots__ = ("__weakref__", "policy", "slot", "stage", "switches", "type_url", "variant")
+    __slots__ = ("__weakref__", "is_routing", "policy", "slot", "stage", "type_url", "variant")
 
     def __init__(self, type_url: str, variant: Variant, slot: int = 0) -> None:
         self.type_url = type_url
@@ -75,13 +78,12 @@ class Kind:
         self.slot = slot
         self.policy = policy_of(type_url)
         self.stage = self.policy.stage
-        """When this type's changes may go out."""
-        self.switches = self.stage in (Stage.LISTENERS, Stage.ROUTES)
-        """Changes of this type move requests to other clusters, so that those must be there first."""
+        self.is_routing = self.stage in (Stage.LISTENERS, Stage.ROUTES)
+        """Resources of this type send requests to clusters, which the client must have first."""
 
 
 class Kinds:
-    """The table that makes the kinds of equal streams one object, for as long as any state is of it."""
+    """The table that makes the kinds of equal streams one object while any state uses it."""
 
     __slots__ = ("_known",)
 
@@ -89,7 +91,7 @@ class Kinds:
         self._known: WeakValueDictionary[tuple[str, Variant, int], Kind] = WeakValueDictionary()
 
     def get(self, type_url: str, variant: Variant, slot: int) -> Kind:
-        """Return the one kind."""
+        """Return the shared kind."""
         kind = self._known.get((type_url, variant, slot))
         if kind is None:
             kind = self._known[type_url, variant, slot] = Kind(type_url, variant, slot)
@@ -98,7 +100,7 @@ class Kinds:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The last response of a type that the client rejected, and why. ``versions``: of all that was in it."""
+    """The last response of a type that the client rejected. ``versions``: resource name to version, "" if removed."""
 
     nonce: str
     message: str
@@ -106,7 +108,7 @@ class Rejection:
 
 
 class Heartbeat(NamedTuple):
-    """When the client's TTLs are to be renewed, 0 for never, and the nonce of the last renewal, answered or not."""
+    """The time of the next TTL renewal, 0 for none, and the nonce of the last one."""
 
     at: float = 0.0
     nonce: str = ""
@@ -117,97 +119,108 @@ NO_HEARTBEAT = Heartbeat()
 
 
 class TypeState(NamedTuple):
-    """One type on one stream.
-
-    ``view`` and ``exceptions`` tell what the client holds if it accepted all it was sent; ``view`` None: nothing.
-    ``fingerprint`` sums that up, None if unknown. ``before`` is what it held before the last response in flight.
-    ``dirty``: there may be something to send. ``asked``: names to be answered whether or not they changed.
-    ``owed``: an answer is due even if it is empty. ``explicit``: a SotW client named something once.
-    ``in_flight``: what was sent and not answered, oldest first; all but the last were given up on.
-    ``remaining``: the parts of the last response that are still to be sent. ``sent_at``: when the last was sent, by
-    the coarse clock; ``sent_order``: how many messages its session had been sent then. ``overdue``: that was reported.
-    ``nonce`` and ``serial`` are of the last message, answered or not.
-    ``unknown``: names in rejected responses, of which nothing is sure. Of types whose every message says everything,
-    ``accepted`` is what the client had of them, ``blamed`` which of them its last NACK names, all if none;
-    ``is_known``: what it had before the stream is known.
-    ``unremoved``: names that rejected responses removed, which go again with the next response.
-    ``draining``: older versions that the client may still be using; ``drain_at``: when the first of them ends, if not
-    sooner.
-    """
+    """One type on one stream."""
 
     kind: Kind
     subscription: Subscription = NOTHING
     explicit: bool = False
+    """A SotW client has subscribed to names before, so that a request without names is no wildcard."""
     sent_order: int = 0
-    unknown: NameSet = NO_NAMES
-    accepted: Exceptions = NO_EXCEPTIONS
-    blamed: frozenset[str] = NOBODY
+    """How many messages the session had been sent when the last response was sent."""
+    nacked_names: NameSet = NO_NAMES
+    """Names in rejected responses: the client may have applied any part of such a response."""
+    last_accepted: Exceptions = NO_EXCEPTIONS
+    """SotW full state: the versions of NACKed names that the client accepted before, None for no version."""
+    blamed: frozenset[str] = EMPTY_SET
+    """SotW full state: the names in the message of the last NACK; all names of the response if it has none."""
     is_known: bool = True
-    unremoved: NameSet = NO_NAMES
+    """SotW full state: it is known which resources the client had before the stream."""
+    nacked_removals: NameSet = NO_NAMES
+    """Names that rejected delta responses removed. The next response repeats the removals."""
     draining: Draining = NOTHING_DRAINS
+    """Older versions that the client may still use."""
     drain_at: float = NEVER
+    """When ``draining`` must be checked for ended versions: no later than the first end."""
     heartbeat: Heartbeat = NO_HEARTBEAT
-    # What every response changes; of that last what its answer does.
+
+    # Each response sets the fields from here on (``respond``).
     view: View | None = None
+    """The view that the client was updated to, None for no view yet."""
     exceptions: Exceptions = NO_EXCEPTIONS
+    """The names that the client holds in another version than the view's."""
     fingerprint: int | None = None
+    """The fingerprint of all resources that the client holds, None if it must be computed."""
     dirty: bool = False
-    asked: frozenset[str] = NOBODY
-    owed: bool = False
+    """There may be something to send."""
+    required_names: frozenset[str] = EMPTY_SET
+    """Names that the next response must contain, changed or not."""
+    response_due: bool = False
+    """A response must be sent even if it is empty."""
+
+    # Each message that is sent sets the fields from here on.
     remaining: tuple[Part, ...] = ()
+    """The parts of the last response that were not sent yet."""
     nonce: str = ""
+    """The nonce of the last message, answered or not."""
     serial: int = 0
+    """The nonce of the last message as a number."""
+
+    # Each answer resets the fields from here on (``without_in_flight``).
     in_flight: tuple[Part, ...] = ()
+    """Messages that are not answered, oldest first. The hold timeout of all but the last has passed."""
     before: tuple[View | None, Exceptions] | None = None
+    """``view`` and ``exceptions`` before the last response in flight."""
     sent_at: float = 0.0
+    """When the last message was sent, by the coarse clock."""
     overdue: bool = False
+    """The missing answer was reported."""
 
     @property
     def type_url(self) -> str:
-        """The type."""
+        """The type URL."""
         return self.kind.type_url
 
     @property
     def outstanding(self) -> Part | None:
-        """The response that the client is to answer, None if it has answered all."""
+        """The last message in flight, None if the client has answered all."""
         return self.in_flight[-1] if self.in_flight else None
 
     @property
     def idle(self) -> bool:
-        """Say whether the client has answered all that there was to send."""
+        """Say whether there is nothing to send and nothing in flight."""
         return not (self.dirty or self.in_flight or self.remaining)
 
     @property
-    def says_everything(self) -> bool:
-        """Say whether each message has all resources: what is not in it, the client loses."""
+    def is_full_state(self) -> bool:
+        """Say whether each response has all resources, so that the client removes those that are not in it."""
         return self.kind.variant is Variant.SOTW and self.kind.policy.full_state
 
     @property
     def is_trusted(self) -> bool:
-        """Say whether the client took all that it was sent and has answered."""
-        return self.unknown is NO_NAMES and self.unremoved is NO_NAMES
+        """Say whether the client accepted every response that it has answered."""
+        return self.nacked_names is NO_NAMES and self.nacked_removals is NO_NAMES
 
-    # --- What it holds -------------------------------------------------------------------------------------------
+    # --- Resources that the client holds -----------------------------------------------------------------------------
 
     def held(self, name: str) -> Resource | None:
-        """Return what the client holds under a name, if it accepted all it was sent."""
+        """Return the resource that the client holds under a name, provided that it accepts all it was sent."""
         return holding(name, self.view, self.exceptions)
 
     def held_before(self, name: str) -> Resource | None:
-        """Return what the client held under a name before the last response, if that is in flight."""
+        """Return the resource that the client held under a name before the response in flight; None without one."""
         return holding(name, *self.before) if self.before is not None else None
 
     def everything_held(self) -> list[Resource]:
-        """Return all that the client holds of this type, if it accepted all it was sent. O(held)."""
+        """Return all resources of the type that the client holds, provided that it accepts all it was sent. O(held)."""
         names = wanted(self.subscription, self.view) if self.view is not None else ()
         return [resource for resource in map(self.held, {*names, *self.exceptions}) if resource is not None]
 
     def clusters_in_use(self, now: float) -> frozenset[str] | None:
-        """Return the clusters that what the client holds, or may hold, of this type refers to. O(held).
+        """Return the clusters that the resources which the client holds or drains refer to. O(held).
 
-        None if that can't be known: the client goes on using something that it has from another server.
+        None if they are unknown: the client uses a resource that another server process sent.
         """
-        used = clusters_used(still(self.draining, now))
+        used = clusters_used(unexpired_draining(self.draining, now))
         if used is None:
             return None
         found = set(used)
@@ -217,30 +230,36 @@ class TypeState(NamedTuple):
             found |= clusters_of(resource)
         return frozenset(found)
 
-    # --- What it asks for ----------------------------------------------------------------------------------------
+    # --- Subscriptions -----------------------------------------------------------------------------------------------
 
-    def ask(self, names: Collection[str]) -> "TypeState":
-        """Have these names answered with the next response, whether or not they changed."""
+    def require(self, names: Collection[str]) -> "TypeState":
+        """Require these names in the next response, changed or not."""
         if not names:
             return self
-        return self._replace(asked=self.asked.union(names) if self.asked else frozenset(names), dirty=True)
+        return self._replace(
+            required_names=self.required_names.union(names) if self.required_names else frozenset(names), dirty=True
+        )
 
-    def narrow(self, subscription: Subscription, unsent: Unsent) -> "TypeState":
-        """Take over a new interest: forget about the names that it no longer wants, and note what was never sent."""
+    def change_subscription(self, subscription: Subscription, unsent: Unsent) -> "TypeState":
+        """Set the subscription: drop what is known of names that it lacks, and record new names as not sent."""
         changes: dict[str, object] = {"subscription": subscription, "fingerprint": None}
-        if self.asked:
-            changes["asked"] = frozenset(name for name in self.asked if name == "*" or subscription.wants(name))
+        if self.required_names:
+            changes["required_names"] = frozenset(
+                name for name in self.required_names if name == "*" or subscription.wants(name)
+            )
         exceptions = self.exceptions
         for name in [name for name in exceptions if not self._wants_still(subscription, name)]:
             exceptions = exceptions.delete(name)
-        if self.unknown is not NO_NAMES:
-            changes["unknown"] = _without_unwanted(self.unknown, subscription)
-            changes["accepted"] = Map({name: held for name, held in self.accepted.items() if subscription.wants(name)})
-        if self.unremoved is not NO_NAMES:
-            changes["unremoved"] = _without_unwanted(self.unremoved, subscription)
+        if self.nacked_names is not NO_NAMES:
+            changes["nacked_names"] = _without_unwanted(self.nacked_names, subscription)
+            changes["last_accepted"] = Map(
+                {name: held for name, held in self.last_accepted.items() if subscription.wants(name)}
+            )
+        if self.nacked_removals is not NO_NAMES:
+            changes["nacked_removals"] = _without_unwanted(self.nacked_removals, subscription)
         if self.draining:
             unwanted = [name for name in self.draining if not subscription.wants(name)]
-            changes["draining"] = without(self.draining, unwanted)
+            changes["draining"] = without_draining(self.draining, unwanted)
         if self.view is not None:
             lacking = unsent.get(self.subscription, subscription, self.view)
             exceptions = lacking.update(exceptions) if exceptions else lacking
@@ -250,29 +269,29 @@ class TypeState(NamedTuple):
         either = (self.view.get(name) if self.view is not None else None, self.exceptions.get(name))
         return subscription.wants(name) or any(r is not None and wants(subscription, r) for r in either)
 
-    # --- What it is sent -----------------------------------------------------------------------------------------
+    # --- Responses ---------------------------------------------------------------------------------------------------
 
     def respond(
         self, target: View, hold: Hold, response_cache: ResponseCache, encoding: Encoding, now: float
     ) -> tuple["TypeState", Response]:
-        """Take the client to ``target``; the first part of the response is then in flight, if it has any.
+        """Update the client to ``target``. The first part of the response, if it has any, is then in flight.
 
-        Must not be called with a response outstanding, except to give up on it.
+        Must not be called while a response is in flight, unless its hold timeout has passed.
         """
         kind = self.kind
         # fmt: off
         key = (
-            self.subscription, self.view, target, hold, self.exceptions, self.asked, self.owed, kind.variant,
-            self.unremoved, self.accepted,
+            self.subscription, self.view, target, hold, self.exceptions, self.required_names, self.response_due,
+            kind.variant, self.nacked_removals, self.last_accepted,
         )
         # fmt: on
-        response = response_cache.again(kind.type_url, key, self.serial)
+        response = response_cache.get_last(kind.type_url, key, self.serial)
         if response is None:
             make = lambda: self._response(target, hold, response_cache, encoding)  # noqa: E731
             response = response_cache.get(kind.type_url, key, make, after=self.serial)
         heartbeat = self.heartbeat
         state = self._replace(heartbeat=Heartbeat(heartbeat.at)) if heartbeat.nonce and response.parts else self
-        held = (response.view, response.exceptions, response.fingerprint, False, NOBODY, False)
+        held = (response.view, response.exceptions, response.fingerprint, False, EMPTY_SET, False)
         if not response.parts:
             return TypeState._make(state[:_HELD] + held + state[_SENT:]), response
         part, *remaining = response.parts
@@ -288,7 +307,7 @@ class TypeState(NamedTuple):
         return TypeState._make(state[:_HELD] + held + sent), response
 
     def send_part(self, now: float) -> "TypeState":
-        """Have the next part of a response in flight; one must be left."""
+        """Send the next part of the response. ``remaining`` must not be empty."""
         part = self.remaining[0]
         return self._replace(
             remaining=self.remaining[1:],
@@ -302,14 +321,16 @@ class TypeState(NamedTuple):
 
     @property
     def may_be_given_up(self) -> bool:
-        """Say whether one more response may go out while the outstanding one is not answered."""
+        """Say whether the limits allow another response in flight."""
         pinned = sum(len(part.message) for part in self.in_flight[:-1])
         return len(self.in_flight) < IN_FLIGHT_MAX and pinned < IN_FLIGHT_BYTES_MAX
 
     def _response(self, target: View, hold: Hold, response_cache: ResponseCache, encoding: Encoding) -> Response:
         kind, subscription = self.kind, self.subscription
-        found = self._with_unremoved(diff(subscription, self.view, self.exceptions, target, self.asked, hold), target)
-        found = self._with_accepted(found)
+        found = self._with_nacked_removals(
+            diff(subscription, self.view, self.exceptions, target, self.required_names, hold), target
+        )
+        found = self._with_last_accepted(found)
         names = [*(resource.name for resource in found.upserts), *found.removals]
         held = self._all_held(names)
         replaced = tuple(held.values())
@@ -321,9 +342,9 @@ class TypeState(NamedTuple):
         full = kind.policy.full_state
         if kind.variant is Variant.DELTA:
             parts = delta_parts(
-                kind.type_url, subscription, found, version, self.owed, encoding, response_cache.next_nonce
+                kind.type_url, subscription, found, version, self.response_due, encoding, response_cache.next_nonce
             )
-        elif found.upserts or (self.owed and kind.policy.missing is not Missing.SILENT) or (full and found):
+        elif found.upserts or (self.response_due and kind.policy.missing is not Missing.SILENT) or (full and found):
             resources = self._everything(target, found.exceptions) if full else found.upserts
             says = common_label(found.upserts) or version
             parts = sotw_parts(kind.type_url, resources, says, encoding, response_cache.next_nonce)
@@ -338,33 +359,33 @@ class TypeState(NamedTuple):
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,
             gone=frozenset(found.removals),
-            kept=self._kept(replaced, found.removals) if kind.switches else NOTHING_DRAINS,
+            still_used=self._still_used(replaced, found.removals) if kind.is_routing else NOTHING_DRAINS,
             subscription=subscription,
-            names_bytes=self._names_kept_bytes(),
+            names_bytes=self._key_names_bytes(),
         )
 
-    def _kept(self, replaced: Iterable[Resource], removals: Collection[str]) -> Draining:
-        """Return what the client goes on using of what a response replaces.
+    def _still_used(self, replaced: Iterable[Resource], removals: Collection[str]) -> Draining:
+        """Return the replaced versions that the client still uses.
 
-        A listener that is replaced: until the newer one is accepted, then it drains. A route that is removed: until it
-        is unsubscribed, or there again.
+        It uses a replaced listener until it has accepted the newer one and the older one has drained, and a removed
+        route until it unsubscribes from the route or receives it again.
         """
         if self.kind.stage is not Stage.LISTENERS:
             names = self.subscription.names.intersection(removals)
             replaced = [older for older in replaced if older.name in names]
-        return keep_all(NOTHING_DRAINS, replaced, NEVER)
+        return add_all_draining(NOTHING_DRAINS, replaced, NEVER)
 
-    def _with_unremoved(self, found: Diff, target: View) -> Diff:
-        """Return a diff with what rejected responses removed: it goes again with whatever else is sent."""
-        if self.unremoved is NO_NAMES or not (found or self.owed):
+    def _with_nacked_removals(self, found: Diff, target: View) -> Diff:
+        """Add the removals of rejected responses to a diff that is sent."""
+        if self.nacked_removals is NO_NAMES or not (found or self.response_due):
             return found
-        told = {*found.removals, *found.unknown}
-        again = [name for name in self.unremoved.names - told if target.get(name) is None]
+        told = {*found.removals, *found.nonexistent}
+        again = [name for name in self.nacked_removals.names - told if target.get(name) is None]
         return replace(found, removals=tuple(sorted((*found.removals, *again))))
 
-    def _with_accepted(self, found: Diff) -> Diff:
-        """Return a diff with what is kept, though it is gone and was rejected, as the client accepted it before."""
-        older = {name: self.accepted.get(name) for name in found.exceptions} if self.accepted else {}
+    def _with_last_accepted(self, found: Diff) -> Diff:
+        """Replace held versions that the client rejected by those that it accepted before."""
+        older = {name: self.last_accepted.get(name) for name in found.exceptions} if self.last_accepted else {}
         kept = {name: resource for name, resource in older.items() if resource is not None and resource.encoded}
         return replace(found, exceptions=found.exceptions.update(kept)) if kept else found
 
@@ -372,139 +393,146 @@ class TypeState(NamedTuple):
         held = ((name, self.held(name)) for name in names)
         return {name: resource for name, resource in held if resource is not None}
 
-    def _names_kept_bytes(self) -> int:
-        """Return about what the names take that the key of a response holds, beside those of the subscription."""
-        asked = self.asked - self.subscription.names if self.asked else self.asked
-        return bytes_of(asked) + NAME_SLOT_BYTES * len(self.asked) + 2 * bytes_of(self.exceptions)
+    def _key_names_bytes(self) -> int:
+        """Return the approximate bytes of the names in a cache key, without those of the subscription."""
+        required = self.required_names - self.subscription.names if self.required_names else self.required_names
+        return bytes_of(required) + NAME_SLOT_BYTES * len(self.required_names) + 2 * bytes_of(self.exceptions)
 
     def _fingerprint_after(self, target: View, found: Diff, replaced: tuple[Resource, ...]) -> int:
-        """Sum up what the client holds after a diff: O(diff), where the sum before it is known."""
+        """Return the fingerprint after a diff. O(diff) if the fingerprint before it is known, else O(held)."""
         if self.fingerprint is None or self.view is None:
             return fingerprint_held(self.subscription, target, found.exceptions)
         less, more = sum(r.fingerprint for r in replaced), sum(r.fingerprint for r in found.upserts)
         return (self.fingerprint - less + more) & FINGERPRINT_MASK
 
     def _everything(self, target: View, exceptions: Exceptions) -> list[Resource]:
-        """Return all that a full-state SotW client shall hold, in order of name."""
+        """Return all resources of a full-state SotW response, sorted by name."""
         held = {name: target.get(name) for name in wanted(self.subscription, target)}
         held.update(exceptions.items())
         return [resource for _, resource in sorted(held.items()) if resource is not None and resource.encoded]
 
-    # --- What it answers -----------------------------------------------------------------------------------------
+    # --- Answers -----------------------------------------------------------------------------------------------------
 
     def find(self, nonce: str) -> Part | None:
-        """Return the response in flight that has this nonce."""
+        """Return the message in flight with this nonce, or None."""
         for part in self.in_flight:
             if part.nonce == nonce:
                 return part
         return None
 
     def take_answer(self, part: Part, message: str | None, drained_at: float, version: str = "") -> "TypeState":
-        """Take the client's answer to a response in flight, in time or late: ACK with None, NACK with its message.
+        """Apply the answer to a message in flight, also a late one: an ACK (``message`` None) or a NACK.
 
-        A client answers in the order in which it is sent, so that the answer tells of earlier responses too. An Envoy
-        on SotW answers only the last of several that it got while its clusters warm: if it rejects that one,
-        ``version``, which it says that it has, tells which of the earlier ones it took.
-        ``drained_at`` is when the client is done with what it replaces now.
+        A client answers in sending order, so an answer also applies to the messages before it. On SotW an Envoy whose
+        clusters are warming answers only the last of several messages. If it rejects that one, ``version``, its
+        current version, shows which of the earlier messages it accepted.
+        ``drained_at`` is when listeners that the client replaces now have drained.
         """
         at = self.in_flight.index(part)
         earlier, later = self.in_flight[:at], self.in_flight[at + 1 :]
-        state = self._replace(in_flight=later) if later else self.answered()
+        state = self._replace(in_flight=later) if later else self.without_in_flight()
         if message is None and not (earlier or self.draining) and self.is_trusted and self.is_known:
             return state
         for number, before in enumerate(earlier):
             if message is None or any(version == each.version for each in earlier[number:]):
                 state = state._accept(before, drained_at)
             else:
-                state = state._doubt(before, "")
-        return state._accept(part, drained_at) if message is None else state._doubt(part, message)
+                state = state._reject(before, "")
+        return state._accept(part, drained_at) if message is None else state._reject(part, message)
 
-    def answered(self) -> "TypeState":
-        """Return the state with nothing left of what was in flight: so clients that were sent alike meet again."""
+    def without_in_flight(self) -> "TypeState":
+        """Return the state without messages in flight, which clients that were sent the same share again."""
         return TypeState._make((*self[:_ANSWERED], (), None, 0.0, False))
 
     def _accept(self, part: Part, drained_at: float) -> "TypeState":
         state = self
-        if self.says_everything:
-            state = state._replace(unknown=NO_NAMES, accepted=NO_EXCEPTIONS, blamed=NOBODY, is_known=True)
-        if state.unknown is not NO_NAMES:
-            state = state._replace(unknown=state.unknown.difference(part.accepted_set))
-        if state.unremoved is not NO_NAMES:
-            state = state._replace(unremoved=state.unremoved.difference(part.accepted_set))
+        if self.is_full_state:
+            state = state._replace(nacked_names=NO_NAMES, last_accepted=NO_EXCEPTIONS, blamed=EMPTY_SET, is_known=True)
+        if state.nacked_names is not NO_NAMES:
+            state = state._replace(nacked_names=state.nacked_names.difference(part.accepted_set))
+        if state.nacked_removals is not NO_NAMES:
+            state = state._replace(nacked_removals=state.nacked_removals.difference(part.accepted_set))
         return state._release(part, drained_at) if state.draining else state
 
     def _release(self, part: Part, drained_at: float) -> "TypeState":
-        """What is newer was accepted: an older route is out of use, an older or removed listener drains."""
+        """Apply an ACK to older versions: replaced listeners start to drain, replaced routes are no longer used."""
         names = {resource.name for resource in part.upserts}.union(part.gone)
-        if self.says_everything:
+        if self.is_full_state:
             names.update(self.draining)
         names = names.difference(*(each.names for each in self.in_flight))
         if self.kind.stage is Stage.LISTENERS:
-            ending = end_by(self.draining, names, drained_at)
+            ending = end_draining_by(self.draining, names, drained_at)
             return self._replace(draining=ending, drain_at=min(self.drain_at, drained_at))
-        # A removed route that is subscribed still may be used by a listener that drains.
+        # A draining listener may use a removed route that is still subscribed.
         removed = {name for name in names & self.subscription.names if self.held(name) is None}
-        return self._replace(draining=without(self.draining, names - removed))
+        return self._replace(draining=without_draining(self.draining, names - removed))
 
-    def _doubt(self, part: Part, message: str) -> "TypeState":
-        """Hold every name in a message for unknown: Envoy may have applied any part of what it rejects."""
+    def _reject(self, part: Part, message: str) -> "TypeState":
+        """Apply a NACK: Envoy may have applied any part of the rejected message."""
         names, subscription = part.name_set, self.subscription
         if not subscription.open_ended and not subscription.names.issuperset(names.names):
-            names = NameSet.of(subscription.names.intersection(names.names))  # the others were given up meanwhile
-        state = self._replace(unknown=self.unknown.union(names))
+            names = NameSet.of(
+                subscription.names.intersection(names.names)
+            )  # the client has unsubscribed from the others
+        state = self._replace(nacked_names=self.nacked_names.union(names))
         if self.kind.variant is Variant.DELTA:
             if part.removals:
-                state = state._replace(unremoved=self.unremoved.union(part.removal_set))
-        elif self.says_everything:
+                state = state._replace(nacked_removals=self.nacked_removals.union(part.removal_set))
+        elif self.is_full_state:
             had = part.had_before
             if not self.is_known:
-                had = Map({name: resource or _something(self.type_url, name) for name, resource in had.items()})
-            accepted = had.update(self.accepted) if self.accepted else had
+                had = Map({name: resource or _unknown_version(self.type_url, name) for name, resource in had.items()})
+            last_accepted = had.update(self.last_accepted) if self.last_accepted else had
             blamed = part.named_in(message)
             for name in blamed.intersection(self.exceptions):
-                if (older := accepted.get(name)) is not None and older.is_version_only:
-                    accepted = accepted.set(name, None)  # kept once, and rejected: for all that is known, never had
-            state = state._replace(accepted=accepted, blamed=blamed)
-        if self.kind.switches:
-            state = state._replace(draining=united(self.draining, part.kept))
+                if (older := last_accepted.get(name)) is not None and older.is_version_only:
+                    # The client rejects the held version and is not known to have accepted any.
+                    last_accepted = last_accepted.set(name, None)
+            state = state._replace(last_accepted=last_accepted, blamed=blamed)
+        if self.kind.is_routing:
+            state = state._replace(draining=merge_draining(self.draining, part.still_used))
         return state
 
     @property
     def refused(self) -> frozenset[str]:
-        """The names that the client rejects, as its last NACK has it, and never accepted any version of."""
-        return frozenset(name for name in self.blamed if name in self.accepted and self.accepted[name] is None)
+        """The blamed names of which the client never accepted any version."""
+        return frozenset(
+            name for name in self.blamed if name in self.last_accepted and self.last_accepted[name] is None
+        )
 
-    # --- What drains ---------------------------------------------------------------------------------------------
+    # --- Draining resources ------------------------------------------------------------------------------------------
 
-    def drains(self, draining: Draining) -> "TypeState":
-        """Note older versions that the client may go on using."""
+    def add_draining(self, draining: Draining) -> "TypeState":
+        """Add older versions that the client may still use."""
         if not draining:
             return self
-        return self._replace(draining=united(self.draining, draining), drain_at=min(self.drain_at, next_end(draining)))
+        return self._replace(
+            draining=merge_draining(self.draining, draining), drain_at=min(self.drain_at, next_end(draining))
+        )
 
     def forget_drained(self, now: float) -> "TypeState":
-        """Forget the versions whose time is over."""
-        left = still(self.draining, now)
+        """Remove the versions that have ended."""
+        left = unexpired_draining(self.draining, now)
         return self._replace(draining=left, drain_at=next_end(left))
 
-    # --- TTLs ----------------------------------------------------------------------------------------------------
+    # --- TTLs --------------------------------------------------------------------------------------------------------
 
     def _timed(self) -> dict[str, Resource]:
-        """Return what the client holds that has a TTL; not what it may have rejected, which it would reject again."""
-        assert self.view is not None, "a response was made"
-        not_yet = {resource.name for part in self.remaining for resource in part.upserts}.union(self.unknown.names)
+        """Return the client's resources with a TTL, without NACKed ones, whose renewal it would reject too."""
+        assert self.view is not None, "renewed before the first response"
+        not_yet = {resource.name for part in self.remaining for resource in part.upserts}.union(self.nacked_names.names)
         held = {name: self.held(name) for name in {*self.view.timed, *self.exceptions} - not_yet}
         timed = {name: r for name, r in held.items() if r is not None and r.ttl_s is not None}
         return {name: r for name, r in timed.items() if wants(self.subscription, r)}
 
     def heartbeat_every_s(self) -> float:
-        """Return how often the client's TTLs have to be renewed, 0 for never: three times within the shortest."""
+        """Return the interval of TTL renewals in seconds, a third of the shortest TTL; 0 without TTLs."""
         return min((r.ttl_s for r in self._timed().values() if r.ttl_s is not None), default=0.0) / 3
 
     def renew(self, at: float, response_cache: ResponseCache, encoding: Encoding) -> tuple["TypeState", Part]:
-        """Return a message that renews the TTLs: name, version and TTL of each resource; with bodies only on SotW.
+        """Return a message that renews the TTLs: name, version and TTL of each resource, on SotW with bodies.
 
-        ``at`` is when to renew them next.
+        ``at`` is the time of the next renewal.
         """
         assert self.view is not None
         kind = self.kind
@@ -516,8 +544,8 @@ class TypeState(NamedTuple):
         if kind.variant is Variant.DELTA:
             part = delta_heartbeat(kind.type_url, resources, version, nonce, encoding)
         else:
-            # On SotW, Envoy 1.40 takes clusters without bodies for the full set, with nothing in it, and endpoints
-            # without bodies bring it down: so they are sent once more as they are.
+            # On SotW, Envoy 1.40 removes all clusters after a response of clusters without bodies, and crashes after
+            # one of endpoints without bodies. Resources are therefore sent with their bodies.
             again = self._everything(self.view, self.exceptions) if kind.policy.full_state else resources
             (whole,) = sotw_parts(kind.type_url, again, version, unlimited(encoding), lambda: nonce)
             part = replace(whole, upserts=(), is_heartbeat=True)
@@ -527,8 +555,8 @@ class TypeState(NamedTuple):
 _HELD, _SENT, _ANSWERED = (TypeState._fields.index(name) for name in ("view", "remaining", "in_flight"))
 
 
-def _something(type_url: str, name: str) -> Resource:
-    """Return what stands for a version of which nothing is known."""
+def _unknown_version(type_url: str, name: str) -> Resource:
+    """Return a resource without a body and version, for an unknown version."""
     return Resource(type_url=type_url, name=name, version="", encoded=b"")
 
 

@@ -105,7 +105,7 @@ class Dispatcher:
         self._aging = self._loop.call_later(AGING_S, self._age)
 
     def _age(self) -> None:
-        self.hub.grow_old()
+        self.hub.evict_idle()
         if is_sparse(self._sinks):
             self._sinks = dict(self._sinks)
         self._aging = self._loop.call_later(AGING_S, self._age)
@@ -137,7 +137,7 @@ class Dispatcher:
                 if not self._cold:
                     self._loop.call_soon(self._admit)
                 self._cold[stream] = None
-            if hub.restless or hub.next_tick < self._timer_at:
+            if hub.has_work or hub.next_tick < self._timer_at:
                 self._serve_now()
 
     def _admit(self) -> None:
@@ -154,7 +154,7 @@ class Dispatcher:
     def poll(self, stream: Stream) -> Part | None:
         """Return the stream's next message, or None until its sink is notified again."""
         part = self.hub.poll(stream, self._loop.time())
-        if self.hub.restless or self.hub.next_tick < self._timer_at:
+        if self.hub.has_work or self.hub.next_tick < self._timer_at:
             self._serve_now()
         return part
 
@@ -191,7 +191,7 @@ class Dispatcher:
         hub = self.hub
         if self._stopped:
             return
-        if hub.restless:
+        if hub.has_work:
             self._urgent.extend(stream for stream in hub.take_ready() if stream not in self._cold)
             self._pass_on_events()
         if self._urgent and not self._serving:
@@ -222,7 +222,7 @@ class Dispatcher:
         else:
             self._slice = None
         hub = self.hub
-        hub.tell_time(self._loop.time())
+        hub.advance_clock(self._loop.time())
         began = thread_time()  # time spent by other processes does not count
         due = began if self._sliced_at is None else 2 * began - self._sliced_at
         while backlog:

@@ -51,7 +51,7 @@ class FramedParts:
                 self._bytes -= len(oldest.pop(next(iter(oldest))))
         return data
 
-    def grow_old(self) -> None:
+    def evict_idle(self) -> None:
         """Drop what was not used since the last call."""
         self._bytes -= sum(map(len, self._older.values()))
         self._older, self._known = self._known, {}

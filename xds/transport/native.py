@@ -135,7 +135,7 @@ class NativeTransport:
         self._sweeper = loop.call_later(1.0, self._sweep)  # first, so that a failure below does not stop the sweeping
         shared.tick += 1
         shared.assembly.expire(shared.tick)
-        self._services.framed.grow_old()
+        self._services.framed.evict_idle()
         if self._services.dispatcher.hub.response_cache.outdated_bytes - self._outdated_bytes >= EMPTIED_BYTES_MIN:
             self._rest_soon()
         self._sweep_slice(list(shared.connections))
