@@ -453,7 +453,7 @@ def test_every_module_says_what_it_is_for() -> None:
         first = (ast.get_docstring(module.tree) or "").split("\n\n")[0].strip()
         if not first.endswith((".", ":", '."')) and module.path.read_text().strip():
             wrong.append(f"{module.path.relative_to(ROOT)}: {first!r}")
-    no_problems(wrong, "Begin it with a docstring in whole sentences: what it does, then what it must not know.")
+    no_problems(wrong, "Begin it with a docstring in whole sentences: what the module does.")
 
 
 def test_nothing_is_put_off() -> None:

@@ -1,1 +1,1 @@
-"""WHAT is served: resources, groups, snapshots, revisions. Pure: no I/O, no clock, no protobuf."""
+"""What is served: resources, groups, snapshots, revisions. Pure: no I/O, no clock, no protobuf."""

@@ -1,7 +1,7 @@
-"""All groups and what they serve: takes changesets, gives snapshots. It does not know streams, stores or files.
+"""The catalog: all groups and their resources. It applies changesets and has the snapshots.
 
-The one mutable thing of the model. ``apply`` first builds the whole next state beside the present one, checks it, and
-only then takes it over, so a rejected changeset leaves no trace.
+The catalog is the only mutable object of the model. ``apply`` builds the complete next state beside the current one and
+checks it before it takes effect, so a rejected changeset changes nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from xds.model.snapshot import Snapshot
 from xds.model.types import short_name
 from xds.model.view import FINGERPRINT_MASK, EmptyViews, Layer, RevisionLog, View, fingerprint_of
 
-Changes = dict[str, dict[str, Resource | None]]  # type URL → name → the new resource, or None where it is removed
+Changes = dict[str, dict[str, Resource | None]]  # type URL → name → the new resource, or None if it is removed
 
 
 @dataclass(slots=True, eq=False)
@@ -28,9 +28,9 @@ class _Group:
 
 
 class Catalog:
-    """The groups, their resources and rules, under one revision counter that grows with every change.
+    """The groups, their resources and rules, and one revision counter that increases with every change.
 
-    ``check_references`` False lets references dangle; Envoy then waits for what is missing, or answers 503.
+    ``check_references`` False allows dangling references; Envoy then waits for the missing resources, or answers 503.
     """
 
     def __init__(self, *, check_references: bool = True) -> None:
@@ -43,12 +43,12 @@ class Catalog:
 
     @property
     def table(self) -> GroupTable:
-        """The rules in force."""
+        """The current groups and rules."""
         return self._lines.table
 
     @property
     def snapshots(self) -> Mapping[str, Snapshot]:
-        """Every group's present snapshot, by group. The group ``default`` is always there."""
+        """Group name to its current snapshot. The group ``default`` always exists."""
         return self._snapshots
 
     def group_of(self, node: Node) -> str | None:
@@ -57,21 +57,22 @@ class Catalog:
         return group if group is None or group in self._groups else DEFAULT_GROUP
 
     def own(self, group: str) -> Iterator[Resource]:
-        """Iterate over the resources that the group has itself, by type and name; nothing if there is no such group."""
+        """Iterate over the group's own resources, sorted by type and name; none for an unknown group."""
         for _, layer in sorted(self._own_layers(group).items()):
             for _, resource in sorted(layer.resources.items()):
                 yield resource
 
     def own_resource(self, group: str, type_url: str, name: str) -> Resource | None:
-        """Return the resource that the group has itself, or None."""
+        """Return the group's own resource, or None."""
         layer = self._own_layers(group).get(type_url)
         return layer.resources.get(name) if layer is not None else None
 
     def apply(self, changeset: Changeset, *, revision: int | None = None) -> Applied:
-        """Apply the changeset whole and return what it changed; raise ChangesetRejectedError and change nothing.
+        """Apply a changeset as a whole and return what it changed.
 
-        Costs O(changed × groups that see it). What has the version that is already served is no change. ``revision``
-        is the one to be at afterwards, of whoever counts them; left out, a change makes the next one.
+        Raises ChangesetRejectedError, and then changes nothing. Costs O(changed × groups that see the change). A
+        resource whose version is already served is no change. ``revision`` is the revision afterwards, for callers that
+        count revisions themselves; without it, each change increases the revision by one.
         """
         if revision is None:
             return self._apply(changeset)
@@ -110,7 +111,7 @@ class Catalog:
         )
 
     def export(self) -> Changeset:
-        """Return what makes an empty catalog the same as this one."""
+        """Return the changeset that makes an empty catalog equal to this one."""
         upserts = {
             name: tuple(resource for layer in group.layers.values() for resource in layer.resources.values())
             for name, group in self._groups.items()
@@ -118,11 +119,11 @@ class Catalog:
         return Changeset(upserts=upserts, groups=self.table, replace=True)
 
     def resume(self, state: Changeset, revision: int) -> Applied:
-        """Take over another catalog's ``export``, and its revision."""
+        """Apply another catalog's ``export`` at its revision."""
         return self.apply(state, revision=revision)
 
     def inverse(self, changeset: Changeset) -> Changeset:
-        """Return what leads back, once the changeset is applied, to what is there now."""
+        """Return the changeset that restores the current state after ``changeset`` is applied."""
         if changeset.replace:
             return self.export()
         lines = self._lines_after(changeset)
@@ -150,7 +151,7 @@ class Catalog:
         )
 
     def _lines_after(self, changeset: Changeset) -> "_Lines":
-        """Return who extends whom after the changeset: the present object itself if that stays as it is."""
+        """Return the group inheritance after the changeset: the current object if it does not change."""
         table = changeset.groups or self._lines.table
         named = [*changeset.upserts, *table.names, *table.extends, *table.extends.values()]
         named += [rule.group for rule in table.rules]
@@ -193,7 +194,7 @@ class Catalog:
         return layers
 
     def _advance(self, group: str, step: "_Step") -> None:
-        """Put the group's next snapshot, and the names that differ in it, into ``step``."""
+        """Add the group's next snapshot, and the names that differ in it, to ``step``."""
         before = self._snapshots.get(group) or Snapshot(group, 0, {}, self._empty)
         lineage = step.lines.lineages[group]
         line = [step.layers.get(base) or self._own_layers(base) for base in lineage]
@@ -247,7 +248,7 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Lines:
-    """The rules, with each group's lineage and, the other way round, the groups that see what it has."""
+    """The rules, with each group's lineage and, in reverse, the groups that inherit from it."""
 
     table: GroupTable
     lineages: Mapping[str, tuple[str, ...]]
@@ -266,14 +267,14 @@ class _Lines:
         return cls(table, lineages, {group: tuple(seers) for group, seers in seen_by.items()})
 
     def differing(self, before: "_Lines") -> Iterable[str]:
-        """Return the groups that are new, that extend others than before, or whose references are judged otherwise."""
+        """Return the groups that are new, whose lineage changed, or whose external references changed."""
         if self.table.external != before.table.external:
             return self.lineages
         return [group for group, lineage in self.lineages.items() if lineage != before.lineages.get(group)]
 
 
 class _Places:
-    """Where a group's resources stand in a changeset. O(changeset), but only once something is wrong."""
+    """Finds the source of a group's resources in a changeset. Indexes the changeset, O(changeset), at first use."""
 
     def __init__(self, changeset: Changeset, lineage: tuple[str, ...]) -> None:
         self._changeset = changeset
@@ -290,7 +291,7 @@ class _Places:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """The state that a changeset leads to, built beside the present one."""
+    """The state after a changeset, built beside the current one."""
 
     revision: int
     lines: _Lines
@@ -301,7 +302,7 @@ class _Step:
 
 
 def _index(referrers: Referrers, before: Layer | None, names: Mapping[str, Resource | None]) -> None:
-    """Have the index know what each of the names refers to from now on."""
+    """Update the index of references for changed names."""
     for name, resource in names.items():
         old = before.resources.get(name) if before else None
         if old is not None:
@@ -311,7 +312,7 @@ def _index(referrers: Referrers, before: Layer | None, names: Mapping[str, Resou
 
 
 def _effect(changes: Mapping[str, Changes], before: _Lines, after: _Lines) -> Changeset:
-    """Return what makes a catalog at ``before`` the same as one that took these changes and is at ``after``."""
+    """Return the changeset with only the effective changes, which updates another catalog in the same state."""
     upserts: dict[str, tuple[Resource, ...]] = {}
     removals: dict[str, tuple[tuple[str, str], ...]] = {}
     for group, by_type in changes.items():
@@ -342,7 +343,7 @@ def _twice(group: str, resource: Resource, first: Resource | None) -> Problem:
 
 
 def _effective(own: Mapping[str, Layer], wanted: Changes) -> Changes:
-    """Drop from ``wanted`` what is already so."""
+    """Return the changes in ``wanted`` that change the version of a resource."""
     changes: Changes = {}
     for type_url, names in wanted.items():
         layer = own.get(type_url)

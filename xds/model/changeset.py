@@ -1,4 +1,4 @@
-"""A change to what is served: applied whole, or rejected whole. It does not know where changes come from."""
+"""Changesets: changes of resources and groups that are applied or rejected as a whole."""
 
 from dataclasses import dataclass, field
 
@@ -8,30 +8,30 @@ from xds.model.resource import Resource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changeset:
-    """Upserts and removals, and optionally new group rules, that take effect together at one revision.
-
-    ``upserts`` maps a group to its resources; ``removals`` maps a group to (type URL, name) pairs. With ``replace``,
-    the upserts are all that every group has from then on: whatever else is served is removed.
-    ``groups`` of None leaves the rules as they are. ``gone`` are groups that are no more, with all that they have.
-    """
+    """Upserts and removals, and optionally new group rules, that take effect together at one revision."""
 
     upserts: dict[str, tuple[Resource, ...]] = field(default_factory=dict)
+    """Group to its new and changed resources."""
     removals: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Group to the (type URL, name) pairs of the resources to remove."""
     groups: GroupTable | None = None
+    """The new groups and rules; None for no change."""
     replace: bool = False
+    """Remove all resources, of every group, that are not in ``upserts``."""
     gone: tuple[str, ...] = ()
+    """Groups to remove with all their resources."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What a changeset did: the revision it made (unchanged if it changed nothing) and the names that changed.
-
-    ``changed`` maps a group, descendants by ``extends`` included, to type URL to the names and aliases whose content or
-    existence changed for nodes of that group.
-    """
+    """The result of a changeset."""
 
     revision: int
+    """The revision after the changeset; the same as before if nothing changed."""
     changed: dict[str, dict[str, frozenset[str]]]
+    """Group to type URL to the names and aliases that were added, changed or removed for the nodes of the group. Groups
+    that inherit the change by ``extends`` are included."""
     regrouped: bool = False
+    """Groups or rules changed."""
     effect: Changeset | None = field(default=None, compare=False)
-    """The changeset less what was so already, for whoever follows; None if nothing changed."""
+    """The changeset without what was already in effect, for replicas; None if nothing changed."""

@@ -1,7 +1,7 @@
-"""Whether what resources refer to is there. It does not know how a change is applied.
+"""Checks that the resources which others refer to exist.
 
 A snapshot is consistent when every cluster's EDS name, every listener's route name, every route's clusters and every
-SDS name is served to the same node. What resources refer to inline, or get from elsewhere, is not a reference.
+SDS name is served to the same node. Inline resources, and those from another config source, are not references.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -14,11 +14,11 @@ from xds.model.snapshot import Snapshot
 from xds.model.types import short_name
 
 NAMES_SEARCHED_MAX = 2_000
-"""Up to so many names, the closest one to a missing name is sought and suggested."""
+"""Maximum names of a type for which the closest name to a missing one is suggested."""
 
 
 class Referrers:
-    """Who names whom, within one group's own resources: asked when something is removed. O(1) per reference."""
+    """An index of one group's own resources by the resources that they refer to. O(1) per reference."""
 
     __slots__ = ("_by_target",)
 
@@ -26,12 +26,12 @@ class Referrers:
         self._by_target: dict[tuple[str, str], set[tuple[str, str]]] = {}
 
     def add(self, resource: Resource) -> None:
-        """Note all that the resource refers to."""
+        """Add the references of a resource."""
         for target in _targets(resource):
             self._by_target.setdefault(target, set()).add((resource.type_url, resource.name))
 
     def discard(self, resource: Resource) -> None:
-        """Forget all that the resource refers to."""
+        """Remove the references of a resource."""
         for target in _targets(resource):
             referrers = self._by_target[target]
             referrers.discard((resource.type_url, resource.name))
@@ -39,7 +39,7 @@ class Referrers:
                 del self._by_target[target]
 
     def of(self, type_url: str, name: str) -> Set[tuple[str, str]]:
-        """Return (type URL, name) of the group's resources that refer to this one."""
+        """Return (type URL, name) of the group's resources that refer to a resource."""
         return self._by_target.get((type_url, name), frozenset())
 
 
@@ -54,9 +54,9 @@ def dangling(
     external: tuple[str, ...],
     source_of: Callable[[Resource], str],
 ) -> list[Problem]:
-    """Return a problem for every reference that ``changed`` leaves without its target. O(changed).
+    """Return a problem for every reference that dangles after the changes in ``changed``. O(changed).
 
-    ``source_of`` says where a resource stands now: one of equal content may have been read from elsewhere since.
+    ``source_of`` returns the source of a resource, which may have changed while its content did not.
     """
     suspects: dict[tuple[str, str], Resource] = {}
     lookups = tuple(referrers)

@@ -1,4 +1,4 @@
-"""Which nodes get the same view: rules over node id, cluster, locality and metadata. It does not know resources."""
+"""Groups of nodes, and the rules that assign nodes to them by id, cluster, locality and metadata."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ DEFAULT_GROUP = "default"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locality:
-    """Where a node runs, as its bootstrap says."""
+    """The locality of a node, from its bootstrap."""
 
     region: str = ""
     zone: str = ""
@@ -19,7 +19,7 @@ class Locality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A sidecar, as the ``node`` of its first request describes it (``envoy.config.core.v3.Node``)."""
+    """A client, described by the ``node`` of its first request (``envoy.config.core.v3.Node``)."""
 
     id: str
     cluster: str = ""
@@ -30,9 +30,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Take a node into ``group`` if everything given matches. Patterns are globs (``*``, ``?``, ``[a-z]``).
+    """Assigns a node to ``group`` if all patterns match. Patterns are globs (``*``, ``?``, ``[a-z]``).
 
-    ``metadata`` maps a dotted path (``labels.stage``; keys may have dots too) to a glob over the value's text
+    ``metadata`` maps a dotted path (``labels.stage``; keys may contain dots) to a glob for the value's text
     (``true``, ``3``, ``prod``).
     """
 
@@ -64,7 +64,7 @@ def _metadata_matches(metadata: Mapping[str, Any], path: str, pattern: str) -> b
 
 
 def _metadata_values(metadata: Any, path: str) -> Iterator[Any]:
-    """Yield what a dotted path may mean: keys have dots too, as Kubernetes' labels (``app.kubernetes.io/name``) do."""
+    """Yield the values at a dotted path. Keys may contain dots, as Kubernetes labels do (``app.kubernetes.io/name``)."""
     if not isinstance(metadata, Mapping):
         return
     if path in metadata:
@@ -84,23 +84,26 @@ def _metadata_text(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupTable:
-    """The groups' rules (first match wins), what each extends, and what may be named without being served.
+    """The groups, their inheritance, and the rules that assign nodes to them.
 
-    With no rules, a node belongs to the group named like its ``cluster`` if there is one, else to ``default``; with
-    rules, a node that none takes belongs to ``default``, or to none if ``deny_unmatched``.
-    ``external`` holds globs over ``type/name`` (``clusters/passthrough``) of what Envoys get from elsewhere, as from
-    their own bootstrap: a reference to such a name is never dangling.
-    ``names`` are groups that exist even while they have no resources, rules or base. ``kept`` are those of them that a
-    directory keeps, and ``rules_kept`` says whether it keeps the rules too: nobody else may change those.
+    Without rules, a node belongs to the group with the name of its ``cluster`` if there is one, else to ``default``.
+    With rules, the first rule that matches decides; a node that no rule matches belongs to ``default``.
     """
 
     rules: tuple[Rule, ...] = ()
     extends: Mapping[str, str] = field(default_factory=dict)
+    """Group to the group that it inherits resources from."""
     deny_unmatched: bool = False
+    """Refuse nodes that would belong to ``default`` only because nothing else matches."""
     external: tuple[str, ...] = ()
+    """Globs for ``type/name`` (``clusters/passthrough``) of resources that Envoys get from elsewhere, as from their
+    bootstrap. References to them are never dangling."""
     names: tuple[str, ...] = ()
+    """Groups that exist even without resources, rules or a base."""
     kept: tuple[str, ...] = ()
+    """The groups in ``names`` that a directory owns: only the directory may change them."""
     rules_kept: bool = False
+    """Whether a directory owns the rules."""
 
     def group_of(self, node: Node, known: Mapping[str, object]) -> str | None:
         """Return the node's group among the ``known`` ones, or None if no group takes it."""
@@ -114,7 +117,7 @@ class GroupTable:
         return None if self.deny_unmatched else DEFAULT_GROUP
 
     def lineage(self, group: str) -> tuple[str, ...]:
-        """Return the group and what it extends, nearest first. Raises ValueError where that runs in a circle."""
+        """Return the group and the groups that it extends, nearest first. Raises ValueError for a cycle."""
         line = [group]
         while (base := self.extends.get(line[-1])) is not None:
             if base in line:

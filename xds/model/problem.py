@@ -1,13 +1,13 @@
-"""What is wrong with a change, said so that its author can mend it. It does not know where changes come from."""
+"""Problems of a changeset, with what its author needs to fix them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that keeps a changeset from being applied.
+    """One reason why a changeset is rejected.
 
-    ``what`` says what is wrong and ``hint`` what would be right; the rest says where. ``line`` counts from 1.
+    ``what`` describes the problem and ``hint`` how to fix it; the other fields locate it. ``line`` counts from 1.
     ``resource`` reads ``clusters/web``; ``field`` is a path in Envoy's JSON (``load_assignment.endpoints[0]``).
     """
 
@@ -27,13 +27,13 @@ class Problem:
 
 
 def place_of(source: str) -> tuple[str, int]:
-    """Return the file and line that a resource's ``source`` names; line 0 if it names none."""
+    """Return the file and line of a resource's ``source``; line 0 if it has none."""
     file, colon, line = source.rpartition(":")
     return (file, int(line)) if colon and line.isdecimal() else (source, 0)
 
 
 class ChangesetRejectedError(Exception):
-    """A changeset has problems, so nothing of it was applied. ``problems`` lists all of them, in order of place."""
+    """A changeset was rejected, and nothing of it applied. ``problems`` lists all of its problems."""
 
     def __init__(self, problems: "tuple[Problem, ...] | list[Problem]") -> None:
         self.problems = tuple(problems)

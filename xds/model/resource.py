@@ -1,4 +1,4 @@
-"""One resource: encoded once when it enters, then only copied. It does not know groups, snapshots or streams."""
+"""One resource: encoded once when it is pushed or read, then only copied."""
 
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
@@ -9,7 +9,7 @@ from xds.model.types import short_name
 
 
 class Reference(NamedTuple):
-    """That a resource names another one, which must then exist: ``field`` is where the name stands."""
+    """A reference to another resource, which must exist. ``field`` is the path of the field with the name."""
 
     type_url: str
     name: str
@@ -21,9 +21,9 @@ C = TypeVar("C")
 
 @dataclass_transform(eq_default=False, kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 def _record(cls: type[C]) -> type[C]:
-    """Make a dataclass whose instances stay as they are, which the type checker holds.
+    """Make a dataclass that the type checker treats as frozen.
 
-    A frozen dataclass would hold it at run time, at the price of two thirds of what making one takes then.
+    It is not frozen at run time: a frozen instance takes three times as long to make.
     """
     return dataclass(slots=True, eq=False, kw_only=True, weakref_slot=True)(cls)
 
@@ -36,8 +36,8 @@ class Resource:
     on every replica. ``encoded`` is the wire form of ``envoy.service.discovery.v3.Resource``, as delta xDS sends it;
     ``encoded[body_start:]`` up to ``body_end`` is the ``google.protobuf.Any`` within, as SotW sends it. ``heartbeat``
     is the same message without its body, set only when the resource has a TTL.
-    ``labelled`` says that the version is its author's own, which may come again with other content.
-    ``source`` says where it was written (``file:line``), for error messages.
+    ``labelled``: the version was given by the author, who may use it again for other content.
+    ``source`` is where the resource was read from (``file:line``), for error messages.
     """
 
     type_url: str
@@ -53,15 +53,15 @@ class Resource:
     labelled: bool = False
     source: str = ""
     fingerprint: int = field(init=False)
-    """64 bits over name and version; a set of resources is told apart by the sum of theirs, modulo 2**64."""
+    """A 64-bit hash of name and version. A set of resources is identified by the sum of theirs, modulo 2**64."""
 
     def __post_init__(self) -> None:
         text = f"{self.name}\0{self.version}".encode()
         made: Any = self
         made.fingerprint = int.from_bytes(blake2b(text, digest_size=8).digest())
 
-    # Tens of thousands go to each worker process at its start, and each change to all: as a dataclass does it, value by
-    # value and with named tuples, it takes three times as long.
+    # Each worker process receives tens of thousands of resources when it starts, and then every change. The pickling of
+    # dataclasses, field by field and with named tuples, takes three times as long.
     def __getstate__(self) -> tuple[Any, ...]:
         return (*_PLAIN(self), tuple(map(tuple, self.references)))
 
@@ -91,7 +91,7 @@ class Resource:
 
     @property
     def is_version_only(self) -> bool:
-        """Say whether only name and version are known: a client has it from a server that is no more."""
+        """Say whether only name and version are known: a client reported it from an earlier stream."""
         return not self.encoded
 
     def __repr__(self) -> str:

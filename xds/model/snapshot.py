@@ -1,4 +1,4 @@
-"""All that one group's nodes see at one revision. It does not know how the next one is made."""
+"""Snapshots: all resources of one group at one revision."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from xds.model.view import EmptyViews, View
 class Snapshot:
     """One group's resources of all types at one revision; immutable. Compared by identity.
 
-    ``empty`` has the views of other types, and is the same for all snapshots of a catalog.
+    ``empty`` has the views of types without resources. All snapshots of a catalog share it.
     """
 
     group: str
@@ -19,6 +19,6 @@ class Snapshot:
     empty: EmptyViews = field(default_factory=EmptyViews)
 
     def view(self, type_url: str) -> View:
-        """Return the view of a type; of one that the group has nothing of, an empty view."""
+        """Return the view of a type, an empty view if the group has no resources of the type."""
         view = self.views.get(type_url)
         return self.empty[type_url] if view is None else view

@@ -1,6 +1,6 @@
-"""The resource types this server knows something about. Any other type URL is served just the same, without ordering.
+"""The resource types with a short name or a policy. All other types of the schema are served too, without ordering.
 
-It does not know how a type is sent; that is ``xds.protocol.policy``.
+How each type is sent is in ``xds.protocol.policy``.
 """
 
 TYPE_PREFIX = "type.googleapis.com/"
@@ -28,18 +28,18 @@ SHORT_NAMES: dict[str, str] = {
     "extensions": EXTENSION_CONFIG,
     "locality-endpoints": LOCALITY_ENDPOINTS,
 }
-"""Short name to type URL, as operators write and read them."""
+"""Short name, for operators, to type URL."""
 
 _SHORT_OF = {type_url: short for short, type_url in SHORT_NAMES.items()}
 
 
 def short_name(type_url: str) -> str:
-    """Return the operator's word for a type URL (``clusters``), or its message name when it has none."""
+    """Return the short name of a type URL (``clusters``), or its message name if it has none."""
     return _SHORT_OF.get(type_url) or type_url.removeprefix(TYPE_PREFIX)
 
 
 def type_url_of(word: str) -> str:
-    """Return the type URL that a short name, a message name or a type URL stands for."""
+    """Return the type URL for a short name, a message name or a type URL."""
     if word in SHORT_NAMES:
         return SHORT_NAMES[word]
     return word if word.startswith(TYPE_PREFIX) else TYPE_PREFIX + word

@@ -1,9 +1,8 @@
-"""What one group's nodes see of one resource type at one revision, and what changed between two of those.
+"""Views: the resources of one type that a group's nodes see at one revision, and the changes between two views.
 
-A view is immutable and shares its structure with the views before and after it, so that a stream can hold on to "all
-that it was sent" for the price of one reference. It does not know streams, nor how views come about.
-
-Reading: a hash-trie lookup per layer. Diff: O(changed since the older view), by the revision logs.
+A view is immutable and shares its structure with earlier and later views, so that a stream can keep all resources that
+it was sent by one reference. A lookup costs one hash-trie lookup per layer, a comparison with an older view O(changed
+since then), by the revision logs.
 """
 
 from collections import OrderedDict
@@ -16,14 +15,15 @@ from immutables import Map
 from xds.model.resource import Resource
 
 TOMBSTONES_MAX = 10_000
+"""Maximum removed names in a revision log."""
 FINGERPRINT_MASK = (1 << 64) - 1
 
 
 class RevisionLog:
-    """Names in the order of the revision that last changed them, removed ones included, newest last.
+    """Names, removed ones included, in the order of the revision that last changed them, newest last.
 
-    It grows to the number of resources plus ``tombstones_max``; then the oldest entries are forgotten, and a question
-    about an older revision is answered by None: "compare everything".
+    The log has at most the number of resources plus ``tombstones_max`` entries, beyond which the oldest are dropped.
+    ``since`` returns None for revisions before the dropped entries: compare all names instead.
     """
 
     __slots__ = ("_floor", "_order", "_tombstones_max")
@@ -37,14 +37,14 @@ class RevisionLog:
         return len(self._order)
 
     def record(self, name: str, revision: int, *, live: int) -> None:
-        """Note that ``revision`` changed ``name``; ``live`` is how many resources there are after it."""
+        """Record that ``revision`` changed ``name``. ``live`` is the number of resources after it."""
         self._order[name] = revision
         self._order.move_to_end(name)
         while len(self._order) > live + self._tombstones_max:
             _, self._floor = self._order.popitem(last=False)
 
     def since(self, revision: int) -> list[str] | None:
-        """Return the names changed after ``revision``, newest first, or None if that is too long ago to know."""
+        """Return the names changed after ``revision``, newest first, or None if the log does not reach back to it."""
         if revision < self._floor:
             return None
         names = []
@@ -57,7 +57,7 @@ class RevisionLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One group's own resources of one type at one revision. ``log`` is shared with the layer's other revisions."""
+    """A group's own resources of one type at one revision. All revisions of a layer share ``log``."""
 
     resources: Map[str, Resource]
     revision: int
@@ -66,7 +66,7 @@ class Layer:
     aliases: Map[str, tuple[str, ...]] = Map()  # noqa: RUF009 - immutable
 
     def replaced(self, changes: dict[str, Resource | None], revision: int) -> "Layer":
-        """Return the layer after ``changes`` (None removes). The log is not touched: see ``commit``."""
+        """Return the layer after ``changes`` (None removes). ``Catalog._commit`` updates the log."""
         resources, timed, aliases = self.resources.mutate(), self.timed, self.aliases
         for name, resource in changes.items():
             before = self.resources.get(name)
@@ -88,7 +88,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """All resources of one type that one group's nodes see at one revision: the group's own over those it extends.
+    """All resources of one type that a group's nodes see at one revision: its own, and those of the groups it extends.
 
     ``layers`` run from the nearest group to its farthest base. ``fingerprint`` is the sum of the resources'
     fingerprints: equal content, equal number, on every replica.
@@ -109,7 +109,7 @@ class View:
     def named_by(self, alias: str) -> Resource | None:
         """Return the resource that has this alias, or None (xDS: resource aliases, as VHDS uses them).
 
-        Of several in a layer, the first by name has it.
+        If several resources of a layer have the alias, the first by name is returned.
         """
         for layer in self.layers:
             for name in layer.aliases.get(alias, ()):
@@ -119,7 +119,7 @@ class View:
         return None
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names, each once, in no particular order."""
+        """Iterate over the names, in no particular order."""
         if len(self.layers) == 1:
             return iter(self.layers[0].resources)
         return iter(set(chain.from_iterable(layer.resources for layer in self.layers)))
@@ -129,7 +129,7 @@ class View:
 
     @property
     def timed(self) -> dict[str, float]:
-        """The names that have a TTL, and their TTL in seconds."""
+        """The names of resources with a TTL, to the TTL in seconds."""
         names = chain.from_iterable(layer.timed for layer in self.layers)
         found = {name: self.get(name) for name in names}
         return {name: r.ttl_s for name, r in found.items() if r is not None and r.ttl_s is not None}
@@ -141,7 +141,7 @@ class View:
 
 
 class EmptyViews(dict[str, View]):
-    """Views of types that have nothing in them, made when asked for: one of a type, so that streams can share it."""
+    """Empty views, made on demand. There is one per type, so that streams can share it."""
 
     def __missing__(self, type_url: str) -> View:
         view = self[type_url] = View(type_url, (), 0)
@@ -149,14 +149,14 @@ class EmptyViews(dict[str, View]):
 
 
 def fingerprint_of(view: View) -> int:
-    """Sum up the fingerprints of all resources. O(all); a change adjusts the sum instead."""
+    """Return the sum of all resources' fingerprints. O(all); changes adjust the sum instead."""
     return sum(r.fingerprint for r in map(view.get, view) if r is not None) & FINGERPRINT_MASK
 
 
 def may_differ(old: View, new: View) -> list[str]:
-    """Return names among which are all that differ between two views, each once.
+    """Return names that include all that differ between two views, each once.
 
-    O(changed) where both views are of one lineage and the log reaches back, else every name of both.
+    O(changed) if both views have the same lineage and the logs reach back, else all names of both views.
     """
     if old is new:
         return []

@@ -1,1 +1,1 @@
-"""HOW it is served: subscriptions, streams, ordering. Pure: no asyncio, no sockets, no clock; time is passed in."""
+"""How resources are served: subscriptions, streams, ordering. Pure: no asyncio, sockets or clock; time is passed in."""

@@ -1,9 +1,9 @@
-"""All streams of a server, between the catalog and the transports: bytes of requests in, bytes of responses out.
+"""All streams of a process: bytes of requests in, bytes of responses out.
 
-A transport calls ``receive`` with what a stream sent, then ``poll`` for each stream of ``take_ready`` until that stream
-has nothing more to say, or can't take more: then it polls again once it can. Nothing is queued in between. ``now`` is
-in seconds, on any clock that only goes forward. Here is what is not a value: who is connected, what is remembered of
-nodes, when to look again, what was counted.
+A transport calls ``receive`` with each request. For each stream in ``take_ready`` it then calls ``poll`` until the
+stream has no more messages, or cannot take more; in that case it polls again once the stream can. No response is queued
+in between. ``now`` is in seconds, on any monotonic clock. The hub holds the mutable state of the protocol: the
+connected streams, the node history, the timers and the counters.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -47,19 +47,19 @@ from xds.protocol.steps import NO_HISTORY, History, Steps
 from xds.protocol.type_state import Kind, Rejection
 
 TICKS_S = 4
-"""The coarse clock's ticks a second: streams that are sent the same within one of them stand alike."""
+"""Ticks of the coarse clock per second. Streams that are sent the same within one tick share a client state."""
 
 
 def is_sparse(table: Mapping[Stream, object]) -> bool:
-    """Say whether a table has room for many more than are in it: dictionaries keep what their most took."""
+    """Say whether a table takes much more memory than its entries need: dictionaries do not shrink."""
     return getsizeof(table) > 10_000 + 400 * len(table)
 
 
 class Hub:
-    """The streams and what they are owed.
+    """The streams of a process, and the responses to them.
 
-    ``knows_type`` says whether a type URL is in the schema; other types are refused. ``share`` is called with what
-    other hubs must know about nodes that may reconnect to them; they take it in with ``remember``.
+    ``knows_type`` says whether a type URL is in the schema; other types are refused. ``share`` is called with each
+    entry of the node history, to be passed to ``remember`` of the hubs of other processes.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Hub:
         share: Share = share_with_nobody,
     ) -> None:
         self._snapshots = dict(catalog.snapshots)
-        """What streams are brought to: the catalog's, as far as published. Between the two, order would be lost."""
+        """The published snapshots, to which streams are updated. The catalog may already have newer ones."""
         self._catalog = catalog
         self._ordering = ordering or Ordering()
         self._limits = limits or Limits()
@@ -85,7 +85,7 @@ class Hub:
         self._client_states = ClientStates(self._ordering)
         self._steps = Steps(rules, self._client_states, self._limits, knows_type)
         self._starts: dict[tuple[str, Variant, bool], ClientState] = {}
-        """By group, variant and whether it is gRPC's client: where a client stands that has said nothing yet."""
+        """Group, variant and whether it is gRPC's client, to the initial client state."""
         self.step_cache = step_cache or StepCache()
         self._large = LargeRequests()
         self._watchers = WatchTable()
@@ -110,7 +110,7 @@ class Hub:
 
     @property
     def counters(self) -> Counters:
-        """Totals since the start."""
+        """Totals since the process started."""
         self._count_cohort()
         return self._counters
 
@@ -120,23 +120,23 @@ class Hub:
         return self._streams
 
     def snapshot(self, group: str) -> Snapshot:
-        """Return the snapshot that a group's streams are brought to."""
+        """Return the snapshot that a group's streams are updated to."""
         return self._snapshots[group]
 
     def remember(self, entry: HistoryEntry) -> None:
-        """Take in what happened to a node on a stream of another hub."""
+        """Add an entry of the node history from the hub of another process."""
         self._nacked.remember(entry)
         self._draining.remember(entry)
 
     def open(self, variant: Variant, *, type_url: str = "", connection: str = "") -> Stream:
-        """Take in a new stream: aggregated, or of one type. ``connection`` tells which streams share one."""
+        """Open a stream: aggregated, or with ``type_url`` of one type. ``connection`` identifies its connection."""
         stream = Stream(variant, type_url, connection)
         self._streams[stream] = None
         self._counters.streams_opened += 1
         return stream
 
     def close(self, stream: Stream) -> None:
-        """Forget a stream that ended, however it did."""
+        """Remove a stream that ended, for whatever reason."""
         if stream not in self._streams:
             return
         del self._streams[stream]
@@ -159,9 +159,9 @@ class Hub:
     # --- Requests ----------------------------------------------------------------------------------------------------
 
     def receive(self, stream: Stream, data: bytes, now: float) -> int:
-        """Take one request; return how many names were looked through because it changes a subscription.
+        """Apply one request; return how many names were looked at if it changes a subscription, else 0.
 
-        Raises StreamRefusedError when it can't be served; the stream is then to be ended.
+        Raises StreamRefusedError if the request is invalid; the transport must then end the stream.
         """
         if self.take_ack(stream, data):
             return 0
@@ -175,7 +175,10 @@ class Hub:
             raise
 
     def take_ack(self, stream: Stream, data: bytes) -> bool:
-        """Take a request, if it is known as a mere ACK here and nothing follows from it; else it is to be received."""
+        """Apply a request if it is a cached plain ACK after which nothing is sent; else return False.
+
+        Returns always False while this process has NACKed names of any node.
+        """
         session = stream.session
         if session is None or session.marks or self._nacked_by_node:
             return False
@@ -206,7 +209,7 @@ class Hub:
             about = decode(stream.variant, data[start:end])
         else:
             whole = about = decode(stream.variant, data)
-            plain = b"" if about.HasField("node") else plain  # another encoder's: its node is anywhere
+            plain = b"" if about.HasField("node") else plain  # not written in field order: the node is somewhere in it
         if session is None or end or about.HasField("node"):
             session = self._sessions.of(stream, about, len(data), now, self._snapshots, self._start)
             if end:
@@ -220,7 +223,7 @@ class Hub:
         return self._compute(stream, session, request, plain, len(plain) or len(data), now)
 
     def _compute(self, stream: Stream, session: Session, request: Request, plain: bytes, size: int, now: float) -> int:
-        """Take a request that is not remembered; ``plain`` is what it is to be known by, if not empty."""
+        """Compute and apply the step of a request. It is cached under ``plain`` unless that is empty."""
         before, source, context = session.client_state, stream.source, self._context(session, now)
         kind, is_known = self._steps.kind(before, source, request)
         if is_known:
@@ -233,15 +236,15 @@ class Hub:
             if not step.marks:
                 self.step_cache.add(before, plain, step)
         if step.marks:
-            session.marks = NO_MARKS  # they are in the standing now
+            session.marks = NO_MARKS  # they are in the client state now
         names = self._take_request_step(stream, session, step, size)
         if not is_known and len(self._draining):
-            self._note_draining(session, kind)  # it stays noted: the node may be back before this stream ends
+            self._note_draining(session, kind)  # it stays recorded: the node may reconnect before this stream ends
         self._wake(session)
         return names
 
     def _cached_step(self, session: Session, plain: bytes) -> Step | None:
-        """Return the step that a client takes now by what it says, if that is known."""
+        """Return the cached step for a request, if it is valid now."""
         steps = session.client_state.steps
         step = steps.get(plain) if steps is not None and plain else None
         if step is None or (step.tick is not None and step.tick != self._soon):
@@ -251,7 +254,7 @@ class Hub:
         return None if step.effects.subscriptions and self._has_history(session) else step
 
     def _has_history(self, session: Session) -> bool:
-        """Say whether anything is known of the node from earlier streams."""
+        """Say whether the node history has entries of the node."""
         if not self._nacked_by_node and not len(self._draining):
             return False
         return self._nacked.knows(session.node) or self._draining.knows(session.node)
@@ -266,7 +269,7 @@ class Hub:
         )
 
     def _take_request_step(self, stream: Stream, session: Session, step: Step, size: int) -> int:
-        """Have a client stand where its request leads to; return how many names were looked through for that."""
+        """Apply the step of a request; return how many names were looked at."""
         self._take(session, step)
         effects = step.effects
         if effects is not NO_EFFECTS:
@@ -280,7 +283,7 @@ class Hub:
         return effects.names_scanned
 
     def _take(self, session: Session, step: Step) -> None:
-        """Have a client stand where a step leads to."""
+        """Move a client to the next state of a step."""
         after = step.after
         session.client_state = after
         after.arrivals += 1
@@ -288,7 +291,7 @@ class Hub:
             self._timers.set(session, after.next_at)
 
     def _apply(self, stream: Stream, session: Session, effects: Effects, size: int) -> None:
-        """Do what a step means beyond its client's standing."""
+        """Apply the effects of a step."""
         group = session.group
         stream.warm = stream.warm or effects.reported
         for kind, before, after in effects.subscriptions:
@@ -318,7 +321,7 @@ class Hub:
         self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
 
     def _note_draining(self, session: Session, kind: Kind) -> None:
-        """Note what a client may be using of a type: of routes, each of its per-type streams knows its own alone."""
+        """Record the draining resources of a type, merged from all streams of the session."""
         if not kind.is_routing and kind.stage is not Stage.CLUSTERS:
             return
         states = [state for state in session.client_state.types if state.type_url == kind.type_url]
@@ -331,9 +334,9 @@ class Hub:
         self._draining.note(session.node, kind.type_url, draining, names)
 
     def _check_names_bytes(self, stream: Stream, size: int) -> None:
-        """Refuse a stream whose names take too much memory, after it took a request that has names.
+        """Check the memory of a stream's names after a request with names. Raises StreamRefusedError.
 
-        They are counted only once a bound that follows from the requests' sizes is reached. Raises StreamRefusedError.
+        The names are counted only once an upper bound by the sizes of the requests exceeds the limit.
         """
         most = self._limits.names_bytes_max
         stream.names_bytes += WIRE_FACTOR * size
@@ -346,10 +349,10 @@ class Hub:
                 f"the names of this stream take {stream.names_bytes} bytes, at most {most} are kept (names_bytes_max)",
             )
 
-    # --- What steps are taken by -------------------------------------------------------------------------------------
+    # --- Inputs of steps ---------------------------------------------------------------------------------------------
 
     def advance_clock(self, now: float) -> float:
-        """Have the coarse clock tell the time, if it went forward; return its next tick."""
+        """Advance the coarse clock to ``now``; return its next tick."""
         if now < self._soon:
             return self._soon
         coarse = (now * TICKS_S) // 1 / TICKS_S
@@ -361,7 +364,7 @@ class Hub:
         return StepContext(self._snapshots[session.group], self._coarse, self._soon, now, session.marks)
 
     def _start(self, group: str, variant: Variant, is_grpc: bool) -> ClientState:
-        """Return where a client of a group stands that has said nothing yet."""
+        """Return the initial state of a client of a group."""
         key = (group, variant, is_grpc)
         start = self._starts.get(key)
         if start is None:
@@ -371,9 +374,9 @@ class Hub:
 
     # --- Changes -----------------------------------------------------------------------------------------------------
     def publish(self, applied: Applied) -> None:
-        """Have every stream that a change concerns brought up to date.
+        """Mark all streams that a change of the catalog affects, so that they are updated.
 
-        Every change of the catalog must be published, merged with others or not, before its groups are asked for.
+        Every change must be published, merged with others or not, before nodes are assigned to its new groups.
         """
         now = self._catalog.snapshots
         # A group may have vanished since, if this change is merged with a later one.
@@ -392,7 +395,7 @@ class Hub:
                 self._mark(((0, type_url),), type_url, self._watchers.affected(group, type_url, names))
 
     def _mark(self, first: Marks, type_url: str, streams: Iterable[Stream]) -> None:
-        """Have streams told of a change of a type; ``first`` is the mark of a session's first stream."""
+        """Mark a changed type on streams; ``first`` is the mark for the first stream of a session."""
         ready = self._ready
         for stream in streams:
             session = stream.session
@@ -405,9 +408,9 @@ class Hub:
                 ready.append(stream)
 
     def _regroup(self, groups: Set[str]) -> None:
-        """Put every session into the group that takes its node now; what it has too much is then removed.
+        """Move every session to the group of its node under the new rules.
 
-        ``groups`` are those that came or went.
+        Resources that the new group lacks are removed. ``groups`` are the added and removed ones.
         """
         for session, group in self._sessions.regroup(self._streams, groups):
             if group is None:
@@ -428,7 +431,7 @@ class Hub:
                     self._watchers.add(group, state.type_url, state.subscription, stream)
                 self._queue(stream)
 
-    # --- What to do next ---------------------------------------------------------------------------------------------
+    # --- Polling -----------------------------------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
@@ -436,16 +439,16 @@ class Hub:
         return bool(self._ready or self._events)
 
     def take_ready(self) -> list[Stream]:
-        """Return the streams to poll now, each once, in the order in which something happened to them."""
+        """Return the streams to poll now, each once, in the order in which they became ready."""
         ready, self._ready = self._ready, []
         for stream in ready:
             stream.queued = False
         return [stream for stream in ready if stream in self._streams]
 
     def poll(self, stream: Stream, now: float) -> Part | None:
-        """Return the next message for a stream that can take one, or None until it is ready again.
+        """Return the next message of a stream, or None if there is none until ``take_ready`` returns it again.
 
-        Raises StreamRefusedError when the stream is to be ended, as when no group takes its node any more.
+        Raises StreamRefusedError if the stream must be ended, as when no group takes its node any more.
         """
         if (session := stream.session) is None:
             return None
@@ -479,9 +482,9 @@ class Hub:
         return step.part
 
     def poll_cohort(self, stream: Stream) -> Part | None:
-        """Do as ``poll`` does, but only if that takes no more than giving the stream what its cohort was given.
+        """Return the stream's next message if the step to it is cached, as ``poll`` would.
 
-        None says nothing: ``poll``. The coarse clock is that of the last ``poll``, ``receive`` or ``tick``.
+        If it returns None, call ``poll``. The time is that of the last ``poll``, ``receive`` or ``tick``.
         """
         session = stream.session
         if session is None or stream.refusal is not None:
@@ -505,13 +508,13 @@ class Hub:
         return part
 
     def _count_cohort(self) -> None:
-        """Count the deliveries of one part to a cohort: one by one that would cost as much as they do."""
+        """Count the deliveries of one part to a cohort at once: counting each would cost as much as the delivery."""
         if self._cohort_part is not None:
             self._counters.count(self._cohort_part, self._cohort_deliveries)
         self._cohort_deliveries, self._cohort_part = 0, None
 
     def evict_idle(self) -> None:
-        """Forget of what is kept for the next client what nobody has asked for lately. To be called now and then."""
+        """Drop cache entries that were not used recently. To be called regularly."""
         self._large.evict_idle()
         self.step_cache.evict_idle()
         self.response_cache.evict_idle()
@@ -520,11 +523,11 @@ class Hub:
 
     @property
     def next_tick(self) -> float:
-        """When to call ``tick`` next: infinity for never."""
+        """When to call ``tick`` next, NEVER if no timer is set."""
         return self._timers.next
 
     def tick(self, now: float) -> None:
-        """Look at all that was to happen by ``now``."""
+        """Apply the timeouts that have passed by ``now``."""
         self.advance_clock(now)
         for session, at in self._timers.due(now):
             if not session.streams:
@@ -544,19 +547,19 @@ class Hub:
                 self._timers.set(session, step.after.next_at)
 
     def take_events(self) -> list[Event]:
-        """Return what happened since the last call that an operator may have to know."""
+        """Return the events since the last call, for operators."""
         events = self._events[:]
         self._events.clear()
         return events
 
     def _queue(self, stream: Stream) -> None:
-        """Have the stream polled for whatever there is."""
+        """Mark the stream as ready to poll."""
         if not stream.queued:
             stream.queued = True
             self._ready.append(stream)
 
     def _wake(self, session: Session, polled: Stream | None = None) -> None:
-        """Have the session's other streams polled, which may have waited for what just happened."""
+        """Mark the session's other streams as ready if they have something to send."""
         if len(session.streams) == 1:
             return
         waiting = {state.kind.slot for state in session.client_state.types if state.dirty or state.remaining}

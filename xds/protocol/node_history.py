@@ -1,12 +1,12 @@
-"""What is remembered of a node after its stream ends, and shared with the other processes on the port.
+"""Node history: what is kept of a node after its stream ends, and shared with the other processes on the port.
 
-After a NACK the versions that a node reports can't be trusted (``NackedNames``): Envoy may have applied any part of the
-rejected response, and ``initial_resource_versions`` names neither what it took nor what it lost. A name is NACKed
-from its NACK to the ACK of a response that contains it.
+``NackedNames``: after a NACK the versions that a node reports are not reliable. Envoy may have applied any part of the
+rejected response, and ``initial_resource_versions`` contains neither the resources that it applied nor those that it
+lost. A name stays NACKed until the ACK of a response that contains it.
 
-After its stream a node may go on using older versions that it drains (``DrainingNodes``) without reporting them. What a
-listener uses is noted as soon as the listener begins to drain, not when the stream ends: a node may be back, on any
-process, before its dead stream is noticed.
+``DrainingNodes``: after its stream a node may still use older versions, which it does not report. They are recorded as
+soon as a listener starts to drain, not when the stream ends: a node may reconnect, to any process, before the end of
+its old stream is noticed.
 """
 
 from collections import OrderedDict
@@ -34,35 +34,35 @@ from xds.protocol.type_state import TypeState
 # --- Entries ---------------------------------------------------------------------------------------------------------
 
 NodeKey = tuple[str, str]
-"""A node's cluster and id, or what stands for them where they are long."""
+"""A node's cluster and id; long ones are shortened with a digest."""
 KEY_CHARS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
-    """Something that happened to a node's trust, of one type: names it rejected, or accepted after all.
-
-    ``draining`` is what it may still be using, None if that did not change; empty if what was noted is over. Times in
-    it are of the machine's monotonic clock. It is taken ``instead`` of what was noted, or together with it.
-    """
+    """One change of the history of a node and type, as processes share it."""
 
     node: NodeKey
     type_url: str
     rejected: NameSet = NO_NAMES
+    """Names that the node rejected."""
     accepted: NameSet = NO_NAMES
+    """NACKed names that the node accepted."""
     draining: Draining | None = None
+    """Older versions that the node may use, with times of the machine's monotonic clock; None for no change."""
     replaces: bool = False
+    """``draining`` replaces what was recorded before, instead of being added to it."""
 
 
 Share = Callable[[HistoryEntry], None]
 
 
 def share_with_nobody(entry: HistoryEntry) -> None:
-    """Keep it to oneself: there is one process only."""
+    """Share nothing, for a single process."""
 
 
 def node_key(node: Node) -> NodeKey:
-    """Return what a node is remembered by. Of names above ``KEY_CHARS_MAX``, the rest is replaced by a digest."""
+    """Return the key of a node. Of a cluster or id above ``KEY_CHARS_MAX``, the rest is replaced by a digest."""
     return _short(node.cluster), _short(node.id)
 
 
@@ -75,14 +75,14 @@ def _short(name: str) -> str:
 # --- NACKed names ----------------------------------------------------------------------------------------------------
 
 NODE_BYTES = 1_000
-"""About what a node takes beside its names: its key, and a dict by type."""
+"""Approximate bytes of a node beside its names: its key and its dict of types."""
 
 
 class NackedNames:
-    """Names by node and type: of ``nodes_max`` nodes and ``bytes_max`` bytes at most, the longest unseen go first.
+    """NACKed names by node and type, of at most ``nodes_max`` nodes and ``bytes_max`` bytes.
 
-    Nodes that rejected the same share one set, which counts once. ``share`` is called with everything but what is
-    taken in by ``remember``.
+    The nodes whose last NACK is oldest are evicted first. Nodes that rejected the same names share one set, which
+    counts once. ``share`` is called with each entry that does not come from ``remember``.
     """
 
     __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_sets", "_share", "_users")
@@ -97,13 +97,13 @@ class NackedNames:
         self._share = share
 
     def add(self, node: Node, type_url: str, names: NameSet) -> None:
-        """Take in names that the node rejected."""
+        """Add names that the node rejected."""
         entry = HistoryEntry(node=node_key(node), type_url=type_url, rejected=names)
         self.remember(entry)
         self._share(entry)
 
     def accept(self, node: Node, type_url: str, names: NameSet) -> None:
-        """Forget names that the node accepted: all of the type, if none are given."""
+        """Remove names that the node accepted; an empty set means all names of the type."""
         known = self.of(node, type_url)
         accepted = known.intersection(names) if names else known
         if accepted:
@@ -112,7 +112,7 @@ class NackedNames:
             self._share(entry)
 
     def remember(self, entry: HistoryEntry) -> None:
-        """Take in what happened to a node, here or elsewhere."""
+        """Apply an entry of this or another process."""
         if not entry.rejected and entry.node not in self._by_node:
             return
         by_type = self._by_node.get(entry.node)
@@ -153,44 +153,45 @@ class NackedNames:
         self._bytes -= NODE_BYTES
 
     def of(self, node: Node, type_url: str) -> NameSet:
-        """Return the names of a type that the node rejected."""
+        """Return the NACKed names of a node and type."""
         by_type = self._by_node.get(node_key(node))
         return by_type.get(type_url, NO_NAMES) if by_type is not None else NO_NAMES
 
     def knows(self, node: Node) -> bool:
-        """Say whether a node rejected anything."""
+        """Say whether a node has NACKed names."""
         return node_key(node) in self._by_node
 
     def entries(self) -> Iterator[HistoryEntry]:
-        """Iterate over all there is, for a process that knows nothing yet, the longest unseen first."""
+        """Iterate over all entries, the oldest node first, for a new process."""
         for node, by_type in self._by_node.items():
             for type_url, names in by_type.items():
                 yield HistoryEntry(node=node, type_url=type_url, rejected=names)
 
     @property
     def by_node(self) -> Mapping[NodeKey, Mapping[str, NameSet]]:
-        """The names that were rejected, by node and by type."""
+        """NACKed names by node and type."""
         return self._by_node
 
     @property
     def bytes_kept(self) -> int:
-        """About what all of it takes in memory."""
+        """Approximate bytes of all entries."""
         return self._bytes
 
 
 # --- Draining resources ----------------------------------------------------------------------------------------------
 
 ANY_CLUSTER: Draining = Map({"": ((None, NEVER),)})
-"""What an Envoy may be using whose clusters warm: nobody knows which, until it asks for them."""
+"""Recorded for the clusters of an Envoy that may be warming: it may use any cluster until it subscribes to clusters."""
 VERSION_BYTES = 300
-"""About what a version takes: its name, its set of clusters, a time."""
+"""Approximate bytes of a version: its name, its set of clusters, its time."""
 CLUSTER_BYTES = 100
 
 
 class DrainingNodes:
-    """Older versions by node and type: of so many nodes and bytes at most, the longest unseen go first.
+    """Draining resources by node and type, of at most ``nodes_max`` nodes and ``bytes_max`` bytes.
 
-    ``share`` is called with everything but what is taken in by ``remember``.
+    The nodes whose last change is oldest are evicted first. ``share`` is called with each entry that does not come from
+    ``remember``.
     """
 
     __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_share")
@@ -203,9 +204,9 @@ class DrainingNodes:
         self._share = share
 
     def note(self, node: Node, type_url: str, draining: Draining, names: Collection[str] | None = None) -> None:
-        """Take in what a node may be using of a type, by what its streams say together.
+        """Record the draining resources of a node and type, replacing those recorded before.
 
-        ``names``: they say so of these alone, as other streams of the node may have asked for further ones.
+        ``names``: replace only the resources with these names, as other sessions of the node may have others.
         """
         noted = self.of(node, type_url)
         left = merge_draining(NOTHING_DRAINS if names is None else without_draining(noted, names), draining)
@@ -213,11 +214,11 @@ class DrainingNodes:
             self._remember_and_share(HistoryEntry(node=node_key(node), type_url=type_url, draining=left, replaces=True))
 
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
-        """Take over what is left at the end of a stream.
+        """Record the draining resources of a type when its stream ends.
 
-        A listener whose replacement was never answered is taken to drain until ``drained_at``. Clusters that were not
-        answered, and may wait for a secret, leave their older ones in use: an Envoy that comes back while they do asks
-        for clusters last (docs/ordering.md).
+        A listener whose replacement was never answered drains until ``drained_at``. If clusters were not answered and
+        may wait for a secret, Envoy may use older versions of them, and subscribes to clusters last when it reconnects
+        (docs/ordering.md).
         """
         if state.kind.stage is Stage.CLUSTERS and any(part.has_secrets for part in state.in_flight):
             self._remember_and_share(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))
@@ -232,7 +233,7 @@ class DrainingNodes:
         self._share(entry)
 
     def remember(self, entry: HistoryEntry) -> None:
-        """Take in what a node may be using, here or elsewhere; an empty value forgets what was noted of the type."""
+        """Apply an entry of this or another process; an empty ``draining`` removes what was recorded for the type."""
         if entry.draining is None:
             return
         by_type = self._by_node.setdefault(entry.node, {})
@@ -249,27 +250,27 @@ class DrainingNodes:
             self._bytes -= sum(map(_bytes_of, oldest.values()))
 
     def of(self, node: Node, type_url: str) -> Draining:
-        """Return what a node may be using of a type."""
+        """Return the draining resources of a node and type."""
         by_type = self._by_node.get(node_key(node))
         return by_type.get(type_url, NOTHING_DRAINS) if by_type is not None else NOTHING_DRAINS
 
     def knows(self, node: Node) -> bool:
-        """Say whether a node may be using anything."""
+        """Say whether draining resources of a node are recorded."""
         return node_key(node) in self._by_node
 
     def warms(self, node: Node) -> bool:
-        """Say whether a node had clusters to answer that may wait for a secret, when its last stream ended."""
+        """Say whether a node's last stream ended with unanswered clusters that may wait for a secret."""
         return bool(self.of(node, CLUSTER))
 
     def entries(self) -> Iterator[HistoryEntry]:
-        """Iterate over all there is, for a process that knows nothing yet, the longest unseen first."""
+        """Iterate over all entries, the oldest node first, for a new process."""
         for node, by_type in self._by_node.items():
             for type_url, draining in by_type.items():
                 yield HistoryEntry(node=node, type_url=type_url, draining=draining)
 
     @property
     def bytes_kept(self) -> int:
-        """About what all of it takes in memory."""
+        """Approximate bytes of all entries."""
         return self._bytes
 
     def __len__(self) -> int:

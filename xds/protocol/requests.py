@@ -1,6 +1,6 @@
-"""Reads discovery requests: bytes, the node, and what a first or later request makes of a type's state.
+"""Reads discovery requests: decodes and checks them, and applies them to the state of their type.
 
-Only the state of the request's own type is changed here; the order of types is changed in ``steps``. Source: the xDS
+``steps`` updates the order of types. Source: the xDS
 protocol page, "Incremental xDS", "How the client specifies what resources to return", "ACK/NACK and resource type
 instance version".
 """
@@ -34,21 +34,21 @@ from xds.protocol.type_state import TypeState
 Request = DeltaDiscoveryRequest | DiscoveryRequest
 
 ERROR_DETAIL_CHARS_MAX = 4_096
-"""How much is kept of why a client rejects a response."""
+"""Maximum length of a NACK's message; the rest is dropped."""
 INITIAL_VERSION_BYTES = 400
-"""About what a resource that a client claims takes, beside its name and version."""
+"""Approximate bytes of a reported version, beside its name and version."""
 WIRE_FACTOR = 64
-"""A byte of a request holds no more than so many bytes of memory for names: those of one letter come close."""
+"""Maximum bytes of memory for names per byte of a request; names of one letter come close to it."""
 NAME_BYTES_MIN = 2
-"""What a name takes in a request, if it is empty."""
+"""Bytes of an empty name in a request."""
 DELTA_NODE_TAG, VERSION_TAG, SOTW_NODE_TAG = b"\x0a", b"\x0a", b"\x12"
-"""Of field 1 of a ``DeltaDiscoveryRequest``, and of 1 and 2 of a ``DiscoveryRequest``: encoders write in order."""
+"""The tags of field 1 of ``DeltaDiscoveryRequest`` and of fields 1 and 2 of ``DiscoveryRequest``."""
 OUTLINE_BYTES_MIN = 512 * 1024
-"""Requests of this size and above are counted before they are read."""
+"""Minimum size of the requests whose names are counted before they are decoded."""
 
 
 def decode(variant: Variant, data: bytes) -> Request:
-    """Return the request that the bytes are. Raises StreamRefusedError saying what is malformed."""
+    """Decode a request. Raises StreamRefusedError if it is malformed."""
     message: type[Request] = DeltaDiscoveryRequest if variant is Variant.DELTA else DiscoveryRequest
     try:
         return message.FromString(data)
@@ -59,9 +59,9 @@ def decode(variant: Variant, data: bytes) -> Request:
 
 
 def span_of_node(variant: Variant, data: bytes) -> tuple[int, int]:
-    """Return where in the bytes of a request its node begins and ends, if it comes first, but for a SotW version.
+    """Return the start and end of the node in a request, if the node is the first field, or follows a SotW version.
 
-    Both are 0 where there is none, or where another encoder put it elsewhere.
+    Both are 0 if there is no node, or if the encoder did not write the fields in order.
     """
     start = 0
     if variant is Variant.SOTW:
@@ -75,7 +75,7 @@ def span_of_node(variant: Variant, data: bytes) -> tuple[int, int]:
 
 
 def _end_of_field(data: bytes, start: int) -> int:
-    """Return where a field ends that has a length, 0 if it does not end within the data."""
+    """Return the end of a length-delimited field, 0 if it is not within the data."""
     size = shift = 0
     for at in range(start + 1, min(len(data), start + 6)):
         size |= (data[at] & 0x7F) << shift
@@ -87,10 +87,9 @@ def _end_of_field(data: bytes, start: int) -> int:
 
 
 def check_outline(variant: Variant, data: bytes, limits: Limits) -> None:
-    """Refuse a large request for its node's size or its number of names, before it is read.
+    """Check a large request's node size and number of names before it is decoded. Raises StreamRefusedError.
 
-    To read three million names, and their versions into a map, takes a second; to count them a twentieth of that.
-    Raises StreamRefusedError.
+    Decoding three million names with their versions takes a second, counting them a twentieth of that.
     """
     outline: DeltaDiscoveryRequestOutline | DiscoveryRequestOutline
     try:
@@ -99,20 +98,20 @@ def check_outline(variant: Variant, data: bytes, limits: Limits) -> None:
             counts = {
                 "subscribe to": len(delta.resource_names_subscribe) + len(delta.resource_locators_subscribe),
                 "unsubscribe from": len(delta.resource_names_unsubscribe) + len(delta.resource_locators_unsubscribe),
-                "claim": len(delta.initial_resource_versions),
+                "report": len(delta.initial_resource_versions),
             }
         else:
             outline = sotw = DiscoveryRequestOutline.FromString(data)
             counts = {"subscribe to": len(sotw.resource_names) + len(sotw.resource_locators)}
     except DecodeError:
-        return  # ``decode`` says what is wrong
+        return  # ``decode`` raises the error
     check_node_size(len(outline.node), limits.node_bytes_max)
     for verb, count in counts.items():
         _check_count(verb, count, "a type", limits.subscriptions_max)
 
 
 def error_of(request: Request) -> str | None:
-    """Return why the client rejects a response, None if it does not; the first ``ERROR_DETAIL_CHARS_MAX`` of it."""
+    """Return the message of a NACK, cut at ``ERROR_DETAIL_CHARS_MAX``, or None if the request is not a NACK."""
     if not request.HasField("error_detail"):
         return None
     message = request.error_detail.message or "(no message)"
@@ -122,16 +121,16 @@ def error_of(request: Request) -> str | None:
 
 
 def reports_versions(request: Request) -> bool:
-    """Say whether a first request tells of resources that the client has from an earlier stream."""
+    """Say whether a first request reports resource versions from an earlier stream."""
     if isinstance(request, DeltaDiscoveryRequest):
         return bool(request.initial_resource_versions)
     return bool(request.version_info)
 
 
 def type_of(request: Request, served: str) -> str:
-    """Return the type URL that a request is about; ``served`` is that of its stream's service, empty for any.
+    """Return the type URL of a request. ``served`` is that of a per-type service, empty on ADS.
 
-    Raises StreamRefusedError if that can't be served.
+    Raises StreamRefusedError if the stream does not serve the type.
     """
     type_url = request.type_url or served
     if not type_url:
@@ -144,7 +143,7 @@ def type_of(request: Request, served: str) -> str:
 
 
 def check_new_type(type_url: str, known: int, knows_type: Callable[[str], bool], types_max: int) -> None:
-    """Refuse a type that is not one, or one more than a stream may use. Raises StreamRefusedError."""
+    """Check a type that is new on a stream. Raises StreamRefusedError if it is unknown or one too many."""
     if not knows_type(type_url):
         raise StreamRefusedError(Status.INVALID_ARGUMENT, f"unknown type URL {type_url[:200]!r}")
     if known >= types_max:
@@ -157,7 +156,7 @@ NOWHERE = Locality()
 
 
 def check_node_size(size: int, bytes_max: int) -> None:
-    """Refuse a node of ``size`` encoded bytes, before anything of it is converted or kept, if that is too much."""
+    """Check the encoded size of a node before it is converted. Raises StreamRefusedError."""
     if size > bytes_max:
         raise StreamRefusedError(
             Status.RESOURCE_EXHAUSTED, f"the node has {size} bytes, at most {bytes_max} are taken (node_bytes_max)"
@@ -165,7 +164,7 @@ def check_node_size(size: int, bytes_max: int) -> None:
 
 
 def describe_node(wire: WireNode) -> Node:
-    """Return the node that a first request describes. Raises StreamRefusedError if that can't be read."""
+    """Convert the node of a first request. Raises StreamRefusedError if its metadata is malformed."""
     place = wire.locality
     nowhere = not (place.region or place.zone or place.sub_zone)
     return Node(
@@ -178,7 +177,7 @@ def describe_node(wire: WireNode) -> Node:
 
 
 def is_grpc(node: Node) -> bool:
-    """Say whether a node is gRPC's own xDS client, which names itself so in every language ("gRPC C-core …")."""
+    """Say whether a node is gRPC's xDS client, whose user agent starts so in every language ("gRPC C-core …")."""
     return node.user_agent.startswith("gRPC ")
 
 
@@ -192,7 +191,7 @@ def _metadata(wire: WireNode) -> dict[str, Any]:
 
 
 def same_node(node: Node, wire: WireNode) -> bool:
-    """Say whether a later request's node is the stream's. Its metadata may have changed since, its names not."""
+    """Say whether a later request has the node of its stream. Metadata may change, id and cluster may not."""
     return wire.id == node.id and wire.cluster == node.cluster
 
 
@@ -206,17 +205,17 @@ def begin_delta(
     view: View,
     nacked: frozenset[str] | None,
 ) -> TypeState:
-    """Take the first delta request of a type on a stream.
+    """Apply the first delta request of a type on a stream.
 
-    ``view`` is what the client's versions are compared with; versions of ``distrusted`` names count for nothing, and
-    none do if it is None.
+    The reported versions are compared with ``view``, except for those of ``nacked`` names; if ``nacked`` is None, all
+    reported versions are ignored.
     """
     names = _subscribed(request)
     legacy = not names and state.kind.policy.legacy_wildcard
     state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names))
     versions = request.initial_resource_versions
     if nacked is not None and (versions or nacked):
-        # Only names that do not exist are asked for: the others are sent if the client's version is not theirs.
+        # Names that do not exist must be answered; the others are sent if the client has another version.
         missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)
         return state._replace(
             response_due=state.subscription.open_ended and not versions,
@@ -224,7 +223,7 @@ def begin_delta(
             exceptions=_held_differently(state, versions, interned.initial_versions, view, nacked),
             required_names=frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None),
         )
-    # What it asks for by name is answered in any case; of the rest, it is to hear what is gone.
+    # All subscribed names are answered; of other reported names, those that do not exist are removed.
     unnamed = [name for name in versions if name not in names]
     reported = {name: interned.initial_versions.get(state.type_url, name, "") for name in unnamed}
     return state._replace(
@@ -237,14 +236,16 @@ def begin_delta(
 def _held_differently(
     state: TypeState, versions: Mapping[str, str], initial_versions: InitialVersions, view: View, nacked: frozenset[str]
 ) -> Exceptions:
-    """Return how what the client says it has differs from ``view``."""
+    """Return the exceptions from ``view`` of a client that reported ``versions``."""
     exceptions: dict[str, Resource | None] = {}
     for name in wanted(state.subscription, view):
         if name not in versions:
             exceptions[name] = None
     for name in nacked.difference(versions):
         if state.subscription.wants(name):
-            exceptions[name] = initial_versions.get(state.type_url, name, "")  # it may have it without knowing
+            exceptions[name] = initial_versions.get(
+                state.type_url, name, ""
+            )  # it may have the resource although it does not report it
     get = view.get
     for name, version in versions.items():
         resource = get(name)
@@ -256,7 +257,7 @@ def _held_differently(
 
 
 def changes_subscription(request: DeltaDiscoveryRequest) -> bool:
-    """Say whether a delta request names anything to subscribe to, or no longer."""
+    """Say whether a delta request subscribes to or unsubscribes from any name."""
     return bool(
         request.resource_names_subscribe
         or request.resource_names_unsubscribe
@@ -266,10 +267,10 @@ def changes_subscription(request: DeltaDiscoveryRequest) -> bool:
 
 
 def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interned: Interned) -> TypeState:
-    """Take a later delta request's subscription changes.
+    """Apply the subscription changes of a later delta request.
 
-    A name that is subscribed again is answered again (the page: "the server must send it"). A name that is
-    unsubscribed while the wildcard holds is answered too, so that the client knows whether it goes on having it.
+    A name that is subscribed again is sent again (xDS protocol page: "the server must send it"). A name that is
+    unsubscribed while the wildcard is subscribed is answered too, so that the client knows whether to keep it.
     """
     before, subscribe, unsubscribe = state.subscription, _subscribed(request), _unsubscribed(request)
     wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
@@ -301,10 +302,11 @@ def begin_sotw(
     response_cache: ResponseCache | None,
     nacked: frozenset[str],
 ) -> TypeState:
-    """Take the first SotW request of a type on a stream.
+    """Apply the first SotW request of a type on a stream.
 
-    Its version tells what the client has, save ``distrusted`` names: all of ``view``, which needs no answer, or what
-    that version stood for when it was sent. ``response_cache`` None: the version counts for nothing.
+    The reported version identifies the resources that the client has, except for ``nacked`` names: all of ``view``,
+    which needs no response, or those that ``response_cache`` has recorded for it. If ``response_cache`` is None, the
+    version is ignored.
     """
     names = _requested(request)
     legacy = not names and state.kind.policy.legacy_wildcard
@@ -323,7 +325,7 @@ def begin_sotw(
 
 
 def _with_nacked(state: TypeState, interned: Interned, nacked: frozenset[str]) -> TypeState:
-    """Return the state with nothing sure of some names but what was accepted: what there is of them is sent again."""
+    """Mark the versions of NACKed names as unknown, so that the resources are sent again."""
     names = [name for name in nacked if state.subscription.wants(name)]
     if not names:
         return state
@@ -337,9 +339,10 @@ def _with_nacked(state: TypeState, interned: Interned, nacked: frozenset[str]) -
 
 
 def _with_unknown_content(state: TypeState, names: Iterable[str], interned: Interned, view: View) -> TypeState:
-    """Return the state of a client that has something, nobody knows what; and may be using any of it, if it is gone.
+    """Return the state of a client that reported a version whose resources are unknown.
 
-    Listeners drain once it is told what there is; a route is used for as long as it is subscribed.
+    The client may use listeners and routes that no longer exist: such listeners drain once the client has answered the
+    first response, and such routes are used while they are subscribed.
     """
     state = state._replace(is_known=False)
     if not state.kind.is_routing:
@@ -350,10 +353,10 @@ def _with_unknown_content(state: TypeState, names: Iterable[str], interned: Inte
 
 
 def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned, *, repeated: bool) -> TypeState:
-    """Take a later SotW request's names.
+    """Apply the names of a later SotW request.
 
-    No names mean the wildcard only until names were given once. ``repeated``: the request answers a response that was
-    answered before, which is how Envoy asks for what it has again (a changed cluster's endpoints).
+    A request without names means the wildcard only until the first request with names. ``repeated``: the request
+    answers a response again, by which Envoy requests resources that it has (the endpoints of a changed cluster).
     """
     before = state.subscription
     names = _requested(request)
@@ -378,12 +381,9 @@ def _requested(request: DiscoveryRequest) -> set[str]:
 
 
 def check_size(state: TypeState, request: Request, request_bytes: int, most: int) -> None:
-    """Refuse a request that names more than ``most`` resources, or whose names would make the stream's more.
-
-    Nothing of it is taken over before. Raises StreamRefusedError.
-    """
+    """Check that a request, and the subscription after it, have at most ``most`` names. Raises StreamRefusedError."""
     if request_bytes // NAME_BYTES_MIN + max(len(state.subscription.names), len(state.required_names)) <= most:
-        return  # it has no room for so many
+        return  # too small for more names
     about = state.type_url[:200]
     if isinstance(request, DiscoveryRequest):
         _check_count("subscribe to", len(request.resource_names) + len(request.resource_locators), about, most)
@@ -394,10 +394,10 @@ def check_size(state: TypeState, request: Request, request_bytes: int, most: int
     unsubscribed = len(request.resource_names_unsubscribe) + len(request.resource_locators_unsubscribe)
     _check_count("subscribe to", subscribed, about, most)
     _check_count("unsubscribe from", unsubscribed, about, most)
-    _check_count("claim", len(request.initial_resource_versions), about, most)
+    _check_count("report", len(request.initial_resource_versions), about, most)
     adding, dropping = _subscribed(request), _unsubscribed(request)
     _check_count("subscribe to", len((state.subscription.names - dropping) | adding), about, most)
-    # Answers that are owed: what is exchanged while the wildcard holds is answered on either side.
+    # With the wildcard, subscribed and unsubscribed names are both answered.
     required_names = state.required_names.union(adding, dropping if state.subscription.wildcard else ())
     _check_count("ask for", len(required_names), about, 2 * most)
 
@@ -411,7 +411,7 @@ def _check_count(verb: str, count: int, about: str, most: int) -> None:
 
 
 def names_bytes(state: TypeState) -> int:
-    """Return about how much memory the names take that a client gave for one type. O(names)."""
+    """Return the approximate bytes of all names that a client sent for one type. O(names)."""
     reported = [resource for resource in state.exceptions.values() if resource is not None and resource.is_version_only]
     names = [resource.name for resource in reported] + [resource.version for resource in reported]
     required_bytes = bytes_of(state.required_names - state.subscription.names)

@@ -1,7 +1,7 @@
-"""Streams and the sessions they belong to, which streams watch a resource, and when to look at a session again.
+"""Streams, their sessions, the index of streams by subscription, and the timers of sessions.
 
-A session is one client: one aggregated stream, or all per-type streams of a node on one connection. It is found at the
-first request of a stream. A change costs O(changed names + streams that subscribe to them), never O(streams).
+A session is one client: one aggregated stream, or all per-type streams of a node on one connection. A stream joins its
+session with its first request. A change costs O(changed names + streams that subscribe to them), never O(streams).
 """
 
 import heapq
@@ -26,8 +26,8 @@ from xds.protocol.type_state import Kind, Rejection, TypeState
 class Session:
     """One client's streams: one aggregated stream, or all per-type streams of a node on one connection.
 
-    ``client_state`` is shared with all clients in the same state; ``marks`` are the types that have changed since and
-    that the client has not been brought up to date for.
+    ``client_state`` is shared by all clients in the same state. ``marks`` are the types with changes that the client
+    state does not have yet.
     """
 
     __slots__ = (
@@ -60,25 +60,25 @@ class Session:
         self.node = node
         self.group = group
         self.newest = newest
-        """The snapshot that it is brought to."""
+        """The snapshot that the client is updated to."""
         self.is_grpc = is_grpc
         self.per_type = per_type
         self.since = since
-        """When its first stream said who it is."""
+        """When its first stream sent the node."""
         self.client_state = client_state
         self.marks: Marks = NO_MARKS
         self.streams: list[Stream] = []
         self.slots = 0
-        """How many streams it has had."""
+        """The number of streams so far, open or not."""
         self.timer = NEVER
-        """When it is to be looked at, at the latest."""
+        """The time of the earliest timer, NEVER for none."""
         self.node_hash = 0
-        """Of the bytes that described the node, so that equal ones need not be read again."""
+        """The hash of the encoded node, so that an equal one need not be decoded again."""
         self.rejections: dict[Kind, Rejection] | None = None
         """The last rejection of each type."""
 
     def add(self, stream: "Stream") -> None:
-        """Take in a stream."""
+        """Add a stream."""
         stream.session, stream.slot = self, self.slots
         stream.source = Source(stream.variant, stream.slot, stream.type_url, self.is_grpc)
         self.slots += 1
@@ -90,7 +90,7 @@ class Session:
 
 
 class Stream:
-    """One gRPC stream. ``type_url`` is empty on an aggregated one; ``slot`` tells it from its session's others."""
+    """One gRPC stream. ``type_url`` is empty on ADS; ``slot`` is its number within the session."""
 
     __slots__ = (
         "__weakref__",
@@ -113,14 +113,14 @@ class Stream:
         self.connection = connection
         self.session: Session | None = None
         self.owner: Any = None
-        """Whose stream it is: the transport's end of it, of no account here."""
+        """The transport's object for the stream, unused here."""
         self.slot = 0
         self.source = Source(variant, 0, type_url, is_grpc=False)
         self.queued = False
         self.names_bytes = 0
-        """At most so much memory its names take (``Hub``)."""
+        """An upper bound of the memory of its names in bytes (``Hub``)."""
         self.warm = False
-        """Its client said what it has from an earlier stream: little is to be sent to it."""
+        """The client reported versions of an earlier stream, so there is little to send."""
         self.refusal: StreamRefusedError | None = None
 
     @property
@@ -130,23 +130,23 @@ class Stream:
 
     @property
     def settled(self) -> bool:
-        """Say whether nothing more is to be sent until something happens."""
+        """Say whether there is nothing to send now."""
         session = self.session
         return session is None or (session.client_state.settled and not session.marks)
 
     @property
     def states(self) -> Mapping[str, TypeState]:
-        """Where the client stands in each type of this stream, in the order in which they are sent. Read-only."""
+        """The state of each type of this stream, in sending order. Read-only."""
         if self.session is None:
             return {}
         return {state.type_url: state for state in self.session.client_state.types if state.kind.slot == self.slot}
 
 
-# --- Finding a stream's session --------------------------------------------------------------------------------------
+# --- Sessions of per-type streams ------------------------------------------------------------------------------------
 
 
 class Sessions:
-    """The sessions that streams of one type share, by connection and node."""
+    """The sessions of per-type streams, by connection and node."""
 
     __slots__ = ("_catalog", "_limits", "_shared", "_table")
 
@@ -168,12 +168,12 @@ class Sessions:
         snapshots: Mapping[str, Snapshot],
         start: Callable[[str, Variant, bool], ClientState],
     ) -> Session:
-        """Return the stream's session, found or made at its first request, which has so many bytes in all.
+        """Return the stream's session, found or made at the stream's first request.
 
-        Of the request only the node is looked at. ``start`` gives where a client stands that has said nothing.
+        Only the node of the request is read. ``start`` returns the initial client state.
 
-        Raises StreamRefusedError if the request has no node, one that is too large or another one than before, or if
-        no group takes it.
+        Raises StreamRefusedError if a first request has no node, if the node is too large or another one than before,
+        or if no group takes it.
         """
         has_node = request.HasField("node")
         if has_node and request_bytes > self._limits.node_bytes_max:
@@ -207,17 +207,17 @@ class Sessions:
         return session
 
     def forget(self, stream: Stream, session: Session) -> None:
-        """Let go of the session of its last stream."""
+        """Remove a session whose last stream ended."""
         key = (stream.connection, session.node)
         if self._shared.get(key) is session:
             del self._shared[key]
 
     def regroup(self, streams: Iterable[Stream], groups: Set[str]) -> list[tuple[Session, str | None]]:
-        """Return the sessions whose node another group takes now, with that group, None for none at all.
+        """Return the sessions whose group changed, with the new group, or None if no group takes the node.
 
-        Also returned are sessions with refused streams, whose node may be back in its own group.
-        ``groups`` are those that came or went. Where the rules are as before, these move nobody, or without rules the
-        nodes of a cluster with the group's name.
+        Sessions with refused streams are returned too: their node may be back in its own group.
+        ``groups`` are the added and removed groups. If the rules did not change, added and removed groups move no
+        nodes; without rules, they move the nodes whose cluster has the group's name.
         """
         table, before = self._catalog.table, self._table
         self._table = table
@@ -238,15 +238,15 @@ class Sessions:
 
 IDLE_MAX = 32
 IDLE_BYTES_MAX = 2 * 1024 * 1024
-"""What the names of idle subscriptions to one type of one group may take."""
+"""Maximum bytes of the names of idle subscriptions per group and type."""
 
 
 class Watchers:
-    """The streams by what they subscribe to, with streams of equal subscription under one key.
+    """An index of streams by subscription.
 
-    A subscription that the last stream left is kept for a while, ``IDLE_MAX`` of them and the names of
-    ``IDLE_BYTES_MAX``: streams that connect one after the other all go through the same ones, and to take in thousands
-    of names for each stream would cost too much.
+    Up to ``IDLE_MAX`` subscriptions without streams, with ``IDLE_BYTES_MAX`` bytes of names, stay in the index: streams
+    that connect one after the other have the same subscriptions, and indexing thousands of names for each stream would
+    cost too much.
     """
 
     __slots__ = ("_by_name", "_idle", "_idle_bytes", "_open_ended", "_streams")
@@ -259,7 +259,7 @@ class Watchers:
         self._open_ended: set[Subscription] = set()
 
     def add(self, subscription: Subscription, stream: Stream) -> None:
-        """Have the stream found by what it subscribes to."""
+        """Add a stream under its subscription."""
         streams = self._streams.get(subscription)
         if streams is not None:
             if not streams:
@@ -274,7 +274,7 @@ class Watchers:
             self._by_name.setdefault(name, set()).add(subscription)
 
     def discard(self, subscription: Subscription, stream: Stream) -> None:
-        """Forget the stream, and some time after the last of its streams the subscription."""
+        """Remove a stream. Its subscription becomes idle after its last stream."""
         streams = self._streams[subscription]
         streams.discard(stream)
         if not streams:
@@ -307,7 +307,7 @@ class Watchers:
 
 
 class WatchTable:
-    """The watchers of every group and type that has any."""
+    """The index of streams by group, type and subscription."""
 
     __slots__ = ("_watchers",)
 
@@ -315,14 +315,14 @@ class WatchTable:
         self._watchers: dict[tuple[str, str], Watchers] = {}
 
     def add(self, group: str, type_url: str, subscription: Subscription, stream: Stream) -> None:
-        """Have the stream found by what it subscribes to of a group's type."""
+        """Add a stream under its subscription to a group's type."""
         watchers = self._watchers.get((group, type_url))
         if watchers is None:
             watchers = self._watchers[group, type_url] = Watchers()
         watchers.add(subscription, stream)
 
     def discard(self, group: str, type_url: str, subscription: Subscription, stream: Stream) -> None:
-        """Forget the stream, and what only it kept."""
+        """Remove a stream."""
         watchers = self._watchers[group, type_url]
         watchers.discard(subscription, stream)
         if not watchers:
@@ -338,7 +338,7 @@ class WatchTable:
 
 
 class Timers:
-    """One time a session, the earliest that was set; those of sessions that ended fall away when they are due."""
+    """One timer per session, the earliest that was set. Timers of ended sessions are dropped when they are due."""
 
     __slots__ = ("_heap", "_order")
 
@@ -348,16 +348,16 @@ class Timers:
 
     @property
     def next(self) -> float:
-        """The earliest time that is set: infinity for none."""
+        """The time of the earliest timer, NEVER for none."""
         return self._heap[0][0] if self._heap else NEVER
 
     def set(self, session: Session, at: float) -> None:
-        """Have the session looked at no later than ``at``, which is earlier than its ``timer``."""
+        """Set the timer of a session to ``at``, which must be before its present one."""
         session.timer = at
         heapq.heappush(self._heap, (at, next(self._order), session))
 
     def due(self, now: float) -> Iterator[tuple[Session, float]]:
-        """Yield the sessions whose time has come, with that time; each is without a time from then on."""
+        """Yield the sessions whose timer is due, with its time, and clear the timer."""
         while self._heap and self._heap[0][0] <= now:
             at, _, session = heapq.heappop(self._heap)
             if at == session.timer:

@@ -1,7 +1,7 @@
-"""What operators are shown: events and counters, and per node what was sent, accepted, rejected and held back.
+"""Data for operators: events and counters, and for each node the resources sent, accepted, rejected and held.
 
-Statuses name every resource and cost O(names); summaries are numbers per type and cost O(types) a node, as thousands of
-nodes may be asked for. Both are computed on request from the client states. Read-only.
+A status has every resource and costs O(names). A summary has numbers per type and costs O(types) per node, as a query
+may return thousands of nodes. Both are computed on request from the client states.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from xds.protocol.type_state import Rejection, TypeState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nacked:
-    """A node rejected a response. ``resources`` maps the names in it to the versions that it was sent."""
+    """A node rejected a response. ``resources`` maps the names in it to the versions that were sent."""
 
     node_id: str
     group: str
@@ -43,7 +43,7 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A stream was ended for what it asked. ``node_id`` is empty if it had not said who it is."""
+    """A stream was ended because of an invalid request. ``node_id`` is empty before its node is known."""
 
     node_id: str
     status: str
@@ -58,7 +58,7 @@ def nacked(node_id: str, group: str, type_url: str, part: Part, message: str) ->
 
 
 def overdue(node_id: str, group: str, type_url: str, nonce: str, waited_s: float) -> Overdue:
-    """Return the event of an answer that did not come."""
+    """Return the event of an overdue answer."""
     return Overdue(node_id=node_id, group=group, type_url=type_url, nonce=nonce, waited_s=waited_s)
 
 
@@ -84,7 +84,7 @@ class Counters:
 
     @classmethod
     def sum(cls, counters: Iterable["Counters"]) -> "Counters":
-        """Return the totals of several."""
+        """Return the sums over several processes."""
         total = cls()
         for one in counters:
             for name in (each.name for each in fields(cls)):
@@ -92,7 +92,7 @@ class Counters:
         return total
 
     def count(self, part: Part, times: int = 1) -> None:
-        """Count a message that was sent, to so many streams."""
+        """Count a message that was sent to ``times`` streams."""
         self.responses += times
         self.response_bytes += times * len(part.message)
         self.resources_sent += times * len(part.upserts)
@@ -104,7 +104,7 @@ class Counters:
 
 
 class Progress(Enum):
-    """Where one resource stands on one stream."""
+    """The progress of one resource on one stream."""
 
     ACKED = "sent and accepted"
     SENT = "sent, not answered yet"
@@ -115,7 +115,7 @@ class Progress(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceStatus:
-    """One name: ``version`` is what was sent last, empty for none."""
+    """One name. ``version`` is the version sent last, empty for none."""
 
     name: str
     version: str
@@ -124,7 +124,7 @@ class ResourceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeStatus:
-    """One type on one stream; ``waited_s`` is how long its un-ACKed response waits, None without one."""
+    """One type on one stream. ``waited_s`` is the age of its unanswered response, None without one."""
 
     type_url: str
     variant: Variant
@@ -146,7 +146,7 @@ class NodeStatus:
 
 
 def node_statuses(streams: Iterable[Stream], now: float) -> Iterator[NodeStatus]:
-    """Yield the status of every node that has said who it is, a session each, oldest first."""
+    """Yield the status of every session, oldest first."""
     seen: set[int] = set()
     for stream in streams:
         session = stream.session
@@ -202,7 +202,7 @@ NAMES_SHOWN_MAX = 100
 
 
 class NodeState(Enum):
-    """Where a node stands in all: what is worst counts."""
+    """The overall state of a node: the worst state of its types."""
 
     SYNCED = "synced"
     PENDING = "pending"
@@ -211,7 +211,7 @@ class NodeState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesQuery:
-    """Which nodes are asked about: ``None`` for any. At most ``limit`` of each process are returned."""
+    """A filter of nodes; None matches any value. Each process returns at most ``limit`` nodes."""
 
     id: str | None = None
     group: str | None = None
@@ -223,9 +223,9 @@ class NodesQuery:
 class TypeSummary:
     """One type on one stream, in numbers of resources.
 
-    ``sent`` is what the client holds if it accepted all; ``acked`` of it is accepted, ``unacked`` not answered yet;
-    ``pending`` is to be sent. ``nacked`` are names in rejected responses, up to ``NAMES_SHOWN_MAX``, ``error`` is what
-    the client said.
+    ``sent`` were sent and not removed: ``acked`` of them are accepted, ``unacked`` not answered yet. ``pending`` are
+    still to be sent. ``nacked`` has up to ``NAMES_SHOWN_MAX`` names of rejected responses; ``error`` is the message of
+    the last NACK.
     """
 
     type_url: str
@@ -243,7 +243,7 @@ class TypeSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSummary:
-    """One node's stream, or all per-type streams of its connection. ``revision`` is the one it is brought to."""
+    """One node's stream, or all per-type streams of its connection. ``revision`` is the one that it is updated to."""
 
     node: Node
     group: str
@@ -255,14 +255,14 @@ class NodeSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesFound:
-    """The nodes that a query found; ``missing_workers`` are processes that did not answer, whose nodes are missing."""
+    """The nodes that match a query. ``missing_workers`` did not answer, so their nodes are missing."""
 
     nodes: tuple[NodeSummary, ...]
     missing_workers: tuple[str, ...] = ()
 
 
 def node_summaries(streams: Iterable[Stream], query: NodesQuery, now: float) -> Iterator[NodeSummary]:
-    """Yield those of the nodes that are asked about, oldest first."""
+    """Yield the summaries of the nodes that match a query, oldest first."""
     seen: set[int] = set()
     left = query.limit
     for stream in streams:
