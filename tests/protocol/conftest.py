@@ -1,4 +1,4 @@
-"""Worlds, each checked after its test: no stream may have anything left to say that nobody was told of."""
+"""Worlds, each checked after its test: no stream may have a message to send without being marked as ready."""
 
 from collections.abc import Callable, Generator
 

@@ -1,4 +1,4 @@
-"""The table of standings: equal ones are one object for as long as anybody has it, and only equal ones are."""
+"""The table of client states: equal states are one object while anything refers to it; different states are not."""
 
 import gc
 from weakref import KeyedRef
@@ -20,7 +20,7 @@ def states(*types: str, dirty: bool = False) -> tuple[TypeState, ...]:
 KINDS = {type_url: Kind(type_url, Variant.DELTA) for type_url in (CDS, EDS)}
 
 
-def test_equal_standings_are_one_and_others_are_others() -> None:
+def test_equal_client_states_are_one_object_and_different_ones_are_not() -> None:
     table = ClientStates(Ordering())
     one = table.shared(states(CDS, EDS), NOT_BEGUN)
     assert table.shared(states(CDS, EDS), NOT_BEGUN) is one
@@ -29,7 +29,7 @@ def test_equal_standings_are_one_and_others_are_others() -> None:
     assert table.shared(states(CDS, EDS), NOT_BEGUN._replace(check_removals=True)) is not one
 
 
-def test_standings_with_something_in_flight_are_not_looked_up() -> None:
+def test_client_states_with_a_response_in_flight_are_not_looked_up() -> None:
     table = ClientStates(Ordering())
     (state,) = states(CDS)
     part = Part(nonce="1", message=b"", upserts=(), removals=(), version="")
@@ -38,7 +38,7 @@ def test_standings_with_something_in_flight_are_not_looked_up() -> None:
     assert len(table) == 0
 
 
-def test_standings_of_equal_hashes_are_not_taken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_states_with_equal_hashes_are_not_confused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_hash_of", lambda _: 7)
     table = ClientStates(Ordering())
     one = table.shared(states(CDS), NOT_BEGUN)
@@ -46,12 +46,12 @@ def test_standings_of_equal_hashes_are_not_taken_for_each_other(monkeypatch: pyt
     assert (one.types, other.types) == (states(CDS), states(EDS))
 
 
-def test_a_standing_that_nobody_has_is_forgotten_and_no_other_in_its_place() -> None:
+def test_an_unused_client_state_is_dropped_and_no_other_in_its_place() -> None:
     table = ClientStates(Ordering())
     one = table.shared(states(CDS), NOT_BEGUN)
     (key,) = table._known
     older = KeyedRef(table.new((), NOT_BEGUN), lambda _: None, key)
-    table._forget(older)  # of one that had the same hashes, and went before
+    table._forget(older)  # of an earlier state with the same hashes
     assert len(table) == 1
     assert table.shared(states(CDS), NOT_BEGUN) is one
     del one

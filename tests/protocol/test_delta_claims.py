@@ -1,4 +1,4 @@
-"""protocol.md, "Delta", rule 3: what a client says it has, on the first request of each type on a stream."""
+"""protocol.md, "Delta", rule 3: the versions that a client reports with the first request of each type on a stream."""
 
 import pytest
 from support.encoded import CDS, ECDS, EDS, LDS, OTHER, RDS, RTDS, SDS, cluster, endpoints, resource, static
@@ -22,7 +22,7 @@ def test_delta_3_what_no_longer_exists_is_removed(world: World) -> None:
     client.subscribe(CDS, have={"a": "1", "gone": "1"})
     assert client.subscribe(SDS, "lost", have={"lost": "7"})[-1].endswith(" -lost")
     client.subscribe(EDS, "e", "lost", have={"e": "1", "lost": "7"})
-    world.advance(20)  # of the routes that the client may still have nothing is known yet
+    world.advance(20)  # the routes that the client may still have are not known yet
     client.ack_all()
     assert [str(client.last(type_url)).split(" ", 2)[2] for type_url in (CDS, EDS)] == ["-gone", "-lost"]
 
@@ -34,7 +34,7 @@ def test_delta_3_what_is_missing_changed_and_gone_comes_in_one_response(world: W
     assert said == ["EDS #2 new@1 old@2 -gone"]
 
 
-def test_delta_3_claims_count_on_the_first_request_of_a_type_only(world: World) -> None:
+def test_delta_3_reported_versions_apply_on_the_first_request_of_a_type_only(world: World) -> None:
     world.publish(endpoints("a"), endpoints("b"))
     client = world.client()
     client.subscribe(EDS, "a")
@@ -49,7 +49,7 @@ def test_delta_3_each_type_of_a_stream_has_its_first_request(world: World) -> No
     assert client.subscribe(EDS, "e", have={"e": "1"}) == []
 
 
-def test_delta_3_claimed_but_not_subscribed_is_not_sent(world: World) -> None:
+def test_delta_3_reported_but_not_subscribed_is_not_sent(world: World) -> None:
     world.publish(endpoints("a"), endpoints("b", 2))
     client = _settled(world)
     assert client.subscribe(EDS, "a", have={"a": "1", "b": "1"}) == []
@@ -83,7 +83,7 @@ def test_delta_3_what_changed_after_a_quiet_reconnect_is_sent(world: World) -> N
 
 
 def _settled(world: World, node: str = "n1") -> Client:
-    """Return a client that asked for clusters first: only then are its claims about endpoints believed."""
+    """Return a client that subscribed to clusters first: only then are its reported versions of endpoints used."""
     client = world.client(node=node)
     client.subscribe(CDS, "no-such-cluster")
     client.ack_all()

@@ -1,4 +1,5 @@
-"""protocol.md, "Delta", rules 10 and 13: what changes meanwhile is coalesced, and what is too large is cut."""
+"""protocol.md, "Delta", rules 10 and 13: changes while a response is unanswered are coalesced, and large responses are
+split."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, cluster, endpoints, resource, static

@@ -1,4 +1,4 @@
-"""protocol.md, "Delta", rules 1, 2 and 4 to 8: nodes, wildcards, and that every subscribe is answered."""
+"""protocol.md, "Delta", rules 1, 2 and 4 to 8: nodes, wildcards, and an answer to every subscribe."""
 
 import pytest
 from support.encoded import CDS, ECDS, EDS, LDS, OTHER, RDS, RTDS, SDS, endpoints, resource, static

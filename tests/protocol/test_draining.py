@@ -1,4 +1,4 @@
-"""Older versions that a client may still be using: which clusters they use, and until when."""
+"""Draining resources: which clusters the older versions that a client may still use refer to, and until when."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,12 +46,12 @@ def test_versions_of_a_name_are_bounded_and_none_of_their_clusters_is_lost() -> 
         draining = add_draining(draining, route("r", version, f"c{version}"), until=float(version))
     assert len(draining["r"]) == VERSIONS_MAX
     assert clusters_used(draining) == {f"c{version}" for version in range(100)}
-    claimed = add_draining(NOTHING_DRAINS, InitialVersions().get(RDS, "r", "1"), until=0.5)
-    assert clusters_used(merge_draining(draining, claimed)) is None
-    assert len(merge_draining(draining, claimed)["r"]) == VERSIONS_MAX
+    reported = add_draining(NOTHING_DRAINS, InitialVersions().get(RDS, "r", "1"), until=0.5)
+    assert clusters_used(merge_draining(draining, reported)) is None
+    assert len(merge_draining(draining, reported)["r"]) == VERSIONS_MAX
 
 
-def test_times_end_what_they_are_about() -> None:
+def test_an_end_applies_to_the_versions_of_its_names_alone() -> None:
     draining = add_all_draining(
         NOTHING_DRAINS, [route("r", 1, "a"), route("r", 2, "b"), route("s", 1, "c")], until=NEVER
     )
@@ -70,7 +70,7 @@ kept = st.lists(st.tuples(st.sampled_from("rs"), st.sampled_from("abc"), st.samp
 
 
 @given(kept, kept, st.sampled_from([0.0, 1.0, 2.0]))
-def test_what_either_says_is_used_is_used(ours, theirs, now) -> None:
+def test_a_merge_has_the_versions_of_both(ours, theirs, now) -> None:
     def made(versions):
         draining = NOTHING_DRAINS
         for name, uses, until in versions:

@@ -1,4 +1,4 @@
-"""protocol.md, "Errors": the status that ends a stream, that stream alone, and what it says."""
+"""protocol.md, "Errors": the status and message that end a stream, and no other stream."""
 
 import pytest
 from google.protobuf import struct_pb2
@@ -128,7 +128,7 @@ def test_error_locators_count_for_the_subscription_limit(make_world: MakeWorld, 
     assert said.startswith("END RESOURCE_EXHAUSTED: ")
 
 
-def test_error_claiming_more_versions_than_the_limit_is_resource_exhausted(make_world: MakeWorld) -> None:
+def test_error_reporting_more_versions_than_the_limit_is_resource_exhausted(make_world: MakeWorld) -> None:
     world = make_world(limits=Limits(subscriptions_max=2))
     (said,) = world.client(DELTA).request(CDS, have={"a": "1", "b": "1", "c": "1"})
     assert said.startswith("END RESOURCE_EXHAUSTED: ")
@@ -158,7 +158,7 @@ def test_error_none_for_exchanging_names_at_the_limit(make_world: MakeWorld) -> 
     assert client.request(EDS, subscribe=["c"], unsubscribe=["a"]) == ["EDS #2 c@1"]
 
 
-# --- What a client can make the server keep ---------------------------------------------------------------------------
+# --- Memory that a client can use ---------------------------------------------------------------------------
 
 
 def send_first(world: World, variant: Variant, node: wire.Node, **fields: object) -> None:
@@ -264,7 +264,7 @@ def test_error_unsubscribing_from_more_names_than_the_limit_is_resource_exhauste
 
 
 def test_error_answers_owed_for_names_that_never_existed_are_bounded(make_world: MakeWorld) -> None:
-    """A client that does not ACK, and goes on unsubscribing while the wildcard holds, is owed an answer for each."""
+    """With the wildcard subscribed, each name that a client unsubscribes from requires an answer, also without ACKs."""
     world = make_world(limits=Limits(subscriptions_max=3))
     world.publish(resource(SDS, "s"))
     client = world.client()
@@ -285,7 +285,7 @@ def test_error_none_for_exchanging_all_names_while_the_wildcard_holds(make_world
     assert client.request(SDS, subscribe=["c", "d"], unsubscribe=["a", "b"]) == ["SDS #3 -a -b -c -d"]
 
 
-@pytest.mark.parametrize("way", ["subscribed", "asked for", "claimed", "SotW"])
+@pytest.mark.parametrize("way", ["subscribed", "requested", "reported", "SotW"])
 def test_error_names_that_take_more_bytes_than_the_limit_are_resource_exhausted(
     make_world: MakeWorld, way: str
 ) -> None:
@@ -296,15 +296,15 @@ def test_error_names_that_take_more_bytes_than_the_limit_are_resource_exhausted(
     said = [""]
     for number in range(20):
         name = f"{number}" + "x" * 100_000
-        if way == "claimed":
+        if way == "reported":
             said += client.request(list(TYPES)[1 + number % 5], have={f"{name}-{index}": "1" for index in range(5)})
-        elif way == "asked for":
+        elif way == "requested":
             said += client.request(SDS, unsubscribe=[name])
         else:
             said += client.request(SDS, subscribe=[name])
         if said[-1].startswith("END"):
             break
-        if way != "asked for":  # what is owed is kept while an answer is not ACKed
+        if way != "requested":  # required names are kept while a response is not ACKed
             client.ack_all()
     assert said[-1].startswith("END RESOURCE_EXHAUSTED: the names of this stream take "), said
 
@@ -321,7 +321,7 @@ def test_error_none_for_names_that_come_and_go(make_world: MakeWorld) -> None:
         client.ack_all()
 
 
-def test_what_closed_streams_claimed_takes_no_more_than_the_caches_may(world: World) -> None:
+def test_versions_that_closed_streams_reported_take_no_more_than_the_caches_may(world: World) -> None:
     world.hub.response_cache.bytes_max = world.hub.step_cache.bytes_max = world.hub._large._bytes_max = 1_000_000
     for number in range(50):
         stream = world.hub.open(DELTA)

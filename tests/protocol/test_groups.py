@@ -1,4 +1,5 @@
-"""protocol.md, "Errors" and "Order": groups that change under open streams, and what each group's nodes are sent."""
+"""protocol.md, "Errors" and "Order": groups that change while streams are open, and the resources sent to each group's
+nodes."""
 
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
 from support.hubs import MakeWorld, World
@@ -146,7 +147,7 @@ def test_group_nack_names_the_group(make_world: MakeWorld) -> None:
 
 
 def test_group_stream_opened_before_a_change_is_published_gets_it_in_order(world: World, variant: Variant) -> None:
-    """The catalog may be ahead of the hub: then a stream is served what was published, and the rest with that."""
+    """The catalog may have changes that are not published yet: a new stream is sent the published snapshot first."""
     client = started(world, variant)
     applied = world.apply(static("b"), route("r", 2, "b"), remove=[cluster("a")])
     fresh = world.client(variant, "n2")

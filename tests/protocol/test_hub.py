@@ -1,4 +1,4 @@
-"""The hub's edges: what it tells a transport, and requests whose bytes are laid out in unusual ways."""
+"""The hub's interface to transports, and requests whose fields are in an unusual order."""
 
 import pytest
 from support.encoded import CDS, EDS, SDS, endpoints, static
@@ -12,7 +12,7 @@ from xds.protocol.requests import span_of_node
 from xds.protocol.sessions import IDLE_MAX
 
 
-def test_a_hub_is_restless_while_streams_are_ready_or_something_is_to_be_told(world: World) -> None:
+def test_a_hub_has_work_while_streams_are_ready_or_events_wait(world: World) -> None:
     assert not world.hub.has_work
     world.publish(static("a"))
     client = world.client()
@@ -76,7 +76,7 @@ def test_subscriptions_that_nobody_has_any_more_are_kept_for_a_while_and_not_for
     assert late.held[EDS] == {"name-1": "1"}
 
 
-def test_names_and_collections_are_found_when_they_change_and_not_once_nobody_asks(world: World) -> None:
+def test_streams_are_found_by_changed_names_and_collections_until_they_unsubscribe(world: World) -> None:
     glob = "xdstp://x/envoy.config.endpoint.v3.ClusterLoadAssignment/a/*"
     member = "xdstp://x/envoy.config.endpoint.v3.ClusterLoadAssignment/a/b"
     world.client(node="stays").subscribe(EDS, "other")
@@ -110,7 +110,7 @@ def test_where_a_node_is_in_a_request(variant: Variant) -> None:
 
 @pytest.mark.parametrize("way", ["last", "twice"])
 def test_a_node_that_does_not_come_first_is_read_all_the_same(world: World, variant: Variant, way: str) -> None:
-    """Parsers take fields in any order; of a message given twice they take the last value of each field."""
+    """Parsers accept fields in any order; of a repeated message they use the last value of each field."""
     world.publish(static("a"))
     request: type[wire.DeltaDiscoveryRequest | wire.DiscoveryRequest] = (
         wire.DeltaDiscoveryRequest if variant is DELTA else wire.DiscoveryRequest

@@ -1,4 +1,4 @@
-"""Equal values of streams are one object, for as long as any stream holds them."""
+"""Equal values of streams are one object while any stream holds it."""
 
 from support.encoded import CDS, static
 from support.hubs import World

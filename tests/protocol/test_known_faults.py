@@ -1,6 +1,6 @@
-"""Faults that the simulation found, each as a scene that says what must happen and why.
+"""Faults that the simulation found: each test describes what must happen, and why.
 
-A fault that is not mended yet stands in ``simulation.known``.
+Faults that are not fixed yet are listed in ``simulation.known``.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ SMALL = Encoding(response_bytes_max=100)
 
 
 def settle(client: Client, *bad: str) -> list[str]:
-    """Answer all that comes, as a client does that rejects whatever has a bad resource in it; return all of it."""
+    """Answer all messages, rejecting those with a bad resource, and return them."""
     said = client.take()
     while waiting := [queue[0] for types in client.unanswered.values() for queue in types.values() if queue]:
         message = waiting[0]
@@ -33,7 +33,7 @@ def settle(client: Client, *bad: str) -> list[str]:
 
 
 def settle_for(world: World, client: Client, seconds: float, *bad: str) -> list[str]:
-    """Answer all that comes while time passes."""
+    """Answer all messages while time passes."""
     said = settle(client, *bad)
     for _ in range(int(seconds)):
         world.advance(1)
@@ -42,7 +42,7 @@ def settle_for(world: World, client: Client, seconds: float, *bad: str) -> list[
 
 
 def holding(world: World, variant: Variant, *, per_type: bool = False, routes: Iterable[str] = ()) -> Client:
-    """Return a client that has everything."""
+    """Return a client that has received and ACKed everything."""
     client = world.client(variant, per_type=per_type)
     client.subscribe(CDS)
     client.ack_all()
@@ -55,15 +55,15 @@ def holding(world: World, variant: Variant, *, per_type: bool = False, routes: I
 
 
 def clusters_sent(said: Iterable[str]) -> list[str]:
-    """Return what is said of clusters, without the numbers of the responses."""
+    """Return the lines about clusters, without the numbers of the responses."""
     return [line.split(" ", 2)[2] for line in said if line.startswith("CDS")]
 
 
 def test_a_removed_route_that_drains_keeps_its_clusters_whatever_other_streams_of_its_node_say(
     make_world: MakeWorld,
 ) -> None:
-    """Each per-type stream knows of its own route alone. r and q are removed one after the other while the listener
-    that uses them drains. The node comes back before it has drained: a and b stay."""
+    """Each per-type stream has its own route only. r and q are removed one after the other while the listener that uses
+    them drains. The node reconnects before the listener has drained: a and b stay."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), static("b"), static("c"))
     world.publish(listener("l", 1, routes="r q"), route("r", 1, "a"), route("q", 1, "b"))
@@ -75,7 +75,7 @@ def test_a_removed_route_that_drains_keeps_its_clusters_whatever_other_streams_o
     client.ack_all()
     world.publish(remove=[static("b"), route("q", 1)])
     client.ack_all()
-    again = world.client(DELTA, per_type=True, connection="another")  # before the end of its streams is noticed
+    again = world.client(DELTA, per_type=True, connection="another")  # before the server notices the end of its streams
     again.request(CDS, have=client.held[CDS])
     again.request(LDS, have=client.held[LDS])
     again.request(RDS, subscribe=["p"], have={"p": "1"})
@@ -92,10 +92,11 @@ def test_a_removed_route_that_drains_keeps_its_clusters_whatever_other_streams_o
 
 
 def test_a_bad_cluster_that_is_taken_away_is_out_of_the_next_response(world: World, variant: Variant) -> None:
-    """The snapshot without it differs from what was rejected, so it is sent; with e it would be rejected again.
+    """The new snapshot without e is sent, since it differs from the rejected response; with e the client would reject
+    it.
 
-    Nothing that works can need e: it was in each response with clusters that the client had, and it accepted none.
-    Routes move once the mended clusters are ACKed, and what they used before goes last.
+    No working route can need e: each response that had e was rejected. Routes follow once the fixed clusters are ACKed,
+    and the clusters that they used before are removed last.
     """
     world.publish(static("b"), static("d"), static("e"))
     world.publish(listener("l1", routes="r1"), listener("l3", routes="r3"), route("r1", 1, "b"), route("r3", 1, "e"))
@@ -114,9 +115,9 @@ def test_a_bad_cluster_that_is_taken_away_is_out_of_the_next_response(world: Wor
 
 
 def test_a_bad_cluster_that_is_gone_does_not_spoil_what_comes_after_it(world: World, variant: Variant) -> None:
-    """A listener uses b, which the client never accepted: no request works through it, so nothing is kept by keeping b.
+    """A listener uses b, which the client never accepted. As no request through b works, its removal need not be held.
 
-    The cluster that the listener moves to is mended: the response that has it must not have b as well.
+    The cluster that the listener uses next is fixed: the response with it must not contain b.
     """
     world.publish(static("a"), static("b"), listener("l", 1, clusters="b"))
     client = world.client(variant)
@@ -144,9 +145,10 @@ def test_a_bad_cluster_that_is_gone_does_not_spoil_what_comes_after_it(world: Wo
 def test_endpoints_asked_for_before_a_cluster_came_do_not_show_that_it_was_accepted(
     world: World, rejected_before: bool, returns: bool
 ) -> None:
-    """Envoy asks for e1 in its first burst, for the cluster a that it has. That says nothing of e, which comes later.
+    """Envoy requests e1 in its first burst, for its cluster a. That does not show that it accepted e, which is sent
+    later.
 
-    The route stays at a, which works, until e is mended and ACKed; a stays as long.
+    The route keeps using a, which works, until e is fixed and ACKed; a stays until then.
     """
     world.publish(cluster("a", eds="e1"), endpoints("e1"), listener("l", routes="r"), route("r", 1, "a"))
     client = world.client()
@@ -173,9 +175,10 @@ def test_endpoints_asked_for_before_a_cluster_came_do_not_show_that_it_was_accep
 def test_a_removed_route_that_is_still_in_use_waits_for_its_clusters_when_it_comes_back(
     make_world: MakeWorld, variant: Variant
 ) -> None:
-    """Envoy ignores that a route is removed (envoy-facts.md 2.5), and stays subscribed while its listener drains.
+    """Envoy ignores the removal of a route (envoy-facts.md 2.5), and stays subscribed while its listener drains.
 
-    So the older version works, and the newer one, which names a rejected cluster, is held back; c is kept as long.
+    The older version therefore works, and the newer one, which refers to a rejected cluster, is held; c stays
+    meanwhile.
     """
     world = make_world(ordering=QUICK)
     world.publish(static("c"), listener("l", routes="r"), route("r", 1, "c"))
@@ -199,8 +202,8 @@ def test_a_removed_route_that_is_still_in_use_waits_for_its_clusters_when_it_com
 def test_clusters_of_a_rejected_listener_go_once_it_is_replaced_and_has_drained(
     make_world: MakeWorld, variant: Variant, per_type: bool
 ) -> None:
-    """The rejected response may have been applied in part, so l3 may run. It drains at the latest from the ACK of a
-    response without it; when the drain time is over nothing uses a, and no sooner."""
+    """Envoy may have applied part of the rejected response, so it may use l3. l3 drains at the latest from the ACK of a
+    response without it. After the drain time nothing uses a."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), listener("l2", 1, routes="r"), route("r", 1), listener("l3", clusters="a"))
     client = world.client(variant, per_type=per_type)
@@ -220,8 +223,8 @@ def test_clusters_of_a_rejected_listener_go_once_it_is_replaced_and_has_drained(
 def test_a_route_that_is_acked_late_keeps_its_clusters_while_it_is_subscribed(
     make_world: MakeWorld, variant: Variant
 ) -> None:
-    """The late ACK says that the client has the route. Its listener is then removed, drains, and uses the route: the
-    client is subscribed to it until that ends, and then a goes."""
+    """The late ACK shows that the client has the route. Its listener is then removed and uses the route while it
+    drains. The client stays subscribed to the route until then, after which a is removed."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), static("b"), listener("l", routes="r"), route("r", 1, "a"), listener("k", clusters="b"))
     client = holding(world, variant)
@@ -240,8 +243,8 @@ def test_a_route_that_is_acked_late_keeps_its_clusters_while_it_is_subscribed(
 def test_a_listener_whose_removal_was_not_acked_drains_when_its_node_is_back_early(
     make_world: MakeWorld, variant: Variant, last: bool
 ) -> None:
-    """The client took the removal, so on its return it says nothing of l. But the old stream, not noticed to be over,
-    was sent that removal and did not answer: l drains since then at the earliest, so b stays for the drain time."""
+    """The client applied the removal of l, so it does not report l when it reconnects. The old stream, whose end the
+    server has not noticed, did not answer that removal. l may drain since then, so b stays for the drain time."""
     world = make_world(ordering=QUICK)
     world.publish(static("b"), listener("l", clusters="b"), *([] if last else [listener("k")]))
     client = holding(world, variant)
@@ -262,8 +265,8 @@ def test_a_listener_whose_removal_was_not_acked_drains_when_its_node_is_back_ear
 def test_clusters_of_a_listener_that_was_rejected_once_go_after_a_return(
     make_world: MakeWorld, variant: Variant, early: bool
 ) -> None:
-    """While l@2 is rejected, nobody knows how long l@1 runs. The ACK of l@3 says so: it drains from then on, on
-    whatever stream the client is."""
+    """While l@2 is rejected, it is unknown how long l@1 is used. After the ACK of l@3 it drains, also if the client
+    changes streams."""
     world = make_world(ordering=QUICK)
     world.publish(static("d"), static("e"), listener("l", 1, clusters="e"))
     client = holding(world, variant)
@@ -283,7 +286,8 @@ def test_clusters_of_a_listener_that_was_rejected_once_go_after_a_return(
 def test_clusters_of_a_listener_that_was_replaced_by_a_cut_response_go_after_a_return(
     make_world: MakeWorld, early: bool
 ) -> None:
-    """As above: while the second part was unanswered nobody knew how long l@1 runs; its ACK says so."""
+    """As above: while the second part was unanswered, it was unknown how long l@1 is used; its ACK starts the drain
+    time."""
     world = make_world(ordering=QUICK, encoding=SMALL)
     world.publish(static("d"), static("e"), listener("a", 1, clusters="d"), listener("l", 1, clusters="e"))
     client = holding(world, DELTA)
@@ -306,8 +310,8 @@ def test_clusters_of_a_listener_that_was_replaced_by_a_cut_response_go_after_a_r
 def test_a_draining_route_keeps_its_clusters_whichever_stream_asks_first(
     make_world: MakeWorld, at_once: bool, names: str
 ) -> None:
-    """Each per-type stream comes back by its own timer (envoy-facts.md 2.8). The client subscribes to r again, which
-    was removed and which its draining listener uses: a stays while it does, though q was asked for before."""
+    """Each per-type stream reconnects by its own timer (envoy-facts.md 2.8). The client subscribes again to r, which
+    was removed and which its draining listener uses: a stays meanwhile, although q was subscribed first."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), static("b"), listener("l", 1, routes="r"), route("r", 1, "a"))
     client = holding(world, DELTA, per_type=True, routes=["r"])
@@ -340,8 +344,8 @@ def test_a_draining_route_keeps_its_clusters_whichever_stream_asks_first(
 def test_sotw_routes_of_a_client_that_asks_for_fewer_than_its_version_had_keep_their_clusters(
     make_world: MakeWorld, drops: bool
 ) -> None:
-    """The version that it says is of the last response that it accepted, which had r2 too. So it has r1, in a version
-    that nobody can tell, or can look up; l1, which is gone, drains and uses it. a stays as long as r1 is subscribed."""
+    """The client reports the version of the last response that it accepted, which had r2 too. It therefore has an
+    unknown version of r1, which the removed and draining l1 uses. a stays as long as r1 is subscribed."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), static("b"), route("r1", 1, "a"), route("r2", 1, "b"))
     world.publish(listener("l1", routes="r1"), listener("l2", routes="r2"))
@@ -369,9 +373,9 @@ def test_sotw_routes_of_a_client_that_asks_for_fewer_than_its_version_had_keep_t
 
 @pytest.mark.parametrize("secret", [False, True], ids=["warms on endpoints", "warms on a secret"])
 def test_routes_wait_for_clusters_that_their_client_is_yet_to_ask_for_on_its_return(world: World, secret: bool) -> None:
-    """While a cluster warms, an Envoy that comes back does not ask for clusters (envoy-facts.md 2.6), but for all else.
+    """While a cluster warms, an Envoy that reconnects requests all types but clusters (envoy-facts.md 2.6).
 
-    That it says nothing of clusters does not mean that it has them elsewhere: it asked for them on its last stream.
+    This does not mean that it gets its clusters elsewhere: it requested them on its last stream.
     """
     on = (SDS, "x") if secret else (EDS, "x")
     world.publish(static("b"), listener("l", routes="r"), route("r", 1, "b"))
@@ -397,7 +401,7 @@ def test_routes_wait_for_clusters_that_their_client_is_yet_to_ask_for_on_its_ret
 
 
 def test_routes_wait_for_clusters_on_secrets_only_until_they_are_asked_for(world: World) -> None:
-    """What was noted of the node is over once it has asked for clusters: its next stream is served at once."""
+    """The history of the node ends once it subscribes to clusters: its next stream is answered at once."""
     world.publish(static("b"), listener("l", routes="r"), route("r", 1, "b"))
     client = holding(world, DELTA, routes=["r"])
     world.publish(resource(CDS, "c", refers=(Reference(SDS, "x"),)), resource(SDS, "x"))
@@ -417,8 +421,9 @@ def test_routes_wait_for_clusters_on_secrets_only_until_they_are_asked_for(world
 def test_a_draining_route_that_came_back_and_went_before_it_was_sent_keeps_its_clusters(
     make_world: MakeWorld, comes_back: bool
 ) -> None:
-    """The node is back, and asks for r without a version: it was told that r is gone, which it ignores. r@2 is there by
-    then, waits for its cluster, and goes again unsent. So the client still has r@1, which goes to a."""
+    """The node reconnects and subscribes to r without a version: it was sent the removal of r, which it ignores. r@2
+    exists by then, waits for its cluster, and is removed before it was sent. The client therefore still has r@1, which
+    uses a."""
     world = make_world(ordering=QUICK)
     world.publish(cluster("a"), endpoints("a"), listener("l", routes="r"), route("r", 1, "a"))
     client = world.client()
@@ -450,10 +455,10 @@ def test_a_draining_route_that_came_back_and_went_before_it_was_sent_keeps_its_c
 def test_a_listener_of_a_rejected_response_that_goes_after_a_return_is_removed(
     make_world: MakeWorld, per_type: bool
 ) -> None:
-    """Envoy applies what is good of rejected listeners (envoy-facts.md 2.4), and does not claim it.
+    """Envoy applies the good part of rejected listeners (envoy-facts.md 2.4), and does not report it.
 
-    The node is known to have been sent l3, so when l3 is gone it is told so. If it has l3, that drains, and a stays for
-    the drain time.
+    The node was sent l3, so the removal of l3 is sent too. If the node has l3, it drains, and a stays for the drain
+    time.
     """
     world = make_world(ordering=QUICK)
     world.publish(static("a"), listener("l2", clusters="a"), listener("l3", clusters="a"))
@@ -489,7 +494,7 @@ def test_a_listener_of_a_rejected_response_that_goes_after_a_return_is_removed(
     ],
 )
 def test_a_client_that_accepted_all_that_there_is_is_synced(make_world: MakeWorld, returns: bool) -> None:
-    """What the node rejected of r says nothing of the stream that asks for q: there is nothing there to be settled."""
+    """The rejection of r does not concern the stream that subscribes to q, which has no NACKed name."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), listener("l", routes="r q"), route("r", 1, "a"), route("q", 1, "a"))
     client = holding(world, DELTA, per_type=True, routes=["q"])
@@ -506,7 +511,7 @@ def test_a_client_that_accepted_all_that_there_is_is_synced(make_world: MakeWorl
 
 
 def test_a_name_that_was_dropped_before_its_response_was_rejected_is_not_rejected(world: World) -> None:
-    """The client has nothing of r1 and asks for nothing: there is nothing to be accepted any more."""
+    """The client neither has r1 nor subscribes to it, so no later ACK can concern it."""
     world.publish(static("a"), route("r1", 1, "a"), route("r2", 1, "a"))
     client = world.client()
     client.subscribe(RDS, "r1", "r2")
@@ -522,7 +527,7 @@ def test_a_name_that_was_dropped_before_its_response_was_rejected_is_not_rejecte
 def test_a_client_whose_rejected_resource_was_taken_away_is_synced(
     make_world: MakeWorld, variant: Variant, per_type: bool, type_url: str
 ) -> None:
-    """It has ACKed a response without it: nothing that it rejected is left."""
+    """The client has ACKed a response without the rejected resource, so it no longer has NACKed names."""
     world = make_world(ordering=QUICK)
     world.publish(resource(type_url, "good"), resource(type_url, "bad"))
     client = world.client(variant, per_type=per_type)
@@ -542,9 +547,8 @@ def test_a_client_whose_rejected_resource_was_taken_away_is_synced(
 
 @pytest.mark.parametrize("drains", [False, True], ids=["their cluster goes", "their cluster is kept"])
 def test_rejected_endpoints_go_only_on_the_stream_that_asked_for_them(make_world: MakeWorld, drains: bool) -> None:
-    """What a node rejected is known of the node, so that no stream repeats it. What a stream is sent, or told to be
-    gone, follows from what it subscribed to. (Its ACK would else say that the node accepted what it rejects on
-    another stream.)"""
+    """NACKed names belong to the node, but each stream is sent only resources and removals that it subscribes to.
+    Otherwise its ACK would count as an ACK of a name that the node rejected on another stream."""
     world = make_world(ordering=QUICK)
     world.publish(cluster("a", eds="e3"), endpoints("e3"), route("r", 1, "a"), listener("l", 1, routes="r"))
     client = world.client(DELTA, per_type=True)
@@ -571,7 +575,7 @@ def test_rejected_endpoints_go_only_on_the_stream_that_asked_for_them(make_world
 
 
 def words_by_name(client: Client, type_url: str) -> dict[str, list[str]]:
-    """Return what each per-type stream was sent, by the name for which it was opened."""
+    """Return the messages of each per-type stream, by the name that it subscribed to first."""
     found: dict[str, list[str]] = {}
     for (url, name), stream in client.streams.items():
         for message in client.messages_on[stream] if url == type_url else ():
@@ -590,8 +594,8 @@ def words_by_name(client: Client, type_url: str) -> dict[str, list[str]]:
 def test_endpoints_that_were_rejected_on_one_stream_are_answered_on_the_next(make_world: MakeWorld, gone: bool) -> None:
     """Envoy opens a new stream for the endpoints of a changed cluster, then closes the old one (envoy-facts.md 2.8).
 
-    Every subscription is answered: with what is there, rejected or not, or with the removal of what is gone; else the
-    cluster waits for the fetch timeout. The cluster itself goes once its client has answered.
+    Every subscription is answered: with the resource, rejected or not, or with its removal. Otherwise the cluster waits
+    for its fetch timeout. The cluster itself is removed once the client has answered.
     """
     world = make_world(ordering=QUICK)
     world.publish(static("x"), cluster("d", 1, eds="e2"), endpoints("e2", 1))
@@ -618,8 +622,8 @@ def test_endpoints_that_were_rejected_on_one_stream_are_answered_on_the_next(mak
 
 
 def test_endpoints_asked_for_late_come_as_they_are_now(world: World, variant: Variant) -> None:
-    """Endpoints never wait. The client has taken clusters that were replaced meanwhile, and asks for what these name:
-    e1 has a newer version, which is sent; e2 is gone: what is kept of it, or its removal, lets the older b warm."""
+    """Endpoints never wait. The client accepted clusters that were replaced meanwhile, and requests their endpoints. e1
+    is sent in its newer version. e2 no longer exists: its held version, or its removal, lets the older b warm."""
     world.publish(cluster("b", 1, eds="e2"), cluster("d", 1, eds="e1"), endpoints("e1", 1), endpoints("e2", 1))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -629,8 +633,8 @@ def test_endpoints_asked_for_late_come_as_they_are_now(world: World, variant: Va
 
 
 def test_endpoints_follow_the_part_of_a_cut_response_that_has_their_clusters(make_world: MakeWorld) -> None:
-    """Envoy warms a changed cluster only on an assignment that comes after it (envoy-facts.md 2.3), changed or not, and
-    ACKs clusters when all are warm. So those of the second part go after the second part, and not only before it."""
+    """Envoy warms a changed cluster only with an assignment that arrives after it (envoy-facts.md 2.3), changed or not,
+    and ACKs clusters when all are warm. The endpoints of the second part are therefore sent after the second part."""
     world = make_world(encoding=SMALL)
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
     client = world.client()
@@ -653,7 +657,7 @@ def _last_with(said: list[list[str]], kind: str, word: str) -> int:
 
 
 def of_elsewhere(world: World) -> Client:
-    """Return a SotW client that was served by another server, and has all types of it."""
+    """Return a SotW client that received all types from another server."""
     client = world.client(SOTW)
     with world.burst():
         client.request(CDS, have="0123456789abcdef")
@@ -663,7 +667,7 @@ def of_elsewhere(world: World) -> Client:
 
 
 def test_what_a_sotw_client_of_elsewhere_may_use_keeps_all_clusters_until_it_has_drained(make_world: MakeWorld) -> None:
-    """It has listeners and routes that nobody here knows, which may use any cluster that it is sent."""
+    """This server does not know the client's listeners and routes, which may use any cluster that it has."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), static("b"), listener("l", clusters="a"))
     client = of_elsewhere(world)
@@ -677,8 +681,8 @@ def test_what_a_sotw_client_of_elsewhere_may_use_keeps_all_clusters_until_it_has
 def test_a_bad_update_of_a_cluster_of_elsewhere_that_is_then_taken_away_does_not_spoil_all_responses(
     make_world: MakeWorld,
 ) -> None:
-    """What version of b it has nobody knows: while it may use it, b goes once more, and is rejected again; then
-    it is left out."""
+    """It is unknown which version of b the client has. While the client may use it, b is sent once more and rejected
+    again; then b is left out."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), static("b", 2), route("r", 1, "b"))
     clients = [of_elsewhere(world), of_elsewhere(world)]
@@ -692,7 +696,7 @@ def test_a_bad_update_of_a_cluster_of_elsewhere_that_is_then_taken_away_does_not
 
 
 def test_a_cluster_that_worked_and_was_rejected_since_is_kept_as_it_worked(world: World) -> None:
-    """The update is bad, then the cluster is taken away while a route uses it: it goes on in the version that works."""
+    """The update of a cluster is bad, then the cluster is removed while a route uses it: the working version stays."""
     world.publish(static("a"), static("b", 1), listener("l", routes="r"), route("r", 1, "b"))
     client = holding(world, SOTW, routes=["r"])
     world.publish(static("b", 2))
@@ -703,7 +707,7 @@ def test_a_cluster_that_worked_and_was_rejected_since_is_kept_as_it_worked(world
 
 
 def test_a_node_that_is_moved_is_sent_nothing_more_of_its_former_group(make_world: MakeWorld) -> None:
-    """Its clusters warm when it is moved, and wait for endpoints: those of another tenant are no longer its."""
+    """The client is moved while its clusters warm: the endpoints of its former group must not be sent."""
     tables = {group: GroupTable(rules=(Rule(group=group),)) for group in ("g1", "g2")}
     world = make_world(groups=tables["g1"])
     world.publish(cluster("a", eds="e"), endpoints("e", 1), listener("l", clusters="a"), group="g1")
@@ -721,8 +725,8 @@ def test_a_node_that_is_moved_is_sent_nothing_more_of_its_former_group(make_worl
 
 
 def test_a_good_cluster_that_was_rejected_beside_a_bad_one_is_sent_alone(world: World) -> None:
-    """Envoy takes what is good of a rejected response, and names what is bad (envoy-facts.md 2.4). The ACK of the good
-    one alone shows it, and its route follows; nothing is sent again beyond that."""
+    """Envoy applies the good part of a rejected response, and names the bad resources (envoy-facts.md 2.4). The good
+    cluster is sent once more; after its ACK its route follows. Nothing else is sent again."""
     world.publish(static("a"), listener("l", routes="r q"), route("r", 1, "a"), route("q", 1, "a"))
     client = holding(world, DELTA, routes=["r", "q"])
     world.publish(static("good"), static("bad"), route("r", 2, "good"), route("q", 2, "bad"))
@@ -752,7 +756,7 @@ def test_a_cluster_that_is_rejected_alone_too_is_not_sent_again(world: World) ->
 
 
 def test_a_good_cluster_beside_a_bad_one_is_not_sent_alone_where_a_later_response_has_it(world: World) -> None:
-    """A later one is under way already, as the answer to the first came late: what it says of the cluster counts."""
+    """The answer to the first response is late and a second one is in flight: the answer to that one decides."""
     world.publish(static("a"))
     client = holding(world, DELTA)
     world.publish(static("good"), static("bad"))
@@ -767,7 +771,8 @@ def test_a_good_cluster_beside_a_bad_one_is_not_sent_alone_where_a_later_respons
 
 
 def test_a_type_that_has_nothing_to_be_sent_does_not_hold_back_removals(world: World, variant: Variant) -> None:
-    """The client gave up its only route. A change of that route is nothing to it, and the cluster goes at once."""
+    """The client unsubscribed from its only route. A change of that route is not sent, and the cluster is removed at
+    once."""
     world.publish(static("a"), static("b"), route("r", 1, "a"))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -780,7 +785,7 @@ def test_a_type_that_has_nothing_to_be_sent_does_not_hold_back_removals(world: W
 
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
 def test_routes_wait_for_all_parts_of_a_response_with_their_clusters(make_world: MakeWorld, late: bool) -> None:
-    """The client does not answer: part after part is given up on and the next is sent; then the routes follow."""
+    """The client does not answer: after each hold timeout the next part is sent, and at last the routes."""
     world = make_world(encoding=Encoding(response_bytes_max=60))
     world.publish(static("x"), listener("l", 1, routes="r"), route("r", 1, "x"))
     client = holding(world, DELTA, routes=["r"])
@@ -796,7 +801,7 @@ def test_routes_wait_for_all_parts_of_a_response_with_their_clusters(make_world:
 
 
 def test_removals_of_endpoints_wait_while_changes_of_clusters_are_under_way(world: World) -> None:
-    """Clusters are in flight, and one is to go with the next response: its endpoints stay until it is gone."""
+    """Clusters are in flight, and the next response removes one: its endpoints stay until it is removed."""
     world.publish(cluster("a"), cluster("b"), cluster("c"), *map(endpoints, "abc"))
     client = world.client()
     client.subscribe(CDS)

@@ -1,4 +1,4 @@
-"""Answers that come after the wait for them was given up: each settles the response that it is about."""
+"""Answers that arrive after their hold timeout: each applies to its response."""
 
 import pytest
 from support.encoded import CDS, LDS, RDS, cluster, listener, route, static
@@ -12,7 +12,7 @@ HOLD_S = 20.0
 
 
 def given_up(world: World, client: Client, type_url: str) -> str:
-    """Let the wait for the last response's answer pass; return its nonce."""
+    """Let the hold timeout of the last response pass; return its nonce."""
     nonce = client.last(type_url).nonce
     client.unanswered.clear()
     client.take()
@@ -55,7 +55,7 @@ def test_a_late_nack_keeps_the_clusters_of_the_version_before_it(world: World) -
     client.request(RDS, nonce=last, error="bad 3")
     client.take()
     world.publish(remove=[static("a")])
-    assert client.take() == []  # it runs r@1, which goes to a
+    assert client.take() == []  # it uses r@1, which uses a
 
 
 def test_a_late_nack_of_a_new_cluster_counts_it_as_absent(world: World) -> None:
@@ -120,7 +120,7 @@ def test_a_late_nack_is_recorded_once(world: World, variant: Variant) -> None:
 
 @pytest.mark.parametrize("took", [1, 2, 3], ids=["none", "first", "both"])
 def test_on_sotw_the_version_tells_what_an_unanswered_response_came_to(world: World, took: int) -> None:
-    """An Envoy answers only the last of several: when it rejects that, its version says what it took before."""
+    """Envoy answers only the last of several responses. If it rejects that one, its version shows what it accepted."""
     client = with_route(world, SOTW)
     versions = [client.accepted[next(iter(client.streams.values())), RDS][0]]
     for version in (2, 3):
@@ -133,7 +133,7 @@ def test_on_sotw_the_version_tells_what_an_unanswered_response_came_to(world: Wo
     assert uses == {1: {"a", "b", "c"}, 2: {"b", "c"}, 3: {"c"}}[took]
 
 
-def test_an_ack_settles_all_that_was_sent_before(world: World) -> None:
+def test_an_ack_applies_to_all_earlier_responses(world: World) -> None:
     client = with_route(world)
     world.publish(route("r", 2, "b"))
     given_up(world, client, RDS)

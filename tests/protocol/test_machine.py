@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: every client ends up with what it subscribes to, and is told nothing twice."""
+"""State machine: after any events in any order, every client has what it subscribes to, and was sent nothing twice."""
 
 import os
 
@@ -42,7 +42,7 @@ operations = st.lists(
 
 
 def made(type_url: str, name: str, content: int, special: bool) -> Resource:
-    """Make a resource: cluster n takes endpoints n; a route goes to clusters by its content, a listener to a route."""
+    """Make a resource: cluster n uses endpoints n, a route the clusters of its content, a listener a route."""
     references: dict[str, list[tuple[str, str]]] = {
         types.CLUSTER: [(types.ENDPOINTS, name)],
         types.ROUTE: [(types.CLUSTER, NAMES[content])],
@@ -57,7 +57,7 @@ def made(type_url: str, name: str, content: int, special: bool) -> Resource:
 
 
 class Machine(RuleBasedStateMachine):
-    """Clients and changes at random; ``settle`` compares."""
+    """Random clients and changes; ``settle`` compares the results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ class Machine(RuleBasedStateMachine):
     # --- What the server sends --------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Poll whatever stream is ready, save those of slow clients, until it has nothing more to say."""
+        """Poll all ready streams until they have no more messages, except for those of slow clients."""
         by_stream = {link.stream: (client, link) for client in self.clients for link in client.links.values()}
         owners = {link: client for client, link in by_stream.values()}
         for _ in range(200):
@@ -318,13 +318,13 @@ class Machine(RuleBasedStateMachine):
         return self.naive.snapshot(group, type_url)
 
     def _published(self, client: Client, type_url: str) -> set[str]:
-        """Return the names that streams of the client's group are brought to now."""
+        """Return the names in the snapshot of the client's group."""
         group = self.naive.table.group_of(client.group_node, dict.fromkeys(GROUPS))
         assert group is not None
         return set(self.hub.snapshot(group).view(type_url))
 
     def _excused(self, client: Client, subscription: Subscription) -> set[str]:
-        """Return the names that order may keep as they are: clusters in use, and routes to rejected clusters."""
+        """Return the names whose change may be held: clusters in use, and routes to rejected clusters."""
         type_url = subscription.type_url
         if type_url in (types.CLUSTER, types.ENDPOINTS):
             return self._in_use(client) - set(self._snapshot(client, types.CLUSTER))

@@ -1,4 +1,4 @@
-"""What one hub learnt of a node, every hub that is told knows: several processes serve one port, and nodes move."""
+"""The history of a node is shared by the hubs of all processes on a port, as nodes may reconnect to another process."""
 
 import pickle
 
@@ -40,7 +40,7 @@ def remembered(*, nodes_max: int, bytes_max: int = 1_000_000, share: Share = sha
 
 
 def known(nacked: NackedNames) -> dict[str, dict[str, NameSet]]:
-    """Return every name that was rejected, by node and type, as the protocol asks for it."""
+    """Return every NACKed name by node and type, read by ``of``."""
     found = {node.id: {type_url: names for type_url in TYPES if (names := nacked.of(node, type_url))} for node in NODES}
     return {node: by_type for node, by_type in found.items() if by_type}
 
@@ -83,7 +83,7 @@ def test_several_that_tell_each_other_come_to_know_the_same(history):
     for where, event in history:
         happen(all_of_them[where], event)
     assert known(all_of_them[0]) == known(all_of_them[1]) == known(all_of_them[2])
-    assert told[0] <= len(history)  # what was heard is not told again: it would go round for ever
+    assert told[0] <= len(history)  # an entry of another hub is not shared again: it would circulate for ever
 
 
 def test_what_is_settled_already_is_not_worth_telling():
@@ -269,7 +269,7 @@ def test_each_takes_in_what_concerns_it_alone():
 
 @pytest.fixture
 def here_and_there(make_world: MakeWorld) -> tuple[World, World]:
-    """Two processes that serve the same, each told what the other has to know."""
+    """Two processes with the same resources that share their node history."""
 
     def told(number: int) -> Share:
         return lambda entry: worlds[number].hub.remember(pickle.loads(pickle.dumps(entry)))
@@ -283,7 +283,7 @@ def publish(worlds: tuple[World, World], *upserts: Resource, remove: list[Resour
         world.publish(*upserts, remove=remove or [])
 
 
-def test_what_was_rejected_at_one_is_sent_again_by_the_other_whatever_is_claimed(here_and_there):
+def test_what_one_process_saw_rejected_is_sent_again_by_the_other_whatever_is_reported(here_and_there):
     here, there = here_and_there
     publish(here_and_there, static("a"), static("b"))
     client = here.client()

@@ -30,7 +30,7 @@ def test_odcds_without_wildcard_only_what_was_demanded_is_sent(world: World) -> 
 
 
 def test_odcds_removed_cluster_that_returns_is_pushed(world: World) -> None:
-    """envoy-facts.md 2.7: Envoy does not ask again."""
+    """envoy-facts.md 2.7: Envoy does not request it again."""
     world.publish(static("c1"))
     client = world.client()
     client.subscribe(CDS, "c1")
@@ -54,7 +54,7 @@ def test_odcds_reconnect_with_star_and_names_is_sent_only_what_is_missing(world:
 
 
 def test_vhds_first_request_without_names_is_not_everything_but_answered_not_empty(world: World) -> None:
-    """An empty response would let the listener wait for its fetch timeout."""
+    """After an empty response, the listener would wait for its fetch timeout."""
     world.publish(virtual_host("r1/foo.com"))
     client = world.client()
     client.subscribe(RDS, "r1")
@@ -62,7 +62,7 @@ def test_vhds_first_request_without_names_is_not_everything_but_answered_not_emp
     (message,) = client.messages
     assert (message.names, message.removed) == ([], ("r1/*",))
     client.ack(VHDS)
-    client.subscribe(RDS, "r2")  # Envoy does not ask for the virtual hosts of further routes
+    client.subscribe(RDS, "r2")  # Envoy does not request the virtual hosts of further routes
     assert client.last(VHDS).removed == ("r2/*",)
 
 
@@ -125,7 +125,7 @@ def test_vhds_alias_unsubscribed_is_sent_no_more(world: World) -> None:
 
 
 def test_vhds_unknown_host_is_answered_without_a_body(world: World) -> None:
-    """Facts 2.7: so it is a 404 at once; a removal or silence hangs the request."""
+    """Facts 2.7: this gives a 404 at once; a removal, or no answer, would hang the request."""
     client = world.client()
     assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #1 ~r1/foo.com alias=r1/foo.com"]
 
@@ -153,8 +153,8 @@ def test_vhds_reconnect_with_star_is_sent_only_what_changed(world: World) -> Non
     assert said == ["VHDS #1 r1/bar.com@2 -r1/gone"]
 
 
-def test_vhds_claim_found_by_its_alias_survives_another_subscription(world: World) -> None:
-    """The answer is still held behind clusters when the next host is asked for."""
+def test_vhds_reported_version_found_by_its_alias_survives_another_subscription(world: World) -> None:
+    """The answer is still held until clusters are ACKed when the client subscribes to the next host."""
     world.publish(static("a"), virtual_host("r1/vh", 2, aliases=("r1/foo.com",)), virtual_host("r1/bar.com"))
     client = world.client()
     with world.burst():

@@ -57,7 +57,7 @@ def test_order_removal_alone_goes_at_once(world: World, variant: Variant) -> Non
 
 
 def test_order_changed_cluster_has_its_endpoints_sent_again_unchanged(world: World, variant: Variant) -> None:
-    """envoy-facts.md 2.3: in delta Envoy sends no request for them and warms until its fetch timeout."""
+    """envoy-facts.md 2.3: on delta Envoy does not request them again and warms until its fetch timeout."""
     client = started(world, variant)
     world.publish(cluster("a", 2))
     assert client.take() == ["CDS #5 a@2", "EDS #6 a@1"]
@@ -103,7 +103,7 @@ def test_order_endpoints_unacked_when_the_cluster_changes_come_again_after_their
 
 
 def test_order_endpoints_that_are_gone_while_their_cluster_warms_are_answered(world: World, variant: Variant) -> None:
-    """Envoy ACKs no clusters before it got them: in delta as removed, in SotW as they last were."""
+    """Envoy ACKs clusters only after it received the endpoints: on delta their removal, on SotW their last version."""
     client = started(world, variant)
     world.publish(endpoints("a", 2))
     world.publish(cluster("a", 2))
@@ -174,7 +174,7 @@ def test_order_listeners_go_before_routes(world: World, variant: Variant) -> Non
 
 
 def test_order_routes_follow_the_snapshot_whose_clusters_were_acked(world: World, variant: Variant) -> None:
-    """A swap on to c, published while the one to b is under way, must not send r to c before c is there."""
+    """A swap to c that is published during the swap to b must not send r to c before the client has c."""
     client = started(world, variant)
     swap(world)
     world.publish(static("c"), route("r", 3, "c"))

@@ -1,4 +1,4 @@
-"""protocol.md, "Order": every hold has a deadline, after which the stream says so in its status."""
+"""protocol.md, "Order": every hold has a deadline, after which the status of the stream shows it as overdue."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
@@ -146,7 +146,7 @@ def test_deadline_of_removals_whose_rds_ack_does_not_come_is_said_and_a_late_ack
 
 
 def test_deadline_of_endpoints_on_a_stream_of_their_own_is_said(world: World, variant: Variant) -> None:
-    """Per type, routes wait for the ACK of the endpoints: that hold has a deadline too, and is to be said."""
+    """On per-type streams, routes wait for the ACK of the endpoints: that hold has a deadline too, and is reported."""
     client = started(world, variant, per_type=True)
     swap(world)
     client.take()
@@ -160,7 +160,8 @@ def test_deadline_of_endpoints_on_a_stream_of_their_own_is_said(world: World, va
 
 
 def test_deadline_of_a_client_that_never_asks_for_its_clusters(world: World) -> None:
-    """envoy-facts.md 2.6: it came back while warming, so endpoints are first; its routes can't wait for ever."""
+    """envoy-facts.md 2.6: Envoy reconnected while warming and requests endpoints first; its routes must not wait for
+    ever."""
     started(world).close()
     client = world.client(DELTA)
     with world.burst():
@@ -189,7 +190,7 @@ def test_deadline_passed_while_asleep_is_looked_at_by_the_next_tick(world: World
 
 
 def test_deadline_late_nack_of_what_was_given_up_on_is_recorded(world: World, variant: Variant) -> None:
-    """envoy-facts.md 2.2: delta answers both of two responses, SotW may answer the last of them alone."""
+    """envoy-facts.md 2.2: on delta Envoy answers both of two responses, on SotW it may answer only the last."""
     client = started(world, variant)
     world.publish(static("b"))
     world.advance(20)

@@ -1,4 +1,4 @@
-"""Make before break: however a consistent snapshot changes, no request of an Envoy meets a cluster that isn't there.
+"""Make before break: whatever consistent snapshots follow each other, no request uses a cluster that Envoy lacks.
 
 The client is Envoy as envoy-facts describes it (``support.order_envoy``).
 """
@@ -39,7 +39,7 @@ snapshots = st.fixed_dictionaries(
 
 
 def spell_out(spec: dict) -> tuple[Resource, ...]:
-    """Make a consistent snapshot: what listeners name is there, and what that names, and so on."""
+    """Make a consistent snapshot: all referenced resources exist, directly and indirectly."""
     routes = dict(spec["routes"])
     for uses in spec["listeners"].values():
         if isinstance(uses, str):
@@ -61,7 +61,7 @@ def spell_out(spec: dict) -> tuple[Resource, ...]:
 
 
 class OrderMachine(RuleBasedStateMachine):
-    """One Envoy, a catalog that changes, and messages under way both ways."""
+    """One Envoy, a changing catalog, and messages in transit in both directions."""
 
     ordering = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
 
@@ -80,7 +80,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     @initialize(spec=snapshots, variant=st.sampled_from(Variant), per_type=st.booleans(), faulty=st.booleans())
     def start(self, spec: dict, variant: Variant, per_type: bool, faulty: bool) -> None:
-        # SotW sends rejected clusters again with the next change, so what a rejection leaves is not followed there.
+        # SotW sends rejected clusters again with the next change, so the state after a rejection is not modelled there.
         self.spec, self.faulty = spec, faulty and variant is Variant.DELTA
         self.serve()
         self.envoy = Envoy(self.hub, variant, per_type)
@@ -92,7 +92,9 @@ class OrderMachine(RuleBasedStateMachine):
         self.hub.publish(self.catalog.apply(Changeset(upserts={"default": spell_out(spec)}, replace=True)))
         self.pump()
 
-    @precondition(lambda self: not (self.faulty and self.envoy.variant is Variant.SOTW))  # all it says is in doubt
+    @precondition(
+        lambda self: not (self.faulty and self.envoy.variant is Variant.SOTW)
+    )  # all reported versions are uncertain
     @rule()
     def reconnect(self) -> None:
         self.envoy.connect(self.now)
@@ -103,7 +105,7 @@ class OrderMachine(RuleBasedStateMachine):
         self.spec = spec
         self.serve()
         self.envoy.hub = self.hub
-        # A new server knows nothing of the clusters that listeners use which drain since before (docs/ordering.md).
+        # A new server does not know which clusters the draining listeners use (docs/ordering.md).
         self.envoy.draining = [(held, until) for held, until in self.envoy.draining if not held.names(CDS)]
         for link in self.envoy.links:
             link.open = False
@@ -147,7 +149,7 @@ class OrderMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((1.0, 6.0, 11.0)))
     def wait(self, seconds: float) -> None:
         if self.faulty:
-            # A client's asking for endpoints is under way for less than what the server waits for it after a rejection.
+            # After a rejection, a request for endpoints arrives before the server stops waiting for it.
             for link in [link for link in self.envoy.links if link.outbox and link.outbox[0].type_url == EDS]:
                 self.step(link, outwards=True)
         self.now += seconds
@@ -166,7 +168,7 @@ class OrderMachine(RuleBasedStateMachine):
         self.quieten()
         if not self.faulty:
             self.compare(clusters_may_stay=True)
-        self.now += HOLD_S  # a reconnect's removals may have waited for it; nothing else did
+        self.now += HOLD_S  # only removals after a reconnect may have waited for it
         self.wait(1.0)
         self.quieten()
         if not self.faulty:
@@ -204,7 +206,7 @@ class OrderMachine(RuleBasedStateMachine):
 
 
 class UnorderedMachine(OrderMachine):
-    """The control: with everything sent at once, requests must be seen to fail."""
+    """The control: with ordering switched off, requests must fail."""
 
     ordering = Ordering(enabled=False)
 

@@ -1,4 +1,4 @@
-"""protocol.md, "Order": the first answers on a reconnected stream obey it too; and envoy-facts.md 2.6."""
+"""protocol.md, "Order": the first responses on a reconnected stream are ordered too; and envoy-facts.md 2.6."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
@@ -26,7 +26,7 @@ def test_reconnect_with_a_swap_obeys_the_order(world: World) -> None:
 
 
 def test_reconnect_with_a_swap_obeys_the_order_on_sotw(world: World) -> None:
-    """A SotW client doesn't say what it holds, but its version tells it to a server that sent it."""
+    """A SotW client reports only a version, by which the server that sent it knows the resources."""
     client = started(world, SOTW)
     client.close()
     swap(world)
@@ -55,14 +55,14 @@ def test_reconnect_with_a_changed_cluster_sends_its_endpoints_again(world: World
 
 
 def test_reconnect_while_warming_asks_for_endpoints_first_and_gets_all(world: World, variant: Variant) -> None:
-    """Facts, section 0, item 9: its claims about endpoints are not to be believed."""
+    """Facts, section 0, item 9: its reported versions of endpoints must be ignored."""
     client = started(world, variant)
     client.close()
     assert client.reconnect(EDS).take() == ["EDS #1 a@1"]
 
 
 def test_reconnect_of_grpc_in_any_order_is_sent_nothing(world: World, variant: Variant) -> None:
-    """Its client keeps its types in no order, so that endpoints may well come first; they are no sign of warming."""
+    """gRPC requests types in any order, so a first request for endpoints does not show that clusters are warming."""
     world.publish(cluster("a"), endpoints("a"), listener("l", routes="r"), route("r", 1, "a"))
     for user_agent in ("gRPC C-core linux Python C-core 58.0.0", "gRPC Go", "gRPC Java"):
         client = world.client(variant, user_agent, user_agent=user_agent)
@@ -150,12 +150,12 @@ def test_reconnect_everything_removed_meanwhile_is_removed_in_order(world: World
     assert client.take() == ["LDS #1 -l", "RDS #2 -r"]
     client.unsubscribe(RDS, "r")
     assert client.ack_all() == []
-    world.advance(601)  # the listener that went may have had routes of its own
+    world.advance(601)  # the removed listener may have had inline routes
     assert client.take() == ["CDS #3 -a", "EDS #4 -a"]
 
 
-def test_reconnect_claimed_cluster_that_is_kept_is_answered_by_its_removal(world: World) -> None:
-    """What this server never had can't be sent, and may be in use."""
+def test_reconnect_reported_cluster_that_is_kept_is_answered_by_its_removal(world: World) -> None:
+    """The server never had the cluster, so it cannot send it, and the client may use it."""
     world.publish(route("r", 1))
     client = world.client()
     assert client.subscribe(CDS, "a", have={"a": "9"}) == []
@@ -176,8 +176,8 @@ def test_reconnect_twice_is_sent_nothing_the_second_time(world: World, variant: 
     assert client.reconnect().ack_all() == []
 
 
-def test_reconnect_endpoints_asked_for_after_changed_clusters_are_sent_though_claimed(world: World) -> None:
-    """The cluster's answer is already out when the request for its endpoints is read."""
+def test_reconnect_endpoints_asked_for_after_changed_clusters_are_sent_though_reported(world: World) -> None:
+    """The response with the cluster is already sent when the request for its endpoints is read."""
     started(world).close()
     world.publish(cluster("a", 2))
     client = world.client()
@@ -186,7 +186,7 @@ def test_reconnect_endpoints_asked_for_after_changed_clusters_are_sent_though_cl
 
 
 def test_reconnect_sotw_with_one_of_many_versions_is_sent_what_is_right(make_world: MakeWorld) -> None:
-    """However many versions the hub remembers, a client of any age ends with the present state."""
+    """A client with a version of any age ends with the current resources, however many versions the hub keeps."""
     world = make_world()
     world.hub.response_cache.states_max = 2
     clients = []
@@ -266,7 +266,7 @@ def test_reconnect_a_route_that_drained_and_is_there_again_is_no_longer_kept(wor
 
 @pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "half-open"])
 def test_reconnect_a_removed_route_that_a_draining_listener_uses_keeps_its_cluster(world: World, noticed: bool) -> None:
-    """Envoy goes on asking for it, and says of no version that it has it (envoy-facts.md 2.6)."""
+    """Envoy stays subscribed to it and reports no version of it (envoy-facts.md 2.6)."""
     world.publish(static("a"), static("b"), listener("l", 1, routes="r"), route("r", 1, "a"))
     client = world.client()
     client.subscribe(CDS)

@@ -1,4 +1,4 @@
-"""protocol.md, "Order": clusters are removed once nothing that a client may be using names them; envoy-facts.md 3."""
+"""protocol.md, "Order": clusters are removed once nothing that a client may use refers to them; envoy-facts.md 3."""
 
 import pytest
 from support.encoded import (
@@ -60,7 +60,7 @@ def test_order_nacked_rds_twice_keeps_every_cluster_that_it_may_use(world: World
 
 
 def test_order_cluster_that_another_subscribed_route_names_stays(world: World, variant: Variant) -> None:
-    """A listener that drains keeps its old route configuration subscribed, for up to 600 s."""
+    """A draining listener stays subscribed to its old route configuration, for up to 600 s."""
     client = started(world, variant)
     world.publish(static("b"), route("r2", 1, "b"), listener("l", 2, routes="r2"))
     client.subscribe(RDS, "r2")
@@ -191,7 +191,7 @@ def test_order_cluster_that_returns_while_kept_is_no_change(world: World, varian
 
 
 def test_order_named_cluster_that_is_gone_and_then_dropped_needs_no_removal(world: World, variant: Variant) -> None:
-    """envoy-facts.md 5: a grpc client drops a cluster by itself once its routes no longer name it."""
+    """envoy-facts.md 5: a gRPC client unsubscribes from a cluster once its routes no longer refer to it."""
     world.publish(static("a"), static("b"), listener("l"))
     client = world.client(variant)
     client.subscribe(LDS, "l")
@@ -212,7 +212,7 @@ def test_order_a_client_of_clusters_alone_is_told_of_removals_at_once(
     client.subscribe(CDS, *names)
     client.ack_all()
     world.publish(remove=[static("a")])
-    # A client of per-type streams has one for each name.
+    # A per-type client has one stream for each name.
     everything = "(empty)" if per_type and names else "b@1"
     assert [line.split(" ", 2)[2] for line in client.take()] == [full(variant, "-a", everything)]
     client.ack_all()
@@ -232,7 +232,7 @@ def test_order_what_can_not_use_clusters_keeps_none(world: World, type_url: str)
 
 
 def test_order_a_client_of_clusters_alone_that_has_just_returned_may_be_yet_to_ask_for_listeners(world: World) -> None:
-    """An Envoy asks for clusters before listeners."""
+    """Envoy requests clusters before listeners."""
     world.publish(static("a"), static("b"))
     client = world.client()
     client.subscribe(CDS)

@@ -1,4 +1,4 @@
-"""docs/ordering.md says what the tables of the order say."""
+"""The tables in docs/ordering.md are equal to those in the code."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SWITCHES = "listeners, routes"
 
 
 def rows(heading: str) -> list[tuple[str, ...]]:
-    """Return the rows of the page's table that has this heading."""
+    """Return the rows of the table with this heading."""
     lines = PAGE.read_text().splitlines()
     at = lines.index(heading) + 2
     table = []

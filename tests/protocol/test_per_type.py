@@ -1,4 +1,5 @@
-"""protocol.md, "Order", on per-type streams: a session spans a connection's; and envoy-facts.md 2.3 and 2.8."""
+"""protocol.md, "Order", on per-type streams, of which a session has all of one connection; and envoy-facts.md 2.3 and
+2.8."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
@@ -15,7 +16,7 @@ def test_per_type_start(world: World, variant: Variant) -> None:
 
 
 def test_per_type_routes_wait_for_the_ack_of_the_new_endpoints(world: World, variant: Variant) -> None:
-    """CDS is ACKed at once, warm or not: the endpoints' ACK is the only signal."""
+    """Clusters are ACKed at once, warm or not: only the ACK of the endpoints shows that they are warm."""
     client = started(world, variant, per_type=True)
     swap(world)
     assert client.take() == [full(variant, "CDS #5 b@1", "CDS #5 a@1 b@1")]
@@ -50,7 +51,7 @@ def test_per_type_clusters_without_endpoints_need_only_the_cds_ack(world: World,
 
 
 def test_per_type_changed_cluster_asks_by_itself_so_nothing_is_sent_twice(world: World, variant: Variant) -> None:
-    """A changed cluster opens a new endpoints stream without versions, and then the old one ends."""
+    """For a changed cluster Envoy opens a new endpoints stream without versions, and then ends the old one."""
     client = started(world, variant, per_type=True)
     world.publish(cluster("a", 2), listener("l", 2, routes="r"))
     assert client.take() == ["CDS #5 a@2"]
@@ -147,16 +148,16 @@ def test_per_type_session_ends_with_its_last_stream(world: World) -> None:
 
 
 def test_per_type_reconnect_in_random_order_obeys_the_order(world: World, variant: Variant) -> None:
-    """envoy-facts.md 2.8: after an outage EDS may come back first and CDS last."""
+    """envoy-facts.md 2.8: after an outage the EDS stream may reconnect first and the CDS stream last."""
     client = started(world, variant, per_type=True)
     client.close()
     world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
     again = world.client(variant, per_type=True, connection="tcp2")
-    claims = {"a": {"a": "1"}, "l": {"l": "1"}, "r": {"r": "1"}}
+    versions = {"a": {"a": "1"}, "l": {"l": "1"}, "r": {"r": "1"}}
     old = {key: client.accepted[stream] for key, stream in _streams_of(client).items()} if variant is SOTW else {}
 
     def have(type_url: str, name: str) -> object:
-        return old[type_url][0] if variant is SOTW else claims[name]
+        return old[type_url][0] if variant is SOTW else versions[name]
 
     assert again.subscribe(RDS, "r", have=have(RDS, "r")) == []
     assert again.subscribe(EDS, "a", have=have(EDS, "a")) == []
@@ -183,7 +184,7 @@ def test_per_type_reconnect_without_clusters_does_not_hold_routes_for_ever(world
 
 
 def test_per_type_routes_wait_while_the_stream_of_the_clusters_is_away(world: World, variant: Variant) -> None:
-    """Only the CDS stream ended: what changes meanwhile must not switch routes to clusters that were never sent."""
+    """Only the CDS stream ended: changes meanwhile must not move routes to clusters that were never sent."""
     client = started(world, variant, per_type=True)
     world.hub.close(client.streams.pop((CDS, "")))
     swap(world)
@@ -219,7 +220,7 @@ def test_per_type_an_answer_to_endpoints_of_before_the_clusters_is_not_what_is_a
 
 
 def test_per_type_mended_clusters_are_waited_for_like_new_ones(world: World) -> None:
-    """What was rejected was given up on; once it comes anew, routes to it wait again until it is warm."""
+    """The wait for a rejected cluster ended; when the cluster is sent again, routes to it wait again until it is warm."""
     client = started(world, per_type=True)
     world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"), route("r2", 1, "b"))
     client.take()
@@ -235,7 +236,7 @@ def test_per_type_mended_clusters_are_waited_for_like_new_ones(world: World) -> 
 
 @pytest.mark.parametrize("after_s", [0, 5])
 def test_per_type_rejected_clusters_that_the_client_took_are_waited_for(world: World, after_s: int) -> None:
-    """It asks for their endpoints, be it late: then they are about to serve, but do not before it has those."""
+    """The client requests their endpoints, though late: it has the clusters, which are warm once it has the endpoints."""
     client = started(world, per_type=True)
     world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"), route("r2", 1, "b"))
     client.take()

@@ -1,7 +1,8 @@
-"""Per-type streams that end while clusters warm: what the client claims of clusters does not say that they serve.
+"""Per-type streams that end while clusters warm: clusters that the client reports may not be warm.
 
-Per type, Envoy ACKs clusters at once (envoy-facts.md 2.3), and asks for a warming one's endpoints without claiming them
-(2.8). Both were taken for warm after a reconnect, so that listeners and routes came before what they refer to.
+On per-type streams Envoy ACKs clusters at once (envoy-facts.md 2.3), and requests the endpoints of a warming cluster
+without reporting them (2.8). The server once took such clusters for warm after a reconnect, and sent listeners and
+routes too early.
 """
 
 import pytest
@@ -12,14 +13,14 @@ from support.scenes import started
 from xds.protocol.policy import Variant
 
 
-def claim(client: Client, type_url: str, **names: str) -> dict[str, str] | str:
-    """Return what a client that was sent this says it has: of SotW, the version of the last message."""
+def reported(client: Client, type_url: str, **names: str) -> dict[str, str] | str:
+    """Return the versions that a client with these resources reports: on SotW that of the last message."""
     return names if client.variant is DELTA else client.last(type_url).version
 
 
 @pytest.fixture
 def old(world: World, variant: Variant) -> Client:
-    """A client that has cluster a and route r to it, and went away while b warmed, to which r is about to go."""
+    """A client with cluster a and route r to it, which disconnected while b, the next cluster of r, was warming."""
     client = started(world, variant, per_type=True)
     world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
     client.ack(CDS)
@@ -28,21 +29,21 @@ def old(world: World, variant: Variant) -> Client:
 
 
 def come_back(old: Client, *, clusters_last: bool = False) -> Client:
-    """Open all streams anew but that of b's endpoints, in either order."""
+    """Reopen all streams except the one for b's endpoints, in either order."""
     client = old.world.client(old.variant, per_type=True, connection="tcp2")
-    clusters = claim(old, CDS, a="1", b="1")
+    clusters = reported(old, CDS, a="1", b="1")
     if not clusters_last:
         assert client.subscribe(CDS, have=clusters) == []
-    assert client.subscribe(RDS, "r", have=claim(old, RDS, r="1")) == []
-    assert client.subscribe(EDS, "a", have=claim(old, EDS, a="1")) == []
-    assert client.subscribe(LDS, have=claim(old, LDS, l="1")) == []
+    assert client.subscribe(RDS, "r", have=reported(old, RDS, r="1")) == []
+    assert client.subscribe(EDS, "a", have=reported(old, EDS, a="1")) == []
+    assert client.subscribe(LDS, have=reported(old, LDS, l="1")) == []
     if clusters_last:
         assert client.subscribe(CDS, have=clusters) == []
     return client
 
 
 @pytest.mark.parametrize("clusters_last", [False, True])
-def test_per_type_reconnect_routes_wait_for_endpoints_that_are_not_claimed(old: Client, clusters_last: bool) -> None:
+def test_per_type_reconnect_routes_wait_for_endpoints_that_are_not_reported(old: Client, clusters_last: bool) -> None:
     client = come_back(old, clusters_last=clusters_last)
     assert client.subscribe(EDS, "b") == ["EDS #1 b@1"]
     assert client.ack(EDS) == ["RDS #2 r@2"]
@@ -52,16 +53,16 @@ def test_per_type_reconnect_routes_wait_for_endpoints_that_are_not_claimed(old: 
 def test_per_type_reconnect_endpoints_may_come_before_the_clusters(old: Client, answered: bool) -> None:
     client = old.world.client(old.variant, per_type=True, connection="tcp2")
     client.subscribe(EDS, "b")
-    client.subscribe(EDS, "a", have=claim(old, EDS, a="1"))
-    client.subscribe(RDS, "r", have=claim(old, RDS, r="1"))
+    client.subscribe(EDS, "a", have=reported(old, EDS, a="1"))
+    client.subscribe(RDS, "r", have=reported(old, RDS, r="1"))
     if answered:
         client.ack(EDS)
-    said = client.subscribe(CDS, have=claim(old, CDS, a="1", b="1"))
+    said = client.subscribe(CDS, have=reported(old, CDS, a="1", b="1"))
     assert (said if answered else client.ack(EDS)) == ["RDS #2 r@2"]
 
 
 def test_per_type_reconnect_new_endpoints_of_a_cluster_that_serves_hold_nothing(world: World) -> None:
-    """It goes on serving with the older ones, which it claims."""
+    """The client goes on using the older ones, which it reports."""
     started(world, per_type=True).close()
     world.publish(endpoints("a", 2), route("r", 2, "a"))
     client = world.client(per_type=True, connection="tcp2")
@@ -70,10 +71,10 @@ def test_per_type_reconnect_new_endpoints_of_a_cluster_that_serves_hold_nothing(
     assert client.subscribe(CDS, have={"a": "1"}) == ["RDS #2 r@2"]
 
 
-def test_per_type_reconnect_claimed_endpoints_hold_nothing(old: Client) -> None:
+def test_per_type_reconnect_reported_endpoints_hold_nothing(old: Client) -> None:
     """The client had them, but the stream ended before it could ACK them."""
     client = come_back(old)
-    sent = claim(old, EDS, a="1") if old.variant is SOTW else {"b": "1"}
+    sent = reported(old, EDS, a="1") if old.variant is SOTW else {"b": "1"}
     client.subscribe(EDS, "b", have=sent)
     client.ack_all()
     assert "r@2" in str(client.last(RDS))
@@ -88,21 +89,21 @@ def test_per_type_reconnect_waits_no_longer_than_for_an_answer(old: Client) -> N
 
 
 def test_per_type_reconnect_first_listeners_wait_too(world: World, variant: Variant) -> None:
-    """It went away while its first clusters warmed, so that there is no listener yet to claim."""
+    """The client disconnected while its first clusters warmed, so it has no listener to report."""
     world.publish(cluster("a"), endpoints("a"), listener("l", clusters="a"))
     old = world.client(variant, per_type=True)
     old.subscribe(CDS)
     old.ack(CDS)
     old.close()
     client = world.client(variant, per_type=True, connection="tcp2")
-    assert client.subscribe(CDS, have=claim(old, CDS, a="1")) == []
+    assert client.subscribe(CDS, have=reported(old, CDS, a="1")) == []
     assert client.subscribe(LDS) == []
     assert client.subscribe(EDS, "a") == ["EDS #1 a@1"]
     assert client.ack(EDS) == ["LDS #2 l@1"]
 
 
 def test_per_type_reconnect_rejecting_another_cluster_does_not_end_the_wait(old: Client) -> None:
-    """Only of what it rejected can it be that the client never asks for the endpoints."""
+    """Only for rejected clusters may the client never request the endpoints."""
     client = come_back(old)
     old.world.publish(static("c"), cluster("d"), endpoints("d"))
     client.take()
@@ -113,8 +114,8 @@ def test_per_type_reconnect_rejecting_another_cluster_does_not_end_the_wait(old:
     assert client.ack(EDS) == ["RDS #3 r@2"]
 
 
-def test_per_type_reconnect_a_changed_cluster_does_not_serve_by_claimed_endpoints(world: World) -> None:
-    """Those are of the stream that the client ends once it reads of the change."""
+def test_per_type_reconnect_a_changed_cluster_is_not_warm_by_reported_endpoints(world: World) -> None:
+    """They are on the stream that the client ends once it receives the change."""
     started(world, per_type=True).close()
     world.publish(cluster("a", 2), listener("l", 2, routes="r"))
     client = world.client(per_type=True, connection="tcp2")
@@ -129,8 +130,8 @@ def test_per_type_reconnect_a_changed_cluster_does_not_serve_by_claimed_endpoint
     assert client.ack(EDS) == ["LDS #3 l@2"]
 
 
-def test_per_type_reconnect_one_stream_for_all_endpoints_claims_but_some(world: World) -> None:
-    """A client that is not Envoy may ask for all of them on one stream."""
+def test_per_type_reconnect_one_stream_for_all_endpoints_reports_only_some(world: World) -> None:
+    """A client other than Envoy may request all of them on one stream."""
     old = started(world, per_type=True)
     world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
     old.ack(CDS)

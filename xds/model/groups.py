@@ -64,7 +64,7 @@ def _metadata_matches(metadata: Mapping[str, Any], path: str, pattern: str) -> b
 
 
 def _metadata_values(metadata: Any, path: str) -> Iterator[Any]:
-    """Yield the values at a dotted path. Keys may contain dots, as Kubernetes labels do (``app.kubernetes.io/name``)."""
+    """Yield the values of a path. Keys may contain dots, as Kubernetes labels do (``app.kubernetes.io/name``)."""
     if not isinstance(metadata, Mapping):
         return
     if path in metadata:
