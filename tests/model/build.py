@@ -1,4 +1,4 @@
-"""Short ways to build resources, changesets and catalogs for the model's tests. It does not know the schema."""
+"""Builders of resources, changesets and catalogs for the tests of the model."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def resource(
     ttl_s: float | None = None,
     source: str = "",
 ) -> Resource:
-    """Return a resource whose version depends on all that the real one's does. ``refers_to``: type URL, name, field."""
+    """Return a resource whose version depends on its content. ``refers_to``: type URL, name, field."""
     references, also_known_as = tuple(Reference(*each) for each in refers_to), tuple(aliases)
     rest = [ttl_s, also_known_as, references]
     body = (content if not any(rest) else repr((content, *rest))).encode()
@@ -72,13 +72,13 @@ def content_of(snapshot: Snapshot) -> dict[tuple[str, str], str]:
 
 
 def served(catalog: Catalog, group: str = "default") -> dict[str, str]:
-    """Return the name and version of every cluster that a group's nodes see."""
+    """Return the name and version of every cluster of a group's snapshot."""
     snapshot = catalog.snapshots[group]
     return {name: version for (type_url, name), version in content_of(snapshot).items() if type_url == CLUSTER}
 
 
 def problems_of(catalog: Catalog, changeset: Changeset) -> list[Problem]:
-    """Return why a changeset is rejected. Fails if it isn't, or if that leaves a trace."""
+    """Return the problems of a changeset. Fails if it is accepted, or if its rejection changes the catalog."""
     before = (catalog.revision, catalog.table, dict(catalog.snapshots))
     try:
         catalog.apply(changeset)
@@ -89,7 +89,7 @@ def problems_of(catalog: Catalog, changeset: Changeset) -> list[Problem]:
 
 
 def clusters_changed(applied: Applied) -> dict[str, set[str]]:
-    """Return the changed names by group, of a change of nothing but clusters."""
+    """Return the changed names by group of a change that has only clusters."""
     assert all(by_type.keys() == {CLUSTER} for by_type in applied.changed.values())
     return {group: set(by_type[CLUSTER]) for group, by_type in applied.changed.items()}
 

@@ -1,4 +1,4 @@
-"""A catalog that keeps dicts of dicts, recomputes everything and compares everything. It shares no code with ours."""
+"""A naive catalog of nested dicts that recomputes and compares everything. It shares no code with the real one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Naive:
-    """All groups' own resources, and the rules; every method looks at all of it."""
+    """All groups' own resources, and the rules; every method iterates over all of them."""
 
     own: Mapping[str, Mapping[Key, Resource]] = field(default_factory=lambda: {"default": {}})
     table: GroupTable = field(default_factory=GroupTable)
 
     def after(self, change: Changeset) -> "Naive | None":
-        """Return what the changeset leads to, or None if it names a resource twice or has groups in a circle."""
+        """Return the catalog after the changeset, or None if it has a resource twice or a cycle of groups."""
         table = self.table if change.groups is None else change.groups
         own: dict[str, dict[Key, Resource]] = {"default": {}}
         if not change.replace:
@@ -40,7 +40,7 @@ class Naive:
         return after if all(after.line(group) for group in own) else None
 
     def line(self, group: str) -> list[str]:
-        """Return the group and all that it extends, or nothing where that never ends."""
+        """Return the group and all groups that it extends, or nothing for a cycle."""
         line = [group]
         while line[-1] in self.table.extends:
             line.append(self.table.extends[line[-1]])
@@ -49,14 +49,14 @@ class Naive:
         return line
 
     def seen(self, group: str) -> dict[Key, Resource]:
-        """Return all that nodes of a group see; of a group that there is not, nothing."""
+        """Return all resources that nodes of a group see, none for an unknown group."""
         seen: dict[Key, Resource] = {}
         for base in reversed(self.line(group)):
             seen |= self.own.get(base, {})
         return seen
 
     def missing(self) -> set[tuple[str, str, str]]:
-        """Return every dangling reference: the group, who refers, and to what."""
+        """Return every dangling reference: the group, the referrer and the target."""
         found = set()
         for group in self.own:
             seen = self.seen(group)
@@ -68,7 +68,7 @@ class Naive:
         return found
 
     def same_as(self, other: "Naive") -> bool:
-        """Say whether going from one to the other is no change at all."""
+        """Say whether two catalogs are equal."""
         versions = [
             {group: {key: each.version for key, each in resources.items()} for group, resources in naive.own.items()}
             for naive in (self, other)

@@ -1,4 +1,4 @@
-"""A catalog takes each changeset whole or not at all, and says exactly what it changed."""
+"""A catalog applies each changeset as a whole or not at all, and returns exactly what it changed."""
 
 import pytest
 from model.build import (
@@ -60,7 +60,7 @@ def test_upserts_and_removals_take_effect_together() -> None:
         Changeset(groups=GroupTable()),
     ],
 )
-def test_what_is_already_so_makes_no_revision(nothing: Changeset) -> None:
+def test_a_change_to_the_current_state_makes_no_revision(nothing: Changeset) -> None:
     served_now = catalog({"default": [resource("a")]})
     before = served_now.snapshots["default"]
     assert served_now.apply(nothing) == Applied(revision=1, changed={})
@@ -110,7 +110,7 @@ def test_an_alias_changes_with_its_resource() -> None:
     assert clusters_changed(served_now.apply(removals("a"))) == {"default": set("ayz")}
 
 
-def test_removing_from_a_group_that_there_is_not_makes_none() -> None:
+def test_removing_from_an_unknown_group_makes_no_group() -> None:
     served_now = catalog({"default": [resource("a")]})
     assert served_now.apply(removals("a", group="typo")) == Applied(revision=1, changed={})
     assert served_now.group_of(Node(id="n", cluster="typo")) == "default"
@@ -167,7 +167,7 @@ class TestRules:
         assert (served_now.revision, served_now.snapshots["default"].revision) == (
             2,
             1,
-        )  # nothing of the group's changed
+        )  # no resource of the group changed
 
     def test_a_changeset_without_rules_leaves_them(self) -> None:
         table = GroupTable(rules=(Rule(group="one", id="x"),))
@@ -177,7 +177,7 @@ class TestRules:
 
 
 class TestRejection:
-    def test_of_two_things_of_one_name_nothing_is_applied(self) -> None:
+    def test_a_changeset_with_a_duplicate_name_is_rejected_whole(self) -> None:
         served_now = catalog({"default": [resource("a")]})
         twice = upserts(
             resource("b", source="x.yaml:3"), resource("b", "2", source="dir/y.yaml:5"), resource("c"), group="one"
@@ -194,7 +194,7 @@ class TestRejection:
         assert served(served_now) == {"a": "1"}
 
     @pytest.mark.parametrize("source", ["item 3", "odd:name"])
-    def test_a_place_without_a_line_is_told_as_it_is(self, source: str) -> None:
+    def test_a_source_without_a_line_is_shown_as_it_is(self, source: str) -> None:
         (problem,) = problems_of(Catalog(), upserts(resource("a"), resource("a", source=source)))
         assert (problem.file, problem.line) == (source, 0)
 

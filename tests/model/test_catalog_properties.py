@@ -1,4 +1,4 @@
-"""The catalog against a naive one: after any history it serves, tells and refuses the same."""
+"""The catalog against a naive one: after any history it serves, returns and refuses the same."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,8 +53,8 @@ def changesets(draw: st.DrawFn, *, referring: bool) -> Changeset:
 
 
 def tell_apart(catalog: Catalog, change: Changeset) -> set[tuple[str, str, str]] | None:
-    """Apply the changeset; return the dangling references for which it was refused, empty if it was for another
-    reason, None if it was not."""
+    """Apply the changeset; return the dangling references for which it was refused, empty if it was refused for
+    another reason, None if it was accepted."""
     before = (catalog.revision, catalog.table, dict(catalog.snapshots))
     try:
         catalog.apply(change)
@@ -68,7 +68,7 @@ def tell_apart(catalog: Catalog, change: Changeset) -> set[tuple[str, str, str]]
 
 
 def serves(catalog: Catalog, naive: Naive) -> None:
-    """Assert that both serve the same in every group, by every way to read it."""
+    """Assert that both have the same resources in every group, by every method that reads them."""
     assert set(catalog.snapshots) == set(naive.own)
     for group, snapshot in catalog.snapshots.items():
         seen = naive.seen(group)
@@ -81,7 +81,7 @@ def serves(catalog: Catalog, naive: Naive) -> None:
 
 
 @given(st.lists(changesets(referring=False), max_size=6))
-def test_it_serves_and_tells_what_the_naive_one_does(history: list[Changeset]) -> None:
+def test_it_serves_and_returns_the_same_as_the_naive_one(history: list[Changeset]) -> None:
     catalog, naive = Catalog(), Naive()
     for change in history:
         after = naive.after(change)

@@ -1,4 +1,4 @@
-"""What resources refer to must be served to the same nodes; what is missing is told with its place and a suggestion."""
+"""Referenced resources must be served to the same nodes; a missing one is a problem with a place and a suggestion."""
 
 from collections.abc import Iterable
 
@@ -102,7 +102,7 @@ def test_every_referrer_of_what_is_removed_is_told() -> None:
     ]
 
 
-def test_a_referrer_that_has_let_go_no_longer_holds() -> None:
+def test_a_resource_that_no_longer_refers_to_another_does_not_prevent_its_removal() -> None:
     now = catalog({"default": [route("r", "a"), route("s", "a"), resource("a"), resource("b")]})
     now.apply(upserts(route("r", "b")))
     assert found(problems_of(now, removals("a"))) == [("default", "routes/s", "clusters/a")]
@@ -110,7 +110,7 @@ def test_a_referrer_that_has_let_go_no_longer_holds() -> None:
     assert now.apply(removals("a")).revision == 4
 
 
-def test_a_reference_can_be_turned_and_its_old_target_removed_in_one_change() -> None:
+def test_a_reference_can_be_changed_and_its_old_target_removed_in_one_change() -> None:
     now = catalog({"default": [route("r", "a"), resource("a")]})
     turned = Changeset(upserts={"default": (route("r", "b"), resource("b"))}, removals={"default": ((CLUSTER, "a"),)})
     assert now.apply(turned).revision == 2
@@ -157,7 +157,7 @@ class TestAcrossGroups:
         assert now.apply(removals("a", group="child")).revision == 2
         assert served(now, "child") == {"a": "1"}
 
-    def test_a_referrer_that_a_nearer_group_hides_does_not_hold(self) -> None:
+    def test_a_hidden_referrer_does_not_prevent_a_removal(self) -> None:
         now = self.groups(base=[resource("x")], child=[route("r", "b"), resource("b")])
         now.apply(upserts(route("r", "x"), group="base"))
         both = {"child": (route("r", "b"),), "grandchild": (resource("c"),)}
@@ -181,7 +181,7 @@ class TestAcrossGroups:
         ]
         assert served(now, "child") == {"a": "1"}
 
-    def test_a_vanishing_group_holds_nothing(self) -> None:
+    def test_a_removed_group_does_not_prevent_removals(self) -> None:
         now = catalog({"one": [route("r", "a"), resource("a")], "default": [resource("a")]})
         assert now.apply(Changeset(replace=True)).revision == 2
 
@@ -231,7 +231,7 @@ class TestText:
         (problem,) = problems_of(Catalog(), upserts(route("r", "web-backend"), near))
         assert problem.hint == ADD_IT.format("clusters/web-backend")
 
-    def test_among_very_many_names_none_is_sought(self) -> None:
+    def test_with_very_many_names_none_is_suggested(self) -> None:
         names = [f"web-{number:06}" for number in range(NAMES_SEARCHED_MAX + 1)]
         assert self.hint("web-0", *names) == ADD_IT.format("clusters/web-0")
         assert self.hint("web-0000001", *names[1:]) == "did you mean web-000001?"

@@ -1,4 +1,4 @@
-"""What a change costs depends on what changed, not on how much is served: shown by counting calls."""
+"""The cost of a change depends on what changed, not on how much is served: measured by counting calls."""
 
 import gc
 import sys
@@ -37,7 +37,7 @@ def calls(work: Callable[[], object]) -> int:
 
 
 def clusters(count: int) -> list[Resource]:
-    """Return so many clusters, each referring to its endpoints, and those."""
+    """Return clusters and the endpoints that each of them refers to."""
     made = []
     for name in map("r{}".format, range(count)):
         made += [resource(name, refers_to=[(ENDPOINTS, name)]), resource(name, type_url=ENDPOINTS)]

@@ -1,4 +1,4 @@
-"""A second catalog that is told what the first one's changes came to is the same catalog, however it was told."""
+"""A catalog that applies another catalog's export and effects is equal to it."""
 
 import pickle
 
@@ -17,7 +17,7 @@ NODES = [Node(id=name, cluster=cluster) for name in "mnx" for cluster in ("defau
 
 
 def same(one: Catalog, other: Catalog) -> None:
-    """Assert that two catalogs serve the same to every node, at the same revision, by every way to read it."""
+    """Assert that two catalogs have the same resources at the same revision, by every method that reads them."""
     assert (one.revision, one.table) == (other.revision, other.table)
     assert one.snapshots.keys() == other.snapshots.keys()
     assert [one.group_of(node) for node in NODES] == [other.group_of(node) for node in NODES]
@@ -32,13 +32,13 @@ def same(one: Catalog, other: Catalog) -> None:
 
 
 def follow(follower: Catalog, leader: Catalog, applied: Applied) -> Applied:
-    """Tell a catalog what another one has applied, over the wire between processes."""
+    """Apply to a catalog what another one has applied, pickled as between processes."""
     assert applied.effect is not None
     return follower.apply(pickle.loads(pickle.dumps(applied.effect)))
 
 
 def applied_by(leader: Catalog, change: Changeset) -> Applied | None:
-    """Apply a changeset; None if it is refused, or made no revision, so that nobody is told."""
+    """Apply a changeset; return None if it is refused or makes no revision."""
     before = leader.revision
     try:
         applied = leader.apply(change)
@@ -58,8 +58,8 @@ def test_an_export_makes_an_empty_catalog_the_same(history: list[Changeset]) -> 
 
 
 @given(st.lists(changesets(referring=False), max_size=8), st.integers(0, 8))
-def test_a_catalog_that_is_told_each_change_stays_the_same(history: list[Changeset], late: int) -> None:
-    """One follows from the first change on, another takes the whole state later, as a process that is replaced."""
+def test_a_catalog_that_applies_each_effect_stays_equal(history: list[Changeset], late: int) -> None:
+    """One follows from the first change on, another starts from an export later, as a new worker process does."""
     leader = Catalog(check_references=False)
     followers = [Catalog(check_references=False)]
     for number, change in enumerate(history):
@@ -76,7 +76,7 @@ def test_a_catalog_that_is_told_each_change_stays_the_same(history: list[Changes
 
 
 @given(st.lists(changesets(referring=True), max_size=6))
-def test_what_was_refused_reaches_nobody(history: list[Changeset]) -> None:
+def test_a_refused_change_has_no_effect_to_apply(history: list[Changeset]) -> None:
     leader, follower = Catalog(), Catalog(check_references=False)
     for change in history:
         applied = applied_by(leader, change)
@@ -86,7 +86,7 @@ def test_what_was_refused_reaches_nobody(history: list[Changeset]) -> None:
 
 
 @given(tables, tables)
-def test_rules_are_told_without_what_the_groups_have(first: GroupTable, second: GroupTable) -> None:
+def test_the_effect_of_new_rules_has_no_resources(first: GroupTable, second: GroupTable) -> None:
     leader, follower = Catalog(check_references=False), Catalog(check_references=False)
     for table in (first, second):
         applied = applied_by(leader, Changeset(groups=table))
@@ -139,14 +139,14 @@ def test_the_effect_of_a_group_that_comes_or_goes_costs_what_changed() -> None:
     assert (applied.effect.gone, applied.effect.groups, applied.effect.removals) == (("old",), None, {})
 
 
-def test_no_change_has_nothing_to_tell() -> None:
+def test_no_change_has_no_effect() -> None:
     leader = catalog({"default": [resource("a")]})
     applied = leader.apply(upserts(resource("a")))
     assert (applied.revision, applied.changed, applied.regrouped, applied.effect) == (1, {}, False, None)
 
 
-def test_a_change_that_no_node_sees_has_to_be_told_all_the_same() -> None:
-    """What a group has of its own hides what it extends from then on, although it is equal today."""
+def test_a_change_that_no_node_sees_has_an_effect() -> None:
+    """The group's own resource hides the base's from then on, although both are equal now."""
     leader = catalog({"default": [resource("a")], "blue": []}, table=GroupTable(extends={"blue": "default"}))
     follower = Catalog(check_references=False)
     follower.resume(leader.export(), leader.revision)
@@ -171,7 +171,7 @@ def test_a_resumed_catalog_goes_on_from_the_revision_of_the_other() -> None:
     assert served(follower, "blue") == served(leader, "blue") == {"b": "1"}
 
 
-def test_an_empty_catalog_can_be_taken_over_too() -> None:
+def test_an_empty_catalog_can_be_exported_too() -> None:
     follower = Catalog()
     follower.resume(Catalog().export(), 0)
     same(Catalog(), follower)

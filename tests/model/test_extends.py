@@ -1,4 +1,4 @@
-"""A group that extends another sees its resources under its own, for no more than the cost of what changed."""
+"""A group that extends another inherits its resources; a change costs no more than the resources that changed."""
 
 from model.build import CLUSTER, ENDPOINTS, catalog, clusters_changed, problems_of, removals, resource, served, upserts
 

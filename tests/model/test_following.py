@@ -1,4 +1,4 @@
-"""A catalog that follows a log: at the revisions it is told, able to go back, and asked for what a group has itself."""
+"""A catalog that follows a log: given revisions, inverse changesets, and the own resources of groups."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Nodes are taken into groups by the first rule that matches, or by their cluster where there are no rules."""
+"""Nodes belong to groups by the first rule that matches, or by their cluster if there are no rules."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def test_one_thing_that_does_not_match_is_enough_to_refuse(rule: Rule) -> None:
     assert not rule.matches(NODE)
 
 
-def test_a_node_that_says_little_of_itself_matches_only_what_asks_for_little() -> None:
+def test_a_node_with_few_fields_matches_only_rules_on_those_fields() -> None:
     nobody = Node(id="")
     assert Rule(group="g").matches(nobody)
     assert Rule(group="g", region="").matches(nobody)

@@ -1,4 +1,4 @@
-"""A problem says where, what, and what would be right, leaving out what it does not know."""
+"""The text of a problem: its place, description and hint, without the fields that are not set."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A resource is encoded once, compared by identity and told apart by a fingerprint of its name and version."""
+"""A resource is encoded once, compared by identity and identified by a fingerprint of its name and version."""
 
 import dataclasses
 import pickle
@@ -66,7 +66,7 @@ def test_a_reference_is_a_plain_value() -> None:
     assert Reference(CLUSTER, "web") == (CLUSTER, "web", "")
 
 
-def test_what_only_a_client_knows_of_is_a_claim() -> None:
+def test_a_resource_without_a_body_is_version_only() -> None:
     claim = Resource(type_url=CLUSTER, name="web", version="v1", encoded=b"")
     assert claim.is_version_only
     assert not made().is_version_only

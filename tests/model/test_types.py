@@ -1,4 +1,4 @@
-"""Type URLs have a word that operators write; those without one are known by their message's name."""
+"""Type URLs have a short name for operators; those without one have their message's name."""
 
 import pytest
 

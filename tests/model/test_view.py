@@ -1,4 +1,4 @@
-"""A view reads as one set of resources, whatever layers it lies over; logs and diffs tell what changed in between."""
+"""A view is one set of resources over all its layers; logs and diffs return the changes between two views."""
 
 from collections.abc import Iterable
 
@@ -46,7 +46,7 @@ def names_by_alias(layer: Layer) -> dict[str, str]:
 
 
 class TestRevisionLog:
-    def test_a_new_one_knows_that_nothing_changed(self) -> None:
+    def test_a_new_log_has_no_changes(self) -> None:
         assert RevisionLog().since(0) == []
         assert len(RevisionLog()) == 0
 
@@ -57,7 +57,7 @@ class TestRevisionLog:
         assert log_of("a", "b").since(2) == []
         assert log_of("a", "b").since(9) == []
 
-    def test_a_name_stands_once_at_its_last_change(self) -> None:
+    def test_a_name_is_in_the_log_once_at_its_last_change(self) -> None:
         log = log_of("a", "b", "a")
         assert log.since(0) == ["a", "b"]
         assert log.since(2) == ["a"]
@@ -74,7 +74,7 @@ class TestRevisionLog:
         assert len(log) == 3
         assert log.since(1) == ["d", "c", "b"]
 
-    def test_what_is_too_long_ago_to_know_is_answered_by_none(self) -> None:
+    def test_a_revision_before_the_log_gives_none(self) -> None:
         log = log_of("a", "b", "c", "d", live=1, tombstones_max=1)
         assert log.since(1) is None
         assert log.since(0) is None

@@ -1,4 +1,4 @@
-"""Logs, layers and diffs against naive ones that keep everything and compare everything."""
+"""Logs, layers and diffs against naive ones that keep and compare everything."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ def made(name: str, change: tuple[str, float | None] | None) -> Resource | None:
 
 
 def play(history: list[tuple[int, Changes]], tombstones_max: int) -> tuple[list[View], list[list[dict[str, Resource]]]]:
-    """Return every view of the history, and beside each its layers as plain dicts."""
+    """Return every view of the history, each with its layers as plain dicts."""
     layers = [Layer(Map(), 0, RevisionLog(tombstones_max=tombstones_max)) for _ in range(LAYERS)]
     plain: list[dict[str, Resource]] = [{} for _ in range(LAYERS)]
     views, naive = [View(CLUSTER, tuple(layers), 0)], [[dict(each) for each in plain]]

@@ -220,7 +220,7 @@ def test_per_type_an_answer_to_endpoints_of_before_the_clusters_is_not_what_is_a
 
 
 def test_per_type_mended_clusters_are_waited_for_like_new_ones(world: World) -> None:
-    """The wait for a rejected cluster ended; when the cluster is sent again, routes to it wait again until it is warm."""
+    """The wait for a rejected cluster ended. When it is sent again, routes to it wait until it is warm."""
     client = started(world, per_type=True)
     world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"), route("r2", 1, "b"))
     client.take()
@@ -236,7 +236,7 @@ def test_per_type_mended_clusters_are_waited_for_like_new_ones(world: World) -> 
 
 @pytest.mark.parametrize("after_s", [0, 5])
 def test_per_type_rejected_clusters_that_the_client_took_are_waited_for(world: World, after_s: int) -> None:
-    """The client requests their endpoints, though late: it has the clusters, which are warm once it has the endpoints."""
+    """A late request for their endpoints shows that it has the clusters. They are warm once it has the endpoints."""
     client = started(world, per_type=True)
     world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"), route("r2", 1, "b"))
     client.take()

@@ -1,4 +1,6 @@
-"""What the state machines (``test_machine``, ``test_order_machine``) found once, each shrunk to a scene of its own."""
+"""Bugs that the state machines (``test_machine``, ``test_order_machine``) found, each reduced to a small test.
+
+The docstring of a test describes the bug."""
 
 from support.encoded import (
     CDS,
@@ -28,7 +30,7 @@ from xds.protocol.responses import Encoding
 
 
 def test_regression_sotw_no_names_after_an_explicit_star_mean_nothing(world: World) -> None:
-    """They were taken for the legacy wildcard: a client that had given everything up went on being sent it."""
+    """They were taken for the legacy wildcard: a client that had unsubscribed from all was still sent changes."""
     world.publish(static("a"))
     client = world.client(SOTW)
     client.subscribe(CDS, "*")
@@ -39,7 +41,7 @@ def test_regression_sotw_no_names_after_an_explicit_star_mean_nothing(world: Wor
 
 
 def test_regression_missing_name_subscribed_again_along_with_star_is_answered(world: World) -> None:
-    """The star's answer, which names only what exists, was taken for the answer to the name too."""
+    """The answer to ``*``, which has only existing names, was taken for the answer to the missing name too."""
     client = world.client()
     assert client.subscribe(CDS, "x") == ["CDS #1 -x"]
     client.ack(CDS)
@@ -47,7 +49,7 @@ def test_regression_missing_name_subscribed_again_along_with_star_is_answered(wo
 
 
 def test_regression_alias_of_a_shadowed_virtual_host_finds_nothing(make_world: MakeWorld) -> None:
-    """The overlay's host, which has no such alias, was sent as if it had the one of the host that it replaces."""
+    """The overlay's host, which has no such alias, was sent as if it had the alias of the host that it hides."""
     world = make_world(groups=GroupTable(rules=(Rule(group="overlay"),), extends={"overlay": "default"}))
     world.publish(virtual_host("vh", 1, aliases=("r/foo.com",)))
     world.publish(virtual_host("vh", 2), group="overlay")
@@ -55,20 +57,20 @@ def test_regression_alias_of_a_shadowed_virtual_host_finds_nothing(make_world: M
 
 
 def test_regression_gone_cluster_that_is_kept_is_answered_when_it_is_subscribed_by_name(world: World) -> None:
-    """Its removal waits for a route that still uses it, and the subscription was not answered until then, if ever."""
+    """Its removal waits for a route that still uses it, and the subscription was not answered until then."""
     client = started(world)
     world.publish(remove=[cluster("a"), endpoints("a")])
     assert client.subscribe(CDS, "a") == ["CDS #5 a@1", "EDS #6 a@1"]
     client.ack_all()
     assert client.subscribe(EDS, "a") == ["EDS #7 a@1"]
     client.ack(EDS)
-    assert client.unsubscribe(CDS, "a") == ["CDS #8 a@1", "EDS #9 a@1"]  # it has it still, by the wildcard
+    assert client.unsubscribe(CDS, "a") == ["CDS #8 a@1", "EDS #9 a@1"]  # the client still has it, by the wildcard
 
 
 def test_regression_extension_that_was_gone_when_it_was_asked_for_is_sent_when_it_comes_back(
     world: World, variant: Variant
 ) -> None:
-    """It was there when the stream was last brought up to date: the server took the client to have it."""
+    """The name existed when the stream was last updated, so the server assumed that the client had it."""
     first, second = resource(ECDS, "x"), resource(ECDS, "y")
     world.publish(first, second)
     client = world.client(variant)
@@ -80,7 +82,7 @@ def test_regression_extension_that_was_gone_when_it_was_asked_for_is_sent_when_i
 
 
 def test_regression_cluster_that_was_gone_when_it_was_asked_for_is_sent_when_it_comes_back(world: World) -> None:
-    """As above; the client was never told that there was none, either."""
+    """As above; the removal was not sent either."""
     world.publish(static("a"), static("b"))
     client = world.client()
     assert client.subscribe(CDS, "a") == ["CDS #1 a@1"]
@@ -91,7 +93,7 @@ def test_regression_cluster_that_was_gone_when_it_was_asked_for_is_sent_when_it_
 
 
 def test_regression_cluster_that_was_gone_when_all_were_asked_for_is_sent_when_it_comes_back(world: World) -> None:
-    """As above, of a wildcard; what was sent by name before that is removed."""
+    """As above, for a wildcard; resources that were sent by name before are removed."""
     world.publish(static("a"), static("b"))
     client = world.client()
     assert client.subscribe(CDS, "a") == ["CDS #1 a@1"]
@@ -107,7 +109,7 @@ def test_regression_cluster_that_was_gone_when_all_were_asked_for_is_sent_when_i
 
 
 def test_regression_sotw_heartbeats_of_clusters_end_with_the_subscription(world: World) -> None:
-    """They went on with nothing in them: the absence of the other clusters then removed those."""
+    """Heartbeats went on without resources, and their absence removed the other clusters."""
     world.publish(cluster("a", eds=None, ttl_s=9), static("b"))
     client = world.client(SOTW)
     client.subscribe(CDS, "a", "b")
@@ -120,7 +122,7 @@ def test_regression_sotw_heartbeats_of_clusters_end_with_the_subscription(world:
 def test_regression_heartbeats_between_the_parts_renew_only_what_was_sent(
     make_world: MakeWorld, variant: Variant
 ) -> None:
-    """They renewed what stood in the parts still to come, which a client that does not have it rejects."""
+    """Heartbeats renewed resources of parts that were not sent yet, which the client rejects."""
     world = make_world(encoding=Encoding(response_bytes_max=500))
     world.publish(*[resource(OTHER, name, ttl_s=9, padding=400) for name in "abc"])
     client = world.client(variant)
@@ -130,7 +132,7 @@ def test_regression_heartbeats_between_the_parts_renew_only_what_was_sent(
 
 
 def test_regression_heartbeats_do_not_renew_what_was_subscribed_and_is_not_sent_yet(world: World) -> None:
-    """It was in the view that the stream had been brought to, so the client was told to keep what it did not have."""
+    """The name was in the stream's view, so the client was answered as if it had the resource."""
     world.publish(resource(SDS, "a", ttl_s=9), resource(SDS, "b", ttl_s=9))
     client = world.client()
     assert client.subscribe(SDS, "a") == ["SDS #1 a@1 ttl=9"]
@@ -143,7 +145,7 @@ def test_regression_heartbeats_do_not_renew_what_was_subscribed_and_is_not_sent_
 
 
 def test_regression_sotw_late_ack_after_giving_up_repeats_nothing(world: World) -> None:
-    """Once the wait for it was over, the ACK of clusters was taken for a request to have them again."""
+    """After the hold timeout, the late ACK of clusters was taken for a request to send them again."""
     world.publish(static("a"))
     world.publish(static("b"), group="overlay")
     client = world.client(SOTW)
@@ -155,7 +157,7 @@ def test_regression_sotw_late_ack_after_giving_up_repeats_nothing(world: World) 
 
 
 def test_regression_drain_time_of_a_replaced_listener_counts_from_its_ack(world: World, variant: Variant) -> None:
-    """It counted from when the new listener was sent: the old one lost its cluster while it still drained."""
+    """The drain time started when the new listener was sent: the old one lost its cluster while it still drained."""
     world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -177,7 +179,7 @@ def test_regression_drain_time_of_a_replaced_listener_counts_from_its_ack(world:
 def test_regression_sotw_endpoints_gone_before_they_were_asked_for_are_sent_while_their_cluster_warms(
     world: World,
 ) -> None:
-    """SotW can't say that there are none: the cluster warmed, and its ACK stayed out, until Envoy's fetch timeout."""
+    """SotW cannot send that they do not exist: the cluster warmed, and was not ACKed, until Envoy's fetch timeout."""
     client = world.client(SOTW)
     client.subscribe(CDS)
     client.ack(CDS)
@@ -188,7 +190,7 @@ def test_regression_sotw_endpoints_gone_before_they_were_asked_for_are_sent_whil
 
 
 def test_regression_per_type_sotw_endpoints_that_went_do_not_hold_the_removal_of_their_cluster(world: World) -> None:
-    """Their ACK was awaited by name, and no SotW response ever names what does not exist."""
+    """The ACK of each name was awaited, but no SotW response contains a name that does not exist."""
     world.publish(cluster("a"), endpoints("a"))
     client = world.client(SOTW, per_type=True)
     client.subscribe(CDS)
@@ -199,7 +201,7 @@ def test_regression_per_type_sotw_endpoints_that_went_do_not_hold_the_removal_of
 
 
 def test_regression_per_type_endpoints_whose_stream_ended_un_acked_hold_nothing(world: World) -> None:
-    """The endpoints that the cluster had before were awaited for ever: listeners went out at the deadline only."""
+    """The former endpoints of the cluster stayed pending: listeners were sent only at the deadline."""
     world.publish(cluster("a", 1, eds="e1"), endpoints("e1"))
     client = world.client(per_type=True)
     client.subscribe(CDS)
@@ -215,7 +217,7 @@ def test_regression_per_type_endpoints_whose_stream_ended_un_acked_hold_nothing(
 
 
 def test_regression_endpoints_that_rejected_clusters_share_do_not_show_that_all_were_taken(world: World) -> None:
-    """Envoy applies what is good of rejected clusters (envoy-facts.md 2.4): it asked because of the other one."""
+    """Envoy applies the good part of a rejected response (envoy-facts.md 2.4): the request was for that cluster."""
     client = started(world)
     world.publish(cluster("good", eds="e"), cluster("bad", eds="e"), endpoints("e"), route("r", 2, "bad"))
     client.subscribe(EDS, "e")
@@ -238,7 +240,7 @@ def test_regression_shared_endpoints_show_it_once_the_other_rejected_cluster_is_
 
 
 def test_regression_a_new_cluster_that_is_rejected_twice_is_still_absent(world: World) -> None:
-    """The first rejected version was taken for one that the client has."""
+    """The first rejected version was taken for one that the client has accepted."""
     client = started(world)
     world.publish(static("b"), route("r", 2, "b"))
     assert client.take() == ["CDS #5 b@1"]
@@ -253,8 +255,8 @@ def test_regression_a_new_cluster_that_is_rejected_twice_is_still_absent(world: 
 # --- Reconnects ----------------------------------------------------------------------------------------------------
 
 
-def test_regression_reconnect_rejected_clusters_that_are_gone_are_removed_though_not_claimed(world: World) -> None:
-    """Envoy had applied one of them all the same (envoy-facts.md 2.4), and kept it for ever."""
+def test_regression_reconnect_rejected_clusters_that_are_gone_are_removed_though_not_reported(world: World) -> None:
+    """Envoy had applied one of them nevertheless (envoy-facts.md 2.4), and kept it for ever."""
     world.publish(static("a"))
     client = world.client()
     client.subscribe(CDS)
@@ -271,7 +273,7 @@ def test_regression_reconnect_rejected_clusters_that_are_gone_are_removed_though
 
 
 def test_regression_reconnect_removes_no_cluster_before_listeners_and_routes_are_asked_for(world: World) -> None:
-    """The first request of the burst, read alone, had the cluster removed under the routes that still used it."""
+    """After the first request of the burst, the cluster was removed although routes still used it."""
     started(world).close()
     world.publish(remove=[cluster("a"), endpoints("a"), listener("l", routes="r"), route("r", 1, "a")])
     client = world.client()
@@ -281,7 +283,7 @@ def test_regression_reconnect_removes_no_cluster_before_listeners_and_routes_are
 
 
 def test_regression_no_nonce_comes_twice_on_a_stream(world: World, variant: Variant) -> None:
-    """A response that was made before was sent again with its nonce, so that an old ACK counted for it."""
+    """A cached response was sent again with the same nonce, so that an old ACK counted for it."""
     world.publish(endpoints("a"))
     client = world.client(variant)
     for _ in range(4):
@@ -291,8 +293,8 @@ def test_regression_no_nonce_comes_twice_on_a_stream(world: World, variant: Vari
     assert len(set(nonces)) == len(nonces) == 4
 
 
-def test_regression_what_a_first_response_left_is_removed_though_nothing_is_claimed(world: World) -> None:
-    """A node that rejected its very first response, and claims nothing, kept what of it it had applied."""
+def test_regression_what_a_first_response_left_is_removed_though_nothing_is_reported(world: World) -> None:
+    """A node that rejected its first response, and reports no versions, kept the part that it had applied."""
     world.publish(static("bad"), static("ok"))
     client = world.client()
     client.subscribe(CDS)
@@ -307,7 +309,7 @@ def test_regression_what_a_first_response_left_is_removed_though_nothing_is_clai
 
 
 def test_regression_reconnect_while_warming_removes_endpoints_that_are_gone_and_not_asked_for(world: World) -> None:
-    """The claims that are not to be believed were dropped whole: what had gone meanwhile was never removed."""
+    """Unreliable reported versions were ignored completely: resources removed meanwhile were never removed."""
     world.publish(endpoints("a"), endpoints("b"))
     client = world.client()
     assert client.subscribe(EDS) == ["EDS #1 a@1 b@1"]

@@ -1,4 +1,4 @@
-"""Removals in a rejected response go again with the next response of their type, and in no response of their own."""
+"""Removals in a rejected response are repeated in the next response of their type, never in one of their own."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, listener, resource, static
@@ -27,7 +27,7 @@ def test_a_rejected_removal_goes_again_with_the_next_response(world: World, type
     client = holding_two(world, type_url)
     removed(world, client, type_url)
     world.advance(3_600)
-    assert client.take() == []  # no loop of its own
+    assert client.take() == []  # no loop of NACKs
     world.publish(resource(type_url, "keep", 2))
     (said,) = client.take()
     assert said.endswith(" keep@2 -old")
@@ -108,7 +108,7 @@ def test_sotw_tells_all_that_there_is_and_so_needs_no_removal_again(world: World
     client.take()
     client.nack(CDS)
     world.publish(static("a", 2))
-    assert client.take() == ["CDS #3 a@2"]  # without old, which full state tells by its absence
+    assert client.take() == ["CDS #3 a@2"]  # on full-state SotW, absence removes old
 
 
 def test_a_name_that_is_asked_for_again_is_told_once(world: World) -> None:

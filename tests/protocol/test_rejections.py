@@ -1,4 +1,4 @@
-"""protocol.md, "Delta", rule 9, and envoy-facts.md 2.4: what a NACK does, on delta and SotW."""
+"""protocol.md, "Delta", rule 9, and envoy-facts.md 2.4: the effects of a NACK, on delta and SotW."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, cluster, endpoints, resource, route, static
@@ -140,14 +140,14 @@ def test_nack_with_an_unknown_nonce_is_none(world: World, variant: Variant) -> N
 # --- On the next stream --------------------------------------------------------------------------------------------
 
 
-def test_nack_names_in_it_are_unknown_on_reconnect_though_the_client_claims_them(world: World) -> None:
-    """envoy-facts.md 2.4: Envoy removed b of a rejected response, yet goes on claiming it."""
+def test_nack_names_in_it_are_unknown_on_reconnect_though_the_client_reports_them(world: World) -> None:
+    """envoy-facts.md 2.4: Envoy applied the removal of b in a rejected response, but still reports b."""
     client = _partly_applied(world)
     assert "b@3" in str(client.reconnect().take())
 
 
-def test_nack_names_in_it_are_removed_on_reconnect_though_the_client_does_not_claim_them(world: World) -> None:
-    """envoy-facts.md 2.4: Envoy added ok1 of a rejected response, yet does not claim it: it would stay for ever."""
+def test_nack_names_in_it_are_removed_on_reconnect_though_the_client_does_not_report_them(world: World) -> None:
+    """envoy-facts.md 2.4: Envoy added ok1 of a rejected response, but does not report it: it would stay for ever."""
     client = _partly_applied(world)
     assert client.reconnect().take() == ["LDS #1 b@3 -bad -ok1"]
 
@@ -166,7 +166,7 @@ def _partly_applied(world: World) -> Client:
     return client
 
 
-def test_nack_rejected_change_is_sent_again_on_reconnect_whatever_is_claimed(world: World) -> None:
+def test_nack_rejected_change_is_sent_again_on_reconnect_whatever_is_reported(world: World) -> None:
     world.publish(static("a"), static("b"))
     client = world.client()
     client.subscribe(CDS)
@@ -254,7 +254,7 @@ def test_nack_of_one_node_is_not_held_against_another(world: World) -> None:
 
 @pytest.mark.parametrize("variant", [DELTA, SOTW])
 def test_nack_is_remembered_when_the_old_stream_ends_after_the_new_one_began(world: World, variant: Variant) -> None:
-    """A connection that is dead is noticed late: Envoy is back on another one long before."""
+    """The server notices a dead connection late: Envoy reconnects on another one long before."""
     world.publish(static("a"))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -337,15 +337,15 @@ def test_nack_of_new_clusters_other_routes_follow(world: World, variant: Variant
 
 
 def _swapping(world: World, variant: Variant) -> Client:
-    """Return a client that routes to a, is to route to b, and was just sent the cluster b."""
+    """Return a client with a route to a, which will use b next, and which was just sent the cluster b."""
     client = started(world, variant)
     swap(world)
     assert client.take() == ["CDS #5 b@1" if variant is DELTA else "CDS #5 a@1 b@1"]
     return client
 
 
-def test_nack_of_the_same_response_leaves_the_same_for_all_who_send_it(world: World) -> None:
-    """A fleet rejects alike: what that leaves is worked out once, and takes memory once."""
+def test_nack_of_the_same_response_leads_to_the_same_shared_values_for_all_clients(world: World) -> None:
+    """The nodes of a fleet reject the same response: the state after it is computed and kept once."""
     world.publish(static("a"), static("b"), route("r", 1, "a"), route("old", 1, "b"))
     clients = [world.client(node=f"n{number}") for number in range(3)]
     for client in clients:
@@ -363,7 +363,7 @@ def test_nack_of_the_same_response_leaves_the_same_for_all_who_send_it(world: Wo
 
 
 def test_nack_after_nack_of_new_clusters_ends_once_the_client_asks_for_their_endpoints(world: World) -> None:
-    """Whichever of many rejected responses a cluster came in, asking for its endpoints shows that it was taken."""
+    """In whichever rejected response a cluster was sent, a request for its endpoints shows that it was accepted."""
     world.publish(cluster("a"), endpoints("a"), route("r", 1, "a"))
     client = world.client()
     client.subscribe(CDS)
@@ -375,7 +375,7 @@ def test_nack_after_nack_of_new_clusters_ends_once_the_client_asks_for_their_end
         client.nack(CDS)
     for number in range(7):
         world.publish(route("r", number + 2, f"new-{number}"))
-        assert client.take() == []  # held back: the cluster may be missing
+        assert client.take() == []  # held: the cluster may be missing
         said = client.subscribe(EDS, f"new-{number}") + client.ack(EDS)
         assert said[-1].endswith(f" r@{number + 2}")
         client.ack_all()

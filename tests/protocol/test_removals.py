@@ -1,4 +1,4 @@
-"""Removals of clusters wait only for what is under way: whom they are sent at once, and whom they wait for."""
+"""Removals of clusters: which clients they are sent to at once, and what they wait for otherwise."""
 
 import pytest
 from support.encoded import (
@@ -30,7 +30,7 @@ GRPC = "gRPC Go 1.70"
 
 
 def words(said: list[str]) -> list[str]:
-    """Return what is said without the numbers of the responses."""
+    """Return the lines without the numbers of the responses."""
     return [f"{line.split()[0]} {line.split(' ', 2)[2]}" for line in said]
 
 
@@ -53,7 +53,7 @@ def names(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("type_url", [*CAN_USE, *CAN_NOT_USE], ids=TYPES.__getitem__)
 def test_a_client_of_whom_nothing_is_under_way_is_told_at_once(world: World, variant: Variant, type_url: str) -> None:
-    """Whatever else it subscribes to: all of it is ACKed, and none of it names the cluster."""
+    """Whatever else the client subscribes to is ACKed, and does not refer to the cluster."""
     world.publish(resource(type_url, "x"))
     client = of_clusters(world, variant, ())
     client.subscribe(type_url, "x")
@@ -67,8 +67,9 @@ def test_a_client_of_whom_nothing_is_under_way_is_told_at_once(world: World, var
 def test_a_client_of_names_that_has_what_could_use_them_is_given_time_to_drop_them(
     world: World, variant: Variant, type_url: str, drops: bool
 ) -> None:
-    """A grpc client drops a cluster by itself once its routes no longer name it (envoy-facts.md 5). Were it told before
-    that, its calls would fail. It is told when the hold is over, if it still asks for the cluster."""
+    """A gRPC client unsubscribes from a cluster once its routes no longer refer to it (envoy-facts.md 5). If the
+    removal came earlier, its calls would fail. It is sent after the hold, if the client still subscribes to the
+    cluster."""
     world.publish(resource(type_url, "x"))
     client = of_clusters(world, variant, ("a", "b"))
     client.subscribe(type_url, "x")
@@ -86,7 +87,7 @@ def test_a_client_of_names_that_has_what_could_use_them_is_given_time_to_drop_th
 def test_what_can_not_use_clusters_is_not_waited_for(
     world: World, variant: Variant, names: tuple[str, ...], type_url: str
 ) -> None:
-    """Endpoints and secrets that are not answered yet direct no requests anywhere."""
+    """Unanswered endpoints and secrets send no requests to clusters."""
     world.publish(resource(type_url, "x"))
     client = of_clusters(world, variant, names)
     client.subscribe(type_url, "x")
@@ -97,7 +98,7 @@ def test_what_can_not_use_clusters_is_not_waited_for(
 def test_a_removal_beside_a_change_goes_with_the_ack_of_the_change(
     world: World, variant: Variant, names: tuple[str, ...]
 ) -> None:
-    """Additions and removals are never in one response; nothing but the answer stands between them."""
+    """Additions and removals are never in one response; the removals wait only for the answer."""
     client = of_clusters(world, variant, names)
     world.publish(static("b", 2), remove=[static("a")])
     assert words(client.take()) == [full(variant, "CDS b@2", "CDS a@1 b@2")]
@@ -125,7 +126,7 @@ def test_endpoints_go_with_their_cluster(world: World) -> None:
 
 
 def test_a_client_that_gave_up_its_listeners_and_routes_is_told_at_once(world: World) -> None:
-    """What it unsubscribed from can use nothing any more."""
+    """Resources that the client unsubscribed from use no clusters."""
     world.publish(static("a"), static("b"), route("r", 1, "a"))
     client = world.client()
     client.subscribe(CDS)
@@ -143,7 +144,7 @@ def test_a_client_that_gave_up_its_listeners_and_routes_is_told_at_once(world: W
 def test_what_can_use_clusters_is_waited_for_while_it_is_under_way(
     world: World, variant: Variant, type_url: str
 ) -> None:
-    """The client may still go by the version before, which uses a, until it ACKs the one that does not."""
+    """The client may still use the version before, which uses a, until it ACKs the one that does not."""
     world.publish(resource(type_url, "x", 1, refers=(Reference(CDS, "a"),)))
     client = of_clusters(world, variant, ())
     client.subscribe(type_url, "x")
@@ -151,7 +152,7 @@ def test_what_can_use_clusters_is_waited_for_while_it_is_under_way(
     world.publish(resource(type_url, "x", 2), remove=[static("a")])
     assert words(client.take()) == [f"{TYPES[type_url]} x@2"]
     said = client.ack(type_url)
-    if type_url == LDS:  # the version before drains
+    if type_url == LDS:  # the older version drains
         world.advance(599)
         assert client.take() == said == []
         world.advance(2)
@@ -159,22 +160,22 @@ def test_what_can_use_clusters_is_waited_for_while_it_is_under_way(
     assert words(said) == [full(variant, "CDS -a", "CDS b@1")]
 
 
-# --- Clients that have just returned -------------------------------------------------------------------------------
+# --- Clients that have just reconnected -------------------------------------------------------------------------------
 
 
 def test_a_client_that_is_back_is_told_once_it_answered(world: World, variant: Variant, names: tuple[str, ...]) -> None:
-    """It may be yet to ask for listeners: an Envoy asks for clusters first."""
+    """It may still subscribe to listeners: Envoy subscribes to clusters first."""
     client = of_clusters(world, variant, names)
     client.close()
     world.publish(static("b", 2), remove=[static("a")])
     again = client.reconnect()
-    # On SotW the server still has a, as the node's last stream was sent it.
+    # On SotW the server has recorded the version with a, which it sent on the node's last stream.
     assert words(again.take()) == [full(variant, "CDS b@2", "CDS a@1 b@2")]
     assert words(again.ack(CDS)) == [full(variant, "CDS -a", "CDS b@2")]
 
 
 def test_a_client_of_per_type_streams_that_is_back_is_told_after_the_hold(world: World, variant: Variant) -> None:
-    """Each of its streams comes back by its own timer (envoy-facts.md 2.8): that for listeners may be yet to come."""
+    """Each stream reconnects by its own timer (envoy-facts.md 2.8): the one for listeners may follow."""
     client = of_clusters(world, variant, (), per_type=True)
     client.close()
     world.publish(static("b", 2), remove=[static("a")])
@@ -233,7 +234,7 @@ def test_a_client_that_asks_for_listeners_after_its_return_keeps_what_they_use(w
 def test_per_type_streams_of_grpc_s_client_wait_for_no_cluster_stream(
     world: World, variant: Variant, type_url: str
 ) -> None:
-    """It asks for clusters after routes, or has them from elsewhere; there is nothing that an ACK could come on."""
+    """The client subscribes to clusters after routes, or gets them elsewhere; there is no stream for an ACK."""
     world.publish(static("a"), static("b"), resource(type_url, "x", 1, refers=(Reference(CDS, "a"),)))
     client = world.client(variant, per_type=True, user_agent=GRPC)
     client.subscribe(type_url, "x")
@@ -247,7 +248,7 @@ def test_per_type_streams_of_grpc_s_client_wait_for_no_cluster_stream(
 
 
 def test_a_cluster_stream_of_grpc_s_client_that_is_there_is_waited_for(world: World, variant: Variant) -> None:
-    """Its routes go to a new cluster only when it took that, and an old one goes when it took the routes."""
+    """Routes use a new cluster only after its ACK, and the old one is removed after the ACK of the routes."""
     world.publish(static("a"), route("r", 1, "a"))
     client = world.client(variant, per_type=True, user_agent=GRPC)
     client.subscribe(CDS)

@@ -1,4 +1,4 @@
-"""design.md, "Stream state": streams that lack the same are answered with the very same bytes, made once."""
+"""The response cache: streams that need the same update are sent the same bytes, encoded once."""
 
 import gc
 from sys import getsizeof
@@ -297,7 +297,7 @@ def test_responses_with_large_names_that_are_given_again_stay(world: World) -> N
     for number in range(6):
         world.client(node=f"n{number}").subscribe(EDS, *names)
         world.hub.evict_idle()
-        if number > 2:  # others come between: the response is not the last of its type
+        if number > 2:  # other responses come between: this one is not the last of its type
             world.client(node=f"o{number}").subscribe(EDS, "a")
     assert len({client.messages[0].nonce for client in world.clients if client.node.id.startswith("n")}) == 1
 
@@ -323,7 +323,7 @@ def test_the_table_of_streams_takes_what_those_that_are_open_take(world: World) 
 
 
 def test_a_large_response_that_comes_between_others_is_young_again(world: World) -> None:
-    """It is not the last of its type, so it is found by its key; and it is not forgotten while clients are given it."""
+    """The response is not the last of its type, so it is found by its key; it stays while clients are sent it."""
     names = [f"{index}-" + "x" * 20_000 for index in range(5)]
     world.hub.step_cache.bytes_max = 0
     for number in range(5):

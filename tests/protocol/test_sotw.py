@@ -1,4 +1,4 @@
-"""protocol.md, "SotW": versions and nonces, full state, and the rules that it shares with delta."""
+"""protocol.md, "SotW": versions, nonces, full state, and the rules shared with delta."""
 
 from dataclasses import replace
 
@@ -185,7 +185,9 @@ def test_sotw_stale_nonce_is_ignored(world: World) -> None:
     world.publish(endpoints("a", 2))
     world.publish(endpoints("a", 3))
     assert client.take() == ["EDS #2 a@2"]
-    assert client.request(EDS, subscribe=["b"], nonce=old) == []  # as grpc does: again with the right one below
+    assert (
+        client.request(EDS, subscribe=["b"], nonce=old) == []
+    )  # as gRPC does: it sends them again with the current nonce, below
     assert client.ack(EDS) == ["EDS #3 a@3 b@1"]
 
 
@@ -252,7 +254,7 @@ def test_sotw_last_cluster_or_listener_removed_is_an_empty_answer(world: World, 
 
 @pytest.mark.parametrize("type_url", [CDS, LDS])
 def test_sotw_named_cluster_or_listener_removed_is_told_by_absence(world: World, type_url: str) -> None:
-    """grpc never uses the wildcard; it takes absence for deletion. Clusters wait for it to drop them, not for ever."""
+    """gRPC never uses the wildcard, and absence removes. Removals wait until it unsubscribes, but not for ever."""
     world.publish(resource(type_url, "x"), resource(type_url, "y"))
     client = world.client(SOTW)
     client.subscribe(type_url, "x", "y")
@@ -307,7 +309,7 @@ def test_sotw_name_dropped_and_added_again_is_answered(world: World) -> None:
 
 
 def test_sotw_request_identical_to_the_previous_ack_is_answered(world: World) -> None:
-    """envoy-facts.md 2.2: so Envoy asks for the endpoints of a changed cluster."""
+    """envoy-facts.md 2.2: Envoy requests the endpoints of a changed cluster in this way."""
     world.publish(endpoints("a"))
     client = world.client(SOTW)
     client.subscribe(EDS, "a")
@@ -324,7 +326,7 @@ def test_sotw_ack_of_a_later_nonce_covers_the_earlier(world: World) -> None:
     client.subscribe(LDS)
     client.ack_all()
     world.publish(cluster("b"))
-    world.advance(20)  # the first is given up on
+    world.advance(20)  # the hold timeout of the first passes
     world.publish(cluster("c"), resource(LDS, "l"))
     client.take()
     (stream,) = client.streams.values()

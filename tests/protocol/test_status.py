@@ -1,4 +1,4 @@
-"""protocol.md, "Order": the stream says in its status what it holds; and where each resource of each node stands."""
+"""protocol.md, "Order": the status shows what is held, and the progress of each resource of each node."""
 
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, route
 from support.hubs import DELTA, Client, World

@@ -1,7 +1,7 @@
-"""Remembered steps: they change nothing that anybody sees, and what is remembered is bounded and let go of.
+"""The step cache: it changes no message, and it is bounded and emptied.
 
-Random histories of a small fleet run with the memory, without it, and with everything forgotten at random points.
-``XDS_HISTORIES`` says how many.
+Random histories of a small fleet run with the cache, without it, and with the cache cleared at random points.
+``XDS_HISTORIES`` is the number of histories.
 """
 
 import gc
@@ -24,7 +24,7 @@ QUICK = Ordering(hold_timeout_s=5.0, listener_drain_s=30.0)
 
 
 class History:
-    """What happens to a fleet, drawn from a seed: the same whatever the hub remembers."""
+    """The events of a fleet, drawn from a seed, whatever is cached."""
 
     def __init__(self, seed: int, step_cache: StepCache, forget: float) -> None:
         self.chance = Random(f"history {seed}")
@@ -61,7 +61,7 @@ class History:
         self.world.publish(*upserts, remove=removals, group=self.group)
 
     def join(self) -> None:
-        """Have all clients subscribe, one after the other, as a fleet that starts."""
+        """Subscribe all clients one after the other, like a fleet that starts."""
         for client in self.clients:
             for type_url, names in ((CDS, ""), (EDS, NAMES), (LDS, ""), (RDS, NAMES), (SDS, "a")):
                 client.subscribe(type_url, *names)
@@ -69,7 +69,7 @@ class History:
                 client.ack_all()
 
     def happen(self) -> None:
-        """Let something happen."""
+        """Run one random event."""
         chance = self.chance
         client = chance.choice(self.clients)
         kind = chance.choices(
@@ -97,9 +97,9 @@ class History:
             self.step_cache.clear()
 
     def run(self, steps: int = 60) -> tuple[dict[str, list[str]], list[str]]:
-        """Return what each client said and was sent, and what the hub told after each step, without nonces and sizes.
+        """Return the messages of each client, and the hub's events after each step, without nonces and sizes.
 
-        In which order a change reaches the clients hangs on where these are in memory.
+        The order in which a change reaches the clients depends on their addresses in memory.
         """
         self.join()
         told: list[str] = []
@@ -137,11 +137,11 @@ def test_a_history_is_the_same_with_the_memory_without_it_and_with_lapses() -> N
         assert History(seed, StepCache(bytes_max=0), forget=0.0).run() == with_it, f"without it, seed {seed}"
         assert History(seed, StepCache(), forget=0.3).run() == with_it, f"with lapses, seed {seed}"
         taken += step_cache.bytes_kept
-    assert taken  # something was remembered
+    assert taken  # something was cached
 
 
 def test_what_is_remembered_is_what_is_worked_out_again(world: World) -> None:
-    """Every world of these tests works out again each step that it remembers; here that happens."""
+    """The worlds of all protocol tests compute each cached step again and compare; here they have cached steps."""
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
     clients = fleet(world, DELTA, 20)
     assert isinstance(world.hub, RecheckedHub)
@@ -154,7 +154,7 @@ def test_what_is_remembered_is_what_is_worked_out_again(world: World) -> None:
 
 
 def count_worked_out(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that grows by a word with every step that is worked out."""
+    """Return a list to which the name of each computed step is added."""
     assert isinstance(world.hub, RecheckedHub)
     world.hub.every = 1 << 60
     worked_out: list[str] = []
@@ -248,7 +248,7 @@ def test_a_move_to_another_group_and_back_gets_messages_with_other_nonces(make_w
 
 
 def test_what_a_node_is_known_for_is_not_missed_where_others_said_the_same(world: World) -> None:
-    """A remembered first request is not for a node that rejected something: it is sent that again."""
+    """A cached first request does not apply to a node with NACKed names, which is sent those resources again."""
     world.publish(static("a"))
     for number in range(4):
         world.client(node=f"n{number}").subscribe(CDS)
@@ -264,7 +264,7 @@ def test_what_a_node_is_known_for_is_not_missed_where_others_said_the_same(world
 def test_what_is_asked_between_a_change_and_its_delivery_is_not_taken_for_what_others_asked_after_it(
     world: World, variant: Variant
 ) -> None:
-    """It asks for listeners while a change of clusters is yet to be sent: listeners follow once that is ACKed."""
+    """It subscribes to listeners before a change of clusters is sent: listeners follow once the clusters are ACKed."""
     world.publish(static("a"), listener("l", 1, clusters="a"))
     clients = [world.client(variant, node=f"n{number}") for number in range(6)]
     for client in clients:
@@ -298,7 +298,7 @@ def test_changes_and_clients_that_come_and_go_leave_nothing_behind(world: World)
 
 
 def test_what_went_by_itself_does_not_count(make_world: Callable[..., World]) -> None:
-    """What is counted grows with every step, and is counted anew where it seems too much."""
+    """The byte count grows with every step, and is computed again when it exceeds the limit."""
     step_cache = StepCache()
     world = make_world(step_cache=step_cache)
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))

@@ -1,4 +1,4 @@
-"""How far each node is, in numbers: what it subscribes to, has, rejected and waits for."""
+"""Summaries: the numbers of resources that a node subscribes to, has, rejected and waits for."""
 
 from support.encoded import CDS, EDS, LDS, cluster, endpoints, listener, route
 from support.hubs import World

@@ -9,7 +9,7 @@ from xds.protocol.policy import Variant
 
 
 def renewal(variant: Variant, line: str, *, also: str = "") -> str:
-    """Return a heartbeat as the variant has it: on SotW with bodies, and of clusters the full set."""
+    """Return the line of a heartbeat: on SotW with bodies, and for clusters with the full set."""
     return line if variant is DELTA else line.replace("~", "") + also
 
 
@@ -99,7 +99,7 @@ def test_delta_11_nack_of_what_was_unacked_at_a_heartbeat_counts(world: World, v
 
 
 def test_delta_11_heartbeats_of_a_client_that_came_back_with_equal_versions(world: World, variant: Variant) -> None:
-    """It was sent nothing, and its timers run all the same."""
+    """The client was sent nothing, but its TTLs run nevertheless."""
     world.publish(cluster("a", eds=None, ttl_s=9))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -220,7 +220,7 @@ def test_delta_11_each_heartbeat_has_a_nonce_of_its_own(world: World, variant: V
 
 
 def test_delta_11_rejected_version_is_not_renewed(world: World, variant: Variant) -> None:
-    """envoy-facts.md 2.7: another version than the client's without a body is a NACK, again with every heartbeat."""
+    """envoy-facts.md 2.7: a heartbeat with another version than the client's is NACKed each time."""
     world.publish(cluster("a", eds=None, ttl_s=9))
     client = world.client(variant)
     client.subscribe(CDS)
