@@ -1,4 +1,4 @@
-"""Run the simulation: ``PYTHONPATH=tests python -m simulation --seeds 300``, or one run again: ``--seed 17``.
+"""Run the simulation: ``PYTHONPATH=tests python -m simulation --seeds 300``, or repeat one run: ``--seed 17``.
 
 With ``--sockets`` the clients are on real streams to ``xds serve``.
 """
@@ -28,7 +28,7 @@ PROGRESS_EVERY = 500
 
 @dataclass
 class Done:
-    """What came of the seeds that were run, up to ``next``."""
+    """The results of the seeds before ``next``."""
 
     first: int
     next: int
@@ -41,7 +41,7 @@ class Done:
     nacks: int = 0
 
     def take(self, seed: int) -> None:
-        """Run a seed and note what came of it."""
+        """Run a seed and record its result."""
         started = time.monotonic()
         try:
             world = run(plan(seed))
@@ -54,7 +54,7 @@ class Done:
         self.took_s += time.monotonic() - started
 
     def note(self, seed: int, failure: Failure) -> None:
-        """Take in how a seed failed."""
+        """Record how a seed failed."""
         if known := known_fault(failure):
             self.known.setdefault(known.what, []).append(seed)
         else:
@@ -62,7 +62,7 @@ class Done:
             print(f"seed {seed}: {failure.message}\n  again: {replay(seed, sockets=self.sockets)}", flush=True)
 
     def lines(self) -> Iterable[str]:
-        """Say what came of it all."""
+        """Print the results."""
         where = ", over sockets" if self.sockets else ""
         yield f"simulation{where}: seeds {self.first} to {self.next - 1}, Python {platform.python_version()}"
         seconds = f"{self.took_s:.0f} s" + ("" if self.sockets else " of one core")
@@ -77,19 +77,19 @@ class Done:
 
 
 def listed(what: str, kinds: Mapping[str, list]) -> Iterable[str]:
-    """Say how often each of some faults was found, and by which seeds first."""
+    """Describe how often each fault was found, and by which seeds first."""
     for kind, seeds in sorted(kinds.items(), key=lambda item: -len(item[1])):
         yield f"{what}: {len(seeds)} × {kind} (seeds {', '.join(map(str, seeds[:6]))})"
 
 
 def replay(seed: int, *, sockets: bool) -> str:
-    """Return the command that runs a seed again."""
+    """Return the command that repeats a seed."""
     how = "--sockets" if sockets else "--shrink"
     return f"PYTHONPATH=tests .venv/bin/python -m simulation --seed {seed} {how}"
 
 
 def run_one(seed: int, *, smaller: bool) -> int:
-    """Run a seed and print its transcript, or that of a smaller run that fails in the same way."""
+    """Run a seed and print its transcript, or that of a smaller run with the same failure."""
     drawn = plan(seed)
     failure = failure_of(drawn, transcript=True)
     if failure is None:
@@ -105,7 +105,7 @@ def run_one(seed: int, *, smaller: bool) -> int:
 
 
 def about(drawn: Plan) -> list[str]:
-    """Say what a run is made of."""
+    """Describe a plan."""
     more = [
         ", which tell each other of nodes" if drawn.share_memory and drawn.servers > 1 else "",
         ", small responses" if drawn.small else "",
@@ -118,7 +118,7 @@ def about(drawn: Plan) -> list[str]:
 
 
 def run_many(first: int, count: int, output: Path | None, failures_max: int) -> int:
-    """Run seeds in turn, from where the last call was cut off; print a summary, and keep it if that is asked for."""
+    """Run seeds in turn, starting where the last call was interrupted; print a summary, and optionally save it."""
     progress = output.with_suffix(".progress") if output is not None else None
     done = Done(first, first)
     if progress is not None and progress.exists():
@@ -143,8 +143,8 @@ def run_many(first: int, count: int, output: Path | None, failures_max: int) -> 
 def run_on_sockets(
     first: int, count: int, output: Path | None, failures_max: int, *, transcripts: bool, mutation: str
 ) -> int:
-    """Run seeds over real sockets, several at a time; print a summary, and keep it if that is asked for."""
-    from simulation.sockets import run_seeds  # gRPC is only for this
+    """Run seeds over real sockets, several at a time; print a summary, and optionally save it."""
+    from simulation.sockets import run_seeds  # gRPC is needed only here
 
     done = Done(first, first + count, sockets=True)
     started = time.monotonic()
@@ -171,7 +171,7 @@ def run_on_sockets(
 
 
 def find(mutation: str, first: int, count: int) -> int:
-    """Look for a seed whose run holds as the core is, and fails with a fault in it."""
+    """Find a seed whose run passes on the unchanged core and fails with a fault in it."""
     for seed in range(first, first + count):
         with mutated(mutation):
             failure = failure_of(plan(seed))
@@ -183,7 +183,7 @@ def find(mutation: str, first: int, count: int) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run what the command line says; return how the process is to end."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this one alone, and tell of all that happens in it")
     parser.add_argument("--shrink", action="store_true", help="with --seed: make a failing run smaller first")
@@ -194,7 +194,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="where the summary goes; how far it got is kept beside it")
     parser.add_argument("--failures", type=int, default=20, help="stop after so many")
     chosen = parser.parse_args(arguments)
-    gc.freeze()  # what is imported is not looked through after each run
+    gc.freeze()  # keeps imported objects out of the garbage collection after each run
     if chosen.sockets:
         one = chosen.seed is not None
         first, count = (chosen.seed, 1) if one else (chosen.first, chosen.seeds)

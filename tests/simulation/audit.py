@@ -1,4 +1,4 @@
-"""What a server may send on one stream, held against what it was sent there: every message as it leaves."""
+"""Checks every message that a server sends on a stream against the rules and the messages before it."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ FULL_STATE = (CDS, LDS)
 
 @dataclass
 class Sent:
-    """A message that was not answered yet."""
+    """A message that is not answered yet."""
 
     at: float
     names: dict[str, Content | None]
@@ -28,7 +28,7 @@ class Sent:
 
 @dataclass
 class TypeAudit:
-    """One type on a stream. ``names`` of None is the wildcard; ``rejected`` is what was, and did not change since."""
+    """One type on a stream. ``names`` None is the wildcard; ``rejected``: rejected versions, until they change."""
 
     names: set[str] | None
     unanswered: dict[str, Sent] = field(default_factory=dict)
@@ -41,20 +41,20 @@ class TypeAudit:
 
 @dataclass
 class SessionAudit:
-    """What all streams of a client's connection share: the groups that its node belonged to, and what these had."""
+    """The data that all streams of a connection share: the groups of its node so far, and their resources."""
 
     groups: set[str] = field(default_factory=set)
     seen: dict[str, set[Content]] = field(default_factory=dict)
 
     def note(self, state: Mapping[Key, Content], group: str) -> None:
-        """Note what the node's group has from now on."""
+        """Record the resources of the node's group from now on."""
         self.groups.add(group)
         for (type_url, _), content in state.items():
             self.seen.setdefault(type_url, set()).add(content)
 
 
 class StreamAudit:
-    """One stream, as its server has it. ``check`` raises AssertionError for a message that must not be sent."""
+    """One stream from the server's side. ``check`` raises AssertionError for a message that must not be sent."""
 
     def __init__(self, server: "Server", line: "SimulatedLine") -> None:
         self.server, self.line = server, line
@@ -64,7 +64,7 @@ class StreamAudit:
         self.note_state(server.published.get(server.group_of(line.envoy), {}), server.group_of(line.envoy))
 
     def note_state(self, state: Mapping[Key, Content], group: str) -> None:
-        """Note what the stream's group has from now on."""
+        """Record the resources of the stream's group from now on."""
         self.session.note(state, group)
         for type_url, audit in self.types.items():
             for name in [name for name, content in audit.rejected.items() if state.get((type_url, name)) != content]:
@@ -73,7 +73,7 @@ class StreamAudit:
     # --- Requests --------------------------------------------------------------------------------------------------
 
     def note_request(self, request: Request) -> None:
-        """Take in a request that reached the server."""
+        """Record a request that reached the server."""
         known = self.types.get(request.type_url)
         if isinstance(request, wire.DeltaDiscoveryRequest):
             adding, dropping = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)
@@ -93,28 +93,28 @@ class StreamAudit:
                 if known.names != names or not request.response_nonce:
                     known.rejected.clear()
                     known.touched_at |= dict.fromkeys(names, self.server.clock.now)
-                # What is said with an older nonce may be ignored: it is said again with the newest.
+                # A server may ignore names with an older nonce: the client sends them again with the newest.
                 is_old = request.response_nonce != known.last
                 known.names = known.names | names if is_old else names
         self._settle(known, request)
 
     def _note_first(self, type_url: str) -> None:
-        """Let endpoints that were asked for before any clusters come again with these."""
+        """Allow endpoints that were requested before any clusters to be sent again with the clusters."""
         if type_url == CDS and (known := self.types.get(EDS)) is not None:
             known.rejected.clear()
             known.touched_at |= dict.fromkeys(known.names or (), self.server.clock.now)
 
     def _settle(self, known: TypeAudit, request: Request) -> None:
-        """Take in the answer that a request may be."""
+        """Record the answer in a request, if it is one."""
         sent = known.unanswered.pop(request.response_nonce, None)
         if sent is None:
             return
-        if isinstance(request, wire.DiscoveryRequest):  # what was sent before is answered with it
+        if isinstance(request, wire.DiscoveryRequest):  # it also answers the messages before it
             for nonce in [nonce for nonce, other in known.unanswered.items() if other.at <= sent.at]:
                 del known.unanswered[nonce]
         if request.HasField("error_detail"):
             state = self.server.published.get(self.server.group_of(self.line.envoy), {})
-            # New clusters that are not blamed go once more, without those that are.
+            # New clusters that the message does not name are sent once more, without those that it names.
             spared = request.type_url == CDS and isinstance(request, wire.DeltaDiscoveryRequest)
             blamed = re.split(r"[\s,:]+", request.error_detail.message) if spared else [*sent.names]
             for name, content in sent.names.items():
@@ -130,7 +130,7 @@ class StreamAudit:
     # --- Responses -------------------------------------------------------------------------------------------------
 
     def check(self, message: Message) -> Message:
-        """Hold a message against the rules, and note it; return it with the clusters that its client may lack."""
+        """Check a message against the rules and record it; return it with the clusters that its client may lack."""
         known = self.types.get(message.type_url)
         about = f"{self.line.envoy.node_id} is sent {short(message.type_url)} {message.nonce}"
         assert known is not None, f"{about}, a type that it did not ask for"
@@ -143,7 +143,7 @@ class StreamAudit:
         self._check_content(message, about)
         self._check_rejected(message, known, about)
         for name in [*message.resources, *message.removed]:
-            known.rejected.pop(name, None)  # once something else is sent it may come back
+            known.rejected.pop(name, None)  # once another version is sent, this one may be sent again
         known.last = message.nonce
         names: dict[str, Content | None] = {name: held.content for name, held in message.resources.items()}
         known.unanswered[message.nonce] = Sent(now, names | dict.fromkeys(message.removed))
@@ -154,9 +154,11 @@ class StreamAudit:
         return message
 
     def _check_names(self, message: Message, known: TypeAudit, about: str) -> None:
-        if known.names is None or self.server.small:  # a part of a cut response may come after its names are dropped
+        if (
+            known.names is None or self.server.small
+        ):  # a part of a split response may be sent after the client unsubscribed from its names
             return
-        # A removal is also sent of what the node once rejected: it may have it unknowingly.
+        # A removal is also sent for names that the node once rejected: it may have them without reporting them.
         foreign = set(message.resources) - known.names
         assert not foreign, f"{about} with {sorted(foreign)}, to which it has not subscribed"
 
@@ -169,16 +171,16 @@ class StreamAudit:
         for held in message.resources.values():
             content = held.content
             if again and content in sent:
-                continue  # a cluster that is gone by now, but that the client may still use
-            had = not self.line.envoy.delta and content in sent  # on SotW a version tells what it has of before
+                continue  # a cluster that no longer exists, but that the client may still use
+            had = (
+                not self.line.envoy.delta and content in sent
+            )  # on SotW the reported version identifies the resources that it has
             sent.add(content)
             assert content.group in self.session.groups, f"{about} with {content} of group {content.group}"
             assert had or content in self.session.seen.get(message.type_url, ()), (
                 f"{about} with {content}, which its group never had"
             )
-            if fresh and (
-                message.type_url != EDS or content.key in state
-            ):  # endpoints stay as long as their clusters do
+            if fresh and (message.type_url != EDS or content.key in state):  # endpoints stay as long as their clusters
                 assert state.get(content.key) == content, f"{about} with {content}, which is an older one"
 
     def _check_rejected(self, message: Message, known: TypeAudit, about: str) -> None:
@@ -188,7 +190,7 @@ class StreamAudit:
         assert not again, f"{about} with {again}, which it rejected"
 
     def _forgive_endpoints(self, message: Message) -> None:
-        """Let endpoints come again whose clusters are sent: Envoy warms on nothing else (envoy-facts 2.3)."""
+        """Allow repeated endpoints of sent clusters: Envoy needs them to warm the clusters (envoy-facts 2.3)."""
         for line in self._lines():
             if (known := line.audit.types.get(EDS)) is not None:
                 for held in message.resources.values():
@@ -197,13 +199,13 @@ class StreamAudit:
                         known.touched_at[name] = self.server.clock.now
 
     def _lines(self) -> list["SimulatedLine"]:
-        """Return the streams of this one's session."""
+        """Return the streams of the same session."""
         mine = self.line
         lines = self.server.lines.values()
         return [line for line in lines if line.envoy is mine.envoy and line.connection is mine.connection]
 
     def _unanswered_clusters(self) -> frozenset[str]:
-        """Return the clusters that routes no longer wait for, as the client did not answer in time."""
+        """Return the clusters that routes no longer wait for because the client did not answer in time."""
         now, hold_s = self.server.clock.now, self.server.ordering.hold_timeout_s
         found: set[str] = set()
         for line in self._lines():
@@ -211,13 +213,14 @@ class StreamAudit:
                 if (known := line.audit.types.get(type_url)) is None:
                     continue
                 late = [sent for sent in known.unanswered.values() if now >= sent.at + hold_s]
-                if late and self.server.small:  # all parts of a cut response are waited for no longer than the first
+                if (
+                    late and self.server.small
+                ):  # the wait for all parts of a split response ends with the wait for the first
                     late = list(known.unanswered.values())
                 names = {name for sent in late for name in sent.names}
                 found |= self._clusters_with(names) if type_url == EDS else names
         if now >= self.line.opened_at + hold_s:
-            # Clusters that warm are not asked for, nor are those of a client that asks for nothing: at last they are
-            # not waited for any longer.
+            # Envoy does not request clusters while they warm, and some clients request none: the wait for them ends.
             found |= self.line.envoy.warming_at_return
             if not any(CDS in line.audit.types for line in self._lines()):
                 found |= {content.name for content in self.session.seen.get(CDS, ())}

@@ -1,4 +1,4 @@
-"""Time that passes only as fast as what happens in it: events in order of their times, the earlier said first."""
+"""A simulated clock that runs events in the order of their times, then in the order in which they were added."""
 
 import heapq
 import itertools
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Clock:
-    """What is to happen, and when. Times are in seconds."""
+    """The scheduled events. Times are in seconds."""
 
     def __init__(self, start: float = 1_000.0) -> None:
         self.now = start
@@ -16,15 +16,15 @@ class Clock:
         self._numbers = itertools.count()
 
     def at(self, time: float, what: Callable[..., None], *arguments: Any) -> None:
-        """Have something happen at a time; now, if that is past."""
+        """Schedule an event at a time, or now if the time has passed."""
         heapq.heappush(self._events, (max(time, self.now), next(self._numbers), what, arguments))
 
     def later(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
-        """Have something happen after a while."""
+        """Schedule an event after a delay."""
         self.at(self.now + seconds, what, *arguments)
 
     def run(self, until: float, steps_max: int) -> None:
-        """Let happen what is due by ``until``. Raises AssertionError after ``steps_max`` events in all."""
+        """Run the events that are due by ``until``. Raises AssertionError after ``steps_max`` events in all."""
         while self._events and self._events[0][0] <= until:
             self.now, _, what, arguments = heapq.heappop(self._events)
             self.steps += 1
@@ -33,5 +33,5 @@ class Clock:
         self.now = until
 
     def clear(self) -> None:
-        """Forget what is yet to happen."""
+        """Remove all scheduled events."""
         self._events.clear()

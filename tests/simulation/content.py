@@ -1,4 +1,4 @@
-"""What resources of a simulation say, how they are encoded, and how consistent snapshots of them change by chance."""
+"""The resources of a simulation, their encoding, and random changes of consistent snapshots."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ SECRETS = ("s1", "s2")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """One version of a resource. ``label`` tells the versions apart; ``refers`` are those that it names."""
+    """One version of a resource. ``label`` distinguishes the versions; ``refers`` are its references."""
 
     type_url: str
     name: str
@@ -37,12 +37,12 @@ class Content:
     fault: int = GOOD
 
     def names(self, type_url: str) -> frozenset[str]:
-        """Return the resources of a type that it names."""
+        """Return the resources of a type that it refers to."""
         return frozenset(name for url, name in self.refers if url == type_url)
 
     @property
     def key(self) -> Key:
-        """Return what tells it from other resources."""
+        """Return the key of the resource: type and name."""
         return self.type_url, self.name
 
     def __str__(self) -> str:
@@ -59,20 +59,20 @@ def encode(content: Content) -> Resource:
 
 @functools.cache
 def read(type_url: str, body: bytes) -> Content:
-    """Return what a resource's body says."""
+    """Return the content of a resource's body."""
     said = json.loads(body)
     group, label, fault = said["content"]
     return Content(type_url, said["name"], group, label, tuple((url, name) for url, name in said["references"]), fault)
 
 
 def forget() -> None:
-    """Drop what was encoded and read for earlier runs."""
+    """Empty the caches of encoded and decoded resources."""
     encode.cache_clear()
     read.cache_clear()
 
 
 class Author:
-    """Changes the snapshots of groups by chance, so that each stays consistent: all that is named is there."""
+    """Makes random changes of groups' snapshots that keep each snapshot consistent."""
 
     def __init__(self, groups: Iterable[str], *, faults: bool, secrets: bool) -> None:
         self.faults, self.secrets = faults, secrets
@@ -81,7 +81,7 @@ class Author:
         self.history: dict[str, list[dict[Key, Content]]] = {group: [] for group in groups}
 
     def change(self, group: str, chance: Random) -> dict[Key, Content]:
-        """Change a group by one edit or a few; return its next snapshot, which is not kept yet."""
+        """Change a group by one or more random edits; return its next snapshot without making it current."""
         state = dict(self.states[group])
         if not state or chance.random() < 0.06:
             return self._anything(group, chance)
@@ -93,19 +93,19 @@ class Author:
         return state
 
     def keep(self, group: str, state: dict[Key, Content]) -> None:
-        """Make a snapshot the group's present one."""
+        """Make a snapshot the current one of its group."""
         self.history[group].append(self.states[group])
         self.states[group] = state
 
     def mended(self, group: str) -> dict[Key, Content]:
-        """Return the snapshot with all that clients reject put right."""
+        """Return the snapshot with all bad resources fixed."""
         return {
             key: replace(content, fault=GOOD, label=self._label()) if content.fault else content
             for key, content in sorted(self.states[group].items())
         }
 
     def touched(self, group: str) -> dict[Key, Content]:
-        """Return the snapshot with a new version of everything."""
+        """Return the snapshot with a new version of every resource."""
         return {
             key: replace(content, fault=GOOD, label=self._label())
             for key, content in sorted(self.states[group].items())
@@ -166,7 +166,7 @@ class Author:
         self._put(group, state, (LDS, chance.choice(LISTENERS)), refers, chance)
 
     def _remove(self, group: str, state: dict[Key, Content], chance: Random) -> None:
-        """Remove a listener, a route or a cluster; whatever named it names something else or goes too."""
+        """Remove a listener, a route or a cluster. Its referrers get another reference or are removed too."""
         found = [key for key in sorted(state) if key[0] in (CDS, LDS, RDS)]
         if not found:
             return
@@ -184,7 +184,7 @@ class Author:
                     del state[key]
 
     def _rename(self, group: str, state: dict[Key, Content], chance: Random) -> None:
-        """Give a cluster, with whatever names it, another name."""
+        """Rename a cluster in all resources."""
         found = [name for url, name in sorted(state) if url == CDS]
         free = [name for name in CLUSTERS if (CDS, name) not in state]
         if not found or not free:
@@ -202,7 +202,7 @@ class Author:
                 state[key] = replace(content, fault=GOOD, label=self._label())
 
     def _anything(self, group: str, chance: Random) -> dict[Key, Content]:
-        """Return another snapshot altogether."""
+        """Return a new random snapshot."""
         state: dict[Key, Content] = {}
         for _ in range(chance.randrange(1, 4)):
             self._listener(group, state, chance)
@@ -212,7 +212,7 @@ class Author:
         return state
 
     def _complete(self, group: str, state: dict[Key, Content], chance: Random) -> None:
-        """Add what is named and not there; drop some of what nothing names."""
+        """Add missing resources; remove some that nothing refers to."""
         makers: dict[str, Callable[[], list[Key]]] = {
             RDS: lambda: self._targets(chance),
             CDS: lambda: self._cluster_refers(chance),

@@ -1,4 +1,4 @@
-"""What a client has to have in the end, and what it may be forgiven."""
+"""The resources that a client must have at the end of a run, and the differences that are allowed."""
 
 from collections.abc import Mapping
 
@@ -8,9 +8,9 @@ from support.encoded import CDS, LDS, RDS, short
 
 
 def differences(envoy: Envoy, state: Mapping[Key, Content], *, strict: bool) -> list[str]:
-    """Say in what a client differs from the snapshot of its group.
+    """Return how a client differs from the snapshot of its group.
 
-    Once all that there is was changed, which is ``strict``, little is forgiven any more.
+    ``strict``: every resource was changed at the end, after which fewer differences are allowed.
     """
     wanted = {key: content for key, content in state.items() if envoy.wants(key)}
     held = envoy.held()
@@ -22,16 +22,16 @@ def differences(envoy: Envoy, state: Mapping[Key, Content], *, strict: bool) -> 
 
 
 def _is_doubtful(envoy: Envoy, key: Key, wanted: Content | None, *, strict: bool) -> bool:
-    """Say whether a client may be without what its group has: it rejected that, or what came with it.
+    """Say whether a client may lack a resource of its group because it rejected it, or a response that had it.
 
-    Once all there is was changed, that holds only for what is gone, and of which no server knows that it is there.
+    After every resource was changed, only a removed resource that no server knows of may differ.
     """
     if strict:
         return wanted is None and any(type_url in (CDS, LDS, RDS) for type_url, _ in envoy.unsure_keys)
     doubts = {*envoy.doubtful, *envoy.unsure_keys}
     if key in envoy.unsure_keys or (key in envoy.doubtful and envoy.doubtful[key] == wanted):
         return True
-    if wanted is not None:  # routes to clusters that were rejected are held back
+    if wanted is not None:  # routes to rejected clusters are held
         return key[0] in (LDS, RDS) and bool({(CDS, name) for name in wanted.names(CDS)} & doubts)
-    # What may be used by older versions of listeners and routes is not taken away.
+    # Clusters that older versions of listeners and routes may use are not removed.
     return key[0] != LDS and any(type_url in (CDS, LDS, RDS) for type_url, _ in doubts)

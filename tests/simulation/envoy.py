@@ -1,8 +1,8 @@
-"""Envoy as an xDS client: what it asks for follows from what it has, and it answers when what it was sent is in use.
+"""A simulated Envoy: it requests the resources that its resources refer to, and answers when it uses what it was sent.
 
-Clusters warm on an assignment that comes after them; on ADS they are ACKed when all are warm. Listeners warm on their
-routes, and drain when they are replaced. A rejected response may be applied in part. It knows neither what is served
-nor how it is carried.
+Clusters warm with an assignment that arrives after them; on ADS they are ACKed when all are warm. Listeners warm with
+their routes, and drain when they are replaced. Envoy may apply a rejected response in part. It is independent of the
+server and of the network.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ FULL_STATE = (CDS, LDS)
 
 
 class Line(Protocol):
-    """One gRPC stream, as its client has it."""
+    """One gRPC stream from the client's side."""
 
     open: bool
 
@@ -36,25 +36,25 @@ class Line(Protocol):
 
 
 class Host(Protocol):
-    """Where an Envoy lives: its clock and its network."""
+    """The environment of an Envoy: its clock and its network."""
 
     now: float
 
     def later(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
-        """Have something happen after a while."""
+        """Schedule an event after a delay."""
         ...
 
     def dial(self, envoy: "Envoy", type_url: str) -> Line:
-        """Open a stream, for a type's own service or, if that is empty, for ADS."""
+        """Open a stream of a per-type service, or of ADS if the type is empty."""
         ...
 
     def say(self, line: str, *values: object) -> None:
-        """Note something for a reader."""
+        """Add a line to the transcript."""
         ...
 
 
 class NoLine:
-    """What a subscription has while there is no connection."""
+    """The stream of a subscription without a connection."""
 
     open = False
 
@@ -67,7 +67,7 @@ class NoLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
-    """What an Envoy is like. Times are in seconds."""
+    """The settings of an Envoy. Times are in seconds."""
 
     variant: Variant
     per_type: bool
@@ -81,7 +81,7 @@ class Habits:
 
 @dataclass
 class Subscription:
-    """One type on one stream. ``names`` of None is the wildcard."""
+    """One type on one stream. ``names`` None is the wildcard."""
 
     type_url: str
     names: set[str] | None
@@ -99,13 +99,13 @@ class Subscription:
     """Its first request on this stream is yet to be sent."""
 
     def wants(self, name: str) -> bool:
-        """Say whether a resource was subscribed to."""
+        """Say whether a resource is subscribed."""
         return self.names is None or name in self.names
 
 
 @dataclass
 class Cluster:
-    """A cluster: what serves, and what warms to take its place once all of ``waits_for`` came."""
+    """A cluster: its active version, and the warming one that replaces it once all of ``waits_for`` arrived."""
 
     active: Content | None = None
     warming: Content | None = None
@@ -122,7 +122,7 @@ class Listener:
 
 
 class Envoy:
-    """One Envoy. ``connect`` starts it; ``take`` is called with each message that reaches it."""
+    """One Envoy. ``connect`` starts it; ``take`` is called with each message that it receives."""
 
     def __init__(self, host: Host, number: int, habits: Habits, chance: Random) -> None:
         self.host, self.number, self.habits, self.chance = host, number, habits, chance
@@ -165,12 +165,12 @@ class Envoy:
 
     @property
     def delta(self) -> bool:
-        """Say whether it speaks delta."""
+        """Say whether it uses delta."""
         return self.habits.variant is Variant.DELTA
 
     @property
     def per_type(self) -> bool:
-        """Say whether it has a stream for each subscription."""
+        """Say whether it uses per-type streams."""
         return self.habits.per_type
 
     @property
@@ -179,7 +179,7 @@ class Envoy:
         return list(dict.fromkeys(subscription.line for subscription in self.subscriptions.values()))
 
     def connect(self) -> None:
-        """Open the streams anew and ask for everything in one burst (envoy-facts 2.6)."""
+        """Reopen the streams and send all requests in one burst (envoy-facts 2.6)."""
         self._forget_stream_state()
         self._doubt_what_it_dropped()
         self.connected, self.connected_at = True, self.host.now
@@ -207,10 +207,10 @@ class Envoy:
                 self.flush(subscription)
 
     def _asks_for_firsts(self, keys: Iterable[Key]) -> bool:
-        """Say whether it asks for listeners or a route for the first time, or again without having had any.
+        """Say whether it requests listeners or a route that it never had.
 
-        A server can't tell a client that lost its streams before it had any listener, or this route, from one that has
-        its clusters from elsewhere, so it does not have those wait for the clusters (docs/ordering.md).
+        A server cannot distinguish a client that lost its streams before it had any listener, or this route, from one
+        that gets its clusters elsewhere. It therefore does not let them wait for clusters (docs/ordering.md).
         """
         known = [self.subscriptions[key] for key in keys if key in self.subscriptions and key[0] in (LDS, RDS)]
         return (LDS, "") not in self.subscriptions or any(
@@ -218,7 +218,7 @@ class Envoy:
         )
 
     def _doubt_what_it_dropped(self) -> None:
-        """Note names that it dropped, and asked for again in vain: on SotW the version that it says has them in it."""
+        """Record names that it dropped and requested again without an answer: its SotW version includes them."""
         if self.delta:
             return
         for type_url, held in ((EDS, self.endpoints), (RDS, self.routes), (SDS, self.secrets)):
@@ -231,7 +231,7 @@ class Envoy:
             self.flush(subscription)
 
     def _forget_stream_state(self) -> None:
-        """Forget what belongs to streams that are gone; a NACK that was not sent leaves the server unsure."""
+        """Reset the state of ended streams; after an unsent NACK the server's knowledge is incomplete."""
         for subscription in self.subscriptions.values():
             self._lose_answers(subscription)
             subscription.adding.clear()
@@ -240,7 +240,7 @@ class Envoy:
         self.subscriptions = {key: s for key, s in self.subscriptions.items() if s.names is None or s.names}
 
     def disconnected(self) -> None:
-        """Take in that all streams are gone."""
+        """Handle the end of all streams."""
         self.connected = False
 
     def _lose_answers(self, subscription: Subscription) -> None:
@@ -250,18 +250,18 @@ class Envoy:
         subscription.answers.clear()
 
     def lose_nack(self, line: Line, nonce: str) -> None:
-        """Note that the server will never know what became here of the names of a response: it never got the NACK."""
+        """Record that the server never got the NACK of a response, and so does not know the state of its names."""
         self.doubt(self._rejected.get((line, nonce), ()))
 
     def doubt(self, keys: Iterable[Key]) -> None:
-        """Note names of which the server that is asked next can't know what became of them here."""
+        """Record names whose state the next server cannot know."""
         for key in keys:
             self.unsure_keys.add(key)
             if key[0] == CDS and not (key[1] in self.clusters and self.clusters[key[1]].active):
                 self.unsure.add(key[1])
 
     def loses_draining(self) -> None:
-        """Note that the next server can't know what older listeners use, save by routes that it is told of."""
+        """Record that the next server cannot know what older listeners use, except for routes that are subscribed."""
         claimed = {name for subscription in self._of(RDS) for name in subscription.claimed}
 
         def is_told(content: Content) -> bool:
@@ -273,11 +273,11 @@ class Envoy:
         }
 
     def stall(self, seconds: float) -> None:
-        """Do nothing for a while."""
+        """Pause for a time."""
         self._busy_until = max(self._busy_until, self.host.now + seconds)
 
     def pause(self, type_url: str, seconds: float) -> None:
-        """Send no requests of a type for a while."""
+        """Send no requests of a type for a time."""
         for subscription in self._of(type_url):
             subscription.paused_until = self.host.now + seconds
             self.host.later(seconds, self._flush_if, subscription)
@@ -288,7 +288,7 @@ class Envoy:
     # --- What it asks for ------------------------------------------------------------------------------------------
 
     def flush(self, subscription: Subscription) -> None:
-        """Send what there is to send of a subscription, unless it is paused."""
+        """Send the pending requests of a subscription, unless it is paused."""
         if not subscription.line.open or subscription.paused_until > self.host.now or self._warms(subscription):
             return
         if subscription.waits:
@@ -304,7 +304,7 @@ class Envoy:
         if self.delta:
             self._flush_delta(subscription)
         elif subscription.answers or subscription.changed:
-            # Of several that are answered late, the last alone is (envoy-facts 2.2).
+            # Of several responses that are answered late, only the last one is answered (envoy-facts 2.2).
             _, error = subscription.answers.pop() if subscription.answers else ("", "")
             self._lose_answers(subscription)
             subscription.changed = False
@@ -332,13 +332,13 @@ class Envoy:
         subscription.line.send(request)
 
     def _warms(self, subscription: Subscription) -> bool:
-        """Say whether clusters are not asked for, nor answered, since some warm (envoy-facts 2.3)."""
+        """Say whether clusters are neither requested nor answered because some are warming (envoy-facts 2.3)."""
         if subscription.type_url != CDS or self.per_type or self.initial:
             return False
         return any(cluster.warming for cluster in self.clusters.values())
 
     def want(self, type_url: str, names: set[str]) -> None:
-        """Subscribe to these names of a type, and to no others."""
+        """Subscribe to exactly these names of a type."""
         if self.per_type:
             for key in [key for key in self.subscriptions if key[0] == type_url and key[1] not in names]:
                 self.subscriptions.pop(key).line.close()
@@ -376,7 +376,7 @@ class Envoy:
     # --- What comes in ---------------------------------------------------------------------------------------------
 
     def take(self, line: Line, message: Message) -> None:
-        """Take a message that came; it is looked at when those before it were."""
+        """Receive a message; it is processed after those before it."""
         react_s = self.habits.react_s * self.chance.random()
         self._busy_until = max(self._busy_until, self.host.now) + react_s
         self.host.later(self._busy_until - self.host.now, self._handle, line, message)
@@ -399,7 +399,7 @@ class Envoy:
         self._follow_up(subscription)
 
     def _removed(self, subscription: Subscription, message: Message) -> set[str]:
-        """Return what of a wildcard type a message removes."""
+        """Return the resources of a wildcard type that a message removes."""
         if self.delta:
             return set(message.removed)
         if message.type_url not in FULL_STATE:
@@ -427,7 +427,7 @@ class Envoy:
     def _reject(
         self, subscription: Subscription, message: Message, news: dict[str, Held], removed: set[str], bad: list[str]
     ) -> None:
-        """Apply what Envoy applies of a response that it rejects (envoy-facts 2.4). What it claims stays as it was."""
+        """Apply the part of a rejected response that Envoy applies (envoy-facts 2.4). Reported versions stay."""
         type_url = message.type_url
         self.has_rejected = True
         self._rejected[subscription.line, message.nonce] = [
@@ -452,7 +452,7 @@ class Envoy:
         self.chance.shuffle(order)
         first = next(number for number, name in enumerate(order) if name in bad)
         self._apply(type_url, {name: news[name].content for name in order[:first]}, set())
-        self._warm(type_url, {*news, *removed})  # who waits for what failed waits no longer
+        self._warm(type_url, {*news, *removed})  # the wait for a rejected resource ends
 
     def _apply(self, type_url: str, news: dict[str, Content], removed: set[str]) -> None:
         if type_url == CDS:
@@ -471,7 +471,7 @@ class Envoy:
             self._warm(SDS, {*news, *removed})
 
     def _follow_up(self, subscription: Subscription) -> None:
-        """Ask for what is needed by now, and answer: clusters first, if they are warm by this."""
+        """Request the resources that are needed now, and answer: clusters first, if they are warm."""
         self._want_all()
         mine = [subscription] if subscription in self.subscriptions.values() else []
         others = [each for each in self.subscriptions.values() if each is not subscription]
@@ -483,7 +483,7 @@ class Envoy:
         self.check()
 
     def _settle(self) -> None:
-        """Do what follows from something that happened by itself."""
+        """Apply the consequences of an internal event."""
         self._want_all()
         for subscription in list(self.subscriptions.values()):
             self.flush(subscription)
@@ -510,10 +510,10 @@ class Envoy:
             self.clusters.pop(name, None)
 
     def _ask_again(self, content: Content) -> None:
-        """Ask for the endpoints of a changed cluster, as far as Envoy does where it has subscribed to them before."""
+        """Request the endpoints of a changed cluster again, in the cases in which Envoy does."""
         for name in sorted(content.names(EDS)):
             if self.per_type and (EDS, name) in self.subscriptions:
-                old = self.subscriptions.pop((EDS, name))  # a new stream without versions, then the old one closes
+                old = self.subscriptions.pop((EDS, name))  # a new stream without versions, then the end of the old one
                 self._subscribe((EDS, name), {name})
                 self.flush(self.subscriptions[EDS, name])
                 old.line.close()
@@ -521,7 +521,7 @@ class Envoy:
                 self.subscriptions[EDS, ""].changed = True
 
     def _warm(self, type_url: str, names: Iterable[str]) -> None:
-        """Take in that something came that clusters or listeners may wait for."""
+        """Handle the arrival of resources that clusters or listeners may wait for."""
         came = {(type_url, name) for name in names}
         for name, cluster in sorted(self.clusters.items()):
             if cluster.warming and cluster.waits_for & came:
@@ -534,7 +534,7 @@ class Envoy:
                 self._listen(name)
 
     def _warmed(self, name: str, cluster: Cluster) -> None:
-        """Have a cluster serve, at once or when its health check has passed."""
+        """Activate a cluster, at once or when its health check has passed."""
         if self.chance.random() < self.habits.health_checks:
             self.host.later(self.chance.random() * self.habits.health_check_s, self._healthy, name, cluster.turn)
         else:
@@ -554,7 +554,7 @@ class Envoy:
         self.rejected_clusters.discard(cluster.active.name)
 
     def _give_up(self, name: str, turn: int) -> None:
-        """Let a cluster serve whose endpoints did not come in time (initial_fetch_timeout)."""
+        """Activate a cluster whose endpoints did not arrive in time (initial_fetch_timeout)."""
         cluster = self.clusters.get(name)
         if cluster is not None and cluster.turn == turn and cluster.waits_for:
             self.host.say("n%s: the endpoints of %s did not come in time", self.number, name)
@@ -604,7 +604,7 @@ class Envoy:
         self._settle()
 
     def _want_all(self) -> None:
-        """Subscribe to what clusters and listeners need."""
+        """Subscribe to the resources that clusters and listeners need."""
         clusters = [c for cluster in self.clusters.values() for c in (cluster.active, cluster.warming) if c]
         warming = [listener.content for listener in self.warming_listeners.values()]
         listeners = [*self.listeners.values(), *warming, *(content for content, _ in self.draining)]
@@ -628,11 +628,11 @@ class Envoy:
     # --- What it has -----------------------------------------------------------------------------------------------
 
     def wants(self, key: Key) -> bool:
-        """Say whether it has subscribed to a resource."""
+        """Say whether it subscribes to a resource."""
         return any(subscription.wants(key[1]) for subscription in self._of(key[0]))
 
     def held(self) -> dict[Key, Content | None]:
-        """Return what is in use, None for what never warmed."""
+        """Return the resources in use, None for those that never warmed."""
         found: dict[Key, Content | None] = {(CDS, name): cluster.active for name, cluster in self.clusters.items()}
         found |= {(LDS, name): content for name, content in self.listeners.items()}
         found |= {(LDS, name): None for name in self.warming_listeners}
@@ -643,7 +643,7 @@ class Envoy:
     # --- What it can do --------------------------------------------------------------------------------------------
 
     def uses(self) -> dict[Key, frozenset[str]]:
-        """Return what directs requests, and to which clusters."""
+        """Return the resources that send requests, with their clusters."""
         found: dict[Key, frozenset[str]] = {}
         told = [(name, content) for name, content in self.listeners.items() if name not in self.untold]
         for name, content in [*told, *((f"draining {content}", content) for content, _ in self.draining)]:
@@ -654,10 +654,10 @@ class Envoy:
         return found
 
     def check(self) -> None:
-        """Assert that each cluster to which something directs requests serves.
+        """Assert that each cluster that requests are sent to is active.
 
-        It may be missing if this client rejected it, and nothing that worked is worse for it; or if the server can't
-        know that it is missing.
+        It may be missing if this client rejected it and no working route is affected, or if the server cannot know
+        that it is missing.
         """
         if self.unknown:
             return

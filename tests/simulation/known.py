@@ -1,6 +1,6 @@
-"""Faults of the core that the simulation found and that are not mended yet. What is mended is to be taken out here.
+"""Known faults of the core that the simulation found and that are not fixed yet. Remove an entry with its fix.
 
-Runs that end in one of these are counted apart; each entry is as narrow as what a failure says allows.
+Runs that fail with a known fault are counted separately. Each entry matches as few failures as their text allows.
 """
 
 import re
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A fault: what it is, what runs say that end in it, and of which clients."""
+    """A known fault: its description, and the failure text and clients that it matches."""
 
     what: str
     says: str
@@ -42,7 +42,7 @@ KNOWN: tuple[Known, ...] = (
 
 
 def known_fault(failure: "Failure") -> Known | None:
-    """Return the fault in which a run ended, None for one that nobody knows."""
+    """Return the known fault that a failure matches, or None."""
     found = re.search(r"\bn(\d+)\b", failure.message)
     if found is None or (envoy := failure.envoys.get(int(found[1]))) is None:
         return None

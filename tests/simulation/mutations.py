@@ -1,7 +1,7 @@
-"""Hubs with a fault, most of which the core once had: the simulation has to find each of them.
+"""Hubs with a fault, each of which the simulation must find. The core once had most of these faults.
 
-Each fault is put between the hub and the wire, by its public methods and the bytes alone, so it says nothing of how the
-core works.
+Each fault changes the bytes between the hub and the wire, or uses the hub's public methods, so it does not depend on
+the implementation of the core.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ Response = wire.DeltaDiscoveryResponse | wire.DiscoveryResponse
 
 @dataclass
 class Wire:
-    """What went over one stream."""
+    """The requests and responses of one stream."""
 
     delta: bool
     connection: str
@@ -38,7 +38,7 @@ class Wire:
 
 
 class FaultyHub(Hub):
-    """A hub whose requests and responses can be changed on their way."""
+    """A hub whose requests and responses can be changed in transit."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -81,7 +81,7 @@ class FaultyHub(Hub):
 
 
 class RemovalsOnce(FaultyHub):
-    """A removal in a rejected response is not sent again."""
+    """A removal in a rejected response is not repeated."""
 
     def change_request(self, over: Wire, request: Request) -> None:
         sent = over.sent.get(request.type_url, {}).get(request.response_nonce)
@@ -94,7 +94,7 @@ class RemovalsOnce(FaultyHub):
 
 
 class NothingDrainsAway(FaultyHub):
-    """Clusters are not removed when the time is over for which they were kept."""
+    """Clusters are not removed after their hold has ended."""
 
     ticked = False
 
@@ -115,7 +115,7 @@ class NothingDrainsAway(FaultyHub):
 
 
 class LateRejectionsTakenForAcks(FaultyHub):
-    """A rejection of any response but the last of its type is taken for an ACK."""
+    """A NACK of any response but the last of its type is taken for an ACK."""
 
     def change_request(self, over: Wire, request: Request) -> None:
         sent = [*over.sent.get(request.type_url, ())]
@@ -124,7 +124,7 @@ class LateRejectionsTakenForAcks(FaultyHub):
 
 
 class NodesForgotten(FaultyHub):
-    """A node is not known when it is back: neither what it rejected nor what it drains."""
+    """The history of a node is lost when it reconnects: NACKed names and draining resources."""
 
     def change_request(self, over: Wire, request: Request) -> None:
         if request.HasField("node"):
@@ -132,7 +132,7 @@ class NodesForgotten(FaultyHub):
 
 
 class EarlyReturnsForgotten(FaultyHub):
-    """A node is not known when it is back before its old streams end."""
+    """The history of a node is lost if it reconnects before its old streams end."""
 
     def change_request(self, over: Wire, request: Request) -> None:
         if request.HasField("node"):
@@ -142,7 +142,7 @@ class EarlyReturnsForgotten(FaultyHub):
 
 
 class EndpointsOnce(FaultyHub):
-    """Endpoints do not follow their clusters where they did not change."""
+    """Unchanged endpoints are not sent after their clusters."""
 
     def change_response(self, over: Wire, response: Response) -> None:
         if not over.delta or response.type_url != EDS:
@@ -155,7 +155,7 @@ class EndpointsOnce(FaultyHub):
 
 
 class FewAreWoken(FaultyHub):
-    """A change reaches too few streams."""
+    """A change is not sent to all affected streams."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -172,7 +172,7 @@ class FewAreWoken(FaultyHub):
 
 
 def _ordered(**settings: Any) -> Callable[..., Hub]:
-    """Return what makes a hub whose order of changes is another than it says."""
+    """Return a factory of hubs with other ordering settings."""
 
     def make(*arguments: Any, ordering: Ordering, **options: Any) -> Hub:
         return Hub(*arguments, ordering=replace(ordering, **settings), **options)
@@ -192,7 +192,7 @@ MUTATIONS: Mapping[str, Callable[..., Hub]] = {
     "what drains is not forgotten at its time": NothingDrainsAway,
     "a node that is back early is not known": EarlyReturnsForgotten,
     "rejections that come late are taken for ACKs": LateRejectionsTakenForAcks,
-    # Others of their kind.
+    # Similar faults.
     "a node that is back is not known": NodesForgotten,
     "changes are not ordered": _ordered(enabled=False),
     "waits are given up at once": _ordered(hold_timeout_s=0.001),
@@ -204,6 +204,6 @@ MUTATIONS: Mapping[str, Callable[..., Hub]] = {
 
 @contextmanager
 def mutated(name: str) -> Iterator[None]:
-    """Have hubs with a fault meanwhile."""
+    """Use hubs with a fault within the context."""
     with patch.object(network, "Hub", MUTATIONS[name]):
         yield

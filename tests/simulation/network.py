@@ -1,4 +1,4 @@
-"""A hub with its catalog on simulated streams: what is sent comes in order, and late; a break may be noticed late."""
+"""A simulated network: messages arrive in order and delayed, and the server may notice a broken stream late."""
 
 from collections.abc import Mapping
 from random import Random
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """One process that serves: a catalog, a hub, and the streams that reach it."""
+    """One server process: a catalog, a hub, and its streams."""
 
     def __init__(self, world: "World", number: int, ordering: Ordering, encoding: Encoding, chance: Random) -> None:
         self.world, self.number, self.chance = world, number, chance
@@ -54,7 +54,7 @@ class Server:
     # --- Changes ---------------------------------------------------------------------------------------------------
 
     def apply(self, states: Mapping[str, State], groups: Mapping[str, str], *, publish: bool = True) -> None:
-        """Take over the snapshots of some groups and the groups of all nodes; publish that, unless more follows."""
+        """Apply the snapshots of some groups and the groups of all nodes; publish them, unless more changes follow."""
         upserts: dict[str, tuple] = {}
         removals: dict[str, tuple[Key, ...]] = {}
         for group, state in states.items():
@@ -77,13 +77,13 @@ class Server:
 
     @property
     def has_unpublished(self) -> bool:
-        """Say whether something was applied that is yet to be published."""
+        """Say whether applied changes are not published yet."""
         return bool(self._unpublished)
 
     def publish(self) -> None:
-        """Publish what was applied."""
+        """Publish the applied changes."""
         unpublished, self._unpublished = self._unpublished, []
-        # A regrouping takes over every group's snapshot, so all of it is published at once.
+        # A change of groups applies every group's snapshot, so all changes are published at once.
         for _, states, groups in unpublished:
             self.published |= states
             self.groups = groups
@@ -100,7 +100,7 @@ class Server:
     # --- What is looked at in the end ------------------------------------------------------------------------------
 
     def status_problems(self) -> list[str]:
-        """Say of which clients the status does not say that they have accepted all that there is."""
+        """Return the clients that, by their status, have not accepted all resources."""
         found = [
             f"the server takes {summary.node.id} to be {[summary.state.value]}: {_unsettled(summary)}"
             for summary in node_summaries(self.hub.streams, NodesQuery(), self.clock.now)
@@ -116,7 +116,7 @@ class Server:
         return found
 
     def check_nothing_unsaid(self) -> None:
-        """Assert that no stream has anything left to say that it was not made ready for."""
+        """Assert that no stream has a message to send without being marked as ready."""
         for stream in self.lines:
             part = self.hub.poll(stream, self.clock.now)
             assert part is None, f"left unsaid: {part}"
@@ -124,7 +124,7 @@ class Server:
     # --- Streams ---------------------------------------------------------------------------------------------------
 
     def receive(self, line: "SimulatedLine", request: Request) -> None:
-        """Take a request that came on a stream."""
+        """Pass a request of a stream to the hub."""
         if line.stream is None:
             line.stream = self.hub.open(
                 line.envoy.habits.variant, type_url=line.type_url, connection=line.connection.name
@@ -132,7 +132,7 @@ class Server:
             self.lines[line.stream] = line
             self.world.note_stream(line.stream)
             line.audit = StreamAudit(self, line)
-            if self._unpublished:  # it is put where the newest rules say, to be served what is published
+            if self._unpublished:  # the newest rules decide its group, whose published snapshot it is sent
                 group = self._unpublished[-1][2].get(line.envoy.node_id, "default")
                 line.audit.note_state(self.published.get(group, {}), group)
         line.audit.note_request(request)
@@ -141,7 +141,7 @@ class Server:
         self._pump()
 
     def close(self, line: "SimulatedLine") -> None:
-        """Notice that a stream is over."""
+        """Notice that a stream ended."""
         if line.stream is not None and line.stream in self.lines:
             self.world.say("      hub %s: the stream %s of n%s is over", self.number, line.number, line.envoy.number)
             del self.lines[line.stream]
@@ -149,7 +149,7 @@ class Server:
             self._pump()
 
     def drain(self, line: "SimulatedLine") -> None:
-        """Have a stream sent what it is owed, as far as it takes that, and then others that this made ready."""
+        """Send a stream's messages as far as it takes them, and then those of other streams that became ready."""
         self._drain(line)
         self._pump()
 
@@ -173,7 +173,7 @@ class Server:
             ready = self.hub.take_ready()
             if not ready:
                 break
-            # The order in which a change makes streams ready follows from where they are in memory.
+            # The order in which a change makes streams ready depends on their addresses in memory.
             for line in sorted((self.lines[stream] for stream in ready), key=lambda line: line.number):
                 if spread_s:
                     self.clock.later(self.chance.random() * spread_s, self.drain, line)
@@ -205,7 +205,7 @@ def _unsettled(summary: NodeSummary) -> str:
 
 
 class Connection:
-    """One HTTP/2 connection: what is sent either way comes in order, on all its streams."""
+    """One HTTP/2 connection: messages of all its streams arrive in order, in each direction."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -214,7 +214,7 @@ class Connection:
 
 
 class SimulatedLine:
-    """One gRPC stream. What is under way when it breaks is lost."""
+    """One gRPC stream. Messages in transit are lost when it breaks."""
 
     def __init__(
         self, server: Server, envoy: Envoy, type_url: str, connection: Connection, number: int, chance: Random
@@ -247,7 +247,7 @@ class SimulatedLine:
     # --- Its client's end ------------------------------------------------------------------------------------------
 
     def send(self, request: Request) -> None:
-        """Send a request; the node is added to the first."""
+        """Send a request; the first one gets the node."""
         if not self.open:
             return
         self._say("→ %s", lambda: f"{short(request.type_url)} {spell(request)}")
@@ -266,13 +266,13 @@ class SimulatedLine:
         self.server.receive(self, request)
 
     def close(self) -> None:
-        """End the stream at the client's will: the server learns it after what was sent before."""
+        """End the stream by the client: the server learns of it after the messages that were sent before."""
         self.open = False
         self.connection.up_at = max(self.connection.up_at, self.clock.now + self._delay_s())
         self.clock.at(self.connection.up_at, self._close_at_server)
 
     def break_off(self, noticed_after_s: float) -> None:
-        """Lose the stream: the client knows that at once, the server after a while."""
+        """Break the stream: the client notices at once, the server after a delay."""
         if not self.open:
             return
         self.open = False
@@ -294,7 +294,7 @@ class SimulatedLine:
             self.server.close(self)
 
     def carry(self, part: Part) -> None:
-        """Take a message towards the client."""
+        """Deliver a message to the client."""
         message = decode(self.envoy.habits.variant, part.message, read)
         self._say("← %s", lambda: f"{short(message.type_url)} {message.nonce}: {message}")
         message = self.audit.check(message)
@@ -305,7 +305,7 @@ class SimulatedLine:
 
     def _arrive(self, message: Message) -> None:
         if not self.open:
-            return  # it was lost; what the server still sends there stays under way
+            return  # the stream is broken: messages that the server still sends on it do not arrive
         self.under_way -= 1
         self.envoy.take(self, message)
         if self.waiting:

@@ -1,4 +1,4 @@
-"""The simulation as a command, as tests run it."""
+"""Runs the simulation as a command, for tests."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the simulation in a process of its own, where the order of sets is the same each time."""
+    """Run the simulation in its own process, where the order of sets is the same each time."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-m", "simulation", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)

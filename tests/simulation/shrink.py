@@ -1,4 +1,4 @@
-"""Make a failing run smaller: fewer clients and fewer events, as long as it fails in the same way."""
+"""Makes a failing run smaller: fewer clients and events with the same failure."""
 
 import re
 from dataclasses import replace
@@ -8,12 +8,12 @@ from simulation.world import Failure, Plan, run
 
 
 def kind_of(message: str) -> str:
-    """Return what a failure says without the names and numbers in it."""
+    """Return the text of a failure without names and numbers."""
     return re.sub(r"[0-9a-f]*\d+[0-9a-f]*|'\w+'|\b[a-z]\d*@\S+", "…", message)
 
 
 def failure_of(tried: Plan, *, transcript: bool = False) -> Failure | None:
-    """Run a plan; return how it failed, None if all held."""
+    """Run a plan; return its failure, or None."""
     try:
         run(tried, transcript=transcript)
     except Failure as failure:
@@ -22,7 +22,7 @@ def failure_of(tried: Plan, *, transcript: bool = False) -> Failure | None:
 
 
 def shrink(failed: Failure, *, runs_max: int = 400) -> Plan:
-    """Return the smallest run found that fails in the same way."""
+    """Return the smallest plan found with the same failure."""
     failing, kind, known = failed.plan, kind_of(failed.message), known_fault(failed)
 
     def fails(tried: Plan) -> bool:

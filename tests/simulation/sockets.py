@@ -1,7 +1,7 @@
 """The simulation's Envoys on real streams to ``xds serve``, while its groups are changed through the push API.
 
-What changes, what befalls whom and what each client makes of it follows from a run's seed. When things happen does not,
-as time is real here: a run that fails may hold when it is run again.
+The seed of a run determines its changes, its faults and the behaviour of its clients. It does not determine their
+times, as time is real here: a failing run may pass when it is repeated.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ UNORDERED = "changes are not ordered"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Form:
-    """A server: its transport, and how many worker processes it has."""
+    """The transport of a server and its number of worker processes."""
 
     kind: str
     workers: int
@@ -62,7 +62,7 @@ FORMS = (Form("native", 2), Form("grpcio", 0), Form("native", 0))
 
 @dataclass(frozen=True, slots=True)
 class SocketPlan:
-    """All that a seed draws."""
+    """All that is drawn from a seed."""
 
     seed: int
     form: Form
@@ -75,7 +75,7 @@ class SocketPlan:
 
 
 def socket_plan(seed: int) -> SocketPlan:
-    """Draw a run. Seeds that follow each other take the forms of servers in turn."""
+    """Draw a run. Consecutive seeds use the forms of servers in turn."""
     chance = Random(f"sockets {seed}")
     faults, late = chance.random() < 0.4, chance.random() < 0.3
     habits = tuple(
@@ -98,7 +98,7 @@ def socket_plan(seed: int) -> SocketPlan:
 
 
 def spell_out(content: Content) -> r.Json:
-    """Return a real resource with a content, whose label it has in a text: ``~k12~``."""
+    """Return a real resource for a content, with the content's label in a text field: ``~k12~``."""
     mark = f"~k{content.label}~"
     clusters = sorted(content.names(CDS))
     rules = [r.weighted(dict.fromkeys(clusters, 1))] if clusters else []
@@ -142,7 +142,7 @@ class SocketLine:
     # --- Requests --------------------------------------------------------------------------------------------------
 
     def send(self, request: Request) -> None:
-        """Send a request; the node is added to the first."""
+        """Send a request; the first one gets the node."""
         if not self.open:
             return
         self._note(request)
@@ -160,7 +160,7 @@ class SocketLine:
             asked |= set(names)
         unanswered = self._unanswered.get(request.type_url, {})
         came_at = unanswered.pop(request.response_nonce, None)
-        if came_at is not None and not delta:  # what came before is answered with it
+        if came_at is not None and not delta:  # it also answers the messages before it
             for nonce in [nonce for nonce, other in unanswered.items() if other <= came_at]:
                 del unanswered[nonce]
         if request.HasField("error_detail"):
@@ -206,25 +206,25 @@ class SocketLine:
         raise AssertionError(f"n{self.envoy.number}: the server ended a stream: {code.name} {details}")
 
     def waits_since(self) -> float:
-        """Return since when the server waits for an answer."""
+        """Return when the server started to wait for an answer."""
         return min((at for nonces in self._unanswered.values() for at in nonces.values()), default=self.run.now)
 
     # --- Its end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the stream once what was sent has gone."""
+        """End the stream after all requests are sent."""
         self.open = False
         self._requests.put_nowait(None)
 
     def lose(self) -> None:
-        """Take and send nothing more. What was sent last may or may not have come through."""
+        """Stop receiving and sending. The last messages may or may not have arrived."""
         self.open = False
         for at, nonce in self._nacks:
             if at > self.run.now - 1.0:
                 self.envoy.lose_nack(self, nonce)
 
     async def abandon(self) -> None:
-        """End the stream, whatever is under way."""
+        """End the stream at once, whatever is in transit."""
         self.open = False
         self._call.cancel()
         for task in self._tasks:
@@ -237,7 +237,7 @@ class SocketLine:
 
 
 class SocketRun:
-    """One seed: its groups, its Envoys, and what happens to them. Raises AssertionError from ``go``."""
+    """One run: its groups, its Envoys and its events. ``go`` raises AssertionError."""
 
     def __init__(self, drawn: SocketPlan, home: "Home", *, transcript: bool = False) -> None:
         self.plan, self.home = drawn, home
@@ -262,8 +262,8 @@ class SocketRun:
         habits = self.plan.habits[number]
         envoy = Envoy(self, number, habits, Random(f"sockets {self.plan.seed} {number}"))
         envoy.node_id = f"s{self.plan.seed}-n{number}"
-        # Routes to rejected clusters are the other simulation's. And grpc does not keep the order of several streams'
-        # messages, as an Envoy does: it may hand on endpoints before the clusters that came before them.
+        # The other simulation covers routes to rejected clusters. And unlike Envoy, gRPC does not keep the order of the
+        # messages of several streams: it may deliver endpoints before the clusters that arrived before them.
         envoy.unknown = self.plan.faults or habits.per_type
         return envoy
 
@@ -275,11 +275,11 @@ class SocketRun:
         return asyncio.get_running_loop().time()
 
     def later(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
-        """Have something happen after a while."""
+        """Schedule an event after a delay."""
         asyncio.get_running_loop().call_later(seconds, self.note, what, *arguments)
 
     def note(self, what: Callable[..., None], *arguments: Any) -> None:
-        """Do something, unless the run is over, and note if that fails."""
+        """Run an event unless the run has ended, and record its failure."""
         if self._over:
             return
         try:
@@ -288,7 +288,7 @@ class SocketRun:
             self._failures.append(error)
 
     def dial(self, envoy: Envoy, type_url: str) -> SocketLine:
-        """Open a stream on the client's present connection."""
+        """Open a stream on the client's current connection."""
         channel = self._channels.get(envoy.number)
         if channel is None:
             address = f"127.0.0.1:{self.home.server.port}"
@@ -297,29 +297,29 @@ class SocketRun:
         return self.lines[-1]
 
     def say(self, line: str, *values: object) -> None:
-        """Note something for a reader."""
+        """Add a line to the transcript."""
         if self.transcript is not None:
             self.transcript.append(f"{self.now - self.began_at:10.3f} {line % values}")
 
     def read(self, type_url: str, body: bytes) -> Content:
-        """Return what a resource says."""
+        """Return the content of a resource."""
         found = re.search(rb"~k(\d+)~", body)
         assert found is not None, f"{type_url}: {body!r}"
         return self._contents[int(found[1])]
 
     def is_late(self, came_at: float) -> bool:
-        """Say whether the server may have stopped waiting for the answer to a response."""
+        """Say whether the hold timeout of a response may have passed."""
         return self.now - came_at >= HOLD_S / 2
 
     def note_lateness(self, envoy: Envoy) -> None:
-        """Note if the server may have stopped waiting, so that anything may come before its time."""
+        """Record that a hold timeout may have passed, after which messages may arrive out of order."""
         if any(self.is_late(line.waits_since()) for line in self.lines if line.envoy is envoy and line.open):
             envoy.was_late = envoy.unknown = True
 
     # --- What happens ----------------------------------------------------------------------------------------------
 
     async def go(self) -> None:
-        """Let it all happen; in the end all have what there is."""
+        """Run all events; at the end all clients must have all resources."""
         try:
             async with asyncio.timeout(2 * END_S), self._client:
                 await self._go()
@@ -381,7 +381,7 @@ class SocketRun:
         await self._client.apply(upsert=[spell_out(content) for content in changed], remove=remove, group=group)
 
     async def _break(self, envoy: Envoy, *, early: bool) -> None:
-        """Lose a client's streams; it comes back to any worker, ``early`` before the server sees that they ended."""
+        """Break a client's streams; it reconnects to any worker, ``early`` before the server notices their end."""
         self.say(
             "-- n%s loses its streams, and is back %s that is noticed", envoy.number, "before" if early else "after"
         )
@@ -395,7 +395,7 @@ class SocketRun:
             await self._wait_gone(envoy)
         envoy.returned = True
         envoy.returned_early = envoy.returned_early or early
-        # What drains is not known everywhere where it is back early, nor, on SotW, in another process.
+        # Draining resources are not known everywhere after an early reconnect, nor, on SotW, in another process.
         envoy.unknown = envoy.unknown or early or (not envoy.delta and self.plan.form.workers > 1)
         envoy.warming_at_return = {name for name, cluster in envoy.clusters.items() if cluster.warming}
         self.note(envoy.connect)
@@ -409,7 +409,7 @@ class SocketRun:
             await channel.close()
 
     async def _wait_gone(self, envoy: Envoy) -> None:
-        """Wait until the server knows that a client's streams are over."""
+        """Wait until the server has noticed the end of a client's streams."""
         async with asyncio.timeout(END_S):
             while (await self._client.nodes(id=envoy.node_id)).nodes:
                 await asyncio.sleep(0.01)
@@ -417,7 +417,7 @@ class SocketRun:
     # --- The end ---------------------------------------------------------------------------------------------------
 
     async def _finish(self) -> None:
-        """Mend what is bad, and change all once more: then all have what there is, and the server says so."""
+        """Fix bad resources and change all once more: then all clients have them, and the status says so."""
         self.say("-- no more faults")
         for group in self.groups:
             await self._publish(group, self.author.mended(group))
@@ -432,7 +432,7 @@ class SocketRun:
         self._raise()
 
     def _wrong(self) -> list[str]:
-        """Return what is not yet as it has to be in the end."""
+        """Return the differences from the state that is required at the end."""
         found = []
         for number, envoy in self.envoys.items():
             found += differences(envoy, self.author.states[self.group_of[number]], strict=True)
@@ -441,7 +441,7 @@ class SocketRun:
         return found
 
     async def _unsettled(self) -> list[str]:
-        """Return which clients the server does not take to have what there is."""
+        """Return the clients that are not in sync by the server's status."""
         found = []
         for number, envoy in self.envoys.items():
             nodes = (await self._client.nodes(id=envoy.node_id)).nodes
@@ -456,7 +456,7 @@ class SocketRun:
 
 
 class Home:
-    """A server with its rules: which node belongs to which group, of all runs at once."""
+    """A server with the group rules of the nodes of all runs."""
 
     def __init__(self, server: XdsServer) -> None:
         self.server = server
@@ -464,7 +464,7 @@ class Home:
         self._lock = asyncio.Lock()
 
     async def put_rules(self, client: Client, groups: Mapping[str, str]) -> None:
-        """Set the groups of some nodes; return once that is served."""
+        """Set the groups of some nodes; return once the rules are served."""
         async with self._lock:
             self._groups |= groups
             rules = [{"group": group, "match": {"id": node}} for node, group in sorted(self._groups.items())]
@@ -473,7 +473,7 @@ class Home:
 
 @asynccontextmanager
 async def serving(form: Form, *, ordered: bool) -> AsyncIterator[Home]:
-    """Run a server; at its end it has no streams left, and has logged no fault of its own."""
+    """Run a server; at its end it must have no streams left, and no logged errors of its own."""
     settings = {
         "transport.kind": form.kind,
         "protocol.listener_drain_s": SERVER_DRAIN_S,
@@ -498,9 +498,9 @@ async def run_seeds(
     transcript: bool = False,
     mutation: str = "",
 ) -> None:
-    """Run seeds, several at a time; call ``took`` with each one's failure, if any, and its transcript.
+    """Run seeds, several at a time; call ``took`` with each one's failure, or None, and its transcript.
 
-    No more are run once it returns False.
+    No further seeds are started once it returns False.
     """
     drawn = [socket_plan(seed) for seed in seeds]
     async with AsyncExitStack() as stack:

@@ -1,6 +1,6 @@
-"""Clients like Envoy, changes and faults by chance: what the simulation holds, for the seeds of every run of the tests.
+"""The simulation with random clients, changes and faults, for the seeds that every test run covers.
 
-``make simulate`` runs more of them. A failure says the command that runs its seed again.
+``make simulate`` runs more seeds. A failure prints the command that repeats its seed.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""The simulation's clients over real sockets, at ``xds serve`` on both transports: in the end all have what there is.
+"""The simulation over real sockets with ``xds serve`` on both transports: at the end clients have all resources.
 
-``make simulate`` runs more of them. A failure says the command that runs its seed again.
+``make simulate`` runs more seeds. A failure prints the command that repeats its seed.
 """
 
 import os
@@ -30,7 +30,7 @@ def test_a_seed_has_the_same_changes_each_time() -> None:
 
 
 def _happenings(transcript: str) -> list[str]:
-    """Return what befell the clients, in order, without the times."""
+    """Return the events of the clients, in order, without the times."""
     return [line.split(" -- ", 1)[1] for line in transcript.splitlines() if " -- " in line]
 
 

@@ -1,4 +1,4 @@
-"""Requests made and responses read, in either protocol, as a client does it."""
+"""Encodes requests and decodes responses of both variants, for clients."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Read = Callable[[str, bytes], Content]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A resource as it came. SotW tells no version: there it is empty."""
+    """A received resource. On SotW its version is empty."""
 
     version: str
     content: Content
@@ -23,7 +23,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A response. ``unsure`` are clusters that the client may lack, as it did not answer for long."""
+    """A response. ``unsure`` are clusters that the client may lack because it did not answer for long."""
 
     type_url: str
     nonce: str
@@ -38,7 +38,7 @@ class Message:
 
 
 def decode(variant: Variant, data: bytes, read: Read, unsure: frozenset[str] = frozenset()) -> Message:
-    """Read a response."""
+    """Decode a response."""
     found: dict[str, Held] = {}
     if variant is Variant.DELTA:
         delta = wire.DeltaDiscoveryResponse.FromString(data)
@@ -66,7 +66,7 @@ def delta_request(
     nonce: str = "",
     error: str = "",
 ) -> Request:
-    """Make a delta request."""
+    """Encode a delta request."""
     return wire.DeltaDiscoveryRequest(
         type_url=type_url,
         resource_names_subscribe=sorted(subscribe),
@@ -78,7 +78,7 @@ def delta_request(
 
 
 def sotw_request(type_url: str, *, names: Iterable[str], version: str, nonce: str, error: str = "") -> Request:
-    """Make a SotW request."""
+    """Encode a SotW request."""
     return wire.DiscoveryRequest(
         type_url=type_url,
         resource_names=sorted(names),
@@ -89,7 +89,7 @@ def sotw_request(type_url: str, *, names: Iterable[str], version: str, nonce: st
 
 
 def spell(request: Request) -> str:
-    """Write a request as a transcript has it."""
+    """Return a request's line in the transcript."""
     words = []
     if isinstance(request, wire.DeltaDiscoveryRequest):
         words += [f"+{name}" for name in request.resource_names_subscribe]

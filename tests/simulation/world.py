@@ -1,4 +1,4 @@
-"""One run of the simulation: what is drawn by a seed, what happens by it, and what must hold at its end."""
+"""One run of the simulation: the plan drawn from a seed, its events, and the checks at its end."""
 
 import gc
 import weakref
@@ -27,7 +27,7 @@ GROUPS = ("default", "g1", "g2")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that befalls a run. ``seed`` is for what chance there is in it, which thus does not hang on others."""
+    """An event of a run. ``seed`` is for its random choices, which are independent of other events."""
 
     at_s: float
     kind: str
@@ -37,7 +37,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a seed draws: what a run is made of, and what happens in it."""
+    """A plan, drawn from a seed: the clients and servers of a run, and its events."""
 
     seed: int
     servers: int
@@ -52,7 +52,7 @@ class Plan:
 
 
 def plan(seed: int) -> Plan:
-    """Draw a run."""
+    """Draw a plan."""
     chance = Random(f"plan {seed}")
     servers = chance.choice((1, 1, 1, 2))
     faults, late = chance.random() < 0.6, chance.random() < 0.5
@@ -64,7 +64,7 @@ def plan(seed: int) -> Plan:
                 variant=Variant.DELTA if chance.random() < 0.65 else Variant.SOTW,
                 per_type=per_type,
                 react_s=chance.choice((0.003, 0.003, 0.3)),
-                # Per type, clusters are ACKed before their health checks have passed, and nothing else tells of these.
+                # On per-type streams, clusters are ACKed before their health checks pass.
                 health_checks=chance.choice((0.0, 0.2)) if late and not per_type else 0.0,
             )
         )
@@ -84,7 +84,7 @@ def plan(seed: int) -> Plan:
 
 
 class Run(Protocol):
-    """What fails: a run of any kind."""
+    """A run of either simulation that failed."""
 
     plan: Any
     transcript: list[str] | None
@@ -92,7 +92,7 @@ class Run(Protocol):
 
 
 class Failure(AssertionError):  # noqa: N818 - what it is
-    """A run in which something did not hold; ``transcript`` tells of it if it was kept."""
+    """The failure of a run, with its ``transcript`` if it was kept."""
 
     def __init__(self, message: str, run: Run) -> None:
         super().__init__(message)
@@ -141,7 +141,7 @@ class World:
             self.homes[number] = self.servers[chance.randrange(len(self.servers))]
 
     def chance(self, what: str) -> Random:
-        """Return a source of chance of its own for something."""
+        """Return a separate random generator for one purpose."""
         return Random(f"{self.plan.seed} {what}")
 
     # --- What Envoys live in ---------------------------------------------------------------------------------------
@@ -152,11 +152,11 @@ class World:
         return self.clock.now
 
     def later(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
-        """Have something happen after a while."""
+        """Schedule an event after a delay."""
         self.clock.later(seconds, what, *arguments)
 
     def dial(self, envoy: Envoy, type_url: str) -> SimulatedLine:
-        """Open a stream to the client's server, on its present connection."""
+        """Open a stream to the client's server, on its current connection."""
         self._lines += 1
         name = f"tcp{envoy.number}-{self._breaks.get(envoy.number, 0)}"
         connection = self._connections.get(envoy.number)
@@ -166,27 +166,27 @@ class World:
         return SimulatedLine(self.homes[envoy.number], envoy, type_url, connection, self._lines, chance)
 
     def say(self, line: str, *values: object) -> None:
-        """Note something for a reader."""
+        """Add a line to the transcript."""
         if self.transcript is not None:
             self.transcript.append(f"{self.now:10.3f} {line % values}")
 
     def note_stream(self, stream: Stream) -> None:
-        """Note a stream that a hub opened, to see that it is forgotten."""
+        """Record a stream that a hub opened, to check later that it is freed."""
         self._streams.append(weakref.ref(stream))
 
     def peers_of(self, server: Server) -> list[Server]:
-        """Return the processes that are told what a server has to remember of a node."""
+        """Return the processes that a server shares its node history with."""
         return [other for other in self.servers if other is not server] if self.plan.share_memory else []
 
     def table(self, groups: Mapping[str, str]) -> GroupTable:
-        """Return rules that put each node into its group."""
+        """Return rules that assign each node to its group."""
         rules = tuple(Rule(group=group, id=f"{node}*") for node, group in sorted(groups.items()))
         return GroupTable(rules=rules, names=GROUPS)
 
     # --- What happens ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Let all of the plan happen, then check what must hold in the end. Raises AssertionError."""
+        """Run all events of the plan, then the checks at the end. Raises AssertionError."""
         start = self.now
         for envoy in self.envoys.values():
             self.clock.later(self.chance(f"start {envoy.number}").random(), self._connect, envoy)
@@ -228,7 +228,7 @@ class World:
             envoy.pause(type_url, seconds)
 
     def _group(self, event: Event, chance: Random) -> str:
-        """Return a group to change, mostly one with nodes in it."""
+        """Return a group to change, mostly one that has nodes."""
         return chance.choice(GROUPS) if chance.random() < 0.1 else self.groups[f"n{event.who % len(self.plan.habits)}"]
 
     def _publish(self, group: str, state: Mapping[Key, Content], chance: Random) -> None:
@@ -245,7 +245,7 @@ class World:
         self._spread({}, chance)
 
     def _spread(self, states: Mapping[str, Mapping[Key, Content]], chance: Random) -> None:
-        """Have each server apply a change in its own time, in the order of changes."""
+        """Let each server apply a change with its own delay, in the order of changes."""
         for server in self.servers:
             at = self.now + (chance.choice((0.0, 0.05, 2.0)) if server.number else 0.0)
             at = self._applied_at[server] = max(self._applied_at.get(server, 0.0), at)
@@ -263,7 +263,7 @@ class World:
         envoy.connect()
 
     def _break(self, envoy: Envoy, chance: Random) -> None:
-        """Lose all streams of a client; it comes back to this server or another, before or after that is noticed."""
+        """Break all streams of a client; it reconnects to any server, before or after the server notices."""
         if not envoy.connected:
             return
         noticed_after_s = chance.choice((0.0, 0.0, 0.3, 5.0, 60.0))
@@ -288,7 +288,7 @@ class World:
         self._connect(envoy)
 
     def _change_server(self, envoy: Envoy) -> None:
-        """Note what a client's next server can't know (docs/ordering.md, "What can't be had")."""
+        """Record what a client's next server cannot know (docs/ordering.md, "Limits")."""
         if not envoy.delta:
             envoy.unknown = True
         if not self.plan.share_memory:
@@ -298,7 +298,7 @@ class World:
     # --- The end ---------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        """Stop all faults, mend what is bad, let time pass: then all have what there is, and nothing more is said."""
+        """Stop all faults, fix bad resources, let time pass: all clients then have all resources."""
         self.say("-- no more faults")
         self.calm = True
         self.clock.run(self.now + 200.0, STEPS_MAX)
@@ -333,7 +333,7 @@ class World:
         assert before == (self._lines, self.responses), "never silent"
 
     def check_memory(self) -> None:
-        """End all streams; the hubs forget them."""
+        """End all streams; the hubs must free them."""
         self._close_all()
         self.clock.run(self.now + 1_000.0, STEPS_MAX)
         self._let_go()
@@ -346,7 +346,7 @@ class World:
             line.close()
 
     def _let_go(self) -> None:
-        """Drop all that this run itself knows streams and hubs by."""
+        """Drop all references of this run to streams and hubs."""
         for server in self.servers:
             server.lines.clear()
         for table in (self.envoys, self.homes, self._applied_at, self._connections):
