@@ -28,7 +28,7 @@ def test_a_new_catalog_has_the_default_group_with_nothing_in_it() -> None:
     assert content_of(new.snapshots[DEFAULT_GROUP]) == {}
 
 
-def test_a_change_makes_one_revision_and_tells_the_names_it_changed() -> None:
+def test_a_change_makes_one_revision_and_returns_the_names_it_changed() -> None:
     new = Catalog()
     web = resource("web", type_url=ENDPOINTS)
     applied = new.apply(upserts(resource("a"), resource("b"), web))
@@ -183,7 +183,7 @@ class TestRejection:
             resource("b", source="x.yaml:3"), resource("b", "2", source="dir/y.yaml:5"), resource("c"), group="one"
         )
         problem = Problem(
-            what="stands twice in the changeset, first at x.yaml:3",
+            what="is in the changeset twice, first at x.yaml:3",
             hint="remove or rename one of them",
             file="dir/y.yaml",
             line=5,
@@ -198,7 +198,7 @@ class TestRejection:
         (problem,) = problems_of(Catalog(), upserts(resource("a"), resource("a", source=source)))
         assert (problem.file, problem.line) == (source, 0)
 
-    def test_every_duplicate_is_told(self) -> None:
+    def test_every_duplicate_is_a_problem(self) -> None:
         groups = {"one": (resource("a"),) * 3, "two": (resource("b"),) * 2}
         problems = problems_of(Catalog(), Changeset(upserts=groups))
         assert [(each.group, each.resource) for each in problems] == [
@@ -206,7 +206,7 @@ class TestRejection:
             ("one", "clusters/a"),
             ("two", "clusters/b"),
         ]
-        assert {each.what for each in problems} == {"stands twice in the changeset"}
+        assert {each.what for each in problems} == {"is in the changeset twice"}
 
     def test_one_name_in_two_groups_or_two_types_is_no_duplicate(self) -> None:
         both = Changeset(upserts={"one": (resource("a"), resource("a", type_url=ENDPOINTS)), "two": (resource("a"),)})
@@ -220,7 +220,7 @@ class TestRejection:
             Problem(what="group x extends itself: x → y → x", hint="let one of them extend nothing"),
         ]
 
-    def test_a_circle_is_told_by_the_groups_in_it(self) -> None:
+    def test_a_cycle_is_described_by_its_groups(self) -> None:
         table = GroupTable(extends={"child": "x", "x": "y", "y": "x"})
         assert [each.what for each in problems_of(Catalog(), Changeset(groups=table))] == [
             "group x extends itself: x → y → x"

@@ -84,7 +84,7 @@ class TestEveryKind:
         assert now.apply(removals("two", type_url=target)).revision == 3
 
 
-def test_every_missing_target_of_every_referrer_is_told() -> None:
+def test_every_missing_target_of_every_referrer_is_a_problem() -> None:
     problems = problems_of(Catalog(), upserts(route("r", "a", "b"), route("s", "b", "c"), resource("c")))
     assert found(problems) == [
         ("default", "routes/r", "clusters/a"),
@@ -93,7 +93,7 @@ def test_every_missing_target_of_every_referrer_is_told() -> None:
     ]
 
 
-def test_every_referrer_of_what_is_removed_is_told() -> None:
+def test_every_referrer_of_a_removed_resource_is_a_problem() -> None:
     now = catalog({"default": [route("r", "a"), route("s", "a", "b"), resource("a"), resource("b")]})
     assert found(problems_of(now, removals("a", "b"))) == [
         ("default", "routes/r", "clusters/a"),
@@ -141,7 +141,7 @@ class TestAcrossGroups:
         change = Changeset(upserts={"one": (route("r", "a"),), "two": (resource("a"),)})
         assert found(problems_of(Catalog(), change)) == [("one", "routes/r", "clusters/a")]
 
-    def test_a_base_s_referrer_is_told_for_each_group_that_sees_it(self) -> None:
+    def test_a_base_s_referrer_is_a_problem_in_each_group_that_inherits_it(self) -> None:
         now = self.groups(base=[route("r", "a"), resource("a")])
         assert found(problems_of(now, removals("a", group="base"))) == [
             (group, "routes/r", "clusters/a") for group in ("base", "child", "grandchild")

@@ -14,7 +14,7 @@ def contents(made: Catalog) -> dict[str, dict[tuple[str, str], str]]:
     return {group: content_of(snapshot) for group, snapshot in made.snapshots.items()}
 
 
-def test_the_revision_is_the_one_told_even_where_nothing_changes() -> None:
+def test_the_revision_is_the_given_one_even_if_nothing_changes() -> None:
     made = Catalog()
     assert made.apply(upserts(resource("a")), revision=7).revision == made.revision == 7
     applied = made.apply(upserts(resource("a")), revision=9)

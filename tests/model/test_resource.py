@@ -67,7 +67,7 @@ def test_a_reference_is_a_plain_value() -> None:
 
 
 def test_a_resource_without_a_body_is_version_only() -> None:
-    claim = Resource(type_url=CLUSTER, name="web", version="v1", encoded=b"")
-    assert claim.is_version_only
+    resource = Resource(type_url=CLUSTER, name="web", version="v1", encoded=b"")
+    assert resource.is_version_only
     assert not made().is_version_only
-    assert claim.fingerprint == made().fingerprint
+    assert resource.fingerprint == made().fingerprint

@@ -50,7 +50,7 @@ class TestRevisionLog:
         assert RevisionLog().since(0) == []
         assert len(RevisionLog()) == 0
 
-    def test_it_tells_what_changed_after_a_revision_newest_first(self) -> None:
+    def test_a_log_has_what_changed_after_a_revision_newest_first(self) -> None:
         assert log_of("a", "b", "c").since(1) == ["c", "b"]
 
     def test_nothing_changed_after_the_newest_revision(self) -> None:
@@ -119,7 +119,7 @@ class TestLayer:
         assert names_by_alias(after(layer, {"a": bare, "b": aliased})) == {"x": "b"}
         assert names_by_alias(after(layer, {"b": aliased, "a": bare})) == {"x": "b"}
 
-    def test_of_two_that_claim_an_alias_one_has_it_whatever_came_first(self) -> None:
+    def test_an_alias_of_two_resources_belongs_to_the_same_one_in_either_order(self) -> None:
         a, b = resource("a", aliases=["x"]), resource("b", aliases=["x"])
         assert names_by_alias(layer_of(a, b)) == names_by_alias(layer_of(b, a)) == {"x": "a"}
         assert names_by_alias(after(layer_of(a, b), {"a": None})) == {"x": "b"}
@@ -188,7 +188,7 @@ class TestMayDiffer:
         assert may_differ(view, view) == []
         assert may_differ(view, view_of(*view.layers)) == []
 
-    def test_it_is_what_changed_since_the_older_one_whichever_way_it_is_asked(self) -> None:
+    def test_a_diff_is_what_changed_since_the_older_view_in_either_direction(self) -> None:
         layer = layer_of(*(resource(f"r{number}") for number in range(100)))
         changed = after(layer, {"r7": resource("r7", "2"), "r8": None})
         old, new = view_of(layer), view_of(changed)

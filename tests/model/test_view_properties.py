@@ -79,7 +79,7 @@ def test_may_differ_misses_nothing_and_says_nothing_twice(
 
 
 @given(st.lists(st.tuples(NAMES, st.integers(0, 6)), max_size=30), st.integers(0, 4))
-def test_a_log_tells_all_that_changed_since_or_that_it_does_not_know(
+def test_a_log_has_all_changes_since_a_revision_or_gives_none(
     records: list[tuple[str, int]], tombstones_max: int
 ) -> None:
     log, kept, forgotten = RevisionLog(tombstones_max=tombstones_max), {}, 0

@@ -25,7 +25,7 @@ def test_delta_10_ten_changes_while_unacked_are_one_response(world: World, varia
     assert client.ack(type_url) == []
 
 
-def test_delta_10_what_came_and_went_while_unacked_is_not_told(world: World) -> None:
+def test_delta_10_what_was_added_and_removed_while_unacked_is_not_sent(world: World) -> None:
     world.publish(static("a"))
     client = world.client()
     client.subscribe(CDS)

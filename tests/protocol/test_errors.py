@@ -263,7 +263,7 @@ def test_error_unsubscribing_from_more_names_than_the_limit_is_resource_exhauste
     )
 
 
-def test_error_answers_owed_for_names_that_never_existed_are_bounded(make_world: MakeWorld) -> None:
+def test_error_answers_due_for_names_that_never_existed_are_bounded(make_world: MakeWorld) -> None:
     """With the wildcard subscribed, each name that a client unsubscribes from requires an answer, also without ACKs."""
     world = make_world(limits=Limits(subscriptions_max=3))
     world.publish(resource(SDS, "s"))

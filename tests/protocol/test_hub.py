@@ -57,7 +57,7 @@ def test_a_stream_that_is_to_end_is_given_nothing(world: World) -> None:
     assert world.hub.poll_cohort(stream) is None
 
 
-def test_subscriptions_that_nobody_has_any_more_are_kept_for_a_while_and_not_for_ever(world: World) -> None:
+def test_unused_subscriptions_are_kept_up_to_a_limit(world: World) -> None:
     world.client(node="stays").subscribe(EDS, "other", "name-0")
     client = world.client()
     for number in range(3 * IDLE_MAX):

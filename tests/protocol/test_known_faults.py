@@ -19,7 +19,7 @@ from xds.protocol.status import NodesQuery, NodeState, node_summaries
 HOLD_S, DRAIN_S = 20.0, 60.0
 QUICK = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
 SMALL = Encoding(response_bytes_max=100)
-"""Of two resources each has a response of its own."""
+"""Of two resources, each is sent in a response of its own."""
 
 
 def settle(client: Client, *bad: str) -> list[str]:
@@ -142,7 +142,7 @@ def test_a_bad_cluster_that_is_gone_does_not_spoil_what_comes_after_it(world: Wo
         pytest.param(True, True, id="rejected before, too"),
     ],
 )
-def test_endpoints_asked_for_before_a_cluster_came_do_not_show_that_it_was_accepted(
+def test_endpoints_requested_before_a_cluster_came_do_not_show_that_it_was_accepted(
     world: World, rejected_before: bool, returns: bool
 ) -> None:
     """Envoy requests e1 in its first burst, for its cluster a. That does not show that it accepted e, which is sent
@@ -400,7 +400,7 @@ def test_routes_wait_for_clusters_that_their_client_is_yet_to_ask_for_on_its_ret
     assert [line.split(" ", 2)[2] for line in said if not line.startswith("EDS")] == ["r@2", "-b"]
 
 
-def test_routes_wait_for_clusters_on_secrets_only_until_they_are_asked_for(world: World) -> None:
+def test_routes_wait_for_clusters_on_secrets_only_until_they_are_requested(world: World) -> None:
     """The history of the node ends once it subscribes to clusters: its next stream is answered at once."""
     world.publish(static("b"), listener("l", routes="r"), route("r", 1, "b"))
     client = holding(world, DELTA, routes=["r"])
@@ -546,7 +546,7 @@ def test_a_client_whose_rejected_resource_was_taken_away_is_synced(
 
 
 @pytest.mark.parametrize("drains", [False, True], ids=["their cluster goes", "their cluster is kept"])
-def test_rejected_endpoints_go_only_on_the_stream_that_asked_for_them(make_world: MakeWorld, drains: bool) -> None:
+def test_rejected_endpoints_go_only_on_the_stream_that_requested_them(make_world: MakeWorld, drains: bool) -> None:
     """NACKed names belong to the node, but each stream is sent only resources and removals that it subscribes to.
     Otherwise its ACK would count as an ACK of a name that the node rejected on another stream."""
     world = make_world(ordering=QUICK)
@@ -621,7 +621,7 @@ def test_endpoints_that_were_rejected_on_one_stream_are_answered_on_the_next(mak
     assert clusters_sent(said) == (["-d"] if gone else [])
 
 
-def test_endpoints_asked_for_late_come_as_they_are_now(world: World, variant: Variant) -> None:
+def test_endpoints_requested_late_come_as_they_are_now(world: World, variant: Variant) -> None:
     """Endpoints never wait. The client accepted clusters that were replaced meanwhile, and requests their endpoints. e1
     is sent in its newer version. e2 no longer exists: its held version, or its removal, lets the older b warm."""
     world.publish(cluster("b", 1, eds="e2"), cluster("d", 1, eds="e1"), endpoints("e1", 1), endpoints("e2", 1))
@@ -653,7 +653,7 @@ def _last_with(said: list[list[str]], kind: str, word: str) -> int:
     return max(at for at, (of, words) in enumerate(said) if of == kind and word in words.split())
 
 
-# --- SotW clients that come back with a version that the server does not know -----------------------------------------
+# --- SotW clients that reconnect with a version that the server does not know -----------------------------------------
 
 
 def of_elsewhere(world: World) -> Client:

@@ -119,7 +119,7 @@ def test_a_late_nack_is_recorded_once(world: World, variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("took", [1, 2, 3], ids=["none", "first", "both"])
-def test_on_sotw_the_version_tells_what_an_unanswered_response_came_to(world: World, took: int) -> None:
+def test_on_sotw_the_version_shows_which_unanswered_responses_were_accepted(world: World, took: int) -> None:
     """Envoy answers only the last of several responses. If it rejects that one, its version shows what it accepted."""
     client = with_route(world, SOTW)
     versions = [client.accepted[next(iter(client.streams.values())), RDS][0]]

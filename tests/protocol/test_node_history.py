@@ -35,7 +35,7 @@ events = st.tuples(
 )
 
 
-def remembered(*, nodes_max: int, bytes_max: int = 1_000_000, share: Share = share_with_nobody) -> NackedNames:
+def nacked_names(*, nodes_max: int, bytes_max: int = 1_000_000, share: Share = share_with_nobody) -> NackedNames:
     return NackedNames(nodes_max=nodes_max, bytes_max=bytes_max, share=share)
 
 
@@ -51,17 +51,17 @@ def happen(nacked: NackedNames, event: tuple[str, Node, str, frozenset[str]]) ->
 
 
 @given(st.lists(events, max_size=20))
-def test_who_is_told_all_along_knows_the_same(history):
-    other = remembered(nodes_max=10)
-    nacked = remembered(nodes_max=10, share=lambda entry: other.remember(pickle.loads(pickle.dumps(entry))))
+def test_a_process_that_receives_every_entry_has_the_same_names(history):
+    other = nacked_names(nodes_max=10)
+    nacked = nacked_names(nodes_max=10, share=lambda entry: other.remember(pickle.loads(pickle.dumps(entry))))
     for event in history:
         happen(nacked, event)
         assert known(other) == known(nacked)
 
 
 @given(st.lists(events, max_size=20))
-def test_who_comes_late_is_told_all_at_once(history):
-    nacked, late = remembered(nodes_max=10), remembered(nodes_max=10)
+def test_a_new_process_receives_all_entries_at_once(history):
+    nacked, late = nacked_names(nodes_max=10), nacked_names(nodes_max=10)
     for event in history:
         happen(nacked, event)
     for entry in nacked.entries():
@@ -70,31 +70,31 @@ def test_who_comes_late_is_told_all_at_once(history):
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), events), max_size=20))
-def test_several_that_tell_each_other_come_to_know_the_same(history):
-    told = [0]
+def test_several_processes_that_share_entries_have_the_same_names(history):
+    shared = [0]
 
     def pass_on(source: int, entry: HistoryEntry) -> None:
-        told[0] += 1
+        shared[0] += 1
         for number, each in enumerate(all_of_them):
             if number != source:
                 each.remember(entry)
 
-    all_of_them = [remembered(nodes_max=10, share=lambda entry, n=number: pass_on(n, entry)) for number in range(3)]
+    all_of_them = [nacked_names(nodes_max=10, share=lambda entry, n=number: pass_on(n, entry)) for number in range(3)]
     for where, event in history:
         happen(all_of_them[where], event)
     assert known(all_of_them[0]) == known(all_of_them[1]) == known(all_of_them[2])
-    assert told[0] <= len(history)  # an entry of another hub is not shared again: it would circulate for ever
+    assert shared[0] <= len(history)  # an entry of another hub is not shared again: it would circulate for ever
 
 
-def test_what_is_settled_already_is_not_worth_telling():
-    told: list[HistoryEntry] = []
-    nacked = remembered(nodes_max=10, share=told.append)
+def test_acks_of_names_that_are_not_nacked_are_not_shared():
+    shared: list[HistoryEntry] = []
+    nacked = nacked_names(nodes_max=10, share=shared.append)
     nacked.accept(NODES[0], CDS, NameSet.of("a"))
-    assert told == []
+    assert shared == []
     nacked.add(NODES[0], CDS, NameSet.of("a"))
     nacked.accept(NODES[0], CDS, NameSet.of("b"))
     nacked.accept(NODES[0], CDS, NameSet.of("ab"))
-    assert [(entry.rejected, entry.accepted) for entry in told] == [
+    assert [(entry.rejected, entry.accepted) for entry in shared] == [
         (NameSet.of("a"), NameSet.of("")),
         (NameSet.of(""), NameSet.of("a")),
     ]
@@ -102,7 +102,7 @@ def test_what_is_settled_already_is_not_worth_telling():
 
 @pytest.mark.parametrize("nodes_max", [1, 3])
 def test_the_nodes_remembered_are_bounded_and_the_longest_unseen_go_first(nodes_max):
-    nacked, other = remembered(nodes_max=nodes_max), remembered(nodes_max=nodes_max)
+    nacked, other = nacked_names(nodes_max=nodes_max), nacked_names(nodes_max=nodes_max)
     nodes = [Node(id=f"n{number}", cluster="c") for number in range(nodes_max + 2)]
     for node in nodes:
         nacked.add(node, CDS, NameSet.of("a"))
@@ -118,14 +118,14 @@ def memories_of(node: Node) -> list[HistoryEntry]:
 
 
 def test_a_node_that_rejects_again_is_remembered_longer():
-    nacked = remembered(nodes_max=2)
+    nacked = nacked_names(nodes_max=2)
     for number in (0, 1, 0, 2):
         nacked.remember(HistoryEntry(node=("c", NODES[number].id), type_url=CDS, rejected=NameSet.of("a")))
     assert known(nacked).keys() == {"m", "o"}
 
 
-def test_one_that_comes_late_forgets_in_the_same_order():
-    nacked, late = remembered(nodes_max=2), remembered(nodes_max=2)
+def test_a_new_process_evicts_in_the_same_order():
+    nacked, late = nacked_names(nodes_max=2), nacked_names(nodes_max=2)
     for number in (0, 1, 0):
         nacked.add(NODES[number], CDS, NameSet.of("a"))
     for entry in nacked.entries():
@@ -138,8 +138,8 @@ def test_one_that_comes_late_forgets_in_the_same_order():
 # --- Bounds ----------------------------------------------------------------------------------------------------------
 
 
-def test_nodes_that_reject_alike_share_one_set_wherever_the_nack_came_from():
-    nacked = remembered(nodes_max=10_000)
+def test_nodes_that_reject_the_same_names_share_one_set_across_processes():
+    nacked = nacked_names(nodes_max=10_000)
     names = NameSet.of(f"cluster-{number}" for number in range(100))
     for number in range(500):
         entry = HistoryEntry(node=("c", f"n{number}"), type_url=CDS, rejected=NameSet.of(names.names))
@@ -149,7 +149,7 @@ def test_nodes_that_reject_alike_share_one_set_wherever_the_nack_came_from():
 
 
 def test_what_nodes_rejected_is_bounded_in_bytes_and_the_longest_unseen_go_first():
-    nacked = remembered(nodes_max=10_000, bytes_max=100_000)
+    nacked = nacked_names(nodes_max=10_000, bytes_max=100_000)
     for number in range(200):
         nacked.add(Node(id=f"n{number}", cluster="c"), CDS, NameSet.of(f"{number}-{index}" for index in range(50)))
         assert nacked.bytes_kept <= 100_000
@@ -159,14 +159,14 @@ def test_what_nodes_rejected_is_bounded_in_bytes_and_the_longest_unseen_go_first
 
 
 def test_a_set_larger_than_the_bound_is_not_kept():
-    nacked = remembered(nodes_max=10, bytes_max=10_000)
+    nacked = nacked_names(nodes_max=10, bytes_max=10_000)
     nacked.add(NODES[0], CDS, NameSet.of(f"n{index}" for index in range(1_000)))
     assert (dict(nacked.by_node), nacked.bytes_kept) == ({}, 0)
 
 
 @given(st.lists(events, max_size=30))
-def test_the_bytes_are_those_of_what_is_kept(history):
-    nacked = remembered(nodes_max=2)
+def test_the_byte_count_is_that_of_the_kept_entries(history):
+    nacked = nacked_names(nodes_max=2)
     for event in history:
         happen(nacked, event)
     sets = {names for by_type in nacked.by_node.values() for names in by_type.values()}
@@ -189,7 +189,7 @@ def test_name_sets_are_sets(ours, theirs):
     assert a != ours
 
 
-def test_name_sets_are_told_apart_by_what_is_in_them():
+def test_name_sets_are_equal_by_their_names():
     sets = NameSets()
     first = sets.get(NameSet.of("ab"))
     assert sets.get(NameSet.of("ba")) is first
@@ -222,7 +222,7 @@ def left(nodes: DrainingNodes) -> dict[tuple[tuple[str, str], str], Draining]:
 
 
 @given(st.lists(st.tuples(st.sampled_from("mno"), st.sampled_from([LDS, RDS]), drainings), max_size=12))
-def test_what_drains_is_all_that_was_noted_of_a_node_and_type_since_it_was_over(history):
+def test_draining_resources_add_up_per_node_and_type_until_an_empty_entry(history):
     nodes, late = draining_nodes(nodes_max=10), draining_nodes(nodes_max=10)
     expected: dict[tuple[tuple[str, str], str], Draining] = {}
     for node, type_url, draining in history:
@@ -237,14 +237,14 @@ def test_what_drains_is_all_that_was_noted_of_a_node_and_type_since_it_was_over(
     assert nodes.bytes_kept == late.bytes_kept == sum(map(_bytes_of, left(nodes).values()))
 
 
-def test_what_drains_is_kept_of_a_bounded_number_of_nodes():
+def test_draining_resources_are_bounded_in_nodes():
     nodes = draining_nodes(nodes_max=2)
     for number in range(4):
         nodes.remember(HistoryEntry(node=("c", f"n{number}"), type_url=LDS, draining=ON_A))
     assert [node for node, _ in left(nodes)] == [("c", "n2"), ("c", "n3")]
 
 
-def test_what_drains_is_bounded_in_bytes():
+def test_draining_resources_are_bounded_in_bytes():
     nodes = draining_nodes(nodes_max=1_000, bytes_max=10_000)
     for number in range(200):
         uses = frozenset(f"cluster-{index}" for index in range(number % 20))
@@ -253,8 +253,8 @@ def test_what_drains_is_bounded_in_bytes():
     assert [node for node, _ in left(nodes)][-1] == ("c", "n199")
 
 
-def test_each_takes_in_what_concerns_it_alone():
-    nacked, nodes = remembered(nodes_max=2), draining_nodes(nodes_max=2)
+def test_each_table_applies_only_its_own_entries():
+    nacked, nodes = nacked_names(nodes_max=2), draining_nodes(nodes_max=2)
     for entry in (
         HistoryEntry(node=("c", "m"), type_url=LDS, draining=ON_A),
         HistoryEntry(node=("c", "n"), type_url=LDS, rejected=NameSet.of("a")),
@@ -271,10 +271,10 @@ def test_each_takes_in_what_concerns_it_alone():
 def here_and_there(make_world: MakeWorld) -> tuple[World, World]:
     """Two processes with the same resources that share their node history."""
 
-    def told(number: int) -> Share:
+    def share_with(number: int) -> Share:
         return lambda entry: worlds[number].hub.remember(pickle.loads(pickle.dumps(entry)))
 
-    worlds = [make_world(share=told(1)), make_world(share=told(0))]
+    worlds = [make_world(share=share_with(1)), make_world(share=share_with(0))]
     return worlds[0], worlds[1]
 
 
@@ -298,7 +298,7 @@ def test_what_one_process_saw_rejected_is_sent_again_by_the_other_whatever_is_re
     assert moved.reconnect(world=here).take() == []
 
 
-def test_what_is_drained_since_a_stream_of_one_keeps_its_clusters_at_the_other(here_and_there):
+def test_draining_resources_keep_their_clusters_at_another_process(here_and_there):
     here, there = here_and_there
     publish(here_and_there, static("a"), static("b"), listener("l", 1, clusters="a"))
     client = here.client()
@@ -318,7 +318,7 @@ def test_what_is_drained_since_a_stream_of_one_keeps_its_clusters_at_the_other(h
 
 
 @pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "half-open"])
-def test_what_is_drained_keeps_its_clusters_wherever_the_node_is_back_before_its_dead_stream_is_noticed(
+def test_draining_resources_keep_their_clusters_if_the_node_reconnects_before_its_dead_stream_is_noticed(
     here_and_there, noticed
 ):
     publish(here_and_there, static("a"), static("b"), listener("l", 1, clusters="a"))

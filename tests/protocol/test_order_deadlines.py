@@ -189,7 +189,7 @@ def test_deadline_passed_while_asleep_is_looked_at_by_the_next_tick(world: World
     assert world.events() == [_overdue(CDS, client.last(CDS).nonce, waited_s=50.0)]
 
 
-def test_deadline_late_nack_of_what_was_given_up_on_is_recorded(world: World, variant: Variant) -> None:
+def test_deadline_late_nack_after_the_hold_timeout_is_recorded(world: World, variant: Variant) -> None:
     """envoy-facts.md 2.2: on delta Envoy answers both of two responses, on SotW it may answer only the last."""
     client = started(world, variant)
     world.publish(static("b"))

@@ -72,7 +72,7 @@ def test_reconnect_of_grpc_in_any_order_is_sent_nothing(world: World, variant: V
             assert client.ack_all() == [], (user_agent, types)
 
 
-def test_reconnect_while_warming_holds_routes_until_the_clusters_are_asked_for(world: World, variant: Variant) -> None:
+def test_reconnect_while_warming_holds_routes_until_the_clusters_are_requested(world: World, variant: Variant) -> None:
     client = started(world, variant)
     client.close()
     world.publish(static("b"), route("r", 2, "b"))
@@ -176,7 +176,7 @@ def test_reconnect_twice_is_sent_nothing_the_second_time(world: World, variant: 
     assert client.reconnect().ack_all() == []
 
 
-def test_reconnect_endpoints_asked_for_after_changed_clusters_are_sent_though_reported(world: World) -> None:
+def test_reconnect_endpoints_requested_after_changed_clusters_are_sent_though_reported(world: World) -> None:
     """The response with the cluster is already sent when the request for its endpoints is read."""
     started(world).close()
     world.publish(cluster("a", 2))

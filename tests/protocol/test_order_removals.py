@@ -204,7 +204,7 @@ def test_order_named_cluster_that_is_gone_and_then_dropped_needs_no_removal(worl
 
 
 @pytest.mark.parametrize("names", [(), ("a", "b")], ids=["wildcard", "by name"])
-def test_order_a_client_of_clusters_alone_is_told_of_removals_at_once(
+def test_order_a_client_of_clusters_alone_is_sent_removals_at_once(
     world: World, variant: Variant, names: tuple[str, ...], per_type: bool
 ) -> None:
     world.publish(static("a"), static("b"))
@@ -231,7 +231,7 @@ def test_order_what_can_not_use_clusters_keeps_none(world: World, type_url: str)
     assert client.take() == ["CDS #3 -a"]
 
 
-def test_order_a_client_of_clusters_alone_that_has_just_returned_may_be_yet_to_ask_for_listeners(world: World) -> None:
+def test_order_a_reconnected_client_of_clusters_alone_may_still_subscribe_to_listeners(world: World) -> None:
     """Envoy requests clusters before listeners."""
     world.publish(static("a"), static("b"))
     client = world.client()

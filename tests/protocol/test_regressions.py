@@ -67,7 +67,7 @@ def test_regression_gone_cluster_that_is_kept_is_answered_when_it_is_subscribed_
     assert client.unsubscribe(CDS, "a") == ["CDS #8 a@1", "EDS #9 a@1"]  # the client still has it, by the wildcard
 
 
-def test_regression_extension_that_was_gone_when_it_was_asked_for_is_sent_when_it_comes_back(
+def test_regression_extension_that_was_gone_when_it_was_requested_is_sent_when_it_comes_back(
     world: World, variant: Variant
 ) -> None:
     """The name existed when the stream was last updated, so the server assumed that the client had it."""
@@ -81,7 +81,7 @@ def test_regression_extension_that_was_gone_when_it_was_asked_for_is_sent_when_i
     assert client.take() == ["ECDS #2 y@1"]
 
 
-def test_regression_cluster_that_was_gone_when_it_was_asked_for_is_sent_when_it_comes_back(world: World) -> None:
+def test_regression_cluster_that_was_gone_when_it_was_requested_is_sent_when_it_comes_back(world: World) -> None:
     """As above; the removal was not sent either."""
     world.publish(static("a"), static("b"))
     client = world.client()
@@ -92,7 +92,7 @@ def test_regression_cluster_that_was_gone_when_it_was_asked_for_is_sent_when_it_
     assert client.ack(CDS) == ["CDS #3 b@1"]
 
 
-def test_regression_cluster_that_was_gone_when_all_were_asked_for_is_sent_when_it_comes_back(world: World) -> None:
+def test_regression_cluster_that_was_gone_when_all_were_requested_is_sent_when_it_comes_back(world: World) -> None:
     """As above, for a wildcard; resources that were sent by name before are removed."""
     world.publish(static("a"), static("b"))
     client = world.client()
@@ -176,7 +176,7 @@ def test_regression_drain_time_of_a_replaced_listener_counts_from_its_ack(world:
 # --- Endpoints that a client waits for -----------------------------------------------------------------------------
 
 
-def test_regression_sotw_endpoints_gone_before_they_were_asked_for_are_sent_while_their_cluster_warms(
+def test_regression_sotw_endpoints_gone_before_they_were_requested_are_sent_while_their_cluster_warms(
     world: World,
 ) -> None:
     """SotW cannot send that they do not exist: the cluster warmed, and was not ACKed, until Envoy's fetch timeout."""
@@ -272,7 +272,7 @@ def test_regression_reconnect_rejected_clusters_that_are_gone_are_removed_though
     assert client.take() == ["CDS #1 -bad -ok"]
 
 
-def test_regression_reconnect_removes_no_cluster_before_listeners_and_routes_are_asked_for(world: World) -> None:
+def test_regression_reconnect_removes_no_cluster_before_listeners_and_routes_are_requested(world: World) -> None:
     """After the first request of the burst, the cluster was removed although routes still used it."""
     started(world).close()
     world.publish(remove=[cluster("a"), endpoints("a"), listener("l", routes="r"), route("r", 1, "a")])
@@ -308,7 +308,7 @@ def test_regression_what_a_first_response_left_is_removed_though_nothing_is_repo
     assert str(again.last(CDS)).endswith(" -bad -ok")
 
 
-def test_regression_reconnect_while_warming_removes_endpoints_that_are_gone_and_not_asked_for(world: World) -> None:
+def test_regression_reconnect_while_warming_removes_endpoints_that_are_gone_and_not_requested(world: World) -> None:
     """Unreliable reported versions were ignored completely: resources removed meanwhile were never removed."""
     world.publish(endpoints("a"), endpoints("b"))
     client = world.client()

@@ -98,7 +98,7 @@ def test_a_listener_whose_rejected_removal_is_accepted_drains(world: World) -> N
     assert client.take()[-1].endswith(" -a")
 
 
-def test_sotw_tells_all_that_there_is_and_so_needs_no_removal_again(world: World) -> None:
+def test_sotw_responses_have_all_resources_so_no_removal_is_repeated(world: World) -> None:
     world.publish(static("a"), static("old"))
     client = world.client(SOTW)
     client.subscribe(CDS)
@@ -111,7 +111,7 @@ def test_sotw_tells_all_that_there_is_and_so_needs_no_removal_again(world: World
     assert client.take() == ["CDS #3 a@2"]  # on full-state SotW, absence removes old
 
 
-def test_a_name_that_is_asked_for_again_is_told_once(world: World) -> None:
+def test_a_removal_of_a_name_that_is_requested_again_is_sent_once(world: World) -> None:
     client = world.client()
     assert client.subscribe(SDS, "none") == ["SDS #1 -none"]
     assert client.nack(SDS, subscribe=["none"]) == ["SDS #2 -none"]

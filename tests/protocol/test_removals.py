@@ -52,7 +52,9 @@ def names(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("type_url", [*CAN_USE, *CAN_NOT_USE], ids=TYPES.__getitem__)
-def test_a_client_of_whom_nothing_is_under_way_is_told_at_once(world: World, variant: Variant, type_url: str) -> None:
+def test_a_client_with_nothing_in_flight_is_sent_removals_at_once(
+    world: World, variant: Variant, type_url: str
+) -> None:
     """Whatever else the client subscribes to is ACKed, and does not refer to the cluster."""
     world.publish(resource(type_url, "x"))
     client = of_clusters(world, variant, ())
@@ -125,7 +127,7 @@ def test_endpoints_go_with_their_cluster(world: World) -> None:
     assert words(client.take()) == ["CDS -a", "EDS -a"]
 
 
-def test_a_client_that_gave_up_its_listeners_and_routes_is_told_at_once(world: World) -> None:
+def test_a_client_that_unsubscribed_from_listeners_and_routes_is_sent_removals_at_once(world: World) -> None:
     """Resources that the client unsubscribed from use no clusters."""
     world.publish(static("a"), static("b"), route("r", 1, "a"))
     client = world.client()
@@ -163,7 +165,9 @@ def test_what_can_use_clusters_is_waited_for_while_it_is_under_way(
 # --- Clients that have just reconnected -------------------------------------------------------------------------------
 
 
-def test_a_client_that_is_back_is_told_once_it_answered(world: World, variant: Variant, names: tuple[str, ...]) -> None:
+def test_a_reconnected_client_is_sent_removals_after_its_first_answer(
+    world: World, variant: Variant, names: tuple[str, ...]
+) -> None:
     """It may still subscribe to listeners: Envoy subscribes to clusters first."""
     client = of_clusters(world, variant, names)
     client.close()
@@ -174,7 +178,7 @@ def test_a_client_that_is_back_is_told_once_it_answered(world: World, variant: V
     assert words(again.ack(CDS)) == [full(variant, "CDS -a", "CDS b@2")]
 
 
-def test_a_client_of_per_type_streams_that_is_back_is_told_after_the_hold(world: World, variant: Variant) -> None:
+def test_a_reconnected_per_type_client_is_sent_removals_after_the_hold(world: World, variant: Variant) -> None:
     """Each stream reconnects by its own timer (envoy-facts.md 2.8): the one for listeners may follow."""
     client = of_clusters(world, variant, (), per_type=True)
     client.close()
@@ -198,7 +202,9 @@ def test_a_client_that_is_back_and_has_nothing_to_answer_waits_no_longer_than_th
     assert words(again.take()) == ["CDS -a"]
 
 
-def test_a_client_that_is_back_for_long_is_told_at_once(world: World, variant: Variant, names: tuple[str, ...]) -> None:
+def test_a_client_that_reconnected_long_ago_is_sent_removals_at_once(
+    world: World, variant: Variant, names: tuple[str, ...]
+) -> None:
     client = of_clusters(world, variant, names)
     client.close()
     again = client.reconnect()

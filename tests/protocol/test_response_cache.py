@@ -276,7 +276,7 @@ def test_names_in_the_keys_of_responses_are_bounded_in_bytes(world: World) -> No
     ) + sum(response.names_bytes for response in response_cache._entries.values())
 
 
-def test_responses_with_large_names_are_forgotten_when_nobody_is_given_them_any_more(world: World) -> None:
+def test_unused_responses_with_large_names_are_evicted(world: World) -> None:
     world.publish(endpoints("a"))
     small = world.client()
     small.subscribe(EDS, "a")
@@ -302,7 +302,7 @@ def test_responses_with_large_names_that_are_given_again_stay(world: World) -> N
     assert len({client.messages[0].nonce for client in world.clients if client.node.id.startswith("n")}) == 1
 
 
-def test_large_responses_are_forgotten_when_nobody_is_given_them_any_more(world: World) -> None:
+def test_unused_large_responses_are_evicted(world: World) -> None:
     world.publish(*(endpoints("x" * 100 + str(number)) for number in range(400)))
     client = world.client()
     client.subscribe(EDS)

@@ -233,7 +233,7 @@ def test_sotw_other_types_carry_only_what_changed(world: World, type_url: str) -
 
 
 @pytest.mark.parametrize("type_url", [CDS, LDS])
-def test_sotw_removed_cluster_or_listener_is_told_by_absence(world: World, type_url: str) -> None:
+def test_sotw_removed_cluster_or_listener_is_sent_by_absence(world: World, type_url: str) -> None:
     world.publish(resource(type_url, "x"), resource(type_url, "y"))
     client = world.client(SOTW)
     client.subscribe(type_url)
@@ -253,7 +253,7 @@ def test_sotw_last_cluster_or_listener_removed_is_an_empty_answer(world: World, 
 
 
 @pytest.mark.parametrize("type_url", [CDS, LDS])
-def test_sotw_named_cluster_or_listener_removed_is_told_by_absence(world: World, type_url: str) -> None:
+def test_sotw_named_cluster_or_listener_removed_is_sent_by_absence(world: World, type_url: str) -> None:
     """gRPC never uses the wildcard, and absence removes. Removals wait until it unsubscribes, but not for ever."""
     world.publish(resource(type_url, "x"), resource(type_url, "y"))
     client = world.client(SOTW)
@@ -265,12 +265,12 @@ def test_sotw_named_cluster_or_listener_removed_is_told_by_absence(world: World,
 
 
 @pytest.mark.parametrize("type_url", [CDS, LDS])
-def test_sotw_subscribed_name_that_does_not_exist_is_told_by_absence(world: World, type_url: str) -> None:
+def test_sotw_subscribed_name_that_does_not_exist_is_sent_by_absence(world: World, type_url: str) -> None:
     assert world.client(SOTW).subscribe(type_url, "x") == [f"{TYPES[type_url]} #1 (empty)"]
 
 
 @pytest.mark.parametrize("type_url", [EDS, RDS, SDS])
-def test_sotw_removal_of_another_type_is_not_told(world: World, type_url: str) -> None:
+def test_sotw_removal_of_another_type_is_not_sent(world: World, type_url: str) -> None:
     world.publish(resource(type_url, "x"))
     client = world.client(SOTW)
     client.subscribe(type_url, "x")

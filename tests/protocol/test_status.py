@@ -92,7 +92,7 @@ def test_status_is_one_a_session_and_none_before_its_node_is_known(world: World)
     assert found == ["n1", "n2"]
 
 
-def test_status_of_an_unsubscribed_name_is_not_told(world: World) -> None:
+def test_status_has_no_unsubscribed_name(world: World) -> None:
     world.publish(cluster("a"), endpoints("a"))
     client = world.client()
     client.subscribe(EDS, "a", "b")

@@ -140,7 +140,7 @@ def test_a_history_is_the_same_with_the_memory_without_it_and_with_lapses() -> N
     assert taken  # something was cached
 
 
-def test_what_is_remembered_is_what_is_worked_out_again(world: World) -> None:
+def test_cached_steps_are_equal_to_computed_ones(world: World) -> None:
     """The worlds of all protocol tests compute each cached step again and compare; here they have cached steps."""
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
     clients = fleet(world, DELTA, 20)
@@ -186,7 +186,7 @@ def fleet(world: World, variant: Variant, count: int) -> list[Client]:
     return clients
 
 
-def test_a_fleet_that_stands_alike_costs_one_step_for_each_change_and_one_for_its_acks(
+def test_a_fleet_in_one_state_costs_one_step_for_each_change_and_one_for_its_acks(
     world: World, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
@@ -199,7 +199,7 @@ def test_a_fleet_that_stands_alike_costs_one_step_for_each_change_and_one_for_it
     assert sorted(worked_out) == ["advance"] * 4 + ["later_request"] * 4
 
 
-def test_what_newcomers_say_alike_is_worked_out_no_more_once_some_have_said_it(
+def test_equal_first_requests_of_new_clients_are_computed_only_for_the_first_clients(
     world: World, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
@@ -261,7 +261,7 @@ def test_what_a_node_is_known_for_is_not_missed_where_others_said_the_same(world
     assert again.request(CDS, have={"a": "1"}) == ["CDS #1 a@1"]
 
 
-def test_what_is_asked_between_a_change_and_its_delivery_is_not_taken_for_what_others_asked_after_it(
+def test_a_request_between_a_change_and_its_delivery_does_not_use_a_step_from_after_the_delivery(
     world: World, variant: Variant
 ) -> None:
     """It subscribes to listeners before a change of clusters is sent: listeners follow once the clusters are ACKed."""
@@ -325,7 +325,7 @@ def test_a_step_by_another_snapshot_is_not_taken_whatever_the_memory_forgets(
             assert client.subscribe(CDS) == [f"CDS #1 a@{version}"]
 
 
-def test_what_nobody_does_any_more_is_forgotten(world: World) -> None:
+def test_unused_steps_are_evicted(world: World) -> None:
     world.publish(static("a"))
     fleet(world, DELTA, 5)
     assert world.hub.step_cache.bytes_kept
@@ -334,7 +334,7 @@ def test_what_nobody_does_any_more_is_forgotten(world: World) -> None:
     assert world.hub.step_cache.bytes_kept == 0
 
 
-def test_what_is_still_done_is_remembered_however_old_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_used_steps_stay_cached_however_old_they_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.publish(static("a"))
     fleet(world, DELTA, 5)
     for number in range(2 * AGE_MAX + 2):
@@ -346,7 +346,7 @@ def test_what_is_still_done_is_remembered_however_old_it_is(world: World, monkey
     assert worked_out == []
 
 
-def test_the_memory_is_bounded_in_bytes_and_in_requests_at_one_standing(make_world: Callable[..., World]) -> None:
+def test_the_cache_is_bounded_in_bytes_and_in_requests_per_client_state(make_world: Callable[..., World]) -> None:
     step_cache = StepCache(bytes_max=100_000)
     world = make_world(step_cache=step_cache)
     for number in range(200):

@@ -62,7 +62,7 @@ def test_what_was_rejected_is_not_accepted_however_many_names_are_shown(world: W
     assert (clusters.sent, clusters.acked, clusters.unacked) == (len(names) + 1, 1, 0)
 
 
-def test_who_asked_for_nothing_yet_or_has_nothing_is_told_too(world: World) -> None:
+def test_who_requested_nothing_yet_or_has_nothing_is_told_too(world: World) -> None:
     world.client().subscribe(EDS, "none")
     found = of(world, EDS)
     assert (found.subscribed, found.sent) == (1, 0)

@@ -96,18 +96,18 @@ def reconnect_with_changes(world: World) -> None:
 
 
 def nack_and_recovery(world: World) -> None:
-    """A cluster is rejected, so the route to it waits; it is mended; then the route is rejected, and mended."""
+    """A cluster is rejected, so the route to it waits; it is fixed; then the route is rejected, and fixed."""
     client = started(world)
     swap(world)
     client.nack(CDS, "Error adding cluster b: no such lb policy")
-    world.say("the cluster is mended")
+    world.say("the cluster is fixed")
     world.publish(cluster("b", 2))
     client.subscribe(EDS, "b")
     client.ack(CDS)
     client.ack(EDS)
     client.nack(RDS, "bad regex")
     world.advance(60)
-    world.say("the route is mended")
+    world.say("the route is fixed")
     world.publish(route("r", 3, "b"))
     client.ack(RDS)
     client.ack_all()

@@ -21,8 +21,8 @@ from simulation.shrink import failure_of, kind_of, shrink
 from simulation.world import Failure, Plan, plan, run
 
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "GRPC_ENABLE_FORK_SUPPORT": "0"}
-"""The order of sets follows from the one, so runs are the same only if it is. With the other a server can be started
-while there are gRPC channels."""
+"""The first fixes the order of sets, so that runs are repeatable. The second allows starting a server while there are
+gRPC channels."""
 PROGRESS_EVERY = 500
 
 

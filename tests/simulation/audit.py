@@ -34,9 +34,9 @@ class TypeAudit:
     unanswered: dict[str, Sent] = field(default_factory=dict)
     rejected: dict[str, Content] = field(default_factory=dict)
     touched_at: dict[str, float] = field(default_factory=dict)
-    """When a name was asked for again, or clusters were sent that take endpoints of it: it may come again then."""
+    """Name to the time at which it was requested again, or clusters that use it were sent: it may be sent again."""
     last: str = ""
-    """The nonce that was sent last."""
+    """The last nonce."""
 
 
 @dataclass

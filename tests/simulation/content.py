@@ -17,7 +17,7 @@ State = Mapping[Key, "Content"]
 """A group's snapshot."""
 
 GOOD, WRONG, UNREADABLE = 0, 1, 2
-"""What a client makes of a resource: it takes it; it rejects it alone; it rejects all that came with it."""
+"""How a client answers a resource: it accepts it, rejects it alone, or rejects the whole response."""
 
 CLUSTERS = ("a", "b", "c", "d", "e")
 ROUTES = ("r1", "r2", "r3")
@@ -97,7 +97,7 @@ class Author:
         self.history[group].append(self.states[group])
         self.states[group] = state
 
-    def mended(self, group: str) -> dict[Key, Content]:
+    def repaired(self, group: str) -> dict[Key, Content]:
         """Return the snapshot with all bad resources fixed."""
         return {
             key: replace(content, fault=GOOD, label=self._label()) if content.fault else content

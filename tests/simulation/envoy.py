@@ -17,7 +17,7 @@ from support.encoded import CDS, EDS, LDS, RDS, SDS, short
 from xds.protocol.policy import Variant
 
 ORDER = (CDS, EDS, LDS, RDS, SDS)
-"""In this order an Envoy asks when it reconnects."""
+"""The order of Envoy's requests when it reconnects."""
 FULL_STATE = (CDS, LDS)
 
 
@@ -75,7 +75,7 @@ class Habits:
     drain_s: float = 30.0
     react_s: float = 0.003
     health_checks: float = 0.0
-    """How many of the clusters that warm have to wait for a health check."""
+    """The share of warming clusters that wait for a health check."""
     health_check_s: float = 40.0
 
 
@@ -87,7 +87,7 @@ class Subscription:
     names: set[str] | None
     line: Line
     started: bool = False
-    claimed: dict[str, str] = field(default_factory=dict)
+    reported: dict[str, str] = field(default_factory=dict)
     accepted: str = ""
     nonce: str = ""
     answers: list[tuple[str, str]] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Subscription:
     changed: bool = False
     paused_until: float = 0.0
     waits: bool = False
-    """Its first request on this stream is yet to be sent."""
+    """The first request on this stream is not sent yet."""
 
     def wants(self, name: str) -> bool:
         """Say whether a resource is subscribed."""
@@ -142,19 +142,19 @@ class Envoy:
         self.has_rejected = False
         self.returned = False
         self.returned_early = False
-        """Whether it was back before its old streams were noticed to be gone."""
+        """Whether it reconnected before the server noticed the end of its old streams."""
         self.was_late = False
         self.unknown = False
-        """Whether its server can't know what it had before, and so not what goes on using which clusters."""
+        """Whether the server cannot know which resources it had before, and so which clusters they use."""
         self.doubtful: dict[Key, Content | None] = {}
-        """Names of rejected responses, each with what was rejected of it; None where that was a removal."""
+        """Names of rejected responses, each with the rejected version; None for a removal."""
         self.rejected_clusters: set[str] = set()
         self.unsure: set[str] = set()
-        """Clusters of which the server can't know that they are missing here."""
+        """Clusters that it lacks without the server being able to know."""
         self.unsure_keys: set[Key] = set()
-        """Names of which the server can't know that they are not what the client says that it has."""
+        """Names that it holds in another version than it reports, without the server being able to know."""
         self.untold: set[str] = set()
-        """Listeners of which the server that is asked next isn't told that they are in use: a newer one warms."""
+        """Listeners in use that the next server is not told of, as a newer version is warming."""
         self.warming_at_return: set[str] = set()
         self.worked: set[Key] = set()
         self._busy_until = 0.0
@@ -197,7 +197,7 @@ class Envoy:
             subscription = Subscription(key[0], names, line or self.host.dial(self, key[0]))
             self.subscriptions[key] = subscription
             if old is not None:
-                subscription.claimed, subscription.accepted = old.claimed, old.accepted
+                subscription.reported, subscription.accepted = old.reported, old.accepted
             subscription.waits = True
             if self.per_type and self._asks_for_firsts(keys) and key[0] != CDS:
                 self.host.later(3.0, self._flush_if, subscription)
@@ -214,7 +214,7 @@ class Envoy:
         """
         known = [self.subscriptions[key] for key in keys if key in self.subscriptions and key[0] in (LDS, RDS)]
         return (LDS, "") not in self.subscriptions or any(
-            not (one.claimed if self.delta else one.accepted) for one in known
+            not (one.reported if self.delta else one.accepted) for one in known
         )
 
     def _doubt_what_it_dropped(self) -> None:
@@ -262,10 +262,10 @@ class Envoy:
 
     def loses_draining(self) -> None:
         """Record that the next server cannot know what older listeners use, except for routes that are subscribed."""
-        claimed = {name for subscription in self._of(RDS) for name in subscription.claimed}
+        reported = {name for subscription in self._of(RDS) for name in subscription.reported}
 
         def is_told(content: Content) -> bool:
-            return not content.names(CDS) and content.names(RDS) <= claimed
+            return not content.names(CDS) and content.names(RDS) <= reported
 
         self.draining = [(content, until) for content, until in self.draining if is_told(content)]
         self.untold |= {
@@ -297,7 +297,7 @@ class Envoy:
             subscription.dropping.clear()
             names = subscription.names or set()
             if self.delta:
-                first = delta_request(subscription.type_url, subscribe=names, have=subscription.claimed)
+                first = delta_request(subscription.type_url, subscribe=names, have=subscription.reported)
             else:
                 first = sotw_request(subscription.type_url, names=names, version=subscription.accepted, nonce="")
             self._send(subscription, first)
@@ -358,7 +358,7 @@ class Envoy:
         subscription.names = set(names)
         subscription.changed = True
         for name in dropping:
-            subscription.claimed.pop(name, None)
+            subscription.reported.pop(name, None)
             self.doubtful.pop((type_url, name), None)
             self.unsure_keys.discard((type_url, name))
         subscription.dropping = (subscription.dropping - adding) | dropping
@@ -414,9 +414,9 @@ class Envoy:
         self._trust((type_url, name) for name in {*news, *removed})
         subscription.accepted = message.version
         if self.delta:
-            subscription.claimed |= {name: held.version for name, held in news.items()}
+            subscription.reported |= {name: held.version for name, held in news.items()}
             for name in removed:
-                subscription.claimed.pop(name, None)
+                subscription.reported.pop(name, None)
         self._apply(type_url, {name: held.content for name, held in news.items()}, removed)
 
     def _trust(self, keys: Iterable[Key]) -> None:

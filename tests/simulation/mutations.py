@@ -31,9 +31,9 @@ class Wire:
     connection: str
     node: str = ""
     sent: dict[str, dict[str, Response]] = field(default_factory=dict)
-    """By type and nonce."""
+    """Type and nonce to the response."""
     lost: set[tuple[str, str]] = field(default_factory=set)
-    """What was removed by rejected responses, by type and name."""
+    """The removals in rejected responses, by type and name."""
     versions: dict[str, str] = field(default_factory=dict)
 
 

@@ -33,12 +33,12 @@ class Server:
         self.clock: Clock = world.clock
         self.catalog = Catalog()
         self.published: dict[str, Mapping[Key, Content]] = {}
-        """What each group's streams are brought to."""
+        """The snapshot that each group's streams are updated to."""
         self.groups: dict[str, str] = {}
         """The group of each node."""
         self.lines: dict[Stream, SimulatedLine] = {}
         self.sessions: dict[tuple[int, str], SessionAudit] = {}
-        """By the number of a client and its connection."""
+        """The connections, by the number of the client and of the connection."""
         self.hub = Hub(
             self.catalog, knows_type=lambda _: True, ordering=ordering, encoding=encoding, share=self._share
         )  # fmt: skip
@@ -210,7 +210,7 @@ class Connection:
     def __init__(self, name: str) -> None:
         self.name = name
         self.up_at = self.down_at = 0.0
-        """When the last of what is under way comes."""
+        """When the last message in transit arrives."""
 
 
 class SimulatedLine:
@@ -231,9 +231,9 @@ class SimulatedLine:
         self.window = chance.choice((1, 2, 50, 50, 50))
         self.under_way = 0
         self.waiting = False
-        """The server has something for it that it can't take."""
+        """The server has a message that the stream cannot take."""
         self.cut_at = float("inf")
-        """What reaches the server later is lost."""
+        """Messages that reach the server later are lost."""
         self._slow = chance.random() < 0.15
         self._unheard: list[Request] = []
 

@@ -30,19 +30,19 @@ from xds.model.types import short_name
 from xds.protocol.policy import Variant
 
 SPAN_S = 2.0
-"""In this time all changes come."""
+"""All changes are made within this time."""
 HOLD_S, FETCH_S = 3.0, 2.5
 SERVER_DRAIN_S, CLIENT_DRAIN_S = 1.5, 0.7
 QUIET_S = HOLD_S + SERVER_DRAIN_S + 1.5
-"""When nothing came for so long, nothing more will."""
+"""After this time without a message, no more are expected."""
 END_S = 60.0
 AT_ONCE = 20
 LABELS_EACH = 10_000
-"""Labels tell the versions of all runs apart: those of one begin at its number times this."""
+"""Labels are unique over all runs: those of a run start at its number times this."""
 GROUPS_EACH = 2
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 GRPC_CORE = "grpc._cython.cygrpc"
-"""It logs an error of its own where a call that is written to is cancelled (GRPC_CALL_ERROR_TOO_MANY_OPERATIONS)."""
+"""grpcio logs an error when a call is cancelled during a write (GRPC_CALL_ERROR_TOO_MANY_OPERATIONS)."""
 UNORDERED = "changes are not ordered"
 
 
@@ -71,7 +71,7 @@ class SocketPlan:
     habits: tuple[Habits, ...]
     events: tuple[Event, ...]
     small: bool = False
-    """Responses are not cut."""
+    """Responses are not split."""
 
 
 def socket_plan(seed: int) -> SocketPlan:
@@ -129,9 +129,9 @@ class SocketLine:
         self._node_sent = False
         self._nonces: set[str] = set()
         self._asked: dict[str, set[str] | None] = {}
-        """What was ever subscribed to; None for the wildcard."""
+        """All names that were ever subscribed; None for the wildcard."""
         self._unanswered: dict[str, dict[str, float]] = {}
-        """When each response came that was not answered yet."""
+        """The arrival of each unanswered response."""
         self._nacks: list[tuple[float, str]] = []
         self._requests: asyncio.Queue[bytes | None] = asyncio.Queue()
         service = PER_TYPE[short(type_url)] if type_url else ADS
@@ -420,7 +420,7 @@ class SocketRun:
         """Fix bad resources and change all once more: then all clients have them, and the status says so."""
         self.say("-- no more faults")
         for group in self.groups:
-            await self._publish(group, self.author.mended(group))
+            await self._publish(group, self.author.repaired(group))
         for group in self.groups:
             await self._publish(group, self.author.touched(group))
         began_at = self.now

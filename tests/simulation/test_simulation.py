@@ -12,13 +12,13 @@ from simulation.running import simulate
 
 SEEDS = int(os.environ.get("XDS_SEEDS", "280"))
 SHARE = 70
-"""Seeds of one test, so that several processes share them."""
+"""Seeds per test, so that several processes share them."""
 
 FOUND_FROM = {
     "a removal in a rejected response is not sent again": 200,
     "rejections that come late are taken for ACKs": 3_400,
 }
-"""Where to begin to look for faults that few seeds find."""
+"""The first seed for faults that few seeds find."""
 
 
 @pytest.mark.timeout(600)

@@ -48,7 +48,7 @@ class Plan:
     habits: tuple[Habits, ...]
     events: tuple[Event, ...]
     clients: tuple[int, ...]
-    """The clients that take part."""
+    """The clients of the run."""
 
 
 def plan(seed: int) -> Plan:
@@ -113,12 +113,12 @@ class World:
     responses: int = 0
     nacks: int = 0
     calm: bool = False
-    """Whether nothing is late any more."""
+    """Whether delays have ended."""
 
     def __post_init__(self) -> None:
         self.author = Author(GROUPS, faults=self.plan.faults, secrets=self.plan.secrets)
         self.sent: dict[int, set[Content]] = {}
-        """What each client was ever sent, from wherever."""
+        """All resources that each client was ever sent, by any server."""
         self._streams: list[weakref.ref[Stream]] = []
         self._connections: dict[int, Connection] = {}
         self._lines = 0
@@ -302,8 +302,8 @@ class World:
         self.say("-- no more faults")
         self.calm = True
         self.clock.run(self.now + 200.0, STEPS_MAX)
-        mended = {group: self.author.mended(group) for group in GROUPS}
-        for group, state in mended.items():
+        repaired = {group: self.author.repaired(group) for group in GROUPS}
+        for group, state in repaired.items():
             self._publish(group, state, Random(0))
         self.clock.run(self.now + 200.0, STEPS_MAX)
         self._compare(strict=False)

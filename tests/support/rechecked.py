@@ -1,4 +1,4 @@
-"""A Hub that works out again what it remembers, and compares: the memory must not change anything."""
+"""A hub that computes cached steps again and compares: the step cache must not change anything."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from xds.protocol.type_state import TypeState
 
 
 class RecheckedHub(Hub):
-    """Every so many remembered steps, one is worked out again. ``rechecked`` counts these."""
+    """Computes one of every ``every`` cached steps again. ``rechecked`` counts these."""
 
     def __init__(self, *arguments: Any, every: int = 1, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -26,16 +26,16 @@ class RecheckedHub(Hub):
             plain = self._large.plain(data, span_of_node(stream.variant, data))
             step = self._cached_step(session, plain)
             if step is not None and self._is_due():
-                expected = self._work_out_again(stream, session, plain, now)
+                expected = self._compute_again(stream, session, plain, now)
         names = super().receive(stream, data, now)
         if expected is not None and session is not None:
             self._compare(session, expected)
             assert names == expected.effects.names_scanned
         return names
 
-    def _work_out_again(self, stream: Stream, session: Session, plain: bytes, now: float) -> Step:
+    def _compute_again(self, stream: Stream, session: Session, plain: bytes, now: float) -> Step:
         request = decode(stream.variant, plain)
-        source, context = stream.source, self._context(session, now)._replace(marks=NO_MARKS)  # these wait on
+        source, context = stream.source, self._context(session, now)._replace(marks=NO_MARKS)  # they stay pending
         kind, is_known = self._steps.kind(session.client_state, source, request)
         if is_known:
             return self._steps.later_request(session.client_state, context, source, kind, request, len(plain))
@@ -68,7 +68,7 @@ class RecheckedHub(Hub):
 
 
 def _but_nonces(client_state: ClientState) -> list[object]:
-    """Return what a standing's types are, with messages by what is in them: made anew, they have other nonces."""
+    """Return a client state's types, with the names in messages in place of nonces, which differ when made again."""
     return [
         (
             state._replace(nonce="", serial=0, in_flight=(), remaining=()),

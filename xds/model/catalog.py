@@ -333,7 +333,7 @@ def _twice(group: str, resource: Resource, first: Resource | None) -> Problem:
     file, line = place_of(resource.source)
     first_place = f", first at {first.source}" if first is not None and first.source else ""
     return Problem(
-        what=f"stands twice in the changeset{first_place}",
+        what=f"is in the changeset twice{first_place}",
         hint="remove or rename one of them",
         file=file,
         line=line,

@@ -607,9 +607,9 @@ class Draft:
     def _note_requested(self, part: Part) -> None:
         """Record the endpoints of new clusters that the client requested before it can have received the clusters."""
         new = [name for name, clusters in part.clusters_of_endpoints.items() if clusters & part.new]
-        asked = [name for name in new if any(name in state.subscription.names for state in self._endpoints)]
-        if asked:
-            self.requested_before = self.requested_before.union(asked)
+        requested = [name for name in new if any(name in state.subscription.names for state in self._endpoints)]
+        if requested:
+            self.requested_before = self.requested_before.union(requested)
 
     def ask_virtual_hosts(self) -> None:
         """Answer for each newly subscribed route that a virtual host of an impossible name does not exist.
@@ -698,15 +698,15 @@ class Draft:
         replaced = response.replaced if response is not None and whole else part.replaced
         self._note_requested(part)
         # SotW sends rejected clusters again, and the client may accept them now.
-        mended = (
+        resent = (
             [resource for resource in part.upserts if resource.name in self.missing_clusters]
             if self.missing_clusters
             else ()
         )
-        endpoints = endpoints | endpoints_of(mended) if mended else endpoints
+        endpoints = endpoints | endpoints_of(resent) if resent else endpoints
         if self.per_type:
             # Routes may refer to clusters whose wait had ended.
-            self.acked_snapshot = None if mended else self.acked_snapshot
+            self.acked_snapshot = None if resent else self.acked_snapshot
             # Envoy opens an endpoints stream for each cluster, and requests the endpoints on it.
             until = clusters.sent_at + self.rules.ordering.hold_timeout_s
             self.pending_endpoints = pending.cluster_sent(

@@ -379,8 +379,8 @@ class TypeState(NamedTuple):
         """Add the removals of rejected responses to a diff that is sent."""
         if self.nacked_removals is NO_NAMES or not (found or self.response_due):
             return found
-        told = {*found.removals, *found.nonexistent}
-        again = [name for name in self.nacked_removals.names - told if target.get(name) is None]
+        removed = {*found.removals, *found.nonexistent}
+        again = [name for name in self.nacked_removals.names - removed if target.get(name) is None]
         return replace(found, removals=tuple(sorted((*found.removals, *again))))
 
     def _with_last_accepted(self, found: Diff) -> Diff:
