@@ -214,7 +214,7 @@ def test_cohort_equal_subscriptions_are_one_object_that_says_what_it_is(world: W
     first.subscribe(EDS, "b", "a", "*")
     second.subscribe(EDS, "*", "a", "b")
     subscriptions = {stream.states[EDS].subscription for stream in world.hub.streams}
-    assert [repr(subscription) for subscription in subscriptions] == ["<Interest * ['a', 'b']>"]
+    assert [repr(subscription) for subscription in subscriptions] == ["<Subscription * ['a', 'b']>"]
 
 
 def test_counters_say_what_was_done(world: World, variant: Variant) -> None:

@@ -320,7 +320,7 @@ class Draft:
             return Phase.WARMING
         if all(state.idle for state in clusters):
             return Phase.READY
-        if any(state.in_flight and not state.remaining and self.gave_up(state) for state in clusters):
+        if any(state.in_flight and not state.remaining and self.timed_out(state) for state in clusters):
             return Phase.OVERDUE
         return Phase.SENDING
 
@@ -362,7 +362,7 @@ class Draft:
 
     def _send(self, state: TypeState) -> Part | None:
         stage = state.kind.stage
-        if state.in_flight and not (self.gave_up(state) and state.may_be_given_up):
+        if state.in_flight and not (self.timed_out(state) and state.may_send_another):
             return None
         if state.remaining:
             part = self.put(state := state.send_part(self.soon)).outstanding
@@ -438,7 +438,7 @@ class Draft:
             self.put(state._replace(heartbeat=state.heartbeat._replace(at=0.0)))
         return None
 
-    def gave_up(self, state: TypeState) -> bool:
+    def timed_out(self, state: TypeState) -> bool:
         """Say whether the hold timeout passed without an answer. Types without order have no such timeout."""
         if state.kind.stage is Stage.UNORDERED:
             return False
@@ -487,7 +487,7 @@ class Draft:
         if (target := self.target()) is None:
             return None
         ordered, listeners = self.rules.ordering.enabled, self.of(Stage.LISTENERS)
-        if ordered and state.kind.stage is Stage.ROUTES and any(s.dirty and not self.gave_up(s) for s in listeners):
+        if ordered and state.kind.stage is Stage.ROUTES and any(s.dirty and not self.timed_out(s) for s in listeners):
             return None
         hold = self._hold_routing(state) if ordered else NO_HOLD
         state, response, part = self._respond(state, target, hold)
@@ -670,7 +670,7 @@ class Draft:
     def expire(self) -> None:
         """Apply and clear all timeouts that have passed."""
         now, rules = self.now, self.rules
-        late = [s for s in self.states.values() if s.in_flight and not s.overdue and self.gave_up(s)]
+        late = [s for s in self.states.values() if s.in_flight and not s.overdue and self.timed_out(s)]
         if self.pending_endpoints and not self.has_pending_endpoints():
             late += [state for state in self.of(Stage.UNORDERED) if state.in_flight]
         for state in late:

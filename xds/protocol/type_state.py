@@ -320,7 +320,7 @@ class TypeState(NamedTuple):
         )
 
     @property
-    def may_be_given_up(self) -> bool:
+    def may_send_another(self) -> bool:
         """Say whether the limits allow another response in flight."""
         pinned = sum(len(part.message) for part in self.in_flight[:-1])
         return len(self.in_flight) < IN_FLIGHT_MAX and pinned < IN_FLIGHT_BYTES_MAX
