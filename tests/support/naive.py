@@ -198,7 +198,8 @@ class Subscription:
     """One type as a faithful client keeps it, over its streams.
 
     ``view`` is what it really has. ``claimed`` is what it says it has when it reconnects, which after a NACK isn't the
-    same (envoy-facts 2.4). ``doubtful``: names of rejected responses, with the versions that were rejected.
+    same (docs/envoy-behaviour.md#rejected-responses). ``doubtful``: names of rejected responses, with the versions that
+    were rejected.
     """
 
     type_url: str

@@ -1,7 +1,7 @@
 """Envoy as ``test_order_machine`` has it: what it does with clusters, listeners and routes, and what it asks for.
 
-It is what envoy-facts 2.1 to 2.3 and 3 describe: clusters warm on an assignment that comes after them, clusters are
-ACKed when all are warm, listeners warm on their routes, replaced listeners drain. It does not know what is served.
+It does what docs/envoy-behaviour.md describes: clusters warm on an assignment that comes after them, clusters are ACKed
+when all are warm, listeners warm on their routes, replaced listeners drain.
 """
 
 from collections import deque
@@ -48,7 +48,7 @@ class Envoy:
     # --- Streams ---------------------------------------------------------------------------------------------
 
     def connect(self, now: float = 0.0) -> None:
-        """Open the streams anew and ask for everything in one burst (envoy-facts 2.6)."""
+        """Open the streams anew and ask for everything in one burst (docs/envoy-behaviour.md#reconnect)."""
         for link in self.links:
             link.close()
         self.links, self.number = [], self.number + 1

@@ -38,7 +38,7 @@ def ads() -> Json:
 
 
 def per_type_source(*, cluster: str = "xds", sotw: bool = False, fetch_timeout: str = "15s") -> Json:
-    """Return a config source on a per-type service of the static cluster ``cluster`` (envoy-facts.md 1.2)."""
+    """Return a config source on a per-type service of the cluster ``cluster`` (docs/envoy-behaviour.md#bootstrap)."""
     return {
         "resource_api_version": "V3",
         "initial_fetch_timeout": fetch_timeout,
