@@ -39,7 +39,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.services import METHODS
+from xds.protocol.policy import METHODS
 from xds.publishing.changes import KeptElsewhereError
 from xds.publishing.edits import UnknownGroupError
 from xds.publishing.publisher import Publisher

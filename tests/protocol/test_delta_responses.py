@@ -1,5 +1,6 @@
-"""protocol.md, "Delta", rules 10 and 13: changes while a response is unanswered are coalesced, and large responses are
-split."""
+"""Changes while a response is unanswered are coalesced, and large responses are split.
+
+See docs/protocol.md#in-flight and docs/protocol.md#response-size."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, cluster, endpoints, resource, static
@@ -9,11 +10,11 @@ from xds.model.resource import Resource
 from xds.protocol.policy import Variant
 from xds.protocol.responses import Encoding
 
-# --- 10. One response at a time ------------------------------------------------------------------------------------
+# --- One response at a time ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("type_url", [CDS, EDS, LDS, RDS, SDS, OTHER])
-def test_delta_10_ten_changes_while_unacked_are_one_response(world: World, variant: Variant, type_url: str) -> None:
+def test_delta_ten_changes_while_unacked_are_one_response(world: World, variant: Variant, type_url: str) -> None:
     world.publish(resource(type_url, "x"))
     client = world.client(variant)
     client.subscribe(type_url, "x")
@@ -25,7 +26,7 @@ def test_delta_10_ten_changes_while_unacked_are_one_response(world: World, varia
     assert client.ack(type_url) == []
 
 
-def test_delta_10_what_was_added_and_removed_while_unacked_is_not_sent(world: World) -> None:
+def test_delta_what_was_added_and_removed_while_unacked_is_not_sent(world: World) -> None:
     world.publish(static("a"))
     client = world.client()
     client.subscribe(CDS)
@@ -34,7 +35,7 @@ def test_delta_10_what_was_added_and_removed_while_unacked_is_not_sent(world: Wo
     assert client.ack(CDS) == []
 
 
-def test_delta_10_changes_back_to_what_was_sent_are_no_response(world: World, variant: Variant) -> None:
+def test_delta_changes_back_to_what_was_sent_are_no_response(world: World, variant: Variant) -> None:
     world.publish(static("a"))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -43,7 +44,7 @@ def test_delta_10_changes_back_to_what_was_sent_are_no_response(world: World, va
     assert client.ack(CDS) == []
 
 
-def test_delta_10_each_type_has_its_own_unacked_response(world: World, variant: Variant) -> None:
+def test_delta_each_type_has_its_own_unacked_response(world: World, variant: Variant) -> None:
     world.publish(resource(SDS, "s"), resource(OTHER, "o"))
     client = world.client(variant)
     client.subscribe(SDS, "s")
@@ -54,7 +55,7 @@ def test_delta_10_each_type_has_its_own_unacked_response(world: World, variant: 
     assert client.ack(SDS) == ["SDS #4 s@2"]
 
 
-def test_delta_10_slow_reader_is_sent_the_last_state_when_it_can_take_more(world: World, variant: Variant) -> None:
+def test_delta_slow_reader_is_sent_the_last_state_when_it_can_take_more(world: World, variant: Variant) -> None:
     world.publish(resource(SDS, "s"))
     client = world.client(variant)
     client.subscribe(SDS, "s")
@@ -65,7 +66,7 @@ def test_delta_10_slow_reader_is_sent_the_last_state_when_it_can_take_more(world
     assert client.take() == ["SDS #2 s@49"]
 
 
-# --- 13. Size ------------------------------------------------------------------------------------------------------
+# --- Size ----------------------------------------------------------------------------------------------------------
 
 SMALL = Encoding(response_bytes_max=1_000)
 
@@ -74,7 +75,7 @@ def _large(*, count: int, version: int = 1) -> list[Resource]:
     return [resource(SDS, f"s{number}", version, padding=300) for number in range(count)]
 
 
-def test_delta_13_too_large_a_response_goes_as_several_in_order(make_world: MakeWorld) -> None:
+def test_delta_too_large_a_response_goes_as_several_in_order(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     world.publish(*_large(count=5))
     client = world.client()
@@ -84,7 +85,7 @@ def test_delta_13_too_large_a_response_goes_as_several_in_order(make_world: Make
     assert client.ack(SDS) == []
 
 
-def test_delta_13_sotw_goes_as_several_in_order(make_world: MakeWorld) -> None:
+def test_delta_sotw_goes_as_several_in_order(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     world.publish(*_large(count=5))
     client = world.client(Variant.SOTW)
@@ -94,14 +95,14 @@ def test_delta_13_sotw_goes_as_several_in_order(make_world: MakeWorld) -> None:
     assert client.ack(SDS) == []
 
 
-def test_delta_13_sotw_clusters_go_in_one_since_absence_removes(make_world: MakeWorld) -> None:
+def test_delta_sotw_clusters_go_in_one_since_absence_removes(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     world.publish(*[resource(CDS, f"c{number}", padding=300) for number in range(5)])
     assert world.client(Variant.SOTW).subscribe(CDS) == ["CDS #1 c0@1 c1@1 c2@1 c3@1 c4@1"]
 
 
 @pytest.mark.parametrize("padding", [0, 30, 300])
-def test_delta_13_no_message_passes_the_limit(make_world: MakeWorld, variant: Variant, padding: int) -> None:
+def test_delta_no_message_passes_the_limit(make_world: MakeWorld, variant: Variant, padding: int) -> None:
     world = make_world(encoding=SMALL)
     names = [f"s{number}" for number in range(60)]
     world.publish(*[resource(SDS, name, padding=padding) for name in names])
@@ -112,7 +113,7 @@ def test_delta_13_no_message_passes_the_limit(make_world: MakeWorld, variant: Va
     assert max(len(message.part.message) for message in client.messages) <= SMALL.response_bytes_max
 
 
-def test_delta_13_removals_are_cut_as_well(make_world: MakeWorld) -> None:
+def test_delta_removals_are_cut_as_well(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     many = [resource(OTHER, f"a-rather-long-name-of-a-thing-{number}") for number in range(100)]
     world.publish(*many)
@@ -127,7 +128,7 @@ def test_delta_13_removals_are_cut_as_well(make_world: MakeWorld) -> None:
     assert max(len(message.part.message) for message in removals) <= SMALL.response_bytes_max
 
 
-def test_delta_13_one_resource_larger_than_the_limit_goes_alone(make_world: MakeWorld) -> None:
+def test_delta_one_resource_larger_than_the_limit_goes_alone(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     world.publish(resource(SDS, "a"), resource(SDS, "big", padding=3_000), resource(SDS, "c"))
     client = world.client()
@@ -136,7 +137,7 @@ def test_delta_13_one_resource_larger_than_the_limit_goes_alone(make_world: Make
     assert client.ack(SDS) == ["SDS #3 c@1"]
 
 
-def test_delta_13_changes_between_the_parts_come_after_them(make_world: MakeWorld, variant: Variant) -> None:
+def test_delta_changes_between_the_parts_come_after_them(make_world: MakeWorld, variant: Variant) -> None:
     world = make_world(encoding=SMALL)
     world.publish(*_large(count=4))
     client = world.client(variant)
@@ -147,7 +148,7 @@ def test_delta_13_changes_between_the_parts_come_after_them(make_world: MakeWorl
     assert client.ack(SDS) == ["SDS #3 s0@2"]
 
 
-def test_delta_13_a_rejected_part_does_not_stop_the_next(make_world: MakeWorld, variant: Variant) -> None:
+def test_delta_a_rejected_part_does_not_stop_the_next(make_world: MakeWorld, variant: Variant) -> None:
     world = make_world(encoding=SMALL)
     world.publish(*_large(count=4))
     client = world.client(variant)
@@ -156,7 +157,7 @@ def test_delta_13_a_rejected_part_does_not_stop_the_next(make_world: MakeWorld, 
     assert client.ack(SDS) == []
 
 
-def test_delta_13_subscription_changes_between_the_parts_are_answered_after_them(make_world: MakeWorld) -> None:
+def test_delta_subscription_changes_between_the_parts_are_answered_after_them(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     world.publish(*_large(count=5))
     client = world.client()
@@ -165,7 +166,7 @@ def test_delta_13_subscription_changes_between_the_parts_are_answered_after_them
     assert client.ack(SDS) == ["SDS #3 s4@1"]
 
 
-def test_delta_13_client_cut_off_between_the_parts_gets_the_rest(make_world: MakeWorld) -> None:
+def test_delta_client_cut_off_between_the_parts_gets_the_rest(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     world.publish(*_large(count=4))
     client = world.client()
@@ -177,7 +178,7 @@ def test_delta_13_client_cut_off_between_the_parts_gets_the_rest(make_world: Mak
     assert again.take() == ["SDS #1 s2@1 s3@1"]
 
 
-def test_delta_13_sotw_client_cut_off_between_the_parts_gets_everything_again(make_world: MakeWorld) -> None:
+def test_delta_sotw_client_cut_off_between_the_parts_gets_everything_again(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     world.publish(*_large(count=4))
     client = world.client(Variant.SOTW)
@@ -189,7 +190,7 @@ def test_delta_13_sotw_client_cut_off_between_the_parts_gets_everything_again(ma
     assert again.reconnect().take() == []
 
 
-def test_delta_13_clusters_in_parts_hold_the_routes_until_the_last_is_acked(make_world: MakeWorld) -> None:
+def test_delta_clusters_in_parts_hold_the_routes_until_the_last_is_acked(make_world: MakeWorld) -> None:
     world = make_world(encoding=SMALL)
     client: Client = world.client(DELTA)
     client.subscribe(CDS)
@@ -201,7 +202,7 @@ def test_delta_13_clusters_in_parts_hold_the_routes_until_the_last_is_acked(make
     assert client.ack(CDS) == ["LDS #5 l@1"]
 
 
-def test_delta_13_endpoints_of_clusters_in_any_part_are_sent_again(make_world: MakeWorld) -> None:
+def test_delta_endpoints_of_clusters_in_any_part_are_sent_again(make_world: MakeWorld) -> None:
     world = make_world(encoding=Encoding(response_bytes_max=60))
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
     client = world.client()

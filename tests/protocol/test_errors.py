@@ -1,4 +1,4 @@
-"""protocol.md, "Errors": the status and message that end a stream, and no other stream."""
+"""The status and message that end a stream, and no other stream (docs/protocol.md#errors)."""
 
 import pytest
 from google.protobuf import struct_pb2

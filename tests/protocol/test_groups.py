@@ -1,5 +1,6 @@
-"""protocol.md, "Errors" and "Order": groups that change while streams are open, and the resources sent to each group's
-nodes."""
+"""Groups that change while streams are open, and the resources sent to each group's nodes.
+
+See docs/protocol.md#groups and docs/protocol.md#order."""
 
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
 from support.hubs import MakeWorld, World

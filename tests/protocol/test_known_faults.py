@@ -175,7 +175,8 @@ def test_endpoints_requested_before_a_cluster_came_do_not_show_that_it_was_accep
 def test_a_removed_route_that_is_still_in_use_waits_for_its_clusters_when_it_comes_back(
     make_world: MakeWorld, variant: Variant
 ) -> None:
-    """Envoy ignores the removal of a route (envoy-facts.md 2.5), and stays subscribed while its listener drains.
+    """Envoy ignores the removal of a route (docs/envoy-behaviour.md#missing-and-removed), and stays subscribed while
+    its listener drains.
 
     The older version therefore works, and the newer one, which refers to a rejected cluster, is held; c stays
     meanwhile.
@@ -310,8 +311,9 @@ def test_clusters_of_a_listener_that_was_replaced_by_a_cut_response_go_after_a_r
 def test_a_draining_route_keeps_its_clusters_whichever_stream_asks_first(
     make_world: MakeWorld, at_once: bool, names: str
 ) -> None:
-    """Each per-type stream reconnects by its own timer (envoy-facts.md 2.8). The client subscribes again to r, which
-    was removed and which its draining listener uses: a stays meanwhile, although q was subscribed first."""
+    """Each per-type stream reconnects by its own timer (docs/envoy-behaviour.md#per-type-streams). The client
+    subscribes again to r, which was removed and which its draining listener uses: a stays meanwhile, although q was
+    subscribed first."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), static("b"), listener("l", 1, routes="r"), route("r", 1, "a"))
     client = holding(world, DELTA, per_type=True, routes=["r"])
@@ -373,7 +375,8 @@ def test_sotw_routes_of_a_client_that_asks_for_fewer_than_its_version_had_keep_t
 
 @pytest.mark.parametrize("secret", [False, True], ids=["warms on endpoints", "warms on a secret"])
 def test_routes_wait_for_clusters_that_their_client_is_yet_to_ask_for_on_its_return(world: World, secret: bool) -> None:
-    """While a cluster warms, an Envoy that reconnects requests all types but clusters (envoy-facts.md 2.6).
+    """While a cluster warms, an Envoy that reconnects requests all types but clusters
+    (docs/envoy-behaviour.md#reconnect-while-warming).
 
     This does not mean that it gets its clusters elsewhere: it requested them on its last stream.
     """
@@ -455,7 +458,8 @@ def test_a_draining_route_that_came_back_and_went_before_it_was_sent_keeps_its_c
 def test_a_listener_of_a_rejected_response_that_goes_after_a_return_is_removed(
     make_world: MakeWorld, per_type: bool
 ) -> None:
-    """Envoy applies the good part of rejected listeners (envoy-facts.md 2.4), and does not report it.
+    """Envoy applies the good part of rejected listeners (docs/envoy-behaviour.md#rejected-responses), and does not
+    report it.
 
     The node was sent l3, so the removal of l3 is sent too. If the node has l3, it drains, and a stays for the drain
     time.
@@ -592,7 +596,8 @@ def words_by_name(client: Client, type_url: str) -> dict[str, list[str]]:
     ],
 )
 def test_endpoints_that_were_rejected_on_one_stream_are_answered_on_the_next(make_world: MakeWorld, gone: bool) -> None:
-    """Envoy opens a new stream for the endpoints of a changed cluster, then closes the old one (envoy-facts.md 2.8).
+    """Envoy opens a new stream for the endpoints of a changed cluster, then closes the old one
+    (docs/envoy-behaviour.md#per-type-streams).
 
     Every subscription is answered: with the resource, rejected or not, or with its removal. Otherwise the cluster waits
     for its fetch timeout. The cluster itself is removed once the client has answered.
@@ -633,8 +638,9 @@ def test_endpoints_requested_late_come_as_they_are_now(world: World, variant: Va
 
 
 def test_endpoints_follow_the_part_of_a_cut_response_that_has_their_clusters(make_world: MakeWorld) -> None:
-    """Envoy warms a changed cluster only with an assignment that arrives after it (envoy-facts.md 2.3), changed or not,
-    and ACKs clusters when all are warm. The endpoints of the second part are therefore sent after the second part."""
+    """Envoy warms a changed cluster only with an assignment that arrives after it (docs/envoy-behaviour.md#warming),
+    changed or not, and ACKs clusters when all are warm. The endpoints of the second part are therefore sent after the
+    second part."""
     world = make_world(encoding=SMALL)
     world.publish(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"))
     client = world.client()
@@ -725,8 +731,9 @@ def test_a_node_that_is_moved_is_sent_nothing_more_of_its_former_group(make_worl
 
 
 def test_a_good_cluster_that_was_rejected_beside_a_bad_one_is_sent_alone(world: World) -> None:
-    """Envoy applies the good part of a rejected response, and names the bad resources (envoy-facts.md 2.4). The good
-    cluster is sent once more; after its ACK its route follows. Nothing else is sent again."""
+    """Envoy applies the good part of a rejected response, and names the bad resources
+    (docs/envoy-behaviour.md#rejected-responses). The good cluster is sent once more; after its ACK its route follows.
+    Nothing else is sent again."""
     world.publish(static("a"), listener("l", routes="r q"), route("r", 1, "a"), route("q", 1, "a"))
     client = holding(world, DELTA, routes=["r", "q"])
     world.publish(static("good"), static("bad"), route("r", 2, "good"), route("q", 2, "bad"))

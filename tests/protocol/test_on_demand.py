@@ -1,4 +1,4 @@
-"""protocol.md, "Delta", rule 12: ODCDS, VHDS, locators, ``xdstp://``; and envoy-facts.md 1.2 and 2.7."""
+"""ODCDS, VHDS, locators, ``xdstp://`` (docs/protocol.md#on-demand-clusters to docs/protocol.md#xdstp)."""
 
 from support.encoded import CDS, EDS, RDS, VHDS, cluster, endpoints, resource, route, static, virtual_host
 from support.hubs import SOTW, World
@@ -30,7 +30,7 @@ def test_odcds_without_wildcard_only_what_was_demanded_is_sent(world: World) -> 
 
 
 def test_odcds_removed_cluster_that_returns_is_pushed(world: World) -> None:
-    """envoy-facts.md 2.7: Envoy does not request it again."""
+    """Envoy does not request it again (docs/envoy-behaviour.md#on-demand-clusters)."""
     world.publish(static("c1"))
     client = world.client()
     client.subscribe(CDS, "c1")
@@ -125,7 +125,8 @@ def test_vhds_alias_unsubscribed_is_sent_no_more(world: World) -> None:
 
 
 def test_vhds_unknown_host_is_answered_without_a_body(world: World) -> None:
-    """Facts 2.7: this gives a 404 at once; a removal, or no answer, would hang the request."""
+    """Envoy answers 404 at once; a removal, or no answer, would hang the request
+    (docs/envoy-behaviour.md#virtual-hosts-on-demand)."""
     client = world.client()
     assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #1 ~r1/foo.com alias=r1/foo.com"]
 

@@ -1,4 +1,4 @@
-"""protocol.md, "Order (make before break)", on one aggregated stream; and envoy-facts.md section 3."""
+"""Make before break on one aggregated stream (docs/protocol.md#order)."""
 
 import pytest
 from support.encoded import (
@@ -53,11 +53,14 @@ def test_order_removal_alone_goes_at_once(world: World, variant: Variant) -> Non
     assert client.take() == [full(variant, "CDS #2 -a", "CDS #2 b@1")]
 
 
-# --- 1. Clusters, each with its endpoints --------------------------------------------------------------------------
+# --- Clusters, each with its endpoints -----------------------------------------------------------------------------
 
 
 def test_order_changed_cluster_has_its_endpoints_sent_again_unchanged(world: World, variant: Variant) -> None:
-    """envoy-facts.md 2.3: on delta Envoy does not request them again and warms until its fetch timeout."""
+    """On delta Envoy does not request them again and warms until its fetch timeout.
+
+    See docs/envoy-behaviour.md#warming.
+    """
     client = started(world, variant)
     world.publish(cluster("a", 2))
     assert client.take() == ["CDS #5 a@2", "EDS #6 a@1"]
@@ -141,7 +144,7 @@ def test_order_cluster_additions_are_never_held_behind_an_unacked_route(world: W
     assert client.take() == ["RDS #5 r@2", full(variant, "CDS #6 b@1", "CDS #6 a@1 b@1")]
 
 
-# --- 2. Wait for the CDS ACK, then listeners, then routes ----------------------------------------------------------
+# --- Wait for the CDS ACK, then listeners, then routes -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("type_url", [LDS, RDS, SRDS, VHDS, ECDS])
@@ -252,7 +255,7 @@ def test_order_unacked_type_does_not_block_another(world: World, variant: Varian
 
 
 def test_order_grpc_client_that_asks_backwards_is_never_kept_waiting(world: World) -> None:
-    """envoy-facts.md 5: LDS, RDS, CDS, EDS by name, each ACKed before the next."""
+    """LDS, RDS, CDS, EDS by name, each ACKed before the next (docs/envoy-behaviour.md#grpc-clients)."""
     world.publish(cluster("ca", eds="ca-eds"), endpoints("ca-eds"), listener("svc1", routes="r1"), route("r1", 1, "ca"))
     client = world.client(SOTW)
     said = client.subscribe(LDS, "svc1") + client.ack(LDS)

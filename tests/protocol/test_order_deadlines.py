@@ -1,4 +1,4 @@
-"""protocol.md, "Order": every hold has a deadline, after which the status of the stream shows it as overdue."""
+"""Every hold has a deadline, after which the status of the stream shows it as overdue (docs/protocol.md#order)."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
@@ -47,7 +47,7 @@ def test_deadline_next_clusters_go_out_when_the_ack_of_the_last_does_not_come(wo
 
 
 def test_deadline_late_ack_of_the_first_of_two_settles_nothing(world: World) -> None:
-    """envoy-facts.md 2.2: two pushes while warming are ACKed later, in order."""
+    """Two pushes while warming are ACKed later, in order (docs/envoy-behaviour.md#changes)."""
     client = started(world)
     world.publish(static("b"))
     world.advance(20)
@@ -160,8 +160,9 @@ def test_deadline_of_endpoints_on_a_stream_of_their_own_is_said(world: World, va
 
 
 def test_deadline_of_a_client_that_never_asks_for_its_clusters(world: World) -> None:
-    """envoy-facts.md 2.6: Envoy reconnected while warming and requests endpoints first; its routes must not wait for
-    ever."""
+    """Envoy reconnected while warming and requests endpoints first; its routes must not wait for ever.
+
+    See docs/envoy-behaviour.md#reconnect."""
     started(world).close()
     client = world.client(DELTA)
     with world.burst():
@@ -190,7 +191,10 @@ def test_deadline_passed_while_asleep_is_looked_at_by_the_next_tick(world: World
 
 
 def test_deadline_late_nack_after_the_hold_timeout_is_recorded(world: World, variant: Variant) -> None:
-    """envoy-facts.md 2.2: on delta Envoy answers both of two responses, on SotW it may answer only the last."""
+    """On delta Envoy answers both of two responses, on SotW it may answer only the last.
+
+    See docs/envoy-behaviour.md#changes.
+    """
     client = started(world, variant)
     world.publish(static("b"))
     world.advance(20)

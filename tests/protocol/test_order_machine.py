@@ -1,6 +1,6 @@
 """Make before break: whatever consistent snapshots follow each other, no request uses a cluster that Envoy lacks.
 
-The client is Envoy as envoy-facts describes it (``support.order_envoy``).
+The client is Envoy as docs/envoy-behaviour.md describes it (``support.order_envoy``).
 """
 
 import os

@@ -1,4 +1,7 @@
-"""protocol.md, "Order": the first responses on a reconnected stream are ordered too; and envoy-facts.md 2.6."""
+"""The first responses on a reconnected stream are ordered too.
+
+See docs/protocol.md#order; docs/envoy-behaviour.md#reconnect.
+"""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
@@ -55,7 +58,7 @@ def test_reconnect_with_a_changed_cluster_sends_its_endpoints_again(world: World
 
 
 def test_reconnect_while_warming_asks_for_endpoints_first_and_gets_all(world: World, variant: Variant) -> None:
-    """Facts, section 0, item 9: its reported versions of endpoints must be ignored."""
+    """Its reported versions of endpoints must be ignored (docs/envoy-behaviour.md#reconnect-while-warming)."""
     client = started(world, variant)
     client.close()
     assert client.reconnect(EDS).take() == ["EDS #1 a@1"]
@@ -266,7 +269,7 @@ def test_reconnect_a_route_that_drained_and_is_there_again_is_no_longer_kept(wor
 
 @pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "half-open"])
 def test_reconnect_a_removed_route_that_a_draining_listener_uses_keeps_its_cluster(world: World, noticed: bool) -> None:
-    """Envoy stays subscribed to it and reports no version of it (envoy-facts.md 2.6)."""
+    """Envoy stays subscribed to it and reports no version of it (docs/envoy-behaviour.md#reconnect)."""
     world.publish(static("a"), static("b"), listener("l", 1, routes="r"), route("r", 1, "a"))
     client = world.client()
     client.subscribe(CDS)

@@ -1,4 +1,4 @@
-"""protocol.md, "Order": clusters are removed once nothing that a client may use refers to them; envoy-facts.md 3."""
+"""Clusters are removed once nothing that a client may use refers to them (docs/protocol.md#order)."""
 
 import pytest
 from support.encoded import (
@@ -181,7 +181,7 @@ def test_order_virtual_hosts_keep_their_clusters_until_their_ack(world: World) -
 
 
 def test_order_cluster_that_returns_while_kept_is_no_change(world: World, variant: Variant) -> None:
-    """envoy-facts.md 3: removed and re-added in consecutive messages costs requests."""
+    """Removed and re-added in consecutive messages costs requests (docs/envoy-behaviour.md#make-before-break)."""
     client = started(world, variant)
     world.publish(route("r", 2, "a"))
     world.publish(remove=[cluster("a")])
@@ -191,7 +191,10 @@ def test_order_cluster_that_returns_while_kept_is_no_change(world: World, varian
 
 
 def test_order_named_cluster_that_is_gone_and_then_dropped_needs_no_removal(world: World, variant: Variant) -> None:
-    """envoy-facts.md 5: a gRPC client unsubscribes from a cluster once its routes no longer refer to it."""
+    """A gRPC client unsubscribes from a cluster once its routes no longer refer to it.
+
+    See docs/envoy-behaviour.md#grpc-clients.
+    """
     world.publish(static("a"), static("b"), listener("l"))
     client = world.client(variant)
     client.subscribe(LDS, "l")

@@ -1,5 +1,5 @@
-"""protocol.md, "Order", on per-type streams, of which a session has all of one connection; and envoy-facts.md 2.3 and
-2.8."""
+"""docs/protocol.md#order, on per-type streams, of which a session has all of one connection; and
+docs/envoy-behaviour.md#per-type-streams."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
@@ -148,7 +148,10 @@ def test_per_type_session_ends_with_its_last_stream(world: World) -> None:
 
 
 def test_per_type_reconnect_in_random_order_obeys_the_order(world: World, variant: Variant) -> None:
-    """envoy-facts.md 2.8: after an outage the EDS stream may reconnect first and the CDS stream last."""
+    """After an outage the EDS stream may reconnect first and the CDS stream last.
+
+    See docs/envoy-behaviour.md#per-type-streams.
+    """
     client = started(world, variant, per_type=True)
     client.close()
     world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))

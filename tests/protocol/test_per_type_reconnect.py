@@ -1,8 +1,8 @@
 """Per-type streams that end while clusters warm: clusters that the client reports may not be warm.
 
-On per-type streams Envoy ACKs clusters at once (envoy-facts.md 2.3), and requests the endpoints of a warming cluster
-without reporting them (2.8). The server once took such clusters for warm after a reconnect, and sent listeners and
-routes too early.
+On per-type streams Envoy ACKs clusters at once (docs/envoy-behaviour.md#warming), and requests the endpoints of a
+warming cluster without reporting them (2.8). The server once took such clusters for warm after a reconnect, and sent
+listeners and routes too early.
 """
 
 import pytest

@@ -217,7 +217,10 @@ def test_regression_per_type_endpoints_whose_stream_ended_un_acked_hold_nothing(
 
 
 def test_regression_endpoints_that_rejected_clusters_share_do_not_show_that_all_were_taken(world: World) -> None:
-    """Envoy applies the good part of a rejected response (envoy-facts.md 2.4): the request was for that cluster."""
+    """Envoy applies the good part of a rejected response: the request was for that cluster.
+
+    See docs/envoy-behaviour.md#rejected-responses.
+    """
     client = started(world)
     world.publish(cluster("good", eds="e"), cluster("bad", eds="e"), endpoints("e"), route("r", 2, "bad"))
     client.subscribe(EDS, "e")
@@ -256,7 +259,7 @@ def test_regression_a_new_cluster_that_is_rejected_twice_is_still_absent(world: 
 
 
 def test_regression_reconnect_rejected_clusters_that_are_gone_are_removed_though_not_reported(world: World) -> None:
-    """Envoy had applied one of them nevertheless (envoy-facts.md 2.4), and kept it for ever."""
+    """Envoy had applied one of them nevertheless (docs/envoy-behaviour.md#rejected-responses), and kept it for ever."""
     world.publish(static("a"))
     client = world.client()
     client.subscribe(CDS)

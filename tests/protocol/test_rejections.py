@@ -1,4 +1,4 @@
-"""protocol.md, "Delta", rule 9, and envoy-facts.md 2.4: the effects of a NACK, on delta and SotW."""
+"""The effects of a NACK, on delta and SotW (docs/protocol.md#nack, and docs/envoy-behaviour.md#rejected-responses)."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, cluster, endpoints, resource, route, static
@@ -141,13 +141,19 @@ def test_nack_with_an_unknown_nonce_is_none(world: World, variant: Variant) -> N
 
 
 def test_nack_names_in_it_are_unknown_on_reconnect_though_the_client_reports_them(world: World) -> None:
-    """envoy-facts.md 2.4: Envoy applied the removal of b in a rejected response, but still reports b."""
+    """Envoy applied the removal of b in a rejected response, but still reports b.
+
+    See docs/envoy-behaviour.md#rejected-responses.
+    """
     client = _partly_applied(world)
     assert "b@3" in str(client.reconnect().take())
 
 
 def test_nack_names_in_it_are_removed_on_reconnect_though_the_client_does_not_report_them(world: World) -> None:
-    """envoy-facts.md 2.4: Envoy added ok1 of a rejected response, but does not report it: it would stay for ever."""
+    """Envoy added ok1 of a rejected response, but does not report it: it would stay for ever.
+
+    See docs/envoy-behaviour.md#rejected-responses.
+    """
     client = _partly_applied(world)
     assert client.reconnect().take() == ["LDS #1 b@3 -bad -ok1"]
 

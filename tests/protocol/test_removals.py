@@ -69,9 +69,9 @@ def test_a_client_with_nothing_in_flight_is_sent_removals_at_once(
 def test_a_client_of_names_that_has_what_could_use_them_is_given_time_to_drop_them(
     world: World, variant: Variant, type_url: str, drops: bool
 ) -> None:
-    """A gRPC client unsubscribes from a cluster once its routes no longer refer to it (envoy-facts.md 5). If the
-    removal came earlier, its calls would fail. It is sent after the hold, if the client still subscribes to the
-    cluster."""
+    """A gRPC client unsubscribes from a cluster once its routes no longer refer to it
+    (docs/envoy-behaviour.md#grpc-clients). If the removal came earlier, its calls would fail. It is sent after the
+    hold, if the client still subscribes to the cluster."""
     world.publish(resource(type_url, "x"))
     client = of_clusters(world, variant, ("a", "b"))
     client.subscribe(type_url, "x")
@@ -179,7 +179,10 @@ def test_a_reconnected_client_is_sent_removals_after_its_first_answer(
 
 
 def test_a_reconnected_per_type_client_is_sent_removals_after_the_hold(world: World, variant: Variant) -> None:
-    """Each stream reconnects by its own timer (envoy-facts.md 2.8): the one for listeners may follow."""
+    """Each stream reconnects by its own timer: the one for listeners may follow.
+
+    See docs/envoy-behaviour.md#per-type-streams.
+    """
     client = of_clusters(world, variant, (), per_type=True)
     client.close()
     world.publish(static("b", 2), remove=[static("a")])

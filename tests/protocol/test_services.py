@@ -1,4 +1,4 @@
-"""protocol.md, "Services": the methods of each service, and that every type of the schema is served."""
+"""The methods of each service, and that every type of the schema is served (docs/protocol.md#services)."""
 
 import pytest
 from support.encoded import CDS, ECDS, EDS, LDS, LEDS, OTHER, RDS, RTDS, SDS, SRDS, TYPES, VHDS, resource

@@ -1,4 +1,4 @@
-"""protocol.md, "SotW": versions, nonces, full state, and the rules shared with delta."""
+"""Versions, nonces, full state, and the rules shared with delta (docs/protocol.md#state-of-the-world)."""
 
 from dataclasses import replace
 
@@ -309,7 +309,7 @@ def test_sotw_name_dropped_and_added_again_is_answered(world: World) -> None:
 
 
 def test_sotw_request_identical_to_the_previous_ack_is_answered(world: World) -> None:
-    """envoy-facts.md 2.2: Envoy requests the endpoints of a changed cluster in this way."""
+    """Envoy requests the endpoints of a changed cluster in this way (docs/envoy-behaviour.md#changes)."""
     world.publish(endpoints("a"))
     client = world.client(SOTW)
     client.subscribe(EDS, "a")
@@ -319,7 +319,7 @@ def test_sotw_request_identical_to_the_previous_ack_is_answered(world: World) ->
 
 
 def test_sotw_ack_of_a_later_nonce_covers_the_earlier(world: World) -> None:
-    """envoy-facts.md 2.2: of two CDS pushes while warming only the last is ACKed."""
+    """Of two CDS pushes while warming only the last is ACKed (docs/envoy-behaviour.md#changes)."""
     world.publish(cluster("a"), endpoints("a"))
     client = world.client(SOTW)
     client.subscribe(CDS)

@@ -1,4 +1,4 @@
-"""protocol.md, "Order": the status shows what is held, and the progress of each resource of each node."""
+"""The status shows what is held, and the progress of each resource of each node (docs/protocol.md#order)."""
 
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, route
 from support.hubs import DELTA, Client, World

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent / "transcripts"
 
 
 def fresh_start(world: World) -> None:
-    """Envoy as it starts: runtime first, then clusters, endpoints, listeners, routes and secrets (facts 2.1)."""
+    """Envoy as it starts: runtimes, clusters, endpoints, listeners, routes, secrets (docs/envoy-behaviour.md#start)."""
     world.publish(
         resource(RTDS, "rt1"), cluster("a"), cluster("b"), endpoints("a"), endpoints("b"), listener("l", routes="r"),
         route("r", 1, "a b"), resource(SDS, "cert"),

@@ -1,4 +1,4 @@
-"""protocol.md, "Delta", rule 11: resources with TTL and their heartbeats, on delta and SotW."""
+"""Resources with TTL and their heartbeats, on delta and SotW (docs/protocol.md#ttl)."""
 
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, resource, route, static
@@ -13,12 +13,12 @@ def renewal(variant: Variant, line: str, *, also: str = "") -> str:
     return line if variant is DELTA else line.replace("~", "") + also
 
 
-def test_delta_11_ttl_is_sent(world: World, variant: Variant) -> None:
+def test_ttl_is_sent(world: World, variant: Variant) -> None:
     world.publish(cluster("a", eds=None, ttl_s=9))
     assert world.client(variant).subscribe(CDS) == ["CDS #1 a@1 ttl=9"]
 
 
-def test_delta_11_heartbeats_have_name_version_and_ttl_but_no_body(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_have_name_version_and_ttl_but_no_body(world: World, variant: Variant) -> None:
     world.publish(cluster("a", 5, eds=None, ttl_s=9), static("b"))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -27,7 +27,7 @@ def test_delta_11_heartbeats_have_name_version_and_ttl_but_no_body(world: World,
     assert client.take() == [renewal(variant, "CDS #2 ~a@5 ttl=9", also=" b@1")]
 
 
-def test_delta_11_heartbeats_go_on_and_are_three_within_the_ttl(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_go_on_and_are_three_within_the_ttl(world: World, variant: Variant) -> None:
     world.publish(cluster("a", eds=None, ttl_s=9))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -39,7 +39,7 @@ def test_delta_11_heartbeats_go_on_and_are_three_within_the_ttl(world: World, va
     assert beats == [0, 0, 1] * 3
 
 
-def test_delta_11_heartbeats_follow_the_shortest_ttl(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_follow_the_shortest_ttl(world: World, variant: Variant) -> None:
     world.publish(endpoints("a", ttl_s=9), endpoints("b", ttl_s=90), endpoints("c"))
     client = world.client(variant)
     client.subscribe(EDS, "a", "b", "c")
@@ -48,7 +48,7 @@ def test_delta_11_heartbeats_follow_the_shortest_ttl(world: World, variant: Vari
     assert client.take() == [renewal(variant, "EDS #2 ~a@1 ttl=9 ~b@1 ttl=90")]
 
 
-def test_delta_11_ack_of_a_heartbeat_is_answered_with_nothing(world: World, variant: Variant) -> None:
+def test_ttl_ack_of_a_heartbeat_is_answered_with_nothing(world: World, variant: Variant) -> None:
     world.publish(endpoints("a", ttl_s=9))
     client = world.client(variant)
     client.subscribe(EDS, "a")
@@ -58,7 +58,7 @@ def test_delta_11_ack_of_a_heartbeat_is_answered_with_nothing(world: World, vari
     assert client.ack(EDS) == []
 
 
-def test_delta_11_heartbeats_go_on_while_a_response_is_unacked(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_go_on_while_a_response_is_unacked(world: World, variant: Variant) -> None:
     world.publish(endpoints("a", ttl_s=9), endpoints("b"))
     client = world.client(variant)
     client.subscribe(EDS, "a", "b")
@@ -69,7 +69,7 @@ def test_delta_11_heartbeats_go_on_while_a_response_is_unacked(world: World, var
     assert client.take() == [renewal(variant, "EDS #3 ~a@1 ttl=9")]
 
 
-def test_delta_11_ack_of_what_was_unacked_at_a_heartbeat_counts(world: World, variant: Variant) -> None:
+def test_ttl_ack_of_what_was_unacked_at_a_heartbeat_counts(world: World, variant: Variant) -> None:
     world.publish(endpoints("a", ttl_s=9), endpoints("b"))
     client = world.client(variant)
     client.subscribe(EDS, "a", "b")
@@ -84,7 +84,7 @@ def test_delta_11_ack_of_what_was_unacked_at_a_heartbeat_counts(world: World, va
     assert world.hub.counters.nacks == 0
 
 
-def test_delta_11_nack_of_what_was_unacked_at_a_heartbeat_counts(world: World, variant: Variant) -> None:
+def test_ttl_nack_of_what_was_unacked_at_a_heartbeat_counts(world: World, variant: Variant) -> None:
     """The heartbeat crossed the NACK on the wire: the rejection must not be taken for an ACK."""
     world.publish(endpoints("a", ttl_s=9), endpoints("b"))
     client = world.client(variant)
@@ -98,7 +98,7 @@ def test_delta_11_nack_of_what_was_unacked_at_a_heartbeat_counts(world: World, v
     assert [event.message for event in world.events()] == ["bad b"]
 
 
-def test_delta_11_heartbeats_of_a_client_that_came_back_with_equal_versions(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_of_a_client_that_came_back_with_equal_versions(world: World, variant: Variant) -> None:
     """The client was sent nothing, but its TTLs run nevertheless."""
     world.publish(cluster("a", eds=None, ttl_s=9))
     client = world.client(variant)
@@ -110,7 +110,7 @@ def test_delta_11_heartbeats_of_a_client_that_came_back_with_equal_versions(worl
     assert client.take() == [renewal(variant, "CDS #1 ~a@1 ttl=9")]
 
 
-def test_delta_11_heartbeats_end_with_the_ttl(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_end_with_the_ttl(world: World, variant: Variant) -> None:
     world.publish(endpoints("a", ttl_s=9))
     client = world.client(variant)
     client.subscribe(EDS, "a")
@@ -121,7 +121,7 @@ def test_delta_11_heartbeats_end_with_the_ttl(world: World, variant: Variant) ->
     assert client.take() == []
 
 
-def test_delta_11_heartbeats_end_with_the_resource(world: World) -> None:
+def test_ttl_heartbeats_end_with_the_resource(world: World) -> None:
     world.publish(endpoints("a", ttl_s=9))
     client = world.client()
     client.subscribe(EDS, "a")
@@ -132,7 +132,7 @@ def test_delta_11_heartbeats_end_with_the_resource(world: World) -> None:
     assert client.take() == []
 
 
-def test_delta_11_heartbeats_end_with_the_subscription(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_end_with_the_subscription(world: World, variant: Variant) -> None:
     world.publish(endpoints("a", ttl_s=9), endpoints("b"))
     client = world.client(variant)
     client.subscribe(EDS, "a", "b")
@@ -142,7 +142,7 @@ def test_delta_11_heartbeats_end_with_the_subscription(world: World, variant: Va
     assert client.take() == []
 
 
-def test_delta_11_heartbeats_begin_with_the_ttl(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_begin_with_the_ttl(world: World, variant: Variant) -> None:
     world.publish(endpoints("a"))
     client = world.client(variant)
     client.subscribe(EDS, "a")
@@ -153,7 +153,7 @@ def test_delta_11_heartbeats_begin_with_the_ttl(world: World, variant: Variant) 
     assert client.take() == [renewal(variant, "EDS #3 ~a@2 ttl=9")]
 
 
-def test_delta_11_heartbeats_keep_a_cluster_alive_that_is_yet_to_be_removed(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_keep_a_cluster_alive_that_is_yet_to_be_removed(world: World, variant: Variant) -> None:
     world.publish(cluster("a", eds=None, ttl_s=9), route("r", 1, "a"))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -166,7 +166,7 @@ def test_delta_11_heartbeats_keep_a_cluster_alive_that_is_yet_to_be_removed(worl
     assert client.take() == [renewal(variant, "CDS #5 ~a@1 ttl=9", also=" b@1")]
 
 
-def test_delta_11_heartbeats_of_listeners_go_to_all_streams(world: World, variant: Variant) -> None:
+def test_ttl_heartbeats_of_listeners_go_to_all_streams(world: World, variant: Variant) -> None:
     world.publish(resource(LDS, "l", ttl_s=30))
     clients = [world.client(variant, node) for node in ("n1", "n2")]
     for client in clients:
@@ -176,7 +176,7 @@ def test_delta_11_heartbeats_of_listeners_go_to_all_streams(world: World, varian
     assert [client.take() for client in clients] == [[renewal(variant, "LDS #2 ~l@1 ttl=30")]] * 2
 
 
-def test_delta_11_sotw_version_of_a_heartbeat_is_that_of_what_is_held(world: World) -> None:
+def test_ttl_sotw_version_of_a_heartbeat_is_that_of_what_is_held(world: World) -> None:
     world.publish(endpoints("a", ttl_s=9), endpoints("b"))
     client = world.client(SOTW)
     client.subscribe(EDS, "a", "b")
@@ -188,7 +188,7 @@ def test_delta_11_sotw_version_of_a_heartbeat_is_that_of_what_is_held(world: Wor
     assert client.last(EDS).version == fresh.last(EDS).version
 
 
-def test_delta_11_sotw_client_that_acked_a_heartbeat_reconnects_without_being_sent_anything(world: World) -> None:
+def test_ttl_sotw_client_that_acked_a_heartbeat_reconnects_without_being_sent_anything(world: World) -> None:
     world.publish(cluster("a", eds=None, ttl_s=9))
     client = world.client(SOTW)
     client.subscribe(CDS)
@@ -199,7 +199,7 @@ def test_delta_11_sotw_client_that_acked_a_heartbeat_reconnects_without_being_se
     assert client.reconnect().take() == []
 
 
-def test_delta_11_expired_cluster_comes_back_when_it_changes(world: World, variant: Variant) -> None:
+def test_ttl_expired_cluster_comes_back_when_it_changes(world: World, variant: Variant) -> None:
     world.publish(cluster("a", eds=None, ttl_s=9), static("b"))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -209,7 +209,7 @@ def test_delta_11_expired_cluster_comes_back_when_it_changes(world: World, varia
 
 
 @pytest.mark.parametrize("variant", [DELTA])
-def test_delta_11_each_heartbeat_has_a_nonce_of_its_own(world: World, variant: Variant) -> None:
+def test_ttl_each_heartbeat_has_a_nonce_of_its_own(world: World, variant: Variant) -> None:
     world.publish(cluster("a", eds=None, ttl_s=9))
     client = world.client(variant)
     client.subscribe(CDS)
@@ -219,8 +219,8 @@ def test_delta_11_each_heartbeat_has_a_nonce_of_its_own(world: World, variant: V
     assert len({message.nonce for message in client.messages}) == len(client.messages) == 4
 
 
-def test_delta_11_rejected_version_is_not_renewed(world: World, variant: Variant) -> None:
-    """envoy-facts.md 2.7: a heartbeat with another version than the client's is NACKed each time."""
+def test_ttl_rejected_version_is_not_renewed(world: World, variant: Variant) -> None:
+    """docs/envoy-behaviour.md#ttl: a heartbeat with another version than the client's is NACKed each time."""
     world.publish(cluster("a", eds=None, ttl_s=9))
     client = world.client(variant)
     client.subscribe(CDS)

@@ -190,7 +190,10 @@ class StreamAudit:
         assert not again, f"{about} with {again}, which it rejected"
 
     def _forgive_endpoints(self, message: Message) -> None:
-        """Allow repeated endpoints of sent clusters: Envoy needs them to warm the clusters (envoy-facts 2.3)."""
+        """Allow repeated endpoints of sent clusters: Envoy needs them to warm the clusters.
+
+        See docs/envoy-behaviour.md#warming.
+        """
         for line in self._lines():
             if (known := line.audit.types.get(EDS)) is not None:
                 for held in message.resources.values():

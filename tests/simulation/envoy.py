@@ -179,7 +179,7 @@ class Envoy:
         return list(dict.fromkeys(subscription.line for subscription in self.subscriptions.values()))
 
     def connect(self) -> None:
-        """Reopen the streams and send all requests in one burst (envoy-facts 2.6)."""
+        """Reopen the streams and send all requests in one burst (docs/envoy-behaviour.md#reconnect)."""
         self._forget_stream_state()
         self._doubt_what_it_dropped()
         self.connected, self.connected_at = True, self.host.now
@@ -304,7 +304,8 @@ class Envoy:
         if self.delta:
             self._flush_delta(subscription)
         elif subscription.answers or subscription.changed:
-            # Of several responses that are answered late, only the last one is answered (envoy-facts 2.2).
+            # Of several responses that are answered late, only the last one is answered
+            # (docs/envoy-behaviour.md#changes).
             _, error = subscription.answers.pop() if subscription.answers else ("", "")
             self._lose_answers(subscription)
             subscription.changed = False
@@ -332,7 +333,10 @@ class Envoy:
         subscription.line.send(request)
 
     def _warms(self, subscription: Subscription) -> bool:
-        """Say whether clusters are neither requested nor answered because some are warming (envoy-facts 2.3)."""
+        """Say whether clusters are neither requested nor answered because some are warming.
+
+        See docs/envoy-behaviour.md#warming.
+        """
         if subscription.type_url != CDS or self.per_type or self.initial:
             return False
         return any(cluster.warming for cluster in self.clusters.values())
@@ -427,7 +431,10 @@ class Envoy:
     def _reject(
         self, subscription: Subscription, message: Message, news: dict[str, Held], removed: set[str], bad: list[str]
     ) -> None:
-        """Apply the part of a rejected response that Envoy applies (envoy-facts 2.4). Reported versions stay."""
+        """Apply the part of a rejected response that Envoy applies. Reported versions stay.
+
+        See docs/envoy-behaviour.md#rejected-responses.
+        """
         type_url = message.type_url
         self.has_rejected = True
         self._rejected[subscription.line, message.nonce] = [

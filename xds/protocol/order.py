@@ -1,7 +1,7 @@
 """Make-before-break ordering: the order in which changes of one client's types are sent, as two tables.
 
 The order spans one aggregated stream, or all per-type streams of a node on one connection. Its three steps (measured
-against Envoy 1.40; the xDS protocol page has them under "Eventual consistency considerations"):
+against Envoy 1.40, docs/envoy-behaviour.md#make-before-break; docs/protocol.md#order):
 
 1. Make: cluster additions and updates are sent at once, without removals, and with the endpoints of each cluster,
    changed or not.
@@ -615,7 +615,7 @@ class Draft:
         """Answer for each newly subscribed route that a virtual host of an impossible name does not exist.
 
         Envoy requests no virtual host at first, and keeps route and listener waiting for any VHDS answer that names the
-        route (facts 2.7).
+        route (docs/envoy-behaviour.md#virtual-hosts-on-demand).
         """
         if not any(state.type_url == VIRTUAL_HOST for state in self.of(Stage.ROUTES)):
             return

@@ -1,8 +1,8 @@
 """The variants of the protocol, the policy of each resource type, the gRPC services, and the settings.
 
-Types without an entry in ``POLICIES`` have the policy ``GENERIC``. Source: the xDS protocol page, "Resource types",
-"Knowing when a requested resource does not exist", "Eventual consistency considerations" and "RPC services and methods
-for each variant"; and Envoy 1.40's behaviour where that page leaves it open.
+Types without an entry in ``POLICIES`` have the policy ``GENERIC``. Source: docs/protocol.md#types,
+docs/protocol.md#missing-resources, docs/protocol.md#order and docs/protocol.md#services; and docs/envoy-behaviour.md,
+where these leave a choice.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """Reads discovery requests: decodes and checks them, and applies them to the state of their type.
 
-``steps`` updates the order of types. Source: the xDS
-protocol page, "Incremental xDS", "How the client specifies what resources to return", "ACK/NACK and resource type
-instance version".
+``steps`` updates the order of types. Source: docs/protocol.md#initial-resource-versions, docs/protocol.md#subscriptions
+and docs/protocol.md#nack.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -269,7 +268,7 @@ def changes_subscription(request: DeltaDiscoveryRequest) -> bool:
 def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interned: Interned) -> TypeState:
     """Apply the subscription changes of a later delta request.
 
-    A name that is subscribed again is sent again (xDS protocol page: "the server must send it"). A name that is
+    A name that is subscribed again is sent again (docs/protocol.md#subscriptions). A name that is
     unsubscribed while the wildcard is subscribed is answered too, so that the client knows whether to keep it.
     """
     before, subscribe, unsubscribe = state.subscription, _subscribed(request), _unsubscribed(request)

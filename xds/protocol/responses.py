@@ -379,7 +379,7 @@ def _surely_has(resource: Resource | None) -> bool:
 def delta_heartbeat(
     type_url: str, resources: tuple[Resource, ...], version: str, nonce: str, encoding: Encoding
 ) -> Part:
-    """Encode a message that renews TTLs and changes nothing (xDS page, "Time-to-live")."""
+    """Encode a message that renews TTLs and changes nothing (docs/protocol.md#ttl)."""
     bodiless = [resource.heartbeat for resource in resources]
     message = DeltaDiscoveryResponse(type_url=type_url, system_version_info=version, nonce=nonce, resources=bodiless)
     message.control_plane.identifier = encoding.identifier

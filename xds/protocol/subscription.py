@@ -3,8 +3,7 @@
 Streams, nodes and processes share sets of NACKed names because the nodes of a fleet reject the same names: with one set
 per node, 2,000 nodes that rejected a response of 5,000 resources took 4 GB in three processes.
 
-Source: the xDS protocol page, "How the client specifies what resources to return", and xDS TP1 (``xdstp://`` names,
-glob collections and context parameters).
+Source: docs/protocol.md#subscriptions, docs/protocol.md#wildcard and docs/protocol.md#xdstp.
 """
 
 from collections.abc import Collection, Iterable
