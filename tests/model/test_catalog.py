@@ -15,7 +15,7 @@ from model.build import (
 )
 
 from xds.model.catalog import Catalog
-from xds.model.changeset import Applied, Changeset
+from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable, Node, Rule
 from xds.model.problem import ChangesetRejectedError, Problem
 
@@ -33,7 +33,7 @@ def test_a_change_makes_one_revision_and_returns_the_names_it_changed() -> None:
     web = resource("web", type_url=ENDPOINTS)
     applied = new.apply(upserts(resource("a"), resource("b"), web))
     changed = {DEFAULT_GROUP: {CLUSTER: frozenset("ab"), ENDPOINTS: frozenset({"web"})}}
-    assert applied == Applied(revision=1, changed=changed)
+    assert applied == AppliedChangeset(revision=1, changed=changed)
     assert new.revision == 1
     assert new.snapshots[DEFAULT_GROUP].revision == 1
     assert served(new) == {"a": "1", "b": "1"}
@@ -63,7 +63,7 @@ def test_upserts_and_removals_take_effect_together() -> None:
 def test_a_change_to_the_current_state_makes_no_revision(nothing: Changeset) -> None:
     served_now = catalog({"default": [resource("a")]})
     before = served_now.snapshots["default"]
-    assert served_now.apply(nothing) == Applied(revision=1, changed={})
+    assert served_now.apply(nothing) == AppliedChangeset(revision=1, changed={})
     assert served_now.revision == 1
     assert served_now.snapshots["default"] is before
 
@@ -112,7 +112,7 @@ def test_an_alias_changes_with_its_resource() -> None:
 
 def test_removing_from_an_unknown_group_makes_no_group() -> None:
     served_now = catalog({"default": [resource("a")]})
-    assert served_now.apply(removals("a", group="typo")) == Applied(revision=1, changed={})
+    assert served_now.apply(removals("a", group="typo")) == AppliedChangeset(revision=1, changed={})
     assert served_now.group_of(Node(id="n", cluster="typo")) == "default"
 
 
@@ -129,7 +129,7 @@ class TestReplace:
         node = Node(id="n", cluster="one")
         assert served_now.group_of(node) == "one"
         applied = served_now.apply(upserts(resource("a"), replace=True))
-        assert applied == Applied(revision=2, changed={}, regrouped=True)
+        assert applied == AppliedChangeset(revision=2, changed={}, regrouped=True)
         assert list(served_now.snapshots) == ["default"]
         assert served_now.group_of(node) == "default"
 
@@ -156,13 +156,13 @@ class TestRules:
     def test_a_new_group_regroups_the_nodes(self) -> None:
         served_now = catalog({"default": [resource("a")]})
         applied = served_now.apply(upserts(resource("b"), group="one"))
-        assert applied == Applied(revision=2, changed={"one": {CLUSTER: frozenset("b")}}, regrouped=True)
+        assert applied == AppliedChangeset(revision=2, changed={"one": {CLUSTER: frozenset("b")}}, regrouped=True)
         assert not served_now.apply(upserts(resource("c"), group="one")).regrouped
 
     def test_rules_alone_make_a_revision(self) -> None:
         served_now = catalog({"default": [resource("a")]})
         table = GroupTable(deny_unmatched=True)
-        assert served_now.apply(Changeset(groups=table)) == Applied(revision=2, changed={}, regrouped=True)
+        assert served_now.apply(Changeset(groups=table)) == AppliedChangeset(revision=2, changed={}, regrouped=True)
         assert served_now.table is table
         assert (served_now.revision, served_now.snapshots["default"].revision) == (
             2,

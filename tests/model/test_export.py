@@ -8,7 +8,7 @@ from model.build import CLUSTER, ENDPOINTS, catalog, content_of, removals, resou
 from model.test_catalog_properties import changesets, tables
 
 from xds.model.catalog import Catalog
-from xds.model.changeset import Applied, Changeset
+from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.groups import GroupTable, Node, Rule
 from xds.model.problem import ChangesetRejectedError
 from xds.model.types import ROUTE
@@ -31,13 +31,13 @@ def same(one: Catalog, other: Catalog) -> None:
             assert [each and each.version for each in named[0]] == [each and each.version for each in named[1]]
 
 
-def follow(follower: Catalog, leader: Catalog, applied: Applied) -> Applied:
+def follow(follower: Catalog, leader: Catalog, applied: AppliedChangeset) -> AppliedChangeset:
     """Apply to a catalog what another one has applied, pickled as between processes."""
     assert applied.effect is not None
     return follower.apply(pickle.loads(pickle.dumps(applied.effect)))
 
 
-def applied_by(leader: Catalog, change: Changeset) -> Applied | None:
+def applied_by(leader: Catalog, change: Changeset) -> AppliedChangeset | None:
     """Apply a changeset; return None if it is refused or makes no revision."""
     before = leader.revision
     try:

@@ -3,7 +3,7 @@
 from model.build import CLUSTER, ENDPOINTS, catalog, clusters_changed, problems_of, removals, resource, served, upserts
 
 from xds.model.catalog import Catalog
-from xds.model.changeset import Applied, Changeset
+from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.groups import GroupTable
 from xds.model.view import may_differ
 
@@ -52,7 +52,7 @@ def test_a_removal_in_an_overlay_brings_back_what_it_hid() -> None:
 
 def test_hiding_with_equal_content_is_a_revision_that_changes_nothing_for_nodes() -> None:
     now = chain()
-    assert now.apply(upserts(resource("a", "base"), group="canary")) == Applied(revision=2, changed={})
+    assert now.apply(upserts(resource("a", "base"), group="canary")) == AppliedChangeset(revision=2, changed={})
     assert clusters_changed(now.apply(upserts(resource("a", "new"), group="base"))) == {
         "base": {"a"},
         "prod": {"a"},
@@ -67,7 +67,7 @@ def test_an_alias_that_an_overlay_hides_changes_there() -> None:
 def test_another_base_changes_what_differs_between_the_two() -> None:
     now = chain()
     applied = now.apply(Changeset(groups=GroupTable(extends={"canary": "base", "prod": "base"})))
-    assert applied == Applied(revision=2, changed={"canary": {CLUSTER: frozenset({"b"})}}, regrouped=True)
+    assert applied == AppliedChangeset(revision=2, changed={"canary": {CLUSTER: frozenset({"b"})}}, regrouped=True)
     assert served(now, "canary") == {"a": "base", "b": "base", "c": "canary", "d": "canary"}
 
 

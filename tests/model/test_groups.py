@@ -6,7 +6,7 @@ import pytest
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
-from xds.model.groups import DEFAULT_GROUP, GroupTable, Locality, Node, Rule
+from xds.model.groups import DEFAULT_GROUP, GroupTable, Locality, Node, Rule, group_of, lineage_of, matches
 
 NODE = Node(
     id="canary-7",
@@ -36,7 +36,7 @@ KNOWN = {DEFAULT_GROUP: (), "web": (), "db": ()}
     ],
 )
 def test_a_rule_takes_a_node_when_all_that_it_says_matches(rule: Rule) -> None:
-    assert rule.matches(NODE)
+    assert matches(rule, NODE)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_a_rule_takes_a_node_when_all_that_it_says_matches(rule: Rule) -> None:
     ],
 )
 def test_one_thing_that_does_not_match_is_enough_to_refuse(rule: Rule) -> None:
-    assert not rule.matches(NODE)
+    assert not matches(rule, NODE)
 
 
 def test_a_node_with_few_fields_matches_only_rules_on_those_fields() -> None:
     nobody = Node(id="")
-    assert Rule(group="g").matches(nobody)
-    assert Rule(group="g", region="").matches(nobody)
-    assert not Rule(group="g", region="?*").matches(nobody)
+    assert matches(Rule(group="g"), nobody)
+    assert matches(Rule(group="g", region=""), nobody)
+    assert not matches(Rule(group="g", region="?*"), nobody)
 
 
 @pytest.mark.parametrize(
@@ -81,44 +81,44 @@ def test_a_node_with_few_fields_matches_only_rules_on_those_fields() -> None:
     ],
 )
 def test_metadata_is_matched_by_its_text_as_json_writes_it(value: Any, text: str) -> None:
-    assert Rule(group="g", metadata={"key": text}).matches(Node(id="n", metadata={"key": value}))
+    assert matches(Rule(group="g", metadata={"key": text}), Node(id="n", metadata={"key": value}))
 
 
 @pytest.mark.parametrize("path", ["dotted.key", "labels.app.kubernetes.io/name"])
 def test_metadata_keys_may_have_dots_of_their_own(path: str) -> None:
     metadata = {"dotted.key": "y", "labels": {"app.kubernetes.io/name": "y"}}
-    assert Rule(group="g", metadata={path: "y"}).matches(Node(id="n", metadata=metadata))
+    assert matches(Rule(group="g", metadata={path: "y"}), Node(id="n", metadata=metadata))
 
 
 def test_the_first_rule_that_matches_decides() -> None:
     table = GroupTable(rules=(Rule(group="canary", id="canary-*"), Rule(group="web", cluster="web")))
-    assert table.group_of(NODE, KNOWN) == "canary"
-    assert table.group_of(Node(id="stable-1", cluster="web"), KNOWN) == "web"
+    assert group_of(table, NODE, KNOWN) == "canary"
+    assert group_of(table, Node(id="stable-1", cluster="web"), KNOWN) == "web"
 
 
 def test_with_rules_a_node_that_none_takes_belongs_to_default() -> None:
     table = GroupTable(rules=(Rule(group="canary", id="canary-*"),))
-    assert table.group_of(Node(id="x", cluster="web"), KNOWN) == DEFAULT_GROUP
+    assert group_of(table, Node(id="x", cluster="web"), KNOWN) == DEFAULT_GROUP
 
 
 def test_without_rules_a_node_belongs_to_the_group_named_like_its_cluster_else_to_default() -> None:
-    assert GroupTable().group_of(NODE, KNOWN) == "web"
-    assert GroupTable().group_of(Node(id="n", cluster="elsewhere"), KNOWN) == DEFAULT_GROUP
-    assert GroupTable().group_of(Node(id="n"), KNOWN) == DEFAULT_GROUP
+    assert group_of(GroupTable(), NODE, KNOWN) == "web"
+    assert group_of(GroupTable(), Node(id="n", cluster="elsewhere"), KNOWN) == DEFAULT_GROUP
+    assert group_of(GroupTable(), Node(id="n"), KNOWN) == DEFAULT_GROUP
 
 
 @pytest.mark.parametrize("rules", [(), (Rule(group="canary", id="canary-*"),)])
 def test_deny_unmatched_leaves_a_node_that_nothing_takes_without_a_group(rules: tuple[Rule, ...]) -> None:
     table = GroupTable(rules=rules, deny_unmatched=True)
-    assert table.group_of(Node(id="x", cluster="elsewhere"), KNOWN) is None
-    assert table.group_of(Node(id="canary-1", cluster="web"), KNOWN) is not None
+    assert group_of(table, Node(id="x", cluster="elsewhere"), KNOWN) is None
+    assert group_of(table, Node(id="canary-1", cluster="web"), KNOWN) is not None
 
 
 def test_a_lineage_runs_from_the_group_to_its_farthest_base() -> None:
     table = GroupTable(extends={"canary": "prod", "prod": "base"})
-    assert table.lineage("canary") == ("canary", "prod", "base")
-    assert table.lineage("base") == ("base",)
-    assert table.lineage("other") == ("other",)
+    assert lineage_of(table, "canary") == ("canary", "prod", "base")
+    assert lineage_of(table, "base") == ("base",)
+    assert lineage_of(table, "other") == ("other",)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_lineage_runs_from_the_group_to_its_farthest_base() -> None:
 )
 def test_a_group_that_extends_itself_is_an_error_that_shows_the_circle(extends: dict[str, str], text: str) -> None:
     with pytest.raises(ValueError, match=f"^{text}$"):
-        GroupTable(extends=extends).lineage("a")
+        lineage_of(GroupTable(extends=extends), "a")
 
 
 def test_the_catalog_goes_by_the_rules_in_force() -> None:

@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.model import types
-from xds.model.groups import GroupTable
+from xds.model.groups import GroupTable, lineage_of
 from xds.model.resource import Reference, Resource
 from xds.protocol.hub import Hub
 from xds.protocol.policy import Variant
@@ -68,7 +68,7 @@ class NaiveCatalog:
     def snapshot(self, group: str, type_url: str) -> dict[str, Resource]:
         """Return all that a group's nodes see of a type."""
         merged: dict[str, Resource] = {}
-        for base in reversed(self.table.lineage(group)):
+        for base in reversed(lineage_of(self.table, group)):
             merged |= {name: r for (of_type, name), r in self.own.get(base, {}).items() if of_type == type_url}
         return merged
 

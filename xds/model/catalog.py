@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from immutables import Map
 
-from xds.model.changeset import Applied, Changeset
+from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.consistency import Referrers, dangling
-from xds.model.groups import DEFAULT_GROUP, GroupTable, Node
+from xds.model.groups import DEFAULT_GROUP, GroupTable, Node, group_of, lineage_of
 from xds.model.problem import ChangesetRejectedError, Problem, place_of
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
@@ -53,7 +53,7 @@ class Catalog:
 
     def group_of(self, node: Node) -> str | None:
         """Return the group that the node belongs to, or None if no group takes it."""
-        group = self._lines.table.group_of(node, self._groups)
+        group = group_of(self._lines.table, node, self._groups)
         return group if group is None or group in self._groups else DEFAULT_GROUP
 
     def own(self, group: str) -> Iterator[Resource]:
@@ -67,7 +67,7 @@ class Catalog:
         layer = self._own_layers(group).get(type_url)
         return layer.resources.get(name) if layer is not None else None
 
-    def apply(self, changeset: Changeset, *, revision: int | None = None) -> Applied:
+    def apply(self, changeset: Changeset, *, revision: int | None = None) -> AppliedChangeset:
         """Apply a changeset as a whole and return what it changed.
 
         Raises ChangesetRejectedError, and then changes nothing. Costs O(changed × groups that see the change). A
@@ -85,12 +85,12 @@ class Catalog:
         self.revision = revision
         return replace(applied, revision=revision)
 
-    def _apply(self, changeset: Changeset) -> Applied:
+    def _apply(self, changeset: Changeset) -> AppliedChangeset:
         lines = self._lines_after(changeset)
         changes = self._changes(changeset, lines)
         regrouped = lines is not self._lines
         if not regrouped and not changes:
-            return Applied(revision=self.revision, changed={})
+            return AppliedChangeset(revision=self.revision, changed={})
         revision = self.revision + 1
         layers = {group: self._layers_after(group, own, revision) for group, own in changes.items()}
         touched = {seer for group in changes for seer in lines.seen_by[group]}
@@ -103,7 +103,7 @@ class Catalog:
             self._check(step, changeset)
         effect = _effect(changes, self._lines, lines)
         self._commit(step)
-        return Applied(
+        return AppliedChangeset(
             revision=revision,
             changed={g: c for g, c in step.changed.items() if c},
             regrouped=regrouped,
@@ -118,7 +118,7 @@ class Catalog:
         }
         return Changeset(upserts=upserts, groups=self.table, replace=True)
 
-    def resume(self, state: Changeset, revision: int) -> Applied:
+    def resume(self, state: Changeset, revision: int) -> AppliedChangeset:
         """Apply another catalog's ``export`` at its revision."""
         return self.apply(state, revision=revision)
 
@@ -257,7 +257,7 @@ class _Lines:
     @classmethod
     def of(cls, table: GroupTable, known: Iterable[str]) -> "_Lines":
         try:
-            lineages = {group: table.lineage(group) for group in known}
+            lineages = {group: lineage_of(table, group) for group in known}
         except ValueError as error:
             raise ChangesetRejectedError([Problem(what=str(error), hint="let one of them extend nothing")]) from None
         seen_by: dict[str, list[str]] = {group: [] for group in lineages}

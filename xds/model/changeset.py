@@ -32,6 +32,12 @@ class Applied:
     """Group to type URL to the names and aliases that were added, changed or removed for the nodes of the group. Groups
     that inherit the change by ``extends`` are included."""
     regrouped: bool = False
-    """Groups or rules changed."""
+    """Groups or rules changed, so nodes may be in another group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedChangeset(Applied):
+    """The result of a changeset, with what replicas apply."""
+
     effect: Changeset | None = field(default=None, compare=False)
-    """The changeset without what was already in effect, for replicas; None if nothing changed."""
+    """The changeset without what was already in effect; None if nothing changed."""

@@ -44,43 +44,6 @@ class Rule:
     sub_zone: str = "*"
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def matches(self, node: Node) -> bool:
-        """Say whether this rule takes the node."""
-        place = node.locality
-        pairs = (
-            (node.id, self.id),
-            (node.cluster, self.cluster),
-            (place.region, self.region),
-            (place.zone, self.zone),
-            (place.sub_zone, self.sub_zone),
-        )
-        if not all(pattern == "*" or fnmatchcase(value, pattern) for value, pattern in pairs):
-            return False
-        return all(_metadata_matches(node.metadata, path, pattern) for path, pattern in self.metadata.items())
-
-
-def _metadata_matches(metadata: Mapping[str, Any], path: str, pattern: str) -> bool:
-    return any(fnmatchcase(_metadata_text(value), pattern) for value in _metadata_values(metadata, path))
-
-
-def _metadata_values(metadata: Any, path: str) -> Iterator[Any]:
-    """Yield the values of a path. Keys may contain dots, as Kubernetes labels do (``app.kubernetes.io/name``)."""
-    if not isinstance(metadata, Mapping):
-        return
-    if path in metadata:
-        yield metadata[path]
-    for end, character in enumerate(path):
-        if character == "." and path[:end] in metadata:
-            yield from _metadata_values(metadata[path[:end]], path[end + 1 :])
-
-
-def _metadata_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # protobuf's Struct has only doubles
-    return str(value)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupTable:
@@ -105,23 +68,63 @@ class GroupTable:
     rules_kept: bool = False
     """Whether a directory owns the rules."""
 
-    def group_of(self, node: Node, known: Mapping[str, object]) -> str | None:
-        """Return the node's group among the ``known`` ones, or None if no group takes it."""
-        if not self.rules:
-            if node.cluster in known:
-                return node.cluster
-            return None if self.deny_unmatched else DEFAULT_GROUP
-        for rule in self.rules:
-            if rule.matches(node):
-                return rule.group
-        return None if self.deny_unmatched else DEFAULT_GROUP
 
-    def lineage(self, group: str) -> tuple[str, ...]:
-        """Return the group and the groups that it extends, nearest first. Raises ValueError for a cycle."""
-        line = [group]
-        while (base := self.extends.get(line[-1])) is not None:
-            if base in line:
-                circle = [*line[line.index(base) :], base]
-                raise ValueError(f"group {base} extends itself: {' → '.join(circle)}")
-            line.append(base)
-        return tuple(line)
+def matches(rule: Rule, node: Node) -> bool:
+    """Say whether a rule takes the node."""
+    place = node.locality
+    pairs = (
+        (node.id, rule.id),
+        (node.cluster, rule.cluster),
+        (place.region, rule.region),
+        (place.zone, rule.zone),
+        (place.sub_zone, rule.sub_zone),
+    )
+    if not all(pattern == "*" or fnmatchcase(value, pattern) for value, pattern in pairs):
+        return False
+    return all(_metadata_matches(node.metadata, path, pattern) for path, pattern in rule.metadata.items())
+
+
+def group_of(table: GroupTable, node: Node, known: Mapping[str, object]) -> str | None:
+    """Return the node's group among the ``known`` ones, or None if no group takes it."""
+    if not table.rules:
+        if node.cluster in known:
+            return node.cluster
+        return None if table.deny_unmatched else DEFAULT_GROUP
+    for rule in table.rules:
+        if matches(rule, node):
+            return rule.group
+    return None if table.deny_unmatched else DEFAULT_GROUP
+
+
+def lineage_of(table: GroupTable, group: str) -> tuple[str, ...]:
+    """Return the group and what it extends, nearest first. Raises ValueError where that runs in a circle."""
+    line = [group]
+    while (base := table.extends.get(line[-1])) is not None:
+        if base in line:
+            circle = [*line[line.index(base) :], base]
+            raise ValueError(f"group {base} extends itself: {' → '.join(circle)}")
+        line.append(base)
+    return tuple(line)
+
+
+def _metadata_matches(metadata: Mapping[str, Any], path: str, pattern: str) -> bool:
+    return any(fnmatchcase(_metadata_text(value), pattern) for value in _metadata_values(metadata, path))
+
+
+def _metadata_values(metadata: Any, path: str) -> Iterator[Any]:
+    """Yield the values of a path. Keys may contain dots, as Kubernetes labels do (``app.kubernetes.io/name``)."""
+    if not isinstance(metadata, Mapping):
+        return
+    if path in metadata:
+        yield metadata[path]
+    for end, character in enumerate(path):
+        if character == "." and path[:end] in metadata:
+            yield from _metadata_values(metadata[path[:end]], path[end + 1 :])
+
+
+def _metadata_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # protobuf's Struct has only doubles
+    return str(value)

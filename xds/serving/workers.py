@@ -17,7 +17,7 @@ from xds.address import Address
 from xds.background import Background
 from xds.config import Settings
 from xds.model.catalog import Catalog
-from xds.model.changeset import Applied
+from xds.model.changeset import AppliedChangeset
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
@@ -117,7 +117,7 @@ class WorkerStreams:
             raise
         return bound(self.settings.listen, self._sockets[0])
 
-    def publish(self, applied: Applied) -> None:
+    def publish(self, applied: AppliedChangeset) -> None:
         """Tell every worker what was applied to the catalog."""
         if self._pool is not None and self._pool.workers:
             assert applied.effect is not None, "nothing changed"
