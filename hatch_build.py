@@ -1,15 +1,18 @@
 """Build hook: write the Envoy descriptor set and compile our own protos into ``xds/_generated``.
 
-It runs in the build backend's isolated environment, which has ``xds-protos`` and ``grpcio-tools``. Neither is ever
-installed next to the product: ``xds-protos`` owns a top-level package that is called ``xds`` too.
+It runs in the build backend's isolated environment, which has ``xds-protos`` and ``grpcio-tools``. The product needs
+neither of them at run time.
 """
 
 import importlib
 import pathlib
 import sys
+import tempfile
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+OWN_PROTOS = "xds_control_plane"
 
 
 class SchemaBuildHook(BuildHookInterface[Any]):
@@ -53,8 +56,13 @@ class SchemaBuildHook(BuildHookInterface[Any]):
         from grpc_tools import protoc
 
         well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
-        sources = [str(path) for path in sorted(protos.glob("*.proto"))]
+        # protobuf's default pool, which the whole process shares, knows a file by its path below protos/. The directory
+        # there keeps our store.proto apart from the store.proto of the program that embeds us.
+        sources = [str(path) for path in sorted(protos.glob(f"{OWN_PROTOS}/*.proto"))]
         includes = [f"-I{protos}", f"-I{well_known}"]
-        status = protoc.main(["protoc", *includes, f"--python_out={out}", f"--pyi_out={out}", *sources])
-        if status != 0:
-            raise RuntimeError(f"protoc failed with status {status} on {sources}")
+        with tempfile.TemporaryDirectory() as made:
+            status = protoc.main(["protoc", *includes, f"--python_out={made}", f"--pyi_out={made}", *sources])
+            if status != 0:
+                raise RuntimeError(f"protoc failed with status {status} on {sources}")
+            for path in pathlib.Path(made, OWN_PROTOS).iterdir():
+                (out / path.name).write_bytes(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The push API over gRPC (``protos/snapshots.proto``): grpc.aio around ``Operations``. It decides nothing by itself."""
+"""The push API over gRPC (``snapshots.proto``): grpc.aio around ``Operations``. It decides nothing by itself."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""What the push API answers as protobuf (``protos/snapshots.proto``). Pure."""
+"""What the push API answers as protobuf (``snapshots.proto``). Pure."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,6 +1,6 @@
 """A client of etcd's v3 API on grpcio: transactions, ranges and watches, on whichever member answers.
 
-It does not know what is kept. Source: etcd's API reference, v3.4 and newer (``protos/etcd.proto`` is a subset).
+It does not know what is kept. Source: etcd's API reference, v3.4 and newer (``etcd.proto`` is a subset).
 """
 
 import asyncio
