@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-from xds import __version__
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, Node
 from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.model.catalog import Catalog
@@ -23,6 +22,7 @@ from xds.model.types import CLUSTER, ENDPOINTS, ROUTE
 from xds.protocol.hub import Hub
 from xds.protocol.policy import Variant
 from xds.protocol.sessions import Stream
+from xds.version import __version__
 
 BODY_BYTES = 200
 FLAT_WITHIN = 2.0

@@ -19,8 +19,8 @@ import hpack
 import uvloop
 from serve import Workload
 
-from xds import ControlPlane, Settings
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
+from xds.embed import ControlPlane, Settings
 from xds.logs import configure_logging
 from xds.memory import settle_memory
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE
@@ -104,7 +104,7 @@ class Bench:
         self._control_plane = control_plane
         self._workload = workload
         self._streams = streams
-        self._shared = control_plane._streams._transport._shared  # type: ignore[union-attr]
+        self._shared = control_plane._app._streams._transport._shared  # type: ignore[union-attr]
         self._known: dict[bytes, bytes] = {}
         self.sidecars: list[Sidecar] = []
         self.steps_s: dict[str, list[float]] = {}
@@ -119,7 +119,7 @@ class Bench:
         for number, sidecar in enumerate(self.sidecars):
             sent = data(number)
             self._timed(step, lambda sidecar=sidecar, sent=sent: sidecar.connection.data_received(sent))
-        while self._control_plane.hub.has_work:
+        while self._control_plane._app.hub.has_work:
             await asyncio.sleep(0)
         await asyncio.sleep(0.05)  # new clients take turns
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import uvloop
 
-from xds import ControlPlane, Settings
 from xds.config import TransportSettings
+from xds.embed import ControlPlane, Settings
 from xds.logs import configure_logging
 from xds.memory import return_large_blocks, settle_memory
 from xds.schema.pool import load_schema

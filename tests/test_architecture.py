@@ -48,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
         *("address", "config", "descriptors", "logs", "memory", "reporting", "signals", "version"),
     },
     "app": {
-        *("background", "model", "protocol", "schema", "sources", "serving", "transport", "api"),
+        *("background", "model", "protocol", "schema", "serving", "transport", "api"),
         *("address", "config", "descriptors", "memory", "reporting"),
     },
     "server": {
@@ -73,7 +73,8 @@ ARROWS: dict[str, set[str]] = {
         "version",
     },
     "version": set(),
-    "": {"app", "config", "model.changeset", "model.groups", "model.problem", "version"},
+    "embed": {"app", "model", "schema", "sources.inline", "address", "config", "transport.pool", "version"},
+    "": set(),
 }
 """Each part of ``xds`` to the parts, or single modules, it may import besides itself; "" is ``xds/__init__.py``."""
 

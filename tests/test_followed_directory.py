@@ -9,7 +9,7 @@ from support.etcd import Etcd
 from support.running import until
 from support.server import XdsServer
 
-from xds.app import ControlPlane
+from xds.app import App
 from xds.client import Client, RefusedError, UnavailableError
 from xds.config import Settings
 from xds.publishing.publisher import Publisher
@@ -26,12 +26,12 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     """The reader tells each change once: what was told and failed must not be forgotten."""
     monkeypatch.setattr("xds.server.WATCH_RETRY_MIN_S", 0.01)
     r.write_directory(tmp_path, [r.static_cluster("a", 1)])
-    control_plane = ControlPlane(Settings(directory=tmp_path), checked=True)
-    publisher = Publisher(MemoryStore(), control_plane.catalog, control_plane.follow)
+    app = App(Settings(directory=tmp_path), checked=True)
+    publisher = Publisher(MemoryStore(), app.catalog, app.follow)
     await publisher.start()
     reader, stop = DirectoryReader(tmp_path), asyncio.Event()
     await _publish(publisher, change_of_directory(reader.read()))
-    directory = _FollowedDirectory(control_plane, publisher, reader, stop, Rereading(lambda *_: None))
+    directory = _FollowedDirectory(app, publisher, reader, stop, Rereading(lambda *_: None))
     publish, failed = publisher.publish, []
 
     async def fail_once(change):
@@ -41,7 +41,7 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
         return await publish(change)
 
     monkeypatch.setattr(publisher, "publish", fail_once)
-    following = control_plane.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
+    following = app.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
     r.write_directory(tmp_path, [r.static_cluster("a", 2)])
     await until(lambda: publisher.revision == 2)
     assert failed

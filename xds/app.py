@@ -1,12 +1,9 @@
-"""A control plane to embed: the catalog, the streams that serve it, and the admin port, wired together."""
+"""A control plane: the catalog, the streams that serve it, and the admin port, wired together."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from starlette.types import ASGIApp
 
@@ -18,35 +15,33 @@ from xds.background import Background
 from xds.config import ServingInfo, Settings
 from xds.descriptors import ConnectionRoom, share_room
 from xds.model.catalog import Catalog
-from xds.model.changeset import Applied, Changeset
-from xds.model.groups import DEFAULT_GROUP, GroupTable
-from xds.model.problem import ChangesetRejectedError, Problem
-from xds.model.types import SHORT_NAMES, TYPE_PREFIX, short_name, type_url_of
+from xds.model.changeset import AppliedChangeset, Changeset
+from xds.model.problem import ChangesetRejectedError
+from xds.model.types import short_name
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.reporting import log_certificates, log_little_room, log_tls_problem
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
-from xds.sources.inline import ResourceLike, read_resources
 
 BODY_GRACE_S = 2.0
 """A body that is late is answered by the push API; whatever else is asked with one is cut off so much later."""
 
 
-class ControlPlane:
-    """An xDS server to embed: publish resources with ``apply`` and ``replace``, serve them between start and stop.
+class App:
+    """A control plane with all its parts: what ``xds serve`` and ``xds.embed.ControlPlane`` are built on.
 
-    Use it in one event loop, as ``async with ControlPlane(settings) as control_plane``. All methods that are not
-    coroutines return at once; what they change is on its way to the Envoys when they return.
+    Use it in one event loop. Methods that are not coroutines return at once; what they change is on its way to the
+    Envoys when they return.
     """
 
-    def __init__(self, settings: Settings | None = None, *, workers: int = 0, checked: bool = False) -> None:
+    def __init__(self, settings: Settings, *, workers: int = 0, checked: bool = False) -> None:
         """``workers``: how many processes serve the streams where ``transport.workers`` is left out.
 
         ``checked``: whoever publishes has seen to it that no reference dangles.
         """
-        self.settings = settings or Settings()
+        self.settings = settings
         self._schema = load_schema()
         self.catalog = Catalog(check_references=not checked)
         self.address: Address | None = None
@@ -87,49 +82,7 @@ class ControlPlane:
 
     # --- Publishing --------------------------------------------------------------------------------------------
 
-    def apply(
-        self,
-        *,
-        upsert: Iterable[ResourceLike] = (),
-        remove: Iterable[tuple[str, str]] = (),
-        group: str = DEFAULT_GROUP,
-    ) -> Applied:
-        """Add, change and remove resources of a group, all or none.
-
-        A resource is a dict in Envoy's JSON form with ``@type``, YAML text, an ``envoy-data-plane`` message or a
-        google.protobuf one. What is removed is named by type (``clusters``, or a type URL) and name.
-        Raises ChangesetRejectedError with every problem; what was served then stays served.
-        """
-        removals = tuple((type_url_of(word), name) for word, name in remove)
-        unknown = {type_url for type_url, _ in removals if not self._schema.has(type_url.removeprefix(TYPE_PREFIX))}
-        if unknown:
-            self._rejected += 1
-            raise ChangesetRejectedError([_not_a_type(type_url, group) for type_url in sorted(unknown)])
-        return self._apply_read({group: upsert}, removals={group: removals} if removals else {})
-
-    def replace(self, groups: Mapping[str, Iterable[ResourceLike]], *, rules: GroupTable | None = None) -> Applied:
-        """Make these the only groups and resources there are, all or none. Raises ChangesetRejectedError."""
-        return self._apply_read(groups, replace=True, rules=rules)
-
-    def _apply_read(
-        self,
-        groups: Mapping[str, Iterable[ResourceLike]],
-        *,
-        removals: Mapping[str, tuple[tuple[str, str], ...]] | None = None,
-        replace: bool = False,
-        rules: GroupTable | None = None,
-    ) -> Applied:
-        try:
-            upserts = {group: read_resources(items, group=group) for group, items in groups.items()}
-        except ChangesetRejectedError:
-            self._rejected += 1
-            raise
-        if not replace:  # what is empty does not make a group, as a removal does not
-            upserts = {group: resources for group, resources in upserts.items() if resources}
-        changeset = Changeset(upserts=upserts, removals=dict(removals or {}), groups=rules, replace=replace)
-        return self.apply_changeset(changeset)
-
-    def apply_changeset(self, changeset: Changeset) -> Applied:
+    def apply(self, changeset: Changeset) -> AppliedChangeset:
         """Apply a changeset whole, and bring the streams up to date. Raises ChangesetRejectedError."""
         try:
             applied = self.catalog.apply(changeset)
@@ -248,15 +201,6 @@ class ControlPlane:
         if self._admin is not None:
             await self._admin.stop()
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return how far the nodes are that a query is about, those of all worker processes."""
         return await self._streams.nodes(query)
@@ -290,10 +234,3 @@ def _http_limits(settings: Settings, room: ConnectionRoom) -> HttpLimits:
         body_timeout_s=settings.api.body_timeout_s + BODY_GRACE_S,
         unread_timeout_s=given.unread_timeout_s,
     )
-
-
-def _not_a_type(type_url: str, group: str) -> Problem:
-    word = type_url.removeprefix(TYPE_PREFIX)
-    close = get_close_matches(word, SHORT_NAMES, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(SHORT_NAMES)}, and type URLs"
-    return Problem(what=f"{word!r} is not a resource type", hint=hint, group=group)

@@ -6,7 +6,7 @@ It does not know what the settings are used for, nor where their values come fro
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -241,6 +241,10 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     api: ApiSettings = ApiSettings()
     connections: ConnectionSettings = ConnectionSettings()
+
+    if TYPE_CHECKING:
+        # Type checkers would ask for each field's own type, but an address may be text and a section a dict.
+        def __init__(self, **values: Any) -> None: ...
 
     @classmethod
     def settings_customise_sources(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from xds.app import ControlPlane
+from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
@@ -54,7 +54,7 @@ async def serve(
     ending = _ending_signals()
     reloading = Reloading()
     async with AsyncExitStack() as stack:
-        control_plane = ControlPlane(settings, workers=len(os.sched_getaffinity(0)), checked=True)
+        control_plane = App(settings, workers=len(os.sched_getaffinity(0)), checked=True)
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
         background = control_plane.background
@@ -113,7 +113,7 @@ class Reloading:
     def _ask(self) -> None:
         self._is_asked = True
 
-    def begin(self, control_plane: ControlPlane, api: "GrpcApi", token: "Token", *, follows_directory: bool) -> None:
+    def begin(self, control_plane: App, api: "GrpcApi", token: "Token", *, follows_directory: bool) -> None:
         """From now on, reload at once."""
 
         def work() -> None:
@@ -134,7 +134,7 @@ class Reloading:
         log.info("directory read again", changed=is_news, problems=len(problems))
 
 
-def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, GrpcApi, Token]":
+def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, Token]":
     """Load and make the push API in both its forms; the first, an ASGI app, is None where the settings say so."""
     from xds.api.grpc_api import GrpcApi, GrpcLimits
     from xds.api.intake import Intake
@@ -180,7 +180,7 @@ def _push_api(control_plane: ControlPlane, publisher: Publisher) -> "tuple[Any, 
     return rest, api, token
 
 
-async def _open_store(control_plane: ControlPlane) -> Store:
+async def _open_store(control_plane: App) -> Store:
     store = control_plane.settings.store
     return await open_store(
         store.url, etcd=_etcd_options(store), etcd_wait_s=store.etcd_wait_s, background=control_plane.background
@@ -202,7 +202,7 @@ def _etcd_options(store: StoreSettings) -> EtcdOptions | None:
 
 
 async def _until_ended(
-    control_plane: ControlPlane,
+    control_plane: App,
     publisher: Publisher,
     reader: DirectoryReader | None,
     ending: asyncio.Event,
@@ -263,7 +263,7 @@ class _FollowedDirectory:
 
     def __init__(
         self,
-        control_plane: ControlPlane,
+        control_plane: App,
         publisher: Publisher,
         reader: DirectoryReader,
         stop: asyncio.Event,
@@ -300,7 +300,7 @@ class _FollowedDirectory:
             self._untaken = None
 
 
-async def _take(control_plane: ControlPlane, publisher: Publisher, outcome: Change | ChangesetRejectedError) -> None:
+async def _take(control_plane: App, publisher: Publisher, outcome: Change | ChangesetRejectedError) -> None:
     """Publish one change of the directory, or say what is wrong with it."""
     try:
         if isinstance(outcome, ChangesetRejectedError):
@@ -326,9 +326,7 @@ async def _publish_at_last(publisher: Publisher, change: Change) -> None:
             pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
 
 
-async def _publish_first(
-    control_plane: ControlPlane, publisher: Publisher, changeset: Changeset | None
-) -> Change | None:
+async def _publish_first(control_plane: App, publisher: Publisher, changeset: Changeset | None) -> Change | None:
     """Publish what a start begins with; return it if the store can't keep it now, where something was served before.
 
     A restart while the store is away serves on with that, as a server that runs does.

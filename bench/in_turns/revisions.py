@@ -39,7 +39,7 @@ class Revision:
 
     def check(self) -> None:
         """Raise RevisionError unless processes with this environment import this revision."""
-        program = "import xds, sys; sys.stdout.write(xds.__file__)"
+        program = "import xds.version, sys; sys.stdout.write(xds.version.__file__)"
         environment = {**os.environ, **self.environment}
         ended = subprocess.run(
             [sys.executable, "-c", program], cwd=self.site, env=environment, capture_output=True, text=True, check=False

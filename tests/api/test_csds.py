@@ -9,8 +9,8 @@ from grpc import aio
 from support.resources import CLUSTER, ENDPOINTS, assignment, cluster, keyed_cluster, secret
 from support.wire import DeltaClient
 
-from xds import ControlPlane, Settings
 from xds.api.csds import SERVICE
+from xds.embed import ControlPlane, Settings
 from xds.schema.pool import load_schema
 
 SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"

@@ -158,7 +158,8 @@ def test_a_commit_that_is_installed_is_not_built_again(tmp_path: Path, monkeypat
     def install(source: Path, site: Path) -> None:
         built.append((source / "pyproject.toml").exists())
         (site / "xds").mkdir(parents=True)
-        (site / "xds" / "__init__.py").touch()
+        for name in ("__init__.py", "version.py"):
+            (site / "xds" / name).touch()
 
     monkeypatch.setattr(revisions, "_install", install)
     first, second = prepare("HEAD", tmp_path), prepare(commit, tmp_path)

@@ -18,7 +18,7 @@ from support.native_clients import (
 )
 from support.native_dial import Dialer
 
-from xds import ControlPlane, Settings
+from xds.embed import ControlPlane, Settings
 
 TRANSPORTS = ("grpcio", "native")
 LANGUAGES = ("grpcio", "go", "java")

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from support import resources as r
+from support.control_planes import app_of
 from support.native_clients import RemoteCallError
 from support.native_dial import DELTA_ADS, HEALTH_CHECK, HEALTH_WATCH, first_request, wait_streams
 from support.wire import wire
@@ -109,7 +110,7 @@ async def test_a_deadline_ends_the_call_at_both_ends(serving, dial):
         call = dial.channel(control_plane).stream_stream(DELTA_ADS)(timeout=0.4)
         await call.write(first_request())
         assert isinstance(await call.read(), bytes)
-        assert len(control_plane.hub.streams) == 1
+        assert len(app_of(control_plane).hub.streams) == 1
         code, _ = await outcome(call)
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
         await wait_streams(control_plane, 0)

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from support import resources as r
 from support import toolchains
+from support.control_planes import app_of
 from support.native_clients import (
     ClientProcess,
     GrpcioClients,
@@ -61,7 +62,7 @@ async def test_mutual_tls_serves_only_who_shows_a_certificate(serving, dial, aut
             async with dial.delta(dial.channel(control_plane, tls=refused)) as client:
                 await client.subscribe(r.CLUSTER)
                 assert (await client.ended()).code is grpc.StatusCode.UNAVAILABLE
-        assert control_plane.hub.counters.streams_opened == 1
+        assert app_of(control_plane).hub.counters.streams_opened == 1
 
 
 async def test_a_renewed_certificate_costs_no_stream_and_is_shown_to_the_next_connection(serving, dial, authority):
@@ -84,7 +85,7 @@ async def test_a_renewed_certificate_costs_no_stream_and_is_shown_to_the_next_co
                     assert (await distrustful.ended()).code is grpc.StatusCode.UNAVAILABLE
                 control_plane.apply(upsert=[r.static_cluster("b", 1)])
                 assert (await old.take()).names == (await new.take()).names == {"b"}
-        assert control_plane.hub.counters.streams_opened == 2
+        assert app_of(control_plane).hub.counters.streams_opened == 2
 
 
 async def test_a_drained_server_sends_its_clients_to_the_next_one(serving, dial, variant):
@@ -100,7 +101,7 @@ async def test_a_drained_server_sends_its_clients_to_the_next_one(serving, dial,
                 "this server is shutting down; connect again",
             )
             await draining
-        assert first.hub.streams == {}
+        assert app_of(first).hub.streams == {}
         listen = str(first.address)
     async with serving([r.static_cluster("b", 1)], listen=listen):
         async with asyncio.timeout(20):
@@ -128,7 +129,7 @@ async def test_new_calls_during_a_drain_are_refused_and_open_ones_get_their_turn
             clients.append(client)
         draining = asyncio.create_task(control_plane.drain())
         assert (await clients[0].ended()).code is grpc.StatusCode.UNAVAILABLE
-        assert len(control_plane.hub.streams) >= 1
+        assert len(app_of(control_plane).hub.streams) >= 1
         async with dial.delta(channel, node_id="late") as late:
             await late.subscribe(r.CLUSTER)
             assert (await late.ended()).code is grpc.StatusCode.UNAVAILABLE
@@ -136,7 +137,7 @@ async def test_new_calls_during_a_drain_are_refused_and_open_ones_get_their_turn
             assert (await client.ended()).code is grpc.StatusCode.UNAVAILABLE
             await client.close()
         await draining
-        assert control_plane.hub.streams == {}
+        assert app_of(control_plane).hub.streams == {}
 
 
 async def test_keepalive_costs_an_idle_client_nothing(serving, dial):
@@ -178,7 +179,7 @@ async def test_clients_that_ping_are_answered_and_stay(serving, transport, monke
         for client in clients:
             assert (await client.take()).names == {"b"}
             await client.close()
-        counters = control_plane.hub.counters
+        counters = app_of(control_plane).hub.counters
         assert (counters.streams_opened, counters.nacks) == (len(clients), 0)
         if transport == "native":
             assert len(pings - settled) == len(clients)
@@ -196,7 +197,7 @@ async def test_a_client_that_answers_no_ping_is_forgotten(serving):
             call = channel.stream_stream(DELTA_ADS)()
             await call.write(first_request())
             await call.read()
-            assert len(control_plane.hub.streams) == 1
+            assert len(app_of(control_plane).hub.streams) == 1
             process.signal(signal.SIGSTOP)
             await wait_streams(control_plane, 0)
             process.signal(signal.SIGCONT)

@@ -10,12 +10,13 @@ import pytest
 from grpc_health.v1 import health_pb2
 from support import resources as r
 from support import toolchains
+from support.control_planes import app_of
 from support.native_dial import DELTA_ADS, HEALTH_CHECK
 from support.native_peer import message
 from support.pki import Authority
 from support.wire import wire
 
-from xds import ControlPlane
+from xds.embed import ControlPlane
 
 CHECK = message(health_pb2.HealthCheckRequest(service="").SerializeToString())
 
@@ -113,7 +114,7 @@ async def test_a_browsers_get_is_told_what_this_port_speaks(serving, curl, trans
         else:  # grpcio resets the stream
             with pytest.raises(AssertionError, match=r"curl: .* stream 1 was not closed cleanly"):
                 await curl(control_plane, "/", body=None, content_type=None)
-        assert control_plane.hub.counters.streams_opened == 0
+        assert app_of(control_plane).hub.counters.streams_opened == 0
 
 
 async def test_the_status_of_a_refusal_is_percent_encoded_in_the_trailers(serving, curl):

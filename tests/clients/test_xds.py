@@ -2,6 +2,7 @@
 
 import grpc
 from support import resources as r
+from support.control_planes import app_of
 from support.native_dial import DELTA_ADS, first_request, wait_streams
 from support.wire import PER_TYPE, wire
 
@@ -20,7 +21,7 @@ async def test_the_first_answer_has_everything_and_every_change_follows(serving,
         assert (await client.take()).type_url == r.ENDPOINTS
         assert client.bodies(r.ENDPOINTS)["a"] != before
         await client.quiet(0.05)
-        assert control_plane.hub.counters.nacks == 0
+        assert app_of(control_plane).hub.counters.nacks == 0
 
 
 async def test_a_removal_is_told(serving, dial, variant):
@@ -49,7 +50,7 @@ async def test_a_rejected_resource_is_sent_again_once_it_is_mended(serving, dial
         await client.quiet(0.1)
         control_plane.apply(upsert=[r.static_cluster("a", 1, connect_timeout="3s")])
         assert (await client.take()).names == {"a"}
-        assert control_plane.hub.counters.nacks == 1
+        assert app_of(control_plane).hub.counters.nacks == 1
 
 
 async def test_a_client_that_comes_back_is_sent_only_what_differs(serving, dial):
@@ -178,4 +179,4 @@ async def test_half_close_ends_well_and_cancel_is_noticed(serving, dial, variant
             await client.subscribe(r.CLUSTER)
             await client.take()
         await wait_streams(control_plane, 0)
-        assert control_plane.hub.counters.streams_closed == 2
+        assert app_of(control_plane).hub.counters.streams_closed == 2

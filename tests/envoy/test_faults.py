@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support import resources as r
+from support.control_planes import app_of
 from support.envoy import EnvoyProcess
 from support.fetch import fetch
 from support.forms import DELTA_ADS, SOTW_ADS, Form
@@ -20,7 +21,7 @@ from support.ports import free_port
 from support.transports import settings_on
 from support.upstream import Upstreams
 
-from xds import ControlPlane, GroupTable
+from xds.embed import ControlPlane, GroupTable
 
 pytestmark = pytest.mark.envoy
 
@@ -42,7 +43,7 @@ class Scene:
 
     async def wait_quiet(self) -> None:
         """Wait until Envoy has answered all it was sent, with an ACK or a NACK."""
-        counters = self.control_plane.hub.counters
+        counters = app_of(self.control_plane).hub.counters
         async with asyncio.timeout(5):
             while counters.responses > counters.acks + counters.nacks:
                 await asyncio.sleep(0.002)
@@ -50,7 +51,7 @@ class Scene:
     async def wait_nack(self, count: int = 1) -> None:
         """Wait until the server was told of so many NACKs."""
         async with asyncio.timeout(5):
-            while self.control_plane.hub.counters.nacks < count:
+            while app_of(self.control_plane).hub.counters.nacks < count:
                 await asyncio.sleep(0.002)
 
     async def assert_rejected_once(self, kind: str) -> None:
@@ -59,14 +60,14 @@ class Scene:
         Every subscription of the kind counts it (each route configuration has its own).
         """
         await self.wait_quiet()
-        responses = self.control_plane.hub.counters.responses
+        responses = app_of(self.control_plane).hub.counters.responses
         # Any reason to send it again would have come with the changes that others made meanwhile.
         await asyncio.sleep(0.2)
-        assert self.control_plane.hub.counters.responses == responses
+        assert app_of(self.control_plane).hub.counters.responses == responses
         rejected = {name: value for name, value in (await self.envoy.stats("update_rejected$")).items() if value}
         assert set(rejected.values()) == {1}, rejected
         assert all(kind in name for name in rejected)
-        assert self.control_plane.hub.counters.nacks == 1
+        assert app_of(self.control_plane).hub.counters.nacks == 1
 
 
 @asynccontextmanager
@@ -180,7 +181,7 @@ async def test_a_certificate_that_envoy_rejects_leaves_the_old_one_in_use(form, 
         await at.envoy.wait_config(lambda dump: str(dump).count("s1"))
         await at.wait_quiet()
         assert (await fetch(port, tls=context)).text == "a"
-        assert at.control_plane.hub.counters.nacks == 1
+        assert app_of(at.control_plane).hub.counters.nacks == 1
 
 
 @BOTH
@@ -254,14 +255,14 @@ async def test_heartbeats_keep_a_mortal_cluster_alive_and_without_them_it_goes(f
     async with scene(form) as at:
         at.apply(mortal(r.cluster("b"), 1), r.assignment("b", at.ports["b"]), r.route("r1", "b"))
         await at.envoy.wait_names("clusters", {"a", "b"})
-        requests = at.control_plane.hub.counters.requests
+        requests = app_of(at.control_plane).hub.counters.requests
         loop = asyncio.get_running_loop()
         ends = loop.time() + 3
         while loop.time() < ends:
             assert await answer(at.envoy) == "b"
             await asyncio.sleep(0.02)
         # About three heartbeats a second, each of them ACKed.
-        assert 6 <= at.control_plane.hub.counters.requests - requests <= 12
+        assert 6 <= app_of(at.control_plane).hub.counters.requests - requests <= 12
         assert await at.envoy.nacks() == 0
         await at.control_plane.stop()
         await at.envoy.wait_names("clusters", {"a"}, timeout_s=3.0)

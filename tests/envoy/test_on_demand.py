@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 from support import resources as r
+from support.control_planes import app_of
 from support.envoy import EnvoyProcess
 from support.fetch import Answer, fetch
 from support.forms import DELTA_ADS
 from support.transports import settings_on
 from support.upstream import Upstreams
 
-from xds import ControlPlane, GroupTable
+from xds.embed import ControlPlane, GroupTable
 
 pytestmark = pytest.mark.envoy
 
@@ -126,16 +127,17 @@ async def test_clusters_on_demand_live_through_a_reconnect():
         await at.envoy.wait_live()
         await at.wait_served_by("a", **at.to("a"))
         assert (await at.ask(**at.to("missing")))[0].status == 503
-        sent = at.control_plane.hub.counters.resources_sent
+        sent = app_of(at.control_plane).hub.counters.resources_sent
         address = at.control_plane.address
         await at.control_plane.stop()
-        at.control_plane.settings = at.control_plane.settings.model_copy(update={"listen": address})
+        app = app_of(at.control_plane)
+        app.settings = app.settings.model_copy(update={"listen": address})
         await at.control_plane.start()
         await at.envoy.wait_stat("control_plane.connected_state")
         assert (await at.ask(**at.to("a")))[0].text == "a"
         at.apply(r.cluster("missing"), r.assignment("missing", at.ports["b"]))
         await at.wait_served_by("b", **at.to("missing"))
-        assert at.control_plane.hub.counters.resources_sent == sent + 2
+        assert app_of(at.control_plane).hub.counters.resources_sent == sent + 2
         assert (await at.envoy.dynamic_names())["clusters"] == {"a", "missing"}
 
 
@@ -176,11 +178,11 @@ async def test_further_listeners_with_virtual_hosts_on_demand_are_ready_at_once(
 async def test_a_virtual_host_is_sent_when_a_request_needs_it():
     async with scene([*hosts_on_demand(), r.virtual_host("r1/a.test", "a", ["a.test"])]) as at:
         await at.envoy.wait_live()
-        sent = at.control_plane.hub.counters.resources_sent
+        sent = app_of(at.control_plane).hub.counters.resources_sent
         answer, took_s = await at.ask(authority="a.test")
         assert (answer.status, answer.text) == (200, "a")
         assert took_s < SOON_S
-        assert at.control_plane.hub.counters.resources_sent == sent + 1
+        assert app_of(at.control_plane).hub.counters.resources_sent == sent + 1
         assert await at.envoy.nacks() == 0
 
 
@@ -199,14 +201,15 @@ async def test_virtual_hosts_live_through_a_reconnect():
     async with scene([*hosts_on_demand(), r.virtual_host("r1/a.test", "a", ["a.test"])]) as at:
         await at.envoy.wait_live()
         await at.wait_served_by("a", authority="a.test")
-        sent = at.control_plane.hub.counters.resources_sent
+        sent = app_of(at.control_plane).hub.counters.resources_sent
         address = at.control_plane.address
         await at.control_plane.stop()
-        at.control_plane.settings = at.control_plane.settings.model_copy(update={"listen": address})
+        app = app_of(at.control_plane)
+        app.settings = app.settings.model_copy(update={"listen": address})
         await at.control_plane.start()
         await at.envoy.wait_stat("control_plane.connected_state")
         assert (await at.ask(authority="a.test"))[0].text == "a"
-        assert at.control_plane.hub.counters.resources_sent == sent
+        assert app_of(at.control_plane).hub.counters.resources_sent == sent
         at.apply(r.virtual_host("r1/c.test", "a", ["c.test"]))
         await at.wait_served_by("a", authority="c.test")
         assert await at.envoy.nacks() == 0

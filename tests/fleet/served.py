@@ -12,9 +12,9 @@ import grpc.aio
 from fleet.build import assignment, cluster, delta
 from support import resources as r
 
-from xds import ControlPlane, Settings
 from xds._generated import xds_wire_pb2 as wire
 from xds.address import Address
+from xds.embed import ControlPlane, Settings
 from xds.fleet.options import FleetOptions
 from xds.model.types import CLUSTER, ENDPOINTS
 

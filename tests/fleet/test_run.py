@@ -12,8 +12,8 @@ from fleet.served import Served, forgetful, http_trigger, ours, resources
 from support import resources as r
 from support.pki import Authority
 
-from xds import ControlPlane
 from xds.address import Address
+from xds.embed import ControlPlane
 from xds.fleet import calm
 from xds.fleet.behaviour import Mix
 from xds.fleet.config import NodeOptions, Tls

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from support import resources as r
+from support.control_planes import app_of
 from support.running import runs
 
-from xds import ControlPlane, Settings
+from xds.embed import ControlPlane, Settings
 
 Serving = Callable[..., AbstractAsyncContextManager[ControlPlane]]
 
@@ -20,15 +21,16 @@ def serving() -> Serving:
         groups: dict[str, list[r.Json]] | None = None, *, workers: int = 2, rules: Any = None, **settings: Any
     ) -> AsyncIterator[ControlPlane]:
         given = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "log": {"format": "json"}} | settings
-        control_plane = ControlPlane(Settings.model_validate(given), workers=workers)
+        given["transport"] = {"workers": workers} | settings.get("transport", {})
+        control_plane = ControlPlane(Settings.model_validate(given))
         control_plane.replace(groups if groups is not None else {"default": [r.static_cluster("a", 1)]}, rules=rules)
         pids: list[int] = []
         try:
             async with control_plane:
-                pids = control_plane.worker_pids
+                pids = app_of(control_plane).worker_pids
                 assert len(pids) == workers
                 yield control_plane
-                pids += control_plane.worker_pids
+                pids += app_of(control_plane).worker_pids
         finally:
             assert not [pid for pid in pids if runs(pid)]
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from h2.events import ConnectionTerminated, Event
 from support import resources as r
-from support.control_planes import port_of, served
+from support.control_planes import app_of, port_of, served
 from support.native_h2 import H2Client
 from support.pki import Authority
 from support.ports import free_port, is_free
@@ -19,9 +19,12 @@ from support.server import XdsServer
 from support.wire import DeltaClient, StreamEnded, wire
 from support.worker_fleet import Fleet, shares
 
-from xds import ControlPlane, Settings
 from xds.address import BindError
+from xds.app import App
+from xds.embed import ControlPlane, Settings
+from xds.model.changeset import Changeset
 from xds.serving import workers as workers_module
+from xds.sources.inline import read_resources
 from xds.transport.pool import WorkerFailedError
 
 STREAMS = 16
@@ -33,7 +36,7 @@ STREAMS = 16
 async def test_draining_ends_all_streams_one_by_one_over_the_window_and_leaves_no_process(serving):
     window_s = 2.0
     async with serving(drain={"timeout_s": window_s}) as control_plane:
-        port, pids = port_of(control_plane), control_plane.worker_pids
+        port, pids = port_of(control_plane), app_of(control_plane).worker_pids
         async with Fleet(port, STREAMS, r.CLUSTER) as fleet:
             await fleet.wait_versions(served(control_plane))
             share = shares(pids, port)
@@ -42,7 +45,7 @@ async def test_draining_ends_all_streams_one_by_one_over_the_window_and_leaves_n
             await control_plane.drain()
             await until(lambda: all(follower.ends for follower in fleet.followers))
         assert not [pid for pid in pids if runs(pid)]
-        assert control_plane.worker_pids == []
+        assert app_of(control_plane).worker_pids == []
         ends = [end for follower in fleet.followers for end in follower.ends]
         assert {(end.code, end.details) for _, end in ends} == {
             (grpc.StatusCode.UNAVAILABLE, "this server is shutting down; connect again")
@@ -52,7 +55,7 @@ async def test_draining_ends_all_streams_one_by_one_over_the_window_and_leaves_n
         most = max(share.values())
         assert times[-1] - times[0] > 0.7 * window_s * (most - 1) / most
         assert is_free(port)
-        assert control_plane.stream_count == 0
+        assert app_of(control_plane).stream_count == 0
 
 
 class Farewell(H2Client):
@@ -70,7 +73,7 @@ class Farewell(H2Client):
 async def test_clients_are_told_to_go_before_their_streams_end(serving):
     async with serving(drain={"timeout_s": 0}) as control_plane:
         clients = [await asyncio.to_thread(Farewell, port_of(control_plane), generous=True) for _ in range(8)]
-        assert min(shares(control_plane.worker_pids, port_of(control_plane)).values()) > 0
+        assert min(shares(app_of(control_plane).worker_pids, port_of(control_plane)).values()) > 0
         draining = asyncio.create_task(control_plane.drain())
         for client in clients:
             await asyncio.to_thread(client.wait, lambda client=client: client.goaway is not None, 20.0)
@@ -157,24 +160,24 @@ async def test_a_killed_parent_leaves_no_worker_and_the_port_is_free(tmp_path):
 async def test_a_port_that_is_taken_is_told_of_and_leaves_no_process():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        control_plane = ControlPlane(Settings(listen=address, admin="off"), workers=2)
+        control_plane = ControlPlane(Settings(listen=address, admin="off", transport={"workers": 2}))
         with pytest.raises(BindError, match="in use"):
             await control_plane.start()
-        assert control_plane.worker_pids == []
+        assert app_of(control_plane).worker_pids == []
 
 
 async def test_a_second_server_with_workers_on_the_same_port_is_refused(serving):
     async with serving() as control_plane:
-        second = ControlPlane(Settings(listen=f"127.0.0.1:{port_of(control_plane)}", admin="off"), workers=2)
+        again = Settings(listen=f"127.0.0.1:{port_of(control_plane)}", admin="off", transport={"workers": 2})
         with pytest.raises(BindError, match="in use"):
-            await second.start()
+            await ControlPlane(again).start()
 
 
 async def test_of_two_that_begin_at_once_the_later_one_is_refused_and_none_answers_before_it_serves():
     """Workers are launched before there is anything to serve: clients go elsewhere until there is."""
     port = free_port()
-    settings = Settings(listen=f"127.0.0.1:{port}", admin="off")
-    first, second = ControlPlane(settings, workers=2), ControlPlane(settings, workers=2)
+    settings = Settings(listen=f"127.0.0.1:{port}", admin="off", transport={"workers": 2})
+    first, second = ControlPlane(settings), ControlPlane(settings)
     first.launch()
     second.launch()
     with pytest.raises(ConnectionRefusedError):
@@ -183,14 +186,14 @@ async def test_of_two_that_begin_at_once_the_later_one_is_refused_and_none_answe
     async with first:
         with pytest.raises(BindError, match="in use"):
             await second.start()
-        assert second.worker_pids == []
+        assert app_of(second).worker_pids == []
         async with Fleet(port, 2, r.CLUSTER) as fleet:
             await fleet.wait_versions(served(first))
 
 
 async def test_what_was_launched_and_never_started_is_gone_after_stop():
     before = children_of(os.getpid())
-    control_plane = ControlPlane(Settings(listen="127.0.0.1:0", admin="off"), workers=2)
+    control_plane = ControlPlane(Settings(listen="127.0.0.1:0", admin="off", transport={"workers": 2}))
     control_plane.launch()
     await until(lambda: len(children_of(os.getpid())) == len(before) + 2)
     await control_plane.stop()
@@ -199,11 +202,11 @@ async def test_what_was_launched_and_never_started_is_gone_after_stop():
 
 async def test_workers_that_can_not_begin_leave_neither_processes_nor_the_port(monkeypatch):
     monkeypatch.setattr(workers_module, "WORKER_MODULE", "xds.there_is_no_such_module")
-    control_plane = ControlPlane(Settings(listen="127.0.0.1:0", admin="off"), workers=2)
+    control_plane = ControlPlane(Settings(listen="127.0.0.1:0", admin="off", transport={"workers": 2}))
     before = children_of(os.getpid())
     with pytest.raises(WorkerFailedError, match="a worker ended with 1 before it served"):
         await control_plane.start()
-    assert (control_plane.worker_pids, control_plane.address) == ([], None)
+    assert (app_of(control_plane).worker_pids, control_plane.address) == ([], None)
     assert [pid for pid in children_of(os.getpid()) if pid not in before] == []
 
 
@@ -228,7 +231,7 @@ async def test_a_unix_socket_is_shared_and_its_path_is_gone_after_the_end(servin
             async with DeltaClient(f"unix:{path}", node_id=f"n{number}") as client:
                 await client.subscribe(r.CLUSTER)
                 assert (await client.take()).names == {"a"}
-        assert len(control_plane.worker_pids) == 2
+        assert len(app_of(control_plane).worker_pids) == 2
     assert not path.exists()
 
 
@@ -260,7 +263,7 @@ async def test_a_renewed_certificate_is_shown_by_all_workers_and_open_streams_li
             await client.open()
             await client.subscribe(r.CLUSTER)
             await client.take()
-        assert min(shares(control_plane.worker_pids, port_of(control_plane)).values()) > 0
+        assert min(shares(app_of(control_plane).worker_pids, port_of(control_plane)).values()) > 0
         pair.key_path.write_bytes(renewed.key)
         pair.cert_path.write_bytes(renewed.cert)
         for number in range(STREAMS):
@@ -289,10 +292,13 @@ def test_grpcio_with_workers_is_refused(count):
 
 async def test_grpcio_serves_in_this_process_unless_told_otherwise():
     settings = Settings(listen="127.0.0.1:0", admin="off", transport={"kind": "grpcio"})
-    control_plane = ControlPlane(settings, workers=2)
-    control_plane.apply(upsert=[r.static_cluster("a", 1)])
-    async with control_plane:
-        assert control_plane.worker_pids == []
-        async with DeltaClient(port_of(control_plane)) as client:
+    app = App(settings, workers=2)
+    app.apply(Changeset(upserts={"default": read_resources([r.static_cluster("a", 1)], group="default")}))
+    address = await app.start()
+    try:
+        assert app.worker_pids == []
+        async with DeltaClient(address.port) as client:
             await client.send(wire.DeltaDiscoveryRequest(type_url=r.CLUSTER))
             assert (await client.take()).names == {"a"}
+    finally:
+        await app.stop()

@@ -4,11 +4,12 @@ import asyncio
 import json
 
 from support import resources as r
+from support.control_planes import app_of
 from support.running import until
 from support.wire import DeltaClient, SotwClient
 from support.worker_fleet import Fleet, Follower, metrics, shares
 
-from xds import ControlPlane, GroupTable
+from xds.embed import ControlPlane, GroupTable
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.groups import Rule
@@ -33,7 +34,7 @@ def admin_of(control_plane: ControlPlane) -> int:
 
 def served(control_plane: ControlPlane, type_url: str = CLUSTER, group: str = "default") -> dict[str, str]:
     """Return name → version of what a group's nodes are to have."""
-    view = control_plane.catalog.snapshots[group].view(type_url)
+    view = app_of(control_plane).catalog.snapshots[group].view(type_url)
     return {name: found.version for name in view if (found := view.get(name)) is not None}
 
 
@@ -54,7 +55,7 @@ def test_an_encoded_state_is_decoded_to_the_same() -> None:
 async def test_every_change_reaches_every_stream_of_both_workers_once_and_in_order(serving):
     async with serving(**NO_MERGING) as control_plane, Fleet(port_of(control_plane), STREAMS, r.CLUSTER) as fleet:
         await fleet.wait_versions(served(control_plane))
-        share = shares(control_plane.worker_pids, port_of(control_plane))
+        share = shares(app_of(control_plane).worker_pids, port_of(control_plane))
         assert share.total() == STREAMS
         assert min(share.values()) > 0, share
         history = [served(control_plane)["a"]]
@@ -106,7 +107,7 @@ async def test_sotw_streams_of_both_workers_have_the_same_version_and_content(se
         firsts = [await client.take() for client in clients]
         control_plane.apply(upsert=[r.static_cluster("c7", 99)])
         seconds = [await client.take() for client in clients]
-        assert min(shares(control_plane.worker_pids, port_of(control_plane)).values()) > 0
+        assert min(shares(app_of(control_plane).worker_pids, port_of(control_plane)).values()) > 0
         for responses in (firsts, seconds):
             assert len({response.version for response in responses}) == 1
             assert len({response.nonce for response in responses} | {""}) > 1
@@ -147,7 +148,7 @@ async def test_what_hides_a_base_with_equal_content_hides_its_next_version_too(s
         serving(groups, rules=rules) as control_plane,
         Fleet(port_of(control_plane), STREAMS, r.CLUSTER, clusters=("blue", "default")) as fleet,
     ):
-        pids = control_plane.worker_pids
+        pids = app_of(control_plane).worker_pids
         blue = [follower for follower in fleet.followers if follower.cluster == "blue"]
         others = [follower for follower in fleet.followers if follower.cluster != "blue"]
         before = served(control_plane, group="blue")
@@ -158,7 +159,7 @@ async def test_what_hides_a_base_with_equal_content_hides_its_next_version_too(s
         control_plane.apply(upsert=[r.static_cluster("c", 2)])
         await until(lambda: all(follower.versions == served(control_plane, group="blue") for follower in blue))
         assert served(control_plane, group="blue")["a"] == before["a"]
-        assert control_plane.worker_pids == pids
+        assert app_of(control_plane).worker_pids == pids
         assert [follower.streams for follower in fleet.followers] == [1] * STREAMS
 
 
@@ -204,5 +205,5 @@ async def test_the_figures_are_those_of_all_workers(serving):
                 break
         assert (said["xds_streams"], said["xds_streams_opened_total"]) == (STREAMS, STREAMS)
         assert said["xds_acks_total"] == said["xds_responses_total"] == 2 * STREAMS
-        assert said["xds_revision"] == control_plane.catalog.revision
-        assert control_plane.stream_count == STREAMS
+        assert said["xds_revision"] == app_of(control_plane).catalog.revision
+        assert app_of(control_plane).stream_count == STREAMS

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from grpc import aio
 from support import resources as r
-from support.control_planes import port_of, served
+from support.control_planes import app_of, port_of, served
 from support.running import runs, until
 from support.wire import DeltaClient
 from support.worker_fleet import Fleet, metrics, shares
 
-from xds import ControlPlane
 from xds.api.csds import SERVICE
+from xds.embed import ControlPlane
 from xds.schema.pool import load_schema
 
 STREAMS = 24
@@ -24,7 +24,7 @@ TIMEOUT_S = 30.0
 
 async def kill_one(control_plane: ControlPlane, chance: random.Random) -> int:
     """Kill a worker that has streams; return how many."""
-    share = shares(control_plane.worker_pids, port_of(control_plane))
+    share = shares(app_of(control_plane).worker_pids, port_of(control_plane))
     victim = chance.choice([pid for pid in share if share[pid]])
     os.kill(victim, signal.SIGKILL)
     await until(lambda: not runs(victim))
@@ -60,7 +60,7 @@ async def test_whatever_is_killed_while_changes_go_on_every_stream_ends_up_with_
             assert fleet.streams == expected_streams  # those of the other worker were left alone
             assert [follower.repeated for follower in fleet.followers if follower.repeated] == []
             counted = await _check_figures(control_plane, counted)
-        await until(lambda: len(control_plane.worker_pids) == 2)
+        await until(lambda: len(app_of(control_plane).worker_pids) == 2)
 
 
 async def _keep_changing(control_plane: ControlPlane, chance: random.Random) -> None:
@@ -88,7 +88,7 @@ async def test_both_at_once_can_be_killed_and_what_changed_meanwhile_is_all_that
         Fleet(port_of(control_plane), STREAMS, r.CLUSTER) as fleet,
     ):
         await fleet.wait_versions(served(control_plane))
-        for pid in control_plane.worker_pids:
+        for pid in app_of(control_plane).worker_pids:
             os.kill(pid, signal.SIGKILL)
         control_plane.apply(upsert=[r.static_cluster("c3", 9)], remove=[("clusters", "c4")])
         await fleet.wait_versions(served(control_plane))
@@ -101,7 +101,7 @@ async def test_both_at_once_can_be_killed_and_what_changed_meanwhile_is_all_that
 async def test_streams_come_back_to_the_same_content_and_are_sent_nothing(serving):
     async with serving() as control_plane, Fleet(port_of(control_plane), STREAMS, r.CLUSTER) as fleet:
         await fleet.wait_versions(served(control_plane))
-        for pid in control_plane.worker_pids:
+        for pid in app_of(control_plane).worker_pids:
             os.kill(pid, signal.SIGKILL)
         await until(lambda: fleet.streams == 2 * STREAMS)
         control_plane.apply(upsert=[r.static_cluster("z", 1)])
@@ -111,7 +111,7 @@ async def test_streams_come_back_to_the_same_content_and_are_sent_nothing(servin
 
 async def test_who_connects_while_a_worker_is_being_replaced_waits_and_is_served(serving):
     async with serving(workers=1) as control_plane:
-        os.kill(control_plane.worker_pids[0], signal.SIGKILL)
+        os.kill(app_of(control_plane).worker_pids[0], signal.SIGKILL)
         async with DeltaClient(port_of(control_plane)) as client:
             await client.subscribe(r.CLUSTER)
             assert (await client.take(timeout_s=TIMEOUT_S)).names == {"a"}
@@ -144,7 +144,7 @@ async def test_what_was_rejected_is_sent_again_by_any_worker_whatever_the_client
             await client.nack(first)
         await _wait_total(control_plane, "xds_nacks_total", len(nodes))
         if killed:
-            for pid in control_plane.worker_pids:
+            for pid in app_of(control_plane).worker_pids:
                 os.kill(pid, signal.SIGKILL)
         for client in clients:
             await client.close()
@@ -195,7 +195,7 @@ async def test_csds_of_any_worker_tells_of_the_nodes_of_all(serving):
     async with serving(csds=True) as control_plane, Fleet(port_of(control_plane), STREAMS, r.CLUSTER) as fleet:
         await fleet.wait_versions(served(control_plane))
         expected = sorted(follower.node_id for follower in fleet.followers)
-        assert min(shares(control_plane.worker_pids, port_of(control_plane)).values()) > 0
+        assert min(shares(app_of(control_plane).worker_pids, port_of(control_plane)).values()) > 0
         for _ in range(10):
             assert await nodes_seen(control_plane) == expected
 
@@ -203,8 +203,8 @@ async def test_csds_of_any_worker_tells_of_the_nodes_of_all(serving):
 async def test_csds_does_not_wait_for_a_worker_that_dies_before_it_answers(serving):
     async with serving(csds=True) as control_plane, Fleet(port_of(control_plane), STREAMS, r.CLUSTER) as fleet:
         await fleet.wait_versions(served(control_plane))
-        share = shares(control_plane.worker_pids, port_of(control_plane))
-        victim, other = control_plane.worker_pids
+        share = shares(app_of(control_plane).worker_pids, port_of(control_plane))
+        victim, other = app_of(control_plane).worker_pids
         os.kill(victim, signal.SIGSTOP)
         asking = [asyncio.create_task(nodes_seen(control_plane)) for _ in range(24)]
         # Those whose connection the other one took are asking; the rest wait for their own worker's successor. Of so

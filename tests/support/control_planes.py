@@ -1,7 +1,13 @@
 """What tests ask of a control plane that runs in their own process."""
 
-from xds import ControlPlane
+from xds.app import App
+from xds.embed import ControlPlane
 from xds.model.types import CLUSTER
+
+
+def app_of(control_plane: ControlPlane) -> App:
+    """Return the parts of a control plane: its streams, its catalog, its worker processes."""
+    return control_plane._app
 
 
 def port_of(control_plane: ControlPlane) -> int:
@@ -12,5 +18,5 @@ def port_of(control_plane: ControlPlane) -> int:
 
 def served(control_plane: ControlPlane) -> dict[str, str]:
     """Return name → version of the clusters that are served."""
-    view = control_plane.catalog.snapshots["default"].view(CLUSTER)
+    view = app_of(control_plane).catalog.snapshots["default"].view(CLUSTER)
     return {name: found.version for name in view if (found := view.get(name)) is not None}

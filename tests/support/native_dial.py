@@ -4,9 +4,10 @@ import asyncio
 from typing import Any
 
 from support import resources as r
+from support.control_planes import app_of
 from support.native_clients import Clients, TlsPaths
 from support.wire import ADS, DeltaClient, Service, SotwClient, wire
-from xds import ControlPlane
+from xds.embed import ControlPlane
 
 DELTA_ADS = f"/{ADS.name}/{ADS.delta}"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
@@ -66,7 +67,7 @@ class Dialer:
 async def wait_streams(control_plane: ControlPlane, count: int, timeout_s: float = 10.0) -> None:
     """Wait until the hub has so many streams."""
     async with asyncio.timeout(timeout_s):
-        while len(control_plane.hub.streams) != count:
+        while len(app_of(control_plane).hub.streams) != count:
             await asyncio.sleep(0.005)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import structlog
 import uvloop
 
-from xds import ControlPlane, Settings, app
+from support.control_planes import app_of
+from xds import app
+from xds.embed import ControlPlane, Settings
 from xds.serving.streams import Streams
 
 LINE_BYTES_MAX = 64 * 1024 * 1024
@@ -59,9 +61,9 @@ async def _answer(control_plane: ControlPlane, said: dict[str, Any], faults: lis
     elif said["command"] == "stop":
         await control_plane.stop()
     else:
-        counters = control_plane.hub.counters
+        counters = app_of(control_plane).hub.counters
         counted = {name: getattr(counters, name) for name in COUNTED}
-        return {"streams": len(control_plane.hub.streams), "faults": faults, **counted}
+        return {"streams": len(app_of(control_plane).hub.streams), "faults": faults, **counted}
     return {}
 
 

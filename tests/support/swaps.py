@@ -20,7 +20,7 @@ from support.server import XdsServer
 from support.traffic import Traffic, TrafficReport
 from support.transports import settings_on
 from support.upstream import Upstreams
-from xds import ControlPlane
+from xds.embed import ControlPlane
 
 RATE = 3_000.0
 """Requests a second: dense enough to see a gap of a millisecond, and leaving two cores room for all else."""

@@ -6,8 +6,8 @@
 import os
 from typing import Any
 
-from xds import Settings
 from xds.config import TransportSettings
+from xds.embed import Settings
 
 KINDS = ("native", "grpcio")
 VARIABLE = "XDS_TEST_TRANSPORT"

@@ -6,7 +6,7 @@ import pytest
 from support import resources as r
 from support.transports import KINDS, settings_on
 
-from xds import ControlPlane
+from xds.embed import ControlPlane
 
 Serving = Callable[..., AbstractAsyncContextManager[ControlPlane]]
 

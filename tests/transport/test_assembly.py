@@ -8,7 +8,7 @@ from support.resources import secret
 from support.transports import settings_on
 from support.wire import DeltaClient
 
-from xds import ControlPlane
+from xds.embed import ControlPlane
 from xds.model.types import SECRET
 from xds.serving import streams
 from xds.transport import native

@@ -8,11 +8,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support import resources as r
+from support.control_planes import app_of
 from support.ports import free_port
 from support.wire import ADS, PER_TYPE, DeltaClient, Service, SotwClient, StreamEnded, wire
 
-from xds import ControlPlane, Settings
 from xds.address import BindError
+from xds.embed import ControlPlane, Settings
 from xds.protocol.policy import METHODS, SERVICES, Variant
 
 LEDS = "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint"
@@ -27,7 +28,7 @@ def port_of(control_plane: ControlPlane) -> int:
 async def wait_no_streams(control_plane: ControlPlane, left: int = 0, timeout_s: float = 10.0) -> None:
     """Wait until the hub has forgotten all streams but so many."""
     async with asyncio.timeout(timeout_s):
-        while len(control_plane.hub.streams) > left:
+        while len(app_of(control_plane).hub.streams) > left:
             await asyncio.sleep(0.005)
 
 
@@ -112,7 +113,7 @@ async def test_a_bad_request_ends_its_own_stream_alone(serving, what):
             details = await stream.details()
             assert text in details
             assert "Traceback" not in details
-            assert len(control_plane.hub.streams) == 1
+            assert len(app_of(control_plane).hub.streams) == 1
             control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])
             assert (await good.take()).names == {"b"}
         await wait_no_streams(control_plane)
@@ -150,7 +151,7 @@ async def test_streams_beyond_the_limit_are_refused_by_its_name(serving):
                 end = await third.ended()
             assert end.code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "transport.streams_max" in end.details
-            assert len(control_plane.hub.streams) == 2
+            assert len(app_of(control_plane).hub.streams) == 2
 
 
 async def test_a_request_beyond_four_mebibytes_is_taken(serving):
@@ -183,9 +184,9 @@ async def test_a_cancelled_stream_is_forgotten(serving):
         async with DeltaClient(port_of(control_plane)) as client:
             await client.subscribe(r.CLUSTER)
             await client.take()
-            assert len(control_plane.hub.streams) == 1
+            assert len(app_of(control_plane).hub.streams) == 1
         await wait_no_streams(control_plane)
-        assert control_plane.hub.counters.streams_closed == 1
+        assert app_of(control_plane).hub.counters.streams_closed == 1
 
 
 async def test_a_stream_past_its_deadline_is_forgotten(serving):
@@ -194,7 +195,7 @@ async def test_a_stream_past_its_deadline_is_forgotten(serving):
             stream = channel.stream_stream(f"/{ADS.name}/{ADS.delta}")(timeout=0.3)
             await stream.write(request(r.CLUSTER, id="n1").SerializeToString())
             assert isinstance(await stream.read(), bytes)
-            assert len(control_plane.hub.streams) == 1
+            assert len(app_of(control_plane).hub.streams) == 1
             assert await stream.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await wait_no_streams(control_plane)
 
@@ -288,7 +289,7 @@ async def test_a_drain_ends_streams_over_its_window_and_takes_no_new_ones(servin
     times = sorted(at for _, at in ends)
     assert times[0] < 0.3 * window_s
     assert 0.6 * window_s < times[-1] < 1.5 * window_s
-    assert control_plane.hub.streams == {}
+    assert app_of(control_plane).hub.streams == {}
 
 
 async def reflected(control_plane: ControlPlane) -> set[str]:

@@ -10,11 +10,12 @@ import grpc
 import pytest
 from support import resources as r
 from support.bootstrap import ads_bootstrap
+from support.control_planes import app_of
 from support.envoy import EnvoyProcess
 from support.processes import Child
 from support.wire import ADS, DeltaClient, wire
 
-from xds import ControlPlane
+from xds.embed import ControlPlane
 
 MIB = 1024 * 1024
 PATH = f"/{ADS.name}/{ADS.delta}"
@@ -49,7 +50,7 @@ def memory_bytes() -> int:
 
 async def wait_streams(control_plane: ControlPlane, count: int, timeout_s: float = 20.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while len(control_plane.hub.streams) != count:
+        while len(app_of(control_plane).hub.streams) != count:
             await asyncio.sleep(0.005)
 
 
@@ -74,7 +75,7 @@ async def test_a_client_that_never_reads_costs_bounded_memory_and_nobody_waits_f
                 assert (await reader.take()).names == {name}
                 slowest_s = max(slowest_s, time.monotonic() - began)
             grown = memory_bytes() - before
-            sent = control_plane.hub.counters.response_bytes
+            sent = app_of(control_plane).hub.counters.response_bytes
             print(
                 f"{changes} changes of 1/4 MiB beside a client that never reads: memory {grown / MIB:+.0f} MiB, "
                 f"slowest change for its neighbour {slowest_s * 1000:.0f} ms"
@@ -111,7 +112,7 @@ async def test_a_client_that_is_killed_while_it_is_written_to_is_forgotten(servi
         async with Child(argv, name="vanishing") as child:
             await wait_streams(control_plane, 1)
             async with asyncio.timeout(5):
-                while not control_plane.hub.counters.responses:
+                while not app_of(control_plane).hub.counters.responses:
                     await asyncio.sleep(0.005)
             child.kill()
             await wait_streams(control_plane, 0)
@@ -144,14 +145,14 @@ async def test_two_thousand_streams_at_once_are_all_served(serving):
             for number in range(streams):
                 group.create_task(one(number))
         print(f"{streams} streams at once, all served in {time.monotonic() - began:.1f} s")
-        assert len(control_plane.hub.streams) == streams
+        assert len(app_of(control_plane).hub.streams) == streams
         control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])
         began = time.monotonic()
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             for stream, answer in calls:
                 group.create_task(follow(stream, answer))
         print(f"one change of all of them, ACKs included, in {time.monotonic() - began:.1f} s")
-        assert control_plane.hub.counters.responses == 2 * streams
+        assert app_of(control_plane).hub.counters.responses == 2 * streams
         for channel in opened:
             await channel.close()
         await wait_streams(control_plane, 0)
@@ -166,7 +167,7 @@ async def test_pings_every_second_cost_no_stream_unless_they_are_forbidden(servi
         assert control_plane.address is not None
         async with EnvoyProcess(ads_bootstrap(control_plane.address.port, keepalive_interval="1s")) as envoy:
             await envoy.wait_live()
-            counters, loop = control_plane.hub.counters, asyncio.get_running_loop()
+            counters, loop = app_of(control_plane).hub.counters, asyncio.get_running_loop()
             ends = loop.time() + 6.0
             while loop.time() < ends and not counters.streams_closed:
                 await asyncio.sleep(0.05)

@@ -8,10 +8,11 @@ import grpc
 import pytest
 from cryptography import x509
 from support import resources as r
+from support.control_planes import app_of
 from support.pki import Authority, Pair
 from support.wire import DeltaClient, StreamEnded
 
-from xds import ControlPlane
+from xds.embed import ControlPlane
 
 
 @pytest.fixture
@@ -70,18 +71,18 @@ async def test_a_plaintext_client_is_refused(serving, authority):
     async with serving(**files_of(authority.server())) as control_plane:
         assert control_plane.address is not None
         assert not await serves(DeltaClient(control_plane.address.port))
-        assert control_plane.hub.counters.streams_opened == 0
+        assert app_of(control_plane).hub.counters.streams_opened == 0
 
 
 async def test_a_client_needs_a_certificate_where_one_is_asked_for(serving, authority, tmp_path):
     other = Authority(tmp_path / "other")
     async with serving(**files_of(authority.server(), authority)) as control_plane:
         assert await serves(client_of(control_plane, authority, authority.client()))
-        opened = control_plane.hub.counters.streams_opened
+        opened = app_of(control_plane).hub.counters.streams_opened
         assert not await serves(client_of(control_plane, authority))
         assert not await serves(client_of(control_plane, authority, other.client()))
         assert not await serves(client_of(control_plane, authority, authority.issue("expired", days=-1)))
-        assert control_plane.hub.counters.streams_opened == opened
+        assert app_of(control_plane).hub.counters.streams_opened == opened
 
 
 async def test_a_replaced_certificate_is_shown_to_new_connections_and_old_streams_live_on(serving, authority):
@@ -98,7 +99,7 @@ async def test_a_replaced_certificate_is_shown_to_new_connections_and_old_stream
         assert await serves(client_of(control_plane, authority))
         control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])
         assert (await old.take()).names == {"b"}
-        assert control_plane.hub.counters.streams_opened == 2
+        assert app_of(control_plane).hub.counters.streams_opened == 2
 
 
 async def test_files_that_can_not_be_used_leave_the_former_in_force(serving, authority):

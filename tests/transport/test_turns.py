@@ -12,7 +12,7 @@ from support.native_peer import PREFACE, ping, settings_frame
 from support.pki import Authority
 from support.transports import settings_on
 
-from xds import ControlPlane
+from xds.embed import ControlPlane
 from xds.transport.native_connection import FRAMES_AT_ONCE, NativeConnection
 
 PINGS = 3_000

@@ -1,6 +1,7 @@
 """The push API from Python: ``async with Client("127.0.0.1:18001") as client: await client.apply(upsert=[…])``.
 
-Everything is typed; errors are ``ClientError`` and its subclasses, each of which says what to do.
+Everything is typed; errors are ``ClientError`` and its subclasses, each of which says what to do. The names in
+``__all__`` are public, by the rules that ``xds.embed`` gives; the modules of this package are not.
 """
 
 from xds.client.client import About, Client, EndpointsPush
@@ -20,6 +21,7 @@ from xds.client.results import (
     Difference,
     Event,
     Group,
+    Name,
     NodeProgress,
     Nodes,
     Operation,
@@ -28,6 +30,7 @@ from xds.client.results import (
     TypeProgress,
     unwrapped,
 )
+from xds.model.problem import Problem
 
 __all__ = [
     "About",
@@ -39,11 +42,13 @@ __all__ = [
     "EndpointsPush",
     "Event",
     "Group",
+    "Name",
     "NodeProgress",
     "Nodes",
     "NotFoundError",
     "Operation",
     "OutcomeUnknownError",
+    "Problem",
     "RefusedError",
     "RejectedError",
     "Revision",

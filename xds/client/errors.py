@@ -23,6 +23,8 @@ class TokenError(ClientError):
 class RejectedError(ClientError):
     """The content is wrong; ``problems`` has all that is, as far as they fit into a gRPC header."""
 
+    problems: tuple[Problem, ...]
+
     def __init__(self, message: str, problems: tuple[Problem, ...]) -> None:
         super().__init__(message)
         self.problems = problems
@@ -33,6 +35,8 @@ class ConflictError(ClientError):
 
     ``revision`` is where the server is, or what the other change made.
     """
+
+    revision: int
 
     def __init__(self, message: str, revision: int) -> None:
         super().__init__(message)
@@ -57,6 +61,8 @@ class UnavailableError(ClientError):
 
 class OutcomeUnknownError(ClientError):
     """It can't be told whether the change was made: ask ``Client.find(id)``, or make it again with this ``id``."""
+
+    id: str
 
     def __init__(self, message: str, change_id: str) -> None:
         super().__init__(message)

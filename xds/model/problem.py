@@ -35,6 +35,8 @@ def place_of(source: str) -> tuple[str, int]:
 class ChangesetRejectedError(Exception):
     """A changeset was rejected, and nothing of it applied. ``problems`` lists all of its problems."""
 
+    problems: tuple[Problem, ...]
+
     def __init__(self, problems: "tuple[Problem, ...] | list[Problem]") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)

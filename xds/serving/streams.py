@@ -1,6 +1,6 @@
 """The streams of one process: hub, dispatcher, merging of changes, and the transport. It knows no sources and no admin.
 
-``ControlPlane`` has one of these when it serves its streams itself; each worker process has one otherwise.
+``xds.app.App`` has one of these when it serves its streams itself; each worker process has one otherwise.
 What not every process needs is imported where it is used: grpc alone takes 10 MB.
 """
 
