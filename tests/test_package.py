@@ -10,8 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import zipfile
 from functools import partial
@@ -21,13 +19,9 @@ from typing import NamedTuple
 import pytest
 from support.fetch import fetch
 from support.processes import Child
+from support.wheel import COMMAND_TIMEOUT_S, PURE_ENVIRONMENT, ROOT, UV, make_environment, run
 
-ROOT = Path(__file__).parent.parent
-UV = str(Path(sys.executable).parent / "uv")
-COMMAND_TIMEOUT_S = 100
 DIST = os.environ.get("XDS_TEST_DIST")
-OTHERS_VARIABLES = ("XDS_", "PYTHON", "VIRTUAL_ENV", "COVERAGE_")
-PURE_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(OTHERS_VARIABLES)}
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,22 +35,6 @@ class Built(NamedTuple):
 
     sdist: Path
     wheel: Path
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command where no source of ours is near, and return what it prints; failing, it shows all it said."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=PURE_ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
-    return done.stdout
 
 
 def tracked() -> set[str]:
@@ -89,9 +67,8 @@ def wheel(built: Built) -> Path:
 def environment(built: Built, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """An environment that had nothing in it before the sdist or the wheel."""
     made = tmp_path_factory.mktemp("environment") / "venv"
-    run(UV, "venv", "--quiet", "--python", sys.executable, made, cwd=made.parent)
-    package = getattr(built, request.param)
-    run(UV, "pip", "install", "--quiet", "--python", made / "bin" / "python", package, cwd=made.parent)
+    python = make_environment(made)
+    run(UV, "pip", "install", "--quiet", "--python", python, getattr(built, request.param), cwd=made.parent)
     return made
 
 

@@ -115,6 +115,20 @@ def test_envoy_is_found_without_importing_its_package() -> None:
     assert "envoy" not in set(sys.modules) - before
 
 
+@pytest.mark.parametrize("has_init_file", [True, False])
+def test_envoy_is_found_where_xds_protos_has_written_the_package_s_init_file_or_taken_it_away(
+    has_init_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``xds-protos`` has a package ``envoy`` too, with an empty ``__init__.py``."""
+    binary = tmp_path / "envoy" / "_bin" / "envoy"
+    binary.parent.mkdir(parents=True)
+    binary.touch(mode=0o755)
+    if has_init_file:
+        (tmp_path / "envoy" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert find_envoy() == binary
+
+
 def test_without_envoy_the_command_that_installs_it_is_given(xds, tmp_path: Path) -> None:
     hidden = tmp_path / "hidden" / "envoy"
     hidden.mkdir(parents=True)
