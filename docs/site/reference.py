@@ -320,12 +320,13 @@ def grpc_api() -> Iterator[str]:
         "The port also serves `grpc.health.v1.Health` (`Check`, `Watch`; each service of the table has a status) and, "
         "if switched on, `envoy.service.status.v3.ClientStatusDiscoveryService` (`csds`) and reflection (`reflection`)."
     )
-    text = (ROOT / "protos" / "snapshots.proto").read_text()
+    text = (ROOT / "protos" / "xds_control_plane" / "snapshots.proto").read_text()
     (package,) = re.findall(r"^package (\S+);", text, re.MULTILINE)
     yield from ("", "## The push API", "")
     yield (
         f"Service `{package}.Snapshots`, on its own port (`api.listen`, 127.0.0.1:18001). The file is "
-        "[protos/snapshots.proto](../../protos/snapshots.proto); `xds.client` is its client for Python. The statuses "
+        "[protos/xds_control_plane/snapshots.proto](../../protos/xds_control_plane/snapshots.proto); `xds.client` is its "
+        "client for Python. The statuses "
         "are under [Errors](errors.md#the-push-api)."
     )
     yield ""

@@ -29,6 +29,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+PROTO = "protos/xds_control_plane/snapshots.proto"
+
+
 def test_every_page_of_docs_is_on_the_site(site: Path) -> None:
     expected = {
         page.removeprefix("docs/").removesuffix(".md").replace("README", "index") + ".html"
@@ -40,8 +43,8 @@ def test_every_page_of_docs_is_on_the_site(site: Path) -> None:
 
 def test_what_pages_link_to_in_the_repository_is_there_too(site: Path) -> None:
     assert (site / "bench" / "RESULTS.html").exists()
-    assert (site / "protos" / "snapshots.proto").read_text() == (ROOT / "protos" / "snapshots.proto").read_text()
-    assert 'href="../protos/snapshots.proto"' in (site / "reference" / "grpc.html").read_text()
+    assert (site / PROTO).read_text() == (ROOT / PROTO).read_text()
+    assert 'href="../protos/xds_control_plane/snapshots.proto"' in (site / "reference" / "grpc.html").read_text()
     assert 'href="ordering.html"' in (site / "ARCHITECTURE.html").read_text()
 
 

@@ -115,7 +115,7 @@ def test_a_start_with_wrong_settings_fails_and_is_not_tried_again(tmp_path: Path
 
 
 def test_the_time_to_stop_is_longer_than_draining_takes() -> None:
-    from xds import Settings
+    from xds.embed import Settings
 
     drain = Settings().drain
     assert int(unit()["TimeoutStopSec"][0]) > drain.timeout_s + drain.unready_s
