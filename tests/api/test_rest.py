@@ -10,6 +10,7 @@ import httpx
 import pytest
 import yaml
 from google.protobuf.any_pb2 import Any as AnyMessage
+from starlette.types import ASGIApp, Message
 from support import resources as r
 
 from xds._generated import snapshots_pb2 as pb
@@ -26,10 +27,35 @@ A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
 BODY_MAX = 1_000_000
 
 
+def app_of(served, token: Token | None = None) -> ASGIApp:
+    return rest_api(served.operations, token or Token(None), body_bytes_max=BODY_MAX)
+
+
 def client_of(served, token: Token | None = None) -> httpx.AsyncClient:
-    app = rest_api(served.operations, token or Token(None), body_bytes_max=BODY_MAX)
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app=app_of(served, token), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://api")
+
+
+async def streamed(app: ASGIApp, path: str, query: str, count: int) -> list[str]:
+    """Return the first parts of an answer that does not end, which httpx would wait for."""
+    parts: asyncio.Queue[str] = asyncio.Queue()
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "root_path": "", "headers": []}
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": query.encode()}
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing is said to it")
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            parts.put_nowait(message["body"].decode())
+
+    answering = asyncio.create_task(app(scope, receive, send))
+    try:
+        return [await asyncio.wait_for(parts.get(), 5) for _ in range(count)]
+    finally:
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
 
 
 @pytest.fixture
@@ -401,12 +427,8 @@ async def test_a_watch_yields_every_change_in_order(served) -> None:
     async with client_of(served) as api:
         for number in range(3):
             await push(api, upsert=[r.static_cluster("a", 1 + number)])
-    from xds.api.rest import _Rest
-
-    events = _Rest(served.operations, BODY_MAX)._events(1)
-    texts = [await asyncio.wait_for(anext(events), 5) for _ in range(3)]
+    texts = await streamed(app_of(served), "/v1/watch", "from=1", 3)
     assert texts[0].startswith(": epoch ")
     assert [text.partition("\n")[0] for text in texts[1:]] == ["id: 2", "id: 3"]
     told = json.loads(texts[1].partition("data: ")[2])
     assert (told["revision"], told["set"]) == (2, [{"group": "default", "type": "clusters", "name": "a"}])
-    await events.aclose()

@@ -101,7 +101,11 @@ def test_of_a_name_that_comes_twice_the_last_counts() -> None:
 def test_a_large_message_is_known_by_comparing_it_with_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xds.fleet.content.KEY_BYTES_MAX", 4_096)
     parser = Parser(sotw=False)
-    encoded = delta(CLUSTER, {f"cluster-{n}": ("1", cluster(f"cluster-{n}")) for n in range(300)})
-    assert len(encoded) > 4_096
-    assert parser.message(encoded) is parser.message(bytes(bytearray(encoded)))
-    assert not parser._messages
+    encoded, other = (
+        delta(CLUSTER, {f"cluster-{n}": (version, cluster(f"cluster-{n}")) for n in range(300)}) for version in "12"
+    )
+    assert len(encoded) == len(other) > 4_096
+    first = parser.message(encoded)
+    assert parser.message(bytes(bytearray(encoded))) is first
+    parser.message(other)
+    assert parser.message(encoded) is not first, "it is not kept beside the latest"

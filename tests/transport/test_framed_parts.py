@@ -1,6 +1,6 @@
 """Messages as the wire has them: made once for a cohort, bounded in bytes, and let go of."""
 
-from typing import Any
+import tracemalloc
 
 import pytest
 
@@ -28,24 +28,30 @@ def test_a_part_is_framed_and_prefixed_once() -> None:
 
 def test_what_is_asked_for_again_stays_and_the_rest_goes() -> None:
     parts, one, other = FramedParts(), part(1), part(2)
-    first, _ = parts.prefixed(one), parts.prefixed(other)
-    parts.evict_idle()
-    assert parts.prefixed(one) is first
-    parts.evict_idle()
-    assert parts.prefixed(one) is first
-    assert [key[0] for key in (*parts._known, *parts._older)] == [one]
+    first, second = parts.prefixed(one), parts.prefixed(other)
+    for _ in range(2):
+        parts.evict_idle()
+        assert parts.prefixed(one) is first
+    assert parts.prefixed(other) is not second
 
 
 @pytest.mark.parametrize("ages", [False, True])
 def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, ages: bool) -> None:
-    monkeypatch.setattr(framed_parts, "BYTES_MAX", 1_000)
-    parts: Any = FramedParts()
-    for number in range(1, 40):
-        parts.prefixed(part(number))
-        if ages:
-            parts.evict_idle()
-        kept = sum(map(len, (*parts._known.values(), *parts._older.values())))
-        assert kept == parts._bytes <= 1_000
-    large = part(50, 5_000)
-    parts.prefixed(large)
-    assert [key[0] for key in (*parts._known, *parts._older)] == [large]
+    monkeypatch.setattr(framed_parts, "BYTES_MAX", 1_000_000)
+    parts = FramedParts()
+    tracemalloc.start()
+    try:
+        for number in range(1, 200):
+            parts.prefixed(part(number, 20_000))
+            if ages:
+                parts.evict_idle()
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 2.5 * 1_000_000, "what is made of a message, and the message itself"
+    some = [part(number, 20_000) for number in range(1, 40)]
+    made = [parts.prefixed(each) for each in some]
+    assert all(parts.prefixed(each) is prefixed for each, prefixed in zip(some, made, strict=True))
+    large = part(50, 5_000_000)
+    assert parts.prefixed(large) is parts.prefixed(large), "the newest is kept whatever its size"
+    assert parts.prefixed(some[-1]) is not made[-1]
