@@ -516,3 +516,29 @@ def _placed(tree: ast.AST, place: str = "") -> Iterator[tuple[str, ast.AST]]:
         else:
             yield place, node
             yield from _placed(node, place)
+
+
+ASLEEP: dict[str, str] = {
+    "tests/support/waiting.py": "what all others wait by",
+    "tests/simulation/sockets.py": "its events come at times of their own",
+}
+"""Modules of the tests that may sleep, each with its reason."""
+
+
+def test_tests_wait_for_conditions() -> None:
+    """A sleep is too short on a busy machine and too long on any other, and says not what it is for."""
+    wrong, found = [], set()
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        name = str(path.relative_to(ROOT))
+        for node in ast.walk(ast.parse(path.read_text(), name)):
+            if isinstance(node, ast.Call) and _sleeps(node):
+                found.add(name)
+                wrong += [f"{name}:{node.lineno}: {ast.unparse(node)}"] * (name not in ASLEEP)
+    no_problems(wrong, "Wait by support/waiting.py: wait_until, or stays, for_a_while, turns where no condition tells.")
+    assert found == ASLEEP.keys(), "these don't sleep any more"
+
+
+def _sleeps(call: ast.Call) -> bool:
+    name = ast.unparse(call.func).rpartition(".")[2]
+    waits_for_nothing = name == "select" and all(ast.unparse(each) == "[]" for each in call.args[:3])
+    return name == "sleep" or waits_for_nothing

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from support import resources as r
-from support.etcd import Etcd
+from support.etcd import Etcd, wait_known
 from support.fetch import fetch
-from support.running import until
+from support.waiting import turns, wait_until
 
 from xds.address import Address
 from xds.api.admin import AdminServer
+from xds.api.http_port import HttpServer
 from xds.api.metrics import metrics_renderer
 from xds.background import Background
 from xds.model.catalog import Catalog
@@ -74,13 +75,13 @@ async def test_a_task_that_raises_returns_or_is_cancelled_from_within_is_started
     told: list[str] = []
     task = background.keep("work", work, on_death=told.append)
     assert (background.deaths, background.ailing) == ({"work": 0}, "")
-    await until(lambda: background.deaths["work"] == 1)
+    await wait_until(lambda: background.deaths["work"], equals=1)
     assert background.ailing == "the task 'work' died: BugError('broken')"
     await going.wait()
     assert background.deaths == {"work": 3}
     assert told == ["BugError('broken')", "it ended by itself", "what it waited for was cancelled"]
     assert "the task 'work' died" in background.ailing, "it may die again at once"
-    await until(lambda: not background.ailing)
+    await wait_until(lambda: background.ailing, equals="")
     logged = [record for record in caplog.records if "a background task died" in record.message]
     assert [record.problem for record in logged] == told
     assert logged[0].exc_info is not None
@@ -96,7 +97,7 @@ async def test_a_task_may_end_where_its_owner_says_so_and_by_being_cancelled() -
     task = background.keep("a", stop.wait, may_end=stop.is_set)
     await asyncio.wait_for(task, 5)
     waiting = background.keep("b", asyncio.Event().wait)
-    await asyncio.sleep(0)
+    await turns()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert (background.deaths, background.ailing) == ({"a": 0, "b": 0}, "")
@@ -130,7 +131,7 @@ async def test_work_that_is_done_once_is_counted_when_it_fails() -> None:
 
     await background.run("once", fail(), on_death=told.append)
     assert (background.deaths, told) == ({"once": 1}, ["BugError('x')"])
-    await until(lambda: not background.ailing)
+    await wait_until(lambda: background.ailing, equals="")
 
 
 async def test_following_the_store_and_writing_go_on_after_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,19 +148,18 @@ async def test_following_the_store_and_writing_go_on_after_a_fault(monkeypatch: 
         return Change(upserts={"default": (ingest(r.static_cluster(name, 1)),)})
 
     await publisher.publish(setting("a"))
-    once(monkeypatch, publisher, "_follow_to_the_end")
+    once(monkeypatch, catalog, "apply")
     monkeypatch.setattr("xds.publishing.publisher.RETRY_MIN_S", "no number")  # a fault in what handles faults
     await publisher.store.append(Entry(id="x", operations={A: ingest(r.static_cluster("b", 1)).encoded}))
-    publisher.store._news.reset(2)  # type: ignore[attr-defined] # ends the watch
-    await until(lambda: background.deaths["follow the store"] == 1)
+    await wait_until(lambda: background.deaths["follow the store"], equals=1)
     assert "following the store failed by a bug" in publisher.stale_because
     monkeypatch.undo()
-    await until(lambda: publisher.revision == 2 and not publisher.stale_because)
+    await wait_until(lambda: (publisher.revision, publisher.stale_because), equals=(2, ""))
 
     failed = once(monkeypatch, publisher, "_write")
     monkeypatch.setattr(publisher, "_rebuild_head", lambda: (_ for _ in ()).throw(BugError("again")))
     waiting = [await publisher.submit(setting(name)) for name in "cd"]
-    await until(lambda: background.deaths["write changes"] == 1)
+    await wait_until(lambda: background.deaths["write changes"], equals=1)
     assert failed()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(answer, BugError | UnavailableError) for answer in answers)
@@ -169,7 +169,7 @@ async def test_following_the_store_and_writing_go_on_after_a_fault(monkeypatch: 
 
 
 async def test_following_etcd_goes_on_after_a_fault_and_reads_what_it_missed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     background = Background()
     async with Etcd() as etcd:
@@ -177,22 +177,21 @@ async def test_following_etcd_goes_on_after_a_fault_and_reads_what_it_missed(
         cache = StateCache(tmp_path / "cache")
         store = await EtcdStore.open(options, "x", cache=cache, background=background)
         other = await EtcdStore.open(options, "x")
-        await until(cache.path.exists)
+        await wait_until(cache.path.exists)
         failed = once(monkeypatch, store, "_take_response")
-        told: list[str] = []
-        note = store._note_away
-        monkeypatch.setattr(store, "_note_away", lambda error: (told.append(str(error)), note(error)))
         for number in (1, 2, 3):
             await other.append(Entry(id=f"id-{number}", operations={A: b"%d" % number}))
-        await until(lambda: background.deaths["follow etcd"] == 1)
+        await wait_until(lambda: background.deaths["follow etcd"], equals=1)
         assert failed()
+        await wait_until(lambda: store.away, equals="")
+        await wait_known(store, 3)
+        told = [record.problem for record in caplog.records if record.message.startswith("etcd can't be followed")]
         assert told == ["following etcd failed by a bug in this server: BugError('_take_response')"]
-        await until(lambda: store._news.revision == 3 and not store.away)
         assert await store.append(Entry(id="id-4", operations={A: b"4"}), 3) == 4
         once(monkeypatch, cache, "_write")
-        await until(lambda: background.deaths["write the local copy of etcd"] == 1)
+        await wait_until(lambda: background.deaths["write the local copy of etcd"], equals=1)
         await store.append(Entry(id="id-5", operations={A: b"5"}))
-        await until(lambda: (cache.read() or ("", None))[1] == store._now)
+        await wait_until(cache.read, equals=(store.epoch, await store.state()))
         await store.close()
         await other.close()
 
@@ -202,9 +201,9 @@ async def test_the_stores_file_is_looked_after_after_a_fault(monkeypatch: pytest
     background = Background()
     store = await SqliteStore.open(tmp_path / "store.db", background=background)
     once(monkeypatch, store, "_keep_in_place")
-    await until(lambda: background.deaths["look after the store's file"] == 1)
+    await wait_until(lambda: background.deaths["look after the store's file"], equals=1)
     (tmp_path / "store.db").unlink()
-    await until((tmp_path / "store.db").exists)
+    await wait_until((tmp_path / "store.db").exists)
     await store.close()
 
 
@@ -216,9 +215,8 @@ async def test_history_is_shortened_after_a_fault(monkeypatch: pytest.MonkeyPatc
     retention = Retention(store, most=3, longest_s=1e9, every_s=0.01, background=background)
     once(monkeypatch, retention, "tidy")
     async with retention:
-        await until(lambda: background.deaths["shorten the history"] == 1)
-        while (await store.kept())[0] != 4:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: background.deaths["shorten the history"], equals=1)
+        await wait_until(store.kept, equals=(4, 7))
 
 
 class NoStreams:
@@ -232,26 +230,23 @@ class NoStreams:
 
 async def test_the_admin_port_is_served_after_a_fault_and_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     background = Background()
+
+    async def no_figures() -> bytes:
+        return b""
+
     server = AdminServer(
         Address("127.0.0.1", 0),
         healthy=lambda: True,
         ready=lambda: (True, background.ailing),
-        metrics=lambda: asyncio.sleep(0, b""),
+        metrics=no_figures,
         background=background,
     )
     bound = await server.start()
     assert (await fetch(bound.port, "/healthz")).status == 200
-    first = server._server
-    assert first is not None
-
-    async def fail(counter: int) -> bool:
-        raise BugError("tick")
-
-    monkeypatch.setattr(first, "on_tick", fail)
-    await until(lambda: background.deaths["serve the admin port"] == 1)
-    await until(lambda: server._server is not None and server._server is not first and server._server.started)
+    once(monkeypatch, HttpServer, "on_tick")
+    await wait_until(lambda: background.deaths["serve the admin port"], equals=1)
     answer = await fetch(bound.port, "/readyz")
-    assert (answer.status, answer.text.strip()) == (200, "the task 'serve the admin port' died: BugError('tick')")
+    assert (answer.status, answer.text.strip()) == (200, "the task 'serve the admin port' died: BugError('on_tick')")
     await server.stop()
     with pytest.raises(OSError, match="Connect call failed"):
         await fetch(bound.port, "/healthz")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support import resources as r
 from support.etcd import Etcd
-from support.running import until
 from support.server import XdsServer
+from support.waiting import wait_until
 
 from xds.app import App
 from xds.client import Client, RefusedError, UnavailableError
@@ -43,7 +43,7 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     monkeypatch.setattr(publisher, "publish", fail_once)
     following = app.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
     r.write_directory(tmp_path, [r.static_cluster("a", 2)])
-    await until(lambda: publisher.revision == 2)
+    await wait_until(lambda: publisher.revision, equals=2)
     assert failed
     stop.set()
     await following
@@ -98,10 +98,9 @@ async def test_a_restart_without_its_directory_while_the_store_is_away_leaves_it
             server.start()
             await server.wait_ready()
             etcd.start()
-            async with Client(f"127.0.0.1:{server.api_port}") as client, asyncio.timeout(30):
-                while True:
-                    try:
-                        await client.apply(upsert=[r.static_cluster("a", 2)])
-                        break
-                    except (UnavailableError, RefusedError):  # it is still the directory's
-                        await asyncio.sleep(0.05)
+            async with Client(f"127.0.0.1:{server.api_port}") as client:
+                await wait_until(
+                    lambda: client.apply(upsert=[r.static_cluster("a", 2)]),
+                    poll_s=0.05,
+                    ignoring=(UnavailableError, RefusedError),  # it is still the directory's
+                )

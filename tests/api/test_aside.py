@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from support import resources as r
+from support.waiting import turns
 
 from xds.api import answers, bodies
 from xds.api.rest import rest_api
@@ -18,7 +19,7 @@ from xds.api.tokens import Token
 MANY = [r.static_cluster(f"c{number}", number % 250) for number in range(2_000)]
 
 
-class Turns:
+class CountedTurns:
     """Counts the event loop's turns, and how many there were at each call of what is watched."""
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class Turns:
     async def run(self) -> None:
         while True:
             self.count += 1
-            await asyncio.sleep(0)
+            await turns()
 
     def watched(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -44,11 +45,11 @@ class Turns:
 
 
 @asynccontextmanager
-async def counted_turns() -> AsyncIterator[Turns]:
-    turns = Turns()
-    running = asyncio.create_task(turns.run())
+async def counted_turns() -> AsyncIterator[CountedTurns]:
+    counted = CountedTurns()
+    running = asyncio.create_task(counted.run())
     try:
-        yield turns
+        yield counted
     finally:
         running.cancel()
 

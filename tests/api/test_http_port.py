@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from support.fetch import Answer, fetch
 from support.loops import on_both_loops
 from support.pki import Authority
-from support.running import until
+from support.waiting import for_a_while, wait_until
 
 from xds.address import Address
 from xds.api.admin import SCRAPES_MAX, SPARE, AdminServer
@@ -101,7 +101,7 @@ def port(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., object
         finally:
             made.go.set()
             await server.stop()
-            await until(lambda: not sockets_of(made.number), timeout_s=10.0)
+            await wait_until(lambda: sockets_of(made.number), equals=[], timeout_s=10.0)
 
     return serve
 
@@ -137,7 +137,7 @@ async def trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
         for byte in data:
             writer.write(bytes([byte]))
             await writer.drain()
-            await asyncio.sleep(TIMEOUT_S / 5)
+            await for_a_while(TIMEOUT_S / 5, "each byte comes in time, and all together do not")
     except (ConnectionError, ssl.SSLError):
         pass
 
@@ -190,7 +190,7 @@ async def test_a_body_that_comes_byte_by_byte_is_answered_408_and_its_request_is
         sending = asyncio.create_task(trickle(writer, b"x" * 100))
         assert (await ended(reader)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         await sending
-        await until(lambda: (port.under_way, port.cut) == (0, 1))
+        await wait_until(lambda: (port.under_way, port.cut), equals=(0, 1))
         writer.transport.abort()
 
 
@@ -202,7 +202,7 @@ async def test_a_request_that_is_complete_may_take_its_time(port) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(reader.readline())), 2 * TIMEOUT_S)
         port.go.set()
-        await until(lambda: not port.under_way)
+        await wait_until(lambda: port.under_way, equals=0)
         writer.transport.abort()
 
 
@@ -216,7 +216,7 @@ async def test_who_reads_nothing_of_an_answer_is_cut_off_and_who_reads_slowly_is
         size, started = 0, time.monotonic()
         while data := await reading[0].read(2**20):
             size += len(data)
-            await asyncio.sleep(TIMEOUT_S / 10)
+            await for_a_while(TIMEOUT_S / 10, "it reads slowly")
         assert time.monotonic() - started > 3 * TIMEOUT_S
         assert size > len(LARGE)
         stuck[1].transport.resume_reading()
@@ -239,7 +239,7 @@ async def test_connections_that_say_nothing_make_room_for_those_that_do(port, sa
             writer.write({"half": GET[:-2], "body": POST}.get(said, b""))
             # One after the other, as they are to be in place: the API takes fewer at a time.
             if said == "body" and port.under_way < REQUESTS_MAX:
-                await until(lambda before=port.under_way: port.under_way > before or port.cut)
+                await wait_until(lambda before=port.under_way: port.under_way > before or port.cut)
         for _ in range(3):
             assert (await port.fetch("/healthz")).text == "ok"
             assert (await port.fetch("/readyz")).text == "ready"
@@ -252,7 +252,7 @@ async def test_health_is_answered_while_requests_of_all_other_kinds_are_as_many_
     async with port() as port:
         api = [asyncio.create_task(port.fetch("/v1/wait", 30)) for _ in range(REQUESTS_MAX)]
         scrapes = [asyncio.create_task(port.fetch("/metrics", 30)) for _ in range(SCRAPES_MAX)]
-        await until(lambda: port.under_way == REQUESTS_MAX)
+        await wait_until(lambda: port.under_way, equals=REQUESTS_MAX)
         for path in ("/v1/wait", "/metrics"):
             await _wait_busy(port, path)
         silent = [await port.connect() for _ in range(2 * CONNECTIONS_MAX)]
@@ -282,7 +282,7 @@ async def _wait_busy(port: Port, path: str) -> None:
 async def test_a_request_under_way_outlives_any_number_of_newcomers(port) -> None:
     async with port() as port:
         waiting = asyncio.create_task(port.fetch("/v1/wait", 30))
-        await until(lambda: port.under_way == 1)
+        await wait_until(lambda: port.under_way, equals=1)
         crowd = [await port.connect() for _ in range(3 * CONNECTIONS_MAX)]
         port.go.set()
         assert (await waiting).status == 200
@@ -304,8 +304,8 @@ async def test_without_descriptors_it_takes_nobody_does_not_spin_and_goes_on_aft
                 while True:
                     taken.append(os.open("/dev/null", os.O_RDONLY))
             await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port.number))
-            cpu_s, since = time.process_time(), time.monotonic()
-            await until(lambda: time.monotonic() - since > 1.0)
+            cpu_s = time.process_time()
+            await for_a_while(1.0, "a server that spins takes CPU time meanwhile")
             assert time.process_time() - cpu_s < 0.6
         finally:
             for each in taken:

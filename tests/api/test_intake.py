@@ -14,6 +14,7 @@ from grpc import aio
 from support import resources as r
 from support.fetch import fetch
 from support.server import XdsServer
+from support.waiting import turns, wait_until
 
 from xds._generated import snapshots_pb2 as pb
 from xds.api.intake import BusyError, Intake
@@ -48,17 +49,16 @@ async def test_bodies_have_their_turn_in_order_and_what_is_given_back_goes_to_th
     async def take(name: str, size: int) -> None:
         async with intake.room(size * MIB):
             done.append(name)
-            await asyncio.sleep(0)
+            await turns()
 
     async with intake.room(8 * MIB) as first:
         waiting = [asyncio.create_task(take(name, size)) for name, size in (("a", 9), ("b", 1), ("c", 2))]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turns(2)
         assert done == [], "b would have room, but a was first"
         first.shrink(1 * MIB)
         await asyncio.wait(waiting)
     assert done == ["a", "b", "c"]
-    await asyncio.sleep(0)
+    await turns()
     assert emptied == [True]
 
 
@@ -68,7 +68,7 @@ async def test_who_waits_too_long_is_sent_away_and_takes_no_room() -> None:
         with pytest.raises(BusyError, match="intake_bytes_max"):
             await intake.take(1)
         leaving = asyncio.create_task(intake.take(5))
-        await asyncio.sleep(0)
+        await turns()
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
@@ -80,7 +80,7 @@ async def test_who_is_called_and_leaves_in_the_same_moment_takes_no_room() -> No
     intake = Intake(10)
     first = await intake.take(10)
     second = asyncio.create_task(intake.take(10))
-    await asyncio.sleep(0)
+    await turns()
     first.give_back()
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -145,11 +145,12 @@ async def test_large_bodies_at_once_cost_what_one_does_and_leave_nothing(
         await asyncio.gather(*(send(server, data) for _ in range(AT_ONCE)))
         # At once they take 12 bodies more than one alone; in turns one or two, as one is freed when the next begins.
         assert memory_bytes(server, "VmHWM") - one < 4 * len(data)
-
-        def is_back() -> bool:
-            return memory_bytes(server, "VmRSS") < before * 1.1
-
-        await server.wait_for(is_back, "keeps memory", 10)
+        await server.wait_for(
+            lambda: memory_bytes(server, "VmRSS"),
+            lambda now: now < before * 1.1,
+            otherwise=f"keeps memory, of {before} bytes before",
+            timeout_s=10,
+        )
 
 
 async def test_a_body_that_waits_for_the_rest_of_another_holds_up_nothing_that_is_small() -> None:
@@ -255,6 +256,4 @@ async def test_streams_that_push_endpoints_are_limited_in_number() -> None:
             except aio.AioRpcError:
                 return False
 
-        async with asyncio.timeout(10):
-            while not await one_more():
-                pass
+        await wait_until(one_more)

@@ -18,6 +18,7 @@ import typer
 import yaml
 from support import resources as r
 from support.server import XDS, XdsServer
+from support.waiting import wait_until
 from support.wire import DeltaClient
 
 from xds.cli.main import app
@@ -168,9 +169,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             await client.update_rules(rules, about=About(message=f"{NASTY} the last", author=NASTY))
             await node.subscribe(r.CLUSTER)
             await node.nack(await node.next(), NASTY)
-            async with asyncio.timeout(20):
-                while not [told for told in (await client.nodes()).nodes if told.state == "rejected"]:
-                    pass
+            await wait_until(client.nodes, lambda told: [node.state for node in told.nodes] == ["rejected"])
             yield World(server, tmp_path)
 
 

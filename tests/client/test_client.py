@@ -251,7 +251,7 @@ async def test_a_connection_that_is_lost_while_a_change_waits_leaves_its_outcome
         async def append_all(self, entries, expected_revision):
             revision = await super().append_all(entries, expected_revision)
             kept.set()
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
             return revision
 
     async with (
@@ -282,7 +282,7 @@ async def test_a_dry_run_leaves_nothing_open(api_server, monkeypatch) -> None:
 
     async def hang(*_: object) -> None:
         asked.set()
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
 
     async with api_server() as server, FreezingProxy(server.api.address.port) as proxy:
         monkeypatch.setattr(server.publisher, "publish", hang)

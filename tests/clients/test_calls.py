@@ -6,9 +6,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from support import resources as r
-from support.control_planes import app_of
+from support.control_planes import app_of, wait_streams
 from support.native_clients import RemoteCallError
-from support.native_dial import DELTA_ADS, HEALTH_CHECK, HEALTH_WATCH, first_request, wait_streams
+from support.native_dial import DELTA_ADS, HEALTH_CHECK, HEALTH_WATCH, first_request
 from support.wire import wire
 
 MIB = 1024 * 1024

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from support import resources as r
 from support import toolchains
-from support.control_planes import app_of
+from support.control_planes import app_of, wait_streams
 from support.native_clients import (
     ClientProcess,
     GrpcioClients,
@@ -20,7 +20,7 @@ from support.native_clients import (
     build_go,
     build_java,
 )
-from support.native_dial import DELTA_ADS, Dialer, first_request, wait_streams
+from support.native_dial import DELTA_ADS, Dialer, first_request
 from support.pki import Authority, Pair
 from support.wire import StreamEnded
 

@@ -2,8 +2,8 @@
 
 import grpc
 from support import resources as r
-from support.control_planes import app_of
-from support.native_dial import DELTA_ADS, first_request, wait_streams
+from support.control_planes import app_of, wait_streams
+from support.native_dial import DELTA_ADS, first_request
 from support.wire import PER_TYPE, wire
 
 MANY = 2_000

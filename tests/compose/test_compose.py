@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +28,7 @@ from support.processes import Child
 from support.server import XDS
 from support.toolchains import without
 from support.traffic import Traffic
+from support.waiting import NotMetError, for_a_while, wait_until
 
 from xds.client import Client
 
@@ -162,14 +163,14 @@ class Local:
         child = self.children[name]
         pause_s = RESTART_MIN_S
         while True:
-            await child.wait_for(lambda: not child.running, "ends", math.inf, poll_s=0.05, may_end=True)
+            await wait_until(lambda: not child.running, timeout_s=math.inf, poll_s=0.05)
             if not ends:
                 self.ended.append(self._state(name))
             elif child.process.returncode == 0:
                 return
             if time.monotonic() - child.started_at > RUNS_S:
                 pause_s = RESTART_MIN_S
-            await asyncio.sleep(pause_s)
+            await for_a_while(pause_s, "as compose does before it starts a service again")
             pause_s = min(2 * pause_s, RESTART_MAX_S)
             child.start()
 
@@ -182,55 +183,54 @@ class Local:
         said = child.log().strip().splitlines()
         return f"{name} ended with {child.process.returncode}: {said[-1] if said else 'no word'}"
 
-    @asynccontextmanager
-    async def within(self, seconds: float, what: str) -> AsyncIterator[None]:
-        """Bound what is done in the context; if it takes longer, say which services are down, and why."""
+    async def wait(
+        self, what: str, look: Callable[[], Any], is_met_by: Callable[[Any], object] = bool, *, timeout_s: float = 30
+    ) -> None:
+        """Wait as ``wait_until`` does; if it is in vain, say which services are down, and why."""
         try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError:
+            await wait_until(look, is_met_by, timeout_s=timeout_s, poll_s=0.05, ignoring=OSError)
+        except NotMetError as missed:
             states = [*map(self._state, self.children), "", "ended before:", *(self.ended or ["none"])]
-            pytest.fail("\n".join([f"{what}: not within {seconds:g} s", *states]))
+            pytest.fail("\n".join([f"{what}: {missed}", *states]))
 
     async def wait_seeded(self) -> None:
-        async with self.within(30, "the first resources are applied"):
-            await self._keeping[SEED]
+        await self.wait("the first resources are applied", self._keeping[SEED].done)
+        self._keeping[SEED].result()
 
     async def wait_ready(self, name: str) -> None:
-        async with self.within(30, f"{name} is ready"):
-            while True:
-                with suppress(OSError, TimeoutError):
-                    if (await fetch(19000, "/readyz", host=self.addresses[name])).status == 200:
-                        return
-                await asyncio.sleep(0.05)
+        await self.wait(
+            f"{name} is ready",
+            lambda: fetch(19000, "/readyz", host=self.addresses[name]),
+            lambda answer: answer.status == 200,
+        )
 
     async def wait_stale(self, name: str) -> None:
-        async with self.within(30, f"{name} notices that etcd is away"):
-            while True:
-                with suppress(OSError, TimeoutError):
-                    if "\nxds_stale 1.0\n" in (await fetch(19000, "/metrics", host=self.addresses[name])).text:
-                        return
-                await asyncio.sleep(0.05)
+        await self.wait(
+            f"{name} notices that etcd is away",
+            lambda: fetch(19000, "/metrics", host=self.addresses[name]),
+            lambda answer: "\nxds_stale 1.0\n" in answer.text,
+        )
 
     async def wait_answer(self, port: int, path: str, wanted: str) -> None:
-        async with self.within(30, f"{path} on port {port} is answered by {wanted}"):
-            while True:
-                with suppress(OSError, TimeoutError):
-                    if (await fetch(port, path)).text.strip() == wanted:
-                        return
-                await asyncio.sleep(0.05)
+        await self.wait(
+            f"{path} on port {port} is answered by {wanted}",
+            lambda: fetch(port, path),
+            lambda answer: answer.text.strip() == wanted,
+        )
 
     async def wait_scraped(self) -> None:
         """Wait until Prometheus has the figures of both replicas."""
-        async with self.within(30, "Prometheus has the figures of both replicas"):
-            while True:
-                with suppress(OSError, TimeoutError):
-                    said = await fetch(9090, "/api/v1/query?query=xds_streams", host=self.addresses["prometheus"])
-                    results = json.loads(said.text)["data"]["result"]
-                    found = {each["metric"]["instance"]: float(each["value"][1]) for each in results}
-                    if len(found) == 2 and sum(found.values()) >= len(SIDECARS):
-                        return
-                await asyncio.sleep(0.5)
+
+        async def streams() -> dict[str, float]:
+            said = await fetch(9090, "/api/v1/query?query=xds_streams", host=self.addresses["prometheus"])
+            results = json.loads(said.text)["data"]["result"]
+            return {each["metric"]["instance"]: float(each["value"][1]) for each in results}
+
+        await self.wait(
+            "Prometheus has the figures of both replicas",
+            streams,
+            lambda found: len(found) == 2 and sum(found.values()) >= len(SIDECARS),
+        )
 
     async def __aenter__(self) -> Self:
         for name in self._services:
@@ -291,13 +291,14 @@ async def test_traffic_flows_while_a_replica_and_then_etcd_are_killed_and_come_b
 
 
 FAILS_ONCE = """
-import pathlib, sys, time
+import pathlib, signal, sys
 before = pathlib.Path(sys.argv[1])
 if not before.exists():
     before.touch()
     sys.exit("too early")
 print("in time", flush=True)
-time.sleep(float(sys.argv[2]))
+if sys.argv[2] == "goes on":
+    signal.pause()
 """
 
 
@@ -305,24 +306,21 @@ time.sleep(float(sys.argv[2]))
 async def test_what_ends_is_started_again_and_a_failure_names_what_is_down(project, tmp_path: Path) -> None:
     """Of the stand-in for compose: what a service's early end costs here must be what it costs there."""
     local = Local(project, tmp_path)
-    for name, runs_s in (("etcd", 600), (SEED, 0)):
-        local.children[name].argv = [sys.executable, "-c", FAILS_ONCE, str(tmp_path / f"{name}-was"), str(runs_s)]
+    for name, then in (("etcd", "goes on"), (SEED, "ends")):
+        local.children[name].argv = [sys.executable, "-c", FAILS_ONCE, str(tmp_path / f"{name}-was"), then]
         local.start(name)
     try:
         await local.wait_seeded()
-        async with local.within(30, "etcd is started again"):
-            while "in time" not in local.children["etcd"].log():
-                await asyncio.sleep(0.05)
+        await local.wait("etcd is started again", lambda: "in time" in local.children["etcd"].log())
         assert local.ended == ["etcd ended with 1: too early"]
         await local.kill("etcd")
         with pytest.raises(pytest.fail.Exception) as failure:
-            async with local.within(0.1, "all is well"):
-                await asyncio.Event().wait()
+            await local.wait("all is well", lambda: "not yet", lambda seen: seen == "well", timeout_s=0.1)
     finally:
         for name in ("etcd", SEED):
             await local.kill(name)
     first, *states = str(failure.value).splitlines()
-    assert first == "all is well: not within 0.1 s"
+    assert first == "all is well: not as wanted within 0.1 s; last seen: 'not yet'"
     assert "etcd ended with -9: in time" in states
     assert "xds-1 was not started" in states
     assert states[-1] == "etcd ended with 1: too early"

@@ -3,7 +3,6 @@
 The bad resources here are well-formed and pass every rule of the schema: only Envoy knows that it can't use them.
 """
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from support.pki import Authority
 from support.ports import free_port
 from support.transports import settings_on
 from support.upstream import Upstreams
+from support.waiting import stays, wait_until
 
 from xds.embed import ControlPlane, GroupTable
 
@@ -44,15 +44,17 @@ class Scene:
     async def wait_quiet(self) -> None:
         """Wait until Envoy has answered all it was sent, with an ACK or a NACK."""
         counters = app_of(self.control_plane).hub.counters
-        async with asyncio.timeout(5):
-            while counters.responses > counters.acks + counters.nacks:
-                await asyncio.sleep(0.002)
+        await wait_until(
+            lambda: (counters.responses, counters.acks, counters.nacks),
+            lambda counts: counts[0] <= counts[1] + counts[2],
+            timeout_s=5,
+        )
 
     async def wait_nack(self, count: int = 1) -> None:
         """Wait until the server was told of so many NACKs."""
-        async with asyncio.timeout(5):
-            while app_of(self.control_plane).hub.counters.nacks < count:
-                await asyncio.sleep(0.002)
+        await wait_until(
+            lambda: app_of(self.control_plane).hub.counters.nacks, lambda nacks: nacks >= count, timeout_s=5
+        )
 
     async def assert_rejected_once(self, kind: str) -> None:
         """Assert that Envoy rejected one response in all, of this kind of subscription, and is not sent it again.
@@ -60,10 +62,9 @@ class Scene:
         Every subscription of the kind counts it (each route configuration has its own).
         """
         await self.wait_quiet()
-        responses = app_of(self.control_plane).hub.counters.responses
+        counters = app_of(self.control_plane).hub.counters
         # Any reason to send it again would have come with the changes that others made meanwhile.
-        await asyncio.sleep(0.2)
-        assert app_of(self.control_plane).hub.counters.responses == responses
+        await stays(lambda: counters.responses, equals=counters.responses, for_s=0.2)
         rejected = {name: value for name, value in (await self.envoy.stats("update_rejected$")).items() if value}
         assert set(rejected.values()) == {1}, rejected
         assert all(kind in name for name in rejected)
@@ -90,10 +91,12 @@ async def answer(envoy: EnvoyProcess, listener: str = "l1") -> str:
 
 async def wait_answer(envoy: EnvoyProcess, text: str, before: str, listener: str = "l1") -> None:
     """Wait until requests are answered by another upstream than before, and see to it that no third answer comes."""
-    async with asyncio.timeout(5):
-        while (said := await answer(envoy, listener)) != text:
-            assert said == before
-            await asyncio.sleep(0.002)
+
+    def is_over(said: str) -> bool:
+        assert said in (before, text)
+        return said == text
+
+    await wait_until(lambda: answer(envoy, listener), is_over, timeout_s=5, poll_s=0.002)
 
 
 @BOTH
@@ -228,10 +231,12 @@ async def test_an_unknown_secret_keeps_no_envoy_waiting(form, tmp_path):
         assert await answer(at.envoy) == "a"
         at.apply(r.secret("s1", pair.cert_text, pair.key_text))
         port, context = await at.envoy.listener_port("tls"), authority.client_context()
-        async with asyncio.timeout(5):
-            while (said := await handshake(port, context)) != "a":  # it is reset as long as there is no certificate
-                assert said is None
-                await asyncio.sleep(0.002)
+
+        def is_over(said: str | None) -> bool:
+            assert said in (None, "a")  # it is reset as long as there is no certificate
+            return said == "a"
+
+        await wait_until(lambda: handshake(port, context), is_over, timeout_s=5, poll_s=0.002)
 
 
 @BOTH
@@ -256,11 +261,7 @@ async def test_heartbeats_keep_a_mortal_cluster_alive_and_without_them_it_goes(f
         at.apply(mortal(r.cluster("b"), 1), r.assignment("b", at.ports["b"]), r.route("r1", "b"))
         await at.envoy.wait_names("clusters", {"a", "b"})
         requests = app_of(at.control_plane).hub.counters.requests
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + 3
-        while loop.time() < ends:
-            assert await answer(at.envoy) == "b"
-            await asyncio.sleep(0.02)
+        await stays(lambda: answer(at.envoy), equals="b", for_s=3.0, poll_s=0.02)
         # About three heartbeats a second, each of them ACKed.
         assert 6 <= app_of(at.control_plane).hub.counters.requests - requests <= 12
         assert await at.envoy.nacks() == 0

@@ -1,6 +1,5 @@
 """What Envoy asks for only when it needs it: clusters (ODCDS), virtual hosts (VHDS); and collections by xdstp names."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from support.fetch import Answer, fetch
 from support.forms import DELTA_ADS
 from support.transports import settings_on
 from support.upstream import Upstreams
+from support.waiting import wait_until
 
 from xds.embed import ControlPlane, GroupTable
 
@@ -46,9 +46,11 @@ class Scene:
 
     async def wait_served_by(self, name: str, **options: object) -> None:
         """Wait until a request is answered by an upstream."""
-        async with asyncio.timeout(5):
-            while (await self.ask(**options))[0].text != name:
-                await asyncio.sleep(0.005)
+
+        async def text() -> str:
+            return (await self.ask(**options))[0].text
+
+        await wait_until(text, equals=name, timeout_s=5)
 
     def to(self, cluster: str) -> dict[str, object]:
         """Return the options of a request to a cluster."""

@@ -17,6 +17,7 @@ from support.processes import ChildFailedError
 from support.server import XdsServer
 from support.traffic import Traffic
 from support.upstream import Upstreams
+from support.waiting import for_a_while
 
 pytestmark = pytest.mark.envoy
 
@@ -101,7 +102,7 @@ async def watch_streams(server: XdsServer, first: int) -> list[tuple[float, floa
             break
         if streams != seen[-1][1]:
             seen.append((time.monotonic() - began, streams))
-        await asyncio.sleep(0.01)
+        await for_a_while(0.01, "the interval of the samples")
     return seen
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import pytest
 from support import resources as r
-from support.etcd import Etcd
+from support.etcd import Etcd, wait_known
 from support.server import XdsServer
-from support.worker_fleet import Fleet
+from support.waiting import for_a_while, wait_until
+from support.worker_fleet import Fleet, wait_followed
 
 from xds.client import Client
 from xds.schema.ingest import ingest
@@ -29,6 +30,7 @@ from xds.store.etcd_client import EtcdOptions
 FAULTS = int(os.environ.get("XDS_ETCD_FAULTS", "2"))
 STREAMS = int(os.environ.get("XDS_REPLICA_STREAMS", "200"))
 FAULT_S = 2.0
+PATIENCE_S = 60.0
 STALL_MAX_S = 3.0
 CLUSTERS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
@@ -67,15 +69,15 @@ class Writers:
             begun = time.monotonic()
             revision = await self._persist(store, entry)
             self.told.append(Told(entry.id, begun, time.monotonic(), revision))
-            await asyncio.sleep(0.002)
+            await for_a_while(0.002, "the pace of a writer")
 
     async def _persist(self, store: EtcdStore, entry: Entry) -> int:
-        while True:
+        async def attempt() -> int:
             self.tries += 1
-            try:
-                return await store.append(entry)
-            except (UnavailableError, OutcomeUnknownError):
-                await asyncio.sleep(0.02)
+            return await store.append(entry)
+
+        refused = (UnavailableError, OutcomeUnknownError)
+        return await wait_until(attempt, timeout_s=PATIENCE_S, poll_s=0.02, ignoring=refused)
 
     def stall_s(self) -> float:
         """Return the longest time without any acknowledgement."""
@@ -94,8 +96,7 @@ async def check(writers: Writers, stores: list[EtcdStore]) -> int:
     """Assert what is promised of the log, and that all stores have the same one; return how long it is."""
     newest = max(each.revision for each in writers.told)
     for store in stores:
-        async with asyncio.timeout(10):
-            await store._news.reach(newest)
+        await wait_known(store, newest)
     logs = [await whole_log(store) for store in stores]
     shortest = min(map(len, logs))
     assert all(log[:shortest] == logs[0][:shortest] for log in logs)
@@ -118,7 +119,7 @@ async def check(writers: Writers, stores: list[EtcdStore]) -> int:
 
 async def kill(etcd: Etcd, number: int) -> None:
     etcd.members[number].kill()
-    await asyncio.sleep(FAULT_S)
+    await for_a_while(FAULT_S, "the fault lasts")
     etcd.members[number].start()
 
 
@@ -126,7 +127,7 @@ async def cut_off(etcd: Etcd, number: int) -> None:
     """Let nothing pass between a member and the others for a while. It still answers its clients."""
     held_back = etcd.network.held_back
     etcd.network.cut_off(number)
-    await asyncio.sleep(FAULT_S)
+    await for_a_while(FAULT_S, "the fault lasts")
     etcd.network.heal()
     assert etcd.network.held_back > held_back, "it was cut off"
 
@@ -134,7 +135,7 @@ async def cut_off(etcd: Etcd, number: int) -> None:
 async def pause(etcd: Etcd, number: int) -> None:
     """Have a member say and hear nothing for a while, and come back as it was."""
     etcd.members[number].signal(signal.SIGSTOP)
-    await asyncio.sleep(FAULT_S)
+    await for_a_while(FAULT_S, "the fault lasts")
     etcd.members[number].signal(signal.SIGCONT)
 
 
@@ -151,7 +152,7 @@ async def test_whatever_becomes_of_the_leader_nothing_acknowledged_is_lost_or_do
         writers = Writers(stores)
         running = asyncio.create_task(writers.run())
         for _ in range(FAULTS):
-            await asyncio.sleep(chance.uniform(0.5, 1.0))
+            await for_a_while(chance.uniform(0.5, 1.0), "the fault comes at any moment")
             await fault(etcd, await etcd.leader())
             await etcd.wait_whole()  # two lost of three is no majority
         await writers.stop()
@@ -191,11 +192,11 @@ async def test_streams_stay_and_are_told_every_change_whatever_becomes_of_etcd()
                         cluster = r.static_cluster(f"{writer}{number % 10}", number + 1)
                         await client.apply(upsert=[cluster])
                         acknowledged[cluster["name"]] = cluster
-                        await asyncio.sleep(STREAMS / 800)  # what one process of Python can take in
+                        await for_a_while(STREAMS / 800, "what one process of Python can take in")
 
                 pushing = [asyncio.create_task(push(at_one, "a")), asyncio.create_task(push(at_two, "b"))]
                 for number in range(FAULTS):
-                    await asyncio.sleep(chance.uniform(0.5, 1.0))
+                    await for_a_while(chance.uniform(0.5, 1.0), "the fault comes at any moment")
                     await (kill, cut_off)[number % 2](etcd, await etcd.leader())
                     await etcd.wait_whole()
                 for member in etcd.members:
@@ -203,13 +204,11 @@ async def test_streams_stay_and_are_told_every_change_whatever_becomes_of_etcd()
                 for server in servers:
                     await server.wait_metrics(lambda metrics: metrics["xds_stale"] == 1)
                 etcd.start()
-                await asyncio.sleep(FAULT_S)
+                await for_a_while(FAULT_S, "writers go on after the last fault")
                 stop.set()
                 await asyncio.gather(*pushing)
                 expected = {name: ingest(cluster).version for name, cluster in acknowledged.items()}
-                async with asyncio.timeout(30):
-                    while any(each.versions != expected for each in followers):
-                        await asyncio.sleep(0.1)
+                await wait_followed(followers, expected)
                 dropped = sum(follower.streams - 1 for follower in followers)
                 again = [each for follower in followers for each in follower.repeated]
     print(f"{FAULTS} faults and etcd away once: {dropped} of {len(followers)} streams dropped, {len(again)} sent again")

@@ -15,6 +15,7 @@ from support.forms import DELTA_ADS
 from support.server import XdsServer
 from support.swaps import BACK_OFF_MAX_S, Scene, route_moves, under_load
 from support.upstream import Upstreams
+from support.waiting import for_a_while
 
 from xds.client import About, Client
 
@@ -99,11 +100,11 @@ async def test_kill_9_loses_doubles_and_tears_nothing_and_costs_no_request() -> 
             async with EnvoyProcess(form.bootstrap(server.port)) as envoy, under_load(scene, envoy) as traffic:
                 writing = [asyncio.create_task(write(number, client, each, stop)) for number, each in enumerate(pushed)]
                 for _ in range(KILLS):
-                    await asyncio.sleep(chance.uniform(0.2, 1.2))
+                    await for_a_while(chance.uniform(0.2, 1.2), "the kill comes at any moment")
                     server.kill()
                     server.start()
                     await server.wait_ready()
-                await asyncio.sleep(0.5)
+                await for_a_while(0.5, "writers go on after the last start")
                 stop.set()
                 await asyncio.wait_for(asyncio.gather(*writing), PATIENCE_S)
                 report = await traffic.stop()

@@ -3,7 +3,6 @@
 ``XDS_REPLICA_STREAMS`` sets how many streams there are; ``make faults`` has 2,000.
 """
 
-import asyncio
 import os
 import time
 from typing import Any
@@ -15,6 +14,7 @@ from support.envoy import EnvoyProcess
 from support.etcd import Etcd
 from support.ports import free_port
 from support.server import XdsServer
+from support.waiting import wait_until
 from support.worker_fleet import Fleet
 
 from xds.client import Client
@@ -37,6 +37,11 @@ async def streams_of(server: XdsServer) -> int:
     return int((await server.metrics())["xds_streams"])
 
 
+def lacking(fleet: Fleet, count: int) -> list[tuple[str, int]]:
+    """Return who has another number of clusters, and how many."""
+    return [(each.node_id, len(each.versions)) for each in fleet.followers if len(each.versions) != count]
+
+
 async def snapshot(server: XdsServer) -> Any:
     return (await server.admin("/v1/groups/default/snapshot")).json()
 
@@ -50,28 +55,20 @@ async def test_a_replica_that_is_killed_costs_its_streams_a_reconnect_and_nothin
             await two.wait_ready()
             async with Client(f"127.0.0.1:{one.api_port}") as client:
                 await client.apply(upsert=[r.static_cluster(f"c{number}", 1) for number in range(50)])
-            async with asyncio.timeout(30):
-                while await snapshot(one) != await snapshot(two):  # which follows as soon as it hears of it
-                    await asyncio.sleep(0.02)
+            await wait_until(lambda: snapshot(two), equals=await snapshot(one))  # it follows as soon as it hears of it
             front = free_port()
             async with balancer(front, [one.port, two.port]) as envoy, Fleet(front, STREAMS, r.CLUSTER) as fleet:
                 await envoy.wait_live()
-                async with asyncio.timeout(120):
-                    while any(len(follower.versions) != 50 for follower in fleet.followers):
-                        await asyncio.sleep(0.1)
+                await wait_until(lambda: lacking(fleet, 50), equals=[], timeout_s=120, poll_s=0.05)
                 had = await streams_of(one)
                 assert had > STREAMS // 4, "both have some"
                 one.kill()
                 killed = time.monotonic()
-                async with asyncio.timeout(60):
-                    while await streams_of(two) < STREAMS:
-                        await asyncio.sleep(0.02)
+                await wait_until(lambda: streams_of(two), lambda count: count >= STREAMS, timeout_s=60, poll_s=0.02)
                 moved_s = time.monotonic() - killed
                 async with Client(f"127.0.0.1:{two.api_port}") as client:
                     await client.apply(upsert=[r.static_cluster("new", 1)])
-                async with asyncio.timeout(30):
-                    while any(len(follower.versions) != 51 for follower in fleet.followers):
-                        await asyncio.sleep(0.1)
+                await wait_until(lambda: lacking(fleet, 51), equals=[], poll_s=0.05)
                 repeated = [each for follower in fleet.followers for each in follower.repeated]
     print(f"{had} of {STREAMS} streams went on at the other replica after {moved_s:.2f} s, {len(repeated)} sent again")
     assert repeated == []

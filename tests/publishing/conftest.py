@@ -3,6 +3,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from tests.publishing.behind import Log
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.publishing.publisher import Publisher
@@ -16,15 +17,26 @@ class Replica:
     def __init__(self, store: Store) -> None:
         self.catalog = Catalog()
         self.served: list[tuple[int, Changeset]] = []
+        self.fails_with: Exception | None = None
+        """What serving the next changeset fails with, once."""
         self.publisher = Publisher(store, self.catalog, self._serve)
 
     def _serve(self, changeset: Changeset, revision: int) -> None:
+        if self.fails_with is not None:
+            error, self.fails_with = self.fails_with, None
+            raise error
         self.catalog.apply(changeset, revision=revision)
         self.served.append((revision, changeset))
 
     def names(self, group: str = "default") -> dict[str, str]:
         """Return name → version of what a group has itself."""
         return {each.name: each.version for each in self.catalog.own(group)}
+
+
+@pytest.fixture
+def log() -> Log:
+    """A log for stores that may be ``Behind``."""
+    return Log()
 
 
 @pytest.fixture

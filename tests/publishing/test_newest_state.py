@@ -1,11 +1,12 @@
 """Every write is decided on the newest state, whatever its process knew when it came: none puts back what it read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 from support import resources as r
+from support.waiting import wait_until
 
+from tests.publishing.behind import Behind, Log
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
@@ -16,9 +17,7 @@ from xds.publishing.changes import Change, KeptElsewhereError
 from xds.publishing.edits import DeleteGroup, Edit, PutGroup, PutRules, UnknownGroupError, UpdateRules
 from xds.publishing.whole import change_of_directory
 from xds.schema.ingest import ingest
-from xds.store.entries import Entry, Stored
 from xds.store.errors import ConflictError, IdReusedError, OutcomeUnknownError, UnavailableError
-from xds.store.memory import MemoryStore
 
 
 def cluster(name: str, port: int = 1) -> Resource:
@@ -31,57 +30,6 @@ def setting(*resources: Resource, group: str = "default", **more: object) -> Cha
 
 def unknown(_: object) -> tuple[Problem, ...]:
     return (Problem(what="names a group that is not there"),)
-
-
-class Log:
-    """One log that several stores stand on, each of which may learn late what others write."""
-
-    def __init__(self) -> None:
-        self.kept = MemoryStore()
-        self.before_append: list[Exception] = []
-
-
-class Behind(MemoryStore):
-    """A store that shares a log with others. While ``told`` is not set, its watch tells nothing: not before the store
-    itself was asked."""
-
-    def __init__(self, log: Log) -> None:
-        super().__init__()
-        self._log = log
-        self.epoch = log.kept.epoch
-        self.told = asyncio.Event()
-        self.told.set()
-        self.asked = 0
-        self.before_append: Callable[[], Awaitable[None]] | None = None
-
-    def __getattribute__(self, name: str) -> object:
-        if name in ("state", "entries", "find", "kept", "heads", "append"):
-            return getattr(object.__getattribute__(self, "_log").kept, name)
-        return object.__getattribute__(self, name)
-
-    async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
-        asyncio.get_running_loop().call_later(0.01, self.told.set)
-        if self.before_append is not None:
-            before, self.before_append = self.before_append, None
-            await before()
-        if self._log.before_append:
-            raise self._log.before_append.pop()
-        return await self._log.kept.append_all(entries, expected_revision)
-
-    async def newest(self) -> int:
-        self.asked += 1
-        asyncio.get_running_loop().call_later(0.01, self.told.set)
-        return await self._log.kept.newest()
-
-    async def watch(self, after: int) -> AsyncIterator[Stored]:
-        async for stored in self._log.kept.watch(after):
-            await self.told.wait()
-            yield stored
-
-
-@pytest.fixture
-def log() -> Log:
-    return Log()
 
 
 EDITS: dict[str, list[Edit]] = {
@@ -252,8 +200,7 @@ async def test_what_stands_on_an_entry_is_answered_once_that_is_served(replica, 
     one = await replica(store)
     store.told.clear()
     answers = [await one.publisher.submit(setting(cluster("a"))) for _ in range(2)]
-    while await log.kept.newest() < 1:
-        await asyncio.sleep(0)
+    await wait_until(log.kept.newest, equals=1, poll_s=0)
     assert not any(answer.done() for answer in answers)
     assert [(await answer).revision for answer in answers] == [1, 1]
     assert one.names().keys() == {"a"}
@@ -277,15 +224,9 @@ async def test_what_is_kept_and_not_served_yet_is_built_upon_after_a_fault(repli
     store = Behind(log)
     one = await replica(store)
     store.told.clear()
-    keep = log.kept.append_all
-
-    async def keep_quietly(entries: Sequence[Entry], expected_revision: int) -> int:
-        return await keep(entries, expected_revision)
-
-    monkeypatch.setattr(store, "append_all", keep_quietly)  # which lets the watch tell nothing
+    store.tells_once_asked = False
     first = await one.publisher.submit(setting(cluster("a")))
-    while not (one.publisher._planned and one.publisher._planned[0].kept):
-        await asyncio.sleep(0)
+    await wait_until(log.kept.newest, equals=1, poll_s=0)
     monkeypatch.setattr(one.publisher, "_plan_all", lambda batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         await one.publisher.publish(setting(cluster("b")))

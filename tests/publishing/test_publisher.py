@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from structlog.testing import capture_logs
 from support import resources as r
-from support.running import until
+from support.waiting import wait_until
 
+from tests.publishing.behind import Behind, Log
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
 from xds.model.resource import Resource
@@ -302,18 +303,16 @@ async def test_an_unknown_outcome_is_said_to_be_and_settled_by_the_same_id(repli
     assert one.names().keys() == {"a"}
 
 
-async def test_who_fell_behind_what_is_kept_serves_all_of_it_deletions_included(replica) -> None:
-    store = MemoryStore()
-    one = await replica(store)
+async def test_who_fell_behind_what_is_kept_serves_all_of_it_deletions_included(replica, log: Log) -> None:
+    one, behind = await replica(Behind(log)), Behind(log)
     await one.publisher.publish(setting(cluster("a"), cluster("b")))
-    two = await replica(store)
-    two.publisher._tasks[0].cancel()
+    two = await replica(behind)
+    behind.told.clear()
     for number in range(5):
-        await one.publisher.publish(
-            Change(removals={"default": ((CLUSTER, "a"),)}, upserts={"default": (cluster("b", 2 + number),)})
-        )
-    await store.compact(5)
-    two.publisher._tasks.append(asyncio.create_task(two.publisher._follow()))
+        removals = {"default": ((CLUSTER, "a"),)} if number == 2 else {}
+        await one.publisher.publish(Change(removals=removals, upserts={"default": (cluster("b", 2 + number),)}))
+    await log.kept.compact(5)
+    behind.told.set()
     await two.publisher.served_at(6)
     assert two.names() == one.names() == {"b": cluster("b", 6).version}
     await two.publisher.publish(setting(cluster("c")))
@@ -340,16 +339,9 @@ async def test_stopping_refuses_what_waits(replica) -> None:
         await waiting
 
 
-async def test_a_fault_while_serving_is_told_and_tried_again(replica, monkeypatch) -> None:
+async def test_a_fault_while_serving_is_told_and_tried_again(replica) -> None:
     one = await replica()
-    serve, failures = one.publisher._serve, iter([ValueError("a bug")])
-
-    def fail_once(changeset, revision) -> None:
-        for error in failures:
-            raise error
-        serve(changeset, revision)
-
-    monkeypatch.setattr(one.publisher, "_serve", fail_once)
+    one.fails_with = ValueError("a bug")
     await asyncio.wait_for(one.publisher.publish(setting(cluster("a"))), 5)
     assert one.names().keys() == {"a"}
     assert one.publisher.stale_because == ""
@@ -369,7 +361,7 @@ async def test_a_change_that_can_not_be_read_is_named_and_what_was_served_stays(
     await one.publisher.publish(setting(cluster("a")))
     await store.append(Entry(id="theirs", operations=operations, groups=groups))
     with capture_logs() as logs:
-        await until(lambda: one.publisher.stale_because)
+        await wait_until(lambda: one.publisher.stale_because)
         with pytest.raises(UnavailableError, match="can't be read"):
             await one.publisher.served_at(2, within_s=1)  # it is tried again meanwhile
     assert "revision 2 (change 'theirs') can't be read" in one.publisher.stale_because

@@ -1,7 +1,8 @@
 """History is kept by count and by age, and the newest state whatever its age."""
 
-import asyncio
 import time
+
+from support.waiting import wait_until
 
 from xds.publishing.retention import Retention
 from xds.store.entries import Entry, Key, Store
@@ -43,6 +44,4 @@ async def test_what_is_too_old_is_forgotten_and_the_newest_state_never() -> None
 async def test_it_runs_by_itself_while_entered() -> None:
     store = await filled(30)
     async with Retention(store, most=10, longest_s=3_600, every_s=0.01):
-        async with asyncio.timeout(5):
-            while await store.kept() != (20, 30):
-                await asyncio.sleep(0.01)
+        await wait_until(store.kept, equals=(20, 30))

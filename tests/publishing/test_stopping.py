@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 from support import resources as r
+from support.waiting import turns, wait_until
 
+from tests.publishing.behind import Behind, Log
 from xds.publishing import publisher as publishing
 from xds.publishing.changes import Change, Published
 from xds.publishing.publisher import Publisher
@@ -56,8 +58,7 @@ async def outcome(answer: "asyncio.Future[Published]") -> Published | BaseExcept
 async def test_a_change_that_waits_to_be_merged_is_refused(replica) -> None:
     one = await replica()
     waiting = asyncio.create_task(one.publisher.publish(setting("a", mergeable=True)))
-    while not one.publisher._taken:
-        await asyncio.sleep(0)
+    await wait_until(lambda: one.publisher._taken, poll_s=0)  # a moment that nothing tells of
     await one.publisher.stop()
     assert isinstance(await outcome(waiting), UnavailableError)
 
@@ -88,13 +89,14 @@ async def test_changes_are_answered_whatever_the_store_was_asked_for_them(
     assert all(isinstance(each, UnavailableError | OutcomeUnknownError) for each in outcomes)
 
 
-async def test_what_is_kept_and_not_served_yet_is_acknowledged(replica, monkeypatch) -> None:
-    one = await replica()
-    publisher: Publisher = one.publisher
-    monkeypatch.setattr(publisher, "_take", lambda stored: None)
+async def test_what_is_kept_and_not_served_yet_is_acknowledged(replica, log: Log) -> None:
+    store = Behind(log)
+    publisher: Publisher = (await replica(store)).publisher
+    store.told.clear()
+    store.tells_once_asked = False
     answers = [await publisher.submit(setting("a")) for _ in range(2)]  # the second finds nothing left to do
-    while not (publisher._due and publisher._planned[0].kept):
-        await asyncio.sleep(0)
+    await wait_until(log.kept.newest, equals=1, poll_s=0)
+    assert publisher.revision == 0
     await publisher.stop()
     found = [await outcome(answer) for answer in answers]
     assert [each.revision for each in found if isinstance(each, Published)] == [1, 1]
@@ -107,8 +109,7 @@ async def test_those_who_wait_for_room_and_those_who_come_too_late_are_refused(r
     store.silent = "append"
     calls = [asyncio.create_task(one.publisher.publish(setting(f"c{number}"))) for number in range(20)]
     await store.asked.wait()
-    while not one.publisher._waiting.full():
-        await asyncio.sleep(0)
+    await wait_until(one.publisher._waiting.full, poll_s=0)  # a moment that nothing tells of
     await one.publisher.stop()
     for call in calls:
         assert isinstance(await outcome(call), UnavailableError | OutcomeUnknownError)
@@ -119,7 +120,7 @@ async def test_those_who_wait_for_room_and_those_who_come_too_late_are_refused(r
 async def test_who_waits_for_a_revision_is_told_that_it_will_not_come(replica) -> None:
     one = await replica()
     task = asyncio.create_task(one.publisher.served_at(9))
-    await asyncio.sleep(0)
+    await turns()
     await one.publisher.stop()
     async with asyncio.timeout(ANSWER_S):
         with pytest.raises(UnavailableError, match="going down"):

@@ -10,10 +10,11 @@ from support import resources as r
 from support.envoy import EnvoyProcess
 from support.fetch import fetch
 from support.forms import DELTA_ADS, SOTW_ADS
-from support.running import children_of, runs, until
+from support.running import children_of, runs
 from support.server import XdsServer
 from support.traffic import Traffic
 from support.upstream import Upstreams
+from support.waiting import wait_until
 from support.worker_fleet import shares
 
 pytestmark = pytest.mark.envoy
@@ -43,13 +44,13 @@ async def test_killed_workers_cost_no_request_and_edits_go_on_being_served(form,
             share = shares(children_of(server.pid), server.port)
             victim = max(share, key=lambda pid: share[pid])
             os.kill(victim, signal.SIGKILL)
-            await until(lambda pid=victim: not runs(pid))
+            await wait_until(lambda pid=victim: not runs(pid))
             r.write_directory(tmp_path, [r.assignment("a", ports[name])])
             for envoy in envoys:
                 await envoy.wait_hosts("a", {ports[name]}, timeout_s=30.0)
                 assert (await fetch(await envoy.listener_port("l1"))).text == name
             await server.wait_event("a worker ended and is replaced", number + 1)
-            await until(lambda: len(children_of(server.pid)) == 2)
+            await wait_until(lambda: len(children_of(server.pid)), equals=2)
         for traffic in traffics:
             await traffic.wait_requests(50)
             report = await traffic.stop()

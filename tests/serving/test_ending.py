@@ -14,8 +14,9 @@ from support.control_planes import app_of, port_of, served
 from support.native_h2 import H2Client
 from support.pki import Authority
 from support.ports import free_port, is_free
-from support.running import children_of, runs, until
+from support.running import children_of, runs
 from support.server import XdsServer
+from support.waiting import wait_until
 from support.wire import DeltaClient, StreamEnded, wire
 from support.worker_fleet import Fleet, shares
 
@@ -43,7 +44,7 @@ async def test_draining_ends_all_streams_one_by_one_over_the_window_and_leaves_n
             for follower in fleet.followers:
                 follower.returning = False
             await control_plane.drain()
-            await until(lambda: all(follower.ends for follower in fleet.followers))
+            await wait_until(lambda: [each.node_id for each in fleet.followers if not each.ends], equals=[])
         assert not [pid for pid in pids if runs(pid)]
         assert app_of(control_plane).worker_pids == []
         ends = [end for follower in fleet.followers for end in follower.ends]
@@ -63,11 +64,11 @@ class Farewell(H2Client):
 
     goaway: ConnectionTerminated | None = None
 
-    def _note(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
         if isinstance(event, ConnectionTerminated):
             self.goaway = event
         else:
-            super()._note(event)
+            super().note(event)
 
 
 async def test_clients_are_told_to_go_before_their_streams_end(serving):
@@ -92,7 +93,7 @@ async def test_nobody_is_taken_in_any_more_once_draining_has_begun(serving):
         for follower in fleet.followers:
             follower.returning = False
         draining = asyncio.create_task(control_plane.drain())
-        await until(lambda: _refuses(port_of(control_plane)))
+        await wait_until(lambda: _refuses(port_of(control_plane)))
         assert len([follower for follower in fleet.followers if not follower.ends]) > STREAMS / 2  # most go on for now
         draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)
@@ -120,14 +121,14 @@ async def _drains_at(number: signal.Signals, directory: Path, *, all_of_them: bo
         workers = children_of(server.pid)
         assert len(workers) == 2
         async with Fleet(server.port, STREAMS, r.CLUSTER) as fleet:
-            await until(lambda: all(follower.versions for follower in fleet.followers))
+            await fleet.wait_served()
             for follower in fleet.followers:
                 follower.returning = False
             for pid in workers if all_of_them else ():
                 os.kill(pid, number)
             server.signal(number)  # to its group, as a terminal does
             assert await server.wait_ended(timeout_s=20.0) == 0
-            await until(lambda: all(follower.ends for follower in fleet.followers))
+            await wait_until(lambda: [each.node_id for each in fleet.followers if not each.ends], equals=[])
             details = {end.details for follower in fleet.followers for _, end in follower.ends}
         assert details == {"this server is shutting down; connect again"}
         assert not [pid for pid in workers if runs(pid)]
@@ -141,14 +142,14 @@ async def test_a_killed_parent_leaves_no_worker_and_the_port_is_free(tmp_path):
         await server.wait_ready()
         workers = children_of(server.pid)
         async with Fleet(server.port, STREAMS, r.CLUSTER) as fleet:
-            await until(lambda: all(follower.versions for follower in fleet.followers))
+            await fleet.wait_served()
             for follower in fleet.followers:
                 follower.returning = False
             assert server.pid is not None
             os.kill(server.pid, signal.SIGKILL)
-            await until(lambda: not [pid for pid in workers if runs(pid)])
-            await until(lambda: all(follower.ends for follower in fleet.followers))
-        await until(lambda: is_free(server.port))
+            await wait_until(lambda: [pid for pid in workers if runs(pid)], equals=[])
+            await wait_until(lambda: [each.node_id for each in fleet.followers if not each.ends], equals=[])
+        await wait_until(lambda: is_free(server.port))
         await server.wait_ended()
         server.start()
         await server.wait_ready()
@@ -195,7 +196,7 @@ async def test_what_was_launched_and_never_started_is_gone_after_stop():
     before = children_of(os.getpid())
     control_plane = ControlPlane(Settings(listen="127.0.0.1:0", admin="off", transport={"workers": 2}))
     control_plane.launch()
-    await until(lambda: len(children_of(os.getpid())) == len(before) + 2)
+    await wait_until(lambda: len(children_of(os.getpid())), equals=len(before) + 2)
     await control_plane.stop()
     assert [pid for pid in children_of(os.getpid()) if pid not in before] == []
 

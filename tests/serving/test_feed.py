@@ -1,13 +1,12 @@
 """Every change reaches every stream, exactly once and in order, whichever of the worker processes has it."""
 
-import asyncio
 import json
 
 from support import resources as r
 from support.control_planes import app_of
-from support.running import until
+from support.waiting import turns, wait_until
 from support.wire import DeltaClient, SotwClient
-from support.worker_fleet import Fleet, Follower, metrics, shares
+from support.worker_fleet import Fleet, Follower, metrics, shares, wait_followed
 
 from xds.embed import ControlPlane, GroupTable
 from xds.model.catalog import Catalog
@@ -78,7 +77,7 @@ async def test_changes_that_follow_each_other_at_once_arrive_in_order_and_the_la
             control_plane.apply(upsert=[r.static_cluster("a", number + 2)])
             order[served(control_plane)["a"]] = number + 1
             if number % 10 == 0:
-                await asyncio.sleep(0)
+                await turns()
         await fleet.wait_versions(served(control_plane))
         for follower in fleet.followers:
             got = [order[version] for _, version in follower.sent]
@@ -127,8 +126,11 @@ async def test_a_change_of_the_groups_reaches_all_nodes_of_both_workers(serving)
         red = [follower for follower in fleet.followers if follower.cluster == "red"]
 
         async def wait(blue_names: str, red_names: str) -> None:
-            await until(lambda: all(set(follower.versions) == set(blue_names) for follower in blue))
-            await until(lambda: all(set(follower.versions) == set(red_names) for follower in red))
+            for followers, names in ((blue, blue_names), (red, red_names)):
+                await wait_until(
+                    lambda followers=followers: {frozenset(each.versions) for each in followers},
+                    equals={frozenset(names)},
+                )
 
         await wait("b", "a")
         control_plane.replace(groups, rules=GroupTable(rules=(Rule(group="blue", cluster="red"),)))
@@ -152,12 +154,12 @@ async def test_what_hides_a_base_with_equal_content_hides_its_next_version_too(s
         blue = [follower for follower in fleet.followers if follower.cluster == "blue"]
         others = [follower for follower in fleet.followers if follower.cluster != "blue"]
         before = served(control_plane, group="blue")
-        await until(lambda: all(follower.versions == before for follower in blue))
+        await wait_followed(blue, before)
         assert control_plane.apply(upsert=[r.static_cluster("a", 1)], group="blue").changed == {}
         control_plane.apply(upsert=[r.static_cluster("a", 2)])
-        await until(lambda: all(follower.versions == served(control_plane) for follower in others))
+        await wait_followed(others, served(control_plane))
         control_plane.apply(upsert=[r.static_cluster("c", 2)])
-        await until(lambda: all(follower.versions == served(control_plane, group="blue") for follower in blue))
+        await wait_followed(blue, served(control_plane, group="blue"))
         assert served(control_plane, group="blue")["a"] == before["a"]
         assert app_of(control_plane).worker_pids == pids
         assert [follower.streams for follower in fleet.followers] == [1] * STREAMS
@@ -171,8 +173,8 @@ async def test_a_stream_that_opens_while_changes_go_on_misses_none(serving):
             follower = Follower(port_of(control_plane), f"n{number}", r.CLUSTER)
             follower.start()
             followers.append(follower)
-            await asyncio.sleep(0)
-        await until(lambda: all(follower.versions == served(control_plane) for follower in followers))
+            await turns()
+        await wait_followed(followers, served(control_plane))
         for follower in followers:
             assert len(follower.sent) == len(set(follower.sent))  # nothing twice
             await follower.stop()
@@ -199,10 +201,9 @@ async def test_the_figures_are_those_of_all_workers(serving):
         await fleet.wait_versions(served(control_plane))
         control_plane.apply(upsert=[r.static_cluster("b", 1)])
         await fleet.wait_versions(served(control_plane))
-        for _ in range(100):
-            said = await metrics(admin_of(control_plane))
-            if said["xds_acks_total"] == 2 * STREAMS:
-                break
+        said = await wait_until(
+            lambda: metrics(admin_of(control_plane)), lambda found: found["xds_acks_total"] >= 2 * STREAMS
+        )
         assert (said["xds_streams"], said["xds_streams_opened_total"]) == (STREAMS, STREAMS)
         assert said["xds_acks_total"] == said["xds_responses_total"] == 2 * STREAMS
         assert said["xds_revision"] == app_of(control_plane).catalog.revision

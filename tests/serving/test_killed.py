@@ -10,7 +10,8 @@ import pytest
 from grpc import aio
 from support import resources as r
 from support.control_planes import app_of, port_of, served
-from support.running import runs, until
+from support.running import runs
+from support.waiting import for_a_while, wait_until
 from support.wire import DeltaClient
 from support.worker_fleet import Fleet, metrics, shares
 
@@ -27,7 +28,7 @@ async def kill_one(control_plane: ControlPlane, chance: random.Random) -> int:
     share = shares(app_of(control_plane).worker_pids, port_of(control_plane))
     victim = chance.choice([pid for pid in share if share[pid]])
     os.kill(victim, signal.SIGKILL)
-    await until(lambda: not runs(victim))
+    await wait_until(lambda: not runs(victim))
     return share[victim]
 
 
@@ -53,28 +54,27 @@ async def test_whatever_is_killed_while_changes_go_on_every_stream_ends_up_with_
         for _ in range(3):
             changing = asyncio.create_task(_keep_changing(control_plane, chance))
             expected_streams += await kill_one(control_plane, chance)
-            await until(lambda n=expected_streams: fleet.streams == n)
+            await wait_until(lambda: fleet.streams, equals=expected_streams)
             changing.cancel()
             await asyncio.gather(changing, return_exceptions=True)
             await fleet.wait_versions(served(control_plane))
             assert fleet.streams == expected_streams  # those of the other worker were left alone
             assert [follower.repeated for follower in fleet.followers if follower.repeated] == []
             counted = await _check_figures(control_plane, counted)
-        await until(lambda: len(app_of(control_plane).worker_pids) == 2)
+        await wait_until(lambda: len(app_of(control_plane).worker_pids), equals=2)
 
 
 async def _keep_changing(control_plane: ControlPlane, chance: random.Random) -> None:
     while True:
         change_at_random(control_plane, chance)
-        await asyncio.sleep(0.01)
+        await for_a_while(0.01, "the pace of the changes")
 
 
 async def _check_figures(control_plane: ControlPlane, before: dict[str, float]) -> dict[str, float]:
     """Assert that totals only grow, and that every stream was opened and not closed; return the totals."""
     assert control_plane.admin_address is not None
-    async with asyncio.timeout(TIMEOUT_S):
-        while (said := await metrics(control_plane.admin_address.port))["xds_streams"] != STREAMS:
-            await asyncio.sleep(0.01)
+    port = control_plane.admin_address.port
+    said = await wait_until(lambda: metrics(port), lambda found: found["xds_streams"] == STREAMS, poll_s=0.01)
     assert said["xds_streams_opened_total"] - said["xds_streams_closed_total"] == STREAMS
     totals = {name: value for name, value in said.items() if name.endswith("_total")}
     assert [name for name, value in before.items() if totals[name] < value] == []
@@ -103,7 +103,7 @@ async def test_streams_come_back_to_the_same_content_and_are_sent_nothing(servin
         await fleet.wait_versions(served(control_plane))
         for pid in app_of(control_plane).worker_pids:
             os.kill(pid, signal.SIGKILL)
-        await until(lambda: fleet.streams == 2 * STREAMS)
+        await wait_until(lambda: fleet.streams, equals=2 * STREAMS)
         control_plane.apply(upsert=[r.static_cluster("z", 1)])
         await fleet.wait_versions(served(control_plane))
         assert {tuple(name for name, _ in follower.sent) for follower in fleet.followers} == {("z",)}
@@ -167,9 +167,8 @@ async def test_what_was_rejected_is_sent_again_by_any_worker_whatever_the_client
 
 async def _wait_total(control_plane: ControlPlane, name: str, at_least: int) -> None:
     assert control_plane.admin_address is not None
-    async with asyncio.timeout(TIMEOUT_S):
-        while (await metrics(control_plane.admin_address.port))[name] < at_least:
-            await asyncio.sleep(0.01)
+    port = control_plane.admin_address.port
+    await wait_until(lambda: metrics(port), lambda found: found[name] >= at_least, poll_s=0.01)
 
 
 # --- CSDS ------------------------------------------------------------------------------------------------------------
@@ -209,7 +208,7 @@ async def test_csds_does_not_wait_for_a_worker_that_dies_before_it_answers(servi
         asking = [asyncio.create_task(nodes_seen(control_plane)) for _ in range(24)]
         # Those whose connection the other one took are asking; the rest wait for their own worker's successor. Of so
         # many, some are taken by the other one.
-        await until(lambda: shares([other], port_of(control_plane))[other] > share[other])
+        await wait_until(lambda: shares([other], port_of(control_plane))[other], lambda count: count > share[other])
         os.kill(victim, signal.SIGKILL)
         async with asyncio.timeout(8):  # less than an answer is waited for
             answers = await asyncio.gather(*asking)

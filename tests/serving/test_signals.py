@@ -12,8 +12,9 @@ import pytest
 from cryptography import x509
 from support import resources as r
 from support.pki import Authority, Pair
-from support.running import children_of, until
+from support.running import children_of
 from support.server import XdsServer
+from support.waiting import wait_until
 from support.worker_fleet import Fleet
 
 from xds.client import Client
@@ -67,21 +68,19 @@ async def test_no_signal_that_is_not_meant_to_end_a_server_costs_a_stream_or_a_c
         assert server.pid is not None
         assert len(workers) == 2
         async with pushing(server) as counted, Fleet(server.port, STREAMS, r.CLUSTER) as fleet:
-            await until(lambda: all(follower.versions for follower in fleet.followers))
+            await fleet.wait_served()
             for number in OTHERS:
                 for pid in (server.pid, *workers):
                     send(pid, number)
                 before = counted["made"]
-                await until(lambda before=before: counted["made"] > before)
+                await wait_until(lambda: counted["made"], lambda made, before=before: made > before)
             for number in FOR_THE_PARENT:
                 for pid in workers:
                     send(pid, number)
-            received = [sum(map(len, follower.responses)) for follower in fleet.followers]
-            await until(
-                lambda: all(
-                    sum(map(len, follower.responses)) > before
-                    for follower, before in zip(fleet.followers, received, strict=True)
-                )
+            received = {each: sum(map(len, each.responses)) for each in fleet.followers}
+            await wait_until(
+                lambda: [each.node_id for each, count in received.items() if sum(map(len, each.responses)) == count],
+                equals=[],
             )
             assert fleet.streams == STREAMS
         assert server.running
@@ -107,10 +106,10 @@ async def test_a_worker_is_not_ended_by_them_as_it_starts_either() -> None:
                         send(pid, number)
             return any(_ignores(pid, signal.SIGHUP) for pid in seen) or len(seen) > 1
 
-        await until(bombard)
+        await wait_until(bombard)
         async with Fleet(server.port, 2, r.CLUSTER) as fleet, Client(f"127.0.0.1:{server.api_port}") as client:
             await client.apply(upsert=[r.static_cluster("a", 1)])
-            await until(lambda: all(follower.versions for follower in fleet.followers))
+            await fleet.wait_served()
         assert len(seen) == 1
         assert set(children_of(server.pid)) == seen
 
@@ -174,7 +173,7 @@ async def test_sighup_while_a_server_starts_is_answered_once_it_serves(tmp_path:
     r.write_directory(tmp_path / "served", [r.static_cluster(f"c{number}", 1) for number in range(3_000)])
     async with XdsServer(tmp_path / "served") as server:
         assert server.pid is not None
-        await until(lambda: _handles(server.pid or 0, signal.SIGHUP))
+        await wait_until(lambda: _handles(server.pid or 0, signal.SIGHUP))
         os.kill(server.pid, signal.SIGHUP)
         await server.wait_ready()
         await server.wait_event("directory read again")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from support import resources as r
 from support.fetch import fetch
-from support.running import children_of, runs, until
+from support.running import children_of, runs
 from support.server import XdsServer
+from support.waiting import for_a_while, wait_until
 from support.wire import DeltaClient
 
 from xds.client import Client, UnavailableError
@@ -155,23 +156,21 @@ async def test_a_killed_worker_is_replaced_while_clients_take_all_descriptors_th
             await stack.enter_async_context(crowd(port, b"", 2 * LIMIT))
         assert [pid for pid in (server.pid, *workers) if descriptors(pid) > LIMIT - 32] == []
         before = {pid: cpu_s(pid) for pid in (server.pid, *workers)}
-        until_at = asyncio.get_running_loop().time() + 2.0
-        await until(lambda: asyncio.get_running_loop().time() > until_at)
+        await for_a_while(2.0, "processes that spin take CPU time meanwhile")
         assert [pid for pid, cpu in before.items() if cpu_s(pid) - cpu > 1.0] == []
         for path in ("/healthz", "/readyz", "/metrics"):
             assert (await fetch(server.admin_port, path)).status == 200, path
 
         os.kill(workers[0], signal.SIGKILL)
-        await until(lambda: not runs(workers[0]))
-        await until(lambda: len(children_of(server.pid)) == 2)
+        await wait_until(lambda: not runs(workers[0]))
+        await wait_until(lambda: len(children_of(server.pid)), equals=2)
         r.write_directory(tmp_path, [r.static_cluster("a", 2)])  # files are read, the store is written
         for _ in range(5):
             await is_served(server.port)
         assert (await fetch(server.admin_port, "/healthz")).text == "ok"
         assert (await fetch(server.admin_port, "/v1/groups")).status == 200
-        async with asyncio.timeout(30):  # silent ones end after headers_timeout_s; until then the API has no room
-            while await asked(server) != "2":
-                await asyncio.sleep(0.1)
+        # Silent ones end after headers_timeout_s; until then the API has no room.
+        await wait_until(lambda: asked(server), equals="2", poll_s=0.1)
         assert server.events("a worker is lacking, trying again") == []
         (told,) = server.events("fewer connections than set, for want of descriptors")
         assert told["connections"]["admin"] < told["settings"]["admin"]

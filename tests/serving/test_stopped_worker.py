@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from grpc import aio
 from support import resources as r
-from support.fetch import Answer, fetch
-from support.running import children_of, until
+from support.fetch import fetch
+from support.running import children_of
 from support.server import XdsServer
+from support.waiting import wait_until
 from support.worker_fleet import Fleet, shares
 
 from xds.api.csds import SERVICE
@@ -40,7 +41,7 @@ async def serving(directory: Path) -> AsyncIterator[tuple[XdsServer, Fleet]]:
     async with XdsServer(directory, "--workers", "2", settings=settings) as server:
         await server.wait_ready()
         async with Fleet(server.port, STREAMS, r.CLUSTER) as fleet:
-            await until(lambda: all(follower.versions for follower in fleet.followers))
+            await fleet.wait_served()
             assert min(shares(children_of(server.pid), server.port).values()) > 0
             yield server, fleet
 
@@ -91,14 +92,11 @@ async def csds(port: int) -> list[tuple[str, str]]:
 
 
 async def wait_readyz(server: XdsServer, wanted: tuple[int, str]) -> None:
-    answer: Answer | None = None
-    try:
-        async with asyncio.timeout(20):
-            while answer is None or (answer.status, re.sub(r"pid \d+", "pid N", answer.text)) != wanted:
-                answer = await server.admin("/readyz")
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"/readyz is {answer}, not {wanted}") from None
+    async def readyz() -> tuple[int, str]:
+        answer = await server.admin("/readyz")
+        return answer.status, re.sub(r"pid \d+", "pid N", answer.text)
+
+    await wait_until(readyz, equals=wanted, timeout_s=20, poll_s=0.02)
 
 
 async def test_whoever_asks_while_a_worker_is_stopped_is_answered_by_the_others_and_told_which_is_missing(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support import resources as r
 from support.server import XdsServer
+from support.waiting import wait_until
 from support.wire import DeltaClient
 
 from xds.client import About, Client, ClientError
@@ -38,13 +39,6 @@ async def push(writer: int, client: Client, told: dict[str, int], stop: asyncio.
         told[f"{writer}-{number}"] = made.revision
 
 
-async def take_until(stream: DeltaClient, name: str) -> None:
-    """Take and ACK what is sent until a resource of the name comes."""
-    async with asyncio.timeout(20):
-        while name not in (await stream.take()).names:
-            pass
-
-
 @pytest.mark.parametrize("lose", [delete_all, delete_directory, move_away])
 async def test_no_acknowledged_change_is_lost_however_often_the_store_goes(lose: Callable[[Path], None]) -> None:
     chance = random.Random(7)
@@ -58,13 +52,13 @@ async def test_no_acknowledged_change_is_lost_however_often_the_store_goes(lose:
             pushing = [asyncio.create_task(push(number, client, told, stop)) for number in range(WRITERS)]
             for loss in range(1, LOSSES + 1):
                 enough = len(told) + chance.randrange(5, 60)
-                await server.wait_for(lambda enough=enough: len(told) > enough, "no change is made", 20)
+                await wait_until(lambda: len(told), lambda count, enough=enough: count > enough)
                 lose(directory)
                 await server.wait_event("the store was gone from its place and was written again", loss)
             stop.set()
             await asyncio.gather(*pushing)
             assert await client.apply(upsert=[r.static_cluster("last", 1)])
-            await take_until(stream, "last")
+            await stream.take_until(lambda: "last" in stream.versions(r.CLUSTER), timeout_s=20.0)
         server.kill()
         server.start()
         await server.wait_ready()
@@ -80,7 +74,7 @@ async def test_another_file_in_its_place_is_told_and_refuses_changes_while_strea
         async with Client(f"127.0.0.1:{server.api_port}", patience_s=0.1) as client, DeltaClient(server.port) as stream:
             await client.apply(upsert=[r.static_cluster("a", 1)])
             await stream.subscribe(r.CLUSTER)
-            await take_until(stream, "a")
+            await stream.take_until(lambda: "a" in stream.versions(r.CLUSTER), timeout_s=20.0)
             (tmp_path / "theirs").write_bytes(b"theirs")
             (tmp_path / "theirs").rename(store)
             await server.wait_event("the store is not in its place; changes are refused")
@@ -98,7 +92,7 @@ async def test_another_file_in_its_place_is_told_and_refuses_changes_while_strea
             await server.wait_metrics(lambda found: found["xds_refusing"] == 0)
             assert (await server.admin("/readyz")).text == "ready"
             await client.apply(upsert=[r.static_cluster("b", 1)])
-            await take_until(stream, "b")
+            await stream.take_until(lambda: "b" in stream.versions(r.CLUSTER), timeout_s=20.0)
         server.kill()
         server.start()
         await server.wait_ready()

@@ -8,9 +8,10 @@ import os
 import random
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from support.waiting import for_a_while_blocking
 
 PER_FILE = 20
 FILES = ("a", "b", "c")
@@ -42,7 +43,7 @@ class Writer:
 
     def pause(self, most_s: float) -> None:
         """Be interrupted for a while."""
-        time.sleep(self.random.uniform(0, most_s))
+        for_a_while_blocking(self.random.uniform(0, most_s), "a writer is interrupted at any moment")
 
     def path(self, file: str) -> Path:
         return self.root / f"{file}.yaml"

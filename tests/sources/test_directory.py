@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import wait_until_blocking
 
 from xds.model import types
 from xds.model.changeset import Changeset
@@ -236,9 +237,7 @@ def test_a_file_is_parsed_again_only_if_its_content_changed(tmp_path: Path) -> N
 def test_a_file_whose_stamp_can_be_trusted_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.yaml", cluster("one"))
     reader = DirectoryReader(tmp_path)
-    deadline_s = time.monotonic() + 5
-    while not all(file.stamp.is_settled(time.time_ns()) for file in reader.scan().files):
-        assert time.monotonic() < deadline_s
+    wait_until_blocking(lambda: all(file.stamp.is_settled(time.time_ns()) for file in reader.scan().files))
     changeset = reader.read()
     monkeypatch.delattr(DirectoryReader, "_text")
     assert reader.read() == changeset

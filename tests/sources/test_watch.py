@@ -7,11 +7,12 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import for_a_while, wait_until
 
 from xds.model import types
 from xds.model.changeset import Changeset
@@ -73,19 +74,14 @@ class Follower:
         async for outcome in watch(self.reader, stop=self.stop, times=times, on_degraded=self.degraded.append):
             self.outcomes.append(outcome)
 
-    async def until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not condition():
-                await asyncio.sleep(0.002)
-
     async def next(self) -> Outcome:
-        await self.until(lambda: self.outcomes)
+        await wait_until(lambda: self.outcomes)
         return self.outcomes.pop(0)
 
     async def looked(self, sweeps: int = 3) -> None:
         """Wait until the watch has swept the directory a few times more, with nothing to tell."""
         goal = self.reader.sweeps + sweeps
-        await self.until(lambda: self.reader.sweeps >= goal)
+        await wait_until(lambda: self.reader.sweeps, lambda sweeps: sweeps >= goal)
         assert self.outcomes == []
 
 
@@ -276,9 +272,9 @@ async def test_a_root_recreated_with_the_same_content_has_nothing_to_tell(root: 
 async def test_a_root_that_is_gone_and_then_empty_for_a_while_has_twice_the_time(root: Path) -> None:
     async with following(root, loss_s=2) as follower:
         shutil.rmtree(root)
-        await asyncio.sleep(1.3)
+        await for_a_while(1.3, "gone for less than the 2 s that a loss may last")
         root.mkdir()
-        await asyncio.sleep(1.3)
+        await for_a_while(1.3, "empty for less than that, and together for more")
         put(root / "a.yaml", text("a2"))
         put(root / "b.yaml", text("b"))
         assert names(await follower.next()) == ["a2", "b"]
@@ -383,14 +379,17 @@ async def test_a_restless_writer_is_never_caught_halfway(tmp_path: Path, kind: s
     # the writer pauses for 0.2 s at most, and a busy machine may make that longer
     async with following(root, read_first=kind == "files", loss_s=3, problem_s=1) as follower:
         writer = await asyncio.create_subprocess_exec(
-            sys.executable, str(WRITER), kind, str(root), str(seed), str(steps), stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            *(str(WRITER), kind, str(root), str(seed), str(steps)),
+            env={**os.environ, "PYTHONPATH": str(WRITER.parents[1])},
+            stdout=asyncio.subprocess.PIPE,
         )
         said, _ = await writer.communicate()
         log = f"XDS_TEST_SEED={seed}\n{said.decode()}"
         assert writer.returncode == 0, log
         last = f"{steps + 1}s"
-        await follower.until(
-            lambda: follower.outcomes and timeouts(follower.outcomes[-1]) == {file: {last} for file in "abc"}
+        await wait_until(
+            lambda: follower.outcomes and timeouts(follower.outcomes[-1]), equals={file: {last} for file in "abc"}
         )
         for outcome in follower.outcomes:
             assert isinstance(outcome, Changeset), f"{log}{outcome}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.waiting import turns, wait_until
 
 from tests.store.makers import MAKERS
 from xds.store import entries as limits
@@ -171,13 +172,18 @@ async def test_a_watch_gives_what_was_and_what_comes_once_and_in_order(store: St
 
 
 async def test_a_watch_ends_with_its_store(store: Store) -> None:
-    async def follow() -> list[Stored]:
-        return [stored async for stored in store.watch(0)]
+    await store.append(entry(1))
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for stored in store.watch(0):
+            seen.append(stored.revision)  # noqa: PERF401 - it is looked at meanwhile
 
     following = asyncio.create_task(follow())
-    await asyncio.sleep(0.05)
+    await wait_until(lambda: seen, equals=[1])
     await store.close()
-    assert await asyncio.wait_for(following, TIMEOUT_S) == []
+    await asyncio.wait_for(following, TIMEOUT_S)
+    assert seen == [1]
     with pytest.raises(UnavailableError):
         await store.state()
     with pytest.raises(UnavailableError):
@@ -199,7 +205,7 @@ async def test_calls_that_are_under_way_when_it_closes_are_answered(store: Store
         store.compact(20),
     ]
     tasks = [asyncio.create_task(call) for call in calls]
-    await asyncio.sleep(0)
+    await turns()
     await store.close()
     async with asyncio.timeout(TIMEOUT_S):
         answers = await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,7 +6,9 @@ import uuid
 from pathlib import Path
 
 import pytest
-from support.etcd import Etcd
+from support.etcd import Etcd, wait_known
+from support.ports import unread_bytes
+from support.waiting import turns, wait_until
 
 from xds._generated import store_pb2 as pb
 from xds.store.cache import StateCache
@@ -24,11 +26,6 @@ def entry(number: int) -> Entry:
     return Entry(id=f"id-{number}", operations={A: b"%d" % number})
 
 
-async def reach(store: EtcdStore, revision: int) -> None:
-    async with asyncio.timeout(10):
-        await store._notifier.reach(revision)
-
-
 async def test_replicas_see_each_others_changes_in_one_order() -> None:
     async with Etcd() as etcd:
         prefix = uuid.uuid4().hex
@@ -37,7 +34,7 @@ async def test_replicas_see_each_others_changes_in_one_order() -> None:
         numbers = iter(range(1, 61))
         await asyncio.gather(*(store.append(entry(next(numbers))) for _ in range(20) for store in stores))
         for store in stores:
-            await reach(store, 60)
+            await wait_known(store, 60)
         logs = [await store.entries(0, 100) for store in stores]
         assert logs[0] == logs[1] == logs[2]
         assert len({stored.entry.id for stored in logs[0]}) == 60
@@ -45,9 +42,9 @@ async def test_replicas_see_each_others_changes_in_one_order() -> None:
         assert await late.state() == await stores[0].state()
         assert late.epoch == stores[0].epoch
         await stores[0].compact(50)
-        await reach(stores[1], 60)
+        await wait_known(stores[1], 60)
         assert await stores[1].append(entry(61), 60) == 61
-        await reach(late, 61)
+        await wait_known(late, 61)
         assert (await late.kept())[0] == 50
         with pytest.raises(ConflictError):
             await late.append(entry(62), 60)
@@ -60,16 +57,12 @@ async def test_with_etcd_away_reading_goes_on_and_writing_is_refused_until_it_is
         store = await EtcdStore.open(EtcdOptions(endpoints=etcd.endpoints), "x")
         await store.append(entry(1))
         etcd.members[0].kill()
-        async with asyncio.timeout(20):
-            while not store.away:
-                await asyncio.sleep(0.05)
+        await wait_until(lambda: store.away)
         assert (await store.state()).resources == {A: b"1"}
         with pytest.raises(UnavailableError):
             await store.append(entry(2))
         etcd.start()
-        async with asyncio.timeout(20):
-            while store.away:
-                await asyncio.sleep(0.05)
+        await wait_until(lambda: store.away, equals="")
         assert await store.append(entry(2)) == 2
         await store.close()
 
@@ -100,13 +93,16 @@ async def test_a_start_with_etcd_away_has_what_was_last_known_never_nothing(tmp_
         await store.close()
 
 
-def test_a_cache_that_is_not_whole_is_none(tmp_path: Path) -> None:
+async def test_a_cache_that_is_not_whole_is_none(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     assert StateCache(path).read() is None
     from xds.store.entries import State
 
     state = State(7, {A: b"a"}, b"rules")
-    StateCache(path)._replace("epoch", state)
+    copy = StateCache(path)
+    copy.begin(lambda: ("epoch", state))
+    await wait_until(path.exists)
+    await copy.end()
     assert StateCache(path).read() == ("epoch", state)
     whole = path.read_bytes()
     for damaged in (b"", whole[:-1], whole[:20] + b"x" + whole[21:], whole + b"x"):
@@ -122,7 +118,7 @@ async def test_another_log_at_the_same_place_is_begun_anew_never_taken_for_the_o
         for number in range(1, 6):
             await store.append(entry(number))
         following = asyncio.create_task(anext(store.watch(5)))
-        await asyncio.sleep(0.05)
+        await turns()
         client = EtcdClient(options)
         await client.delete(b"x/log/", b"x/log0")
         await client.put(b"x/head", pb.Head(revision=0, epoch="restored").SerializeToString())
@@ -144,7 +140,7 @@ async def test_who_waits_for_a_member_that_is_silent_is_answered_when_the_store_
         calls = [store.append(entry(9)), store.append_all([entry(10)], 4)]
         reading = [store.newest(), store.state(2), store.compact(3)]
         tasks = [asyncio.create_task(call) for call in (*calls, *reading)]
-        await asyncio.sleep(0.05)  # they are at etcd
+        await wait_until(lambda: unread_bytes(etcd.clients[0]))  # they are at etcd
         await store.close()
         async with asyncio.timeout(2):
             answers = await asyncio.gather(*tasks, return_exceptions=True)

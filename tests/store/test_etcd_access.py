@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from support import resources as r
-from support.etcd import READY_S, etcd_binary
+from support.etcd import etcd_binary, wait_answering
 from support.pki import Authority, Pair
 from support.ports import free_port
 from support.processes import Child
@@ -17,7 +16,7 @@ from support.server import XdsServer
 from xds.client import Client
 from xds.store.errors import UnavailableError
 from xds.store.etcd import EtcdStore
-from xds.store.etcd_client import EtcdClient, EtcdOptions
+from xds.store.etcd_client import EtcdOptions
 
 PREFIX = "mine"
 
@@ -62,17 +61,7 @@ class Guarded:
         subprocess.run(command, env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True, timeout=20)
 
     async def wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_S
-        while time.monotonic() < deadline:
-            client = EtcdClient(self.options())
-            try:
-                await client.range(b"x")
-                return
-            except UnavailableError:
-                continue
-            finally:
-                await client.close()
-        raise AssertionError(self.child.log_tail())
+        await wait_answering(self.options())
 
     def guard(self) -> None:
         for words in (

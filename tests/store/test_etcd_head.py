@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
+from support.etcd import wait_known
 from support.fake_etcd import FakeEtcd
-from support.running import until
+from support.waiting import turns
 
 from xds._generated import store_pb2 as pb
 from xds.store import etcd as etcd_store
@@ -50,7 +51,7 @@ async def test_a_reply_that_comes_after_the_watch_has_told_of_later_ones_takes_n
         for revision in (2, 3):
             write(fake, revision, f"theirs-{revision}")
         fake.tell()
-        await until(lambda: store._notifier.revision == 3)
+        await wait_known(store, 3)
 
     fake.before_reply = overtaken
     assert await store.append_all([entry("ours")], 0) == 1
@@ -66,7 +67,7 @@ async def test_a_fence_or_a_compaction_whose_reply_is_late_takes_nothing_back_ei
     async def overtaken() -> None:
         write(fake, 2, "theirs")
         fake.tell()
-        await until(lambda: store._notifier.revision == 2)
+        await wait_known(store, 2)
 
     fake.before_reply = overtaken
     assert await store.compact(1) == 1
@@ -85,7 +86,7 @@ async def test_a_fence_or_a_compaction_whose_reply_is_late_takes_nothing_back_ei
     async def overtake_the_fence() -> None:
         write(fake, 4, "theirs-too")
         fake.tell()
-        await until(lambda: store._notifier.revision == 4)
+        await wait_known(store, 4)
 
     fake.before_reply = overtake_the_fence
     with pytest.raises(ConflictError) as refused:
@@ -122,7 +123,7 @@ async def test_who_waits_for_a_write_to_be_settled_is_answered_when_the_store_cl
 
     fake.transact = lose  # type: ignore[method-assign]
     waiting = asyncio.create_task(store.append_all([entry("a")], 0))
-    await asyncio.sleep(0)
+    await turns()
     await store.close()
     async with asyncio.timeout(2):
         with pytest.raises(OutcomeUnknownError):

@@ -11,6 +11,7 @@ from support.freezing_proxy import FreezingProxy
 from support.server import XdsServer
 from support.silent_listener import SilentListener
 from support.slow_link import SlowLink
+from support.waiting import wait_until
 
 from xds.store.errors import UnavailableError
 from xds.store.etcd import EtcdStore
@@ -29,9 +30,7 @@ async def absent() -> AsyncIterator[Etcd]:
 
 
 async def wait_logged(caplog: pytest.LogCaptureFixture, message: str) -> None:
-    async with asyncio.timeout(20):
-        while message not in [record.message for record in caplog.records]:
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: [record.message for record in caplog.records], lambda said: message in said)
 
 
 async def test_a_start_waits_for_an_etcd_that_does_not_listen_yet(absent: Etcd, caplog) -> None:
@@ -87,13 +86,7 @@ async def test_a_member_is_reached_again_though_its_connection_fell_silent(monke
         proxy.freeze()
         with pytest.raises(UnavailableError):
             await store.newest()
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    assert await store.newest() == 0
-                    break
-                except UnavailableError:
-                    await asyncio.sleep(0.05)
+        await wait_until(store.newest, equals=0, poll_s=0.05, ignoring=UnavailableError)
         await store.close()
 
 

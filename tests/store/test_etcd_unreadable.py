@@ -1,6 +1,5 @@
 """Something in etcd that can't be read is named, logged and waited for; it is never the silent end of following."""
 
-import asyncio
 import logging
 import re
 import uuid
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.etcd import Etcd
-from support.running import until
+from support.waiting import turns, wait_until
 
 from xds._generated import store_pb2 as pb
 from xds.store.cache import StateCache
@@ -93,7 +92,7 @@ async def test_a_key_that_is_no_part_of_the_log_is_named_once_and_ignored(
         assert (await store.state(2)).resources == {A: b"2"}
         assert store.away == ""
     await late.close()
-    await until(lambda: len([each for each in logged(caplog) if "/log/zz" in each]) >= 2)
+    await wait_until(lambda: [each for each in logged(caplog) if "/log/zz" in each], lambda found: len(found) >= 2)
     assert len([each for each in logged(caplog) if "/log/zz" in each]) == 2, "once each store"
 
 
@@ -108,9 +107,8 @@ async def test_a_record_that_can_not_be_read_is_named_and_followed_once_it_is_me
     caplog.set_level(logging.INFO, logger="xds")
     await place.raw.put(place.log_key(3), content)
     await place.move_head(3)
-    await until(lambda: place.store.away)
     key = place.log_key(3).decode()
-    await until(lambda: key in place.store.away or "gone" in place.store.away)
+    await wait_until(lambda: place.store.away, lambda why: key in why or "gone" in why)
     assert any(place.store.away in each for each in logged(caplog)), "it is logged"
     assert (await place.store.state()).resources == {A: b"2"}, "what is known stays"
     with pytest.raises(UnavailableError, match=re.escape(place.store.away)):
@@ -120,7 +118,7 @@ async def test_a_record_that_can_not_be_read_is_named_and_followed_once_it_is_me
     with pytest.raises(UnreadableError):
         await EtcdStore.open(place.options, place.prefix)
     await place.raw.put(place.log_key(3), record(3))
-    await until(lambda: not place.store.away)
+    await wait_until(lambda: place.store.away, equals="")
     assert (await place.store.state()).revision == 3
     assert await place.store.append(entry(4)) == 4
     assert "etcd is followed again" in [each.message for each in caplog.records]
@@ -128,18 +126,18 @@ async def test_a_record_that_can_not_be_read_is_named_and_followed_once_it_is_me
 
 async def test_a_record_that_is_lacking_is_named(place: Place) -> None:
     await place.move_head(3)
-    await until(lambda: "lacks a record" in place.store.away)
+    await wait_until(lambda: place.store.away, lambda why: "lacks a record" in why)
     await place.raw.put(place.log_key(3), record(3))
-    await until(lambda: not place.store.away)
+    await wait_until(lambda: place.store.away, equals="")
     assert (await place.store.state()).revision == 3
 
 
 async def test_a_head_that_can_not_be_read_is_named(place: Place) -> None:
     whole = (await place.raw.range(place.key("head"))).kvs[0].value
     await place.raw.put(place.key("head"), GARBAGE)
-    await until(lambda: place.key("head").decode() in place.store.away)
+    await wait_until(lambda: place.store.away, lambda why: place.key("head").decode() in why)
     await place.raw.put(place.key("head"), whole)
-    await until(lambda: not place.store.away)
+    await wait_until(lambda: place.store.away, equals="")
     assert await place.store.append(entry(3)) == 3
 
 
@@ -172,5 +170,5 @@ async def test_what_the_head_does_not_know_of_is_no_part_of_the_log(place: Place
         await place.store.append(entry(3))
     assert (await place.store.state()).revision == 2
     await place.raw.delete(place.log_key(3))
-    await asyncio.sleep(0)
+    await turns()
     assert await place.store.append(entry(3)) == 3

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support import resources as r
 from support.server import XDS, XdsServer
+from support.waiting import wait_until
 
 from xds.client import Client
 from xds.store import cache, copying, database_file
@@ -155,18 +156,13 @@ async def test_the_local_copy_of_etcds_state_is_its_owners(
     monkeypatch.setattr(cache.os, "fsync", lambda number: replaced.append(stat.S_IMODE(os.fstat(number).st_mode)))
     copy = StateCache(path)
     copy.begin(lambda: ("e" * 32, State(3, {A: b"key"}, None)))
-    await asyncio.wait_for(_until(path), 10)
+    await wait_until(path.exists)
     await copy.end()
     assert set(replaced) == {0o600}
     assert modes(tmp_path) == {"made": 0o700, "made/etcd.cache": 0o600}
     path.chmod(0o644)
     assert StateCache(path).read() == ("e" * 32, State(3, {A: b"key"}, None))
     assert wide(tmp_path) == {}
-
-
-async def _until(path: Path) -> None:
-    while not path.exists():
-        await asyncio.sleep(0.01)
 
 
 async def test_the_state_directory_that_an_earlier_version_made_is_closed_to_others(

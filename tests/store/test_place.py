@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_until
 
 from xds.store import place, sqlite
 from xds.store.cache import StateCache
@@ -47,12 +48,6 @@ async def after_a_kill(path: Path) -> State:
     finally:
         await restarted.close()
         shutil.rmtree(path.parent.parent / "restart")
-
-
-async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not done():
-            await asyncio.sleep(0.01)
 
 
 def delete_all(path: Path) -> None:
@@ -118,7 +113,7 @@ async def test_it_is_noticed_without_a_change_too(
 ) -> None:
     epoch = store.epoch
     lose(path)
-    await until(lambda: "written again" in caplog.text)
+    await wait_until(lambda: caplog.text, lambda text: "written again" in text)
     assert await after_a_kill(path) == State(1, {A: b"one"}, None)
     assert (store.epoch, store.refusing) == (epoch, "")
     with pytest.raises(UnavailableError, match="in use by another process"):
@@ -172,7 +167,7 @@ async def test_another_file_in_its_place_is_left_alone_and_changes_are_refused_u
     assert path.read_bytes() == content
     assert "the store is not in its place; changes are refused" in caplog.text
     path.unlink()
-    await until(lambda: not store.refusing)
+    await wait_until(lambda: store.refusing, equals="")
     assert await store.append(TWO) == 2
     assert await after_a_kill(path) == BOTH
 
@@ -258,8 +253,8 @@ async def test_the_local_copy_of_etcds_state_is_written_again_too(path: Path, lo
     kept = ("e" * 32, State(3, {A: b"a"}, None))
     copy = StateCache(path)
     copy.begin(lambda: kept)
-    await until(path.exists)
+    await wait_until(path.exists)
     lose(path)
-    await until(path.exists)
+    await wait_until(path.exists)
     assert StateCache(path).read() == kept
     await copy.end()

@@ -5,11 +5,11 @@ import random
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import pytest
+from support.waiting import for_a_while, turns
 
 from tests.store.crashing_writer import WIDTH
 from xds.store.entries import Entry, Key, State
@@ -24,6 +24,33 @@ WRITER = Path(__file__).with_name("crashing_writer.py")
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "made" / "store.db"
+
+
+class Database(sqlite3.Connection):
+    """A database whose disk can be made to fail while it commits."""
+
+    fails = False
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        if self.fails and sql == "COMMIT":
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return super().execute(sql, *arguments)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Database]:
+    """The databases that stores have opened."""
+    made: list[Database] = []
+    connect = sqlite3.connect
+
+    def note(*arguments: Any, **options: Any) -> Database:
+        made.append(connect(*arguments, factory=Database, **options))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", note)
+    return made
 
 
 async def test_what_was_appended_is_there_after_a_restart(path: Path) -> None:
@@ -44,7 +71,7 @@ async def test_kill_9_loses_nothing_that_was_acknowledged_and_tears_nothing(path
             assert writer.stdout is not None
             first = int(writer.stdout.readline())
             assert first > acknowledged
-            time.sleep(chance.uniform(0, 0.05))
+            await for_a_while(chance.uniform(0, 0.05), "the kill comes at any moment")
             writer.kill()
             rest = writer.stdout.read().split(b"\n")[:-1]
         acknowledged = int(rest[-1]) if rest else first
@@ -67,16 +94,17 @@ async def test_a_store_belongs_to_one_process(path: Path) -> None:
     await store.close()
 
 
-async def test_a_full_disk_refuses_the_write_alone_and_writing_resumes(path: Path) -> None:
+async def test_a_full_disk_refuses_the_write_alone_and_writing_resumes(path: Path, opened: list[Database]) -> None:
     store = await SqliteStore.open(path)
     await store.append(Entry(id="1", operations={A: b"a"}))
-    pages = store._database.execute("PRAGMA page_count").fetchone()[0]
-    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    (database,) = opened
+    pages = database.execute("PRAGMA page_count").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count = {pages}")
     large = Entry(id="2", operations={A: b"x" * 100_000})
     with pytest.raises(UnavailableError, match="full"):
         await store.append(large)
     assert await store.state() == State(1, {A: b"a"})
-    store._database.execute(f"PRAGMA max_page_count = {pages + 1_000}")
+    database.execute(f"PRAGMA max_page_count = {pages + 1_000}")
     assert await store.append(large) == 2
     await store.close()
 
@@ -135,44 +163,30 @@ async def test_a_path_that_cannot_be_says_why(tmp_path: Path) -> None:
 
 async def test_an_append_that_nobody_waits_for_any_more_is_made_and_told(path: Path) -> None:
     store = await SqliteStore.open(path)
+    await store.append(Entry(id="1", operations={A: b"a"}))
     watch = store.watch(0)
-    first = asyncio.ensure_future(anext(watch))
-    await asyncio.sleep(0.05)
-    appending = asyncio.create_task(store.append(Entry(id="1", operations={A: b"a"})))
-    await asyncio.sleep(0)
+    assert (await anext(watch)).revision == 1
+    told = asyncio.ensure_future(anext(watch))
+    appending = asyncio.create_task(store.append(Entry(id="2", operations={A: b"b"})))
+    await turns()  # it is asked for, and not made yet
     appending.cancel()
-    assert (await asyncio.wait_for(first, 10)).revision == 1
+    assert (await asyncio.wait_for(told, 10)).revision == 2
     with pytest.raises(asyncio.CancelledError):
         await appending
     await store.close()
 
 
-class Failing:
-    """A database whose disk fails while it commits."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._database, name)
-
-    def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:
-        if sql == "COMMIT":
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
-            raise error
-        return self._database.execute(sql, *arguments)
-
-
-async def test_a_commit_that_the_disk_failed_has_an_unknown_outcome_and_can_be_tried_again(path: Path) -> None:
+async def test_a_commit_that_the_disk_failed_has_an_unknown_outcome_and_can_be_tried_again(
+    path: Path, opened: list[Database]
+) -> None:
     store = await SqliteStore.open(path)
-    database = store._database
-    store._database = cast("sqlite3.Connection", Failing(database))
+    (database,) = opened
+    database.fails = True
     entry = Entry(id="mine", operations={A: b"a"})
     with pytest.raises(OutcomeUnknownError, match="mine") as unknown:
         await store.append(entry)
     assert unknown.value.entry_id == "mine"
-    store._database = database
+    database.fails = False
     assert await store.append(entry) == 1
     assert await store.append(entry) == 1
     await store.close()
@@ -187,15 +201,14 @@ async def test_tables_that_are_not_there_are_said_to_be(path: Path) -> None:
         await SqliteStore.open(path)
 
 
-@pytest.mark.parametrize("turns", range(4))
-async def test_a_watch_that_is_reading_when_its_store_is_closed_ends(path: Path, turns: int) -> None:
+@pytest.mark.parametrize("moment", range(4))
+async def test_a_watch_that_is_reading_when_its_store_is_closed_ends(path: Path, moment: int) -> None:
     store = await SqliteStore.open(path)
 
     async def follow() -> list[int]:
         return [stored.revision async for stored in store.watch(0)]
 
     following = asyncio.create_task(follow())
-    for _ in range(turns):
-        await asyncio.sleep(0)
+    await turns(moment)
     await store.close()
     assert await asyncio.wait_for(following, 10) == []

@@ -17,6 +17,7 @@ from support.fetch import fetch
 from support.processes import ChildFailedError, Worker
 from support.running import children_of
 from support.server import XdsServer
+from support.waiting import NotMetError, for_a_while, until_due, wait_until
 from xds.client import Client
 from xds.fleet.processes import ProcessGoneError, ProcessTree
 
@@ -242,7 +243,7 @@ class Scene:
             if self.memory_bytes > RSS_MAX and not self.called_off:
                 self.called_off = True
                 self.attacker.kill()
-            await asyncio.sleep(SAMPLE_S)
+            await for_a_while(SAMPLE_S, "the interval of the samples")
 
     async def probe(self) -> None:
         """Ask /healthz four times a second, each time on a connection of its own."""
@@ -256,7 +257,7 @@ class Scene:
         async with asyncio.TaskGroup() as group:
             while True:
                 group.create_task(once(time.monotonic()))
-                await asyncio.sleep(HEALTH_INTERVAL_S)
+                await for_a_while(HEALTH_INTERVAL_S, "the interval of the probes")
 
     async def push(self, seconds: float) -> Window:
         """Push at the steady rate for so long, whatever becomes of it."""
@@ -266,7 +267,7 @@ class Scene:
         due, waiting = window.began, []
         async with self.client.pushing_endpoints() as push:
             while due < window.began + seconds:
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                await until_due(due)
                 self.number += 1
                 self.pushed_at[self.number] = time.monotonic()
                 window.pushes.append(self.number)
@@ -288,13 +289,13 @@ class Scene:
         return await self.settle(await self.push(seconds), streams)
 
     async def settle(self, window: Window, streams: int) -> Window:
-        """Wait until all of a window's pushes came at every stream, and take the latencies."""
-        deadline = time.monotonic() + LATE_S
-        while time.monotonic() < deadline:
-            counts = (await self.crowd.call("counts", pushes=window.pushes, timeout_s=60.0))["counts"]
-            if min(counts) >= streams:
-                break
-            await asyncio.sleep(0.05)
+        """Wait until all of a window's pushes came at every stream, and take the latencies; late ones are lost."""
+
+        async def least() -> int:
+            return min((await self.crowd.call("counts", pushes=window.pushes, timeout_s=60.0))["counts"])
+
+        with contextlib.suppress(NotMetError):
+            await wait_until(least, lambda count: count >= streams, timeout_s=LATE_S, poll_s=0.05)
         found = (await self.crowd.call("receipts", pushes=window.pushes, timeout_s=60.0))["receipts"]
         for number in window.pushes:
             times = array("d")
@@ -372,11 +373,13 @@ class Scene:
     async def _back(self, before: int) -> float | None:
         """Wait until the memory is what it was before, within a tenth; None where it does not come to that."""
         started = time.monotonic()
-        while time.monotonic() < started + BACK_S:
-            if abs(self.anonymous_bytes() - before) <= 0.1 * before:
-                return time.monotonic() - started
-            await asyncio.sleep(0.1)
-        return None
+        try:
+            await wait_until(
+                self.anonymous_bytes, lambda now: abs(now - before) <= 0.1 * before, timeout_s=BACK_S, poll_s=0.1
+            )
+        except NotMetError:
+            return None
+        return time.monotonic() - started
 
 
 def _within(windows: list[Window], newcomers: list[list[float | None]]) -> list[float | None]:

@@ -17,10 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import uvloop
 
@@ -39,6 +36,7 @@ from support.native_peer import (
     ping,
     settings_frame,
 )
+from support.waiting import for_a_while, turns
 from support.wire import wire
 
 MIB = 1 << 20
@@ -76,7 +74,7 @@ class Attack:
                     await one(number)
                 except (OSError, TimeoutError) as error:
                     self.tally.answers[type(error).__name__] += 1
-                    await asyncio.sleep(0.01)
+                    await for_a_while(0.01, "the next try")
 
         async with asyncio.timeout_at(self.until + 5):
             await asyncio.gather(*(again(number) for number in range(count)))
@@ -143,7 +141,7 @@ async def burn(to: Attack) -> None:
         end = time.monotonic() + 0.05
         while time.monotonic() < end:
             pass
-        await asyncio.sleep(0)
+        await turns()
 
 
 @attack
@@ -159,7 +157,7 @@ async def benign(to: Attack) -> None:
                 nonce = wire.DeltaDiscoveryResponse.FromString(data).nonce
                 await http.send(stream, request(type_url=r.CLUSTER, response_nonce=nonce))
                 to.tally.answers["synced"] += 1
-        await asyncio.sleep(0.2)
+        await for_a_while(0.2, "the pace of four clients: 20 a second")
 
     await asyncio.gather(to.at_once(4, one), burn(to))
 
@@ -454,7 +452,7 @@ async def headers(to: Attack) -> None:
                 await http.drained()
                 if http.ended.done():
                     break
-                await asyncio.sleep(0)
+                await turns()
             to.tally.answers[http.ended.result() if http.ended.done() else "open"] += 1
 
     await to.at_once(8, one)
@@ -532,8 +530,8 @@ async def resets(to: Attack) -> None:
                     break
                 await http.drained()
                 if stream % 64 == 1:
-                    await asyncio.sleep(0)
-            await asyncio.sleep(0)
+                    await turns()
+            await turns()
             to.tally.answers[http.ended.result() if http.ended.done() else "open"] += 1
 
     await to.at_once(8, one)
@@ -567,7 +565,7 @@ async def churn(to: Attack) -> None:
         async with to.connection() as http:
             stream = http.open(DELTA_ADS)
             await http.send(stream, request(f"churn-{number}", type_url=r.CLUSTER))
-        await asyncio.sleep(0)
+        await turns()
 
     await to.at_once(16, one)
 
@@ -583,7 +581,7 @@ async def frames(to: Attack) -> None:
             while to.on and not http.ended.done():
                 http.write(kinds[number % len(kinds)] * 100)
                 await http.drained()
-                await asyncio.sleep(0)
+                await turns()
             to.tally.answers[http.ended.result() if http.ended.done() else "open"] += 1
 
     await to.at_once(8, one)
@@ -631,7 +629,7 @@ async def groups(to: Attack) -> None:
         nonlocal left
         left -= 1
         if left < 0:
-            await asyncio.sleep(0.1)
+            await for_a_while(0.1, "all are sent: what is left of the attack's time passes")
             return
         if left % 4 == 0:
             await _rest(to, "PUT", "/v1/groups", json.dumps({"rules": [{"group": "big", "match": {"cluster": "big"}}]}))
@@ -677,7 +675,7 @@ async def watchers(to: Attack) -> None:
             f"GET /v1/watch?from=1 HTTP/1.1\r\nHost: 127.0.0.1:{to.admin}\r\nAuthorization: Bearer {to.token}\r\n\r\n"
         )
         writer.write(head.encode())
-        await asyncio.sleep(max(0.1, to.until - asyncio.get_running_loop().time()))
+        await for_a_while(max(0.1, to.until - asyncio.get_running_loop().time()), "the watch is held, and not read")
         writer.transport.abort()
 
     await to.at_once(to.many(500), one)
@@ -769,7 +767,7 @@ async def health(to: Attack) -> None:
                         http.write(frame(RST_STREAM, 0, stream, (8).to_bytes(4, "big")))
                     else:
                         await http.answered(stream)
-                await asyncio.sleep(0)
+                await turns()
 
     await to.at_once(8, one)
 

@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
+from support.waiting import for_a_while, wait_until
+
 METHOD = "/echo.Echo/Say"
 SAMPLES_MAX = 20
 PAUSE_S = 0.001
@@ -71,14 +73,19 @@ class EchoClient:
 
     async def wait_served_by(self, names: set[str], calls: int = 20, *, timeout_s: float = 10.0) -> CallReport:
         """Wait until so many calls in a row were answered by these upstreams alone, and by all of them."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                before = await self.report()
-                while (after := await self.report()).calls < before.calls + calls:
-                    await asyncio.sleep(0.005)
-                grown = Counter(after.served) - Counter(before.served)
-                if set(grown) == names and after.failed == before.failed:
-                    return after
+
+        async def next_calls() -> tuple[CallReport, CallReport]:
+            before = await self.report()
+            goal = before.calls + calls
+            return before, await wait_until(self.report, lambda after: after.calls >= goal, timeout_s=timeout_s)
+
+        def are_served(reports: tuple[CallReport, CallReport]) -> bool:
+            before, after = reports
+            grown = Counter(after.served) - Counter(before.served)
+            return set(grown) == names and after.failed == before.failed
+
+        _, after = await wait_until(next_calls, are_served, timeout_s=timeout_s)
+        return after
 
     async def __aenter__(self) -> Self:
         self.worker.start()
@@ -140,7 +147,7 @@ class _Calls:
                     self.last = answer.decode()
                     self.served[self.last] += 1
                     self.first_ms = self.first_ms or (time.monotonic() - began) * 1000
-                await asyncio.sleep(PAUSE_S)
+                await for_a_while(PAUSE_S, "the pace of the calls")
 
     def report(self) -> dict[str, object]:
         fields = ("served", "failed", "samples", "last", "first_ms")

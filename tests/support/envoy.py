@@ -5,7 +5,6 @@ The binary is run directly, not through the wheel's Python wrapper, so that the 
 Everything that waits is async: the control plane under test may live in the same event loop.
 """
 
-import asyncio
 import importlib.util
 import json
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from support.fetch import Answer, fetch
-from support.processes import Child, ChildFailedError
+from support.processes import Child
 
 POLL_S = 0.002
 
@@ -60,19 +59,14 @@ class EnvoyProcess(Child):
 
     async def wait_live(self, timeout_s: float = 20.0) -> float:
         """Wait until Envoy is LIVE and return the milliseconds since its exec. Raises ChildFailedError with its log."""
-        deadline = time.monotonic() + timeout_s
-        state = "has no admin port"
-        while time.monotonic() < deadline:
-            if not self.running:
-                raise ChildFailedError(self, f"ended with {self.process and self.process.returncode}")
-            if self.admin_port:
-                state = await self._ready_state()
-                if state == "LIVE":
-                    return (time.monotonic() - self.started_at) * 1000
-            await asyncio.sleep(POLL_S)
-        raise ChildFailedError(self, f"was not LIVE within {timeout_s} s: {state}")
+        await self.wait_for(
+            self._ready_state, lambda state: state == "LIVE", otherwise="not LIVE", timeout_s=timeout_s, poll_s=POLL_S
+        )
+        return (time.monotonic() - self.started_at) * 1000
 
     async def _ready_state(self) -> str:
+        if not self.admin_port:
+            return "has no admin port"
         try:
             return (await self.admin("/ready")).text
         except OSError as error:
@@ -152,16 +146,7 @@ class EnvoyProcess(Child):
         await self._wait(self.clusters, done, f"hosts of {cluster} are not {sorted(ports)}", timeout_s)
 
     async def _wait(self, ask: Callable[[], Any], done: Callable[[Any], Any], otherwise: str, timeout_s: float) -> Any:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if not self.running:
-                raise ChildFailedError(self, f"ended with {self.process and self.process.returncode}")
-            value = await ask()
-            if done(value):
-                return value
-            if time.monotonic() > deadline:
-                raise ChildFailedError(self, f"{otherwise} after {timeout_s} s; last seen: {str(value)[:1000]}")
-            await asyncio.sleep(POLL_S)
+        return await self.wait_for(ask, done, otherwise=otherwise, timeout_s=timeout_s, poll_s=POLL_S)
 
 
 def names_in(dump: dict[str, Any]) -> dict[str, set[str]]:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +14,10 @@ import pytest
 from support.peer_network import PeerNetwork
 from support.ports import free_port
 from support.processes import Child
+from support.waiting import wait_until
+from xds.store.entries import Store
+from xds.store.errors import UnavailableError
+from xds.store.etcd_client import EtcdClient, EtcdOptions
 
 READY_S = 20.0
 ELECTION = ("--pre-vote", "--heartbeat-interval", "50", "--election-timeout", "500")
@@ -30,6 +33,25 @@ def etcd_binary() -> str:
             pytest.fail(why)
         pytest.skip(why)
     return found
+
+
+async def wait_answering(options: EtcdOptions) -> None:
+    """Wait until etcd, or a majority of its members, answers."""
+
+    async def answers() -> bool:
+        client = EtcdClient(options)
+        try:
+            await client.range(b"x")
+            return True
+        finally:
+            await client.close()
+
+    await wait_until(answers, timeout_s=READY_S, poll_s=0.02, ignoring=UnavailableError)
+
+
+async def wait_known(store: Store, revision: int) -> None:
+    """Wait until a store knows of a revision, which another one may have written."""
+    await wait_until(store.kept, lambda kept: kept[1] >= revision, timeout_s=10.0)
 
 
 class Etcd:
@@ -78,21 +100,7 @@ class Etcd:
 
     async def wait_ready(self) -> None:
         """Wait until a majority answers."""
-        from xds.store.errors import UnavailableError
-        from xds.store.etcd_client import EtcdClient, EtcdOptions
-
-        deadline = time.monotonic() + READY_S
-        while True:
-            client = EtcdClient(EtcdOptions(endpoints=self.endpoints))
-            try:
-                await client.range(b"x")
-                return
-            except UnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-            finally:
-                await client.close()
-            await asyncio.sleep(0.05)
+        await wait_answering(EtcdOptions(endpoints=self.endpoints))
 
     async def leader(self) -> int:
         """Return which member leads, by the first that says so."""
@@ -104,16 +112,18 @@ class Etcd:
     async def wait_whole(self) -> None:
         """Wait until every member follows the same leader and has all that any of them has now."""
         newest = 0
-        async with asyncio.timeout(READY_S):
-            while True:
-                statuses = [each["Status"] for each in await self._statuses()]
-                if len(statuses) == len(self.members):
-                    newest = newest or max(status["raftIndex"] for status in statuses)
-                    leaders = {status.get("leader", 0) for status in statuses}
-                    is_even = all(status.get("raftAppliedIndex", 0) >= newest for status in statuses)
-                    if is_even and len(leaders) == 1 and 0 not in leaders:
-                        return
-                await asyncio.sleep(0.05)
+
+        def is_whole(told: list[Any]) -> bool:
+            nonlocal newest
+            statuses = [each["Status"] for each in told]
+            if len(statuses) < len(self.members):
+                return False
+            newest = newest or max(status["raftIndex"] for status in statuses)
+            leaders = {status.get("leader", 0) for status in statuses}
+            is_even = all(status.get("raftAppliedIndex", 0) >= newest for status in statuses)
+            return is_even and len(leaders) == 1 and 0 not in leaders
+
+        await wait_until(self._statuses, is_whole, timeout_s=READY_S, poll_s=0.05)
 
     async def _statuses(self) -> list[Any]:
         done = await asyncio.to_thread(
@@ -133,9 +143,9 @@ class Etcd:
         self.start()
         await self.wait_ready()
         if len(self.members) > 1:
-            async with asyncio.timeout(READY_S):
-                while len(statuses := await self._statuses()) < len(self.members):
-                    await asyncio.sleep(0.1)
+            statuses = await wait_until(
+                self._statuses, lambda told: len(told) == len(self.members), timeout_s=READY_S, poll_s=0.05
+            )
             ids = {each["Endpoint"].removeprefix("http://"): each["Status"]["header"]["member_id"] for each in statuses}
             self.network.know([ids[endpoint] for endpoint in self.endpoints])
         return self

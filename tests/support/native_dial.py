@@ -1,10 +1,8 @@
 """xDS clients over the channels of any language, and what tests of them wait for."""
 
-import asyncio
 from typing import Any
 
 from support import resources as r
-from support.control_planes import app_of
 from support.native_clients import Clients, TlsPaths
 from support.wire import ADS, DeltaClient, Service, SotwClient, wire
 from xds.embed import ControlPlane
@@ -62,13 +60,6 @@ class Dialer:
         """Close every channel."""
         for channel in self._channels:
             await channel.close()
-
-
-async def wait_streams(control_plane: ControlPlane, count: int, timeout_s: float = 10.0) -> None:
-    """Wait until the hub has so many streams."""
-    async with asyncio.timeout(timeout_s):
-        while len(app_of(control_plane).hub.streams) != count:
-            await asyncio.sleep(0.005)
 
 
 def first_request(type_url: str = r.CLUSTER, *, node_id: str = "n1", names: tuple[str, ...] = ()) -> bytes:

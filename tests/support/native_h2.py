@@ -120,7 +120,7 @@ class H2Client:
                     return
                 raise ConnectionError("the server closed the connection")
             for event in self.h2.receive_data(data):
-                self._note(event)
+                self.note(event)
             self.flush()
 
     def settled(self) -> None:
@@ -132,7 +132,8 @@ class H2Client:
 
     _pongs = 0
 
-    def _note(self, event: events.Event) -> None:
+    def note(self, event: events.Event) -> None:
+        """Take what h2 tells; a subclass may take more of it."""
         if isinstance(event, events.SettingsAcknowledged):
             self._settled = True
         elif isinstance(event, events.RemoteSettingsChanged):

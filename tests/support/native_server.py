@@ -17,6 +17,7 @@ from support import resources as r
 from support.native_h2 import H2Client
 from support.native_peer import HEALTH_CHECK, message
 from support.processes import Child, ChildFailedError
+from support.waiting import wait_until_blocking
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024
@@ -89,10 +90,7 @@ class NativeServer(Child):
 
     def wait_streams(self, count: int, timeout_s: float = 10.0) -> None:
         """Wait until so many xDS streams are open."""
-        deadline = time.monotonic() + timeout_s
-        while (found := self.state()["streams"]) != count:
-            assert time.monotonic() < deadline, f"{found} streams are open, not {count}"
-            select.select([], [], [], 0.005)
+        wait_until_blocking(lambda: self.state()["streams"], equals=count, timeout_s=timeout_s)
 
     def memory_bytes(self) -> int:
         """Return the resident memory of the process."""
@@ -115,10 +113,7 @@ class NativeServer(Child):
 
     def wait_sockets(self, count: int, timeout_s: float = 10.0) -> None:
         """Wait until so many sockets are open."""
-        deadline = time.monotonic() + timeout_s
-        while (found := self.sockets()) != count:
-            assert time.monotonic() < deadline, f"{found} sockets are open, not {count}"
-            select.select([], [], [], 0.005)
+        wait_until_blocking(self.sockets, equals=count, timeout_s=timeout_s)
 
 
 def secret(name: str, size: int, letter: str = "s") -> r.Json:

@@ -10,6 +10,8 @@ import re
 from types import TracebackType
 from typing import Self
 
+from support.waiting import turns
+
 FROM = re.compile(rb"^x-server-from:\s*([0-9a-f]+)\s*$", re.IGNORECASE | re.MULTILINE)
 PIECE_BYTES = 65_536
 
@@ -47,7 +49,7 @@ class PeerNetwork:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0.05)  # aborted connections are closed by the loop
+        await turns(2)  # in which the loop closes connections that were aborted
 
     def know(self, ids: list[int]) -> None:
         """Tell the members' ids, in order."""

@@ -6,9 +6,11 @@ Ports are taken from below the kernel's ephemeral range, so that no outgoing con
 
 import random
 import socket
+from pathlib import Path
 
 PORT_MIN = 15_000
 PORT_MAX = 32_000  # Linux hands out ephemeral ports from 32768
+ESTABLISHED = "01"
 
 _given: set[int] = set()
 
@@ -39,3 +41,10 @@ def is_free(port: int) -> bool:
             except OSError:
                 return False
     return True
+
+
+def unread_bytes(port: int) -> int:
+    """Return how much has arrived at a TCP port's connections that its process has not read (proc(5), net/tcp)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    at_port = (line for line in lines if int(line[1].split(":")[1], 16) == port and line[3] == ESTABLISHED)
+    return sum(int(line[4].split(":")[1], 16) for line in at_port)

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
+from support.waiting import POLL_S, NotMetError, wait_until
+
 LOG_TAIL_CHARS = 6_000
 
 _children: list["Child"] = []
@@ -141,25 +143,46 @@ class Child:
 
     async def wait_ended(self, timeout_s: float = 10.0) -> int:
         """Wait for the process to end by itself and return its return code."""
-        await self.wait_for(lambda: self.process.poll() is not None, "did not end", timeout_s, may_end=True)
+        await self.wait_for(lambda: not self.running, otherwise="did not end", timeout_s=timeout_s, may_end=True)
         return self.process.returncode
 
     async def wait_log(self, text: str, timeout_s: float = 10.0) -> str:
         """Wait until the log holds ``text`` and return the log."""
-        await self.wait_for(lambda: text in self.log(), f"never logged {text!r}", timeout_s)
+        await self.wait_for(lambda: text in self.log(), otherwise=f"never logged {text!r}", timeout_s=timeout_s)
         return self.log()
 
     async def wait_for(
-        self, done: Callable[[], Any], otherwise: str, timeout_s: float, *, poll_s: float = 0.005, may_end: bool = False
-    ) -> None:
-        """Poll ``done`` until it is true. Raises ChildFailedError at the timeout, or if the process ends."""
-        deadline = time.monotonic() + timeout_s
-        while not done():
-            if not may_end and not self.running:
+        self,
+        look: Callable[[], Any],
+        is_met_by: Callable[[Any], object] = bool,
+        *,
+        otherwise: str,
+        timeout_s: float,
+        poll_s: float = POLL_S,
+        may_end: bool = False,
+    ) -> Any:
+        """Wait as ``wait_until`` does. Raises ChildFailedError if it is in vain, at once if the process ends."""
+        runs = True
+
+        def watched() -> Any:
+            nonlocal runs
+            runs = may_end or self.running  # before the look: what the process did last counts
+            return look()
+
+        def is_over(seen: Any) -> object:
+            met = is_met_by(seen)
+            if not met and not runs:
                 raise ChildFailedError(self, f"ended with {self.process and self.process.returncode}")
-            if time.monotonic() > deadline:
-                raise ChildFailedError(self, f"{otherwise} within {timeout_s} s")
-            await asyncio.sleep(poll_s)
+            return met
+
+        try:
+            return await wait_until(watched, is_over, timeout_s=timeout_s, poll_s=poll_s)
+        except NotMetError as missed:
+            raise ChildFailedError(self, f"{otherwise}: {missed}") from None
+        except OSError as error:  # it could not be asked
+            if may_end or self.running:
+                raise
+            raise ChildFailedError(self, f"ended with {self.process and self.process.returncode}") from error
 
     def __enter__(self) -> Self:
         return self.start()
@@ -181,6 +204,7 @@ class Worker(Child):
         # -P: the script's own directory must not hide packages. Coverage is not for bystanders.
         super().__init__([sys.executable, "-P", str(script), *args], name=name)
         self.env.pop("COVERAGE_PROCESS_START", None)
+        self.env["PYTHONPATH"] = str(Path(__file__).parents[1])
         self._turn = asyncio.Lock()
 
     def start(self) -> Self:

@@ -1,17 +1,15 @@
 """The product's own server, ``xds serve``, as a child process, and what its admin port and its log say."""
 
-import asyncio
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from support.fetch import Answer, fetch
 from support.ports import free_port
-from support.processes import Child, ChildFailedError
+from support.processes import Child
 from support.transports import KIND
 
 XDS = Path(sys.executable).parent / "xds"
@@ -57,8 +55,12 @@ class XdsServer(Child):
 
     async def wait_event(self, event: str, count: int = 1, timeout_s: float = 20.0) -> list[dict[str, Any]]:
         """Wait until an event was logged so many times since the last start, and return them."""
-        await self.wait_for(lambda: len(self.events(event)) >= count, f"did not log {event!r}", timeout_s)
-        return self.events(event)
+        return await self.wait_for(
+            lambda: self.events(event),
+            lambda found: len(found) >= count,
+            otherwise=f"did not log {event!r} {count} times",
+            timeout_s=timeout_s,
+        )
 
     async def wait_ready(self, timeout_s: float = 20.0) -> None:
         """Wait until the server, once started, serves."""
@@ -75,14 +77,9 @@ class XdsServer(Child):
 
     async def wait_metrics(self, done: Callable[[dict[str, float]], Any], timeout_s: float = 10.0) -> dict[str, float]:
         """Wait until ``done(metrics)`` is true and return the metrics."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = await self.metrics()
-            if done(found):
-                return found
-            if time.monotonic() > deadline:
-                raise ChildFailedError(self, f"metrics not as wanted after {timeout_s} s: {found}")
-            await asyncio.sleep(POLL_S)
+        return await self.wait_for(
+            self.metrics, done, otherwise="its metrics are not as wanted", timeout_s=timeout_s, poll_s=POLL_S
+        )
 
     @staticmethod
     def is_quiet(metrics: Mapping[str, float]) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+from support.waiting import wait_until
+
 
 class SilentListener:
     """``async with SilentListener(port) as listener``: ``accepted`` counts connections. At its end they are all cut."""
@@ -11,22 +13,17 @@ class SilentListener:
     def __init__(self, port: int) -> None:
         self.port = port
         self.accepted = 0
-        self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
     async def wait_accepted(self, count: int, timeout_s: float = 20.0) -> None:
         """Wait until so many connections were taken."""
-        async with asyncio.timeout(timeout_s):
-            while self.accepted < count:
-                self._changed.clear()
-                await self._changed.wait()
+        await wait_until(lambda: self.accepted, lambda accepted: accepted >= count, timeout_s=timeout_s)
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
         self.accepted += 1
         self._writers.append(writer)
-        self._changed.set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", self.port)

@@ -5,10 +5,12 @@ It is a process of its own, so that a busy test does not make it any slower: ``S
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 from support.ports import free_port
 from support.processes import Child
+from support.waiting import until_due
 
 CHUNK_BYTES = 64 * 1024
 
@@ -24,7 +26,7 @@ class SlowLink(Child):
 
     async def wait_ready(self) -> None:
         """Wait until it listens."""
-        await self.wait_for(lambda: "listening" in self.log(), "did not listen", 20.0)
+        await self.wait_log("listening", timeout_s=20.0)
 
 
 async def _serve(port: int, target: int, delay_s: float) -> None:
@@ -45,10 +47,9 @@ async def _serve(port: int, target: int, delay_s: float) -> None:
 
 
 async def _hold_back(source: asyncio.StreamReader, late: asyncio.Queue[tuple[float, bytes]], delay_s: float) -> None:
-    clock = asyncio.get_running_loop()
     while data := await source.read(CHUNK_BYTES):
-        late.put_nowait((clock.time() + delay_s, data))
-    late.put_nowait((clock.time() + delay_s, b""))
+        late.put_nowait((time.monotonic() + delay_s, data))
+    late.put_nowait((time.monotonic() + delay_s, b""))
 
 
 async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -59,10 +60,9 @@ async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> No
 
 
 async def _deliver(late: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
-    clock = asyncio.get_running_loop()
     while True:
         due, data = await late.get()
-        await asyncio.sleep(due - clock.time())
+        await until_due(due)
         if not data:
             sink.close()
             return

@@ -21,10 +21,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import uvloop
 
@@ -48,6 +45,7 @@ from support.native_peer import (
     window_update,
 )
 from support.native_peer import INITIAL_WINDOW_SIZE as INITIAL_WINDOW
+from support.waiting import until_due
 from support.wire import wire
 
 WINDOW_BYTES = 8 << 20
@@ -255,7 +253,7 @@ class Commands:
             self._visits.add(visit)
             visit.add_done_callback(self._visits.discard)
             due += NEWCOMER_INTERVAL_S
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await until_due(due)
 
     async def _visit(self, node_id: str, *, returning: bool) -> None:
         sidecar, took = Sidecar(self.crowd, node_id, newcomer=True, returning=returning), None

@@ -4,7 +4,6 @@ Each change takes away what the one before it brought, so that any wrong order c
 assert, and by ``bench/make_before_break.py``, which prints.
 """
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from support.server import XdsServer
 from support.traffic import Traffic, TrafficReport
 from support.transports import settings_on
 from support.upstream import Upstreams
+from support.waiting import for_a_while
 from xds.embed import ControlPlane
 
 RATE = 3_000.0
@@ -140,7 +140,7 @@ async def hurry(*, swaps: int, seed: int, form: Form = DELTA_ADS, ordering: bool
     async with embedded(route_moves, form=form, ordering=ordering) as running:
         for number in range(1, swaps + 1):
             running.show(route_moves, "ab"[number % 2])
-            await asyncio.sleep(chance.choice((0.0, 0.002, 0.005, 0.012, 0.02)))
+            await for_a_while(chance.choice((0.0, 0.002, 0.005, 0.012, 0.02)), "the next swap comes at any moment")
         running.show(route_moves, "b")
         await running.envoy.wait_names("clusters", {"b"})
         await running.traffic.wait_requests(REQUESTS_BETWEEN)

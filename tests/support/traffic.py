@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from support.waiting import for_a_while, turns, until_due, wait_until
+
 SAMPLES_MAX = 50
 RECONNECT_S = 0.01
-"""The pause after a failed connect: without it, a closed port would be counted as thousands of failures a second."""
+REPORT_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,13 @@ class Traffic:
     async def wait_requests(self, count: int, *, timeout_s: float = 20.0) -> TrafficReport:
         """Wait until ``count`` more requests than now have been made: proof that the load saw what was just done."""
         goal = (await self.report()).requests + count
-        async with asyncio.timeout(timeout_s):
-            while (report := await self.report()).requests < goal:
-                await asyncio.sleep(0.01)
-        return report
+        return await wait_until(
+            self.report, lambda report: report.requests >= goal, timeout_s=timeout_s, poll_s=REPORT_POLL_S
+        )
+
+    async def wait_ran_out(self, *, timeout_s: float = 20.0) -> TrafficReport:
+        """Wait until the load has ended by itself."""
+        return await wait_until(self.report, lambda report: report.ran_out, timeout_s=timeout_s, poll_s=REPORT_POLL_S)
 
     async def stop(self) -> TrafficReport:
         """End the load (answers still due are waited for) and the process, and return the final figures."""
@@ -201,7 +206,7 @@ async def _client(load: _Load, index: int) -> None:
     stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     while not load.over:
         if every_s:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await until_due(due)
             due += every_s
         if stream is not None and stream[0].at_eof():
             stream = _closed(stream)
@@ -223,7 +228,7 @@ async def _connected(load: _Load) -> tuple[asyncio.StreamReader, asyncio.StreamW
             return await asyncio.open_connection(load.host, load.port)
     except (OSError, TimeoutError) as error:
         load.fail("connect", error)
-        await asyncio.sleep(RECONNECT_S)
+        await for_a_while(RECONNECT_S, "a closed port is not to be counted as thousands of failures a second")
         return None
 
 
@@ -261,7 +266,7 @@ async def _main(load: _Load) -> None:
         command = json.loads(line)["command"]
         if command == "start" and running is None:
             running = asyncio.create_task(_run(load))
-            await asyncio.sleep(0)
+            await turns()
         if command == "stop" and running is not None:
             load.stopping = True
             await running

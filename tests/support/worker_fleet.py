@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from support.fetch import fetch
-from support.running import TIMEOUT_S, until
+from support.waiting import TIMEOUT_S, wait_until
 from support.wire import DeltaClient, Response, StreamEnded
 
 
@@ -110,12 +110,24 @@ class Fleet:
 
     async def wait_versions(self, versions: dict[str, str], *, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until all have exactly these resources."""
-        try:
-            await until(lambda: all(follower.versions == versions for follower in self.followers), timeout_s)
-        except TimeoutError:
-            wrong = [follower for follower in self.followers if follower.versions != versions]
-            shown = [(follower.node_id, follower.streams, follower.versions) for follower in wrong[:3]]
-            raise AssertionError(f"{len(wrong)} have not {versions}, such as {shown}") from None
+        await wait_followed(self.followers, versions, timeout_s=timeout_s)
+
+    async def wait_served(self, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until each has something."""
+        await wait_until(
+            lambda: [each.node_id for each in self.followers if not each.versions], equals=[], timeout_s=timeout_s
+        )
+
+
+async def wait_followed(
+    followers: Iterable[Follower], versions: dict[str, str], *, timeout_s: float = TIMEOUT_S
+) -> None:
+    """Wait until all of these have exactly these resources."""
+
+    def differing() -> list[tuple[str, int, dict[str, str]]]:
+        return [(each.node_id, each.streams, each.versions) for each in followers if each.versions != versions]
+
+    await wait_until(differing, equals=[], timeout_s=timeout_s)
 
 
 def established(pid: int, port: int) -> int:

@@ -4,12 +4,12 @@ import os
 import random
 import signal
 import sys
-import time
 import uuid
 from pathlib import Path
 
 import pytest
 from support.processes import Child
+from support.waiting import for_a_while
 
 DEMO = Path(__file__).parents[2] / "snapshots" / "demo.py"
 MARK = "XDS_TEST_DEMO_RUN"
@@ -62,11 +62,7 @@ async def test_a_signal_at_any_moment_leaves_nothing_behind(number):
     seed = int(os.environ.get("XDS_TEST_SEED", random.randrange(1 << 30)))
     delay_s = random.Random(seed).uniform(0.1, 1.5)
     async with demo() as child:
-        await child.wait_for(lambda: _age_s(child) > delay_s, "is younger than it was", 30)
+        await for_a_while(delay_s, "the signal comes at any moment of its start")
         child.signal(number)
         assert await child.wait_ended(30) in (0, -number), f"seed {seed}\n{child.log()}"
         assert left_over(child) == [], f"seed {seed}"
-
-
-def _age_s(child: Child) -> float:
-    return time.monotonic() - child.started_at

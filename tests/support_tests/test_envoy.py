@@ -1,6 +1,5 @@
 """Envoy, upstreams and load, proven on a real Envoy without a control plane."""
 
-import asyncio
 import json
 
 import pytest
@@ -128,9 +127,7 @@ async def test_the_load_sees_answers_that_never_come():
 async def test_the_load_keeps_its_rate_and_ends_by_itself():
     async with Upstreams("a") as up, Traffic(up.ports["a"], rate=400, seconds_max=1.0) as traffic:
         await traffic.wait_requests(300)
-        async with asyncio.timeout(20):
-            while not (await traffic.report()).ran_out:
-                await asyncio.sleep(0.05)
+        await traffic.wait_ran_out()
         report = await traffic.stop()
     assert 300 <= report.requests <= 420
     assert report.duration_s < 1.5
@@ -139,9 +136,7 @@ async def test_the_load_keeps_its_rate_and_ends_by_itself():
 
 async def test_the_load_bounds_its_requests():
     async with Upstreams("a") as up, Traffic(up.ports["a"], requests_max=100, connections=4) as traffic:
-        async with asyncio.timeout(20):
-            while not (await traffic.report()).ran_out:
-                await asyncio.sleep(0.01)
+        await traffic.wait_ran_out()
         report = await traffic.stop()
     assert 100 <= report.requests <= 104
     assert report.ran_out

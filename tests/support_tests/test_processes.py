@@ -1,12 +1,13 @@
 """The child processes of the tests: started, watched, ended."""
 
-import os
 import signal
 import sys
 
 import pytest
 from support.ports import free_port, free_ports, is_free
 from support.processes import Child, ChildFailedError, Worker, forget_stopped, started
+from support.running import runs
+from support.waiting import wait_until
 
 
 def python(code: str) -> Child:
@@ -14,36 +15,39 @@ def python(code: str) -> Child:
 
 
 async def test_a_child_is_ended_by_its_context_and_its_return_code_kept():
-    async with python("import time; print('up', flush=True); time.sleep(60)") as child:
+    async with python("import signal; print('up', flush=True); signal.pause()") as child:
         await child.wait_log("up")
         assert child.running
     assert child.process.returncode == -signal.SIGTERM
 
 
 async def test_a_child_that_ignores_sigterm_is_killed():
-    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    code = "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); signal.pause()"
     child = python(code).start()
     await child.wait_log("up")
     assert child.stop(timeout_s=0.1) == -signal.SIGKILL
 
 
 async def test_a_grandchild_goes_with_its_group():
-    code = (
-        "import subprocess, time; p = subprocess.Popen(['sleep', '60']); print('up', p.pid, flush=True); time.sleep(60)"
-    )
+    code = "import signal, subprocess as s; print('up', s.Popen(['sleep', '60']).pid, flush=True); signal.pause()"
     child = python(code).start()
     grandchild = int((await child.wait_log("up")).split()[1])
     child.kill()
-    await child.wait_for(lambda: not _alive(grandchild), "grandchild lives", 5, may_end=True)
+    await wait_until(lambda: runs(grandchild), equals=False)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] != "Z"
+async def test_what_a_child_did_before_it_ended_counts():
+    async with python("print('up')") as child:
+        await child.wait_ended()
+        assert await child.wait_log("up") == "up\n"
+
+
+async def test_a_wait_for_what_does_not_happen_says_what_was_seen_last_with_the_log():
+    async with python("import signal; print('up', flush=True); signal.pause()") as child:
+        with pytest.raises(ChildFailedError, match=r"(?s)no fever: not as wanted within 0.05 s; last seen: 36.*\nup"):
+            await child.wait_for(
+                lambda: child.running and 36, lambda seen: seen > 37, otherwise="no fever", timeout_s=0.05
+            )
 
 
 async def test_a_child_that_ends_too_early_fails_the_wait_with_its_log():
@@ -63,7 +67,7 @@ async def test_a_worker_that_dies_fails_the_call(tmp_path):
 
 async def test_a_worker_that_hangs_is_killed_at_the_timeout(tmp_path):
     script = tmp_path / "worker.py"
-    script.write_text("import time; time.sleep(60)")
+    script.write_text("import signal; signal.pause()")
     async with Worker(script, name="hang") as worker:
         with pytest.raises(ChildFailedError, match="did not answer"):
             await worker.call("x", timeout_s=0.2)

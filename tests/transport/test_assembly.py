@@ -6,6 +6,7 @@ from typing import cast
 import pytest
 from support.resources import secret
 from support.transports import settings_on
+from support.waiting import stays
 from support.wire import DeltaClient
 
 from xds.embed import ControlPlane
@@ -118,8 +119,7 @@ async def test_memory_is_given_back_once_large_requests_are_taken(monkeypatch: p
     monkeypatch.setattr(streams, "return_holes", returned.set)
     async with ControlPlane(settings_on("native")) as control_plane, DeltaClient(str(control_plane.address)) as client:
         await client.subscribe(SECRET, "x")
-        await asyncio.sleep(3 * native.REST_S)
-        assert not returned.is_set()
+        await stays(returned.is_set, equals=False, for_s=3 * native.REST_S)
         await client.subscribe(SECRET, *(f"{number:0100}" for number in range(12_000)))
         await asyncio.wait_for(returned.wait(), 10)
 
@@ -132,7 +132,6 @@ async def test_memory_is_given_back_once_a_large_response_is_forgotten(monkeypat
         await client.subscribe(SECRET, "x")
         while "x" not in (await client.take()).names:
             pass
-        await asyncio.sleep(1.0 + 3 * native.REST_S)
-        assert not returned.is_set()
+        await stays(returned.is_set, equals=False, for_s=1.0 + 3 * native.REST_S)
         control_plane.apply(upsert=[secret("x", "b" * EMPTIED_BYTES_MIN, "")])
         await asyncio.wait_for(returned.wait(), 5)

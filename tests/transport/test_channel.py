@@ -1,6 +1,5 @@
 """Messages between processes of one server: whole, in order, and known to be unsent for as long as they are."""
 
-import asyncio
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from support.loops import on_both_loops
+from support.waiting import turns, wait_until
 
 from xds.transport.channel import LENGTH_BYTES, Channel
 
@@ -29,9 +29,7 @@ class End:
         self.lost += 1
 
     async def wait(self, done: Callable[[], Any]) -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            while not done():
-                await asyncio.sleep(0.001)
+        await wait_until(done, timeout_s=TIMEOUT_S, poll_s=0.001)
 
 
 @asynccontextmanager
@@ -44,7 +42,7 @@ async def ends() -> AsyncIterator[tuple[End, End]]:
     yield made
     for end in made:
         end.channel.close()
-    await asyncio.sleep(0)
+    await turns()
 
 
 @asynccontextmanager
@@ -120,13 +118,15 @@ async def test_what_the_other_end_does_not_take_is_known_to_the_byte_and_goes_on
         for message in messages:
             end.channel.send(message)
         sent = sum(len(message) + LENGTH_BYTES for message in messages)
-        await asyncio.sleep(0)  # uvloop writes at the end of a turn
+        await turns()  # uvloop writes at the end of a turn
         found = bytearray()
         assert sent - 4 * MIB < end.channel.unsent_bytes <= sent  # the rest is in the kernel
-        async with asyncio.timeout(TIMEOUT_S):
-            while len(found) < sent:
-                found += read_all(theirs)
-                await asyncio.sleep(0)
+
+        def read_on() -> int:
+            found.extend(read_all(theirs))
+            return len(found)
+
+        await wait_until(read_on, equals=sent, timeout_s=TIMEOUT_S, poll_s=0)
         await end.wait(lambda: end.channel.unsent_bytes == 0)
         assert found == b"".join(map(framed, messages))
 

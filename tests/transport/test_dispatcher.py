@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import uvloop
+from support.waiting import turns, wait_until
 
 from xds.protocol.policy import Variant
 from xds.protocol.sessions import Stream
@@ -31,9 +32,7 @@ def test_a_deadline_of_this_very_moment_is_no_fault():
         stream: Any = None
         for _ in range(2):
             assert dispatcher.poll(stream) is None
-        async with asyncio.timeout(5):
-            while not ticks:
-                await asyncio.sleep(0)
+        await wait_until(lambda: ticks, poll_s=0)
         dispatcher.stop()
 
     uvloop.run(poll_twice())
@@ -81,7 +80,7 @@ async def test_a_big_fan_out_lets_the_loop_do_other_things_between_its_slices():
     so_far = []
     for _ in range(4):
         so_far.append(told[0])
-        await asyncio.sleep(0)
+        await turns()
     assert so_far == [SLICE, 2 * SLICE, 2 * SLICE + 1, 2 * SLICE + 1]
     dispatcher.stop()
 
@@ -92,6 +91,6 @@ async def test_a_slice_lasts_as_long_as_the_loop_was_busy_with_other_things_sinc
     dispatcher.publish(change)
     assert told == [SLICE]
     burn(0.2)  # far longer than it takes to tell all of them
-    await asyncio.sleep(0)
+    await turns()
     assert told == [20 * SLICE]
     dispatcher.stop()

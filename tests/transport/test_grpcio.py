@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support import resources as r
-from support.control_planes import app_of
+from support.control_planes import app_of, port_of, wait_streams
 from support.ports import free_port
 from support.wire import ADS, PER_TYPE, DeltaClient, Service, SotwClient, StreamEnded, wire
 
@@ -18,18 +18,6 @@ from xds.protocol.policy import METHODS, SERVICES, Variant
 
 LEDS = "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint"
 KNOWN = [pytest.param(method, id=method.path) for method in METHODS]
-
-
-def port_of(control_plane: ControlPlane) -> int:
-    assert control_plane.address is not None
-    return control_plane.address.port
-
-
-async def wait_no_streams(control_plane: ControlPlane, left: int = 0, timeout_s: float = 10.0) -> None:
-    """Wait until the hub has forgotten all streams but so many."""
-    async with asyncio.timeout(timeout_s):
-        while len(app_of(control_plane).hub.streams) > left:
-            await asyncio.sleep(0.005)
 
 
 ONE_OF_EACH = [
@@ -116,7 +104,7 @@ async def test_a_bad_request_ends_its_own_stream_alone(serving, what):
             assert len(app_of(control_plane).hub.streams) == 1
             control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])
             assert (await good.take()).names == {"b"}
-        await wait_no_streams(control_plane)
+        await wait_streams(control_plane, 0)
 
 
 async def test_another_node_on_a_later_request_ends_the_stream(serving):
@@ -176,7 +164,7 @@ async def test_a_request_beyond_the_limit_ends_the_stream(serving):
         async with DeltaClient(port_of(control_plane)) as client:
             await client.subscribe(r.CLUSTER, initial={"x" * 2_000_000: "1"})
             assert (await client.ended()).code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        await wait_no_streams(control_plane)
+        await wait_streams(control_plane, 0)
 
 
 async def test_a_cancelled_stream_is_forgotten(serving):
@@ -185,7 +173,7 @@ async def test_a_cancelled_stream_is_forgotten(serving):
             await client.subscribe(r.CLUSTER)
             await client.take()
             assert len(app_of(control_plane).hub.streams) == 1
-        await wait_no_streams(control_plane)
+        await wait_streams(control_plane, 0)
         assert app_of(control_plane).hub.counters.streams_closed == 1
 
 
@@ -197,7 +185,7 @@ async def test_a_stream_past_its_deadline_is_forgotten(serving):
             assert isinstance(await stream.read(), bytes)
             assert len(app_of(control_plane).hub.streams) == 1
             assert await stream.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await wait_no_streams(control_plane)
+        await wait_streams(control_plane, 0)
 
 
 async def test_a_stream_whose_client_has_said_all_ends_well(serving):
@@ -206,7 +194,7 @@ async def test_a_stream_whose_client_has_said_all_ends_well(serving):
         await client.take()
         await client.finish()
         assert (await client.ended()).code is grpc.StatusCode.OK
-        await wait_no_streams(control_plane)
+        await wait_streams(control_plane, 0)
 
 
 async def test_a_stream_that_never_says_anything_is_forgotten_too(serving):
@@ -214,7 +202,7 @@ async def test_a_stream_that_never_says_anything_is_forgotten_too(serving):
         async with DeltaClient(port_of(control_plane)) as client:
             await client.finish()
             assert (await client.ended()).code is grpc.StatusCode.OK
-        await wait_no_streams(control_plane)
+        await wait_streams(control_plane, 0)
 
 
 async def test_a_port_in_use_is_said_so(serving):

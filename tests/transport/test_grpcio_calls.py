@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from grpc import aio
+from support.waiting import turns, wait_until
 
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.policy import METHODS
@@ -75,6 +76,11 @@ class Dispatcher:
         self.parts.append(SimpleNamespace(message=text))
 
 
+def other_tasks() -> set["asyncio.Task[Any]"]:
+    """Return the tasks beside the test's: a call has one only while it writes."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
 @pytest.mark.parametrize("begun_by", ["ready", "send_cohort"])
 @pytest.mark.parametrize("told_by", ["ready", "send_cohort"])
 async def test_what_comes_up_while_a_message_is_written_follows_it(begun_by: str, told_by: str) -> None:
@@ -89,17 +95,12 @@ async def test_what_comes_up_while_a_message_is_written_follows_it(begun_by: str
 
     dispatcher.put(b"1")
     tell(begun_by)
-    await asyncio.sleep(0)
+    await turns()
     dispatcher.put(b"2")
     tell(told_by)
     context.let.set()
-    async with asyncio.timeout(2):
-        while len(context.written) < 2:
-            await asyncio.sleep(0)
-    assert context.written == [b"1", b"2"]
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert call._writer is None
+    await wait_until(lambda: context.written, equals=[b"1", b"2"], poll_s=0)
+    await wait_until(other_tasks, equals=set(), poll_s=0)
 
 
 @pytest.mark.parametrize("is_noticed", [True, False], ids=["the client went away", "the write failed for itself"])
@@ -116,8 +117,7 @@ async def test_a_write_that_fails_is_a_fault_only_if_the_client_is_still_there(
         await call.run()
 
     handler = asyncio.create_task(handle())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await turns(2)
     if is_noticed:
         context.noticed.set()
     with pytest.raises(asyncio.CancelledError if is_noticed else StreamRefusedError):
@@ -129,4 +129,4 @@ async def test_a_carry_of_nothing_has_to_be_told_again() -> None:
     dispatcher, context = Dispatcher(), Context()
     call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
     assert not call.send_cohort(dispatcher.hub)  # type: ignore[arg-type]
-    assert call._writer is None
+    assert other_tasks() == set()

@@ -10,9 +10,10 @@ import grpc
 import pytest
 from support import resources as r
 from support.bootstrap import ads_bootstrap
-from support.control_planes import app_of
+from support.control_planes import app_of, wait_streams
 from support.envoy import EnvoyProcess
 from support.processes import Child
+from support.waiting import stays, wait_until
 from support.wire import ADS, DeltaClient, wire
 
 from xds.embed import ControlPlane
@@ -46,12 +47,6 @@ def memory_bytes() -> int:
     """Return this process's resident memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
-
-
-async def wait_streams(control_plane: ControlPlane, count: int, timeout_s: float = 20.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while len(app_of(control_plane).hub.streams) != count:
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.slow
@@ -111,9 +106,7 @@ async def test_a_client_that_is_killed_while_it_is_written_to_is_forgotten(servi
         argv = [sys.executable, "-c", VANISHING, address_of(control_plane), PATH, request]
         async with Child(argv, name="vanishing") as child:
             await wait_streams(control_plane, 1)
-            async with asyncio.timeout(5):
-                while not app_of(control_plane).hub.counters.responses:
-                    await asyncio.sleep(0.005)
+            await wait_until(lambda: app_of(control_plane).hub.counters.responses)
             child.kill()
             await wait_streams(control_plane, 0)
         async with DeltaClient(address_of(control_plane)) as client:
@@ -167,11 +160,11 @@ async def test_pings_every_second_cost_no_stream_unless_they_are_forbidden(servi
         assert control_plane.address is not None
         async with EnvoyProcess(ads_bootstrap(control_plane.address.port, keepalive_interval="1s")) as envoy:
             await envoy.wait_live()
-            counters, loop = app_of(control_plane).hub.counters, asyncio.get_running_loop()
-            ends = loop.time() + 6.0
-            while loop.time() < ends and not counters.streams_closed:
-                await asyncio.sleep(0.05)
-            assert (counters.streams_closed == 0) == allowed
+            counters = app_of(control_plane).hub.counters
+            if allowed:
+                await stays(lambda: counters.streams_closed, equals=0, for_s=6.0)
+            else:
+                await wait_until(lambda: counters.streams_closed, timeout_s=6.0)
             assert await envoy.stat("cluster.xds.upstream_cx_total") == 1 or not allowed
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 import pytest
 from support.loops import on_both_loops
 from support.processes import Worker as ChildWithLines
-from support.running import TIMEOUT_S, children_of, runs, until
+from support.running import children_of, runs
+from support.waiting import TIMEOUT_S, for_a_while, stays, turns, wait_until, wait_until_blocking
 
 from xds.background import Background
 from xds.transport import pool as pool_module
@@ -28,9 +28,7 @@ SERVE, BEAT, HANG = {"do": "serve"}, {"do": "beat"}, {"do": "hang"}
 
 def pool_parent(*arguments: str) -> ChildWithLines:
     """Return a process that has a pool of its own."""
-    child = ChildWithLines(SUPPORT / "pool_parent.py", *arguments, name="pool-parent")
-    child.env["PYTHONPATH"] = str(SUPPORT.parent)
-    return child
+    return ChildWithLines(SUPPORT / "pool_parent.py", *arguments, name="pool-parent")
 
 
 class Life:
@@ -42,6 +40,8 @@ class Life:
         self.ended: list[tuple[float, PooledProcess, int, bool]] = []
         self.heard: list[tuple[int, dict[str, Any]]] = []
         self.problems: list[str] = []
+        self.fails_with: Exception | None = None
+        """What taking the next start fails with, once."""
         self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
         events = PoolEvents(
             on_start=self._on_start, on_message=self._on_message, on_end=self._on_end, on_problem=self.problems.append
@@ -52,6 +52,9 @@ class Life:
         self.started.append((asyncio.get_running_loop().time(), worker))
         role = self.roles.pop(0) if len(self.roles) > 1 else self.roles[0]
         worker.channel.send(json.dumps(role).encode())
+        if self.fails_with is not None:
+            error, self.fails_with = self.fails_with, None
+            raise error
 
     def _on_message(self, worker: PooledProcess, message: bytes) -> None:
         said = json.loads(message)
@@ -97,7 +100,7 @@ async def test_all_serve_before_the_start_is_over_and_all_hear_what_is_sent():
         assert sorted(said["pid"] for said in life.said("ready")) == sorted(life.pids)
         life.pool.send(b'"one"')
         life.pool.send(b'"two"')
-        await until(lambda: len(life.said("heard")) == 6)
+        await wait_until(lambda: len(life.said("heard")), equals=6)
         for pid in life.pids:
             assert [said["what"] for each, said in life.heard if each == pid and said["said"] == "heard"] == [
                 "one",
@@ -129,7 +132,7 @@ async def test_a_killed_worker_is_replaced_in_its_place_and_the_other_is_left_al
     async with living() as life:
         victim, other = life.pool.workers
         os.kill(victim.pid, signal.SIGKILL)
-        await until(lambda: life.ended and life.ready)
+        await wait_until(lambda: life.ended and life.ready)
         assert [(worker.pid, code, replaced) for _, worker, code, replaced in life.ended] == [(victim.pid, -9, True)]
         assert sorted(worker.number for worker in life.pool.workers) == sorted([victim.number, other.number])
         assert other in life.pool.workers
@@ -139,7 +142,7 @@ async def test_a_killed_worker_is_replaced_in_its_place_and_the_other_is_left_al
 async def test_one_that_ends_by_itself_is_replaced_with_its_exit_code_told():
     async with living(SERVE, {"do": "exit", "code": 7}, SERVE, count=1) as life:
         os.kill(life.pids[0], signal.SIGTERM)
-        await until(lambda: len(life.ended) == 2 and life.ready)
+        await wait_until(lambda: (len(life.ended), life.ready), equals=(2, True))
         assert [code for _, _, code, _ in life.ended] == [-15, 7]
 
 
@@ -149,7 +152,7 @@ async def test_after_a_long_life_it_is_replaced_at_once_and_after_a_short_one_wi
     crash = {"do": "exit", "code": 1}
     async with living(SERVE, crash, crash, crash, SERVE, count=1) as life:
         os.kill(life.pids[0], signal.SIGKILL)
-        await until(lambda: len(life.ended) == 4 and life.ready)
+        await wait_until(lambda: (len(life.ended), life.ready), equals=(4, True))
         ends, begins = [at for at, *_ in life.ended], [at for at, _ in life.started[1:]]
         pauses = [begin - end for end, begin in zip(ends, begins, strict=True)]
         for pause_s, least_s in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
@@ -157,7 +160,7 @@ async def test_after_a_long_life_it_is_replaced_at_once_and_after_a_short_one_wi
         monkeypatch.setattr(pool_module, "LIVED_S", 0.0)
         monkeypatch.setattr(pool_module, "RESTART_MIN_S", 600.0)
         os.kill(life.pids[0], signal.SIGKILL)
-        await until(lambda: len(life.ended) == 5 and life.ready)
+        await wait_until(lambda: (len(life.ended), life.ready), equals=(5, True))
 
 
 async def test_the_pause_has_a_bound(monkeypatch):
@@ -166,7 +169,7 @@ async def test_the_pause_has_a_bound(monkeypatch):
     crash = {"do": "exit", "code": 1}
     async with living(SERVE, *[crash] * 8, SERVE, count=1) as life:
         os.kill(life.pids[0], signal.SIGKILL)
-        await until(lambda: len(life.ended) == 9 and life.ready)
+        await wait_until(lambda: (len(life.ended), life.ready), equals=(9, True))
 
 
 @on_both_loops
@@ -175,10 +178,8 @@ async def test_what_a_worker_said_before_it_died_is_heard_before_its_end_is_told
         dying = life.pids[0]
         os.kill(dying, signal.SIGUSR1)
         # It dies while we are busy: its death and its words are there to be noticed at the same time.
-        deadline = time.monotonic() + TIMEOUT_S
-        while runs(dying):
-            assert time.monotonic() < deadline
-        await until(lambda: life.ended)
+        wait_until_blocking(lambda: runs(dying), equals=False)
+        await wait_until(lambda: life.ended)
         assert [said["number"] for said in life.said("word")] == list(range(100))
 
 
@@ -194,8 +195,8 @@ async def test_a_machine_that_can_start_no_process_for_a_while_has_all_workers_a
         with monkeypatch.context() as lacking:
             lacking.setattr(pool_module.Process, "start", refused)
             os.kill(life.pids[0], signal.SIGKILL)
-            await until(lambda: len(tried) >= 2)
-        await until(lambda: life.ready)
+            await wait_until(lambda: len(tried), lambda count: count >= 2)
+        await wait_until(lambda: life.ready)
         assert len(life.started) == 3
         assert life.problems[0] == "a worker can't be started: [Errno 11] Resource temporarily unavailable"
 
@@ -208,7 +209,7 @@ async def test_one_that_hangs_is_killed_and_replaced_and_others_that_speak_are_n
     async with living(BEAT, silent_s_max=2.0) as life:
         victim, other = life.pool.workers
         os.kill(victim.pid, signal.SIGSTOP)
-        await until(lambda: life.ended and life.ready)
+        await wait_until(lambda: life.ended and life.ready)
         assert [(worker.pid, code) for _, worker, code, _ in life.ended] == [(victim.pid, -9)]
         assert other in life.pool.workers
 
@@ -217,7 +218,7 @@ async def test_one_that_hangs_before_it_ever_serves_is_killed_and_replaced(monke
     async with living(BEAT, BEAT, HANG, BEAT) as life:
         monkeypatch.setattr(pool_module, "START_S", 2.0)
         os.kill(life.pids[0], signal.SIGKILL)
-        await until(lambda: len(life.ended) == 2 and life.ready)
+        await wait_until(lambda: (len(life.ended), life.ready), equals=(2, True))
         assert [code for _, _, code, _ in life.ended] == [-9, -9]
 
 
@@ -227,7 +228,7 @@ async def test_one_that_leaves_too_much_untaken_is_killed_and_replaced(monkeypat
         victim, other = life.pool.workers
         os.kill(victim.pid, signal.SIGSTOP)
         victim.channel.send(json.dumps("x" * 4 * 1024 * 1024).encode())
-        await until(lambda: life.ended and life.ready)
+        await wait_until(lambda: life.ended and life.ready)
         assert [worker.pid for _, worker, _, _ in life.ended] == [victim.pid]
         assert other in life.pool.workers
 
@@ -237,8 +238,7 @@ async def test_a_parent_that_was_itself_held_up_kills_nobody_for_it():
     async with pool_parent("2.0") as parent:
         pids = (await parent.read(timeout_s=TIMEOUT_S))["pids"]
         parent.signal(signal.SIGSTOP)
-        held = time.monotonic()
-        await until(lambda: time.monotonic() - held > 3.0)
+        await for_a_while(3.0, "workers that are silent for 2 s are killed")
         parent.signal(signal.SIGCONT)
         said = await parent.call("pids", timeout_s=TIMEOUT_S)
         assert said == {"pids": pids}
@@ -253,9 +253,8 @@ async def test_launched_ones_are_told_nothing_before_the_start():
     life = Life(count=2)
     before = children_of(os.getpid())
     life.pool.launch()
-    await until(lambda: len(children_of(os.getpid())) == len(before) + 2)
-    await asyncio.sleep(0.1)
-    assert (life.started, life.pool.workers) == ([], [])
+    await wait_until(lambda: len(children_of(os.getpid())), equals=len(before) + 2)
+    await stays(lambda: (life.started, life.pool.workers), equals=([], []), for_s=0.1)
     launched = [pid for pid in children_of(os.getpid()) if pid not in before]
     await life.pool.start()
     assert (life.ready, sorted(life.pids)) == (True, sorted(launched))
@@ -268,7 +267,7 @@ async def test_one_that_ends_between_launch_and_start_fails_the_start():
     life = Life(count=2)
     before = children_of(os.getpid())
     life.pool.launch()
-    await until(lambda: len(children_of(os.getpid())) == len(before) + 2)
+    await wait_until(lambda: len(children_of(os.getpid())), equals=len(before) + 2)
     os.kill(next(pid for pid in children_of(os.getpid()) if pid not in before), signal.SIGKILL)
     with pytest.raises(WorkerFailedError, match="a worker ended with -9 before it served"):
         await life.pool.start()
@@ -312,7 +311,7 @@ async def test_where_no_process_can_be_started_the_start_fails_at_once(monkeypat
 async def test_a_start_that_is_given_up_leaves_no_process():
     life = Life((HANG,), count=2)
     starting = asyncio.create_task(life.pool.start())
-    await until(lambda: len(life.started) == 2)
+    await wait_until(lambda: len(life.started), equals=2)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
@@ -324,20 +323,19 @@ async def test_a_start_that_is_given_up_leaves_no_process():
 @on_both_loops
 async def test_stopping_while_one_is_being_replaced_leaves_no_process():
     """The moment between a process's start and its first message is hit by stopping at many moments."""
-    for turns in range(0, 60, 6):
+    for moment in range(0, 60, 6):
         before = children_of(os.getpid())
         life = Life((SERVE,), count=1)
         await life.pool.start()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pool_module, "LIVED_S", 0.0)
             os.kill(life.pids[0], signal.SIGKILL)
-            await until(lambda: life.ended)  # noqa: B023
-            for _ in range(turns):
-                await asyncio.sleep(0)
+            await wait_until(lambda: life.ended)  # noqa: B023
+            await turns(moment)
             await life.pool.stop()
         for one in life.sockets:
             one.close()
-        assert children_of(os.getpid()) == before, turns
+        assert children_of(os.getpid()) == before, moment
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
@@ -347,7 +345,7 @@ async def test_no_worker_outlives_its_parent(number):
         assert len(pids) == 2
         assert all(map(runs, pids))
         os.kill(parent.pid or 0, number)
-        await until(lambda: not any(map(runs, pids)))
+        await wait_until(lambda: [pid for pid in pids if runs(pid)], equals=[])
 
 
 @on_both_loops
@@ -355,24 +353,16 @@ async def test_a_place_is_kept_and_workers_are_looked_after_after_a_fault_of_our
     """The worker that nobody would have waited for is replaced too."""
     background = Background()
     async with living(count=2, background=background) as life:
-        failed: list[int] = []
-        start = life._on_start
-
-        def fail_once(worker: PooledProcess) -> None:
-            start(worker)
-            if not failed:
-                failed.append(worker.pid)
-                raise ValueError("a bug")
-
-        object.__setattr__(life.pool._events, "on_start", fail_once)
+        life.fails_with = ValueError("a bug")
         os.kill(life.pids[0], signal.SIGKILL)
-        await until(lambda: failed and life.ready and failed[0] not in life.pids)
+        await wait_until(lambda: (len(life.started), life.ready), equals=(4, True))
         assert sum(background.deaths[f"keep worker {number}"] for number in range(2)) == 1
-        assert not runs(failed[0])
+        _, unlucky = life.started[2]
+        assert not runs(unlucky.pid)
         assert "a bug" in background.ailing
 
         monkeypatch.setattr(pool_module, "LOOK_EVERY_S", "no number")
-        await until(lambda: background.deaths["look after the workers"])
+        await wait_until(lambda: background.deaths["look after the workers"])
         monkeypatch.setattr(pool_module, "LOOK_EVERY_S", 0.01)
         looks = life.pool.workers[0]
-        await until(lambda: looks.silent_looks > 1)
+        await wait_until(lambda: looks.silent_looks, lambda count: count > 1)

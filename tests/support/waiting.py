@@ -1,0 +1,140 @@
+"""Waiting, in one place: nothing else in the tests sleeps (``tests/test_architecture.py``).
+
+To wait for a condition is the rule: ``await wait_until(lambda: publisher.revision, equals=2)``. Where time itself is
+what is tested, ``stays`` asserts that nothing changes for some time, and ``for_a_while`` says what the time is for.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+TIMEOUT_S = 30.0
+POLL_S = 0.005
+SHOWN_CHARS_MAX = 2_000
+_TRUE = object()
+
+
+class NotMetError(AssertionError):
+    """What was waited for did not come about in time."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    is_met_by: Callable[[Any], object] | None
+    equals: object
+    timeout_s: float
+    seen: object = "nothing"
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        assert self.is_met_by is None or self.equals is _TRUE, "say what to wait for in one way"
+
+    def take(self, value: object) -> bool:
+        """Say whether this value was waited for. Raises NotMetError if it was not and the time is over."""
+        __tracebackhide__ = True
+        if self.is_met_by is not None:
+            met = self.is_met_by(value)
+        else:
+            met = value if self.equals is _TRUE else value == self.equals
+        if not met:
+            self.miss(value)
+        return bool(met)
+
+    def miss(self, seen: object) -> None:
+        __tracebackhide__ = True
+        self.seen = seen
+        if time.monotonic() - self.began > self.timeout_s:
+            wanted = "as wanted" if self.equals is _TRUE else _shown(self.equals)
+            raise NotMetError(f"not {wanted} within {self.timeout_s} s; last seen: {_shown(seen)}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}…"
+
+
+async def wait_until(
+    look: Callable[[], Any],
+    is_met_by: Callable[[Any], object] | None = None,
+    *,
+    equals: object = _TRUE,
+    timeout_s: float = TIMEOUT_S,
+    poll_s: float = POLL_S,
+    ignoring: type[Exception] | tuple[type[Exception], ...] = (),
+) -> Any:
+    """Look until what is seen is true, equals a value, or meets a condition; return what was seen.
+
+    ``look`` may be a coroutine function. Its errors that are ``ignoring`` count as not met yet. With ``poll_s=0`` it
+    looks at every turn of the event loop. Raises NotMetError with what was seen last.
+    """
+    __tracebackhide__ = True
+    wait = _Wait(is_met_by, equals, timeout_s)
+    while True:
+        try:
+            seen = look()
+            if inspect.isawaitable(seen):
+                async with asyncio.timeout(timeout_s):
+                    seen = await seen
+        except ignoring as error:
+            wait.miss(error)
+        else:
+            if wait.take(seen):
+                return seen
+        await asyncio.sleep(poll_s)
+
+
+def wait_until_blocking(
+    look: Callable[[], Any],
+    is_met_by: Callable[[Any], object] | None = None,
+    *,
+    equals: object = _TRUE,
+    timeout_s: float = TIMEOUT_S,
+    poll_s: float = POLL_S,
+) -> Any:
+    """Do what ``wait_until`` does, in a test that has no event loop."""
+    __tracebackhide__ = True
+    wait = _Wait(is_met_by, equals, timeout_s)
+    while not wait.take(seen := look()):
+        time.sleep(poll_s)
+    return seen
+
+
+async def stays(look: Callable[[], Any], *, equals: object, for_s: float, poll_s: float = POLL_S) -> None:
+    """Assert that what is seen equals a value now and for some seconds; ``look`` may be a coroutine function."""
+    __tracebackhide__ = True
+    began = time.monotonic()
+    after_s = 0.0
+    while after_s < for_s:
+        seen = look()
+        if inspect.isawaitable(seen):
+            seen = await seen
+        after_s = time.monotonic() - began
+        if seen != equals:
+            raise AssertionError(f"not {_shown(equals)} any more after {after_s:.2f} s: {_shown(seen)}")
+        await asyncio.sleep(poll_s)
+
+
+async def for_a_while(seconds: float, why: str) -> None:
+    """Let time pass that no condition could end earlier; ``why`` is for the reader."""
+    assert why
+    await asyncio.sleep(seconds)
+
+
+def for_a_while_blocking(seconds: float, why: str) -> None:
+    """Do what ``for_a_while`` does, where there is no event loop."""
+    assert why
+    time.sleep(seconds)
+
+
+async def until_due(due: float) -> None:
+    """Wait until the monotonic clock says ``due``: the pace of what a load does at a rate."""
+    await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def turns(count: int = 1) -> None:
+    """Let the event loop take so many turns: what is ready now, or becomes so meanwhile, runs."""
+    for _ in range(count):
+        await asyncio.sleep(0)
