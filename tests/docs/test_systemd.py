@@ -12,6 +12,7 @@ from support.ports import free_ports
 from support.processes import Child
 from support.server import XDS
 from support.toolchains import without
+from support.waiting import wait_until_blocking
 
 PAGE = "docs/how-to/systemd.md"
 PROGRAM = "/opt/xds/bin/xds"
@@ -77,13 +78,15 @@ class Service:
         command = script[1].replace("127.0.0.1:19000", f"127.0.0.1:{self.admin}")
         env = self.main.env | {"MAINPID": str(self.main.pid)}
         with subprocess.Popen(["/bin/sh", "-c", command], env=env) as waiting:
-            deadline = time.monotonic() + 60
-            while waiting.poll() is None:
+
+            def has_ended() -> bool:
                 self.main.process.poll()  # so that its id goes with it
-                if time.monotonic() > deadline:
-                    waiting.kill()
-                    raise AssertionError(self.main.log_tail())
-                time.sleep(0.05)
+                return waiting.poll() is not None
+
+            try:
+                wait_until_blocking(has_ended, timeout_s=60)
+            finally:
+                waiting.kill()
         return waiting.returncode
 
 
@@ -94,10 +97,7 @@ def test_it_is_started_once_ready_reloads_and_stops(tmp_path: Path) -> None:
         assert service.store.exists()
         (reload,) = unit()["ExecReload"]
         subprocess.run(reload.replace("$MAINPID", str(service.main.pid)).split(), check=True)
-        deadline = time.monotonic() + 20
-        while "directory read again" not in service.main.log():
-            assert time.monotonic() < deadline, service.main.log_tail()
-            time.sleep(0.05)
+        wait_until_blocking(service.main.log, lambda log: "directory read again" in log, timeout_s=20)
         service.main.signal(signal.SIGTERM)  # to all of its processes, as KillMode=control-group has it
         (timeout,) = unit()["TimeoutStopSec"]
         assert service.main.process.wait(int(timeout)) == 0

@@ -17,7 +17,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Self
 
 from support.pages import ROOT, Block
 from support.processes import Child
+from support.waiting import NotMetError, wait_until_blocking
 
 BIN = Path(sys.executable).parent
 READING = re.compile(
@@ -99,16 +99,16 @@ class PageShell:
             assert status == 0, self._failure(block, f"ended with {status}", said)
             assert prints is None or is_as_said(said, prints), self._failure(block, f"was to print\n{prints}", said)
             return
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            status, said = self._run(block.text, STEP_S)
-            if prints is None and status == 0:
-                return
-            if prints is not None and is_as_said(said, prints):
-                return  # a page may show how a command fails
-            if time.monotonic() > deadline:
-                raise AssertionError(self._failure(block, f"ended with {status}, was to print\n{prints}", said))
-            time.sleep(POLL_S)
+
+        def is_met_by(outcome: tuple[int, str]) -> bool:
+            status, said = outcome
+            return status == 0 if prints is None else is_as_said(said, prints)  # a page may show how a command fails
+
+        try:
+            wait_until_blocking(lambda: self._run(block.text, STEP_S), is_met_by, timeout_s=PATIENCE_S, poll_s=POLL_S)
+        except NotMetError as missed:
+            status, said = missed.seen
+            raise AssertionError(self._failure(block, f"ended with {status}, was to print\n{prints}", said)) from None
 
     def _run(self, script: str, timeout_s: float) -> tuple[int, str]:
         done = subprocess.run(
@@ -144,11 +144,14 @@ class PageShell:
         self._look_over(title, child)
 
     def _wait_serving(self, block: Block, child: Child) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while "\ntry next\n" not in child.log():
+        def serves() -> bool:
             assert child.running, f"{block.place} ended:\n{child.log_tail()}"
-            assert time.monotonic() < deadline, f"{block.place} does not serve:\n{child.log_tail()}"
-            time.sleep(POLL_S)
+            return "\ntry next\n" in child.log()
+
+        try:
+            wait_until_blocking(serves, timeout_s=PATIENCE_S, poll_s=POLL_S)
+        except NotMetError:
+            raise AssertionError(f"{block.place} does not serve:\n{child.log_tail()}") from None
 
     def _failure(self, block: Block, what: str, said: str) -> str:
         logs = "".join(f"\n--- {title}\n{child.log_tail()}" for title, child in self.terminals.items())

@@ -18,7 +18,11 @@ _TRUE = object()
 
 
 class NotMetError(AssertionError):
-    """What was waited for did not come about in time."""
+    """What was waited for did not come about in time. ``seen`` is what was seen last."""
+
+    def __init__(self, text: str, seen: object) -> None:
+        super().__init__(text)
+        self.seen = seen
 
 
 @dataclass(slots=True)
@@ -26,7 +30,6 @@ class _Wait:
     is_met_by: Callable[[Any], object] | None
     equals: object
     timeout_s: float
-    seen: object = "nothing"
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -45,10 +48,9 @@ class _Wait:
 
     def miss(self, seen: object) -> None:
         __tracebackhide__ = True
-        self.seen = seen
         if time.monotonic() - self.began > self.timeout_s:
             wanted = "as wanted" if self.equals is _TRUE else _shown(self.equals)
-            raise NotMetError(f"not {wanted} within {self.timeout_s} s; last seen: {_shown(seen)}")
+            raise NotMetError(f"not {wanted} within {self.timeout_s} s; last seen: {_shown(seen)}", seen)
 
 
 def _shown(value: object) -> str:

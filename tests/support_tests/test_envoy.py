@@ -57,7 +57,8 @@ async def test_a_bad_bootstrap_fails_the_wait_with_what_envoy_said():
 async def test_a_wait_says_what_it_saw_last():
     async with EnvoyProcess(static_bootstrap()) as envoy:
         await envoy.wait_live()
-        with pytest.raises(ChildFailedError, match=r"cluster.x.upstream_rq_total below 1: not as wanted within 0.05 s; last seen: 0"):
+        said = r"cluster.x.upstream_rq_total below 1: not as wanted within 0.05 s; last seen: 0"
+        with pytest.raises(ChildFailedError, match=said):
             await envoy.wait_stat("cluster.x.upstream_rq_total", timeout_s=0.05)
 
 
