@@ -1,1 +1,1 @@
-"""HTTP/2 for gRPC without I/O: frames, headers, connections, messages. It knows no sockets, no clock and no xDS."""
+"""HTTP/2 for gRPC servers without I/O: frames, headers, flow control, messages."""

@@ -1,4 +1,4 @@
-"""What a peer may have done for nothing, and what it may leave unread. It does not know streams."""
+"""Limits on what one peer may cost: frames that move nothing ("chores"), refused requests, unread answers."""
 
 from xds.transport.http2 import frames as h2
 from xds.transport.http2.faults import ConnectionFault, StreamFault
@@ -7,18 +7,19 @@ from xds.transport.http2.limits import Http2Limits
 from xds.transport.http2.payloads import check_priority
 
 TINY = 256
-"""Bytes, of data or of credit, that move next to nothing."""
+"""A frame that carries fewer bytes of data or credit counts as a chore."""
 STREAMS_PER_CHORE = 100
-"""Whose windows are moved by one chore."""
+"""A SETTINGS frame that changes the windows costs one chore per so many open streams."""
 SETTINGS_BYTES_PER_CHORE = 600
+"""A SETTINGS frame costs one chore more per so many bytes of payload."""
 CHORES_PER_MALFORMED = 20
-"""What a request that can't be served is charged with: 100 to 200 of them at once, then ten a second."""
+"""The cost of a refused request. By default 100 to 200 are allowed at once, then ten per second."""
 HEADER_BYTES_PER_CHORE = 1_024
-"""Huffman code takes half a millisecond a kilobyte."""
+"""A header block costs one chore per so many bytes: decoding Huffman code takes 0.5 ms per kilobyte."""
 
 
 class Allowance(FrameReader):
-    """A connection's end that counts. ``paused``: the peer does not read, so nothing more is to be sent."""
+    """The accounting of a connection. ``paused``: the peer does not read, so no more data is sent."""
 
     __slots__ = ("_chores", "_chores_at", "_table_due", "_unread_bytes", "limits", "paused")
 
@@ -32,37 +33,35 @@ class Allowance(FrameReader):
         self._table_due = False
 
     def write(self, data: bytes) -> None:
-        """Send bytes, without waiting."""
+        """Send bytes without waiting."""
         raise NotImplementedError
 
     def clock(self) -> float:
-        """Return the time in seconds, on any clock that only goes forward."""
+        """Return the time in seconds on a monotonic clock."""
         raise NotImplementedError
 
     def on_ping(self) -> None:
-        """The peer sent a PING."""
+        """Called when the peer sends a PING."""
 
     def chore(self, count: int = 1) -> None:
-        """Charge the peer for a frame that moves nothing, or as much as several; too many end the connection."""
+        """Charge the peer for ``count`` chores. Raises ConnectionFault if there were too many."""
         self._chores -= count
         if self._chores < 0:
             now = self.clock()
             self._chores = self.limits.chores_earned(now - self._chores_at) if self._chores_at else self.limits.chores
             self._chores_at = now
             if self._chores <= 0:
-                raise ConnectionFault(
-                    h2.ENHANCE_YOUR_CALM, "too many frames that do nothing, or requests that are refused"
-                )
+                raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many frames that do nothing, or refused requests")
 
     def charge(self, count: int) -> None:
-        """Charge the peer for work that was done, outside of taking a frame; too much of it ends the connection."""
+        """Charge the peer outside of ``on_frame``; ends the connection if there were too many chores."""
         try:
             self.chore(count)
         except ConnectionFault as fault:
             self.fail(fault.code, fault.text)
 
     def answer(self, data: bytes) -> None:
-        """Send a frame that flow control does not hold back: headers, resets, what acknowledges."""
+        """Send a frame that is not flow-controlled: headers, resets, acknowledgements."""
         if self.paused:
             self._unread_bytes += len(data)
         if self._table_due and data[3] == h2.HEADERS:
@@ -71,15 +70,15 @@ class Allowance(FrameReader):
         self.write(data)
 
     def check_unread(self) -> None:
-        """Refuse to go on with a peer that asks and does not read the answers (CVE-2019-9517, but for data)."""
+        """Raise ConnectionFault if a peer sends requests without reading the answers (as CVE-2019-9517, data aside)."""
         if self._unread_bytes > self.limits.unread_bytes_max:
-            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many answers are not read")
+            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many unread answers")
 
     def give_up_table(self) -> None:
-        """Say with the next header block that no dynamic table is used: the peer's is smaller now (RFC 7541, 4.2)."""
+        """Announce an empty dynamic table in the next header block: the peer reduced its own (RFC 7541, 4.2)."""
         self._table_due = True
 
-    # --- Frames that are chores and nothing else ---------------------------------------------------------------------
+    # --- Frames that only cost -------------------------------------------------------------------------------------
 
     def _priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         self.chore()
@@ -101,6 +100,6 @@ class Allowance(FrameReader):
                 self.answer(h2.frame(h2.PING, h2.ACK, 0, payload))
 
     def _goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
-        self.chore()  # its streams go on; it opens no more
+        self.chore()  # open streams go on; the peer opens no more
         if stream_id:
             raise ConnectionFault(h2.PROTOCOL_ERROR, "GOAWAY on a stream")

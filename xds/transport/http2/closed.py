@@ -1,23 +1,24 @@
-"""Streams of a connection that are over, while frames may still come for them. It does not know what is in frames."""
+"""Closed streams of a connection, for which frames may still arrive."""
 
 from enum import IntEnum
 
 from xds.transport.http2.stream import Http2Stream
 
 REMEMBERED = 32
+"""Maximum closed streams that are remembered per connection."""
 
 
 class Fate(IntEnum):
     """How a stream ended (RFC 9113, 5.1)."""
 
     OVER = 1
-    """The peer has ended it, or knows that it is over: what comes is its fault."""
+    """The peer ended it, or knows that it is closed: any further frame is an error."""
     RESET = 2
-    """We have reset it, which the peer may not know yet: what comes is to be ignored."""
+    """We reset it, which the peer may not know yet: further frames are ignored."""
 
 
 class ClosedStreams:
-    """The last few streams that are over, and those that we have answered while the peer has not ended its half."""
+    """The streams closed last, and those that are answered while the peer has not ended its half."""
 
     __slots__ = ("_answered", "_fates")
 
@@ -36,7 +37,7 @@ class ClosedStreams:
             del self._fates[next(iter(self._fates))]
 
     def fate(self, stream_id: int) -> Fate | None:
-        """Return how a stream ended, None if that is long ago, or it has not."""
+        """Return how a stream ended, or None if it is open or no longer remembered."""
         return None if self._fates is None else self._fates.get(stream_id)
 
     def add_answered(self, stream: Http2Stream) -> None:
@@ -48,9 +49,9 @@ class ClosedStreams:
             self.add(next(iter(self._answered)), Fate.RESET)
 
     def answered(self, stream_id: int) -> Http2Stream | None:
-        """Return a stream whose response is complete and whose request is not, if it is one."""
+        """Return the stream if its response is complete and its request is not, or None."""
         return None if self._answered is None else self._answered.get(stream_id)
 
     def forget(self) -> None:
-        """Forget them all: the connection is no more."""
+        """Drop all of them, as the connection is closed."""
         self._answered = self._fates = None

@@ -1,7 +1,7 @@
-"""One HTTP/2 connection of a gRPC server: bytes in, streams' events and bytes out. It knows no sockets and no clock.
+"""One HTTP/2 connection of a gRPC server: bytes in, stream events and bytes out.
 
-A subclass gives it its edges: ``write``, ``close``, ``clock`` and ``open_stream``. Everything that a peer can make it
-keep or do is bounded: see ``Http2Limits``. Source: RFC 9113, sections named below.
+A subclass implements ``write``, ``close``, ``clock`` and ``open_stream``. ``Http2Limits`` bounds the memory and work
+that a peer can cause. Source: RFC 9113; sections are named below.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,10 @@ from xds.transport.http2.stream import INTERNAL, Http2Stream
 
 
 class Connection(Allowance):
-    """A server's end of a connection. ``window`` is what may be sent, ``credit`` what the peer may send.
+    """The server's end of a connection.
 
-    ``dead``: the peer was told GOAWAY for a fault, or is gone.
+    ``window`` is how many bytes of data we may send, ``credit`` how many the peer may send. ``dead``: GOAWAY was sent
+    for a fault, or the peer is gone.
     """
 
     __slots__ = (
@@ -58,23 +59,23 @@ class Connection(Allowance):
     # --- For the subclass ------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connection once what was written is out."""
+        """Close the connection once everything written has been sent."""
         raise NotImplementedError
 
     def open_stream(self, stream_id: int, head: RequestHead) -> Http2Stream:
-        """Return the stream for a request: a subclass's, which knows what to do with it."""
+        """Return a new stream for a request, of the subclass that handles it."""
         raise NotImplementedError
 
     def began(self, stream: Http2Stream, head: RequestHead) -> None:
-        """Start on a stream that ``open_stream`` made, now that the connection has it."""
+        """Called when the connection has registered the stream that ``open_stream`` returned."""
         raise NotImplementedError
 
     def on_large(self, stream: Http2Stream, more: int) -> None:
-        """A stream's message needs ``more`` bytes than came; ``grant`` it, at once or when there is room."""
+        """Called when a stream's message lacks ``more`` bytes; call ``grant`` at once or when there is room."""
         self.grant(stream, more)
 
     def on_assembled(self, stream: Http2Stream) -> None:
-        """A message that credit was granted for has arrived, or never will."""
+        """Called when a message that credit was granted for has arrived, or never will."""
 
     # --- Frames in -------------------------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class Connection(Allowance):
         if kind < len(_HANDLERS):
             _HANDLERS[kind](self, flags, stream_id, payload)
         else:
-            self.chore()  # RFC 9113, 5.5: what is not known is ignored
+            self.chore()  # RFC 9113, 5.5: unknown frame types are ignored
 
     # --- DATA and flow control -------------------------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class Connection(Allowance):
             stream.credit = self.limits.stream_window
 
     def takes_whole(self, stream_id: int, size: int) -> Http2Stream | None:
-        """Return the stream that a DATA frame of ``size`` with a whole message is for, if no more would come of it."""
+        """Return the stream if a DATA frame of ``size`` bytes with one whole message only needs ``on_message``."""
         stream = self.streams.get(stream_id)
         if stream is None or self._buffer or self._blocks.open_on:
             return None
@@ -135,7 +136,7 @@ class Connection(Allowance):
         return stream if room and 2 * (stream.credit - size) >= self.limits.stream_window else None
 
     def _data_on_closed(self, flags: int, stream_id: int, size: int) -> None:
-        """Answer data for a stream that is not open (RFC 9113, 5.1)."""
+        """Handle data for a stream that is not open (RFC 9113, 5.1)."""
         if stream_id == 0 or stream_id > self._last_id:
             raise ConnectionFault(h2.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which is idle")
         answered = self._closed.answered(stream_id)
@@ -150,10 +151,12 @@ class Connection(Allowance):
         if flags & h2.END_STREAM:
             self._remote_end(answered)
         elif 2 * answered.credit < self.limits.stream_window:
-            self.reset(stream_id, h2.NO_ERROR)  # RFC 9113, 8.1: what would need more credit is of no use
+            self.reset(
+                stream_id, h2.NO_ERROR
+            )  # RFC 9113, 8.1: the response is complete, so no more of the request is needed
 
     def grant(self, stream: Http2Stream, more: int) -> None:
-        """Let the client send ``more`` bytes on a stream, whatever its window."""
+        """Let the client send ``more`` bytes on a stream, beyond its window if need be."""
         stream.granted = True
         if more > stream.credit:
             self.write(h2.window_update(stream.id, more - stream.credit))
@@ -179,7 +182,7 @@ class Connection(Allowance):
             self.window += increment
             if increment == 0 or self.window > h2.WINDOW_MAX:
                 code = h2.FLOW_CONTROL_ERROR if increment else h2.PROTOCOL_ERROR
-                raise ConnectionFault(code, "the connection's window is moved by nothing, or beyond 2^31-1")
+                raise ConnectionFault(code, "WINDOW_UPDATE of 0, or beyond a connection window of 2^31-1")
             self._unblock()
             return
         stream = self.streams.get(stream_id) or self._closed.answered(stream_id)
@@ -189,14 +192,14 @@ class Connection(Allowance):
             self.chore()
             return
         if increment == 0:
-            raise StreamFault(stream_id, h2.PROTOCOL_ERROR, "the window is moved by nothing")
+            raise StreamFault(stream_id, h2.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
         stream.window += increment
         if stream.window > h2.WINDOW_MAX:
             raise StreamFault(stream_id, h2.FLOW_CONTROL_ERROR, "the window is beyond 2^31-1")
         stream.pump()
 
     def block(self, stream: Http2Stream) -> None:
-        """Have the stream continue once the connection's window opens, and the peer reads."""
+        """Continue sending on the stream once the connection's window opens and the peer reads."""
         self._blocked = self._blocked or {}
         self._blocked[stream] = None
 
@@ -208,7 +211,7 @@ class Connection(Allowance):
         self._blocked = self._blocked or None
 
     def resume(self) -> None:
-        """The peer reads again: let every stream go on."""
+        """Continue every stream, as the peer reads again."""
         self.paused = False
         self._unread_bytes = 0
         self._unblock()
@@ -278,7 +281,7 @@ class Connection(Allowance):
             raise ConnectionFault(h2.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         stream = self.streams.get(stream_id)
         if stream is None or stream.window >= self.peer_stream_window:
-            self.chore()  # it was opened and closed for nothing; one that was served may end
+            self.chore()  # nothing was sent on it: it was opened and reset for nothing
         self._closed.add(stream_id, Fate.OVER)
         if stream is not None:
             self._drop(stream)
@@ -288,7 +291,7 @@ class Connection(Allowance):
             raise ConnectionFault(h2.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & h2.ACK:
             if payload:
-                raise ConnectionFault(h2.FRAME_SIZE_ERROR, "an ACK of SETTINGS with settings")
+                raise ConnectionFault(h2.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
             self.chore()
             return
         if self.stage is ConnectionStage.SETTINGS:
@@ -304,12 +307,12 @@ class Connection(Allowance):
         moved = size - self.peer_stream_window
         if moved:
             self._move_windows(moved)
-        self.answer(_SETTINGS_ACK)  # RFC 9113, 6.5.3: before anything that is only allowed by what it acknowledges
+        self.answer(_SETTINGS_ACK)  # RFC 9113, 6.5.3: before any frame that the new settings first allow
         if moved > 0:
             self._use_windows(tiny=moved < TINY)
 
     def _move_windows(self, moved: int) -> None:
-        """Have every stream start from another window (RFC 9113, 6.9.2); what is left of one may become negative."""
+        """Change the window of every open stream, which may become negative (RFC 9113, 6.9.2)."""
         self.chore(len(self.streams) // STREAMS_PER_CHORE)
         self.peer_stream_window += moved
         for stream in self.streams.values():
@@ -330,13 +333,13 @@ class Connection(Allowance):
     # --- Ends ------------------------------------------------------------------------------------------------------
 
     def fail_stream(self, stream_id: int, code: int) -> None:
-        if stream_id > self._last_id or stream_id % 2 == 0:  # RFC 9113, 6.4: no RST_STREAM for what is idle
+        if stream_id > self._last_id or stream_id % 2 == 0:  # RFC 9113, 6.4: no RST_STREAM on an idle stream
             raise ConnectionFault(code, f"a fault on stream {stream_id}, which is idle")
         self.chore()
         self.reset(stream_id, code)
 
     def reset(self, stream_id: int, code: int) -> None:
-        """End a stream at once, for whatever reason the code tells."""
+        """Reset a stream with an RFC 9113 error code."""
         self.answer(h2.reset_frame(stream_id, code))
         stream = self.streams.get(stream_id)
         if stream is not None:
@@ -344,8 +347,8 @@ class Connection(Allowance):
         self._closed.add(stream_id, Fate.RESET)
 
     def ended(self, stream: Http2Stream) -> None:
-        """A stream's response is complete. gRPC clients that are not done sending end the stream themselves now."""
-        # A RST_STREAM right behind the trailers makes some of them report an internal error instead of the status.
+        """Close a stream whose response is complete. gRPC clients that are still sending then end it themselves."""
+        # A RST_STREAM right after the trailers makes some of them report an internal error instead of the status.
         self._forget(stream)
         if not stream.remote_closed:
             self._closed.add_answered(stream)
@@ -367,13 +370,13 @@ class Connection(Allowance):
             self._blocked.pop(stream, None)
 
     def goaway(self) -> None:
-        """Tell the peer to open its next streams elsewhere; those that are open go on."""
+        """Send GOAWAY, so that the peer opens its next streams elsewhere; open streams go on."""
         if not self.draining and not self.dead:
             self.draining = True
             self.write(h2.goaway_frame(self._last_id, h2.NO_ERROR, "this server is shutting down"))
 
     def fail(self, code: int, text: str) -> None:
-        """End the connection, telling the peer why."""
+        """End the connection with GOAWAY, an error code and its reason."""
         if not self.dead:
             self.dead = True
             self.write(h2.goaway_frame(self._last_id, code, text))
@@ -381,7 +384,7 @@ class Connection(Allowance):
             self.close()
 
     def lost(self) -> None:
-        """The connection is no more: so are its streams."""
+        """Drop all streams, as the connection is closed."""
         self.dead = True
         self.forget_bytes()
         for stream in list(self.streams.values()):
@@ -403,4 +406,4 @@ _HANDLERS: tuple[Callable[[Connection, int, int, bytes], None], ...] = (
     Connection._window_update,
     Connection._continuation,
 )
-"""By kind of frame."""
+"""By frame type."""

@@ -1,7 +1,7 @@
-"""What a peer does wrong on HTTP/2, with the answer that RFC 9113 gives it."""
+"""Protocol errors of a peer, with the error code to answer them with (RFC 9113, 5.4)."""
 
 
-class ConnectionFault(Exception):  # noqa: N818 - RFC 9113 calls these errors of the connection; it is the peer's fault
+class ConnectionFault(Exception):  # noqa: N818 - a fault of the peer, not an error of ours
     """The connection can't go on: GOAWAY with ``code``, then close (RFC 9113, 5.4.1)."""
 
     def __init__(self, code: int, text: str) -> None:

@@ -1,4 +1,4 @@
-"""From bytes to frames: the preface, the frames' bounds, and what happens when either is wrong. It knows no streams."""
+"""Splits the bytes of a connection into the preface and frames, and handles the faults that these raise."""
 
 from enum import IntEnum
 
@@ -7,7 +7,7 @@ from xds.transport.http2.faults import ConnectionFault, StreamFault
 
 
 class ConnectionStage(IntEnum):
-    """How far a connection has come."""
+    """What a connection expects next: the preface, the first SETTINGS, or any frame."""
 
     PREFACE = 0
     SETTINGS = 1
@@ -15,11 +15,11 @@ class ConnectionStage(IntEnum):
 
 
 class FrameReader:
-    """The receiving end of a connection's bytes. ``dead``: the peer was told that the connection is over."""
+    """The receiving half of a connection. ``dead``: the connection has ended; bytes that still arrive are ignored."""
 
     __slots__ = ("_buffer", "dead", "stage")
     frames_at_once = 1 << 30
-    """Frames taken before ``on_rest``: a subclass that serves others besides has fewer."""
+    """Frames handled before ``on_rest``; lower in a subclass that serves many connections."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -27,25 +27,25 @@ class FrameReader:
         self.dead = False
 
     def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        """Take a frame. Raises ConnectionFault or StreamFault for the peer's faults."""
+        """Handle a frame. Raises ConnectionFault or StreamFault for the peer's faults."""
         raise NotImplementedError
 
     def on_preface(self) -> None:
-        """The peer has begun: answer with this end's SETTINGS, together with what else is to be said at once."""
+        """Called when the preface has arrived: send our SETTINGS and whatever else goes first."""
 
     def on_rest(self) -> None:
-        """More has come than was taken at once: call ``receive`` again, with nothing, once others had their turn."""
+        """Called when frames are left: call ``receive(b"")`` once other connections have had their turn."""
 
     def fail(self, code: int, text: str) -> None:
-        """End the connection, telling the peer why."""
+        """End the connection with GOAWAY, an error code and its reason."""
         raise NotImplementedError
 
     def fail_stream(self, stream_id: int, code: int) -> None:
-        """End a stream for a fault of the peer's. Raises ConnectionFault when there were too many."""
+        """Reset a stream for a fault of the peer. Raises ConnectionFault if there were too many."""
         raise NotImplementedError
 
     def receive(self, data: bytes) -> None:
-        """Take what came from the peer. Its faults are answered, as RFC 9113 says; nothing is raised for them."""
+        """Handle bytes from the peer. Its faults are answered as RFC 9113 says, and never raised."""
         if self.dead:
             return
         try:
@@ -54,7 +54,7 @@ class FrameReader:
             self.fail(fault.code, fault.text)
 
     def forget_bytes(self) -> None:
-        """Forget the beginning of a frame that will not be completed."""
+        """Drop the buffered beginning of a frame that will not be completed."""
         self._buffer = b""
 
     def _receive(self, data: bytes) -> None:

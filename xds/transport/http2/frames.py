@@ -1,11 +1,11 @@
-"""HTTP/2 frames as bytes, and the numbers of RFC 9113. It does not know connections."""
+"""HTTP/2 frames as bytes, and the constants of RFC 9113."""
 
 from collections.abc import Iterable
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_BYTES = 9
 FRAME_BYTES_MAX = 16_384
-"""The payload of a frame, both ways: the default that no peer can forbid (RFC 9113, 6.5.2)."""
+"""The largest payload of a frame, both ways: the default, which every peer must accept (RFC 9113, 6.5.2)."""
 WINDOW_DEFAULT = 65_535
 TABLE_DEFAULT = 4_096
 GOAWAY_TEXT_MAX = 256
@@ -50,19 +50,19 @@ def reset_frame(stream_id: int, code: int) -> bytes:
 
 
 def goaway_frame(last_stream_id: int, code: int, text: str = "") -> bytes:
-    """Return a GOAWAY frame; ``text`` is for whoever debugs the peer, and may quote it."""
+    """Return a GOAWAY frame; ``text`` is debug data, and may quote the peer."""
     return frame(
         GOAWAY, 0, 0, last_stream_id.to_bytes(4, "big") + code.to_bytes(4, "big") + text.encode()[:GOAWAY_TEXT_MAX]
     )
 
 
 def without_table(headers: bytes) -> bytes:
-    """Return a whole HEADERS frame whose block begins by setting the dynamic table's size to 0 (RFC 7541, 6.3)."""
+    """Return a HEADERS frame with a dynamic table size update to 0 before its block (RFC 7541, 6.3)."""
     return frame(HEADERS, headers[4], int.from_bytes(headers[5:9], "big"), b"\x20" + headers[HEADER_BYTES:])
 
 
 def data_frames(stream_id: int, data: bytes) -> bytes:
-    """Return data as DATA frames, none larger than any peer must take."""
+    """Return data as DATA frames of at most ``FRAME_BYTES_MAX`` each."""
     if len(data) <= FRAME_BYTES_MAX:
         return frame(DATA, 0, stream_id, data)
     pieces = (data[at : at + FRAME_BYTES_MAX] for at in range(0, len(data), FRAME_BYTES_MAX))

@@ -1,4 +1,4 @@
-"""gRPC on HTTP/2: length-prefixed messages, statuses, deadlines, and which requests are gRPC. It knows no streams.
+"""gRPC over HTTP/2: length-prefixed messages, statuses, timeouts, and which requests are gRPC.
 
 Source: "gRPC over HTTP2" (grpc/grpc, doc/PROTOCOL-HTTP2.md), "PROTOCOL-HTTP2" below.
 """
@@ -10,7 +10,7 @@ from xds.transport.http2.frames import END_HEADERS, END_STREAM, HEADERS, data_fr
 from xds.transport.http2.headers import RequestHead
 
 PREFIX_BYTES = 5
-"""Before each message: whether it is compressed, and its length."""
+"""Each message is preceded by a compressed flag and its length in four bytes."""
 ACCEPTED = "identity"
 TIMEOUT_DIGITS_MAX = 8
 TIMEOUT_UNITS_S = {"H": 3_600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -25,18 +25,18 @@ RESPONSE_BLOCK = headers.encode(
 
 
 def prefixed(message: bytes) -> bytes:
-    """Return a message with its prefix: not compressed, so long."""
+    """Return an uncompressed message with its prefix."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 @lru_cache(maxsize=16)
 def response_headers(stream_id: int) -> bytes:
-    """Return the frame that opens a response."""
+    """Return the HEADERS frame that begins a response."""
     return frame(HEADERS, END_HEADERS, stream_id, RESPONSE_BLOCK)
 
 
 def trailers(stream_id: int, status: int, message: str, *, only: bool) -> bytes:
-    """Return the frame that ends a response with its status; ``only``: nothing of the response was sent before."""
+    """Return the HEADERS frame that ends a response with its status; ``only``: no response headers were sent."""
     fields = [("grpc-status", str(status))]
     if message:
         fields.append(("grpc-message", percent_encoded(message)))
@@ -45,7 +45,7 @@ def trailers(stream_id: int, status: int, message: str, *, only: bool) -> bytes:
 
 
 def percent_encoded(text: str) -> str:
-    """Return text as ``grpc-message`` carries it, cut to a length that no client refuses (PROTOCOL-HTTP2)."""
+    """Return text as ``grpc-message`` carries it, cut to a length that every client accepts (PROTOCOL-HTTP2)."""
     encoded = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in text.encode()]
     while sum(map(len, encoded)) > STATUS_TEXT_MAX:
         del encoded[-max(1, len(encoded) // 8) :]
@@ -53,7 +53,7 @@ def percent_encoded(text: str) -> str:
 
 
 def timeout_s(text: str) -> float | None:
-    """Return a ``grpc-timeout`` in seconds; None for none. Raises ValueError if it is malformed."""
+    """Return a ``grpc-timeout`` in seconds, None if it is empty. Raises ValueError if it is malformed."""
     if not text:
         return None
     digits, unit = text[:-1], text[-1]
@@ -63,7 +63,7 @@ def timeout_s(text: str) -> float | None:
 
 
 def http_refusal(head: RequestHead) -> int | None:
-    """Return the HTTP status for a request that is not gRPC at all, or None (PROTOCOL-HTTP2, "Requests")."""
+    """Return the HTTP status for a request that is not gRPC, None for gRPC (PROTOCOL-HTTP2, "Requests")."""
     kind = head.content_type
     if head.method != "POST":
         return 405
@@ -73,7 +73,7 @@ def http_refusal(head: RequestHead) -> int | None:
 
 
 def http_answer(stream_id: int, status: int) -> tuple[bytes, bytes]:
-    """Return the header frame and the body that tell a client that is not a gRPC one what it came to."""
+    """Return the HEADERS frame and the body of the answer to a client that does not speak gRPC."""
     fields = [(":status", str(status)), ("content-type", "text/plain"), ("content-length", str(len(NOT_GRPC)))]
     return frame(HEADERS, END_HEADERS, stream_id, headers.encode(fields)), NOT_GRPC
 

@@ -1,4 +1,4 @@
-"""Header blocks as they come: in one HEADERS frame, or cut into CONTINUATION frames. It does not know streams."""
+"""Assembles header blocks from HEADERS and CONTINUATION frames."""
 
 from xds.transport.http2 import frames as h2
 from xds.transport.http2.faults import ConnectionFault, StreamFault
@@ -7,7 +7,7 @@ from xds.transport.http2.payloads import check_priority, unpadded
 
 
 class HeaderBlocks:
-    """The block that is under way on a connection, if any, and the decoder. ``open_on``: its stream, 0 for none."""
+    """A connection's header decoder and its incomplete block. ``open_on``: the block's stream, 0 if there is none."""
 
     __slots__ = ("_bytes_max", "_data", "_decoder", "_ends", "open_on")
 
@@ -19,7 +19,7 @@ class HeaderBlocks:
         self.open_on = 0
 
     def begin(self, flags: int, stream_id: int, payload: bytes) -> bool:
-        """Take a HEADERS frame; say whether the block is complete."""
+        """Add a HEADERS frame; return whether the block is complete."""
         if stream_id % 2 == 0:
             raise ConnectionFault(h2.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which is not a client's")
         if flags & h2.PADDED:
@@ -27,16 +27,16 @@ class HeaderBlocks:
         if flags & h2.PRIORITIZED:
             try:
                 check_priority(stream_id, payload[:5])
-            except StreamFault as fault:  # the block is not decoded, so that no other one can be
+            except StreamFault as fault:  # the block is not decoded, so later ones can't be either
                 raise ConnectionFault(fault.code, "HEADERS that depend on their own stream") from None
             payload = payload[5:]
         self._data, self._ends = payload, bool(flags & h2.END_STREAM)
         return self._is_complete(flags, stream_id)
 
     def go_on(self, flags: int, payload: bytes) -> bool:
-        """Take a CONTINUATION frame; say whether the block is complete."""
+        """Add a CONTINUATION frame; return whether the block is complete."""
         if not self.open_on:
-            raise ConnectionFault(h2.PROTOCOL_ERROR, "CONTINUATION of nothing")
+            raise ConnectionFault(h2.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         self._data += payload
         return self._is_complete(flags, self.open_on)
 
@@ -52,7 +52,7 @@ class HeaderBlocks:
         return len(self._data)
 
     def finish(self) -> tuple[RequestHead, bool]:
-        """Return what the complete block says, and whether its stream ends with it."""
+        """Return the decoded block, and whether its frame ends the stream."""
         if self._decoder is None:
             self._decoder = HeaderDecoder()
         data, self._data = self._data, b""

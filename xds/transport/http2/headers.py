@@ -1,8 +1,8 @@
-"""Header blocks: from HPACK to the few things of a request that matter to gRPC. It does not know frames.
+"""Decodes HPACK header blocks into the request fields that gRPC needs.
 
-The first block of a connection is decoded against an empty table, so equal bytes mean equal requests: sidecars of a
-fleet open their one stream with the same bytes but for little, and share one decoded head. A connection gets a decoder
-of its own only with its second block, which replays the first.
+The first block of a connection is decoded against an empty table, so equal bytes mean equal requests. The sidecars of a
+fleet open their one stream with nearly the same bytes, so decoded heads are cached by the block's bytes. A connection
+gets its own decoder only with its second block; that decoder first decodes the first block again.
 """
 
 import re
@@ -18,17 +18,18 @@ from xds.transport.http2.faults import ConnectionFault
 from xds.transport.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, PROTOCOL_ERROR
 
 HEADER_BYTES_MAX = 16 * 1024
-"""A request's headers, decoded: names, values and 32 bytes each (RFC 9113, 6.5.2)."""
+"""Maximum decoded size of a request's headers: names, values and 32 bytes per field (RFC 9113, 6.5.2)."""
 HEADER_BLOCK_BYTES_MAX = 8 * HEADER_BYTES_MAX
-"""What is decoded, so that more than the limit costs a stream and not the connection (RFC 9113, 10.5.1).
+"""Maximum block that is still decoded: one above ``HEADER_BYTES_MAX`` then fails its stream, not the connection.
 
-grpcio does not heed the limit: it sends all of its metadata, which can be a hundred kilobytes.
+See RFC 9113, 10.5.1. grpcio ignores the advertised limit: it sends all of its metadata, which can be 100 KB.
 """
 FIELD_BYTES = 32
 LENGTH_DIGITS_MAX = 18
-"""More than any length has; Python refuses to read numbers of thousands of digits."""
+"""Maximum digits of ``content-length``: Python refuses to parse numbers of thousands of digits."""
 SHARED_BLOCK_BYTES_MAX = 2_048
 SHARED_BLOCKS = 2_048
+"""Maximum size and number of the first blocks whose decoded heads are cached."""
 
 _PSEUDO = {":method", ":scheme", ":path", ":authority"}
 _NEEDED = (":method", ":scheme", ":path")
@@ -39,10 +40,7 @@ _BAD_VALUE = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """What a request says of itself. ``malformed`` is what is wrong with it by RFC 9113, 8.2 and 8.3, or empty.
-
-    ``code`` is the answer to that.
-    """
+    """The headers of a request that matter to gRPC."""
 
     method: str = ""
     path: str = ""
@@ -51,11 +49,13 @@ class RequestHead:
     timeout: str = ""
     content_length: int | None = None
     malformed: str = ""
+    """What violates RFC 9113, 8.2 and 8.3, "" if nothing does."""
     code: int = PROTOCOL_ERROR
+    """The error code for a malformed request."""
 
 
 class HeaderDecoder:
-    """One connection's header blocks. ``read`` must be given every block that arrives, in order."""
+    """Decodes one connection's header blocks. ``read`` must be called with every block, in order of arrival."""
 
     __slots__ = ("_decoder", "_first")
 
@@ -64,7 +64,7 @@ class HeaderDecoder:
         self._decoder: Decoder | None = None
 
     def read(self, block: bytes) -> RequestHead:
-        """Return what a block says. Raises ConnectionFault when it can't be decoded, or is too much."""
+        """Return a decoded block. Raises ConnectionFault if it is too large or can't be decoded."""
         if self._decoder is None:
             if self._first is None and len(block) <= SHARED_BLOCK_BYTES_MAX:
                 self._first = block
@@ -95,7 +95,7 @@ def _decode(decoder: Decoder, block: bytes) -> list[tuple[str, str]]:
 
 
 def head_of(fields: Iterable[tuple[str, str]]) -> RequestHead:
-    """Return the head that decoded fields make."""
+    """Return the request head of decoded fields."""
     pseudo: dict[str, str] = {}
     regular: dict[str, str] = {}
     size = 0
@@ -132,17 +132,17 @@ def _field_problem(name: str, value: str) -> str:
     if _BAD_VALUE.search(value):
         return f"field {name!r} has a character that values can't have"
     if name in _CONNECTION_SPECIFIC or (name == "te" and value != "trailers"):
-        return f"field {name!r} is of HTTP/1.1 only"
+        return f"field {name!r} is for HTTP/1.1 only"
     return ""
 
 
 def trailing_problem(head: RequestHead) -> str:
-    """Return what is wrong with a block of trailers, or nothing: they have no pseudo-headers (RFC 9113, 8.1)."""
+    """Return what is wrong with trailers, "" if nothing is; they must not have pseudo-headers (RFC 9113, 8.1)."""
     if head.method or head.path:
         return "pseudo-header in trailers"
     return "" if head.malformed in ("", "a pseudo-header is missing") else head.malformed
 
 
 def encode(fields: Iterable[tuple[str, str]]) -> bytes:
-    """Encode a block that leaves the peer's table alone, so that it can be sent on any connection at any time."""
+    """Encode a block that does not change the dynamic table, so that it is valid on any connection at any time."""
     return bytes(Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in fields]))

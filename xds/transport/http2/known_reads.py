@@ -1,7 +1,7 @@
-"""The commonest read of all, known by its bytes: one DATA frame with one whole message.
+"""Cache of parsed reads by their bytes, for the most frequent read: one DATA frame with one whole message.
 
-A cohort's streams, nearly all of which are stream 1 of their connection, answer a response with equal bytes. So what
-these are is found by one look-up, without a frame or a message being read.
+The streams of a cohort, nearly all of them stream 1 of their connection, answer a response with equal bytes. One
+look-up then replaces parsing the frame and the message prefix.
 """
 
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from xds.transport.http2 import grpc
 from xds.transport.http2.frames import DATA, HEADER_BYTES
 
 READ_BYTES_MAX = 256
-"""Larger reads are not known."""
+"""Larger reads are not cached."""
 MESSAGE_AT = HEADER_BYTES + grpc.PREFIX_BYTES
 
 
 class KnownRead(NamedTuple):
-    """What such bytes are: a message on a stream, in a frame with so many bytes of payload."""
+    """A parsed read: the message, its stream, and the bytes of the frame's payload."""
 
     message: bytes
     stream_id: int
@@ -23,7 +23,7 @@ class KnownRead(NamedTuple):
 
 
 class KnownReads:
-    """The reads seen lately; of so many at most."""
+    """Recent reads, at most ``entries_max``."""
 
     __slots__ = ("_entries_max", "_known", "get")
 
@@ -31,10 +31,10 @@ class KnownReads:
         self._known: dict[bytes, KnownRead] = {}
         self._entries_max = entries_max
         self.get = self._known.get
-        """Return what a read is, None if that is not known."""
+        """Return the parsed read, None if it is not cached."""
 
     def learn(self, data: bytes) -> None:
-        """Note what a read is, if it is one frame with one message, and nothing else."""
+        """Cache a read if it is exactly one DATA frame with exactly one message."""
         size = len(data) - HEADER_BYTES
         if size <= grpc.PREFIX_BYTES or data[3] != DATA or data[4] or data[9]:
             return

@@ -1,4 +1,4 @@
-"""What one client may take of a connection. It does not know how that is counted."""
+"""Limits on what one client may use of a connection."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,7 @@ from xds.transport.http2.headers import HEADER_BLOCK_BYTES_MAX, HEADER_BYTES_MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Http2Limits:
-    """What one client may take. Sizes in bytes.
-
-    ``chores`` bounds the frames that make work and move nothing (pings, settings, resets, empty data, priorities), and
-    requests that are refused, each of which counts for several (``CHORES_PER_MALFORMED``): so many at once (twice on a
-    new connection), and ``chores_per_s`` on the average (CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316).
-    ``unread_bytes_max`` bounds the answers that wait for a client that does not read, data aside.
-    """
+    """Limits of one client's connection. Sizes are in bytes."""
 
     streams_max: int = 10_000
     message_bytes_max: int = 16 * 1024 * 1024
@@ -22,11 +16,18 @@ class Http2Limits:
     connection_window: int = 1024 * 1024
     header_block_bytes_max: int = HEADER_BLOCK_BYTES_MAX
     chores: int = 2_000
+    """Maximum chores at once, twice that on a new connection.
+
+    A chore is a frame that makes work and moves nothing: pings, settings, resets, empty data, priorities. A refused
+    request counts as ``CHORES_PER_MALFORMED``. See CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316.
+    """
     chores_per_s: int = 200
+    """Maximum chores per second, on average."""
     unread_bytes_max: int = 2 * 1024 * 1024
+    """Maximum bytes of answers, other than data, queued for a client that does not read."""
 
     def hello(self) -> bytes:
-        """Return what a server says first: its SETTINGS, and the connection's larger window."""
+        """Return the server's first frames: SETTINGS, and a WINDOW_UPDATE to the connection's larger window."""
         settings = h2.settings_frame(
             [
                 (h2.MAX_CONCURRENT_STREAMS, self.streams_max),
@@ -37,5 +38,5 @@ class Http2Limits:
         return settings + h2.window_update(0, self.connection_window - h2.WINDOW_DEFAULT)
 
     def chores_earned(self, over_s: float) -> int:
-        """Return how many more chores a client may make after so many seconds."""
+        """Return how many chores a client earns back in ``over_s`` seconds."""
         return min(self.chores, int(over_s * self.chores_per_s))

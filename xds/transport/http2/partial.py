@@ -1,13 +1,13 @@
-"""A message that has not arrived whole: the pieces that came, joined once. It does not know frames."""
+"""Collects a message that arrives in pieces, which are joined once."""
 
 PIECE_BYTES_MIN = 1_024
 
 
 class Partial:
-    """What came of a message, and of those behind it. ``size`` is in bytes.
+    """The bytes received of an incomplete message and of any messages after it. ``size`` is in bytes.
 
-    A piece with fewer than ``PIECE_BYTES_MIN`` is joined with what comes next, so that many small ones do not take a
-    multiple of their size.
+    A piece shorter than ``PIECE_BYTES_MIN`` is joined with the next, so that many small pieces do not take a multiple
+    of their size in memory.
     """
 
     __slots__ = ("_pieces", "size")
@@ -17,7 +17,7 @@ class Partial:
         self.size = len(piece)
 
     def add(self, piece: bytes) -> None:
-        """Take what came next."""
+        """Append a piece."""
         self.size += len(piece)
         pieces = self._pieces
         if len(pieces[-1]) < PIECE_BYTES_MIN:
@@ -26,6 +26,6 @@ class Partial:
             pieces.append(piece)
 
     def whole(self, start: int = 0) -> bytes:
-        """Return all that came, from ``start`` on, which is at most ``PIECE_BYTES_MIN``."""
+        """Return all bytes from ``start`` on, which must lie within the first piece."""
         first, *others = self._pieces
         return b"".join((first[start:], *others))

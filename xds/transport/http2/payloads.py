@@ -1,4 +1,4 @@
-"""What is in the payloads of frames that are not data, and what must not be. It does not know connections."""
+"""Parses and checks the payloads of frames other than DATA."""
 
 from collections.abc import Iterator
 
@@ -25,12 +25,12 @@ def settings_of(payload: bytes) -> Iterator[tuple[int, int]]:
 def unpadded(payload: bytes) -> bytes:
     """Return a payload without its padding."""
     if not payload or payload[0] >= len(payload):
-        raise ConnectionFault(h2.PROTOCOL_ERROR, "more padding than frame")
+        raise ConnectionFault(h2.PROTOCOL_ERROR, "padding exceeds the frame")
     return payload[1 : len(payload) - payload[0]]
 
 
 def check_priority(stream_id: int, payload: bytes) -> None:
-    """Refuse what can't be a priority; what it says is of no account."""
+    """Raise a fault if a priority is malformed; a valid one is ignored (RFC 9113, 5.3.2)."""
     if len(payload) != 5:
         raise ConnectionFault(h2.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
     if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
@@ -38,7 +38,7 @@ def check_priority(stream_id: int, payload: bytes) -> None:
 
 
 def number_of(payload: bytes, what: str) -> int:
-    """Return the one number that a frame is."""
+    """Return the 32-bit number that is a frame's whole payload; ``what`` names the frame in errors."""
     if len(payload) != 4:
         raise ConnectionFault(h2.FRAME_SIZE_ERROR, f"{what} of a wrong size")
     return int.from_bytes(payload, "big")

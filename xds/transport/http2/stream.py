@@ -1,7 +1,7 @@
-"""One request and its response: messages in, messages out, as much as flow control allows.
+"""One gRPC stream: messages in, and messages out as flow control allows.
 
-It does not know frames. A subclass says what happens with messages (``on_message`` and so on). What can't be
-sent yet is kept as a view of the message's own bytes, which its cohort shares.
+A subclass handles the messages (``on_message`` and so on). The unsent rest of a message is a view of its bytes, which
+the streams of a cohort share.
 """
 
 from typing import Protocol
@@ -25,7 +25,7 @@ UNIMPLEMENTED, INTERNAL, RESOURCE_EXHAUSTED = 12, 13, 8
 
 
 class StreamConnection(Protocol):
-    """What a stream needs of its connection. For annotations alone: a connection does not derive from it."""
+    """What a stream uses of its connection. For annotations only: ``Connection`` does not derive from it."""
 
     limits: Http2Limits
     peer_stream_window: int
@@ -33,40 +33,35 @@ class StreamConnection(Protocol):
     paused: bool
 
     def write(self, data: bytes) -> None:
-        """Send frames that flow control is accounted for."""
+        """Send frames whose flow control the caller has accounted for."""
 
     def answer(self, data: bytes) -> None:
-        """Send a frame that flow control does not hold back."""
+        """Send a frame that is not flow-controlled."""
 
     def chore(self, count: int = 1) -> None:
-        """Charge the peer while one of its frames is taken. Raises ConnectionFault for too much."""
+        """Charge the peer for ``count`` chores. Raises ConnectionFault if there were too many."""
 
     def block(self, stream: "Http2Stream") -> None:
-        """Have the stream's ``pump`` called once the connection's window opens, and the peer reads."""
+        """Call the stream's ``pump`` once the connection's window opens and the peer reads."""
 
     def grant(self, stream: "Http2Stream", more: int) -> None:
         """Let the client send ``more`` bytes on a stream."""
 
     def on_large(self, stream: "Http2Stream", more: int) -> None:
-        """Note that a stream's message needs ``more`` bytes than came."""
+        """Note that a stream's message lacks ``more`` bytes."""
 
     def on_assembled(self, stream: "Http2Stream") -> None:
         """Note that a message that credit was granted for has arrived, or never will."""
 
     def reset(self, stream_id: int, code: int) -> None:
-        """End a stream at once."""
+        """Reset a stream."""
 
     def ended(self, stream: "Http2Stream") -> None:
         """Note that a stream's response is complete."""
 
 
 class Http2Stream:
-    """A stream of a connection. ``window`` is what may still be sent, ``credit`` what the client may still send.
-
-    ``partial`` is a message that has not arrived whole, ``wanted`` its size with the prefix once that is known.
-    ``granted`` says that the client was given the credit for all of it. ``rest`` is what is still to be sent of a
-    message, ``ending`` what goes after it.
-    """
+    """A stream of a connection. ``window`` is how many bytes we may still send, ``credit`` the client."""
 
     __slots__ = (
         "connection",
@@ -86,7 +81,7 @@ class Http2Stream:
     )
 
     reads_messages = True
-    """Messages are all that matters to it of what the client sends: ``on_message`` may be called without ``take``."""
+    """Whether a whole message may be passed to ``on_message`` directly, without ``take``."""
 
     def __init__(self, connection: StreamConnection, stream_id: int) -> None:
         self.connection = connection
@@ -94,42 +89,47 @@ class Http2Stream:
         self.window = connection.peer_stream_window
         self.credit = connection.limits.stream_window
         self.partial: Partial | None = None
+        """An incomplete message."""
         self.wanted = 0
+        """Its size with the prefix, 0 until that is known."""
         self.granted = False
+        """Whether the client has the credit for all of it."""
         self.encoding = "identity"
         self.rest: memoryview | None = None
+        """The unsent rest of a message."""
         self.ending = b""
+        """The frame that ends the response after ``rest``."""
         self.started = False
         self.remote_closed = False
         self.local_closed = False
         self.length_left: int | None = None
-        """What is left of the ``content-length`` that was announced, if any was."""
+        """The bytes still to come by the request's ``content-length``, if it has one."""
 
     # --- For the subclass ------------------------------------------------------------------------------------------
 
     def on_message(self, message: bytes) -> None:
-        """Take a message of the client."""
+        """Handle a message of the client."""
         raise NotImplementedError
 
     def on_end(self) -> None:
-        """The client has nothing more to say."""
+        """Called when the client has ended its half of the stream."""
         raise NotImplementedError
 
     def on_gone(self) -> None:
-        """The stream is over, whichever way: finished, reset, or lost with its connection. May be called twice."""
+        """Called when the stream has closed: finished, reset, or lost with its connection. May be called twice."""
         raise NotImplementedError
 
     def on_writable(self) -> None:
-        """All that was given to ``send`` has gone out, and the connection takes more."""
+        """Called when the last message has been sent whole and the connection takes more."""
         raise NotImplementedError
 
     # --- Receiving -------------------------------------------------------------------------------------------------
 
     def take(self, data: bytes) -> None:
-        """Take the payload of a DATA frame, flow control accounted for."""
+        """Handle the payload of a DATA frame whose flow control is accounted for."""
         self.count(len(data))
         if self.ending:
-            return  # the answer is decided, if not sent; what still comes must not be kept
+            return  # the answer is decided, if not sent yet: further data must not be kept
         if self.partial is None:
             if len(data) >= grpc.PREFIX_BYTES and len(data) == int.from_bytes(data[1:5], "big") + grpc.PREFIX_BYTES:
                 if data[0]:
@@ -146,14 +146,14 @@ class Http2Stream:
             self._take_all(self.partial)
 
     def count(self, size: int) -> None:
-        """Hold the client to the ``content-length`` that it announced, if it did."""
+        """Raise StreamFault if the client sends more than its ``content-length``."""
         if self.length_left is not None:
             self.length_left -= size
             if self.length_left < 0:
                 raise StreamFault(self.id, PROTOCOL_ERROR, "more data than content-length says")
 
     def _take_last(self, partial: Partial) -> None:
-        """Hand on a message, known to be taken, that nothing follows."""
+        """Pass on the message, which is allowed and which nothing follows."""
         message = partial.whole(grpc.PREFIX_BYTES)
         self.partial = None
         self.wanted = 0
@@ -161,7 +161,7 @@ class Http2Stream:
         self.on_message(message)
 
     def _take_all(self, partial: Partial) -> None:
-        """Hand on the messages that are complete, keep what is left, and ask for the rest of what is not complete."""
+        """Pass on the complete messages, keep the remaining bytes, and request credit for an incomplete message."""
         data, at = partial.whole(), 0
         while len(data) - at >= grpc.PREFIX_BYTES and not self.over:
             size = int.from_bytes(data[at + 1 : at + 5], "big")
@@ -171,7 +171,7 @@ class Http2Stream:
                 self._refuse_compressed(data[at])
                 break
             if size > most:
-                self._refuse(RESOURCE_EXHAUSTED, f"a message of {size} bytes; at most {most} are taken")
+                self._refuse(RESOURCE_EXHAUSTED, f"a message of {size} bytes; the limit is {most}")
                 break
             if len(data) - at < self.wanted:
                 break
@@ -197,9 +197,9 @@ class Http2Stream:
 
     def _refuse_compressed(self, flag: int) -> None:
         if flag == 1 and self.encoding != "identity":
-            self._refuse(UNIMPLEMENTED, "compressed messages are not taken; grpc-accept-encoding says what is")
+            self._refuse(UNIMPLEMENTED, "compressed messages are not supported; see grpc-accept-encoding")
         else:
-            self._refuse(INTERNAL, f"message flag {flag} without an encoding that allows it")
+            self._refuse(INTERNAL, f"compressed flag {flag} without a grpc-encoding that allows it")
 
     def _refuse(self, status: int, message: str) -> None:
         self.finish(status, message)
@@ -207,19 +207,19 @@ class Http2Stream:
 
     @property
     def arrived(self) -> int:
-        """How many bytes came of the message that has not arrived whole."""
+        """The bytes received of an incomplete message."""
         return self.partial.size if self.partial is not None else 0
 
     # --- Sending ---------------------------------------------------------------------------------------------------
 
     @property
     def over(self) -> bool:
-        """Say whether the response is decided, to its end: what the client still says is of no account."""
+        """Whether the end of the response is decided; further messages of the client are ignored."""
         return self.local_closed or bool(self.ending)
 
     @property
     def can_send(self) -> bool:
-        """Say whether a message given to ``send`` now would go out at once, flow control allowing."""
+        """Whether ``send`` may be called: no message is waiting, and the peer reads."""
         return self.rest is None and not self.local_closed and not self.connection.paused
 
     def start(self) -> None:
@@ -229,9 +229,9 @@ class Http2Stream:
             self.connection.answer(grpc.response_headers(self.id))
 
     def send(self, data: bytes, framed: bytes | None = None) -> None:
-        """Send a message with its prefix; ``framed`` is the same as DATA frames of this stream, if somebody has it.
+        """Send a message with its prefix. Must only be called while ``can_send``.
 
-        Must only be called while ``can_send``.
+        ``framed`` is the same as DATA frames of this stream, if the caller has them.
         """
         connection = self.connection
         size = len(data)
@@ -244,7 +244,7 @@ class Http2Stream:
         self.pump()
 
     def pump(self) -> None:
-        """Send as much of what is left as flow control and the peer's reading allow."""
+        """Send as much of the rest as flow control allows while the peer reads."""
         rest, connection = self.rest, self.connection
         if rest is None or self.local_closed:
             return
@@ -267,7 +267,7 @@ class Http2Stream:
             self.on_writable()
 
     def finish(self, status: int, message: str = "") -> None:
-        """End the response with a gRPC status; a message that is on its way goes out before it, whole."""
+        """End the response with a gRPC status; an unfinished message is sent whole first."""
         if self.over:
             return
         end = grpc.trailers(self.id, status, message, only=not self.started)
@@ -277,7 +277,7 @@ class Http2Stream:
             self.ending = end
 
     def cut(self, status: int, message: str = "") -> None:
-        """End the response with a gRPC status, at once: a message that is on its way is given up for it."""
+        """End the response with a gRPC status at once; the rest of an unfinished message is dropped."""
         if self.rest is None:
             self.finish(status, message)
         elif not self.local_closed:
@@ -285,7 +285,7 @@ class Http2Stream:
             self.connection.reset(self.id, REFUSED_STREAM)
 
     def answer_http(self, status: int, *, headers_only: bool = False) -> None:
-        """Answer what is not a gRPC request: status and a line of text, as flow control allows."""
+        """Answer a request that is not gRPC with an HTTP status and a line of text."""
         head, body = grpc.http_answer(self.id, status)
         self.started = True
         self.connection.answer(head)
