@@ -1,1 +1,1 @@
-"""WHAT Envoy's API allows: the schema, its rules, the door a resource enters by. Pure, but for one packaged file."""
+"""Envoy's API: its schema and rules, and checking and encoding of resources. Pure, except for one packaged file."""

@@ -1,4 +1,4 @@
-"""Envoy's JSON form, as Python dicts, to a message. It knows neither rules nor resources."""
+"""Converts Envoy's JSON form, as Python dicts, to messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +12,9 @@ from xds.schema.pool import VALUE_IN_ANY, Schema
 
 
 class ConversionError(Exception):
-    """A value does not have the shape of its message type. ``findings`` says all that is wrong with it.
+    """A value does not fit its message type. ``findings`` lists all problems.
 
-    ``partial`` is the message without what is wrong, so that the rest can be checked too; None if nothing is left.
+    ``partial`` is the message without the faulty parts, so that the rest can be checked too; None if nothing is left.
     """
 
     def __init__(self, findings: list[Finding], partial: Message | None) -> None:
@@ -32,19 +32,19 @@ def message_from_json(
 ) -> Message:
     """Return the message of a known type that ``value`` describes in Envoy's JSON form (snake_case or camelCase).
 
-    An ``@type`` at the top is ignored. Only when protobuf's own parser refuses the value is it looked at key by key to
-    find *everything* wrong with it: ConversionError. With ``allow_unknown_types`` a typed config of an unknown type may
-    be given as ``{"@type": …, "value": <base64>}``; its Any then has ``plan.OPAQUE`` appended to its type URL, which
-    the walk of ``plan`` takes off again.
+    An ``@type`` at the top is ignored. Raises ConversionError with *all* problems; the value is examined key by key
+    only if protobuf's own parser refuses it. With ``allow_unknown_types`` a typed config of an unknown type may be given as
+    ``{"@type": …, "value": <base64>}``; ``plan.OPAQUE`` is then appended to the type URL of its Any, and the walk of
+    ``plan`` removes it again.
 
-    ``value`` is left as it was, but the ``@type`` of nested typed configs may have moved to their end.
+    ``value`` is not changed, except that the ``@type`` of nested typed configs may move to the end of their keys.
     """
     body = {key: item for key, item in value.items() if key != "@type"}
     content = body.get("value", {}) if full_name in VALUE_IN_ANY else body
     message = schema.message_class(full_name)()
     try:
         json_format.ParseDict(content, message, descriptor_pool=schema.pool, max_recursion_depth=JSON_DEPTH_MAX)
-    except Exception as error:  # it raises whatever its input provokes, from KeyError to OverflowError
+    except Exception as error:  # the parser raises anything from KeyError to OverflowError
         return _mended(schema, content, full_name, allow_unknown_types, error)
     return message
 

@@ -1,4 +1,4 @@
-"""What a walk finds, and bytes read strictly: all decodable, nothing the schema lacks. It knows no rule."""
+"""Strict decoding of messages, in which unknown fields are problems, and the findings of a walk."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ UNKNOWN_FIELDS_SHOWN_MAX = 20
 
 
 class Findings:
-    """What one walk has found. ``bytes_trails`` are bytes fields that are set, for whoever knows their JSON text."""
+    """The findings of one walk. ``bytes_trails`` are the set bytes fields, whose JSON text the caller may check."""
 
     __slots__ = ("allow_redacted", "allow_unknown_types", "bytes_trails", "problems", "references")
 
@@ -26,14 +26,14 @@ class Findings:
         self.bytes_trails: list[Trail] = []
 
     def add(self, trail: Trail, what: str, hint: str = "") -> None:
-        """Note something wrong at a place."""
+        """Add a problem at a place."""
         self.problems.append(Finding(path_of(trail), what, hint))
 
 
 def decode(schema: Schema, full_name: str, data: bytes, trail: Trail, found: Findings) -> Message | None:
-    """Decode bytes as a known message type; None, with a problem noted, if they are not one.
+    """Decode bytes as a known message type; return None and add a problem if they can't be decoded.
 
-    A field the type lacks is a problem too: it would be passed on, unchecked, to an Envoy that may know it.
+    An unknown field is a problem too: it would be sent unchecked to an Envoy that may know it.
     """
     message_class = schema.message_class(full_name)
     try:
@@ -52,7 +52,7 @@ def decode(schema: Schema, full_name: str, data: bytes, trail: Trail, found: Fin
 
 
 def unknown_type(schema: Schema, full_name: str) -> tuple[str, str]:
-    """Say that a message type is not known, and which ones may have been meant."""
+    """Return the problem and the hint for an unknown message type."""
     close = schema.close_names(full_name)
     return f"unknown type {full_name}", f"did you mean {' or '.join(close)}?" if close else ""
 

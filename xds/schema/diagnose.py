@@ -1,7 +1,7 @@
-"""A second look at a value that protobuf's JSON parser refused: everything wrong with it, each with its place.
+"""Finds all problems of a value that protobuf's JSON parser refused, each with its place.
 
-The parser stops at the first error and words it for programmers. Single values are still given to it to judge; here is
-only the descent, and what to say. It knows no rule.
+The parser stops at the first error, and words it for programmers. It still judges single values; this module descends
+into the value and words the problems.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from xds.schema.decode import unknown_type
 from xds.schema.paths import Finding, MapKey, Trail, path_of
 
 JSON_DEPTH_MAX = 100
-"""Messages within messages, as in protobuf's own parsers."""
+"""Maximum nesting of messages, as in protobuf's own parsers."""
 
 ENUM_VALUES_SHOWN_MAX = 12
 
@@ -43,14 +43,14 @@ _FORMS = {
 def diagnose(
     schema: pool.Schema, value: Any, *, full_name: str, allow_unknown_types: bool
 ) -> tuple[Any, list[Finding]]:
-    """Return what is sound of a value, in new dicts and lists, and everything that is not."""
+    """Return the valid part of a value, in new dicts and lists, and all problems."""
     doctor = _Doctor(schema, allow_unknown_types)
     sound = doctor.message(schema.descriptor(full_name), value, None, 1)
     return ({} if sound is _BAD else sound), doctor.findings
 
 
 def is_base64(text: Any) -> bool:
-    """Say whether a text is base64 or base64url, padded or not. Python's decoder skips what is not."""
+    """Return whether a text is base64 or base64url, padded or not. Python's decoder skips invalid characters."""
     return isinstance(text, str) and _BASE64.fullmatch(text) is not None and len(text.rstrip("=")) % 4 != 1
 
 
@@ -65,7 +65,7 @@ class _Doctor:
         return _BAD
 
     def message(self, descriptor: Descriptor, value: Any, trail: Trail, depth: int) -> Any:
-        """Return the sound part of a message's JSON, or ``_BAD``."""
+        """Return the valid part of a message's JSON, or ``_BAD``."""
         if depth > JSON_DEPTH_MAX:
             return self._refuse(trail, f"is nested more than {JSON_DEPTH_MAX} messages deep")
         name = descriptor.full_name
@@ -118,7 +118,7 @@ class _Doctor:
         if not isinstance(value, list | tuple):
             return self._refuse(trail, f"must be a list, but is {_kind(value)}", "put a dash before each item in YAML")
         cured = [self._item(field, item, (trail, index), depth) for index, item in enumerate(value)]
-        # Without one item the others would move up, and what is said of them would name the wrong place.
+        # Without one item the indexes of the others would shift, and their problems would name the wrong place.
         return _BAD if any(item is _BAD for item in cured) else cured
 
     def _item(self, field: FieldDescriptor, value: Any, trail: Trail, depth: int) -> Any:
@@ -179,7 +179,7 @@ class _Doctor:
     def _well_known(self, name: str, value: Any, trail: Trail) -> Any:
         try:
             json_format.ParseDict(value, self._schema.message_class(name)())
-        except Exception:  # as in convert: it raises whatever its input provokes
+        except Exception:  # as in convert: the parser raises anything
             if name == pool.DURATION:
                 return self._refuse(trail, f"{_kind(value)} is not a duration", _duration_hint(value))
             return self._refuse(trail, f"must be {_FORMS[name]}, but is {_kind(value)}")
@@ -204,7 +204,7 @@ class _Doctor:
 
 
 def _scalar_complaint(field: FieldDescriptor, value: Any) -> tuple[str, str]:
-    """Say what is wrong with a scalar the parser refused, and what would be right."""
+    """Return the problem and the hint for a scalar that the parser refused."""
     kind = _kind(value)
     if field.enum_type is not None:
         return f"{_yaml(value)} is not a value of {field.enum_type.full_name}", _enum_hint(field.enum_type, value)
@@ -272,9 +272,9 @@ def _yaml(value: Any) -> str:
 
 
 def suppressed(findings: Iterable[Finding], refused: Iterable[Finding]) -> list[Finding]:
-    """Return the findings of a walk over the sound part that are not mere consequences of what was refused.
+    """Return the findings of a walk over the valid part that are not consequences of the ``refused`` ones.
 
-    A message that lost a field is not told that the field is required.
+    A field that was refused is not also reported as missing.
     """
     hurt: set[tuple[str | int, ...]] = set()
     for finding in refused:

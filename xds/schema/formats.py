@@ -1,4 +1,4 @@
-"""Text formats that validation rules name: host names, addresses, UUIDs, header names, RE2 patterns. It knows no rule.
+"""Text formats of validation rules: host names, addresses, UUIDs, header names, RE2 patterns.
 
 Header patterns are those in Envoy's own binary; host names follow ``pgv::IsHostname`` (RFC 1034).
 """
@@ -38,8 +38,8 @@ _RE2_TOKEN = re.compile(r"\\Q(?P<quoted>.*?)(?:\\E|$)|\\(?P<escape>.)|\[:(?P<pos
 def python_pattern(re2: str) -> re.Pattern[str]:
     """Compile an RE2 pattern for ``fullmatch``, which is how Envoy's generated validators apply one.
 
-    Differences bridged: ``\\z``, ``\\C``, ``\\Q…\\E``, POSIX classes, ASCII-only ``\\d\\w\\s\\b``, ``\\s`` without
-    ``\\v``, an unescaped ``[`` in a class. ``re.error`` for what Python cannot say (``\\p{…}``).
+    Translated: ``\\z``, ``\\C``, ``\\Q…\\E``, POSIX classes, ASCII-only ``\\d\\w\\s\\b``, ``\\s`` without ``\\v``, an
+    unescaped ``[`` in a class. Raises ``re.error`` for patterns that Python does not support (``\\p{…}``).
     """
     parts: list[str] = []
     class_start: int | None = None
@@ -72,14 +72,14 @@ def _escape(letter: str, *, in_class: bool) -> str:
 
 
 def is_hostname(text: str) -> bool:
-    """Say whether a text is a host name: dot-separated labels, at most 253 characters, the last one not a number."""
+    """Return whether a text is a host name: dot-separated labels, at most 253 characters, the last one not a number."""
     name = text.removesuffix(".")
     labels = name.split(".")
     return len(name) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
 
 
 def is_ip(text: str, *, version: int = 0) -> bool:
-    """Say whether a text is an IP address, of version 4 or 6 if one is given; no port, no brackets, no zone."""
+    """Return whether a text is an IP address, of version 4 or 6 if one is given; no port, no brackets, no zone."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -88,23 +88,23 @@ def is_ip(text: str, *, version: int = 0) -> bool:
 
 
 def is_address(text: str) -> bool:
-    """Say whether a text is a host name or an IP address."""
+    """Return whether a text is a host name or an IP address."""
     return is_hostname(text) or is_ip(text)
 
 
 def is_email(text: str) -> bool:
-    """Say whether a text is an email address: ``local@host``, at most 254 characters (RFC 5321)."""
+    """Return whether a text is an email address: ``local@host``, at most 254 characters (RFC 5321)."""
     local, at, host = text.rpartition("@")
     return bool(at) and len(text) <= 254 and _LOCAL_PART.fullmatch(local) is not None and is_hostname(host)
 
 
 def is_uri(text: str) -> bool:
-    """Say whether a text is an absolute URI (RFC 3986): it has a scheme."""
+    """Return whether a text is an absolute URI (RFC 3986): it has a scheme."""
     return is_uri_reference(text) and bool(urlsplit(text).scheme)
 
 
 def is_uri_reference(text: str) -> bool:
-    """Say whether a text is a URI or a relative reference (RFC 3986)."""
+    """Return whether a text is a URI or a relative reference (RFC 3986)."""
     if _URI_TEXT.fullmatch(text) is None:
         return False
     try:
@@ -115,5 +115,5 @@ def is_uri_reference(text: str) -> bool:
 
 
 def is_uuid(text: str) -> bool:
-    """Say whether a text is a UUID in its 36-character form (RFC 4122)."""
+    """Return whether a text is a UUID in its 36-character form (RFC 4122)."""
     return _UUID.fullmatch(text) is not None

@@ -1,7 +1,4 @@
-"""The front door: whatever somebody calls a resource becomes a checked, encoded :class:`Resource`, or all its problems.
-
-It does not know groups, other resources, or where resources are kept.
-"""
+"""The entry point for resources: checks and encodes one in any form, or raises all its problems."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -26,7 +23,7 @@ RESOURCE_BYTES_MAX = 4 * 1024 * 1024
 
 @cache
 def load_plans() -> Plans:
-    """Return the compiled walks over the Envoy API, shared by the whole process."""
+    """Return the compiled walks over the Envoy API, shared within the process."""
     return Plans(load_schema())
 
 
@@ -46,15 +43,14 @@ def ingest(
     ``item`` is a mapping in Envoy's JSON form with ``@type`` (keys snake_case or camelCase), a protobuf message of any
     pool, an ``envoy-data-plane`` message, or a pair of type URL and bytes; each may be wrapped in an Any or in
     ``envoy.service.discovery.v3.Resource``, which may give name, TTL and aliases. ``type_url`` (or a short name such as
-    ``clusters``) gives the type of a mapping without ``@type``; ``name`` names what has no name inside.
+    ``clusters``) is the type of a mapping without ``@type``; ``name`` is for resources without a name of their own.
 
-    ``source`` is the file the item was read from and ``line_of`` maps a path of keys and indexes in it to a line; it is
-    only asked for paths that exist. With ``allow_unknown_types`` messages the schema lacks pass unchecked, as they are:
-    in bytes, or in JSON as ``{"@type": …, "value": <base64>}``. What stands for a secret that was not shown is a
-    problem, unless ``allow_redacted`` says that the resource is only to be shown once more.
+    ``source`` is the file of the item; ``line_of`` maps a path of keys and indexes that exists in it to a line. With
+    ``allow_unknown_types`` messages that the schema lacks are accepted unchecked: in bytes, or in JSON as
+    ``{"@type": …, "value": <base64>}``. The placeholder of a redacted secret is a problem unless ``allow_redacted``,
+    for resources that are only shown again.
 
-    Equal content gives an equal ``version`` and equal bytes in whatever form it comes, on any machine. ``item`` itself
-    stays as it is, but for the place of ``@type`` among the keys of nested typed configs.
+    Equal content has an equal ``version`` and equal bytes, in any form and on any machine. ``item`` is not changed, except for the position of ``@type`` among the keys of nested typed configs.
     """
     intake = _Intake(item, source, line_of)
     unpacker = Unpacker(load_schema(), allow_unknown_types=allow_unknown_types)
@@ -72,7 +68,7 @@ def ingest(
 
 
 class _Intake:
-    """One item on its way in: where it came from, and what has been found wrong so far."""
+    """One item that is being ingested: its source, and its problems so far."""
 
     def __init__(self, item: Any, source: str, line_of: Callable[[Path], int] | None) -> None:
         self._document = item if isinstance(item, Mapping) else None
@@ -96,11 +92,11 @@ class _Intake:
         ]
 
     def note(self, findings: list[Finding], place: Path) -> None:
-        """Take in findings whose paths start at ``place`` of the document."""
+        """Add findings whose paths start at ``place`` in the document."""
         self._noted += [(finding, place) for finding in findings]
 
     def read(self, parcel: Parcel, name: str, found: Findings, bytes_max: int) -> Resource | None:
-        """Read, check, name and encode what a parcel holds; None if there is any problem."""
+        """Read, check, name and encode the resource of a parcel; None if there is any problem."""
         type_url = types.TYPE_PREFIX + parcel.full_name
         self._subject = (type_url, _name_written(parcel, type_url) or parcel.name or name)
         if not parcel.full_name or self._is_too_large(len(parcel.data), bytes_max):
@@ -140,7 +136,7 @@ class _Intake:
 
 
 def _content(parcel: Parcel, type_url: str, found: Findings) -> tuple[bytes | None, str]:
-    """Return the canonical bytes of a parcel's message and the name inside it, noting what is wrong."""
+    """Return the canonical bytes of a parcel's message and the name inside it, adding any problems."""
     plans = load_plans()
     if not plans.schema.has(parcel.full_name):
         return _opaque_content(parcel, found), ""
@@ -169,7 +165,7 @@ def _content(parcel: Parcel, type_url: str, found: Findings) -> tuple[bytes | No
 
 
 def _opaque_content(parcel: Parcel, found: Findings) -> bytes | None:
-    """Return the bytes of a resource of an unknown type, which somebody allowed."""
+    """Return the bytes of a resource of an unknown type, which the caller allows."""
     if parcel.json is None:
         return parcel.data
     if set(parcel.json) - {"@type"} != {"value"} or not is_base64(parcel.json["value"]):
@@ -181,7 +177,7 @@ def _opaque_content(parcel: Parcel, found: Findings) -> bytes | None:
 
 
 def _check_base64(json: Mapping[str, Any], found: Findings) -> None:
-    """Refuse bytes whose JSON text is not base64; protobuf's parser reads as much of it as it can and goes on."""
+    """Refuse bytes whose JSON text is not base64; protobuf's parser decodes what it can and ignores the rest."""
     for trail in found.bytes_trails:
         path = path_of(trail)
         place = locate(json, path)
@@ -191,7 +187,7 @@ def _check_base64(json: Mapping[str, Any], found: Findings) -> None:
 
 
 def _name_written(parcel: Parcel, type_url: str) -> str:
-    """Return the name as the JSON has it, for messages about a resource that cannot be read."""
+    """Return the name in the JSON, for messages about a resource that cannot be read."""
     if parcel.json is None:
         return ""
     place = locate(parcel.json, (name_field(type_url),))
@@ -200,7 +196,7 @@ def _name_written(parcel: Parcel, type_url: str) -> str:
 
 
 def _choose_name(type_url: str, inside: str, around: str, argument: str, found: Findings) -> str:
-    """Return the resource's name; that there is none, or that two disagree, is a problem."""
+    """Return the resource's name. A missing name is a problem, and so are two that differ."""
     if around and argument and around != argument:
         found.add(None, f"is named {around!r} by its wrapper but {argument!r} by the request")
     outer = around or argument
@@ -210,7 +206,7 @@ def _choose_name(type_url: str, inside: str, around: str, argument: str, found: 
             found.add((None, name_field(type_url)), what, "Envoy goes by the name inside: make them equal")
         name = inside
     else:
-        # Here the wrapper's name is what a client asks for: a virtual host is "route/host" (VHDS).
+        # Clients request these by the wrapper's name: a virtual host is "route/host" (VHDS).
         name = outer or inside
     field = name_field(type_url)
     if not name and not any(finding.path == (field,) for finding in found.problems):

@@ -1,6 +1,6 @@
-"""Which messages were looked at before and had nothing to be found: an endpoint that is pushed again is passed over.
+"""Cache of messages that were checked before without any finding, so that an endpoint is checked once.
 
-Endpoints are pushed all the time, each time with all their neighbours, of which most are as they were.
+Endpoints are pushed frequently, each time with all endpoints of their cluster, most of them unchanged.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 
 REMEMBERED = frozenset({"envoy.config.endpoint.v3.LbEndpoint"})
-"""Types of which many are looked at again, as items of lists."""
+"""Message types, as items of lists, that are cached."""
 
 ENTRIES_MAX = 32_768
 BYTES_MAX = 512
-"""The largest message that is remembered: all of them take up to 20 MB, and some 4 as endpoints usually are."""
+"""The largest message that is cached. A full cache takes up to 20 MB, and about 4 MB with usual endpoints."""
 
 Visit: TypeAlias = Callable[[Any, Trail, Findings], None]
 
 
 def remembering(visit: Visit) -> Visit:
-    """Return a visit that does as the given one, and does nothing for what that has neither noted on nor changed."""
+    """Return a visit that skips messages in which ``visit`` found and changed nothing before."""
     clean: set[bytes] = set()
 
     def visit_once(message: Any, trail: Trail, found: Findings) -> None:
@@ -30,7 +30,7 @@ def remembering(visit: Visit) -> Visit:
         before = len(found.problems), len(found.references), len(found.bytes_trails)
         visit(message, trail, found)
         after = len(found.problems), len(found.references), len(found.bytes_trails)
-        # What is allowed for one caller is not for the next.
+        # Unknown types that one caller allows may not be allowed for the next.
         if before != after or found.allow_unknown_types or len(data) > BYTES_MAX:
             return
         if message.SerializeToString(deterministic=True) == data:

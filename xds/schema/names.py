@@ -1,4 +1,4 @@
-"""What a resource is called: by the name inside its message, or by what is written around it."""
+"""Names of resources: inside the message, or in the wrapper around it."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ NAMED_INSIDE = frozenset(
         types.EXTENSION_CONFIG,
     }
 )
-"""Types that Envoy identifies by the name inside. Another name around it would make removals miss."""
+"""Types that Envoy identifies by the name inside. With another name around it, removals would not match."""
 
 
 def name_field(type_url: str) -> str:
-    """Return the field that names a message of a type, if it has one."""
+    """Return the name field of a type; the message may lack it."""
     return _NAME_FIELDS.get(type_url, "name")
 
 
@@ -35,7 +35,7 @@ def name_inside(message: Any, type_url: str) -> str:
 
 
 def says_its_name(schema: Schema, type_url: str, name: str, value: bytes) -> bool:
-    """Say whether an encoded message, by itself, would be called so."""
+    """Return whether an encoded message has this name without a wrapper."""
     if type_url in NAMED_INSIDE:
         return True
     full_name = type_url.removeprefix(types.TYPE_PREFIX)

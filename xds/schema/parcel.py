@@ -1,4 +1,4 @@
-"""What a resource may arrive in, unpacked to its type and its JSON or bytes. It knows no rule and no name's meaning."""
+"""Unpacks the forms in which a resource may arrive to its type and its JSON or bytes."""
 
 import sys
 from collections.abc import Mapping
@@ -25,22 +25,21 @@ _DOCUMENT: Path = ()
 
 @dataclass(slots=True, kw_only=True)
 class Parcel:
-    """A resource taken out of what it came in: ``json`` or ``data``, and what a wrapper said of it.
-
-    ``place`` is where ``json`` stands in the document it came in. ``full_name`` is "" if the type could not be told.
-    """
+    """An unpacked resource, as ``json`` or ``data``, and the fields of its wrapper."""
 
     full_name: str = ""
+    """The message type, "" if it is unknown."""
     json: Mapping[str, Any] | None = None
     data: bytes = b""
     place: Path = _DOCUMENT
+    """The path of ``json`` in the document."""
     name: str = ""
     aliases: tuple[str, ...] = ()
     ttl_nanos: int = 0
 
 
 class Unpacker:
-    """Take a resource out of a dict, a message or bytes, noting in ``problems`` what is wrong on the way."""
+    """Unpacks a resource from a dict, a message or bytes, and collects ``problems``."""
 
     def __init__(self, schema: Schema, *, allow_unknown_types: bool) -> None:
         self._schema = schema
@@ -48,9 +47,9 @@ class Unpacker:
         self.problems: list[Finding] = []
 
     def unpack(self, item: Any, type_url: str | None) -> Parcel:
-        """Return what an item holds; ``type_url`` is the type a dict without ``@type`` has, and that others must have.
+        """Unpack an item. ``type_url`` is the type of a dict without ``@type``, and must be the type of any other item.
 
-        A ``version`` in a wrapper is passed over: the version is always made from the content.
+        A ``version`` in a wrapper is ignored: the version is always computed from the content.
         """
         parcel = Parcel()
         if isinstance(item, Mapping):
@@ -136,10 +135,10 @@ class Unpacker:
 
 
 def foreign_full_name(item: Any, schema: Schema) -> str | None:
-    """Return the proto name of a betterproto2 message, or None if ``item`` is none.
+    """Return the proto name of a betterproto2 message, or None if ``item`` is not one.
 
-    betterproto2 keeps the name in the ``default_message_pool`` of the generated package (``envoy_data_plane``), by
-    class; failing that, the tail of module and class name is tried.
+    The ``default_message_pool`` of the generated package (``envoy_data_plane``) maps the class to its name; without an
+    entry, the name is derived from the module and class names.
     """
     kind = type(item)
     if not hasattr(kind, "__bytes__") or not hasattr(kind, "_betterproto"):

@@ -1,7 +1,4 @@
-"""Where something stands inside a resource: cheap to extend while walking, spelt out only for a message to people.
-
-It knows neither messages nor rules.
-"""
+"""Places inside a resource: trails, which are cheap to extend during a walk, and paths, which messages show."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -11,17 +8,17 @@ Path: TypeAlias = tuple[Step, ...]
 """Keys and list indexes from the root of a resource's JSON form."""
 
 Trail: TypeAlias = tuple[Any, Step] | None
-"""A path under way: its parent trail and its last step, or None at the root. One small tuple a step."""
+"""A path during a walk: the parent trail and the last step, or None at the root."""
 
 
 class MapKey(str):
-    """A step that is a key of a map field, not the name of a field: spelt ``["key"]``."""
+    """A step that is a key of a map field, not a field name: written ``["key"]``."""
 
     __slots__ = ()
 
 
 class Finding(NamedTuple):
-    """One thing wrong inside one resource, before it is known which resource that is."""
+    """One problem inside a resource, without the resource's name."""
 
     path: Path
     what: str
@@ -38,7 +35,7 @@ def path_of(trail: Trail) -> Path:
 
 
 def dotted(path: Path) -> str:
-    """Spell a path as people write it: ``endpoints[0].metadata.filter_metadata["envoy.lb"]``."""
+    """Return a path as text: ``endpoints[0].metadata.filter_metadata["envoy.lb"]``."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -51,9 +48,9 @@ def dotted(path: Path) -> str:
 
 
 def locate(document: Any, path: Path) -> Path:
-    """Return the part of ``path`` that exists in a document, in the document's own spelling of the keys.
+    """Return the part of ``path`` that exists in a document, with the keys as the document writes them.
 
-    A missing field has no line of its own, so a problem with it is shown where its message stands.
+    A missing field has no line, so its problem is shown at its message.
     """
     found: list[Step] = []
     for step in path:
@@ -71,7 +68,7 @@ def locate(document: Any, path: Path) -> Path:
 
 
 def value_at(document: Any, path: Path) -> Any:
-    """Return what stands at a path that :func:`locate` returned."""
+    """Return the value at a path that :func:`locate` returned."""
     for step in path:
         document = document[step]
     return document

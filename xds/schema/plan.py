@@ -1,7 +1,7 @@
-"""One compiled walk over a message: rules, typed configs, references, canonical bytes. It knows no resource.
+"""Compiled walks over messages: rules, typed configs, references, canonical bytes.
 
-A plan is compiled per message type when first met. Fields with nothing to look at beneath them are not in it, and what
-a rule says of an *unset* field is worked out at compile time, so a walk costs one ``ListFields`` a message.
+A plan is compiled when its message type is first used. It leaves out fields without anything to check in them, and what
+a rule says of an *unset* field is computed at compile time, so a walk costs one ``ListFields`` per message.
 """
 
 from typing import Any
@@ -17,17 +17,17 @@ from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.references import BOOTSTRAP_ONLY, EXTRACTORS, Extractor
 
 CHECK, REFERENCES = 1, 2
-"""Bits of a walk's mode: enforce rules, collect references. Typed configs are made canonical in every mode."""
+"""Bits of a walk's mode: check rules, collect references. Typed configs are made canonical in every mode."""
 
 OPAQUE = "/" + pool.BYTES_VALUE
-"""Appended to an unknown type URL by ``diagnose`` when such types may pass: the value is then bytes as BytesValue."""
+"""Appended by ``diagnose`` to an unknown type URL that is allowed; the value is then a BytesValue."""
 
 TYPED_CONFIG_STEPS_MAX = 100
-"""Keys and indexes above a typed config. Each is a message tree of its own to protobuf, which limits only one tree."""
+"""Maximum keys and indexes above a typed config. protobuf limits only the depth within each typed config."""
 
 
 class MessagePlan:
-    """How to walk one message type in one mode."""
+    """The walk over one message type in one mode."""
 
     __slots__ = ("_extract", "_fields", "_full", "_missing", "_mode", "_plans", "descriptor")
 
@@ -41,7 +41,7 @@ class MessagePlan:
         self.descriptor = descriptor
 
     def run(self, message: Any, trail: Trail, found: Findings) -> None:
-        """Walk one message. Values of typed configs in it are replaced by their deterministic encoding."""
+        """Walk one message. The values of its typed configs are replaced by their deterministic encoding."""
         fields = self._fields
         if fields is None:
             fields = self._compile()
@@ -69,7 +69,7 @@ class MessagePlan:
                 found.references[key] = Reference(named.type_url, named.name, dotted(path))
 
     def _compile(self) -> dict[int, tuple[int, str, Visit | None]]:
-        """Compile beside what is there, as another thread may do the same: the fields are taken over last."""
+        """Compile the plan. Another thread may do so at the same time, so ``_fields`` is assigned last."""
         schema, descriptor = self._plans.schema, self.descriptor
         mode = self._plans.mode_within(descriptor, self._mode)
         compiler, demands = _FieldCompiler(self._plans, mode), _Demands()
@@ -95,7 +95,7 @@ class MessagePlan:
 
 
 class _Demands:
-    """What must be there, a bit each, and what is said where it is not."""
+    """The required fields, with a bit and a problem text each."""
 
     def __init__(self) -> None:
         self.all: list[tuple[int, str, str]] = []
@@ -109,7 +109,7 @@ class _Demands:
 
 
 class Plans:
-    """The plans of one schema, compiled as they are met. Safe to share between threads: compiling twice is harmless."""
+    """The plans of one schema, compiled on first use. Thread-safe: compiling a plan twice is harmless."""
 
     def __init__(self, schema: pool.Schema) -> None:
         self.schema = schema
@@ -117,7 +117,7 @@ class Plans:
         self._interesting: dict[tuple[str, int], bool] = {}
 
     def of(self, descriptor: Any, mode: int) -> MessagePlan | None:
-        """Return the plan of a message type, or None when nothing beneath it needs a look."""
+        """Return the plan of a message type, or None if nothing in it needs checking."""
         key = (descriptor.full_name, mode)
         plan = self._plans.get(key)
         if plan is None and self._is_interesting(descriptor, mode):
@@ -125,13 +125,13 @@ class Plans:
         return plan
 
     def mode_within(self, descriptor: Descriptor, mode: int) -> int:
-        """Return the mode that holds inside a message type reached in ``mode``."""
+        """Return the mode inside a message type that is reached in ``mode``."""
         if descriptor.full_name in BOOTSTRAP_ONLY:
             mode &= ~REFERENCES
         return mode & ~CHECK if self.schema.is_unchecked(descriptor) else mode
 
     def canonical(self, message: Message, mode: int, trail: Trail, found: Findings) -> bytes:
-        """Walk a message and return its deterministic encoding, typed configs within included."""
+        """Walk a message and return its deterministic encoding, including that of its typed configs."""
         plan = self.of(message.DESCRIPTOR, mode)
         if plan is not None:
             plan.run(message, trail, found)
@@ -161,7 +161,7 @@ class Plans:
                     value.value = data
 
     def _is_interesting(self, descriptor: Descriptor, mode: int) -> bool:
-        """Search the types reachable from one for something to look at, and remember the answer for that one."""
+        """Return whether any type reachable from this one needs checking, and cache the result for this one."""
         key = (descriptor.full_name, mode)
         known = self._interesting.get(key)
         if known is not None:
@@ -196,7 +196,7 @@ class Plans:
 
 
 class _FieldCompiler:
-    """Compile one field of a message to what a walk does with its value; None if that is nothing."""
+    """Compiles one field of a message to the visit of its value, None if a walk can skip it."""
 
     def __init__(self, plans: Plans, mode: int) -> None:
         self._plans = plans
@@ -205,7 +205,7 @@ class _FieldCompiler:
     def visit(self, field: FieldDescriptor, ruled: Any | None) -> Visit | None:
         if not field.is_repeated:
             if ruled is not None and not field.has_presence and _asks_only_presence(ruled):
-                ruled = None  # ListFields gives such a field only when it is not empty
+                ruled = None  # ListFields returns such a field only if it is not empty
             return self._value(field, ruled)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             return self._map(field.message_type, ruled.map if ruled is not None else None)
@@ -304,9 +304,9 @@ class _FieldCompiler:
 
 
 def _complaint_if_absent(field: FieldDescriptor, ruled: Any) -> str | None:
-    """Return what the rules say of a field that is not there. Scalars without presence are then at their default.
+    """Return the problem if the field is unset, or None. A scalar without presence then has its default value.
 
-    A oneof's member is asked only when it is the one that is set; another may stand in for it.
+    A member of a oneof is checked only if it is set, as another member may be set instead.
     """
     check: rules.Check | None = None
     if field.containing_oneof is not None:
@@ -323,7 +323,7 @@ def _complaint_if_absent(field: FieldDescriptor, ruled: Any) -> str | None:
 
 
 def _asks_only_presence(ruled: Any) -> bool:
-    """Say whether the rules of a text are just "not empty"."""
+    """Return whether the only rule of a text is that it is not empty."""
     text = ruled.string
     return ruled.WhichOneof("type") == "string" and [(field.name, value) for field, value in text.ListFields()] in (
         [("min_len", 1)],

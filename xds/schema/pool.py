@@ -1,4 +1,4 @@
-"""The Envoy API as descriptors, in a pool of its own. It knows no rule and no resource.
+"""The Envoy API as descriptors in a private pool.
 
 The pool is private because ``envoy-data-plane`` and other generated code may register the same messages in the default
 one; two registrations of one file in one pool are an error.
@@ -24,11 +24,11 @@ WRAPPERS = frozenset(
 VALUE_IN_ANY = WRAPPERS | {
     f"google.protobuf.{name}" for name in ("Any", "Duration", "FieldMask", "ListValue", "Struct", "Timestamp", "Value")
 }
-"""Messages with a JSON form of their own: in an Any they stand under ``value`` (protobuf.dev, "ProtoJSON Format")."""
+"""Messages with a special JSON form: in an Any it is under ``value`` (protobuf.dev, "ProtoJSON Format")."""
 
 _NEVER_SUGGESTED = ("google.protobuf.", "validate.", "udpa.annotations.", "xds.annotations.")
 _SURE = 0.97
-"""Likeness above which one suggestion is enough."""
+"""Similarity above which one suggestion is enough."""
 
 _TYPED_STRUCTS = (
     ("xds/type/v3/typed_struct.proto", "xds.type.v3"),
@@ -37,7 +37,7 @@ _TYPED_STRUCTS = (
 
 
 class Schema:
-    """Give message classes and options by full name, from one serialized ``FileDescriptorSet``."""
+    """Message classes and options by full name, from a serialized ``FileDescriptorSet``."""
 
     def __init__(self, descriptor_set: bytes) -> None:
         self.pool = descriptor_pool.DescriptorPool()
@@ -53,7 +53,7 @@ class Schema:
         self._names: tuple[str, ...] = ()
 
     def _add_typed_structs(self, present: set[str]) -> None:
-        """Declare the two TypedStruct messages, which no Envoy file imports and the descriptor set therefore lacks."""
+        """Declare the two TypedStruct messages, which the descriptor set lacks, as no Envoy file imports them."""
         for file_name, package in _TYPED_STRUCTS:
             if file_name in present:
                 continue
@@ -72,7 +72,7 @@ class Schema:
             self.pool.AddSerializedFile(file.SerializeToString())
 
     def has(self, full_name: str) -> bool:
-        """Say whether a message of this full name (without a type URL's prefix) is known."""
+        """Return whether there is a message of this full name (without a type URL's prefix)."""
         if full_name in self._classes:
             return True
         try:
@@ -82,7 +82,7 @@ class Schema:
         return True
 
     def message_class(self, full_name: str) -> type[Message]:
-        """Return the message class of a full name; KeyError if there is none."""
+        """Return the message class of a full name. Raises KeyError if there is none."""
         found = self._classes.get(full_name)
         if found is None:
             found = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(full_name))
@@ -90,12 +90,12 @@ class Schema:
         return found
 
     def descriptor(self, full_name: str) -> Descriptor:
-        """Return the descriptor of a message; KeyError if there is none."""
+        """Return the descriptor of a message. Raises KeyError if there is none."""
         found: Descriptor = self.pool.FindMessageTypeByName(full_name)
         return found
 
     def message_names(self) -> tuple[str, ...]:
-        """Return the full names of all messages, nested ones included, map entries not."""
+        """Return the full names of all messages, including nested ones, without map entries."""
         if not self._names:
             found: list[str] = []
             pending = [
@@ -112,9 +112,9 @@ class Schema:
         return self._names
 
     def close_names(self, word: str, *, count: int = 3) -> tuple[str, ...]:
-        """Return the full names somebody who wrote ``word`` may have meant, the likeliest first.
+        """Return the full names similar to ``word``, the most similar first.
 
-        A message of the same last part in another package comes before those that are merely spelt alike.
+        Messages of the same name in other packages are preferred to similar names.
         """
         wanted = word.rpartition("/")[2]
         names = [name for name in self.message_names() if not name.startswith(_NEVER_SUGGESTED)]
@@ -132,7 +132,7 @@ class Schema:
         return options.Extensions[self._rules] if options.HasExtension(self._rules) else None
 
     def is_sensitive(self, field: FieldDescriptor) -> bool:
-        """Say whether the field is marked ``udpa.annotations.sensitive``: never to be shown to people."""
+        """Return whether the field is marked ``udpa.annotations.sensitive``, so that it must not be shown."""
         known = self._sensitive_fields.get(field.full_name)
         if known is None:
             known = bool(self._options("google.protobuf.FieldOptions", field).Extensions[self._sensitive])
@@ -140,23 +140,23 @@ class Schema:
         return known
 
     def is_required(self, oneof: OneofDescriptor) -> bool:
-        """Say whether ``validate.required`` asks for one member of the oneof."""
+        """Return whether ``validate.required`` requires one member of the oneof."""
         extension = self.pool.FindExtensionByName("validate.required")
         return bool(self._options("google.protobuf.OneofOptions", oneof).Extensions[extension])
 
     def is_unchecked(self, message: Descriptor) -> bool:
-        """Say whether ``validate.disabled`` or ``validate.ignored`` takes the message out of validation."""
+        """Return whether ``validate.disabled`` or ``validate.ignored`` excludes the message from validation."""
         options = self._options("google.protobuf.MessageOptions", message)
         names = ("validate.disabled", "validate.ignored")
         return any(options.Extensions[self.pool.FindExtensionByName(name)] for name in names)
 
     def _options(self, full_name: str, described: Any) -> Any:
-        # GetOptions() gives a class of the default pool, to which validate.* are unknown fields. Read again with the
-        # class of this pool they are extensions.
+        # GetOptions() returns a class of the default pool, in which validate.* are unknown fields. Decoded again with
+        # the class of this pool, they are extensions.
         return self.message_class(full_name).FromString(described.GetOptions().SerializeToString())
 
 
 @cache
 def load_schema() -> Schema:
-    """Return the Envoy API this package was built with, read once (0.1 s)."""
+    """Return the Envoy API that this package was built with; loaded once (0.1 s)."""
     return Schema(resources.files("xds._generated").joinpath("envoy.binpb").read_bytes())

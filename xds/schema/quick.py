@@ -1,6 +1,6 @@
-"""The short way in, for resources that come encoded as they will be kept: endpoints are pushed by the thousand.
+"""Fast path of ``ingest`` for resources in canonical encoding, as endpoints are pushed by the thousand.
 
-It gives what ``ingest`` would, and leaves to it whatever is not plain: what is wrong, wrapped, or encoded another way.
+Its results equal those of ``ingest``, which handles resources that are invalid, wrapped or encoded differently.
 """
 
 from functools import cache
@@ -25,7 +25,7 @@ class _Type(NamedTuple):
 
 
 def ingest_encoded(type_url: str, value: bytes) -> Resource:
-    """Return ``ingest((type_url, value))``. Raises ChangesetRejectedError as that does."""
+    """Return ``ingest((type_url, value))``. Raises ChangesetRejectedError like ``ingest``."""
     resource = _taken_as_it_is(type_url, value) if type_url in NAMED_INSIDE else None
     return ingest((type_url, value)) if resource is None else resource
 

@@ -1,8 +1,8 @@
-"""A message without its secrets: the one place that decides what a secret is, whatever form the message is then given.
+"""Redacts secrets in messages. Only this module decides what a secret is, for every output form.
 
-Secret is what the API marks sensitive (``udpa.annotations.sensitive``: private keys, passwords, generic secrets, …),
-and messages of unknown types, in which anything may be. Of a ``DataSource`` that is what is inline; file names stay,
-and so do numbers, which say nothing by themselves.
+Secrets are the fields that the API marks sensitive (``udpa.annotations.sensitive``: private keys, passwords, generic
+secrets, …), and messages of unknown types, which may contain anything. In a ``DataSource`` only inline content is
+secret, not file names; numbers are never redacted.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from xds.schema.paths import MapKey, Trail
 from xds.schema.pool import Schema
 
 REDACTED = "[redacted]"
-"""What stands for a secret when a resource is shown; a resource that holds it would destroy the secret."""
+"""The placeholder for a secret in shown resources. Publishing a resource with it would destroy the secret."""
 REDACTED_BYTES = REDACTED.encode()
 
 _DATA_SOURCE = "envoy.config.core.v3.DataSource"
@@ -25,19 +25,19 @@ _TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 
 Text = str | bytes
 Leaf = Callable[[Any, Trail], Text]
-"""Given a secret, or what may be one, and where it stands; returns what is to stand there."""
+"""Maps a secret, or a possible one, and its place to the text that replaces it."""
 
 
 def redact(schema: Schema, message: Any) -> bool:
-    """Put a placeholder for each secret in a message; return whether there was any.
+    """Replace each secret in a message by a placeholder; return whether there was any.
 
-    ``ingest`` refuses such a placeholder, so that what was redacted is never served by mistake.
+    ``ingest`` refuses such a placeholder, so that a redacted resource is never served by mistake.
     """
     return _Walk(schema, _placeholder).message(message, None, hide=False)
 
 
 def find_placeholders(schema: Schema, message: Any, found: Findings) -> None:
-    """Note every placeholder that stands where a secret belongs."""
+    """Add a problem for every placeholder in the place of a secret."""
 
     def note(value: Text, trail: Trail) -> Text:
         if value in (REDACTED, REDACTED_BYTES):
@@ -52,7 +52,7 @@ def _placeholder(value: Text, _: Trail) -> Text:
 
 
 class _Walk:
-    """Go over a message and hand every secret in it to ``leaf``; with ``all_sources`` all that is inline, too."""
+    """Applies ``leaf`` to every secret in a message; with ``all_sources``, to every inline ``DataSource`` too."""
 
     def __init__(self, schema: Schema, leaf: Leaf, *, all_sources: bool = False) -> None:
         self._schema = schema
@@ -60,7 +60,7 @@ class _Walk:
         self._all_sources = all_sources
 
     def message(self, message: Any, trail: Trail, *, hide: bool) -> bool:
-        """Walk one message, all of it secret if ``hide``; return whether anything was replaced."""
+        """Walk one message, which is all secret if ``hide``; return whether anything was replaced."""
         full_name = message.DESCRIPTOR.full_name
         if full_name == pool.ANY:
             return self._any(message, trail, hide=hide)

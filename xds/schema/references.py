@@ -1,7 +1,7 @@
-"""Which other resources a message names, by message type. It does not know whether they exist.
+"""The resources that a message refers to, by message type.
 
-Only what Envoy fetches from a management server counts: a name beside ``ads``, ``self`` or ``api_config_source``; one
-read from a file does not. An ``xdstp://`` name needs no source beside it, its authority is the source.
+Only resources that Envoy fetches from a management server count: those whose config source is ``ads``, ``self`` or
+``api_config_source``, not a file. An ``xdstp://`` name needs no config source, as its authority is the source.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +20,12 @@ _HCM = _NETWORK + "http_connection_manager.v3."
 _UDP = "envoy.extensions.filters.udp.udp_proxy.v3."
 
 BOOTSTRAP_ONLY = frozenset({_CORE + "ApiConfigSource"})
-"""Messages whose cluster names Envoy resolves among its bootstrap's clusters only, so nothing we serve is meant
+"""Messages whose cluster names refer to clusters of Envoy's bootstrap only, never to resources of ours
 (``Utility::checkApiConfigSourceSubscriptionBackingCluster`` in Envoy's config/utility.cc)."""
 
 
 class Named(NamedTuple):
-    """A name found in a message: what it names, and where in the message it stands."""
+    """A reference in a message: the type and name of the resource, and the path in the message."""
 
     type_url: str
     name: str
@@ -101,4 +101,4 @@ EXTRACTORS: dict[str, Extractor] = {
     _UDP + "UdpProxyConfig.SessionFilter": _of_discovered_filter,
     "envoy.extensions.filters.http.composite.v3.DynamicConfig": _of_discovered_filter,
 }
-"""What each message type names, empty names included: leaving a name out is the caller's to skip."""
+"""The references of each message type. Names may be empty; the caller skips those."""

@@ -1,4 +1,4 @@
-"""A resource that was checked and encoded before, from its bytes. It does not check it again, nor know who kept it."""
+"""Restores checked and encoded resources from their bytes, without checking them again."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,20 +18,20 @@ _REFER_TO_NOTHING = frozenset({ENDPOINTS, SECRET, RUNTIME})
 
 
 def restore(type_url: str, encoded: bytes, *, source: str = "") -> Resource:
-    """Return the resource whose ``encoded`` this is. Raises ValueError where it is not the wire form of one.
+    """Return the resource with these ``encoded`` bytes. Raises ValueError if they are not a resource's wire form.
 
-    The bytes must be those of a resource of this process or another one of the same version: they are trusted. What a
-    resource refers to is found anew.
+    The bytes are trusted: they must come from this process, or another one of the same version. References are
+    extracted again.
     """
     try:
         wrapper: Any = xds_wire_pb2.Resource.FromString(encoded)
         body_start, body_end = _body_within(encoded)
     except (DecodeError, IndexError) as error:
-        raise ValueError(f"no resource: {error}") from None
+        raise ValueError(f"not a resource: {error}") from None
     name, aliases, value = wrapper.name, tuple(wrapper.aliases), wrapper.resource.value
     ttl_nanos = _ttl_nanos(wrapper)
     if wrapper.resource.type_url != type_url or not name:
-        raise ValueError(f"{name!r} is no resource of type {type_url}")
+        raise ValueError(f"{name!r} is not a resource of type {type_url}")
     heartbeat = b""
     if ttl_nanos:
         body = encoded[body_start:body_end]
@@ -53,14 +53,14 @@ def restore(type_url: str, encoded: bytes, *, source: str = "") -> Resource:
 
 
 def _body_within(encoded: bytes) -> tuple[int, int]:
-    """Return where the ``Any`` of a resource begins and ends: it is the second field, after the version."""
+    """Return the start and end of a resource's ``Any``, which is the second field, after the version."""
     if encoded[0] != VERSION_TAG:
         raise IndexError("it does not begin with a version")
-    at = 2 + encoded[1]  # a version has at most 200 characters, of which many may take two bytes
+    at = 2 + encoded[1]  # a version has at most 200 characters, so its length takes one or two bytes
     if encoded[1] >= VARINT_MORE:
         at = 3 + (encoded[1] & 0x7F) + (encoded[2] << 7)
     if encoded[at] != RESOURCE_TAG:
-        raise IndexError("its second field is no resource")
+        raise IndexError("its second field is not a resource")
     at, size, shift = at + 1, 0, 0
     while True:
         byte = encoded[at]
@@ -78,21 +78,21 @@ def _ttl_nanos(wrapper: Any) -> int:
 
 
 def labelled(resource: Resource, version: str) -> Resource:
-    """Return the resource with a version of its author's own, in place of the hash of its content.
+    """Return the resource with a version that its author chose, instead of the hash of its content.
 
-    Raises ValueError for a version that reads like such a hash.
+    Raises ValueError for a version that looks like such a hash.
     """
     if is_content_hash(version):
         raise ValueError(f"{version!r} reads like a content hash")
-    return replace(_encoded_anew(resource, resource.body, version), version=version, labelled=True)
+    return replace(_reencoded(resource, resource.body, version), version=version, labelled=True)
 
 
 def with_body(resource: Resource, body: bytes) -> Resource:
-    """Return the resource with another encoded ``Any``, under the version that it has."""
-    return _encoded_anew(resource, body, resource.version)
+    """Return the resource with another encoded ``Any`` and the same version."""
+    return _reencoded(resource, body, resource.version)
 
 
-def _encoded_anew(resource: Resource, body: bytes, version: str) -> Resource:
+def _reencoded(resource: Resource, body: bytes, version: str) -> Resource:
     ttl_nanos = _ttl_nanos(xds_wire_pb2.Resource.FromString(resource.encoded))
     wire = encode_resource(body, resource.name, ttl_nanos=ttl_nanos, aliases=resource.aliases, version=version)
     return replace(

@@ -1,4 +1,4 @@
-"""``validate.rules`` of one value, compiled to a function that says what is wrong. It knows no message and no path.
+"""Compiles the ``validate.rules`` of one value to a function that returns what is wrong with it.
 
 Semantics are those of protoc-gen-validate's C++ output, which is what Envoy runs (templates/cc of
 bufbuild/protoc-gen-validate): patterns match the whole text, ``len`` counts code points, an upper bound below the lower
@@ -18,7 +18,7 @@ Check: TypeAlias = Callable[[Any], str | None]
 """Return what is wrong with a value, or None."""
 
 Clause: TypeAlias = tuple[Callable[[Any], bool], str]
-"""What must hold, and how to say so after "must"."""
+"""A predicate, and its text after "must"."""
 
 SHOWN_LENGTH_MAX = 60
 NANOS_PER_SECOND = 1_000_000_000
@@ -59,8 +59,8 @@ _BYTES_FORMATS: dict[str, Clause] = {
 def value_check(rules: Any, field: FieldDescriptor) -> Check | None:
     """Compile the rules of one value: a field, a list's item, a map's key or value, a wrapper's content.
 
-    ``rules`` is a ``validate.FieldRules``. None if it asks nothing of a value that is present; presence itself, lists
-    and maps are for the caller.
+    ``rules`` is a ``validate.FieldRules``. Returns None without rules for a value that is set; the caller checks
+    presence, lists and maps.
     """
     kind = rules.WhichOneof("type")
     if kind in _NUMBERS:
@@ -83,13 +83,13 @@ def value_check(rules: Any, field: FieldDescriptor) -> Check | None:
 
 
 def requires_presence(rules: Any) -> bool:
-    """Say whether a message field must be set: ``required`` of message, any, duration or timestamp rules."""
+    """Return whether a message field must be set: ``required`` of message, any, duration or timestamp rules."""
     kind = rules.WhichOneof("type")
     return bool(rules.message.required or (kind in ("any", "duration", "timestamp") and getattr(rules, kind).required))
 
 
 def size_check(limits: Any, word: str) -> Check | None:
-    """Compile ``min_items``/``max_items`` or ``min_pairs``/``max_pairs``; ``word`` is the singular they end in."""
+    """Compile ``min_items``/``max_items`` or ``min_pairs``/``max_pairs``; ``word`` is ``item`` or ``pair``."""
     low: int = getattr(limits, f"min_{word}s")
     high: int | None = getattr(limits, f"max_{word}s") if limits.HasField(f"max_{word}s") else None
     ignore_empty: bool = limits.ignore_empty
@@ -110,7 +110,7 @@ def size_check(limits: Any, word: str) -> Check | None:
 
 
 def duration_check(rules: Any | None) -> Check:
-    """Compile duration rules, together with what Envoy asks of every duration in any resource.
+    """Compile duration rules, including those that Envoy applies to every duration in any resource.
 
     Source: ``validateDurationFields`` in Envoy's protobuf/utility.cc: neither part negative, less than 2^63 ns.
     """
@@ -267,7 +267,7 @@ def _all_of(
     key: Callable[[Any], Any] | None = None,
     ignore_empty: bool = False,
 ) -> Check | None:
-    """Join clauses to one check that names the first clause broken, and the value."""
+    """Join clauses to one check, which reports the first violated clause and the value."""
     every = tuple(clauses)
     if not every:
         return None

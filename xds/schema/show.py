@@ -1,4 +1,4 @@
-"""A resource for people: without its secrets, and in Envoy's JSON form. It does not know how people look at it."""
+"""Resources for display: with secrets redacted, and in Envoy's JSON form."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ _PLACEHOLDER = b64encode(REDACTED_BYTES).decode()
 
 
 def redacted(resource: Resource) -> Resource:
-    """Return the resource with ``[redacted]`` for each secret, under the version of what it was made from.
+    """Return the resource with ``[redacted]`` for each secret, and with its original version.
 
-    What is secret is said in ``xds.schema.redact``. ``ingest`` refuses such a placeholder.
+    ``xds.schema.redact`` defines secrets. ``ingest`` refuses the placeholder.
     """
     schema = load_schema()
     body: Any = schema.message_class(pool.ANY).FromString(resource.body)
@@ -29,9 +29,10 @@ def redacted(resource: Resource) -> Resource:
 
 
 def to_json(resource: Resource) -> dict[str, Any]:
-    """Return a resource as a dict with ``@type`` and snake_case keys, from which ``ingest`` makes the same one.
+    """Return a resource as a dict with ``@type`` and snake_case keys, from which ``ingest`` makes the same resource.
 
-    What has a TTL, aliases, or a name that its message does not say is in an ``envoy.service.discovery.v3.Resource``.
+    A resource with a TTL, aliases, or a name that is not in its message is wrapped in an
+    ``envoy.service.discovery.v3.Resource``.
     """
     schema = load_schema()
     body: Any = schema.message_class(pool.ANY).FromString(resource.body)
@@ -42,7 +43,7 @@ def to_json(resource: Resource) -> dict[str, Any]:
 
 
 def _mark_unknown(schema: Schema, message: Any) -> None:
-    """Turn every Any of an unknown type into one that can be printed: its bytes as BytesValue, its URL marked."""
+    """Make every Any of an unknown type printable: its bytes as BytesValue, its type URL marked."""
     if message.DESCRIPTOR.full_name == pool.ANY:
         _mark_any(schema, message)
         return
@@ -72,7 +73,7 @@ def _mark_any(schema: Schema, message: Any) -> None:
 
 
 class _Finisher:
-    """Go over printed JSON beside its descriptors: take marks off unknown types, and spell placeholders in bytes."""
+    """Walks printed JSON with its descriptors: removes the marks of unknown types, decodes placeholders in bytes."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema

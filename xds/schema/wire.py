@@ -1,6 +1,6 @@
-"""The bytes of a discovery ``Resource``, and its version. It knows no schema.
+"""Encodes a discovery ``Resource``, and computes its version.
 
-Written by hand, field by field, because who sends it needs to know where in it the ``Any`` lies (SotW sends only that).
+It is encoded by hand, because senders need the position of the ``Any`` in it, the only part that SotW sends.
 """
 
 import re
@@ -36,8 +36,8 @@ def encode_resource(
 ) -> Encoded:
     """Encode ``envoy.service.discovery.v3.Resource`` around an encoded Any; ``ttl_nanos`` 0 means no TTL.
 
-    The version is a hash of body, TTL and aliases, unless one is given. A heartbeat is the same without the body, by
-    which a client renews the TTL (xDS protocol, "TTL"); it is empty when there is no TTL.
+    The version is a hash of body, TTL and aliases, unless one is given. The heartbeat is the resource without its body,
+    which renews the TTL (xDS protocol, "TTL"); it is empty without a TTL.
     """
     tail = b"".join(_text(_ALIAS, alias) for alias in aliases)
     if ttl_nanos:
@@ -50,14 +50,14 @@ def encode_resource(
 
 
 def is_content_hash(version: str) -> bool:
-    """Say whether a version looks like those that are made here."""
+    """Return whether a version looks like a content hash of this module."""
     return _CONTENT_HASH.fullmatch(version) is not None
 
 
 def _hash(body: bytes, tail: bytes) -> str:
     digest = blake2b(body)
     digest.update(tail)
-    digest.update(len(body).to_bytes(8, "big"))  # so that no body ends in what reads like aliases
+    digest.update(len(body).to_bytes(8, "big"))  # so that bytes can't move between body and aliases
     return digest.hexdigest()[:_VERSION_LENGTH]
 
 

@@ -1,7 +1,7 @@
-"""A resource as its author would hand it in: by itself, or in a wrapper where that alone would lose something.
+"""Resources in the form in which an author pushes them: the message alone, or in a wrapper if it needs one.
 
-The wrapper is ``envoy.service.discovery.v3.Resource``, which ``ingest`` takes. It has what a message does not say of
-itself: TTL, aliases, and the name of a type that is not named inside. Its version is left to ``ingest``.
+The wrapper is ``envoy.service.discovery.v3.Resource``, which ``ingest`` accepts. It carries what the message lacks:
+TTL, aliases, and the name of types that are not named inside. ``ingest`` computes the version.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ WRAPPER_URL = TYPE_PREFIX + WRAPPER
 
 
 def needs_wrapper(resource: Resource) -> bool:
-    """Say whether a resource is more than its message."""
+    """Return whether a resource has a TTL, aliases or a name that its message lacks."""
     if resource.ttl_s is not None or resource.aliases:
         return True
     if resource.type_url in NAMED_INSIDE:
@@ -35,7 +35,7 @@ def as_any(resource: Resource) -> AnyMessage:
 
 
 def wrapped_json(resource: Resource, message: dict[str, Any]) -> dict[str, Any]:
-    """Return a resource's message, given as JSON, in its wrapper."""
+    """Return a resource's wrapper around its message, both as JSON."""
     outside: dict[str, Any] = {"@type": WRAPPER_URL, "name": resource.name}
     if resource.aliases:
         outside["aliases"] = list(resource.aliases)
