@@ -1,1 +1,1 @@
-"""Serving streams: in this process, or in worker processes that share a port."""
+"""Serves streams in this process, or in worker processes that share a port."""

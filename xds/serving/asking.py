@@ -1,4 +1,4 @@
-"""Questions that are answered by another process, by number. It does not know what is asked."""
+"""Requests to another process, matched with their answers by number."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from xds.protocol.status import NodesQuery
 from xds.serving.feed import Answer, Ask
 
 ANSWER_S = 3.0
-"""How long a worker may take to answer. The answers of the others are given without it then."""
+"""How long to wait for a worker's answer. After that, the answers of the other workers are returned without it."""
 
 
 class UnansweredError(StreamRefusedError):
@@ -19,7 +19,7 @@ class UnansweredError(StreamRefusedError):
 
 
 class Questions:
-    """What was asked and is not answered yet."""
+    """The requests to one process that are not answered yet."""
 
     __slots__ = ("_last", "_open")
 
@@ -35,9 +35,9 @@ class Questions:
         *,
         nodes: NodesQuery | None = None,
     ) -> bytes:
-        """Send a question and return its answer.
+        """Send a request and return its answer.
 
-        Raises StreamRefusedError with the error that it was answered with, and UnansweredError.
+        Raises StreamRefusedError if the answer is an error, and UnansweredError after ``within_s``.
         """
         self._last += 1
         number = self._last
@@ -53,13 +53,13 @@ class Questions:
             del self._open[number]
 
     def give_up(self) -> None:
-        """Answer all that is open with nothing: whoever was asked is gone."""
+        """Answer all open requests with b"", as the process has ended."""
         for future in self._open.values():
             if not future.done():
                 future.set_result(b"")
 
     def take(self, answer: Answer) -> None:
-        """Give an answer to whoever waits for it."""
+        """Pass an answer to the ``ask`` that waits for it; ignore it if none does."""
         future = self._open.get(answer.number)
         if future is None or future.done():
             return

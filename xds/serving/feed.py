@@ -1,7 +1,8 @@
-"""What the parent process and its workers tell each other. It does not know how messages travel.
+"""The messages between the parent process and its workers.
 
-Both ends are one program on one machine and trust each other, so messages are pickled. A worker is told everything in
-one ``Begin``, then each ``FeedChange`` in order; it tells its figures, and what of its nodes the others have to know.
+Both ends are one program on one machine and trust each other, so messages are pickled. The parent sends a worker
+everything in one ``Begin``, then each ``FeedChange`` in order. A worker sends its figures, and the history of its nodes
+that other workers need.
 """
 
 import pickle
@@ -16,18 +17,18 @@ from xds.protocol.status import Counters, NodesQuery
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The first thing that a worker is told: how to serve, and all that is served, at which revision."""
+    """The first message to a worker: the settings, and everything that is served, at a revision."""
 
     settings: Settings
     revision: int
     state: bytes
-    """An encoded changeset: encoded once for all workers that begin at a revision."""
+    """An encoded changeset, shared by all workers that begin at this revision."""
     entries: tuple[HistoryEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedChange:
-    """A changeset that made a revision."""
+    """The changeset of a revision."""
 
     revision: int
     changeset: Changeset
@@ -35,19 +36,19 @@ class FeedChange:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """What happened to a node, told by the worker that saw it and passed on to the others."""
+    """An entry of a node's history, sent by the worker that serves the node and forwarded to the others."""
 
     entry: HistoryEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Read the TLS files again, changed or not."""
+    """Reload the TLS files, whether they have changed or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Take no new streams, end the open ones over so many seconds, then exit."""
+    """Accept no new streams, end the open ones over ``window_s`` seconds, then exit."""
 
     window_s: float
 
@@ -59,7 +60,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How a worker is doing: its totals, the streams that it has now, and the revision that it serves."""
+    """The metrics of a worker: its totals, its open streams, and the revision that it serves."""
 
     counters: Counters
     streams: int
@@ -68,24 +69,26 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A CSDS request: from a worker to the parent, which asks all workers and puts their answers together.
-
-    Without a message, the parent asks for a worker's figures, which come before the empty answer; with ``nodes``, how
-    far its nodes are, which is answered with an encoded list of ``NodeSummary``.
-    """
+    """A request that is answered with an ``Answer`` of the same number."""
 
     number: int
     message: bytes | None
+    """A CSDS request: a worker sends it to the parent, which sends it to all workers and joins their answers.
+
+    None: the parent requests a worker's figures, which are sent before the empty answer.
+    """
     nodes: NodesQuery | None = None
+    """The parent requests the nodes' progress; the answer is an encoded list of ``NodeSummary``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to the ``Ask`` of that number; ``refusal``: the name of the status, and the message, of an error."""
+    """The answer to the ``Ask`` of the same number."""
 
     number: int
     message: bytes = b""
     refusal: tuple[str, str] | None = None
+    """The status name and the message of an error."""
 
 
 def encode(message: object) -> bytes:
@@ -94,5 +97,5 @@ def encode(message: object) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """Return the message that the bytes are. They must come from ``encode`` in a process of ours."""
+    """Return a decoded message. The bytes must come from ``encode`` in a process of this server."""
     return pickle.loads(data)  # noqa: S301 - our own process at the other end of a socket pair

@@ -1,7 +1,7 @@
-"""The streams of one process: hub, dispatcher, merging of changes, and the transport. It knows no sources and no admin.
+"""The streams of one process: hub, dispatcher, merging of changes, and the transport.
 
-``xds.app.App`` has one of these when it serves its streams itself; each worker process has one otherwise.
-What not every process needs is imported where it is used: grpc alone takes 10 MB.
+An ``App`` that serves its streams itself has one ``Streams``; otherwise each worker process has one.
+Modules that only some processes need are imported where they are used: grpc alone takes 10 MB.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Streams:
-    """Serves what the catalog has, and what is published of it later. The hub is there before it is started."""
+    """Serves the catalog and the changes published later. ``hub`` exists before ``start``."""
 
     def __init__(
         self, settings: Settings, schema: Schema, catalog: Catalog, *, share: Share = share_with_nobody
@@ -67,7 +67,7 @@ class Streams:
             share=share,
         )
         self.connections_max = settings.connections.xds_max
-        """Set it lower, before the start, where there are not descriptors for so many."""
+        """Lower it before ``start`` if there are too few descriptors."""
         self._dispatcher: Dispatcher | None = None
         self._coalescer: Coalescer | None = None
         self._transport: Transport | None = None
@@ -82,32 +82,32 @@ class Streams:
 
     @property
     def count(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return len(self.hub.streams)
 
     async def refresh(self) -> None:
-        """Have the figures be of now: here they always are."""
+        """Bring ``counters`` and ``count`` up to date; here they always are."""
 
     @property
     def workers(self) -> WorkersState:
-        """How the worker processes are: here there are none."""
+        """The state of the worker processes, of which there are none here."""
         return WorkersState()
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
-        """Return how far the nodes are that a query is about."""
+        """Return the progress of the nodes that match a query."""
         return NodesFound(nodes=tuple(node_summaries(self.hub.streams, query, asyncio.get_running_loop().time())))
 
     def publish(self, applied: Applied) -> None:
-        """Bring the streams up to date with what was applied to the catalog, at once or merged with what follows."""
+        """Send a change of the catalog to the affected streams, at once or merged with those that follow."""
         if self._coalescer is None:
             self.hub.publish(applied)
         else:
             self._coalescer.add(applied)
 
     async def start(self, *, listening: socket.socket | None = None, ask_status: Reply | None = None) -> Address:
-        """Listen, or serve what listens already, and return the address. Raises BindError.
+        """Listen, or serve on ``listening``, and return the address. Raises BindError.
 
-        ``ask_status`` answers CSDS, if that is served, for more streams than those of this process.
+        ``ask_status`` answers CSDS requests instead of ``client_status``, which covers this process only.
         """
         settings = self.settings
         assert self._dispatcher is None, "started already"
@@ -123,17 +123,17 @@ class Streams:
         return await self._transport.start()
 
     def reload_certificates(self) -> None:
-        """Read the TLS files again, and log what came of it. New connections get the new certificate."""
+        """Reload the TLS files, and log the result. New connections use the new certificate."""
         if self._transport is not None and self._transport.reload_certificates():
             log_certificates("xDS")
 
     async def drain(self, window_s: float) -> None:
-        """Take no new streams, and end the open ones one by one over ``window_s`` seconds."""
+        """Accept no new streams, and end the open ones one by one over ``window_s`` seconds."""
         if self._transport is not None:
             await self._transport.drain(window_s)
 
     async def stop(self) -> None:
-        """Close everything. Streams that are still open are cut."""
+        """Close everything. Open streams are cut off."""
         if self._coalescer is not None:
             self._coalescer.flush()
             self._coalescer = None
@@ -186,7 +186,7 @@ class Streams:
         return [self.client_status().handler()] if self.settings.csds else []
 
     def client_status(self) -> "ClientStatusService":
-        """Return what answers CSDS for the streams of this process."""
+        """Return the CSDS service for the streams of this process."""
         from xds.api.csds import ClientStatusService
 
         return ClientStatusService(self.hub, self._schema, asyncio.get_running_loop().time)

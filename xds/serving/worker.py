@@ -1,7 +1,6 @@
 """A worker process: ``python -m xds.serving.worker CHANNEL SOCKET``, both numbers of inherited descriptors.
 
-It serves what its parent tells it to on the socket that it is given, and ends with its parent. It has no sources, no
-admin port and no say in what is served.
+It serves the resources that its parent sends on a socket that it inherits, and exits when its parent does.
 """
 
 import asyncio
@@ -33,34 +32,34 @@ EXIT_FAULT = 70
 
 
 class ServingWorker:
-    """Does what the parent says, in order; whatever goes wrong ends the process, and the parent starts another."""
+    """Handles the parent's messages in order. Any error ends the process, and the parent starts another."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
-        self._channel = Channel(self._hear, self._on_parent_gone)
-        self._catalog = Catalog(check_references=False)  # the parent has checked them
+        self._channel = Channel(self._on_message, self._on_parent_gone)
+        self._catalog = Catalog(check_references=False)  # the parent has checked the references
         self._streams: Streams | None = None
         self._questions = Questions()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
 
     async def run(self, end: socket.socket) -> None:
-        """Serve until the parent says to drain, and that is done."""
+        """Serve until the parent sends ``Drain`` and draining is done."""
         await self._channel.attach(end)
         await self._done.wait()
         self._channel.close()
 
     def _on_parent_gone(self) -> None:
         if not self._done.is_set():
-            os._exit(0)  # nobody would tell us of changes any more: clients are better off with whoever comes next
+            os._exit(0)  # no more changes would arrive: clients reconnect to the next server
 
-    def _hear(self, data: bytes) -> None:
+    def _on_message(self, data: bytes) -> None:
         try:
-            self._take(decode(data))
+            self._handle(decode(data))
         except Exception as error:
             _fail(error)
 
-    def _take(self, message: object) -> None:
+    def _handle(self, message: object) -> None:
         match message:
             case Begin():
                 self._begin(message)
@@ -90,10 +89,10 @@ class ServingWorker:
 
     @property
     def _serving(self) -> Streams:
-        assert self._streams is not None, "the parent says Begin before anything else"
+        assert self._streams is not None, "Begin is the first message"
         return self._streams
 
-    # --- What the parent says --------------------------------------------------------------------------------------
+    # --- Messages of the parent ------------------------------------------------------------------------------------
 
     def _begin(self, begin: Begin) -> None:
         configure_logging(level=begin.settings.log.level, form=begin.settings.log.format)
@@ -112,10 +111,10 @@ class ServingWorker:
         self._channel.send(encode(Ready()))
         HoleWatch().start(asyncio.get_running_loop())
         while not self._done.is_set():
-            self._tell_figures()
+            self._send_figures()
             await asyncio.sleep(FIGURES_EVERY_S)
 
-    def _tell_figures(self) -> None:
+    def _send_figures(self) -> None:
         streams = self._serving
         self._channel.send(encode(Figures(streams.counters, streams.count, self._catalog.revision)))
 
@@ -127,23 +126,23 @@ class ServingWorker:
     async def _drain(self, window_s: float) -> None:
         await self._serving.drain(window_s)
         await self._serving.stop()
-        self._tell_figures()
+        self._send_figures()
         self._done.set()
 
     # --- CSDS ------------------------------------------------------------------------------------------------------
 
     async def _ask(self, message: bytes) -> bytes:
-        """Have the parent answer a CSDS request for the streams of all workers."""
-        within_s = 2 * ANSWER_S  # it waits for others in turn
+        """Request the parent's answer to a CSDS request, for the streams of all workers."""
+        within_s = 2 * ANSWER_S  # the parent itself waits for other workers
         return await self._questions.ask(lambda ask: self._channel.send(encode(ask)), message, within_s)
 
     async def _answer(self, ask: Ask) -> None:
-        """Answer a CSDS request for the streams of this worker, or tell its figures."""
+        """Answer a request of the parent for this worker's CSDS status, nodes or figures."""
         if ask.nodes is not None:
             self._channel.send(encode(Answer(ask.number, encode((await self._serving.nodes(ask.nodes)).nodes))))
             return
         if ask.message is None:
-            self._tell_figures()
+            self._send_figures()
             self._channel.send(encode(Answer(ask.number)))
             return
         try:
@@ -159,8 +158,8 @@ def _fail(error: BaseException) -> None:
 
 
 def main() -> None:
-    """Serve as the parent says."""
-    ignore_in_worker()  # the parent says when to drain, and when to reload
+    """Run the worker until its parent ends it."""
+    ignore_in_worker()  # the parent sends Drain and Reload
     channel, listening = (int(argument) for argument in sys.argv[1:3])
     make_all_room()
     return_large_blocks()

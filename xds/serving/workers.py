@@ -1,7 +1,7 @@
-"""Streams served by several worker processes on one port, as the parent sees them. It does not know streams.
+"""The parent's side of the worker processes that serve streams on one port.
 
-Each worker has a full copy of what is served, fed with every change in the same order. Nothing is asked of them on the
-way of a change.
+Each worker has a full copy of what is served, and receives every change in the same order. A change is published
+without waiting for the workers.
 """
 
 import asyncio
@@ -31,18 +31,18 @@ log = structlog.get_logger("xds")
 WORKER_MODULE = "xds.serving.worker"
 FIGURES_S = 1.0
 STATE_KEPT_S = 5.0
-"""How long what is served stays encoded for further workers, which mostly begin together."""
+"""How long the encoded state is kept for further workers, as most of them begin together."""
 EXIT_S = 5.0
 """How long a worker may take to exit after its drain window."""
 
 
 def log_worker_problem(text: str) -> None:
-    """Log that a worker is lacking for now."""
+    """Log that a worker could not be started yet."""
     log.error("a worker is lacking, trying again", problem=text)
 
 
 class WorkerStreams:
-    """Has ``count`` processes serve what the catalog has. The same verbs as ``xds.serving.streams.Streams``."""
+    """Serves the catalog in ``count`` worker processes. Same methods as ``xds.serving.streams.Streams``."""
 
     def __init__(
         self, settings: Settings, catalog: Catalog, count: int, *, background: Background | None = None
@@ -64,27 +64,27 @@ class WorkerStreams:
 
     @property
     def pids(self) -> list[int]:
-        """The processes' ids."""
+        """The process ids of the workers."""
         return [worker.pid for worker in self._pool.workers] if self._pool is not None else []
 
     @property
     def counters(self) -> Counters:
-        """Totals since the start, of the last ``refresh`` or second; streams of a worker that was killed are closed."""
+        """Totals since the start, as of the last ``refresh`` or second; streams of a killed worker count as closed."""
         return Counters.sum([self._ended, *(figures.counters for figures in self._figures.values())])
 
     @property
     def count(self) -> int:
-        """How many streams are open, at most a second ago."""
+        """The number of open streams, at most a second old."""
         return sum(figures.streams for figures in self._figures.values())
 
     @property
     def count_wanted(self) -> int:
-        """How many processes there are to be."""
+        """The configured number of worker processes."""
         return self._workers
 
     @property
     def workers(self) -> WorkersState:
-        """How the worker processes are."""
+        """The state of the worker processes."""
         ready = self._ready()
         silent = tuple(str(worker) for worker in ready if worker.silent)
         return WorkersState(len(ready) - len(silent), silent, self._workers - len(ready))
@@ -96,16 +96,16 @@ class WorkerStreams:
     # --- Life ------------------------------------------------------------------------------------------------------
 
     def launch(self) -> None:
-        """Take the address, which refuses clients as yet, and begin to start the workers. Raises BindError."""
+        """Bind the address without listening yet, and begin to start the workers. Raises BindError."""
         self._sockets = take(self.settings.listen, count=self._workers)
         events = PoolEvents(
-            on_start=self._begin, on_message=self._hear, on_end=self._on_end, on_problem=log_worker_problem
+            on_start=self._begin, on_message=self._on_message, on_end=self._on_end, on_problem=log_worker_problem
         )
         self._pool = Pool(WORKER_MODULE, self._sockets, events, background=self._background)
         self._pool.launch()
 
     async def start(self) -> Address:
-        """Listen, have the workers serve, and return the address. Raises BindError or WorkerFailedError."""
+        """Listen, wait until the workers serve, and return the address. Raises BindError or WorkerFailedError."""
         if self._pool is None:
             self.launch()
         assert self._pool is not None
@@ -118,22 +118,22 @@ class WorkerStreams:
         return bound(self.settings.listen, self._sockets[0])
 
     def publish(self, applied: AppliedChangeset) -> None:
-        """Tell every worker what was applied to the catalog."""
+        """Send every worker a change of the catalog."""
         if self._pool is not None and self._pool.workers:
             assert applied.effect is not None, "nothing changed"
             self._pool.send(encode(FeedChange(applied.revision, applied.effect)))
 
-    # --- Questions to all workers ----------------------------------------------------------------------------------
+    # --- Requests to all workers -----------------------------------------------------------------------------------
 
     async def refresh(self) -> None:
-        """Have the figures be of now, as far as the workers answer."""
+        """Bring ``counters`` and ``count`` up to date, as far as the workers answer."""
         with contextlib.suppress(UnansweredError):
             await self._ask_all(None, FIGURES_S)
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
-        """Return how far the nodes are that a query is about, those of workers that answer.
+        """Return the progress of the nodes that match a query, from the workers that answer.
 
-        Raises UnansweredError where none does.
+        Raises UnansweredError if none does.
         """
         answers, missing = await self._ask_all(None, nodes=query)
         found: list[NodeSummary] = []
@@ -144,9 +144,10 @@ class WorkerStreams:
     async def _ask_all(
         self, message: bytes | None, within_s: float = ANSWER_S, *, nodes: NodesQuery | None = None
     ) -> tuple[list[bytes], tuple[str, ...]]:
-        """Ask every worker; return the answers, and which workers did not answer. Silent ones are not waited for.
+        """Send a request to every worker; return the answers, and the workers that did not answer.
 
-        Raises StreamRefusedError where a worker refuses, and UnansweredError where there are workers and none answers.
+        Silent workers are skipped. Raises StreamRefusedError if a worker refuses, and UnansweredError if there are
+        workers and none answers.
         """
         workers = self._ready()
         asking = [worker for worker in workers if not worker.silent]
@@ -175,12 +176,12 @@ class WorkerStreams:
     # --- The end ---------------------------------------------------------------------------------------------------
 
     def reload_certificates(self) -> None:
-        """Have every worker read the TLS files again; each logs what came of it."""
+        """Have every worker reload the TLS files; each logs the result."""
         if self._pool is not None:
             self._pool.send(encode(Reload()))
 
     async def drain(self, window_s: float) -> None:
-        """Have every worker end its streams one by one over ``window_s`` seconds, and exit."""
+        """Have every worker end its streams one by one over ``window_s`` seconds, then exit."""
         if self._pool is not None:
             self._close_sockets()
             self._pool.send(encode(Drain(window_s)))
@@ -199,7 +200,7 @@ class WorkerStreams:
         for listening in self._sockets:
             listening.close()
         if self._sockets and self.settings.listen.is_unix:
-            # Once, and not by each worker: by then it may be the socket of the server that comes after this one.
+            # Here, not in each worker: the path may be the next server's socket by the time a worker exits.
             with contextlib.suppress(OSError):
                 Path(self.settings.listen.path).unlink()
         self._sockets = []
@@ -219,7 +220,7 @@ class WorkerStreams:
     def _forget_state(self) -> None:
         self._state = None
 
-    def _hear(self, worker: PooledProcess, data: bytes) -> None:
+    def _on_message(self, worker: PooledProcess, data: bytes) -> None:
         assert self._pool is not None
         match decode(data):
             case Ready():
@@ -240,7 +241,7 @@ class WorkerStreams:
                 self._questions[worker].take(answer)
 
     def _on_end(self, worker: PooledProcess, code: int, replaced: bool) -> None:
-        self._questions.pop(worker).give_up()  # what its nodes were is no part of any answer
+        self._questions.pop(worker).give_up()  # its nodes are left out of the answers
         figures = self._figures.pop(worker, None)
         if figures is not None:
             closed = figures.counters.streams_closed + figures.streams
@@ -251,7 +252,7 @@ class WorkerStreams:
             log.error("a worker ended and is replaced", pid=worker.pid, code=code, streams=streams)
 
     async def _answer(self, worker: PooledProcess, ask: Ask) -> None:
-        """Answer a worker's CSDS request with what all of them say: messages put end to end are merged."""
+        """Answer a worker's CSDS request for all workers: concatenated protobuf messages are merged."""
         assert ask.message is not None
         from xds.api.csds import missing_worker  # grpc takes 10 MB
 

@@ -1,27 +1,30 @@
-"""How a server's worker processes are: which serve, which do not answer, how many are being replaced."""
+"""The state of a server's worker processes: serving, silent, or being replaced."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersState:
-    """``serving`` workers take streams and answer; ``silent`` ones are there but do not answer; others are ``missing``.
-
-    A silent worker may be stopped or overloaded: the streams that it has get no changes, and who connects may wait.
-    """
+    """The state of the worker processes; all zero without any."""
 
     serving: int = 0
+    """Workers that take streams and answer the parent."""
     silent: tuple[str, ...] = ()
+    """Workers that run but do not answer: stopped or overloaded.
+
+    Their streams get no changes, and clients that connect to them may wait.
+    """
     missing: int = 0
+    """Workers that are being replaced."""
 
     @property
     def usable(self) -> bool:
-        """Whether somebody takes new streams: without worker processes, the server's own process does."""
+        """Whether new streams are accepted. Without worker processes, the server's own process accepts them."""
         return self.serving > 0 or not (self.silent or self.missing)
 
     @property
     def problem(self) -> str:
-        """What is wrong, for people; "" if nothing is."""
+        """A description of what is wrong, "" if nothing is."""
         problems = []
         if self.silent:
             verb = "does" if len(self.silent) == 1 else "do"
