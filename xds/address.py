@@ -1,4 +1,4 @@
-"""Where a server listens or is found: ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/PATH``. It does not open sockets."""
+"""The address of a server: ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/PATH``."""
 
 import errno
 import ipaddress
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 UNIX_PREFIX = "unix:"
 UNIX_PATH_BYTES_MAX = 107
-"""What ``sockaddr_un`` holds on Linux, less its closing NUL."""
+"""The size of ``sun_path`` on Linux, less its terminating NUL."""
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _HOW = "write HOST:PORT, [IPv6]:PORT or unix:/PATH"
@@ -18,7 +18,7 @@ _HOW = "write HOST:PORT, [IPv6]:PORT or unix:/PATH"
 class Address:
     """A TCP host and port, or the path of a unix socket (then ``host`` is empty and ``port`` 0).
 
-    ``str()`` gives the form that ``parse`` reads, which is also what gRPC takes for an address.
+    ``str()`` returns the form that ``parse`` reads, which gRPC accepts too.
     """
 
     host: str
@@ -27,7 +27,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an address; raises ValueError saying what is wrong and what to write instead."""
+        """Parse an address. Raises ValueError with what is wrong and what to write instead."""
         if text.startswith(UNIX_PREFIX):
             return cls._parse_unix(text.removeprefix(UNIX_PREFIX))
         host, colon, port = text.rpartition(":")
@@ -51,23 +51,23 @@ class Address:
 
     @property
     def is_unix(self) -> bool:
-        """Say whether this is a unix socket."""
+        """Whether this is a unix socket."""
         return bool(self.path)
 
     @property
     def is_ip(self) -> bool:
-        """Say whether the host is an IP address, so that no name need be looked up."""
+        """Whether the host is an IP address, which needs no DNS look-up."""
         return _ip_of(self.host) is not None
 
     @property
     def is_loopback(self) -> bool:
-        """Say whether only this machine can reach it: a unix socket, ``localhost``, 127.0.0.0/8 or ::1."""
+        """Whether only this machine can reach it: a unix socket, ``localhost``, 127.0.0.0/8 or ::1."""
         ip = _ip_of(self.host)
         return self.is_unix or self.host == "localhost" or (ip is not None and ip.is_loopback)
 
     @property
     def reachable(self) -> "Address":
-        """The address to connect to from this machine: loopback where this one means every interface."""
+        """The address to connect to from this machine: loopback if this one means every interface."""
         ip = _ip_of(self.host)
         if ip is None or not ip.is_unspecified:
             return self
@@ -80,7 +80,7 @@ class Address:
 
 
 class BindError(OSError):
-    """An address can't be listened on. Its text says which, why, and what to do.
+    """A server can't listen on an address. The text says which, why, and what to do.
 
     Expected error: show the text and exit with 1.
     """
@@ -99,7 +99,7 @@ class BindError(OSError):
 
 
 def host_names(value: Any) -> Any:
-    """Read the names of hosts, in a list or with commas between them; ``*`` stands for any. Raises ValueError."""
+    """Parse host names from a list or a comma-separated text; ``*`` means any. Raises ValueError."""
     names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     for name in names if isinstance(names, list | tuple) else ():
         if not isinstance(name, str) or not (name == "*" or _HOST_NAME.fullmatch(name)):

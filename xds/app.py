@@ -1,4 +1,4 @@
-"""A control plane: the catalog, the streams that serve it, and the admin port, wired together."""
+"""The control plane: the catalog, the streams that serve it, and the admin port."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,20 +26,21 @@ from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
 
 BODY_GRACE_S = 2.0
-"""A body that is late is answered by the push API; whatever else is asked with one is cut off so much later."""
+"""The push API answers a late request body itself; other requests are cut off so many seconds later."""
 
 
 class App:
     """A control plane with all its parts: what ``xds serve`` and ``xds.embed.ControlPlane`` are built on.
 
-    Use it in one event loop. Methods that are not coroutines return at once; what they change is on its way to the
-    Envoys when they return.
+    Use it in one event loop. Methods that are not coroutines do not wait; when they return, their change is being sent
+    to the clients.
     """
 
     def __init__(self, settings: Settings, *, workers: int = 0, checked: bool = False) -> None:
-        """``workers``: how many processes serve the streams where ``transport.workers`` is left out.
+        """Create a control plane; nothing listens before ``start``.
 
-        ``checked``: whoever publishes has seen to it that no reference dangles.
+        ``workers``: the number of worker processes if ``transport.workers`` is left out. ``checked``: the caller has
+        checked that no reference dangles.
         """
         self.settings = settings
         self._schema = load_schema()
@@ -48,9 +49,9 @@ class App:
         self.admin_address: Address | None = None
         self._state = "starting"
         self.stale_because: Callable[[], str] = lambda: ""
-        """Says why newer changes may not be known, "" where that can't be."""
+        """Returns why newer changes may be missing, "" if none can be."""
         self.refusing_because: Callable[[], str] = lambda: ""
-        """Says why no change can be kept just now, "" where they can."""
+        """Returns why no change can be stored now, "" if changes can be."""
         self.background = Background()
         """The background tasks of this process."""
         self._rejected = 0
@@ -62,39 +63,39 @@ class App:
             self._streams = Streams(self.settings, self._schema, self.catalog)
         self._admin: AdminServer | None = None
         self.room = ConnectionRoom(0, 0, 0)
-        """How many connections each port may have, once started."""
+        """The maximum connections of each port, once started."""
 
     @property
     def hub(self) -> Hub:
-        """The streams, of a control plane that serves them in its own process (``transport.workers`` 0)."""
+        """The hub of a control plane that serves the streams in its own process (``transport.workers`` 0)."""
         assert isinstance(self._streams, Streams), "worker processes have the streams"
         return self._streams.hub
 
     @property
     def stream_count(self) -> int:
-        """How many streams are open; with worker processes, at most a second ago."""
+        """The number of open streams; with worker processes, at most a second old."""
         return self._streams.count
 
     @property
     def worker_pids(self) -> list[int]:
-        """The ids of the worker processes, if there are any."""
+        """The process ids of the workers, if there are any."""
         return self._streams.pids if isinstance(self._streams, WorkerStreams) else []
 
     # --- Publishing --------------------------------------------------------------------------------------------
 
     def apply(self, changeset: Changeset) -> AppliedChangeset:
-        """Apply a changeset whole, and bring the streams up to date. Raises ChangesetRejectedError."""
+        """Apply a changeset as a whole, and bring the streams up to date. Raises ChangesetRejectedError."""
         try:
             applied = self.catalog.apply(changeset)
         except ChangesetRejectedError:
             self._rejected += 1
             raise
-        if applied.effect is not None:  # also what no node sees: workers have to know of it
+        if applied.effect is not None:  # also if no node sees the change: workers need every one
             self._streams.publish(applied)
         return applied
 
     def follow(self, changeset: Changeset, revision: int) -> None:
-        """Apply a changeset that is kept at a revision, and bring the streams up to date."""
+        """Apply a changeset that the store has at a revision, and bring the streams up to date."""
         applied = self.catalog.apply(changeset, revision=revision)
         if applied.effect is not None:
             self._streams.publish(applied)
@@ -102,9 +103,9 @@ class App:
     # --- Life ----------------------------------------------------------------------------------------------------
 
     def launch(self) -> None:
-        """Have worker processes begin to load while what they will serve is not there yet. Raises BindError.
+        """Start the worker processes before the resources are there, so that they load meanwhile. Raises BindError.
 
-        ``start`` does it where it was not done before; either way, no client can connect before ``start``.
+        Optional: ``start`` does it otherwise. No client can connect before ``start``.
         """
         if isinstance(self._streams, WorkerStreams):
             self._streams.settings = self.settings
@@ -113,7 +114,7 @@ class App:
     async def start(self) -> Address:
         """Listen and serve; return the address that was bound.
 
-        Raises BindError, or WorkerFailedError when a worker process does not begin to serve; nothing is left open then.
+        Raises BindError, or WorkerFailedError if a worker process does not start to serve; nothing is left open then.
         """
         settings = self.settings
         assert self.address is None, "started already"
@@ -158,7 +159,7 @@ class App:
             log_little_room(asdict(self.room), asdict(wanted))
 
     def _readiness(self) -> tuple[bool, str]:
-        """Return whether new streams are welcome, and what is to be known of that."""
+        """Return whether new streams are accepted, and the text of ``/readyz``."""
         workers = self._streams.workers
         if self._state == "ready" and not workers.usable:
             return False, f"no worker serves: {workers.problem}"
@@ -172,12 +173,12 @@ class App:
         return self._state == "ready", f"{self._state}, but {'; '.join(told)}" if told else self._state
 
     def serve_api(self, api: ASGIApp) -> None:
-        """Have ``api`` answer on the admin port what that does not know itself."""
+        """Serve ``api`` on the admin port, at the paths that the port does not serve itself."""
         if self._admin is not None:
             self._admin.serve_api(api)
 
     def reload_certificates(self) -> None:
-        """Read the TLS files of the xDS port, in every process, and of the admin port again; log what came of it."""
+        """Reload the TLS files of the xDS port, in every process, and of the admin port; log the result."""
         self._streams.reload_certificates()
         try:
             if self._admin is not None and self._admin.reload_certificates():
@@ -186,7 +187,7 @@ class App:
             log_tls_problem(f"the admin port's TLS files can't be read again, so the former ones stay in use: {error}")
 
     async def drain(self) -> None:
-        """Say that the server is not ready, then end the streams one by one, over the drain window."""
+        """Report the server as not ready, then end the streams one by one over the drain window."""
         drain = self.settings.drain
         self._state = "draining"
         if drain.unready_s:
@@ -194,7 +195,7 @@ class App:
         await self._streams.drain(drain.timeout_s)
 
     async def stop(self) -> None:
-        """Close everything. Streams that are still open are cut; ``drain`` first to be gentle."""
+        """Close everything. Open streams are cut off; call ``drain`` first to end them gradually."""
         self._state = "stopped"
         self.address = None
         await self._streams.stop()
@@ -202,15 +203,15 @@ class App:
             await self._admin.stop()
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
-        """Return how far the nodes are that a query is about, those of all worker processes."""
+        """Return the progress of the nodes that match a query, from all worker processes."""
         return await self._streams.nodes(query)
 
     def note_rejected(self) -> None:
-        """Count a change that was rejected before it came here."""
+        """Count a change that was rejected before ``apply_changeset``."""
         self._rejected += 1
 
     def info(self, directory: Path | None = None, *, api: Address | None = None) -> ServingInfo:
-        """Return what is served, and where."""
+        """Return what is served, and at which addresses."""
         assert self.address is not None, "started"
         resources = {
             group: {short_name(type_url): len(view) for type_url, view in sorted(snapshot.views.items()) if len(view)}

@@ -1,4 +1,4 @@
-"""Background tasks that are to go on for as long as their owner does: the end of one is logged, counted and mended."""
+"""Background tasks that run as long as their owner: one that dies is logged, counted and restarted."""
 
 import asyncio
 import logging
@@ -9,14 +9,14 @@ from typing import Any
 log = logging.getLogger("xds")
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 WELL_AFTER_S = 10.0
-"""How long a task that was started again has to go on until it counts as mended."""
+"""How long a restarted task must run to count as healthy."""
 OnDeath = Callable[[str], None]
 
 
 class Background:
     """The background tasks of one process, or of one part of it.
 
-    ``deaths`` counts by name how often each task ended though nobody wanted it to, 0 for those that never did.
+    ``deaths`` counts the unexpected ends of each task by name, 0 for tasks that never died.
     """
 
     def __init__(self, *, well_after_s: float = WELL_AFTER_S) -> None:
@@ -26,7 +26,7 @@ class Background:
 
     @property
     def ailing(self) -> str:
-        """The tasks that died lately, each with the reason; "" if there are none."""
+        """The tasks that died recently, each with the reason; "" if there are none."""
         return "; ".join(f"the task {name!r} died: {why}" for name, why in sorted(self._ailing.items()))
 
     def keep(
@@ -37,10 +37,10 @@ class Background:
         may_end: Callable[[], bool] = lambda: False,
         on_death: OnDeath = lambda _why: None,
     ) -> "asyncio.Task[None]":
-        """Do ``work`` until the returned task is cancelled, starting it again whenever it raises or returns.
+        """Run ``work`` until the returned task is cancelled, restarting it whenever it raises or returns.
 
-        Where it returns and ``may_end`` says so, that is its end. ``on_death`` is told why it died, before it is
-        started again after a pause.
+        If it returns while ``may_end()``, it is not restarted. ``on_death`` is called with the reason before the pause
+        that precedes a restart.
         """
         self.deaths[name] += 0
         return asyncio.create_task(self._keep(name, work, may_end, on_death), name=name)
@@ -48,7 +48,7 @@ class Background:
     def run(
         self, name: str, work: Coroutine[Any, Any, object], *, on_death: OnDeath = lambda _why: None
     ) -> "asyncio.Task[None]":
-        """Do ``work`` once. If it raises, that is a death like others, but it is not tried again."""
+        """Run ``work`` once. An exception counts as a death, but the work is not restarted."""
         self.deaths[name] += 0
         return asyncio.create_task(self._run(name, work, on_death), name=name)
 

@@ -1,7 +1,7 @@
-"""Bootstraps: what Envoy and grpc's xDS clients are started with to find this control plane. Pure: specs in, dicts out.
+"""Bootstrap configurations with which Envoy and gRPC's xDS clients connect to this control plane.
 
-It does not know files, options or how Envoy is run. The shapes are those that ``tests/test_bootstrap.py`` has a real
-Envoy accept; Envoy's field reference is ``envoy.config.bootstrap.v3.Bootstrap``, grpc's are gRFC A27, A29 and A65.
+``tests/test_bootstrap.py`` has a real Envoy accept them. Envoy's field reference is
+``envoy.config.bootstrap.v3.Bootstrap``; gRPC's are gRFC A27, A29 and A65.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ KEEPALIVE_TIMEOUT_S = 5
 CONNECT_TIMEOUT_S = 5
 BACK_OFF_BASE_S = 0.5
 BACK_OFF_MAX_S = 10
-"""Reconnects are spread over at most this: Envoy's own 30 s would leave changes unsent for so long after an outage."""
+"""The longest reconnect back-off: with Envoy's default of 30 s, changes would wait that long after an outage."""
 STREAMS_MAX = 100_000
-"""Per-type services take a stream per subscription; Envoy's circuit breaker stops at 1,024 unless told otherwise."""
+"""Per-type services use a stream per subscription; Envoy's circuit breaker allows 1,024 by default."""
 
 _TLS_CONTEXT = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -28,9 +28,10 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientTls:
-    """TLS towards the control plane, as paths that the client itself reads. ``cert`` and ``key`` together mean mTLS.
+    """TLS settings of the connection to the control plane, as paths that the client reads.
 
-    ``server_name`` is what the server's certificate must be for; by default the host of its address.
+    ``cert`` and ``key`` together mean mTLS. ``server_name`` is the name that the server's certificate must have, by
+    default the host of its address.
     """
 
     ca: str
@@ -45,22 +46,22 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapSpec:
-    """Who the client is, where the control plane is, and how it is talked to.
-
-    ``delta`` False means state-of-the-world; ``per_type`` a stream for each subscription instead of one aggregated
-    stream; ``admin_port`` None leaves Envoy's admin port out; ``fetch_timeout_s`` 0 lets Envoy wait for ever.
-    """
+    """The client's node, the control plane's address, and the xDS variant between them."""
 
     node: Node
     server: Address
     delta: bool = True
+    """False: state-of-the-world."""
     per_type: bool = False
+    """A stream per subscription instead of one aggregated stream."""
     tls: ClientTls | None = None
     admin_port: int | None = None
+    """None: no admin port."""
     fetch_timeout_s: float = 15.0
+    """Envoy's ``initial_fetch_timeout``; 0: Envoy waits without limit."""
 
     def __post_init__(self) -> None:
-        # Envoy exits without either as soon as any source is dynamic.
+        # Envoy exits without either if any of its sources is dynamic.
         if not self.node.id or not self.node.cluster:
             raise ValueError("Envoy needs both a node id and a node cluster; one is empty")
         if not self.server.is_unix and self.server.port == 0:
@@ -78,14 +79,14 @@ def envoy_bootstrap(spec: BootstrapSpec) -> dict[str, Any]:
 
 
 def config_source(spec: BootstrapSpec) -> dict[str, Any]:
-    """Return the ``config_source`` with which clusters, listeners and the like fetch from this control plane."""
+    """Return the ``config_source`` for resources that are fetched from this control plane."""
     source: dict[str, Any] = {"resource_api_version": "V3", "initial_fetch_timeout": duration(spec.fetch_timeout_s)}
     source |= {"api_config_source": _api_config_source(spec)} if spec.per_type else {"ads": {}}
     return source
 
 
 def grpc_bootstrap(spec: BootstrapSpec) -> dict[str, Any]:
-    """Return what ``GRPC_XDS_BOOTSTRAP`` names a file of (gRFC A27). grpc speaks SotW ADS, whatever the spec says."""
+    """Return the content of a ``GRPC_XDS_BOOTSTRAP`` file (gRFC A27). gRPC always uses SotW ADS."""
     credentials: dict[str, Any] = {"type": "insecure"}
     if spec.tls is not None:
         files = {"ca_certificate_file": spec.tls.ca}
@@ -97,7 +98,7 @@ def grpc_bootstrap(spec: BootstrapSpec) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as protobuf's JSON writes it: ``15s``, ``0.25s``."""
+    """Return a duration in protobuf's JSON form: ``15s``, ``0.25s``."""
     return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
 
 
@@ -168,7 +169,7 @@ def _tls_socket(tls: ClientTls, server: Address) -> dict[str, Any]:
         chain = {"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}
         common["tls_certificates"] = [chain]
     context: dict[str, Any] = {"@type": _TLS_CONTEXT, "common_tls_context": common}
-    if expected and not by_ip:  # SNI is for names alone (RFC 6066 section 3)
+    if expected and not by_ip:  # SNI allows only names (RFC 6066 section 3)
         context["sni"] = expected
     return {"name": "envoy.transport_sockets.tls", "typed_config": context}
 

@@ -1,7 +1,4 @@
-"""All settings of the server in one frozen, validated object, and what a started server tells of itself.
-
-It does not know what the settings are used for, nor where their values come from (``xds.cli.settings``).
-"""
+"""All settings of the server in one frozen, validated object. ``xds.cli.settings`` reads their values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ MIB = 1024 * 1024
 
 
 SettingPath = tuple[str, ...]
-"""Where a setting stands: ``("tls", "cert")``."""
+"""The path of a setting: ``("tls", "cert")``."""
 
 
 def _address(value: Any) -> Address:
@@ -67,125 +64,125 @@ class TlsSettings(_Section):
     cert: FilePath | None = None
     """PEM file of the server's certificate chain."""
     key: FilePath | None = None
-    """PEM file of its private key, unencrypted."""
+    """PEM file of the certificate's private key, unencrypted."""
     client_ca: FilePath | None = None
     """PEM file of the CAs that sign client certificates."""
 
     @property
     def mode(self) -> Literal["off", "server", "mutual"]:
-        """What is proven: nothing, who the server is, or who both are."""
+        """Which side is authenticated: none, the server, or both."""
         return "off" if self.cert is None else "server" if self.client_ca is None else "mutual"
 
 
 class LogSettings(_Section):
-    """What is logged, and how it looks."""
+    """What is logged, and in which format."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least important level that is shown."""
+    """The lowest level that is logged."""
     format: Literal["auto", "console", "json"] = "auto"
-    """auto is console on a terminal and JSON lines elsewhere."""
+    """auto: console on a terminal, JSON lines elsewhere."""
 
 
 class ProtocolSettings(_Section):
-    """How updates are ordered, merged and bounded."""
+    """How updates are ordered, merged and limited."""
 
     ordering: bool = True
-    """Make before break: hold back what would cost requests until the client has what it needs."""
+    """Make before break: hold back updates that would cost requests until the client has what they need."""
     hold_timeout_s: Seconds = 20.0
-    """The longest that an update is held back for a client's ACK. Exceeds Envoy's initial_fetch_timeout of 15 s."""
+    """The longest time to hold back an update for an ACK. Exceeds Envoy's initial_fetch_timeout of 15 s."""
     listener_drain_s: Seconds = 600.0
-    """How long Envoys drain a replaced listener (their --drain-time-s), and so may still use its routes' clusters."""
+    """How long Envoys drain a replaced listener (--drain-time-s), and may use the clusters of its routes."""
     response_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 2 * MIB
-    """A response that would be larger goes as several. gRPC clients refuse more than 4 MiB unless told otherwise."""
+    """A larger response is split. gRPC clients refuse more than 4 MiB by default."""
     coalesce_s: Seconds = 0.01
-    """Changes that follow each other within this time are sent as one."""
+    """Changes that follow each other within this time are merged into one."""
     coalesce_max_s: Seconds = 0.1
-    """The longest that a change waits for others."""
+    """The longest time that a change waits to be merged with others."""
     node_bytes_max: Annotated[int, Field(ge=1024, le=64 * MIB)] = 64 * 1024
-    """The largest node, metadata included, that a client may describe itself with."""
+    """The largest node, metadata included, that a client may send."""
     subscriptions_max: Count = 100_000
     """Names that one stream may subscribe to, per type; also names in one request to unsubscribe from."""
     names_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
-    """What the names of one stream may take in memory: subscribed, asked for, and claimed from an earlier stream."""
+    """Memory for the names of one stream: subscribed, requested, and claimed from an earlier stream."""
     doubtful_nodes_max: Count = 10_000
-    """Nodes whose rejected resources are remembered, since their claims about those can not be trusted."""
+    """Nodes whose rejected resources or draining listeners are remembered, to check their claims on reconnect."""
     nacked_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
-    """What the names of those resources may take in memory, per process; the nodes longest unseen are forgotten."""
+    """Memory for the names of rejected resources, per process; the nodes unseen for longest are dropped."""
     draining_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
-    """What nodes that drain listeners may take in memory, per process; the nodes longest unseen are forgotten."""
+    """Memory for nodes with draining listeners, per process; the nodes unseen for longest are dropped."""
 
 
 class TransportSettings(_Section):
     """The gRPC server."""
 
     kind: Literal["native", "grpcio"] = "native"
-    """The server's implementation: native is our own HTTP/2, made for many streams; grpcio is gRPC's."""
+    """The implementation: native is our own HTTP/2, made for many streams; grpcio is gRPC's."""
     workers: Annotated[int, Field(ge=0, le=1_024)] | None = None
-    """Processes that share the port; 0: the server's own does it all. Left out: one per core, none where embedded."""
+    """Worker processes that share the port; 0: none. Default: one per core, 0 in an embedded control plane."""
     keepalive_interval_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
-    """After so long without traffic on a connection the server pings the client."""
+    """The server pings the client after this time without traffic on a connection."""
     keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 20.0
-    """A connection whose ping is not answered for so long is closed."""
+    """A connection whose ping is not answered within this time is closed."""
     ping_interval_min_s: Seconds = 0.0
-    """Clients that ping an idle connection more often are sent away (GOAWAY); 0 lets them ping freely."""
+    """Clients that ping an idle connection more often are disconnected (GOAWAY); 0: no limit."""
     message_bytes_max: Annotated[int, Field(ge=MIB, le=2**31 - 1)] = 16 * MIB
-    """The largest request taken. A reconnecting Envoy names all it has: 6,000 clusters can pass 4 MiB."""
+    """The largest request accepted. A reconnecting Envoy names all its resources: 6,000 clusters can exceed 4 MiB."""
     streams_max: Count = 100_000
-    """Streams open at once; further ones are refused with RESOURCE_EXHAUSTED."""
+    """Maximum open streams; further ones are refused with RESOURCE_EXHAUSTED."""
     pending_max: Count = 100_000
-    """Calls that may wait to be taken up. gRPC's own limit of 1,000 refuses a reconnect storm."""
+    """Maximum calls that wait to be accepted (grpcio only). gRPC's default of 1,000 refuses a reconnect storm."""
 
     def worker_count(self, *, auto: int) -> int:
-        """Return how many worker processes there are to be; ``auto``: if that is left open."""
+        """Return the number of worker processes; ``auto`` if ``workers`` is left out."""
         if self.kind == "grpcio":
             return 0
         return auto if self.workers is None else self.workers
 
 
 class StoreSettings(_Section):
-    """Where changes are kept, and for how long."""
+    """Where changes are stored, and for how long."""
 
     url: str = ""
-    """sqlite:///PATH, memory:, or etcd://HOST:PORT[,HOST:PORT…]/PREFIX. Left out: SQLite in the XDG state directory."""
+    """sqlite:///PATH, memory:, or etcd://HOST:PORT[,HOST:PORT…]/PREFIX. Default: SQLite in the XDG state directory."""
     etcd_ca: FilePath | None = None
-    """PEM file of the CAs that sign etcd's certificates; with it the connection is encrypted."""
+    """PEM file of the CAs that sign etcd's certificates; it enables TLS."""
     etcd_cert: FilePath | None = None
-    """PEM file of the certificate that etcd is shown."""
+    """PEM file of the client certificate for etcd."""
     etcd_key: FilePath | None = None
-    """PEM file of its private key, unencrypted."""
+    """PEM file of the client certificate's private key, unencrypted."""
     etcd_user: Annotated[str, Field(max_length=256, pattern=r"^[\w.@+-]*$")] = ""
-    """The user that etcd knows."""
+    """The etcd user."""
     etcd_password_file: FilePath | None = None
-    """A file that holds its password."""
+    """A file with the password of the etcd user."""
     etcd_wait_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 30.0
-    """How long a start waits for an etcd that does not answer, where nothing was served before."""
+    """How long a start without a local copy waits for an etcd that does not answer."""
     history_max: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
-    """Revisions that can be read again, compared and rolled back to, at most."""
+    """Maximum revisions that are kept, to be read, compared and rolled back to."""
     history_s: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 30 * 86_400.0
-    """How long a revision can be read again."""
+    """How long a revision is kept."""
 
 
 class ApiSettings(_Section):
-    """The push API: gRPC on a port of its own, REST on the admin port."""
+    """The push API: gRPC on its own port, REST on the admin port."""
 
     listen: OptionalAddress = Address("127.0.0.1", 18001)
-    """Where the gRPC push API is served: HOST:PORT, or off."""
+    """The address of the gRPC push API: HOST:PORT, or off."""
     rest: bool = True
     """Serve the REST push API on the admin port, under /v1."""
     hosts: HostNames = ()
-    """Names by which the REST push API may be asked, beside localhost, admin's own host and IP addresses; * for any."""
+    """Host names that requests to the REST push API may use, besides localhost, admin's host and IPs; * for any."""
     token_file: FilePath | None = None
-    """A file that holds the token which callers of the push API must show; read again when it changes."""
+    """A file with the token that clients of the push API must send; reloaded when it changes."""
     insecure: bool = False
-    """Allow the push API on an address other than loopback without TLS and a token: anyone there may change all."""
+    """Allow the push API beyond loopback without TLS and a token: anyone who can connect can change everything."""
     tls_cert: FilePath | None = None
     """PEM file of the certificate chain of the push API and the admin port."""
     tls_key: FilePath | None = None
-    """PEM file of its private key, unencrypted."""
+    """PEM file of that certificate's private key, unencrypted."""
     body_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 64 * MIB
-    """The largest request body taken."""
+    """The largest request body accepted."""
     intake_bytes_max: Annotated[int, Field(ge=64 * 1024, le=16 * 1024 * MIB)] = 128 * MIB
-    """Bytes of request bodies taken in at once, at least one body's; more wait for 30 s at most. Each costs several."""
+    """Bytes of request bodies handled at once, in several times the memory; at least one body. Others wait up to 30 s."""
     body_timeout_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
     """How long a request body may take to arrive."""
 
@@ -224,15 +221,15 @@ class Settings(BaseSettings):
     directory: FilePath | None = None
     """The directory whose resources are served."""
     listen: ListenAddress = Address("127.0.0.1", 18000)
-    """Where xDS is served: HOST:PORT, [IPv6]:PORT (port 0: any free one) or unix:/PATH."""
+    """The address of the xDS port: HOST:PORT, [IPv6]:PORT (port 0: any free one) or unix:/PATH."""
     admin: OptionalAddress = Address("127.0.0.1", 19000)
-    """Where /healthz, /readyz and /metrics are served: HOST:PORT, or off."""
+    """The address of the admin port, with /healthz, /readyz and /metrics: HOST:PORT, or off."""
     insecure_xds: bool = False
-    """Allow serving other machines without TLS: whoever can connect reads all, private keys of secrets included."""
+    """Allow xDS beyond loopback without TLS: anyone who can connect can read everything, private keys included."""
     reflection: bool = False
-    """Serve gRPC reflection, for grpcurl and its like."""
+    """Serve gRPC reflection, for grpcurl and similar tools."""
     csds: bool = False
-    """Serve CSDS on the xDS port: whoever can connect sees every node of every group, and all it has but secrets."""
+    """Serve CSDS on the xDS port: anyone who can connect sees every node, and all its resources but secrets."""
     tls: TlsSettings = TlsSettings()
     log: LogSettings = LogSettings()
     protocol: ProtocolSettings = ProtocolSettings()
@@ -255,7 +252,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what the constructor is given and nothing else; ``xds.cli.settings`` reads the environment."""
+        """Use the constructor's arguments only; ``xds.cli.settings`` reads the environment."""
         return (init_settings,)
 
     @model_validator(mode="after")
@@ -383,7 +380,7 @@ def _unreadable(path: Path) -> str:
 
 
 def _pem_problems(cert: Path, key: Path, client_ca: Path | None) -> Iterator[tuple[SettingPath, str]]:
-    import ssl  # only who has TLS pays for it
+    import ssl  # imported only with TLS
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -403,9 +400,9 @@ def _pem_problems(cert: Path, key: Path, client_ca: Path | None) -> Iterator[tup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingInfo:
-    """What a started server serves, and where.
+    """The addresses of a started server, and what it serves.
 
-    ``resources`` maps a group to short type name to count, of all that its nodes see.
+    ``resources`` maps a group and a short type name to the number of resources that the group's nodes see.
     """
 
     listen: Address

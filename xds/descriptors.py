@@ -1,20 +1,20 @@
-"""Room for as many connections as a process is to have: the limit of open files. It opens none."""
+"""Raises the limit of open files, and divides it among the ports' connections."""
 
 import os
 import resource
 from dataclasses import dataclass
 
 RESERVE = 64
-"""Descriptors that clients can't take: for the store, files that are read again, and what is open for a moment."""
+"""Descriptors that are kept from clients: for the store, files that are reloaded, and short-lived files."""
 RESERVE_PER_WORKER = 8
-"""For a worker process that is started: its channel, and pipes until it runs."""
+"""Descriptors per worker process that is started: its channel, and pipes until it runs."""
 ROOM_MIN = 12
-"""Connections that a port has even where the limit leaves no room for them."""
+"""The minimum connections of a port, even if the limit leaves no room for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRoom:
-    """How many connections each port of a process may have."""
+    """The maximum connections of each port of a process."""
 
     xds: int
     api: int
@@ -22,9 +22,9 @@ class ConnectionRoom:
 
 
 def make_room(needed: int) -> None:
-    """Raise the limit of open files, if it is lower, as far as the system allows; child processes inherit it.
+    """Raise the limit of open files to ``needed`` if it is lower; child processes inherit it.
 
-    Raises ValueError saying what to do where that is not enough.
+    Raises ValueError with what to do if the hard limit is lower.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = resource.RLIM_INFINITY
@@ -39,7 +39,7 @@ def make_room(needed: int) -> None:
 
 
 def make_all_room() -> int:
-    """Raise the limit of open files as far as the system allows; return what it is then."""
+    """Raise the limit of open files to the hard limit, and return that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -47,10 +47,10 @@ def make_all_room() -> int:
 
 
 def share_room(wanted: ConnectionRoom, *, workers: int = 0) -> ConnectionRoom:
-    """Return how many of the wanted connections each port of this process can have, all limits being raised.
+    """Raise the limit of open files, and return how many of the wanted connections each port of this process can have.
 
-    With ``workers`` these have the xDS port's. The limit of open files, less what is open and a reserve, is shared out:
-    however many clients there are, a worker can be replaced, and the store can open its files.
+    With ``workers``, the xDS connections are theirs and do not count here. The limit, less open files and a reserve, is
+    divided among the ports, so that a worker can be replaced and the store can open its files at any number of clients.
     """
     limit = make_all_room()
     if limit == resource.RLIM_INFINITY:
@@ -62,5 +62,5 @@ def share_room(wanted: ConnectionRoom, *, workers: int = 0) -> ConnectionRoom:
 
 
 def worker_room(wanted: int) -> int:
-    """Return how many of the wanted connections a worker process can have."""
+    """Return how many of the wanted xDS connections a worker process can have."""
     return share_room(ConnectionRoom(wanted, 0, 0)).xds

@@ -1,8 +1,8 @@
-"""Text of others as it is shown: what steers a terminal, or hides or reorders text, is escaped.
+"""Escapes untrusted text for display: characters that control a terminal, or that hide or reorder text.
 
-Node ids, authors, error texts and names of files come from whoever made them. ESC in them moves the cursor, U+202E
-turns what follows around, a line feed begins a line that looks like ours. What is kept and sent stays as it is: this is
-for tables, logs and pages, and for JSON and YAML, where the escapes are those of the format: they decode to the text.
+Node ids, authors, error texts and file names are untrusted. ESC moves the cursor, U+202E reverses what follows, a line
+feed starts a line that looks like ours. Stored and sent text is not changed. Tables, logs and pages use this, and JSON
+and YAML output, where the escapes are the format's own and decode to the same text.
 """
 
 import json
@@ -17,7 +17,7 @@ _HIDDEN_CLASS = (
     r"\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     r"\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     r"\U000e0000-\U000e0fff"
-    r"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # letters and marks that show nothing
+    r"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # letters and marks that are invisible
 )
 HIDDEN = re.compile(f"[{_HIDDEN_CLASS}]")
 _HIDDEN_BUT_LINE_FEED = re.compile(f"(?!\n)[{_HIDDEN_CLASS}]")
@@ -25,25 +25,25 @@ _HIDDEN_IN_YAML = re.compile(f"(?![\n\t])[{_HIDDEN_CLASS}]")
 
 
 def visible(text: str) -> str:
-    r"""Return the text on one line, with every hidden character as Python would write it: ``\x1b``, ``\u202e``, ``\n``.
+    r"""Return the text on one line, with hidden characters as Python escapes: ``\x1b``, ``\u202e``, ``\n``.
 
-    A backslash stays single, so that what is shown of plain text is that text.
+    A backslash is not doubled, so that plain text is shown as it is.
     """
     return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def visible_lines(text: str) -> str:
-    """Return a text of our own that has lines, as a traceback, whose parts may be of others."""
+    """Return a text of several lines, such as a traceback, with hidden characters other than line feeds escaped."""
     return "\n".join(map(visible, text.split("\n")))
 
 
 def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False, **options: Any) -> str:
-    """Return a value as JSON that decodes to the same value, hidden characters as its own escapes."""
+    """Return JSON that decodes to the same value, with hidden characters as JSON escapes."""
     return _HIDDEN_BUT_LINE_FEED.sub(_json_escape, json.dumps(value, indent=indent, ensure_ascii=ascii_only, **options))
 
 
 def yaml_text(value: Any) -> str:
-    """Return a value as YAML that is read as the same value, hidden characters as its own escapes."""
+    """Return YAML that decodes to the same value, with hidden characters as YAML escapes."""
     import yaml
 
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -57,7 +57,7 @@ def yaml_text(value: Any) -> str:
 
 
 def escaping_dumper() -> Any:
-    """Return a Dumper of PyYAML's that quotes and escapes text which has hidden characters; slower than others."""
+    """Return a PyYAML dumper that quotes and escapes text with hidden characters. Slower than the C dumper."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -75,16 +75,16 @@ def escaping_dumper() -> Any:
 
 
 def cut(text: str, characters_max: int) -> str:
-    """Return the beginning of a text that is longer, and how long it is."""
+    """Return a text, or if it is longer than ``characters_max``, its beginning and its length."""
     if len(text) <= characters_max:
         return text
     return f"{text[:characters_max]}… ({len(text):,} characters)"
 
 
 def bounded(fields: Mapping[str, Any], *, value_characters_max: int, line_characters_max: int) -> dict[str, Any]:
-    """Return an event's fields so that each, and all of them together, show at most about so many characters.
+    """Return an event's fields cut to the maximum characters of each value and, about, of the line.
 
-    What is no text, and too long, becomes text: the beginning of its JSON.
+    A value that is too long and not text is replaced by the beginning of its JSON.
     """
     shown = {key: _bounded(value, value_characters_max) for key, value in fields.items()}
     if sum(len(_as_text(value)) for value in shown.values()) > line_characters_max:

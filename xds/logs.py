@@ -1,7 +1,7 @@
-"""How logs look: one line per event on stderr, for people or as JSON. It does not know what is logged.
+"""Configures logging: one line per event on stderr, as text or as JSON.
 
-Everything goes through ``logging``, so that uvicorn, watchfiles and asyncio come out the same way. What is under
-``xds`` is shown from the level set; the others from warning on, with ``debug`` from info on.
+Everything goes through ``logging``, so that uvicorn, watchfiles and asyncio log in the same format. The logger ``xds``
+has the configured level, the others ``warning``, or ``info`` if that level is ``debug``.
 """
 
 import logging
@@ -21,20 +21,20 @@ Format = Literal["auto", "console", "json"]
 
 VALUE_CHARACTERS_MAX, LINE_CHARACTERS_MAX = 4_000, 16_000
 TRACE_CHARACTERS_MAX = 12_000
-"""Of a traceback the end is kept, where the error is."""
+"""A longer traceback loses its beginning, as the error is at its end."""
 
 _QUOTED = " \t=\r\n\"'"
-"""Values with one of these are shown by structlog as Python literals, which escape all else too."""
+"""structlog shows values with one of these as Python literals, which are escaped."""
 _TRACES = {"exception", "stack"}
 
 
 def is_json(form: Format, stream: TextIO | None = None) -> bool:
-    """Say whether this format means JSON lines on the stream (default: stderr)."""
+    """Return whether this format means JSON lines on the stream (default: stderr)."""
     return form == "json" or (form == "auto" and not _is_terminal(stream or sys.stderr))
 
 
 def configure_logging(*, level: Level = "info", form: Format = "auto", stream: TextIO | None = None) -> None:
-    """Set up structlog and ``logging`` for the whole process, in place of what was set up before.
+    """Set up structlog and ``logging`` for the whole process, replacing any previous setup.
 
     ``stream`` is stderr by default. Colours are used on a terminal unless ``NO_COLOR`` is set.
     """
@@ -79,14 +79,14 @@ def _renderers(*, json: bool, colors: bool) -> list[Processor]:
 
 
 def _bound(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Keep a line's length within what a reader, and a log's shipper, can take, whatever a peer sends."""
+    """Limit the length of a line, whatever a peer sends, for readers and log shippers."""
     traces = {key: event.pop(key)[-TRACE_CHARACTERS_MAX:] for key in _TRACES & event.keys()}
     shown = bounded(event, value_characters_max=VALUE_CHARACTERS_MAX, line_characters_max=LINE_CHARACTERS_MAX)
     return shown | traces
 
 
 def _escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Keep what a peer sent, as the text of a NACK, from starting lines of its own or steering the terminal."""
+    """Keep text of a peer, such as a NACK's message, from starting new lines or controlling the terminal."""
     for key, value in event.items():
         quoted = key != "event" and isinstance(value, str) and not set(value).isdisjoint(_QUOTED)
         if key in _TRACES:

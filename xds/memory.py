@@ -1,4 +1,4 @@
-"""Memory of a process that serves streams: the garbage collector and the C library's allocator. It knows no streams.
+"""Settings of Python's garbage collector and of the C library's allocator for a process that serves streams.
 
 Figures: ARCHITECTURE.md, "Memory".
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 
 YOUNG_MAX = 10_000
 COLLECTIONS_MAX = (20, 100)
-"""Python's own limits (700, 10, 10) look through everything each time that a quarter more has come: with 16,000 streams
-in a process that stops it for 0.2 s. What streams leave behind is nearly all freed by its last reference, and cycles
-die young."""
+"""Thresholds of the garbage collector. With Python's own (700, 10, 10), a full collection runs whenever the number of
+objects has grown by a quarter, and takes 0.2 s with 16,000 streams in a process. Nearly all objects of closed streams
+are freed by reference counting, and cycles die young."""
 
 GROWTH_BYTES_MIN = 4 * 1024 * 1024
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -24,12 +24,12 @@ MMAP_BYTES = 32 * 1024
 
 
 def hold_collection() -> None:
-    """Look for no garbage until memory is settled: nothing of what is read at the start is any."""
+    """Disable garbage collection until ``settle_memory``: nothing that is loaded at the start is garbage."""
     gc.disable()
 
 
 def settle_memory() -> None:
-    """Leave alone what is there to stay, and have what comes later looked through seldom."""
+    """Exempt the present objects from garbage collection, and collect later ones rarely."""
     gc.enable()
     gc.collect()
     gc.freeze()
@@ -37,19 +37,19 @@ def settle_memory() -> None:
 
 
 def return_holes() -> None:
-    """Give back to the system what is free between what is not, pages of it. Of the GNU C library, as below.
+    """Return free pages inside the heap to the system. Works with the GNU C library; elsewhere it does nothing.
 
-    It looks through all that is free: 0.3 to 5 ms.
+    Takes 0.3 to 5 ms, as it visits all free memory.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class HoleWatch:
-    """Gives holes back once the process has grown since that was done last. It looks rarely.
+    """Calls ``give_back`` when the process has grown by 4 MB and a sixteenth since the last call.
 
-    Thousands of clients that come and go leave their memory free in pieces: 30 MB of it stayed with a server of 1,000
-    streams. A fleet that grows is looked through once for each sixteenth that it grows by.
+    Thousands of clients that connect and disconnect leave free memory in pieces: 30 MB of it stayed with a server of
+    1,000 streams.
     """
 
     def __init__(self, *, every_s: float = 10.0, give_back: Callable[[], None] = return_holes) -> None:
@@ -58,7 +58,7 @@ class HoleWatch:
         self._least_bytes = resident_bytes()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look from now on, for as long as the loop runs."""
+        """Call ``look`` every ``every_s`` seconds, as long as the loop runs."""
 
         def again() -> None:
             loop.call_later(self._every_s, again)
@@ -67,7 +67,7 @@ class HoleWatch:
         loop.call_later(self._every_s, again)
 
     def look(self) -> None:
-        """Give holes back if there may be some."""
+        """Call ``give_back`` if the process has grown enough."""
         size = resident_bytes()
         if size - self._least_bytes > max(GROWTH_BYTES_MIN, size // 16):
             self._give_back()
@@ -77,7 +77,7 @@ class HoleWatch:
 
 
 def resident_bytes() -> int:
-    """Return how much memory of the process is resident; 0 where the system does not tell (it is Linux's ``/proc``)."""
+    """Return the resident memory of the process in bytes, 0 on systems without Linux's ``/proc``."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
@@ -85,10 +85,11 @@ def resident_bytes() -> int:
 
 
 def return_large_blocks() -> None:
-    """Have large blocks given back to the system when they are freed. Of the GNU C library; elsewhere it does nothing.
+    """Return large blocks to the system when they are freed. Works with the GNU C library; elsewhere it does nothing.
 
-    That library stops doing so once it has freed a few, and requests and responses of hundreds of kilobytes then leave
-    holes between what is small and stays: 17 KB a stream after 4,000 of them came with 5,000 clusters, instead of 6.
+    By default that library stops returning them after it has freed a few. Requests and responses of hundreds of
+    kilobytes then leave holes among small objects: 17 KB per stream, instead of 6, after 4,000 streams connected with
+    5,000 clusters each.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

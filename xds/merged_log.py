@@ -1,8 +1,8 @@
-"""Log lines that a client can cause as often as it likes: like ones are merged and counted.
+"""A rate-limited log for events that clients can cause at will: similar lines are merged and counted.
 
-Of a kind, the first few within a window are logged as they come. The others are counted; at the window's end the last
-of them is logged with ``count``, how many lines it stands for. So a flood costs a dictionary look-up an event, and the
-log grows by a bounded number of lines a minute.
+The first lines of a kind within a window are logged at once. The others are counted; at the end of the window the last
+one is logged with ``count``, the number of lines that it stands for. An event of a flood costs one dictionary look-up,
+and the log grows by a bounded number of lines per minute.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ KINDS_MAX = 1_000
 
 @dataclass(slots=True)
 class _Window:
-    """Lines of one kind since ``began_at``: how many were logged, how many are counted, and the last of these."""
+    """The lines of one kind since ``began_at``: how many were logged and counted, and the last one counted."""
 
     event: str
     level: str
@@ -34,7 +34,7 @@ class _Window:
 class MergedLog:
     """Logs to ``log``, a structlog logger, at most ``lines_max`` + 1 lines of a kind within ``window_s``.
 
-    Of more than ``kinds_max`` kinds, the one longest unseen ends its window early.
+    If there are more than ``kinds_max`` kinds, the oldest window ends early.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class MergedLog:
         self._windows: OrderedDict[Hashable, _Window] = OrderedDict()
 
     def warning(self, event: str, *, kind: Hashable = (), **fields: Any) -> None:
-        """Log a warning. Lines are alike where ``event`` and ``kind`` are equal, which must come from few values."""
+        """Log a warning. Lines with equal ``event`` and ``kind`` are merged; both must have few distinct values."""
         self._take("warning", event, kind, fields)
 
     def error(self, event: str, *, kind: Hashable = (), **fields: Any) -> None:
@@ -62,7 +62,7 @@ class MergedLog:
         self._take("error", event, kind, fields)
 
     def flush(self) -> None:
-        """End every window now, as before an exit."""
+        """End every window now; call it before an exit."""
         while self._windows:
             self._end(next(iter(self._windows)))
 
@@ -90,7 +90,7 @@ class MergedLog:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return  # the next line of the kind ends it, or ``flush``
+            return  # the next line of the kind ends the window, or ``flush``
         loop.call_later(window.began_at + self._window_s - self._clock(), self._end_if, key, window)
 
     def _end_if(self, key: Hashable, window: _Window) -> None:
@@ -104,4 +104,4 @@ class MergedLog:
 
 
 peers_log = MergedLog(structlog.get_logger("xds"))
-"""Where everything is logged that a peer can cause as often as it likes."""
+"""The log for all events that a peer can cause at will."""

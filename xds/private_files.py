@@ -1,6 +1,6 @@
-"""Files and directories that only their owner can read: stores hold private keys, and reports name nodes.
+"""Creates files and directories that only their owner can read: stores hold private keys, and reports name nodes.
 
-The mode is given when a file is made, so there is no moment at which others can open it. The umask can only narrow it.
+The mode is set when a file is created, so others can't open it at any moment. The umask can only narrow it.
 """
 
 import logging
@@ -16,7 +16,7 @@ _OTHERS = 0o077
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its missing parents with mode 0700. Those that exist stay as they are. Raises OSError."""
+    """Create a directory and its missing parents with mode 0700. Existing ones are not changed. Raises OSError."""
     if path.is_dir():
         return
     if path.parent != path:
@@ -29,25 +29,25 @@ def make_directory(path: Path) -> None:
 
 
 def make_empty(path: Path) -> None:
-    """Make an empty file with mode 0600 unless there is one. Raises OSError."""
+    """Create an empty file with mode 0600 unless it exists. Raises OSError."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
 
 
 def open_private(path: Path, mode: str = "wb") -> IO[Any]:
-    """Open a file to write it; one that is new has mode 0600. Raises OSError."""
+    """Open a file for writing; a new one has mode 0600. Raises OSError."""
     encoding = None if "b" in mode else "utf-8"
     return open(path, mode, encoding=encoding, opener=_open)
 
 
 def open_replacement(path: Path) -> IO[bytes]:
-    """Open a new file with mode 0600, in place of what was left there by a process that was killed. Raises OSError."""
+    """Open a new file with mode 0600, replacing one that a killed process left. Raises OSError."""
     path.unlink(missing_ok=True)
     return open(path, "xb", opener=_open)
 
 
 def tighten(path: Path, mode: int = FILE_MODE) -> None:
-    """Take from others what they may do with a file of ours, or a directory, and log that; or log that it failed."""
+    """Remove other users' permissions on a file or directory, and log that, or that it failed."""
     with suppress(OSError):
         found = stat.S_IMODE(path.stat().st_mode)
         if not found & _OTHERS:

@@ -1,4 +1,4 @@
-"""What operators read in the log: events of streams, faults of ours, what was applied. It knows no streams."""
+"""Logs for operators: events of streams, bugs of this server, applied changes."""
 
 from collections import Counter
 from itertools import islice
@@ -31,7 +31,7 @@ def log_degraded(text: str) -> None:
 
 
 def log_fault(error: Exception) -> None:
-    """Log a bug of ours that ended a stream. Like ones are merged: what causes it once may cause it again and again."""
+    """Log a bug of ours that ended a stream. Similar ones are merged, as a client may cause one repeatedly."""
     peers_log.error(
         "a stream was ended by a bug in this server; please report it",
         kind=type(error).__name__,
@@ -46,7 +46,7 @@ def log_published(published: Published) -> None:
 
 
 def log_event(event: Event) -> None:
-    """Log what happened on a stream. Clients cause these, so like ones are merged."""
+    """Log an event of a stream. Similar ones are merged, as clients cause them."""
     node = event.node_id[:200]
     if isinstance(event, Refused):
         peers_log.warning("refused", kind=event.status, node=node, status=event.status, message=event.message[:500])

@@ -1,4 +1,4 @@
-"""The process that ``xds serve`` runs: store, publisher, directory and push API around a control plane, to its end."""
+"""The server process of ``xds serve``: a control plane with store, publisher, directory and push API."""
 
 import asyncio
 import contextlib
@@ -46,8 +46,9 @@ async def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; return the process's exit code.
 
-    ``announce`` is told once what is served; ``progress`` how many bytes of how many are read. Raises BindError,
-    StoreError where nothing can be served, and ChangesetRejectedError when the directory can't be served at first.
+    ``announce`` is called once serving begins; ``progress`` with the bytes of the directory read so far and in all.
+    Raises BindError, StoreError if nothing can be served, and ChangesetRejectedError if the directory can't be served
+    at the start.
     """
     return_large_blocks()
     hold_collection()
@@ -76,7 +77,7 @@ async def serve(
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         control_plane.refusing_because = lambda: store.refusing
         settle_memory()
-        # It takes a while to load, and the workers take as long to start: on another core.
+        # The push API takes a while to load; meanwhile the workers start on another core.
         _, (rest, api, token) = await asyncio.gather(
             control_plane.start(), asyncio.to_thread(_push_api, control_plane, publisher)
         )
@@ -96,9 +97,9 @@ async def serve(
 
 
 class Reloading:
-    """What SIGHUP does: files whose changes are followed anyway are read again, changed or not, and it is logged.
+    """Handles SIGHUP: reloads the watched files, whether they have changed or not, and logs it.
 
-    One that comes before ``begin`` is answered then.
+    A SIGHUP before ``begin`` is handled then.
     """
 
     def __init__(self) -> None:
@@ -114,7 +115,7 @@ class Reloading:
         self._is_asked = True
 
     def begin(self, control_plane: App, api: "GrpcApi", token: "Token", *, follows_directory: bool) -> None:
-        """From now on, reload at once."""
+        """Reload at once from now on, and now if SIGHUP has arrived already."""
 
         def work() -> None:
             log.info("reloading, as SIGHUP asks")
@@ -135,7 +136,7 @@ class Reloading:
 
 
 def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, Token]":
-    """Load and make the push API in both its forms; the first, an ASGI app, is None where the settings say so."""
+    """Import and create the push API: REST as an ASGI app, None if it is off, then gRPC and its token."""
     from xds.api.grpc_api import GrpcApi, GrpcLimits
     from xds.api.intake import Intake
     from xds.api.operations import Operations
@@ -209,7 +210,7 @@ async def _until_ended(
     rereading: Rereading,
     due: Change | None,
 ) -> None:
-    """Publish what is due, follow the directory until the process is to end, then drain."""
+    """Publish the due change, follow the directory until the process is to end, then drain."""
     stop = asyncio.Event()
     HoleWatch().start(asyncio.get_running_loop())
     following: asyncio.Task[None] | None = None
@@ -224,12 +225,12 @@ async def _until_ended(
     await _unless_asked_again(control_plane.drain())
     stop.set()
     if following is not None:
-        following.cancel()  # it may be trying, again and again, to have a store that is away keep a change
+        following.cancel()  # it may be retrying a change on a store that is unavailable
         await asyncio.gather(following, return_exceptions=True)
 
 
 async def _unless_ended(reading: Coroutine[Any, Any, T], ending: asyncio.Event) -> T | None:
-    """Return what is read, or None as soon as the process is to end; a thread that reads is left to itself then."""
+    """Return the result, or None as soon as the process is to end; a reading thread is then left running."""
     read, ended = asyncio.create_task(reading), asyncio.create_task(ending.wait())
     await asyncio.wait((read, ended), return_when=asyncio.FIRST_COMPLETED)
     ended.cancel()
@@ -249,7 +250,7 @@ def _ending_signals() -> asyncio.Event:
 
 
 async def _unless_asked_again(draining: Awaitable[None]) -> None:
-    """Wait for the end of draining, or for a second signal, which means at once."""
+    """Wait for the end of draining, or for a second signal, which ends it at once."""
     again = _ending_signals()
     tasks = (asyncio.ensure_future(draining), asyncio.create_task(again.wait()))
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -259,7 +260,7 @@ async def _unless_asked_again(draining: Awaitable[None]) -> None:
 
 
 class _FollowedDirectory:
-    """Publishes every change of the directory until told to stop; whatever happens, what is served stays served."""
+    """Publishes every change of the directory until ``stop`` is set. After any error, what is served stays served."""
 
     def __init__(
         self,
@@ -275,7 +276,7 @@ class _FollowedDirectory:
         self._untaken: Change | ChangesetRejectedError | None = due
 
     async def follow(self) -> None:
-        """Do so, beginning with what was read and not published yet: the reader tells it no second time."""
+        """Follow the directory, beginning with a change that was read and not published: it is not reported again."""
         pause_s = WATCH_RETRY_MIN_S
         while not self._stop.is_set():
             try:
@@ -301,7 +302,7 @@ class _FollowedDirectory:
 
 
 async def _take(control_plane: App, publisher: Publisher, outcome: Change | ChangesetRejectedError) -> None:
-    """Publish one change of the directory, or say what is wrong with it."""
+    """Publish a change of the directory, or log its problems."""
     try:
         if isinstance(outcome, ChangesetRejectedError):
             raise outcome
@@ -314,7 +315,7 @@ async def _take(control_plane: App, publisher: Publisher, outcome: Change | Chan
 
 
 async def _publish_at_last(publisher: Publisher, change: Change) -> None:
-    """Publish a change; where the store can't keep it, try again."""
+    """Publish a change, retrying until the store accepts it."""
     pause_s = WATCH_RETRY_MIN_S
     while True:
         try:
@@ -326,10 +327,12 @@ async def _publish_at_last(publisher: Publisher, change: Change) -> None:
             pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
 
 
-async def _publish_first(control_plane: App, publisher: Publisher, changeset: Changeset | None) -> Change | None:
-    """Publish what a start begins with; return it if the store can't keep it now, where something was served before.
+async def _publish_first(
+    control_plane: App, publisher: Publisher, changeset: Changeset | None
+) -> Change | None:
+    """Publish the directory's content at a start, or its absence. Return the change if it has to be retried later.
 
-    A restart while the store is away serves on with that, as a server that runs does.
+    That is if the store is unavailable and has content from before, which is served meanwhile.
     """
     if changeset is not None:
         change = change_of_directory(changeset)

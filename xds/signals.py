@@ -1,8 +1,8 @@
-"""Which signals end a server process, and which do not.
+"""Which signals a server process handles and which it ignores.
 
-SIGTERM and SIGINT drain, SIGHUP reloads. What by default ends a process although nobody means to end it by that, as
-SIGUSR1 of a script that rotates logs, is ignored. SIGQUIT, SIGABRT and the signals of faults keep their meaning, as do
-those that stop and continue a process.
+SIGTERM and SIGINT drain, SIGHUP reloads. Signals that end a process by default but are sent for other reasons, such as
+SIGUSR1 from a script that rotates logs, are ignored. SIGQUIT, SIGABRT, fault signals, and those that stop and continue
+a process keep their default meaning.
 """
 
 import signal
@@ -14,26 +14,28 @@ HARMLESS = frozenset(
     {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
     | {number for number in signal.valid_signals() if signal.SIGRTMIN <= number <= signal.SIGRTMAX}
 )
-"""Those that are ignored in every process of a server."""
+"""Signals that every process of a server ignores."""
 ORDERS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-"""Those that are for the parent alone, which passes on what they mean; service managers send them to all processes."""
+"""Signals that only the parent handles; it then messages the workers. Service managers send them to all processes."""
 
 
 def ignore_in_parent() -> None:
-    """Ignore the harmless ones, and SIGHUP until there is something to reload."""
+    """Ignore the harmless signals, and SIGHUP until there is something to reload."""
     _ignore(HARMLESS | {signal.SIGHUP})
 
 
 def ignore_in_worker() -> None:
-    """Ignore those too that are for the parent, and let go of what ``held`` kept from a worker as it started."""
+    """Ignore the harmless signals and those for the parent, then unblock what ``held`` blocked."""
     _ignore(HARMLESS | ORDERS)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HARMLESS | ORDERS)
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Have processes that are started meanwhile begin with these signals blocked: until they ignore them, they die of
-    them. Those that come to this process meanwhile are taken afterwards."""
+    """Block these signals, also for processes started meanwhile: they would die of them before they can ignore them.
+
+    Signals to this process are handled afterwards.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HARMLESS | ORDERS)
     try:
         yield
