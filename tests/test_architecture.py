@@ -1,4 +1,4 @@
-"""The structure of ``xds/``, read from its source: who may import whom, how large things are, what they are called.
+"""The structure of ``xds/``, read from its source: imports between modules, sizes, names.
 
 Nothing of the product is imported here. ``ARROWS`` is the picture of the whole; to change it is a change of design.
 """
@@ -76,7 +76,7 @@ ARROWS: dict[str, set[str]] = {
     "embed": {"app", "model", "schema", "sources.inline", "address", "config", "transport.pool", "version"},
     "": set(),
 }
-"""Each part of ``xds`` to the parts, or single modules, it may import besides itself; "" is ``xds/__init__.py``."""
+"""Each part of ``xds`` to the parts, or single modules, that it may import; "" is ``xds/__init__.py``."""
 
 PURE = ("model", "protocol", "schema")
 IMPURE = {
@@ -84,9 +84,9 @@ IMPURE = {
     *("threading", "socket", "socketserver", "ssl", "http", "urllib.request", "time", "datetime", "random", "secrets"),
     *("uuid", "os", "io", "shutil", "tempfile", "pathlib", "logging", "ctypes", "mmap", "fcntl", "importlib"),
 }
-"""I/O, clocks, chance and concurrency, which pure parts are given from outside or do not need."""
+"""I/O, clocks, randomness and concurrency, which pure parts must not import."""
 PACKAGED_FILES = ("schema", "importlib.resources")
-"""The one pure part that reads a file, the packaged descriptors, and by what."""
+"""The only pure part that reads a file, the packaged descriptors, and the module that it imports for that."""
 
 THIRD_PARTY: dict[str, set[str]] = {
     "fastapi": {"api"},
@@ -111,7 +111,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "watchfiles": {"sources"},
     "yaml": {"escaping", "sources", "cli"},
 }
-"""Each library to the parts that may import it: what is outside our reason to exist stays at one edge."""
+"""Each library to the parts that may import it."""
 
 ONE_WRITER = ("model", "protocol", "publishing", "store", "serving", "sources", "transport")
 """The parts in which each mutable field is set by one module."""
@@ -131,12 +131,12 @@ LONG_FUNCTIONS: dict[str, str] = {
     "xds.cli.fleet.fleet": "as serve: a line for each option of the command",
     "xds.cli.serve.serve": "a line for each option of the command, of which typer makes the options and their help",
 }
-"""Functions above FUNCTION_LINES_MAX that may be (``xds.cli.serve.serve``), each with the reason."""
+"""Functions that may exceed FUNCTION_LINES_MAX (``xds.cli.serve.serve``), each with the reason."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement's target, and where it stands."""
+    """The target of an import, and its place."""
 
     target: str
     line: int
@@ -170,9 +170,9 @@ def modules() -> tuple[Module, ...]:
 
 
 def imports(module: Module) -> Iterator[Import]:
-    """Yield all that a module imports, wherever it stands, by absolute dotted name; ``from a import b`` gives a.b.
+    """Yield all imports of a module, at any place, by absolute dotted name; ``from a import b`` gives a.b.
 
-    What stands under ``TYPE_CHECKING`` is imported too.
+    Imports under ``TYPE_CHECKING`` count too.
     """
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
@@ -187,7 +187,7 @@ def imports(module: Module) -> Iterator[Import]:
 
 
 def own(target: str) -> str | None:
-    """Return the name below ``xds`` of the module that an import means, or None if it means none of ours."""
+    """Return the name below ``xds`` of an imported module, or None if it is not one of ours."""
     if target.split(".")[0] != "xds":
         return None
     parts = target.split(".")[1:]
@@ -237,7 +237,7 @@ def test_imports_follow_the_arrows() -> None:
 
 
 def circles() -> set[frozenset[str]]:
-    """Return the largest sets of modules each of which imports, by whatever way, all others of its set."""
+    """Return the largest sets of modules that import each other, directly or indirectly."""
     graph = {
         module.name: {
             target for found in imports(module) if (target := own(found.target)) is not None and target != module.name
@@ -259,7 +259,7 @@ def circles() -> set[frozenset[str]]:
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
-    """What only the type checker sees counts too: two modules that know each other's shape can't be read apart."""
+    """Imports for the type checker count too: modules that use each other's types can't be read separately."""
     problems = [" ↔ ".join(sorted(circle)) for circle in circles()]
     no_problems(problems, "Split off what both need, or have the lower one say in a Protocol what it needs.")
 
@@ -288,7 +288,7 @@ def test_pure_parts_call_nothing_that_reaches_out() -> None:
 
 
 def test_the_model_and_the_protocol_keep_nothing_in_their_modules() -> None:
-    """A cache of a module holds what one server's closed streams named for as long as the process lives."""
+    """A module-level cache would keep the data of closed streams until the process exits."""
     wrong = [
         f"{module.at(found.line)}: {found.target}"
         for module in modules()
@@ -302,7 +302,7 @@ def test_the_model_and_the_protocol_keep_nothing_in_their_modules() -> None:
 def test_each_mutable_field_is_written_by_one_module() -> None:
     """Constructors aside, a field is set by the module of its class, or by one that uses the class, not by several.
 
-    Fields are told apart by name: where a module has a class with a field of the same name, it sets its own.
+    Fields are identified by name: a module with a class that has a field of this name is taken to set its own.
     """
     problems = []
     for module in modules():
@@ -325,7 +325,7 @@ def _imported(module: Module) -> set[str | None]:
 
 @cache
 def _mutable_fields(module: Module) -> dict[str, bool]:
-    """Return the fields that can change of a module's classes, and whether their class sets them after the start."""
+    """Return the mutable fields of a module's classes, and whether their class sets them after the constructor."""
     found: dict[str, bool] = {}
     for node in ast.walk(module.tree):
         if not isinstance(node, ast.ClassDef) or "frozen=True" in "".join(map(ast.unparse, node.decorator_list)):
@@ -391,7 +391,7 @@ def test_answers_in_json_are_made_by_one_class_which_escapes_text_of_others() ->
 
 
 def test_files_are_written_where_only_their_owner_can_read_them() -> None:
-    """Calls that make a file or a directory with the mode that the umask leaves it."""
+    """Calls that create a file or directory with the mode that the umask allows."""
     making = re.compile(
         r"(^|\.)(write_text|write_bytes|mkdir|makedirs|touch|mkfifo|copy2|copyfile|copytree|savefig|TemporaryFile"
         r"|NamedTemporaryFile)$"
@@ -437,7 +437,7 @@ def test_functions_are_short() -> None:
     assert long.keys() == LONG_FUNCTIONS.keys(), "take out of LONG_FUNCTIONS what is short by now"
 
 
-def test_names_say_what_is_in_them() -> None:
+def test_names_are_not_vague() -> None:
     vague = re.compile(r"(^|_)(utils?|helpers?|managers?|common|misc)$", re.IGNORECASE)
     wrong = [f"{module.path.relative_to(ROOT)}" for module in modules() if vague.search(module.name.split(".")[-1])]
     for module in modules():
@@ -457,7 +457,7 @@ def test_every_module_says_what_it_is_for() -> None:
     no_problems(wrong, "Begin it with a docstring in whole sentences: what the module does.")
 
 
-def test_nothing_is_put_off() -> None:
+def test_no_todo_is_left() -> None:
     mark = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
     wrong = [
         f"{module.at(number)}: {line.strip()}"
@@ -474,7 +474,7 @@ OTHER_TASKS: dict[str, str] = {
     "xds.client.endpoints.EndpointStream.__init__": "what they raise is told to everybody who pushes",
     "xds.fleet.links._together": "awaited at once",
     "xds.server._unless_ended": "awaited at once",
-    "xds.server._unless_asked_again": "awaited at once",
+    "xds.server._until_second_signal": "awaited at once",
     "xds.serving.worker.ServingWorker._run": "a fault ends the process, which its parent logs, counts and replaces",
     "xds.sources.alarm.Alarm.__aenter__": "waits for one event, and can't fail",
     "xds.sources.alarm.Alarm._listen": "a fault is logged, and polling goes on until the next sweep begins another",
@@ -484,12 +484,12 @@ OTHER_TASKS: dict[str, str] = {
     "xds.transport.grpcio._Call.send_cohort": "one stream; a fault is reported and ends it",
     "xds.transport.grpcio._Call.ready": "one stream; a fault is reported and ends it",
 }
-"""Tasks that are not of ``xds.background``, by where they are begun, each with what becomes of it when it fails."""
+"""Tasks that ``xds.background`` does not run, by where they start, each with what happens if it fails."""
 TASK_STARTERS = {"create_task", "ensure_future", "Thread", "run_coroutine_threadsafe"}
 
 
 def test_every_background_task_is_looked_after() -> None:
-    """A task whose failure nobody sees is a silent end: begin it by ``Background``, or say here who sees it."""
+    """A failed task must not go unnoticed: run it with ``Background``, or list it here with what notices a failure."""
     found = {
         f"xds.{module.name}.{place}"
         for module in modules()
@@ -498,7 +498,9 @@ def test_every_background_task_is_looked_after() -> None:
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in TASK_STARTERS
-        and not (isinstance(node.func.value, ast.Name) and node.func.value.id == "group")  # a TaskGroup sees to its own
+        and not (
+            isinstance(node.func.value, ast.Name) and node.func.value.id == "group"
+        )  # a TaskGroup handles its own tasks
     }
     unexpected = sorted(found - OTHER_TASKS.keys())
     no_problems(unexpected, "Begin these tasks by Background.keep or Background.run, or add them to OTHER_TASKS.")
@@ -506,7 +508,7 @@ def test_every_background_task_is_looked_after() -> None:
 
 
 def _placed(tree: ast.AST, place: str = "") -> Iterator[tuple[str, ast.AST]]:
-    """Yield every node with the dotted name of the outermost function that it is in."""
+    """Yield every node with the dotted name of its outermost function."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef):
             yield from _placed(node, f"{place}.{node.name}" if place else node.name)

@@ -1,5 +1,4 @@
-"""Background tasks: whatever ends one is logged, counted and shown, and it is started again. Each of the product's own
-is ended here once."""
+"""Background tasks: one that ends is logged, counted, reported and restarted, and so is each of the product's own."""
 
 import asyncio
 import logging
@@ -35,11 +34,11 @@ A = Key("default", r.CLUSTER, "a")
 
 
 class BugError(Exception):
-    """A fault of ours."""
+    """A bug of ours."""
 
 
 def once(monkeypatch: pytest.MonkeyPatch, owner: object, method: str) -> Callable[[], bool]:
-    """Have a method fail the next time that it is called. Return what says whether it has."""
+    """Make the next call of a method fail. Return a function that returns whether it has."""
     work = getattr(owner, method)
     failed: list[bool] = []
 
@@ -220,7 +219,7 @@ async def test_history_is_shortened_after_a_fault(monkeypatch: pytest.MonkeyPatc
 
 
 class NoStreams:
-    """What the metrics are told of streams, where there are none."""
+    """The streams that the metrics read, of which there are none."""
 
     count = 0
 

@@ -17,7 +17,7 @@ SERVER = Address("127.0.0.1", 18000)
 
 
 def accepted(text: str, directory: Path, name: str = "bootstrap.yaml") -> None:
-    """Have a real Envoy check a bootstrap."""
+    """Validate a bootstrap with a real Envoy."""
     file = directory / name
     file.write_text(text, encoding="utf-8")
     argv = [envoy_binary(), "--mode", "validate", "-c", file, "--disable-hot-restart", "-l", "warning"]

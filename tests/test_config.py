@@ -91,7 +91,7 @@ def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: P
     assert "with its unencrypted key" in told(tls={"cert": pair.cert_path, "key": encrypted})
 
 
-def test_the_directory_must_be_one(tmp_path: Path) -> None:
+def test_the_directory_must_exist_and_be_a_directory(tmp_path: Path) -> None:
     assert Settings.model_validate({"directory": str(tmp_path)}).directory == tmp_path
     assert "does not exist" in told(directory=tmp_path / "none")
     file = tmp_path / "file"

@@ -11,7 +11,7 @@ WANTED = ConnectionRoom(xds=100_000, api=1_000, admin=1_000)
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch):
-    """Have the limit of open files leave so many for clients: ``limit(100)``."""
+    """Set the limit of open files so that it leaves a number for clients: ``limit(100)``."""
 
     def set_limit(free: int, workers: int = 0) -> None:
         used = len(os.listdir("/proc/self/fd"))

@@ -14,13 +14,13 @@ from xds import embed
 PAGE = Path(__file__).parent.parent / "docs" / "embedding.md"
 TIMEOUT_S = 30
 DATA_PLANE_S_OWN = "ignore:Using `@model_validator` with mode='after' on a classmethod:DeprecationWarning"
-"""What the generated code of envoy-data-plane 2.2 warns of when it is imported."""
+"""The warnings of envoy-data-plane 2.2 when it is imported."""
 BLOCK = re.compile(r"^```python\n(?P<source>.*?)^```\n(?:\n```text\n(?P<prints>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A block of Python, the heading it stands under, its first line on the page, and the text block right after it."""
+    """A block of Python, its heading, its first line on the page, and the text block right after it."""
 
     heading: str
     line: int
@@ -46,7 +46,7 @@ def test_every_block_of_python_is_a_program_that_runs() -> None:
 @pytest.mark.parametrize("program", programs(), ids=lambda program: program.heading.replace(" ", "-"))
 def test_program_prints_what_the_page_says(program: Program, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
-    script.write_text("\n" * program.line + program.source)  # so that a traceback gives the line of the page
+    script.write_text("\n" * program.line + program.source)  # so that a traceback shows the line on the page
     command = [sys.executable, "-P", "-X", "dev", "-W", "error", "-W", DATA_PLANE_S_OWN, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=tmp_path, check=False)
     assert done.stderr == ""

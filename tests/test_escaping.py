@@ -1,4 +1,4 @@
-"""Text of others as it is shown: nothing hidden is left, and JSON and YAML are read back as the same values."""
+"""Escaped text has no hidden characters, and escaped JSON and YAML decode to the same values."""
 
 import json
 import sys

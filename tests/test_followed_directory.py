@@ -1,4 +1,4 @@
-"""What ``xds serve`` does with changes of its directory when something else fails."""
+"""``xds serve`` publishes changes of its directory although other things fail."""
 
 import asyncio
 from pathlib import Path
@@ -23,7 +23,7 @@ from xds.store.memory import MemoryStore
 async def test_a_change_that_a_fault_kept_from_being_published_is_published_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader tells each change once: what was told and failed must not be forgotten."""
+    """The reader reports each change once: one that failed to be published must not be lost."""
     monkeypatch.setattr("xds.server.WATCH_RETRY_MIN_S", 0.01)
     r.write_directory(tmp_path, [r.static_cluster("a", 1)])
     app = App(Settings(directory=tmp_path), checked=True)

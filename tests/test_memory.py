@@ -1,4 +1,4 @@
-"""Memory that clients leave free in pieces is given back, and looked for only when the process has grown."""
+"""Free pages inside the heap are returned to the system, and only after the process has grown."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from xds.memory import GROWTH_BYTES_MIN, HoleWatch, resident_bytes, return_holes
 
 
 class Process:
-    """What the system tells of a process, and what giving holes back does to it."""
+    """A process's resident memory, and the effect of returning free pages."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.size, self.floor, self.given_back = 100 * GROWTH_BYTES_MIN, 100 * GROWTH_BYTES_MIN, 0
@@ -31,21 +31,21 @@ def test_holes_are_given_back_once_a_process_has_grown(monkeypatch: pytest.Monke
     assert (process.given_back, process.size) == (1, process.floor)
 
 
-def test_what_is_in_use_is_looked_through_once_and_not_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_in_use_is_examined_once_per_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     process = Process(monkeypatch)
     watch = HoleWatch(give_back=process.give_back)
     process.size = process.floor = 200 * GROWTH_BYTES_MIN
     for _ in range(10):
         watch.look()
     assert process.given_back == 1
-    process.size = process.floor = 100 * GROWTH_BYTES_MIN  # it shrank by itself
+    process.size = process.floor = 100 * GROWTH_BYTES_MIN  # it shrank without a call
     watch.look()
     process.size = 150 * GROWTH_BYTES_MIN
     watch.look()
     assert process.given_back == 2
 
 
-def test_the_system_tells_what_is_resident() -> None:
+def test_resident_memory_is_read_from_the_system() -> None:
     before = resident_bytes()
     held = bytearray(64 * 1024 * 1024)
     assert resident_bytes() - before > 32 * 1024 * 1024
@@ -54,7 +54,7 @@ def test_the_system_tells_what_is_resident() -> None:
     assert resident_bytes() - before < 32 * 1024 * 1024
 
 
-async def test_it_looks_for_as_long_as_the_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_checked_as_long_as_the_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = asyncio.Event()
     process = Process(monkeypatch)
     watch = HoleWatch(every_s=0.01, give_back=looked.set)

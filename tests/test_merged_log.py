@@ -9,7 +9,7 @@ from xds.merged_log import MergedLog
 
 
 class Lines:
-    """Takes lines as a structlog logger does."""
+    """Records lines like a structlog logger."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, dict[str, Any]]] = []

@@ -65,7 +65,7 @@ def wheel(built: Built) -> Path:
 
 @pytest.fixture(scope="module", params=["sdist", "wheel"] if DIST else ["wheel"])
 def environment(built: Built, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """An environment that had nothing in it before the sdist or the wheel."""
+    """An environment into which only the sdist or the wheel is installed."""
     made = tmp_path_factory.mktemp("environment") / "venv"
     python = make_environment(made)
     run(UV, "pip", "install", "--quiet", "--python", python, getattr(built, request.param), cwd=made.parent)
@@ -93,7 +93,7 @@ def test_the_wheel_has_what_the_build_hook_makes_and_no_tests(wheel: Path) -> No
     assert not [name for name in names if "test" in name or "__pycache__" in name]
 
 
-def test_it_says_that_it_is_typed(wheel: Path) -> None:
+def test_it_is_marked_as_typed(wheel: Path) -> None:
     assert "xds/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 

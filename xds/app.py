@@ -26,7 +26,7 @@ from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
 
 BODY_GRACE_S = 2.0
-"""The push API answers a late request body itself; other requests are cut off so many seconds later."""
+"""Added to the push API's body time-out: it answers a late body itself, the admin port cuts off others after that."""
 
 
 class App:

@@ -182,7 +182,7 @@ class ApiSettings(_Section):
     body_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 64 * MIB
     """The largest request body accepted."""
     intake_bytes_max: Annotated[int, Field(ge=64 * 1024, le=16 * 1024 * MIB)] = 128 * MIB
-    """Bytes of request bodies handled at once, in several times the memory; at least one body. Others wait up to 30 s."""
+    """Bytes of request bodies handled at once, at least one body, in several times the memory. More wait up to 30 s."""
     body_timeout_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
     """How long a request body may take to arrive."""
 

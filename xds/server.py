@@ -218,11 +218,11 @@ async def _until_ended(
         directory = _FollowedDirectory(control_plane, publisher, reader, stop, rereading, due)
         following = control_plane.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
     elif due is not None:
-        following = control_plane.background.run("leave the directory", _publish_at_last(publisher, due))
+        following = control_plane.background.run("leave the directory", _publish_with_retries(publisher, due))
     await ending.wait()
     settings = control_plane.settings
     log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
-    await _unless_asked_again(control_plane.drain())
+    await _until_second_signal(control_plane.drain())
     stop.set()
     if following is not None:
         following.cancel()  # it may be retrying a change on a store that is unavailable
@@ -249,7 +249,7 @@ def _ending_signals() -> asyncio.Event:
     return ending
 
 
-async def _unless_asked_again(draining: Awaitable[None]) -> None:
+async def _until_second_signal(draining: Awaitable[None]) -> None:
     """Wait for the end of draining, or for a second signal, which ends it at once."""
     again = _ending_signals()
     tasks = (asyncio.ensure_future(draining), asyncio.create_task(again.wait()))
@@ -273,21 +273,21 @@ class _FollowedDirectory:
     ) -> None:
         self._control_plane, self._publisher = control_plane, publisher
         self._reader, self._stop, self._rereading = reader, stop, rereading
-        self._untaken: Change | ChangesetRejectedError | None = due
+        self._unpublished: Change | ChangesetRejectedError | None = due
 
     async def follow(self) -> None:
         """Follow the directory, beginning with a change that was read and not published: it is not reported again."""
         pause_s = WATCH_RETRY_MIN_S
         while not self._stop.is_set():
             try:
-                await self._take()
+                await self._publish_pending()
                 async for outcome in watch(
                     self._reader, stop=self._stop, on_degraded=log_degraded, rereading=self._rereading
                 ):
-                    self._untaken = (
+                    self._unpublished = (
                         outcome if isinstance(outcome, ChangesetRejectedError) else change_of_directory(outcome)
                     )
-                    await self._take()
+                    await self._publish_pending()
                     pause_s = WATCH_RETRY_MIN_S
             except Exception as error:
                 log.error("the directory can't be watched, trying again", error=repr(error), retry_s=pause_s)
@@ -295,18 +295,20 @@ class _FollowedDirectory:
                     await asyncio.wait_for(self._stop.wait(), pause_s)
                 pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
 
-    async def _take(self) -> None:
-        if self._untaken is not None:
-            await _take(self._control_plane, self._publisher, self._untaken)
-            self._untaken = None
+    async def _publish_pending(self) -> None:
+        if self._unpublished is not None:
+            await _publish_outcome(self._control_plane, self._publisher, self._unpublished)
+            self._unpublished = None
 
 
-async def _take(control_plane: App, publisher: Publisher, outcome: Change | ChangesetRejectedError) -> None:
+async def _publish_outcome(
+    control_plane: App, publisher: Publisher, outcome: Change | ChangesetRejectedError
+) -> None:
     """Publish a change of the directory, or log its problems."""
     try:
         if isinstance(outcome, ChangesetRejectedError):
             raise outcome
-        await _publish_at_last(publisher, outcome)
+        await _publish_with_retries(publisher, outcome)
     except ChangesetRejectedError as error:
         control_plane.note_rejected()
         log.error("change rejected, what was served stays served", problems=len(error.problems))
@@ -314,7 +316,7 @@ async def _take(control_plane: App, publisher: Publisher, outcome: Change | Chan
             log.error("problem", problem=str(problem))
 
 
-async def _publish_at_last(publisher: Publisher, change: Change) -> None:
+async def _publish_with_retries(publisher: Publisher, change: Change) -> None:
     """Publish a change, retrying until the store accepts it."""
     pause_s = WATCH_RETRY_MIN_S
     while True:

@@ -1,4 +1,4 @@
-"""A native server for all tests of a kind; after each test it must be as it was: serving, and without a fault."""
+"""A native server that tests share; after each test it must serve as before, without a fault."""
 
 from collections.abc import Iterator
 
@@ -16,6 +16,6 @@ def _shared() -> Iterator[NativeServer]:
 
 @pytest.fixture
 def server(_shared: NativeServer) -> Iterator[NativeServer]:
-    """A server with the product's own limits: cluster ``a``, secrets ``small`` and ``big`` (1 MiB)."""
+    """A server with the default limits: cluster ``a``, secrets ``small`` and ``big`` (1 MiB)."""
     yield _shared
     check_sound(_shared)

@@ -1,11 +1,11 @@
 """Fuzz the HTTP/2 connection: ``python tests/http2/fuzz.py --frames 1000000 [--seed N] [--only CONNECTION] [--live]``.
 
-Connections of a few to a few thousand frames each, in three ways: *faithful*, where the ``h2`` library is the client
-and raises at whatever the server says wrong; *sane*, frames that a client could send, in any order; and *wild*, among
-them frames of any content and damaged ones. With ``--live`` these go to a server process by TCP.
+Connections have a few to a few thousand frames each, of three kinds: *faithful*, where the ``h2`` library is the client
+and raises on any error of the server; *sane*, with frames that a client could send, in any order; and *wild*, with
+frames of random content and damaged ones. With ``--live`` these are sent to a server process over TCP.
 
-It ends with 1 and the seed that repeats it, if the connection raises an exception, says what it must not, leaks a
-stream, keeps memory, or is slow; and, for a faithful client, if it ends the connection or leaves a call unanswered.
+The exit code is 1, with the seed that repeats the run, if the connection raises an exception, sends what it must not,
+leaks a stream or memory, or is slow; for a faithful client, also if it ends the connection or a call has no answer.
 """
 
 import argparse
@@ -47,16 +47,16 @@ FRAMES_PER_CONNECTION = (5, 50, 500, 5_000)
 LIVE_BATCH = 20
 CHECKED_EVERY = 2_000
 STIRRED = 0.02
-"""How often the application does something by itself, per frame."""
+"""Spontaneous actions of the application, per frame."""
 ROOT = Path(__file__).parents[2]
 
 
 @dataclass(slots=True)
 class Tally:
-    """What was done, for whoever reads whether it was enough.
+    """Counts of what a run has covered.
 
-    ``frames`` are those that were made by chance, ``made`` says how, and what faithful clients did besides; ``ends``
-    counts connections by how they ended.
+    ``frames`` counts the random frames, ``made`` their kinds and the actions of faithful clients, ``ends`` the
+    connections by how they ended.
     """
 
     frames: int = 0
@@ -70,7 +70,7 @@ class Tally:
     written: Counter[str] = field(default_factory=Counter)
 
     def add(self, server: Application, frames: int, how: str) -> None:
-        """Count a connection that is over."""
+        """Count a connection that has ended."""
         self.connections += 1
         self.frames += frames
         self.streams += server.opened
@@ -78,7 +78,7 @@ class Tally:
         self.ends[how] += 1
 
     def text(self) -> str:
-        """Return the tally for a reader."""
+        """Return the counts as text."""
 
         def counted(counts: Counter[str]) -> str:
             return ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
@@ -98,7 +98,7 @@ Progress = Callable[[Tally], None]
 
 
 def limits_by(chance: random.Random) -> Http2Limits:
-    """Return limits from small to the product's own."""
+    """Return random limits, from small to the defaults."""
     return Http2Limits(
         streams_max=chance.choice((1, 10, 1_000, 10_000)),
         message_bytes_max=chance.choice((20_000, 1 << 20)),
@@ -109,7 +109,7 @@ def limits_by(chance: random.Random) -> Http2Limits:
 
 
 def receive(server: Application, data: bytes, tally: Tally) -> None:
-    """Hand bytes to the server, and see to it that it is done with them soon."""
+    """Pass bytes to the server, and check that it handles them quickly."""
     began = time.process_time()
     server.receive(data)
     spent_s = time.process_time() - began
@@ -122,7 +122,7 @@ def receive(server: Application, data: bytes, tally: Tally) -> None:
 
 
 def by_chance(chance: random.Random, tally: Tally, *, wild: bool) -> None:
-    """One connection of frames by chance, cut anywhere: mostly ones that a client may send, or mostly others."""
+    """A connection of random frames, split anywhere: mostly frames that a client may send, or mostly others."""
     server, sayer, watcher = Application(limits_by(chance)), Sayer(chance), Watcher()
     wildness = chance.choice((0.2, 0.5, 0.9) if wild else (0.0, 0.001, 0.01))
     most, frames = chance.choice(FRAMES_PER_CONNECTION[:2] if wild else FRAMES_PER_CONNECTION), 0
@@ -150,7 +150,7 @@ def by_chance(chance: random.Random, tally: Tally, *, wild: bool) -> None:
 
 
 def watch(server: Application, watcher: Watcher, tally: Tally) -> None:
-    """Look at what the server has written."""
+    """Check what the server has written."""
     server.check()
     if server.out:
         tally.written_bytes += len(server.out)
@@ -161,7 +161,7 @@ def watch(server: Application, watcher: Watcher, tally: Tally) -> None:
 
 
 def close(server: Application, tally: Tally) -> None:
-    """Lose the connection, and see that nothing is left."""
+    """Lose the connection, and check that nothing is left."""
     server.lost()
     server.lost()
     receive(server, p.PREFACE + p.settings_frame() + p.ping(), tally)
@@ -174,7 +174,7 @@ def close(server: Application, tally: Tally) -> None:
 
 
 class Faithful:
-    """A client on ``h2`` that keeps every rule, and a server that must serve it."""
+    """A client on ``h2`` that follows every rule, and a server that must serve it."""
 
     def __init__(self, chance: random.Random, tally: Tally) -> None:
         self.chance = chance
@@ -183,13 +183,13 @@ class Faithful:
         self.client = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.client.initiate_connection()
         self.server.out += self.server.limits.hello()
-        self.open: dict[int, int] = {}  # stream → bytes that are awaited on it
+        self.open: dict[int, int] = {}  # stream → expected bytes
         self.unread: dict[int, int] = {}
         self.frames = 0
         self.exchange()
 
     def run(self) -> None:
-        """Say what a client says, and then see that every call was answered whole."""
+        """Act as a client, then check that every call was answered in full."""
         acts = (
             self.call,
             self.say,
@@ -221,7 +221,7 @@ class Faithful:
         self.tally.add(self.server, 0, "faithful to the end")
 
     def exchange(self) -> None:
-        """Let both sides hear what the other has said, in pieces, until neither says more."""
+        """Exchange the bytes of both sides, in pieces, until neither sends more."""
         while True:
             said = self.client.data_to_send()
             while said:
@@ -257,7 +257,7 @@ class Faithful:
             self.open[number] = 0
 
     def say(self) -> None:
-        """Send a message that asks for some bytes, if windows allow; no more than the server keeps in mind."""
+        """Send a message that requests some bytes, if the windows allow it and the server does not queue too much."""
         if not self.open:
             return
         number = self.chance.choice(list(self.open))
@@ -281,7 +281,7 @@ class Faithful:
         return self.client.streams[number].state_machine.state.name in ("OPEN", "HALF_CLOSED_REMOTE")
 
     def read(self, *, everything: bool = False) -> None:
-        """Give back the credit of what was read: of one stream, some of it, or all."""
+        """Return credit for bytes read: of one stream, a part, or all."""
         for number in (
             list(self.unread) if everything else self.chance.sample(list(self.unread), min(1, len(self.unread)))
         ):
@@ -311,7 +311,7 @@ class Faithful:
             self.client.reset_stream(number, ErrorCodes.CANCEL)
 
     def tune(self) -> None:
-        """Change settings: one moves every window, one what the server may use of our table."""
+        """Change settings: the initial window, or the size of our header table."""
         sizes = {
             SettingCodes.INITIAL_WINDOW_SIZE: self.chance.choice((0, 10, 65_535, 1 << 20)),
             SettingCodes.HEADER_TABLE_SIZE: self.chance.choice((0, 100, 4_096, 1 << 16)),
@@ -319,14 +319,14 @@ class Faithful:
         self.client.update_settings({code: sizes[code] for code in self.chance.sample(list(sizes), 1)})
 
     def stop_or_go(self) -> None:
-        """Stop to read from the socket, or read again."""
+        """Stop reading from the socket, or resume."""
         if self.server.paused:
             self.server.resume()
         else:
             self.server.paused = self.chance.random() < 0.5
 
     def ping(self) -> None:
-        """Ask whether anybody is there."""
+        """Send a PING."""
         self.client.ping(self.chance.randbytes(8))
 
 
@@ -334,7 +334,7 @@ class Faithful:
 
 
 def live(server: NativeServer, frames: int, seed: int, progress: Progress = lambda tally: None) -> Tally:
-    """Send so many frames by chance over TCP, on as many connections as it takes."""
+    """Send a number of random frames over TCP, on as many connections as needed."""
     tally = Tally()
     while tally.frames < frames:
         number = tally.connections
@@ -351,7 +351,7 @@ def live(server: NativeServer, frames: int, seed: int, progress: Progress = lamb
                 tally.frames += LIVE_BATCH
             else:
                 if reading and not wildness:
-                    with contextlib.suppress(ConnectionError):  # it may be told that it went wrong, if not be ignored
+                    with contextlib.suppress(ConnectionError):  # the server may answer with an error, or ignore it
                         peer.settled()
         tally.ends[how] += 1
         tally.connections += 1
@@ -363,7 +363,7 @@ def live(server: NativeServer, frames: int, seed: int, progress: Progress = lamb
 
 
 def _live_frames(chance: random.Random, wildness: float) -> Callable[[Sayer], bytes]:
-    """Return what makes frames for one connection: xDS requests, whole and damaged, among what fuzzing is made of."""
+    """Return the frame generator of one connection, with whole and damaged xDS requests among the data."""
 
     def made(sayer: Sayer) -> bytes:
         if chance.random() < wildness:
@@ -383,7 +383,7 @@ def _live_frames(chance: random.Random, wildness: float) -> Callable[[Sayer], by
 
 
 def fuzz(frames: int, seed: int, *, only: int | None = None, progress: Progress = lambda tally: None) -> Tally:
-    """Fuzz in this process until so many frames were made by chance. Raises Fault, or what the connection raised."""
+    """Fuzz in this process until a number of random frames were sent. Raises Fault, or the connection's exception."""
     tally, number = Tally(), 0 if only is None else only
     memory = 0
     while tally.frames < frames and (only is None or number == only):
@@ -398,7 +398,7 @@ def fuzz(frames: int, seed: int, *, only: int | None = None, progress: Progress 
             raise
         number += 1
         if number % CHECKED_EVERY == 0:
-            memory = memory or memory_bytes()  # what all the caches need is there by the first time
+            memory = memory or memory_bytes()  # the first connection fills all caches
             check_kept(memory)
             progress(tally)
     check_kept(memory)
@@ -406,7 +406,7 @@ def fuzz(frames: int, seed: int, *, only: int | None = None, progress: Progress 
 
 
 def check_kept(before: int) -> None:
-    """Raise Fault if connections or streams are still held by something, or memory grew since it was ``before``."""
+    """Raise Fault if connections or streams are still referenced, or memory has grown since ``before``."""
     gc.collect()
     if LIVE:
         raise Fault(f"{len(LIVE)} connections and streams are kept, such as {next(iter(LIVE))!r}")
@@ -420,7 +420,7 @@ def memory_bytes() -> int:
 
 
 def report(tally: Tally, *, seed: int, took_s: float, growth_bytes: int, fault: str) -> dict[str, Any]:
-    """Return what is to be known of a run later."""
+    """Return a report of a run."""
     commit = subprocess.run(("git", "describe", "--always", "--dirty"), capture_output=True, text=True, cwd=ROOT)
     counts = {name: dict(getattr(tally, name).most_common()) for name in ("made", "ends", "written")}
     versions = {name: version(name) for name in ("h2", "hpack", "hyperframe", "uvloop")}
@@ -444,7 +444,7 @@ def report(tally: Tally, *, seed: int, took_s: float, growth_bytes: int, fault: 
 
 
 def main() -> int:
-    """Fuzz as the command line says; return the exit code."""
+    """Run the fuzzer from the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
@@ -462,7 +462,7 @@ def main() -> int:
 
     if arguments.live:
         with NativeServer(resources=[r.static_cluster("a", 1)], limits={"chores": 10**9}) as server:
-            live(server, 200, arguments.seed)  # so that all is there that it needs once
+            live(server, 200, arguments.seed)  # so that one-time allocations are done
             memory = server.memory_bytes()
             tally = live(server, arguments.frames, arguments.seed, progress)
             grown = server.memory_bytes() - memory

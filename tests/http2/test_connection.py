@@ -1,4 +1,4 @@
-"""The HTTP/2 connection without sockets: what fuzzing and reading found wrong with it, each as its shortest case."""
+"""The HTTP/2 connection without sockets: bugs that fuzzing and review found, each as its shortest case."""
 
 import hpack
 import pytest
@@ -16,7 +16,7 @@ from xds.transport.http2.limits import Http2Limits
 
 
 def test_settings_are_acknowledged_before_what_they_allow_and_moved_once():
-    """RFC 9113, 6.5.3. Of several values in a frame the last one counts, so that each stream is moved only once."""
+    """RFC 9113, 6.5.3. The last of several values in a frame counts, so each stream's window changes once."""
     talk = Talk((p.INITIAL_WINDOW_SIZE, 10))
     assert said(talk.open(1, ask_bytes=1_000))[-1] == ("Data", 1, 10)
     moved = talk.say(
@@ -26,7 +26,7 @@ def test_settings_are_acknowledged_before_what_they_allow_and_moved_once():
 
 
 def test_a_smaller_table_is_confirmed_by_the_next_header_block():
-    """RFC 7541, 4.2: a decoder whose table was made smaller may refuse blocks until the encoder has said so."""
+    """RFC 7541, 4.2: a decoder that reduced its table may refuse blocks until the encoder announces the new size."""
     talk = Talk((p.HEADER_TABLE_SIZE, 0), (p.HEADER_TABLE_SIZE, 4_096))
     first, second = talk.open(1, ask_bytes=0)[0], talk.open(3, ask_bytes=0)[0]
     assert (first.data[:1], first.data[1:]) == (b"\x20", second.data)
@@ -39,15 +39,15 @@ def test_a_smaller_table_is_confirmed_by_the_next_header_block():
 
 
 @pytest.mark.parametrize("length", ["9" * 19, "9" * 5_000, "-1", "", "1e3", "٣"])
-def test_a_content_length_that_is_none_ends_its_stream_alone(length: str):
-    """Python reads no number of more than 4,300 digits, and raises ValueError: it must not get out."""
+def test_an_invalid_content_length_ends_its_stream_alone(length: str):
+    """Python raises ValueError for numbers of more than 4,300 digits, which must not escape."""
     talk = Talk()
     assert codes(talk.say(talk.head(1, ("content-length", length)))) == [("RstStream", 1, p.PROTOCOL_ERROR)]
     assert codes(talk.say(talk.head(3))) == []
 
 
-def test_a_request_that_announces_what_can_not_follow_opens_nothing():
-    """A stream that was made for it and then refused was never let go of."""
+def test_a_request_without_data_but_with_a_content_length_opens_no_stream():
+    """A stream that was created for it and then refused was never removed."""
     talk = Talk()
     block = talk.encoder.encode(request_fields(content_length="7"))
     heard = talk.say(frame(p.HEADERS, p.END_HEADERS | p.END_STREAM, 1, block))
@@ -66,7 +66,7 @@ def test_headers_beyond_the_limit_leave_the_table_as_the_client_thinks_it_is():
 
 
 def test_headers_that_depend_on_their_own_stream_end_the_connection():
-    """Their block is not decoded, and no later one can be, then."""
+    """Their block is not decoded, so later ones can't be either."""
     payload = (1).to_bytes(4, "big") + b"\0" + REQUEST
     assert codes(Talk().say(frame(p.HEADERS, p.END_HEADERS | p.PRIORITIZED, 1, payload))) == [
         ("GoAway", 0, p.PROTOCOL_ERROR)
@@ -75,7 +75,7 @@ def test_headers_that_depend_on_their_own_stream_end_the_connection():
 
 @pytest.mark.parametrize(("stream_id", "payload"), [(1, bytes(4)), (4, bytes(4)), (7, (7).to_bytes(4, "big") + b"\0")])
 def test_no_stream_is_reset_that_was_never_opened(stream_id: int, payload: bytes):
-    """RFC 9113, 6.4: RST_STREAM must not be sent for an idle stream; a fault there is one of the connection."""
+    """RFC 9113, 6.4: RST_STREAM must not be sent for an idle stream, so a fault on one is a connection error."""
     assert [kind for kind, *_ in codes(Talk().say(frame(p.PRIORITY, 0, stream_id, payload)))] == ["GoAway"]
 
 
@@ -96,7 +96,7 @@ def test_a_farewell_quotes_no_more_than_a_little():
 
 
 def test_what_is_refused_while_an_answer_waits_is_neither_kept_nor_given_credit():
-    """The status waits behind half an answer; meanwhile a "message" of 2 GB asked for the credit to send it."""
+    """The status waits behind half an answer; meanwhile a "message" of 2 GB requested credit."""
     talk = Talk((p.INITIAL_WINDOW_SIZE, 10))
     talk.open(1, ask_bytes=1_000)
     assert said(talk.say(frame(p.DATA, 0, 1, b"\0\x86\0\0\0" + bytes(16_000)))) == []
@@ -111,14 +111,14 @@ def test_what_is_refused_while_an_answer_waits_is_neither_kept_nor_given_credit(
 
 
 def refused(talk: Talk) -> None:
-    """Have stream 1 answered before the client has ended its half."""
+    """Answer stream 1 before the client has ended its half."""
     fields = request_fields("/", method="GET", content_length="5", drop=["content-type"])
     talk.say(frame(p.HEADERS, p.END_HEADERS, 1, talk.encoder.encode(fields)))
     assert talk.server.streams == {}
 
 
 def test_a_stream_that_was_answered_is_still_held_to_the_rules_of_an_open_one():
-    """RFC 9113, 5.1, half-closed (local): data, trailers and credit may come, and an end; each has its rules."""
+    """RFC 9113, 5.1, half-closed (local): data, trailers, credit and an end may arrive; each has its rules."""
     wrong = {
         p.PROTOCOL_ERROR: (
             frame(p.DATA, 0, 1, b"123456"),
@@ -142,7 +142,7 @@ def test_a_stream_that_was_answered_is_still_held_to_the_rules_of_an_open_one():
 
 
 def test_what_is_under_way_for_a_stream_that_we_have_reset_is_ignored():
-    """RFC 9113, 5.1, closed: also trailers, whose block must be decoded all the same."""
+    """RFC 9113, 5.1, closed: also trailers, whose block must still be decoded."""
     talk = Talk()
     talk.open(1)
     talk.server.reset(1, p.CANCEL)
@@ -172,7 +172,7 @@ def test_a_message_that_is_cut_off_by_the_end_is_an_error():
 
 
 def test_nothing_is_sent_to_a_peer_that_does_not_read_whatever_windows_it_opens():
-    """CVE-2019-9517. What waits then goes out in the order of waiting."""
+    """CVE-2019-9517. Waiting data is then sent in the order of waiting."""
     talk = Talk((p.INITIAL_WINDOW_SIZE, 0))
     for number in (1, 3, 5):
         talk.open(number, ask_bytes=60_000)
@@ -193,7 +193,7 @@ def test_answers_that_are_not_read_are_bounded_by_their_bytes():
     assert asked == 1_000 // 17 + 2
     assert codes(talk.heard()) == [("GoAway", 0, p.ENHANCE_YOUR_CALM)]
     talk = Talk(limits=Http2Limits(chores=10**9, unread_bytes_max=1_000))
-    for _ in range(200):  # who reads now and then is not counted against for ever
+    for _ in range(200):  # reading now and then clears the count
         talk.server.paused = True
         assert len(talk.say(p.ping() * 10)) == 10
         talk.server.resume()
@@ -210,7 +210,7 @@ def test_no_pong_follows_a_farewell():
     assert said(talk.say(p.ping()))[0][0] == "GoAway"
 
 
-def test_the_watcher_of_the_fuzzer_sees_what_must_not_be():
+def test_the_fuzzer_detects_what_must_not_be_sent():
     head = grpc.response_headers(1)
     for wrong in (
         frame(p.PRIORITY, 0, 1, bytes(5)),

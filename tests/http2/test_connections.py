@@ -1,4 +1,4 @@
-"""A connection's beginning, its idle life and its end, with clients that are slow, silent or leave."""
+"""The start, idle time and end of connections, with clients that are slow, silent or disconnect."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ UNAVAILABLE = 14
 HANDSHAKE_S = 1.0
 IDLE_S = 2.0
 SWEEP_S = 1.0
-"""How often the server looks for connections that say nothing."""
+"""How often the server checks for silent connections."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def _hasty() -> Iterator[NativeServer]:
 
 @pytest.fixture
 def hasty(_hasty: NativeServer) -> Iterator[NativeServer]:
-    """A server that does not wait long for anybody."""
+    """A server with short time-outs."""
     yield _hasty
     check_sound(_hasty)
 
@@ -44,7 +44,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def secure(authority: Authority) -> Iterator[NativeServer]:
-    """A server with TLS that does not wait long for anybody."""
+    """A server with TLS and short time-outs."""
     pair = authority.server()
     settings = {"tls": {"cert": str(pair.cert_path), "key": str(pair.key_path)}}
     resources = [r.static_cluster("a", 1), secret("big", MIB)]
@@ -63,7 +63,7 @@ def context(authority: Authority, *protocols: str) -> ssl.SSLContext:
 
 
 def test_the_server_answers_the_preface_with_its_settings(server: NativeServer):
-    """RFC 9113, 3.4: the server's connection preface, which it sends first of all."""
+    """RFC 9113, 3.4: the server's connection preface, which it sends first."""
     with Peer(server.port, hello=False) as peer:
         peer.send(PREFACE)
         first = peer.read()
@@ -107,7 +107,7 @@ def test_the_preface_ends_with_settings(server: NativeServer, first: bytes):
 
 @pytest.mark.parametrize("path", [p.DELTA_ADS, "/grpc.health.v1.Health/Watch"])
 def test_a_connection_whose_streams_never_ask_for_anything_is_closed(hasty: NativeServer, path: str):
-    """Though it answers the server's pings."""
+    """Even if it answers the server's pings."""
     with Peer(hasty.port) as peer:
         peer.send(peer.head(1, p.request_fields(path)))
         assert peer.closed(HANDSHAKE_S + 6 * SWEEP_S) == p.ENHANCE_YOUR_CALM
@@ -125,7 +125,7 @@ def test_a_connection_may_have_a_stream_that_asks_late_if_another_asked(hasty: N
 
 
 def test_settings_are_acknowledged_before_anything_that_they_allow(server: NativeServer):
-    """RFC 9113, 6.5.3: immediately. A client holds the server to its former window until then."""
+    """RFC 9113, 6.5.3: immediately. Until then, a client enforces its former window."""
     with Peer(server.port, settings={p.INITIAL_WINDOW_SIZE: 10}) as peer:
         answer = peer.open(1, delta_request(r.SECRET, "small"))
         peer.wait(lambda: len(answer.data) == 10)
@@ -138,7 +138,7 @@ def test_settings_are_acknowledged_before_anything_that_they_allow(server: Nativ
 
 
 def test_many_settings_over_many_streams_are_cheap(server: NativeServer):
-    """Each change of INITIAL_WINDOW_SIZE is one of every stream's window: 2,000 of them in a frame, 1,000 streams."""
+    """A change of INITIAL_WINDOW_SIZE changes every stream's window: 2,000 changes in a frame, 1,000 streams."""
     cpu = server.cpu_s()
     with Peer(server.port) as peer:
         for number in range(1, 2_001, 2):
@@ -155,7 +155,7 @@ def test_many_settings_over_many_streams_are_cheap(server: NativeServer):
 
 @pytest.mark.parametrize("said", [b"", PREFACE[:10], PREFACE, PREFACE + settings_frame()[:5]], ids=repr)
 def test_a_connection_without_a_preface_is_closed(hasty: NativeServer, said: bytes):
-    """CVE-2007-6750, "Slowloris": connections that are held open by saying next to nothing."""
+    """CVE-2007-6750, "Slowloris": connections that are held open by sending almost nothing."""
     with Peer(hasty.port, hello=False) as peer:
         peer.send(said)
         began = time.monotonic()
@@ -179,7 +179,7 @@ def test_a_preface_that_dribbles_is_given_no_more_time(hasty: NativeServer):
 
 
 def test_a_frame_that_never_ends_is_given_no_more_time_than_silence(hasty: NativeServer):
-    """A stream-less connection in the middle of a frame, of which a byte comes now and then."""
+    """A connection without streams in the middle of a frame, of which a byte arrives now and then."""
     with Peer(hasty.port, timeout_s=0.2) as peer:
         began = time.monotonic()
         peer.send(frame(p.HEADERS, p.END_HEADERS, 1, b"", length=10_000))
@@ -194,7 +194,7 @@ def test_a_frame_that_never_ends_is_given_no_more_time_than_silence(hasty: Nativ
 
 @pytest.mark.parametrize("pinging", [False, True])
 def test_a_connection_without_a_stream_is_sent_away(hasty: NativeServer, pinging: bool):
-    """With a GOAWAY that blames nobody. What counts is that no stream is there, not that bytes come."""
+    """With GOAWAY NO_ERROR. It matters that there is no stream, not whether bytes arrive."""
     with Peer(hasty.port, timeout_s=0.2) as peer:
         began = time.monotonic()
         while time.monotonic() < began + IDLE_S + 5 * SWEEP_S and not peer.eof:
@@ -210,7 +210,7 @@ def test_a_connection_without_a_stream_is_sent_away(hasty: NativeServer, pinging
 
 
 def test_who_answers_the_pings_stays(hasty: NativeServer):
-    """For longer than a ping and its time-out together, having nothing else to say."""
+    """For longer than the ping interval and its time-out together, without other traffic."""
     with Peer(hasty.port) as peer:
         answer = peer.open(1, delta_request())
         peer.wait(answer.messages)
@@ -263,7 +263,7 @@ def test_tls_agrees_on_h2(secure: NativeServer, authority: Authority):
 
 
 def test_tls_with_another_protocol_is_not_served(secure: NativeServer, authority: Authority):
-    """RFC 9113, 3.2: HTTP/2 over TLS is agreed on by ALPN. Whoever offers only others speaks something else."""
+    """RFC 9113, 3.2: ALPN selects HTTP/2 over TLS. A client that offers only other protocols speaks something else."""
     with contextlib.suppress(ssl.SSLError), Peer(secure.port, tls=context(authority, "http/1.1"), hello=False) as peer:
         peer.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert peer.closed() in (p.PROTOCOL_ERROR, None)
@@ -380,7 +380,7 @@ def test_a_drain_says_goaway_ends_every_stream_with_its_status_and_closes():
 
 
 def test_streams_that_come_after_goaway_may_be_tried_elsewhere():
-    """RFC 9113, 6.8 and 8.7: what was not taken up is told so by REFUSED_STREAM, or by last_stream_id."""
+    """RFC 9113, 6.8 and 8.7: REFUSED_STREAM or last_stream_id marks the requests that were not processed."""
     settings = {"drain": {"timeout_s": 2.0}}
     with NativeServer(resources=[r.static_cluster("a", 1)], settings=settings) as server, Peer(server.port) as peer:
         answers = [peer.open(number, delta_request(node_id=f"n{number}")) for number in (1, 3, 5)]

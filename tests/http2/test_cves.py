@@ -1,4 +1,4 @@
-"""The known attacks on HTTP/2 servers, one test each, frame by frame and without sockets: where exactly it ends.
+"""The known attacks on HTTP/2 servers, one test each, frame by frame without sockets: the exact limit of each.
 
 The floods over TCP, with what they cost in memory and CPU time, are in ``test_floods.py``; slow handshakes are in
 ``test_connections.py``.
@@ -19,12 +19,12 @@ from xds.transport.http2.limits import Http2Limits
 CHORES = 50
 FEW = Http2Limits(chores=CHORES)
 ALLOWED = 2 * (CHORES + 1)
-"""A new connection has its allowance twice: its time is only looked at when the first one is used up."""
+"""A new connection has the allowance twice: the time is checked only when the first one is used up."""
 ENDLESS = 50 * CHORES
 
 
 def until_dead(talk: Talk, frames: Iterable[bytes]) -> int:
-    """Say frame after frame, and return how many it took until the client was told that it goes too far."""
+    """Send frames, and return how many it took until the server ended the connection for them."""
     for number, one in zip(range(1, ENDLESS + 1), frames, strict=False):
         heard = talk.say(one)
         if talk.server.dead:
@@ -50,7 +50,7 @@ def endless(one: bytes) -> Iterator[bytes]:
 
 
 def test_rapid_reset():
-    """CVE-2023-44487: each stream is cancelled at once, so that the limit on open ones is never reached."""
+    """CVE-2023-44487: each stream is cancelled at once, so the limit on open streams is never reached."""
     assert until_dead(Talk(limits=FEW), (opening(number) + reset(number) for number in odd())) == ALLOWED
 
 
@@ -62,14 +62,14 @@ def test_rapid_reset_of_calls_that_were_begun():
 
 
 def test_a_call_that_was_served_may_be_cancelled():
-    """What no limit on CVE-2023-44487 may hit: streams that come, are answered, and go."""
+    """Limits on CVE-2023-44487 must not affect streams that open, are answered, and close."""
     talk = Talk(limits=FEW)
     for number in range(1, 2 * ENDLESS, 2):
         assert codes(talk.say(opening(number), *asks(number, 10), reset(number))) == []
 
 
 def test_resets_without_a_stream():
-    """CVE-2023-44487's simplest kin: one stream is reset over and over."""
+    """The simplest variant of CVE-2023-44487: one stream is reset repeatedly."""
     talk = Talk(limits=FEW)
     talk.say(opening(1))
     assert until_dead(talk, endless(reset(1))) == ALLOWED
@@ -89,7 +89,7 @@ RESETS: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("provoke", RESETS.values(), ids=RESETS)
 def test_made_you_reset(provoke: Callable[[int], bytes]):
-    """CVE-2025-8671: as rapid reset, but it is the server that is made to reset the streams."""
+    """CVE-2025-8671: as rapid reset, but the client makes the server reset the streams."""
     talk = Talk(limits=Http2Limits(chores=CHORES, stream_window=8_000))
     assert until_dead(talk, (opening(number) + provoke(number) for number in odd())) <= ALLOWED
 
@@ -101,7 +101,7 @@ def test_reset_flood():
 
 
 def test_streams_beyond_the_limit():
-    """CVE-2019-9514's kin: streams that are refused, of which a client that keeps to the limit opens none."""
+    """A variant of CVE-2019-9514: refused streams, which a client that respects the limit never opens."""
     talk = Talk(limits=Http2Limits(chores=CHORES, streams_max=5))
     assert until_dead(talk, (opening(number) for number in odd())) == 5 + ALLOWED
 
@@ -126,7 +126,7 @@ NOTHING = {
 
 @pytest.mark.parametrize("one", NOTHING.values(), ids=NOTHING)
 def test_frames_that_move_nothing(one: bytes):
-    """CVE-2019-9512, 9513, 9515, 9518, and frames of the same use: as many as are allowed, and no more."""
+    """CVE-2019-9512, 9513, 9515, 9518, and similar frames: as many as are allowed, and no more."""
     talk = Talk(limits=FEW)
     talk.say(opening(1), opening(3), frame(p.DATA, p.END_STREAM, 3), opening(5))
     talk.server.reset(5, p.CANCEL)
@@ -134,7 +134,7 @@ def test_frames_that_move_nothing(one: bytes):
 
 
 def test_padding_around_next_to_nothing():
-    """CVE-2019-9518: a message that comes a byte at a time, in frames of padding."""
+    """CVE-2019-9518: a message that arrives one byte at a time, in frames of padding."""
     talk = Talk(limits=FEW)
     talk.say(opening(1), frame(p.DATA, 0, 1, b"\0\0\1\0\0"))
     assert until_dead(talk, endless(frame(p.DATA, p.PADDED, 1, b"\xffx" + bytes(255)))) == ALLOWED
@@ -151,19 +151,19 @@ def test_what_is_allowed_comes_back_with_time():
 
 
 def test_the_resource_loop():
-    """CVE-2019-9513: priorities that shuffle a tree of dependencies. There is no tree, and still they are counted."""
+    """CVE-2019-9513: priorities that change the dependency tree. There is no tree, but they count all the same."""
     tree = (frame(p.PRIORITY, 0, n % 400 * 2 + 1, (n * 7 % 400 * 2 + 3).to_bytes(4, "big") + b"\1") for n in count())
     assert until_dead(Talk(limits=FEW), tree) <= ALLOWED
 
 
 def test_large_settings():
-    """CVE-2020-11080: SETTINGS of thousands of values, each of which must be read."""
+    """CVE-2020-11080: SETTINGS frames with thousands of values, each of which must be parsed."""
     talk = Talk(limits=Http2Limits(chores=1_000))
     assert until_dead(talk, endless(settings_frame([(p.HEADER_TABLE_SIZE, 4_096)] * 2_000))) < 110
 
 
 def test_settings_that_move_many_streams():
-    """CVE-2019-9515's worst: each frame moves the window of every open stream."""
+    """The worst case of CVE-2019-9515: each frame changes the window of every open stream."""
     talk = Talk(limits=Http2Limits(chores=1_000))
     for number in range(1, 4_001, 2):
         talk.say(opening(number))
@@ -182,7 +182,7 @@ def test_the_continuation_flood(piece: bytes):
 
 
 def test_the_continuation_flood_in_large_frames():
-    """CVE-2024-27316 and its kin: long before the frames are too many, the bytes are."""
+    """CVE-2024-27316 and similar: the limit on bytes is reached long before the limit on frames."""
     talk = Talk()
     talk.say(frame(p.HEADERS, 0, 1, REQUEST))
     frames = until_dead(talk, endless(frame(p.CONTINUATION, 0, 1, b"\x82" * p.FRAME_BYTES_MAX)))
@@ -190,7 +190,7 @@ def test_the_continuation_flood_in_large_frames():
 
 
 def test_headers_without_a_name():
-    """CVE-2019-9516: fields of no length, which cost more to keep than to send: their streams are refused."""
+    """CVE-2019-9516: empty fields, which cost more to store than to send: their streams are refused."""
     talk = Talk(limits=FEW)
     assert until_dead(talk, (talk.head(number, *[("", "")] * 20) for number in odd())) == ALLOWED
     talk = Talk()
@@ -199,12 +199,12 @@ def test_headers_without_a_name():
 
 
 def bomb(references: int) -> bytes:
-    """Return a block with a field of almost the table's size, and so many references to it, a byte each."""
+    """Return a block with a field of almost the table's size, and a number of one-byte references to it."""
     return hpack.Encoder().encode([("x-bomb", "v" * 3_800)], huffman=False) + b"\xbe" * references
 
 
 def test_the_hpack_bomb():
-    """CVE-2016-6581: 16 KB that decode to 50 MB. Decoding ends where the limit is, not behind it."""
+    """CVE-2016-6581: 16 KB that decode to 50 MB. Decoding ends at the limit, not after it."""
     talk = Talk()
     block = bomb(13_000)
     assert len(block) > HEADER_BYTES_MAX
@@ -214,14 +214,14 @@ def test_the_hpack_bomb():
 
 
 def test_the_hpack_bomb_in_small():
-    """CVE-2016-6581, below what ends the connection: the stream is refused, and repeating it is counted."""
+    """CVE-2016-6581, below the limit of the connection: the stream is refused, and repetitions count."""
     talk = Talk(limits=FEW)
     assert codes(talk.say(frame(p.HEADERS, p.END_HEADERS, 1, bomb(8)))) == [("RstStream", 1, p.ENHANCE_YOUR_CALM)]
     assert until_dead(talk, (frame(p.HEADERS, p.END_HEADERS, n, b"\xbe" * 8) for n in count(3, 2))) < ALLOWED
 
 
 def test_the_hpack_table_is_no_larger_than_was_agreed():
-    """CVE-2016-6581's kin: a client that makes the server keep a table of gigabytes."""
+    """A variant of CVE-2016-6581: a client makes the server keep a table of gigabytes."""
     for size in (4_097, 2**31):
         encoder = hpack.Encoder()
         encoder.header_table_size = size
@@ -231,7 +231,7 @@ def test_the_hpack_table_is_no_larger_than_was_agreed():
 
 
 def test_a_header_list_that_is_too_large():
-    """RFC 9113, 10.5.1: it costs its stream, and soon the connection of whoever goes on with it: reading takes time."""
+    """RFC 9113, 10.5.1: the stream fails, and with repetition soon the connection, as decoding takes time."""
     talk = Talk(limits=FEW)
     large = [(f"x-{n}", "v" * 3_000) for n in range(6)]
     assert codes(talk.say(talk.head(1, *large))) == [("RstStream", 1, p.ENHANCE_YOUR_CALM)]
@@ -249,14 +249,14 @@ def test_data_dribble_by_window_updates():
 
 
 def test_data_dribble_by_the_connections_window():
-    """CVE-2019-9511, by the window that all streams share."""
+    """CVE-2019-9511, with the window that all streams share."""
     talk = Talk((p.INITIAL_WINDOW_SIZE, 1 << 20), limits=FEW)
     talk.say(opening(1), *asks(1, 60_000), *asks(1, 60_000))
     assert until_dead(talk, endless(window_update(0, 1))) == ALLOWED
 
 
 def test_data_dribble_by_settings():
-    """CVE-2019-9511: one SETTINGS opens the windows of all streams by a byte each, and a frame goes out on each."""
+    """CVE-2019-9511: one SETTINGS frame opens every stream's window by a byte, so a frame is sent on each."""
     talk = Talk((p.INITIAL_WINDOW_SIZE, 0), limits=Http2Limits(chores=1_000))
     for number in range(1, 201, 2):
         talk.say(opening(number), *asks(number, 60_000))
@@ -264,7 +264,7 @@ def test_data_dribble_by_settings():
 
 
 def test_internal_data_buffering():
-    """CVE-2019-9517: HTTP/2's windows are wide open, TCP's is closed: what is not read is not written either."""
+    """CVE-2019-9517: HTTP/2's windows are open, TCP's is closed: without reading, nothing more is written."""
     talk = Talk((p.INITIAL_WINDOW_SIZE, 2**31 - 1))
     talk.say(window_update(0, 2**31 - 1 - 65_535))
     talk.server.paused = True
@@ -275,7 +275,7 @@ def test_internal_data_buffering():
 
 
 def test_internal_data_buffering_of_what_waited_for_windows():
-    """CVE-2019-9517, the windows being opened only when nobody reads any more."""
+    """CVE-2019-9517, with windows that are opened only after the client has stopped reading."""
     talk = Talk((p.INITIAL_WINDOW_SIZE, 0))
     for number in range(1, 201, 2):
         talk.say(opening(number), *asks(number, 60_000))
@@ -285,7 +285,7 @@ def test_internal_data_buffering_of_what_waited_for_windows():
 
 
 def test_internal_data_buffering_of_answers_without_data():
-    """CVE-2019-9517, by what no window holds back: the errors of thousands of requests that nobody reads."""
+    """CVE-2019-9517, with frames that are not flow-controlled: unread errors of thousands of requests."""
     talk = Talk(limits=Http2Limits(chores=10**9, unread_bytes_max=5_000))
     talk.server.paused = True
     for number in odd():
@@ -297,10 +297,10 @@ def test_internal_data_buffering_of_answers_without_data():
 
 
 def test_data_that_no_window_allows():
-    """RFC 9113, 6.9.1: a client that does not keep to the window makes the server keep nothing of it."""
+    """RFC 9113, 6.9.1: the server keeps nothing of data beyond the window."""
     talk = Talk(limits=Http2Limits(chores=CHORES, connection_window=65_535, message_bytes_max=1 << 30))
     large = b"\0" + (1 << 29).to_bytes(4, "big")
-    talk.server.on_large = lambda stream, more: None  # as if all room were taken
+    talk.server.on_large = lambda stream, more: None  # as if no memory were left for it
     talk.say(opening(1), frame(p.DATA, 0, 1, large + bytes(16_000)))
     heard = talk.say(*[frame(p.DATA, 0, 1, bytes(16_000))] * 8)
     assert codes(heard)[0] == ("RstStream", 1, p.FLOW_CONTROL_ERROR)

@@ -1,7 +1,7 @@
-"""The known ways to wear out an HTTP/2 server, each with the bound that it must show.
+"""The known denial-of-service attacks on HTTP/2 servers, each with the bound that it must meet.
 
-Whatever is sent, the server ends the connection or gets over it at small cost: its memory grows by no more than
-``GROWTH_BYTES``, its CPU time is bounded, and (by the fixture) it goes on serving, without streams left over.
+The server ends the connection or handles the attack at small cost: its memory grows by at most ``GROWTH_BYTES``, its
+CPU time is bounded, and (checked by the fixture) it continues to serve, without streams left over.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from xds._generated import xds_wire_pb2 as wire
 
 FRAMES = 200_000
 SENT_MAX = 60_000
-"""What may have been sent when the connection ends: what the limits allow, and what was under way by then."""
+"""What may have been sent when the connection ends: what the limits allow, and what was in flight."""
 GROWTH_BYTES = 32 * MIB
 CPU_S = 4.0
 
@@ -36,7 +36,7 @@ Flood = Callable[[Peer], Iterator[bytes]]
 
 @contextmanager
 def bounded(server: NativeServer, *, growth_bytes: int = GROWTH_BYTES, cpu_s: float = CPU_S) -> Iterator[None]:
-    """Assert what the server may spend on what happens within."""
+    """Assert the limits on the server's memory and CPU time for the block."""
     memory, cpu = server.memory_bytes(), server.cpu_s()
     yield
     grown, spent = server.memory_bytes() - memory, server.cpu_s() - cpu
@@ -50,7 +50,7 @@ def odd() -> Iterator[int]:
 
 
 def first_frames(peer: Peer) -> bytes:
-    """Open stream 1, which stays open, with a subscription to nothing there is."""
+    """Open stream 1, which stays open, with a subscription to a resource that does not exist."""
     return peer.head(1) + frame(p.DATA, 0, 1, delta_request(r.SECRET, "none"))
 
 
@@ -79,7 +79,7 @@ def empty_data(peer: Peer) -> Iterator[bytes]:
 
 
 def padded_data(peer: Peer) -> Iterator[bytes]:
-    """CVE-2019-9518, where padding is all there is; no more than the window that every connection has at first."""
+    """CVE-2019-9518 with padding only, up to the initial window of every connection."""
     yield first_frames(peer)
     yield from (frame(p.DATA, p.PADDED, 1, b"\0") for _ in range(60_000))
 
@@ -91,9 +91,9 @@ def empty_continuations(peer: Peer) -> Iterator[bytes]:
 
 
 def continuations(peer: Peer) -> Iterator[bytes]:
-    """CVE-2024-27316, and so on: a header block without end."""
+    """CVE-2024-27316 and similar: a header block without end."""
     yield frame(p.HEADERS, 0, 1, peer.block(request_fields()))
-    field = b"\x10\x06x-test" + b"\x7f\x00" + b"v" * 127  # never indexed, so that it costs the table nothing
+    field = b"\x10\x06x-test" + b"\x7f\x00" + b"v" * 127  # never indexed, so that it does not enter the table
     yield from (frame(p.CONTINUATION, 0, 1, field * 100) for _ in range(FRAMES // 100))
 
 
@@ -112,24 +112,24 @@ def priorities(peer: Peer) -> Iterator[bytes]:
 
 
 def unknown_frames(peer: Peer) -> Iterator[bytes]:
-    """Frames of a type that nobody knows, which are to be ignored (RFC 9113, 5.5)."""
+    """Frames of an unknown type, which must be ignored (RFC 9113, 5.5)."""
     return (frame(0xFA, 0, 0) for _ in range(FRAMES))
 
 
 def tiny_window_updates(peer: Peer) -> Iterator[bytes]:
-    """CVE-2019-9511, the client's half: credit byte by byte."""
+    """CVE-2019-9511: credit byte by byte."""
     yield first_frames(peer)
     yield from (window_update(1, 1) + window_update(0, 1) for _ in range(FRAMES // 2))
 
 
 def resets(peer: Peer) -> Iterator[bytes]:
-    """Resets of one stream, over and over."""
+    """Repeated resets of one stream."""
     yield first_frames(peer)
     yield from (reset(1) for _ in range(FRAMES))
 
 
 def goaways(peer: Peer) -> Iterator[bytes]:
-    """Farewells without end."""
+    """Repeated GOAWAY frames."""
     return (frame(p.GOAWAY, 0, 0, bytes(8)) for _ in range(FRAMES))
 
 
@@ -157,11 +157,12 @@ def test_frames_that_do_nothing_end_the_connection(server: NativeServer, flood: 
         ended = peer.flood(flood(peer), reading=reading)
         assert ended.closed
         assert ended.sent < SENT_MAX
-        assert ended.code in (p.ENHANCE_YOUR_CALM, None)  # None: it was lost, as a reset connection's last words are
+        # None: the GOAWAY was lost, as a connection reset discards unread data.
+        assert ended.code in (p.ENHANCE_YOUR_CALM, None)
 
 
 def test_a_client_that_goes_too_far_is_told_why(server: NativeServer):
-    """The reason arrives though more of the same is under way: closing with bytes unread would reset the connection."""
+    """The reason arrives though more frames are in flight: closing with unread bytes would reset the connection."""
     for _ in range(5):
         with Peer(server.port) as peer:
             peer.settled()
@@ -173,19 +174,19 @@ def test_a_client_that_goes_too_far_is_told_why(server: NativeServer):
 
 
 def rapid_reset(peer: Peer) -> Iterator[bytes]:
-    """CVE-2023-44487: a stream is asked for and cancelled at once."""
+    """CVE-2023-44487: streams are opened and cancelled at once."""
     return (peer.head(number) + reset(number) for number, _ in zip(odd(), range(FRAMES), strict=False))
 
 
 def rapid_reset_of_subscriptions(peer: Peer) -> Iterator[bytes]:
-    """The same, each stream having asked for something."""
+    """The same, with a request on each stream."""
     asked = delta_request()
     for number, _ in zip(odd(), range(FRAMES), strict=False):
         yield peer.head(number) + frame(p.DATA, 0, number, asked) + reset(number)
 
 
 def provoked(wrong: Callable[[Peer, int], bytes]) -> Flood:
-    """Return a flood of streams that the server is made to reset itself (CVE-2025-8671, "MadeYouReset")."""
+    """Return a flood of streams that the server must reset itself (CVE-2025-8671, "MadeYouReset")."""
 
     def flood(peer: Peer) -> Iterator[bytes]:
         for number, _ in zip(odd(), range(FRAMES), strict=False):
@@ -278,7 +279,7 @@ def data_frames(number: int, data: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("what", NOT_SERVED)
 def test_requests_that_are_refused_end_the_connection(server: NativeServer, what: str):
-    """The connection pays for them: newcomers on others waited for 20 s and more while one client went on and on."""
+    """Their cost is charged to the connection: one such client once delayed new clients by more than 20 s."""
     opened = server.state()["streams_opened"]
     with bounded(server), Peer(server.port) as peer:
         ended = peer.flood(NOT_SERVED[what](peer, number) for number, _ in zip(odd(), range(20_000), strict=False))
@@ -289,7 +290,7 @@ def test_requests_that_are_refused_end_the_connection(server: NativeServer, what
 
 
 def names_that_come_and_go(peer: Peer) -> Iterator[bytes]:
-    """A subscription of 5,000 names that changes by one name, over and over: each change looks through all of them."""
+    """A subscription of 5,000 names that repeatedly changes by one name: each change examines all of them."""
     names = [f"name-{number}" for number in range(5_000)]
     yield peer.head(1) + b"".join(data_frames(1, delta_request(r.SECRET, *names)))
     for number in range(20_000):
@@ -297,7 +298,7 @@ def names_that_come_and_go(peer: Peer) -> Iterator[bytes]:
 
 
 def names_unsubscribed_from(peer: Peer) -> Iterator[bytes]:
-    """Thousands of names that nobody subscribed to, each of which is answered while the wildcard holds."""
+    """Thousands of names without a subscription, each of which is answered while the wildcard is subscribed."""
     made = wire.DeltaDiscoveryRequest(
         type_url=r.SECRET, resource_names_unsubscribe=[f"name-{number}" for number in range(5_000)]
     )
@@ -327,15 +328,15 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_answers_that_are_not_read_pile_up_within_bounds(server: NativeServer, what: str):
-    """Every request is answered in full; a client that reads none of it must not be answered for ever."""
+    """Every request is answered in full; answers to a client that reads none of them must end."""
     with bounded(server, cpu_s=30.0), Peer(server.port, receive_buffer_bytes=4_096) as peer:
-        requests = (peer.head(number, REFUSED[what], end=True) for number in odd())  # more than sockets' buffers hold
+        requests = (peer.head(number, REFUSED[what], end=True) for number in odd())  # more than the socket buffers hold
         ended = peer.flood(requests, reading=False)
         assert ended.closed or ended.stalled  # which are both bounds
 
 
 def test_pongs_that_are_not_read_pile_up_within_bounds():
-    """At the slow pace that the limits allow it takes hours to see; so here they allow any."""
+    """At the rate that the limits allow this takes hours, so here they allow any rate."""
     with NativeServer(limits={"chores": 10**9}) as server:
         with bounded(server, cpu_s=30.0), Peer(server.port, receive_buffer_bytes=4_096) as peer:
             flood = (p.ping() * 100 + settings_frame() * 100 for _ in range(20_000))

@@ -1,6 +1,6 @@
-"""Flow control both ways (RFC 9113, 5.2 and 6.9): exactly what was allowed, and nobody else waits for it.
+"""Flow control both ways (RFC 9113, 5.2 and 6.9): exactly the allowed bytes, without delaying other clients.
 
-The client is ``h2``, which raises when it is sent a byte too many, or is kept from sending one that is due.
+The client is ``h2``, which raises if it receives a byte too many, or may not send a byte that the server owes it.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def test_no_window_no_data_and_then_exactly_what_is_allowed(server: NativeServer
 
 
 def test_the_connections_window_is_shared_and_kept(server: NativeServer):
-    """Two streams want a mebibyte each; the connection allows 65,535 bytes, and then what it is given."""
+    """Two streams have a mebibyte each to send; the connection allows 65,535 bytes, then whatever it is granted."""
     with H2Client(server.port, settings={INITIAL_WINDOW_SIZE: 2 * MIB}) as client:
         first = client.open(delta_request(r.SECRET, "big"))
         second = client.open(delta_request(r.SECRET, "big", node_id="n2"))
@@ -93,7 +93,7 @@ def test_a_larger_initial_window_lets_what_waits_go_on(server: NativeServer):
 
 
 def test_a_smaller_initial_window_makes_windows_negative(server: NativeServer):
-    """RFC 9113, 6.9.2: no data then until WINDOW_UPDATEs have made up for it."""
+    """RFC 9113, 6.9.2: no data is sent until WINDOW_UPDATE frames make the window positive."""
     with H2Client(server.port, settings={INITIAL_WINDOW_SIZE: 1_000}) as client:
         stream = client.open(delta_request(r.SECRET, "big"))
         answer = client.answers[stream]
@@ -121,7 +121,7 @@ def test_several_values_in_one_settings_frame_count_one_after_the_other(server: 
         peer.send(settings_frame(pairs))
         peer.wait(lambda: len(answer.data) >= 25)
         peer.settled()
-        # What the larger value let out before the smaller one came may be under way; no more than that.
+        # Only data that was sent under the larger value may still be in flight.
         assert len(answer.data) in (25, 500)
 
 
@@ -135,7 +135,7 @@ def test_no_frame_is_larger_than_the_client_takes(server: NativeServer, frame_by
 
 
 def test_a_status_needs_no_window(server: NativeServer):
-    """Trailers are not under flow control: who has no window is told all the same."""
+    """Trailers are not flow-controlled: they are sent even without a window."""
     with H2Client(server.port, settings={INITIAL_WINDOW_SIZE: 0}) as client:
         stream = client.open(delta_request("no such type"))
         client.wait(lambda: client.answers[stream].ended)
@@ -181,11 +181,11 @@ def test_a_message_of_many_windows_is_taken_from_a_client_that_keeps_to_them(ser
         stream = client.open()
         client.send(stream, message(made.SerializeToString()))
         client.wait(lambda: client.answers[stream].messages() or client.answers[stream].ended)
-        assert client.answers[stream].status in (None, 3)  # taken whole: what is in it is another matter
+        assert client.answers[stream].status in (None, 3)  # the message was accepted whole, whatever its content
 
 
 def test_messages_without_end_on_one_stream_are_taken(server: NativeServer):
-    """The server gives back the credit of what it has read: a long-lived stream sends many windows of ACKs."""
+    """The server returns credit for what it has read: a long-lived stream sends many windows of ACKs."""
     with H2Client(server.port, generous=True) as client:
         stream = client.open(delta_request())
         client.wait(client.answers[stream].messages)
@@ -203,7 +203,7 @@ def test_data_beyond_the_streams_window_is_an_error(server: NativeServer):
         peer.settled()
         answer = peer.open(1)
         window = peer.server_settings.get(p.INITIAL_WINDOW_SIZE, WINDOW)
-        # One message, so that nothing is read and given back before it is whole.
+        # One message, so that no credit is returned before it is complete.
         peer.data(1, b"\0" + (900_000).to_bytes(4, "big"))
         for _ in range(window // p.FRAME_BYTES_MAX + 60):
             peer.send(frame(p.DATA, 0, 1, bytes(p.FRAME_BYTES_MAX)))
@@ -216,11 +216,11 @@ def test_data_beyond_the_streams_window_is_an_error(server: NativeServer):
 
 
 def test_data_of_streams_that_are_over_does_not_use_up_the_connection(server: NativeServer):
-    """RFC 9113, 5.1 and 6.9: it counts for the connection's window, so it must be given back there."""
+    """RFC 9113, 5.1 and 6.9: it counts towards the connection's window, so its credit must be returned there."""
     with H2Client(server.port, generous=True) as client:
         for _ in range(120):  # 120 × 60,000 bytes: seven times the connection's window
             stream = client.open(path="/no.Service/Method")
-            # h2 notices that the server has ended the stream meanwhile, and then lets no more be sent on it.
+            # h2 notices that the server has ended the stream, and then refuses to send on it.
             with contextlib.suppress(StreamClosedError):
                 client.send(stream, bytes(60_000))
             client.wait(lambda stream=stream: client.answers[stream].ended)
@@ -281,7 +281,7 @@ def test_credit_byte_by_byte_gets_its_bytes_at_a_bounded_price(server: NativeSer
 
 
 def test_a_window_wide_open_and_nobody_reading_costs_bounded_memory(server: NativeServer):
-    """CVE-2019-9517: TCP's window is closed, HTTP/2's is open; 200 MiB are asked for."""
+    """CVE-2019-9517: TCP's window is closed, HTTP/2's is open; 200 MiB are requested."""
     memory = server.memory_bytes()
     with Peer(server.port, settings={p.INITIAL_WINDOW_SIZE: 2**31 - 1}, receive_buffer_bytes=4_096) as peer:
         peer.send(window_update(0, 2**31 - 1 - WINDOW))
@@ -296,7 +296,7 @@ def test_a_window_wide_open_and_nobody_reading_costs_bounded_memory(server: Nati
 
 
 def test_slow_readers_do_not_slow_the_others(server: NativeServer):
-    """Ten connections read nothing of a mebibyte each; an eleventh gets its changes as if they were not there."""
+    """Ten connections read nothing of a mebibyte each; an eleventh gets its changes without delay."""
     slow = [Peer(server.port, settings={p.INITIAL_WINDOW_SIZE: 2**30}, receive_buffer_bytes=4_096) for _ in range(10)]
     for number, peer in enumerate(slow):
         peer.send(window_update(0, 2**30))
@@ -342,7 +342,7 @@ def test_eleven_hundred_streams_on_one_connection_are_all_served(server: NativeS
 
 
 def test_streams_beyond_the_limit_are_refused_and_may_be_tried_again():
-    """RFC 9113, 5.1.2 and 8.7: REFUSED_STREAM says that nothing was done."""
+    """RFC 9113, 5.1.2 and 8.7: REFUSED_STREAM means that the request was not processed."""
     with NativeServer(resources=[r.static_cluster("a", 1)], limits={"streams_max": 5}) as server:
         with Peer(server.port) as peer:
             for number in range(1, 11, 2):

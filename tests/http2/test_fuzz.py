@@ -1,4 +1,4 @@
-"""The fuzzer for a few seconds, always on the same seeds; ``make fuzz`` is the long one."""
+"""The fuzzer for a few seconds, with fixed seeds; ``make fuzz`` runs longer."""
 
 import sys
 from pathlib import Path
@@ -14,13 +14,13 @@ FRAMES = 6_000
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_no_frames_make_the_connection_fail(seed: int):
+def test_random_frames_cause_no_fault_in_the_connection(seed: int):
     tally = fuzz.fuzz(FRAMES, seed)
     assert tally.frames >= FRAMES
     assert min(tally.made[kind] for kind in ("sane", "wild", "damaged", "faithful")) > 100
     assert tally.ends["faithful to the end"] > 0
 
 
-def test_no_frames_make_a_server_fail(server: NativeServer):
+def test_random_frames_cause_no_fault_in_a_server(server: NativeServer):
     tally = fuzz.live(server, 2_000, 1)
     assert tally.frames >= 2_000

@@ -1,4 +1,4 @@
-"""h2spec passes, in plaintext and over TLS; and its runner tells good from bad."""
+"""h2spec passes, in plaintext and over TLS; and its runner detects failures."""
 
 import importlib.util
 import sys
@@ -19,7 +19,7 @@ def h2spec() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
+    sys.modules[spec.name] = module  # where dataclasses look up the module
     spec.loader.exec_module(module)
     return module
 

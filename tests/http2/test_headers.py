@@ -1,4 +1,4 @@
-"""Header blocks that are too large, too deep, or not what HPACK allows (RFC 7541; RFC 9113, 4.3 and 10.5)."""
+"""Header blocks that are too large, too deep, or invalid (RFC 7541; RFC 9113, 4.3 and 10.5)."""
 
 import pytest
 from hpack import Encoder
@@ -8,7 +8,7 @@ from support.native_peer import Peer, delta_request, frame, message, request_fie
 from support.native_server import MIB, NativeServer, check_sound
 
 HEADER_BYTES_MAX = 16 * 1024
-"""What the server says that it takes, as SETTINGS_MAX_HEADER_LIST_SIZE."""
+"""The server's SETTINGS_MAX_HEADER_LIST_SIZE."""
 
 
 def blocks(stream_id: int, block: bytes, *, end: bool = False) -> bytes:
@@ -22,7 +22,7 @@ def blocks(stream_id: int, block: bytes, *, end: bool = False) -> bytes:
 
 
 def padding_fields(size: int) -> list[tuple[str, str]]:
-    """Return fields that count as so many bytes of a header list (RFC 9113, 6.5.2)."""
+    """Return fields that count as a given size of a header list (RFC 9113, 6.5.2)."""
     found = []
     while size > 0:
         value_bytes = min(size, 1_000) - 32 - 8
@@ -51,7 +51,7 @@ def test_headers_within_the_limit_are_taken_in_any_number_of_frames(server: Nati
 
 
 def test_headers_beyond_the_limit_end_their_own_stream_alone(server: NativeServer):
-    """A client that does not heed the setting (grpcio does not) must not lose its other streams (RFC 9113, 10.5.1)."""
+    """A client that ignores the setting, such as grpcio, must not lose its other streams (RFC 9113, 10.5.1)."""
     with Peer(server.port) as peer:
         other = peer.open(1, delta_request())
         peer.wait(other.messages)
@@ -81,7 +81,7 @@ def bomb(references: int, number: int = 0) -> bytes:
 
 @pytest.mark.parametrize("references", [16_000, 60_000])
 def test_a_small_block_that_decodes_to_a_large_one_is_refused(server: NativeServer, references: int):
-    """An HPACK bomb: 60,000 references of a byte stand for 228 MB."""
+    """An HPACK bomb: 60,000 one-byte references decode to 228 MB."""
     memory, cpu = server.memory_bytes(), server.cpu_s()
     for number in range(10):
         with Peer(server.port) as peer:
@@ -126,7 +126,7 @@ def test_what_is_no_hpack_ends_the_connection(server: NativeServer, what: str, b
 
 
 def test_the_dynamic_table_is_kept_over_streams_and_resized(server: NativeServer):
-    """The second request refers to what the first one put into the table; then the table shrinks to nothing."""
+    """The second request refers to table entries of the first; then the table's size becomes 0."""
     with Peer(server.port) as peer:
         fields = [*request_fields(), ("x-remembered", "v" * 500)]
         sizes = []
@@ -143,7 +143,7 @@ def test_the_dynamic_table_is_kept_over_streams_and_resized(server: NativeServer
 
 @pytest.mark.parametrize("table_bytes", [0, 1, 2**32 - 1])
 def test_the_size_of_our_table_is_the_servers_to_use(server: NativeServer, table_bytes: int):
-    """SETTINGS_HEADER_TABLE_SIZE: a huge one must cost it nothing, and none must not confuse our decoder."""
+    """A huge SETTINGS_HEADER_TABLE_SIZE must cost nothing, and 0 must not confuse our decoder."""
     memory = server.memory_bytes()
     with Peer(server.port, settings={p.HEADER_TABLE_SIZE: table_bytes}) as peer:
         peer.decoder.max_allowed_table_size = table_bytes
@@ -215,7 +215,7 @@ def test_pseudo_headers_that_are_missing_end_their_own_stream_alone(server: Nati
 
 
 def test_a_faithful_client_reads_every_kind_of_answer():
-    """h2 checks each header block that it is sent, also those that h2's own clients never cause."""
+    """h2 checks each header block that it receives, including those that its own requests never cause."""
     with NativeServer() as server:
         with H2Client(server.port, generous=True) as client:
             for path in ("/", "/no.Service/Method", p.HEALTH_CHECK, p.DELTA_ADS):

@@ -1,4 +1,4 @@
-"""What came of a message is joined whole, in whatever pieces it came."""
+"""A message is joined whole from any pieces."""
 
 import tracemalloc
 

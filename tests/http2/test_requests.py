@@ -1,4 +1,4 @@
-"""Requests frame by frame: what is gRPC and what is not, and how each ends (grpc/grpc, doc/PROTOCOL-HTTP2.md)."""
+"""Requests frame by frame, gRPC and others, and how each ends (grpc/grpc, doc/PROTOCOL-HTTP2.md)."""
 
 import struct
 import time
@@ -16,7 +16,7 @@ CHECK = message(health_pb2.HealthCheckRequest(service="").SerializeToString())
 
 
 def over(peer: Peer, answer: Answer) -> Answer:
-    """Wait for a stream's end, either way."""
+    """Wait for the end or the reset of a stream."""
     peer.wait(lambda: answer.ended or answer.reset is not None)
     return answer
 
@@ -73,7 +73,7 @@ def test_another_method_than_post_is_405(server: NativeServer, method: str):
 
 
 def test_connect_opens_no_tunnel(server: NativeServer):
-    """RFC 9113, 8.5: it has neither :scheme nor :path."""
+    """RFC 9113, 8.5: CONNECT has neither :scheme nor :path."""
     with Peer(server.port) as peer:
         fields = [(":method", "CONNECT"), (":authority", "localhost:80")]
         answer = over(peer, peer.open(1, fields=fields))
@@ -82,7 +82,7 @@ def test_connect_opens_no_tunnel(server: NativeServer):
 
 
 @pytest.mark.parametrize("fields", [request_fields(drop=["te"]), request_fields(drop=[":authority"])])
-def test_what_tells_only_of_proxies_may_be_missing(server: NativeServer, fields: list[tuple[str, str]]):
+def test_headers_that_only_describe_proxies_may_be_missing(server: NativeServer, fields: list[tuple[str, str]]):
     with Peer(server.port) as peer:
         answer = peer.open(1, delta_request(), fields=fields)
         peer.wait(answer.messages)
@@ -113,7 +113,7 @@ def test_an_unknown_path_is_unimplemented_in_a_single_frame(server: NativeServer
 
 
 def test_a_client_still_sending_when_it_is_refused_is_told_to_stop(server: NativeServer):
-    """RFC 9113, 8.1: RST_STREAM with NO_ERROR, in place of more credit; sooner, some clients lose the status."""
+    """RFC 9113, 8.1: RST_STREAM with NO_ERROR instead of more credit; sent earlier, some clients lose the status."""
     with Peer(server.port) as peer:
         answer = peer.open(1, b"\0" + (1_000_000).to_bytes(4, "big") + bytes(100), fields=request_fields("/x/Y"))
         peer.wait(lambda: answer.ended)
@@ -218,7 +218,7 @@ def test_a_compressed_message_is_refused_with_what_would_be_taken(server: Native
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_an_encoding_that_is_not_used_is_no_matter(server: NativeServer, encoding: str):
+def test_an_encoding_that_is_not_used_is_ignored(server: NativeServer, encoding: str):
     with Peer(server.port) as peer:
         answer = peer.open(1, delta_request(), fields=request_fields(grpc_encoding=encoding))
         peer.wait(answer.messages)
@@ -234,7 +234,7 @@ def test_answers_are_never_compressed_whatever_the_client_takes(server: NativeSe
 
 
 def test_a_message_that_announces_more_than_the_limit_is_refused_at_once(server: NativeServer):
-    """Four gibibytes: nothing of it needs to come first, and nothing is set aside for it."""
+    """Four gibibytes: it is refused before any of it arrives, and no memory is reserved for it."""
     memory = server.memory_bytes()
     with Peer(server.port) as peer:
         answer = over(peer, peer.open(1, b"\0\xff\xff\xff\xff"))
@@ -273,7 +273,7 @@ def test_a_deadline_that_has_passed_ends_the_call_at_once(server: NativeServer, 
 
 
 @pytest.mark.parametrize("timeout", ["99999999H", "10M", "00000010S"])
-def test_a_deadline_far_away_is_no_matter(server: NativeServer, timeout: str):
+def test_a_distant_deadline_is_accepted(server: NativeServer, timeout: str):
     with Peer(server.port) as peer:
         answer = peer.open(1, delta_request(), fields=request_fields(grpc_timeout=timeout))
         peer.wait(answer.messages)
@@ -315,7 +315,7 @@ def test_a_reset_stream_is_forgotten_and_nothing_more_is_said_on_it(server: Nati
 
 
 def test_what_still_comes_for_a_reset_stream_is_ignored(server: NativeServer):
-    """RFC 9113, 5.1, closed: frames that were under way when the server reset the stream."""
+    """RFC 9113, 5.1, closed: frames that were in flight when the server reset the stream."""
     with Peer(server.port) as peer:
         answer = peer.open(1)
         peer.send(frame(p.DATA, 0, 1, b"\0\0\0\0\x03abc"))  # no request: the server ends it

@@ -1,4 +1,4 @@
-"""Short ways to ask the schema what is wrong with something."""
+"""Helpers that return the schema's problems with a value."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from xds.schema.plan import CHECK, REFERENCES
 
 @pytest.fixture
 def rejected() -> Callable[..., list[Problem]]:
-    """Ingest something that must be rejected; return its problems."""
+    """Ingest an item that must be rejected; return its problems."""
 
     def ask(item: Any, **options: Any) -> list[Problem]:
         with pytest.raises(ChangesetRejectedError) as caught:
@@ -27,7 +27,7 @@ def rejected() -> Callable[..., list[Problem]]:
 
 @pytest.fixture
 def violations() -> Callable[[str, dict[str, Any]], dict[str, str]]:
-    """Return what a walk finds wrong with a message of any type, by field."""
+    """Return the problems that a walk finds in a message of any type, by field."""
 
     def ask(full_name: str, value: dict[str, Any]) -> dict[str, str]:
         plans = load_plans()

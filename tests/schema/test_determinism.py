@@ -1,4 +1,4 @@
-"""Equal content, equal bytes: whatever the process, the order of keys, and the order of fields on the wire."""
+"""Equal content has equal bytes, in any process, with any order of keys and of fields on the wire."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def cluster(keys: list[str]) -> dict[str, Any]:
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
 def test_version_is_the_same_in_every_process(hash_seed: str) -> None:
     expected = ingest(cluster(KEYS))
-    # the same four keys in the inner map, everything else the other way round
+    # the same four keys in the inner map, all else in reverse order
     value = cluster(KEYS[3::-1] + KEYS[:3:-1])
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", PROGRAM, json.dumps(value)]

@@ -1,4 +1,4 @@
-"""A value of the wrong shape: everything wrong with it at once, each thing with its place and what would be right."""
+"""A value of the wrong shape: all its problems at once, each with its place and a hint."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -75,7 +75,7 @@ def test_every_problem_of_a_resource_is_listed_at_once(rejected: Rejected) -> No
             'say which message it is: "@type": type.googleapis.com/…',
         ),
         'metadata.filter_metadata["envoy.lb"]': ("must be a mapping, but is a list", ""),
-        # and the rules, on what could be read
+        # and the rules, for the readable part
         "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value": (
             "must be at most 65535, but is 99999",
             "",
@@ -84,7 +84,7 @@ def test_every_problem_of_a_resource_is_listed_at_once(rejected: Rejected) -> No
 
 
 def test_rule_is_not_said_to_be_broken_by_what_was_already_refused(rejected: Rejected) -> None:
-    # without its (misspelt) timeout the health check lacks a required field, but that is the same mistake
+    # the misspelt timeout is also a missing required field, but that is the same mistake
     check = {
         "timeout_": "1s",
         "interval": "1s",
@@ -204,7 +204,7 @@ def test_secret_text_of_the_wrong_type_is_not_shown() -> None:
 
 
 def test_bytes_that_are_not_base64_are_refused(rejected: Rejected) -> None:
-    # protobuf's own parser skips what is not base64 and takes the rest
+    # protobuf's own parser skips characters that are not base64
     item = {
         "@type": PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret",
         "name": "s",

@@ -1,4 +1,4 @@
-"""Envoy itself, asked whether it would take a resource, agrees: with what passes, and with why something does not."""
+"""Envoy's own validation agrees: on resources that pass, and on why others do not."""
 
 import copy
 import importlib.util
@@ -62,7 +62,7 @@ def with_tls(**fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def envoy_takes(tmp_path: Path) -> Callable[[dict[str, Any]], bool]:
-    """Ask Envoy whether it would start with a cluster."""
+    """Validate a bootstrap with this cluster by Envoy."""
     spec = importlib.util.find_spec("envoy")
     assert spec is not None
     assert spec.submodule_search_locations

@@ -1,4 +1,4 @@
-"""The front door: what it takes, how a resource is named, encoded and versioned, and where problems are said to be."""
+"""Ingestion: accepted forms, names, encoding and versions of resources, and the places of problems."""
 
 from collections.abc import Callable
 from hashlib import blake2b
@@ -75,7 +75,7 @@ def test_message_handed_in_is_left_as_it_was() -> None:
         "path": "/dev/stdout",
     }
     message = private_message({"@type": types.EXTENSION_CONFIG, "name": "a", "typed_config": config})
-    # the same fields in another order: what ingest would rewrite
+    # the same fields in another order, which ingest reorders
     message.typed_config.value = b"\x1a\x00" + message.typed_config.value
     before = message.SerializeToString()
     ingest(message)

@@ -1,4 +1,4 @@
-"""What was looked at before is passed over only where there was nothing to be found."""
+"""A message that was checked before is skipped only if nothing was found in it."""
 
 import pytest
 from support import resources as r
@@ -27,7 +27,7 @@ def problems_of(item: r.Json, **options: bool) -> list[tuple[str, str]]:
     return []
 
 
-def test_what_is_wrong_is_told_every_time() -> None:
+def test_a_problem_is_reported_every_time() -> None:
     wrong = with_endpoint(load_balancing_weight=0)
     first = problems_of(wrong)
     assert [field for field, _ in first] == ["endpoints[0].lb_endpoints[0].load_balancing_weight"]
@@ -35,14 +35,14 @@ def test_what_is_wrong_is_told_every_time() -> None:
     assert problems_of(wrong) == first
 
 
-def test_what_one_caller_may_the_next_may_not() -> None:
+def test_what_one_caller_allows_is_not_allowed_for_the_next() -> None:
     unknown = {"typed_filter_metadata": {"k": {"@type": PREFIX + "none.Such", "value": "YQ=="}}}
     item = with_endpoint(metadata=unknown)
     assert problems_of(item, allow_unknown_types=True) == []
     assert problems_of(item) != []
 
 
-def test_what_a_look_makes_canonical_is_made_so_every_time() -> None:
+def test_a_message_is_made_canonical_every_time() -> None:
     schema = load_schema()
     assignment = schema.message_class(types.ENDPOINTS.removeprefix(types.TYPE_PREFIX))(cluster_name="a")
     endpoint = assignment.endpoints.add().lb_endpoints.add()
@@ -55,10 +55,10 @@ def test_what_a_look_makes_canonical_is_made_so_every_time() -> None:
     assert ingest(assignment).encoded == first.encoded
 
 
-def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memo, "ENTRIES_MAX", 4)
     looked_at: list[bytes] = []
-    visit = memo.remembering(lambda message, trail, found: looked_at.append(message.value))
+    visit = memo.cached_visit(lambda message, trail, found: looked_at.append(message.value))
     value = load_schema().message_class("google.protobuf.BytesValue")
     messages = [value(value=bytes([number])) for number in range(5)]
     found = Findings()

@@ -12,7 +12,7 @@ from xds.model import types
 from xds.model.resource import Resource
 from xds.schema.ingest import ingest
 
-# betterproto2 warns of its own use of pydantic whenever a message class is finished or a deprecated field is read
+# betterproto2 warns of its own use of pydantic when a message class is built or a deprecated field is read
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 PREFIX = types.TYPE_PREFIX

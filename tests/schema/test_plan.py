@@ -1,4 +1,4 @@
-"""Plans are compiled when first met, by whichever threads meet them."""
+"""Plans are compiled on first use, in any number of threads."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The Envoy API as this package carries it."""
+"""The packaged Envoy API."""
 
 import pytest
 

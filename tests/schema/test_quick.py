@@ -1,4 +1,4 @@
-"""The short way in gives what the long one does: the same resource, or the same problems."""
+"""The fast path equals ``ingest``: the same resource, or the same problems."""
 
 import random
 from typing import Any
@@ -49,20 +49,20 @@ def outcome(way: Any, *arguments: Any) -> Any:
 
 
 def same(type_url: str, value: bytes) -> None:
-    for _ in range(2):  # the second time, endpoints have been looked at
+    for _ in range(2):  # the second time, the endpoints are cached
         assert outcome(quick.ingest_encoded, type_url, value) == outcome(ingest, (type_url, value))
 
 
 @pytest.mark.parametrize("encoded", ENCODED, ids=[str(item["@type"]).rpartition(".")[2] for item in ITEMS])
-def test_resources_come_out_the_same(encoded: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_are_the_same(encoded: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     same(*encoded)
     if encoded[0] != HOST["@type"]:
         monkeypatch.setattr(quick, "ingest", None)
-        quick.ingest_encoded(*encoded)  # by the short way indeed
+        quick.ingest_encoded(*encoded)  # by the fast path indeed
 
 
 @given(st.sampled_from(ENCODED), st.integers(0, 2**32), st.integers(1, 4))
-def test_damaged_ones_are_told_of_in_the_same_words(encoded: tuple[str, bytes], seed: int, count: int) -> None:
+def test_damaged_resources_have_the_same_problems(encoded: tuple[str, bytes], seed: int, count: int) -> None:
     chance = random.Random(seed)
     value = bytearray(encoded[1])
     for _ in range(count):
@@ -81,11 +81,11 @@ def test_damaged_ones_are_told_of_in_the_same_words(encoded: tuple[str, bytes], 
     same(encoded[0], bytes(value))
 
 
-def test_what_is_encoded_another_way_or_wrapped_comes_out_the_same() -> None:
+def test_resources_that_are_wrapped_or_encoded_differently_are_the_same() -> None:
     cluster: Any = load_schema().message_class("envoy.config.cluster.v3.Cluster")
     reversed_fields = cluster(alt_stat_name="x").SerializeToString() + cluster(name="a").SerializeToString()
     same(CLUSTER, reversed_fields)
-    same(CLUSTER, cluster(name="a").SerializeToString() + b"\xf8\x7f\x01")  # a field that there is not
+    same(CLUSTER, cluster(name="a").SerializeToString() + b"\xf8\x7f\x01")  # an unknown field
     same(CLUSTER, b"")
     same(ENDPOINTS, b"")
     same(CLUSTER, cluster(name="x" * 5_000_000).SerializeToString())

@@ -1,4 +1,4 @@
-"""What is hidden of a message: every field that the API marks sensitive, wherever it stands, and nothing else."""
+"""Redaction hides every field that the API marks sensitive, at any place, and nothing else."""
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ SENSITIVE = sensitive_fields()
 
 
 def fill(message: Any, field: FieldDescriptor, source: str, depth: int = 0) -> None:
-    """Give a field, and the first levels below it, values that hold the mark."""
+    """Set a field, and the first levels below it, to values that contain the mark."""
     kind, text = field.message_type, MARK.encode() if field.type == FieldDescriptor.TYPE_BYTES else MARK
     value = getattr(message, field.name)
     if kind is not None and kind.GetOptions().map_entry:
@@ -67,7 +67,7 @@ def fill_all(message: Any, source: str, depth: int) -> None:
 
 
 def resource_with(message: Any) -> Resource:
-    """Return an extension config that holds a message, unchecked."""
+    """Return an extension config with a message, unchecked."""
     config: Any = SCHEMA.message_class("envoy.config.core.v3.TypedExtensionConfig")(name="e")
     config.typed_config.type_url = PREFIX + message.DESCRIPTOR.full_name
     config.typed_config.value = message.SerializeToString(deterministic=True)
@@ -76,7 +76,7 @@ def resource_with(message: Any) -> Resource:
 
 
 def forms(resource: Resource) -> Iterator[bytes]:
-    """Yield a resource in every form in which it is shown, with base64 in them undone where it holds the mark."""
+    """Yield a resource in every form in which it is shown, with base64 that contains the mark decoded."""
     yield resource.encoded
     yield resource.body
     yield as_any(resource).SerializeToString()
@@ -129,7 +129,7 @@ def test_what_is_not_secret_stays_as_it_is_and_costs_no_copy() -> None:
     assert ingest_encoded(types.ROUTE, as_any(taken).value).encoded == taken.encoded, "a header may have any value"
 
 
-def test_what_is_beside_the_message_stays() -> None:
+def test_what_is_outside_the_message_stays() -> None:
     wrapper = PREFIX + "envoy.service.discovery.v3.Resource"
     inner = {"@type": types.SECRET, "name": "s", "generic_secret": {"secret": {"inline_string": MARK}}}
     resource = ingest({"@type": wrapper, "name": "s", "ttl": "1.5s", "aliases": ["t"], "resource": inner})

@@ -1,4 +1,4 @@
-"""Which other resources a resource names."""
+"""The references of a resource to other resources."""
 
 from typing import Any
 
@@ -96,7 +96,7 @@ def test_secret_with_a_source_is_a_reference_in_clusters_and_listeners() -> None
 
 
 def test_bootstrap_clusters_of_a_config_source_are_no_references() -> None:
-    # Envoy takes a management server's cluster from its bootstrap, never from CDS
+    # Envoy looks up a management server's cluster in its bootstrap, never in CDS
     assert listener(hcm(rds={"route_config_name": "main", "config_source": API})) == [
         ("routes", "main", f"{HCM_FIELD}.rds.route_config_name"),
     ]

@@ -1,4 +1,4 @@
-"""A resource back from its bytes is what it was, references included; and one with a version of its author's own."""
+"""A resource restored from its bytes equals the original, with its references; and so with an author's version."""
 
 import pytest
 from support import resources as r
@@ -63,7 +63,7 @@ def test_what_is_no_resource_is_refused() -> None:
             restore(resource.type_url, damaged)
 
 
-def test_a_label_is_known_for_one() -> None:
+def test_an_authors_version_is_told_from_a_hash() -> None:
     resource = ingest(r.static_cluster("a", 1))
     own = labelled(resource, "build-7")
     assert (resource.labelled, own.labelled) == (False, True)

@@ -1,4 +1,4 @@
-"""Every kind of validation rule, on real Envoy messages where one has it, else on the rule alone."""
+"""Every kind of validation rule, on a real Envoy message if one has it, else on the rule alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ HTTP, NETWORK = "envoy.extensions.filters.http.", "envoy.extensions.filters.netw
 TLS = "envoy.extensions.transport_sockets.tls.v3."
 UNCOMPRESSIBLE = HTTP + "compressor.v3.Compressor.ResponseDirectionConfig"
 
-# message type, its JSON, what is found wrong
+# message type, its JSON, the problems found
 ON_REAL_MESSAGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     # numbers
     (CORE + "TlvEntry", {"type": 255, "value": ""}, {}),
@@ -42,7 +42,7 @@ ON_REAL_MESSAGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         {"max_active_downstream_connections": "-1"},
         {"max_active_downstream_connections": "must be greater than 0, but is -1"},
     ),
-    # wrappers take the rules of what they wrap, and none when unset
+    # wrappers have the rules of the wrapped value, and none if unset
     (CLUSTER + "OutlierDetection", {"max_ejection_percent": 100}, {}),
     (CLUSTER + "OutlierDetection", {}, {}),
     (
@@ -135,7 +135,7 @@ ON_REAL_MESSAGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         {"path": "/", "method": "CONNECT"},
         {"method": "must not be CONNECT, but is CONNECT"},
     ),
-    # durations, with what Envoy asks of every one
+    # durations, with Envoy's limits for all of them
     (
         CLUSTER + "Cluster",
         {"name": "a", "connect_timeout": "0s"},
@@ -152,7 +152,7 @@ ON_REAL_MESSAGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         {"uri": "a", "cluster": "b", "timeout": "4294967296s"},
         {"timeout": "must be less than 4294967296s, but is 4294967296s"},
     ),
-    # an upper bound below the lower one: what lies between is forbidden
+    # an upper bound below the lower one forbids what lies between
     (CORE + "QuicKeepAliveSettings", {"initial_interval": "0s"}, {}),
     (CORE + "QuicKeepAliveSettings", {"initial_interval": "1s"}, {}),
     (
@@ -237,7 +237,7 @@ def test_rule_of_a_real_message_is_enforced(
     assert violations(full_name, value) == expected
 
 
-# rules as JSON, a value that holds, one that does not, what is said of it
+# rules as JSON, a valid value, an invalid one, its problem
 ON_THE_RULE_ALONE: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({"uint32": {"const": 3}}, 3, 4, "must be 3, but is 4"),
     ({"int32": {"in": [1, 2]}}, 2, 3, "must be one of 1, 2, but is 3"),
@@ -330,7 +330,7 @@ def test_size_rule_can_leave_an_empty_list_alone() -> None:
 
 
 def test_no_envoy_message_asks_for_a_clock() -> None:
-    # rules.py does not enforce lt_now, gt_now and within; this notices when that begins to matter
+    # rules.py does not enforce lt_now, gt_now and within; this fails if a message uses them
     schema = load_schema()
     fields = [field for name in schema.message_names() for field in schema.descriptor(name).fields]
     kinds = {schema.rules(field).WhichOneof("type") for field in fields if schema.rules(field) is not None}

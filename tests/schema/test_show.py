@@ -1,4 +1,4 @@
-"""A resource shown to people: what was put in, without its secrets."""
+"""A shown resource is the one that was pushed, without its secrets."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a resource is beside its message: it is kept when one is read and handed in again."""
+"""Name, TTL and aliases outside the message survive when a resource is read and pushed again."""
 
 import pytest
 from support import resources as r
@@ -32,7 +32,7 @@ def wrapped(message: dict[str, object], **beside: object) -> Resource:
     ],
     ids=["ttl", "a nanosecond", "ttl and aliases", "name", "name and aliases"],
 )
-def test_what_is_beside_the_message_goes_with_it(resource: Resource) -> None:
+def test_what_the_message_lacks_is_in_the_wrapper(resource: Resource) -> None:
     assert needs_wrapper(resource)
     again = ingest(to_json(resource))
     assert (again.encoded, again.heartbeat, again.ttl_s) == (resource.encoded, resource.heartbeat, resource.ttl_s)
@@ -44,14 +44,14 @@ def test_what_is_beside_the_message_goes_with_it(resource: Resource) -> None:
 
 
 @pytest.mark.parametrize("resource", [ingest(r.static_cluster("a", 1)), ingest(HOST)], ids=["cluster", "host"])
-def test_what_says_all_itself_is_not_wrapped(resource: Resource) -> None:
+def test_a_resource_that_is_all_in_its_message_is_not_wrapped(resource: Resource) -> None:
     assert not needs_wrapper(resource)
     assert to_json(resource)["@type"] == resource.type_url
     assert as_any(resource).SerializeToString() == resource.body
     assert unwrapped(to_json(resource)) == (to_json(resource), {})
 
 
-def test_a_type_that_is_not_known_is_wrapped_for_its_name() -> None:
+def test_a_resource_of_an_unknown_type_is_wrapped_for_its_name() -> None:
     item = {"@type": "type.googleapis.com/none.Such", "value": "YQ=="}
     resource = ingest({"@type": WRAPPER_URL, "name": "x", "resource": item}, allow_unknown_types=True)
     assert ingest(to_json(resource), allow_unknown_types=True).encoded == resource.encoded

@@ -14,7 +14,7 @@ Serving = Callable[..., AbstractAsyncContextManager[ControlPlane]]
 
 @pytest.fixture
 def serving() -> Serving:
-    """Serve from two worker processes, and see to it that none is left: ``async with serving(csds=True)``."""
+    """Serve from two worker processes, and check that none is left: ``async with serving(csds=True)``."""
 
     @asynccontextmanager
     async def serve(

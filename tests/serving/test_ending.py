@@ -1,4 +1,4 @@
-"""Beginnings and ends of a server with worker processes: what it leaves, what its clients are told, and TLS."""
+"""The start and end of a server with worker processes: what it leaves, what its clients receive, and TLS."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ async def test_draining_ends_all_streams_one_by_one_over_the_window_and_leaves_n
             (grpc.StatusCode.UNAVAILABLE, "this server is shutting down; connect again")
         }
         times = sorted(at for at, _ in ends)
-        # Each worker ends its own over the window: the last of the larger share comes near the window's end.
+        # Each worker ends its streams over the window: the last stream of the larger share ends near its end.
         most = max(share.values())
         assert times[-1] - times[0] > 0.7 * window_s * (most - 1) / most
         assert is_free(port)
@@ -60,7 +60,7 @@ async def test_draining_ends_all_streams_one_by_one_over_the_window_and_leaves_n
 
 
 class Farewell(H2Client):
-    """Notes the GOAWAY that it is sent."""
+    """Records the GOAWAY that it receives."""
 
     goaway: ConnectionTerminated | None = None
 
@@ -105,7 +105,7 @@ def _refuses(port: int) -> bool:
 
 
 async def test_sigterm_to_every_process_at_once_drains_as_sigterm_to_the_first_does(tmp_path):
-    """What systemd does by default (KillMode=control-group)."""
+    """As systemd does by default (KillMode=control-group)."""
     await _drains_at(signal.SIGTERM, tmp_path, all_of_them=True)
 
 
@@ -175,7 +175,7 @@ async def test_a_second_server_with_workers_on_the_same_port_is_refused(serving)
 
 
 async def test_of_two_that_begin_at_once_the_later_one_is_refused_and_none_answers_before_it_serves():
-    """Workers are launched before there is anything to serve: clients go elsewhere until there is."""
+    """Workers are launched before there is anything to serve: until then, clients are refused."""
     port = free_port()
     settings = Settings(listen=f"127.0.0.1:{port}", admin="off", transport={"workers": 2})
     first, second = ControlPlane(settings), ControlPlane(settings)
@@ -212,7 +212,7 @@ async def test_workers_that_can_not_begin_leave_neither_processes_nor_the_port(m
 
 
 async def test_what_lies_in_the_working_directory_is_not_taken_for_a_module(tmp_path):
-    """``python -m`` looks there first."""
+    """``python -m`` searches the working directory first."""
     directory, here = tmp_path / "resources", tmp_path / "here"
     directory.mkdir()
     here.mkdir()

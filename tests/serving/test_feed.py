@@ -1,4 +1,4 @@
-"""Every change reaches every stream, exactly once and in order, whichever of the worker processes has it."""
+"""Every change reaches every stream, exactly once and in order, in whichever worker process."""
 
 import json
 
@@ -61,7 +61,7 @@ async def test_every_change_reaches_every_stream_of_both_workers_once_and_in_ord
         for number in range(40):
             control_plane.apply(upsert=[r.static_cluster("a", number + 2)])
             history.append(served(control_plane)["a"])
-            await fleet.wait_versions(served(control_plane))  # else it is right to send the last one alone
+            await fleet.wait_versions(served(control_plane))  # otherwise sending only the last one is correct
         for follower in fleet.followers:
             assert follower.sent == [("a", version) for version in history]
             assert follower.streams == 1
@@ -143,7 +143,7 @@ async def test_a_change_of_the_groups_reaches_all_nodes_of_both_workers(serving)
 
 
 async def test_what_hides_a_base_with_equal_content_hides_its_next_version_too(serving):
-    """No node sees that change, and every process has to know of it."""
+    """No node sees that change, but every process needs it."""
     groups = {"default": [r.static_cluster("a", 1)], "blue": [r.static_cluster("b", 1)]}
     rules = GroupTable(extends={"blue": "default"})
     async with (

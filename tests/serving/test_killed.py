@@ -1,4 +1,4 @@
-"""A worker that is killed costs its streams one reconnect, and nobody anything else."""
+"""A killed worker costs its streams one reconnect, and other clients nothing."""
 
 import asyncio
 import os
@@ -58,7 +58,7 @@ async def test_whatever_is_killed_while_changes_go_on_every_stream_ends_up_with_
             changing.cancel()
             await asyncio.gather(changing, return_exceptions=True)
             await fleet.wait_versions(served(control_plane))
-            assert fleet.streams == expected_streams  # those of the other worker were left alone
+            assert fleet.streams == expected_streams  # the other worker's streams were not affected
             assert [follower.repeated for follower in fleet.followers if follower.repeated] == []
             counted = await _check_figures(control_plane, counted)
         await wait_until(lambda: len(app_of(control_plane).worker_pids), equals=2)
@@ -71,7 +71,7 @@ async def _keep_changing(control_plane: ControlPlane, chance: random.Random) -> 
 
 
 async def _check_figures(control_plane: ControlPlane, before: dict[str, float]) -> dict[str, float]:
-    """Assert that totals only grow, and that every stream was opened and not closed; return the totals."""
+    """Assert that totals only grow, and that all streams are open; return the totals."""
     assert control_plane.admin_address is not None
     port = control_plane.admin_address.port
     said = await wait_until(lambda: metrics(port), lambda found: found["xds_streams"] == STREAMS, poll_s=0.01)
@@ -128,7 +128,7 @@ async def test_what_was_rejected_is_sent_again_by_any_worker_whatever_the_client
     """
     nodes = [f"n{number}" for number in range(16)]
     resources = [r.static_cluster("a", 1), r.static_cluster("b", 3)]
-    # In order, b would go only once the rest was accepted; merged, the client would be back before the change.
+    # With ordering, b would be removed only after the rest is accepted; merged, the client would reconnect first.
     protocol = {"ordering": False, "coalesce_s": 0}
     async with serving({"default": resources}, protocol=protocol) as control_plane:
         claims = served(control_plane)
@@ -158,7 +158,7 @@ async def test_what_was_rejected_is_sent_again_by_any_worker_whatever_the_client
         await _wait_total(control_plane, "xds_acks_total", len(nodes) * (1 if killed else 2))
         for client in again:
             await client.close()
-        # It took that: from now on it is believed again, by all of them.
+        # The client accepted that: from now on all workers trust its claims again.
         for node in nodes:
             async with DeltaClient(port_of(control_plane), node_id=node) as client:
                 await client.subscribe(r.CLUSTER, initial=claims)
@@ -175,7 +175,7 @@ async def _wait_total(control_plane: ControlPlane, name: str, at_least: int) -> 
 
 
 async def nodes_seen(control_plane: ControlPlane, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """Return the ids of the nodes that CSDS tells of on a new connection."""
+    """Return the ids of the nodes that CSDS reports on a new connection."""
     schema = load_schema()
     request = schema.message_class("envoy.service.status.v3.ClientStatusRequest")()
     response_class: Any = schema.message_class("envoy.service.status.v3.ClientStatusResponse")
@@ -210,6 +210,6 @@ async def test_csds_does_not_wait_for_a_worker_that_dies_before_it_answers(servi
         # many, some are taken by the other one.
         await wait_until(lambda: shares([other], port_of(control_plane))[other], lambda count: count > share[other])
         os.kill(victim, signal.SIGKILL)
-        async with asyncio.timeout(8):  # less than an answer is waited for
+        async with asyncio.timeout(8):  # less than the time-out of an answer
             answers = await asyncio.gather(*asking)
         assert min(len(answer) for answer in answers) >= share[other]

@@ -1,4 +1,4 @@
-"""Signals to a server's processes: those that are not meant to end one cost no stream, and SIGHUP reloads."""
+"""Signals to a server's processes: those that are not meant to end it cost no stream, and SIGHUP reloads."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from xds.client import Client
 
 STREAMS = 12
 ENDING = {"TERM", "INT", "QUIT", "ABRT", "KILL", "XCPU", "SEGV", "BUS", "FPE", "ILL", "TRAP", "SYS"}
-"""What is meant to end a process, and what its own faults bring."""
+"""Signals that are meant to end a process, and those of its own faults."""
 STOPPING = {"STOP", "TSTP", "TTIN", "TTOU"}
 OTHERS = sorted(
     number
@@ -31,13 +31,13 @@ OTHERS = sorted(
 FOR_THE_PARENT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def test_these_are_all_that_there_are() -> None:
+def test_most_signals_are_not_meant_to_end_a_process() -> None:
     assert {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGALRM, signal.SIGRTMIN} < {*OTHERS}
     assert len(OTHERS) > 40
 
 
 def send(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # that it ended is what the test finds then
+    with contextlib.suppress(ProcessLookupError):  # the test then finds that it has ended
         os.kill(pid, number)
 
 
@@ -89,8 +89,8 @@ async def test_no_signal_that_is_not_meant_to_end_a_server_costs_a_stream_or_a_c
         assert len(server.events("reloading, as SIGHUP asks")) == 1
 
 
-async def test_a_worker_is_not_ended_by_them_as_it_starts_either() -> None:
-    """Before it has set up anything, most of them would end it: its parent has it begin with them blocked."""
+async def test_a_starting_worker_is_not_ended_by_them_either() -> None:
+    """Before its set-up, most of them would end it, so its parent starts it with them blocked."""
     async with XdsServer(None, "--workers", "1", settings={"transport.kind": "native"}) as server:
         await server.wait_ready()
         (first,) = children_of(server.pid)
@@ -98,7 +98,7 @@ async def test_a_worker_is_not_ended_by_them_as_it_starts_either() -> None:
         seen: set[int] = set()
 
         def bombard() -> bool:
-            """Send all to a process that was started, from its first moment until it ignores them."""
+            """Send all signals to a process from its start until it ignores them."""
             for pid in children_of(server.pid):
                 if pid != first:
                     seen.update([pid])
@@ -118,7 +118,7 @@ async def test_a_worker_is_not_ended_by_them_as_it_starts_either() -> None:
 
 
 async def shown(port: int) -> str:
-    """Return the subject of the certificate that a port shows."""
+    """Return the subject of a port's certificate."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
@@ -188,7 +188,7 @@ def _ignores(pid: int, number: int) -> bool:
 
 
 def _in_mask(pid: int, name: str, number: int) -> bool:
-    """Say what a process does with a signal, as the kernel sees it (proc(5), status)."""
+    """Return what a process does with a signal, from ``/proc/PID/status`` (proc(5))."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

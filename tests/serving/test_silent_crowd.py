@@ -1,4 +1,4 @@
-"""`xds serve` with more silent connections on a port than it takes: health is answered, and newcomers are served."""
+"""`xds serve` with more silent connections on a port than it accepts: health checks and new clients are served."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ BODY = b"PUT /v1/groups/default/snapshot HTTP/1.1\r\nhost: localhost\r\ncontent-
 
 @asynccontextmanager
 async def crowd(port: int, said: bytes = b"", count: int = CROWD) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """Connect so many clients that say this and no more."""
+    """Connect a number of clients that send these bytes and nothing more."""
     connected = []
     try:
         for _ in range(count):

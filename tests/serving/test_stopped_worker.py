@@ -1,4 +1,4 @@
-"""`xds serve --workers 2` with workers that are stopped: all questions to all workers are answered without those."""
+"""`xds serve --workers 2` with stopped workers: requests to all workers are answered without those."""
 
 import asyncio
 import json
@@ -29,13 +29,13 @@ from xds.serving.workers_state import WorkersState
 
 STREAMS = 24
 BOUND_S = 5.0
-"""How long an answer may take while a worker does not answer; it is killed after 30 s."""
+"""Maximum time of an answer while a worker does not answer; that worker is killed after 30 s."""
 XDS = str(Path(sys.executable).parent / "xds")
 
 
 @asynccontextmanager
 async def serving(directory: Path) -> AsyncIterator[tuple[XdsServer, Fleet]]:
-    """Serve by two workers, each of which has streams."""
+    """Serve from two workers, each of which has streams."""
     r.write_directory(directory, [r.static_cluster("a", 1)])
     settings = {"transport.kind": "native", "csds": True}
     async with XdsServer(directory, "--workers", "2", settings=settings) as server:
@@ -65,7 +65,7 @@ async def xds(server: XdsServer, *arguments: str) -> "subprocess.CompletedProces
 
 
 async def csds(port: int) -> list[tuple[str, str]]:
-    """Return the node id and scope of each entry that CSDS has, on a connection that a worker that answers takes."""
+    """Return the node id and scope of each CSDS entry, over a connection to a worker that answers."""
     schema = load_schema()
     request = schema.message_class("envoy.service.status.v3.ClientStatusRequest")()
     response_class: Any = schema.message_class("envoy.service.status.v3.ClientStatusResponse")

@@ -1,4 +1,4 @@
-"""``xds serve`` whose store is deleted or replaced under pushes: told, and nothing acknowledged is lost."""
+"""``xds serve`` whose store is deleted or replaced during pushes reports it, and loses nothing acknowledged."""
 
 import asyncio
 import random

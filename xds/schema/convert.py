@@ -33,7 +33,7 @@ def message_from_json(
     """Return the message of a known type that ``value`` describes in Envoy's JSON form (snake_case or camelCase).
 
     An ``@type`` at the top is ignored. Raises ConversionError with *all* problems; the value is examined key by key
-    only if protobuf's own parser refuses it. With ``allow_unknown_types`` a typed config of an unknown type may be given as
+    only if protobuf's own parser refuses it. With ``allow_unknown_types`` a typed config of an unknown type may be
     ``{"@type": …, "value": <base64>}``; ``plan.OPAQUE`` is then appended to the type URL of its Any, and the walk of
     ``plan`` removes it again.
 
@@ -45,11 +45,13 @@ def message_from_json(
     try:
         json_format.ParseDict(content, message, descriptor_pool=schema.pool, max_recursion_depth=JSON_DEPTH_MAX)
     except Exception as error:  # the parser raises anything from KeyError to OverflowError
-        return _mended(schema, content, full_name, allow_unknown_types, error)
+        return _parse_sound_part(schema, content, full_name, allow_unknown_types, error)
     return message
 
 
-def _mended(schema: Schema, content: Any, full_name: str, allow_unknown_types: bool, error: Exception) -> Message:
+def _parse_sound_part(
+    schema: Schema, content: Any, full_name: str, allow_unknown_types: bool, error: Exception
+) -> Message:
     sound, findings = diagnose(schema, content, full_name=full_name, allow_unknown_types=allow_unknown_types)
     message = schema.message_class(full_name)()
     partial: Message | None = message

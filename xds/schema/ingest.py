@@ -50,7 +50,8 @@ def ingest(
     ``{"@type": …, "value": <base64>}``. The placeholder of a redacted secret is a problem unless ``allow_redacted``,
     for resources that are only shown again.
 
-    Equal content has an equal ``version`` and equal bytes, in any form and on any machine. ``item`` is not changed, except for the position of ``@type`` among the keys of nested typed configs.
+    Equal content has an equal ``version`` and equal bytes, in any form and on any machine. ``item`` is not
+    changed, except for the position of ``@type`` among the keys of nested typed configs.
     """
     intake = _Intake(item, source, line_of)
     unpacker = Unpacker(load_schema(), allow_unknown_types=allow_unknown_types)

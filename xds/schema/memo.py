@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 
-REMEMBERED = frozenset({"envoy.config.endpoint.v3.LbEndpoint"})
+CACHED_TYPES = frozenset({"envoy.config.endpoint.v3.LbEndpoint"})
 """Message types, as items of lists, that are cached."""
 
 ENTRIES_MAX = 32_768
@@ -19,11 +19,11 @@ BYTES_MAX = 512
 Visit: TypeAlias = Callable[[Any, Trail, Findings], None]
 
 
-def remembering(visit: Visit) -> Visit:
+def cached_visit(visit: Visit) -> Visit:
     """Return a visit that skips messages in which ``visit`` found and changed nothing before."""
     clean: set[bytes] = set()
 
-    def visit_once(message: Any, trail: Trail, found: Findings) -> None:
+    def visit_unless_cached(message: Any, trail: Trail, found: Findings) -> None:
         data = message.SerializeToString(deterministic=True)
         if data in clean:
             return
@@ -38,4 +38,4 @@ def remembering(visit: Visit) -> Visit:
                 clean.clear()
             clean.add(data)
 
-    return visit_once
+    return visit_unless_cached

@@ -34,7 +34,7 @@ def name_inside(message: Any, type_url: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def says_its_name(schema: Schema, type_url: str, name: str, value: bytes) -> bool:
+def has_name_inside(schema: Schema, type_url: str, name: str, value: bytes) -> bool:
     """Return whether an encoded message has this name without a wrapper."""
     if type_url in NAMED_INSIDE:
         return True

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from xds.model.resource import Reference
 from xds.schema import pool, rules
 from xds.schema.decode import Findings, decode, unknown_type
-from xds.schema.memo import REMEMBERED, Visit, remembering
+from xds.schema.memo import CACHED_TYPES, Visit, cached_visit
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.references import BOOTSTRAP_ONLY, EXTRACTORS, Extractor
 
@@ -260,8 +260,8 @@ class _FieldCompiler:
         size = rules.size_check(ruled, "item") if ruled is not None else None
         item_rules = ruled.items if ruled is not None and ruled.HasField("items") else None
         item = self._value(field, item_rules)
-        if item is not None and field.message_type is not None and field.message_type.full_name in REMEMBERED:
-            item = remembering(item)
+        if item is not None and field.message_type is not None and field.message_type.full_name in CACHED_TYPES:
+            item = cached_visit(item)
         unique = ruled is not None and ruled.unique
         if size is None and item is None and not unique:
             return None

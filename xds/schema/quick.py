@@ -26,11 +26,11 @@ class _Type(NamedTuple):
 
 def ingest_encoded(type_url: str, value: bytes) -> Resource:
     """Return ``ingest((type_url, value))``. Raises ChangesetRejectedError like ``ingest``."""
-    resource = _taken_as_it_is(type_url, value) if type_url in NAMED_INSIDE else None
+    resource = _ingest_canonical(type_url, value) if type_url in NAMED_INSIDE else None
     return ingest((type_url, value)) if resource is None else resource
 
 
-def _taken_as_it_is(type_url: str, value: bytes) -> Resource | None:
+def _ingest_canonical(type_url: str, value: bytes) -> Resource | None:
     if len(value) > RESOURCE_BYTES_MAX or REDACTED_BYTES in value:
         return None
     kind = _type(type_url)

@@ -10,7 +10,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX
-from xds.schema.names import NAMED_INSIDE, says_its_name
+from xds.schema.names import NAMED_INSIDE, has_name_inside
 from xds.schema.parcel import WRAPPER
 from xds.schema.pool import load_schema
 
@@ -24,7 +24,7 @@ def needs_wrapper(resource: Resource) -> bool:
     if resource.type_url in NAMED_INSIDE:
         return False
     value = AnyMessage.FromString(resource.body).value
-    return not says_its_name(load_schema(), resource.type_url, resource.name, value)
+    return not has_name_inside(load_schema(), resource.type_url, resource.name, value)
 
 
 def as_any(resource: Resource) -> AnyMessage:

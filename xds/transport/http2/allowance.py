@@ -9,13 +9,13 @@ from xds.transport.http2.payloads import check_priority
 TINY = 256
 """A frame that carries fewer bytes of data or credit counts as a chore."""
 STREAMS_PER_CHORE = 100
-"""A SETTINGS frame that changes the windows costs one chore per so many open streams."""
+"""Open streams per chore of a SETTINGS frame that changes their windows."""
 SETTINGS_BYTES_PER_CHORE = 600
-"""A SETTINGS frame costs one chore more per so many bytes of payload."""
+"""Payload bytes per additional chore of a SETTINGS frame."""
 CHORES_PER_MALFORMED = 20
 """The cost of a refused request. By default 100 to 200 are allowed at once, then ten per second."""
 HEADER_BYTES_PER_CHORE = 1_024
-"""A header block costs one chore per so many bytes: decoding Huffman code takes 0.5 ms per kilobyte."""
+"""Bytes per chore of a header block: decoding Huffman code takes 0.5 ms per kilobyte."""
 
 
 class Allowance(FrameReader):
