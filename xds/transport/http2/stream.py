@@ -61,7 +61,7 @@ class StreamConnection(Protocol):
 
 
 class Http2Stream:
-    """A stream of a connection. ``window`` is how many bytes we may still send, ``credit`` the client."""
+    """A stream of a connection. ``window`` is how many bytes we may still send, ``credit`` how many the client may."""
 
     __slots__ = (
         "connection",
