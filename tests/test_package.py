@@ -1,7 +1,7 @@
 """The package, built from a clean copy of the source and installed into an empty environment, is a working ``xds``.
 
 It is built from a copy because the build hook writes into ``xds/_generated``, which other tests read meanwhile. The
-dependencies are whatever the registry has now, as they are for a user who installs it today. ``make release`` sets
+dependencies are the newest of the registry, as for a user who installs it today. ``make release`` sets
 ``XDS_TEST_DIST`` to the directory of the sdist and the wheel that it built: then both are installed and tested.
 """
 
@@ -31,14 +31,14 @@ pytestmark = [
 
 
 class Built(NamedTuple):
-    """What a release has."""
+    """The files of a release."""
 
     sdist: Path
     wheel: Path
 
 
 def tracked() -> set[str]:
-    """Return the files that belong in the sdist: what git tracks; for a build of the test's own, new files as well."""
+    """Return the files that belong in the sdist: what git tracks; for the test's own build, new files as well."""
     which = ["--cached"] if DIST else ["--cached", "--others", "--exclude-standard"]
     listed = run("git", "ls-files", "-z", *which, cwd=ROOT)
     return {name for name in listed.split("\0") if name and (ROOT / name).exists()}
@@ -46,7 +46,7 @@ def tracked() -> set[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The sdist, and the wheel that the backend makes of it in its isolated environment."""
+    """The sdist, and the wheel that the backend builds from it in an isolated environment."""
     target = Path(DIST).absolute() if DIST else tmp_path_factory.mktemp("dist")
     if not DIST:
         source = tmp_path_factory.mktemp("source")
