@@ -25,7 +25,7 @@ def test_version_names_what_it_stands_on(xds) -> None:
 
 def test_settings_are_listed_with_key_variable_default_and_meaning(xds) -> None:
     text = xds("settings").stdout
-    assert "listen  XDS_LISTEN  (default 127.0.0.1:18000)\n    Where xDS is served" in text
+    assert "listen  XDS_LISTEN  (default 127.0.0.1:18000)\n    The address of the xDS port" in text
     assert "protocol.ordering  XDS_PROTOCOL__ORDERING  (default true)\n    Make before break" in text
 
 
