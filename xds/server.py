@@ -301,9 +301,7 @@ class _FollowedDirectory:
             self._unpublished = None
 
 
-async def _publish_outcome(
-    control_plane: App, publisher: Publisher, outcome: Change | ChangesetRejectedError
-) -> None:
+async def _publish_outcome(control_plane: App, publisher: Publisher, outcome: Change | ChangesetRejectedError) -> None:
     """Publish a change of the directory, or log its problems."""
     try:
         if isinstance(outcome, ChangesetRejectedError):
@@ -329,9 +327,7 @@ async def _publish_with_retries(publisher: Publisher, change: Change) -> None:
             pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
 
 
-async def _publish_first(
-    control_plane: App, publisher: Publisher, changeset: Changeset | None
-) -> Change | None:
+async def _publish_first(control_plane: App, publisher: Publisher, changeset: Changeset | None) -> Change | None:
     """Publish the directory's content at a start, or its absence. Return the change if it has to be retried later.
 
     That is if the store is unavailable and has content from before, which is served meanwhile.

@@ -16,9 +16,9 @@ from xds.transport.assembly import Assembly
 from xds.transport.http2 import frames, grpc, headers
 from xds.transport.http2.connection import Connection
 from xds.transport.http2.headers import RequestHead
-from xds.transport.http2.limits import Limits
-from xds.transport.http2.stream import Stream
-from xds.transport.native_connection import NativeConnection, Shared
+from xds.transport.http2.limits import Http2Limits
+from xds.transport.http2.stream import Http2Stream
+from xds.transport.native_connection import NativeConnection, SharedByConnections
 
 WINDOW = 1 << 30
 PATH = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
@@ -59,7 +59,7 @@ class Taken:
     count = 0
 
 
-class Taker(Stream):
+class Taker(Http2Stream):
     """A stream that counts the messages that come."""
 
     __slots__ = ("_taken",)
@@ -87,10 +87,10 @@ class Served(NativeConnection):
 
     __slots__ = ("taken",)
 
-    def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
+    def open_stream(self, stream_id: int, head: RequestHead) -> Http2Stream:
         return Taker(self, stream_id, self.taken)
 
-    def began(self, stream: Stream, head: RequestHead) -> None:
+    def began(self, stream: Http2Stream, head: RequestHead) -> None:
         stream.start()
 
     def deliver(self, message: bytes, framed: bytes) -> None:
@@ -103,14 +103,14 @@ class Framed(Connection):
 
     __slots__ = ("_wire", "taken")
 
-    def __init__(self, limits: Limits, wire: Wire, taken: Taken) -> None:
+    def __init__(self, limits: Http2Limits, wire: Wire, taken: Taken) -> None:
         super().__init__(limits)
         self._wire, self.taken = wire, taken
 
-    def open_stream(self, stream_id: int, head: RequestHead) -> Stream:
+    def open_stream(self, stream_id: int, head: RequestHead) -> Http2Stream:
         return Taker(self, stream_id, self.taken)
 
-    def began(self, stream: Stream, head: RequestHead) -> None:
+    def began(self, stream: Http2Stream, head: RequestHead) -> None:
         stream.start()
 
     def write(self, data: bytes) -> None:
@@ -185,9 +185,9 @@ class Participant:
         self.name = name
         self.taken = Taken()
         self._first = Exchange(0)
-        self._shared = Shared(
+        self._shared = SharedByConnections(
             services=cast("Any", None),
-            limits=Limits(),
+            limits=Http2Limits(),
             assembly=Assembly(),
             clock=time.monotonic,
             call_at=cast("Any", None),

@@ -325,8 +325,8 @@ def grpc_api() -> Iterator[str]:
     yield from ("", "## The push API", "")
     yield (
         f"Service `{package}.Snapshots`, on its own port (`api.listen`, 127.0.0.1:18001). The file is "
-        "[protos/xds_control_plane/snapshots.proto](../../protos/xds_control_plane/snapshots.proto); `xds.client` is its "
-        "client for Python. The statuses "
+        "[protos/xds_control_plane/snapshots.proto](../../protos/xds_control_plane/snapshots.proto); `xds.client` is "
+        "its client for Python. The statuses "
         "are under [Errors](errors.md#the-push-api)."
     )
     yield ""
