@@ -11,7 +11,7 @@ from xds.store.entries import Store
 
 @pytest.fixture(params=MAKERS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """Each kind of store in turn, empty."""
+    """An empty store of each kind in turn."""
     made = await MAKERS[request.param](tmp_path)
     yield made
     await made.close()

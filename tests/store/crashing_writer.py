@@ -1,4 +1,4 @@
-"""Appends to a SQLite store, and prints each revision once it was acknowledged, until it is killed."""
+"""Append to a SQLite store, and print each acknowledged revision, until killed."""
 
 import asyncio
 import sys
@@ -11,7 +11,7 @@ WIDTH = 5
 
 
 async def main() -> None:
-    """Append for ever: every entry sets the same few resources to its number."""
+    """Append without end: every entry sets the same few resources to its number."""
     store = await SqliteStore.open(Path(sys.argv[1]))
     number = (await store.state()).revision
     while True:

@@ -1,4 +1,4 @@
-"""The kinds of store that there are, by name: each made empty in a directory of its own."""
+"""Functions that create an empty store, by kind, each in its own directory."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ async def _sqlite(directory: Path) -> Store:
 
 
 async def _etcd_store(directory: Path) -> Store:
-    """Make a store below a prefix of its own, in one etcd that all tests of a run share."""
+    """Create a store below its own prefix, in one etcd that all tests of a run share."""
     if not _etcd:
         etcd = Etcd()
         etcd.start()

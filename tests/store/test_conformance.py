@@ -1,4 +1,4 @@
-"""What every store does alike."""
+"""Behaviour that all stores share."""
 
 import asyncio
 import tempfile
@@ -73,7 +73,9 @@ async def test_every_kept_revision_can_be_read(store: Store) -> None:
     ]
 
 
-async def test_who_expects_another_revision_changes_nothing_and_learns_which_it_is(store: Store) -> None:
+async def test_an_append_that_expects_another_revision_changes_nothing_and_reports_the_present_one(
+    store: Store,
+) -> None:
     await store.append(entry(1), 0)
     with pytest.raises(ConflictError) as refused:
         await store.append(entry(2), 0)
@@ -124,7 +126,7 @@ async def test_entries_are_found_by_their_ids(store: Store) -> None:
     assert found["id-2"].digest == entry(2).digest()
 
 
-async def test_heads_tell_of_entries_without_what_they_do(store: Store) -> None:
+async def test_heads_have_the_metadata_of_entries(store: Store) -> None:
     await store.append_all([entry(number, {A: b"x", B: None}) for number in range(1, 6)], 0)
     await store.compact(2)
     assert await store.kept() == (2, 5)
@@ -152,7 +154,7 @@ async def test_an_entry_larger_than_one_request_is_kept_whole(store: Store) -> N
     assert (await store.state()).resources == large | {A: b"2"}
 
 
-async def test_a_watch_gives_what_was_and_what_comes_once_and_in_order(store: Store) -> None:
+async def test_a_watch_yields_past_and_future_entries_once_and_in_order(store: Store) -> None:
     await store.append(entry(1))
     await store.append(entry(2))
     seen: list[Stored] = []
@@ -190,7 +192,7 @@ async def test_a_watch_ends_with_its_store(store: Store) -> None:
         await store.append(entry(1))
 
 
-async def test_calls_that_are_under_way_when_it_closes_are_answered(store: Store) -> None:
+async def test_calls_under_way_when_the_store_closes_are_answered(store: Store) -> None:
     for number in range(1, 31):
         await store.append(entry(number))
     calls = [
@@ -227,7 +229,7 @@ async def test_compaction_keeps_the_state_and_what_came_later(store: Store) -> N
     assert await store.append(entry(251)) == 251
 
 
-async def test_what_was_not_made_yet_is_said_to_be(store: Store) -> None:
+async def test_a_revision_that_does_not_exist_yet_is_an_error(store: Store) -> None:
     await store.append(entry(1))
     for reading in (store.state(2), store.entries(2), store.compact(2), anext(store.watch(2))):
         with pytest.raises(NotYetError) as refused:
@@ -251,7 +253,7 @@ async def test_what_is_too_large_is_refused(store: Store, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("bad", [Entry(id="", operations={A: b""}), Entry(id="x" * 200), Entry(id="i")])
-async def test_an_entry_has_an_id_and_changes_something(store: Store, bad: Entry) -> None:
+async def test_an_entry_without_an_id_or_an_effect_is_refused(store: Store, bad: Entry) -> None:
     with pytest.raises(ValueError, match="an entry"):
         await store.append(bad)
 
@@ -261,7 +263,7 @@ STEPS = st.lists(
     st.tuples(
         st.dictionaries(KEYS, st.none() | st.binary(max_size=4), min_size=1, max_size=4),
         st.none() | st.binary(max_size=3),
-        st.integers(0, 12),  # compact up to this revision afterwards, where there is one
+        st.integers(0, 12),  # afterwards compact up to this revision, if it exists
     ),
     max_size=10,
 )

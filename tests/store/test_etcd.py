@@ -1,4 +1,4 @@
-"""What only the store in etcd does: several of them at once, etcd away, a local cache, another log in its place."""
+"""The store in etcd: several replicas, etcd unreachable, the local cache, a replaced log."""
 
 import asyncio
 import signal
@@ -67,7 +67,7 @@ async def test_with_etcd_away_reading_goes_on_and_writing_is_refused_until_it_is
         await store.close()
 
 
-async def test_a_start_with_etcd_away_has_what_was_last_known_never_nothing(tmp_path: Path) -> None:
+async def test_a_start_with_etcd_away_has_the_last_known_state(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     async with Etcd() as etcd:
         options = EtcdOptions(endpoints=etcd.endpoints)
@@ -93,7 +93,7 @@ async def test_a_start_with_etcd_away_has_what_was_last_known_never_nothing(tmp_
         await store.close()
 
 
-async def test_a_cache_that_is_not_whole_is_none(tmp_path: Path) -> None:
+async def test_an_incomplete_cache_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     assert StateCache(path).read() is None
     from xds.store.entries import State
@@ -110,8 +110,8 @@ async def test_a_cache_that_is_not_whole_is_none(tmp_path: Path) -> None:
         assert StateCache(path).read() is None
 
 
-async def test_another_log_at_the_same_place_is_begun_anew_never_taken_for_the_old_one() -> None:
-    """As after a restore from a backup: revisions go back, and mean something else."""
+async def test_another_log_at_the_same_prefix_is_read_from_its_beginning() -> None:
+    """As after a restore from a backup: revisions go back, and are those of other entries."""
     async with Etcd() as etcd:
         options = EtcdOptions(endpoints=etcd.endpoints)
         store = await EtcdStore.open(options, "x")
@@ -130,8 +130,8 @@ async def test_another_log_at_the_same_place_is_begun_anew_never_taken_for_the_o
         await store.close()
 
 
-async def test_who_waits_for_a_member_that_is_silent_is_answered_when_the_store_closes() -> None:
-    """Closing cancels the calls to etcd; nobody who waits for one is cancelled with it."""
+async def test_calls_to_a_silent_member_are_answered_when_the_store_closes() -> None:
+    """Closing cancels the calls to etcd, but not the tasks that await them."""
     async with Etcd() as etcd:
         store = await EtcdStore.open(EtcdOptions(endpoints=etcd.endpoints), "x")
         for number in range(1, 5):
@@ -163,7 +163,7 @@ async def test_who_waits_for_a_member_that_is_silent_is_answered_when_the_store_
         "sqlite:x",
     ],
 )
-def test_what_is_no_url_of_a_store_is_told(url: str) -> None:
+def test_an_invalid_store_url_is_refused(url: str) -> None:
     with pytest.raises(StoreUrlError):
         check_url(url)
 

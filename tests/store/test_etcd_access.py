@@ -1,4 +1,4 @@
-"""A store in an etcd that asks for a client's certificate, and for a user's password."""
+"""A store in an etcd that requires a client certificate and a password."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ class Guarded:
         self.child.argv += ["--client-cert-auth", "--trusted-ca-file", str(self.authority.cert_path)]
 
     def options(self, *, before: tuple[str, ...] = (), **more: str) -> EtcdOptions:
-        """Return how to reach it, asking the endpoints ``before`` first."""
+        """Return the connection options, with the endpoints ``before`` first."""
         return EtcdOptions(
             endpoints=(*before, f"127.0.0.1:{self.port}"),
             ca=self.authority.cert_path,
@@ -85,7 +85,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
     etcd.child.stop()
 
 
-async def test_a_control_plane_shows_its_certificate_and_its_password(guarded: Guarded, tmp_path: Path) -> None:
+async def test_a_control_plane_presents_its_certificate_and_its_password(guarded: Guarded, tmp_path: Path) -> None:
     guarded.guard()
     password = tmp_path / "password"
     password.write_text("hush\n")
@@ -102,7 +102,7 @@ async def test_a_control_plane_shows_its_certificate_and_its_password(guarded: G
         await server.wait_ready()
         async with Client(f"127.0.0.1:{server.api_port}") as client:
             assert (await client.apply(upsert=[r.static_cluster("a", 1)])).revision == 1
-        guarded.child.kill()  # and with it the tokens that it gave out
+        guarded.child.kill()  # its tokens are invalid afterwards
         guarded.child.start()
         async with Client(f"127.0.0.1:{server.api_port}", patience_s=20) as client:
             assert (await client.apply(upsert=[r.static_cluster("b", 1)])).revision == 2
@@ -113,7 +113,7 @@ async def test_a_control_plane_shows_its_certificate_and_its_password(guarded: G
             assert [each["name"] for each in (await client.snapshot()).resources] == ["a", "b"]
 
 
-async def test_who_is_not_let_in_is_told_why(guarded: Guarded) -> None:
+async def test_an_error_says_why_etcd_refuses_access(guarded: Guarded) -> None:
     with pytest.raises(UnavailableError):
         await EtcdStore.open(EtcdOptions(endpoints=(f"127.0.0.1:{guarded.port}",)), PREFIX)
     guarded.guard()
@@ -125,7 +125,7 @@ async def test_who_is_not_let_in_is_told_why(guarded: Guarded) -> None:
         await EtcdStore.open(guarded.options(user="ann", password="hush"), "theirs", wait_s=600)
 
 
-async def test_a_member_that_is_not_there_to_check_the_password_is_passed_over(guarded: Guarded) -> None:
+async def test_an_unreachable_member_is_skipped_when_authenticating(guarded: Guarded) -> None:
     guarded.guard()
     options = guarded.options(before=(f"127.0.0.1:{free_port()}",), user="ann", password="hush")
     store = await EtcdStore.open(options, PREFIX)

@@ -1,4 +1,4 @@
-"""What a store in etcd takes for the newest head: replies and the watch come in any order, and it only goes forward."""
+"""The head in a store in etcd only moves forward, in whatever order replies and watch events arrive."""
 
 import asyncio
 
@@ -37,14 +37,14 @@ async def store(fake):
 
 
 def write(fake: FakeEtcd, revision: int, name: str) -> None:
-    """Keep an entry as another replica does."""
+    """Append an entry as another replica does."""
     head = pb.Head.FromString(fake.value(b"x/head"))
     head.revision = revision
     record = pb.Record(batch=encode_batch([entry(name)], revision))
     fake.write(**{f"log_{revision:020d}": record.SerializeToString(), "head": head.SerializeToString()})
 
 
-async def test_a_reply_that_comes_after_the_watch_has_told_of_later_ones_takes_nothing_back(
+async def test_a_reply_that_arrives_after_later_watch_events_does_not_move_the_head_back(
     fake: FakeEtcd, store: EtcdStore
 ) -> None:
     async def overtaken() -> None:
@@ -59,7 +59,7 @@ async def test_a_reply_that_comes_after_the_watch_has_told_of_later_ones_takes_n
     assert await store.append_all([entry("next")], 3) == 4, "the first try is on the newest head"
 
 
-async def test_a_fence_or_a_compaction_whose_reply_is_late_takes_nothing_back_either(
+async def test_a_late_reply_to_a_fence_or_a_compaction_does_not_move_the_head_back(
     fake: FakeEtcd, store: EtcdStore
 ) -> None:
     assert await store.append_all([entry("first")], 0) == 1
@@ -96,10 +96,10 @@ async def test_a_fence_or_a_compaction_whose_reply_is_late_takes_nothing_back_ei
 
 
 @pytest.mark.parametrize("of_the_same_content", [True, False])
-async def test_a_lost_write_is_not_taken_for_made_because_another_has_its_id(
+async def test_a_lost_write_is_not_confirmed_by_another_change_with_its_id(
     fake: FakeEtcd, store: EtcdStore, of_the_same_content: bool
 ) -> None:
-    """Another replica was given the same id: what it kept at that revision may be another change."""
+    """Another replica was given the same id: the entry at that revision may be another change."""
     ours = entry("same")
 
     async def lose(*_: object):
@@ -115,7 +115,7 @@ async def test_a_lost_write_is_not_taken_for_made_because_another_has_its_id(
         await store.append_all([ours], 0)
 
 
-async def test_who_waits_for_a_write_to_be_settled_is_answered_when_the_store_closes(
+async def test_a_write_with_an_unknown_outcome_is_answered_when_the_store_closes(
     fake: FakeEtcd, store: EtcdStore
 ) -> None:
     async def lose(*_: object):

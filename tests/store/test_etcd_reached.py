@@ -1,4 +1,4 @@
-"""An etcd that is only starting, slow to connect to, not there, or cut off without a word."""
+"""An etcd that is starting, slow to connect to, absent, or silently unreachable."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ WAITING = "waiting for etcd"
 
 @pytest.fixture
 async def absent() -> AsyncIterator[Etcd]:
-    """An etcd that is not started yet."""
+    """An etcd that has not been started."""
     etcd = Etcd()
     yield etcd
     for member in etcd.members:
@@ -44,7 +44,7 @@ async def test_a_start_waits_for_an_etcd_that_does_not_listen_yet(absent: Etcd, 
     await store.close()
 
 
-async def test_a_start_does_not_keep_to_a_connection_that_is_accepted_and_never_answered(absent: Etcd) -> None:
+async def test_a_start_gives_up_a_connection_that_is_accepted_and_never_answered(absent: Etcd) -> None:
     """A member listens before it serves: by default gRPC waits 20 s for the first HTTP/2 frame."""
     async with SilentListener(absent.clients[0]) as listener:
         opening = asyncio.create_task(EtcdStore.open(EtcdOptions(endpoints=absent.endpoints), "x", wait_s=60))
@@ -62,7 +62,7 @@ async def test_a_start_gives_up_on_an_etcd_that_stays_away_and_says_how_long_it_
 
 
 async def test_a_member_whose_connections_take_long_to_open_is_reached() -> None:
-    """A bound on an attempt that is shorter than TLS and HTTP/2 take on the way to a member keeps it away for good."""
+    """If connection attempts time out before TLS and HTTP/2 are established, a member is never reached."""
     async with Etcd() as etcd, SlowLink(etcd.clients[0], 1.5) as link:
         await link.wait_ready()
         client = EtcdClient(EtcdOptions(endpoints=(f"127.0.0.1:{link.port}",)))
@@ -77,7 +77,7 @@ async def test_a_member_whose_connections_take_long_to_open_is_reached() -> None
 
 
 async def test_a_member_is_reached_again_though_its_connection_fell_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To TCP such a connection is alive for 15 minutes, and with one endpoint there is no other to turn to."""
+    """TCP takes 15 minutes to notice, and with one endpoint there is no other member to switch to."""
     monkeypatch.setattr("xds.store.etcd_client.KEEPALIVE_S", 1.0)
     monkeypatch.setattr("xds.store.etcd_client.KEEPALIVE_TIMEOUT_S", 1.0)
     async with Etcd() as etcd, FreezingProxy(etcd.clients[0]) as proxy:
@@ -90,7 +90,7 @@ async def test_a_member_is_reached_again_though_its_connection_fell_silent(monke
         await store.close()
 
 
-async def test_a_server_that_is_started_before_its_etcd_serves_once_that_is_there(absent: Etcd) -> None:
+async def test_a_server_started_before_its_etcd_serves_once_etcd_is_up(absent: Etcd) -> None:
     async with XdsServer(None, "--store", absent.url()) as server:
         (said,) = await server.wait_event(WAITING)
         assert (said["wait_s"], absent.endpoints[0] in said["problem"]) == (30, True)
@@ -98,7 +98,7 @@ async def test_a_server_that_is_started_before_its_etcd_serves_once_that_is_ther
         await server.wait_ready()
 
 
-async def test_a_server_that_waits_for_its_etcd_ends_when_it_is_told_to(absent: Etcd) -> None:
+async def test_a_server_that_waits_for_its_etcd_ends_on_a_signal(absent: Etcd) -> None:
     async with XdsServer(None, "--store", absent.url(), settings={"store.etcd_wait_s": 3600}) as server:
         await server.wait_event(WAITING)
         server.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Something in etcd that can't be read is named, logged and waited for; it is never the silent end of following."""
+"""Unreadable data in etcd is named, logged and retried; following etcd never ends silently."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ def record(number: int) -> bytes:
 
 
 class Place:
-    """A prefix in a real etcd, which a test writes to by hand, and a store there that has two entries."""
+    """A prefix in a real etcd, which a test writes to by hand, with a store that has two entries."""
 
     def __init__(self, options: EtcdOptions, store: EtcdStore, prefix: str) -> None:
         self.options, self.store, self.prefix = options, store, prefix
@@ -101,7 +101,7 @@ async def test_a_key_that_is_no_part_of_the_log_is_named_once_and_ignored(
     [GARBAGE, LATER_VERSION, b"", record(9), pb.Record(pieces="gone", piece_count=2).SerializeToString()],
     ids=["garbage", "later version", "empty", "another revision", "pieces gone"],
 )
-async def test_a_record_that_can_not_be_read_is_named_and_followed_once_it_is_mended(
+async def test_an_unreadable_record_is_named_and_followed_once_it_is_repaired(
     place: Place, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     caplog.set_level(logging.INFO, logger="xds")
@@ -124,7 +124,7 @@ async def test_a_record_that_can_not_be_read_is_named_and_followed_once_it_is_me
     assert "etcd is followed again" in [each.message for each in caplog.records]
 
 
-async def test_a_record_that_is_lacking_is_named(place: Place) -> None:
+async def test_a_missing_record_is_named(place: Place) -> None:
     await place.move_head(3)
     await wait_until(lambda: place.store.away, lambda why: "lacks a record" in why)
     await place.raw.put(place.log_key(3), record(3))
@@ -132,7 +132,7 @@ async def test_a_record_that_is_lacking_is_named(place: Place) -> None:
     assert (await place.store.state()).revision == 3
 
 
-async def test_a_head_that_can_not_be_read_is_named(place: Place) -> None:
+async def test_an_unreadable_head_is_named(place: Place) -> None:
     whole = (await place.raw.range(place.key("head"))).kvs[0].value
     await place.raw.put(place.key("head"), GARBAGE)
     await wait_until(lambda: place.store.away, lambda why: place.key("head").decode() in why)
@@ -141,7 +141,7 @@ async def test_a_head_that_can_not_be_read_is_named(place: Place) -> None:
     assert await place.store.append(entry(3)) == 3
 
 
-async def test_a_base_that_can_not_be_read_is_named(place: Place) -> None:
+async def test_an_unreadable_base_is_named(place: Place) -> None:
     await place.store.compact(2)
     base = (await place.head()).base
     await place.raw.put(place.key(f"pieces/{base}/000000"), GARBAGE)
@@ -152,7 +152,7 @@ async def test_a_base_that_can_not_be_read_is_named(place: Place) -> None:
         await EtcdStore.open(place.options, place.prefix)
 
 
-async def test_a_start_where_etcd_can_not_be_read_has_what_was_last_known(place: Place, tmp_path: Path) -> None:
+async def test_a_start_with_an_unreadable_etcd_has_the_last_known_state(place: Place, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     store = await EtcdStore.open(place.options, place.prefix, cache=StateCache(cache))
     await store.close()
@@ -163,7 +163,7 @@ async def test_a_start_where_etcd_can_not_be_read_has_what_was_last_known(place:
     await store.close()
 
 
-async def test_what_the_head_does_not_know_of_is_no_part_of_the_log(place: Place) -> None:
+async def test_records_beyond_the_head_are_not_part_of_the_log(place: Place) -> None:
     await place.raw.put(place.log_key(3), GARBAGE)
     await place.raw.put(place.log_key(4), record(4))
     with pytest.raises(UnavailableError, match=f"{place.log_key(3).decode()} that its head does not know of"):

@@ -1,4 +1,4 @@
-"""Who can read what a store writes: nobody but its owner, from a file's first moment on."""
+"""Only the owner can read the files of a store, from their creation on."""
 
 import asyncio
 import logging
@@ -33,12 +33,12 @@ def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def modes(root: Path) -> dict[str, int]:
-    """Return the mode of all there is below a directory, by its path there."""
+    """Return the modes of all files and directories below a directory, by relative path."""
     return {str(path.relative_to(root)): stat.S_IMODE(path.stat().st_mode) for path in sorted(root.rglob("*"))}
 
 
 def wide(root: Path) -> dict[str, str]:
-    """Return what others than the owner can do anything with."""
+    """Return the paths to which others than the owner have any access."""
     return {name: f"{mode:04o}" for name, mode in modes(root).items() if mode & 0o077}
 
 
@@ -60,7 +60,7 @@ async def test_a_store_and_what_is_beside_it_is_its_owners(tmp_path: Path) -> No
 
 
 async def test_no_database_is_opened_before_it_has_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite makes what is missing itself, with the mode that the umask leaves."""
+    """SQLite creates missing files itself, with the mode that the umask leaves."""
     seen: dict[str, int] = {}
 
     def connect(path: Path, **options: Any) -> sqlite3.Connection:
@@ -83,7 +83,7 @@ class _With:
         return getattr(self._module, name)
 
 
-async def test_a_directory_that_was_there_is_left_alone(tmp_path: Path) -> None:
+async def test_an_existing_directory_keeps_its_mode(tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.mkdir()
     given.chmod(0o755)
@@ -91,13 +91,15 @@ async def test_a_directory_that_was_there_is_left_alone(tmp_path: Path) -> None:
     assert modes(tmp_path)["given"] == 0o755
 
 
-async def test_a_store_of_before_loses_its_wide_mode_and_that_is_logged(
+async def test_the_wide_mode_of_an_older_store_is_narrowed_and_that_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "store.db"
     store = await filled(path)
     for name in ("store.db", "store.db-wal"):
-        (tmp_path / f"copy-{name}").write_bytes((tmp_path / name).read_bytes())  # as after a kill
+        (tmp_path / f"copy-{name}").write_bytes(
+            (tmp_path / name).read_bytes()
+        )  # the files as a killed process leaves them
     await store.close()
     for name in ("store.db", "store.db-wal"):
         (tmp_path / f"copy-{name}").replace(tmp_path / name)
@@ -121,7 +123,7 @@ async def test_a_file_of_others_keeps_its_mode(tmp_path: Path) -> None:
     assert modes(tmp_path) == {"theirs": 0o644}
 
 
-async def test_backups_and_what_is_restored_of_them_are_their_owners(tmp_path: Path) -> None:
+async def test_backups_and_restored_stores_are_their_owners(tmp_path: Path) -> None:
     store, backup = tmp_path / "store.db", tmp_path / "backups" / "b.db"
     await (await filled(store)).close()
     copy_store(store, backup, new_epoch=False)

@@ -37,7 +37,7 @@ async def store(path: Path) -> AsyncIterator[SqliteStore]:
 
 
 async def after_a_kill(path: Path) -> State:
-    """Return what a server would find that were started now: a copy of the files is opened."""
+    """Return the state that a server started now would read, from a copy of the files."""
     for file in path.parent.glob(f"{path.name}*"):
         there = path.parent.parent / "restart" / file.name
         there.parent.mkdir(exist_ok=True)
@@ -76,7 +76,7 @@ def move_directory(path: Path) -> None:
 
 
 def move_all_and_back_without_wal(path: Path) -> None:
-    """As somebody may who makes a copy by hand."""
+    """Simulate an operator who moves the store away and back by hand."""
     moved = path.with_name("moved.db")
     path.rename(moved)
     path.with_name("store.db-wal").unlink()
@@ -108,7 +108,7 @@ async def test_what_is_acknowledged_after_the_file_is_gone_is_there_after_a_rest
 
 
 @pytest.mark.parametrize("lose", GONE)
-async def test_it_is_noticed_without_a_change_too(
+async def test_a_missing_file_is_noticed_without_a_change(
     store: SqliteStore, path: Path, lose: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     epoch = store.epoch
@@ -121,7 +121,7 @@ async def test_it_is_noticed_without_a_change_too(
 
 
 @pytest.mark.parametrize("lose", GONE)
-async def test_a_server_that_ends_at_once_leaves_it_there(path: Path, lose: Callable[[Path], None]) -> None:
+async def test_a_server_that_ends_at_once_writes_the_file_again(path: Path, lose: Callable[[Path], None]) -> None:
     store = await SqliteStore.open(path)
     await store.append(ONE)
     lose(path)
@@ -146,7 +146,7 @@ async def test_a_file_that_goes_while_a_change_is_committed_costs_nothing(
 
 @pytest.fixture
 async def other(tmp_path: Path) -> Path:
-    """Another store, complete, that could be moved to the path."""
+    """Another complete store, to be moved to the path."""
     made = await SqliteStore.open(tmp_path / "other.db")
     await made.append(Entry(id="theirs", operations={A: b"theirs"}))
     await made.close()
@@ -224,7 +224,7 @@ async def test_a_file_that_can_not_be_written_again_refuses_changes_until_it_can
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
+    """A mounted file system of its own."""
     mounted = tmp_path / "disk"
     mounted.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mounted)]
@@ -237,12 +237,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_file_system_that_is_gone_is_not_taken_for_an_empty_directory(disk: Path) -> None:
-    """What were written below the mount point would be hidden by the next mount."""
+    """Files written below the mount point would be hidden by the next mount."""
     store = await SqliteStore.open(disk / "made" / "store.db")
     await store.append(ONE)
     done = await asyncio.create_subprocess_exec("umount", "--lazy", str(disk))
     await done.wait()
-    with pytest.raises(UnavailableError, match="gone with its file system: mount that again"):
+    with pytest.raises(UnavailableError, match="gone with its file system: mount the file system again"):
         await store.append(TWO)
     assert list(disk.iterdir()) == []
     await store.close()

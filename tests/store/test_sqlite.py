@@ -1,4 +1,4 @@
-"""What a SQLite store does with its file: crashes, full disks, files of others."""
+"""The file of a SQLite store: crashes, full disks, foreign files."""
 
 import asyncio
 import random
@@ -94,7 +94,7 @@ async def test_a_store_belongs_to_one_process(path: Path) -> None:
     await store.close()
 
 
-async def test_a_full_disk_refuses_the_write_alone_and_writing_resumes(path: Path, opened: list[Database]) -> None:
+async def test_a_full_disk_fails_only_the_write_and_writing_resumes(path: Path, opened: list[Database]) -> None:
     store = await SqliteStore.open(path)
     await store.append(Entry(id="1", operations={A: b"a"}))
     (database,) = opened
@@ -161,7 +161,7 @@ async def test_a_path_that_cannot_be_says_why(tmp_path: Path) -> None:
         await SqliteStore.open(tmp_path)
 
 
-async def test_an_append_that_nobody_waits_for_any_more_is_made_and_told(path: Path) -> None:
+async def test_a_cancelled_append_is_made_and_seen_by_watches(path: Path) -> None:
     store = await SqliteStore.open(path)
     await store.append(Entry(id="1", operations={A: b"a"}))
     watch = store.watch(0)
@@ -192,7 +192,7 @@ async def test_a_commit_that_the_disk_failed_has_an_unknown_outcome_and_can_be_t
     await store.close()
 
 
-async def test_tables_that_are_not_there_are_said_to_be(path: Path) -> None:
+async def test_an_error_names_missing_tables(path: Path) -> None:
     await (await SqliteStore.open(path)).close()
     with sqlite3.connect(path) as database:
         database.execute("DROP TABLE present")

@@ -1,1 +1,1 @@
-"""The log of changesets that everything served comes from. It does not know what a resource means, nor who asks."""
+"""The log of changes: memory, SQLite and etcd."""

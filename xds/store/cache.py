@@ -1,4 +1,4 @@
-"""The last known state of a store on another machine, in a local file: served when that is away at the start."""
+"""A local file with the last known state of a remote store: served if the store can't be reached at start."""
 
 import asyncio
 import os
@@ -13,13 +13,13 @@ from xds.store.records import decode_base, encode_base
 
 MAGIC = b"xds cache 1\n"
 EVERY_S = 1.0
-EFFORT = 20
-"""A write that took long is followed by a pause of so many times that."""
+PAUSE_RATIO = 20
+"""The pause after a write lasts at least so many times as long as the write."""
 _EPOCH_BYTES, _DIGEST_BYTES = 64, 16
 
 
 class StateCache:
-    """Keeps a file at most about a second behind, between ``begin`` and ``end``."""
+    """Writes the state to a file about once a second, between ``begin`` and ``end``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,7 +29,7 @@ class StateCache:
         self._source: Callable[[], tuple[str, State]] | None = None
 
     def read(self) -> tuple[str, State] | None:
-        """Return the epoch and the state in the file, None if there is none, or no whole one."""
+        """Return the epoch and the state in the file, None if the file is missing or incomplete."""
         try:
             data = self.path.read_bytes()
         except OSError:
@@ -46,12 +46,12 @@ class StateCache:
         return epoch, decode_base(data[at + 8 :], int.from_bytes(data[at : at + 8]))
 
     def begin(self, source: Callable[[], tuple[str, State]], background: Background | None = None) -> None:
-        """Write what ``source`` returns whenever it is another one."""
+        """Start writing the epoch and state that ``source`` returns, whenever they have changed."""
         self._source = source
         self._task = (background or Background()).keep("write the local copy of etcd", self._run)
 
     async def end(self) -> None:
-        """Write what is new, and stop."""
+        """Write the state if it has changed, and stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -63,7 +63,7 @@ class StateCache:
         while True:
             started = loop.time()
             await self._write()
-            await asyncio.sleep(max(EVERY_S, EFFORT * (loop.time() - started)))
+            await asyncio.sleep(max(EVERY_S, PAUSE_RATIO * (loop.time() - started)))
 
     async def _write(self) -> None:
         assert self._source is not None
@@ -75,7 +75,7 @@ class StateCache:
             await asyncio.to_thread(self._replace, epoch, copy)
             self._written = (epoch, state.revision)
         except OSError:
-            return  # a full disk costs the cache, not the service; the next time tries again
+            return  # a full disk must not stop the service; the write is retried next time
 
     def _replace(self, epoch: str, state: State) -> None:
         content = epoch.encode().ljust(_EPOCH_BYTES, b"\0") + state.revision.to_bytes(8) + encode_base(state)
@@ -91,7 +91,7 @@ class StateCache:
 
 
 def _inode(path: Path) -> int:
-    """Return the number that another file at the path would not have, 0 where there is none."""
+    """Return the inode number of the file at a path, 0 if there is none."""
     try:
         return path.stat().st_ino
     except OSError:

@@ -1,4 +1,4 @@
-"""Copies of a SQLite store, made whole or not at all: backups, and stores made of them."""
+"""Copy a SQLite store, completely or not at all: for backup and restore."""
 
 import os
 import sqlite3
@@ -6,47 +6,47 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from xds.private_files import make_directory, make_empty
-from xds.store.database_file import ENDS, open_database, refusal
+from xds.store.database_file import SUFFIXES, open_database, store_error
 from xds.store.errors import UnavailableError
 
 
 def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = False) -> int:
     """Copy a store that no process has open, and return its revision. Raises NotAStoreError and UnavailableError.
 
-    The copy is checked and on disk before it gets its name. A target that is there is an error, or, with ``force``,
-    becomes ``TARGET.before``. The copy has mode 0600, and the owner of a target that it replaces.
+    The copy is checked and synced before it is renamed to ``target``. An existing target is an error, or, with
+    ``force``, is renamed to ``TARGET.before``. The copy has mode 0600, and the owner of the target that it replaces.
     """
     if not source.exists():
         raise UnavailableError(f"{source} does not exist")
     if target.exists() and not force:
-        raise UnavailableError(f"{target} is there already: give another path, or replace it with --force")
+        raise UnavailableError(f"{target} exists already: give another path, or replace it with --force")
     beside = target.with_name(f"{target.name}.{os.getpid()}.new")
     try:
         make_directory(target.parent)
         with closing(open_database(source)) as database:
             revision = write_copy(database, beside, new_epoch=new_epoch)
         if target.exists():
-            with closing(open_database(target)):  # nobody has it open
+            with closing(open_database(target)):  # fails if a process has it open
                 pass
             _give_owner(beside, of=target)
             target.replace(target.with_name(f"{target.name}.before"))
         beside.rename(target)
         sync(target.parent)
     except sqlite3.Error as error:
-        raise refusal(error, source) from error
+        raise store_error(error, source) from error
     except OSError as error:
         raise UnavailableError(f"{target}: {error.strerror}") from error
     finally:
-        for end in ENDS:
+        for suffix in SUFFIXES:
             with suppress(OSError):
-                Path(f"{beside}{end}").unlink()
+                Path(f"{beside}{suffix}").unlink()
     return revision
 
 
 def write_copy(database: sqlite3.Connection, path: Path, *, new_epoch: bool = False) -> int:
-    """Write what a store holds into one new file, check it, sync it, and return its revision.
+    """Copy a store into one new file, check and sync it, and return its revision.
 
-    Raises OSError, sqlite3.Error, NotAStoreError and UnavailableError; what was written is the caller's to remove.
+    Raises OSError, sqlite3.Error, NotAStoreError and UnavailableError; the caller then removes the incomplete file.
     """
     make_empty(path)
     with closing(sqlite3.connect(path)) as copy:
@@ -61,14 +61,14 @@ def write_copy(database: sqlite3.Connection, path: Path, *, new_epoch: bool = Fa
 
 
 def _give_owner(path: Path, *, of: Path) -> None:
-    """Let the server still read its store after ``root`` restored it."""
+    """Give a file the owner of another one, so that the server can read a store that ``root`` restored."""
     ours, theirs = path.stat(), of.stat()
     if (ours.st_uid, ours.st_gid) != (theirs.st_uid, theirs.st_gid):
         os.chown(path, theirs.st_uid, theirs.st_gid)
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a directory, on disk. Raises OSError."""
+    """Sync a file, or a directory's entries, to disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A SQLite file as a store's: whose it is, told from its header before SQLite opens it, and its tables."""
+"""The SQLite file of a store: its tables, and the check of its header before SQLite opens it."""
 
 import sqlite3
 from pathlib import Path
@@ -8,12 +8,12 @@ from xds.store.errors import NotAStoreError, UnavailableError
 
 MAGIC = b"SQLite format 3\0"
 APPLICATION_ID = 0x78445331
-"""At offset 68 of the header: whose file it is (https://sqlite.org/fileformat.html, section 1.3)."""
+"""Marks the file as this product's, at offset 68 of the header (https://sqlite.org/fileformat.html, section 1.3)."""
 FORMAT = 1
-"""At offset 60 of the header (``user_version``): of which version the tables are."""
+"""The version of the tables, at offset 60 of the header (``user_version``)."""
 HEADER_BYTES = 100
-ENDS = ("", "-wal", "-shm", "-journal")
-"""What SQLite appends to a database's name for the files beside it; "" is the database itself."""
+SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""The suffixes of the files that SQLite makes beside a database; "" is the database itself."""
 
 TABLES = """
 CREATE TABLE entries (
@@ -35,29 +35,31 @@ CREATE TABLE present (
 ) STRICT;
 INSERT INTO present VALUES (1, 0, 0, NULL, lower(hex(randomblob(16))));
 """
-"""``resources`` and ``present`` are the newest state; ``before`` is what an operation replaced, for older states."""
+"""``resources`` and ``present`` hold the newest state. ``before`` is the value that an operation replaced: older states
+are computed from it."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open the file, or make it, for this process alone. Raises NotAStoreError and UnavailableError.
+    """Open the file, or create it, locked by this process. Raises NotAStoreError and UnavailableError.
 
-    SQLite gives the files that it makes beside it the mode of the database (https://sqlite.org/src/file/src/os_unix.c,
-    ``findCreateFileMode``), which is 0600 from its first moment; a file that had a wider mode loses it first.
+    The database is created with mode 0600. SQLite gives the files that it makes beside it the same mode
+    (https://sqlite.org/src/file/src/os_unix.c, ``findCreateFileMode``); wider modes of existing files are narrowed
+    first.
     """
     is_new = _must_be_ours(path)
     try:
         make_directory(path.parent)
         make_empty(path)
-        for end in ENDS:
-            tighten(path.with_name(path.name + end))
+        for suffix in SUFFIXES:
+            tighten(path.with_name(path.name + suffix))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
     except (sqlite3.Error, OSError) as error:
-        raise refusal(error, path) from error
+        raise store_error(error, path) from error
     try:
         _prepare(connection, path, is_new=is_new)
     except sqlite3.Error as error:
         connection.close()
-        raise refusal(error, path) from error
+        raise store_error(error, path) from error
     except NotAStoreError:
         connection.close()
         raise
@@ -69,26 +71,26 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, is_new: bool) -> Non
     connection.execute("PRAGMA synchronous = FULL")
     if not is_new:
         _must_be_whole(connection, path)
-    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # new, or its maker was killed
-        _make(connection)
+    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # new, or creating it was cut short
+        _make_tables(connection)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")  # takes the lock now, and shows that the file can be written
+    connection.execute("BEGIN IMMEDIATE")  # takes the lock, and fails if the file can't be written
     connection.execute("SELECT revision FROM present").fetchone()
     connection.execute("COMMIT")
 
 
-def refusal(error: Exception, path: Path) -> UnavailableError | NotAStoreError:
-    """Return what to say of an error of SQLite's or the system's."""
+def store_error(error: Exception, path: Path) -> UnavailableError | NotAStoreError:
+    """Return the store's error for an error of SQLite or the system."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return UnavailableError(f"{path} is in use by another process: a store belongs to one control plane")
+        return UnavailableError(f"{path} is in use by another process: only one control plane can open a store")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return NotAStoreError(f"{path} is damaged ({error}): restore a backup of it, or move it away and start anew")
+        return NotAStoreError(f"{path} is damaged ({error}): restore a backup, or move the file away and start empty")
     return UnavailableError(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
 
 
 def _must_be_ours(path: Path) -> bool:
-    """Say whether the file is still to be made; raise NotAStoreError where it is someone else's."""
+    """Return whether the file is missing or empty. Raises NotAStoreError if it is not a store of this format."""
     try:
         with path.open("rb") as file:
             header = file.read(HEADER_BYTES)
@@ -100,14 +102,14 @@ def _must_be_ours(path: Path) -> bool:
         return True
     if not header.startswith(MAGIC) or int.from_bytes(header[68:72]) != APPLICATION_ID:
         raise NotAStoreError(f"{path} is not a store of this control plane: give another path, or move it away")
-    made_by = int.from_bytes(header[60:64])
-    if made_by != FORMAT:
-        raise NotAStoreError(f"{path} has format {made_by}, this version reads {FORMAT}: use the version that wrote it")
+    found = int.from_bytes(header[60:64])
+    if found != FORMAT:
+        raise NotAStoreError(f"{path} has format {found}, this version reads {FORMAT}: use the version that wrote it")
     return False
 
 
-def _make(connection: sqlite3.Connection) -> None:
-    """Make the tables; until all of that is on disk the header says that the file is nobody's."""
+def _make_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables. The header marks the file as a store in the same transaction."""
     connection.execute("BEGIN EXCLUSIVE")
     for statement in TABLES.split(";\n"):
         connection.execute(statement)
@@ -119,5 +121,5 @@ def _make(connection: sqlite3.Connection) -> None:
 def _must_be_whole(connection: sqlite3.Connection, path: Path) -> None:
     found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     if found != ["ok"]:
-        said = "; ".join(found)[:500]
-        raise NotAStoreError(f"{path} is damaged ({said}): restore a backup of it, or move it away and start anew")
+        why = "; ".join(found)[:500]
+        raise NotAStoreError(f"{path} is damaged ({why}): restore a backup, or move the file away and start empty")

@@ -1,4 +1,4 @@
-"""What a store keeps: entries in order of their revision, and the state that they lead to. Pure data."""
+"""The store's interface and data: entries in order of revision, and the state that results from them."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import NamedTuple, Protocol
 from xds.store.errors import CompactedError, NotYetError, TooLargeError
 
 OPERATIONS_MAX = 250_000
-"""Of one entry."""
+"""Operations in one entry."""
 ENTRY_BYTES_MAX = 256 * 1024 * 1024
 ID_CHARACTERS_MAX = 128
 TEXT_CHARACTERS_MAX = 4_096
 
 
 class Key(NamedTuple):
-    """Where a resource is."""
+    """Identifies a resource in the store."""
 
     group: str
     type_url: str
@@ -24,28 +24,28 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One change, all of it or none: resources set, in wire form, or removed (None); and new group rules, or None.
-
-    ``id`` tells it from every other change, so that trying again does not make it twice. ``at_ms`` is when it was
-    made, in Unix milliseconds by its author's clock; order is by revision alone. ``request`` is a digest of what was
-    asked for, where that may be more than what had to be done for it.
-    """
+    """One atomic change of resources and group rules."""
 
     id: str
+    """Unique among all changes, so that a retry does not apply the change twice."""
     operations: dict[Key, bytes | None] = field(default_factory=dict)
+    """The new value of each resource in wire form; None removes it."""
     groups: bytes | None = None
+    """The new group rules, None to leave them."""
     author: str = ""
     message: str = ""
     at_ms: int = 0
+    """Unix milliseconds by the author's clock. Entries are ordered by revision only."""
     request: bytes = field(default=b"", compare=False)
+    """Digest of the request, which may ask for more than the operations that had to be done."""
 
     @property
     def size_bytes(self) -> int:
-        """How large the resources that it sets are in all."""
+        """Total size of the resources that the entry sets."""
         return sum(len(encoded) for encoded in self.operations.values() if encoded is not None)
 
     def digest(self) -> bytes:
-        """Return what is equal for entries that do the same, whoever made them and when."""
+        """Return a digest of the content, equal for equal changes by any author at any time."""
         if self.request:
             return self.request
         digest = blake2b(digest_size=16)
@@ -59,7 +59,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An entry, and the revision that it made."""
+    """An entry and its revision."""
 
     revision: int
     entry: Entry
@@ -67,7 +67,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What is told of an entry in a list: all but what it does, of which only how many operations there are."""
+    """An entry's metadata, for lists. ``operations`` is their number."""
 
     revision: int
     id: str
@@ -78,7 +78,7 @@ class Head:
 
 
 class FoundEntry(NamedTuple):
-    """The entry that has an id: its revision, and what it did."""
+    """The revision and digest of an entry that was found by its id."""
 
     revision: int
     digest: bytes
@@ -86,7 +86,7 @@ class FoundEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All there is at a revision. ``groups`` are the rules last given, None if there never were any."""
+    """All resources and the group rules at a revision. ``groups`` is None if rules were never set."""
 
     revision: int
     resources: dict[Key, bytes]
@@ -94,33 +94,33 @@ class State:
 
 
 class Store(Protocol):
-    """The log. Revisions grow by one with every entry, from 1; revision 0 is the empty state.
+    """The log. Revisions start at 1 and grow by one with every entry; revision 0 is the empty state.
 
-    ``epoch`` names this log: after a restore it is another one, and revisions of before mean nothing.
-    Any method raises UnavailableError where the store can't be read or written now.
+    Every method raises UnavailableError if the store can't be read or written at present.
     """
 
     epoch: str
+    """Identifies this log. It changes with a restore, after which earlier revisions are meaningless."""
     away: str = ""
-    """Why what is on another machine can't be reached just now, "" if it can: reads are of what is known here."""
+    """Why a remote store can't be reached, "" if it can. Reads then return the last known state."""
     refusing: str = ""
-    """Why changes are refused although all that was acknowledged is known here, and what to do; "" if they are not."""
+    """Why changes are refused, and what to do, "" if they are accepted. All acknowledged changes stay readable."""
 
     async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
-        """Keep all entries or none, in order, and return the revision of the last once none can be lost any more.
+        """Commit all entries in order, or none; return the revision of the last once all are durable.
 
-        Each id must be a new one. Raises as ``append`` does.
+        Every id must be new. Raises ConflictError, IdReusedError, TooLargeError, OutcomeUnknownError.
         """
         ...
 
     async def find(self, ids: Iterable[str]) -> Mapping[str, FoundEntry]:
-        """Return those of the entries with these ids that are kept, by id."""
+        """Return the stored entries with these ids, by id."""
         ...
 
     async def newest(self) -> int:
-        """Return the newest revision there is, whoever made it: at least that of every append that has returned.
+        """Return the newest revision by any writer: at least that of every append that has returned.
 
-        What this process knows of may be older, where others write too: ``watch`` tells it soon.
+        This process may not have read entries of other writers yet: ``watch`` yields them soon.
         """
         ...
 
@@ -129,43 +129,43 @@ class Store(Protocol):
         ...
 
     async def heads(self, after: int, limit: int = 100) -> list[Head]:
-        """Return what is told of the entries after a revision, oldest first. Raises CompactedError, NotYetError."""
+        """Return the metadata of the entries after a revision, oldest first. Raises CompactedError, NotYetError."""
         ...
 
     async def append(self, entry: Entry, expected_revision: int | None = None) -> int:
-        """Keep the entry, and return the revision it made once it can't be lost any more.
+        """Commit the entry; return its revision once it is durable.
 
-        An entry whose id is kept already makes nothing new: its revision is returned, whatever was expected.
+        If an entry with this id and content is stored already, return its revision and ignore ``expected_revision``.
         Raises ConflictError, IdReusedError, TooLargeError, OutcomeUnknownError.
         """
         ...
 
     async def state(self, revision: int | None = None) -> State:
-        """Return all there is, now or as of a kept revision. Raises CompactedError, NotYetError."""
+        """Return the newest state, or that at a revision. Raises CompactedError, NotYetError."""
         ...
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
-        """Return the entries after a revision, oldest first, so many at most. Raises CompactedError, NotYetError."""
+        """Return up to ``limit`` entries after a revision, oldest first. Raises CompactedError, NotYetError."""
         ...
 
     def watch(self, after: int) -> AsyncIterator[Stored]:
-        """Yield every entry after a revision, each once and in order, for as long as it is iterated.
+        """Yield every entry after a revision, once and in order, without end.
 
-        Raises CompactedError where the reader fell behind what is kept: it then has to read the whole state.
+        Raises CompactedError if the reader's next entry was compacted: it must then read the whole state.
         """
         ...
 
     async def compact(self, revision: int) -> int:
-        """Forget the entries up to a revision, whose state stays readable; return the oldest kept one."""
+        """Remove the entries up to a revision, whose state stays readable; return the oldest readable revision."""
         ...
 
     async def close(self) -> None:
-        """End all watches, and let go of everything."""
+        """End all watches and release all resources."""
         ...
 
 
 def replay(state: State, entries: Iterable[Stored]) -> State:
-    """Return the state that entries lead to. It takes over the former one's resources, and changes them."""
+    """Return the state after applying entries. Modifies the resources of ``state`` in place."""
     resources, groups, revision = state.resources, state.groups, state.revision
     for stored in entries:
         revision = stored.revision
@@ -179,29 +179,30 @@ def replay(state: State, entries: Iterable[Stored]) -> State:
 
 
 def head_of(stored: Stored) -> Head:
-    """Return what is told of an entry in a list."""
+    """Return an entry's metadata."""
     entry = stored.entry
     return Head(stored.revision, entry.id, entry.author, entry.message, entry.at_ms, len(entry.operations))
 
 
 def check(entry: Entry) -> None:
-    """Raise TooLargeError where an entry is larger than a store takes, ValueError where it says nothing."""
+    """Raise TooLargeError if an entry exceeds the limits, ValueError if it has no valid id or changes nothing."""
     if not entry.id or len(entry.id) > ID_CHARACTERS_MAX:
-        raise ValueError(f"an entry has an id of 1 to {ID_CHARACTERS_MAX} characters")
+        raise ValueError(f"an entry needs an id of 1 to {ID_CHARACTERS_MAX} characters")
     if not entry.operations and entry.groups is None:
-        raise ValueError("an entry changes something")
+        raise ValueError("an entry must change something")
     for what, text in (("author", entry.author), ("message", entry.message)):
         if len(text) > TEXT_CHARACTERS_MAX:
-            raise TooLargeError(f"the {what} has {len(text):,} characters: at most {TEXT_CHARACTERS_MAX:,} are kept")
+            raise TooLargeError(f"the {what} has {len(text):,} characters: at most {TEXT_CHARACTERS_MAX:,} are allowed")
     if len(entry.operations) > OPERATIONS_MAX:
-        raise TooLargeError(f"{len(entry.operations):,} operations in one change: at most {OPERATIONS_MAX:,} are taken")
+        count = len(entry.operations)
+        raise TooLargeError(f"{count:,} operations in one change: at most {OPERATIONS_MAX:,} are allowed")
     size = sum(len(encoded or b"") for encoded in entry.operations.values()) + len(entry.groups or b"")
     if size > ENTRY_BYTES_MAX:
-        raise TooLargeError(f"{size:,} bytes in one change: at most {ENTRY_BYTES_MAX:,} are taken")
+        raise TooLargeError(f"{size:,} bytes in one change: at most {ENTRY_BYTES_MAX:,} are allowed")
 
 
 def must_be_kept(revision: int, *, oldest: int, newest: int) -> None:
-    """Raise CompactedError or NotYetError where a store that keeps these revisions lacks that one."""
+    """Raise CompactedError or NotYetError if a revision is outside of the readable range."""
     if revision < oldest:
         raise CompactedError(revision, oldest)
     if revision > newest:

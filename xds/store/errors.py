@@ -1,22 +1,20 @@
-"""What a store answers when it does not do what was asked. Each says whether the change can be there all the same."""
+"""The errors of a store."""
 
 
 class StoreError(Exception):
-    """A store did not do what was asked. Unless it is OutcomeUnknownError, nothing was changed."""
+    """A store did not carry out a request. Nothing was changed, except perhaps with OutcomeUnknownError."""
 
 
 class ConflictError(StoreError):
-    """The store is not at the revision that was expected; ``revision`` is where it is."""
+    """The store is not at the expected revision; ``revision`` is its present one."""
 
     def __init__(self, expected: int, revision: int) -> None:
-        super().__init__(
-            f"expected revision {expected}, but the store is at {revision}: read it again, and decide anew"
-        )
+        super().__init__(f"expected revision {expected}, but the store is at {revision}: read it again and retry")
         self.revision = revision
 
 
 class IdReusedError(StoreError):
-    """The id belongs to another change: ids are made once a change, and kept when it is tried again."""
+    """The id belongs to another change: use a new id for each change, and the same id for retries of it."""
 
     def __init__(self, entry_id: str, revision: int) -> None:
         super().__init__(f"the id {entry_id!r} is that of another change, which made revision {revision}")
@@ -24,7 +22,7 @@ class IdReusedError(StoreError):
 
 
 class CompactedError(StoreError):
-    """What was asked for is no longer kept; ``oldest`` is the oldest revision whose state can be read."""
+    """The requested revision was compacted; ``oldest`` is the oldest revision whose state can be read."""
 
     def __init__(self, asked: int, oldest: int) -> None:
         super().__init__(f"revision {asked} is no longer kept: the oldest is {oldest}")
@@ -32,39 +30,39 @@ class CompactedError(StoreError):
 
 
 class NotYetError(StoreError):
-    """The revision that was asked for was not made yet; ``revision`` is the newest."""
+    """The requested revision does not exist yet; ``revision`` is the newest."""
 
     def __init__(self, asked: int, revision: int) -> None:
-        super().__init__(f"revision {asked} was not made yet: the newest is {revision}")
+        super().__init__(f"revision {asked} does not exist yet: the newest is {revision}")
         self.revision = revision
 
 
 class EpochChangedError(StoreError):
-    """The log was replaced by another one, as by a restore: revisions of before mean nothing, read the whole state."""
+    """The log was replaced, for example by a restore: earlier revisions are meaningless; read the whole state."""
 
     def __init__(self) -> None:
-        super().__init__("the store was replaced by another one: read the whole state anew")
+        super().__init__("the store was replaced by another one: read the whole state again")
 
 
 class TooLargeError(StoreError):
-    """The change is larger than the store takes in one piece."""
+    """The change exceeds the store's limits."""
 
 
 class UnavailableError(StoreError):
-    """The store can't do it now: it is full, read-only, not reachable, closed, or held by another process."""
+    """The store can't be used at present: it is full, read-only, unreachable, closed, or locked by another process."""
 
 
 class OutcomeUnknownError(StoreError):
-    """Whether the change was made can't be told now; ``entry_id`` is what to ask about, or to try again with."""
+    """The change may or may not have been made. Find it by ``entry_id``, or retry it with the same id."""
 
     def __init__(self, entry_id: str, cause: str) -> None:
-        super().__init__(f"whether the change {entry_id!r} was made is not known ({cause}): try it again with this id")
+        super().__init__(f"the outcome of the change {entry_id!r} is not known ({cause}): retry it with this id")
         self.entry_id = entry_id
 
 
 class UnreadableError(StoreError):
-    """Something that is kept can't be read: it is damaged, or of a later version. The message names it."""
+    """Stored data can't be read: it is damaged, or of a later version. The message names it."""
 
 
 class NotAStoreError(StoreError):
-    """What is there is no store of this product, of a later version, or damaged. It was left as it is."""
+    """The file is not a store of this product, is of a later version, or is damaged. It was not modified."""

@@ -1,6 +1,6 @@
-"""A store in etcd, for any number of control planes: no leader among them, every write a compare-and-swap on one key.
+"""A store in etcd, shared by any number of control planes without a leader. Every write compares and sets the head key.
 
-Everything that is kept of one write is put by one transaction, so nobody sees half of it.
+Each write is one etcd transaction, so readers never see a part of it.
 """
 
 import asyncio
@@ -45,12 +45,12 @@ from xds.store.revision_notifier import RevisionNotifier
 
 log = logging.getLogger("xds")
 SETTLE_S = 5.0
-"""How long it is tried to find out what became of a write whose reply was lost."""
+"""How long to try to find out the outcome of a write whose reply was lost."""
 RETRY_S = 0.2
 
 
 class EtcdStore(Store):
-    """Get one from ``open``. It follows etcd by itself, and has the newest state and what is told of all entries."""
+    """Follows etcd; holds the newest state and the metadata of all entries in memory. Create it with ``open``."""
 
     def __init__(self, client: EtcdClient, prefix: str, cache: StateCache | None) -> None:
         self._client = client
@@ -58,7 +58,7 @@ class EtcdStore(Store):
         self._cache = cache
         self._head = pb.Head()
         self._head_mod = 0
-        self._seen = 0  # the etcd revision up to which everything is known
+        self._seen = 0  # the etcd revision up to which everything has been read
         self._now = State(0, {})
         self._index = LogIndex()
         self._notifier = RevisionNotifier(0)
@@ -78,10 +78,10 @@ class EtcdStore(Store):
         background: Background | None = None,
         wait_s: float = 0.0,
     ) -> "EtcdStore":
-        """Read what etcd has; where that is away, what the cache has.
+        """Open the store below ``prefix``; read its state from etcd, or from the cache if etcd can't be reached.
 
-        Where that has nothing, etcd is asked again for ``wait_s``. Raises UnavailableError if it is away even then, or
-        refuses what is asked.
+        If the cache is empty too, retry for ``wait_s``. Raises UnavailableError if etcd can't be reached even then, or
+        refuses the requests.
         """
         background = background or Background()
         store = cls(EtcdClient(options), prefix, cache)
@@ -96,7 +96,7 @@ class EtcdStore(Store):
         return store
 
     async def _begin(self, wait_s: float) -> None:
-        """Have a first state: etcd's, or the cache's."""
+        """Read the first state, from etcd or from the cache."""
         deadline = asyncio.get_running_loop().time() + wait_s
         is_first = True
         while True:
@@ -135,7 +135,7 @@ class EtcdStore(Store):
         self._must_be_open()
         if self.away or not self._head_mod:
             raise UnavailableError(self.away or "etcd was not reached yet")
-        found = await self._client.range(self._layout.head_key)  # by etcd's consensus, not by one member's memory
+        found = await self._client.range(self._layout.head_key)  # a linearizable read, not one member's state
         head = self._layout.head_of(found.kvs[0]) if found.kvs else pb.Head()
         if head.epoch != self.epoch:
             raise UnavailableError("the store was replaced by another one, which is not read yet")
@@ -226,11 +226,11 @@ class EtcdStore(Store):
             raise
 
     async def _commit(self, entries: Sequence[Entry], before: int, record: pb.Record) -> int:
-        """Have etcd keep a record as what follows a revision, and find out whether it does."""
+        """Write a record as the successor of revision ``before``; return the revision once the record is in etcd."""
         revision = before + len(entries)
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while True:
-            if self._head.revision != before:  # another writer was first, as the watch has told meanwhile
+            if self._head.revision != before:  # another writer was first, as the watch has reported meanwhile
                 raise ConflictError(before, self._head.revision)
             head = pb.Head()
             head.CopyFrom(self._head)
@@ -241,7 +241,7 @@ class EtcdStore(Store):
             ]
             compare = [
                 unchanged_since(self._layout.head_key, self._head_mod),
-                unchanged_since(self._layout.log_key(revision), 0),  # what is kept is never written over
+                unchanged_since(self._layout.log_key(revision), 0),  # a record is never overwritten
             ]
             try:
                 answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
@@ -256,7 +256,7 @@ class EtcdStore(Store):
                     self._take(decode_batch(encode_batch(entries, before + 1)))
                     self._notifier.tell(self._now.revision)
                 else:
-                    with contextlib.suppress(UnavailableError):  # it is kept, whatever the watch says
+                    with contextlib.suppress(UnavailableError):  # the write is committed, even if the watch lags
                         await self._reach(revision)
                 return revision
             tried = compare[0].mod_revision
@@ -266,10 +266,10 @@ class EtcdStore(Store):
                 raise UnavailableError(f"etcd has something at {key} that its head does not know of: remove it")
 
     async def _settle(self, entries: Sequence[Entry], before: int, deadline: float, cause: str) -> bool:
-        """Say whether a write whose reply was lost is there; if not, see to it that it never will be.
+        """Return whether a write whose reply was lost was committed; if not, make sure that it never will be.
 
-        What was sent compares the head's modification: setting the head once more makes it fail for good.
-        Raises ConflictError where another writer was first, OutcomeUnknownError where etcd is silent.
+        The lost transaction compares the head's mod revision, so writing the head again makes it fail for good.
+        Raises ConflictError if another writer was first, OutcomeUnknownError if etcd does not answer.
         """
         loop = asyncio.get_running_loop()
         revision = before + len(entries)
@@ -300,7 +300,7 @@ class EtcdStore(Store):
             await asyncio.sleep(RETRY_S / 4)
 
     async def _reach(self, revision: int) -> None:
-        """Wait until a revision that etcd has is known here too."""
+        """Wait until the watch has delivered a revision that etcd has."""
         try:
             async with asyncio.timeout(SETTLE_S):
                 await self._notifier.reach(revision)
@@ -328,7 +328,7 @@ class EtcdStore(Store):
             try:
                 answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
             except LostReplyError as error:
-                raise UnavailableError(f"etcd: {error}") from None  # the next time tries again; pieces may be left over
+                raise UnavailableError(f"etcd: {error}") from None  # retried next time; some pieces may be left over
             if answer.succeeded:
                 break
             self._take_head(answer.responses[0].response_range.kvs[0])
@@ -345,18 +345,18 @@ class EtcdStore(Store):
     # --- From etcd ---------------------------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        """Read what is not known yet, or all there is, and make what is not there."""
+        """Read the entries that are missing here, or the whole log; create the head if there is none."""
         while True:
             mod = self._head_mod
             kv, at = await self._read_head()
             head = self._layout.head_of(kv)
             if self._head_mod != mod:
-                continue  # a write of ours was kept meanwhile, and may not be in what was read
+                continue  # a write of ours was committed meanwhile, and may be missing in what was read
             is_rewound = bool(self.epoch) and (head.epoch != self.epoch or head.revision < self._now.revision)
             if mod and not is_rewound and head.oldest <= self._now.revision:
                 self._take(await self._layout.read_log(self._now.revision, head.revision, at))
                 break
-            self.away = "all of it is read anew"  # no write of ours comes between
+            self.away = "all of it is read anew"  # refuses our own writes meanwhile
             base = await self._layout.read_base(head, at)
             entries = await self._layout.read_log(head.oldest, head.revision, at)
             if self._head_mod == mod:
@@ -370,7 +370,7 @@ class EtcdStore(Store):
         self._notifier.tell(self._now.revision)
 
     async def _read_head(self) -> tuple[etcd_pb2.KeyValue, int]:
-        """Return the head, made if it was not there, and the etcd revision that it was read at."""
+        """Return the head, created if missing, and the etcd revision at which it was read."""
         key = self._layout.head_key
         found = await self._client.range(key)
         if not found.kvs:
@@ -385,7 +385,7 @@ class EtcdStore(Store):
     def _begin_at(self, head: pb.Head, mod: int, base: State, entries: list[Stored], *, is_rewound: bool) -> None:
         had = self._now.revision
         if is_rewound:
-            self._head_mod = 0  # another log's head, whatever its number
+            self._head_mod = 0  # the mod revisions of another log can't be compared with this one's
         self._advance(head, mod)
         self._index.clear()
         self._now = base
@@ -395,7 +395,7 @@ class EtcdStore(Store):
             self._notifier.reset(self._now.revision)
 
     def _on_death(self, why: str) -> None:
-        """Trust nothing that came since, and read it again."""
+        """Read everything again that may have been missed."""
         self._must_load = True
         self._note_away(UnavailableError(f"following etcd failed by a bug in this server: {why}"))
 
@@ -416,7 +416,7 @@ class EtcdStore(Store):
             await self._load_at_last()
 
     async def _load_at_last(self) -> None:
-        """Read what was missed, however often that has to be tried: no watch tells it later."""
+        """Read the entries that were missed, retrying until it succeeds: no watch delivers them later."""
         while True:
             try:
                 await self._load()
@@ -426,7 +426,7 @@ class EtcdStore(Store):
             await asyncio.sleep(RETRY_S)
 
     def _note_away(self, error: StoreError) -> None:
-        """Have ``away`` say why etcd can't be followed, and log it: once an absence, and once each thing unreadable."""
+        """Set ``away`` to the reason why etcd can't be followed. Log each outage once, and each unreadable key once."""
         why = str(error)
         if why != self.away and (not self._is_away_logged or isinstance(error, UnreadableError)):
             log.error("etcd can't be followed; what is known of it stays served", extra={"problem": why})
@@ -462,11 +462,11 @@ class EtcdStore(Store):
         revision = self._layout.revision_of(kv.key)
         if revision is None:
             self._layout.ignore(kv.key)
-        elif self._now.revision < revision <= head.revision:  # what the head does not know of is no part of the log
+        elif self._now.revision < revision <= head.revision:  # records beyond the head are not part of the log
             self._take(await self._layout.decode(kv, kv.mod_revision))
 
     def _must_have(self, head: pb.Head) -> None:
-        """Raise UnreadableError where records are lacking that a head says are there."""
+        """Raise UnreadableError if records up to the head's revision are missing."""
         if self._now.revision < head.revision:
             key = self._layout.log_key(head.revision).decode()
             raise UnreadableError(f"etcd lacks a record: its log ends at revision {self._now.revision}, not at {key}")
@@ -475,12 +475,12 @@ class EtcdStore(Store):
         self._advance(self._layout.head_of(kv), kv.mod_revision)
 
     def _advance(self, head: pb.Head, mod: int) -> None:
-        """Have a head be the present one, unless a later one is known: replies and the watch come in any order."""
+        """Set the present head, unless a later one is known: replies and watch events arrive in any order."""
         if mod > self._head_mod:
             self._head, self._head_mod = head, mod
 
     def _take(self, entries: Sequence[Stored]) -> None:
-        """Take in what follows what is known; the rest is known already."""
+        """Apply the entries that follow the present state; skip those that it contains already."""
         new = [each for each in entries if each.revision > self._now.revision]
         if not new:
             return

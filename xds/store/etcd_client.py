@@ -1,6 +1,6 @@
-"""A client of etcd's v3 API on grpcio: transactions, ranges and watches, on whichever member answers.
+"""A client of etcd's v3 API on grpcio: transactions, ranges and watches, on any member that answers.
 
-It does not know what is kept. Source: etcd's API reference, v3.4 and newer (``etcd.proto`` is a subset).
+Source: etcd's API reference, v3.4 and newer (``protos/xds_control_plane/etcd.proto`` is a subset).
 """
 
 import asyncio
@@ -18,56 +18,59 @@ from xds.store.errors import UnavailableError
 
 KV, WATCH, AUTH = "/etcdserverpb.KV/", "/etcdserverpb.Watch/Watch", "/etcdserverpb.Auth/Authenticate"
 TRY_S = 0.5
-"""How long one member is waited for: one that was cut off from the others would answer after seven seconds. Once all
-members have been silent so long, they are waited for twice as long, and then four times, until one answers."""
+"""Timeout of a request to one member: a member that is partitioned from the others answers only after seven seconds.
+Once all members have timed out, the timeout is doubled, then quadrupled, until one answers."""
 CONNECT_S = 3.0
-"""How long one attempt to connect may take, TLS and the first HTTP/2 frame included. With 100 ms, a member that is slow
-to answer is never reached; with gRPC's own 20 s, one that accepts and does not answer is waited for that long."""
+"""Timeout of one attempt to connect, TLS and the first HTTP/2 frame included. With 100 ms, a slow member is never
+reached; with gRPC's default of 20 s, a member that accepts and does not answer delays the others for that long."""
 KEEPALIVE_S, KEEPALIVE_TIMEOUT_S = 10.0, 10.0
-"""How often a member is pinged, and how long its answer may take, before another connection to it is made: one that was
-cut off without a word looks alive to TCP for 15 minutes. etcd allows a ping every five seconds
-(``--grpc-keepalive-min-time``)."""
-AUTHENTICATE_S = 2.0  # passwords are made slow to check
+"""Interval of keepalive pings, and timeout of their answers, after which the connection is made anew: TCP takes 15
+minutes to notice that a member is unreachable. etcd allows a ping every five seconds (``--grpc-keepalive-min-time``).
+"""
+AUTHENTICATE_S = 2.0  # checking a password is slow by design
 PROGRESS_S = 1.0
 MESSAGE_BYTES_MAX = 512 * 1024 * 1024
 HAS_LEADER = ("hasleader", "true")
-"""Makes a member that has no leader say so at once, and end its watches."""
+"""Metadata that makes a member without a leader refuse requests at once, and end its watches."""
 UNDECIDED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 TRY_NEXT = (*UNDECIDED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAUTHENTICATED)
-"""No leader, or a token of before the member was started."""
+"""Also: the member has no leader, or was restarted and no longer accepts the token."""
 M = TypeVar("M", bound=Message)
 
 
 class AwayError(UnavailableError):
-    """No member that was asked could answer; the same request may be answered later."""
+    """No member could answer; the same request may succeed later."""
 
 
 class LostReplyError(Exception):
-    """A request may have been carried out, or may still be."""
+    """The reply to a request was lost: it may have been carried out, or may still be."""
 
 
 class _ClosedMeanwhileError(Exception):
-    """The client was closed while a request was under way, which may be carried out."""
+    """The client was closed during a request, which may have been carried out."""
 
 
 class WatchCompactedError(Exception):
-    """What was to be watched from is no longer kept by etcd."""
+    """etcd has compacted the revision from which to watch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdOptions:
-    """How to reach etcd: ``endpoints`` are HOST:PORT; TLS with a CA, and a certificate if it asks for one."""
+    """How to connect to etcd."""
 
     endpoints: tuple[str, ...]
+    """HOST:PORT of each member."""
     ca: Path | None = None
+    """The CA of the servers' certificates; with it, connections use TLS."""
     cert: Path | None = None
+    """The client certificate, if etcd requires one, with its ``key``."""
     key: Path | None = None
     user: str = ""
     password: str = ""
 
 
 class EtcdClient:
-    """Asks one member, and the next one when that does not answer."""
+    """Sends requests to one member, and to the next one if it does not answer."""
 
     def __init__(self, options: EtcdOptions) -> None:
         self._options = options
@@ -79,30 +82,30 @@ class EtcdClient:
         self._channels = [_channel(endpoint, options) for endpoint in options.endpoints]
 
     async def close(self) -> None:
-        """Let go of all connections. Whoever waits for an answer is told so."""
+        """Close all connections. Pending calls fail."""
         self._closed = True
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def range(self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0) -> pb.RangeResponse:
-        """Read a key, or those up to ``end``, as of an etcd revision. Raises UnavailableError."""
+        """Read a key, or all keys up to ``end``, at an etcd revision (0: now). Raises UnavailableError."""
         request = pb.RangeRequest(key=key, range_end=end, revision=revision, limit=limit)
         return await self._read("Range", request, pb.RangeResponse)
 
     async def put(self, key: bytes, value: bytes) -> None:
-        """Set a key, trying again until it is: only for what is the same however often it is set."""
+        """Set a key, on every member in turn until one answers. It may be set more than once."""
         await self._read("Put", pb.PutRequest(key=key, value=value), pb.PutResponse)
 
     async def delete(self, key: bytes, end: bytes = b"") -> None:
-        """Remove a key, or those up to ``end``."""
+        """Delete a key, or all keys up to ``end``."""
         await self._read("DeleteRange", pb.DeleteRangeRequest(key=key, range_end=end), pb.DeleteRangeResponse)
 
     async def transact(
         self, compare: Sequence[pb.Compare], success: Sequence[pb.RequestOp], failure: Sequence[pb.RequestOp]
     ) -> pb.TxnResponse:
-        """Do ``success`` if all compares hold, else ``failure``: once at most.
+        """Do ``success`` if all compares hold, else ``failure``, at most once.
 
-        Raises LostReplyError where it can't be told whether that was done, UnavailableError where it was not, and
-        AwayError, which is one, where it may be done later.
+        Raises LostReplyError if the outcome is unknown, UnavailableError if nothing was done; the latter is an
+        AwayError if a retry may succeed.
         """
         request = pb.TxnRequest(compare=compare, success=success, failure=failure)
         try:
@@ -117,10 +120,10 @@ class EtcdClient:
             raise kind(f"etcd: {error.details()}") from None
 
     async def watch(self, key: bytes, end: bytes, revision: int) -> AsyncIterator[pb.WatchResponse]:
-        """Yield what changes between two keys from an etcd revision on, and an empty response now and then.
+        """Yield the changes of keys from ``key`` to ``end`` since an etcd revision, and empty progress responses.
 
-        Ends when the member has nothing to say for too long, no leader, or no answer to anything else that it is asked.
-        Raises WatchCompactedError.
+        Ends if the member sends nothing for 3 s, has no leader, or fails any other request. Raises
+        WatchCompactedError.
         """
         await self._authenticate()
         self._must_be_open()
@@ -159,14 +162,14 @@ class EtcdClient:
                 self._next()
 
     async def _read(self, name: str, request: Message, response_class: type[M]) -> M:
-        """Ask every member in turn, twice. Raises AwayError if none answers, UnavailableError if one refuses."""
+        """Try every member in turn, twice. Raises AwayError if none answers, UnavailableError if one refuses."""
         why = ""
         for number in range(2 * len(self._channels)):
             try:
                 return await self._ask(name, request, response_class)
             except _ClosedMeanwhileError as error:
                 raise UnavailableError(str(error)) from None
-            except AwayError as error:  # nobody who could check the password
+            except AwayError as error:  # no answer to the authentication
                 why = str(error)
             except aio.AioRpcError as error:
                 why = f"{self._options.endpoints[self._at]}: {error.details()}"
@@ -197,7 +200,7 @@ class EtcdClient:
                 self._token = ""
             raise
         except asyncio.CancelledError:
-            # Closing a channel cancels the calls on it, which looks as if whoever waits for them had been cancelled.
+            # Closing a channel cancels its calls, which looks as if the task that awaits one had been cancelled.
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 raise _ClosedMeanwhileError("the connection to etcd was closed") from None
@@ -232,13 +235,13 @@ class EtcdClient:
             self._next()
             if error.code() in UNDECIDED:
                 raise AwayError(f"{endpoint}: {error.details()}") from None
-            raise UnavailableError(f"etcd does not let {options.user!r} in: {error.details()}") from None
+            raise UnavailableError(f"etcd refuses the user {options.user!r}: {error.details()}") from None
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (HAS_LEADER, ("token", self._token)) if self._token else (HAS_LEADER,)
 
     def _next(self) -> None:
-        """Turn to another member, with the watch too: one that was cut off goes on answering that for seconds."""
+        """Switch to the next member, for the watch too: a partitioned member still serves watches for seconds."""
         failed, self._at = self._at, (self._at + 1) % len(self._channels)
         if self._watched is not None and self._watched[0] == failed:
             patience, self._watched = self._watched[1], None
@@ -247,7 +250,7 @@ class EtcdClient:
 
 
 async def _ask_progress(call: Any) -> None:
-    """Have the member show that it is there. Ends by being cancelled, or with the call."""
+    """Request progress responses, which show that the member is alive, until cancelled or the call ends."""
     try:
         while True:
             await asyncio.sleep(PROGRESS_S)
@@ -264,12 +267,12 @@ def _channel(endpoint: str, options: EtcdOptions) -> aio.Channel:
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.keepalive_time_ms", round(KEEPALIVE_S * 1_000)),
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),
-        ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),  # for pings that measure, too
+        ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),  # also applies to bandwidth probes
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if options.ca is None:
-        arguments.append(("grpc.enable_http_proxy", 0))  # or http_proxy would see all, the password included
+        arguments.append(("grpc.enable_http_proxy", 0))  # else an http_proxy would see everything, with the password
         return aio.insecure_channel(endpoint, options=arguments)
     credentials = grpc.ssl_channel_credentials(
         options.ca.read_bytes(),
@@ -290,10 +293,10 @@ def get_op(key: bytes) -> pb.RequestOp:
 
 
 def unchanged_since(key: bytes, mod_revision: int) -> pb.Compare:
-    """Return the comparison that holds if a key was last set at an etcd revision; 0: if it is not there."""
+    """Return the comparison that holds if a key was last set at an etcd revision; 0: if it does not exist."""
     return pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.MOD, key=key, mod_revision=mod_revision)
 
 
 def end_of(prefix: bytes) -> bytes:
-    """Return the first key after all those that begin with a prefix."""
+    """Return the first key after all keys that begin with a prefix."""
     return prefix[:-1] + bytes([prefix[-1] + 1])

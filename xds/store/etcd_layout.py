@@ -1,7 +1,7 @@
-"""Where a store's parts are in etcd, and what is too large for one request, in pieces.
+"""The keys of a store in etcd, and how large values are split into pieces.
 
-Below a prefix: ``head`` (a ``Head``), ``log/REVISION`` (a ``Record`` of the batch whose last revision that is),
-``pieces/NAME/N`` (what is too large for one request) and, as pieces, the base that the log begins at.
+Below a prefix: ``head`` (a ``Head``), ``log/REVISION`` (a ``Record`` of the batch with that last revision), and
+``pieces/NAME/N`` (a piece of a batch too large for one request, or of the base state at which the log begins).
 """
 
 import logging
@@ -21,20 +21,20 @@ from xds.store.records import PIECE_BYTES, decode_base, decode_batch, encode_bat
 log = logging.getLogger("xds")
 LOG_PAGE = 200
 REVISION_DIGITS = 20
-STRANGERS_MAX = 100
-"""Keys that are no part of the store, of which each is logged once."""
+UNKNOWN_KEYS_MAX = 100
+"""At most so many keys that are not part of the store are logged, each once."""
 
 
 class EtcdLayout:
-    """Reads and writes the parts below a prefix, as of an etcd revision (0: now).
+    """Reads and writes the keys below a prefix. Reads are at an etcd revision (``at``; 0: now).
 
-    Raises UnavailableError, and UnreadableError where a part is damaged or of a later version.
+    Raises UnavailableError, and UnreadableError if a value is damaged or of a later version.
     """
 
     def __init__(self, client: EtcdClient, prefix: str) -> None:
         self._client = client
         self.prefix = prefix.strip("/").encode() + b"/"
-        self._strangers: set[bytes] = set()
+        self._unknown_keys: set[bytes] = set()
 
     @property
     def head_key(self) -> bytes:
@@ -48,26 +48,26 @@ class EtcdLayout:
         return self.log_prefix + b"%0*d" % (REVISION_DIGITS, revision)
 
     def revision_of(self, key: bytes) -> int | None:
-        """Return the revision whose record a key of the log has, None where it is not of that form: see ``ignore``."""
+        """Return the revision in a key of the log, None if the key has another form (see ``ignore``)."""
         digits = key.removeprefix(self.log_prefix)
         return int(digits) if len(digits) == REVISION_DIGITS and digits.isdigit() else None
 
     def ignore(self, key: bytes) -> None:
-        """Log, once, that there is something at a key of the log which is no part of it."""
-        if key not in self._strangers and len(self._strangers) < STRANGERS_MAX:
-            self._strangers.add(key)
-            told = {"key": key.decode(errors="backslashreplace")}
-            log.error("etcd has a key in the store's log that is no part of it; it is ignored, remove it", extra=told)
+        """Log, once per key, that a key below the log's prefix is not part of the log."""
+        if key not in self._unknown_keys and len(self._unknown_keys) < UNKNOWN_KEYS_MAX:
+            self._unknown_keys.add(key)
+            fields = {"key": key.decode(errors="backslashreplace")}
+            log.error("etcd has a key in the store's log that is no part of it; it is ignored, remove it", extra=fields)
 
     def head_of(self, kv: etcd_pb2.KeyValue) -> pb.Head:
-        """Return the head that a key has."""
+        """Return the head in a key's value."""
         try:
             return pb.Head.FromString(kv.value)
         except DecodeError as error:
             raise _unreadable(kv.key, str(error)) from None
 
     async def record(self, entries: Sequence[Entry], first_revision: int) -> pb.Record:
-        """Return what is to stand in the log for entries; pieces of it are put already."""
+        """Return the record to write to the log for entries. Its pieces, if any, have been written when it returns."""
         data = encode_batch(entries, first_revision)
         if len(data) <= PIECE_BYTES:
             return pb.Record(batch=data)
@@ -75,7 +75,7 @@ class EtcdLayout:
         return pb.Record(pieces=name, piece_count=count)
 
     async def decode(self, kv: etcd_pb2.KeyValue, at: int) -> list[Stored]:
-        """Return the entries that a record in the log is: one at least, and the last of the key's revision."""
+        """Return the entries of a record: at least one, the last of which has the key's revision."""
         try:
             record = pb.Record.FromString(kv.value)
             data = await self._read_pieces(record.pieces, record.piece_count, at) if record.pieces else record.batch
@@ -87,7 +87,7 @@ class EtcdLayout:
         return entries
 
     async def read_log(self, after: int, newest: int, at: int, *, limit: int = 0) -> list[Stored]:
-        """Return the entries after a revision, up to the newest; once there are ``limit`` of them, no more."""
+        """Return the entries after a revision, up to ``newest``; with ``limit``, the first so many or some more."""
         entries: list[Stored] = []
         first, end = self.log_key(after + 1), end_of(self.log_prefix)
         while True:
@@ -105,12 +105,12 @@ class EtcdLayout:
             first = found.kvs[-1].key + b"\0"
 
     async def delete_log(self, revision: int) -> None:
-        """Remove the records up to a revision, and their pieces."""
+        """Delete the records up to a revision, and their pieces."""
         first, end = self.log_key(0), self.log_key(revision + 1)
         while True:
             found = await self._client.range(first, end, limit=LOG_PAGE)
             for kv in found.kvs:
-                with suppress(DecodeError):  # what can't be read has no pieces that could be found
+                with suppress(DecodeError):  # the pieces of an unreadable record can't be found
                     if pieces := pb.Record.FromString(kv.value).pieces:
                         await self.delete_pieces(pieces)
             if found.kvs:
@@ -119,7 +119,7 @@ class EtcdLayout:
                 return
 
     async def read_base(self, head: pb.Head, at: int) -> State:
-        """Return the state that the log begins at."""
+        """Return the state at which the log begins."""
         if not head.base:
             return State(head.oldest, {})
         try:
@@ -128,7 +128,7 @@ class EtcdLayout:
             raise _unreadable(self._piece_key(head.base, 0), str(error)) from None
 
     async def put_pieces(self, data: bytes) -> tuple[str, int]:
-        """Put bytes in pieces, and return their name and how many they are."""
+        """Write bytes as pieces; return their name and number."""
         name, pieces = uuid4().hex, pieces_of(data)
         for number, piece in enumerate(pieces):
             await self._client.put(self._piece_key(name, number), piece)
@@ -139,12 +139,14 @@ class EtcdLayout:
         for number in range(count):
             found = await self._client.range(self._piece_key(name, number), revision=at)
             if not found.kvs:
-                raise UnreadableError(f"etcd lacks {self._piece_key(name, number).decode()}, a piece of what it keeps")
+                raise UnreadableError(
+                    f"etcd lacks {self._piece_key(name, number).decode()}, a piece of the store's data"
+                )
             parts.append(found.kvs[0].value)
         return b"".join(parts)
 
     async def delete_pieces(self, name: str) -> None:
-        """Remove pieces."""
+        """Delete the pieces with a name."""
         prefix = self.prefix + b"pieces/" + name.encode() + b"/"
         await self._client.delete(prefix, end_of(prefix))
 
@@ -154,4 +156,6 @@ class EtcdLayout:
 
 def _unreadable(key: bytes, why: str) -> UnreadableError:
     name = key.decode(errors="backslashreplace")
-    return UnreadableError(f"what etcd has at {name} can't be read; it is damaged, or of a later version ({why})")
+    return UnreadableError(
+        f"the value of etcd's key {name} can't be read: it is damaged, or of a later version ({why})"
+    )

@@ -1,4 +1,4 @@
-"""What is told of a log's entries, by revision and by id, and the newest of them whole. Pure."""
+"""Index of log entries: metadata by revision, digests by id, and the newest entries in full."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ RECENT_OPERATIONS_MAX = 20_000
 
 
 class LogIndex:
-    """Entries in order, without gaps; ``recent`` are the newest of them, bounded by what they do."""
+    """Entries in order of revision, without gaps. The number of operations in the recent entries is bounded."""
 
     def __init__(self) -> None:
         self._heads: deque[Head] = deque()
@@ -18,14 +18,14 @@ class LogIndex:
         self.ids: dict[str, FoundEntry] = {}
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._heads.clear()
         self._recent.clear()
         self._recent_operations = 0
         self.ids.clear()
 
     def add(self, entries: Iterable[Stored]) -> None:
-        """Take in what follows."""
+        """Add the entries that follow."""
         for stored in entries:
             self._heads.append(head_of(stored))
             self.ids[stored.entry.id] = FoundEntry(stored.revision, stored.entry.digest())
@@ -35,7 +35,7 @@ class LogIndex:
             self._forget_recent()
 
     def forget(self, revision: int) -> None:
-        """Let go of all up to a revision."""
+        """Remove the entries up to a revision."""
         while self._heads and self._heads[0].revision <= revision:
             self.ids.pop(self._heads.popleft().id, None)
         while self._recent and self._recent[0].revision <= revision:
@@ -45,14 +45,14 @@ class LogIndex:
         self._recent_operations -= len(self._recent.popleft().entry.operations)
 
     def heads(self, after: int, limit: int) -> list[Head]:
-        """Return what is told of the entries after a revision; that it is known is the caller's to see to."""
+        """Return the metadata of the entries after a revision, which must be in the index."""
         if not self._heads:
             return []
         first = after + 1 - self._heads[0].revision
         return [self._heads[at] for at in range(first, min(first + limit, len(self._heads)))]
 
     def recent(self, after: int, limit: int) -> list[Stored] | None:
-        """Return the entries after a revision, None if they are not all at hand."""
+        """Return the entries after a revision, None if some are no longer in memory."""
         if not self._recent or self._recent[0].revision > after + 1:
             return None
         first = after + 1 - self._recent[0].revision

@@ -1,4 +1,4 @@
-"""A store in memory: what embedding programs and tests use, and what every other store is held to."""
+"""A store in memory, for embedding programs and tests; the reference for all other stores."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from uuid import uuid4
@@ -9,7 +9,7 @@ from xds.store.revision_notifier import RevisionNotifier
 
 
 class MemoryStore(Store):
-    """Keeps everything until the process ends."""
+    """Holds everything until the process ends."""
 
     def __init__(self) -> None:
         self.epoch = uuid4().hex

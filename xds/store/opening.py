@@ -1,4 +1,4 @@
-"""From a store's URL to the store. It does not know who asked for it."""
+"""Open the store that a URL names."""
 
 import os
 from dataclasses import replace
@@ -19,17 +19,17 @@ SCHEMES = "sqlite:///PATH, memory:, or etcd://HOST:PORT[,HOST:PORT…]/PREFIX"
 
 
 class StoreUrlError(StoreError):
-    """What was given is not the URL of a store."""
+    """The URL does not name a store."""
 
 
 def default_path() -> Path:
-    """Return where the store is unless told otherwise (XDG Base Directory Specification, ``XDG_STATE_HOME``)."""
+    """Return the default path of the store (XDG Base Directory Specification, ``XDG_STATE_HOME``)."""
     home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
     return Path(home) / "xds" / "store.db"
 
 
 def check_url(url: str) -> None:
-    """Raise StoreUrlError where no store can have the URL."""
+    """Raise StoreUrlError if the URL is not that of a store."""
     scheme, colon, rest = url.partition(":")
     if not url or url == "memory:":
         return
@@ -50,9 +50,10 @@ async def open_store(
     etcd_wait_s: float = 0.0,
     background: Background | None = None,
 ) -> Store:
-    """Open, or make, the store of a URL; of "", the default one. ``etcd`` is how to reach one, but for its endpoints.
+    """Open or create the store that a URL names; "" names the default one. Raises StoreError.
 
-    An etcd that does not answer is waited for only where no local copy of its state is there. Raises StoreError.
+    ``etcd`` has the connection options except the endpoints, which the URL names. ``etcd_wait_s`` applies only if there
+    is no local copy of etcd's state.
     """
     check_url(url)
     if not url or url.startswith("etcd:"):
@@ -77,7 +78,7 @@ async def open_store(
 
 
 def etcd_parts(url: str) -> tuple[tuple[str, ...], str]:
-    """Return the endpoints, HOST:PORT each, and the prefix that a URL of etcd names. Raises StoreUrlError."""
+    """Return the endpoints (HOST:PORT) and the prefix in an etcd URL. Raises StoreUrlError."""
     hosts, slash, prefix = url.removeprefix("etcd://").partition("/")
     endpoints = tuple(hosts.split(","))
     if not url.startswith("etcd://") or not slash or not prefix.strip("/"):
@@ -90,5 +91,5 @@ def etcd_parts(url: str) -> tuple[tuple[str, ...], str]:
 
 
 def sqlite_path(url: str) -> Path:
-    """Return the file that a URL of SQLite names: ``sqlite:///a`` is relative, ``sqlite:////a`` is not."""
+    """Return the path in a SQLite URL: ``sqlite:///a`` is relative, ``sqlite:////a`` absolute."""
     return Path(unquote(url.removeprefix("sqlite:///")))

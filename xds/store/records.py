@@ -1,4 +1,4 @@
-"""Entries and states as bytes, for a store that several control planes share. Pure."""
+"""Encode entries and states as bytes, for a store that several control planes share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from xds._generated import store_pb2 as pb
 from xds.store.entries import Entry, Key, State, Stored
 
 PIECE_BYTES = 1_000_000
-"""etcd takes requests of 1.5 MiB unless told otherwise."""
+"""Maximum bytes of one value: etcd's default limit of a request is 1.5 MiB."""
 
 
 def encode_batch(entries: Sequence[Entry], first_revision: int) -> bytes:
-    """Return entries that are made together as bytes."""
+    """Encode the entries of one batch."""
     batch = pb.Batch(first_revision=first_revision)
     for entry in entries:
         batch.entries.add(
@@ -27,7 +27,7 @@ def encode_batch(entries: Sequence[Entry], first_revision: int) -> bytes:
 
 
 def decode_batch(data: bytes) -> list[Stored]:
-    """Return what ``encode_batch`` made bytes of."""
+    """Decode what ``encode_batch`` returned. Raises DecodeError."""
     batch = pb.Batch.FromString(data)
     return [Stored(batch.first_revision + at, _entry(each)) for at, each in enumerate(batch.entries)]
 
@@ -49,20 +49,20 @@ def _entry(message: Any) -> Entry:
 
 
 def encode_base(state: State) -> bytes:
-    """Return a state as bytes; its revision is not in them."""
+    """Encode a state, without its revision."""
     resources = [_operation(key, encoded) for key, encoded in state.resources.items()]
     return bytes(pb.Base(resources=resources, groups=state.groups).SerializeToString())
 
 
 def decode_base(data: bytes, revision: int) -> State:
-    """Return what ``encode_base`` made bytes of."""
+    """Decode what ``encode_base`` returned. Raises DecodeError."""
     base = pb.Base.FromString(data)
     resources = {Key(each.group, each.type_url, each.name): each.encoded for each in base.resources}
     return State(revision, resources, base.groups if base.HasField("groups") else None)
 
 
 def pieces_of(data: bytes) -> list[bytes]:
-    """Cut bytes into what one request may carry."""
+    """Split bytes into pieces that fit into one request each."""
     return [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
 
 

@@ -1,4 +1,4 @@
-"""How the watches of a store that one process holds learn that there is more. They read it from the store itself."""
+"""Notifies a store's watches of new revisions. The watches read the entries from the store."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,11 +7,11 @@ from xds.store.entries import Stored
 from xds.store.errors import EpochChangedError, UnavailableError
 
 PAGE = 100
-"""Entries that a watch reads at once, and so all that it holds however slow its reader is."""
+"""Entries that a watch reads at a time: the most that it holds for a slow reader."""
 
 
 class RevisionNotifier:
-    """Wakes whoever waits for a revision later than one it has."""
+    """Wakes the tasks that wait for a later revision."""
 
     def __init__(self, revision: int) -> None:
         self.revision = revision
@@ -20,23 +20,23 @@ class RevisionNotifier:
         self._changed = asyncio.Event()
 
     def tell(self, revision: int) -> None:
-        """Wake everyone: this is the newest revision."""
+        """Set the newest revision, and wake all waiting tasks."""
         self.revision = revision
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def reach(self, revision: int) -> None:
-        """Wait until that revision, or a later one, was told, or the store is closed."""
+        """Wait until the newest revision is ``revision`` or later, or the store is closed."""
         while self.revision < revision and not self._closed:
             await self._changed.wait()
 
     def reset(self, revision: int) -> None:
-        """End every watch with EpochChangedError: revisions count another log now."""
+        """End every watch with EpochChangedError: the log was replaced by another one."""
         self._generation += 1
         self.tell(revision)
 
     def is_closed(self) -> bool:
-        """Say whether the store is closed."""
+        """Return whether the store is closed."""
         return self._closed
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class RevisionNotifier:
         self._changed.set()
 
     async def follow(self, after: int, read: Callable[[int, int], Awaitable[list[Stored]]]) -> AsyncIterator[Stored]:
-        """Yield what ``read(after, limit)`` gives, in order and without end. Raises EpochChangedError."""
+        """Yield the entries that ``read(after, limit)`` returns, in order, until closed. Raises EpochChangedError."""
         generation = self._generation
         while not self.is_closed():
             changed = self._changed

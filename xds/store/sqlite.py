@@ -1,6 +1,6 @@
-"""A store in one SQLite file: every entry is on disk when ``append`` returns. One process at a time.
+"""A store in one SQLite file, for one process at a time. Every entry is synced to disk when ``append`` returns.
 
-All of SQLite runs on a thread of its own, so that neither a disk that syncs nor a large read delays a stream.
+SQLite runs on a thread of its own, so that neither a disk sync nor a large read delays streams.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xds.background import Background
-from xds.store.database_file import open_database, refusal
+from xds.store.database_file import open_database, store_error
 from xds.store.entries import Entry, FoundEntry, Head, Key, State, Store, Stored, check, must_be_kept
 from xds.store.errors import (
     ConflictError,
@@ -24,23 +24,23 @@ from xds.store.errors import (
     StoreError,
     UnavailableError,
 )
-from xds.store.place import Place, PlaceContent, another, write_again
+from xds.store.place import Place, PlaceContent, other_file_message, write_again
 from xds.store.revision_notifier import RevisionNotifier
 
 log = logging.getLogger("xds")
 T = TypeVar("T")
 
 ERASE_AT_ONCE = 100
-"""Entries that one transaction of ``compact`` forgets: appends get their turn in between."""
+"""Entries that one transaction of ``compact`` removes: appends can run in between."""
 RECENT_ENTRIES_MAX = 1_000
 RECENT_OPERATIONS_MAX = 10_000
-"""What of the newest entries is at hand for watches, which then do not wait for the disk."""
+"""Bounds of the newest entries in memory, which watches read without waiting for the disk."""
 LOOK_EVERY_S = 1.0
-"""How often it is seen to that the files are in place, besides before and after every commit."""
+"""How often to check that the files are in place, besides before and after every commit."""
 
 
 class SqliteStore(Store):
-    """Get one from ``open``."""
+    """Create it with ``open``."""
 
     def __init__(self, path: Path, database: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class SqliteStore(Store):
 
     @classmethod
     async def open(cls, path: Path, *, background: Background | None = None) -> "SqliteStore":
-        """Open the file, or make it. Raises NotAStoreError, which leaves it as it is, and UnavailableError."""
+        """Open or create the file. Raises UnavailableError, and NotAStoreError, which leaves the file unchanged."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         loop = asyncio.get_running_loop()
         try:
@@ -87,7 +87,8 @@ class SqliteStore(Store):
                 lambda: self._committed(entries[0].id, work), lambda appended: self._tell(entries, appended)
             )
         except ConflictError as error:
-            self._notifier.tell(max(error.revision, self._notifier.revision))  # what was unknown before is known now
+            # An earlier append whose outcome was unknown has been committed after all.
+            self._notifier.tell(max(error.revision, self._notifier.revision))
             raise
         return revision
 
@@ -110,7 +111,7 @@ class SqliteStore(Store):
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
         recent, newest = self._recent, self._notifier.revision
-        # One whose outcome was not known is kept, but not among the recent.
+        # An entry whose outcome was unknown at first may be committed and yet missing in ``_recent``.
         whole = bool(recent) and recent[-1].revision == newest
         if whole and recent[0].revision <= after + 1 <= newest + 1 and not self._notifier.is_closed():
             at = after + 1 - recent[0].revision
@@ -141,10 +142,10 @@ class SqliteStore(Store):
     def _close(self) -> None:
         with suppress(StoreError, sqlite3.Error):
             self._keep_in_place()
-        self._database.close()  # SQLite leaves alone what is at the path of a file that is gone from there
+        self._database.close()  # SQLite does not touch another file that is now at the path
 
     async def _run(self, work: Callable[[], T], then: "Callable[[asyncio.Future[T]], None] | None" = None) -> T:
-        """Do the work on the store's thread, and ``then`` even where whoever waited for it has gone."""
+        """Run ``work`` on the store's thread, then ``then``, both even if the caller is cancelled meanwhile."""
         if self._notifier.is_closed():
             raise UnavailableError("the store is closed")
         future = asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
@@ -169,14 +170,14 @@ class SqliteStore(Store):
             self._notifier.tell(revision)
 
     def _find_kept(self, ids: tuple[str, ...]) -> dict[str, FoundEntry]:
-        self._keep_in_place()  # else it is not kept
+        self._keep_in_place()  # an entry in a deleted file would be lost with the process
         return _find(self._database, ids)
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
             return work()
         except sqlite3.Error as error:
-            raise refusal(error, self.path) from error
+            raise store_error(error, self.path) from error
 
     def _committed(self, entry_id: str, work: Callable[[], T]) -> T:
         self._keep_in_place()
@@ -193,13 +194,13 @@ class SqliteStore(Store):
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            with suppress(StoreError):  # it is logged, and told where changes come
+            with suppress(StoreError):  # it has been logged, and changes are refused with it
                 await self._run(self._keep_in_place)
 
     def _keep_in_place(self) -> None:
-        """See to it that a restart finds what is held here: files that are gone are written again.
+        """Check that the store's files are at their paths, and write them again if they are missing.
 
-        Raises UnavailableError where that can't be, or another file is there.
+        Raises UnavailableError if that fails, or if another file is there.
         """
         found = self._place.look()
         if found is PlaceContent.OURS:
@@ -207,7 +208,7 @@ class SqliteStore(Store):
             return
         try:
             if found is PlaceContent.OTHER:
-                raise UnavailableError(another(self.path))
+                raise UnavailableError(other_file_message(self.path))
             former, self._database = self._database, write_again(self._database, self._place)
         except StoreError as error:
             if self.refusing != str(error):
@@ -219,7 +220,7 @@ class SqliteStore(Store):
         log.error("the store was gone from its place and was written again", extra={"path": str(self.path)})
 
     def _write(self, work: Callable[[], T]) -> T:
-        """Do the work in one transaction, which leaves nothing if it fails."""
+        """Run ``work`` in one transaction, and roll it back if it fails."""
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         try:
@@ -237,12 +238,12 @@ class SqliteStore(Store):
         return done
 
     def _roll_back(self) -> None:
-        if self._database.in_transaction:  # some errors have done it already
+        if self._database.in_transaction:  # after some errors SQLite has rolled back already
             self._database.execute("ROLLBACK")
 
 
 class _CommitError(sqlite3.DatabaseError):
-    """A commit failed while it was written: a crash before the next one could bring it to light."""
+    """Writing a commit failed. After a crash SQLite may still find it in the -wal and apply it."""
 
 
 def _append(database: sqlite3.Connection, entry: Entry, expected_revision: int | None) -> tuple[int, bool]:
@@ -359,7 +360,7 @@ def _operations(database: sqlite3.Connection, revision: int) -> dict[Key, bytes 
 
 
 def _forget(database: sqlite3.Connection, revision: int) -> int:
-    """Forget some of the entries up to a revision; return the oldest one whose state is kept then."""
+    """Remove some of the entries up to a revision; return the oldest revision that stays readable."""
     newest, oldest, _ = _present(database)
     if revision > newest:
         raise NotYetError(revision, newest)
@@ -373,6 +374,6 @@ def _forget(database: sqlite3.Connection, revision: int) -> int:
 
 
 def _present(database: sqlite3.Connection) -> tuple[int, int, bytes | None]:
-    """Return the newest revision, the oldest whose state is kept, and the group rules."""
+    """Return the newest revision, the oldest readable one, and the group rules."""
     revision, oldest, rules = database.execute("SELECT revision, oldest, rules FROM present").fetchone()
     return revision, oldest, rules
