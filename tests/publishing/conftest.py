@@ -12,7 +12,7 @@ from xds.store.memory import MemoryStore
 
 
 class Replica:
-    """A publisher on a store, and what it has served: the catalog, and each revision with its changeset."""
+    """A publisher on a store, the catalog that it serves, and each served revision with its changeset."""
 
     def __init__(self, store: Store) -> None:
         self.catalog = Catalog()
@@ -29,7 +29,7 @@ class Replica:
         self.served.append((revision, changeset))
 
     def names(self, group: str = "default") -> dict[str, str]:
-        """Return name → version of what a group has itself."""
+        """Return name → version of a group's own resources."""
         return {each.name: each.version for each in self.catalog.own(group)}
 
 
@@ -41,7 +41,7 @@ def log() -> Log:
 
 @pytest.fixture
 async def replica() -> AsyncIterator[Callable[..., Awaitable[Replica]]]:
-    """Start a replica on a store, by default on an empty one in memory: ``await replica()``."""
+    """Starts a replica on a store, by default an empty one in memory: ``await replica()``."""
     async with AsyncExitStack() as stack:
 
         async def start(store: Store | None = None) -> Replica:

@@ -1,4 +1,4 @@
-"""Every write is decided on the newest state, whatever its process knew when it came: none puts back what it read."""
+"""Every write is decided on the newest state, even if its process has not read it yet: no change is lost."""
 
 import asyncio
 
@@ -46,7 +46,7 @@ EDITS: dict[str, list[Edit]] = {
 
 
 def facts(table: GroupTable) -> set[object]:
-    """Return what a table says, each of it a fact that an edit adds or takes away."""
+    """Return the content of a table as facts, each of which an edit adds or removes."""
     return {*table.names, *table.extends.items(), *table.external, *table.rules}
 
 
@@ -76,7 +76,7 @@ async def test_rules_and_groups_that_are_changed_at_once_are_both_kept(replica) 
     assert len(one.catalog.table.rules) == 1
 
 
-async def test_a_group_is_not_removed_while_another_change_comes_to_need_it(replica) -> None:
+async def test_a_group_is_not_removed_once_another_change_needs_it(replica) -> None:
     for needing in (
         Change(edit=PutGroup("child", "base")),
         Change(edit=PutRules(GroupTable(rules=(Rule(group="base"),)), unknown)),
@@ -92,7 +92,9 @@ async def test_a_group_is_not_removed_while_another_change_comes_to_need_it(repl
             assert isinstance(outcomes[1], ChangesetRejectedError | UnknownGroupError)
 
 
-async def test_what_a_replica_takes_for_unchanged_is_made_where_another_has_changed_it(replica, log: Log) -> None:
+async def test_a_change_that_looks_like_no_change_is_made_if_another_replica_has_changed_the_resource(
+    replica, log: Log
+) -> None:
     one, behind = await replica(Behind(log)), Behind(log)
     two = await replica(behind)
     await one.publisher.publish(setting(cluster("a", 1)))
@@ -119,7 +121,7 @@ async def test_what_a_replica_takes_for_unchanged_is_made_where_another_has_chan
     ],
     ids=["base", "removed", "emptied", "referred to", "expected", "ruled", "ruled in part"],
 )
-async def test_what_a_replica_would_refuse_is_made_where_another_has_made_it_possible(
+async def test_a_change_that_a_replica_would_refuse_is_made_if_another_has_made_it_valid(
     replica, log: Log, before: Change, change: Change
 ) -> None:
     one, behind = await replica(Behind(log)), Behind(log)
@@ -148,7 +150,7 @@ async def test_a_dry_run_is_tried_on_the_newest_state(replica, log: Log) -> None
     assert (tried.revision, tried.changed) == (1, ())
 
 
-async def test_where_the_store_can_not_say_what_is_newest_nothing_is_refused_for_good(replica, monkeypatch) -> None:
+async def test_no_change_is_rejected_while_the_store_can_not_report_its_newest_revision(replica, monkeypatch) -> None:
     one = await replica()
     await one.publisher.publish(setting(cluster("a")))
 
@@ -161,7 +163,7 @@ async def test_where_the_store_can_not_say_what_is_newest_nothing_is_refused_for
             await one.publisher.publish(change)
 
 
-async def test_files_that_are_as_they_were_are_served_while_the_store_is_away(replica, monkeypatch) -> None:
+async def test_unchanged_files_are_served_while_the_store_is_away(replica, monkeypatch) -> None:
     one = await replica()
     directory = Changeset(upserts={"default": (cluster("a"),)}, replace=True)
     await one.publisher.publish(change_of_directory(directory))
@@ -181,10 +183,10 @@ async def test_files_that_are_as_they_were_are_served_while_the_store_is_away(re
     ],
     ids=["refused", "unknown"],
 )
-async def test_what_stands_on_an_entry_that_is_not_kept_is_not_acknowledged(
+async def test_an_outcome_based_on_an_entry_that_is_not_committed_is_not_acknowledged(
     replica, log: Log, error: Exception, answer: type[Exception]
 ) -> None:
-    """Two set the same at once: one makes the entry, for the other nothing is left to do. Neither is kept."""
+    """Two changes set the same at once: the first makes an entry, the second changes nothing. Neither is committed."""
     one = await replica(Behind(log))
     await one.publisher.publish(setting(cluster("a")))
     log.before_append = [error]
@@ -195,7 +197,7 @@ async def test_what_stands_on_an_entry_that_is_not_kept_is_not_acknowledged(
     assert one.names().keys() == {"a"}
 
 
-async def test_what_stands_on_an_entry_is_answered_once_that_is_served(replica, log: Log) -> None:
+async def test_an_outcome_based_on_an_entry_is_answered_once_the_entry_is_served(replica, log: Log) -> None:
     store = Behind(log)
     one = await replica(store)
     store.told.clear()
@@ -207,8 +209,8 @@ async def test_what_stands_on_an_entry_is_answered_once_that_is_served(replica, 
     assert store.asked == 0, "the store's own answer said that this was the newest state"
 
 
-async def test_who_another_writer_overtakes_decides_anew(replica, log: Log) -> None:
-    """One of a batch is refused beside an entry that comes too late: its refusal may be wrong by then."""
+async def test_a_batch_that_another_writer_overtakes_is_planned_again(replica, log: Log) -> None:
+    """A change is refused in the same batch as an entry that conflicts: the refusal may be wrong on the new state."""
     one, behind = await replica(Behind(log)), Behind(log)
     two = await replica(behind)
     behind.told.clear()
@@ -219,8 +221,10 @@ async def test_who_another_writer_overtakes_decides_anew(replica, log: Log) -> N
     assert [each.revision for each in made] == [2, 3]
 
 
-async def test_what_is_kept_and_not_served_yet_is_built_upon_after_a_fault(replica, log: Log, monkeypatch) -> None:
-    """The head is then built anew from what is served, and has to get what comes by the watch."""
+async def test_after_a_fault_changes_are_planned_on_entries_that_are_committed_and_not_served_yet(
+    replica, log: Log, monkeypatch
+) -> None:
+    """The head is then rebuilt from the served catalog, and must receive the entries that the watch delivers."""
     store = Behind(log)
     one = await replica(store)
     store.told.clear()
@@ -238,8 +242,8 @@ async def test_what_is_kept_and_not_served_yet_is_built_upon_after_a_fault(repli
         assert (await one.publisher.publish(setting(cluster("a", 2)))).revision == 2
 
 
-async def test_an_entry_with_the_id_of_ones_own_is_served_as_the_store_has_it(replica, log: Log) -> None:
-    """What it was planned on was overtaken: its plan of groups and rules holds resources that the store has not."""
+async def test_an_entry_of_another_writer_with_the_same_id_is_served_as_stored(replica, log: Log) -> None:
+    """The plan's state was overtaken: the plan has resources that the stored entry lacks."""
     one, slow = await replica(Behind(log)), Behind(log)
     two = await replica(slow)
     group = Change(edit=PutGroup("g"), id="x")
@@ -258,7 +262,7 @@ async def test_an_entry_with_the_id_of_ones_own_is_served_as_the_store_has_it(re
 
 
 async def test_of_two_changes_with_one_id_at_two_replicas_the_second_is_refused(replica, log: Log) -> None:
-    """Each replica planned its own at the same revision before it knew of the other's."""
+    """Each replica planned its own change at the same revision before it saw the other's."""
     one, slow = await replica(Behind(log)), Behind(log)
     two = await replica(slow)
 
@@ -273,7 +277,7 @@ async def test_of_two_changes_with_one_id_at_two_replicas_the_second_is_refused(
     assert (await two.publisher.publish(setting(cluster("a", 2)))).revision == 2
 
 
-async def test_what_a_directory_keeps_of_its_groups_is_what_they_extend_too(replica) -> None:
+async def test_a_directory_also_manages_which_groups_its_groups_extend(replica) -> None:
     one = await replica()
     table = GroupTable(extends={"canary": "default"})
     groups = {"default": (cluster("a"),), "canary": (cluster("b"),)}
@@ -291,7 +295,7 @@ async def test_what_a_directory_keeps_of_its_groups_is_what_they_extend_too(repl
     assert one.catalog.table.kept == ("canary", "default")
 
 
-def test_edits_that_ask_for_the_same_are_known_by_their_content() -> None:
+def test_equal_edits_have_equal_content() -> None:
     same = [(PutRules(GroupTable(), unknown), PutRules(GroupTable(), lambda _: ())), (PutGroup("a"), PutGroup("a"))]
     for one, other in same:
         assert one.content == other.content

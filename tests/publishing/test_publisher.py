@@ -1,4 +1,4 @@
-"""Changes through the publisher: what is answered, what is kept, what is served, and what others write meanwhile."""
+"""Changes through the publisher: answers, stored entries, served state, and other writers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -46,7 +46,7 @@ async def test_what_is_published_is_kept_and_served(replica) -> None:
     assert (await one.publisher.store.state()).revision == 1
 
 
-async def test_what_is_so_already_makes_no_revision(replica) -> None:
+async def test_a_change_without_effect_makes_no_revision(replica) -> None:
     one = await replica()
     await one.publisher.publish(setting(cluster("a")))
     published = await one.publisher.publish(setting(cluster("a")))
@@ -64,8 +64,8 @@ async def test_another_start_serves_the_same_at_the_same_revision(replica) -> No
     assert two.catalog.snapshots.keys() == {"default", "web"}
 
 
-async def test_a_group_stays_when_its_last_resource_goes_also_for_who_comes_later(replica) -> None:
-    """Else its nodes would belong to ``default`` from then on, and see what is there."""
+async def test_a_group_stays_when_its_last_resource_is_removed_also_on_a_later_replica(replica) -> None:
+    """Else its nodes would belong to ``default`` from then on, and be sent its resources."""
     store = MemoryStore()
     one = await replica(store)
     await one.publisher.publish(setting(cluster("a"), group="tenant"))
@@ -88,7 +88,7 @@ async def test_the_same_id_twice_is_one_change_and_another_change_is_refused(rep
         await one.publisher.publish(setting(cluster("b"), id="x"))
 
 
-async def test_twins_that_come_together_are_one_change(replica) -> None:
+async def test_the_same_change_twice_in_a_batch_is_one_change(replica) -> None:
     one = await replica()
     made = await asyncio.gather(*(one.publisher.publish(setting(cluster("a"), id="x")) for _ in range(5)))
     assert [each.revision for each in made] == [1] * 5
@@ -122,7 +122,7 @@ async def test_a_dry_run_says_what_it_would_change_and_changes_nothing(replica) 
     assert one.names() == {"a": cluster("a").version, "b": cluster("b").version}
 
 
-async def test_what_is_wrong_is_told_and_those_beside_it_are_made(replica) -> None:
+async def test_an_invalid_change_is_rejected_and_those_in_its_batch_are_made(replica) -> None:
     one = await replica()
     dangling = setting(ingest(r.cluster("e")), ingest(r.route("route", "none")))
     outcomes = await asyncio.gather(
@@ -141,7 +141,7 @@ async def test_what_is_wrong_is_told_and_those_beside_it_are_made(replica) -> No
     [setting(cluster("a"), cluster("a", 2)), setting(cluster("a"), group="a/b"), setting(cluster("a"), group="")],
     ids=["twice", "slash", "empty"],
 )
-async def test_what_can_not_be_is_a_problem(replica, change: Change) -> None:
+async def test_invalid_group_names_and_repeated_resources_are_problems(replica, change: Change) -> None:
     one = await replica()
     with pytest.raises(ChangesetRejectedError):
         await one.publisher.publish(change)
@@ -163,7 +163,7 @@ async def test_replacing_a_group_removes_the_rest_of_it_and_nothing_else(replica
     assert (one.names().keys(), one.names("web").keys()) == ({"b", "c"}, {"a"})
 
 
-async def test_what_a_directory_keeps_is_nobody_elses(replica) -> None:
+async def test_nobody_else_may_change_what_a_directory_manages(replica) -> None:
     one = await replica()
     await one.publisher.publish(change_of_directory(Changeset(upserts={"default": (cluster("a"),)}, replace=True)))
     with pytest.raises(KeptElsewhereError):
@@ -202,7 +202,7 @@ async def test_two_replicas_that_write_at_once_both_serve_all_of_it_in_the_same_
 
 
 class Failing(MemoryStore):
-    """Fails the next appends as told; of an unknown outcome the entries are kept, or not."""
+    """Fails the next appends with the errors in ``fail``; if ``keeps``, their entries are committed all the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ async def test_what_the_store_refuses_is_not_served_and_the_next_change_is_made(
 
 
 class Slow(MemoryStore):
-    """Keeps what it is given, and whoever gave it hears of that late, or hears that it failed."""
+    """Commits entries, and runs ``before`` and ``after`` around it: they may delay the reply, or raise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class Slow(MemoryStore):
         return revision
 
 
-async def test_who_is_told_of_anothers_change_while_its_own_is_on_the_way_loses_neither(replica) -> None:
+async def test_an_entry_of_another_writer_that_arrives_during_a_commit_is_kept_and_so_is_the_commit(replica) -> None:
     store = Slow()
     one, two = await replica(store), await replica(store)
 
@@ -269,7 +269,9 @@ async def test_who_is_told_of_anothers_change_while_its_own_is_on_the_way_loses_
 
 
 @pytest.mark.parametrize("count", [1, 2])
-async def test_what_is_served_although_keeping_it_seemed_to_fail_is_built_upon(replica, count: int) -> None:
+async def test_later_changes_are_planned_on_entries_that_were_served_although_their_commit_seemed_to_fail(
+    replica, count: int
+) -> None:
     store = Slow()
     one = await replica(store)
 
@@ -280,7 +282,7 @@ async def test_what_is_served_although_keeping_it_seemed_to_fail_is_built_upon(r
     store.after = served_then_lost
     names = ["a", "b"][:count]
     made = await asyncio.gather(*(one.publisher.publish(setting(cluster(name))) for name in names))
-    assert [each.revision for each in made] == list(range(1, count + 1)), "the watch told of it"
+    assert [each.revision for each in made] == list(range(1, count + 1)), "the watch delivered them"
     async with asyncio.timeout(2):
         dry = await one.publisher.publish(Change(upserts={"default": (cluster("a"),)}, dry_run=True))
         assert (dry.changed, len(dry.unchanged)) == ((), 1), "the head has it"
@@ -290,7 +292,7 @@ async def test_what_is_served_although_keeping_it_seemed_to_fail_is_built_upon(r
 
 
 @pytest.mark.parametrize("kept", [True, False])
-async def test_an_unknown_outcome_is_said_to_be_and_settled_by_the_same_id(replica, kept: bool) -> None:
+async def test_an_unknown_outcome_is_reported_and_settled_by_a_retry_with_the_same_id(replica, kept: bool) -> None:
     store = Failing()
     one = await replica(store)
     store.fail, store.keeps = [OutcomeUnknownError("x", "power went")], kept
@@ -303,7 +305,7 @@ async def test_an_unknown_outcome_is_said_to_be_and_settled_by_the_same_id(repli
     assert one.names().keys() == {"a"}
 
 
-async def test_who_fell_behind_what_is_kept_serves_all_of_it_deletions_included(replica, log: Log) -> None:
+async def test_a_replica_whose_next_entry_was_compacted_serves_the_whole_state_with_its_deletions(replica, log: Log) -> None:
     one, behind = await replica(Behind(log)), Behind(log)
     await one.publisher.publish(setting(cluster("a"), cluster("b")))
     two = await replica(behind)
@@ -339,7 +341,7 @@ async def test_stopping_refuses_what_waits(replica) -> None:
         await waiting
 
 
-async def test_a_fault_while_serving_is_told_and_tried_again(replica) -> None:
+async def test_a_fault_while_serving_is_reported_and_retried(replica) -> None:
     one = await replica()
     one.fails_with = ValueError("a bug")
     await asyncio.wait_for(one.publisher.publish(setting(cluster("a"))), 5)
@@ -355,7 +357,7 @@ async def test_a_fault_while_serving_is_told_and_tried_again(replica) -> None:
 async def test_a_change_that_can_not_be_read_is_named_and_what_was_served_stays(
     replica, operations: dict[Key, bytes | None], groups: bytes | None, named: str
 ) -> None:
-    """A replica of a later version may keep what this one can't read."""
+    """A replica of a later version may store entries that this one can't read."""
     store = MemoryStore()
     one = await replica(store)
     await one.publisher.publish(setting(cluster("a")))
@@ -363,7 +365,7 @@ async def test_a_change_that_can_not_be_read_is_named_and_what_was_served_stays(
     with capture_logs() as logs:
         await wait_until(lambda: one.publisher.stale_because)
         with pytest.raises(UnavailableError, match="can't be read"):
-            await one.publisher.served_at(2, within_s=1)  # it is tried again meanwhile
+            await one.publisher.served_at(2, within_s=1)  # following is retried meanwhile
     assert "revision 2 (change 'theirs') can't be read" in one.publisher.stale_because
     assert named in one.publisher.stale_because
     assert len([each for each in logs if "can't be followed" in each["event"]]) == 1, "once, however often it is tried"

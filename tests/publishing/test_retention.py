@@ -1,4 +1,4 @@
-"""History is kept by count and by age, and the newest state whatever its age."""
+"""History is bounded by count and by age; the newest state stays whatever its age."""
 
 import time
 
@@ -12,7 +12,7 @@ A = Key("default", "type.googleapis.com/envoy.config.cluster.v3.Cluster", "a")
 
 
 async def filled(count: int, *, old: int = 0) -> Store:
-    """Return a store with so many entries, of which the first are two hours old."""
+    """Return a store with ``count`` entries, of which the first ``old`` are two hours old."""
     store = MemoryStore()
     now = int(time.time() * 1000)
     for number in range(count):
@@ -21,7 +21,7 @@ async def filled(count: int, *, old: int = 0) -> Store:
     return store
 
 
-async def test_more_than_so_many_are_forgotten_once_it_is_a_tenth_more() -> None:
+async def test_entries_beyond_the_limit_are_removed_once_they_are_a_tenth_of_it() -> None:
     store = await filled(109)
     retention = Retention(store, most=100, longest_s=3_600)
     await retention.tidy()
@@ -31,7 +31,7 @@ async def test_more_than_so_many_are_forgotten_once_it_is_a_tenth_more() -> None
     assert await store.kept() == (10, 110)
 
 
-async def test_what_is_too_old_is_forgotten_and_the_newest_state_never() -> None:
+async def test_old_entries_are_removed_and_the_newest_state_never() -> None:
     store = await filled(60, old=50)
     await Retention(store, most=100, longest_s=3_600).tidy()
     assert await store.kept() == (50, 60)

@@ -1,4 +1,4 @@
-"""Stopping answers everybody who waits, wherever a change was on its way."""
+"""Stopping answers all pending changes, whichever step they are at."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def setting(name: str, **more: object) -> Change:
 
 
 class Silent(MemoryStore):
-    """Does not answer one kind of question any more, once ``silent`` names it."""
+    """Does not answer calls of the method that ``silent`` names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ async def test_a_change_that_waits_to_be_merged_is_refused(replica) -> None:
     ],
     ids=["looked up", "unchanged", "refused", "on its way"],
 )
-async def test_changes_are_answered_whatever_the_store_was_asked_for_them(
+async def test_changes_are_answered_whichever_call_of_the_store_is_pending(
     replica, silent: str, change: Change, expected: type[StoreError]
 ) -> None:
     store = Silent()
@@ -102,7 +102,7 @@ async def test_what_is_kept_and_not_served_yet_is_acknowledged(replica, log: Log
     assert [each.revision for each in found if isinstance(each, Published)] == [1, 1]
 
 
-async def test_those_who_wait_for_room_and_those_who_come_too_late_are_refused(replica, monkeypatch) -> None:
+async def test_changes_that_wait_for_room_and_later_ones_are_refused(replica, monkeypatch) -> None:
     monkeypatch.setattr(publishing, "WAITING_MAX", 3)
     store = Silent()
     one = await replica(store)
@@ -117,7 +117,7 @@ async def test_those_who_wait_for_room_and_those_who_come_too_late_are_refused(r
         await one.publisher.publish(setting("late"))
 
 
-async def test_who_waits_for_a_revision_is_told_that_it_will_not_come(replica) -> None:
+async def test_waiting_for_a_revision_ends_with_an_error(replica) -> None:
     one = await replica()
     task = asyncio.create_task(one.publisher.served_at(9))
     await turns()

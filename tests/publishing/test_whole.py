@@ -1,4 +1,4 @@
-"""A directory as an author among others: what it keeps, what of others stays, and what becomes of what it kept."""
+"""A directory as one of several authors: its groups, those of other authors, and groups that it no longer names."""
 
 import pytest
 from support import resources as r
@@ -36,7 +36,7 @@ async def test_a_restart_with_the_same_files_makes_no_revision(replica) -> None:
     assert (await store.state()).revision == 1
 
 
-async def test_what_the_directory_no_longer_has_is_gone_and_what_is_pushed_stays(replica) -> None:
+async def test_resources_that_the_directory_no_longer_has_are_removed_and_pushed_ones_stay(replica) -> None:
     one = await replica()
     await publish(one, read({"default": [cluster("a"), cluster("b")], "web": [cluster("w")]}))
     await one.publisher.publish(Change(upserts={"pushed": (cluster("p"),)}))
@@ -58,7 +58,7 @@ async def test_only_the_groups_that_the_directory_names_are_kept_by_it(replica) 
         await one.publisher.publish(Change(edit=PutRules(GroupTable(), lambda _: ())))
 
 
-async def test_without_a_directory_what_one_kept_is_anybodys(replica) -> None:
+async def test_without_a_directory_any_client_may_change_its_former_groups(replica) -> None:
     one = await replica()
     await publish(one, read({"default": [cluster("a")]}, GroupTable(deny_unmatched=True)))
     await one.publisher.publish(no_directory())

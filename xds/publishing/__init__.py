@@ -1,1 +1,1 @@
-"""The one way in for changes, whoever makes them: checked, kept in the store, then served."""
+"""The path of every change: checked, committed to the store, then served."""

@@ -1,4 +1,4 @@
-"""Changes that wait for the store: those that are planned together, and what becomes of each. It knows no store."""
+"""A batch of changes: pending changes, planned entries, and outcomes without an entry."""
 
 import asyncio
 from dataclasses import dataclass
@@ -11,42 +11,40 @@ from xds.store.entries import Stored
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A change, and what will be its outcome."""
+    """A pending change, and the future of its outcome."""
 
     change: Change
     answer: "asyncio.Future[Published]"
 
     def refuse(self, error: Exception) -> None:
-        """Answer with an error, unless it is answered."""
+        """Answer with an error, unless already answered."""
         if not self.answer.done():
             self.answer.set_exception(error)
-            self.answer.exception()  # that nobody waits for it any more is no fault to be logged
+            self.answer.exception()  # marks it as retrieved: asyncio would log it if nobody awaits it any more
 
     def accept(self, published: Published) -> None:
-        """Answer with success, unless it is answered."""
+        """Answer with success, unless already answered."""
         if not self.answer.done():
             self.answer.set_result(published)
 
 
 @dataclass(slots=True, eq=False)
 class Planned:
-    """A plan that makes an entry, and those that wait for it: several, where their changes were merged.
-
-    ``kept`` once the store has said that it keeps the entry.
-    """
+    """A plan with an entry, and the changes that it carries out: several if they were merged."""
 
     plan: ChangePlan
     waiting: list[Waiting]
     kept: bool = False
+    """Whether the store has acknowledged the entry."""
 
     @property
     def entry_id(self) -> str:
-        """The id of its entry."""
+        """The id of the plan's entry."""
         assert self.plan.entry is not None
         return self.plan.entry.id
 
     def made(self, stored: Stored) -> bool:
-        """Say whether an entry of the log is this one, not another one with its id, or at its place."""
+        """Return whether an entry of the log is this one, not another one with the same id or revision."""
         mine, theirs = self.plan.entry, stored.entry
         assert mine is not None
         return (
@@ -57,29 +55,27 @@ class Planned:
         )
 
     def refuse(self, error: Exception) -> None:
-        """Answer all with an error."""
+        """Answer all changes with an error."""
         for each in self.waiting:
             each.refuse(error)
 
     def accept(self) -> None:
-        """Answer all with success."""
+        """Answer all changes with success."""
         for each in self.waiting:
             each.accept(self.plan.published)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
-    """What a change comes to that makes no entry: refused, as it was before, or tried only.
-
-    It holds on the state at ``revision``, which may have entries in it that are not kept yet.
-    """
+    """The outcome of a change without an entry: refused, unchanged, or a dry run."""
 
     waiting: Waiting
     outcome: Published | Exception
     revision: int
+    """The revision of the state that the outcome is based on, which may not be committed yet."""
 
     def tell(self) -> None:
-        """Answer with it."""
+        """Answer the change with the outcome."""
         if isinstance(self.outcome, Exception):
             self.waiting.refuse(self.outcome)
         else:
@@ -87,7 +83,7 @@ class Verdict:
 
 
 def runs(batch: list[Waiting]) -> list[list[Waiting]]:
-    """Return the changes in order, those that follow each other and may be merged together."""
+    """Group the changes, in order: consecutive mergeable changes together, every other change alone."""
     found: list[list[Waiting]] = []
     for mergeable, run in groupby(batch, key=lambda each: each.change.mergeable):
         together = list(run)
@@ -96,7 +92,7 @@ def runs(batch: list[Waiting]) -> list[list[Waiting]]:
 
 
 def without_twins(batch: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
-    """Return a batch in which no id stands twice, and what comes after it."""
+    """Split a batch before the first repeated id; return both parts."""
     seen: set[str] = set()
     for number, each in enumerate(batch):
         if each.change.id and each.change.id in seen:

@@ -1,4 +1,4 @@
-"""A change that somebody asks for, what became of it, and why it was refused. Pure data."""
+"""A requested change, its outcome, and the checks that need no state."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,65 +11,66 @@ from xds.publishing.edits import Edit
 from xds.store.entries import Key
 
 DIRECTORY = "directory"
-"""The author of what a watched directory says."""
+"""The author of the changes from a watched directory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """All of it takes effect at one revision, or none.
-
-    ``upserts`` and ``removals`` are by group, as in a ``Changeset``. Groups in ``replace`` have nothing but their
-    upserts afterwards. ``edit`` changes groups and rules. ``id`` tells the change from every other one: the same
-    id twice is one change. With ``expected_revision`` it is made at that revision or not at all. ``mergeable`` allows
-    it to share its revision with others; of what they both set, the later one's counts.
-    """
+    """A change that takes effect completely, at one revision, or not at all."""
 
     upserts: Mapping[str, tuple[Resource, ...]] = field(default_factory=dict)
+    """Resources to set, by group."""
     removals: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Type URL and name of the resources to remove, by group."""
     replace: tuple[str, ...] = ()
+    """Groups that lose all resources that are not in ``upserts``."""
     edit: Edit | None = None
+    """A change of groups and rules."""
     id: str = ""
+    """Identifies the change: the same change again with the same id is not made twice."""
     author: str = ""
     message: str = ""
     expected_revision: int | None = None
+    """If set, the change is refused at any other revision."""
     dry_run: bool = False
     mergeable: bool = False
+    """Allows the change to share a revision with others. The last of them that sets a resource wins."""
 
     @property
     def groups(self) -> frozenset[str]:
-        """The groups whose resources it may change."""
+        """The groups whose resources the change may modify."""
         return frozenset((*self.upserts, *self.removals, *self.replace))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The revision at which a change is in force, and what it changed; ``unchanged`` was as asked for before.
-
-    Of a dry run, ``revision`` is the one it was tried at. ``again``: this id was there already, with that revision.
-    """
+    """The outcome of a change that was made."""
 
     revision: int
+    """The revision at which the change is served; for a dry run, the one it was tried at."""
     changed: tuple[Key, ...] = ()
     unchanged: tuple[Key, ...] = ()
+    """Requested resources that were in the requested state before."""
     again: bool = False
+    """Whether a change with this id had been made before; ``revision`` is that change's."""
 
 
 class KeptElsewhereError(Exception):
-    """What was to be changed is kept by a directory, which would set it back."""
+    """The group or the rules are managed by a directory, which would overwrite the change."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} kept by the directory that is served: change the files there")
 
 
 def group_name_problem(group: str) -> str:
-    """Say what is wrong with a group's name, "" if nothing is."""
+    """Return the problem with a group's name, "" if it is valid."""
     if not group or len(group) > 200 or group != group.strip() or any(ord(c) < 32 or c in "/\\\x7f" for c in group):
-        return f"{group!r} is not a group's name: 1 to 200 characters, none of them a slash or a control character"
+        return f"{group!r} is not a valid group name: 1 to 200 characters, without slashes and control characters"
     return ""
 
 
 def check(change: Change) -> None:
-    """Raise ChangesetRejectedError where a change names a group that can't be, or one resource twice."""
+    """Raise ChangesetRejectedError if a change has an invalid group name, or names a resource twice."""
     named = {*change.groups, *(change.edit.names if change.edit is not None else ())}
     problems = [Problem(what=wrong, group=group) for group in sorted(named) if (wrong := group_name_problem(group))]
     for group in sorted(change.groups):
@@ -78,7 +79,7 @@ def check(change: Change) -> None:
         if len(places) > 1:
             for (type_url, name), count in Counter(places).items():
                 if count > 1:
-                    what, hint = "stands more than once in the change", "set or remove it once"
+                    what, hint = "appears more than once in the change", "set or remove it once"
                     resource = f"{short_name(type_url)}/{name}"
                     problems.append(Problem(what=what, hint=hint, group=group, resource=resource))
     if problems:

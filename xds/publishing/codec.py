@@ -1,4 +1,4 @@
-"""Between what is served and what a store keeps: changesets and entries, group tables and JSON."""
+"""Convert between changesets and the store's entries and states, and between group tables and JSON."""
 
 import json
 from collections.abc import Container, Iterable, Mapping
@@ -18,22 +18,22 @@ Operations = dict[Key, Resource | None]
 
 
 def encode_table(table: GroupTable) -> bytes:
-    """Return groups and rules as a store keeps them: JSON, equal for equal tables."""
+    """Encode groups and rules for the store: as JSON, equal for equal tables."""
     return json.dumps(asdict(table), sort_keys=True, separators=(",", ":")).encode()
 
 
 def decode_table(data: bytes | None) -> GroupTable:
-    """Return what ``encode_table`` made the bytes of; of None, the table of an empty store."""
+    """Decode what ``encode_table`` returned; None is the table of an empty store."""
     if data is None:
         return GroupTable()
-    told: dict[str, Any] = json.loads(data)
-    told["rules"] = tuple(Rule(**rule) for rule in told["rules"])
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-    return GroupTable(**plain)
+    parsed: dict[str, Any] = json.loads(data)
+    parsed["rules"] = tuple(Rule(**rule) for rule in parsed["rules"])
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in parsed.items()}
+    return GroupTable(**fields)
 
 
 def changeset_of_state(state: State) -> Changeset:
-    """Return what makes any catalog serve a store's state. Raises UnreadableError."""
+    """Return the changeset that brings any catalog to a store's state. Raises UnreadableError."""
     upserts: dict[str, list[Resource]] = {}
     place = f"revision {state.revision}"
     for key, encoded in state.resources.items():
@@ -43,7 +43,7 @@ def changeset_of_state(state: State) -> Changeset:
 
 
 def changeset_of_entry(stored: Stored, catalog: Catalog) -> Changeset:
-    """Return what brings a catalog that serves the entry's predecessor to the entry. Raises UnreadableError."""
+    """Return the changeset that brings a catalog from the previous revision to the entry's. Raises UnreadableError."""
     entry = stored.entry
     place = f"revision {stored.revision} (change {entry.id!r})"
     operations: Operations = {
@@ -54,7 +54,7 @@ def changeset_of_entry(stored: Stored, catalog: Catalog) -> Changeset:
 
 
 def restored(key: Key, encoded: bytes, place: str) -> Resource:
-    """Return a resource that a store kept; ``place`` says where. Raises UnreadableError, which names both."""
+    """Decode a stored resource. Raises UnreadableError, which names the resource and ``place``."""
     try:
         return restore(key.type_url, encoded)
     except Exception as error:
@@ -63,7 +63,7 @@ def restored(key: Key, encoded: bytes, place: str) -> Resource:
 
 
 def read_table(data: bytes | None, place: str) -> GroupTable:
-    """Return groups and rules that a store kept, as ``restored`` does resources."""
+    """Decode stored groups and rules. Raises UnreadableError, which names ``place``."""
     try:
         return decode_table(data)
     except Exception as error:
@@ -74,7 +74,7 @@ _MAY_BE = "it is damaged, or of a later version of this server"
 
 
 def changeset_of(operations: Mapping[Key, Resource | None], table: GroupTable | None, catalog: Catalog) -> Changeset:
-    """Return a changeset that does the operations; with a table, empty groups that it does not name go."""
+    """Return the changeset of the operations. With a table, empty groups that it does not name are removed."""
     upserts: dict[str, list[Resource]] = {}
     removals: dict[str, list[tuple[str, str]]] = {}
     for key, resource in operations.items():
@@ -89,7 +89,7 @@ def changeset_of(operations: Mapping[Key, Resource | None], table: GroupTable | 
 def _gone(
     operations: Mapping[Key, Resource | None], table: GroupTable, catalog: Catalog, upserts: Container[str]
 ) -> tuple[str, ...]:
-    """Return the groups that neither a table names nor anything is left of."""
+    """Return the groups that the table does not name and that have no resources after the operations."""
     named = {
         DEFAULT_GROUP,
         *table.names,

@@ -1,7 +1,7 @@
-"""Changes of groups and rules, each said as what is wanted and worked out on the newest state. Pure.
+"""Changes of groups and rules. Each describes its intent and is applied to the newest state.
 
-An edit never holds a whole ``GroupTable`` that somebody read before: two writers that add a group each would write
-back the other's absence.
+An edit never holds a complete ``GroupTable`` that was read before: of two writers that each add a group, the second
+would remove the group of the first.
 """
 
 import json
@@ -15,11 +15,11 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.publishing.codec import encode_table
 
 Explain = Callable[[Collection[str]], tuple[Problem, ...]]
-"""Returns what is wrong with rules where these are the groups that exist, each problem with its place."""
+"""Returns the problems of rules, with their places, given the names of the existing groups."""
 
 
 class UnknownGroupError(Exception):
-    """There is no group of that name."""
+    """There is no group with that name."""
 
     def __init__(self, group: str) -> None:
         super().__init__(f"there is no group {group!r}")
@@ -28,7 +28,7 @@ class UnknownGroupError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """The table after an edit, and the groups that lose all they have."""
+    """The table after an edit, and the groups that lose all their resources."""
 
     table: GroupTable
     emptied: tuple[str, ...] = ()
@@ -39,27 +39,27 @@ class Edit(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The groups that it makes, whose names are to be checked."""
+        """The groups that the edit creates, whose names must be checked."""
         ...
 
     @property
     def by_directory(self) -> bool:
-        """Whether the directory that is served asks for it, which may change what it keeps."""
+        """Whether the edit comes from the served directory, which may change the groups that it manages."""
         ...
 
     @property
     def content(self) -> bytes:
-        """Bytes that are equal for edits that ask for the same."""
+        """Bytes that are equal for equal edits."""
         ...
 
     def on(self, head: Catalog) -> Edited:
-        """Return what it leads to. Raises UnknownGroupError and ChangesetRejectedError."""
+        """Apply the edit to the table of ``head``. Raises UnknownGroupError and ChangesetRejectedError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PutGroup:
-    """Make a group, or have it extend another one, or none."""
+    """Create a group, or change which group it extends, if any."""
 
     group: str
     extends: str | None = None
@@ -85,7 +85,7 @@ class PutGroup:
 
 @dataclass(frozen=True, slots=True)
 class DeleteGroup:
-    """Remove a group and all it has."""
+    """Remove a group and all its resources."""
 
     group: str
     by_directory = False
@@ -101,10 +101,10 @@ class DeleteGroup:
         table = head.table
         needed = [f"group {name} extends it" for name, base in table.extends.items() if base == self.group]
         needed += [
-            f"rule {number} takes nodes into it" for number, rule in enumerate(table.rules) if rule.group == self.group
+            f"rule {number} assigns nodes to it" for number, rule in enumerate(table.rules) if rule.group == self.group
         ]
         if self.group == DEFAULT_GROUP:
-            needed.append("it is where nodes go that nothing else takes")
+            needed.append("nodes that match no rule belong to it")
         if needed:
             raise ChangesetRejectedError([Problem(what=f"can't be removed: {'; '.join(needed)}", group=self.group)])
         names = tuple(name for name in table.names if name != self.group)
@@ -114,9 +114,10 @@ class DeleteGroup:
 
 @dataclass(frozen=True, slots=True)
 class PutRules:
-    """Replace the rules, what is external, and who extends whom; groups that are there stay.
+    """Replace the rules, the external names and the inheritance of groups; existing groups stay.
 
-    ``table.names`` are the groups that it makes. What the groups of a directory extend stays where it is not said.
+    ``table.names`` are the groups to create. A directory's group that the table does not name still extends the same
+    group.
     """
 
     table: GroupTable
@@ -132,14 +133,14 @@ class PutRules:
         return b"put rules " + encode_table(self.table)
 
     def on(self, head: Catalog) -> Edited:
-        told, table = self.table, head.table
-        _must_exist(told, head, self.explain)
-        kept = {name: base for name, base in table.extends.items() if name in table.kept and name not in told.names}
+        new, table = self.table, head.table
+        _must_exist(new, head, self.explain)
+        kept = {name: base for name, base in table.extends.items() if name in table.kept and name not in new.names}
         return Edited(
             replace(
-                told,
-                names=_with(table, told.names),
-                extends=kept | dict(told.extends),
+                new,
+                names=_with(table, new.names),
+                extends=kept | dict(new.extends),
                 kept=table.kept,
                 rules_kept=table.rules_kept,
             )
@@ -148,26 +149,25 @@ class PutRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRules:
-    """Replace some of the rules' parts, and leave the others.
-
-    Of ``extends`` and ``names`` the groups named are set, as by ``PutGroup``. ``add_external`` are added to what is
-    external; the other parts are replaced, or left where they are None.
-    """
+    """Replace the given parts of the rules; parts that are None stay."""
 
     explain: Explain = field(compare=False)
     names: tuple[str, ...] = ()
+    """Groups to set, as by ``PutGroup``."""
     extends: Mapping[str, str] = field(default_factory=dict)
+    """The group that each of ``names`` extends, if any."""
     rules: tuple[Rule, ...] | None = None
     deny_unmatched: bool | None = None
     external: tuple[str, ...] | None = None
     add_external: tuple[str, ...] = ()
+    """Names to add to the external ones."""
     by_directory = False
 
     @property
     def content(self) -> bytes:
-        told = GroupTable(rules=self.rules or (), names=self.names, extends=self.extends, external=self.external or ())
+        given = GroupTable(rules=self.rules or (), names=self.names, extends=self.extends, external=self.external or ())
         missing = [self.rules is None, self.deny_unmatched, self.external is None, sorted(self.add_external)]
-        return _content("update rules", *missing) + encode_table(told)
+        return _content("update rules", *missing) + encode_table(given)
 
     def on(self, head: Catalog) -> Edited:
         table = head.table
@@ -187,13 +187,13 @@ class UpdateRules:
         )
 
 
-def _must_exist(told: GroupTable, head: Catalog, explain: Explain) -> None:
-    """Raise ChangesetRejectedError where rules name a group that neither exists nor is made by them."""
-    known = {DEFAULT_GROUP, *head.snapshots, *told.names}
-    if {*told.extends.values(), *(rule.group for rule in told.rules)} <= known:
+def _must_exist(new: GroupTable, head: Catalog, explain: Explain) -> None:
+    """Raise ChangesetRejectedError if rules name a group that neither exists nor is created with them."""
+    known = {DEFAULT_GROUP, *head.snapshots, *new.names}
+    if {*new.extends.values(), *(rule.group for rule in new.rules)} <= known:
         return
     problems = explain(known)
-    assert problems, "the rules name a group that is not there"
+    assert problems, "the rules name a group that does not exist"
     raise ChangesetRejectedError(problems)
 
 

@@ -1,4 +1,4 @@
-"""What a change comes to, beside what will be there when all before it is kept. Pure: it knows no store at work."""
+"""Plan a change against the state that results once all earlier changes are committed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,19 +19,21 @@ from xds.store.errors import ConflictError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangePlan:
-    """What is to be kept and served of a change. ``entry`` is None where there is nothing to do."""
+    """The entry to commit and the changeset to serve for a change."""
 
     published: Published
     changeset: Changeset
     undo: Changeset
+    """Reverts ``changeset`` on the head."""
     entry: Entry | None
+    """None if there is nothing to commit."""
 
 
 def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> ChangePlan:
-    """Apply a change to ``head``, and return what it came to; ``undo`` takes it back.
+    """Apply a change to ``head``, and return the plan.
 
-    Raises ChangesetRejectedError, ConflictError, KeptElsewhereError and UnknownGroupError, with ``head`` as before.
-    A dry run leaves it so too.
+    Raises ChangesetRejectedError, ConflictError, KeptElsewhereError and UnknownGroupError. Errors and dry runs leave
+    ``head`` unchanged.
     """
     if change.expected_revision is not None and change.expected_revision != head.revision:
         raise ConflictError(change.expected_revision, head.revision)
@@ -68,7 +70,7 @@ def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> ChangeP
 
 
 def merged(changes: Iterable[Change]) -> Change:
-    """Return one change that does what several mergeable ones do, one after the other."""
+    """Return one change with the same effect as several mergeable changes in sequence."""
     upserts: dict[Key, Resource | None] = {}
     for change in changes:
         upserts.update(_asked(change))
@@ -77,11 +79,11 @@ def merged(changes: Iterable[Change]) -> Change:
 
 
 _EMPTY = Catalog()
-"""A table-less changeset is made of the operations alone."""
+"""For ``changeset_of`` without a table, which does not read the catalog."""
 
 
 def digest_of(change: Change) -> bytes:
-    """Return what is equal for changes that ask for the same, whoever makes them and when."""
+    """Return a digest of the request, equal for equal requests by any author at any time."""
     digest = blake2b(digest_size=16)
     for key, resource in sorted(_asked(change).items()):
         for part in (*key, "" if resource is None else resource.version):
@@ -113,11 +115,11 @@ def _present(head: Catalog, key: Key) -> Resource | None:
 
 
 def _check_labels(asked: Operations, head: Catalog) -> None:
-    """Refuse a label that a resource has already with other content: who holds that would never be sent the new one."""
+    """Reject a label that the present resource has with other content: clients would not be sent the new content."""
     problems = [
         Problem(
             what=f"has the version {new.version!r} already, with other content",
-            hint="give each content a version of its own",
+            hint="use a new version for new content",
             group=key.group,
             resource=f"{short_name(key.type_url)}/{key.name}",
         )
@@ -137,7 +139,7 @@ def _version(resource: Resource | None) -> str | None:
 
 
 def _table_after(change: Change, edited: Edited | None, head: Catalog) -> GroupTable | None:
-    """Return the table that a change leads to, None if it stays as it is. It names every group that has resources."""
+    """Return the table after a change, None if unchanged. It names every group that has resources."""
     table = head.table if edited is None else edited.table
     known: Mapping[str, object] = head.snapshots if edited is None else dict.fromkeys(table.names)
     missing = sorted(group for group in change.groups if group not in known and group != DEFAULT_GROUP)

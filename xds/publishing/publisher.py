@@ -1,13 +1,14 @@
-"""Changes on their way into the store, and out of it to whoever serves. It does not know what a change's author is.
+"""Commits changes to the store, and serves the entries that the store has committed.
 
-One task writes: it takes what waits, plans it change by change beside the state that will be there by then, and has
-the store keep all of it in one go. Another follows the store and serves each entry, whoever wrote it, in order. So what
-is served is what is kept, a slow disk makes batches larger instead of queues longer, and other writers are no special
-case.
+One task writes: it takes all pending changes, plans each on the state that results from those before it, and commits
+them to the store as one batch. Another task follows the store and serves each entry in order, by this or any other
+writer. So only committed changes are served, a slow disk makes batches larger instead of queues longer, and entries of
+other writers need no special case.
 
-Writes are linearizable, those that are refused or change nothing included. What the store keeps was planned on its
-newest state, as it compares the revision. What makes no entry is answered once that of its batch that does is kept, or
-else once the head is seen to have all that the store has: what an older state says may be wrong by now.
+All writes are linearizable, including those that are refused or change nothing. The store compares the revision, so
+every committed entry was planned on the newest state. A change that makes no entry is answered once the entries of its
+batch are committed, or, if there are none, once ``head`` is known to be the store's newest state: the answer might be
+wrong on an older one.
 """
 
 import asyncio
@@ -42,19 +43,19 @@ log = structlog.get_logger("xds")
 WAITING_MAX = 10_000
 BATCH_MAX = 500
 PLANS_A_TURN = 20
-"""Changes that are planned before the event loop gets its turn."""
+"""Changes planned per turn of the event loop."""
 MERGE_S = 0.002
-"""How long changes that may share a revision wait for others: each costs the store, and every worker, as much."""
+"""How long a mergeable change waits for others: a revision costs the store and each worker the same for one or many."""
 CONFLICT_S = 10.0
-"""How long other writers may be first, again and again, before a change is given up."""
+"""How long to retry a change while other writers are first."""
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 REFUSALS = (ChangesetRejectedError, ConflictError, KeptElsewhereError, UnknownGroupError)
 
 
 class Publisher:
-    """Publishes changes between ``start`` and ``stop``. ``serve`` is given each revision's changeset, in order.
+    """Publishes changes between ``start`` and ``stop``. Calls ``serve`` with each revision's changeset, in order.
 
-    ``served`` is the catalog that ``serve`` applies them to; it is only read here.
+    ``served`` is the catalog to which ``serve`` applies the changesets; the publisher only reads it.
     """
 
     def __init__(
@@ -71,16 +72,16 @@ class Publisher:
         self._serve = serve
         self._head = Catalog()
         self._behind: deque[tuple[int, Changeset, bool]] = deque()
-        """What others wrote: revision, changeset, and whether it is all there is of another log."""
+        """Entries of other writers that ``_head`` lacks: revision, changeset, and whether it replaces everything."""
         self._planned: deque[Planned] = deque()
-        """What is on its way to the store or not served yet, in order of revision. Each stands on the one before it."""
+        """Entries being committed or not served yet, in order of revision. Each is planned on the one before it."""
         self._due: list[Verdict] = []
-        """Verdicts on states that are kept and not served yet."""
+        """Outcomes without an entry, based on states that are committed and not served yet."""
         self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_MAX)
         self._moved = asyncio.Event()
         self._submitting = 0
         self._taken: list[Waiting] = []
-        """What was taken from those that wait, and is not answered yet as far as it makes no entry."""
+        """Changes taken from ``_waiting`` whose batch is not done yet."""
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._writing = False
@@ -88,12 +89,12 @@ class Publisher:
         self._epoch = ""
         self.revision = 0
         self.stale_because = ""
-        """Why the store can't be followed just now, "" if it can."""
+        """Why the store can't be followed at present, "" if it can."""
 
     # --- Life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Serve what the store has, then follow it and take changes. Raises StoreError."""
+        """Serve the store's state, then follow the store and accept changes. Raises StoreError."""
         state = await self.store.state()
         self._epoch = self.store.epoch
         self._take_whole(changeset_of_state(state), state.revision)
@@ -104,7 +105,7 @@ class Publisher:
         ]
 
     async def stop(self) -> None:
-        """Answer everybody who waits, and let go of the store. What is kept already stays kept."""
+        """Answer all pending changes, and close the store. Committed changes stay committed."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -122,22 +123,23 @@ class Publisher:
             for waiting in self._taken:
                 waiting.refuse(_going_down())
             self._taken = [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
-            await asyncio.sleep(0)  # who waited for room gets in, and finds that this ends
+            await asyncio.sleep(0)  # a ``submit`` that waits for room continues, and raises
         self._moved.set()
         await self.store.close()
 
     async def publish(self, change: Change) -> Published:
-        """Make a change, and return once it is kept and served.
+        """Make a change, and return once it is committed and served.
 
-        Raises ChangesetRejectedError with every problem, KeptElsewhereError, UnknownGroupError and every StoreError.
-        Whoever stops waiting does not stop the change.
+        Raises ChangesetRejectedError with every problem, KeptElsewhereError, UnknownGroupError and StoreError.
+        Cancelling the call does not cancel the change.
         """
         return await asyncio.shield(await self.submit(change))
 
     async def submit(self, change: Change) -> "asyncio.Future[Published]":
-        """Take a change in, after all that came before it, and return what will be its outcome; see ``publish``.
+        """Queue a change behind all earlier ones, and return the future of its outcome; see ``publish``.
 
-        Waits while too many others do. Raises ChangesetRejectedError, and UnavailableError where this ends.
+        Waits while ``WAITING_MAX`` changes are queued. Raises ChangesetRejectedError, and UnavailableError after
+        ``stop``.
         """
         check(change)
         waiting = Waiting(change, asyncio.get_running_loop().create_future())
@@ -153,7 +155,7 @@ class Publisher:
         return waiting.answer
 
     async def served_at(self, revision: int, within_s: float = CONFLICT_S) -> None:
-        """Return once a revision is served. Raises UnavailableError where that takes too long."""
+        """Return once a revision is served. Raises UnavailableError after ``within_s`` seconds."""
         try:
             async with asyncio.timeout(within_s):
                 while self.revision < revision:
@@ -165,7 +167,7 @@ class Publisher:
             raise UnavailableError(f"revision {revision} is kept but not served after {within_s:g} s: {why}") from None
 
     async def reach_newest(self) -> None:
-        """Return once all is served that the store had when this was called. Raises StoreError."""
+        """Return once the store's newest revision at the time of the call is served. Raises StoreError."""
         await self.served_at(await self.store.newest())
 
     # --- From the store ----------------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ class Publisher:
         self.stale_because = f"following the store failed by a bug in this server: {why}"
 
     async def _follow_to_the_end(self) -> bool:
-        """Serve what the store tells; say whether it was closed. False: it is to be followed anew."""
+        """Serve the store's entries until its watch ends. Return whether the store was closed, else follow again."""
         try:
             if self.stale_because and (await self.store.kept())[1] <= self.revision:
                 self.stale_because = ""  # nothing was missed
@@ -211,7 +213,7 @@ class Publisher:
     def _take(self, stored: Stored) -> None:
         planned = self._planned[0] if self._planned and self._planned[0].made(stored) else None
         changeset = changeset_of_entry(stored, self._served) if planned is None else planned.plan.changeset
-        if planned is None or stored.revision > self._head.revision:  # else the head has it, as it was planned there
+        if planned is None or stored.revision > self._head.revision:  # else it was planned on the head, which has it
             self._behind.append((stored.revision, changeset, False))
         self._serve(changeset, stored.revision + self._offset)
         if not self._writing:
@@ -222,19 +224,19 @@ class Publisher:
             planned.accept()
 
     def _take_whole(self, changeset: Changeset, revision: int, *, anew: bool = False) -> None:
-        """Serve all there is, without what led to it: at the start, or when too much was missed."""
+        """Serve a whole state instead of single entries: at start, or after missing entries that were compacted."""
         self._behind.append((revision, changeset, anew))
         self._serve(changeset, revision + self._offset)
         self._move_to(revision)
         self._accept_served()
 
     def _accept_served(self) -> None:
-        """Answer those whose entries are kept and came as part of a whole state."""
+        """Answer the changes whose entries are committed and were served as part of a whole state."""
         while self._planned and self._planned[0].kept and self._planned[0].plan.published.revision <= self.revision:
             self._planned.popleft().accept()
 
     def _begin_anew(self, state: State) -> None:
-        """Serve another log's state. The catalog's revisions go on growing, as streams and workers count by them."""
+        """Serve another log's state. The catalog's revisions continue to grow: streams and workers rely on it."""
         changeset = changeset_of_state(state)
         log.warning("the store was replaced; all of it is served anew", was=self.revision, now=state.revision)
         for planned in self._planned:
@@ -283,7 +285,7 @@ class Publisher:
             self._taken = later
 
     def _on_writing_died(self, why: str) -> None:
-        """Answer those who wait, and begin anew from what is served."""
+        """Refuse all pending changes, and rebuild the head from the served catalog."""
         error = UnavailableError(f"writing changes failed by a bug in this server: {why}")
         for waiting in (*self._taken, *(self._waiting.get_nowait() for _ in range(self._waiting.qsize()))):
             waiting.refuse(error)
@@ -291,7 +293,7 @@ class Publisher:
         self._rebuild_head()
 
     async def _write(self, batch: list[Waiting]) -> None:
-        """Have the store keep all of a batch, trying again for as long as other writers are first."""
+        """Commit a batch to the store, retrying while other writers are first."""
         deadline = time.monotonic() + CONFLICT_S
         is_newest = False
         while True:
@@ -309,7 +311,7 @@ class Publisher:
                 if time.monotonic() > deadline:
                     raise UnavailableError(f"other writers were first for {CONFLICT_S:g} s; try again") from error
                 await self.served_at(error.revision)
-                await asyncio.sleep(0)  # whatever the reason to try again, others get their turn
+                await asyncio.sleep(0)  # lets other tasks run before every retry
             except OutcomeUnknownError as error:
                 why = f"whether what came before it was kept is not known ({error}); nothing of this was changed"
                 for verdict in verdicts:
@@ -321,11 +323,11 @@ class Publisher:
                 return
 
     async def _head_is_newest(self, verdicts: list[Verdict]) -> bool:
-        """Say whether the head has all that the store has; where it has not, that is served when this returns."""
+        """Return whether the head is the store's newest state. If not, wait until the missing entries are served."""
         try:
             newest = await self.store.newest()
         except StoreError:
-            for verdict in verdicts:  # a start with the files of before does not need the store
+            for verdict in verdicts:  # a start with an unchanged directory does not need the store
                 edit = verdict.waiting.change.edit
                 if edit is not None and edit.by_directory and isinstance(verdict.outcome, Published):
                     verdict.tell()
@@ -336,7 +338,7 @@ class Publisher:
         return False
 
     def _tell(self, verdict: Verdict) -> None:
-        """Answer with a verdict once the state that it holds on is served: who then reads again finds that state."""
+        """Answer once the state of the outcome is served, so that a client that then reads finds that state."""
         if verdict.revision > self.revision:
             self._due.append(verdict)
         else:
@@ -362,7 +364,7 @@ class Publisher:
         self._accept_served()
 
     def _take_back(self, planned: list[Planned]) -> None:
-        """Have the head be as it was before these, but for what of them was served: that was kept after all."""
+        """Revert these entries on the head, except those that were served, which have been committed after all."""
         before = len(self._planned)
         these = {id(each) for each in planned}
         self._planned = deque(each for each in self._planned if id(each) not in these)
@@ -373,7 +375,7 @@ class Publisher:
             self._head.apply(each.plan.undo, revision=each.plan.published.revision - 1)
 
     async def _not_kept_yet(self, batch: list[Waiting]) -> list[Waiting]:
-        """Answer those whose id is that of a kept entry, and return the others."""
+        """Answer the changes whose id is that of a committed entry, and return the others."""
         ids = [each.change.id for each in batch if each.change.id]
         kept = await self.store.find(ids) if ids else {}
         for each in batch:
@@ -397,7 +399,7 @@ class Publisher:
         return planned, verdicts
 
     def _plan(self, together: list[Waiting], planned: list[Planned], verdicts: list[Verdict]) -> None:
-        """Plan changes that are made as one; where that can't be, one by one."""
+        """Plan changes merged into one; if that is refused, plan them one by one."""
         change = together[0].change if len(together) == 1 else merged(each.change for each in together)
         try:
             made = plan(change, self._head, entry_id=change.id or uuid4().hex, at_ms=time.time_ns() // 1_000_000)
@@ -414,7 +416,7 @@ class Publisher:
             planned.append(Planned(made, together))
 
     def _catch_up(self) -> None:
-        """Bring the head to what others have written meanwhile."""
+        """Apply the entries of other writers to the head."""
         while self._behind:
             revision, changeset, anew = self._behind.popleft()
             if anew:

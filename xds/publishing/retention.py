@@ -1,4 +1,4 @@
-"""How long history is kept: by count and by age. It does not know what is in it."""
+"""Compacts the history in the store, by count and by age."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ log = structlog.get_logger("xds")
 EVERY_S = 10.0
 PAGE = 1_000
 SLACK = 0.1
-"""What is kept beyond the limit, as a part of it, so that a store that rewrites much for it seldom has to."""
+"""Fraction of the limit that may be exceeded, so that stores for which compaction is expensive compact rarely."""
 
 
 class Retention:
-    """Has a store forget what is too old or too much, while it is entered.
+    """Compacts a store's history at intervals, between ``__aenter__`` and ``__aexit__``.
 
-    ``most`` revisions can be read again, none of them older than ``longest_s`` seconds; the newest state always can.
+    ``most`` revisions stay readable, except those older than ``longest_s`` seconds; the newest state always does.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Retention:
             await asyncio.sleep(self._every_s)
 
     async def tidy(self) -> None:
-        """Forget what is to be forgotten now."""
+        """Compact the history if it exceeds the limits."""
         oldest, newest = await self._store.kept()
         until = max(oldest, newest - self._most)
         before_ms = int((time.time() - self._longest_s) * 1000)

@@ -1,4 +1,4 @@
-"""Changes that say all there is of some groups: what a directory holds, or that there is no directory any more."""
+"""The changes that make the store's groups those of a directory, or release a directory's groups."""
 
 from dataclasses import dataclass, replace
 
@@ -11,10 +11,10 @@ from xds.publishing.edits import Edited
 
 
 def change_of_directory(changeset: Changeset) -> Change:
-    """Return the change by which a directory's groups become what it holds; groups of other authors stay.
+    """Return the change that sets a directory's groups to its content; groups of other authors stay.
 
-    ``changeset`` is what a ``DirectoryReader`` read. The directory keeps every group that it names, and the rules too
-    once it has any. What it kept before and no longer has is gone.
+    ``changeset`` is what a ``DirectoryReader`` read. The directory manages every group that it names, and the rules
+    once it has any. Groups that it managed before and no longer names are removed.
     """
     groups = {group for group, resources in changeset.upserts.items() if resources or group != DEFAULT_GROUP}
     upserts = {group: changeset.upserts[group] for group in groups}
@@ -23,7 +23,7 @@ def change_of_directory(changeset: Changeset) -> Change:
 
 
 def no_directory() -> Change:
-    """Return the change by which what a directory kept is anybody's to change."""
+    """Return the change that releases the groups and rules that a directory managed: any client may change them."""
     return Change(edit=_LeaveDirectory(), author=DIRECTORY, message="no directory is served")
 
 
