@@ -1,7 +1,8 @@
-"""Write generation after generation of the same resources into a directory, each time in another way people do it.
+"""Write generations of the same resources into a directory, each in a way that editors or people do.
 
-Run as ``restless_writer.py DIR SEED STEPS``. Files ``a``, ``b`` and ``c`` hold ``PER_FILE`` clusters each, all of one
-generation, which is their connect_timeout in seconds. It pauses only while a reader can tell that it is not done.
+Run as ``restless_writer.py DIR SEED STEPS``. The files ``a``, ``b`` and ``c`` have ``PER_FILE`` clusters each, all of
+one generation, which is their connect_timeout in seconds. It pauses only while a reader can see that the write is not
+complete.
 """
 
 import os
@@ -19,7 +20,7 @@ TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 
 def text(file: str, generation: int) -> str:
-    """Return a file's whole text."""
+    """Return a file's complete text."""
     items = [
         f'- "@type": {TYPE}\n  name: {file}{number}\n  connect_timeout: {generation}s\n' for number in range(PER_FILE)
     ]
@@ -27,7 +28,7 @@ def text(file: str, generation: int) -> str:
 
 
 class Writer:
-    """One way of writing a method. Each leaves the directory whole."""
+    """Each method is one way of writing, and leaves a complete generation."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self.root, self.random = root, random.Random(seed)
@@ -104,7 +105,7 @@ class Writer:
 
 
 class ConfigMapWriter(Writer):
-    """As the kubelet updates a volume: all files at one instant."""
+    """Writes like the kubelet: replaces all files of a volume at one instant."""
 
     def __init__(self, root: Path, seed: int) -> None:
         super().__init__(root, seed)
@@ -127,7 +128,7 @@ class ConfigMapWriter(Writer):
 
 
 def main() -> None:
-    """Write, and say how after each step."""
+    """Write, and print the method's name after each step."""
     kind, root, seed, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     writer = ConfigMapWriter(root, seed) if kind == "configmap" else Writer(root, seed)
     for generation in range(2, steps + 2):

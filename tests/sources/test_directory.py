@@ -1,4 +1,4 @@
-"""A directory is read whole, or everything wrong with it is told."""
+"""A directory is read completely, or all of its problems are reported."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_groups_are_directories_and_default_is_the_top(tmp_path: Path) -> None:
     "name",
     [".hidden.yaml", "x.yaml~", ".#x.yaml", ".x.yaml.swp", "x.yaml.tmp", "README.md", ".git/x.yaml", "x.yaml.bak"],
 )
-def test_what_is_not_meant_for_us_is_ignored(tmp_path: Path, name: str) -> None:
+def test_hidden_and_temporary_files_and_other_extensions_are_ignored(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("{ not yaml")
     assert names(DirectoryReader(tmp_path).read()) == {"default": []}
@@ -79,7 +79,7 @@ def test_envoys_own_file_format_is_taken(tmp_path: Path) -> None:
     assert names(DirectoryReader(tmp_path).read()) == {"default": ["one"]}
 
 
-def test_all_problems_of_all_files_are_told_in_order(tmp_path: Path) -> None:
+def test_all_problems_of_all_files_are_reported_in_order(tmp_path: Path) -> None:
     write(tmp_path / "b.yaml", cluster("ok"), "- 3\n", cluster("bad", "soon"))
     (tmp_path / "a.yaml").write_text("resource: []\n")
     (tmp_path / "c.yaml").write_text("resources: {}\n")
@@ -137,7 +137,7 @@ def test_a_missing_root_is_a_problem(tmp_path: Path) -> None:
     assert refused(tmp_path / "file") == [(".", 0, "is not a directory")]
 
 
-def test_an_empty_root_is_a_problem_only_if_so_wanted(tmp_path: Path) -> None:
+def test_an_empty_root_is_a_problem_unless_allowed(tmp_path: Path) -> None:
     assert names(DirectoryReader(tmp_path).read()) == {"default": []}
     assert refused(tmp_path, allow_empty=False) == [(".", 0, "holds no resources")]
 
@@ -263,7 +263,7 @@ def test_a_file_that_is_not_what_the_sweep_saw_makes_a_torn_reading(tmp_path: Pa
     assert (reading.is_torn, reading.changeset) == (True, None)
 
 
-def test_a_directory_that_does_not_hold_still_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_keeps_changing_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "a.yaml", cluster("one"))
 
     class Restless(DirectoryReader):

@@ -1,4 +1,4 @@
-"""groups.yaml is read into a GroupTable, or every problem in it is told."""
+"""groups.yaml is read into a GroupTable, or all of its problems are reported."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def test_an_empty_file_has_no_rules(root: Path) -> None:
     assert read(root, "rules:\ngroups:\nexternal:\n") == GroupTable()
 
 
-def test_json_does_as_well(root: Path) -> None:
+def test_json_is_read_too(root: Path) -> None:
     assert read(root, '{"unmatched": "deny"}', "groups.json") == GroupTable(deny_unmatched=True)
 
 
@@ -74,7 +74,7 @@ def test_two_such_files_are_a_problem(root: Path) -> None:
     assert [what for _, _, what, _ in refused(root, "")] == ["the groups' rules are in groups.yaml already"]
 
 
-def test_only_the_top_one_counts(root: Path) -> None:
+def test_only_the_file_at_the_top_is_used(root: Path) -> None:
     (root / "web" / "groups.yaml").write_text("rules: []")
     with pytest.raises(ChangesetRejectedError, match="unknown key 'rules'"):
         DirectoryReader(root).read()
@@ -92,16 +92,16 @@ def test_unknown_keys_come_with_a_suggestion(root: Path) -> None:
 
 
 def test_unknown_groups_come_with_a_suggestion(root: Path) -> None:
-    exists = "; a group exists by a directory of its name, or under `groups:`"
+    exists = "; to add a group, create its directory or list it under `groups:`"
     text = "groups:\n  new:\n    extends: prodd\nrules:\n- group: wep\n- match: {}\n"
     assert refused(root, text) == [
         (3, "groups.new.extends", "extends the unknown group 'prodd'", f"did you mean prod?{exists}"),
         (5, "rules[0].group", "a rule for the unknown group 'wep'", f"did you mean web?{exists}"),
-        (6, "rules[1]", "a rule without a group", "name the group that the nodes belong to: group: …"),
+        (6, "rules[1]", "a rule without a group", "name the group of the matching nodes: group: …"),
     ]
 
 
-def test_a_circle_is_told_once(root: Path) -> None:
+def test_a_circle_is_reported_once(root: Path) -> None:
     text = "groups:\n  a: {extends: b}\n  b: {extends: c}\n  c: {extends: b}\n  d: {extends: d}\n"
     assert [(line, what) for line, _, what, _ in refused(root, text)] == [
         (3, "extends itself: b → c → b"),
@@ -109,7 +109,7 @@ def test_a_circle_is_told_once(root: Path) -> None:
     ]
 
 
-def test_values_of_the_wrong_kind_are_told(root: Path) -> None:
+def test_values_of_the_wrong_kind_are_reported(root: Path) -> None:
     text = """\
 groups: [a]
 unmatched: drop

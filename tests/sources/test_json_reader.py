@@ -1,4 +1,4 @@
-"""JSON is read by the standard library, as strictly as YAML and with the same lines."""
+"""JSON is read with the standard library's parser, as strictly as YAML and with the same lines."""
 
 import json
 from typing import Any
@@ -58,11 +58,11 @@ def test_json_is_read(text: str | bytes, value: Any) -> None:
         (b'{"a": "\xff"}', [(1, "not UTF-8: byte 0xff (invalid start byte)")]),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(text: str | bytes, problems: list[tuple[int, str]]) -> None:
+def test_problems_have_their_lines(text: str | bytes, problems: list[tuple[int, str]]) -> None:
     assert refused(text) == problems
 
 
-def test_the_line_of_any_path_is_told_surrogates_or_not() -> None:
+def test_any_path_has_its_line_with_surrogates_and_without() -> None:
     text = '{\n"nonce": "1",\n"resources": [\n{"a": 1},\n{"b": "\\ud83d\\ude00",\n "c": [1,\n2]}]}'
     document = read_json(text.encode(), file="f.json", limits=LIMITS)
     assert [document.item_line("resources", index) for index in range(2)] == [4, 5]

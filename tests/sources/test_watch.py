@@ -1,4 +1,4 @@
-"""A directory is followed: each change once, whole, soon; and never the middle of one."""
+"""A watch yields each change of a directory once, complete and soon, and never an intermediate state."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ def text(*names: str, timeout_s: int = 1) -> str:
 
 
 def put(path: Path, content: str) -> None:
-    """Write as careful people do."""
+    """Write a file atomically, by rename."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(content)
     temporary.rename(path)
@@ -51,7 +51,7 @@ def whats(outcome: Outcome) -> list[str]:
 
 
 class CountingReader(DirectoryReader):
-    """Tells how often it swept, so that a test can wait for a watch to have looked."""
+    """Counts its sweeps, so that a test can wait until a watch has swept."""
 
     sweeps = 0
 
@@ -62,7 +62,7 @@ class CountingReader(DirectoryReader):
 
 
 class Follower:
-    """A watch running in a task, and what it has told."""
+    """A watch running in a task, and the outcomes that it has yielded."""
 
     def __init__(self, root: Path) -> None:
         self.reader = CountingReader(root)
@@ -79,7 +79,7 @@ class Follower:
         return self.outcomes.pop(0)
 
     async def looked(self, sweeps: int = 3) -> None:
-        """Wait until the watch has swept the directory a few times more, with nothing to tell."""
+        """Wait until the watch has swept the directory a few more times without yielding anything."""
         goal = self.reader.sweeps + sweeps
         await wait_until(lambda: self.reader.sweeps, lambda sweeps: sweeps >= goal)
         assert self.outcomes == []
@@ -87,7 +87,7 @@ class Follower:
 
 @contextlib.asynccontextmanager
 async def following(root: Path, *, read_first: bool = True, **times: float) -> AsyncIterator[Follower]:
-    """Follow a directory, from what it holds now unless told otherwise."""
+    """Follow a directory, by default from its present content."""
     follower = Follower(root)
     if read_first:
         follower.reader.read()
@@ -109,7 +109,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-async def test_a_change_is_told_once_and_soon(root: Path) -> None:
+async def test_a_change_is_yielded_once_and_soon(root: Path) -> None:
     gaps_s = []
     async with following(root, poll_s=60) as follower:
         for number in range(2, 12):
@@ -121,12 +121,12 @@ async def test_a_change_is_told_once_and_soon(root: Path) -> None:
         await follower.looked(1)
 
 
-async def test_without_a_first_reading_the_directory_as_it_is_comes_first(root: Path) -> None:
+async def test_without_a_first_reading_the_present_content_is_yielded_first(root: Path) -> None:
     async with following(root, read_first=False) as follower:
         assert names(await follower.next()) == ["a", "b"]
 
 
-async def test_what_happened_since_the_first_reading_is_told(root: Path) -> None:
+async def test_a_change_since_the_first_reading_is_yielded(root: Path) -> None:
     reader = DirectoryReader(root)
     reader.read()
     put(root / "c.yaml", text("c"))
@@ -135,7 +135,7 @@ async def test_what_happened_since_the_first_reading_is_told(root: Path) -> None
         assert names(await anext(outcomes)) == ["a", "b", "c"]
 
 
-async def test_a_touched_directory_has_nothing_to_tell(root: Path) -> None:
+async def test_touching_a_directory_yields_nothing(root: Path) -> None:
     async with following(root) as follower:
         (root / "a.yaml").touch()
         (root / "b.yaml").write_text(text("b"))
@@ -190,7 +190,7 @@ async def test_a_file_that_is_finished_while_its_writer_is_looked_for_is_read_ag
     assert looked_for
 
 
-async def test_a_file_left_open_is_read_when_its_writer_does_nothing(root: Path) -> None:
+async def test_a_file_left_open_is_read_once_its_writer_has_been_idle(root: Path) -> None:
     async with following(root, writer_s=0.2) as follower:
         with (root / "a.yaml").open("w") as opened:
             opened.write(text("a1"))
@@ -198,7 +198,7 @@ async def test_a_file_left_open_is_read_when_its_writer_does_nothing(root: Path)
             assert names(await follower.next()) == ["a1", "b"]
 
 
-async def test_a_truncated_file_is_being_written_for_a_while(root: Path) -> None:
+async def test_a_truncated_file_counts_as_being_written_for_a_while(root: Path) -> None:
     async with following(root, loss_s=60) as follower:
         (root / "a.yaml").write_text("")
         await follower.looked(4)
@@ -206,13 +206,13 @@ async def test_a_truncated_file_is_being_written_for_a_while(root: Path) -> None
         assert names(await follower.next()) == ["a", "b"]
 
 
-async def test_a_file_left_blank_counts_in_the_end(root: Path) -> None:
+async def test_a_file_left_blank_is_a_change_after_a_while(root: Path) -> None:
     async with following(root) as follower:
         (root / "a.yaml").write_text("\n")
         assert names(await follower.next()) == ["b"]
 
 
-async def test_blank_or_missing_rules_are_being_written_for_a_while(root: Path) -> None:
+async def test_blank_or_missing_rules_count_as_being_written_for_a_while(root: Path) -> None:
     (root / "groups.yaml").write_text("unmatched: deny")
     async with following(root, loss_s=60) as follower:
         (root / "groups.yaml").write_text("")
@@ -226,7 +226,7 @@ async def test_blank_or_missing_rules_are_being_written_for_a_while(root: Path) 
         assert outcome.groups.external == ("clusters/x",)
 
 
-async def test_the_same_problems_are_told_once_and_their_end_too(root: Path) -> None:
+async def test_the_same_problems_are_yielded_once_and_so_is_their_end(root: Path) -> None:
     async with following(root) as follower:
         put(root / "a.yaml", "resources: {}")
         assert whats(await follower.next()) == ["`resources` must be a list"]
@@ -239,7 +239,7 @@ async def test_the_same_problems_are_told_once_and_their_end_too(root: Path) -> 
         assert whats(await follower.next()) == ["`resources` must be a list"]
 
 
-async def test_problems_of_a_moment_are_not_told(root: Path) -> None:
+async def test_momentary_problems_are_not_yielded(root: Path) -> None:
     async with following(root, problem_s=60) as follower:
         (root / "a.yaml").write_text(text("a")[:15])
         await follower.looked()
@@ -258,7 +258,7 @@ async def test_a_root_that_vanishes_is_a_problem_and_never_empty(root: Path) -> 
         assert names(await follower.next()) == ["new"]
 
 
-async def test_a_root_recreated_with_the_same_content_has_nothing_to_tell(root: Path) -> None:
+async def test_recreating_the_root_with_the_same_content_yields_nothing(root: Path) -> None:
     async with following(root, loss_s=60) as follower:
         shutil.copytree(root, root.with_name("copy"))
         shutil.rmtree(root)
@@ -269,7 +269,7 @@ async def test_a_root_recreated_with_the_same_content_has_nothing_to_tell(root: 
         assert names(await follower.next()) == ["a", "b"]
 
 
-async def test_a_root_that_is_gone_and_then_empty_for_a_while_has_twice_the_time(root: Path) -> None:
+async def test_a_root_that_is_missing_and_then_empty_has_twice_the_time(root: Path) -> None:
     async with following(root, loss_s=2) as follower:
         shutil.rmtree(root)
         await for_a_while(1.3, "gone for less than the 2 s that a loss may last")
@@ -322,9 +322,7 @@ async def test_a_file_outside_that_is_linked_to_is_followed(root: Path, tmp_path
         assert names(await follower.next()) == ["a", "b", "c2", "c"]
 
 
-async def test_without_the_kernels_help_changes_are_found_by_polling(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_kernel_watches_changes_are_found_by_polling(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_paths: Any, **_options: Any) -> AsyncIterator[None]:
         raise OSError("inotify watches used up")
 
@@ -358,7 +356,7 @@ async def test_it_stops_while_it_waits(root: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
-def test_whether_a_file_is_open_for_writing_can_be_told(tmp_path: Path) -> None:
+def test_a_file_open_for_writing_is_detected(tmp_path: Path) -> None:
     file = tmp_path / "x"
     with file.open("w"):
         assert is_being_written(str(file))
@@ -376,7 +374,7 @@ async def test_a_restless_writer_is_never_caught_halfway(tmp_path: Path, kind: s
         for file in "abc":
             content = text(*(f"{file}{number}" for number in range(20)))
             (root / f"{file}.yaml").write_text(content)
-    # the writer pauses for 0.2 s at most, and a busy machine may make that longer
+    # the writer pauses for at most 0.2 s, which may be longer on a busy machine
     async with following(root, read_first=kind == "files", loss_s=3, problem_s=1) as follower:
         writer = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -402,7 +400,7 @@ async def test_a_restless_writer_is_never_caught_halfway(tmp_path: Path, kind: s
 
 
 def timeouts(outcome: Outcome) -> dict[str, set[str]]:
-    """Return the generations that each file's resources are of."""
+    """Return the generations of each file's resources."""
     seen: dict[str, set[str]] = {}
     if isinstance(outcome, Changeset):
         for resource in outcome.upserts["default"]:

@@ -26,11 +26,11 @@ def refused(text: str | bytes, limits: YamlLimits = LIMITS) -> list[tuple[int, s
 
 
 @pytest.mark.parametrize("text", ["", "---\n", "# only a comment\n", "~", b"\xef\xbb\xbf"])
-def test_a_file_that_says_nothing_is_none(text: str | bytes) -> None:
+def test_an_empty_file_is_none(text: str | bytes) -> None:
     assert read(text) is None
 
 
-def test_plain_scalars_are_what_envoy_makes_of_them() -> None:
+def test_plain_scalars_are_read_as_envoy_reads_them() -> None:
     text = "[yes, Off, true, ~, null, 12, -3, 012, 0x1f, 1.5, .5, 1e3, 12:30, 1_000, 2026-01-01, .inf, '12', y, '']"
     expected = [True, False, True, None, None, 12, -3, 10, 31, 1.5, 0.5, "1e3", "12:30", "1_000", "2026-01-01", ".inf"]
     assert read(text) == [*expected, "12", "y", ""]
@@ -40,7 +40,7 @@ def test_keys_are_text_as_written() -> None:
     assert read("{8080: a, true: b, ~: c}") == {"8080": "a", "true": "b", "~": "c"}
 
 
-def test_yamls_own_tags_are_understood() -> None:
+def test_yamls_own_tags_are_accepted() -> None:
     text = "[!!str 12, !!int '12', !!float 1, !!bool 'yes', !!null '', !!map {}, !!seq [], ! 7]"
     assert read(text) == ["12", 12, 1.0, True, None, {}, [], "7"]
 
@@ -59,7 +59,7 @@ def test_a_byte_order_mark_is_tolerated() -> None:
     assert read(b"\xef\xbb\xbfa: 1") == {"a": 1}
 
 
-def test_all_duplicate_keys_are_told_with_both_lines() -> None:
+def test_all_duplicate_keys_are_reported_with_both_lines() -> None:
     text = "a: 1\nb: {c: 1, c: 2}\na: 2\n"
     assert refused(text) == [(2, "duplicate key 'c' (first on line 2)"), (3, "duplicate key 'a' (first on line 1)")]
 
@@ -138,7 +138,7 @@ def test_aliases_and_merge_keys_are_followed() -> None:
     assert refused("x: 1\ny: {<<: 3}") == [(2, "'<<' merges something that isn't a mapping")]
 
 
-def test_the_line_of_any_path_is_told() -> None:
+def test_any_path_has_its_line() -> None:
     text = "# first\nresources:\n- name: a\n  ports:\n  - 1\n  - 2\n"
     text += "- &b\n  name: b\n  more: {x:\n    1}\n- <<: *b\n  z: 1\n"
     document = read_yaml(text.encode(), file="f.yaml", limits=LIMITS)
@@ -156,7 +156,7 @@ def test_the_line_of_any_path_is_told() -> None:
     assert [document.line_of(path) for path in paths] == [2, 2, 4, 6, 9, 7, 8, 12]
 
 
-def test_the_lines_of_an_aliased_list_are_told() -> None:
+def test_an_aliased_list_has_its_lines() -> None:
     document = read_yaml(b"nonce: &r\n- a\n- b\nresources: *r\n", file="f.yaml", limits=LIMITS)
     assert [document.item_line("resources", index) for index in range(2)] == [2, 3]
 

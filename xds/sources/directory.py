@@ -1,7 +1,7 @@
-"""Read a directory of resources into one changeset, or say everything that is wrong with it. It does not watch it.
+"""Read a directory of resources into one changeset, or report all of its problems.
 
-Each file is one that Envoy itself would read (``path_config_source``): a DiscoveryResponse, of which ``resources`` is
-used. See ``tree`` for which files are read and ``groups_file`` for the rules.
+Each file has the format that Envoy reads (``path_config_source``): a DiscoveryResponse, of which ``resources`` is used.
+See ``tree`` for which files are read and ``groups_file`` for the rules.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ _ATTEMPTS_MAX = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryLimits:
-    """What a directory, and each file in it, may ask for."""
+    """Limits of a directory, and of each file in it."""
 
     tree: TreeLimits = field(default_factory=TreeLimits)
     file: YamlLimits = field(default_factory=YamlLimits)
@@ -45,12 +45,13 @@ class DirectoryLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileContent:
-    """One file as last read. ``is_blank`` is a file that says nothing at all, as while it is being rewritten."""
+    """One file as last read."""
 
     stamp: Stamp
     is_settled: bool
     digest: bytes
     is_blank: bool = False
+    """Whether the file has only white space, for example while it is being rewritten."""
     resources: tuple[Resource, ...] = ()
     by_digest: Mapping[bytes, Resource] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
@@ -58,36 +59,34 @@ class FileContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What reading one sweep's files gave: a changeset, or problems in order of place.
-
-    ``is_torn`` says that a file was not what the sweep had seen. ``served`` maps a group to (type URL, name) to its
-    resource, for every file without problems.
-    """
+    """The result of reading one sweep's files: a changeset, or problems in order of place."""
 
     tree: Tree
     contents: Mapping[str, FileContent]
     served: Mapping[str, Mapping[tuple[str, str], Resource]]
+    """The resources of every file without problems, by group, and by type URL and name."""
     groups_are_blank: bool
     is_torn: bool
+    """Whether a file had changed since the sweep."""
     problems: tuple[Problem, ...] = ()
     changeset: Changeset | None = None
 
     def outcome(self) -> Changeset | ChangesetRejectedError:
-        """Return the changeset, or the error that holds the problems."""
+        """Return the changeset, or the error with the problems."""
         return self.changeset if self.changeset is not None else ChangesetRejectedError(self.problems)
 
 
 class DirectoryReader:
-    """Reads a directory again and again, each time only what changed. For one thread at a time.
+    """Reads a directory repeatedly, each time only the changed files. For one thread at a time.
 
-    Guaranteed: what ``read`` returns is what the files held together at one instant between its two sweeps. A file is
-    opened again only if its stamp (mtime, ctime, size, inode, device) changed, or if its times were less than 50 ms
-    old when it was last read, since a write within one tick of the file system's clock leaves no trace in them; then
-    its content's hash decides. A resource whose text did not change keeps its ``Resource`` object; if only its line
-    changed, it is a copy with the new ``source`` that shares the encoded bytes. A file system that keeps no times of
-    its own (some FUSE and network mounts) weakens all this.
+    ``read`` returns a consistent state: the content of all files at one instant between its two sweeps. A file is
+    opened again if its stamp (mtime, ctime, size, inode, device) has changed, or if its times were less than 50 ms old
+    when it was last read, since a write within one tick of the file system's clock may not change them; it is then
+    parsed again if the hash of its content has changed. A resource with unchanged text keeps its ``Resource`` object;
+    if only its line changed, it is a copy with the new ``source`` that shares the encoded bytes. These guarantees are
+    weaker on file systems that don't maintain the times themselves (some FUSE and network mounts).
 
-    ``progress`` is called with the bytes parsed and to be parsed. With ``allow_empty`` off, a directory without
+    ``progress`` is called with the bytes parsed so far and in total. With ``allow_empty`` off, a directory without
     resources is a problem.
     """
 
@@ -107,13 +106,13 @@ class DirectoryReader:
         self._allow_unknown_types = allow_unknown_types
         self._contents: dict[str, FileContent] = {}
         self.last: Reading | None = None
-        """What ``read`` last returned or raised."""
+        """The reading whose outcome ``read`` last returned or raised."""
 
     def read(self) -> Changeset:
-        """Return all that the directory says, as a changeset that replaces everything.
+        """Return the content of the directory, as a changeset that replaces everything.
 
-        Raises ChangesetRejectedError with the problems of all files, in order of place, and if the directory does not
-        hold still.
+        Raises ChangesetRejectedError with the problems of all files, in order of place, or if the directory keeps
+        changing.
         """
         for _ in range(_ATTEMPTS_MAX):
             reading = self.load(self.scan())
@@ -127,7 +126,7 @@ class DirectoryReader:
         raise ChangesetRejectedError([Problem(what=what, hint="try again", file=str(self.root))])
 
     def distrust(self) -> None:
-        """Have every file opened again by the next reading, whatever its times; its content's hash decides."""
+        """Make the next reading open every file again, and parse those whose content has changed."""
         self._contents = {
             path: dataclasses.replace(content, is_settled=False) for path, content in self._contents.items()
         }
@@ -137,7 +136,7 @@ class DirectoryReader:
         return scan_tree(self.root, self._limits.tree)
 
     def load(self, tree: Tree) -> Reading:
-        """Read a sweep's files, or what is remembered of them. Only a later equal sweep shows that it is not torn."""
+        """Read a sweep's files, or take their cached content. The reading is consistent if a later sweep is equal."""
         pending = sum(file.stamp.size_bytes for file in tree.files if not self._is_current(file))
         contents: dict[str, FileContent] = {}
         done, is_torn = 0, False
@@ -155,7 +154,7 @@ class DirectoryReader:
             else:
                 contents[file.path] = content
         reading = self._assemble(tree, contents, is_torn=is_torn)
-        # What is gone while something is wrong is likely to come back, as when the directory is recreated.
+        # Files that are missing while there are problems are likely to come back, as when the directory is recreated.
         self._contents = contents if reading.changeset is not None else self._contents | contents
         return reading
 
@@ -174,7 +173,7 @@ class DirectoryReader:
                 problems += content.problems
                 problems += _add(served[file.group], content.resources, file)
         if not problems and not self._allow_empty and not any(served.values()):
-            hint = "put files with a list of `resources:` in it, directly or in a directory per group"
+            hint = "add files with a list of `resources:`, directly or in a directory per group"
             problems.append(Problem(what="holds no resources", hint=hint, file=str(self.root)))
         changeset = None
         if not problems and rules is not None and not is_torn:
@@ -191,7 +190,7 @@ class DirectoryReader:
         )
 
     def _group_rules(self, tree: Tree) -> tuple[GroupsFile | None, bool]:
-        """Return what groups.yaml says (None if it changed since the sweep), and whether it is there but blank."""
+        """Return the content of groups.yaml (None if it changed since the sweep), and whether the file is blank."""
         file = tree.group_file
         if file is None:
             return GroupsFile(), False
@@ -204,7 +203,7 @@ class DirectoryReader:
             return GroupsFile(problems=error.problems), False
 
     def _read(self, file: FoundFile, known: FileContent | None) -> FileContent | None:
-        """Return what the file holds, None if it is no longer what the sweep saw."""
+        """Return the file's content, None if the file changed since the sweep."""
         is_settled = file.stamp.is_settled(time.time_ns())
         try:
             text = self._text(file)
@@ -257,7 +256,7 @@ class DirectoryReader:
         self, file: FoundFile, document: Document, by_digest: Mapping[bytes, Resource]
     ) -> tuple[list[Resource], list[bytes], list[Problem]]:
         items, problems = _items(document, file.path)
-        texts = [_digest(item) for item in items]  # before the first is ingested, which may reorder what aliases share
+        item_digests = [_digest(item) for item in items]  # first: ingesting may reorder values that aliases share
         resources: list[Resource] = []
         digests: list[bytes] = []
         for index, item in enumerate(items):
@@ -268,13 +267,13 @@ class DirectoryReader:
                 problems.append(Problem(what=what, hint=hint, file=file.path, line=line, field=where))
                 continue
             try:
-                resource = by_digest.get(texts[index]) or self._ingest(item, document, index, file.path)
+                resource = by_digest.get(item_digests[index]) or self._ingest(item, document, index, file.path)
             except ChangesetRejectedError as error:
                 problems += error.problems
                 continue
             source = f"{file.path}:{line}"
             resources.append(resource if resource.source == source else dataclasses.replace(resource, source=source))
-            digests.append(texts[index])
+            digests.append(item_digests[index])
         return resources, digests, problems
 
     def _ingest(self, item: dict[str, Any], document: Document, index: int, path: str) -> Resource:
@@ -285,11 +284,11 @@ class DirectoryReader:
 
 
 def _digest(item: Any) -> bytes:
-    return blake2b(marshal.dumps(item, 2), digest_size=16).digest()  # version 2: no references, so equal if equal
+    return blake2b(marshal.dumps(item, 2), digest_size=16).digest()  # version 2 has no references: equal if equal
 
 
 def _items(document: Document, path: str) -> tuple[list[Any], list[Problem]]:
-    """Return a file's list of resources, and what is wrong with what surrounds it."""
+    """Return a file's list of resources, and the problems of its other keys."""
     top = document.value
     if top is None:
         return [], []

@@ -1,14 +1,14 @@
-"""Read ``groups.yaml``: which node belongs to which group, and what extends what. It knows no files of resources.
+"""Read ``groups.yaml``: which nodes belong to which group, and which group extends which.
 
 ::
 
-    groups:                     # groups without a directory of their own, and what a group builds on
+    groups:                     # groups without a directory, and the group that each extends
       canary: {extends: prod}
-    rules:                      # the first that matches takes the node; everything in `match` must match; globs
+    rules:                      # the first match decides the node's group; all of `match` must match; globs
     - group: canary
       match: {id: "canary-*", cluster: web, locality: {region: eu, zone: "*", sub_zone: "*"}, metadata: {stage: beta}}
-    unmatched: deny             # or `default`: what becomes of a node that no rule takes
-    external: [clusters/local]  # what Envoys have from elsewhere (type/name, globs), so that it may be referred to
+    unmatched: deny             # or `default`: what to do with nodes that match no rule
+    external: [clusters/local]  # resources from elsewhere (type/name, globs), so that references to them are valid
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -26,7 +26,7 @@ _LOCALITY = ("region", "zone", "sub_zone")
 
 @dataclass(frozen=True, slots=True)
 class GroupsFile:
-    """What ``groups.yaml`` says: the table, the groups it declares, and its problems (then the table is not whole)."""
+    """The content of ``groups.yaml``: table, declared groups, and problems. With problems the table is incomplete."""
 
     table: GroupTable = field(default_factory=GroupTable)
     declared: tuple[str, ...] = ()
@@ -34,14 +34,14 @@ class GroupsFile:
 
 
 def parse_groups(document: Document, *, file: str, directories: Collection[str] | None) -> GroupsFile:
-    """Read the rules. ``directories`` are the groups that exist already; with None any group may be named."""
+    """Read the rules. ``directories`` are the groups that exist already; if None, rules may name any group."""
     reading = _Reading(document, file, directories)
     table = reading.table()
     return GroupsFile(table, tuple(sorted(reading.declared)), tuple(reading.problems))
 
 
 def groups_json(table: GroupTable) -> dict[str, Any]:
-    """Return a table as ``parse_groups`` reads it."""
+    """Return a table in the form that ``parse_groups`` reads."""
     return {
         "groups": {name: {"extends": base} for name, base in sorted(table.extends.items())},
         "rules": [_rule_json(rule) for rule in table.rules],
@@ -62,7 +62,7 @@ def _rule_json(rule: Rule) -> dict[str, Any]:
 
 
 def suggestion(word: str, known: Iterable[str], *, kind: str) -> str:
-    """Return a hint: the close names among the known ones, else all of them."""
+    """Return a hint with the known names that are close to the word, or else with all known names."""
     words = sorted(known)
     if close := get_close_matches(word, words, n=2, cutoff=0.6):
         return f"did you mean {' or '.join(close)}?"
@@ -137,30 +137,30 @@ class _Reading:
         return extends
 
     def _check_circles(self, extends: dict[str, str]) -> None:
-        said: set[str] = set()
+        reported: set[str] = set()
         for group in extends:
-            line = [group]
-            while (base := extends.get(line[-1])) is not None and base not in line:
-                line.append(base)
-            if base is not None and not said & {*line, base}:
-                circle = " → ".join([*line[line.index(base) :], base])
+            chain = [group]
+            while (base := extends.get(chain[-1])) is not None and base not in chain:
+                chain.append(base)
+            if base is not None and not reported & {*chain, base}:
+                circle = " → ".join([*chain[chain.index(base) :], base])
                 hint = "remove one of these extends"
                 self._problem(f"extends itself: {circle}", hint, ("groups", base, "extends"))
             if base is not None:
-                said.update(line)
+                reported.update(chain)
 
     def _is_known(self, group: Any) -> bool:
         return isinstance(group, str) and (self._any_is_known or group in self._known)
 
     def _existing(self, group: Any) -> str:
         hint = suggestion(str(group), self._known, kind="groups are")
-        return f"{hint}; a group exists by a directory of its name, or under `groups:`"
+        return f"{hint}; to add a group, create its directory or list it under `groups:`"
 
     def _rule(self, path: PathKeys, value: Any) -> Rule:
         rule = self._mapping(path, value, ("group", "match"))
         group = rule.get("group")
         if group is None:
-            self._problem("a rule without a group", "name the group that the nodes belong to: group: …", path)
+            self._problem("a rule without a group", "name the group of the matching nodes: group: …", path)
         elif not self._is_known(group):
             self._problem(f"a rule for the unknown group {group!r}", self._existing(group), (*path, "group"))
         path = (*path, "match")

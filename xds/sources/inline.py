@@ -1,4 +1,4 @@
-"""Resources given in code: dicts, YAML text, messages. It does not know groups, files or what becomes of them."""
+"""Read resources given in code: dicts, YAML text, protobuf messages."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -11,13 +11,13 @@ from xds.schema.ingest import ingest
 from xds.sources.yaml_reader import YamlDocument, YamlLimits, read_yaml
 
 ResourceLike = Any
-"""A dict in Envoy's JSON form with ``@type``; YAML text of one such, of a list of them, or of a file's ``resources:``;
-an ``envoy-data-plane`` or google.protobuf message; a pair of type URL and bytes; a ``Resource`` that was read before.
+"""A dict in Envoy's JSON form with ``@type``; YAML text of one, of a list of them, or of a file with ``resources:``; an
+``envoy-data-plane`` or google.protobuf message; a pair of type URL and bytes; or a ``Resource``.
 """
 
 
 def read_resources(items: Iterable[ResourceLike], *, group: str) -> tuple[Resource, ...]:
-    """Check and encode all items. Raises ChangesetRejectedError with every problem of every one of them."""
+    """Check and encode all items. Raises ChangesetRejectedError with all problems of all items."""
     if isinstance(items, str | bytes | Mapping):
         items = (items,)
     resources: list[Resource] = []
@@ -41,9 +41,9 @@ def _read(item: ResourceLike, place: str) -> list[Resource]:
 
 
 def read_text(text: bytes, *, file: str) -> tuple[Resource, ...]:
-    """Read YAML or JSON text: a resource, a list of them, or a file's ``resources:``. ``file`` is where it came from.
+    """Read YAML or JSON text: a resource, a list of them, or a mapping with ``resources:``.
 
-    Raises ChangesetRejectedError with every problem.
+    ``file`` names the source in problems. Raises ChangesetRejectedError with all problems.
     """
     place = file
     document = read_yaml(text, file=file, limits=YamlLimits())
@@ -57,8 +57,8 @@ def read_text(text: bytes, *, file: str) -> tuple[Resource, ...]:
         raise ChangesetRejectedError(
             [
                 Problem(
-                    what="is no resource",
-                    hint="a mapping with @type, a list of those, or resources: with one",
+                    what="is not a resource",
+                    hint="give a mapping with @type, a list of these, or `resources:` with such a list",
                     file=place,
                 )
             ]

@@ -1,8 +1,8 @@
-"""Read a JSON file into plain values, and tell the line of any path. It knows nothing of resources.
+"""Read a JSON file into plain values, with the line of any path.
 
-The standard library's parser is six times faster than any YAML one, but keeps no positions. So the file's outer object
-and its lists are walked here, each item of a list is decoded by the C scanner, and its offset is kept. JSON being YAML,
-the line of anything deeper is found by the YAML reader, in the one item that has a problem.
+The standard library's parser is six times faster than any YAML parser, but records no positions. So the outer object
+and its lists are parsed here; the C scanner decodes each list item, whose offset is recorded. Lines of deeper values
+are found by the YAML reader (JSON is valid YAML), in the one item that has a problem.
 """
 
 import json
@@ -18,7 +18,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 class _NotJsonError(Exception):
-    """Something is wrong at an offset: ``args`` are what, hint, offset."""
+    """A problem at an offset: ``args`` are what, hint, offset."""
 
 
 class _DuplicateKeyError(Exception):
@@ -26,7 +26,7 @@ class _DuplicateKeyError(Exception):
 
 
 def read_json(text: bytes, *, file: str, limits: YamlLimits) -> "JsonDocument":
-    """Parse one JSON document; an empty file is None. Raises ChangesetRejectedError as ``read_yaml`` does."""
+    """Parse one JSON document; the value of an empty file is None. Raises ChangesetRejectedError like ``read_yaml``."""
     text = checked_utf8(text, file=file, limits=limits)
     decoded = text.decode()
     try:
@@ -36,7 +36,7 @@ def read_json(text: bytes, *, file: str, limits: YamlLimits) -> "JsonDocument":
         line = decoded.count("\n", 0, offset) + 1
         raise ChangesetRejectedError([Problem(what=what, hint=hint, file=file, line=line)]) from None
     except _DuplicateKeyError as error:
-        _as_yaml(decoded, file, limits)  # raises, with the lines of both
+        _as_yaml(decoded, file, limits)  # raises with the lines of both keys
         what, hint = f"duplicate key {error.args[0]!r}", "keep one of the two"
         raise ChangesetRejectedError([Problem(what=what, hint=hint, file=file)]) from None
 
@@ -54,13 +54,13 @@ class JsonDocument:
         self.value: Any = self._document()
 
     def item_line(self, key: str, index: int) -> int:
-        """Return the line of an item of the list at a top-level key."""
+        """Return the line of an item of the list under a top-level key."""
         if key not in self._lines:
             self._lines[key] = list(_lines_at(self._text, self._offsets[key]))
         return self._lines[key][index]
 
     def line_of(self, path: PathKeys) -> int:
-        """Return the line of the path, or of its nearest ancestor that is in the file."""
+        """Return the line of the path, or of its nearest ancestor in the file."""
         match path:
             case (str(key), int(index), *rest) if index < len(self._offsets.get(key, ())):
                 start = self._offsets[key][index]
@@ -169,7 +169,7 @@ def _lines_at(text: str, offsets: list[int]) -> Iterator[int]:
 
 
 def _as_yaml(text: str, file: str, limits: YamlLimits) -> YamlDocument:
-    """Read JSON with the YAML reader, for its lines; YAML knows no surrogate pairs, which no line depends on."""
+    """Parse JSON with the YAML reader, for the lines only. Surrogate pairs, which YAML lacks, are replaced."""
     return read_yaml(_SURROGATE.sub(r"\\ufffd", text).encode(), file=file, limits=limits)
 
 

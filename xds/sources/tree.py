@@ -1,8 +1,8 @@
-"""Say which files a directory of resources has, and how each looks from outside. It never opens a file.
+"""Find the files of a directory of resources, with their stamps, without opening them.
 
-What a file belongs to is told by its place: ``DIR/<group>/**/*.{yaml,yml,json}``, with files directly in DIR in the
-group ``default``. Ignored are hidden names (and so a ConfigMap's ``..data`` and ``..2026_…``, whose files are seen
-through the visible symlinks into them), what editors leave beside a file, and other extensions.
+A file's path determines its group: ``DIR/<group>/**/*.{yaml,yml,json}``; files directly in DIR belong to the group
+``default``. Ignored are hidden names, editors' temporary and backup files, and other extensions. A ConfigMap's
+``..data`` and ``..2026_…`` are hidden; its files are found by the visible symlinks to them.
 """
 
 import os
@@ -23,17 +23,18 @@ _GROUP_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeLimits:
-    """How much a directory may hold. ``entries_max`` bounds what is looked at, ignored names included."""
+    """Limits of a directory's size."""
 
     files_max: int = 100_000
     bytes_max: int = 2 << 30
     entries_max: int = 1_000_000
+    """Directory entries, ignored ones included."""
     depth_max: int = 32
 
 
 class Stamp(NamedTuple):
-    """What a file looks like without opening it. Whatever changes its content changes its stamp, save within a tick
-    of the file system's clock (see ``is_settled``)."""
+    """A file's metadata, which changes whenever its content does, except within a tick of the file system's clock (see
+    ``is_settled``)."""
 
     mtime_ns: int
     ctime_ns: int
@@ -43,16 +44,16 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Stamp":
-        """Return the stamp that a stat result shows."""
+        """Return the stamp in a stat result."""
         return cls(status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
 
     def is_settled(self, now_ns: int, *, tick_ns: int = 50_000_000) -> bool:
-        """Say whether a later write would be sure to change the stamp: the file's times are a tick in the past."""
+        """Return whether any later write changes the stamp: the file's times are more than a tick ago."""
         return max(self.mtime_ns, self.ctime_ns) + tick_ns < now_ns
 
 
 class FoundFile(NamedTuple):
-    """A file of resources: where people see it, the group that its place gives it, and its stamp."""
+    """A file of resources: its visible path, its group by path, and its stamp."""
 
     path: str
     group: str
@@ -61,27 +62,26 @@ class FoundFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """One sweep over a directory. Equal trees hold the same files with the same stamps.
-
-    ``root`` identifies the directory itself (device, inode), None if there is none; ``files`` are in order of path;
-    ``directories`` are those that files are symlinked from and thus to be watched too, beyond the root.
-    """
+    """One sweep of a directory. Equal trees have the same files with the same stamps."""
 
     root: tuple[int, int] | None = None
+    """Device and inode of the directory itself, None if it does not exist."""
     files: tuple[FoundFile, ...] = ()
+    """In order of path."""
     group_file: FoundFile | None = None
     groups: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     directories: frozenset[str] = field(default=frozenset(), compare=False)
+    """Directories outside of the root that symlinks lead to, which must be watched too."""
 
 
 def scan_tree(root: Path, limits: TreeLimits) -> Tree:
-    """Sweep the directory, symlinks followed. What is wrong with it is in the result; nothing is raised."""
+    """Sweep the directory, following symlinks. Problems are in the result, not raised."""
     return _Scan(root, limits).tree()
 
 
 class _TooMuchError(Exception):
-    """A limit was passed: there is no sense in going on."""
+    """A limit was exceeded, which ends the sweep."""
 
 
 class _Scan:
@@ -151,7 +151,7 @@ class _Scan:
             with os.scandir(directory) as entries:
                 found = [entry for entry in entries if not _is_ignored(entry.name)]
         except OSError as error:
-            if not isinstance(error, FileNotFoundError):  # else it went while we looked, which the next sweep sees
+            if not isinstance(error, FileNotFoundError):  # else it was removed meanwhile; the next sweep notices
                 self._problems.append(_unreadable(directory, error))
             return iter(())
         return iter(sorted(found, key=lambda entry: entry.name))
@@ -209,7 +209,7 @@ def _is_ignored(name: str) -> bool:
 def _target(path: str) -> str:
     try:
         return os.readlink(path)
-    except OSError:  # it changed meanwhile, which the next sweep sees
+    except OSError:  # it changed meanwhile; the next sweep notices
         return "something"
 
 

@@ -1,10 +1,13 @@
-"""Follow a directory of resources: each change of it, once it is whole, as one changeset. It does not apply them.
+"""Follow a directory of resources: yield each complete change as one changeset.
 
-How a change is known to be whole. A sweep before the reading and one after it are equal, so all files were together at
-one instant. Before that, the directory was quiet for ``settle_s``. No changed file is still open for writing. And what
-looks like the middle of something is given time, as long as nothing of it moves: problems, and files that had
-resources and are gone or blank (an editor that renames, ``rm -r`` and recreate, a rewrite that began with truncation).
-A directory that comes or goes has moved.
+A change is complete if
+
+- the sweeps before and after the reading are equal, so all files had this content at one instant;
+- the directory was quiet for ``settle_s`` before;
+- no changed file is still open for writing;
+- a state that looks intermediate stays unchanged for some time: one with problems, or one in which files that had
+  resources are missing or blank (an editor that renames, ``rm -r`` and recreate, a rewrite that truncates first). A
+  directory that appears or disappears counts as a change.
 """
 
 import asyncio
@@ -23,30 +26,31 @@ Outcome = Changeset | ChangesetRejectedError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchTimes:
-    """How patient a watch is.
-
-    A reading begins when the directory was quiet for ``settle_s``, or has been changing for ``settle_max_s``. Its
-    outcome waits while it would lose what a file held until that is unchanged for ``loss_s``, problems for
-    ``problem_s``, a file open for writing for ``writer_s``. The directory is swept every ``poll_s`` in any case.
-    """
+    """The times of a watch, in seconds."""
 
     settle_s: float = 0.02
+    """A reading starts when the directory has been quiet for so long."""
     settle_max_s: float = 0.2
+    """A reading starts after so long even if the directory keeps changing."""
     problem_s: float = 0.1
+    """Problems are reported once they have been unchanged for so long."""
     loss_s: float = 0.5
+    """A change that loses a file's resources is yielded once it has been unchanged for so long."""
     writer_s: float = 5.0
+    """A changed file that stays open for writing delays the change for at most so long."""
     poll_s: float = 2.0
+    """The directory is swept at this interval in any case."""
 
     @property
     def recheck_s(self) -> float:
-        """When a file whose times were too young to trust is looked at again."""
+        """The delay after which a file with too recent times is read again."""
         return 0.06
 
 
 class Rereading:
-    """Has a watch read every file again, changed or not, whenever it is asked to.
+    """Makes a watch read every file again on request, changed or not.
 
-    ``on_done`` is told whether what was read differs from what was told before, and its problems.
+    ``on_done`` is called with whether the outcome differs from the last one yielded, and with the problems.
     """
 
     def __init__(self, on_done: Callable[[bool, tuple[Problem, ...]], None]) -> None:
@@ -55,7 +59,7 @@ class Rereading:
         self.ring: Callable[[], None] = lambda: None
 
     def ask(self) -> None:
-        """Have it done now."""
+        """Request it now."""
         self.is_asked = True
         self.ring()
 
@@ -68,14 +72,14 @@ async def watch(
     on_degraded: Callable[[str], None] | None = None,
     rereading: Rereading | None = None,
 ) -> AsyncIterator[Outcome]:
-    """Yield what the directory says each time that it says something else, until ``stop``.
+    """Yield the content of the directory whenever it has changed, until ``stop``.
 
-    What ``reader.read()`` last returned or raised is where it starts from; without one, the directory as it is comes
-    first. Problems are yielded, not raised, and the same ones not twice in a row; when they are mended, a changeset
-    follows even if it is what was served before. A directory that vanishes, or is replaced by an empty one, is a
-    problem, never empty. ``on_degraded`` is told why, when changes are found by polling only.
+    Changes are relative to the last outcome of ``reader.read()``; without one, the present content is yielded first.
+    Problems are yielded, not raised, and the same problems are not yielded twice in a row. Once they are fixed, a
+    changeset is yielded even if it equals the last one. A directory that disappears, or is replaced by an empty one, is
+    a problem, not an empty changeset. ``on_degraded`` is called with the reason if changes are found by polling only.
 
-    The reader must not be used by others meanwhile; it runs in threads.
+    The reader runs in threads and must not be used by others meanwhile.
     """
     following = _Following(reader, stop, times or WatchTimes())
     rereading = rereading or Rereading(lambda _is_news, _problems: None)
@@ -98,13 +102,13 @@ async def watch(
 
 
 class _Following:
-    """Where a watch stands: the last reading decided on, the last one served, the last problems told."""
+    """The state of a watch: the last reading decided on, the last one served, the last problems yielded."""
 
     def __init__(self, reader: DirectoryReader, stop: asyncio.Event, times: WatchTimes) -> None:
         self._reader, self._stop, self._times = reader, stop, times
         self._decided = reader.last
         self._served = reader.last if reader.last is not None and reader.last.changeset is not None else None
-        self._told: tuple[Problem, ...] = reader.last.problems if reader.last is not None else ()
+        self._problems: tuple[Problem, ...] = reader.last.problems if reader.last is not None else ()
         self._patience = _Patience()
         self._is_root_replaced = False
         self._recheck_at_s: float | None = self._recheck_time(reader.last)
@@ -112,21 +116,21 @@ class _Following:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """The problems of the last reading decided on."""
-        return self._told
+        return self._problems
 
     def distrust(self) -> None:
-        """Have all files read again, as the directory is now."""
+        """Make the next reading open all files again."""
         self._reader.distrust()
         self._recheck_at_s = _now_s()
 
     def pause_s(self) -> float:
-        """Return how long to wait for the alarm before the next sweep."""
+        """Return how many seconds to wait for the alarm before the next sweep."""
         if self._recheck_at_s is None:
             return self._times.poll_s
         return max(0.0, min(self._times.poll_s, self._recheck_at_s - _now_s()))
 
     async def next_reading(self, alarm: Alarm) -> Reading | None:
-        """Return a whole reading of a directory that changed, None if it did not, or not for good."""
+        """Return a complete reading of a changed directory, None if it has not changed or has changed back."""
         tree: Tree | None = None
         reading: Reading | None = None
         first_s = changed_s = _now_s()
@@ -149,22 +153,22 @@ class _Following:
             elif (left_s := await self._hold_left_s(reading)) > 0:
                 await alarm.wait(min(left_s, self._times.poll_s))
             elif await self._sweep(alarm) == tree:
-                return reading  # else its last writer has written and closed a file while that was looked at
+                return reading  # else a file was written and closed while its writer was looked for
         return None
 
     def decide(self, reading: Reading) -> Outcome | None:
-        """Return what to tell of a reading, None if that is nothing new."""
+        """Return the outcome of a reading, None if it is the same as before."""
         self._recheck_at_s = None if self._is_known(reading.tree) else self._recheck_time(reading)
         self._decided = reading
         self._patience.forget()
         problems = reading.problems or self._root_problem(reading)
         if problems:
-            is_news = problems != self._told
-            self._told = problems
+            is_news = problems != self._problems
+            self._problems = problems
             return ChangesetRejectedError(problems) if is_news else None
         assert reading.changeset is not None
-        is_news = bool(self._told) or self._served is None or reading.changeset != self._served.changeset
-        self._told, self._served, self._is_root_replaced = (), reading, False
+        is_news = bool(self._problems) or self._served is None or reading.changeset != self._served.changeset
+        self._problems, self._served, self._is_root_replaced = (), reading, False
         return reading.changeset if is_news else None
 
     async def _sweep(self, alarm: Alarm) -> Tree:
@@ -183,12 +187,12 @@ class _Following:
         return self._is_known(tree) and not is_recheck_due
 
     def _recheck_time(self, reading: Reading | None) -> float | None:
-        """A file that was written within a tick of the file system's clock is read once more, when that is over."""
+        """Return when to read files again that were written within a tick of the file system's clock, None if none."""
         is_young = reading is not None and any(not content.is_settled for content in reading.contents.values())
         return _now_s() + self._times.recheck_s if is_young else None
 
     async def _hold_left_s(self, reading: Reading) -> float:
-        """Return for how long to wait before the reading counts."""
+        """Return how many seconds to wait before the reading can be decided on."""
         open_files = await asyncio.to_thread(self._open_files, reading.tree)
         times = self._times
         left_s = max(
@@ -196,7 +200,7 @@ class _Following:
             self._patience.left_s("lost", self._lost(reading), times.loss_s),
         )
         writer_left_s = self._patience.left_s("open", open_files, times.writer_s)
-        # that a file is closed rings no alarm, so it is to be looked at
+        # closing a file does not ring the alarm, so poll for it
         return min(max(left_s, writer_left_s), times.settle_s) if writer_left_s > 0 else left_s
 
     def _open_files(self, tree: Tree) -> tuple[FoundFile, ...]:
@@ -207,7 +211,7 @@ class _Following:
         return tuple(file for file in files if is_being_written(file.path))
 
     def _lost(self, reading: Reading) -> tuple[Hashable, ...]:
-        """Return the directory and its files that are gone or blank, and with them something that was served."""
+        """Return the root and the missing or blank files whose resources were served, empty if there are none."""
         served = self._served
         if served is None:
             return ()
@@ -236,13 +240,13 @@ class _Following:
 
 
 class _Patience:
-    """Since when each cause to wait is as it is."""
+    """Since when each cause to wait has been unchanged."""
 
     def __init__(self) -> None:
         self._since: dict[str, tuple[Hashable, float]] = {}
 
     def left_s(self, cause: str, what: tuple[Hashable, ...], patience_s: float) -> float:
-        """Return how long until this has been so for the given time; 0 if there is nothing to wait for."""
+        """Return the seconds until the cause has been unchanged for ``patience_s``; 0 if ``what`` is empty."""
         if not what:
             self._since.pop(cause, None)
             return 0.0
@@ -251,7 +255,7 @@ class _Patience:
         return max(0.0, self._since[cause][1] + patience_s - _now_s())
 
     def forget(self) -> None:
-        """Start anew."""
+        """Reset all causes."""
         self._since.clear()
 
 

@@ -1,4 +1,4 @@
-"""Say whether somebody has a file open for writing. It never waits for them."""
+"""Check whether a file is open for writing, without blocking."""
 
 import fcntl
 import os
@@ -7,12 +7,12 @@ import sys
 
 
 def is_being_written(path: str) -> bool:
-    """Say whether the file is open for writing; False also where that can't be told.
+    """Return whether any process has the file open for writing, False also if that can't be determined.
 
-    Linux grants a read lease on a file only while nobody has it open for writing (fcntl(2), F_SETLEASE). The lease is
-    given back at once. It is refused to others than the file's owner and root, and by some file systems. A writer that
-    opens the file in these microseconds is held up as long, and the kernel tells us by a signal, which is made one
-    that is ignored unless handled: the default, SIGIO, would end this process.
+    Linux grants a read lease on a file only while no process has it open for writing (fcntl(2), F_SETLEASE). The lease
+    is released at once. Only the file's owner and root can get one, and not on all file systems. A process that opens
+    the file for writing in these microseconds is blocked until the release, and the kernel sends us a signal. It is set
+    to SIGURG, which is ignored by default: the default SIGIO would end this process.
     """
     if sys.platform != "linux":
         return False

@@ -1,13 +1,13 @@
-"""Read a YAML file into plain values, safely and fast, and tell the line of any path. It knows nothing of resources.
+"""Read a YAML file into plain values, safely and fast, with the line of any path.
 
 PyYAML's ``safe_load`` composes a tree of nodes and then constructs values from it, which takes three times as long
-(43 ms against 13 ms for 100 assignments of 10 endpoints, libyaml 0.2.5), follows aliases without bound, keeps the last
-of two equal keys without a word, and overflows the C stack at some 100,000 levels. So values are built here straight
-from libyaml's events. Lines are kept only for the items of the lists that a file's top-level keys hold; when a problem
-needs another one, the file is parsed a second time with all lines kept.
+(43 ms against 13 ms for 100 assignments of 10 endpoints, libyaml 0.2.5), expands aliases without bound, silently keeps
+the last of two equal keys, and overflows the C stack at some 100,000 levels. So values are built here directly from
+libyaml's events. Lines are recorded only for the items of lists under top-level keys; if a problem needs another line,
+the file is parsed a second time with all lines recorded.
 
-Plain scalars become what Envoy makes of them (yaml-cpp's rules), which differs from YAML 1.1 where that would surprise:
-``12:30``, ``1_000``, ``2026-01-01``, ``1e3`` and ``.inf`` are strings, and keys are always strings as written.
+Plain scalars are read as Envoy reads them (yaml-cpp's rules), which differs from YAML 1.1: ``12:30``, ``1_000``,
+``2026-01-01``, ``1e3`` and ``.inf`` are strings, and keys are always strings as written.
 """
 
 import re
@@ -34,12 +34,14 @@ PathKeys = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YamlLimits:
-    """What a file may ask for. ``alias_nodes_max`` bounds what aliases and merge keys add to what is written."""
+    """Limits of a file."""
 
     file_bytes_max: int = 64 << 20
     depth_max: int = 100
     nodes_max: int = 10_000_000
+    """Values, with those that aliases and merge keys add."""
     alias_nodes_max: int = 200_000
+    """Values that aliases and merge keys add."""
 
 
 class Document(Protocol):
@@ -48,26 +50,26 @@ class Document(Protocol):
     value: Any
 
     def item_line(self, key: str, index: int) -> int:
-        """Return the line of an item of the list at a top-level key. Cheap."""
+        """Return the line of an item of the list under a top-level key. Cheap."""
         ...
 
     def line_of(self, path: PathKeys) -> int:
-        """Return the line of the path, or of its nearest ancestor that is in the file. May parse the file again."""
+        """Return the line of the path, or of its nearest ancestor in the file. May parse the file again."""
         ...
 
 
 def read_yaml(text: bytes, *, file: str, limits: YamlLimits) -> "YamlDocument":
-    """Parse one YAML document of dicts, lists, strings, numbers, booleans and None; an empty file is None.
+    """Parse one YAML document of dicts, lists, strings, numbers, booleans and None; the value of an empty file is None.
 
-    A value that aliases name is one object wherever it appears: treat what is returned as read-only. Raises
-    ChangesetRejectedError with every problem that can be told: syntax, not UTF-8, duplicate keys (both lines), more
-    than one document, tags beyond YAML's own, keys that aren't scalars, and whatever exceeds the limits.
+    Aliases share one object, so the result must not be modified. Raises ChangesetRejectedError with all problems that
+    can be found: syntax, not UTF-8, duplicate keys (both lines), more than one document, tags other than YAML's own,
+    keys that aren't scalars, and exceeded limits.
     """
     text = checked_utf8(text, file=file, limits=limits)
     try:
         return YamlDocument(text, file, limits, _Builder(text, file, limits, keep_lines=False).document())
     except ChangesetRejectedError:
-        _Builder(text, file, limits, keep_lines=True).document()  # raises too, with every problem and every line
+        _Builder(text, file, limits, keep_lines=True).document()  # raises with all problems and their lines
         raise
 
 
@@ -97,12 +99,12 @@ class YamlDocument:
         self._text, self._file, self._limits, self._built = text, file, limits, built
 
     def item_line(self, key: str, index: int) -> int:
-        """Return the line of an item of the list at a top-level key."""
+        """Return the line of an item of the list under a top-level key."""
         lines = self._built.item_lines.get(id(self.value[key]))
         return lines[index] if lines else self.line_of((key, index))
 
     def line_of(self, path: PathKeys) -> int:
-        """Return the line of the path, or of its nearest ancestor that is in the file."""
+        """Return the line of the path, or of its nearest ancestor in the file."""
         if not self._built.keep_lines:
             self._built = _Builder(self._text, self._file, self._limits, keep_lines=True).document()
         return self._built.line_of(path)
@@ -120,7 +122,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 def _plain(text: str) -> Any:
-    """Return the value that an untagged, unquoted scalar stands for."""
+    """Return the value of an untagged, unquoted scalar."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -145,11 +147,11 @@ def _refuse() -> Any:
 
 
 class _OpenAnchor:
-    """Stands for an anchor whose value has not ended yet."""
+    """Marks an anchor whose value is not complete yet."""
 
 
 class _Builder:
-    """One pass over a file's events. With ``keep_lines`` it goes on past what it can and collects every problem."""
+    """One pass over a file's events. With ``keep_lines`` it continues after problems if possible, and collects them."""
 
     def __init__(self, text: bytes, file: str, limits: YamlLimits, *, keep_lines: bool) -> None:
         self.value: Any = None
@@ -165,17 +167,17 @@ class _Builder:
     def document(self) -> "_Builder":
         """Build the one document of the file. Raises ChangesetRejectedError."""
         try:
-            self._next()  # the stream's start
+            self._next()  # StreamStartEvent
             event = self._next()
             if type(event) is DocumentStartEvent:
                 self.value = self._node(self._next())
-                self._next()  # the document's end
+                self._next()  # DocumentEndEvent
                 event = self._next()
                 if type(event) is not StreamEndEvent:
                     hint = "keep one document per file: remove the '---', or split the file"
                     self._problem("a second YAML document starts here", hint, _line(event))
         except ChangesetRejectedError:
-            pass  # it is in the list already
+            pass  # its problems are in the list
         except yaml.YAMLError as error:
             self._problems.append(_syntax_problem(error, self._file, self._text))
         if self._problems:
@@ -183,7 +185,7 @@ class _Builder:
         return self
 
     def line_of(self, path: PathKeys) -> int:
-        """Return the line of the path's last part that exists. Needs ``keep_lines``."""
+        """Return the line of the deepest part of the path that exists. Needs ``keep_lines``."""
         value, line = self.value, self._lines.get(id(self.value), (1, {}))[0]
         for key in path:
             line = self._lines.get(id(value), (line, {}))[1].get(key, line)
@@ -292,7 +294,7 @@ class _Builder:
             except ValueError:
                 what = f"{event.value!r} is not of type {event.tag.removeprefix(_TAG)}, as its tag says"
                 value = None
-                self._problem(what, "remove the tag or mend the value", _line(event))
+                self._problem(what, "remove the tag or fix the value", _line(event))
         if event.anchor is not None:
             self._anchors[event.anchor] = (value, 1)
         return value
@@ -314,7 +316,7 @@ class _Builder:
         return value
 
     def _merge(self, out: dict[str, Any], merges: list[Any]) -> None:
-        """Add what merge keys bring and the mapping doesn't say itself (https://yaml.org/type/merge.html)."""
+        """Add the keys of merged mappings that the mapping lacks (https://yaml.org/type/merge.html)."""
         for event, value in zip(merges[::2], merges[1::2], strict=True):
             for part in value if isinstance(value, list) else [value]:
                 if not isinstance(part, dict):
@@ -327,7 +329,7 @@ class _Builder:
                     own.update({key: line for key, line in brought.items() if key not in own})
 
     def _complex_key(self, event: Any) -> None:
-        self._problem("a key must be a plain word", "quote it if it is meant as text", _line(event))
+        self._problem("a key must be a plain word", "put it in quotes if it is text", _line(event))
         self._node(event)
         self._node(self._next())
 
@@ -341,7 +343,7 @@ class _Builder:
 def _event_source(text: bytes) -> Callable[[], Any]:
     try:
         parser: Any = import_module("yaml.cyaml").CParser(text)
-    except ImportError:  # a PyYAML without libyaml: ten times slower, the same events
+    except ImportError:  # PyYAML without libyaml: the same events, ten times slower
         parser = yaml.SafeLoader(text)
     get_event: Callable[[], Any] = parser.get_event
     return get_event
@@ -361,15 +363,15 @@ def _rejected(what: str, hint: str, file: str, line: int) -> ChangesetRejectedEr
 
 def _syntax_problem(error: yaml.YAMLError, file: str, text: bytes) -> Problem:
     mark, context_mark = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
-    said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    why = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     hint = getattr(error, "context", None) or ""
     if hint and context_mark is not None:
         hint += f" that starts on line {context_mark.line + 1}"
-    if "cannot start any token" in said:
+    if "cannot start any token" in why:
         hint = "indent with spaces, not tabs, and quote text that starts with a special character"
     if mark is not None:
         return Problem(
-            what=f"not valid YAML: {said} (column {mark.column + 1})", hint=hint, file=file, line=mark.line + 1
+            what=f"not valid YAML: {why} (column {mark.column + 1})", hint=hint, file=file, line=mark.line + 1
         )
     line = _line_at(text, getattr(error, "position", None) or 0)
-    return Problem(what=f"not valid YAML: {said}", hint=hint or "save it as plain text", file=file, line=line)
+    return Problem(what=f"not valid YAML: {why}", hint=hint or "save it as plain text", file=file, line=line)
