@@ -1,4 +1,4 @@
-"""A push API on a real port, with what it serves."""
+"""A push API on a real port, with its catalog and publisher."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,7 +20,7 @@ from xds.store.memory import MemoryStore
 
 
 class ApiServer:
-    """A push API that runs, its catalog, and what else it stands on."""
+    """A running push API, its catalog and its publisher."""
 
     def __init__(self, api: GrpcApi, catalog: Catalog, publisher: Publisher) -> None:
         self.api = api

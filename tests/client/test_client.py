@@ -54,7 +54,7 @@ async def test_changes_are_made_and_read_back(api_server) -> None:
         assert await client.revision() == 4
 
 
-async def test_a_ttl_is_kept_when_what_was_read_is_handed_in_again(api_server) -> None:
+async def test_a_ttl_is_kept_when_a_resource_that_was_read_is_applied_again(api_server) -> None:
     expiring = {"@type": WRAPPER_URL, "name": "a", "ttl": "5s", "resource": A}
     async with api_server() as server, server.client() as client:
         await client.apply(upsert=[expiring])
@@ -149,14 +149,14 @@ async def test_many_problems_fit_into_the_answer(api_server) -> None:
 
 
 async def test_a_server_whose_connections_take_long_to_open_is_reached(api_server) -> None:
-    """As one at the other end of the world: TLS and HTTP/2 take several times the way there."""
+    """With a high latency TLS and HTTP/2 take several round trips."""
     async with api_server() as server, SlowLink(server.api.address.port, 0.7) as link:
         await link.wait_ready()
         async with Client(f"127.0.0.1:{link.port}") as client:
             assert (await client.apply(upsert=[A])).revision == 1
 
 
-async def test_a_connection_that_is_accepted_and_never_answered_does_not_use_up_the_patience(api_server) -> None:
+async def test_a_connection_that_is_accepted_and_never_answered_leaves_time_for_retries(api_server) -> None:
     async with SilentListener(free_port()) as listener, Client(f"127.0.0.1:{listener.port}", patience_s=60) as client:
         applying = asyncio.create_task(client.apply(upsert=[A]))
         await listener.wait_accepted(2, timeout_s=3 * CONNECT_S)
@@ -185,8 +185,8 @@ async def test_a_call_to_a_server_that_freezes_ends(tmp_path: Path, monkeypatch:
                 server.signal(signal.SIGCONT)
 
 
-async def test_a_watch_that_has_nothing_to_tell_may_be_kept_alive(api_server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that takes pings for an attack ends the connection at the fourth."""
+async def test_an_idle_watch_may_send_keepalive_pings(api_server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that treats these pings as abuse closes the connection at the fourth."""
     assert grpc_api.PING_INTERVAL_MIN_S <= KEEPALIVE_S / 2
     monkeypatch.setattr("xds.api.grpc_api.PING_INTERVAL_MIN_S", 0.1)
     monkeypatch.setattr("xds.client.client.KEEPALIVE_S", 0.2)
@@ -212,7 +212,7 @@ async def test_a_large_body_is_refused(api_server) -> None:
 
 
 class Forgetful(MemoryStore):
-    """Keeps what it is given, and says that it does not know, so many times."""
+    """Commits entries, but reports an unknown outcome ``times`` times."""
 
     times = 1
 
@@ -224,13 +224,13 @@ class Forgetful(MemoryStore):
         return revision
 
 
-async def test_a_lost_reply_is_settled_by_trying_again_with_the_same_id(api_server) -> None:
+async def test_a_lost_reply_is_settled_by_a_retry_with_the_same_id(api_server) -> None:
     async with api_server(store=Forgetful()) as server, server.client(patience_s=5) as client:
         made = await client.apply(upsert=[A])
         assert (made.revision, made.again) == (1, True)
 
 
-async def test_what_stays_unknown_is_said_with_its_id(api_server, monkeypatch) -> None:
+async def test_an_outcome_that_stays_unknown_is_reported_with_its_id(api_server, monkeypatch) -> None:
     async def lose(*_: object) -> int:
         raise store_errors.OutcomeUnknownError("x", "gone")
 
@@ -244,7 +244,7 @@ async def test_what_stays_unknown_is_said_with_its_id(api_server, monkeypatch) -
 
 @pytest.mark.parametrize("patience_s", [0, 1])
 async def test_a_connection_that_is_lost_while_a_change_waits_leaves_its_outcome_open(api_server, patience_s) -> None:
-    """The store keeps the change, and the server is gone before it can say so: all further tries find nobody."""
+    """The store commits the change, and the server is gone before it can reply: all retries fail to connect."""
     kept = asyncio.Event()
 
     class Slow(MemoryStore):
@@ -267,7 +267,7 @@ async def test_a_connection_that_is_lost_while_a_change_waits_leaves_its_outcome
     assert unknown.value.id == "x"
 
 
-async def test_a_change_that_the_server_refuses_for_its_store_is_known_not_to_be_made(api_server, monkeypatch) -> None:
+async def test_a_change_that_the_store_refuses_is_known_not_to_be_made(api_server, monkeypatch) -> None:
     async def refuse(*_: object) -> int:
         raise store_errors.UnavailableError("the disk is full")
 
@@ -277,7 +277,7 @@ async def test_a_change_that_the_server_refuses_for_its_store_is_known_not_to_be
             await client.apply(upsert=[A])
 
 
-async def test_a_dry_run_leaves_nothing_open(api_server, monkeypatch) -> None:
+async def test_a_dry_run_never_has_an_unknown_outcome(api_server, monkeypatch) -> None:
     asked = asyncio.Event()
 
     async def hang(*_: object) -> None:
@@ -311,7 +311,7 @@ async def test_a_watch_yields_changes_in_order(api_server) -> None:
             await anext(client.watch(99))
 
 
-async def test_endpoints_are_pushed_the_fast_way(api_server) -> None:
+async def test_endpoints_are_pushed_on_one_stream(api_server) -> None:
     async with api_server() as server, server.client() as client:
         names = [f"c{number}" for number in range(10)]
         await client.apply(upsert=[*map(r.cluster, names), *(r.assignment(name, 1) for name in names)])
@@ -333,7 +333,7 @@ async def test_endpoints_are_pushed_the_fast_way(api_server) -> None:
 
 
 class Stuck(MemoryStore):
-    """Keeps nothing any more, once it is told to, and does not say so."""
+    """Does not answer appends while ``stuck`` is set."""
 
     stuck = False
 
@@ -376,8 +376,8 @@ def test_a_token_is_not_sent_to_another_machine_in_clear(address: str, tmp_path:
 
 
 @pytest.mark.parametrize("token", ["s3cret\n", "s\u00e9cret", "\u043a", "a\x00"])
-def test_a_token_that_no_header_can_carry_is_told(token: str) -> None:
-    with pytest.raises(TokenError, match="no header can carry"):
+def test_a_token_that_is_not_valid_in_a_header_is_refused(token: str) -> None:
+    with pytest.raises(TokenError, match="characters that a header can't have"):
         Client("127.0.0.1:18001", token=token)
 
 

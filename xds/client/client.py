@@ -1,4 +1,4 @@
-"""A client of the push API. It does not know who serves it."""
+"""A client of the gRPC push API."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -50,33 +50,36 @@ from xds.sources.inline import ResourceLike, read_resources
 SERVICE = "/xds_control_plane.api.v1.Snapshots/"
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 CONNECT_S = 3.0
-"""How long one attempt to connect may take, TLS and the first HTTP/2 frame included."""
+"""Timeout of one attempt to connect, TLS and the first HTTP/2 frame included."""
 KEEPALIVE_S, KEEPALIVE_TIMEOUT_S = 20.0, 20.0
-"""How often the server is pinged while a call waits, and how long its answer may take: one that is frozen, or was cut
-off without a word, is away then. The server allows such pings (``xds.api.grpc_api.PING_INTERVAL_MIN_S``)."""
+"""Interval of keepalive pings during a call, and timeout of their answers, after which the call fails: the server is
+frozen or unreachable. The server allows such pings (``xds.api.grpc_api.PING_INTERVAL_MIN_S``)."""
 MESSAGE_BYTES_MAX = 1024 * 1024 * 1024
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a change says of itself. Without an ``id`` each call makes one, and trying again does not make it twice."""
+    """Metadata and options of a change."""
 
     id: str = ""
+    """Identifies the change, so that a retry does not make it twice. By default each call makes a new id."""
     message: str = ""
     author: str = ""
     expected_revision: int | None = None
+    """If set, the change fails with ConflictError if the server is at another revision."""
     version: str = ""
+    """A version for the resources, instead of the hash of their content."""
     dry_run: bool = False
 
 
 class Client:
-    """Talks to one control plane, between ``async with`` and its end.
+    """A connection to one control plane, open inside ``async with``.
 
-    ``token`` is what the server's token file holds. ``tls_ca`` is a PEM file of the CAs that its certificate is
-    checked by; with it the connection is encrypted. A token is sent to another machine only so: TokenError. A change
-    whose outcome a lost connection leaves open is tried again with its id, for ``patience_s``. Secrets in what is
-    returned read ``[redacted]``, unless ``redact`` is False.
+    ``token`` is the content of the server's token file. ``tls_ca`` is a PEM file of the CAs that sign the server's
+    certificate; with it the connection uses TLS. Without TLS, a token for another machine raises TokenError. Changes
+    whose outcome is unknown after a lost connection, and all changes while the server is unavailable, are retried with
+    the same id for ``patience_s`` seconds. Secrets in results read ``[redacted]``, unless ``redact`` is False.
     """
 
     def __init__(
@@ -101,17 +104,17 @@ class Client:
     async def __aenter__(self) -> Self:
         options = [
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            # A server that restarts is found again at once; by default that takes up to two minutes.
+            # Reconnects to a restarted server at once; by default that takes up to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", round(CONNECT_S * 1_000)),  # bounds an attempt, not the pause after it
             ("grpc.max_reconnect_backoff_ms", 300),
             ("grpc.keepalive_time_ms", round(KEEPALIVE_S * 1_000)),
             ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),
-            ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),  # for pings that measure, too
+            ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1_000)),  # also applies to bandwidth probes
             ("grpc.http2.max_pings_without_data", 0),
         ]
         if self._tls_ca is None:
-            options.append(("grpc.enable_http_proxy", 0))  # or http_proxy would take the token off this machine
+            options.append(("grpc.enable_http_proxy", 0))  # else an http_proxy would be sent the token in clear
             channel = aio.insecure_channel(self._address, options=options)
         else:
             credentials = grpc.ssl_channel_credentials(await asyncio.to_thread(self._tls_ca.read_bytes))
@@ -135,9 +138,9 @@ class Client:
         group: str = DEFAULT_GROUP,
         about: About | None = None,
     ) -> Applied:
-        """Set and remove resources of a group, all or none; return once that is kept and served.
+        """Set and remove resources of a group, all or none; return once the change is stored and served.
 
-        A resource is a dict with ``@type``, YAML text, or a message; what is removed is named by type and name.
+        Each of ``upsert`` is a dict with ``@type``, YAML text, or a message; each of ``remove`` is a type and a name.
         Raises RejectedError, ConflictError, NotFoundError, RefusedError, TooLargeError, UnavailableError and
         OutcomeUnknownError.
         """
@@ -151,35 +154,35 @@ class Client:
     async def replace(
         self, resources: Iterable[ResourceLike], *, group: str = DEFAULT_GROUP, about: About | None = None
     ) -> Applied:
-        """Make a group have these resources and no others."""
+        """Replace all resources of a group."""
         return await self._change("Replace", pb.Replacement(group=group, resources=_anys(resources, group)), about)
 
     async def rollback(self, to: int, *, group: str = DEFAULT_GROUP, about: About | None = None) -> Applied:
-        """Make a group as it was at a revision, at a new one."""
+        """Restore a group's resources of a revision, as a new revision."""
         return await self._change("Rollback", pb.RollbackRequest(group=group, to=to), about)
 
     async def put_group(self, group: str, *, extends: str | None = None, about: About | None = None) -> Applied:
-        """Make a group, or have it extend another one."""
+        """Create a group, or change which group it extends."""
         return await self._change("PutGroup", pb.GroupRequest(group=group, extends=extends or ""), about)
 
     async def delete_group(self, group: str, *, about: About | None = None) -> Applied:
-        """Remove a group and all it has."""
+        """Remove a group and all its resources."""
         return await self._change("DeleteGroup", pb.GroupRequest(group=group), about)
 
     async def put_rules(self, rules: Json, *, about: About | None = None) -> Applied:
-        """Replace the rules, and what extends what; groups that are there stay. Raises RejectedError."""
+        """Replace the rules and the inheritance of groups; existing groups stay. Raises RejectedError."""
         return await self._change("PutRules", _rules(rules), about)
 
     async def update_rules(self, parts: Json, *, about: About | None = None) -> Applied:
-        """Replace those parts of the rules that are given, and leave the others. Raises RejectedError.
+        """Replace the given parts of the rules, and leave the others. Raises RejectedError.
 
-        Of ``groups``, those named are set. ``add_external`` is added to what is external already.
+        Of ``groups``, only the named groups are changed. ``add_external`` adds to the external names.
         """
         return await self._change("UpdateRules", _rules(parts), about)
 
     @asynccontextmanager
     async def pushing_endpoints(self, *, group: str = DEFAULT_GROUP) -> AsyncIterator["EndpointsPush"]:
-        """Push assignments the fast way: ``async with client.pushing_endpoints() as push: await push(assignment)``."""
+        """Push assignments on one stream: ``async with client.pushing_endpoints() as push: await push(assignment)``."""
         call = self._open().stream_stream(
             SERVICE + "PushEndpoints",
             request_serializer=pb.EndpointsPush.SerializeToString,
@@ -211,9 +214,9 @@ class Client:
         return applied_of(await self._persist(lambda: self._call(name, request, pb.Applied, at_stake)))
 
     async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Try again for as long as the outcome is not known, or the server is away; at once when it is back.
+        """Retry while the outcome is unknown or the server unavailable, at once when it is reachable again.
 
-        What one try left open, no later one that did not get through can tell.
+        If one attempt leaves the outcome unknown, it stays unknown until a later attempt is answered.
         """
         channel = self._open()
         loop = asyncio.get_running_loop()
@@ -240,21 +243,21 @@ class Client:
     # --- Reading -----------------------------------------------------------------------------------------------------
 
     async def get(self, type: str, name: str, *, group: str = DEFAULT_GROUP, revision: int | None = None) -> Json:  # noqa: A002
-        """Return one resource that a group has itself. Raises NotFoundError."""
+        """Return one of a group's own resources. Raises NotFoundError."""
         request = pb.ResourceRequest(
             group=group, resource=pb.ResourceName(type=type, name=name), revision=revision, secrets=self._secrets
         )
         return json_of(await self._call("GetResource", request, AnyMessage))
 
     async def snapshot(self, group: str = DEFAULT_GROUP, *, revision: int | None = None, type: str = "") -> Snapshot:  # noqa: A002
-        """Return all that a group has itself, now or at a revision."""
+        """Return a group's own resources, now or at a revision."""
         request = pb.SnapshotRequest(group=group, revision=revision, type=type, secrets=self._secrets)
         found = await self._call("GetSnapshot", request, pb.Snapshot)
         return Snapshot(found.revision, found.epoch, tuple(json_of(each) for each in found.resources))
 
     async def diff(self, before: int, after: int | None = None, *, group: str = DEFAULT_GROUP) -> list[Difference]:
-        """Return what two revisions of a group differ in."""
-        fields: dict[str, Any] = {"from": before, "to": after}  # `from` is a word of Python's
+        """Return the differences between two revisions of a group."""
+        fields: dict[str, Any] = {"from": before, "to": after}  # `from` is a Python keyword
         request = pb.DiffRequest(group=group, secrets=self._secrets, **fields)
         found = await self._call("Diff", request, pb.Differences)
         return [difference_of(each) for each in found.differences]
@@ -265,11 +268,11 @@ class Client:
         return [revision_of(each) for each in found.revisions]
 
     async def find(self, change_id: str) -> int | None:
-        """Return the revision that the change with this id made, None if no such change is kept."""
+        """Return the revision of the change with this id, None if the history has no such change."""
         return (await self._call("FindRevision", pb.FindRequest(id=change_id), pb.Revision)).revision or None
 
     async def watch(self, after: int) -> AsyncIterator[Event]:
-        """Yield every change after a revision, each once and in order, until the server goes away."""
+        """Yield every change after a revision, once and in order, until the connection is lost."""
         call = self._open().unary_stream(
             SERVICE + "Watch",
             request_serializer=pb.WatchRequest.SerializeToString,
@@ -288,20 +291,20 @@ class Client:
         return [group_of(each) for each in (await self._call("ListGroups", pb.ListGroupsRequest(), pb.Groups)).groups]
 
     async def rules(self) -> Json:
-        """Return what extends what, and the rules by which nodes belong to groups, as ``groups.yaml`` has them."""
+        """Return group inheritance and the rules that assign nodes to groups, in the form of ``groups.yaml``."""
         return (await self.rules_at())[1]
 
     async def rules_at(self) -> tuple[int, Json]:
-        """Return the revision that is served, and the rules at it: what ``About.expected_revision`` is to be then."""
+        """Return the served revision, for ``About.expected_revision``, and the rules at that revision."""
         found = await self._call("GetRules", pb.GetRulesRequest(), pb.Rules)
         return found.revision, json_format.MessageToDict(found.rules)
 
     async def revision(self) -> int:
-        """Return the revision that is served."""
+        """Return the served revision."""
         return int((await self._call("ListGroups", pb.ListGroupsRequest(), pb.Groups)).revision)
 
     async def nodes(self, *, id: str = "", group: str = "", state: str = "") -> Nodes:  # noqa: A002
-        """Return how far the connected nodes are, each connection of its own; at most 1,000 of them."""
+        """Return the progress of the connected nodes, one entry per connection, at most 1,000."""
         found = await self._call("ListNodes", pb.NodesRequest(id=id, group=group, state=state), pb.Nodes)
         return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers))
 
@@ -323,31 +326,31 @@ class Client:
 
 
 class EndpointsPush:
-    """Pushes assignments on one stream. Call it with one; it returns what will be the revision that it is in."""
+    """Pushes assignments on one stream: call it with an assignment; it returns the future of the revision."""
 
     def __init__(self, stream: EndpointStream, group: str) -> None:
         self._stream = stream
         self._group = group
 
     async def __call__(self, assignment: ResourceLike) -> "asyncio.Future[int]":
-        """Send an assignment soon. The future raises RejectedError where its content is wrong."""
+        """Queue an assignment. The future raises RejectedError if the content is invalid."""
         (message,) = _anys((assignment,), self._group)
         return await self._stream.push(message)
 
     async def finish(self) -> None:
-        """Wait until all that was pushed is answered."""
+        """Wait until all pushed assignments are answered."""
         await self._stream.finish()
 
 
 def _check_token(token: str, address: str, *, is_encrypted: bool) -> None:
-    """Raise TokenError where the token must not, or can't, be sent to an address."""
+    """Raise TokenError if the token can't, or must not, be sent to an address."""
     if not (token.isascii() and token.isprintable()):
-        raise TokenError("the token has characters that no header can carry; it is one line of printable ASCII")
+        raise TokenError("the token has characters that a header can't have; it must be one line of printable ASCII")
     try:
-        stays_here = Address.parse(address).is_loopback
+        is_local = Address.parse(address).is_loopback
     except ValueError:
-        stays_here = False  # another form that gRPC knows, as dns:///xds.example:18001
-    if not is_encrypted and not stays_here:
+        is_local = False  # another form that gRPC accepts, such as dns:///xds.example:18001
+    if not is_encrypted and not is_local:
         raise TokenError(
             f"the token would be sent in clear to {address}; give the CAs of the server's certificate (--ca, tls_ca)"
         )
@@ -360,7 +363,7 @@ def _rules(rules: Json) -> pb.Rules:
 
 
 def _anys(items: Iterable[ResourceLike], group: str) -> list[AnyMessage]:
-    """Check and encode resources here: what is wrong is told with the line of the text that it came in."""
+    """Check and encode resources before sending them: problems then have the line of the text."""
     try:
         return [as_any(each) for each in read_resources(items, group=group)]
     except ChangesetRejectedError as error:

@@ -1,4 +1,4 @@
-"""Assignments pushed one by one, and sent as many together as wait. It does not know how they are made."""
+"""Push assignments on one stream; those that are queued are sent together."""
 
 import asyncio
 from collections import deque
@@ -12,19 +12,19 @@ from xds._generated import snapshots_pb2 as pb
 from xds.client.errors import ClientError, RejectedError, error_of, problems_of
 
 TOGETHER_MAX = 200
-"""Assignments in one message."""
+"""Maximum assignments per message."""
 WAITING_MAX = 5_000
 UNANSWERED_MAX = 2
-"""Messages on their way: what is pushed meanwhile goes with the next one. So one push alone never waits for another."""
+"""Maximum unanswered messages; assignments pushed meanwhile are sent with the next one. A single push need not wait."""
 
 Waiting = tuple[AnyMessage, "asyncio.Future[int]"]
 
 
 class EndpointStream:
-    """One stream of pushes. Messages are answered in order, each as a whole.
+    """One stream of pushes. Messages are answered in order.
 
-    Of a message that is rejected nothing is made; what was in it is then sent again one by one, so that only what is
-    wrong is told so.
+    The server rejects a message as a whole. Its assignments are then sent again one by one, so that only the invalid
+    ones fail.
     """
 
     def __init__(self, call: Any, group: str) -> None:
@@ -42,9 +42,9 @@ class EndpointStream:
         self._reading = asyncio.create_task(self._until_broken(self._read()))
 
     async def push(self, assignment: AnyMessage) -> "asyncio.Future[int]":
-        """Send an assignment soon; return what will be its revision. Waits while too many do.
+        """Queue an assignment; return the future of its revision. Waits while ``WAITING_MAX`` are queued.
 
-        Raises ClientError, as does what it returned, once the stream is broken.
+        Raises ClientError if the stream is broken; so do the futures that are not done yet.
         """
         await self._room.wait()
         if self._broken is not None:
@@ -57,7 +57,7 @@ class EndpointStream:
         return future
 
     async def finish(self) -> None:
-        """Wait until all that was pushed is answered."""
+        """Wait until all pushed assignments are answered."""
         self._finishing = True
         self._news.set()
         await self._writing
@@ -66,7 +66,7 @@ class EndpointStream:
             raise self._broken
 
     async def _until_broken(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do one direction's work; where the stream breaks, nobody waits for it any longer."""
+        """Run the reader or the writer; if the stream breaks, fail all pending pushes."""
         try:
             await work
         except Exception as error:
@@ -77,12 +77,12 @@ class EndpointStream:
     async def _why(self, error: Exception) -> Exception:
         if isinstance(error, aio.AioRpcError):
             return error_of(error)
-        if isinstance(error, asyncio.InvalidStateError):  # writing to a call that has ended: it says why
+        if isinstance(error, asyncio.InvalidStateError):  # a write to a call that has ended; its details say why
             return ClientError(f"the stream of pushes has ended: {await self._call.details()}")
         return error
 
     def _answer_all(self, error: Exception | None) -> None:
-        """Have all that is not answered fail with an error, or be given up without one."""
+        """Fail all unanswered pushes with an error, or cancel them without one."""
         waiting = [*self._waiting, *self._again, *(each for sent in self._sent for each in sent)]
         for pile in (self._waiting, self._again, self._sent):
             pile.clear()
@@ -91,12 +91,12 @@ class EndpointStream:
                 future.cancel()
             elif not future.done():
                 future.set_exception(error)
-                future.exception()  # whoever does not look at it has the error from ``finish``
+                future.exception()  # marks it as retrieved: ``finish`` raises the error too
         self._room.set()
         self._news.set()
 
     def close(self) -> None:
-        """Give up what is open."""
+        """End the stream, and cancel unanswered pushes."""
         self._writing.cancel()
         self._reading.cancel()
         self._call.cancel()

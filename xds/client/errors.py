@@ -1,4 +1,7 @@
-"""What a call of the push API can end with. Unless it is OutcomeUnknownError, a change was then not made."""
+"""The errors of the push API's client. With any other than OutcomeUnknownError, a change was not made.
+
+Pushed endpoints are the exception: if their stream breaks, unanswered ones may have been applied.
+"""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -9,19 +12,19 @@ from xds._generated import snapshots_pb2 as pb
 from xds.model.problem import Problem
 
 NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed")
-"""How gRPC's own text begins where a call found no connection to go out on."""
+"""How gRPC's message begins if a call was never sent because there is no connection."""
 
 
 class ClientError(Exception):
-    """The server did not do what was asked."""
+    """A call failed."""
 
 
 class TokenError(ClientError):
-    """The token can't be sent: it would go over the network in clear, or is no text that a header can carry."""
+    """The token can't be sent: it would be sent in clear, or is not valid in a header."""
 
 
 class RejectedError(ClientError):
-    """The content is wrong; ``problems`` has all that is, as far as they fit into a gRPC header."""
+    """The content is invalid; ``problems`` has all problems that fit into a gRPC header."""
 
     problems: tuple[Problem, ...]
 
@@ -31,9 +34,9 @@ class RejectedError(ClientError):
 
 
 class ConflictError(ClientError):
-    """The server is at another revision than expected, or the id is that of another change.
+    """The server is not at the expected revision, or the id is that of another change.
 
-    ``revision`` is where the server is, or what the other change made.
+    ``revision`` is the server's revision, or that of the other change.
     """
 
     revision: int
@@ -44,15 +47,15 @@ class ConflictError(ClientError):
 
 
 class NotFoundError(ClientError):
-    """There is no such group, resource or revision, or the revision is no longer kept."""
+    """There is no such group, resource or revision, or the revision is no longer in the history."""
 
 
 class RefusedError(ClientError):
-    """The caller may not do that: the token is missing or wrong, or a directory keeps what was to be changed."""
+    """The call is not allowed: the token is missing or wrong, or a directory manages the group or the rules."""
 
 
 class TooLargeError(ClientError):
-    """The change is larger than the server takes."""
+    """The change exceeds the server's limits."""
 
 
 class UnavailableError(ClientError):
@@ -60,7 +63,7 @@ class UnavailableError(ClientError):
 
 
 class OutcomeUnknownError(ClientError):
-    """It can't be told whether the change was made: ask ``Client.find(id)``, or make it again with this ``id``."""
+    """The change may or may not have been made: call ``Client.find(id)``, or make it again with this ``id``."""
 
     id: str
 
@@ -70,10 +73,10 @@ class OutcomeUnknownError(ClientError):
 
 
 def error_of(error: grpc.aio.AioRpcError, change_id: str = "") -> ClientError:
-    """Return what a failed call means; ``change_id`` is that of the change that it was to make.
+    """Return the client's error for a failed call; ``change_id`` is the id of its change, if any.
 
-    A connection that is lost while the call waits ends with UNAVAILABLE too: whether the change was made is not known
-    then, unless the server itself says (``xds-outcome: none``) that it was not.
+    UNAVAILABLE is also the status of a lost connection. The outcome of a change is then unknown, unless the server
+    sent ``xds-outcome: none``, which says that nothing was changed.
     """
     details = error.details() or error.code().name
     pairs = cast("Iterable[tuple[str, Any]]", error.trailing_metadata() or ())

@@ -1,4 +1,4 @@
-"""What calls of the push API return. Resources are in Envoy's JSON form, as dicts with ``@type``."""
+"""The results of the push API's calls. Resources are dicts in Envoy's JSON form, with ``@type``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 class Name(NamedTuple):
-    """A resource's type, by its short name (``clusters``) or else its message's, and its name."""
+    """A resource's type, by short name (``clusters``) or else the name of its message, and its name."""
 
     type: str
     name: str
@@ -21,29 +21,30 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The revision at which a change is kept and served, what it changed, and what was so before.
-
-    ``again``: the server had the change with this id already.
-    """
+    """The outcome of a change."""
 
     revision: int
+    """The revision at which the change is stored and served."""
     changed: tuple[Name, ...]
     unchanged: tuple[Name, ...]
+    """Requested resources that were in the requested state before."""
     again: bool
+    """Whether a change with this id had been made before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a group has itself at a revision. After a restore from a backup ``epoch`` is another one."""
+    """A group's own resources at a revision."""
 
     revision: int
     epoch: str
+    """Identifies the store's log; it changes with a restore from a backup."""
     resources: tuple[Json, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A resource before and after, None where it is not there."""
+    """A resource before and after, None where it does not exist."""
 
     name: Name
     before: Json | None
@@ -52,7 +53,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A change that was made, as a list has it."""
+    """Metadata of a change in the history."""
 
     revision: int
     id: str
@@ -60,20 +61,22 @@ class Revision:
     message: str
     at: datetime
     operations: int
+    """Number of resources that were set or removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A resource that a change set, or removed (None)."""
+    """A resource that a change set or removed."""
 
     group: str
     name: Name
     set: Json | None
+    """The new resource, None if it was removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change, as a watch yields it."""
+    """A change yielded by a watch."""
 
     revision: Revision
     operations: tuple[Operation, ...]
@@ -81,17 +84,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group; ``kept`` by a directory; ``resources``: how many of each type it has itself."""
+    """A group."""
 
     name: str
     extends: str | None
     kept: bool
+    """Whether a directory manages the group."""
     resources: Mapping[str, int]
+    """Number of the group's own resources of each type."""
 
 
 @dataclass(frozen=True, slots=True)
 class TypeProgress:
-    """One type on one connection of a node, in numbers of resources."""
+    """Numbers of resources of one type on one connection of a node."""
 
     type: str
     subscribed: int
@@ -104,21 +109,23 @@ class TypeProgress:
 
 @dataclass(frozen=True, slots=True)
 class NodeProgress:
-    """How far one connection of a node is; ``state`` is ``synced``, ``pending`` or ``rejected``."""
+    """The progress of one connection of a node."""
 
     id: str
     cluster: str
     group: str
     revision: int
     state: str
+    """``synced``, ``pending`` or ``rejected``."""
     connected_s: float
     types: tuple[TypeProgress, ...]
 
 
 def unwrapped(resource: Json) -> tuple[Json, Json]:
-    """Return a resource's message, and what is said around it: ``name``, ``aliases`` and ``ttl``, where need be.
+    """Return a resource's message, and the fields of its wrapper (``name``, ``aliases``, ``ttl``), if it has one.
 
-    What has a TTL, aliases, or a name that its message does not say comes as ``envoy.service.discovery.v3.Resource``.
+    A resource with a TTL, with aliases, or with a name that its message lacks is wrapped in
+    ``envoy.service.discovery.v3.Resource``.
     """
     if resource.get("@type") != WRAPPER_URL:
         return resource, {}
@@ -130,16 +137,17 @@ def name_of(message: Any) -> Name:
 
 
 def json_of(message: Any) -> Json:
-    """Return the resource in a ``google.protobuf.Any``."""
+    """Return the resource in a ``google.protobuf.Any``, as a dict."""
     return to_json(ingest((message.type_url, message.value), allow_unknown_types=True, allow_redacted=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """How far nodes are, but those of ``missing_workers``: processes of the server that did not answer."""
+    """The progress of the connected nodes."""
 
     nodes: tuple[NodeProgress, ...]
     missing_workers: tuple[str, ...]
+    """Worker processes that did not answer, and whose nodes are missing."""
 
 
 def applied_of(message: Any) -> Applied:
