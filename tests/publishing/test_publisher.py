@@ -305,7 +305,9 @@ async def test_an_unknown_outcome_is_reported_and_settled_by_a_retry_with_the_sa
     assert one.names().keys() == {"a"}
 
 
-async def test_a_replica_whose_next_entry_was_compacted_serves_the_whole_state_with_its_deletions(replica, log: Log) -> None:
+async def test_a_replica_whose_next_entry_was_compacted_serves_the_whole_state_with_its_deletions(
+    replica, log: Log
+) -> None:
     one, behind = await replica(Behind(log)), Behind(log)
     await one.publisher.publish(setting(cluster("a"), cluster("b")))
     two = await replica(behind)

@@ -1,7 +1,7 @@
 """The push API from Python: ``async with Client("127.0.0.1:18001") as client: await client.apply(upsert=[…])``.
 
-All results are typed. All errors are subclasses of ``ClientError``. The names in ``__all__`` are public, by the rules of
-``xds.embed``; the modules of this package are not.
+All results are typed. All errors are subclasses of ``ClientError``. The names in ``__all__`` are public, by the rules
+of ``xds.embed``; the modules of this package are not.
 """
 
 from xds.client.client import About, Client, EndpointsPush
