@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 import uvloop
 
-from support.control_planes import app_of
 from xds import app
 from xds.embed import ControlPlane, Settings
 from xds.serving.streams import Streams
@@ -61,9 +60,9 @@ async def _answer(control_plane: ControlPlane, said: dict[str, Any], faults: lis
     elif said["command"] == "stop":
         await control_plane.stop()
     else:
-        counters = app_of(control_plane).hub.counters
-        counted = {name: getattr(counters, name) for name in COUNTED}
-        return {"streams": len(app_of(control_plane).hub.streams), "faults": faults, **counted}
+        hub = control_plane._app.hub
+        counted = {name: getattr(hub.counters, name) for name in COUNTED}
+        return {"streams": len(hub.streams), "faults": faults, **counted}
     return {}
 
 
