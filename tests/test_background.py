@@ -148,7 +148,7 @@ async def test_following_the_store_and_writing_go_on_after_a_fault(monkeypatch: 
 
     await publisher.publish(setting("a"))
     once(monkeypatch, catalog, "apply")
-    monkeypatch.setattr("xds.publishing.publisher.RETRY_MIN_S", "no number")  # a fault in what handles faults
+    monkeypatch.setattr("xds.publishing.publisher.RETRY_MIN_S", "no number")  # a bug in the handling of bugs
     await publisher.store.append(Entry(id="x", operations={A: ingest(r.static_cluster("b", 1)).encoded}))
     await wait_until(lambda: background.deaths["follow the store"], equals=1)
     assert "following the store failed by a bug" in publisher.stale_because

@@ -102,5 +102,5 @@ async def test_a_restart_without_its_directory_while_the_store_is_away_leaves_it
                 await wait_until(
                     lambda: client.apply(upsert=[r.static_cluster("a", 2)]),
                     poll_s=0.05,
-                    ignoring=(UnavailableError, RefusedError),  # it is still the directory's
+                    ignoring=(UnavailableError, RefusedError),  # the directory still owns it
                 )

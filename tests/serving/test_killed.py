@@ -206,8 +206,8 @@ async def test_csds_does_not_wait_for_a_worker_that_dies_before_it_answers(servi
         victim, other = app_of(control_plane).worker_pids
         os.kill(victim, signal.SIGSTOP)
         asking = [asyncio.create_task(nodes_seen(control_plane)) for _ in range(24)]
-        # Those whose connection the other one took are asking; the rest wait for their own worker's successor. Of so
-        # many, some are taken by the other one.
+        # Requests on connections of the other worker proceed; the others wait for the stopped worker's successor. With
+        # 24 connections, some are the other worker's.
         await wait_until(lambda: shares([other], port_of(control_plane))[other], lambda count: count > share[other])
         os.kill(victim, signal.SIGKILL)
         async with asyncio.timeout(8):  # less than the time-out of an answer
