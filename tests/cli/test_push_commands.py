@@ -82,7 +82,7 @@ async def test_the_stores_page_runs_once_the_server_is_stopped(server: XdsServer
     assert done.returncode == 0, done.stderr
     assert "fine: 6 resources in 1 group, revision 1" in done.stdout
     again = await shell("xds store backup backup.db", cwd=tmp_path, XDG_STATE_HOME=state)
-    assert (again.returncode, "there already" in again.stderr) == (1, True)
+    assert (again.returncode, "exists already" in again.stderr) == (1, True)
     server.start()
     await server.wait_ready()
     after = await server.admin("/v1/groups")
@@ -124,7 +124,7 @@ async def test_a_token_is_not_sent_to_another_machine_in_clear(command: str, tmp
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(b"", "is empty"), (b"\xff\xfe", "is not text"), (b"a\nb", "no header can")]
+    ("content", "what"), [(b"", "is empty"), (b"\xff\xfe", "is not text"), (b"a\nb", "a header can't have")]
 )
 async def test_a_token_file_that_holds_no_token_is_told(content: bytes, what: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(content)
