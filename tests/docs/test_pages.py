@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,11 @@ def _scripts() -> Iterator[tuple[str, str]]:
                 yield block.place, block.text
 
 
+@cache
+def _program() -> Any:
+    return typer.main.get_command(app)
+
+
 def _problems(script: str) -> Iterator[str]:
     """Iterate over the subcommands and options in a shell script that ``xds`` does not have."""
     without_comments = re.sub(r"(^|\s)#.*$", "", script.replace("\\\n", " "), flags=re.MULTILINE)
@@ -143,8 +149,7 @@ def _problems(script: str) -> Iterator[str]:
         elif command is None:
             is_ours = begins and word.rpartition("/")[2] == "xds"
             if is_ours or (before, word) == ("xds-control-plane", "serve"):
-                command = typer.main.get_command(app)
-                command = command if is_ours else command.commands[word]
+                command = _program() if is_ours else _program().commands[word]
             begins = begins and (word == "exec" or re.match(r"\w+=", word) is not None)
         elif word == "--":
             command = None
