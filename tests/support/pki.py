@@ -1,4 +1,7 @@
-"""Throw-away certificates: a CA in a directory, and what it signs, as PEM bytes and as files."""
+"""Throw-away certificates: a CA in a directory, and what it signs, as PEM bytes and as files.
+
+They have the extensions that RFC 5280 (4.2.1) asks for: Python's default TLS context insists on these since 3.13.
+"""
 
 import datetime
 import ipaddress
@@ -13,6 +16,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ONE_DAY = datetime.timedelta(days=1)
+SIGNS_CERTIFICATES = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=True,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +57,9 @@ class Authority:
         directory.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _x509_name(name)
-        builder = _builder(self._name, self._name, self._key, days=365)
+        builder = _builder(self._name, self._name, self._key, self._key, days=365)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        builder = builder.add_extension(SIGNS_CERTIFICATES, critical=True)
         self._cert = builder.sign(self._key, hashes.SHA256())
         self.cert = self._cert.public_bytes(serialization.Encoding.PEM)
         self.cert_path = directory / "ca.pem"
@@ -64,7 +79,7 @@ class Authority:
         names = [x509.DNSName(text) for text in dns]
         names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ips]
         names += [x509.UniformResourceIdentifier(text) for text in uris]
-        builder = _builder(_x509_name(name), self._name, key, days=days)
+        builder = _builder(_x509_name(name), self._name, key, self._key, days=days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -108,7 +123,12 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, days: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    *,
+    days: int,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     end = now + days * ONE_DAY
@@ -120,4 +140,6 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(now, end) - ONE_DAY)
         .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
