@@ -89,7 +89,7 @@ class ProtocolSettings(_Section):
     ordering: bool = True
     """Make before break: hold back updates that would cost requests until the client has what they need."""
     hold_timeout_s: Seconds = 20.0
-    """The longest time to hold back an update for an ACK. Exceeds Envoy's initial_fetch_timeout of 15 s."""
+    """The longest time to hold back an update for an ACK. The default exceeds Envoy's initial_fetch_timeout, 15 s."""
     listener_drain_s: Seconds = 600.0
     """How long Envoys drain a replaced listener (--drain-time-s), and may use the clusters of its routes."""
     response_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 2 * MIB
