@@ -19,7 +19,7 @@ from support.pki import Authority
 from support.ports import free_port
 from support.transports import settings_on
 from support.upstream import Upstreams
-from support.waiting import stays, wait_until
+from support.waiting import for_a_while_blocking, stays, wait_until
 
 from xds.embed import ControlPlane, GroupTable
 
@@ -267,3 +267,20 @@ async def test_heartbeats_keep_a_mortal_cluster_alive_and_without_them_it_goes(f
         assert await at.envoy.nacks() == 0
         await at.control_plane.stop()
         await at.envoy.wait_names("clusters", {"a"}, timeout_s=3.0)
+
+
+@BOTH
+async def test_a_mortal_cluster_that_expired_while_the_server_stood_still_comes_back(form):
+    async with scene(form) as at:
+        at.apply(mortal(r.static_cluster("t", at.ports["b"]), 1))
+        await at.envoy.wait_names("clusters", {"a", "t"})
+        for_a_while_blocking(2.5, "this process is the server: nothing is renewed meanwhile, as after SIGSTOP")
+        await at.envoy.wait_names("clusters", {"a", "t"}, timeout_s=5.0)
+        await stays(lambda: clusters_of(at.envoy), equals={"a", "t"}, for_s=1.5, poll_s=0.1)
+        # On delta, one renewal is of a version that Envoy no longer has. On SotW renewals have bodies.
+        assert (app_of(at.control_plane).hub.counters.nacks > 0) is (form is DELTA_ADS)
+
+
+async def clusters_of(envoy: EnvoyProcess) -> set[str]:
+    """Return the names of an Envoy's dynamic clusters."""
+    return (await envoy.dynamic_names())["clusters"]

@@ -231,6 +231,9 @@ class Hub:
         else:
             history = self._history(session, kind.type_url)
             step = self._steps.first_request(before, context, source, kind, request, size, history)
+            if history.nacked:
+                reason = self._nacked.reason(session.node, kind.type_url)
+                self._note_rejection(session, kind, Rejection("", reason, {}))
         if plain:
             self._large.keep(plain)
             if not step.marks:
@@ -314,11 +317,15 @@ class Hub:
                 self._nacked.accept(session.node, kind.type_url, answered.accepted_names)
             return
         self._counters.nacks += 1
-        self._nacked.add(session.node, kind.type_url, part.name_set)
+        self._nacked.add(session.node, kind.type_url, part.name_set, error)
+        self._note_rejection(session, kind, Rejection(part.nonce, error, part.versions))
+        self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
+
+    def _note_rejection(self, session: Session, kind: Kind, rejection: Rejection) -> None:
+        """Record the last rejection of a type, for operators."""
         if session.rejections is None:
             session.rejections = {}
-        session.rejections[kind] = Rejection(part.nonce, error, part.versions)
-        self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
+        session.rejections[kind] = rejection
 
     def _note_draining(self, session: Session, kind: Kind) -> None:
         """Record the draining resources of a type, merged from all streams of the session."""

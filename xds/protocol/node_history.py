@@ -48,6 +48,8 @@ class HistoryEntry:
     """Names that the node rejected."""
     accepted: NameSet = NO_NAMES
     """NACKed names that the node accepted."""
+    reason: str = ""
+    """The message of the NACK of ``rejected``, cut to ``REASON_CHARS_MAX``."""
     draining: Draining | None = None
     """Older versions that the node may use, with times of the machine's monotonic clock; None for no change."""
     replaces: bool = False
@@ -74,6 +76,8 @@ def _short(name: str) -> str:
 
 # --- NACKed names ----------------------------------------------------------------------------------------------------
 
+REASON_CHARS_MAX = 500
+"""Characters kept of a NACK's message, for operators."""
 NODE_BYTES = 1_000
 """Approximate bytes of a node beside its names: its key and its dict of types."""
 
@@ -85,10 +89,11 @@ class NackedNames:
     counts once. ``share`` is called with each entry that does not come from ``remember``.
     """
 
-    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_sets", "_share", "_users")
+    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_reasons", "_sets", "_share", "_users")
 
     def __init__(self, *, nodes_max: int, bytes_max: int, share: Share = share_with_nobody) -> None:
         self._by_node: OrderedDict[NodeKey, dict[str, NameSet]] = OrderedDict()
+        self._reasons: dict[tuple[NodeKey, str], str] = {}
         self._sets = NameSets()
         self._users: dict[NameSet, int] = {}
         self._bytes = 0
@@ -96,9 +101,10 @@ class NackedNames:
         self._bytes_max = bytes_max
         self._share = share
 
-    def add(self, node: Node, type_url: str, names: NameSet) -> None:
-        """Add names that the node rejected."""
-        entry = HistoryEntry(node=node_key(node), type_url=type_url, rejected=names)
+    def add(self, node: Node, type_url: str, names: NameSet, reason: str = "") -> None:
+        """Add names that the node rejected, and its message."""
+        reason = reason[:REASON_CHARS_MAX]
+        entry = HistoryEntry(node=node_key(node), type_url=type_url, rejected=names, reason=reason)
         self.remember(entry)
         self._share(entry)
 
@@ -123,6 +129,8 @@ class NackedNames:
         after = self._sets.get(before.union(entry.rejected).difference(entry.accepted))
         self._use(after)
         self._release(before)
+        if entry.reason or not after:
+            self._keep_reason(entry.node, entry.type_url, entry.reason if after else "")
         if after:
             by_type[entry.type_url] = after
         else:
@@ -133,6 +141,12 @@ class NackedNames:
             self._by_node.move_to_end(entry.node)
         while len(self._by_node) > self._nodes_max or (self._bytes > self._bytes_max and self._by_node):
             self._forget(next(iter(self._by_node)))
+
+    def _keep_reason(self, node: NodeKey, type_url: str, reason: str) -> None:
+        self._bytes -= len(self._reasons.pop((node, type_url), ""))
+        if reason:
+            self._reasons[node, type_url] = reason
+            self._bytes += len(reason)
 
     def _use(self, names: NameSet) -> None:
         if names:
@@ -148,14 +162,19 @@ class NackedNames:
                 self._bytes -= names.bytes_kept
 
     def _forget(self, node: NodeKey) -> None:
-        for names in self._by_node.pop(node).values():
+        for type_url, names in self._by_node.pop(node).items():
             self._release(names)
+            self._keep_reason(node, type_url, "")
         self._bytes -= NODE_BYTES
 
     def of(self, node: Node, type_url: str) -> NameSet:
         """Return the NACKed names of a node and type."""
         by_type = self._by_node.get(node_key(node))
         return by_type.get(type_url, NO_NAMES) if by_type is not None else NO_NAMES
+
+    def reason(self, node: Node, type_url: str) -> str:
+        """Return the message of the node's last NACK of a type whose names are not all accepted since, "" for none."""
+        return self._reasons.get((node_key(node), type_url), "")
 
     def knows(self, node: Node) -> bool:
         """Say whether a node has NACKed names."""
@@ -165,7 +184,8 @@ class NackedNames:
         """Iterate over all entries, the oldest node first, for a new process."""
         for node, by_type in self._by_node.items():
             for type_url, names in by_type.items():
-                yield HistoryEntry(node=node, type_url=type_url, rejected=names)
+                reason = self._reasons.get((node, type_url), "")
+                yield HistoryEntry(node=node, type_url=type_url, rejected=names, reason=reason)
 
     @property
     def by_node(self) -> Mapping[NodeKey, Mapping[str, NameSet]]:

@@ -562,6 +562,11 @@ class Draft:
             self._send_unblamed(part, state.kind, message)
         return Answered(state.kind, part, message)
 
+    def take_rejected_renewal(self, state: TypeState, part: Part, message: str) -> Answered:
+        """Apply the NACK of the last TTL renewal."""
+        self.put(state.reject_renewal(part))
+        return Answered(state.kind, part, message)
+
     def _send_unblamed(self, part: Part, kind: Kind, message: str) -> None:
         """Send the new clusters of a rejected response once more that the NACK's message does not name.
 

@@ -108,11 +108,12 @@ class Rejection:
 
 
 class Heartbeat(NamedTuple):
-    """The time of the next TTL renewal, 0 for none, and the nonce of the last one."""
+    """The time of the next TTL renewal, 0 for none, and the last one: its nonce and its message."""
 
     at: float = 0.0
     nonce: str = ""
     unanswered: bool = False
+    part: Part | None = None
 
 
 NO_HEARTBEAT = Heartbeat()
@@ -548,8 +549,20 @@ class TypeState(NamedTuple):
             # one of endpoints without bodies. Resources are therefore sent with their bodies.
             again = self._everything(self.view, self.exceptions) if kind.policy.full_state else resources
             (whole,) = sotw_parts(kind.type_url, again, version, unlimited(encoding), lambda: nonce)
-            part = replace(whole, upserts=(), is_heartbeat=True)
-        return self._replace(fingerprint=fingerprint, heartbeat=Heartbeat(at, part.nonce, True)), part
+            part = replace(whole, upserts=(), is_heartbeat=True, renewed=whole.upserts)
+        return self._replace(fingerprint=fingerprint, heartbeat=Heartbeat(at, part.nonce, True, part)), part
+
+    def reject_renewal(self, part: Part) -> "TypeState":
+        """Apply the client's NACK of the last renewal.
+
+        On delta the client no longer holds the versions that were renewed, because their TTL expired (the server was
+        stopped, or the connection was slow): they are sent again with their bodies. On SotW the renewal had the bodies:
+        its names count as NACKed, and are not renewed any more.
+        """
+        if self.kind.variant is Variant.DELTA:
+            wants, held = self.subscription.wants, self.held
+            return self.require([name for name in part.names if wants(name) and held(name) is not None])
+        return self._replace(nacked_names=self.nacked_names.union(part.name_set))
 
 
 _HELD, _SENT, _ANSWERED = (TypeState._fields.index(name) for name in ("view", "remaining", "in_flight"))

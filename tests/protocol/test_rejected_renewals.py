@@ -1,0 +1,109 @@
+"""A NACK of a TTL renewal is counted and shown, and the client is sent what it lacks. Reasons outlive streams."""
+
+import pickle
+
+import pytest
+from support.encoded import CDS, EDS, cluster, endpoints, static
+from support.hubs import DELTA, SOTW, MakeWorld, World
+
+from xds.model.groups import Node
+from xds.protocol.node_history import REASON_CHARS_MAX, NackedNames
+from xds.protocol.policy import Variant
+from xds.protocol.status import NodesQuery, NodeState, node_summaries
+from xds.protocol.subscription import NameSet
+
+
+def test_a_rejected_renewal_is_counted_and_logged(world: World, variant: Variant) -> None:
+    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    client = world.client(variant)
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    world.advance(3)
+    assert len(client.take()) == 1
+    client.nack(EDS, "a is not here")
+    assert world.hub.counters.nacks == 1
+    assert [(event.message, dict(event.resources)) for event in world.events()] == [("a is not here", {"a": "1"})]
+
+
+def test_a_resource_that_expired_at_its_client_is_sent_again_with_its_body(world: World) -> None:
+    """Its TTL expired while no renewal came; the next renewal is of a version that the client no longer has."""
+    world.publish(cluster("a", eds=None, ttl_s=9), static("b"))
+    client = world.client(DELTA)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.advance(3.1)
+    assert client.take() == ["CDS #2 ~a@1 ttl=9"]
+    assert client.nack(CDS, "missing body") == ["CDS #3 a@1 ttl=9"]
+    client.ack(CDS)
+    (node,) = node_summaries(world.hub.streams, NodesQuery(), world.now)
+    assert node.state is NodeState.SYNCED
+
+
+def test_an_unsubscribed_name_of_a_rejected_renewal_is_not_sent(world: World) -> None:
+    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    client = world.client(DELTA)
+    client.subscribe(EDS, "a", "b")
+    client.ack(EDS)
+    world.advance(3.1)
+    client.take()
+    client.unsubscribe(EDS, "a")
+    assert client.nack(EDS, "missing body") == []
+
+
+def test_a_renewal_with_bodies_that_is_rejected_is_shown_and_not_sent_again(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.publish(cluster("a", eds=None, ttl_s=9), static("b"))
+    client = world.client(SOTW)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.advance(3)
+    assert len(client.take()) == 1
+    assert client.nack(CDS, "no") == []
+    (node,) = node_summaries(world.hub.streams, NodesQuery(), world.now)
+    (found,) = node.types
+    assert (node.state, found.nacked, found.error) == (NodeState.REJECTED, ("a", "b"), "no")
+
+
+def test_names_that_a_node_rejected_on_an_earlier_stream_are_shown_with_its_message(
+    world: World, variant: Variant
+) -> None:
+    world.publish(static("a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(static("b"))
+    client.nack(CDS, "odd")
+    client.reconnect()
+    (node,) = node_summaries(world.hub.streams, NodesQuery(), world.now)
+    (found,) = node.types
+    assert (node.state, "b" in found.nacked, found.error) == (NodeState.REJECTED, True, "odd")
+
+
+def test_reasons_are_bounded_shared_and_dropped_with_their_names() -> None:
+    node, other = Node(id="n", cluster="c"), NackedNames(nodes_max=2, bytes_max=1_000_000)
+    nacked = NackedNames(
+        nodes_max=2, bytes_max=1_000_000, share=lambda entry: other.remember(pickle.loads(pickle.dumps(entry)))
+    )
+    nacked.add(node, CDS, NameSet.of("ab"), "x" * 10_000)
+    nacked.add(node, EDS, NameSet.of("e"), "why")
+    late = NackedNames(nodes_max=2, bytes_max=1_000_000)
+    for entry in nacked.entries():
+        late.remember(entry)
+    for each in (nacked, other, late):
+        assert (len(each.reason(node, CDS)), each.reason(node, EDS)) == (REASON_CHARS_MAX, "why")
+    nacked.accept(node, CDS, NameSet.of("a"))
+    assert len(nacked.reason(node, CDS)) == REASON_CHARS_MAX
+    nacked.accept(node, CDS, NameSet.of("b"))
+    assert (nacked.reason(node, CDS), nacked.reason(node, EDS)) == ("", "why")
+    for number in range(2):
+        nacked.add(Node(id=f"m{number}", cluster="c"), CDS, NameSet.of("a"))
+    assert (nacked.reason(node, EDS), nacked._reasons) == ("", {})
+
+
+@pytest.mark.parametrize("message", ["", "again"])
+def test_the_last_message_that_says_something_is_kept(message: str) -> None:
+    nacked = NackedNames(nodes_max=2, bytes_max=1_000_000)
+    node = Node(id="n", cluster="c")
+    nacked.add(node, CDS, NameSet.of("a"), "first")
+    nacked.add(node, CDS, NameSet.of("a"), message)
+    assert nacked.reason(node, CDS) == (message or "first")
