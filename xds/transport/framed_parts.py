@@ -12,7 +12,7 @@ BYTES_MAX = 8 * 1024 * 1024
 
 
 class FramedParts:
-    """Framed parts. Those not used during two calls of ``grow_old`` are dropped.
+    """Framed parts. Those not used during two calls of ``evict_idle`` are dropped.
 
     ``part`` is the one used last, ``framed`` its DATA frames on stream 1, ``size`` the bytes of its message with the
     prefix.
