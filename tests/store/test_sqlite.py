@@ -27,12 +27,12 @@ def path(tmp_path: Path) -> Path:
 
 
 class Database(sqlite3.Connection):
-    """A database whose disk can be made to fail while it commits."""
+    """A database whose disk can be made to fail at some statements."""
 
-    fails = False
+    fails_at: tuple[str, ...] = ()
 
     def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
-        if self.fails and sql == "COMMIT":
+        if sql in self.fails_at:
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
             raise error
@@ -176,17 +176,18 @@ async def test_a_cancelled_append_is_made_and_seen_by_watches(path: Path) -> Non
     await store.close()
 
 
+@pytest.mark.parametrize("statements", [("COMMIT",), ("COMMIT", "ROLLBACK")], ids=" ".join)
 async def test_a_commit_that_the_disk_failed_has_an_unknown_outcome_and_can_be_tried_again(
-    path: Path, opened: list[Database]
+    path: Path, opened: list[Database], statements: tuple[str, ...]
 ) -> None:
     store = await SqliteStore.open(path)
     (database,) = opened
-    database.fails = True
+    database.fails_at = statements
     entry = Entry(id="mine", operations={A: b"a"})
     with pytest.raises(OutcomeUnknownError, match="mine") as unknown:
         await store.append(entry)
     assert unknown.value.entry_id == "mine"
-    database.fails = False
+    database.fails_at = ()
     assert await store.append(entry) == 1
     assert await store.append(entry) == 1
     await store.close()

@@ -47,6 +47,7 @@ log = logging.getLogger("xds")
 SETTLE_S = 5.0
 """How long to try to find out the outcome of a write whose reply was lost."""
 RETRY_S = 0.2
+REPLACED = "the store was replaced by another one, which is not read yet"
 
 
 class EtcdStore(Store):
@@ -138,7 +139,7 @@ class EtcdStore(Store):
         found = await self._client.range(self._layout.head_key)  # a linearizable read, not one member's state
         head = self._layout.head_of(found.kvs[0]) if found.kvs else pb.Head()
         if head.epoch != self.epoch:
-            raise UnavailableError("the store was replaced by another one, which is not read yet")
+            raise UnavailableError(REPLACED)
         return head.revision
 
     async def kept(self) -> tuple[int, int]:
@@ -215,21 +216,24 @@ class EtcdStore(Store):
             raise UnavailableError(self.away or "etcd was not reached yet")
         if expected_revision != self._head.revision:
             raise ConflictError(expected_revision, self._head.revision)
+        epoch = self.epoch
         await self._reach(expected_revision)
         record = await self._layout.record(entries, expected_revision + 1)
         try:
-            return await self._commit(entries, expected_revision, record)
+            return await self._commit(entries, expected_revision, record, epoch)
         except ConflictError:
             if record.pieces:
                 with contextlib.suppress(UnavailableError):
                     await self._layout.delete_pieces(record.pieces)
             raise
 
-    async def _commit(self, entries: Sequence[Entry], before: int, record: pb.Record) -> int:
-        """Write a record as the successor of revision ``before``; return the revision once the record is in etcd."""
+    async def _commit(self, entries: Sequence[Entry], before: int, record: pb.Record, epoch: str) -> int:
+        """Write a record as the successor of revision ``before`` of log ``epoch``; return the revision once it is in etcd."""
         revision = before + len(entries)
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while True:
+            if self._head.epoch != epoch:
+                raise UnavailableError(REPLACED)
             if self._head.revision != before:  # another writer was first, as the watch has reported meanwhile
                 raise ConflictError(before, self._head.revision)
             head = pb.Head()
@@ -246,30 +250,38 @@ class EtcdStore(Store):
             try:
                 answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
             except LostReplyError as error:
-                if await self._settle(entries, before, deadline, str(error)):
-                    await self._reach(revision)
+                if await self._settle(entries, before, deadline, str(error), epoch):
+                    await self._take_kept(entries, before)
                     return revision
                 continue
             if answer.succeeded:
                 self._advance(head, answer.header.revision)
-                if self._now.revision == before:
-                    self._take(decode_batch(encode_batch(entries, before + 1)))
-                    self._notifier.tell(self._now.revision)
-                else:
-                    with contextlib.suppress(UnavailableError):  # the write is committed, even if the watch lags
-                        await self._reach(revision)
+                await self._take_kept(entries, before)
                 return revision
             tried = compare[0].mod_revision
-            self._take_head(answer.responses[0].response_range.kvs[0])
+            self._take_reply(answer.responses[0].response_range.kvs, epoch)
             if self._head_mod == tried:
                 key = self._layout.log_key(revision).decode()
                 raise UnavailableError(f"etcd has something at {key} that its head does not know of: remove it")
 
-    async def _settle(self, entries: Sequence[Entry], before: int, deadline: float, cause: str) -> bool:
+    async def _take_kept(self, entries: Sequence[Entry], before: int) -> None:
+        """Apply entries of ours that etcd has kept, or wait until the watch has delivered them.
+
+        Raises nothing: an error would tell the writer that they were not kept.
+        """
+        if self._now.revision == before:
+            self._take(decode_batch(encode_batch(entries, before + 1)))
+            self._notifier.tell(self._now.revision)
+        else:
+            with contextlib.suppress(UnavailableError):
+                await self._reach(before + len(entries))
+
+    async def _settle(self, entries: Sequence[Entry], before: int, deadline: float, cause: str, epoch: str) -> bool:
         """Return whether a write whose reply was lost was committed; if not, make sure that it never will be.
 
         The lost transaction compares the head's mod revision, so writing the head again makes it fail for good.
-        Raises ConflictError if another writer was first, OutcomeUnknownError if etcd does not answer.
+        Raises ConflictError if another writer was first, OutcomeUnknownError if etcd does not answer, has another log
+        by now, or has compacted that revision.
         """
         loop = asyncio.get_running_loop()
         revision = before + len(entries)
@@ -277,17 +289,20 @@ class EtcdStore(Store):
         while True:
             try:
                 found = await self._client.range(self._layout.head_key)
-                self._take_head(found.kvs[0])
-                if self._head.revision >= revision:
-                    kept = await self._client.range(self._layout.log_key(revision))
-                    if kept.kvs and await self._layout.decode(kept.kvs[0], 0) == ours:
+                head = self._take_reply(found.kvs, epoch)
+                if head.revision >= revision:
+                    at = found.header.revision
+                    kept = await self._client.range(self._layout.log_key(revision), revision=at)
+                    if kept.kvs and await self._layout.decode(kept.kvs[0], at) == ours:
                         return True
-                if self._head.revision != before:
-                    raise ConflictError(before, self._head.revision)
+                    if not kept.kvs and head.oldest >= revision:
+                        raise OutcomeUnknownError(entries[0].id, f"revision {revision} is no longer kept")
+                if head.revision != before:
+                    raise ConflictError(before, head.revision)
                 fenced = pb.Head()
-                fenced.CopyFrom(self._head)
+                fenced.CopyFrom(head)
                 fenced.fence = uuid4().hex
-                compare = [unchanged_since(self._layout.head_key, self._head_mod)]
+                compare = [unchanged_since(self._layout.head_key, found.kvs[0].mod_revision)]
                 puts = [put_op(self._layout.head_key, fenced.SerializeToString())]
                 answer = await self._client.transact(compare, puts, [])
                 if answer.succeeded:
@@ -331,7 +346,7 @@ class EtcdStore(Store):
                 raise UnavailableError(f"etcd: {error}") from None  # retried next time; some pieces may be left over
             if answer.succeeded:
                 break
-            self._take_head(answer.responses[0].response_range.kvs[0])
+            self._take_reply(answer.responses[0].response_range.kvs, old.epoch)
             if self._head.oldest >= revision:
                 await self._layout.delete_pieces(name)
                 return self._head.oldest
@@ -470,6 +485,19 @@ class EtcdStore(Store):
         if self._now.revision < head.revision:
             key = self._layout.log_key(head.revision).decode()
             raise UnreadableError(f"etcd lacks a record: its log ends at revision {self._now.revision}, not at {key}")
+
+    def _take_reply(self, kvs: Sequence[etcd_pb2.KeyValue], epoch: str) -> pb.Head:
+        """Take in the head as it was read, and return it. Raises UnavailableError where it is gone, or another log's.
+
+        A later one may be known already, by the watch.
+        """
+        if not kvs:
+            raise UnavailableError(f"etcd has nothing at {self._layout.head_key.decode()}, where the store's head was")
+        head = self._layout.head_of(kvs[0])
+        if head.epoch != epoch:
+            raise UnavailableError(REPLACED)
+        self._advance(head, kvs[0].mod_revision)
+        return head
 
     def _take_head(self, kv: etcd_pb2.KeyValue) -> None:
         self._advance(self._layout.head_of(kv), kv.mod_revision)

@@ -222,6 +222,7 @@ class SqliteStore(Store):
     def _write(self, work: Callable[[], T]) -> T:
         """Run ``work`` in one transaction, and roll it back if it fails."""
         database = self._database
+        self._roll_back()  # what a disk that failed left open
         database.execute("BEGIN IMMEDIATE")
         try:
             done = work()
@@ -231,7 +232,8 @@ class SqliteStore(Store):
         try:
             database.execute("COMMIT")
         except sqlite3.Error as error:
-            self._roll_back()
+            with suppress(sqlite3.Error):  # its error would say that nothing was kept
+                self._roll_back()
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
                 raise _CommitError(str(error)) from error
             raise
