@@ -7,6 +7,7 @@ from itertools import groupby
 from xds.publishing.changes import Change, Published
 from xds.publishing.plan import ChangePlan
 from xds.store.entries import Stored
+from xds.store.errors import OutcomeUnknownError, UnavailableError
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +68,10 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
-    """The outcome of a change without an entry: refused, unchanged, or a dry run."""
+    """The outcome of a change without an entry of its own: refused, unchanged, a dry run, or made by an earlier try.
+
+    It is valid for the state at ``revision``, which may contain entries that are not committed yet.
+    """
 
     waiting: Waiting
     outcome: Published | Exception
@@ -80,6 +84,13 @@ class Verdict:
             self.waiting.refuse(self.outcome)
         else:
             self.waiting.accept(self.outcome)
+
+    def disown(self, why: str) -> None:
+        """Answer that the state that it holds on is gone, and with it what an earlier try made."""
+        if isinstance(self.outcome, Published) and self.outcome.again:
+            self.waiting.refuse(OutcomeUnknownError(self.waiting.change.id, why))
+        else:
+            self.waiting.refuse(UnavailableError(f"{why}: read it again, and decide anew"))
 
 
 def runs(batch: list[Waiting]) -> list[list[Waiting]]:

@@ -243,7 +243,7 @@ class Publisher:
             planned.refuse(OutcomeUnknownError(planned.entry_id, "the store was replaced"))
         self._planned.clear()
         for verdict in self._due:
-            verdict.waiting.refuse(UnavailableError("the store was replaced: read it again, and decide anew"))
+            verdict.disown("the store was replaced")
         self._due.clear()
         self._epoch = self.store.epoch
         self._offset += max(0, self.revision + 1 - state.revision)
@@ -274,21 +274,25 @@ class Publisher:
             try:
                 await self._write(batch)
             except StoreError as error:
-                for waiting in batch:
-                    waiting.refuse(error)
+                self._refuse(batch, error)
             except Exception as error:
                 log.error("a change failed by a bug in this server; please report it", exc_info=error)
-                for waiting in batch:
-                    waiting.refuse(error)
+                self._refuse(batch, error)
                 self._rebuild_head()
             self._writing = False
             self._taken = later
 
+    def _refuse(self, batch: list[Waiting], error: Exception) -> None:
+        """Answer a batch with an error, but for those of it whose outcome is decided already."""
+        decided = {id(verdict.waiting) for verdict in self._due}
+        for waiting in batch:
+            if id(waiting) not in decided:
+                waiting.refuse(error)
+
     def _on_writing_died(self, why: str) -> None:
         """Refuse all pending changes, and rebuild the head from the served catalog."""
         error = UnavailableError(f"writing changes failed by a bug in this server: {why}")
-        for waiting in (*self._taken, *(self._waiting.get_nowait() for _ in range(self._waiting.qsize()))):
-            waiting.refuse(error)
+        self._refuse([*self._taken, *(self._waiting.get_nowait() for _ in range(self._waiting.qsize()))], error)
         self._taken, self._writing = [], False
         self._rebuild_head()
 
@@ -307,7 +311,9 @@ class Publisher:
                     is_newest = True
                     if not await self._head_is_newest(verdicts):
                         continue
-            except (ConflictError, IdReusedError) as error:
+            except IdReusedError:
+                await asyncio.sleep(0)  # whose id that is gets its answer, and the others are planned anew
+            except ConflictError as error:
                 if time.monotonic() > deadline:
                     raise UnavailableError(f"other writers were first for {CONFLICT_S:g} s; try again") from error
                 await self.served_at(error.revision)
@@ -375,19 +381,22 @@ class Publisher:
             self._head.apply(each.plan.undo, revision=each.plan.published.revision - 1)
 
     async def _not_kept_yet(self, batch: list[Waiting]) -> list[Waiting]:
-        """Answer the changes whose id is that of a committed entry, and return the others."""
+        """Decide the changes whose id is that of a committed entry, and return the others.
+
+        Such an entry may not be served yet. It is known to be committed, so no later failure refuses these changes.
+        """
         ids = [each.change.id for each in batch if each.change.id]
         kept = await self.store.find(ids) if ids else {}
+        others = []
         for each in batch:
             found = kept.get(each.change.id)
             if found is None:
-                continue
-            if found.digest == digest_of(each.change):
-                await self.served_at(found.revision)
-                each.accept(Published(revision=found.revision, again=True))
+                others.append(each)
+            elif found.digest == digest_of(each.change):
+                self._tell(Verdict(each, Published(revision=found.revision, again=True), found.revision))
             else:
                 each.refuse(IdReusedError(each.change.id, found.revision))
-        return [each for each in batch if not each.answer.done()]
+        return others
 
     async def _plan_all(self, batch: list[Waiting]) -> tuple[list[Planned], list[Verdict]]:
         planned: list[Planned] = []
