@@ -3,6 +3,8 @@
 import asyncio
 import re
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from support import pki
 from support import resources as r
 from support.freezing_proxy import FreezingProxy
 from support.ports import free_port
+from support.running import until
 from support.server import XdsServer
 from support.silent_listener import SilentListener
 from support.slow_link import SlowLink
@@ -20,6 +23,7 @@ from xds.client import (
     Client,
     ClientError,
     ConflictError,
+    EndpointsPush,
     NotFoundError,
     OutcomeUnknownError,
     RefusedError,
@@ -29,9 +33,13 @@ from xds.client import (
     UnavailableError,
 )
 from xds.client.client import CONNECT_S, KEEPALIVE_S
+from xds.model.changeset import Changeset
 from xds.model.types import CLUSTER, ENDPOINTS
+from xds.publishing.whole import change_of_directory
+from xds.schema.ingest import ingest
 from xds.schema.wrapping import WRAPPER_URL
 from xds.store import errors as store_errors
+from xds.store.entries import Stored
 from xds.store.memory import MemoryStore
 
 A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
@@ -365,6 +373,148 @@ async def test_pushes_that_are_not_answered_fail_when_the_stream_breaks_and_late
             await push_all(server, push)
         with pytest.raises(ClientError):
             await pushing.__aexit__(None, None, None)
+
+
+PUSHED_TO = [r.cluster("a"), r.assignment("a", 9)]
+
+
+class Halting(MemoryStore):
+    """Waits before, or after, it keeps what it is given from now on, and then may refuse it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halts_before = self.halts_after = False
+        self.halted, self.goes_on = asyncio.Event(), asyncio.Event()
+        self.refusals: list[Exception] = []
+
+    async def _halt(self) -> None:
+        self.halted.set()
+        await self.goes_on.wait()
+
+    async def append_all(self, entries, expected_revision: int) -> int:
+        if self.halts_before:
+            await self._halt()
+        if self.refusals:
+            raise self.refusals.pop(0)
+        revision = await super().append_all(entries, expected_revision)
+        if self.halts_after:
+            await self._halt()
+        return revision
+
+    async def watch(self, after: int) -> AsyncIterator[Stored]:
+        async for stored in super().watch(after):
+            if self.halts_after:
+                await self.goes_on.wait()
+            yield stored
+
+
+@asynccontextmanager
+async def pushing(client: Client) -> AsyncIterator[tuple[EndpointsPush, list[Exception]]]:
+    """Push endpoints of a cluster, and note what the end of the stream raises."""
+    errors: list[Exception] = []
+    try:
+        async with client.pushing_endpoints() as push:
+            yield push, errors
+    except ClientError as error:
+        errors.append(error)
+
+
+async def errors_of(pushed: list["asyncio.Future[int]"]) -> list[type[Exception]]:
+    async with asyncio.timeout(10):
+        return [type(each) for each in await asyncio.gather(*pushed, return_exceptions=True)]
+
+
+async def test_endpoints_whose_answer_is_lost_with_the_connection_are_not_said_to_be_refused(api_server) -> None:
+    """The store has kept the first, and may keep the second; the third was never sent."""
+    store = Halting()
+    async with (
+        api_server(store=store) as server,
+        FreezingProxy(server.api.address.port) as proxy,
+        Client(f"127.0.0.1:{proxy.port}") as client,
+    ):
+        await client.apply(upsert=PUSHED_TO)
+        store.halts_after = True
+        async with pushing(client) as (push, end):
+            pushed = [await push(r.assignment("a", 1))]
+            await store.halted.wait()
+            pushed.append(await push(r.assignment("a", 2)))
+            await until(lambda: len(push._stream._sent) == 2)
+            pushed.append(await push(r.assignment("a", 3)))
+            await proxy.close()
+            assert await errors_of(pushed) == [OutcomeUnknownError, OutcomeUnknownError, UnavailableError]
+            with pytest.raises(OutcomeUnknownError):
+                await push(r.assignment("a", 4))
+        assert [type(each) for each in end] == [OutcomeUnknownError]
+        assert await store.newest() == 2, "the first was kept"
+
+
+async def test_endpoints_that_find_no_server_are_known_not_to_be_set() -> None:
+    async with Client("127.0.0.1:1") as client:
+        async with pushing(client) as (push, end):
+            pushed = [await push(r.assignment("a", port)) for port in (1, 2, 3)]
+            assert await errors_of(pushed) == [UnavailableError] * 3
+        assert [type(each) for each in end] == [UnavailableError]
+
+
+async def test_endpoints_that_the_server_refuses_are_known_not_to_be_set(api_server) -> None:
+    store = Halting()
+    async with api_server(store=store) as server, server.client() as client:
+        await client.apply(upsert=PUSHED_TO)
+        store.halts_before, store.refusals = True, [store_errors.UnavailableError("the disk is full")] * 2
+        async with pushing(client) as (push, end):
+            pushed = [await push(r.assignment("a", 1))]
+            await store.halted.wait()
+            pushed.append(await push(r.assignment("a", 2)))
+            await until(server.publisher._waiting.qsize)
+            store.goes_on.set()
+            assert await errors_of(pushed) == [UnavailableError, UnavailableError]
+        assert [(type(each), str(each)) for each in end] == [(UnavailableError, "the disk is full")]
+        assert await store.newest() == 1
+
+
+async def test_endpoints_after_those_that_the_server_refuses_may_be_set(api_server) -> None:
+    store = Halting()
+    async with api_server(store=store) as server, server.client() as client:
+        await client.apply(upsert=PUSHED_TO)
+        store.halts_before, store.refusals = True, [store_errors.UnavailableError("the disk is full")]
+        async with pushing(client) as (push, end):
+            pushed = [await push(r.assignment("a", 1))]
+            await store.halted.wait()
+            pushed.append(await push(r.assignment("a", 2)))
+            await until(server.publisher._waiting.qsize)
+            store.goes_on.set()
+            assert await errors_of(pushed) == [OutcomeUnknownError, OutcomeUnknownError]
+        assert [type(each) for each in end] == [OutcomeUnknownError]
+        assert "the disk is full" in str(end[0])
+        assert await store.newest() == 2, "the second was kept"
+
+
+async def test_endpoints_of_which_the_store_does_not_know_whether_it_kept_them_may_be_set(api_server) -> None:
+    async with api_server(store=Forgetful()) as server, server.client() as client:
+        server.publisher.store.times = 0
+        await client.apply(upsert=PUSHED_TO)
+        server.publisher.store.times = 1
+        async with pushing(client) as (push, end):
+            assert await errors_of([await push(r.assignment("a", 1))]) == [OutcomeUnknownError]
+        assert [type(each) for each in end] == [OutcomeUnknownError]
+
+
+async def test_endpoints_of_a_directory_or_without_a_token_or_too_large_are_refused(api_server, tmp_path) -> None:
+    async with api_server() as server, server.client() as client:
+        directory = Changeset(upserts={"default": tuple(map(ingest, PUSHED_TO))}, replace=True)
+        await server.publisher.publish(change_of_directory(directory))
+        async with pushing(client) as (push, end):
+            assert await errors_of([await push(r.assignment("a", 1))]) == [RefusedError]
+        assert [type(each) for each in end] == [RefusedError]
+    (tmp_path / "token").write_text("s3cret")
+    async with api_server(token=tmp_path / "token") as server, server.client(token="wrong") as client:
+        async with pushing(client) as (push, end):
+            assert await errors_of([await push(r.assignment("a", port)) for port in (1, 2)]) == [RefusedError] * 2
+        assert [type(each) for each in end] == [RefusedError]
+    async with api_server() as server, server.client() as client:
+        async with pushing(client) as (push, end):
+            assert await errors_of([await push(r.assignment("a", *range(1, 60_000)))]) == [TooLargeError]
+        assert [type(each) for each in end] == [TooLargeError]
 
 
 @pytest.mark.parametrize("address", ["xds.example:18001", "10.0.0.1:18001", "dns:///localhost:1", "[2001:db8::1]:1"])

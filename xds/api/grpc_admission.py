@@ -34,4 +34,11 @@ class Admission(aio.ServerInterceptor):
 
 
 async def _refuse(_: Any, context: Any) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "show the token: authorization: Bearer TOKEN")
+    await context.abort(
+        grpc.StatusCode.UNAUTHENTICATED, "show the token: authorization: Bearer TOKEN", nothing_made_after(0)
+    )
+
+
+def nothing_made_after(answered: int) -> tuple[tuple[str, str], ...]:
+    """Return the trailing metadata of a stream that ends, where no message after so many answered ones was made."""
+    return ("xds-outcome", "none"), ("xds-answered", str(answered))

@@ -1,7 +1,7 @@
 """The push API over gRPC (``snapshots.proto``): grpc.aio around ``Operations``. It decides nothing by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from xds._generated import snapshots_pb2 as pb
 from xds.address import Address, BindError
 from xds.api.answers import EXPECTED, error_answer, header_value
 from xds.api.bodies import JSON, about_message, changeset_message, document_of, known_type, parsed, replacement_message
-from xds.api.grpc_admission import Admission
+from xds.api.grpc_admission import Admission, nothing_made_after
 from xds.api.intake import BodyRoom, BusyError, Intake, TooSlowError
 from xds.api.messages import (
     applied_message,
@@ -39,6 +39,7 @@ from xds.publishing.changes import Published
 from xds.schema.quick import ingest_encoded
 from xds.sources.groups_file import groups_json
 from xds.sources.yaml_reader import Document
+from xds.store.errors import OutcomeUnknownError
 from xds.transport.grpcio_tls import GrpcioCertificates
 from xds.transport.tls import TlsFiles
 
@@ -51,6 +52,8 @@ PUSH_STREAMS_MAX = 64
 LARGE_CALLS = frozenset({"Apply", "Replace"})
 QUESTIONS_MAX = 16
 """Other calls whose messages are read at once: small ones, which are there as soon as their headers are."""
+DECIDED_S = 1.0
+"""How long a stream of pushes that is to be ended waits for what becomes of those that were taken in."""
 STOP_GRACE_S = 1.0
 CONNECTIONS_MAX = 1_000
 PING_INTERVAL_MIN_S = 10.0
@@ -228,10 +231,12 @@ class GrpcApi:
         """Answer each push, in order, while those that follow are read already."""
         if self._pushing >= PUSH_STREAMS_MAX:
             error = BusyError(f"{PUSH_STREAMS_MAX} streams push endpoints already, as many as may be at once")
-            await context.abort(*_refusal(error))
-        answers: asyncio.Queue[Answer] = asyncio.Queue(IN_FLIGHT_MAX)
+            await context.abort(*_stream_refusal(error, answered=0))
+        answers: asyncio.Queue[Answer] = asyncio.Queue()
+        places = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._pushing += 1
-        reading = asyncio.create_task(self._read_pushes(requests, answers))
+        reading = asyncio.create_task(self._read_pushes(requests, answers, places))
+        answered = 0
         try:
             while (answer := await answers.get()) is not None:
                 outcome, room = answer
@@ -245,19 +250,25 @@ class GrpcApi:
                     yield pb.EndpointsPushed(revision=published.revision)
                 finally:
                     room.give_back()
+                answered += 1
+                places.release()
             await reading
         except EXPECTED as error:
-            await context.abort(*_refusal(error))
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)  # from here on no push is taken in
+            is_none_made = await _is_none_made([error, *_given_back(answers)])
+            await context.abort(*_stream_refusal(error, answered=answered if is_none_made else None))
         finally:
             reading.cancel()
             self._pushing -= 1
-            while not answers.empty():
-                if (answer := answers.get_nowait()) is not None:
-                    answer[1].give_back()
+            _given_back(answers)
 
-    async def _read_pushes(self, requests: AsyncIterator[bytes], answers: "asyncio.Queue[Answer]") -> None:
+    async def _read_pushes(
+        self, requests: AsyncIterator[bytes], answers: "asyncio.Queue[Answer]", places: asyncio.Semaphore
+    ) -> None:
         try:
             async for data in requests:
+                await places.acquire()
                 room = await self._intake.take(len(data))
                 try:
                     request = await run_in_thread(len(data), partial(parsed, pb.EndpointsPush, data))
@@ -268,9 +279,9 @@ class GrpcApi:
                 except BaseException:
                     room.give_back()
                     raise
-                await answers.put((outcome, room))
+                answers.put_nowait((outcome, room))
         finally:
-            await answers.put(None)
+            answers.put_nowait(None)
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
@@ -369,6 +380,39 @@ def _refusal(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, s
     if answer.grpc == "UNAVAILABLE":
         metadata.append(("xds-outcome", "none"))  # by the status alone, it could be a connection that was lost
     return grpc.StatusCode[answer.grpc], answer.message[:2_000], tuple(metadata)
+
+
+def _given_back(answers: "asyncio.Queue[Answer]") -> list[Outcome]:
+    """Return the outcomes of the pushes that are not answered, and give back the room that those take."""
+    outcomes = []
+    while not answers.empty():
+        if (answer := answers.get_nowait()) is not None:
+            answer[1].give_back()
+            outcomes.append(answer[0])
+    return outcomes
+
+
+async def _is_none_made(outcomes: Sequence[Outcome | Exception]) -> bool:
+    """Say whether it turns out within ``DECIDED_S`` that nothing of all these was made."""
+    futures = [each for each in outcomes if isinstance(each, asyncio.Future)]
+    if futures:
+        await asyncio.wait(futures, timeout=DECIDED_S)
+    errors: list[BaseException | None] = [each for each in outcomes if isinstance(each, Exception)]
+    errors += [each.exception() for each in futures if each.done() and not each.cancelled()]
+    refused = [each for each in errors if isinstance(each, EXPECTED) and not isinstance(each, OutcomeUnknownError)]
+    return len(refused) == len(outcomes)
+
+
+def _stream_refusal(
+    error: Exception, *, answered: int | None
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+    """Return what a stream of pushes ends with, where none was made after the first ``answered``; None: not known.
+
+    The client counts too: where a call ends with an error, gRPC may drop answers that were not read yet.
+    """
+    status, text, metadata = _refusal(error)
+    metadata = tuple(pair for pair in metadata if pair[0] != "xds-outcome")
+    return status, text, metadata if answered is None else (*metadata, *nothing_made_after(answered))
 
 
 def _encode(message: Any) -> bytes:

@@ -182,7 +182,11 @@ class Client:
 
     @asynccontextmanager
     async def pushing_endpoints(self, *, group: str = DEFAULT_GROUP) -> AsyncIterator["EndpointsPush"]:
-        """Push assignments on one stream: ``async with client.pushing_endpoints() as push: await push(assignment)``."""
+        """Push assignments on one stream: ``async with client.pushing_endpoints() as push: await push(assignment)``.
+
+        If the connection is lost, pushes that were sent and not answered fail with OutcomeUnknownError, as does the end
+        of the ``async with``; those that were not sent fail with UnavailableError. Push again on a new stream.
+        """
         call = self._open().stream_stream(
             SERVICE + "PushEndpoints",
             request_serializer=pb.EndpointsPush.SerializeToString,
@@ -333,7 +337,11 @@ class EndpointsPush:
         self._group = group
 
     async def __call__(self, assignment: ResourceLike) -> "asyncio.Future[int]":
-        """Queue an assignment. The future raises RejectedError if the content is invalid."""
+        """Queue an assignment. The future raises RejectedError if the content is invalid.
+
+        It raises OutcomeUnknownError if the stream broke before the answer arrived, and another ClientError if the
+        assignment was not set.
+        """
         (message,) = _anys((assignment,), self._group)
         return await self._stream.push(message)
 

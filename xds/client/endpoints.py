@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
 
 from xds._generated import snapshots_pb2 as pb
-from xds.client.errors import ClientError, RejectedError, error_of, problems_of
+from xds.client.errors import ClientError, OutcomeUnknownError, RejectedError, error_of, maybe_made, problems_of
 
 TOGETHER_MAX = 200
 """Maximum assignments per message."""
@@ -32,6 +32,7 @@ class EndpointStream:
         self._group = group
         self._waiting: deque[Waiting] = deque()
         self._sent: deque[list[Waiting]] = deque()
+        self._answered = 0
         self._again: deque[Waiting] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
@@ -44,7 +45,8 @@ class EndpointStream:
     async def push(self, assignment: AnyMessage) -> "asyncio.Future[int]":
         """Queue an assignment; return the future of its revision. Waits while ``WAITING_MAX`` are queued.
 
-        Raises ClientError if the stream is broken; so do the futures that are not done yet.
+        Once the stream is broken, raises ClientError: OutcomeUnknownError if the outcome of earlier pushes is unknown.
+        The returned future raises OutcomeUnknownError only if the outcome of its own push is.
         """
         await self._room.wait()
         if self._broken is not None:
@@ -70,28 +72,33 @@ class EndpointStream:
         try:
             await work
         except Exception as error:
+            if isinstance(error, asyncio.InvalidStateError):  # writing to a call that has ended: its status says why
+                error = await self._status()
             if self._broken is None:
-                self._broken = await self._why(error)
-            self._answer_all(self._broken)
+                self._break(error)
 
-    async def _why(self, error: Exception) -> Exception:
-        if isinstance(error, aio.AioRpcError):
-            return error_of(error)
-        if isinstance(error, asyncio.InvalidStateError):  # a write to a call that has ended; its details say why
-            return ClientError(f"the stream of pushes has ended: {await self._call.details()}")
-        return error
+    async def _status(self) -> aio.AioRpcError:
+        call = self._call
+        return aio.AioRpcError(await call.code(), aio.Metadata(), await call.trailing_metadata(), await call.details())
+
+    def _break(self, error: Exception) -> None:
+        """Fail unanswered pushes: with OutcomeUnknownError those that may have been set, with the error the others."""
+        cause = error_of(error) if isinstance(error, aio.AioRpcError) else error
+        open_messages = maybe_made(error, sent=len(self._sent), answered=self._answered)
+        unknown = [self._sent.popleft() for _ in range(open_messages)]
+        self._broken = cause
+        if unknown:
+            what = f"the stream of pushes broke; {sum(map(len, unknown))} assignments may have been set, or not"
+            self._broken = OutcomeUnknownError(f"{what}: push them again ({cause})", "")
+        _fail([each for sent in unknown for each in sent], self._broken)
+        self._answer_all(cause)
 
     def _answer_all(self, error: Exception | None) -> None:
         """Fail all unanswered pushes with an error, or cancel them without one."""
         waiting = [*self._waiting, *self._again, *(each for sent in self._sent for each in sent)]
         for pile in (self._waiting, self._again, self._sent):
             pile.clear()
-        for _, future in waiting:
-            if error is None:
-                future.cancel()
-            elif not future.done():
-                future.set_exception(error)
-                future.exception()  # marks it as retrieved: ``finish`` raises the error too
+        _fail(waiting, error)
         self._room.set()
         self._news.set()
 
@@ -127,6 +134,7 @@ class EndpointStream:
     async def _read(self) -> None:
         while (answer := await self._call.read()) is not aio.EOF:
             together = self._sent.popleft()
+            self._answered += 1
             rejected = answer.HasField("rejected")
             if rejected and len(together) > 1:
                 self._again.extend(together)
@@ -142,3 +150,13 @@ class EndpointStream:
             self._news.set()
         if self._sent or not self._finishing:
             raise ClientError("the server ended the stream of pushes")
+
+
+def _fail(waiting: Iterable[Waiting], error: Exception | None) -> None:
+    """Have those who wait fail with an error, or be given up without one."""
+    for _, future in waiting:
+        if error is None:
+            future.cancel()
+        elif not future.done():
+            future.set_exception(error)
+            future.exception()  # whoever does not look at it has the error from ``finish``

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import grpc
+from grpc import aio
 
 from xds._generated import snapshots_pb2 as pb
 from xds.model.problem import Problem
@@ -63,7 +64,10 @@ class UnavailableError(ClientError):
 
 
 class OutcomeUnknownError(ClientError):
-    """The change may or may not have been made: call ``Client.find(id)``, or make it again with this ``id``."""
+    """The change may or may not have been made: call ``Client.find(id)``, or make it again with this ``id``.
+
+    Endpoints pushed on a stream have no id: push them again.
+    """
 
     id: str
 
@@ -72,7 +76,7 @@ class OutcomeUnknownError(ClientError):
         self.id = change_id
 
 
-def error_of(error: grpc.aio.AioRpcError, change_id: str = "") -> ClientError:
+def error_of(error: aio.AioRpcError, change_id: str = "") -> ClientError:
     """Return the client's error for a failed call; ``change_id`` is the id of its change, if any.
 
     UNAVAILABLE is also the status of a lost connection. The outcome of a change is then unknown, unless the server
@@ -100,6 +104,23 @@ def error_of(error: grpc.aio.AioRpcError, change_id: str = "") -> ClientError:
             return OutcomeUnknownError(f"{details} (id {change_id})", change_id)
         case _:
             return ClientError(details)
+
+
+def maybe_made(error: Exception, *, sent: int, answered: int) -> int:
+    """Return how many messages of a stream that ended may have been made: the first of the ``sent``, unanswered ones.
+
+    ``answered`` came before them. The server says in ``xds-answered`` how many it answered, if it made none of the
+    later ones. It may be more than arrived: gRPC drops answers that were not read when an error ends the call.
+    """
+    if not isinstance(error, aio.AioRpcError):
+        return sent
+    if (error.details() or "").startswith(NEVER_SENT):
+        return 0
+    metadata = dict(cast("Iterable[tuple[str, Any]]", error.trailing_metadata() or ()))
+    if "xds-answered" in metadata:
+        return min(sent, max(0, int(metadata["xds-answered"]) - answered))
+    is_refused = not isinstance(error_of(error, "any"), OutcomeUnknownError)  # by gRPC itself, as what is too large
+    return 0 if is_refused and sent == 1 else sent
 
 
 def problems_of(message: Any) -> tuple[Problem, ...]:
