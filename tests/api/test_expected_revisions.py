@@ -1,7 +1,10 @@
-"""Every write may say at which revision it is to be made, over REST and over gRPC, and is made at that one or not."""
+"""Every write may say at which revision it is to be made, and which change it is, over REST and over gRPC.
+
+It is made at that revision or not at all, and once, however often it is sent.
+"""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -15,6 +18,8 @@ from xds.address import Address
 from xds.api.grpc_api import GrpcApi
 from xds.api.rest import rest_api
 from xds.api.tokens import Token
+from xds.store.entries import Entry
+from xds.store.errors import OutcomeUnknownError
 
 A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
 BODY_MAX = 1_000_000
@@ -72,7 +77,7 @@ async def test_these_are_all_the_writes(api: httpx.AsyncClient) -> None:
     found = {(verb, re.sub(":path", "", path)) for path, verbs in document["paths"].items() for verb in verbs}
     assert {(verb, path) for verb, path in found if verb != "get"} == WRITES.keys()
     for (verb, path), operation in ((each, document["paths"][each[1]][each[0]]) for each in WRITES):
-        assert "if-match" in {each["name"].lower() for each in operation["parameters"]}, (verb, path)
+        assert {"if-match", "id"} <= {each["name"].lower() for each in operation["parameters"]}, (verb, path)
     service = pb.DESCRIPTOR.services_by_name["Snapshots"]
     applied = {each.name for each in service.methods if each.output_type.name == "Applied"}
     assert applied == RPCS.keys(), "PushEndpoints, which merges, is the only other one"
@@ -97,6 +102,95 @@ async def test_a_write_over_rest_is_made_at_the_revision_that_it_names_or_not(
     answer = await api.request(verb, path_of(path, verb), json=body, headers={"if-match": f'"{newest}"'})
     assert (answer.status_code, answer.json()["revision"]) == (200, newest + 1), answer.text
     assert answer.headers["etag"] == f'"{newest + 1}"'
+
+
+@pytest.mark.parametrize(("verb", "path"), WRITES, ids=[" ".join(each) for each in WRITES])
+async def test_a_write_over_rest_whose_reply_was_lost_can_be_sent_again_with_its_id(
+    served, api: httpx.AsyncClient, verb: str, path: str
+) -> None:
+    newest = await fill(api)
+    body, headers = WRITES[verb, path], {"if-match": f'"{newest}"'}
+    if verb == "put" and path.endswith("{name}"):
+        body = r.static_cluster("b", 2)
+    url = path_of(path, verb)
+    made = await api.request(verb, url, json=body, headers=headers, params={"id": "once"})
+    assert (made.status_code, made.json()["revision"], made.json()["again"]) == (200, newest + 1, False), made.text
+    assert (await api.put("/v1/groups/another", json={})).status_code == 200
+    state = served.catalog.export()
+    again = await api.request(verb, url, json=body, headers=headers, params={"id": "once"})
+    assert (again.status_code, again.json()["revision"], again.json()["again"]) == (200, newest + 1, True), again.text
+    assert served.catalog.export() == state
+    found = (await api.get("/v1/revisions", params={"id": "once"})).json()["revisions"]
+    assert found == [{"revision": newest + 1, "id": "once"}]
+    other = await api.put("/v1/groups/third", json={}, params={"id": "once"})
+    assert (other.status_code, other.json()["revision"]) == (409, newest + 1)
+
+
+RESOURCES, RULES = "/v1/groups/web/resources/clusters", "/v1/groups"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("put", f"{RESOURCES}/b", r.static_cluster("b", 2)), ("put", f"{RESOURCES}/b", r.static_cluster("b", 3))),
+        (("delete", f"{RESOURCES}/a", None), ("put", f"{RESOURCES}/a", A)),
+        (("delete", "/v1/groups/web", None), ("put", "/v1/groups/web", {})),
+        (("put", RULES, {"external": ["clusters/x"]}), ("put", RULES, {"external": ["clusters/y"]})),
+        (("patch", RULES, {"external": ["clusters/x"]}), ("patch", RULES, {"external": ["clusters/y"]})),
+    ],
+    ids=["put", "delete", "delete a group", "put rules", "patch rules"],
+)
+async def test_a_write_that_is_sent_again_with_its_id_undoes_nothing_that_others_made_since(
+    served, api: httpx.AsyncClient, first: tuple[str, str, Any], then: tuple[str, str, Any]
+) -> None:
+    await fill(api)
+    for number, (verb, path, body) in enumerate((first, then)):
+        assert (await api.request(verb, path, json=body, params={"id": f"write {number}"})).status_code == 200
+    state = served.catalog.export()
+    again = await api.request(first[0], first[1], json=first[2], params={"id": "write 0"})
+    assert (again.status_code, again.json()["again"]) == (200, True)
+    assert served.catalog.export() == state
+
+
+async def test_the_id_that_an_unknown_outcome_names_is_what_to_send_the_write_again_with(
+    served, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where none was given: the server then made one."""
+    await fill(api)
+    keep = served.store.append_all
+
+    async def lose(entries: Sequence[Entry], expected_revision: int) -> int:
+        monkeypatch.undo()
+        await keep(entries, expected_revision)
+        raise OutcomeUnknownError(entries[0].id, "the reply was lost")
+
+    monkeypatch.setattr(served.store, "append_all", lose)
+    answer = await api.delete(f"{RESOURCES}/a")
+    assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown")
+    again = await api.delete(f"{RESOURCES}/a", params={"id": answer.json()["id"]})
+    assert (again.status_code, again.json()["revision"], again.json()["again"]) == (200, 4, True)
+
+
+async def test_an_id_is_given_once_and_has_a_bounded_length(api: httpx.AsyncClient) -> None:
+    body = {"upsert": [A], "id": "one"}
+    answer = await api.post("/v1/groups/web/changesets", json=body, params={"id": "two"})
+    assert (answer.status_code, "different ids" in answer.text) == (400, True)
+    assert (await api.post("/v1/groups/web/changesets", json=body, params={"id": "one"})).status_code == 200
+    assert (await api.put("/v1/groups/web", json={}, params={"id": "x" * 129})).status_code == 422
+
+
+async def test_a_rollback_that_is_sent_again_when_its_revision_is_forgotten_is_not_said_to_be_refused(
+    served, api: httpx.AsyncClient
+) -> None:
+    newest = await fill(api)
+    body = {"to": newest - 1, "id": "once"}
+    assert (await api.post("/v1/groups/web/rollback", json=body)).json()["revision"] == newest + 1
+    await served.store.compact(newest)
+    again = await api.post("/v1/groups/web/rollback", json=body)
+    assert (again.status_code, again.json()["id"]) == (504, "once")
+    assert (await api.get("/v1/revisions", params={"id": "once"})).json()["revisions"]
+    unknown = await api.post("/v1/groups/web/rollback", json=body | {"id": "never"})
+    assert unknown.status_code == 410
 
 
 async def test_two_revisions_are_expected_of_no_write(api: httpx.AsyncClient) -> None:

@@ -132,7 +132,7 @@ class Rest:
 
     async def call(self, op: Op) -> Made | Refused | Read | None:
         """Make an operation, and return what it was answered with."""
-        told = {"id": op.id, "dry_run": op.dry_run}
+        told = {"dry_run": op.dry_run}
         sets = [resource(*each) for each in op.sets]
         removes = [{"type": type_, "name": name} for type_, name in op.removes]
         group = f"/v1/groups/{op.group}"
@@ -161,7 +161,7 @@ class Rest:
     async def _send(self, verb: str, path: str, op: Op, body: r.Json | None = None) -> Made | Refused | None:
         headers = {} if op.expected is None else {"if-match": f'"{op.expected}"'}
         try:
-            answer = await self._http.request(verb, path, json=body, headers=headers)
+            answer = await self._http.request(verb, path, json=body, headers=headers, params={"id": op.id})
         except httpx.TransportError:
             return None
         if answer.status_code == 504:
@@ -268,7 +268,7 @@ class Writers:
                     op = replace(op, of_group=True)
                 if op.kind in ("delete_group", "put_rules", "update_rules") and form is Rest:
                     op = replace(op, dry_run=False)  # there is no way to say it there
-                twice = form is Grpc and op.kind != "read" and self._chance.random() < 0.05
+                twice = op.kind != "read" and self._chance.random() < 0.05
                 chosen = (0, 1) if twice else (self._chance.randrange(2),)
                 await asyncio.gather(*(self._note(op, ways[each].call(op), each) for each in chosen))
 

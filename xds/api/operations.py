@@ -19,7 +19,7 @@ from xds.publishing.publisher import Publisher
 from xds.schema.restore import labelled
 from xds.schema.wire import is_content_hash
 from xds.store.entries import Head, Key, Stored, must_be_kept
-from xds.store.errors import NotYetError
+from xds.store.errors import NotYetError, OutcomeUnknownError, StoreError
 
 HISTORY_MAX = 1_000
 VERSION_CHARACTERS_MAX = 200
@@ -118,13 +118,22 @@ class Operations:
         """Have a group be as it was at a revision, at a new one. ``like`` says who, why and by which id.
 
         What it was then is read first: it never changes. What has to be done for it is decided on the newest state.
+        Raises OutcomeUnknownError where that can't be read any more and a change with the id was made.
         """
         try:
-            snapshot = await self.snapshot(group, to)
+            snapshot = await self._snapshot_to_restore(group, to)
+        except StoreError as error:
+            if like.id and await self._known_revision(like.id) is not None:
+                raise OutcomeUnknownError(like.id, str(error)) from error
+            raise
+        return await self.publish(replace(like, upserts={group: snapshot.resources}, replace=(group,)))
+
+    async def _snapshot_to_restore(self, group: str, to: int) -> Snapshot:
+        try:
+            return await self.snapshot(group, to)
         except NotYetError:
             await self._publisher.reach_newest()
-            snapshot = await self.snapshot(group, to)
-        return await self.publish(replace(like, upserts={group: snapshot.resources}, replace=(group,)))
+            return await self.snapshot(group, to)
 
     async def put_group(self, group: str, extends: str | None, like: Change) -> Published:
         """Make a group, or have it extend another one. Raises UnknownGroupError too."""
@@ -213,7 +222,17 @@ class Operations:
         return list(reversed(await self._publisher.store.heads(after, until - after)))
 
     async def find(self, entry_id: str) -> int | None:
-        """Return the revision that the change with that id made, None if there is no such change."""
+        """Return the revision that the change with that id made, None if there is no such change.
+
+        Another replica may have made it: that none did is said once all is known that the store has. Raises StoreError.
+        """
+        revision = await self._known_revision(entry_id)
+        if revision is None:
+            await self._publisher.reach_newest()
+            revision = await self._known_revision(entry_id)
+        return revision
+
+    async def _known_revision(self, entry_id: str) -> int | None:
         found = await self._publisher.store.find([entry_id])
         return found[entry_id].revision if entry_id in found else None
 

@@ -1,13 +1,13 @@
 """The push API over HTTP, under ``/v1``: FastAPI around ``Operations``. It decides nothing by itself."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 from urllib.parse import unquote
 
 import structlog
-from fastapi import FastAPI, Header, Query, Request
+from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -43,13 +43,21 @@ from xds.model.types import TYPE_PREFIX, short_name
 from xds.protocol.status import NODES_MAX, NodesQuery, NodeState
 from xds.publishing.changes import Change, Published
 from xds.sources.groups_file import groups_json
-from xds.store.entries import Stored
+from xds.store.entries import ID_CHARACTERS_MAX, Stored
 from xds.store.errors import ConflictError
 from xds.version import __version__
 
 log = structlog.get_logger("xds")
 Revision = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="As it was at that revision.")]
 IfMatch = Annotated[str | None, Header(description="A revision: made at that one, or not at all.")]
+ChangeId = Annotated[
+    str,
+    Query(
+        alias="id",
+        max_length=ID_CHARACTERS_MAX,
+        description="The same id twice is one change: to be given again where the reply was lost.",
+    ),
+]
 Redact = Annotated[bool, Query(description="Hide keys, passwords and generic secrets.")]
 HUNG_UP = 499
 """nginx's status for a client that is gone: nobody reads it, but something has to be answered."""
@@ -142,14 +150,32 @@ def _expected(if_match: str | None) -> int | None:
     return int(text)
 
 
-def _if(if_match: str | None, change: Change) -> Change:
-    """Return a change that expects the revision of an ``If-Match`` header. Raises HTTPException."""
-    expected = _expected(if_match)
-    if expected is None:
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """What the headers and the query of a write say of it."""
+
+    if_match: str | None
+    id: str
+
+    def of(self, change: Change) -> Change:
+        """Return a change with the revision that it expects and its id. Raises HTTPException."""
+        expected = _expected(self.if_match)
+        if expected is not None:
+            if change.expected_revision not in (None, expected):
+                raise HTTPException(400, "If-Match and expected_revision name different revisions: give one of them")
+            change = replace(change, expected_revision=expected)
+        if self.id:
+            if change.id not in ("", self.id):
+                raise HTTPException(400, "the query and the body give different ids: give one of them")
+            change = replace(change, id=self.id)
         return change
-    if change.expected_revision not in (None, expected):
-        raise HTTPException(400, "If-Match and expected_revision name different revisions: give one of them")
-    return replace(change, expected_revision=expected)
+
+
+async def _asks(if_match: IfMatch = None, change_id: ChangeId = "") -> _Asks:
+    return _Asks(if_match, change_id)
+
+
+Asks = Annotated[_Asks, Depends(_asks)]
 
 
 def _etag(revision: int) -> dict[str, str]:
@@ -187,44 +213,44 @@ class _Rest:
 
     def add_changes(self, app: FastAPI) -> None:
         @app.post("/v1/groups/{group}/changesets", **BODIES["changeset"])
-        async def apply_changeset(group: str, request: Request, if_match: IfMatch = None) -> Response:
+        async def apply_changeset(group: str, request: Request, asks: Asks) -> Response:
             """Set and remove resources: all of it, or none."""
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
             change, version = await run_in_thread(len(data), lambda: bodies.changeset_change(group, data, media_type))
-            return await self._publish(_if(if_match, change), version)
+            return await self._publish(asks.of(change), version)
 
         @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
-        async def replace_snapshot(group: str, request: Request, if_match: IfMatch = None) -> Response:
+        async def replace_snapshot(group: str, request: Request, asks: Asks) -> Response:
             """Make a group have these resources and no others."""
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
             change, version = await run_in_thread(len(data), lambda: bodies.snapshot_change(group, data, media_type))
-            return await self._publish(_if(if_match, change), version)
+            return await self._publish(asks.of(change), version)
 
         @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
-        async def put_resource(request: Request, if_match: IfMatch = None) -> Response:
+        async def put_resource(request: Request, asks: Asks) -> Response:
             """Set one resource."""
             _, group, _, word, name = _five(_within(request))
             type_url = bodies.known_type(word)
             data, written = await self._body(request), request.headers.get("content-type", "")
             resource = await run_in_thread(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
-            return await self._publish(_if(if_match, Change(upserts={group: (resource,)})))
+            return await self._publish(asks.of(Change(upserts={group: (resource,)})))
 
         @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
-        async def delete_resource(request: Request, if_match: IfMatch = None) -> Response:
+        async def delete_resource(request: Request, asks: Asks) -> Response:
             """Remove one resource; that it is not there is no error."""
             _, group, _, word, name = _five(_within(request))
             change = Change(removals={group: ((bodies.known_type(word), name),)})
-            return await self._publish(_if(if_match, change))
+            return await self._publish(asks.of(change))
 
         @app.post("/v1/groups/{group}/rollback", **BODIES["rollback"])
-        async def roll_back(group: str, request: Request, if_match: IfMatch = None) -> Response:
+        async def roll_back(group: str, request: Request, asks: Asks) -> Response:
             """Make a group as it was at a revision, at a new one."""
             group = _within(request)[1]
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.RollbackBody, document)
-            like = _if(if_match, bodies.about(body))
+            like = asks.of(bodies.about(body))
             return self._made(await self._operations.rollback(group, body.to, like))
 
     # --- Reading -----------------------------------------------------------------------------------------------------
@@ -334,18 +360,18 @@ class _Rest:
             )
 
         @app.put("/v1/groups", **BODIES["rules"])
-        async def put_rules(request: Request, if_match: IfMatch = None) -> Response:
+        async def put_rules(request: Request, asks: Asks) -> Response:
             """Replace the rules, and what extends what; written as in groups.yaml."""
             document = bodies.document_of(await self._body(request), _media_type(request))
             rules = rules_of(document, self._operations.group_names)
-            return self._made(await self._operations.edit_rules(rules, _if(if_match, Change())))
+            return self._made(await self._operations.edit_rules(rules, asks.of(Change())))
 
         @app.patch("/v1/groups", **BODIES["rules_update"])
-        async def update_rules(request: Request, if_match: IfMatch = None) -> Response:
+        async def update_rules(request: Request, asks: Asks) -> Response:
             """Replace those parts of the rules that are given; add_external is added to what is external already."""
             document = bodies.document_of(await self._body(request), _media_type(request))
             rules = rules_update_of(document, self._operations.group_names)
-            return self._made(await self._operations.edit_rules(rules, _if(if_match, Change())))
+            return self._made(await self._operations.edit_rules(rules, asks.of(Change())))
 
         @app.get("/v1/groups/{group}")
         async def read_group(group: str, request: Request) -> Response:
@@ -353,18 +379,18 @@ class _Rest:
             return self._told(self._group_json(_within(request)[1]), self._operations.revision)
 
         @app.put("/v1/groups/{group}", **BODIES["group"])
-        async def put_group(group: str, request: Request, if_match: IfMatch = None) -> Response:
+        async def put_group(group: str, request: Request, asks: Asks) -> Response:
             """Make a group, or have it extend another one."""
             group = _within(request)[1]
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.GroupBody, document)
-            like = _if(if_match, bodies.about(body))
+            like = asks.of(bodies.about(body))
             return self._made(await self._operations.put_group(group, body.extends, like))
 
         @app.delete("/v1/groups/{group}")
-        async def delete_group(group: str, request: Request, if_match: IfMatch = None) -> Response:
+        async def delete_group(group: str, request: Request, asks: Asks) -> Response:
             """Remove a group and all it has."""
-            return self._made(await self._operations.delete_group(_within(request)[1], _if(if_match, Change())))
+            return self._made(await self._operations.delete_group(_within(request)[1], asks.of(Change())))
 
     def _group_json(self, name: str) -> dict[str, Any]:
         group = self._operations.group(name)
