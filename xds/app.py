@@ -62,6 +62,7 @@ class App:
         else:
             self._streams = Streams(self.settings, self._schema, self.catalog)
         self._admin: AdminServer | None = None
+        self._api: ASGIApp | None = None
         self.room = ConnectionRoom(0, 0, 0)
         """The maximum connections of each port, once started."""
 
@@ -138,6 +139,8 @@ class App:
                 limits=_http_limits(settings, self.room),
                 background=self.background,
             )
+            if self._api is not None:
+                self._admin.serve_api(self._api)
             try:
                 self.admin_address = await self._admin.start()
             except OSError:
@@ -174,6 +177,7 @@ class App:
 
     def serve_api(self, api: ASGIApp) -> None:
         """Serve ``api`` on the admin port, at the paths that the port does not serve itself."""
+        self._api = api
         if self._admin is not None:
             self._admin.serve_api(api)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from xds.api.admin import not_loaded_yet
 from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
@@ -77,6 +78,8 @@ async def serve(
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         control_plane.refusing_because = lambda: store.refusing
         settle_memory()
+        if settings.api.rest:
+            control_plane.serve_api(not_loaded_yet)
         # The push API takes a while to load; meanwhile the workers start on another core.
         _, (rest, api, token) = await asyncio.gather(
             control_plane.start(), asyncio.to_thread(_push_api, control_plane, publisher)

@@ -191,6 +191,12 @@ class BoundedRequests:
             self._left += 1
 
 
+async def not_loaded_yet(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer for the push API while it is loaded: a 404 would say that there is no such group or resource."""
+    error = {"error": "the push API is being loaded; this request changed nothing, try again"}
+    await JsonAnswer(error, 503, {"retry-after": "1", "connection": "close"})(scope, receive, send)
+
+
 def _plain(text: str, status: int = 200) -> Response:
     return PlainTextResponse(text, status, headers={"cache-control": "no-store", "x-content-type-options": "nosniff"})
 
