@@ -87,7 +87,10 @@ def serve(
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="sqlite:///PATH or memory:. Default: SQLite in the XDG state directory."),
+        typer.Option(
+            metavar="URL",
+            help="sqlite:///PATH, memory:, or etcd://HOST:PORT,…/PREFIX. Default: SQLite in the XDG state directory.",
+        ),
     ] = None,
     api: Annotated[
         str | None,
