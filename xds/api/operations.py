@@ -128,7 +128,7 @@ class Operations:
             raise
         return await self.publish(replace(like, upserts={group: snapshot.resources}, replace=(group,)))
 
-    async def _snapshot_to_restore(self, group: str, to: int) -> Snapshot:
+    async def _snapshot_to_restore(self, group: str, to: int) -> SnapshotAnswer:
         try:
             return await self.snapshot(group, to)
         except NotYetError:

@@ -228,7 +228,7 @@ class EtcdStore(Store):
             raise
 
     async def _commit(self, entries: Sequence[Entry], before: int, record: pb.Record, epoch: str) -> int:
-        """Write a record as the successor of revision ``before`` of log ``epoch``; return the revision once it is in etcd."""
+        """Write a record after revision ``before`` of log ``epoch``; return the revision once the record is in etcd."""
         revision = before + len(entries)
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while True:
