@@ -1,6 +1,5 @@
 """`xds serve` as an operator runs it: a process of its own, told by signals, telling by its log and its exit code."""
 
-import asyncio
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 from support.fetch import fetch
 from support.processes import Child
 from support.server import XdsServer
+from support.waiting import wait_until
 
 XDS = str(Path(sys.executable).parent / "xds")
 ANY = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--api", "127.0.0.1:0"]
@@ -41,14 +41,13 @@ async def test_serve_tells_where_it_serves_and_ends_with_0_at_sigterm(tmp_path: 
 async def test_the_push_api_is_never_not_found_while_it_is_being_loaded() -> None:
     async with XdsServer(None, "--store", "memory:", "--workers", "0") as server:
         answers = []
-        async with asyncio.timeout(30):
-            while not answers or answers[-1][0] != 200:
-                try:
-                    answer = await server.admin("/v1/groups")
-                except OSError:  # it does not listen yet
-                    await asyncio.sleep(0.001)
-                    continue
-                answers.append((answer.status, answer.headers.get("retry-after")))
+
+        async def ask() -> int:
+            answer = await server.admin("/v1/groups")
+            answers.append((answer.status, answer.headers.get("retry-after")))
+            return answer.status
+
+        await wait_until(ask, equals=200, timeout_s=30, poll_s=0.001, ignoring=OSError)  # it does not listen at first
         assert {*answers} <= {(503, "1"), (200, None)}
 
 

@@ -12,10 +12,10 @@ from support import pki
 from support import resources as r
 from support.freezing_proxy import FreezingProxy
 from support.ports import free_port
-from support.running import until
 from support.server import XdsServer
 from support.silent_listener import SilentListener
 from support.slow_link import SlowLink
+from support.waiting import wait_until
 
 from xds.api import grpc_api
 from xds.client import (
@@ -438,7 +438,7 @@ async def test_endpoints_whose_answer_is_lost_with_the_connection_are_not_said_t
             pushed = [await push(r.assignment("a", 1))]
             await store.halted.wait()
             pushed.append(await push(r.assignment("a", 2)))
-            await until(lambda: len(push._stream._sent) == 2)
+            await wait_until(lambda: len(push._stream._sent), equals=2)
             pushed.append(await push(r.assignment("a", 3)))
             await proxy.close()
             assert await errors_of(pushed) == [OutcomeUnknownError, OutcomeUnknownError, UnavailableError]
@@ -465,7 +465,7 @@ async def test_endpoints_that_the_server_refuses_are_known_not_to_be_set(api_ser
             pushed = [await push(r.assignment("a", 1))]
             await store.halted.wait()
             pushed.append(await push(r.assignment("a", 2)))
-            await until(server.publisher._waiting.qsize)
+            await wait_until(server.publisher._waiting.qsize)
             store.goes_on.set()
             assert await errors_of(pushed) == [UnavailableError, UnavailableError]
         assert [(type(each), str(each)) for each in end] == [(UnavailableError, "the disk is full")]
@@ -481,7 +481,7 @@ async def test_endpoints_after_those_that_the_server_refuses_may_be_set(api_serv
             pushed = [await push(r.assignment("a", 1))]
             await store.halted.wait()
             pushed.append(await push(r.assignment("a", 2)))
-            await until(server.publisher._waiting.qsize)
+            await wait_until(server.publisher._waiting.qsize)
             store.goes_on.set()
             assert await errors_of(pushed) == [OutcomeUnknownError, OutcomeUnknownError]
         assert [type(each) for each in end] == [OutcomeUnknownError]

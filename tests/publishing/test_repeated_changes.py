@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from support import resources as r
-from support.running import until
+from support.waiting import wait_until
 
 from xds.publishing.changes import Change, Published
 from xds.publishing.publisher import Publisher
@@ -51,7 +51,7 @@ async def store(monkeypatch: pytest.MonkeyPatch) -> Untold:
 
 async def kept_and_not_served(publisher: Publisher, change: Change) -> "asyncio.Future[Published]":
     answer = await publisher.submit(change)
-    await until(lambda: publisher._planned and publisher._planned[0].kept)
+    await wait_until(lambda: publisher._planned and publisher._planned[0].kept)
     return answer
 
 
@@ -59,7 +59,7 @@ async def test_it_is_acknowledged_once_it_is_served_however_long_that_takes(repl
     publisher: Publisher = (await replica(store)).publisher
     first = await kept_and_not_served(publisher, ONCE)
     again = await publisher.submit(ONCE)
-    await until(lambda: again.done() or publisher._due)
+    await wait_until(lambda: again.done() or publisher._due)
     assert not again.done()
     store.told.set()
     assert (await again, (await first).again) == (AGAIN, False)
@@ -109,7 +109,7 @@ async def test_it_is_acknowledged_where_another_replica_kept_it_first(replica, s
     overtaken = Overtaken(is_same=True)
     publisher: Publisher = (await replica(overtaken)).publisher
     again = await publisher.submit(ONCE)
-    await until(lambda: again.done() or publisher._due)
+    await wait_until(lambda: again.done() or publisher._due)
     assert not again.done()
     overtaken.told.set()
     assert await again == AGAIN
@@ -125,7 +125,7 @@ async def test_it_is_acknowledged_when_the_server_stops(replica, store: Untold) 
     publisher: Publisher = (await replica(store)).publisher
     await kept_and_not_served(publisher, ONCE)
     again = await publisher.submit(ONCE)
-    await until(lambda: again.done() or publisher._due)
+    await wait_until(lambda: again.done() or publisher._due)
     await publisher.stop()
     assert await again == AGAIN
 
@@ -134,7 +134,7 @@ async def test_its_outcome_is_unknown_where_the_log_is_replaced_before_it_is_ser
     publisher: Publisher = (await replica(store)).publisher
     await kept_and_not_served(publisher, ONCE)
     again = await publisher.submit(ONCE)
-    await until(lambda: again.done() or publisher._due)
+    await wait_until(lambda: again.done() or publisher._due)
     publisher._begin_anew(State(0, {}))
     with pytest.raises(OutcomeUnknownError, match="replaced") as unknown:
         await again

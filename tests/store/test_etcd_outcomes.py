@@ -89,7 +89,7 @@ async def test_of_a_write_that_was_kept_and_forgotten_since_the_outcome_is_unkno
 
     async def forget() -> None:
         async with asyncio.timeout(10):
-            await other._news.reach(1)
+            await other._notifier.reach(1)
         assert await other.append_all([entry(2)], 1) == 2
         assert await other.compact(2) == 2
 
