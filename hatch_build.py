@@ -1,7 +1,7 @@
 """Build hook: write the Envoy descriptor set and compile our own protos into ``xds/_generated``.
 
-It runs in the build backend's isolated environment, which has ``xds-protos`` and ``grpcio-tools``. The product needs
-neither of them at run time.
+It runs in the build backend's isolated environment, which has ``xds-protos`` and ``grpcio-tools``; neither is needed
+at run time.
 """
 
 import importlib
@@ -16,7 +16,7 @@ OWN_PROTOS = "xds_control_plane"
 
 
 class SchemaBuildHook(BuildHookInterface[Any]):
-    """Make ``envoy.binpb`` (a FileDescriptorSet) and the ``*_pb2`` modules of ``protos/``."""
+    """Generates ``envoy.binpb`` (a FileDescriptorSet) and the ``*_pb2`` modules of ``protos/``."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = pathlib.Path(self.root)
@@ -27,7 +27,7 @@ class SchemaBuildHook(BuildHookInterface[Any]):
         self._compile_own_protos(root / "protos", out)
 
     def _write_envoy_descriptors(self, root: pathlib.Path, target: pathlib.Path) -> None:
-        # Our own package is called xds as well: it must not shadow the one of xds-protos here.
+        # Our package is called xds too: it must not shadow that of xds-protos here.
         sys.path[:] = [entry for entry in sys.path if entry and pathlib.Path(entry).resolve() != root]
         import envoy
         from google.protobuf import descriptor_pb2
@@ -41,7 +41,7 @@ class SchemaBuildHook(BuildHookInterface[Any]):
                 files[file.name] = file
 
         site = pathlib.Path(envoy.__file__).parent.parent
-        # Typed configs come from xds/ and udpa/ too; nothing in Envoy's own files imports all of those.
+        # Typed configs come from xds/ and udpa/ too; Envoy's own files do not import all of those.
         for pattern in ("envoy/**/v3/*_pb2.py", "xds/**/*_pb2.py", "udpa/**/*_pb2.py"):
             for path in sorted(site.glob(pattern)):
                 module = ".".join(path.relative_to(site).with_suffix("").parts)
@@ -56,8 +56,8 @@ class SchemaBuildHook(BuildHookInterface[Any]):
         from grpc_tools import protoc
 
         well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
-        # protobuf's default pool, which the whole process shares, knows a file by its path below protos/. The directory
-        # there keeps our store.proto apart from the store.proto of the program that embeds us.
+        # protobuf's default pool, shared by the whole process, identifies a file by its path below protos/. The
+        # directory there keeps our store.proto apart from a store.proto of the program that embeds us.
         sources = [str(path) for path in sorted(protos.glob(f"{OWN_PROTOS}/*.proto"))]
         includes = [f"-I{protos}", f"-I{well_known}"]
         with tempfile.TemporaryDirectory() as made:

@@ -1,6 +1,6 @@
-"""The admin port: health, readiness and metrics over HTTP. It does not know how those come about.
+"""The admin port: health, readiness and metrics over HTTP.
 
-It runs in the loop it is started in, and leaves signals and logging to whoever runs that loop.
+It runs in the event loop that ``start`` is called in, and installs no signal handlers and no logging.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from xds.background import Background
 from xds.escaping import visible
 
 SCRAPES_MAX = 8
-"""Requests for metrics that are answered at once."""
+"""Metrics requests that are answered concurrently."""
 SPARE = 24
-"""Connections that requests of the push API and for metrics can't fill: health is asked over these."""
+"""Connections kept free of push API and metrics requests, so that health checks always get one."""
 STOP_GRACE_S = 1
 
 _INDEX = """\
@@ -44,10 +44,10 @@ _API_INDEX = """\
 class AdminServer:
     """Serve ``/healthz``, ``/readyz``, ``/metrics`` and a list of these at ``/``, between ``start`` and ``stop``.
 
-    ``healthy`` says whether the process works; ``ready`` whether new streams are welcome, and the reason, which is
-    shown either way; ``metrics`` gives Prometheus text; ``tls`` is the certificate and its key.
-    All are called in the loop and must not block it. Health and readiness are answered however many connections and
-    requests of other kinds there are.
+    ``healthy`` returns whether the process works; ``ready`` whether new streams are accepted, and the reason, which is
+    shown either way; ``metrics`` returns Prometheus text; ``tls`` is the certificate file and its key file.
+    All are called in the event loop and must not block it. Health and readiness are answered however many connections
+    and requests of other kinds there are.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class AdminServer:
         self._stopping = False
 
     def serve_api(self, api: ASGIApp) -> None:
-        """Have ``api`` answer all other paths from now on."""
+        """Serve ``api`` on all other paths from now on."""
         self._app.state.has_api = True
-        # A request that is under way keeps its connection. Some are left for health.
+        # A request in progress occupies its connection. Some are left for health checks.
         requests_max = self._limits.connections_max - SCRAPES_MAX - SPARE
         self._app.router.default = BoundedRequests(
             api, max(1, requests_max)
-        )  # a Mount would leave out paths with a line feed in them
+        )  # a Mount does not match paths that contain a line feed
 
     async def start(self) -> Address:
-        """Listen, and return the address, its port filled in where it was 0. Raises BindError."""
+        """Listen, and return the address, with the chosen port where it was 0. Raises BindError."""
         assert self._serving is None, "started once"
         self._listening = await _listen(self._address)
         bound = Address(self._address.host, self._listening.getsockname()[1])
@@ -91,7 +91,7 @@ class AdminServer:
         return bound
 
     def _make_server(self) -> HttpServer:
-        """Return another server of the port; with the end of one its own descriptor of the socket is closed."""
+        """Return a new server for the port, with its own descriptor of the socket, which it closes when it ends."""
         assert self._listening is not None
         config = uvicorn.Config(
             self._app,
@@ -101,7 +101,7 @@ class AdminServer:
             log_config=None,
             access_log=False,
             server_header=False,
-            log_level="error",  # a warning for each malformed request would be the clients' to write
+            log_level="error",  # with warnings, each malformed request would write a line
             timeout_graceful_shutdown=STOP_GRACE_S,
             ssl_certfile=None if self._tls is None else self._tls[0],
             ssl_keyfile=None if self._tls is None else self._tls[1],
@@ -119,20 +119,20 @@ class AdminServer:
                 self._server = None
 
     def reload_certificates(self) -> bool:
-        """Read the TLS files again; say whether there are any. Raises OSError or ssl.SSLError, and keeps the former."""
+        """Reload the TLS files; return whether there are any. Raises OSError or ssl.SSLError, keeping the old."""
         context = None if self._server is None else self._server.config.ssl
         if self._tls is None or context is None:
             return False
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._tls, password="")
-        context.load_cert_chain(*self._tls, password="")  # for new connections
+        context.load_cert_chain(*self._tls, password="")  # new connections use it
         return True
 
     async def stop(self) -> None:
-        """Close the port and its connections, requests under way getting a second. Does nothing if not started."""
+        """Close the port and its connections; requests in progress get a second. Does nothing if not started."""
         if self._serving is None or self._listening is None:
             return
         self._stopping = True
-        if self._server is None:  # it died, and was to be started again
+        if self._server is None:  # it failed and was waiting to be restarted
             self._serving.cancel()
         else:
             self._server.should_exit = True
@@ -172,7 +172,7 @@ def admin_app(
 
 
 class BoundedRequests:
-    """The ASGI application ``app``, for so many requests at a time; the others are told to come again."""
+    """Serves ``app`` with at most ``requests_max`` requests at a time; others are asked to try again."""
 
     def __init__(self, app: ASGIApp, requests_max: int) -> None:
         self._app = app

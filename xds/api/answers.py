@@ -1,4 +1,4 @@
-"""What the push API answers: errors as HTTP and as gRPC statuses, changes, resources and nodes as JSON. Pure."""
+"""The push API's answers: errors as HTTP and gRPC statuses; changes, resources and nodes as JSON. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -29,12 +29,12 @@ from xds.store.errors import (
 
 
 class BodyTooLargeError(Exception):
-    """A body has more bytes than are taken."""
+    """A body has more bytes than the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
-    """An error: its HTTP status, the name of its gRPC status, and what is told. ``more`` are further keys."""
+    """An error: its HTTP status, the name of its gRPC status, and its message. ``more`` are further keys."""
 
     http: int
     grpc: str
@@ -48,7 +48,7 @@ class ErrorAnswer:
 
 
 def header_value(text: str) -> str:
-    """Return text of others as a header can carry it: percent-encoded where it is not printable ASCII."""
+    """Return untrusted text as a header value: percent-encoded where it is not printable ASCII."""
     can_stand = text.isascii() and text.isprintable() and text == text.strip()
     return text if can_stand else quote(text, safe="")
 
@@ -57,11 +57,11 @@ EXPECTED = (
     *(ChangesetRejectedError, StoreError, KeptElsewhereError, UnknownGroupError, UnknownResourceError),
     *(UnknownNodeError, UnknownMediaTypeError, BodyTooLargeError, StreamRefusedError, BusyError, TooSlowError),
 )
-"""The errors that ``error_answer`` knows: whatever else is raised is a bug."""
+"""The errors that ``error_answer`` handles: any other error is a bug."""
 
 
 def error_answer(error: Exception) -> ErrorAnswer:
-    """Return what to answer for an expected error."""
+    """Return the answer for an expected error."""
     text = str(error)
     match error:
         case ChangesetRejectedError():
@@ -92,7 +92,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
 
 
 def problem_json(problem: Problem) -> dict[str, Any]:
-    """Return a problem with what is known of its place."""
+    """Return a problem with its place, as far as it is known."""
     told = {
         "what": problem.what,
         "hint": problem.hint,
@@ -105,7 +105,7 @@ def problem_json(problem: Problem) -> dict[str, Any]:
 
 
 def published_json(published: Published) -> dict[str, Any]:
-    """Return what became of a change."""
+    """Return the outcome of a change."""
     return {
         "revision": published.revision,
         "changed": [_name(key) for key in published.changed],
@@ -119,12 +119,12 @@ def _name(key: Key) -> dict[str, str]:
 
 
 def resources_json(resources: Iterable[Resource], *, secrets: bool) -> list[dict[str, Any]]:
-    """Return resources as ``ingest`` takes them."""
+    """Return resources in the form that ``ingest`` reads."""
     return [resource_json(each, secrets=secrets) for each in resources]
 
 
 def difference_json(difference: ResourceDifference, *, secrets: bool) -> dict[str, Any]:
-    """Return a difference; ``before`` or ``after`` is missing where the resource is."""
+    """Return a difference; ``before`` or ``after`` is left out where the resource did not exist."""
     told: dict[str, Any] = {"type": short_name(difference.key.type_url), "name": difference.key.name}
     if difference.before is not None:
         told["before"] = resource_json(difference.before, secrets=secrets)
@@ -134,7 +134,7 @@ def difference_json(difference: ResourceDifference, *, secrets: bool) -> dict[st
 
 
 def head_json(head: Head) -> dict[str, Any]:
-    """Return what is told of a change in a list."""
+    """Return a change as an item of the history."""
     return {
         "revision": head.revision,
         "id": head.id,
@@ -146,7 +146,7 @@ def head_json(head: Head) -> dict[str, Any]:
 
 
 def event_json(stored: Stored) -> dict[str, Any]:
-    """Return a change as a watch tells it: which resources it set and removed."""
+    """Return a change as an event of a watch: the resources it set and removed."""
     entry = stored.entry
     return {
         "revision": stored.revision,
@@ -160,7 +160,7 @@ def event_json(stored: Stored) -> dict[str, Any]:
 
 
 def node_json(node: NodeSummary) -> dict[str, Any]:
-    """Return how far a node is."""
+    """Return the progress of a node."""
     return {
         "id": node.node.id,
         "cluster": node.node.cluster,
@@ -174,7 +174,7 @@ def node_json(node: NodeSummary) -> dict[str, Any]:
 
 
 def nodes_json(found: NodesFound) -> dict[str, Any]:
-    """Return how far nodes are, and which workers' nodes are missing."""
+    """Return the progress of nodes, and the workers whose nodes are missing."""
     return {"nodes": [node_json(each) for each in found.nodes], "missing_workers": list(found.missing_workers)}
 
 

@@ -1,4 +1,4 @@
-"""Request bodies of the REST API, in JSON, YAML or protobuf, as changes. It does not know how they came."""
+"""Parses request bodies of the push API, in JSON, YAML or protobuf, into changes."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -26,13 +26,13 @@ YAML_TOO = ("application/x-yaml", "text/yaml")
 ENTRIES_MAX = 250_000
 """Resources that one body may set or remove."""
 VALUES_MAX = 5_000_000
-"""Values in a JSON or YAML body, of which each takes 60 bytes and more in memory, and two or three as it comes."""
+"""Values in a JSON or YAML body: each takes 60 bytes or more in memory, but two or three in the body."""
 MediaType = str
 Text = Field(default="", max_length=4_096)
 
 
 class UnknownMediaTypeError(Exception):
-    """A body is of no type that is read here."""
+    """The body's media type is not supported."""
 
 
 class _Body(BaseModel):
@@ -98,7 +98,7 @@ B = TypeVar("B", bound=BaseModel)
 
 
 def media_type_of(content_type: str) -> tuple[MediaType, dict[str, str]]:
-    """Return the media type of a Content-Type header, and its parameters, all in lower case but their values."""
+    """Return the media type of a Content-Type header and its parameters, in lower case except parameter values."""
     header: Any = HTTP.header_factory("content-type", content_type)
     return header.content_type, {key.lower(): value for key, value in header.params.items()}
 
@@ -107,7 +107,7 @@ def document_of(data: bytes, media_type: MediaType) -> Document:
     """Parse a JSON or YAML body. Raises ChangesetRejectedError and UnknownMediaTypeError."""
     limits = YamlLimits(file_bytes_max=max(len(data), 1), nodes_max=VALUES_MAX)
     if media_type == JSON or media_type.endswith("+json"):
-        if data.count(b",") > VALUES_MAX:  # each value but the first of a list or a mapping stands after one
+        if data.count(b",") > VALUES_MAX:  # a comma precedes each value except the first of a list or mapping
             what = f"the body has more than {VALUES_MAX:,} values"
             raise ChangesetRejectedError([Problem(what=what, hint="split it")])
         return read_json(data, file="", limits=limits)
@@ -117,7 +117,7 @@ def document_of(data: bytes, media_type: MediaType) -> Document:
 
 
 def read_body(model: type[B], document: Document) -> B:
-    """Return a parsed body as its model. Raises ChangesetRejectedError with every problem."""
+    """Validate a parsed body against its model. Raises ChangesetRejectedError with every problem."""
     value = document.value
     if not isinstance(value, dict):
         raise ChangesetRejectedError([Problem(what="the body is not a mapping", hint="begin it with a key")])
@@ -136,7 +136,7 @@ def read_body(model: type[B], document: Document) -> B:
 
 
 def changeset_change(group: str, data: bytes, media_type: MediaType) -> tuple[Change, str]:
-    """Return the change that the body of a changeset asks for, and its version label."""
+    """Return the change of a changeset body, and its version label."""
     if media_type == PROTOBUF:
         return changeset_message(group, parsed(pb.Changeset, data))
     document = document_of(data, media_type)
@@ -153,7 +153,7 @@ def changeset_change(group: str, data: bytes, media_type: MediaType) -> tuple[Ch
 
 
 def snapshot_change(group: str, data: bytes, media_type: MediaType) -> tuple[Change, str]:
-    """Return the change that makes a group have what a body lists, and its version label."""
+    """Return the change that makes a group's resources those of a body, and its version label."""
     if media_type == PROTOBUF:
         return replacement_message(group, parsed(pb.Replacement, data))
     document = document_of(data, media_type)
@@ -166,9 +166,9 @@ def snapshot_change(group: str, data: bytes, media_type: MediaType) -> tuple[Cha
 
 
 def resource_of(type_url: str, name: str, group: str, data: bytes, content_type: str) -> Resource:
-    """Return the one resource that a body is. Raises ChangesetRejectedError and UnknownMediaTypeError.
+    """Return the one resource in a body. Raises ChangesetRejectedError and UnknownMediaTypeError.
 
-    ``content_type`` is the whole header: protobuf in a wrapper says so by its parameter ``messageType``.
+    ``content_type`` is the whole header: its parameter ``messageType`` names the wrapper of a protobuf body, if any.
     """
     media_type, parameters = media_type_of(content_type)
     if media_type == PROTOBUF:
@@ -181,7 +181,7 @@ def resource_of(type_url: str, name: str, group: str, data: bytes, content_type:
 
 
 def changeset_message(group: str, message: Any) -> tuple[Change, str]:
-    """Return the change that an ``api.v1.Changeset`` asks for, and its version label."""
+    """Return the change of an ``api.v1.Changeset``, and its version label."""
     problems: list[Problem] = []
     upserts = anys_of(message.upsert, "upsert", group, problems)
     removals = tuple(
@@ -199,7 +199,7 @@ def changeset_message(group: str, message: Any) -> tuple[Change, str]:
 
 
 def replacement_message(group: str, message: Any) -> tuple[Change, str]:
-    """Return the change that an ``api.v1.Replacement`` asks for, and its version label."""
+    """Return the change of an ``api.v1.Replacement``, and its version label."""
     problems: list[Problem] = []
     upserts = anys_of(message.resources, "resources", group, problems)
     if problems:
@@ -209,7 +209,7 @@ def replacement_message(group: str, message: Any) -> tuple[Change, str]:
 
 
 def about(body: Told, **what: Any) -> Change:
-    """Return a change with what its body says of it."""
+    """Return a change with the id, author, message, expected revision and dry run of its body."""
     return Change(
         id=body.id,
         author=body.author,
@@ -221,7 +221,7 @@ def about(body: Told, **what: Any) -> Change:
 
 
 def about_message(message: Any, *, sets_resources: bool = False, **what: Any) -> Change:
-    """Return a change with what an ``api.v1.About`` says of it. Raises ChangesetRejectedError."""
+    """Return a change with the fields of an ``api.v1.About``. Raises ChangesetRejectedError."""
     problems = [
         Problem(what=f"has more than the {most:,} characters allowed", field=f"about.{field}")
         for field, most in (("id", 128), ("message", 4_096), ("author", 4_096))
@@ -245,7 +245,7 @@ def about_message(message: Any, *, sets_resources: bool = False, **what: Any) ->
 def resources_of(
     items: Sequence[dict[str, Any]], key: str, group: str, document: Document, problems: list[Problem]
 ) -> tuple[Resource, ...]:
-    """Read the resources of a list in a body, noting what is wrong with each."""
+    """Read the resources of a list in a body, adding what is wrong with each to ``problems``."""
     found = []
     for at, item in enumerate(items):
         line_of = partial(_line_within, document, (key, at))
@@ -257,7 +257,7 @@ def resources_of(
 
 
 def anys_of(items: Sequence[Any], key: str, group: str, problems: list[Problem]) -> tuple[Resource, ...]:
-    """Read resources that come as ``google.protobuf.Any``, noting what is wrong with each."""
+    """Read resources encoded as ``google.protobuf.Any``, adding what is wrong with each to ``problems``."""
     found = []
     for at, item in enumerate(items):
         try:
@@ -271,9 +271,9 @@ M = TypeVar("M", bound=Message)
 
 
 def parsed(message_class: type[M], data: bytes) -> M:
-    """Decode a protobuf body of no more than ``ENTRIES_MAX`` parts. Raises ChangesetRejectedError.
+    """Decode a protobuf body of at most ``ENTRIES_MAX`` fields. Raises ChangesetRejectedError.
 
-    Protobuf makes 64 bytes and more of a part that takes two on the wire, so they are counted before.
+    Protobuf allocates 64 bytes or more for a field that takes two on the wire, so fields are counted first.
     """
     if len(data) > 2 * ENTRIES_MAX and _has_more_parts(data, ENTRIES_MAX):
         raise ChangesetRejectedError([Problem(what=f"the body has more than {ENTRIES_MAX:,} parts", hint="split it")])
@@ -285,9 +285,9 @@ def parsed(message_class: type[M], data: bytes) -> M:
 
 
 def _has_more_parts(data: bytes, most: int) -> bool:
-    """Say whether a message has more than so many fields, those of the messages in it not counted.
+    """Return whether a message has more than ``most`` fields, without those of nested messages.
 
-    Source: protobuf.dev, "Encoding". Of what is malformed, as much is counted as can be read.
+    Source: protobuf.dev, "Encoding". Counting stops at the first malformed field.
     """
     at, end = 0, len(data)
     for _ in range(most):
@@ -310,7 +310,7 @@ def _has_more_parts(data: bytes, most: int) -> bool:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number at an offset, and where it ends."""
+    """Return the varint at an offset, and the offset after it."""
     number = shift = 0
     for byte in data[at : at + 10]:
         at += 1

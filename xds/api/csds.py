@@ -1,7 +1,7 @@
-"""CSDS: which node has what, for tools that ask by gRPC. It does not know how streams work.
+"""The Client Status Discovery Service (CSDS): the resources and their status at each node.
 
-Source: ``envoy.service.status.v3.ClientStatusDiscoveryService``. Secrets are never shown: secret resources have no body
-here, and those of others are redacted.
+Source: ``envoy.service.status.v3.ClientStatusDiscoveryService``. Secrets are never shown: Secret resources are listed
+without their body, and secrets within other resources are redacted.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ from xds.schema.pool import Schema, load_schema
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
 PATHS = tuple(f"/{SERVICE}/{name}" for name in ("FetchClientStatus", "StreamClientStatus"))
 NODES_MAX = 1_000
-"""Nodes in one answer; a request with node matchers reaches the others."""
+"""Nodes in one response; the others can be requested with node matchers."""
 
 # envoy.service.status.v3.ConfigStatus and envoy.admin.v3.ClientResourceStatus
 _CONFIG_STATUS = {
@@ -40,7 +40,7 @@ _CLIENT_STATUS = {
 
 
 class ClientStatusService:
-    """Answers CSDS from what the hub knows at that moment. ``clock`` is the one that the hub is given."""
+    """Answers CSDS requests from the hub's state at that moment. ``clock`` is the hub's clock."""
 
     def __init__(self, hub: Hub, schema: Schema, clock: Callable[[], float]) -> None:
         self._hub = hub
@@ -58,7 +58,7 @@ class ClientStatusService:
             raise StreamRefusedError(Status.INVALID_ARGUMENT, str(error)) from None
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Return what a gRPC server serves."""
+        """Return the handler to add to a gRPC server."""
         decode: Callable[[bytes], Any] = self._request.FromString
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "FetchClientStatus": grpc.unary_unary_rpc_method_handler(
@@ -81,7 +81,7 @@ class ClientStatusService:
             yield await self._fetch(request, context)
 
     def answer(self, request: Any) -> Any:
-        """Return the ClientStatusResponse to a ClientStatusRequest. Raises ValueError for a matcher it can't apply."""
+        """Return the ClientStatusResponse to a ClientStatusRequest. Raises ValueError for an unsupported matcher."""
         response: Any = self._response()
         for status in node_statuses(self._hub.streams, self._clock()):
             if len(response.config) >= NODES_MAX:
@@ -110,9 +110,9 @@ class ClientStatusService:
 
 
 def missing_worker(worker: str) -> bytes:
-    """Return a response that says that a worker's nodes are missing: an entry without a node, to be merged with others.
+    """Return a response that reports a worker's nodes as missing: an entry without a node, to be merged with others.
 
-    A ClientStatusResponse has no other place for it.
+    A ClientStatusResponse has no other field for this.
     """
     response: Any = load_schema().message_class("envoy.service.status.v3.ClientStatusResponse")()
     response.config.add().client_scope = f"{worker} did not answer: its nodes are missing"
@@ -134,7 +134,7 @@ def _set_enum(message: Any, field: str, name: str) -> None:
 
 
 def _matches(status: NodeStatus, matchers: Any) -> bool:
-    """Say whether any of the node matchers takes the node; with none, every node is taken."""
+    """Return whether any of the node matchers matches the node; without matchers every node matches."""
     return not matchers or any(_matches_one(status.node.id, matcher) for matcher in matchers)
 
 

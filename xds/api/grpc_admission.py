@@ -1,4 +1,4 @@
-"""Who may make a gRPC call: decided when its headers are there, before any of its message is read."""
+"""Authorization of gRPC calls by their headers, before any of their message is read."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,11 +10,11 @@ from xds.api.tokens import Token
 
 
 class Admission(aio.ServerInterceptor):
-    """Hands on the calls that show the token.
+    """Passes on the calls that have the token, and refuses others without reading their message.
 
-    grpc.aio reads the message of a unary call before it runs its handler, but looks for the handler first. The calls
-    of others get one that reads nothing: what they sent stays within HTTP/2's window of 64 KiB, which the server keeps
-    as it is (``grpc.http2.bdp_probe`` 0: gRPC would widen it to megabytes, for messages that nobody reads too).
+    grpc.aio reads the message of a unary call before it runs its handler, but looks up the handler first. Refused calls
+    get a handler that reads nothing: what they sent stays within HTTP/2's window of 64 KiB, which the server does not
+    widen (``grpc.http2.bdp_probe`` 0: gRPC would widen it to megabytes, also for messages that are never read).
     """
 
     def __init__(self, token: Token) -> None:
@@ -24,7 +24,7 @@ class Admission(aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Return the handler of a call."""
+        """Return the handler of a call: its own, or one that refuses it."""
         metadata = handler_call_details.invocation_metadata or ()
         shown = next((value for key, value in metadata if key == "authorization"), "")
         if self._token.admits(shown if isinstance(shown, str) else ""):

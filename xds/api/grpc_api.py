@@ -1,4 +1,4 @@
-"""The push API over gRPC (``snapshots.proto``): grpc.aio around ``Operations``. It decides nothing by itself."""
+"""The push API over gRPC (``snapshots.proto``): grpc.aio around ``Operations``."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -46,27 +46,27 @@ from xds.transport.tls import TlsFiles
 log = structlog.get_logger("xds")
 SERVICE = "xds_control_plane.api.v1.Snapshots"
 IN_FLIGHT_MAX = 1_000
-"""Endpoint pushes of one stream that may wait for their outcome."""
+"""Endpoint pushes of one stream that may wait for their outcome at a time."""
 PUSH_STREAMS_MAX = 64
-"""Streams that push endpoints at once. Each waits for its next message, of which gRPC does not tell how large it is."""
+"""Concurrent streams that push endpoints. Each reads its next message, whose size gRPC does not report in advance."""
 LARGE_CALLS = frozenset({"Apply", "Replace"})
 QUESTIONS_MAX = 16
-"""Other calls whose messages are read at once: small ones, which are there as soon as their headers are."""
+"""Other calls whose messages are read concurrently: small ones, which arrive together with their headers."""
 DECIDED_S = 1.0
-"""How long a stream of pushes that is to be ended waits for what becomes of those that were taken in."""
+"""How long the end of a stream of pushes waits for the outcome of accepted pushes."""
 STOP_GRACE_S = 1.0
 CONNECTIONS_MAX = 1_000
 PING_INTERVAL_MIN_S = 10.0
-"""How often a client may ping while nothing else comes, as on a watch; by gRPC's default that is every five minutes."""
+"""Shortest interval between a client's pings on an idle connection, such as a watch; gRPC's default is 5 minutes."""
 Handler = Callable[[Any], Awaitable[Any]]
 Outcome = asyncio.Future[Published] | ChangesetRejectedError
 Answer = tuple[Outcome, BodyRoom] | None
-"""What becomes of a push, and the room that it takes until then; None at the end."""
+"""The outcome of a push, and the room that it holds until then; None at the end of the stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcLimits:
-    """How long a client may take, in seconds: to speak HTTP/2, to make a call, and to show that it is there."""
+    """Limits of a connection, in seconds: for its handshake, without calls, and for keepalive pings."""
 
     handshake_s: float = 5.0
     idle_s: float = 300.0
@@ -74,7 +74,7 @@ class GrpcLimits:
     keepalive_timeout_s: float = 20.0
 
     def channel_options(self) -> list[tuple[str, int]]:
-        """Return gRPC's own options."""
+        """Return the limits as gRPC channel options."""
         return [
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
             ("grpc.max_connection_idle_ms", int(self.idle_s * 1000)),
@@ -86,7 +86,7 @@ class GrpcLimits:
 
 
 class GrpcApi:
-    """Serves the push API on an address of its own, between ``start`` and ``stop``; on none, if there is none."""
+    """Serves the push API on its own address, between ``start`` and ``stop``; not at all without an address."""
 
     def __init__(
         self,
@@ -116,11 +116,11 @@ class GrpcApi:
         self._certificates: GrpcioCertificates | None = None
 
     def reload_certificates(self) -> bool:
-        """Have the TLS files read again; say whether there are any, and they can be used."""
+        """Reload the TLS files; return whether there are any and they can be used."""
         return self._certificates is not None and self._certificates.reload()
 
     async def start(self, connections_max: int = CONNECTIONS_MAX) -> None:
-        """Listen, for so many connections. ``address`` has its port then. Raises BindError."""
+        """Listen, for at most ``connections_max`` connections, and set the port of ``address``. Raises BindError."""
         if self.address is None:
             return
         server = aio.server(
@@ -129,7 +129,7 @@ class GrpcApi:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", self._body_bytes_max),
                 ("grpc.http2.bdp_probe", 0),
-                ("grpc.compression_enabled_algorithms_bitset", 1),  # none: what is small may become anything else
+                ("grpc.compression_enabled_algorithms_bitset", 1),  # none: a small message may expand to any size
                 ("grpc.max_allowed_incoming_connections", connections_max),
                 *self._limits.channel_options(),
             ],
@@ -150,7 +150,7 @@ class GrpcApi:
         self.address = Address(self.address.host, port)
 
     async def stop(self) -> None:
-        """Close everything; calls under way get a second."""
+        """Close everything; calls in progress get a second."""
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
             self._server = None
@@ -175,7 +175,7 @@ class GrpcApi:
             "UpdateRules": (pb.Rules, self._update_rules),
             "ListNodes": (pb.NodesRequest, self._list_nodes),
         }
-        # Without a deserializer, and as streams on this side: so a message is read when it is asked for, as bytes.
+        # Without a deserializer, and as streams on this side: so a message is read on demand, as bytes.
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.stream_unary_rpc_method_handler(
                 self._answering(request, call, self._intake if name in LARGE_CALLS else self._questions),
@@ -196,13 +196,13 @@ class GrpcApi:
                     return await call(await self._read(message_class, context, room))
             except EXPECTED as error:
                 refusal = _refusal(error)
-            # Not while the error is handled: the abort would have it for its context, and with its frames the body.
+            # Outside of the except block: else the abort's context would hold the error, and its frames the body.
             return await context.abort(*refusal)
 
         return handle
 
     async def _read(self, message_class: Any, context: Any, room: BodyRoom) -> Any:
-        """Return a call's one message; how large it is, is known when it is there."""
+        """Return a call's one message; its size is known once it has arrived."""
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 data = await context.read()
@@ -228,7 +228,7 @@ class GrpcApi:
         return applied_message(await self._operations.rollback(request.group, request.to, like))
 
     async def _push_endpoints(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-        """Answer each push, in order, while those that follow are read already."""
+        """Answer each push, in order, while the following ones are being read."""
         if self._pushing >= PUSH_STREAMS_MAX:
             error = BusyError(f"{PUSH_STREAMS_MAX} streams push endpoints already, as many as may be at once")
             await context.abort(*_stream_refusal(error, answered=0))
@@ -367,7 +367,7 @@ def _document(message: Any) -> Document:
 
 
 def _refusal(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
-    """Return the status, the text and the trailing metadata that a call ends with."""
+    """Return the status, the message and the trailing metadata that a call ends with."""
     answer = error_answer(error)
     metadata: list[tuple[str, str | bytes]] = []
     if isinstance(error, ChangesetRejectedError):
@@ -378,7 +378,7 @@ def _refusal(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, s
         if key in answer.more
     ]
     if answer.grpc == "UNAVAILABLE":
-        metadata.append(("xds-outcome", "none"))  # by the status alone, it could be a connection that was lost
+        metadata.append(("xds-outcome", "none"))  # the status alone could also mean a lost connection
     return grpc.StatusCode[answer.grpc], answer.message[:2_000], tuple(metadata)
 
 

@@ -1,9 +1,9 @@
-"""Who may ask for ``/v1``: checked from the headers alone, before a route is looked up or a byte of a body is read.
+"""Authorizes requests for ``/v1`` by their headers, before a route is looked up or a byte of a body is read.
 
-A page that a browser shows can send requests to this port: under the page's own origin, or, where its author points
-the name of the page's host to 127.0.0.1 (DNS rebinding), as if both were one. So the ``Host`` has to be one that this
-server is known by, and an ``Origin`` has to be that host. An IP address as ``Host`` can't be rebound: a browser that
-sends it was told to go there.
+A page in a browser can send requests to this port: from the page's own origin, or, if its author resolves the name of
+the page's host to 127.0.0.1 (DNS rebinding), as if both had the same origin. So the ``Host`` must be a name of this
+server, and an ``Origin`` must be that host. An IP address as ``Host`` can't be rebound: a browser sends it only if the
+URL has it.
 """
 
 from collections.abc import Iterable
@@ -17,18 +17,18 @@ from xds.api.json_answer import JsonAnswer
 from xds.api.tokens import Token
 
 SMALL_BODY_BYTES = 64 * 1024
-"""A refused request with a larger body closes its connection, so that the body is not read only to be thrown away."""
+"""A refused request with a larger body closes its connection, so that the body is not read in vain."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Hosts:
-    """The names by which a server may be asked: ``localhost``, every IP address, and those given."""
+    """The accepted ``Host`` names of a server: ``localhost``, every IP address, and ``names``."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = {"localhost", *(name.lower().rstrip(".") for name in names)}
 
     def has(self, host: str) -> bool:
-        """Say whether the value of a ``Host`` header, with or without a port, names this server."""
+        """Return whether the value of a ``Host`` header, with or without a port, names this server."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -38,9 +38,9 @@ class Hosts:
 
 
 class Guard:
-    """The ASGI application ``app`` for those who may ask it; the others are told why not.
+    """Serves ``app`` to authorized requests; others are refused with the reason.
 
-    Without ``hosts`` the names are not checked: for an application that is not reached by a browser.
+    Without ``hosts`` the host names are not checked: for an application that browsers can't reach.
     """
 
     def __init__(self, app: ASGIApp, token: Token, hosts: Hosts | None = None) -> None:
@@ -74,12 +74,12 @@ class Guard:
 
 
 def _is_same(origin: str, scheme: str, host: str) -> bool:
-    """Say whether an ``Origin`` is the host that is asked. A proxy may have ended TLS, so the scheme may differ."""
+    """Return whether an ``Origin`` is the requested host. A proxy may have terminated TLS, so the scheme may differ."""
     try:
         theirs, ours = urlsplit(origin), urlsplit(f"{scheme}://{host}")
         if theirs.scheme not in DEFAULT_PORTS:
             return False
-        # Without a port in ``Host`` it is the default one of what the browser speaks: its own scheme.
+        # Without a port in ``Host``, it is the default port of the browser's scheme.
         ports = theirs.port or DEFAULT_PORTS[theirs.scheme], ours.port or DEFAULT_PORTS[theirs.scheme]
     except ValueError:
         return False

@@ -1,7 +1,7 @@
-"""An HTTP port for uvicorn that clients which say nothing can't fill.
+"""An HTTP port for uvicorn that idle clients can't fill.
 
-A client has so long to send a request's headers, its body, and to read the answer. Where all connections are taken, the
-one that has been silent longest is closed for a new one: a request that is being answered is never cut off for that.
+A client has limited time to send a request's headers, to send its body, and to read the answer. When all connections
+are in use, the one idle longest is closed for a new one; a request that is being answered is never cut off for that.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 ACCEPTS_MAX = 64
-"""Connections that are taken in one turn of the event loop."""
+"""Connections accepted in one turn of the event loop."""
 ACCEPT_PAUSE_S = 0.5
-"""How long no connection is taken after the system had no room for one: it would be tried without end."""
+"""Pause after the system could not accept a connection: without it, accepting would be retried in a busy loop."""
 SWEEP_S = 0.5
 DOWNLOAD_BYTES_MIN = 16 * 1024
-"""Less may be unacknowledged just because clients acknowledge late."""
+"""Unacknowledged bytes that make a connection a download; fewer can be due to delayed acknowledgements."""
 _408 = b"the request was not complete in time\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """What a port's clients may take. Times in seconds."""
+    """Limits on a port's clients. Times in seconds."""
 
     connections_max: int = 1_000
     headers_timeout_s: float = 5.0
@@ -40,14 +40,14 @@ class HttpLimits:
 
 
 class HttpConnection(H11Protocol):
-    """One connection. ``since``: when it began to wait for what it waits for, or the present request came."""
+    """One connection. ``since`` is when its present wait began, or when the present request arrived."""
 
     def __init__(self, port: "HttpPort", **given: Any) -> None:
         super().__init__(**given)
         self._port = port
         self.since = self.loop.time()
         self.arriving: asyncio.Task[None] | None = None
-        """Brings it here, by way of TLS; None once it is here."""
+        """Sets up the connection, including TLS; None once that is done."""
         self.started = False
         self._request: RequestResponseCycle | None = None
         self._unread: tuple[int, float] = (0, 0.0)
@@ -55,23 +55,23 @@ class HttpConnection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for the headers of a request; the answer to the one before may be unread."""
+        """Whether it waits for the headers of a request; the former request's answer may still be unread."""
         return self._request is None or self._request.response_complete
 
     @property
     def incomplete(self) -> bool:
-        """Whether the present request has a body that is not there whole."""
+        """Whether the present request's body has not arrived completely."""
         return self._request is not None and not self._request.response_complete and self._request.more_body
 
     # --- From the event loop ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Be here."""
+        """Note that the connection is set up."""
         self.arriving = None
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client said, and note whether that begins a request."""
+        """Pass on received data, and note whether it begins a request."""
         if self._told:
             return
         super().data_received(data)
@@ -85,17 +85,17 @@ class HttpConnection(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, or go on with one that is here already."""
+        """Wait for the next request, or start one that has already arrived."""
         super().on_response_complete()
         self._request = self.cycle
         self._unread = (self.unread_bytes, self.loop.time())
         self._port.note(self)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, unless the answer to the request that it came with has begun: that is cut short."""
+        """Answer data that is not HTTP, or close the connection if the answer to its request has begun."""
         request: RequestResponseCycle | None = self.cycle
         if request is not None and not request.response_complete:
-            request.disconnected = True  # whatever answers it has nobody to answer to now
+            request.disconnected = True  # its handler has no client any more
             request.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
@@ -106,9 +106,9 @@ class HttpConnection(H11Protocol):
 
     @property
     def unread_bytes(self) -> int:
-        """What the kernel has sent or is to send to the client, which has not acknowledged it.
+        """Bytes in the kernel's send buffer: unsent, or not acknowledged by the client.
 
-        Over TLS the transport does not tell what it has still to write. Where that is anything, the kernel is full.
+        Over TLS the transport does not report its own unwritten bytes. If there are any, the kernel's buffer is full.
         """
         if self.arriving is not None:
             return 0
@@ -119,11 +119,11 @@ class HttpConnection(H11Protocol):
 
     @property
     def downloads(self) -> bool:
-        """Whether it had much to read when that was looked at last."""
+        """Whether the client had much to read at the last check."""
         return self._unread[0] > DOWNLOAD_BYTES_MIN
 
     def unread_s(self, now: float) -> float:
-        """Return how long the client has read nothing of what is written. To be asked regularly."""
+        """Return how long the client has read nothing although there is data to read. Call it regularly."""
         size, (before, since) = self.unread_bytes, self._unread
         if not size or size != before:
             since = now
@@ -131,18 +131,18 @@ class HttpConnection(H11Protocol):
         return now - since
 
     def expire(self) -> None:
-        """Close the connection: its request did not come in time. Who has said something is told so."""
+        """Close the connection: its request did not arrive in time. If one has begun, it is answered with 408."""
         if self.arriving is not None:
             self.arriving.cancel()
         elif self._told or self.transport.is_closing() or not self._begun:
             self.transport.abort()
         else:
             self._refuse()
-            self._port.note(self)  # it is cut off if it does not close then
+            self._port.note(self)  # it is cut off if it does not close in time
 
     @property
     def _begun(self) -> bool:
-        """Whether a request has begun to come that can still be answered."""
+        """Whether a request has begun to arrive and can still be answered."""
         if self.waits:
             return self.conn.our_state is h11.IDLE and bool(self.conn.trailing_data[0])
         return self._request is not None and not self._request.response_started
@@ -150,7 +150,7 @@ class HttpConnection(H11Protocol):
     def _refuse(self) -> None:
         self._told = True
         if self._request is not None:
-            self._request.disconnected = True  # whoever reads the body is told that there is no more
+            self._request.disconnected = True  # a handler that reads the body learns that there is no more
             self._request.message_event.set()
         headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(_408)))]
         events = (
@@ -159,12 +159,12 @@ class HttpConnection(H11Protocol):
             h11.EndOfMessage(),
         )
         self.transport.write(b"".join(filter(None, map(self.conn.send, events))))
-        # What still comes is dropped: closing with bytes unread would reset the connection, and this would be lost.
+        # Further data is dropped: closing with unread bytes would reset the connection and lose this answer.
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
     def cut(self) -> None:
-        """Close the connection at once: another one needs its place."""
+        """Close the connection at once, to make room for another."""
         if self.arriving is not None:
             self.arriving.cancel()
         else:
@@ -172,7 +172,7 @@ class HttpConnection(H11Protocol):
 
 
 class HttpPort:
-    """Takes the connections of a listening socket, from ``open`` to ``close``."""
+    """Accepts the connections of a listening socket, from ``open`` to ``close``."""
 
     def __init__(
         self,
@@ -187,22 +187,22 @@ class HttpPort:
         self._limits = limits
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[HttpConnection, None] = {}  # for headers; the one that waits longest is first
-        self._asking: dict[HttpConnection, None] = {}  # a request has begun, the oldest one first
+        self._waiting: dict[HttpConnection, None] = {}  # for headers; the longest wait first
+        self._asking: dict[HttpConnection, None] = {}  # a request has begun; the oldest first
         self._sweeper: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._closed = False
 
     def open(self) -> None:
-        """Begin to take connections."""
+        """Start to accept connections."""
         self._listening.setblocking(False)
         self._loop.add_reader(self._listening, self._accept)
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
-    # --- uvicorn calls these as those of an asyncio.Server ---------------------------------------------------------
+    # --- Called by uvicorn, like those of an asyncio.Server --------------------------------------------------------
 
     def close(self) -> None:
-        """Take no more connections, and drop those that are not there yet."""
+        """Accept no more connections, and drop those that are not set up yet."""
         if self._closed:
             return
         self._closed = True
@@ -214,7 +214,7 @@ class HttpPort:
             connection.cut()
 
     async def wait_closed(self) -> None:
-        """Return at once: connections are uvicorn's to wait for."""
+        """Return at once: uvicorn waits for connections itself."""
 
     def cut_all(self) -> None:
         """Close all connections at once."""
@@ -228,7 +228,7 @@ class HttpPort:
         yield from self._asking
 
     def note(self, connection: HttpConnection) -> None:
-        """Have a connection begin to wait from now on, for a request or for the rest of one."""
+        """Restart a connection's wait, for a request or for the rest of one."""
         if connection not in self._waiting and connection not in self._asking:
             return
         self.forget(connection)
@@ -236,7 +236,7 @@ class HttpPort:
         (self._waiting if connection.waits else self._asking)[connection] = None
 
     def forget(self, connection: HttpConnection) -> None:
-        """Know a connection no more."""
+        """Remove a connection."""
         self._waiting.pop(connection, None)
         self._asking.pop(connection, None)
 
@@ -254,7 +254,7 @@ class HttpPort:
             self._admit(accepted)
 
     def _rest(self) -> None:
-        """Take no connections for a while, and make room meanwhile."""
+        """Pause accepting, and close a connection to make room."""
         self._loop.remove_reader(self._listening)
         self._pause = self._loop.call_later(ACCEPT_PAUSE_S, self._loop.add_reader, self._listening, self._accept)
         self._make_room()
@@ -269,7 +269,7 @@ class HttpPort:
         connection.arriving.add_done_callback(lambda task: self._on_arrived(connection, accepted, task))
 
     def _make_room(self) -> bool:
-        """Close the connection that is silent longest, or else one whose request has no whole body yet."""
+        """Close the connection idle longest, else the oldest incomplete request's; return whether one was closed."""
         connection = next((each for each in self._waiting if not each.downloads), None)
         if connection is None:
             connection = next((each for each in self._asking if each.incomplete), None)
@@ -282,16 +282,16 @@ class HttpPort:
     async def _connect(self, connection: HttpConnection, accepted: socket.socket) -> None:
         connection.started = True
         timeout_s = self._limits.headers_timeout_s if self._tls is not None else None
-        with contextlib.suppress(OSError):  # it does not speak TLS, took too long, or left
+        with contextlib.suppress(OSError):  # the client does not speak TLS, took too long, or left
             await self._loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=self._tls, ssl_handshake_timeout=timeout_s
             )
 
     def _on_arrived(self, connection: HttpConnection, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
-        if connection.arriving is not None:  # it never was: there is no connection_lost to come
+        if connection.arriving is not None:  # it was never set up: connection_lost will not be called
             self.forget(connection)
         if not connection.started:
-            accepted.close()  # else it is its transport's to close
+            accepted.close()  # else its transport closes it
         if not task.cancelled():
             task.result()
 
@@ -302,7 +302,7 @@ class HttpPort:
             if connection.unread_s(now) > limits.unread_timeout_s:
                 connection.cut()
             elif connection.waits and connection.unread_bytes:
-                self.note(connection)  # it is to ask again once it has read that
+                self.note(connection)  # its wait starts once it has read the answer
             elif connection.waits or connection.incomplete:
                 timeout_s = limits.headers_timeout_s if connection.waits else limits.body_timeout_s
                 if now - connection.since > timeout_s:
@@ -310,7 +310,7 @@ class HttpPort:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves a listening socket within the running loop, between ``serve`` and ``should_exit``, within limits."""
+    """Serves a listening socket in the running loop, from ``serve`` until ``should_exit``, within limits."""
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: HttpLimits) -> None:
         super().__init__(config)
@@ -319,11 +319,11 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone: SIGTERM drains the xDS port first."""
+        """Install no signal handlers: SIGTERM drains the xDS port first."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take connections of the socket by an ``HttpPort``, not by the event loop's own server."""
+        """Accept connections with an ``HttpPort`` instead of the event loop's own server."""
         await self.lifespan.startup()
         self._port = HttpPort(self._listening, self._connection, limits=self._limits, tls=self.config.ssl)
         self._port.open()
@@ -331,7 +331,7 @@ class HttpServer(uvicorn.Server):
         self.started = True
 
     def let_go(self) -> None:
-        """Take no more connections, and close those that are open: for one that ended without ``shutdown`` too."""
+        """Accept no more connections and close the open ones, also after an end without ``shutdown``."""
         if self.started:
             self._port.close()
             self._port.cut_all()
@@ -341,6 +341,6 @@ class HttpServer(uvicorn.Server):
         return HttpConnection(port, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port; connections that are open after the grace are cut off."""
+        """Close the port; connections still open after the grace period are cut off."""
         await super().shutdown(sockets=[self._listening])
         self._port.cut_all()

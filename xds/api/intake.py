@@ -1,7 +1,7 @@
-"""How many bytes of request bodies are taken in at once: what would be more waits for its turn, or is sent away.
+"""Bounds the bytes of request bodies in memory: a body beyond the limit waits for room, or is refused.
 
-A body costs several times its bytes until its change is kept: as it comes, parsed, as resources, in the store. So the
-room that it was given is held until its request is answered.
+A body costs several times its size until its change is stored: as received, parsed, as resources, in the store. So its
+room is held until its request is answered.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 WAIT_S = 30.0
-"""The longest that a body waits for its turn."""
+"""The longest that a body waits for room."""
 LARGE_BYTES = 1024 * 1024
-"""After a body of so many bytes the memory that it left is given back to the system."""
+"""After a body larger than this, ``on_empty`` is called, to return freed memory to the system."""
 
 
 class BusyError(Exception):
-    """The bodies of others take all the room there is."""
+    """Other requests' bodies hold all the room."""
 
 
 class TooSlowError(Exception):
@@ -24,28 +24,28 @@ class TooSlowError(Exception):
 
 
 class BodyRoom:
-    """What one body may take of an intake, until it is given back."""
+    """The room that one body holds in an intake, until ``give_back``."""
 
     def __init__(self, intake: "Intake", size_bytes: int) -> None:
         self._intake = intake
         self._size_bytes = size_bytes
 
     def shrink(self, size_bytes: int) -> None:
-        """Leave to others what the body turned out not to need."""
+        """Release the room beyond ``size_bytes``, which the body turned out not to need."""
         assert size_bytes <= self._size_bytes
         freed, self._size_bytes = self._size_bytes - size_bytes, size_bytes
         self._intake.free(freed)
 
     def give_back(self) -> None:
-        """Leave all of it to others."""
+        """Release all of the room."""
         size_bytes, self._size_bytes = self._size_bytes, 0
         self._intake.done_with(size_bytes)
 
 
 class Intake:
-    """Shares ``bytes_max`` between the bodies of all requests, in the order in which they came.
+    """Shares ``bytes_max`` between the bodies of all requests, in the order of their arrival.
 
-    ``on_empty`` is called in the loop, soon after the last of them was done with, if one was large.
+    ``on_empty`` is called in the event loop, soon after the last body was released, if one was large.
     """
 
     def __init__(self, bytes_max: int, *, wait_s: float = WAIT_S, on_empty: Callable[[], None] = lambda: None) -> None:
@@ -58,7 +58,7 @@ class Intake:
 
     @asynccontextmanager
     async def room(self, size_bytes: int) -> AsyncIterator[BodyRoom]:
-        """Hold room for a body of so many bytes at most. Raises BusyError where there is none for too long."""
+        """Hold room for a body of at most ``size_bytes``. Raises BusyError if there is none in time."""
         room = await self.take(size_bytes)
         try:
             yield room
@@ -66,7 +66,7 @@ class Intake:
             room.give_back()
 
     async def take(self, size_bytes: int) -> BodyRoom:
-        """Return room for a body, to be given back. Raises BusyError where there is none for too long."""
+        """Return room for a body, which the caller gives back. Raises BusyError if there is none in time."""
         assert size_bytes <= self._bytes_max
         if not self._waiting and self._held_bytes + size_bytes <= self._bytes_max:
             self._held_bytes += size_bytes
@@ -96,7 +96,7 @@ class Intake:
         self.free(0)
 
     def done_with(self, size_bytes: int) -> None:
-        """Take back the room of a body that had so many bytes."""
+        """Release the room of a body that held ``size_bytes``."""
         self._was_large |= size_bytes > LARGE_BYTES
         self.free(size_bytes)
         if self._held_bytes == 0 and self._was_large:
@@ -104,7 +104,7 @@ class Intake:
             asyncio.get_running_loop().call_soon(self._on_empty)
 
     def free(self, size_bytes: int) -> None:
-        """Take back room, and give it to those who wait first."""
+        """Release room, and grant it to waiting bodies, the longest wait first."""
         self._held_bytes -= size_bytes
         while self._waiting:
             wanted, turn = self._waiting[0]

@@ -1,4 +1,4 @@
-"""A JSON response that is safe to print: hidden characters in it are JSON's own escapes."""
+"""A JSON response that is safe to print: hidden characters are written as JSON escapes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from xds.escaping import json_text
 
 
 class JsonAnswer(JSONResponse):
-    """Use it in place of JSONResponse: people read answers in terminals, and what is in them is of others."""
+    """A JSONResponse for untrusted content: people read answers in terminals."""
 
     def render(self, content: Any) -> bytes:
         """Return the body."""

@@ -1,4 +1,4 @@
-"""What the push API answers as protobuf (``snapshots.proto``). Pure."""
+"""The push API's answers as protobuf (``snapshots.proto``). Pure."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,11 +14,11 @@ from xds.publishing.codec import restored
 from xds.store.entries import Head, Key, Stored, head_of
 
 PROBLEMS_BYTES_MAX = 3_500
-"""gRPC refuses trailers of more than 8 KiB, now and then; these bytes become a third more in base64."""
+"""gRPC sometimes refuses trailers of more than 8 KiB; base64 makes these bytes a third more."""
 
 
 def applied_message(published: Published) -> Any:
-    """Return what became of a change."""
+    """Return the outcome of a change."""
     return pb.Applied(
         revision=published.revision,
         changed=[_name(key) for key in published.changed],
@@ -32,7 +32,7 @@ def _name(key: Key) -> Any:
 
 
 def problems_message(problems: Iterable[Problem]) -> Any:
-    """Return as many problems as fit into a header."""
+    """Return as many problems as fit into the trailers."""
     message = pb.Problems()
     for each in problems:
         added = message.problems.add(
@@ -45,7 +45,7 @@ def problems_message(problems: Iterable[Problem]) -> Any:
 
 
 def snapshot_message(snapshot: SnapshotAnswer, epoch: str, *, secrets: bool) -> Any:
-    """Return what a group has at a revision."""
+    """Return a group's resources at a revision."""
     resources = [resource_any(each, secrets=secrets) for each in snapshot.resources]
     return pb.Snapshot(revision=snapshot.revision, resources=resources, epoch=epoch)
 
@@ -61,7 +61,7 @@ def difference_message(difference: ResourceDifference, *, secrets: bool) -> Any:
 
 
 def revision_message(head: Head) -> Any:
-    """Return what is told of a change in a list."""
+    """Return a change as an item of the history."""
     return pb.Revision(
         revision=head.revision,
         id=head.id,
@@ -73,7 +73,7 @@ def revision_message(head: Head) -> Any:
 
 
 def event_message(stored: Stored, *, secrets: bool) -> Any:
-    """Return a change with all that it does."""
+    """Return a change with everything it sets and removes."""
     operations = [
         pb.Operation(
             group=key.group,
@@ -94,7 +94,7 @@ def group_message(group: GroupInfo) -> Any:
 
 
 def node_message(node: NodeSummary) -> Any:
-    """Return how far a node is."""
+    """Return the progress of a node."""
     types = [
         pb.NodeType(
             type=short_name(each.type_url),

@@ -1,6 +1,6 @@
-"""The server's metrics, as Prometheus reads them. It does not know HTTP.
+"""The server's metrics in Prometheus' text format.
 
-Nothing is counted twice: what the hub and the catalog know is read when somebody asks.
+The hub and the catalog are read at each scrape: no metric has a second counter of its own.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -33,26 +33,26 @@ _COUNTERS = (
 
 
 class WorkerStates(Protocol):
-    """How worker processes are."""
+    """The states of the worker processes."""
 
     @property
     def serving(self) -> int:
-        """How many serve and answer."""
+        """The number of workers that serve and answer."""
         ...
 
     @property
     def silent(self) -> Sequence[str]:
-        """Those that do not answer."""
+        """The names of workers that do not answer."""
         ...
 
     @property
     def missing(self) -> int:
-        """How many are being replaced."""
+        """The number of workers that are being replaced."""
         ...
 
 
 class Serving(Protocol):
-    """What serves the streams, in this process or in others."""
+    """The server of the streams, in this process or in worker processes."""
 
     @property
     def counters(self) -> Counters:
@@ -61,16 +61,16 @@ class Serving(Protocol):
 
     @property
     def count(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         ...
 
     @property
     def workers(self) -> WorkerStates:
-        """How the worker processes are."""
+        """The states of the worker processes, if there are any."""
         ...
 
     async def refresh(self) -> None:
-        """Have both be of now."""
+        """Bring the counters and the count up to date."""
         ...
 
 
@@ -141,9 +141,10 @@ def metrics_renderer(
     refusing: Callable[[], bool] = lambda: False,
     background: Background | None = None,
 ) -> Callable[[], Awaitable[bytes]]:
-    """Return what renders all metrics as Prometheus text. ``rejected`` gives the changesets refused so far.
+    """Return a function that renders all metrics as Prometheus text.
 
-    ``stale`` says whether newer changes may be missing, ``refusing`` whether no change can be kept.
+    ``rejected`` returns the number of changesets rejected so far, ``stale`` whether newer changes may be missing,
+    ``refusing`` whether no change can be stored.
     """
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):

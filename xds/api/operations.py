@@ -1,4 +1,4 @@
-"""What the push API can do, whatever protocol asks for it: changes, reading at a revision, history, groups, nodes."""
+"""The push API's operations, for every protocol: changes, reading at a revision, history, groups, nodes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
@@ -42,13 +42,13 @@ class SnapshotAnswer:
 
     @property
     def size_bytes(self) -> int:
-        """How large the encoded resources are in all."""
+        """The total size of the encoded resources."""
         return sum(len(each.encoded) for each in self.resources)
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceDifference:
-    """One resource that two revisions differ in; None where it is not there."""
+    """One resource that differs between two revisions; None where it does not exist."""
 
     key: Key
     before: Resource | None
@@ -56,13 +56,13 @@ class ResourceDifference:
 
     @property
     def size_bytes(self) -> int:
-        """How large both are, encoded."""
+        """The encoded size of both."""
         return sum(len(each.encoded) for each in (self.before, self.after) if each is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupInfo:
-    """A group: what it extends, whether a directory keeps it, and how many resources of each type it has itself."""
+    """A group: what it extends, whether it comes from a directory, and the number of its own resources by type."""
 
     name: str
     extends: str | None
@@ -71,7 +71,7 @@ class GroupInfo:
 
 
 class Operations:
-    """The push API's operations on one control plane: what it publishes by, what it serves, and who knows its nodes."""
+    """The push API's operations on one control plane: its publisher, its resources and its nodes."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Operations:
     # --- Changes -----------------------------------------------------------------------------------------------------
 
     async def publish(self, change: Change, *, version: str = "") -> Published:
-        """Make a change; ``version`` labels all that it sets. Raises as ``Publisher.publish`` does."""
+        """Make a change; ``version`` labels the resources it sets. Raises the errors of ``Publisher.publish``."""
         if version:
             if wrong := _label_problem(version):
                 raise ChangesetRejectedError([Problem(what=wrong, field="version")])
@@ -102,7 +102,7 @@ class Operations:
             raise
 
     async def push_endpoints(self, group: str, endpoints: tuple[Resource, ...]) -> "asyncio.Future[Published]":
-        """Take in assignments, to be merged with what waits, and return what will be their outcome.
+        """Queue assignments, merged with those that wait, and return the future of their outcome.
 
         Raises ChangesetRejectedError.
         """
@@ -115,10 +115,10 @@ class Operations:
         return await self._publisher.submit(Change(upserts={group: tuple(latest.values())}, mergeable=True))
 
     async def rollback(self, group: str, to: int, like: Change) -> Published:
-        """Have a group be as it was at a revision, at a new one. ``like`` says who, why and by which id.
+        """Restore a group's state of a former revision, as a new revision. ``like`` has the author, message and id.
 
-        What it was then is read first: it never changes. What has to be done for it is decided on the newest state.
-        Raises OutcomeUnknownError where that can't be read any more and a change with the id was made.
+        The former state is read first: it never changes. The resulting change is computed on the newest state.
+        Raises OutcomeUnknownError if the former state can't be read any more and a change with the id was made.
         """
         try:
             snapshot = await self._snapshot_to_restore(group, to)
@@ -136,15 +136,15 @@ class Operations:
             return await self.snapshot(group, to)
 
     async def put_group(self, group: str, extends: str | None, like: Change) -> Published:
-        """Make a group, or have it extend another one. Raises UnknownGroupError too."""
+        """Create a group, or change the group it extends. Raises UnknownGroupError too."""
         return await self.publish(replace(like, edit=PutGroup(group, extends)))
 
     async def delete_group(self, group: str, like: Change) -> Published:
-        """Remove a group and all it has. Raises UnknownGroupError, and ChangesetRejectedError while it is needed."""
+        """Remove a group and its resources. Raises UnknownGroupError, and ChangesetRejectedError while it is in use."""
         return await self.publish(replace(like, edit=DeleteGroup(group)))
 
     async def edit_rules(self, rules: PutRules | UpdateRules, like: Change) -> Published:
-        """Replace the rules and who extends whom, or parts of them; groups that are there stay."""
+        """Replace the rules and the group inheritance, or parts of them; existing groups stay."""
         return await self.publish(replace(like, edit=rules))
 
     # --- Reading -----------------------------------------------------------------------------------------------------
@@ -156,17 +156,17 @@ class Operations:
 
     @property
     def epoch(self) -> str:
-        """Names the log that revisions count: after a restore from a backup it is another one."""
+        """The name of the log that revisions belong to: a restore from a backup changes it."""
         return self._publisher.store.epoch
 
     @property
     def stale_because(self) -> str:
-        """Why the store can't be followed just now, "" if it can."""
+        """Why the store can't be followed at present, "" if it can."""
         return self._publisher.stale_because or self._publisher.store.away
 
     @property
     def table(self) -> GroupTable:
-        """Groups and rules in force."""
+        """The groups and rules in force."""
         return self._catalog.table
 
     @property
@@ -175,7 +175,7 @@ class Operations:
         return self._catalog.snapshots.keys()
 
     async def snapshot(self, group: str, revision: int | None = None, type_url: str | None = None) -> SnapshotAnswer:
-        """Return what a group has itself. Raises UnknownGroupError, CompactedError and NotYetError."""
+        """Return a group's own resources. Raises UnknownGroupError, CompactedError and NotYetError."""
         if revision is None or revision == self.revision:
             self._must_be_known(group)
             return SnapshotAnswer(self.revision, _of_type(self._catalog.own(group), type_url))
@@ -192,7 +192,7 @@ class Operations:
         return SnapshotAnswer(revision, resources)
 
     async def resource(self, group: str, type_url: str, name: str, revision: int | None = None) -> Resource:
-        """Return one resource that a group has itself. Raises UnknownResourceError too."""
+        """Return one of a group's own resources. Raises UnknownResourceError too."""
         found: Resource | None
         if revision is None:
             self._must_be_known(group)
@@ -205,7 +205,7 @@ class Operations:
         return found
 
     async def diff(self, group: str, before: int, after: int | None = None) -> list[ResourceDifference]:
-        """Return what two revisions of a group differ in, by type and name."""
+        """Return the differences between two revisions of a group, by type and name."""
         old, new = await self.snapshot(group, before), await self.snapshot(group, after)
         olds = {Key(group, each.type_url, each.name): each for each in old.resources}
         news = {Key(group, each.type_url, each.name): each for each in new.resources}
@@ -213,7 +213,7 @@ class Operations:
         return [ResourceDifference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
 
     async def history(self, *, limit: int, before: int | None = None) -> list[Head]:
-        """Return the newest changes, newest first, so many at most; those before a revision."""
+        """Return at most ``limit`` changes, newest first: those before a revision, or the newest."""
         oldest, newest = await self._publisher.store.kept()
         until = newest if before is None else min(newest, before - 1)
         if until <= oldest:
@@ -222,9 +222,10 @@ class Operations:
         return list(reversed(await self._publisher.store.heads(after, until - after)))
 
     async def find(self, entry_id: str) -> int | None:
-        """Return the revision that the change with that id made, None if there is no such change.
+        """Return the revision of the change with that id, None if there is no such change.
 
-        Another replica may have made it: that none did is said once all is known that the store has. Raises StoreError.
+        None is returned only once this replica has read all of the store: another replica may have made the change.
+        Raises StoreError.
         """
         revision = await self._known_revision(entry_id)
         if revision is None:
@@ -237,7 +238,7 @@ class Operations:
         return found[entry_id].revision if entry_id in found else None
 
     async def must_be_kept(self, after: int) -> None:
-        """Raise CompactedError or NotYetError where a watch can't begin after that revision."""
+        """Raise CompactedError or NotYetError if a watch can't begin after that revision."""
         oldest, newest = await self._publisher.store.kept()
         must_be_kept(after, oldest=oldest, newest=newest)
 
@@ -259,16 +260,16 @@ class Operations:
         return GroupInfo(name=name, extends=table.extends.get(name), kept=name in table.kept, resources=counts)
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
-        """Return how far the nodes are that a query is about, those of workers that answer.
+        """Return the progress of the nodes that match a query, from the workers that answer.
 
-        Raises StreamRefusedError where none does.
+        Raises StreamRefusedError if none does.
         """
         return await self._nodes(query)
 
     async def node(self, node_id: str) -> NodesFound:
-        """Return all that is known of one node: an entry for each connection.
+        """Return the progress of one node: an entry for each of its connections.
 
-        Raises UnknownNodeError, and StreamRefusedError where a worker that did not answer may have the node.
+        Raises UnknownNodeError, and StreamRefusedError if a worker that did not answer may have the node.
         """
         found = await self._nodes(NodesQuery(id=node_id))
         if not found.nodes and found.missing_workers:

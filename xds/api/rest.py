@@ -1,4 +1,4 @@
-"""The push API over HTTP, under ``/v1``: FastAPI around ``Operations``. It decides nothing by itself."""
+"""The push API over HTTP, under ``/v1``: FastAPI around ``Operations``."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -60,7 +60,7 @@ ChangeId = Annotated[
 ]
 Redact = Annotated[bool, Query(description="Hide keys, passwords and generic secrets.")]
 HUNG_UP = 499
-"""nginx's status for a client that is gone: nobody reads it, but something has to be answered."""
+"""nginx's status for a client that has disconnected: nobody reads it, but an answer needs a status."""
 EVENT_STREAM = "text/event-stream"
 
 
@@ -73,7 +73,7 @@ def rest_api(
     intake: Intake | None = None,
     hosts: Hosts | None = None,
 ) -> Guard:
-    """Return the ASGI application that serves ``/v1``. Without ``hosts`` it may be asked by any name."""
+    """Return the ASGI application that serves ``/v1``. Without ``hosts`` any host name is accepted."""
     app = FastAPI(
         title="xds push API",
         version=__version__,
@@ -99,7 +99,7 @@ def _add_errors(app: FastAPI) -> None:
     async def expected(request: Request, error: Exception) -> Response:
         answer = error_answer(error)
         status = answer.http
-        if isinstance(error, TooSlowError | BodyTooLargeError):  # the rest of the body is not waited for
+        if isinstance(error, TooSlowError | BodyTooLargeError):  # the rest of the body is not read
             return JsonAnswer(answer.body, status, {"connection": "close"})
         if isinstance(error, ConflictError) and "if-match" in request.headers:
             status = 412
@@ -130,7 +130,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _within(request: Request) -> list[str]:
-    """Return the unescaped parts of the path below ``/v1``; a slash within one is escaped in it."""
+    """Return the unescaped segments of the path below ``/v1``; a slash within one is escaped in the path."""
     raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
     parts = raw.decode("latin-1").partition("?")[0].split("/")[2:]
     return [unquote(part) for part in parts]
@@ -422,14 +422,14 @@ def _event_data(stored: Stored) -> str:
 
 
 def _answer_in(accepted: str, content: Any, headers: dict[str, str] | None = None) -> Response:
-    """Return content as JSON, or as YAML where that is asked for."""
+    """Return content as JSON, or as YAML if ``accepted`` names it."""
     if "yaml" in accepted:
         return Response(yaml_text(content), headers=headers, media_type=bodies.YAML)
     return JsonAnswer(content, headers=headers)
 
 
 def _five(parts: list[str]) -> tuple[str, str, str, str, str]:
-    """Return groups, GROUP, resources, TYPE, NAME; a name may have slashes that were not escaped."""
+    """Return the segments groups, GROUP, resources, TYPE, NAME; the name may contain unescaped slashes."""
     if len(parts) < 5 or not parts[4]:
         raise HTTPException(404, "write /v1/groups/GROUP/resources/TYPE/NAME")
     return parts[0], parts[1], parts[2], parts[3], "/".join(parts[4:])

@@ -1,4 +1,4 @@
-"""Request bodies over HTTP, as they come in: in their turn, no larger than is allowed, and within a time."""
+"""Limits HTTP request bodies: their size, their total in memory, and the time they take to arrive."""
 
 import asyncio
 
@@ -10,11 +10,11 @@ from xds.api.intake import BusyError, Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
 
 SMALL_BYTES = 64 * 1024
-"""What is no larger needs no turn: HTTP's own buffers take as much of every connection."""
+"""Bodies up to this size need no room: HTTP's own buffers take as much for every connection."""
 
 
 class TakingIn:
-    """The ASGI application ``app``, each request once there is room for its body."""
+    """Serves ``app``, passing each request on once there is room for its body."""
 
     def __init__(self, app: ASGIApp, intake: Intake, *, body_bytes_max: int, body_timeout_s: float) -> None:
         self.app = app
@@ -44,13 +44,13 @@ class TakingIn:
             room.give_back()
 
     def _announced_bytes(self, headers: Headers) -> int:
-        """Return how large the body will be, or may be where its headers leave that open."""
+        """Return the body's size by its headers, or the largest allowed if they do not state it."""
         if "transfer-encoding" in headers:
             return self._body_bytes_max
         return int(headers.get("content-length", 0))
 
     def _timely(self, receive: Receive) -> Receive:
-        """Return what receives a request's messages, with a deadline until its body is whole."""
+        """Wrap ``receive`` with a deadline for the arrival of the whole body."""
         deadline = asyncio.get_running_loop().time() + self._body_timeout_s
         is_whole = False
 

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of bodies, names and errors, which routes read by themselves."""
+"""OpenAPI descriptions of bodies, names and errors, which routes parse without FastAPI."""
 
 from typing import Any
 
@@ -89,4 +89,4 @@ BODIES: dict[str, dict[str, Any]] = {
     "rules_update": _body({"type": "object", "description": "Parts of groups.yaml, and add_external"}),
     "resource": {"openapi_extra": NAMES["openapi_extra"] | _body(_RESOURCE)["openapi_extra"]},
 }
-"""What a route is declared with, by what its body is."""
+"""The ``openapi_extra`` of routes, by the kind of their body."""

@@ -1,4 +1,4 @@
-"""Groups and rules from a body in the form of ``groups.yaml``, as edits. It does not know who asks."""
+"""Parses groups and rules, in the form of ``groups.yaml``, into edits."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ ADD_EXTERNAL = "add_external"
 
 
 def rules_of(document: Document, known: Collection[str]) -> PutRules:
-    """Return the edit that a body asks for. Raises ChangesetRejectedError.
+    """Return the edit of a body. Raises ChangesetRejectedError.
 
-    Whether the groups exist that it names is decided when the edit is made; ``known`` only serves to tell all that is
-    wrong with a body at once.
+    Whether the groups it names exist is decided when the edit is made; ``known`` only serves to report all problems of
+    a body at once.
     """
     read = parse_groups(document, file="", directories=None)
     if read.problems:
@@ -25,7 +25,7 @@ def rules_of(document: Document, known: Collection[str]) -> PutRules:
 
 
 def rules_update_of(document: Document, known: Collection[str]) -> UpdateRules:
-    """Return the edit of those parts that a body has; see ``rules_of``. ``add_external`` adds to ``external``."""
+    """Return the edit of the parts that a body has; see ``rules_of``. ``add_external`` adds to ``external``."""
     given: Mapping[str, Any] = document.value if isinstance(document.value, dict) else {}
     parts = {key: value for key, value in given.items() if key != ADD_EXTERNAL}
     plain = _Part(document, parts if isinstance(document.value, dict) else document.value)
@@ -48,7 +48,7 @@ def rules_update_of(document: Document, known: Collection[str]) -> UpdateRules:
 
 @dataclass(slots=True)
 class _Part:
-    """Part of a document, with the lines of the whole; keys of ``renamed`` have another name there."""
+    """Part of a document, with the line numbers of the whole; ``renamed`` maps keys to their names in the document."""
 
     document: Document
     value: Any

@@ -1,4 +1,4 @@
-"""Large work on a thread: health checks, pushes and, without worker processes, streams go on meanwhile."""
+"""Runs large work on a thread, so that health checks, pushes and, without worker processes, streams go on."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LARGE_BYTES = 64 * 1024
-"""What is read or written of a body in about 10 ms; a thread would only delay what is smaller."""
+"""Bytes of a body that are parsed or written in about 10 ms; for less, a thread only adds delay."""
 
 
 async def run_in_thread(size_bytes: int, work: Callable[[], T]) -> T:
-    """Return what ``work``, on so many bytes, returns. It must not touch what the event loop changes."""
+    """Return the result of ``work`` on ``size_bytes`` of data. It must not touch what the event loop changes."""
     return await asyncio.to_thread(work) if size_bytes > LARGE_BYTES else work()

@@ -1,4 +1,4 @@
-"""How a resource leaves the push API: by these functions alone, so that no form of it shows a secret unasked."""
+"""The forms in which resources leave the push API: each redacts secrets unless they are requested."""
 
 from typing import Any
 

@@ -1,11 +1,11 @@
-"""The token that callers of the push API show. It does not know how they are asked for it."""
+"""The bearer token of the push API."""
 
 import hmac
 from pathlib import Path
 
 
 class Token:
-    """Says whether a caller may come in. Without a file everyone may. The file is read again whenever it changed."""
+    """Authorizes callers by a token from a file; without a file everyone. The file is reloaded when it changes."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -14,11 +14,11 @@ class Token:
 
     @property
     def is_needed(self) -> bool:
-        """Say whether callers have to show one."""
+        """Return whether callers need a token."""
         return self._path is not None
 
     def reload(self) -> bool:
-        """Read the file again, changed or not; say whether there is one, and it can be read."""
+        """Reload the file, changed or not; return whether there is one and it can be read."""
         self._stamp = None
         if self._path is None:
             return False
@@ -26,7 +26,7 @@ class Token:
         return self._stamp is not None
 
     def admits(self, authorization: str) -> bool:
-        """Say whether the value of an ``Authorization`` header lets its sender in, in a time that tells nothing."""
+        """Return whether an ``Authorization`` header has the token, compared in constant time."""
         if self._path is None:
             return True
         self._read(self._path)
@@ -41,4 +41,4 @@ class Token:
             if stamp != self._stamp:
                 self._token, self._stamp = path.read_bytes().strip(), stamp
         except OSError:
-            return  # being replaced: the last one counts on
+            return  # being replaced: the former token stays valid
