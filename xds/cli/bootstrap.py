@@ -1,4 +1,4 @@
-"""``xds bootstrap``: print what Envoy, or a grpc client, is started with to find this control plane."""
+"""``xds bootstrap``: print a bootstrap that connects Envoy, or a gRPC client, to this control plane."""
 
 import json
 import re
@@ -73,9 +73,9 @@ def bootstrap(
 
 
 def to_yaml(value: Any) -> str:
-    """Return YAML that Envoy reads as the value is: text that might be taken for anything else is quoted.
+    """Return YAML that Envoy parses to the same value: text that could be read as another type is quoted.
 
-    PyYAML writes ``y`` and ``1e3`` bare, which yaml-cpp, Envoy's reader, takes for true and 1000.
+    PyYAML writes ``y`` and ``1e3`` without quotes, which yaml-cpp, Envoy's parser, reads as true and 1000.
     """
     import yaml
 

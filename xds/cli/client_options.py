@@ -56,7 +56,7 @@ Metadata = Annotated[
 def node_of(
     *, node_id: str, cluster: str, region: str, zone: str, sub_zone: str, metadata: Iterable[str] | None
 ) -> Node:
-    """Return the node that the options describe. Raises typer.BadParameter naming the option."""
+    """Return the node of the options. Raises typer.BadParameter naming the option."""
     for option, value in (("--node-id", node_id), ("--cluster", cluster)):
         if not value:
             raise typer.BadParameter("must not be empty; Envoy needs both a node id and a cluster", param_hint=option)
@@ -74,7 +74,7 @@ def spec_of(
     fetch_timeout: str,
     tls: ClientTls | None,
 ) -> BootstrapSpec:
-    """Return the spec that the options describe. Raises typer.BadParameter naming the option."""
+    """Return the bootstrap spec of the options. Raises typer.BadParameter naming the option."""
     fetch_timeout_s = seconds_of(fetch_timeout, "--fetch-timeout")
     try:
         return BootstrapSpec(
@@ -91,7 +91,7 @@ def spec_of(
 
 
 def tls_of(*, ca: str | None, cert: str | None, key: str | None, server_name: str | None) -> ClientTls | None:
-    """Return the TLS that the options describe, None without any. Raises typer.BadParameter naming the option."""
+    """Return the TLS settings of the options, None without any. Raises typer.BadParameter naming the option."""
     if ca is None:
         given = [
             name for name, value in (("cert", cert), ("key", key), ("server-name", server_name)) if value is not None
@@ -108,7 +108,7 @@ def tls_of(*, ca: str | None, cert: str | None, key: str | None, server_name: st
 
 
 def seconds_of(text: str, option: str) -> float:
-    """Return the seconds of ``15s``, ``500ms``, ``2m`` or a bare number. Raises typer.BadParameter."""
+    """Parse ``15s``, ``500ms``, ``2m`` or a bare number into seconds. Raises typer.BadParameter."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a time; write 15s, 500ms or 2m", param_hint=option)

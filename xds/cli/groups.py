@@ -1,4 +1,4 @@
-"""``xds groups``: which groups there are, and by which rules nodes belong to them."""
+"""``xds groups``: print the groups and the rules that assign nodes to them, or replace the rules."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``xds settings``: list what can be set, from the settings' own declarations. It reads no values."""
+"""``xds settings``: list the settings from their declarations, without reading values."""
 
 from xds.cli.output import examples, say
 

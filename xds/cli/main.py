@@ -1,6 +1,6 @@
-"""The command ``xds``: its subcommands, and nothing of what they do.
+"""The command ``xds``: registers its subcommands.
 
-The modules of the subcommands import only what their options need; the rest is imported when one runs, so that
+The modules of the subcommands import only what their options need; the rest is imported when they run, so that
 ``xds --help`` and shell completion answer at once.
 """
 
@@ -76,6 +76,6 @@ app.command()(version)
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # Else gRPC writes a line of its own, in no format of ours, for every TLS handshake that fails.
+    # Else gRPC logs a line, in its own format, for every failed TLS handshake.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app(prog_name="xds")

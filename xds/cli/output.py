@@ -1,7 +1,7 @@
-"""What every command prints, and where: errors on stderr, the rest on stdout. It does not know the commands.
+"""Prints the output of all commands: errors on stderr, the rest on stdout.
 
-No other module of the commands writes to a terminal: whatever comes from servers, nodes, authors and files is escaped
-here, so that it can't steer one, or pass for what it is not.
+No other module of the commands writes to a terminal: text from servers, nodes, authors and files is escaped here, so
+that it can't control the terminal or imitate other output.
 """
 
 import sys
@@ -28,7 +28,7 @@ Resources = Mapping[str, Mapping[str, int]]
 
 
 def say(*lines: str, stream: Any = None, style: str = "") -> None:
-    """Print each as one line, whatever is in it; ``stream`` is stdout by default. A style counts on terminals."""
+    """Print each as exactly one line; ``stream`` is stdout by default. ``style`` applies on terminals only."""
     stream = stream or sys.stdout
     if style:
         from rich.text import Text
@@ -42,12 +42,12 @@ def say(*lines: str, stream: Any = None, style: str = "") -> None:
 
 
 def warn(*lines: str) -> None:
-    """Print the lines on stderr, as of this program."""
+    """Print the lines on stderr, prefixed with ``xds:``."""
     say(*(f"xds: {line}" for line in lines), stream=sys.stderr)
 
 
 def fail(*lines: str, code: int) -> NoReturn:
-    """Print the lines as errors and exit with the code."""
+    """Print the lines as ``warn`` does and exit with the code."""
     warn(*lines)
     raise typer.Exit(code)
 
@@ -65,17 +65,17 @@ def print_yaml(value: Any) -> None:
 
 
 def print_formatted(text: str) -> None:
-    """Print what ``xds.escaping`` has made: JSON or YAML, with its line ends."""
+    """Print JSON or YAML already escaped by ``xds.escaping``, with its line ends."""
     sys.stdout.write(text)
 
 
 def print_problems(problems: Iterable["Problem"], stream: Any) -> None:
-    """Print problems, each with its place, and what would be right below it."""
+    """Print problems, each with its place, and its hint below it."""
     say(*problem_lines(problems), stream=stream)
 
 
 def show(table: "Table", *, stream: Any = None, width: int | None = None, soft_wrap: bool | None = None) -> None:
-    """Print a table of rich's, whose cells were escaped; ``stream`` is stdout by default."""
+    """Print a rich table, whose cells are escaped already; ``stream`` is stdout by default."""
     stream = stream or sys.stdout
     soft_wrap = not stream.isatty() if soft_wrap is None else soft_wrap
     _console(stream, width=width, soft_wrap=soft_wrap).print(table)
@@ -88,7 +88,7 @@ def _console(stream: Any, *, width: int | None = None, soft_wrap: bool = True) -
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[str, ...] = ()) -> None:
-    """Print rows below their columns' names."""
+    """Print rows below a header of column names."""
     table = new_table()
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
@@ -97,7 +97,7 @@ def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[str, 
 
 
 def new_table(title: str = "") -> "Table":
-    """Return a table without lines."""
+    """Return a table without borders."""
     from rich.table import Table
 
     return Table(
@@ -114,12 +114,12 @@ def add_rows(table: "Table", rows: Iterable[Iterable[str]]) -> None:
 
 
 def examples(*lines: str) -> str:
-    """Return an epilog that shows command lines, each as it is typed."""
+    """Return an epilog with example command lines."""
     return "\n\n".join(["[bold]Examples[/bold]", *(line.replace("[", "\\[") for line in lines), EXIT_CODES])
 
 
 def problem_lines(problems: Iterable["Problem"]) -> list[str]:
-    """Return problems as lines: ``file:line: [group] resource field: what``, and below it what would be right."""
+    """Return problems as lines: ``file:line: [group] resource field: what``, and the hint below it."""
     parts = []
     for problem in problems:
         place = f"{problem.file}:{problem.line}" if problem.file and problem.line else problem.file
@@ -132,7 +132,7 @@ def problem_lines(problems: Iterable["Problem"]) -> list[str]:
 
 
 def resource_table(resources: Resources, *, groups_max: int | None = None) -> "Table":
-    """Return a table of groups × types; of many groups, the first ``groups_max`` and how many more there are."""
+    """Return a table of groups × types: the first ``groups_max`` groups, and the number of further ones."""
     from rich.text import Text
 
     shown = shown_groups(resources)

@@ -1,4 +1,4 @@
-"""The bar that shows how far the reading of a large directory is. It does not know what is read."""
+"""The progress bar for reading a large directory."""
 
 import sys
 import time
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[int, int], None]
-"""Takes how many bytes are read, of how many."""
+"""Called with (bytes read, bytes in all)."""
 
 DELAY_S = 0.5
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress | None]:
-    """Give a callback for (done, total) bytes that draws a bar on a terminal, if it takes long; elsewhere None."""
+    """Yield a callback (done, total) in bytes that draws a bar on a terminal, if it takes long; elsewhere None."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""``xds apply``, ``delete`` and ``rollback``: changes over the push API."""
+"""``xds apply``, ``delete`` and ``rollback``: make changes over the push API."""
 
 import sys
 from collections.abc import Collection, Mapping
@@ -83,7 +83,7 @@ async def _apply(
     *,
     prune: bool,
 ) -> "dict[str, Applied]":
-    """Make the changes one after the other. Where a revision is expected, each expects that of the one before it."""
+    """Make the changes in order. If a revision is expected, each change expects the revision of the one before."""
     about_rules = replace(about, id="", version="")
     if not about.dry_run and (first := _needed_first(rules, read)):
         made = await client.update_rules(first, about=about_rules)
@@ -104,7 +104,7 @@ def _after(about: "About", made: "Applied") -> "About":
 
 
 def _needed_first(rules: "Mapping[str, Any]", pushed: "Collection[str]") -> dict[str, Any]:
-    """Return what of a groups.yaml has to be there before resources refer to it: what extends what, and externals."""
+    """Return the part of groups.yaml that resources may refer to: the group inheritance and external names."""
     groups: dict[str, Any] = dict(rules.get("groups", {}))
     bases = {each["extends"] for each in groups.values()}
     groups |= {name: {} for name in pushed if name in bases and name not in groups}
@@ -121,9 +121,9 @@ async def _push(
 
 
 def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, ...]], dict[str, Any]]":
-    """Return the resources of all files and directories by group, and what groups.yaml says; exit with every problem.
+    """Return the resources of all files and directories by group, and groups.yaml; exit with every problem.
 
-    Only ``groups`` in what it says: it has no rules.
+    With the key ``groups`` alone, there are no rules to replace.
     """
     from xds.model.problem import ChangesetRejectedError
 

@@ -1,4 +1,4 @@
-"""``xds get``, ``diff``, ``history``, ``watch``, ``status`` and ``node``: reading over the push API."""
+"""``xds get``, ``diff``, ``history``, ``watch``, ``status`` and ``node``: read over the push API."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,7 +115,7 @@ def diff(
 
 
 def _fields(difference: "Difference") -> list[Field]:
-    """Return the fields that differ, those of the resource as they are and those of a wrapper under ``(wrapper)``."""
+    """Return the fields that differ: those of the resource by their paths, those of its wrapper under ``(wrapper)``."""
     from xds.client import unwrapped
 
     before, after = difference.before, difference.after

@@ -1,4 +1,4 @@
-"""``xds serve``: settings from options, environment and file; then the server. It does not know how that is wired."""
+"""``xds serve``: load the settings from options, environment and file, and run the server."""
 
 import os
 import shutil
@@ -150,7 +150,7 @@ def serve(
 
 
 def run(settings: "Settings") -> None:
-    """Run the server to its end and exit with its code."""
+    """Run the server until it ends and exit with its code."""
     ignore_in_parent()
     from xds.logs import configure_logging, is_json
 
@@ -185,7 +185,7 @@ def run(settings: "Settings") -> None:
 
 
 def log_serving(info: "ServingInfo") -> None:
-    """Log what is served and where, as one event."""
+    """Log the served resources and the addresses as one event."""
     import structlog
 
     structlog.get_logger("xds.serve").info(
@@ -200,7 +200,7 @@ def log_serving(info: "ServingInfo") -> None:
 
 
 def print_serving(stream: Any, info: "ServingInfo") -> None:
-    """Print what is served, where, and what to try next, for a person to read."""
+    """Print the served resources, the addresses and commands to try next, for people to read."""
     tls = {"off": "plaintext", "server": "TLS", "mutual": "mTLS"}[info.tls]
     say(f"serving {info.directory or 'what the store has, and what is pushed'}", stream=stream, style="bold")
     say(
@@ -226,7 +226,7 @@ def _envoy_command(info: "ServingInfo") -> str:
 
 
 def _program() -> str:
-    """Return what to type for this program: its path, unless the shell finds it by name."""
+    """Return the command that runs this program: its name if the shell finds it, else its path."""
     if shutil.which("xds"):
         return "xds"
     path = os.path.relpath(sys.argv[0])

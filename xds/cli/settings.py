@@ -1,7 +1,6 @@
-"""From options, environment and file to ``Settings``, naming for each bad value where it came from.
+"""Loads ``Settings`` from options, environment and file, naming the source of each bad value.
 
-It does not know what the settings mean (``xds.config``), nor how a command line is parsed.
-The first that has a setting wins: option, environment (``XDS_LOG__LEVEL``), file (``log: {level: …}``), default.
+The first source that has a setting wins: option, environment (``XDS_LOG__LEVEL``), file (``log: {level: …}``), default.
 """
 
 import difflib
@@ -23,7 +22,7 @@ from xds.config import ENV_PREFIX, SettingPath, Settings, SettingsTogetherError
 ENV_CONFIG = "XDS_CONFIG"
 
 _KUBERNETES = re.compile(r"XDS_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_(TCP|UDP|SCTP)\w*)")
-"""Variables that Kubernetes puts into every container of a namespace with a service called ``xds`` or ``xds-…``."""
+"""Variables that Kubernetes sets in every container of a namespace with a Service named ``xds`` or ``xds-…``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Given:
 
 
 class SettingsRejectedError(Exception):
-    """Settings are wrong. ``problems`` has a line each: where the value came from, what is wrong, what would be right.
+    """Settings are invalid. ``problems`` has a line for each: the value's source, what is wrong, what would be right.
 
     Expected error: show the lines and exit with 2.
     """
@@ -47,9 +46,9 @@ class SettingsRejectedError(Exception):
 
 
 def load_settings(given: Sequence[Given] = (), *, config_file: Path | None = None) -> Settings:
-    """Return the settings that options, environment, file and defaults make, in this order of precedence.
+    """Load the settings from options, environment, file and defaults, in this order of precedence.
 
-    Without ``config_file`` the file is that of ``XDS_CONFIG``, if set. Raises SettingsRejectedError with all problems.
+    Without ``config_file`` the file is ``XDS_CONFIG``, if set. Raises SettingsRejectedError with all problems.
     """
     if config_file is None and os.environ.get(ENV_CONFIG):
         config_file = Path(os.environ[ENV_CONFIG])
@@ -73,7 +72,7 @@ def load_settings(given: Sequence[Given] = (), *, config_file: Path | None = Non
 
 
 def setting_paths(model: type[BaseModel] = Settings, prefix: SettingPath = ()) -> Iterator[SettingPath]:
-    """Iterate over all settings, in the order in which they are declared."""
+    """Yield the paths of all settings, in the order of their declaration."""
     for name, field in model.model_fields.items():
         section = _section_of(field.annotation)
         if section is None:
@@ -89,7 +88,7 @@ def variable_of(path: SettingPath) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Origins:
-    """Which source each value came from."""
+    """The sources, to name the one that a value came from."""
 
     given: Sequence[Given]
     environment: Mapping[str, Any]
@@ -167,14 +166,14 @@ def _holds(values: Mapping[str, Any], path: SettingPath) -> bool:
 
 
 def _mistyped_variables() -> Iterator[str]:
-    """Name the variables that look like one of ours. Others that begin with ``XDS_`` may belong to something else."""
+    """Report variables that look like misspelt settings. Others that begin with ``XDS_`` may be other programs'."""
     known = [ENV_CONFIG, *map(variable_of, setting_paths())]
     sections = {name.partition("__")[0] for name in known if "__" in name}
     for name in sorted(os.environ):
         if not name.startswith(ENV_PREFIX) or name in known or _KUBERNETES.fullmatch(name):
             continue
         if name.partition("__")[0] in sections:
-            continue  # read as part of that section, where it is found to be unknown
+            continue  # read as part of that section, and rejected there as unknown
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if close:
             yield f"{name}: is not a setting; did you mean {close[0]}?"

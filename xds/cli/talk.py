@@ -1,4 +1,4 @@
-"""What all commands over the push API have in common: whom they talk to, how they print, and what they exit with."""
+"""Shared parts of the commands over the push API: server options, the client, output formats and exit codes."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 
 def examples_of(*lines: str) -> str:
-    """Return an epilog that shows command lines, and these commands' exit codes."""
+    """Return an epilog with example command lines and the exit codes of these commands."""
     shown = (line.replace("[", "\\[") for line in lines)
     return "\n\n".join(["[bold]Examples[/bold]", *shown, CLIENT_EXIT_CODES])
 
@@ -67,7 +67,7 @@ def talk(
     *,
     redact: bool = True,
 ) -> T:
-    """Do the work with a connected client, and return what it returns; exit with the code of what went wrong."""
+    """Run ``work`` with a connected client and return its result; on an error, print it and exit with its code."""
     import asyncio
 
     from xds.client import Client, ClientError
@@ -91,7 +91,7 @@ def talk(
         return asyncio.run(run())
     except ClientError as error:
         _fail(error, api)
-    except UnicodeEncodeError as error:  # an argument, or a variable such as USER, in bytes that are no text
+    except UnicodeEncodeError as error:  # an argument, or a variable such as USER, that is not UTF-8
         fail(f"{str(error.object)[:100]!a} is not text: it has bytes that are not UTF-8", code=EXIT_USAGE)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

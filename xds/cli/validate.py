@@ -1,4 +1,4 @@
-"""``xds validate``: read a directory as ``xds serve`` would, and say all that is wrong. It serves nothing."""
+"""``xds validate``: read a directory as ``xds serve`` would, and print every problem."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ EPILOG = examples(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What there is in a directory, or what is wrong with it. ``resources``: group → short type name → count."""
+    """The content of a directory, or its problems. ``resources``: group → short type name → count."""
 
     directory: Path
     resources: Mapping[str, Mapping[str, int]]
@@ -66,7 +66,7 @@ def validate(
 
 
 def check(directory: Path, progress: Progress | None = None) -> Report:
-    """Read and apply the directory to an empty catalog. Raises OSError if the directory can't be read at all."""
+    """Read the directory and apply it to an empty catalog. Raises OSError if the directory can't be read."""
     from xds.model.catalog import Catalog
     from xds.model.problem import ChangesetRejectedError
     from xds.sources.directory import DirectoryReader
@@ -84,7 +84,7 @@ def check(directory: Path, progress: Progress | None = None) -> Report:
 
 
 def resource_counts(snapshots: "Mapping[str, Snapshot]") -> dict[str, dict[str, int]]:
-    """Return group → short type name → count, of all that each group's nodes see."""
+    """Return group → short type name → count of the resources that each group's nodes see."""
     from xds.model.types import short_name
 
     return {
