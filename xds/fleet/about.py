@@ -1,4 +1,4 @@
-"""What a result says of the machine and the programs it came from, and where the target is. It measures nothing."""
+"""Describes the machine and the programs of a run, and resolves the target's address."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ class UnknownTargetError(Exception):
 
 
 def tool_versions() -> dict[str, str]:
-    """Return the versions of what takes part in the measuring."""
+    """Return the versions of the programs that take part in the measurement."""
     found = {"python": platform.python_version()}
     for package in ("xds-control-plane", "uvloop", "protobuf", "hpack"):
         try:
@@ -27,7 +27,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the machine is: figures of different ones don't compare."""
+    """Return a description of the machine: figures of different machines don't compare."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -55,6 +55,6 @@ async def resolve(server: Address) -> tuple[str, int] | str:
         found = await asyncio.get_running_loop().getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise UnknownTargetError(f"{server.host} can't be resolved: {error}") from None
-    # IPv4 first, as only there loopback has room for many source addresses.
+    # IPv4 first: only its loopback network has many source addresses.
     address = min(found, key=lambda one: one[0] != socket.AF_INET)[4]
     return str(address[0]), int(address[1])

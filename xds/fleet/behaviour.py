@@ -1,4 +1,4 @@
-"""How sidecars behave, and which do: spread evenly, and the same in every run. It does not know connections."""
+"""The behaviours of sidecars, assigned evenly by index and equally in every run."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,12 +16,12 @@ class Behaviour(IntEnum):
     SLOW = 2
     """Reads a little now and then."""
     NACKING = 3
-    """Rejects whatever a push sends."""
+    """Rejects all responses to pushes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The shares of sidecars that do not behave well, each from 0 to 1, and 1 at most together."""
+    """The shares of sidecars that misbehave, each from 0 to 1, and at most 1 in all."""
 
     stuck: float = 0.0
     slow: float = 0.0
@@ -32,7 +32,7 @@ class Mix:
             raise ValueError("the shares of stuck, slow and rejecting sidecars are 0% to 100%, also together")
 
     def of(self, index: int) -> Behaviour:
-        """Return the behaviour of the sidecar of an index."""
+        """Return the behaviour of the sidecar with an index."""
         at = (index * _TURN) % 1.0
         for share, behaviour in (
             (self.stuck, Behaviour.STUCK),

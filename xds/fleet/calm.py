@@ -1,4 +1,4 @@
-"""Waits until a server has done what it still does, such as reading the last ACKs. It does not know what that is."""
+"""Waits until a server has finished its remaining work, such as reading the last ACKs."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What a worker process is told, as one line of JSON: target, node, plan, who misbehaves. It does nothing."""
+"""The config of a worker process, sent as one line of JSON: target, node, plan, mix of behaviours."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -10,7 +10,7 @@ from xds.fleet.plan import SubscriptionPlan
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How the server is told to be the right one, and who the sidecars are (mTLS)."""
+    """The CA that the server is verified against, and the sidecars' certificate (mTLS)."""
 
     ca: str
     cert: str | None = None
@@ -20,7 +20,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """What the nodes say of themselves; ids are the prefix and seven digits."""
+    """The fields of the sidecars' nodes; an id is the prefix and seven digits."""
 
     id_prefix: str = "fleet-"
     cluster: str = "fleet"
@@ -32,7 +32,7 @@ class NodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """One process's part. ``first_index`` and ``stride`` give its sidecars their places in the fleet."""
+    """The config of one process. Its sidecars have every ``stride``-th index of the fleet, from ``first_index`` on."""
 
     target: tuple[str, int] | str
     """An IP address and port, or the path of a unix socket."""
@@ -54,7 +54,7 @@ class WorkerConfig:
 
     @property
     def plan(self) -> SubscriptionPlan:
-        """What the sidecars subscribe to. Raises ValueError."""
+        """The subscriptions of the sidecars. Raises ValueError."""
         return SubscriptionPlan.of(self.types, self.subscribe, sotw=self.sotw)
 
     def to_json(self) -> str:

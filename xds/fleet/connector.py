@@ -1,4 +1,4 @@
-"""Opens the sidecars' connections: so many at a time, at a rate, from many addresses. It knows no message."""
+"""Opens the sidecars' connections: at a bounded concurrency and rate, from many source addresses."""
 
 import asyncio
 import errno
@@ -15,13 +15,13 @@ from xds.fleet.sidecar import Sidecar
 from xds.fleet.stream import FaultError
 
 SIDECARS_PER_SOURCE = 1_000
-"""An address of 127.0.0.0/8 for so many sidecars, as an address has some 28,000 ports to connect from."""
+"""Sidecars per source address of 127.0.0.0/8: an address has about 28,000 ports to connect from."""
 _BIND_ADDRESS_NO_PORT = 24
-"""IP_BIND_ADDRESS_NO_PORT of Linux: choose the port at connect, when it need only be free towards the target."""
+"""IP_BIND_ADDRESS_NO_PORT of Linux: the port is chosen at connect, and need only be free for that target."""
 
 
 class Connector:
-    """Connects sidecars to the target; one that fails is told so, which its crowd counts as a loss."""
+    """Connects sidecars to the target, and reports failures to the sidecar, whose crowd counts a loss."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
@@ -29,7 +29,7 @@ class Connector:
         self._is_loopback = isinstance(config.target, tuple) and _is_loopback_v4(config.target[0])
 
     async def connect(self, sidecars: Iterable[Sidecar], *, rate_per_s: float | None = None) -> None:
-        """Connect them all; returns when each has connected or failed. Handshakes in flight are bounded."""
+        """Connect sidecars; return when each has connected or failed. Handshakes in flight are bounded."""
         waiting = list(sidecars)
         turns = self._turns(waiting, rate_per_s)
         lanes = min(len(waiting), self._config.connects_in_flight_max)
@@ -50,7 +50,7 @@ class Connector:
             await self.connect_one(sidecar)
 
     async def connect_one(self, sidecar: Sidecar) -> None:
-        """Connect one sidecar, or report why not."""
+        """Connect one sidecar, or report its failure to it."""
         loop = asyncio.get_running_loop()
         sidecar.started_ns = time.monotonic_ns()
         sock: socket.socket | None = None
@@ -96,13 +96,13 @@ class Connector:
 
 
 async def _connected(sock: socket.socket, target: tuple[str, int] | str) -> None:
-    """Connect a socket that does not block, to an address that needs no looking up.
+    """Connect a non-blocking socket to a resolved address.
 
-    The event loop's own way looks up even numeric addresses, in another thread, at half the cost of a whole sidecar.
+    The event loop's own method resolves even numeric addresses, in a thread, at half the cost of a whole sidecar.
     """
     code = sock.connect_ex(target)
     if code == errno.EINPROGRESS:
-        code = sock.connect_ex(target)  # loopback is there by now, which saves the event loop two calls and a turn
+        code = sock.connect_ex(target)  # loopback is connected by now, which saves two calls and a turn of the loop
     if code in (errno.EINPROGRESS, errno.EALREADY):
         await _writable(sock)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -121,7 +121,7 @@ async def _writable(sock: socket.socket) -> None:
 
 
 def source_address(index: int) -> str:
-    """Return the address of 127.0.0.0/8 that the sidecar of an index connects from."""
+    """Return the address of 127.0.0.0/8 that the sidecar with an index connects from."""
     block = index // SIDECARS_PER_SOURCE
     return socket.inet_ntoa(struct.pack(">I", (127 << 24 | 1 << 16) + (block // 250 << 8) + block % 250 + 1))
 

@@ -1,8 +1,8 @@
-"""What a response says, parsed once for however many sidecars get it. It does not know who has what.
+"""Parses responses, each once for all sidecars that receive it.
 
-What stands before the parser, in this order: the latest message of each size, which is compared with and costs no hash;
-all messages, for servers whose nonces are equal on every stream; messages without their nonce, for the others; and
-resources, for servers that send them in another order on every stream. Each is dropped whole when it is too large.
+Caches are tried in this order: the latest message of each size, which is compared and needs no hash; all messages, for
+servers whose nonces are equal on every stream; messages without their nonce, for the others; and resources, for servers
+that send them in another order on every stream. Each cache is emptied when it grows too large.
 """
 
 from collections.abc import Iterable
@@ -19,21 +19,21 @@ from xds.fleet.wire import Outgoing, delta_answer, length_field, messages, text
 from xds.model.types import TYPE_PREFIX
 
 KEPT_BYTES_MAX = 32 << 20
-"""What the caches of a process may hold on to, each."""
+"""Maximum size of each cache of a process."""
 KEY_BYTES_MAX = 256 << 10
-"""Longer messages are compared with the latest, or else taken apart: hashing one costs as much, and keeping it more."""
+"""Longer messages are compared with the latest or parsed: hashing costs as much, and keeping them more memory."""
 ENTRY_BYTES = 500
-"""What an entry costs besides its key, about."""
+"""The approximate cost of an entry besides its key."""
 _RESOURCE = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 
 class MalformedError(ValueError):
-    """A server sent what is no discovery response. The text says what is wrong with it."""
+    """A server sent a malformed discovery response. The text says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Held:
-    """One version of one resource: ``digest`` covers name, version and content; ``names`` is what it refers to."""
+    """One version of one resource: ``digest`` covers name, version and content; ``names`` are its references."""
 
     version: str
     digest: int
@@ -42,7 +42,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Content:
-    """A response without its nonce. Equal ones, in whatever order, are one object for as long as it is remembered."""
+    """A response without its nonce. Responses equal except for order are one object, while it is cached."""
 
     type_url: str
     version: str
@@ -52,7 +52,7 @@ class Content:
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """A response as received: its content and nonce, and the answer to it, equal for all that ACK it (delta only)."""
+    """A response as received: its content, its nonce, and its encoded ACK, equal for all sidecars (delta only)."""
 
     content: Content
     nonce: str
@@ -60,14 +60,14 @@ class Message:
     _nack: Outgoing | None = field(default=None)
 
     def nack(self, reason: str) -> Outgoing:
-        """Return the rejection of a delta response, made when it is first needed."""
+        """Return the NACK of a delta response, encoded when first needed."""
         if self._nack is None:
             self._nack = Outgoing.of([delta_answer(self.content.type_url, self.nonce, reason)])
         return self._nack
 
 
 class BoundedCache(dict[Any, Any]):
-    """A cache by bytes that is emptied when its keys are too many; what was in it is only made again."""
+    """A cache bounded by the bytes of its keys, and emptied when these exceed ``bytes_max``."""
 
     __slots__ = ("bytes_kept", "bytes_max")
 
@@ -76,7 +76,7 @@ class BoundedCache(dict[Any, Any]):
         self.bytes_kept, self.bytes_max = 0, bytes_max
 
     def keep(self, key: Any, value: Any, key_bytes: int) -> None:
-        """Remember a value."""
+        """Add a value, whose key has ``key_bytes``."""
         self.bytes_kept += key_bytes + ENTRY_BYTES
         if self.bytes_kept > self.bytes_max:
             self.clear()
@@ -85,7 +85,7 @@ class BoundedCache(dict[Any, Any]):
 
 
 class Parser:
-    """Turns encoded responses into messages, of one variant."""
+    """Parses encoded responses of one protocol variant into messages."""
 
     def __init__(self, *, sotw: bool) -> None:
         self._sotw = sotw
@@ -126,8 +126,8 @@ class Parser:
     def _content(self, encoded: bytes, response: Any) -> Content:
         if len(encoded) > KEY_BYTES_MAX:
             return self._read(response)
-        # What is left when the nonce is cut out names the content. Where it stood is part of the key, as the same bytes
-        # could have been cut out elsewhere.
+        # The bytes without the nonce identify the content. Its offset is part of the key, as removing the same bytes at
+        # another offset could leave equal bytes.
         before, cut, after = encoded.rpartition(length_field(5, response.nonce.encode()))
         rest = before + after if cut else encoded
         key = (len(before), rest)
@@ -145,8 +145,8 @@ class Parser:
             type_url, response.version_info if self._sotw else response.system_version_info, tuple(added), removed
         )
         if len(dict(added)) < len(added):
-            return content  # a name comes twice: the last one counts, so order matters
-        # Otherwise it does not, and a server may send the same in another order to each (Go's maps have none).
+            return content  # a name occurs twice: the last one counts, so order matters
+        # Otherwise order does not matter, and may differ from stream to stream (Go's maps are unordered).
         total = sum(held.digest for _, held in added)
         return self._contents.setdefault((type_url, content.version, total, len(added), removed), content)
 
@@ -181,6 +181,6 @@ class Parser:
 
 def _last(values: Iterable[bytes]) -> bytes:
     value = b""
-    for value in values:  # noqa: B007 (the last one counts, as protobuf has it)
+    for value in values:  # noqa: B007 (the last one counts, by protobuf's rules)
         pass
     return value

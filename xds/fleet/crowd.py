@@ -1,4 +1,4 @@
-"""The sidecars of one process and what is counted of them. It does not know the other processes, nor the phases."""
+"""The sidecars of one process, and their counters."""
 
 import asyncio
 import random
@@ -24,17 +24,17 @@ from xds.model.types import ENDPOINTS
 
 EXAMPLES_MAX = 20
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.5, 30.0
-"""An Envoy's: full jitter between reconnects."""
+"""Envoy's backoff: full jitter between reconnects."""
 
 _LATE = (Behaviour.STUCK, Behaviour.SLOW)
-"""Whom no push waits for."""
+"""Behaviours of sidecars that no push waits for."""
 
 
 class Crowd:
     """All sidecars of a process, in one event loop.
 
-    ``goal`` is how many responses to pushes each sidecar that counts is to have got by now; ``due`` how many have not.
-    ``calm`` is set while no sidecar that is connected, or to be, waits for an answer.
+    ``goal`` is the number of responses to pushes that each counted sidecar should have received by now; ``due`` is the
+    number of sidecars that have not. ``calm`` is set while no sidecar, connected or connecting, waits for an answer.
     """
 
     def __init__(self, config: WorkerConfig, *, probe: str = "") -> None:
@@ -71,19 +71,19 @@ class Crowd:
         self.all_served = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # --- What sidecars need --------------------------------------------------------------------------------------
+    # --- For the sidecars ----------------------------------------------------------------------------------------
 
     def node_id(self, index: int) -> str:
-        """Return the id of the sidecar of an index."""
+        """Return the id of the sidecar with an index."""
         return f"{self.config.node.id_prefix}{index:07d}" if index >= 0 else f"{self.config.node.id_prefix}observer"
 
     def node_field(self, index: int) -> bytes:
-        """Return the node of a sidecar, as the field that its first request begins with."""
+        """Return the encoded node field of a sidecar's first request."""
         node_id = self.node_id(index)
         return self._node.sotw_field(node_id) if self.sessions.plan.sotw else self._node.field(node_id)
 
     def resumption(self, sidecar: Sidecar) -> tuple[int, Outgoing]:
-        """Return the burst of a sidecar that reconnects, ended by the probe if there is one; made once a session."""
+        """Return a reconnecting sidecar's burst, with the probe at its end if there is one; made once per session."""
         known = self._resumptions.get(sidecar.session)
         if known is None:
             burst = self.sessions.resumption(sidecar.session)
@@ -92,7 +92,7 @@ class Crowd:
             known = self._resumptions[sidecar.session] = _with_node_to_come(burst)
         return known
 
-    # --- What sidecars report ------------------------------------------------------------------------------------
+    # --- Reports of the sidecars ---------------------------------------------------------------------------------
 
     def settled(self, sidecar: Sidecar, synced: bool) -> None:
         """Note that a sidecar is synced, or waits for answers again."""
@@ -100,27 +100,27 @@ class Crowd:
         self._look_around()
 
     def served(self) -> None:
-        """Note that a sidecar has all that the push is to bring it."""
+        """Note that a sidecar has received all responses of the push."""
         self.receipts.append(time.monotonic_ns())
         self.due -= 1
         if not self.due:
             self.all_served.set()
 
     def lost(self, sidecar: Sidecar, fault: FaultError) -> None:
-        """Note a stream that ended, or never began; connect it again if that is wished for."""
-        if sidecar.index >= 0:  # an observer's end is told by who sent it
+        """Note a stream that ended or never began; reconnect it if ``reconnect_lost`` is set."""
+        if sidecar.index >= 0:  # the command that connected an observer reports its loss
             self.lost_count += 1
             self.losses[fault.kind] += 1
         if len(self.examples) < EXAMPLES_MAX:
             self.examples.setdefault(fault.kind, f"{sidecar.node_id}: {fault}"[:500])
         self._leave(sidecar)
         if self.config.reconnect_lost and sidecar.index >= 0:
-            self.unsynced += 1  # it is waited for, from now on
+            self.unsynced += 1  # it is expected from now on
             self._look_around()
             self._start(self._reconnect_later(sidecar))
 
     def _leave(self, sidecar: Sidecar) -> None:
-        """Take a sidecar that has no connection any more out of all counts."""
+        """Remove a disconnected sidecar from all counts."""
         if not sidecar.synced:
             self.unsynced -= 1
         sidecar.synced = False
@@ -128,7 +128,7 @@ class Crowd:
         self._look_around()
 
     def excuse(self, sidecar: Sidecar) -> None:
-        """Wait no more for a sidecar to be served by the present push."""
+        """Stop waiting for a sidecar to receive the present push."""
         if sidecar.goal < self.goal:
             self.due -= 1
             if not self.due:
@@ -141,10 +141,10 @@ class Crowd:
         elif self.calm.is_set():
             self.calm.clear()
 
-    # --- What the process does with them -------------------------------------------------------------------------
+    # --- For the worker's commands -------------------------------------------------------------------------------
 
     def create(self, count: int) -> list[Sidecar]:
-        """Add so many sidecars to the crowd, not connected yet."""
+        """Add ``count`` sidecars to the crowd, not connected yet."""
         config = self.config
         indices = [config.first_index + config.stride * (len(self.sidecars) + at) for at in range(count)]
         added = [Sidecar(self, index, config.mix.of(index)) for index in indices]
@@ -152,14 +152,14 @@ class Crowd:
         return added
 
     async def connect(self, sidecars: Iterable[Sidecar], *, rate_per_s: float | None = None) -> None:
-        """Connect sidecars; returns when each has connected or failed."""
+        """Connect sidecars; return when each has connected or failed."""
         expected = list(sidecars)
         self.unsynced += len(expected)
         self._look_around()
         await self.connector.connect(expected, rate_per_s=rate_per_s)
 
     def reconnect(self, sidecars: Iterable[Sidecar], *, probing: bool) -> list[Sidecar]:
-        """Drop connections, and return the same nodes to be connected again, with their sessions."""
+        """Drop the sidecars' connections; return successors with the same nodes and sessions, not connected yet."""
         successors = []
         for sidecar in sidecars:
             self.drop(sidecar)
@@ -175,7 +175,7 @@ class Crowd:
             self._leave(sidecar)
 
     def begin_push(self, responses: int) -> int:
-        """Expect so many responses to a push at each sidecar that is synced and reads; return how many do."""
+        """Expect ``responses`` to a push at each sidecar that is synced and reads; return the number of these."""
         before, self.goal = self.goal, self.goal + responses
         self.receipts = array("q")
         self.all_served.clear()
@@ -202,9 +202,9 @@ class Crowd:
 
 
 def _with_node_to_come(requests: tuple[bytes, ...]) -> tuple[int, Outgoing]:
-    """Return the size of the first request, and all of them framed but for the prefix of the first.
+    """Return the size of the first request, and all requests framed except for the first one's prefix.
 
-    Each sidecar sends its own prefix and node before these: protobuf's fields may come in any order and in two pieces.
+    Each sidecar sends its own prefix and node before these: protobuf fields may come in any order and in two pieces.
     """
     first, *rest = requests
     data = first + Outgoing.of(rest).data

@@ -1,4 +1,4 @@
-"""The end of a load process one of whose tasks died: a load that goes on without it would measure something else."""
+"""Ends a load process if one of its tasks fails: a load without that task would measure something else."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ EXIT_FAULT = 70
 
 
 def start(tasks: "set[asyncio.Task[None]]", name: str, work: Coroutine[Any, Any, object]) -> "asyncio.Task[None]":
-    """Do ``work`` beside the rest, in ``tasks`` until it ends. If it fails the process ends, and its parent is told."""
+    """Start a task for ``work``, kept in ``tasks`` until it ends. If it fails, the process reports that and ends."""
     task = Background().run(name, work, on_death=lambda why: _end(name, why))
     tasks.add(task)
     task.add_done_callback(tasks.discard)

@@ -1,4 +1,4 @@
-"""The client's side of HTTP/2 as bytes: how a stream is opened, and what a header block says. It does no I/O."""
+"""The client's HTTP/2 bytes: the opening of a stream, and the decoding of header blocks. Without I/O."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,7 +19,7 @@ from xds.transport.http2.frames import (
 )
 
 WINDOW_BYTES = 16 << 20
-"""How much a server may send before this side has said that it read it: an Envoy's default."""
+"""Bytes that a server may send before this side acknowledges them by a window update: Envoy's default."""
 STREAM_ID = 1
 _SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 _POST, _HTTP, _HTTPS = b"\x83", b"\x86", b"\x87"
@@ -27,9 +27,9 @@ _POST, _HTTP, _HTTPS = b"\x83", b"\x86", b"\x87"
 
 
 def opening(*, authority: str, sotw: bool, tls: bool, window_bytes: int) -> bytes:
-    """Return what a client sends before its first message: preface, settings, window and the request's headers.
+    """Return the bytes before a client's first message: preface, settings, window and the request's headers.
 
-    Nothing in it depends on the connection: no header enters the compression table (RFC 7541, 6.2.2).
+    They are equal on all connections: no header enters the compression table (RFC 7541, 6.2.2).
     """
     block = _POST + (_HTTPS if tls else _HTTP)
     for name, value in (
@@ -60,10 +60,10 @@ def _string(value: str) -> bytes:
 
 @lru_cache(maxsize=1_024)
 def headers(blocks: Sequence[bytes]) -> dict[str, str]:
-    """Return the headers of the last of a connection's header blocks. Raises ValueError.
+    """Return the headers of a connection's last header block. Raises ValueError.
 
-    All blocks since the connection began are needed, as each may refer to those before. They are few, and equal on
-    many connections, so no sidecar has a decoder of its own.
+    All blocks of the connection are needed, as each may refer to earlier ones. They are few, and equal on many
+    connections, so no sidecar needs its own decoder.
     """
     decoder = Decoder()
     decoded: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The worker processes as seen from the one that leads: started, asked, heard, ended. It does not know the phases."""
+"""Starts, commands and ends the worker processes."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,11 @@ END_TIMEOUT_S = 5.0
 LOG_LINES_MAX = 20
 
 OnProgress = Callable[[int, int], None]
-"""Takes a worker's number and how many sidecars it has got so far."""
+"""Called with a worker's number and its progress: the sidecars that are done."""
 
 
 class WorkerDiedError(Exception):
-    """A worker process ended, or a command failed in it. The text has the last it wrote."""
+    """A worker process ended, or a command failed in it. The text ends with its last output."""
 
 
 class WorkerLink:
@@ -39,12 +39,12 @@ class WorkerLink:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """The process id."""
         assert self._process is not None, "started"
         return self._process.pid
 
     async def start(self, config: WorkerConfig) -> None:
-        """Start the process; returns when it takes commands. Raises WorkerDiedError."""
+        """Start the process; return when it accepts commands. Raises WorkerDiedError."""
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "xds.fleet.worker", stdin=pipe, stdout=pipe, stderr=pipe, limit=LINE_BYTES_MAX
@@ -59,7 +59,7 @@ class WorkerLink:
         await self._ready
 
     async def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        """Give a command and return its answer. Raises WorkerDiedError, also of one that never started."""
+        """Send a command and return its answer. Raises WorkerDiedError, also if the process never started."""
         if self._process is None:
             raise WorkerDiedError(f"worker process {self.number} was not started")
         if self._dead is not None:
@@ -82,7 +82,7 @@ class WorkerLink:
             async with asyncio.timeout(END_TIMEOUT_S):
                 await process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
                 process.kill()
             await process.wait()
         await asyncio.gather(*self._readers, return_exceptions=True)
@@ -117,7 +117,7 @@ class WorkerLink:
             self._log.append(line.decode(errors="replace").rstrip())
 
     def _bury(self, how: str) -> None:
-        """Have all who ask the process be told that it answers no more, and how that came."""
+        """Fail all pending and later commands with WorkerDiedError."""
         log = "".join(f"\n  {line}" for line in self._log)
         self._dead = WorkerDiedError(f"worker process {self.number} (pid {self.pid}) {how}{log}")
         assert self._ready is not None, "started"
@@ -142,11 +142,11 @@ class FleetWorkers:
         await _together(link.start(config) for link, config in zip(self.links, configs, strict=True))
 
     async def ask(self, do: str, **fields: Any) -> list[dict[str, Any]]:
-        """Give all the same command; return their answers in order. Raises WorkerDiedError of the first that fails."""
+        """Send all the same command; return their answers in order. Raises the first failure's WorkerDiedError."""
         return await _together(link.ask(do, **fields) for link in self.links)
 
     async def ask_each(self, do: str, fields: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Give each its own command; return their answers in order. Raises WorkerDiedError of the first that fails."""
+        """Send each its own command; return their answers in order. Raises the first failure's WorkerDiedError."""
         return await _together(link.ask(do, **own) for link, own in zip(self.links, fields, strict=True))
 
     async def end(self) -> None:
@@ -155,7 +155,7 @@ class FleetWorkers:
 
 
 async def _together(works: Iterable[Any]) -> list[Any]:
-    """Run coroutines together; the first that fails cancels the others."""
+    """Run coroutines concurrently; the first failure cancels the others and is raised."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)

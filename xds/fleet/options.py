@@ -1,4 +1,4 @@
-"""What a run is to do, checked as a whole. It does nothing."""
+"""The options of a run, validated as a whole."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -12,13 +12,13 @@ from xds.fleet.trigger import trigger_of
 
 SIDECARS_PER_WORKER = 15_000
 DESCRIPTORS_SPARE = 64
-"""What a worker process has open besides its sidecars."""
+"""File descriptors of a worker process besides its sidecars' sockets."""
 SAMPLES_MAX = 50_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
-    """A run. Raises ValueError where the options can't be meant together."""
+    """The options of a run. Raises ValueError if they contradict each other."""
 
     server: Address
     streams: tuple[int, ...] = (1_000,)
@@ -74,24 +74,24 @@ class FleetOptions:
 
     @property
     def plan(self) -> SubscriptionPlan:
-        """What the sidecars subscribe to."""
+        """The subscriptions of the sidecars."""
         return SubscriptionPlan.of(self.types, self.subscribe, sotw=self.sotw)
 
     @property
     def worker_count(self) -> int:
-        """How many processes run the sidecars, newcomers apart."""
+        """The number of processes that run the sidecars, without the newcomers'."""
         return self.workers or math.ceil(max(self.streams) / SIDECARS_PER_WORKER)
 
     @property
     def descriptors_per_worker(self) -> int:
-        """How many file descriptors a worker process needs."""
+        """The file descriptors that a worker process needs."""
         sidecars = max(math.ceil(max(self.streams) / self.worker_count), self.newcomers)
         return sidecars + self.connects_in_flight_max + DESCRIPTORS_SPARE
 
     def configs(self, target: tuple[str, int] | str) -> list[WorkerConfig]:
-        """Return what each worker is told; the last is the newcomers' own, if there are to be any.
+        """Return each worker's config; the last is that of the newcomers, if there are any.
 
-        Newcomers share no process with sidecars that are pushed to meanwhile, so that only the server delays them.
+        Newcomers share no process with sidecars that receive pushes meanwhile, so that only the server delays them.
         """
         count = self.worker_count
         made = [self._config(target, first_index=worker, stride=count, mix=self.mix) for worker in range(count)]
@@ -120,5 +120,5 @@ class FleetOptions:
         )
 
     def shown(self) -> dict[str, Any]:
-        """Return the options as JSON has them."""
+        """Return the options as values for JSON."""
         return asdict(self) | {"server": str(self.server), "workers": self.worker_count}

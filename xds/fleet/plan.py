@@ -1,4 +1,4 @@
-"""What every sidecar subscribes to, and in which order: an Envoy's. It does not know what was received."""
+"""The subscriptions of every sidecar, in Envoy's order."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,17 +8,17 @@ from xds.model.types import CLUSTER, ENDPOINTS, LISTENER, ROUTE, RUNTIME, type_u
 DEFAULT_TYPES = ("clusters", "endpoints", "listeners", "routes")
 _ORDER = (RUNTIME, CLUSTER, ENDPOINTS, LISTENER, ROUTE)
 _AT_ONCE = frozenset((RUNTIME, CLUSTER, ENDPOINTS))
-"""What an Envoy asks for before its clusters are warm; the rest waits for them, as its listeners do."""
+"""Types that Envoy requests before its clusters are warm; the others wait for that, as its listeners do."""
 _LEARNED = {ENDPOINTS: CLUSTER, ROUTE: LISTENER}
 """Types whose names come from another type's resources."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionPlan:
-    """The types in the order they are asked for, each a wildcard or by names.
+    """The types in the order of their requests, each subscribed to by wildcard or by names.
 
-    ``explicit`` names are asked for beside those that clusters and listeners name. A type of which no names are known
-    from either is a wildcard.
+    ``explicit`` names are requested in addition to those that clusters and listeners refer to. A type without names
+    from either is subscribed to by wildcard.
     """
 
     types: tuple[str, ...]
@@ -42,7 +42,7 @@ class SubscriptionPlan:
 
     @classmethod
     def of(cls, types: Iterable[str], subscribe: Mapping[str, Iterable[str]], *, sotw: bool) -> "SubscriptionPlan":
-        """Make a plan of short type names or type URLs. Raises ValueError saying what can't be asked for so."""
+        """Make a plan of short type names or type URLs. Raises ValueError saying what can't be subscribed to."""
         wanted = {type_url_of(word) for word in types}
         explicit = {type_url_of(word): frozenset(names) for word, names in subscribe.items()}
         if not wanted:

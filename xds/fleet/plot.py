@@ -1,4 +1,4 @@
-"""Draws results: latency, CPU and memory against streams, of one or several runs. It does not know how they ran."""
+"""Plots results: latency, CPU and memory against streams, of one or several runs."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ from xds.private_files import open_private
 
 KINDS = (".svg", ".png")
 LOGARITHMIC_FROM = 30
-"""From this ratio of the largest to the smallest value on, the vertical axis is logarithmic."""
+"""The ratio of the largest to the smallest value from which the vertical axis is logarithmic."""
 _DASHES = ("-", "--", ":", "-.")
 _Point = tuple[float, float]
 
 
 class PlotError(Exception):
-    """Nothing can be drawn. The text says why, and what to do."""
+    """The plot can't be drawn. The text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a panel: a label and (streams, value) points; the numbers of its result and of its own there."""
+    """One line of a panel: its label, (streams, value) points, its result's number, and its number in that result."""
 
     label: str
     points: tuple[_Point, ...]
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One diagram: what its vertical axis shows, and its lines."""
+    """One diagram: its title, the unit of its vertical axis, and its lines."""
 
     title: str
     unit: str
@@ -67,7 +67,7 @@ def draw(results: Sequence[Path], output: Path) -> None:
 
 
 def panels(results: Sequence[tuple[str, dict[str, Any]]]) -> list[Panel]:
-    """Return what is to be drawn of (label, result) pairs; diagrams without any point are left out."""
+    """Return the panels of (label, result) pairs; panels without points are left out."""
     made = (
         _panel("push to received", "ms", results, _latencies),
         _panel("server CPU per delivery", "µs", results, _delivery_cpu),
@@ -122,7 +122,7 @@ def _gap(series: dict[str, Any]) -> str:
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
-    """Draw a panel: of several results each has its colour and each figure its dash, of one each figure its colour."""
+    """Draw a panel: with several results, colours are results and dashes figures; with one, colours are figures."""
     is_alone = not any(line.result for line in panel.lines)
     for line in panel.lines:
         colour, dash = (line.number, 0) if is_alone else (line.result, line.number)

@@ -1,4 +1,4 @@
-"""What a server's processes cost: CPU time and memory of a process and all below it, from Linux. It ends none."""
+"""Measures CPU time and memory of a server's processes and their descendants, on Linux."""
 
 import os
 import re
@@ -9,36 +9,36 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _PROCESS_CLOCK = 2
-"""The kind of Linux's CPU clock of another process (CPUCLOCK_SCHED): to the nanosecond, ended threads included."""
+"""The kind of CPU clock of another process (CPUCLOCK_SCHED): in nanoseconds, including ended threads."""
 
 
 class ProcessGoneError(Exception):
-    """A process that is to be measured does not run, or may not be looked at."""
+    """A process to be measured does not run, or may not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class CpuUse:
-    """CPU time, user and system: of the processes that were named, and of those below them (a server's workers)."""
+    """CPU time, user and system: of the named processes, and of their descendants (a server's workers)."""
 
     named_s: float
     below_s: float
 
     @property
     def total_s(self) -> float:
-        """The time of all of them."""
+        """The sum of both."""
         return self.named_s + self.below_s
 
     def each_us(self, before: "CpuUse", count: int) -> tuple[float, float]:
-        """Return what each of ``count`` things took since ``before``, in µs: in all, and of it below."""
+        """Return the CPU time since ``before`` divided by ``count``, in µs: in all, and the descendants' part of it."""
         scale = 1e6 / count
         return round((self.total_s - before.total_s) * scale, 3), round((self.below_s - before.below_s) * scale, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """The proportional set size, in which what is shared counts once in all, and how much of it is no file's.
+    """The proportional set size, which counts shared pages once in all, and the part that is not mapped from files.
 
-    Only the second shows growth: the first also changes when unrelated processes map the same libraries.
+    Use the second to measure growth: the first also changes when unrelated processes map the same libraries.
     """
 
     pss_bytes: int
@@ -46,9 +46,9 @@ class MemoryUse:
 
 
 class ProcessTree:
-    """Some processes and all their descendants, as they come and go.
+    """Some processes and all their descendants at the time of each call.
 
-    CPU time of descendants that have ended counts from what their parents have gathered of them.
+    The CPU time of ended descendants is counted once their parents have reaped them.
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
@@ -58,7 +58,7 @@ class ProcessTree:
                 raise ProcessGoneError(f"there is no process {pid}")
 
     def living(self) -> list[int]:
-        """Return the pids that run now. Raises ProcessGoneError when one that was named does not."""
+        """Return the pids that run now. Raises ProcessGoneError if a named one does not."""
         below: dict[int, list[int]] = {}
         for entry in _PROC.iterdir():
             if entry.name.isdecimal() and (stat := _stat(int(entry.name))) is not None:
@@ -76,7 +76,7 @@ class ProcessTree:
         return list(found)
 
     def cpu(self) -> CpuUse:
-        """Return the CPU time used so far, of the living and the ended. Raises ProcessGoneError."""
+        """Return the CPU time used so far, by running and ended processes. Raises ProcessGoneError."""
         tick_s = 1 / os.sysconf("SC_CLK_TCK")
         named_s = below_s = 0.0
         for pid in self.living():
@@ -91,7 +91,7 @@ class ProcessTree:
         return CpuUse(named_s, below_s)
 
     def cpu_s(self) -> float:
-        """Return ``cpu`` in all. Raises ProcessGoneError."""
+        """Return the total of ``cpu``. Raises ProcessGoneError."""
         return self.cpu().total_s
 
     def memory(self) -> MemoryUse:
@@ -113,12 +113,12 @@ class ProcessTree:
 def _own_cpu_s(pid: int, stat: list[str], tick_s: float) -> float:
     try:
         return time.clock_gettime_ns(~pid << 3 | _PROCESS_CLOCK) / 1e9
-    except OSError:  # ended, and not waited for yet
+    except OSError:  # ended, but not reaped yet
         return (int(stat[11]) + int(stat[12])) * tick_s
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return what follows the command's name in /proc/PID/stat: state, parent, ... (proc(5), from field 3 on)."""
+    """Return the fields after the command's name in /proc/PID/stat: state, parent, ... (proc(5), from field 3 on)."""
     try:
         text = (_PROC / str(pid) / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Makes the server push and measures who has it when. It does not know how sidecars connect."""
+"""Triggers pushes and measures when each sidecar receives them."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ class _Totals:
 
 
 class Pusher:
-    """Triggers pushes one by one: the next when every sidecar that is to have the last one has it, or it timed out."""
+    """Triggers pushes one by one: the next when all counted sidecars have received the last one, or it timed out."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Pusher:
         self._on_phase, self._on_done = on_phase, on_done
 
     async def warm_up(self, problems: list[str]) -> None:
-        """Push so often as is to be done before anything counts."""
+        """Do the warm-up pushes, which are not counted."""
         count = self._options.warmup_pushes
         self._on_phase("warming up", count)
         for number in range(count):
@@ -52,7 +52,7 @@ class Pusher:
             self._on_done(number + 1)
 
     async def series(self, gap_ms: float, problems: list[str]) -> Pushes:
-        """Push as often as the options say, with a pause between them. Raises TriggerError."""
+        """Do the pushes of the options, with a pause between them. Raises TriggerError."""
         options = self._options
         self._on_phase(f"pushing, {gap_ms:g} ms apart" if gap_ms else "pushing back to back", options.pushes)
         await wait_calm(self._server)
@@ -64,7 +64,7 @@ class Pusher:
             samples.extend(latencies_ns)
             self._on_done(number + 1)
             if push.received < push.due:
-                break  # every further one would take the whole timeout
+                break  # each further push would take the whole timeout
             if gap_ms and number + 1 < options.pushes:
                 await asyncio.sleep(gap_ms / 1e3)
         wall_s = time.monotonic() - started_s
@@ -90,13 +90,13 @@ class Pusher:
     async def push(
         self, problems: list[str], *, meanwhile: Callable[[], Awaitable[None]] | None = None
     ) -> tuple[Push, "array[int]"]:
-        """Push once, and have something else begin at that moment; return when each sidecar had it, in ns."""
+        """Push once, and start ``meanwhile`` at that moment; return the push and the sidecars' latencies in ns."""
         options = self._options
         await self._trigger.prepare()
         due = sum(answer["due"] for answer in await self._workers.ask("push", responses=options.responses_per_push))
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(self._workers.ask("served", timeout_s=options.timeout_s))
-            await asyncio.sleep(0)  # those who wait are told before the trigger, not after it
+            await asyncio.sleep(0)  # the workers get the command before the trigger
             if meanwhile is not None:
                 group.create_task(_run(meanwhile))
                 await asyncio.sleep(0)

@@ -1,7 +1,7 @@
-"""Which further names a resource makes an Envoy ask for: clusters endpoints, listeners routes. It keeps no state.
+"""Finds the names that a resource makes Envoy subscribe to: a cluster's endpoints, a listener's routes.
 
-Field numbers are those of Envoy's API (``envoy.config.cluster.v3.Cluster`` and so on). Only what names are needed is
-read, so a server may send what it likes beside it.
+Field numbers are those of Envoy's API (``envoy.config.cluster.v3.Cluster`` and so on). Only the fields with these names
+are read; all others are ignored.
 """
 
 from xds.fleet.wire import fields, messages, text
@@ -15,9 +15,9 @@ _PATH, _PATH_CONFIG_SOURCE = 1, 8
 
 
 def references(type_url: str, body: bytes) -> tuple[str, ...]:
-    """Return the names that a resource makes an Envoy subscribe to, sorted; () for types that name none.
+    """Return the names that a resource makes Envoy subscribe to, sorted; () for types without references.
 
-    A cluster names an assignment, a listener route configurations. Raises ValueError where the body is no message.
+    A cluster refers to an assignment, a listener to route configurations. Raises ValueError if the body is malformed.
     """
     if type_url == CLUSTER:
         return _assignment(body)
@@ -48,9 +48,9 @@ def _route_configurations(listener: bytes) -> set[str]:
     for number, value in fields(listener):
         if not isinstance(value, bytes):
             continue
-        if number in (3, 25):  # a filter chain, the default one
+        if number in (3, 25):  # a filter chain, the default filter chain
             managers += [typed for filter_ in messages(value, 3) for typed in messages(filter_, 4)]
-        elif number == 19:  # the listener of an API client
+        elif number == 19:  # an API listener
             managers += messages(value, 1)
     return {
         route

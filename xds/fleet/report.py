@@ -1,4 +1,4 @@
-"""A result as tables of text. It does not know terminals."""
+"""Formats a result as tables of text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ NONE = "–"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, the heads of its columns, and rows of as many cells; the first column is text, the rest figures."""
+    """A title, column headings, and rows of as many cells; the first column is text, the others figures."""
 
     title: str
     columns: tuple[str, ...]
@@ -18,7 +18,7 @@ class Table:
 
 
 def tables(result: Result) -> Iterator[Table]:
-    """Yield a run's figures, each kind of them as a table."""
+    """Yield a run's figures, one table for each kind."""
     steps = result.steps
     if steps:
         yield Table(
@@ -117,7 +117,7 @@ def _pushes_row(step: RunStep, series: Pushes) -> tuple[str, ...]:
 
 
 def remarks(result: Result) -> Iterator[str]:
-    """Yield what is to be said besides the tables: what was served, verified, lost, and wrong."""
+    """Yield remarks for below the tables: resources served, sidecars verified, streams lost, and problems."""
     if result.resources:
         yield "served: " + ", ".join(f"{count:,} {name}" for name, count in result.resources.items())
     odd = {name: count for name, count in result.behaviours.items() if count and name != "well"}

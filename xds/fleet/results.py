@@ -1,4 +1,4 @@
-"""The figures of a run: plain values, and how they are made of samples. It does not know how they are shown."""
+"""The figures of a run as plain values, and their computation from samples."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The distribution of some times; ``last_ms`` is the longest. Percentiles are nearest-rank, of every sample."""
+    """The distribution of times; ``last_ms`` is the longest. Percentiles are nearest-rank over all samples."""
 
     count: int
     p50_ms: float
@@ -21,7 +21,7 @@ class Latency:
 
     @classmethod
     def of(cls, samples_ns: Sequence[int]) -> "Latency | None":
-        """Return the distribution of samples in any order; None without any."""
+        """Return the distribution of samples, in any order; None without samples."""
         if not samples_ns:
             return None
         ordered = sorted(samples_ns)
@@ -35,7 +35,7 @@ def _nearest(ordered: Sequence[int], share: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """How sidecars got from connecting to synced. Per-sidecar figures are None without the server's pid."""
+    """Sidecars from connecting to synced. The server's figures are None without its pid."""
 
     sidecars: int
     synced: int
@@ -49,22 +49,20 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class MemoryFigures:
-    """The server's proportional set size, in all its processes.
-
-    What a stream costs is the growth without files mapped into memory, which other processes may share or not. Growth
-    since the last step, None in the first, is not blurred by memory that the server's start left free.
-    """
+    """The server's proportional set size, in all its processes."""
 
     before_bytes: int
     connected_bytes: int
     bytes_per_stream: float
+    """Growth without memory mapped from files, which other processes may or may not share."""
     bytes_per_added_stream: float | None = None
+    """The same since the last step, None in the first: memory left free by the server's start does not distort it."""
     after_pushes_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One push: from just before its trigger to receipt at each sidecar that was to have it."""
+    """One push: from just before its trigger until each counted sidecar has received it."""
 
     due: int
     received: int
@@ -74,7 +72,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Pushes:
-    """A series of pushes with the same pause between them; 0 is back to back."""
+    """A series of pushes with the same pause ``gap_ms`` between them; 0 is back to back."""
 
     gap_ms: float
     pushes: tuple[Push, ...]
@@ -91,7 +89,7 @@ class Pushes:
 
 @dataclass(frozen=True, slots=True)
 class Newcomers:
-    """Sidecars that connected at the moment of a push, and that push at the others."""
+    """Sidecars that connected at the moment of a push, and that push's receipt at the others."""
 
     sidecars: int
     synced: int
@@ -101,7 +99,7 @@ class Newcomers:
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """All sidecars reconnected at once with what they had. ``probe`` says what ended a sidecar's burst."""
+    """A reconnect of all sidecars at once, with their sessions. ``probe`` is the last message of a sidecar's burst."""
 
     sidecars: int
     synced: int
@@ -115,7 +113,7 @@ class Storm:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What sidecars had in the end against what an observer was told then."""
+    """The comparison of the sidecars' final resources with those of a new observer."""
 
     compared: int
     different: int
@@ -125,7 +123,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """One size of the fleet."""
+    """The figures at one size of the fleet."""
 
     streams: int
     connect: Connected
@@ -135,7 +133,7 @@ class RunStep:
 
 @dataclass(slots=True)
 class Result:
-    """All of a run; ``problems`` is empty where nothing was wrong."""
+    """All figures of a run; ``problems`` is empty if nothing was wrong."""
 
     started: str
     tool: dict[str, str]
@@ -159,5 +157,5 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Say whether nothing was wrong."""
+        """Whether nothing was wrong."""
         return not self.problems

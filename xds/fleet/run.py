@@ -1,4 +1,4 @@
-"""A run from its first connection to its verdict: what is done in which order, and what comes of it."""
+"""Runs the phases of a load test in order, and collects their results."""
 
 import asyncio
 import contextlib
@@ -19,25 +19,25 @@ from xds.fleet.trigger import Trigger, TriggerError, trigger_of
 from xds.fleet.worker import unpacked
 
 OnProgress = Callable[[str, int, int], None]
-"""Takes what is being done, how much of it is done, and of how much."""
+"""Called with (phase, done, total)."""
 
 EXAMPLES_MAX = 10
 SETTLED_S = 1.5
-"""So long after the pushes memory is measured: what stays, not what a push needed."""
+"""Delay after the pushes before memory is measured, to measure what remains, not what a push needed."""
 
 
 class RunError(Exception):
-    """A run can't go on: the target can't be reached, or a worker died. What was measured before is kept."""
+    """A run can't go on: the target can't be reached, or a worker died. Earlier measurements are kept."""
 
 
 async def run(options: FleetOptions, on_progress: OnProgress = lambda *_: None) -> Result:
-    """Run the load test; the result holds whatever was measured, and all that was wrong. It ends what it started."""
+    """Run the load test; return all measurements and problems. All processes it started have ended by then."""
     fleet = Fleet(options, on_progress)
     try:
         await fleet.run()
     except* (RunError, UnknownTargetError, WorkerDiedError, ProcessGoneError, TriggerError) as group:
         fleet.result.problems.append(str(_first_of(group)))
-        with contextlib.suppress(WorkerDiedError):  # they may be what failed
+        with contextlib.suppress(WorkerDiedError):  # a worker may be what failed
             await fleet.count_up()
     finally:
         await fleet.workers.end()
@@ -64,10 +64,10 @@ class Fleet:
         self._shares = [0] * options.worker_count
         self._probes = False
         self._last: tuple[int, MemoryUse] | None = None
-        """The size and the memory of the last step."""
+        """The size of the last step, and the memory then."""
 
     async def run(self) -> None:
-        """Go through all phases. Raises RunError, WorkerDiedError, ProcessGoneError or TriggerError."""
+        """Run all phases. Raises RunError, WorkerDiedError, ProcessGoneError or TriggerError."""
         options = self.options
         if options.server_pids:
             self._server = ProcessTree(options.server_pids)
@@ -93,7 +93,7 @@ class Fleet:
     # --- Phases --------------------------------------------------------------------------------------------------
 
     async def _survey(self) -> None:
-        """Have one sidecar look at the target before the crowd comes; this warms a cold server as well."""
+        """Examine the target with one sidecar before all others connect; this also warms up a cold server."""
         self._tell("looking at the server", 1)
         found = await self.workers.links[0].ask("survey", timeout_s=self.options.timeout_s)
         if found["problem"] is not None:
@@ -150,7 +150,7 @@ class Fleet:
         )
 
     def _growing_to(self, size: int) -> list[dict[str, Any]]:
-        """Return the command for each worker to connect its part of what is still missing."""
+        """Return each worker's command to connect its part of the sidecars that are still missing."""
         workers, options = len(self._shares), self.options
         before, self._shares = self._shares, [(size + workers - 1 - at) // workers for at in range(workers)]
         counts = [after - had for after, had in zip(self._shares, before, strict=True)]
@@ -221,7 +221,7 @@ class Fleet:
         self.result.verify = Verified(compared, different, dict(excluded), examples)
 
     async def count_up(self) -> None:
-        """Sum the counters, and call what was lost a problem."""
+        """Sum the workers' counters, and report losses as a problem."""
         result = self.result
         losses = Counter[str]()
         for stats in await self.workers.ask("stats"):
@@ -235,7 +235,7 @@ class Fleet:
         if result.lost:
             kind, count = losses.most_common(1)[0]
             result.problems.append(f"{result.lost:,} streams were lost; {count:,} × {result.examples.get(kind, kind)}")
-        with contextlib.suppress(ProcessGoneError):  # a figure of our own, and no more
+        with contextlib.suppress(ProcessGoneError):  # only a figure about the load generator itself
             result.fleet_memory_bytes = ProcessTree([link.pid for link in self.workers.links]).memory().pss_bytes
 
     # --- Figures -------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class Fleet:
         return await asyncio.to_thread(self._server.memory)
 
     def _growth_bytes(self, memory: MemoryUse, size: int) -> float | None:
-        """Return what each stream added that came since the last step, None in the first."""
+        """Return the memory growth for each stream added since the last step, None in the first."""
         if self._last is None:
             return None
         earlier, used = self._last
@@ -268,7 +268,7 @@ class Fleet:
         return None if self._server is None else self._server.cpu()
 
     def _since_us(self, before: CpuUse | None, count: int) -> tuple[float, float] | tuple[None, None]:
-        """Return the server's CPU time since then, for each of so many, in µs: in all, and of it below."""
+        """Return the server's CPU time since ``before`` divided by ``count``, in µs: all, and the descendants' part."""
         if self._server is None or before is None or not count:
             return None, None
         return self._server.cpu().each_us(before, count)
@@ -292,7 +292,7 @@ def _latency(answers: Sequence[dict[str, Any]]) -> Latency | None:
 
 
 def _wall_s(answers: Sequence[dict[str, Any]]) -> float:
-    """Return the time from the first worker's start to the last sidecar's being synced."""
+    """Return the time from the first worker's start until the last sidecar was synced."""
     first: int = min(answer["first_ns"] for answer in answers)
     last: int = max(answer["last_ns"] for answer in answers)
     return round((last - first) / 1e9, 4)

@@ -1,7 +1,7 @@
-"""What a sidecar has and asks for: immutable states that all sidecars share, and the steps between them.
+"""The resources and subscriptions of a sidecar: immutable states that all sidecars share, and steps between them.
 
-A session's state is one reference a sidecar. Equal states are one object, and a state remembers what each response made
-of it, so that whatever one sidecar has gone through costs the next one a lookup. It knows no connection.
+A sidecar has one reference to its session's state. Equal states are one object, and a state caches its step for each
+response, so that a step that one sidecar has taken costs the next sidecar a lookup.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,14 @@ from xds.fleet.plan import SubscriptionPlan
 from xds.fleet.wire import Outgoing, delta_request, sotw_request
 
 STEPS_MAX = 65_536
-"""Steps remembered in a process before all are forgotten; they are only made again."""
+"""Steps cached in a process; beyond that, the cache is emptied."""
 _NOTHING: Map[str, Held] = Map()
 _MASK = (1 << 128) - 1
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class SidecarTypeState:
-    """One type of a session. ``fingerprint`` sums the digests of what is held, in any order."""
+    """One type of a session. ``fingerprint`` is the sum of the digests of the resources held, whatever their order."""
 
     asked: bool = False
     answered: bool = False
@@ -33,11 +33,11 @@ class SidecarTypeState:
     version: str = ""
 
     def key(self) -> tuple[object, ...]:
-        """Return what tells this state from others."""
+        """Return the key that is equal for equal states."""
         return (self.asked, self.answered, self.wanted, self.missing, self.fingerprint, len(self.held), self.version)
 
     def waits(self, *, wildcard: bool, sotw: bool) -> bool:
-        """Say whether an answer is still to come. Delta names each resource; SotW only answers."""
+        """Return whether an answer is outstanding: in delta for each name, in SotW one response for all names."""
         if wildcard or (sotw and self.wanted):
             return not self.answered
         return len(self.wanted) > len(self.held) + len(self.missing)
@@ -45,7 +45,7 @@ class SidecarTypeState:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A subscription to send before the ACK of what caused it, as an Envoy does."""
+    """A subscription that is sent before the ACK of the response that caused it, as Envoy does."""
 
     index: int
     subscribe: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class SidecarSession:
-    """The state of a whole session. ``ready`` says that all that was asked for is answered."""
+    """The state of a whole session. ``ready``: all subscriptions are answered."""
 
     types: tuple[SidecarTypeState, ...]
     ready: bool
@@ -65,7 +65,7 @@ class SidecarSession:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SidecarStep:
-    """What a response makes of a session. ``frames`` are its requests, encoded, where they are equal for all."""
+    """A step: the session after a response, and the requests it causes, encoded in ``frames`` if equal for all."""
 
     session: SidecarSession
     requests: tuple[Request, ...]
@@ -73,9 +73,9 @@ class SidecarStep:
 
 
 class SidecarSessions:
-    """Every state that some sidecar of this process is in.
+    """All states of the sidecars of this process.
 
-    A new sidecar begins in ``initial``, by sending ``opening``.
+    A new sidecar starts in ``initial``, by sending ``opening``.
     """
 
     def __init__(self, plan: SubscriptionPlan) -> None:
@@ -89,7 +89,7 @@ class SidecarSessions:
         self.opening = tuple(self._encode(self.initial, request) for request in opening)
 
     def step(self, session: SidecarSession, content: Content) -> SidecarStep | None:
-        """Return what a response makes of a session; None where its type was never asked for."""
+        """Return the step of a session at a response; None if its type was never requested."""
         known = session.steps.get(content)
         if known is not None:
             return known
@@ -119,7 +119,7 @@ class SidecarSessions:
         wildcard = self.plan.wildcard[index]
         added = {name: held for name, held in content.added if wildcard or name in state.wanted}
         removed = {name for name in content.removed if wildcard or name in state.wanted}
-        if self.plan.sotw and wildcard:  # the full set: what is not in it is gone
+        if self.plan.sotw and wildcard:  # the full set: absent resources are removed
             removed = {name for name in state.held if name not in added}
         fingerprint, missing = state.fingerprint, state.missing
         with state.held.mutate() as held:
@@ -141,11 +141,11 @@ class SidecarSessions:
         )
 
     def _subscribe(self, states: list[SidecarTypeState], before: Sequence[SidecarTypeState | None]) -> list[Request]:
-        """Bring what is wanted up to date with what is held, in place; return the requests that say so."""
+        """Update the subscriptions in place from the references of the resources held; return their requests."""
         plan, requests = self.plan, list[Request]()
         for index, state in enumerate(states):
             if not (plan.at_once[index] or state.asked or self._is_warm(states)):
-                break  # the order of a plan has these last
+                break  # these types are last in a plan
             if plan.wildcard[index]:
                 if not state.asked:
                     states[index] = replace(state, asked=True)
@@ -207,7 +207,7 @@ class SidecarSessions:
         )
 
     def sotw_answer(self, session: SidecarSession, index: int, nonce: str, rejection: str | None = None) -> Outgoing:
-        """Return a state-of-the-world request for a type: all names, the version it is at, and a nonce."""
+        """Return a state-of-the-world request for a type: all names, its version, and a nonce."""
         known = session.acks.get(index)
         if known is not None and known[0] == nonce and rejection is None:
             return known[1]
@@ -221,9 +221,9 @@ class SidecarSessions:
         return answer
 
     def resumption(self, session: SidecarSession) -> tuple[bytes, ...]:
-        """Return what an Envoy that had this session sends when it reconnects: all types in one burst, with versions.
+        """Return the requests with which Envoy resumes this session: all types in one burst, with versions.
 
-        Resources that it never received, or that were reported missing, have no version there. Encoded once a session.
+        Resources never received, or reported missing, have no version in it. Encoded once per session.
         """
         if session.burst is None:
             requests = []

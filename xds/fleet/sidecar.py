@@ -1,4 +1,4 @@
-"""One simulated sidecar: what it subscribes to, ACKs and has. It does not know who counts, connects or asks."""
+"""One simulated sidecar: subscribes to resources, ACKs or NACKs responses, and keeps its session."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ REJECTION = "rejected by the load test, as --nack asks"
 
 
 class SidecarCrowd(Protocol):
-    """What a sidecar needs of its crowd: what it is to do, and the counts that it adds to. For annotations alone."""
+    """What a sidecar needs of its crowd: parameters, and counters that it adds to. Used in annotations only."""
 
     sessions: SidecarSessions
     shared: SharedByStreams
@@ -33,29 +33,29 @@ class SidecarCrowd(Protocol):
     rejected: int
 
     def node_id(self, index: int) -> str:
-        """Return the id of the sidecar of an index."""
+        """Return the id of the sidecar with an index."""
 
     def node_field(self, index: int) -> bytes:
-        """Return the node of a sidecar, as the field that its first request begins with."""
+        """Return the encoded node field of a sidecar's first request."""
 
     def resumption(self, sidecar: "Sidecar") -> tuple[int, Outgoing]:
-        """Return the burst of a sidecar that reconnects."""
+        """Return the burst of a reconnecting sidecar."""
 
     def settled(self, sidecar: "Sidecar", synced: bool) -> None:
         """Note that a sidecar is synced, or waits for answers again."""
 
     def served(self) -> None:
-        """Note that a sidecar has all that the push is to bring it."""
+        """Note that a sidecar has received all responses of the push."""
 
     def lost(self, sidecar: "Sidecar", fault: FaultError) -> None:
-        """Note a stream that ended, or never began."""
+        """Note a stream that ended or never began."""
 
 
 class Sidecar(ClientStream):
     """A node with one ADS stream.
 
-    ``goal`` is how many responses to pushes it is to get before it counts as served; ``NEVER`` keeps it out of the
-    count. ``synced_ns`` is when it last became synced.
+    ``goal`` is the number of responses to pushes after which it counts as served; with ``NEVER`` it is not counted.
+    ``synced_ns`` is when it last became synced.
     """
 
     __slots__ = (
@@ -93,7 +93,7 @@ class Sidecar(ClientStream):
     # --- Opening -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the preface and the first requests: those of a new Envoy, or of one that reconnects."""
+        """Send the preface and the first requests: those of a new Envoy, or of a reconnecting one."""
         crowd = self.crowd
         first, rest = crowd.resumption(self) if self.reconnecting else crowd.opening
         node = crowd.node_field(self.index)
@@ -103,7 +103,7 @@ class Sidecar(ClientStream):
             self.ping()
 
     def successor(self, *, probing: bool) -> "Sidecar":
-        """Return the same node with its session, for another connection; this one may still be closing."""
+        """Return a sidecar with the same node and session, for another connection; this one may still be closing."""
         after = Sidecar(self.crowd, self.index, self.behaviour)
         after.session, after.rejects = self.session, self.rejects
         after.reconnecting, after.probing = True, probing
@@ -113,7 +113,7 @@ class Sidecar(ClientStream):
     # --- Responses -----------------------------------------------------------------------------------------------
 
     def took(self, message: Message) -> None:
-        """Take a response: answer it, subscribe to what it names, and count it."""
+        """Handle a response: answer it, subscribe to its references, and count it."""
         crowd = self.crowd
         content = message.content
         session = self.session
@@ -165,7 +165,7 @@ class Sidecar(ClientStream):
         self.send(sessions.sotw_answer(self.session, index, message.nonce, REJECTION))
 
     def _settle(self) -> None:
-        """Note that all that was asked for is answered, or not any more."""
+        """Update ``synced``: whether all subscriptions are answered, and the probe too."""
         synced = self.session.ready and not self.probing
         if synced is not self.synced:
             self.synced = synced
@@ -180,7 +180,7 @@ class Sidecar(ClientStream):
         self._settle()
 
     def _resumed(self, message: Message) -> None:
-        """Count what a sidecar that came back is sent again, and see whether it is the probe's answer."""
+        """Count resources sent again after a reconnect, and check for the probe's answer."""
         content = message.content
         self.crowd.resent += len(content.added)
         if self.probing and content.type_url == ENDPOINTS and self.crowd.probe in content.removed:
@@ -188,19 +188,19 @@ class Sidecar(ClientStream):
             self._settle()
 
     def ponged(self) -> None:
-        """Take the answer to the ping that stands in for a probe, where a server answers none."""
+        """Handle the answer to the ping that replaces the probe if the server does not answer probes."""
         if self.probing:
             self.probing = False
             self._settle()
 
-    # --- Ends ----------------------------------------------------------------------------------------------------
+    # --- End and misbehaviour ------------------------------------------------------------------------------------
 
     def ended(self, fault: FaultError) -> None:
-        """Tell the crowd that the server or the network ended the stream."""
+        """Report to the crowd that the server or the network ended the stream."""
         self.crowd.lost(self, fault)
 
     def misbehave(self) -> None:
-        """Begin to behave as it is meant to, now that it is synced."""
+        """Start to misbehave as ``behaviour`` says, now that it is synced."""
         if self.misbehaving:
             return
         self.misbehaving = True
@@ -210,25 +210,25 @@ class Sidecar(ClientStream):
         self.rejects = self.behaviour is Behaviour.NACKING
 
     def _starve(self) -> None:
-        """Stop reading, with as little room in the kernel as it allows."""
+        """Stop reading, with the smallest receive buffer that the kernel allows."""
         transport = self.transport
         if transport is None:
             return
         transport.pause_reading()
         sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel takes its least
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel uses its minimum
         finally:
             sock.detach()
 
     def sip(self) -> None:
-        """Read once, then not again before the next time (for those that read slowly)."""
+        """Read for a moment, then stop until the next call (for slow readers)."""
         if self.transport is not None:
             self.transport.resume_reading()
             asyncio.get_running_loop().call_later(SIP_S, self._pause)
 
     def drink(self) -> None:
-        """Read on as a well-behaved sidecar does."""
+        """Resume reading as a well-behaved sidecar does."""
         self.misbehaving = False
         if self.transport is not None:
             self.transport.resume_reading()

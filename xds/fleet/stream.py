@@ -1,7 +1,7 @@
-"""One gRPC stream on one connection of its own, from the client's side, on asyncio. It does not know what is said.
+"""The client's side of one gRPC stream on its own connection, on asyncio.
 
-Made for a hundred thousand of them in a few processes: no task, no queue and no decoder each. What arrives whole in one
-frame, and is known already because another stream was sent the same, costs one lookup.
+Made for a hundred thousand streams in a few processes: without a task, queue or decoder for each. A message that
+arrives whole in one frame, and that another stream has received before, costs one lookup.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _STREAM = STREAM_ID.to_bytes(4, "big")
 
 
 class FaultError(Exception):
-    """A server did what HTTP/2 or gRPC forbids, or ended the stream. ``kind`` is what losses are counted by."""
+    """A server violated HTTP/2 or gRPC, or ended the stream. Losses are counted by ``kind``."""
 
     def __init__(self, kind: str, text: str = "") -> None:
         super().__init__(f"{kind}: {text}" if text else kind)
@@ -54,7 +54,7 @@ class FaultError(Exception):
 
 
 class ClientStream(asyncio.Protocol):
-    """Speaks HTTP/2 for one stream; a subclass takes messages (``took``) and the end (``ended``)."""
+    """Speaks HTTP/2 for one stream; a subclass handles messages (``took``) and the end (``ended``)."""
 
     __slots__ = (
         "_block",
@@ -80,7 +80,7 @@ class ClientStream(asyncio.Protocol):
         self.begin()
 
     def begin(self) -> None:
-        """Forget the last connection."""
+        """Reset the state of the last connection."""
         self._tail = b""
         self._partial: bytearray | None = None
         self._plain = self._greeted = self._closed = False
@@ -94,15 +94,15 @@ class ClientStream(asyncio.Protocol):
     # --- For the subclass ----------------------------------------------------------------------------------------
 
     def took(self, message: Message) -> None:
-        """Take a message that was received."""
+        """Handle a received message."""
         raise NotImplementedError
 
     def ended(self, fault: FaultError) -> None:
-        """Take the end of the stream, which this side did not ask for. Called once a connection."""
+        """Handle an end of the stream that this side did not request. Called at most once per connection."""
         raise NotImplementedError
 
     def send(self, outgoing: Outgoing) -> None:
-        """Send, as far as the server's windows allow; the rest follows when it makes room."""
+        """Send as much as the server's windows allow; the rest follows when they grow."""
         size = len(outgoing.data)
         if self._unsent or size > self._window or size > self._connection_window:
             self._queue(memoryview(outgoing.data))
@@ -112,7 +112,7 @@ class ClientStream(asyncio.Protocol):
         self.transport.write(outgoing.frames)  # type: ignore[union-attr]
 
     def send_both(self, first: Outgoing, second: Outgoing) -> None:
-        """Send two, in one write where that is possible: a write is what costs most."""
+        """Send both, in one write if possible: a write is the most expensive part."""
         size = len(first.data) + len(second.data)
         if self._unsent or size > min(self._window, self._connection_window):
             self.send(first)
@@ -123,14 +123,14 @@ class ClientStream(asyncio.Protocol):
         self.transport.write(first.frames + second.frames)  # type: ignore[union-attr]
 
     def leave(self) -> None:
-        """Close the connection; nothing is reported of it any more."""
+        """Close the connection; its end is not reported."""
         self._closed = True
         if self.transport is not None:
             self.transport.close()
 
     @property
     def left(self) -> bool:
-        """Say whether the connection is closed, by whichever side, or never came about."""
+        """Whether the connection is closed, by either side, or was never opened."""
         return self._closed
 
     # --- Receiving -----------------------------------------------------------------------------------------------
@@ -149,11 +149,11 @@ class ClientStream(asyncio.Protocol):
             self.send(request)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the preface alone; a subclass that has requests begins with them."""
+        """Send the preface alone; a subclass with requests overrides this."""
         self.begin_with(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Report the end, unless it was reported or wished for."""
+        """Report the end, unless it was reported already or requested by this side."""
         self.transport = None
         if exc is not None:
             self.fail(FaultError(f"connection lost ({type(exc).__name__})", str(exc)))
@@ -161,7 +161,7 @@ class ClientStream(asyncio.Protocol):
             self.fail(FaultError("closed by the server", self._goaway or ""))
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes. What ends the stream is reported, never raised."""
+        """Handle received bytes. Faults are reported to ``ended``, never raised."""
         shared = self.shared
         shared.bytes_received += len(data)
         if self._closed:
@@ -182,7 +182,7 @@ class ClientStream(asyncio.Protocol):
             self.fail(FaultError("malformed response", str(error)))
 
     def fail(self, fault: FaultError) -> None:
-        """Report the end of the stream, or that it never began, unless it has ended already."""
+        """Close the connection and report the fault, unless the stream has ended already."""
         if self._closed:
             return
         self._closed = True
@@ -250,10 +250,10 @@ class ClientStream(asyncio.Protocol):
             self._goaway = f"GOAWAY {int.from_bytes(payload[4:8], 'big')} {text}".strip()
 
     def ponged(self) -> None:
-        """Take the answer to a ping."""
+        """Handle the answer to a ping."""
 
     def ping(self) -> None:
-        """Ask the server's HTTP/2 for an answer, which shows that it has read what was sent before."""
+        """Send an HTTP/2 PING; its answer shows that the server has read all data sent before."""
         self._write(frame(PING, 0, 0, b"xdsfleet"))
 
     def _data(self, payload: bytes) -> None:
@@ -310,7 +310,7 @@ class ClientStream(asyncio.Protocol):
             self._make_room()
 
     def _make_room(self) -> None:
-        """Say that what was received is read, in one write for stream and connection."""
+        """Send window updates for the bytes received, in one write for stream and connection."""
         size, self._unread_bytes = self._unread_bytes, 0
         self._write(window_update(0, size) + window_update(STREAM_ID, size))
 
@@ -318,7 +318,7 @@ class ClientStream(asyncio.Protocol):
         for at in range(0, len(payload) - 5, 6):
             if int.from_bytes(payload[at : at + 2], "big") == INITIAL_WINDOW_SIZE:
                 size = int.from_bytes(payload[at + 2 : at + 6], "big")
-                self._window += size - self._initial_window  # RFC 9113, 6.9.2: it may well become negative
+                self._window += size - self._initial_window  # RFC 9113, 6.9.2: it may become negative
                 self._initial_window = size
         self._write(_SETTINGS_ACK)
         self._flush()
@@ -359,7 +359,7 @@ class ClientStream(asyncio.Protocol):
 
 
 def _is_one_message(data: bytes) -> bool:
-    """Say whether this is one DATA frame of the stream, not its last and not padded, with one whole message."""
+    """Return whether this is one DATA frame of the stream, not its last and not padded, with one whole message."""
     size = len(data) - HEADER_BYTES
     return (
         size >= _PREFIX_BYTES

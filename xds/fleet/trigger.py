@@ -1,4 +1,4 @@
-"""Makes the server change something, by HTTP or by a command, and waits until it has. It does not know what changes."""
+"""Triggers a change at the server, by HTTP or by a command, and waits until it is done."""
 
 import asyncio
 import os
@@ -11,21 +11,21 @@ HEAD_BYTES_MAX = 16_384
 
 
 class TriggerError(Exception):
-    """A push could not be triggered. The text says what was tried and what came of it."""
+    """A push could not be triggered. The text says what was tried and how it failed."""
 
 
 class Trigger(Protocol):
-    """Something that makes a push happen."""
+    """Triggers a push."""
 
     async def prepare(self) -> None:
-        """Do what need not be measured. Raises TriggerError."""
+        """Do the work that is not measured. Raises TriggerError."""
 
     async def pull(self) -> int:
-        """Trigger; return when that began (CLOCK_MONOTONIC, ns). Ends when the server said that it was done."""
+        """Trigger a push and wait for its confirmation; return the time of its start (CLOCK_MONOTONIC, ns)."""
 
 
 class HttpTrigger:
-    """GETs a URL; connecting is not measured."""
+    """Sends a GET request; connecting is not measured."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self._url, self._timeout_s = url, timeout_s
@@ -50,7 +50,7 @@ class HttpTrigger:
             raise TriggerError(f"the trigger {self._url} can't be reached: {_cause(error)}") from None
 
     async def pull(self) -> int:
-        """Send the request and wait for its answer. Raises TriggerError unless that is a 2xx."""
+        """Send the request and wait for its answer. Raises TriggerError unless its status is 2xx."""
         assert self._streams is not None, "prepared"
         reader, writer = self._streams
         self._streams = None
@@ -71,16 +71,16 @@ class HttpTrigger:
 
 
 class CommandTrigger:
-    """Runs a shell command; starting it is measured, as it can't be told apart."""
+    """Runs a shell command; its start is measured too, as it can't be separated."""
 
     def __init__(self, command: str, *, timeout_s: float) -> None:
         self._command, self._timeout_s = command, timeout_s
 
     async def prepare(self) -> None:
-        """Nothing."""
+        """Nothing to prepare."""
 
     async def pull(self) -> int:
-        """Run the command to its end. Raises TriggerError unless it exits with 0."""
+        """Run the command until it ends. Raises TriggerError unless it exits with 0."""
         started_ns = time.monotonic_ns()
         process = await asyncio.create_subprocess_shell(
             self._command,
@@ -102,7 +102,7 @@ class CommandTrigger:
 
 
 def trigger_of(url: str | None, command: str | None, *, timeout_s: float) -> Trigger | None:
-    """Return the trigger that the options name, None without any. Raises ValueError where a URL is none."""
+    """Return the trigger of the options, None without any. Raises ValueError for an invalid URL."""
     if url is not None:
         return HttpTrigger(url, timeout_s=timeout_s)
     return None if command is None else CommandTrigger(command, timeout_s=timeout_s)

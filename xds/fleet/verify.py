@@ -1,4 +1,4 @@
-"""Compares what sidecars have with what an observer was told that came last. It does not know connections."""
+"""Compares the sidecars' resources with those of an observer that connected last."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ NAMES_SHOWN_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class TypeMismatch:
-    """How one type of one sidecar differs from the observer's: the number of names, and the first few of each kind."""
+    """The differences of one type of a sidecar from the observer's: their number, and the first names of each kind."""
 
     type_name: str
     missing: tuple[str, ...]
@@ -34,7 +34,7 @@ class TypeMismatch:
 
 
 def equal(session: SidecarSession, observed: SidecarSession) -> bool:
-    """Say whether two sessions hold the same resources: names, versions and content."""
+    """Return whether two sessions hold the same resources: names, versions and content."""
     if session is observed:
         return True
     return all(
@@ -44,7 +44,7 @@ def equal(session: SidecarSession, observed: SidecarSession) -> bool:
 
 
 def differences(plan: SubscriptionPlan, session: SidecarSession, observed: SidecarSession) -> list[TypeMismatch]:
-    """Return what a session differs in, type by type."""
+    """Return the differences of a session from the observer's, type by type."""
     found = []
     for type_url, mine, other in zip(plan.types, session.types, observed.types, strict=True):
         missing = sorted(name for name in other.held if name not in mine.held)
@@ -65,7 +65,7 @@ def _first(names: list[str]) -> tuple[str, ...]:
 
 
 def waiting_for(plan: SubscriptionPlan, session: SidecarSession) -> str:
-    """Say what a session that is not ready has not been told, in words."""
+    """Describe the answers that a session which is not ready still waits for."""
     parts = []
     for index, (type_url, state) in enumerate(zip(plan.types, session.types, strict=True)):
         word = short_name(type_url)
@@ -77,7 +77,7 @@ def waiting_for(plan: SubscriptionPlan, session: SidecarSession) -> str:
 
 
 def summary(plan: SubscriptionPlan, session: SidecarSession) -> dict[str, dict[str, Any]]:
-    """Return how many resources of each type a session has, and their fingerprint, which is equal in every process."""
+    """Return the number of a session's resources by type, and their fingerprint, which is equal in all processes."""
     return {
         short_name(type_url): {"resources": len(state.held), "fingerprint": f"{state.fingerprint:032x}"}
         for type_url, state in zip(plan.types, session.types, strict=True)

@@ -1,6 +1,6 @@
-"""Protobuf and gRPC bytes, by hand: fields of a message, and requests framed for HTTP/2. It knows no xDS type.
+"""Encodes and decodes protobuf and gRPC bytes: fields of a message, and requests framed for HTTP/2.
 
-A sidecar's bytes are made once for all sidecars that send the same, so what is here is never on the hot path.
+Bytes are encoded once for all sidecars that send the same, so nothing here is on the hot path.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,15 +13,15 @@ from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest,
 from xds.transport.http2.frames import data_frames
 
 STREAM_ID = 1
-"""A sidecar opens one stream a connection, the first that HTTP/2 lets a client have (RFC 9113, 5.1.1)."""
+"""The only stream of a sidecar's connection, with a client's first id (RFC 9113, 5.1.1)."""
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
 def fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Yield (number, value) of each field of an encoded message; fixed-size ones are left out.
+    """Yield (number, value) of each field of an encoded message; fixed-size fields are left out.
 
-    Raises ValueError where the bytes are no message.
+    Raises ValueError if the bytes are malformed.
     """
     at, end = 0, len(message)
     while at < end:
@@ -45,7 +45,7 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
 
 
 def messages(message: bytes, number: int) -> Iterator[bytes]:
-    """Yield the values of the length-delimited fields that have a number. Raises ValueError."""
+    """Yield the values of the length-delimited fields with a number. Raises ValueError."""
     for found, value in fields(message):
         if found == number and isinstance(value, bytes):
             yield value
@@ -54,7 +54,7 @@ def messages(message: bytes, number: int) -> Iterator[bytes]:
 def text(message: bytes, number: int) -> str:
     """Return a string field, "" without it. Raises ValueError."""
     value = b""
-    for value in messages(message, number):  # noqa: B007 (the last one counts, as protobuf has it)
+    for value in messages(message, number):  # noqa: B007 (the last one counts, by protobuf's rules)
         pass
     return value.decode()
 
@@ -77,7 +77,7 @@ def length_field(number: int, value: bytes) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    """Return an unsigned number as protobuf writes it."""
+    """Return an unsigned number as a protobuf varint."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -88,7 +88,7 @@ def varint(value: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One or more gRPC messages: as they are, for a window too small for them, and framed for the usual case."""
+    """One or more gRPC messages: unframed, for a window too small for them, and framed, for the usual case."""
 
     data: bytes
     frames: bytes
@@ -100,19 +100,19 @@ class Outgoing:
 
     @classmethod
     def framed(cls, data: bytes) -> "Outgoing":
-        """Frame bytes that have their gRPC prefixes already, or are a part of such."""
+        """Frame bytes that already have their gRPC prefixes, or a part of such bytes."""
         return cls(data, data_frames(STREAM_ID, data))
 
 
 @dataclass(frozen=True, slots=True)
 class NodeTemplate:
-    """The node of every sidecar but its id, encoded once."""
+    """The node of all sidecars without its id, encoded once."""
 
     rest: bytes
 
     @classmethod
     def of(cls, *, cluster: str, region: str, zone: str, sub_zone: str, metadata: dict[str, Any]) -> "NodeTemplate":
-        """Encode what all sidecars share."""
+        """Encode the fields that all sidecars share."""
         node = Node(cluster=cluster, user_agent_name="xds-fleet")
         if metadata:
             described = Struct()
@@ -138,7 +138,7 @@ def delta_request(
     unsubscribe: Iterable[str] = (),
     versions: dict[str, str] | None = None,
 ) -> bytes:
-    """Encode a delta request that is no ACK."""
+    """Encode a delta request that is not an ACK."""
     return DeltaDiscoveryRequest(
         type_url=type_url,
         resource_names_subscribe=subscribe,

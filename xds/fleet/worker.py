@@ -1,6 +1,6 @@
-"""One process of the fleet: takes commands as JSON lines on stdin, answers on stdout. It does not know the phases.
+"""One process of the fleet: reads commands as JSON lines on stdin, and answers on stdout.
 
-Each command is a method named ``do_...``: its arguments are the command's fields, what it returns is the answer.
+Each command is a method named ``do_...``: its arguments are the command's fields, its return value is the answer.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class FleetWorker:
         self._sipping: asyncio.Task[None] | None = None
 
     async def do_survey(self, timeout_s: float) -> dict[str, Any]:
-        """Connect one sidecar alone, for what the server has and how it answers."""
+        """Connect one sidecar alone; return the server's resources and whether it answers probes."""
         crowd = self.crowd
         observer = Sidecar(crowd, -1)
         await crowd.connect([observer])
@@ -62,7 +62,7 @@ class FleetWorker:
         return {"problem": None, "types": found, "answers_probe": probed}
 
     async def _probe(self, observer: Sidecar) -> bool:
-        """Find out whether the server tells at once that an assignment does not exist."""
+        """Return whether the server answers at once that an assignment does not exist."""
         crowd = self.crowd
         index = crowd.sessions.plan.index.get(ENDPOINTS)
         if crowd.sessions.plan.sotw or index is None or not observer.session.types[index].asked:
@@ -73,7 +73,7 @@ class FleetWorker:
         return not observer.probing
 
     async def do_begin(self, probes: bool) -> dict[str, Any]:
-        """Learn whether reconnecting sidecars may rely on being told what does not exist."""
+        """Set whether reconnecting sidecars end their burst with a probe; if not, a ping replaces it."""
         if not probes:
             self.crowd.probe = ""
         return {}
@@ -117,7 +117,7 @@ class FleetWorker:
             say({"event": "progress", "done": sum(sidecar.synced for sidecar in sidecars)})
 
     async def do_misbehave(self) -> dict[str, Any]:
-        """Have those who are to read slowly, never, or to reject begin with it."""
+        """Start the misbehaviour of sidecars that read slowly or never, or reject; return the counts by behaviour."""
         for sidecar in self.crowd.sidecars:
             if sidecar.synced:
                 sidecar.misbehave()
@@ -134,11 +134,11 @@ class FleetWorker:
                     sidecar.sip()
 
     async def do_push(self, responses: int) -> dict[str, Any]:
-        """Get ready to be pushed to; what is received from now on counts."""
+        """Prepare for a push: responses received from now on are counted."""
         return {"due": self.crowd.begin_push(responses)}
 
     async def do_served(self, timeout_s: float) -> dict[str, Any]:
-        """Wait until every sidecar that counts was served, and return when each was."""
+        """Wait until every counted sidecar is served; return the times at which they were."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self.crowd.all_served.wait()
@@ -147,7 +147,7 @@ class FleetWorker:
         return {"receipts_ns": _packed(self.crowd.receipts), "due": self.crowd.due}
 
     async def do_churn(self, rate_per_s: float) -> dict[str, Any]:
-        """Have so many sidecars a second drop their connections and come back, from the first such command on."""
+        """Start to drop and reconnect ``rate_per_s`` sidecars a second; repeated commands have no effect."""
         if self._churning is None and self.crowd.sidecars:
             self._churning = start(self._tasks, "churn", self._churn(rate_per_s))
         return {}
@@ -164,21 +164,21 @@ class FleetWorker:
                 self._start(crowd.connect(crowd.reconnect([sidecar], probing=True)))
 
     async def do_stop_churn(self, timeout_s: float) -> dict[str, Any]:
-        """End churn, and wait until those who dropped are back."""
+        """Stop the churn, and wait until all sidecars are synced again."""
         if self._churning is not None:
             self._churning.cancel()
         await self._wait_calm(timeout_s)
         return {}
 
     async def do_storm(self, timeout_s: float) -> dict[str, Any]:
-        """Drop every well-behaved sidecar at once and reconnect it, with what it has."""
+        """Drop all well-behaved sidecars at once and reconnect them with their sessions."""
         crowd = self.crowd
         targets = [s for s in crowd.sidecars if s.behaviour is Behaviour.WELL and not s.left]
         crowd.resent, responses = 0, crowd.responses
         deadline_s = time.monotonic() + timeout_s
         started_ns = time.monotonic_ns()
         successors = crowd.reconnect(targets, probing=True)
-        await asyncio.sleep(0)  # the old connections close before the new ones are opened
+        await asyncio.sleep(0)  # old connections close before new ones are opened
         await crowd.connect(successors)
         await self._wait_calm(deadline_s - time.monotonic())
         if not crowd.probe:
@@ -254,7 +254,7 @@ class FleetWorker:
         return True
 
     async def _wait_quiet(self, deadline_s: float) -> None:
-        """Wait until nothing was received for a while, where a server does not say that it has read everything."""
+        """Wait until nothing is received for ``QUIET_S``, at most until the deadline."""
         seen, since_s = self.crowd.responses, time.monotonic()
         while time.monotonic() < min(since_s + QUIET_S, deadline_s):
             await asyncio.sleep(POLL_S)
@@ -266,13 +266,13 @@ class FleetWorker:
 
 
 def _excluded(crowd: Crowd) -> dict[str, int]:
-    """Count who is not compared, by the reason."""
+    """Return the number of sidecars that are not compared, by reason."""
     reasons = ["lost" if sidecar.left else sidecar.behaviour.name.lower() for sidecar in crowd.sidecars]
     return {reason: reasons.count(reason) for reason in ("stuck", "nacking", "lost") if reason in reasons}
 
 
 def say(answer: dict[str, Any]) -> None:
-    """Write one line to the process that asked."""
+    """Write one line to the parent process."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
@@ -282,7 +282,7 @@ def _packed(numbers: "array[int]") -> str:
 
 
 def unpacked(text: str) -> "array[int]":
-    """Return the numbers that an answer has packed."""
+    """Unpack the numbers of an answer."""
     numbers = array("q")
     numbers.frombytes(base64.b64decode(text))
     return numbers
@@ -302,7 +302,7 @@ async def _answer(worker: FleetWorker, command: dict[str, Any]) -> None:
 
 
 async def serve() -> None:
-    """Read the config, then commands, until stdin ends. An error in a command ends the process, after it is told."""
+    """Read the config, then commands, until stdin ends. An error in a command is reported and ends the process."""
     reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -312,7 +312,7 @@ async def serve() -> None:
         while line := await reader.readline():
             command = json.loads(line)
             if command["do"] == "end":
-                os._exit(0)  # with everything that still goes on, and without closing each connection
+                os._exit(0)  # ends all running work, without closing each connection
             group.create_task(_answer(worker, command))
         os._exit(0)
 
@@ -321,7 +321,7 @@ def main() -> None:
     """Run a worker process."""
     import uvloop
 
-    gc.disable()  # what lives, lives for the whole run; nothing here makes cycles in number
+    gc.disable()  # objects live for the whole run; few cycles arise
     uvloop.run(serve())
 
 
