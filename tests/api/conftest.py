@@ -13,7 +13,7 @@ from xds.store.memory import MemoryStore
 
 
 class Served:
-    """Operations on a store in memory, what they serve, and the nodes that they are told there are."""
+    """Operations on a store in memory, the resources they serve, and the nodes that they report."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

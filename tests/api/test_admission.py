@@ -1,4 +1,4 @@
-"""Calls without the token: refused by what their headers say, while their bodies are never read."""
+"""Calls without the token are refused by their headers, and their bodies are never read."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,12 +13,12 @@ from xds._generated import snapshots_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Snapshots"]
 EMPTY_RESOURCES = b"\x12\x00" * (15 * 1024 * 1024)
-"""30 MiB that protobuf makes a gigabyte of: a changeset, or a replacement, of empty resources."""
+"""30 MiB that protobuf parses into a gigabyte: a changeset, or a replacement, of empty resources."""
 GROWTH_BYTES_MAX = 16 * 1024 * 1024
 
 
 def peak_bytes(server: XdsServer) -> int:
-    """Return the most memory that the server's process has had (``VmHWM``)."""
+    """Return the peak memory of the server's process (``VmHWM``)."""
     lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -54,7 +54,7 @@ async def test_a_rest_body_without_the_token_is_not_kept(server: XdsServer) -> N
         writer.write(f"{head}{framing}\r\n\r\n".encode())
         status = await reader.readline()
         writer.write(body)
-        await asyncio.gather(writer.drain(), return_exceptions=True)  # the server may have hung up by now
+        await asyncio.gather(writer.drain(), return_exceptions=True)  # the server may have closed the connection by now
         writer.transport.abort()
         return status
 

@@ -1,4 +1,4 @@
-"""Large bodies and answers are worked on beside the event loop, which goes on with everything else."""
+"""Large bodies and answers are processed on a thread, while the event loop goes on with everything else."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ MANY = [r.static_cluster(f"c{number}", number % 250) for number in range(2_000)]
 
 
 class CountedTurns:
-    """Counts the event loop's turns, and how many there were at each call of what is watched."""
+    """Counts the event loop's turns, and records the count at each call of the watched functions."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""CSDS over a real gRPC channel: what a tool sees of the nodes."""
+"""CSDS over a real gRPC channel: the nodes as a tool sees them."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every write may say at which revision it is to be made, and which change it is, over REST and over gRPC.
+"""Every write, over REST and gRPC, can expect a revision, and has an id.
 
 It is made at that revision or not at all, and once, however often it is sent.
 """
@@ -34,7 +34,7 @@ WRITES: dict[tuple[str, str], Any] = {
     ("put", "/v1/groups/{group}"): {"extends": "default"},
     ("delete", "/v1/groups/{group}"): None,
 }
-"""Each write of the REST API with a body that changes something, None where it has none."""
+"""Each write of the REST API with a body that changes something, None if it has no body."""
 RPCS: dict[str, Any] = {
     "Apply": pb.Changeset(group="web", remove=[pb.ResourceName(type="clusters", name="b")]),
     "Replace": pb.Replacement(group="web"),
@@ -62,7 +62,7 @@ async def api(served) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def fill(api: httpx.AsyncClient) -> int:
-    """Have the group ``web`` be there with one cluster; return the revision."""
+    """Create the group ``web`` with one cluster; return the revision."""
     await api.put("/v1/groups/web", json={})
     await api.post("/v1/groups/web/changesets", json={"upsert": [A]})
     return int((await api.post("/v1/groups/web/changesets", json={"upsert": [B]})).json()["revision"])

@@ -1,4 +1,4 @@
-"""Who may ask the admin port: by which name, from a page of which origin, and with which token; on a running server."""
+"""Authorization on the admin port by host name, page origin and token, on a running server."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,12 +16,12 @@ from xds.api.rest import rest_api
 from xds.api.tokens import Token
 
 OPEN = {"/", "/healthz", "/readyz", "/metrics"}
-"""The paths that everyone may ask, by any name: they tell of no resource, group or node."""
+"""The paths open to everyone, by any host name: they show no resource, group or node."""
 TOKEN = "s3cret"
 
 
 def routes() -> list[tuple[str, str]]:
-    """Return every path and method there is on the admin port, what FastAPI adds included, and some there are not."""
+    """Return every path and method of the admin port, including those that FastAPI adds, and some that do not exist."""
     nothing: Any = None
     admin = admin_app(healthy=nothing, ready=nothing, metrics=nothing)
     api: Any = rest_api(nothing, Token(None), body_bytes_max=1).app.app

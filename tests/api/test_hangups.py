@@ -1,4 +1,4 @@
-"""Clients that hang up in the middle of something: no fault of the server, so it logs nothing, and goes on."""
+"""Clients that disconnect in the middle of a request: not a fault of the server, so it logs nothing and goes on."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ async def server() -> AsyncIterator[XdsServer]:
 
 
 async def is_still_silent(server: XdsServer) -> None:
-    """Wait until what came before is dealt with; neither the server nor gRPC has logged anything since its start."""
+    """Wait until earlier requests are handled; assert that the server and gRPC have logged nothing since the start."""
     assert (await fetch(server.admin_port, "/v1/revisions")).status == 200
     async with Client(f"127.0.0.1:{server.api_port}") as client:
         await client.groups()
@@ -112,7 +112,7 @@ async def test_in_the_middle_of_a_grpc_call(server: XdsServer) -> None:
                 await asyncio.wait([asyncio.ensure_future(call)], timeout=wait_s)
                 call.cancel()
             async with aio.insecure_channel(f"127.0.0.1:{server.api_port}") as channel:
-                with suppress(aio.AioRpcError):  # its deadline; a small one may be answered before it
+                with suppress(aio.AioRpcError):  # its deadline; a small request may be answered before it
                     await channel.unary_unary(SERVICE + method)(request, timeout=wait_s / 10)
     await is_still_silent(server)
 

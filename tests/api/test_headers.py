@@ -1,4 +1,4 @@
-"""Text of others in headers, of requests and of answers: none of it is a 500, and none of it ends a header."""
+"""Untrusted text in headers of requests and answers: it causes no 500, and ends no header."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from xds.store.errors import OutcomeUnknownError
 A = r.static_cluster("a", 1)
 APPLY = "/xds_control_plane.api.v1.Snapshots/Apply"
 TEXTS = ("кир", "é", "a\nb", "x\r\nset-cookie: a=b", "\x00", "\x7f", " a ", "\u202e", "😀")
-"""Outside Latin-1, outside ASCII, and what would end a header or be cut from it."""
+"""Text outside Latin-1, outside ASCII, and text that would end a header or be stripped from it."""
 BYTES = (
     *(b"\xff\xfe", b"\xd0\xba", b"a\x01b", b"\x7f", b";", b'"', b'a; b="', b"a; a*0=x; a*2*=b", b"=?utf-8?q?x?=", b","),
     *(

@@ -1,4 +1,4 @@
-"""The admin port and clients that say nothing, too little or too slowly, and those that read nothing."""
+"""The admin port with clients that send nothing, too little or too slowly, and clients that read nothing."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ POST = b"POST /v1 HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
 
 
 class Port:
-    """A started admin port, how to connect to it, and an API whose answers wait for ``go``."""
+    """A started admin port, connections to it, and an API whose answers wait for ``go``."""
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self.tls = tls
@@ -107,7 +107,7 @@ def port(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., object
 
 
 def descriptors() -> list[str]:
-    """Return what each descriptor of this process is."""
+    """Return what each descriptor of this process refers to."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -116,14 +116,14 @@ def descriptors() -> list[str]:
 
 
 def sockets_of(port: int) -> list[str]:
-    """Return the sockets of this process at a local port: the listening one, and the server's ends of connections."""
+    """Return this process's sockets at a local port: the listening one, and the server's ends of connections."""
     inodes = {each[8:-1] for each in descriptors() if each.startswith("socket:")}
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [" ".join(line) for line in lines if int(line[1].split(":")[1], 16) == port and line[9] in inodes]
 
 
 async def ended(reader: asyncio.StreamReader, within_s: float = 20.0) -> bytes:
-    """Return all that a connection is sent until its end."""
+    """Return everything received on a connection until its end."""
     async with asyncio.timeout(within_s):
         try:
             return await reader.read(-1)
@@ -132,7 +132,7 @@ async def ended(reader: asyncio.StreamReader, within_s: float = 20.0) -> bytes:
 
 
 async def trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Send a byte at a time, for as long as that goes."""
+    """Send a byte at a time, while the connection is open."""
     try:
         for byte in data:
             writer.write(bytes([byte]))
@@ -237,7 +237,7 @@ async def test_connections_that_say_nothing_make_room_for_those_that_do(port, sa
             _, writer = await port.connect(tls=said != "no handshake")
             crowd.append(writer)
             writer.write({"half": GET[:-2], "body": POST}.get(said, b""))
-            # One after the other, as they are to be in place: the API takes fewer at a time.
+            # One after the other, so that each is in place: the API accepts fewer at a time.
             if said == "body" and port.under_way < REQUESTS_MAX:
                 await wait_until(lambda before=port.under_way: port.under_way > before or port.cut)
         for _ in range(3):
@@ -271,7 +271,7 @@ async def _wait_busy(port: Port, path: str) -> None:
             try:
                 answer = await port.fetch(path, 5.0)
             except TimeoutError:
-                continue  # it was one of those that are taken
+                continue  # it was one of the accepted requests
             assert answer.status == 503
             assert answer.json() == {"error": "too many requests are under way; try again"}
             assert answer.headers["retry-after"] == "1"
@@ -294,7 +294,7 @@ async def test_a_request_under_way_outlives_any_number_of_newcomers(port) -> Non
 async def test_without_descriptors_it_takes_nobody_does_not_spin_and_goes_on_afterwards(port) -> None:
     async with port() as port:
         assert (await port.fetch("/healthz")).status == 200
-        client = socket.socket()  # its descriptor is there before none is left
+        client = socket.socket()  # its descriptor is allocated before none is left
         client.setblocking(False)
         taken = []
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

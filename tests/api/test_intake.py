@@ -1,4 +1,4 @@
-"""Large bodies: how many are taken in at once, what one may be made of, how long it may take, and what it leaves."""
+"""Large bodies: the limits on their number, content and duration, and the memory that remains after them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -105,7 +105,7 @@ async def test_a_busy_server_says_so_and_when_to_come_back() -> None:
 
 
 def large_change() -> pb.Changeset:
-    """Return 15 MiB that are checked whole and not kept, so that they leave nothing behind."""
+    """Return a change of 15 MiB that is validated but not stored, so that no memory remains in use."""
     change = pb.Changeset(group="default", about=pb.About(dry_run=True))
     for name in range(4):
         padding = {"metadata": {"filter_metadata": {"padding": {"text": "x" * (15 * MIB // 4)}}}}
@@ -143,7 +143,7 @@ async def test_large_bodies_at_once_cost_what_one_does_and_leave_nothing(
         await send(server, data)
         before, one = memory_bytes(server, "VmRSS"), memory_bytes(server, "VmHWM")
         await asyncio.gather(*(send(server, data) for _ in range(AT_ONCE)))
-        # At once they take 12 bodies more than one alone; in turns one or two, as one is freed when the next begins.
+        # All at once would take 12 bodies more than one alone; in turns it is one or two, freed when the next begins.
         assert memory_bytes(server, "VmHWM") - one < 4 * len(data)
         await server.wait_for(
             lambda: memory_bytes(server, "VmRSS"),

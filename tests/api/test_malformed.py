@@ -1,4 +1,4 @@
-"""What is malformed, unknown or refused at the admin port and the gRPC push API: no client fills the log with it."""
+"""Malformed, unknown and refused requests at the admin port and the gRPC push API do not fill the log."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from support.server import XdsServer
 
 TIMES = 30
 LINES_MAX = 11
-"""Of a kind, what ``xds.merged_log`` lets through in a minute."""
+"""Lines of one kind that ``xds.merged_log`` passes in a minute."""
 POST = b"POST /v1/groups/d/changesets HTTP/1.1\r\nhost: localhost\r\n"
 MALFORMED = (
     b"\x00\xff\xfe garbage\r\n\r\n",
@@ -38,7 +38,7 @@ MALFORMED = (
 async def send(port: int, data: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        with suppress(OSError):  # the server may have hung up on it by now
+        with suppress(OSError):  # the server may have closed the connection by now
             writer.write(data)
             writer.write_eof()
             await reader.read(-1)

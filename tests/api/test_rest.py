@@ -1,4 +1,4 @@
-"""The REST push API, asked over ASGI as any HTTP client would."""
+"""The REST push API, called over ASGI as by any HTTP client."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def client_of(served, token: Token | None = None) -> httpx.AsyncClient:
 
 
 async def streamed(app: ASGIApp, path: str, query: str, count: int) -> list[str]:
-    """Return the first parts of an answer that does not end, which httpx would wait for."""
+    """Return the first parts of an answer that does not end (httpx would wait for its end)."""
     parts: asyncio.Queue[str] = asyncio.Queue()
     scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "root_path": "", "headers": []}
     scope |= {"path": path, "raw_path": path.encode(), "query_string": query.encode()}

@@ -1,4 +1,4 @@
-"""The REST API of a real server under requests made from its own OpenAPI document, and under malformed bodies."""
+"""The REST API of a real server with requests generated from its OpenAPI document, and with malformed bodies."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ async def test_no_request_made_from_the_document_is_a_500() -> None:
 
 
 def mutated(chance: random.Random, body: bytes) -> bytes:
-    """Return a body with something wrong in it."""
+    """Return a body with a random mutation."""
     at = chance.randrange(len(body))
     match chance.randrange(4):
         case 0:
@@ -64,7 +64,7 @@ async def test_malformed_bodies_are_a_clear_4xx_each_and_change_nothing() -> Non
                 headers={"content-type": kinds[number % 3]},
             )
             statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
-            empty = answer.status_code == 200 and not answer.json()["changed"]  # some bodies ask for nothing
+            empty = answer.status_code == 200 and not answer.json()["changed"]  # some bodies change nothing
             assert empty or (400 <= answer.status_code < 500 and answer.json()["error"]), f"seed {seed}: {answer.text}"
         assert (await api.get("/v1/groups")).json()["revision"] == 0
         print(f"seed {seed}: {statuses}")

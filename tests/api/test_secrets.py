@@ -1,4 +1,4 @@
-"""Secrets in all that the push API shows: over REST, gRPC and the command line, in every form, on a running server."""
+"""The push API redacts secrets: over REST, gRPC and the command line, in every form, on a running server."""
 
 import asyncio
 import subprocess

@@ -20,7 +20,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def xds(tmp_path: Path) -> Run:
-    """Run the command ``xds`` as a process of its own, in an empty directory, to its end."""
+    """Run the command ``xds`` in a process of its own, in an empty directory, until it ends."""
 
     def run(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
         argv = [XDS, *map(str, arguments)]
@@ -33,7 +33,7 @@ def xds(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def _logs_as_before() -> Iterator[None]:
-    """Undo what ``configure_logging`` does to the process."""
+    """Undo the effects of ``configure_logging`` on the process."""
     import logging
 
     import structlog

@@ -19,7 +19,7 @@ ADMIN = re.compile(r"envoy demo-7 \(pid (\d+)\) of .*\n  admin  http://127\.0\.0
 
 
 class _Recorder(grpc.GenericRpcHandler):
-    """Takes any stream, remembers its method and first message, and answers nothing."""
+    """Accepts any stream, records its method and first message, and answers nothing."""
 
     def __init__(self) -> None:
         self.first: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()

@@ -1,6 +1,6 @@
-"""Every command, given text of others that would steer a terminal: it shows none of it raw, and JSON and YAML keep it.
+"""Every command with untrusted text that could control a terminal: it is never printed raw; JSON and YAML preserve it.
 
-``EACH`` names every command; one that is added has to be put there, or among ``OWN``, which print nothing of others.
+Every command must be in ``EACH``, or in ``OWN`` if it prints no untrusted text.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ from xds.transport.http2.frames import goaway_frame
 
 NASTY = "\x1b[2J\x1b]0;title\x07\x9b2J\u202eevil\u2066\u200b\u200f\u2028\nforged: line\r\t\x7f"
 GROUP = "g\u202eevil\u200b\u2066"
-"""Control characters are refused in the names of groups."""
+"""Group names can't contain control characters."""
 CHANGES = b"the last"
-"""In the message of the newest change."""
+"""Part of the message of the newest change."""
 OWN = {"settings", "version"}
-"""What they print is the product's own."""
+"""Commands that print the product's own text only."""
 
 
 def commands() -> set[str]:
-    """Return the name of every command, with that of its group."""
+    """Return the name of every command, with its group's name before it."""
     found = set()
 
     def walk(group: typer.Typer, prefix: str) -> None:
@@ -55,7 +55,7 @@ def commands() -> set[str]:
 
 @dataclass(frozen=True)
 class Case:
-    """A command line, what its stdout is, and its exit code."""
+    """A command line, the form of its stdout, and its exit code."""
 
     words: tuple[str, ...]
     form: str = "text"
@@ -63,7 +63,7 @@ class Case:
 
 
 def each(*words: str, forms: tuple[str, ...] = ("table", "json", "yaml")) -> list[Case]:
-    """Return a case for each form in which a command prints."""
+    """Return a case for each output form of a command."""
     return [Case((*words, "-o", form), "text" if form == "table" else form) for form in forms]
 
 
@@ -113,13 +113,13 @@ def test_every_command_is_here() -> None:
 
 @dataclass
 class World:
-    """A server that was told hostile text in every field that it keeps, and a directory of hostile files."""
+    """A server with hostile text in every field that it stores, and a directory of hostile files."""
 
     server: XdsServer
     directory: Path
 
     async def run(self, *words: str) -> "subprocess.CompletedProcess[bytes]":
-        """Run a command to its end; ``watch`` until it has printed the last change there is."""
+        """Run a command until it ends; ``watch`` until it has printed the last change."""
         env = {
             **self.server.env,
             "XDS_PUSH_ADDRESS": f"127.0.0.1:{self.server.api_port}",
@@ -174,7 +174,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def insult(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Be an xDS server that ends every connection with hostile words."""
+    """Serve as an xDS server that ends every connection with hostile text."""
     with contextlib.suppress(ConnectionError):
         await reader.read(24)  # the preface
         writer.write(b"\0\0\0\x04\0\0\0\0\0" + goaway_frame(0, 2, NASTY))
@@ -184,7 +184,7 @@ async def insult(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def check(shown: bytes, form: str) -> str:
-    """Assert that nothing is hidden in what was printed, and that JSON and YAML hold the text as it is."""
+    """Assert that the output has no hidden characters, and that JSON and YAML contain the text unchanged."""
     text = shown.decode()
     assert not HIDDEN.search(text.replace("\n", "")), text
     assert not [line for line in text.splitlines() if line.startswith("forged")], text
@@ -196,12 +196,12 @@ def check(shown: bytes, form: str) -> str:
 
 
 def documents(text: str) -> list[str]:
-    """Return JSON that is one document, or one a line."""
+    """Split output that is one JSON document, or one on each line."""
     return text.splitlines() if text.startswith('{"') else [text]
 
 
 def texts_of(value: object) -> list[str]:
-    """Return all text in a value."""
+    """Return all strings in a value."""
     if isinstance(value, dict):
         return [text for pair in value.items() for each in pair for text in texts_of(each)]
     if isinstance(value, list):

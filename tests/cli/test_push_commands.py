@@ -1,4 +1,4 @@
-"""The commands over the push API against a server: the blocks of docs/pushing.md and docs/store.md, and errors."""
+"""The commands over the push API against a real server: the blocks of docs/pushing.md and docs/store.md, and errors."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ async def server() -> AsyncIterator[XdsServer]:
 
 @pytest.fixture
 def run(server: XdsServer, tmp_path: Path) -> Callable[[str], Awaitable[Done]]:
-    """Run shell lines whose default addresses are the server's."""
+    """Run shell lines, with the server's addresses in place of the defaults."""
     address = f"127.0.0.1:{server.api_port}"
 
     async def run(script: str) -> Done:
@@ -230,7 +230,7 @@ async def test_a_watch_prints_changes_as_they_are_made(server: XdsServer, run, t
 
 
 async def test_a_directory_is_applied_at_a_revision_change_by_change(run, tmp_path: Path) -> None:
-    """Its groups and rules are several changes: each expects what the one before it made."""
+    """Its groups and rules are several changes: each expects the revision of the one before."""
     r.write_directory(tmp_path / "dir", [r.static_cluster("c", 1)], "base")
     r.write_directory(tmp_path / "dir", [r.static_cluster("d", 1)], "web")
     rules = {"groups": {"web": {"extends": "base"}}, "rules": [{"group": "web"}], "external": ["clusters/x"]}

@@ -33,7 +33,7 @@ def shown(info: ServingInfo) -> str:
 
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch, _logs_as_before: None) -> SimpleNamespace:
-    """Put in place of ``xds.server`` what remembers its settings, announces, and ends as it is told to."""
+    """Replace ``xds.server`` with a stub that records its settings, announces, and ends as configured."""
     stub = SimpleNamespace(settings=None, code=0, error=None)
 
     async def serve(settings: Settings, *, announce: Any = None, progress: Any = None) -> int:

@@ -1,4 +1,4 @@
-"""`xds serve` as an operator runs it: a process of its own, told by signals, telling by its log and its exit code."""
+"""`xds serve` as an operator runs it: a process of its own, with its signals, its log and its exit code."""
 
 import json
 import os

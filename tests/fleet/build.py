@@ -88,5 +88,5 @@ def sotw(type_url: str, bodies: Iterable[bytes], *, version: str = "1", nonce: s
 
 
 def content(encoded_response: bytes, *, is_sotw: bool = False) -> Content:
-    """Return what a response says."""
+    """Return the content of a response."""
     return Parser(sotw=is_sotw).message(encoded_response).content

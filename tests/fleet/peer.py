@@ -1,4 +1,4 @@
-"""A client stream against the h2 library as its server, in memory: an independent judge of every byte it sends."""
+"""A client stream with the h2 library as its server, in memory: an independent check of every byte it sends."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ RESPONSE_HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
 
 
 class Wire(asyncio.Transport):
-    """A transport that keeps what is written until it is taken."""
+    """A transport that buffers written bytes until ``take``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Wire(asyncio.Transport):
 
 
 class Recorder(ClientStream):
-    """A stream that keeps what it was told."""
+    """A stream that records the calls of its hooks."""
 
     def __init__(self, shared: SharedByStreams) -> None:
         super().__init__(shared)
@@ -75,7 +75,7 @@ class Pair:
         self.exchange()
 
     def exchange(self, piece_bytes: int = 1 << 30) -> None:
-        """Carry what both have to say until there is nothing more; the client's input comes in pieces."""
+        """Carry bytes both ways until neither side has more; the client receives them in pieces."""
         while True:
             said = self.wire.take()
             if said:

@@ -1,4 +1,4 @@
-"""Servers for the fleet to load, in this process: our own, and one that forgets; each with a URL that makes it push."""
+"""Servers for the fleet to load, in this process: our own and a faulty one; each with a URL that triggers a push."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ NAMES = ("a", "b", "c")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server: where it is, and the URL that makes it push."""
+    """A server: its address, and the URL that triggers a push."""
 
     address: Address
     trigger: str
@@ -31,18 +31,18 @@ class Served:
 
     @property
     def ours(self) -> ControlPlane:
-        """The control plane, where it is ours."""
+        """The control plane, if the server is our own."""
         assert self.control_plane is not None
         return self.control_plane
 
     def options(self, **options: Any) -> FleetOptions:
-        """Return options for a fleet at this server."""
+        """Return options for a fleet that connects to this server."""
         given = {"streams": (50,), "timeout_s": 20.0, "connects_in_flight_max": 20}
         return FleetOptions(server=self.address, **(given | {"trigger": self.trigger} | options))
 
 
 def resources() -> list[r.Json]:
-    """Return a few of each type, the listener with routes."""
+    """Return a few resources of each type, including a listener with routes."""
     made = [one for name in NAMES for one in (r.cluster(name), r.assignment(name, 1))]
     return [*made, r.listener("l", 10_000, "routes"), r.route("routes", "a")]
 
@@ -67,7 +67,7 @@ async def ours(**settings: Any) -> AsyncIterator[Served]:
 
 @asynccontextmanager
 async def http_trigger(push: Callable[[], Awaitable[None]], status: str = "200 OK") -> AsyncIterator[str]:
-    """Serve a URL whose GET pushes."""
+    """Serve a URL that calls ``push`` on each GET."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -84,7 +84,7 @@ async def http_trigger(push: Callable[[], Awaitable[None]], status: str = "200 O
 
 
 class ForgetfulServer:
-    """A delta ADS server that gives some nodes an old assignment when all others get the new one."""
+    """A delta ADS server that sends some nodes an old assignment when it sends all others the new one."""
 
     def __init__(self, *, forgets: tuple[str, ...] = (), silent: tuple[str, ...] = ()) -> None:
         self.forgets, self.silent = forgets, silent
@@ -92,7 +92,7 @@ class ForgetfulServer:
         self._streams: dict[str, asyncio.Queue[bytes]] = {}
 
     async def push(self) -> None:
-        """Change the assignment, and tell."""
+        """Change the assignment, and send it."""
         self._port += 1
         for node_id, queue in self._streams.items():
             if node_id not in self.silent:
@@ -127,7 +127,7 @@ class ForgetfulServer:
 
 @asynccontextmanager
 async def forgetful(**options: Any) -> AsyncIterator[Served]:
-    """Serve with a server that forgets some nodes, or says nothing to them."""
+    """Serve with a server that sends some nodes an old assignment, or nothing."""
     made = ForgetfulServer(**options)
     server = grpc.aio.server()
     methods = {"DeltaAggregatedResources": grpc.stream_stream_rpc_method_handler(made.stream)}

@@ -12,7 +12,7 @@ FLEET = (str(Path(sys.executable).parent / "xds"), "fleet")
 
 
 async def fleet(*arguments: str | Path) -> tuple[int, str, str]:
-    """Run the command to its end; return its exit code and what it printed."""
+    """Run the command until it ends; return its exit code, stdout and stderr."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*FLEET, *map(str, arguments), stdout=pipe, stderr=pipe)
     out, errors = await process.communicate()

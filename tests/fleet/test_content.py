@@ -19,7 +19,7 @@ def test_equal_messages_are_one_object_and_so_is_equal_content_under_other_nonce
 
 def test_a_nonce_that_stands_elsewhere_in_the_message_too_makes_no_two_contents_one() -> None:
     parser = Parser(sotw=False)
-    # A removed name that holds the bytes of the nonce's field: what is cut out is then not the nonce itself.
+    # Removed names that contain the bytes of the nonce's field: the bytes cut out are then not the nonce itself.
     names = ["x", "*\x011", "*\x012"]
     contents = {
         parser.message(delta(ENDPOINTS, removed=[name], nonce=nonce)).content: (name, nonce)

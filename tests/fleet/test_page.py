@@ -1,4 +1,4 @@
-"""Every command in docs/fleet.md runs as the page has it, all in one shell, one block after the other."""
+"""Every command in docs/fleet.md runs as printed there, all in one shell, one block after the other."""
 
 import re
 import shutil

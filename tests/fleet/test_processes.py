@@ -25,7 +25,7 @@ Parent = "subprocess.Popen[str]"
 
 @pytest.fixture
 def parent() -> Iterator[Parent]:
-    """Run a process that burns or holds in children of its own when told to."""
+    """Run a process whose children use CPU or memory on command."""
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", PARENT], stdin=pipe, stdout=pipe, text=True) as process:
         yield process

@@ -1,4 +1,4 @@
-"""Whole runs: small fleets against our own server on both transports, and against servers that are wrong."""
+"""Whole runs: small fleets against our own server on both transports, and against faulty servers."""
 
 import os
 from collections import Counter
@@ -29,7 +29,7 @@ def serving(kind: str, **settings: Any) -> Any:
 
 
 async def test_a_small_fleet_goes_through_every_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calm, "TIMEOUT_S", 0.1)  # server and fleet are this process, which is never calm
+    monkeypatch.setattr(calm, "TIMEOUT_S", 0.1)  # server and fleet share this process, which is never calm
     async with serving("native") as served:
         result = await run(
             served.options(

@@ -1,4 +1,4 @@
-"""Sessions against a naive sidecar, and what they ask for and when."""
+"""Sessions compared with a naive sidecar, and the order of their requests."""
 
 import random
 
@@ -22,7 +22,7 @@ def sessions(*types: str, is_sotw: bool = False, **subscribe: list[str]) -> Side
 
 
 def requests(made: SidecarSessions, session: SidecarSession, *responses: bytes) -> tuple[SidecarSession, list[str]]:
-    """Take responses one after another; return the session then, and what was asked for meanwhile, in words."""
+    """Apply responses one after another; return the final session, and the requests made meanwhile as text."""
     asked = []
     for response in responses:
         step = made.step(session, content(response, is_sotw=made.plan.sotw))
@@ -137,7 +137,7 @@ CHANGES = st.lists(
 
 
 class NaiveSidecar:
-    """What a sidecar has, as two dicts."""
+    """A sidecar's resources, as two dicts."""
 
     def __init__(self) -> None:
         self.clusters: dict[str, int] = {}
@@ -175,7 +175,7 @@ def test_a_session_holds_what_a_naive_sidecar_holds_and_equal_ones_are_one(chang
         held = [{name: int(one.version) for name, one in state.held.items()} for state in session.types]
         assert held == [naive.clusters, naive.endpoints]
         assert session.types[1].wanted == frozenset(naive.clusters)
-    # Another way to the same resources ends in an equal session, and in the same object where missing names agree too.
+    # Another path to the same resources ends in an equal session, and in the same object if missing names agree too.
     target = [(CLUSTER, name, naive.clusters.get(name)) for name in NAMES]
     other, _ = requests(made, made.initial, response(opening), response([(CLUSTER, "a", 1)]), response(target))
     if naive.endpoints:

@@ -1,4 +1,4 @@
-"""The client stream against the h2 library: nothing that it sends may offend h2, and it gets exactly what h2 sends."""
+"""The client stream against the h2 library: h2 accepts all it sends, and it receives exactly what h2 sends."""
 
 import h2.events
 import h2.exceptions
@@ -53,7 +53,7 @@ def test_messages_come_whole_however_they_are_cut(sizes: list[int], piece: int, 
     step = max(1, frame_bytes - pad - 1)
     for at in range(0, len(data), step):
         pair.server.send_data(1, data[at : at + step], pad_length=pad or None)
-        if at % 3:  # several frames at once, and one alone
+        if at % 3:  # several frames together, or one alone
             pair.exchange(piece)
     pair.exchange(piece)
     assert nonces(pair) == [str(number) for number in range(len(sizes))]
@@ -83,7 +83,7 @@ def test_room_is_made_before_the_window_is_used_up() -> None:
     pair = Pair(window_bytes=65_535)
     pair.respond()
     for number in range(200):
-        pair.server.send_data(1, grpc(response(number, 3_000)))  # h2 raises where there is no room
+        pair.server.send_data(1, grpc(response(number, 3_000)))  # h2 raises if the window has no room
         pair.exchange()
     assert nonces(pair) == [str(number) for number in range(200)]
 

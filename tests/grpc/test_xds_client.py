@@ -1,6 +1,6 @@
-"""grpcio's own xDS client (``xds:///``), the other kind of client that matters: SotW, and never by wildcard.
+"""grpcio's own xDS client (``xds:///``), the main client besides Envoy: SotW, and never by wildcard.
 
-Calls run all the time, in a process of their own; a single one that fails, fails the test.
+Calls run all the time, in a process of their own; a single failed call fails the test.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ TARGET = "svc1"
 
 
 def path_to(cluster: str, *ports: int) -> list[r.Json]:
-    """Return the least that a grpc client follows: an API listener, a route, a cluster and its endpoints."""
+    """Return the minimum for a gRPC client: an API listener, a route, a cluster and its endpoints."""
     return [
         r.api_listener(TARGET, "r1"),
         r.route("r1", routes=[r.prefix("", cluster)], domains=[TARGET]),
@@ -27,7 +27,7 @@ def path_to(cluster: str, *ports: int) -> list[r.Json]:
 
 @asynccontextmanager
 async def served(directory: Path, resources: list[r.Json]) -> AsyncIterator[tuple[XdsServer, EchoClient]]:
-    """Serve resources to a calling client, with the bootstrap that the command prints."""
+    """Serve resources to a client that makes calls, with the bootstrap that the command prints."""
     r.write_directory(directory, resources)
     async with XdsServer(directory) as server:
         await server.wait_ready()
@@ -87,7 +87,7 @@ async def test_a_server_restart_fails_no_call_and_sends_nothing(tmp_path):
 
 
 async def test_a_name_that_comes_later_makes_the_calls_work(tmp_path):
-    """Until it exists calls fail, since grpc gives an unanswered name 15 s; then they work without a new channel."""
+    """Calls fail until it exists, as gRPC waits 15 s for an unanswered name; then they work without a new channel."""
     async with EchoUpstreams("a") as up, served(tmp_path, [r.cluster("c"), r.assignment("c")]) as (server, client):
         await server.wait_metrics(lambda said: said["xds_requests_total"] >= 1)
         r.write_directory(tmp_path, path_to("ca", up.ports["a"]))
