@@ -1,4 +1,4 @@
-"""What the tests stand on: real Envoys, upstreams, load, certificates, resources and raw xDS clients.
+"""Shared parts of the tests: real Envoys, upstreams, load, certificates, resources and raw xDS clients.
 
-``support.waiting`` has every wait of the tests.
+All waits of the tests are in ``support.waiting``.
 """

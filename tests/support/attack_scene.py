@@ -1,4 +1,4 @@
-"""A server with streams that are pushed to, an attacker beside them, and what is measured of all three."""
+"""A server with streams that receive pushes, an attacker beside them, and measurements of all three."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ BACK_S = 30.0
 TURNS_TIMES_MAX = 2
 DOUBT = (0.3, 0.9)
 RSS_MAX = 6 << 30
-"""An attack that has the server take more than this is called off, and has succeeded."""
+"""An attack that makes the server use more than this is stopped, and counts as successful."""
 
 
 def assignment(number: int) -> r.Json:
@@ -44,14 +44,14 @@ def assignment(number: int) -> r.Json:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return a percentile by nearest rank, NaN of nothing."""
+    """Return a percentile by nearest rank, NaN without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 
 @dataclass(slots=True)
 class Window:
-    """What one window of time saw. A latency is from the sending of a push to its receipt at a stream, in seconds."""
+    """Measurements of one window of time. A latency is from sending a push to its receipt by a stream, in seconds."""
 
     began: float
     ended: float = 0.0
@@ -82,7 +82,7 @@ class Window:
 
 @dataclass(slots=True)
 class Report:
-    """What one attack did, and what it did to whom."""
+    """The requests of one attack, and its effects on the server, its streams and newcomers."""
 
     name: str
     streams: int
@@ -103,19 +103,19 @@ class Report:
 
     @property
     def ratio(self) -> float:
-        """p99 under the attack in units of p99 right before it: the median of the turns."""
+        """p99 under attack divided by p99 right before it: the median of the turns."""
         pairs = zip(self.before, self.during, strict=True)
         return statistics.median(during.p99_s / before.p99_s for before, during in pairs)
 
     @property
     def extra_cpu_s(self) -> float:
-        """The server's CPU time under attack beyond what it takes without."""
+        """The server's additional CPU time under attack."""
         share = statistics.mean(window.cpu_share for window in self.before)
         return sum(window.cpu_s - share * (window.ended - window.began) for window in self.during)
 
     @property
     def log_bytes(self) -> int:
-        """What was written to the log while the attack ran."""
+        """The bytes logged during the attack."""
         return sum(window.log_bytes for window in self.during)
 
     @property
@@ -124,14 +124,14 @@ class Report:
         return [each for window in self.during for each in window.health if each[1] != 200]
 
     def turns(self) -> str:
-        """Return p99 of each turn, without and with the attack, and how long the server waited for a core in each."""
+        """Return each turn's p99, without and with the attack, and the time that the server waited for a core."""
         pairs = zip(self.before, self.during, strict=True)
         return "; ".join(
             f"{_ms(a.p99_s)} -> {_ms(b.p99_s)} (waited {_ms(a.waited_s)} -> {_ms(b.waited_s)})" for a, b in pairs
         )
 
     def faults(self, *, p99_floor_s: float) -> list[str]:
-        """Return all in which the server failed."""
+        """Return all of the server's failures."""
         found = []
         if self.dropped or self.open_streams != self.streams:
             found.append(f"{self.streams - self.open_streams} of {self.streams} streams dropped: {self.dropped}")
@@ -165,7 +165,7 @@ class Report:
     )
 
     def line(self) -> str:
-        """Return the row of the table."""
+        """Return the report as a row of the table."""
         before, during = Joined(self.before), Joined(self.during)
         worst = [float("inf") if each is None else each for each in self.newcomers_during]
         back = "-" if self.memory_back_s is None else f"{self.memory_back_s:.1f}"
@@ -182,7 +182,7 @@ class Report:
 
 
 def slower(before: list[Window], during: list[Window], floor_s: float) -> float:
-    """Return the share of turns whose p99 under attack is more than ``floor_s``, and than twice what it was."""
+    """Return the share of turns whose p99 under attack exceeds ``floor_s`` and twice the p99 before."""
     pairs = zip(before, during, strict=True)
     return statistics.mean(after.p99_s > max(2 * ahead.p99_s, floor_s) for ahead, after in pairs)
 
@@ -200,7 +200,7 @@ def _ms(seconds: float) -> str:
 
 
 class Scene:
-    """The server, its streams and the pushes, in front of which an attack takes place."""
+    """The server, its streams and the pushes during an attack."""
 
     def __init__(
         self, server: XdsServer, crowd: Worker, attacker: Worker, client: Client, *, pushes_per_s: float
@@ -216,7 +216,7 @@ class Scene:
         self.called_off = False
 
     def anonymous_bytes(self) -> int:
-        """Return the memory of the server and all its workers that is no file's."""
+        """Return the memory of the server and all its workers that is not mapped from files."""
         total = 0
         for pid in [self.server.pid, *children_of(self.server.pid)]:
             with contextlib.suppress(OSError):
@@ -226,7 +226,7 @@ class Scene:
         return total
 
     def waited_s(self) -> float:
-        """Return how long the server's processes were ready to run and had no core (schedstat of proc(5))."""
+        """Return the time that the server's processes waited for a core (schedstat of proc(5))."""
         total = 0
         for pid in [self.server.pid, *children_of(self.server.pid)]:
             with contextlib.suppress(OSError):
@@ -235,7 +235,7 @@ class Scene:
         return total / 1e9
 
     async def sample(self) -> None:
-        """Note the memory ten times a second, and call the attack off where it would take the machine's."""
+        """Record the memory ten times a second, and stop the attack before it exhausts the machine's."""
         while True:
             with contextlib.suppress(OSError):
                 self.memory_bytes = self.anonymous_bytes()
@@ -246,7 +246,7 @@ class Scene:
             await for_a_while(SAMPLE_S, "the interval of the samples")
 
     async def probe(self) -> None:
-        """Ask /healthz four times a second, each time on a connection of its own."""
+        """Request /healthz four times a second, each time on a new connection."""
 
         async def once(began: float) -> None:
             status = 0
@@ -260,7 +260,7 @@ class Scene:
                 await for_a_while(HEALTH_INTERVAL_S, "the interval of the probes")
 
     async def push(self, seconds: float) -> Window:
-        """Push at the steady rate for so long, whatever becomes of it."""
+        """Push at the steady rate for ``seconds``, without waiting for receipts."""
         window = Window(time.monotonic(), cpu_s=-self.tree.cpu_s(), log_bytes=-self.server.log_path.stat().st_size)
         self.peak_bytes = self.memory_bytes
         window.waited_s -= self.waited_s()
@@ -285,11 +285,11 @@ class Scene:
         return window
 
     async def window(self, seconds: float, streams: int) -> Window:
-        """Push for so long, and have what came of it."""
+        """Push for ``seconds``, and return the measurements."""
         return await self.settle(await self.push(seconds), streams)
 
     async def settle(self, window: Window, streams: int) -> Window:
-        """Wait until all of a window's pushes came at every stream, and take the latencies; late ones are lost."""
+        """Wait until all streams have received all of a window's pushes, and add the latencies; late ones are lost."""
 
         async def least() -> int:
             return min((await self.crowd.call("counts", pushes=window.pushes, timeout_s=60.0))["counts"])
@@ -319,7 +319,7 @@ class Scene:
             return nothing | {"answers": {"called off": 1}}
 
     async def suffer(self, name: str, *, streams: int, turns: int, seconds: float, p99_floor_s: float) -> Report:
-        """Attack in turns with windows of no attack, and return what it did."""
+        """Attack in turns, with windows without attack between them, and return the report."""
         ports = {"xds": self.server.port, "admin": self.server.admin_port, "api": self.server.api_port}
         scale = min(1.0, streams / 1_000)
         await self.attacker.call("prepare", name=name, ports=ports, token=TOKEN, scale=scale, timeout_s=120.0)
@@ -332,7 +332,7 @@ class Scene:
             await self.window(WARM_S, streams)
             memory_before = 0
             for turn in range(TURNS_TIMES_MAX * turns):
-                # A turn or two of noise decide nothing: then there are more of them.
+                # If a turn or two of noise could decide, there are more turns.
                 if turn >= turns and not DOUBT[0] < slower(before, during, p99_floor_s) < DOUBT[1]:
                     break
                 before.append(await self.window(seconds, streams))
@@ -371,7 +371,7 @@ class Scene:
         )
 
     async def _back(self, before: int) -> float | None:
-        """Wait until the memory is what it was before, within a tenth; None where it does not come to that."""
+        """Wait until the memory is back to within a tenth of ``before``; return the time it took, None if it is not."""
         started = time.monotonic()
         try:
             await wait_until(
@@ -401,9 +401,9 @@ def _summed(attacks: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def scene(streams: int, directory: Path, *, pushes_per_s: float, big: bool) -> AsyncIterator[Scene]:
-    """Start a server with two workers, its streams in a process of their own, and an attacker that waits.
+    """Start a server with two workers, its streams in a process of their own, and an idle attacker.
 
-    With ``big`` there is a group of 5,000 clusters besides, to which nodes of the cluster ``big`` belong.
+    With ``big`` there is also a group of 5,000 clusters, for nodes of the cluster ``big``.
     """
     token_file = directory / "token"
     token_file.write_text(TOKEN)
@@ -418,7 +418,7 @@ async def scene(streams: int, directory: Path, *, pushes_per_s: float, big: bool
             await client.put_group("big")
             await client.put_rules({"groups": {"big": {}}, "rules": [{"group": "big", "match": {"cluster": "big"}}]})
             if big:
-                # Names of 100 characters, as service meshes have them.
+                # Names of 100 characters, as in service meshes.
                 many = [r.static_cluster(f"cluster-{number}-".ljust(100, "x"), 1) for number in range(BIG)]
                 await client.apply(upsert=many, group="big")
             await crowd.call("connect", port=server.port, count=streams, names=NAMES, timeout_s=60.0)
@@ -426,7 +426,7 @@ async def scene(streams: int, directory: Path, *, pushes_per_s: float, big: bool
 
 
 def machine() -> str:
-    """Return what the figures were measured on."""
+    """Return a description of the machine."""
     model = next(
         (
             line.partition(":")[2].strip()

@@ -1,11 +1,11 @@
-"""Attacks on a running server, each an async function, in a process of their own that gives way to every other one.
+"""Attacks on a running server, each an async function, in a process that yields to all others.
 
-Run as a ``support.processes.Worker``: a JSON command a line on stdin, its answer on stdout. ``prepare`` makes what an
-attack sends, so that its window is spent sending; ``run`` attacks for so many seconds, and answers with what was done,
-how it was answered, and what CPU time it took; ``clean`` takes back what an attack with rights has left behind.
+Run as a ``support.processes.Worker``: each line of stdin is a JSON command, answered on stdout. ``prepare`` builds the
+data that an attack sends, so that its window is spent sending; ``run`` attacks for some seconds, and answers with the
+requests made, their answers, and the CPU time used; ``clean`` removes what an authorized attack has left behind.
 
-The process runs in the scheduling class SCHED_IDLE, which has only what the others leave and gives way as soon as one
-of them wakes: what the server and the good streams lose to it they lose in the server.
+The process runs in the scheduling class SCHED_IDLE, which only gets CPU time that no other process wants: so what the
+server and the well-behaved streams lose to an attack, they lose within the server.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ FDS_MAX = 8_192
 
 
 class Attack:
-    """What every attack is given: the ports, how long, how much, and where to count."""
+    """The parameters of an attack: the ports, its end, its scale, and its tally."""
 
     def __init__(self, ports: dict[str, int], token: str, scale: float) -> None:
         self.xds, self.admin, self.api = ports["xds"], ports["admin"], ports["api"]
@@ -58,15 +58,15 @@ class Attack:
 
     @property
     def on(self) -> bool:
-        """Whether there is time left."""
+        """Whether time is left."""
         return asyncio.get_running_loop().time() < self.until
 
     def many(self, count: int) -> int:
-        """Return a count at the scale of this run."""
+        """Return a count multiplied by the scale of this run."""
         return max(1, int(count * self.scale))
 
     async def at_once(self, count: int, one: Callable[[int], Awaitable[None]]) -> None:
-        """Run so many of the same, each again and again while there is time; a lost connection ends none."""
+        """Run ``count`` loops of ``one`` concurrently while time is left; a lost connection ends none of them."""
 
         async def again(number: int) -> None:
             while self.on:
@@ -104,7 +104,7 @@ def attack(function: Callable[[Attack], Awaitable[None]]) -> Callable[[Attack], 
 
 
 def prepares(name: str) -> Callable[[Callable[[Attack], None]], Callable[[Attack], None]]:
-    """Register what an attack needs beforehand."""
+    """Register the preparation of an attack."""
 
     def register(function: Callable[[Attack], None]) -> Callable[[Attack], None]:
         PREPARES[name] = function
@@ -114,7 +114,7 @@ def prepares(name: str) -> Callable[[Callable[[Attack], None]], Callable[[Attack
 
 
 def request(node_id: str = "", **fields: Any) -> bytes:
-    """Return a delta request as a gRPC message; with a node where it is given an id."""
+    """Return a delta request as a gRPC message, with a node if it is given an id."""
     made = wire.DeltaDiscoveryRequest(**fields)
     if node_id:
         made.node.id, made.node.cluster = node_id, "evil"
@@ -136,7 +136,7 @@ def delimited(field: int, payload: bytes) -> bytes:
 
 @attack
 async def burn(to: Attack) -> None:
-    """Burn CPU and touch nothing: what the machine's noise and the attacker's own process cost."""
+    """Burn CPU without requests: the cost of the machine's noise and of the attacker's own process."""
     while to.on:
         end = time.monotonic() + 0.05
         while time.monotonic() < end:
@@ -146,7 +146,7 @@ async def burn(to: Attack) -> None:
 
 @attack
 async def benign(to: Attack) -> None:
-    """Ordinary clients: 20 a second connect, subscribe to what there is, ACK, and leave; and CPU is burnt."""
+    """Ordinary clients: 20 a second connect, subscribe to all types, ACK, and leave; and CPU is burnt."""
 
     async def one(number: int) -> None:
         async with to.connection() as http:
@@ -225,7 +225,7 @@ def _make_unsubscribes(to: Attack) -> None:
 
 @attack
 async def unsubscribes(to: Attack) -> None:
-    """Two clients unsubscribe from 5,000,000 names that nobody knows, in one request, again and again."""
+    """Two clients repeatedly unsubscribe from 5,000,000 unknown names in one request."""
     await _names(to, "unsubscribes", 2)
 
 
@@ -237,7 +237,7 @@ def _make_claims(to: Attack) -> None:
 
 @attack
 async def claims(to: Attack) -> None:
-    """Two clients come back with 3,900,000 names that they say they have (initial_resource_versions)."""
+    """Two clients reconnect with 3,900,000 names in initial_resource_versions."""
     await _names(to, "claims", 2)
 
 
@@ -249,7 +249,7 @@ def _make_subscribes(to: Attack) -> None:
 
 @attack
 async def subscribes(to: Attack) -> None:
-    """Two clients subscribe to 5,000,000 names in one request, again and again."""
+    """Two clients repeatedly subscribe to 5,000,000 names in one request."""
     await _names(to, "subscribes", 2)
 
 
@@ -259,7 +259,7 @@ async def _names(to: Attack, what: str, count: int) -> None:
             stream = http.open(DELTA_ADS)
             await http.send(stream, request(f"{what}-{number}", type_url=r.CLUSTER), until=to.until)
             if await http.send(stream, to.made[what], until=to.until):
-                # A second type's answer shows that the first was dealt with; a refusal ends the stream.
+                # A second type's answer shows that the first request was handled; a refusal ends the stream.
                 await http.send(stream, request(type_url=r.ROUTE), until=to.until)
                 await http.answered(stream, timeout_s=3.0)
 
@@ -268,7 +268,7 @@ async def _names(to: Attack, what: str, count: int) -> None:
 
 @attack
 async def long_names(to: Attack) -> None:
-    """Forty clients each subscribe to 1,000 new names of 3 KB, again and again, of eight types, and stay."""
+    """Forty clients repeatedly subscribe to 1,000 new names of 3 KB, of eight types, and stay."""
     types = [r.CLUSTER, r.ENDPOINTS, r.ROUTE, r.LISTENER, r.SECRET, r.RUNTIME, r.EXTENSION, r.SCOPED_ROUTE]
 
     async def one(number: int) -> None:
@@ -287,7 +287,7 @@ async def long_names(to: Attack) -> None:
 
 @attack
 async def error_detail(to: Attack) -> None:
-    """Four clients reject what they are sent with an explanation of 60 MB, and stay until the end."""
+    """Four clients reject responses with an error message of 60 MB, and stay until the end."""
     text = "\x1b[31m<script>" + "e" * (60_000_000)
 
     async def one(number: int) -> None:
@@ -368,7 +368,7 @@ HELLOS += [PREFACE + settings_frame() + frame(DATA, 0, 9, b"x"), PREFACE + frame
 
 @attack
 async def malformed(to: Attack) -> None:
-    """Eight clients make requests that are wrong in every way, one after the other, as fast as they are answered."""
+    """Eight clients send requests that are invalid in every way, one after the other, as fast as they are answered."""
 
     async def one(number: int) -> None:
         chance = random.Random(number)
@@ -391,7 +391,7 @@ async def malformed(to: Attack) -> None:
 
 @attack
 async def logs(to: Attack) -> None:
-    """Eight clients make requests that are each worth a line in the log, no two alike, with texts of 2 KB."""
+    """Eight clients send requests that each cause a log line, no two alike, with texts of 2 KB."""
     sent = 0
 
     async def one(number: int) -> None:
@@ -463,7 +463,7 @@ async def headers(to: Attack) -> None:
 
 @attack
 async def silent(to: Attack) -> None:
-    """1,000 connections to each of the three ports that say nothing, opened again when they are closed."""
+    """1,000 silent connections to each of the three ports, reopened when they are closed."""
     ports = [to.xds, to.admin, to.api]
 
     async def one(number: int) -> None:
@@ -559,7 +559,7 @@ async def streams(to: Attack) -> None:
 
 @attack
 async def churn(to: Attack) -> None:
-    """Sixteen clients connect, send a first request and are gone before its answer, as fast as they can."""
+    """Sixteen clients connect, send a first request and disconnect before its answer, as fast as they can."""
 
     async def one(number: int) -> None:
         async with to.connection() as http:
@@ -572,7 +572,7 @@ async def churn(to: Attack) -> None:
 
 @attack
 async def frames(to: Attack) -> None:
-    """Eight connections flood with PING, SETTINGS, PRIORITY, empty DATA, and windows moved by one byte."""
+    """Eight connections flood with PING, SETTINGS, PRIORITY, empty DATA, and window updates of one byte."""
     kinds = [ping(), settings_frame(), frame(2, 0, 1, b"\0\0\0\3\1"), frame(DATA, 0, 1), frame(8, 0, 0, b"\0\0\0\1")]
 
     async def one(number: int) -> None:
@@ -612,7 +612,7 @@ async def unread(to: Attack) -> None:
 async def _rest(
     to: Attack, method: str, path: str, body: str = "", *, bearer: str | None = None, host: str = ""
 ) -> str:
-    """Make a REST request, with the token unless there is to be another, or none (an empty one)."""
+    """Make a REST request, with the token unless another is given, or none ("")."""
     bearer = to.token if bearer is None else bearer
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host or f'127.0.0.1:{to.admin}'}", "Connection: close"]
     lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -622,7 +622,7 @@ async def _rest(
 
 @attack
 async def groups(to: Attack) -> None:
-    """Whoever has the token sends 10,000 PUTs of groups and of rules, 64 at a time, over 200 groups."""
+    """An authorized client sends 10,000 PUTs of groups and of rules, 64 at a time, over 200 groups."""
     left = to.many(10_000)
 
     async def one(_: int) -> None:
@@ -647,7 +647,7 @@ async def _clean_groups(to: Attack) -> None:
 
 @attack
 async def rebinding(to: Attack) -> None:
-    """Sixteen clients read and change by a browser's requests for another host (DNS rebinding), without a token."""
+    """Sixteen clients read and write with a browser's requests for another host (DNS rebinding), without a token."""
 
     async def one(number: int) -> None:
         for path in ("/v1/groups/default/snapshot", "/v1/revisions", "/metrics", "/healthz", "/v1/openapi.json"):
@@ -659,7 +659,7 @@ async def rebinding(to: Attack) -> None:
 
 @attack
 async def watchers(to: Attack) -> None:
-    """Whoever has the token opens 500 watches of the whole history, over REST and gRPC, and reads none of them."""
+    """An authorized client opens 500 watches of the whole history, over REST and gRPC, and reads none of them."""
 
     async def one(number: int) -> None:
         if number % 2:
@@ -683,7 +683,7 @@ async def watchers(to: Attack) -> None:
 
 @attack
 async def deep(to: Attack) -> None:
-    """Whoever has the token sends changes nested 100,000 deep, names of 1 MB, and numbers of 1 MB; eight at a time."""
+    """An authorized client sends changes nested 100,000 deep, names of 1 MB, and numbers of 1 MB; eight at a time."""
     bodies = [
         '{"upsert": ' + "[" * 100_000 + "]" * 100_000 + "}",
         '{"upsert": [' + '{"@type":"x","a":' * 20_000 + "1" + "}" * 20_000 + "]}",
@@ -731,7 +731,7 @@ async def figures(to: Attack) -> None:
 
 @attack
 async def api_calls(to: Attack) -> None:
-    """Eight clients call the gRPC push API without a token, every method and unknown ones, 100 at once each."""
+    """Eight clients call the gRPC push API without a token, every method and unknown ones, 100 calls at a time each."""
     methods = ["Apply", "Watch", "PushEndpoints", "ListNodes", "GetSnapshot", "NoSuchMethod"]
 
     async def one(_: int) -> None:
@@ -753,7 +753,7 @@ async def api_calls(to: Attack) -> None:
 
 @attack
 async def health(to: Attack) -> None:
-    """Eight clients ask gRPC health on the xDS port: checks and watches, as many as they can."""
+    """Eight clients call gRPC health on the xDS port: checks and watches, as many as they can."""
     ask = message(b"\x0a\xc8\x01" + b"h" * 200)
 
     async def one(number: int) -> None:
@@ -774,7 +774,7 @@ async def health(to: Attack) -> None:
 
 @attack
 async def types(to: Attack) -> None:
-    """Sixteen clients ask on one stream for every type there is, known or not, with locators, aliases, and per type."""
+    """Sixteen clients request every type on one stream, known or not, with locators, aliases, and per type."""
     known = [r.CLUSTER, r.ENDPOINTS, r.ROUTE, r.LISTENER, r.SECRET, r.RUNTIME, r.EXTENSION, r.SCOPED_ROUTE]
     locators = [wire.ResourceLocator(name=f"xdstp://a/t/{n}", dynamic_parameters={"k": "v" * 500}) for n in range(500)]
 
@@ -794,7 +794,7 @@ async def types(to: Attack) -> None:
 
 @attack
 async def flapping(to: Attack) -> None:
-    """Sixteen clients subscribe to 5,000 clusters and unsubscribe again, on one stream, in requests of 500 KB."""
+    """Sixteen clients repeatedly subscribe to 5,000 clusters and unsubscribe, on one stream, in requests of 500 KB."""
     names = [f"cluster-{number}-".ljust(100, "x") for number in range(5_000)]
 
     async def one(number: int) -> None:
@@ -819,20 +819,20 @@ CLEANS: dict[str, Callable[[Attack], Awaitable[None]]] = {"groups": _clean_group
 
 
 class Commands:
-    """What can be asked of this process."""
+    """The commands of this process."""
 
     def __init__(self) -> None:
         self.attack: Attack | None = None
 
     async def prepare(self, name: str, ports: dict[str, int], token: str, scale: float) -> dict[str, Any]:
-        """Make what the attack sends."""
+        """Build the data that the attack sends."""
         self.attack = Attack(ports, token, scale)
         if name in PREPARES:
             PREPARES[name](self.attack)
         return {}
 
     async def run(self, name: str, seconds: float) -> dict[str, Any]:
-        """Attack for so long, and return what was done."""
+        """Attack for ``seconds``, and return the tally."""
         assert self.attack is not None
         to, before, loop = self.attack, resource.getrusage(resource.RUSAGE_SELF), asyncio.get_running_loop()
         to.tally, started = Tally(), loop.time()
@@ -847,7 +847,7 @@ class Commands:
         return to.tally.as_json() | {"cpu_s": cpu_s, "wall_s": loop.time() - started}
 
     async def clean(self, name: str) -> dict[str, Any]:
-        """Take back what the attack was allowed to leave behind."""
+        """Remove what the authorized attack has left behind."""
         if name in CLEANS:
             assert self.attack is not None
             await CLEANS[name](self.attack)

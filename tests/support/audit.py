@@ -1,6 +1,6 @@
-"""What a simulated client of ``test_machine`` is owed: each message is held against what could have caused it.
+"""Checks each message to a simulated client of ``test_machine`` against its possible causes.
 
-An audit knows the messages sent and the requests made of one type, and no more of how the server came to send them.
+An audit sees only the messages and the requests of one type, not the server's state.
 """
 
 from collections import defaultdict
@@ -17,34 +17,34 @@ from xds.protocol.policy import Stage, Variant, policy_of
 HOLD_S = 5.0
 LIMIT_BYTES = 600
 NAMES = ("1", "2", "3", "4")
-"""All the names that resources have, whatever their type."""
+"""All resource names, for every type."""
 
 
 @dataclass
 class Audit:
-    """What the server may believe that a client has of one type, and why it may send it anything again.
-
-    ``small``: responses are cut into parts of about ``LIMIT_BYTES``. ``unheard``: a SotW client changed its
-    subscription with messages before it unanswered, which the server takes up with the answer to the last of those.
-    ``loose``: names that may come again until a message sent after that is accepted; each with the messages before it.
-    ``unacked``: when what is unanswered was sent; ``sent_as``: which message of the stream it was.
-    """
+    """The resources that the server may assume a client has of one type, and the reasons to send any again."""
 
     small: bool
+    """Whether responses are split into parts of about ``LIMIT_BYTES``."""
     sent: dict[str, object] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     asked_all: bool = False
     unheard: bool = False
+    """Whether a SotW client changed its subscription while messages were unanswered: the change takes effect with the
+    answer to the last of these."""
     loose: dict[str, int] = field(default_factory=dict)
+    """Names that may be sent again until a later message is accepted, each with the number of messages before."""
     unanswered: set[str] = field(default_factory=set)
     unacked: dict[str, float] = field(default_factory=dict)
+    """Nonces of unanswered messages, each with the time of its sending."""
     sent_as: dict[str, int] = field(default_factory=dict)
+    """Nonces, each with its message's number on the stream."""
     history: dict[str, set[Held]] = field(default_factory=lambda: defaultdict(set))
 
     def note_change(self, subscription: Subscription, add: set[str], drop: set[str]) -> None:
-        """Note what a request that just changed a subscription is to be answered with."""
+        """Note the answers expected to a request that just changed a subscription."""
         if subscription.variant is Variant.SOTW:
-            self.asked_all = True  # what it repeats, or adds, may be answered with everything
+            self.asked_all = True  # repeated or added names may be answered with everything
         else:
             self.asked |= add | drop
             self.asked_all = self.asked_all or "*" in add | drop
@@ -53,7 +53,7 @@ class Audit:
             del self.sent[name]
 
     def note_answer(self, message: Message, *, rejected: bool, last: bool) -> None:
-        """Note that the client is about to answer a message, the ``last`` of its type that was sent to it or not."""
+        """Note that the client is about to answer a message; ``last``: it is the last one sent of its type."""
         if last and self.unheard:
             self.asked_all, self.unheard = True, False
         self.unacked.pop(message.nonce, None)
@@ -63,16 +63,16 @@ class Audit:
                 del self.loose[name]
 
     def loosen(self, names: Iterable[str]) -> None:
-        """Note that names may come again, whether or not they changed."""
+        """Note that names may be sent again, changed or not."""
         self.loose |= dict.fromkeys(names, len(self.sent_as))
 
     def renewed(self, subscription: Subscription, missing: set[str], *, may_repeat: bool) -> "Audit":
-        """Return the audit of the stream that replaces this one's; its first request was not sent yet.
+        """Return the audit of the stream that replaces this one's, before its first request.
 
-        ``missing``: subscribed names that do not exist now. They are to be answered, by what they are by then.
+        ``missing``: subscribed names that do not exist now. They must be answered, by their state at that time.
         """
         audit = Audit(self.small, loose=dict.fromkeys({*self.loose, *subscription.doubtful}, 0))
-        # What was given up on is answered with the next: a NACK of it may be unknown, so its names may come again.
+        # A message given up on is answered with the next: a NACK of it may be unknown, so its names may be sent again.
         subscription.doubtful.clear()
         audit.asked_all = subscription.variant is Variant.SOTW or not subscription.claimed or may_repeat
         audit.asked = set(missing)
@@ -81,7 +81,7 @@ class Audit:
         return audit
 
     def check(self, variant: Variant, message: Message, now: float) -> None:
-        """Assert that a message that was just sent has a cause, and note what the client has with it."""
+        """Assert that a message that was just sent has a cause, and note its resources."""
         bounded = self.small and message.type_url not in FULL_STATE | {types.LISTENER} and not message.heartbeat
         if bounded:
             assert message.size <= LIMIT_BYTES + 400 or len(message.resources) <= 1
@@ -110,7 +110,7 @@ class Audit:
             asked = self.asked_all or ({name} | aliases[name]) & (self.asked | self.loose.keys())
             assert asked or self.sent.get(name) != held.version, f"{name} sent again without cause"
             self.sent[name] = held.version
-        for name in message.removed:  # also of names that the node once rejected: it may have them unknowingly
+        for name in message.removed:  # also names that the node once rejected: the client may have them after all
             self.sent.pop(name, None)
         told = set(message.names).union(*aliases.values(), message.renewed)
         self.asked -= told
@@ -120,14 +120,14 @@ class Audit:
     def _check_sotw(self, message: Message) -> None:
         bodies = {name: held.body for name, held in message.resources.items()}
         full = message.type_url in FULL_STATE
-        # Of the other types, a name that went and came back is sent again, though no response could say that it went.
+        # Other types can't report removals, but a name that was removed and added again is sent again.
         assert not full or self.asked_all or bodies != self.sent, "sent again without cause"
         self.sent = bodies if full else self.sent | bodies
         self.asked_all = self.unheard
 
 
 class Client:
-    """One node: its subscriptions, their streams, and how it behaves."""
+    """One node: its subscriptions, their streams, and its behaviour."""
 
     def __init__(self, number: int, cluster: str, variant: Variant, aggregated: bool) -> None:
         self.node = wire.Node(id=f"n{number}", cluster=cluster)
@@ -140,7 +140,7 @@ class Client:
         self.connections = 0
 
     def link(self, hub: Hub, type_url: str) -> Link:
-        """Return the stream for a type, opened now if need be."""
+        """Return the stream for a type, and open it if needed."""
         of_type = "" if self.aggregated else type_url
         if of_type not in self.links:
             connection = f"{self.node.id}-{self.connections}"
@@ -148,8 +148,8 @@ class Client:
         return self.links[of_type]
 
     def forget_nothings(self) -> None:
-        """Forget types of which nothing is subscribed: a new stream can't say that, a first request of no names asks
-        for all. Virtual hosts have no such wildcard.
+        """Forget types without subscriptions: a first request without names would be a wildcard on a new stream.
+        Virtual hosts have no such wildcard.
         """
         for type_url, subscription in list(self.subscriptions.items()):
             if not subscription.wildcard and not subscription.names and type_url != types.VIRTUAL_HOST:
@@ -161,7 +161,7 @@ class Client:
         return Node(id=self.node.id, cluster=self.node.cluster)
 
     def check(self, message: Message, now: float) -> None:
-        """Assert that a message that was just sent has a cause; clusters have their endpoints come again."""
+        """Assert that a message that was just sent has a cause; after clusters, their endpoints may be sent again."""
         audit = self.audits[message.type_url]
         audit.check(self.variant, message, now)
         if message.type_url == types.CLUSTER and not message.heartbeat and types.ENDPOINTS in self.audits:
@@ -169,7 +169,7 @@ class Client:
             self.audits[types.ENDPOINTS].loosen(NAMES if audit.small else touched)
 
     def note_answer(self, message: Message, *, rejected: bool) -> None:
-        """Note that a message was ACKed or NACKed, which of clusters has a say in what else may be sent."""
+        """Note that a message was ACKed or NACKed; for clusters, this affects what else may be sent."""
         if message.type_url == types.CLUSTER:
             if rejected:
                 self.rejected_clusters |= set(message.names)

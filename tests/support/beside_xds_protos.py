@@ -4,9 +4,9 @@
     python beside_xds_protos.py envoy,xds
     python beside_xds_protos.py xds
 
-It imports those packages in that order, publishes a cluster, serves it, reads it back, and prints what came. With
-``envoy``, cluster and client are of Envoy's generated classes, and all is in this process; without, it imports every
-module of ours, and a worker process serves.
+It imports those packages in that order, publishes a cluster, serves it, reads it back, and prints the result. With
+``envoy``, cluster and client use Envoy's generated classes, and all is in this process; without, it imports every
+module of the product, and a worker process serves.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ def load(packages: list[str]) -> None:
 
 
 def load_all_of_ours() -> None:
-    """Import every module that the distribution has."""
+    """Import every module of the distribution."""
     for path in importlib.metadata.files("xds-control-plane") or ():
         if path.suffix == ".py":
             parts = path.with_suffix("").parts
@@ -72,7 +72,7 @@ def cluster_message() -> Any:
 
 
 def publish(control_plane: Any) -> None:
-    """Publish the cluster in both forms, which are one version; and one that a rule of Envoy's API refuses."""
+    """Publish the cluster in both forms, which have one version; and one that violates a rule of Envoy's API."""
     from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
     from xds.embed import ChangesetRejectedError
@@ -90,7 +90,7 @@ def publish(control_plane: Any) -> None:
 
 
 async def read_with_envoy(address: str) -> str:
-    """Ask for clusters, and for this client's status, by Envoy's generated stubs; return the cluster's name."""
+    """Request clusters, and this client's status, with Envoy's generated stubs; return the cluster's name."""
     import grpc.aio
     from envoy.config.cluster.v3.cluster_pb2 import Cluster
     from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceStub
@@ -116,7 +116,7 @@ async def read_with_envoy(address: str) -> str:
 
 
 def serve_their_csds() -> None:
-    """Have ``grpcio-csds`` register what it has in a gRPC server of the same process."""
+    """Register the service of ``grpcio-csds`` in a gRPC server of the same process."""
     from concurrent.futures import ThreadPoolExecutor
 
     import grpc
@@ -130,7 +130,7 @@ def serve_their_csds() -> None:
 
 
 async def read_alone(address: str) -> str:
-    """Ask for clusters with nothing but gRPC; return the cluster's name."""
+    """Request clusters with gRPC alone; return the cluster's name."""
     import grpc.aio
 
     from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource

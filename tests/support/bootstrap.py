@@ -37,7 +37,7 @@ def ads_bootstrap(
 ) -> Json:
     """Return the bootstrap of an Envoy that gets everything by ADS from 127.0.0.1:``port``, delta unless ``sotw``.
 
-    ``runtime_layer`` adds an RTDS layer of that name. ``tls`` is as ``xds_tls`` makes it.
+    ``runtime_layer`` adds an RTDS layer of that name. ``tls`` is the result of ``xds_tls``.
     """
     retry = {"retry_back_off": {"base_interval": "0.2s", "max_interval": backoff_max}}
     source = ads() | {"initial_fetch_timeout": fetch_timeout}
@@ -65,9 +65,9 @@ def ads_bootstrap(
 def per_type_bootstrap(
     port: int, *, node_id: str = "n1", cluster: str = "c1", sotw: bool = False, fetch_timeout: str = "15s"
 ) -> Json:
-    """Return the bootstrap of an Envoy on the per-type services.
+    """Return the bootstrap of an Envoy that uses the per-type services.
 
-    The resources served to it must refer to each other by ``per_type_source`` too.
+    Its resources must refer to each other by ``per_type_source`` too.
     """
     source = per_type_source(sotw=sotw, fetch_timeout=fetch_timeout)
     return {
@@ -79,7 +79,7 @@ def per_type_bootstrap(
 
 
 def xds_cluster(port: int, *, tls: Json | None = None, keepalive_interval: str = "30s") -> Json:
-    """Return the static cluster ``xds`` that reaches the control plane by HTTP/2."""
+    """Return the static cluster ``xds``, which reaches the control plane by HTTP/2."""
     options = TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     http2 = {"connection_keepalive": {"interval": keepalive_interval, "timeout": "5s"}}
     endpoint = {"endpoint": {"address": address(port, LOCALHOST)}}
@@ -100,7 +100,7 @@ def xds_cluster(port: int, *, tls: Json | None = None, keepalive_interval: str =
 
 
 def xds_tls(ca: Path, *, client: Pair | None = None, server_name: str = "localhost") -> Json:
-    """Return the transport socket of an ``xds`` cluster by TLS, mutual if ``client`` is given."""
+    """Return the TLS transport socket of an ``xds`` cluster, mutual if ``client`` is given."""
     san = {"san_type": "DNS", "matcher": {"exact": server_name}}
     validation = {"trusted_ca": {"filename": str(ca)}, "match_typed_subject_alt_names": [san]}
     common: Json = {"alpn_protocols": ["h2"], "validation_context": validation}

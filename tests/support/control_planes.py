@@ -1,4 +1,4 @@
-"""What tests ask of a control plane that runs in their own process."""
+"""Queries of a control plane that runs in the test's own process."""
 
 from support.waiting import wait_until
 from xds.app import App
@@ -18,11 +18,11 @@ def port_of(control_plane: ControlPlane) -> int:
 
 
 def served(control_plane: ControlPlane) -> dict[str, str]:
-    """Return name → version of the clusters that are served."""
+    """Return name → version of the clusters served."""
     view = app_of(control_plane).catalog.snapshots["default"].view(CLUSTER)
     return {name: found.version for name in view if (found := view.get(name)) is not None}
 
 
 async def wait_streams(control_plane: ControlPlane, count: int, *, timeout_s: float = 20.0) -> None:
-    """Wait until the hub has so many streams."""
+    """Wait until the hub has ``count`` streams."""
     await wait_until(lambda: len(app_of(control_plane).hub.streams), equals=count, timeout_s=timeout_s)

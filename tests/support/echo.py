@@ -1,7 +1,7 @@
-"""gRPC upstreams that answer their name, and a client of them that finds its way by ``xds:///``, each a process.
+"""gRPC upstreams that answer with their name, and a client that resolves them by ``xds:///``, each a process.
 
-The client is grpcio's own xDS implementation, in a fresh process since it reads its bootstrap once. It calls all the
-time, one call after the other, and counts every single failure.
+The client is grpcio's own xDS implementation, in a new process since it reads its bootstrap once. It makes one call
+after the other all the time, and counts every failure.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ class EchoUpstreams:
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """What came of the calls so far: answers by upstream, failures with their status, and when the first answer came.
+    """The results of the calls so far: answers by upstream, failures with their status, time of the first answer.
 
-    ``last`` is who answered last; ``first_ms`` counts from the making of the channel.
+    ``last`` is the upstream that answered last; ``first_ms`` counts from the creation of the channel.
     """
 
     served: dict[str, int]
@@ -54,7 +54,7 @@ class CallReport:
 
     @property
     def calls(self) -> int:
-        """How many calls have ended, one way or the other."""
+        """The number of calls that have ended, answered or failed."""
         return sum(self.served.values()) + sum(self.failed.values())
 
 
@@ -68,11 +68,11 @@ class EchoClient:
         self.worker.env |= {"GRPC_XDS_BOOTSTRAP_CONFIG": bootstrap}
 
     async def report(self) -> CallReport:
-        """Return what came of the calls so far; they go on."""
+        """Return the results of the calls so far; they go on."""
         return CallReport(**await self.worker.call("report"))
 
     async def wait_served_by(self, names: set[str], calls: int = 20, *, timeout_s: float = 10.0) -> CallReport:
-        """Wait until so many calls in a row were answered by these upstreams alone, and by all of them."""
+        """Wait until ``calls`` calls in a row were answered by exactly these upstreams."""
 
         async def next_calls() -> tuple[CallReport, CallReport]:
             before = await self.report()
@@ -138,7 +138,7 @@ class _Calls:
             say = channel.unary_unary(METHOD)
             while True:
                 try:
-                    # Not wait_for_ready: a call that finds no way at once has failed.
+                    # Not wait_for_ready: a call without a connection has failed.
                     answer = await say(b"", timeout=CALL_TIMEOUT_S)
                 except grpc.aio.AioRpcError as error:
                     self.failed[error.code().name] += 1

@@ -1,6 +1,6 @@
-"""Encoded resources made by hand, with versions of the test's choosing: no schema stands behind them.
+"""Encoded resources made by hand, without a schema, with versions that the test chooses.
 
-Their bodies hold just name and version, so that ``support.hubs`` can tell on the wire which resource came.
+Their bodies hold name and version only, so that ``support.hubs`` can identify resources on the wire.
 """
 
 from google.protobuf import any_pb2, duration_pb2
@@ -12,7 +12,7 @@ from xds.model.resource import Reference, Resource
 CDS, EDS, LDS, RDS, SRDS = t.CLUSTER, t.ENDPOINTS, t.LISTENER, t.ROUTE, t.SCOPED_ROUTE
 VHDS, SDS, RTDS, ECDS, LEDS = t.VIRTUAL_HOST, t.SECRET, t.RUNTIME, t.EXTENSION_CONFIG, t.LOCALITY_ENDPOINTS
 OTHER = t.TYPE_PREFIX + "acme.v1.Thing"
-"""A type that the schema knows and the server knows nothing about."""
+"""A type of the schema that the server has no policy for."""
 
 TYPES = {
     RTDS: "RTDS",
@@ -27,7 +27,7 @@ TYPES = {
     LEDS: "LEDS",
     OTHER: "OTHER",
 }
-"""Every type of the tests' schema with its short name, in the order in which Envoy asks when it reconnects."""
+"""Every type of the tests' schema with its short name, in the order of Envoy's requests when it reconnects."""
 
 
 def short(type_url: str) -> str:
@@ -45,7 +45,7 @@ def resource(
     aliases: tuple[str, ...] = (),
     padding: int = 0,
 ) -> Resource:
-    """Return a resource; ``padding`` makes its body about so many bytes longer."""
+    """Return a resource; its body is about ``padding`` bytes longer."""
     inside = wire.Locality(region=name, zone=str(version), sub_zone="x" * padding)
     body = any_pb2.Any(type_url=type_url, value=inside.SerializeToString())
     whole = wire.Resource(version=str(version), name=name, aliases=aliases)
@@ -86,7 +86,7 @@ def static(name: str, version: str | int = 1) -> Resource:
 
 
 def listener(name: str, version: str | int = 1, *, routes: str = "", clusters: str = "") -> Resource:
-    """Return a listener that takes its routes by name, or has them inline and so names clusters."""
+    """Return a listener that refers to its routes by name, or has them inline and so refers to clusters."""
     refers = [*(Reference(RDS, name) for name in routes.split()), *(Reference(CDS, name) for name in clusters.split())]
     return resource(LDS, name, version, refers=tuple(refers))
 
@@ -97,5 +97,5 @@ def route(name: str, version: str | int, clusters: str = "") -> Resource:
 
 
 def virtual_host(name: str, version: str | int = 1, *, aliases: tuple[str, ...] = (), clusters: str = "") -> Resource:
-    """Return a virtual host with the ``route/host`` names by which it is found."""
+    """Return a virtual host with ``route/host`` names as its aliases."""
     return resource(VHDS, name, version, aliases=aliases, refers=tuple(Reference(CDS, to) for to in clusters.split()))

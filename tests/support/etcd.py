@@ -21,11 +21,11 @@ from xds.store.etcd_client import EtcdClient, EtcdOptions
 
 READY_S = 20.0
 ELECTION = ("--pre-vote", "--heartbeat-interval", "50", "--election-timeout", "500")
-"""What docs/store.md tells those to set whose members are in one data centre."""
+"""The options that docs/store.md recommends for members in one data centre."""
 
 
 def etcd_binary() -> str:
-    """Return etcd's path. Without one the test is skipped; where ``CI`` is set, that is a failure."""
+    """Return etcd's path. Without one the test is skipped, or fails if ``CI`` is set."""
     found = shutil.which("etcd")
     if found is None:
         why = "there is no etcd: install Debian's etcd-server"
@@ -50,14 +50,14 @@ async def wait_answering(options: EtcdOptions) -> None:
 
 
 async def wait_known(store: Store, revision: int) -> None:
-    """Wait until a store knows of a revision, which another one may have written."""
+    """Wait until a store has seen a revision, which another one may have written."""
     await wait_until(store.kept, lambda kept: kept[1] >= revision, timeout_s=10.0)
 
 
 class Etcd:
     """A cluster of etcd members: ``async with Etcd(3) as etcd``. A member that is stopped keeps its data.
 
-    The members talk over ``network``, by which one can be cut off. ``options`` are further ones of each.
+    The members talk over ``network``, which can cut one off. ``options`` are added to each member's.
     """
 
     def __init__(self, size: int = 1, *, options: Sequence[str] = ()) -> None:
@@ -66,7 +66,7 @@ class Etcd:
         self._options = tuple(options)
         self.network = PeerNetwork(self._peers)
         self.members: list[Child] = []
-        if size == 1:  # nobody to be cut off from
+        if size == 1:  # no other member to be cut off from
             self._describe(self._peers)
 
     def _describe(self, reached: list[int]) -> None:
@@ -89,7 +89,7 @@ class Etcd:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """Where the members serve clients."""
+        """The members' client addresses."""
         return tuple(f"127.0.0.1:{port}" for port in self.clients)
 
     def start(self) -> None:
@@ -103,14 +103,14 @@ class Etcd:
         await wait_answering(EtcdOptions(endpoints=self.endpoints))
 
     async def leader(self) -> int:
-        """Return which member leads, by the first that says so."""
+        """Return the number of the leader, by the first member that reports one."""
         for status in await self._statuses():
             if status["Status"].get("leader") == status["Status"]["header"]["member_id"]:
                 return self.endpoints.index(status["Endpoint"].removeprefix("http://"))
         return 0
 
     async def wait_whole(self) -> None:
-        """Wait until every member follows the same leader and has all that any of them has now."""
+        """Wait until every member follows the same leader and has all that any member has now."""
         newest = 0
 
         def is_whole(told: list[Any]) -> bool:

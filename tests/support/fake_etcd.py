@@ -1,4 +1,4 @@
-"""A client of etcd in this process, whose watch and replies come in the order that a test chooses."""
+"""A fake etcd client in this process, whose watch events and replies come in an order that the test chooses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -7,8 +7,8 @@ from xds._generated import etcd_pb2 as pb
 
 
 class FakeEtcd:
-    """Keys with their modifications, and what ``EtcdClient`` has. ``before_reply`` runs once a write is made, before
-    whoever made it hears of it. What is written is watched from ``tell`` on."""
+    """Keys with their modifications, and the methods of ``EtcdClient``. ``before_reply`` runs after a write, before its
+    caller gets the reply. Watches receive writes at ``tell``."""
 
     def __init__(self) -> None:
         self.revision = 1
@@ -18,7 +18,7 @@ class FakeEtcd:
         self._watch: asyncio.Queue[pb.WatchResponse] = asyncio.Queue()
 
     def write(self, **values: bytes) -> None:
-        """Make a change as another writer does; ``head`` is ``x/head``."""
+        """Make a change as another writer would; ``head`` stands for the key ``x/head``."""
         self._put({f"x/{key.replace('_', '/')}".encode(): value for key, value in values.items()})
 
     def _put(self, values: dict[bytes, bytes]) -> None:
@@ -32,18 +32,18 @@ class FakeEtcd:
         return pb.KeyValue(key=key, value=value, mod_revision=modified)
 
     def tell(self) -> None:
-        """Have the watch tell all that was written since."""
+        """Send the watch all writes since the last call."""
         response = pb.WatchResponse(events=self._untold)
         response.header.revision = self.revision
         self._untold = []
         self._watch.put_nowait(response)
 
     def value(self, key: bytes) -> bytes:
-        """Return what a key has."""
+        """Return the value of a key."""
         return self._keys[key][0]
 
     async def range(self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0) -> pb.RangeResponse:
-        """As the client's."""
+        """Same as ``EtcdClient``."""
         found = [each for each in sorted(self._keys) if each == key or (end and key <= each < end)]
         response = pb.RangeResponse(kvs=[self._kv(each) for each in found])
         response.header.revision = self.revision
@@ -52,7 +52,7 @@ class FakeEtcd:
     async def transact(
         self, compare: Sequence[pb.Compare], success: Sequence[pb.RequestOp], failure: Sequence[pb.RequestOp]
     ) -> pb.TxnResponse:
-        """As the client's."""
+        """Same as ``EtcdClient``."""
         holds = all(self._keys.get(each.key, (b"", 0))[1] == each.mod_revision for each in compare)
         response = pb.TxnResponse(succeeded=holds)
         if holds:
@@ -67,18 +67,18 @@ class FakeEtcd:
         return response
 
     async def put(self, key: bytes, value: bytes) -> None:
-        """As the client's."""
+        """Same as ``EtcdClient``."""
         self._put({key: value})
 
     async def delete(self, key: bytes, end: bytes = b"") -> None:
-        """As the client's."""
+        """Same as ``EtcdClient``."""
         for each in [each for each in self._keys if each == key or (end and key <= each < end)]:
             del self._keys[each]
 
     async def watch(self, key: bytes, end: bytes, revision: int) -> AsyncIterator[pb.WatchResponse]:
-        """As the client's."""
+        """Same as ``EtcdClient``."""
         while True:
             yield await self._watch.get()
 
     async def close(self) -> None:
-        """As the client's."""
+        """Same as ``EtcdClient``."""
