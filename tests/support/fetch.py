@@ -1,6 +1,6 @@
-"""One HTTP/1.1 request at a time to a local port, for asking Envoy's admin interface and for looking through Envoy.
+"""Makes single HTTP/1.1 requests to a local port: to Envoy's admin interface, and through Envoy.
 
-It is asyncio throughout, so that a control plane under test in the same event loop keeps serving meanwhile.
+It uses asyncio throughout, so that a control plane under test in the same event loop keeps serving meanwhile.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body as text, without its last line end."""
+        """The body as text, without a final line end."""
         return self.body.decode(errors="replace").rstrip("\n")
 
     def json(self) -> Any:
@@ -49,9 +49,9 @@ async def fetch(
     tls: ssl.SSLContext | None = None,
     timeout_s: float = 10.0,
 ) -> Answer:
-    """Make one request on a connection of its own.
+    """Make one request on a new connection.
 
-    Raises OSError where nothing answers (refused, reset, TLS failure), TimeoutError after ``timeout_s``.
+    Raises OSError if it fails (refused, reset, TLS failure), TimeoutError after ``timeout_s``.
     """
     lines = {"host": authority or f"{host}:{port}", "connection": "close", **(headers or {})}
     head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())

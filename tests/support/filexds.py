@@ -1,7 +1,7 @@
-"""Configurations for an Envoy without a control plane: a directory of the product's format as Envoy's file-based xDS.
+"""Converts a directory in the product's format to Envoy's file-based xDS, for an Envoy without a control plane.
 
-It reads directories by itself, independently of the product, so that an Envoy can say whether a configuration is good
-before any of our code has touched it.
+It reads directories independently of the product, so that an Envoy can check resources before any of the product's
+code has touched them.
 """
 
 import re
@@ -18,7 +18,7 @@ Key = tuple[str, str]
 
 
 def read_group(directory: Path, group: str = "default") -> list[r.Json]:
-    """Return what a node of the group gets: its own resources over those of the groups it extends."""
+    """Return the resources of a group's nodes: its own over those of the groups it extends."""
     extends = {name: (spec or {}).get("extends") for name, spec in _groups(directory).get("groups", {}).items()}
     merged: dict[Key, r.Json] = {}
     line = [group]
@@ -30,7 +30,7 @@ def read_group(directory: Path, group: str = "default") -> list[r.Json]:
 
 
 def groups_in(directory: Path) -> list[str]:
-    """Return the groups a directory holds resources for."""
+    """Return the groups for which a directory has resources."""
     named = sorted(child.name for child in directory.iterdir() if child.is_dir() and any(child.rglob("*.y*ml")))
     return named + (["default"] if _read_own(directory, "default") else [])
 
@@ -47,7 +47,7 @@ def _read_own(directory: Path, group: str) -> list[r.Json]:
 
 
 def move_ports(resources: Iterable[r.Json], ports: Mapping[int, int]) -> list[r.Json]:
-    """Return copies whose ``port_value`` are replaced as ``ports`` says; others stay."""
+    """Return copies with each ``port_value`` replaced by ``ports``; others stay."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, list):
@@ -75,8 +75,9 @@ def ports_in(resources: Iterable[r.Json], type_url: str) -> set[int]:
 def file_bootstrap(directory: Path, resources: Iterable[r.Json]) -> r.Json:
     """Write resources as file-based xDS into ``directory`` and return the bootstrap of an Envoy that reads them.
 
-    Clusters and listeners are a file a type. Endpoints, routes and secrets are a file a resource, since Envoy takes all
-    of a file's resources for the answer to its one subscription. Every ``ads: {}`` becomes the path of what it means.
+    Clusters and listeners are written to one file each. Endpoints, routes and secrets have a file for each resource,
+    since Envoy treats all of a file's resources as the answer to its one subscription. Every ``ads: {}`` is replaced by
+    the path of its resource.
     """
     every = list(resources)
     paths = {(one["@type"], r.name_of(one)): _path(directory, one) for one in every}

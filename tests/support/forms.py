@@ -1,6 +1,6 @@
-"""The forms in which an Envoy can talk to the product: aggregated or per type, delta or SotW, plaintext or mTLS.
+"""The forms of an Envoy's connection to the product: aggregated or per type, delta or SotW, plaintext or mTLS.
 
-Bootstraps and config sources are the product's own, as ``xds bootstrap`` prints them.
+Bootstraps and config sources are those of ``xds bootstrap``.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from xds.model.groups import Node
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one kind of client talks. ``source`` is what the resources that it gets refer to each other by."""
+    """The protocol of one kind of client. ``source`` is the config source in its resources' references."""
 
     name: str
     sotw: bool = False
     per_type: bool = False
     mutual_tls: bool = False
     back_off_max_s: float | None = None
-    """How soon a client reconnects, where that is not to be as long as the product's bootstraps say."""
+    """The delay before a client reconnects, if it should differ from that of the product's bootstraps."""
 
     def _spec(self, port: int, node_id: str, cluster: str, tls: ClientTls | None, fetch_timeout_s: float) -> Any:
         return BootstrapSpec(
@@ -37,7 +37,7 @@ class Form:
 
     @property
     def source(self) -> Json:
-        """The config source of every reference from resource to resource."""
+        """The config source of every reference between resources."""
         source = config_source(self._spec(1, "any", "any", None, 15.0))
         self._hasten(source.get("api_config_source"))
         return source
@@ -69,7 +69,7 @@ class Form:
 
 
 def client_tls(authority: Authority, client: Pair) -> ClientTls:
-    """Return what an Envoy is told to prove who it is to a server with a certificate for 127.0.0.1."""
+    """Return an Envoy's mTLS settings for a server with a certificate for 127.0.0.1."""
     return ClientTls(ca=str(authority.cert_path), cert=str(client.cert_path), key=str(client.key_path))
 
 

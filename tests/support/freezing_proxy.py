@@ -1,4 +1,4 @@
-"""A proxy whose connections can fall silent without being closed, as when a host loses its power."""
+"""A proxy whose connections can stop without being closed, as when a host loses power."""
 
 import asyncio
 from types import TracebackType
@@ -8,7 +8,7 @@ CHUNK_BYTES = 64 * 1024
 
 
 class FreezingProxy:
-    """Listens on ``port`` and carries bytes to and from ``target``, both on loopback, while it is entered."""
+    """Listens on ``port`` and forwards bytes to and from ``target``, both on loopback, while it is entered."""
 
     def __init__(self, target: int) -> None:
         self.port = 0
@@ -18,7 +18,7 @@ class FreezingProxy:
         self._writers: list[asyncio.StreamWriter] = []
 
     def freeze(self) -> None:
-        """Carry nothing more on the connections that there are; new ones work."""
+        """Stop forwarding on existing connections; new ones work."""
         for task in self._tasks:
             task.cancel()
 
@@ -41,7 +41,7 @@ class FreezingProxy:
         await self.close()
 
     async def close(self) -> None:
-        """Cut all connections, and listen no more."""
+        """Abort all connections and stop listening."""
         assert self._server is not None
         self._server.close()
         self.freeze()

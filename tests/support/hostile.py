@@ -1,6 +1,6 @@
-"""Raw clients for attackers: HTTP/2 that keeps to flow control and to no other rule, and HTTP/1.1 by hand.
+"""Raw clients for attackers: HTTP/2 that respects flow control and no other rule, and HTTP/1.1 by hand.
 
-They are asyncio throughout, so that one process attacks on many connections. Nothing refuses to send what is wrong.
+They use asyncio throughout, so that one process attacks on many connections. They send invalid data without checks.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ CONNECT_TIMEOUT_S = 10.0
 
 
 class Tally:
-    """What an attacker did, and what it was answered."""
+    """Counts of an attacker's requests and of their answers."""
 
     def __init__(self) -> None:
         self.connections = self.requests = self.sent_bytes = self.received_bytes = 0
         self.answers: Counter[str] = Counter()
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for the process that asked."""
+        """Return the counts as JSON for the parent process."""
         return {
             "connections": self.connections,
             "requests": self.requests,
@@ -53,7 +53,7 @@ class Tally:
 
 
 def literal(fields: Fields) -> bytes:
-    """Return a header block in literals that enter no table (RFC 7541, 6.2.2)."""
+    """Return a header block of literals without indexing (RFC 7541, 6.2.2)."""
     out = bytearray()
     for name, value in fields:
         out += b"\0" + _string(name) + _string(value)
@@ -74,7 +74,7 @@ def _string(text: str) -> bytes:
 
 
 class Http2(asyncio.Protocol):
-    """One HTTP/2 connection. ``over`` is done when a stream ends, by its number; ``ended`` when the connection does."""
+    """One HTTP/2 connection. ``over`` has a future for the end of each stream; ``ended`` is that of the connection."""
 
     def __init__(self, tally: Tally, *, reading: bool = True) -> None:
         self.tally = tally
@@ -96,7 +96,7 @@ class Http2(asyncio.Protocol):
 
     @classmethod
     async def dial(cls, port: int, tally: Tally, *, reading: bool = True, hello: bytes | None = None) -> Self:
-        """Connect, and say the preface and SETTINGS unless told to say something else. Raises OSError, TimeoutError."""
+        """Connect, and send the preface and SETTINGS, or ``hello``. Raises OSError, TimeoutError."""
         made = cls(tally, reading=reading)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await asyncio.get_running_loop().create_connection(lambda: made, "127.0.0.1", port)
@@ -117,7 +117,7 @@ class Http2(asyncio.Protocol):
             self.transport.write(data)
 
     async def drained(self) -> None:
-        """Wait until the kernel has taken most of what was written, or the connection has ended."""
+        """Wait until the kernel has accepted most of the written bytes, or the connection has ended."""
         await self._writable.wait()
 
     def open(self, path: str, *, end: bool = False, extra: Fields | None = None, **replaced: str) -> int:
@@ -131,7 +131,7 @@ class Http2(asyncio.Protocol):
         return number
 
     async def send(self, number: int, data: bytes, *, end: bool = False, until: float = float("inf")) -> bool:
-        """Send data as the windows allow; False where the stream or the connection ended before, or the time did."""
+        """Send data as the windows allow; return False if the stream, the connection or the time ended before."""
         rest, loop = memoryview(data), asyncio.get_running_loop()
         while rest:
             room = min(len(rest), self.window, self.windows.get(number, 0), 256 * 1024)
@@ -165,7 +165,7 @@ class Http2(asyncio.Protocol):
         return said
 
     async def next_message(self, timeout_s: float = 30.0) -> bytes | None:
-        """Return the next gRPC message on any stream, None at the end of the connection or of the time."""
+        """Return the next gRPC message of any stream, None at the end of the connection or after ``timeout_s``."""
         getting = asyncio.ensure_future(self.messages.get())
         await asyncio.wait({getting, self.ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if getting.done():
@@ -186,22 +186,22 @@ class Http2(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=1 << 20)
 
     def pause_writing(self) -> None:
-        """Wait with further data."""
+        """Stop sending data."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Resume sending data."""
         self._writable.set()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Wake whoever waits."""
+        """Wake all waiters."""
         if not self.ended.done():
             self.ended.set_result(f"closed {type(error).__name__ if error else ''}".strip())
         self._writable.set()
         self._moved.set()
 
     def data_received(self, data: bytes) -> None:
-        """Take frames."""
+        """Process the received frames."""
         self.tally.received_bytes += len(data)
         buffer, at, credit = self._buffer + data if self._buffer else data, 0, 0
         while len(buffer) - at >= 9:
@@ -265,7 +265,7 @@ class Http2(asyncio.Protocol):
 async def http1(
     port: int, head: str, body: bytes = b"", *, tally: Tally, until: float = float("inf"), timeout_s: float = 10.0
 ) -> str:
-    """Send one HTTP/1.1 request on a connection of its own, its body until it is refused; return the status."""
+    """Send one HTTP/1.1 request on a new connection, its body until it is refused; return the status."""
     loop = asyncio.get_running_loop()
     status = "no answer"
     tally.requests += 1

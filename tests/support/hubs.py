@@ -1,7 +1,7 @@
-"""A Hub without sockets and clock, simulated clients of it, and a transcript of what each of them was sent.
+"""A Hub without sockets and clock, its simulated clients, and a transcript of the messages each was sent.
 
-Unlike most of ``support`` this drives the product's pure core directly. Clients do only what they are told; what they
-were sent is read from the encoded messages, as ``support.messages`` writes it.
+Unlike most of ``support`` this drives the product's pure core directly. Clients act only on the test's calls; the
+messages sent to them are decoded and written by ``support.messages``.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -28,11 +28,11 @@ from xds.protocol.status import Event
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 MESSAGES_MAX = 500
-"""More messages than that at one time are an endless loop."""
+"""More messages than this at one time count as an endless loop."""
 
 
 class World:
-    """A catalog, a hub and a clock. Whatever happens in it, all clients are at once sent what they are owed."""
+    """A catalog, a hub and a clock. After every event, all pending messages are sent to the clients."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class World:
     # --- Changes and time
 
     def apply(self, *upserts: Resource, remove: Iterable[Resource] = (), group: str = "default") -> Applied:
-        """Change the catalog without publishing that yet; what to remove is told by its resource."""
+        """Change the catalog without publishing the change yet."""
         gone = tuple((resource.type_url, resource.name) for resource in remove)
         return self.catalog.apply(Changeset(upserts={group: upserts}, removals={group: gone}))
 
     def publish(self, *upserts: Resource, remove: Iterable[Resource] = (), group: str = "default") -> None:
-        """Change what is served, all at one revision."""
+        """Change the resources served, all at one revision."""
         removed = list(remove)
         words = [f"{short(r.type_url)} {r.name}@{r.version}" for r in upserts]
         words += [f"{short(r.type_url)} -{r.name}" for r in removed]
@@ -79,12 +79,12 @@ class World:
         self.pump()
 
     def regroup(self, groups: GroupTable) -> None:
-        """Change which nodes belong to which group."""
+        """Change the groups and the rules that assign nodes to them."""
         self.hub.publish(self.catalog.apply(Changeset(groups=groups)))
         self.pump()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, with a tick whenever the hub asks for one and at no other time."""
+        """Advance the clock, with a tick at each time that the hub asks for, and at no other."""
         end = self.now + seconds
         self.say(f"{seconds:g} s pass")
         ticks = 0
@@ -97,7 +97,7 @@ class World:
         self.now = end
 
     def events(self) -> list[Event]:
-        """Return what happened since the last call."""
+        """Return the hub's events since the last call."""
         return self.hub.take_events()
 
     # --- Clients
@@ -110,14 +110,14 @@ class World:
 
     @contextmanager
     def burst(self) -> Generator[None]:
-        """Have what is asked within come before anything is answered, as a client's pipelined requests do."""
+        """Deliver all requests made in the block before any is answered, as with pipelined requests."""
         self._bursts += 1
         yield
         self._bursts -= 1
         self.pump()
 
     def pump(self) -> None:
-        """Do as a transport does: poll every stream that is ready until it has nothing more to say."""
+        """Poll every ready stream until it has nothing more to send, as a transport does."""
         if self._bursts:
             return
         for _ in range(MESSAGES_MAX):
@@ -129,7 +129,7 @@ class World:
         raise AssertionError("the hub's streams make each other ready for ever")
 
     def drain(self, stream: Stream) -> None:
-        """Poll one stream until it has nothing more to say."""
+        """Poll one stream until it has nothing more to send."""
         client = self._of[stream]
         for _ in range(MESSAGES_MAX):
             try:
@@ -149,20 +149,20 @@ class World:
         return stream
 
     def say(self, line: str) -> None:
-        """Add a line of the test's own to the transcript."""
+        """Add a line to the transcript."""
         self.transcript.append(f"-- {line}" if line else "")
 
     def check_nothing_unsaid(self) -> None:
-        """Assert that no stream has anything left to say that it was not made ready for."""
+        """Assert that no stream has a pending message without being ready."""
         for stream in list(self.hub.streams):
             part = self.hub.poll(stream, self.now) if stream.refusal is None else None
             assert part is None, f"unsaid: {decode(stream.variant, part, 0)}"
 
 
 class Client:
-    """One node: an aggregated stream, or with ``per_type`` as Envoy has it, one for each subscription.
+    """One node: an aggregated stream, or with ``per_type``, one for each subscription, as in Envoy.
 
-    What each method returns is all that the client was sent since the last look, as text.
+    Each method returns the messages sent to the client since the last ``take``, as text.
     """
 
     def __init__(
@@ -197,10 +197,10 @@ class Client:
         self._introduced: set[Stream] = set()
         self._inbox: list[str] = []
 
-    # --- What came
+    # --- Responses
 
     def got(self, stream: Stream, part: Part) -> None:
-        """Take in a message."""
+        """Record a message."""
         message = decode(self.variant, part, len(self.messages) + 1)
         self.messages.append(message)
         self.messages_on.setdefault(stream, []).append(message)
@@ -218,7 +218,7 @@ class Client:
         self.world.transcript.append(f"   {self.node.id} <- {text}")
 
     def take(self) -> list[str]:
-        """Return what came since the last look."""
+        """Return the messages since the last call."""
         taken, self._inbox = self._inbox, []
         return taken
 
@@ -226,7 +226,7 @@ class Client:
         """Return the last message of a type."""
         return [message for message in self.messages if message.type_url == type_url][-1]
 
-    # --- What it says
+    # --- Requests
 
     def request(
         self,
@@ -241,10 +241,10 @@ class Client:
         key: str | None = None,
         locators: bool = False,
     ) -> list[str]:
-        """Send a request with any of its parts; ``have`` is what a reconnecting client says it has of the type.
+        """Send a request with any of its parts; ``have`` are a reconnecting client's versions of the type.
 
-        ``node`` replaces the node, which else stands on each stream's first request. ``key`` chooses among per-type
-        streams of one type. A SotW request lists all names, those subscribed before included.
+        ``node`` replaces the node, which by default is in each stream's first request. ``key`` chooses among per-type
+        streams of one type. A SotW request lists all names, including those subscribed before.
         """
         adding, dropping = list(subscribe), list(unsubscribe)
         stream = self._stream(type_url, (adding[0] if adding else "") if key is None else key)
@@ -283,7 +283,7 @@ class Client:
         return self.send(made.SerializeToString(), stream)
 
     def send(self, data: bytes, stream: Stream | None = None) -> list[str]:
-        """Send bytes that may not even be a request, on the aggregated stream unless told otherwise."""
+        """Send bytes, which need not be a request, by default on the aggregated stream."""
         stream = stream or self._stream("", "")
         try:
             self.world.hub.receive(stream, data, self.world.now)
@@ -314,7 +314,7 @@ class Client:
         self.world.transcript.append(f"{self.node.id} -> {' '.join(words if len(words) > 1 else [*words, '*'])}")
 
     def subscribe(self, type_url: str, *names: str, have: Mapping[str, str] | str | None = None) -> list[str]:
-        """Subscribe to names; to everything by no names on a type's first request. Per type, to each on its stream."""
+        """Subscribe to names, or without names, on a type's first request, to everything. Per type, one stream each."""
         if not self.per_type or not names:
             return self.request(type_url, subscribe=names, have=have)
         said: list[str] = []
@@ -341,7 +341,7 @@ class Client:
         return self._answer(type_url, message, also)
 
     def ack_all(self) -> list[str]:
-        """ACK whatever comes, until nothing does; return all of it."""
+        """ACK all messages until there are no more; return them."""
         said = self.take()
         for _ in range(MESSAGES_MAX):
             waiting = [t for by_type in self.unanswered.values() for t, queue in by_type.items() if queue]
@@ -382,9 +382,9 @@ class Client:
         self.unanswered.pop(stream, None)
 
     def reconnect(self, *types: str, world: World | None = None, before_closing: bool = False) -> "Client":
-        """Come back as Envoy does: all types in one burst, with what was accepted of each; in the order of ``types``.
+        """Reconnect as Envoy does: all types in one burst, with the accepted versions, in the order of ``types``.
 
-        ``world`` is another replica. With ``before_closing`` the old stream only ends afterwards.
+        ``world`` is another replica. With ``before_closing`` the old stream ends only afterwards.
         """
         home = world or self.world
         self.world.say(f"{self.node.id} reconnects")

@@ -1,4 +1,4 @@
-"""Tests on each event loop that the product runs on: ``xds serve`` and workers have uvloop, who embeds it may not."""
+"""Runs tests on both event loops: ``xds serve`` and workers use uvloop, a program that embeds the product may not."""
 
 import asyncio
 import inspect
@@ -10,7 +10,7 @@ import uvloop
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Have a coroutine test run once on asyncio's own loop and once on uvloop; its fixtures must not be coroutines."""
+    """Run a coroutine test once on asyncio's own loop and once on uvloop; its fixtures must not be coroutines."""
 
     def wrapped(run: Callable[[Coroutine[Any, Any, None]], None], **fixtures: Any) -> None:
         run(test(**fixtures))

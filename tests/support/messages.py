@@ -1,4 +1,4 @@
-"""Responses read off the wire, and how a transcript writes them. It does not know who got them.
+"""Decodes responses, and formats them for transcripts.
 
 CDS #3 a@2 b@1 -c          response 3 to a client: a at version 2, b at version 1, c removed
 EDS #4 ~a@1 ttl=9          a without its body, as a heartbeat (or an answer for an unknown host) has it
@@ -17,7 +17,7 @@ from xds.protocol.responses import WRAPPER, Part
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A response as it was on the wire; ``number`` counts the responses to one client. ``part`` is what it was from."""
+    """A decoded response; ``number`` counts the responses to one client, ``part`` is the Part it was decoded from."""
 
     number: int
     type_url: str
@@ -30,7 +30,7 @@ class Message:
 
     @property
     def names(self) -> list[str]:
-        """The names in it, removed ones left out."""
+        """The names of its resources, without removed ones."""
         return [resource.name for resource in self.resources]
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ def _resource_text(resource: wire.Resource) -> str:
 
 
 def decode(variant: Variant, part: Part, number: int) -> Message:
-    """Read a message off the wire, checking that the Part around it says the same."""
+    """Decode a message, and check that its Part agrees with it."""
     if variant is Variant.DELTA:
         said = wire.DeltaDiscoveryResponse.FromString(part.message)
         found = tuple(wire.Resource.FromString(encoded) for encoded in said.resources)
@@ -65,7 +65,7 @@ def decode(variant: Variant, part: Part, number: int) -> Message:
 
 
 def _unwrapped(encoded: bytes) -> wire.Resource:
-    """Read one resource of a SotW response: an Any with the resource, or with the ``Resource`` around it."""
+    """Decode one resource of a SotW response: an Any with the resource, or with a ``Resource`` around it."""
     body = any_pb2.Any.FromString(encoded)
     if body.type_url == WRAPPER:
         return wire.Resource.FromString(body.value)

@@ -1,6 +1,6 @@
-"""A faithful xDS client and a catalog, both deliberately dumb: dict copies and full comparisons, nothing shared.
+"""A faithful xDS client and a catalog, both deliberately naive: dict copies and full comparisons, nothing shared.
 
-They are what the property tests hold the core against. They know the wire messages and no more of ``xds.protocol``.
+The property tests compare the core with them. They share only the wire messages with ``xds.protocol``.
 """
 
 import json
@@ -23,10 +23,10 @@ from xds.protocol.sessions import Stream
 
 WRAPPER = types.TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 THING = types.TYPE_PREFIX + "test.Thing"
-"""A type of which the server knows nothing."""
+"""A type that the server has no policy for."""
 
 FULL_STATE = frozenset((types.CLUSTER, types.LISTENER, types.SCOPED_ROUTE))
-"""Types of which a SotW response carries all, so that absence removes."""
+"""Types whose SotW responses have all resources, so that absence means removal."""
 
 
 def resource(
@@ -38,7 +38,7 @@ def resource(
     aliases: tuple[str, ...] = (),
     ttl_s: float | None = None,
 ) -> Resource:
-    """Make a resource whose body is JSON: its name, its content and what it refers to."""
+    """Make a resource whose body is JSON: its name, its content and its references."""
     named = sorted(references)
     text = json.dumps({"name": name, "content": content, "references": named, "aliases": aliases, "ttl_s": ttl_s})
     version = sha256(text.encode()).hexdigest()[:8]
@@ -59,14 +59,14 @@ def resource(
 
 
 class NaiveCatalog:
-    """What every group has of its own, and rules; a snapshot is a merge of dicts."""
+    """Every group's own resources, and rules; a snapshot is a merge of dicts."""
 
     def __init__(self) -> None:
         self.own: dict[str, dict[tuple[str, str], Resource]] = {}
         self.table = GroupTable()
 
     def snapshot(self, group: str, type_url: str) -> dict[str, Resource]:
-        """Return all that a group's nodes see of a type."""
+        """Return the resources of a type that a group's nodes see."""
         merged: dict[str, Resource] = {}
         for base in reversed(lineage_of(self.table, group)):
             merged |= {name: r for (of_type, name), r in self.own.get(base, {}).items() if of_type == type_url}
@@ -74,14 +74,14 @@ class NaiveCatalog:
 
 
 class Held(NamedTuple):
-    """A resource as a client has it. SotW tells no version: there it is empty."""
+    """A resource as a client has it. In SotW resources have no version: it is empty."""
 
     version: str
     body: bytes
 
     @property
     def text(self) -> dict[str, object]:
-        """What the body says."""
+        """The parsed body."""
         return json.loads(self.body)
 
     def names(self, type_url: str) -> frozenset[str]:
@@ -91,7 +91,7 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True)
 class Message:
-    """A response of either protocol, decoded. ``renewed``: resources without a body, as heartbeats have them."""
+    """A decoded response of either variant. ``renewed``: resources without a body, as in heartbeats."""
 
     type_url: str
     nonce: str
@@ -101,7 +101,7 @@ class Message:
     removed: tuple[str, ...]
     size: int
     again: bool = False
-    """It renews TTLs by sending what the client has once more, as SotW does."""
+    """Whether it renews TTLs by sending the client's resources again, as SotW does."""
 
     @property
     def names(self) -> list[str]:
@@ -110,7 +110,7 @@ class Message:
 
     @property
     def heartbeat(self) -> bool:
-        """Say whether it only renews what the client has."""
+        """Whether it only renews the client's resources."""
         return self.again or (bool(self.renewed) and not self.resources and not self.removed)
 
 
@@ -129,7 +129,7 @@ def decode(variant: Variant, data: bytes) -> Message:
             elif one.version:
                 renewed[one.name] = one.version
             else:
-                absent.append(one.name)  # as VHDS says it of an unknown host
+                absent.append(one.name)  # as VHDS reports an unknown host
         removed = (*delta.removed_resources, *absent)
         assert not set(removed) & set(held), "a name both added and removed"
         assert len(set(removed)) == len(removed)
@@ -152,7 +152,7 @@ def decode(variant: Variant, data: bytes) -> Message:
 
 
 class Link:
-    """One gRPC stream as both ends see it: requests under way to the server, messages under way to the client."""
+    """One gRPC stream: requests in transit to the server, and messages in transit to the client."""
 
     def __init__(
         self, hub: Hub, variant: Variant, node: wire.Node, *, type_url: str = "", connection: str = ""
@@ -167,7 +167,7 @@ class Link:
         self.open = True
 
     def deliver(self, now: float) -> None:
-        """Let the server have the oldest request, the node with the first."""
+        """Deliver the oldest request to the server, the first one with the node."""
         request = self.outbox.popleft()
         if self.node is not None:
             request.node.CopyFrom(self.node)
@@ -175,7 +175,7 @@ class Link:
         self.hub.receive(self.stream, request.SerializeToString(), now)
 
     def poll(self, now: float) -> Message | None:
-        """Take the server's next message into the inbox."""
+        """Move the server's next message to the inbox."""
         part = self.hub.poll(self.stream, now)
         if part is None:
             return None
@@ -186,7 +186,7 @@ class Link:
         return message
 
     def close(self) -> None:
-        """End the stream; what was under way either way is lost."""
+        """End the stream; requests and messages in transit are lost."""
         self.open = False
         self.outbox.clear()
         self.inbox.clear()
@@ -195,11 +195,11 @@ class Link:
 
 @dataclass
 class Subscription:
-    """One type as a faithful client keeps it, over its streams.
+    """The state of one type in a faithful client, over its streams.
 
-    ``view`` is what it really has. ``claimed`` is what it says it has when it reconnects, which after a NACK isn't the
-    same (docs/envoy-behaviour.md#rejected-responses). ``doubtful``: names of rejected responses, with the versions that
-    were rejected.
+    ``view`` are the resources it really has. ``claimed`` are those it reports when it reconnects, which differ after a
+    NACK (docs/envoy-behaviour.md#rejected-responses). ``doubtful``: names of rejected responses, with the versions
+    rejected.
     """
 
     type_url: str
@@ -214,14 +214,14 @@ class Subscription:
     nonce: str = ""
     accepted: str = ""
     explicit: bool = False
-    """Whether a SotW client has named anything on this stream: from then on, no names mean nothing."""
+    """Whether a SotW client has sent names on this stream: from then on, a request without names means none."""
 
     def wants(self, name: str) -> bool:
-        """Say whether the client has subscribed to a resource, by its name or by an alias."""
+        """Return whether the client has subscribed to a resource, by its name or by an alias."""
         return self.wildcard or name in self.names or bool(self.names & self.aliases.get(name, set()))
 
     def begin(self, *, legacy: bool = False) -> None:
-        """Send the first request on a link. ``legacy``: no names stand for the wildcard."""
+        """Send the first request on a link. ``legacy``: an empty list of names stands for the wildcard."""
         self.nonce = ""
         named = sorted(self.names)
         if self.wildcard and not (legacy and not named):
@@ -284,7 +284,7 @@ class Subscription:
         self.nonce = message.nonce
 
     def reject(self, message: Message, applied: set[str]) -> None:
-        """Apply only some names of a response; what the client claims stays as it was."""
+        """Apply only some names of a response; ``claimed`` is unchanged."""
         self._note_aliases(message)
         self.nonce = message.nonce
         touched: dict[str, bytes | None] = {name: held.body for name, held in message.resources.items()}

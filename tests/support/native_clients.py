@@ -1,7 +1,7 @@
 """gRPC clients of other languages behind one interface: grpc-go and grpc-java as processes, grpcio in this one.
 
-Each opens channels and calls and passes bytes; ``DeltaClient`` and ``SotwClient`` of ``support.wire`` speak xDS over
-any of them. The programs are in ``tests/clients``; they are built once, into ``build/clients``.
+Each opens channels and calls and passes on bytes; ``DeltaClient`` and ``SotwClient`` of ``support.wire`` work over any
+of them. The programs are in ``tests/clients``; they are built once, into ``build/clients``.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ToolchainMissingError(Exception):
-    """What a client is built with is not on this machine."""
+    """The toolchain of a client is not installed."""
 
 
 def build_go(package: str = ".", name: str = "client") -> Path:
@@ -65,7 +65,7 @@ def build_java() -> Path:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Have one process of this checkout build at a time: tests run side by side."""
+    """Let one process of this checkout build at a time: tests run in parallel."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -84,7 +84,7 @@ def _run(argv: Sequence[str], directory: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TlsPaths:
-    """The PEM files a client trusts, and shows if it has a certificate."""
+    """The PEM files of a client: the CA it trusts, and its own certificate, if any."""
 
     ca: Path
     cert: Path | None = None
@@ -92,7 +92,7 @@ class TlsPaths:
 
 
 class Call(Protocol):
-    """One call of any client; ``read`` returns ``grpc.aio.EOF`` at the end, after which ``code`` says how it ended."""
+    """One call of any client; ``read`` returns ``grpc.aio.EOF`` at the end, and then ``code`` the status."""
 
     async def write(self, message: bytes) -> None: ...
     async def read(self) -> Any: ...
@@ -103,7 +103,7 @@ class Call(Protocol):
 
 
 class Channel(Protocol):
-    """One channel of any client. ``connected`` counts the connections made so far, where the client tells."""
+    """One channel of any client. ``connected`` counts the connections made so far, if the client reports them."""
 
     def stream_stream(self, path: str) -> Callable[..., Call]: ...
     def unary_unary(self, path: str) -> Callable[..., Awaitable[bytes]]: ...
@@ -157,8 +157,8 @@ class GrpcioClients:
 class ClientProcess(Child):
     """A client program: JSON lines in, JSON lines out, any number of channels and calls.
 
-    One lives for many tests, each with an event loop of its own: a thread reads what the program says and hands it
-    to the loop that asked.
+    One process serves many tests, each with its own event loop: a thread reads the program's output and passes it to
+    the loop that waits for it.
     """
 
     def __init__(self, name: str, argv: Sequence[str]) -> None:
@@ -172,7 +172,7 @@ class ClientProcess(Child):
 
     def start(self) -> "ClientProcess":
         self._spawn(stdout=subprocess.PIPE)
-        # Not by the loop, on which the server may be that the program waits for.
+        # Not on the event loop: the server that the program waits for may run on it.
         for work in (self._read, self._write):
             threading.Thread(target=work, name=self.name, daemon=True).start()
         assert self._ready.wait(START_TIMEOUT_S), f"{self.name} did not start\n{self.log_tail()}"
@@ -183,13 +183,13 @@ class ClientProcess(Child):
         self._commands.put(json.dumps({"do": what, **fields}).encode() + b"\n")
 
     def listen(self, kind: str, take: Callable[[dict[str, Any]], None]) -> int:
-        """Have the events of a new call or connection handed to ``take`` in the running loop; return its number."""
+        """Pass the events of a new call or connection to ``take`` in the running loop; return its number."""
         number = next(self._numbers)
         self._takers[kind, number] = (asyncio.get_running_loop(), take)
         return number
 
     def forget(self, kind: str, number: int) -> None:
-        """Take no more events of a call or connection."""
+        """Ignore further events of a call or connection."""
         self._takers.pop((kind, number), None)
 
     def stop(self, *, timeout_s: float = 10.0) -> int:
@@ -214,7 +214,7 @@ class ClientProcess(Child):
             else:
                 kind = "connection" if event["event"] == "connection" else "call"
                 loop, take = self._takers.get((kind, event[kind]), (None, None))
-                with contextlib.suppress(RuntimeError):  # the test is over, and with it its loop
+                with contextlib.suppress(RuntimeError):  # the test has ended, and its loop with it
                     if loop is not None:
                         loop.call_soon_threadsafe(take, event)
 
@@ -252,7 +252,7 @@ class RemoteChannel:
         process.say("connect", connection=self.number, **asked)
 
     def stream_stream(self, path: str) -> Callable[..., "RemoteCall"]:
-        """Return what opens a call of a method."""
+        """Return a function that opens a call of a method."""
 
         def opened(**options: Any) -> RemoteCall:
             return RemoteCall(self._process, self.number, path, **options)
@@ -260,7 +260,7 @@ class RemoteChannel:
         return opened
 
     def unary_unary(self, path: str) -> Callable[[bytes], Awaitable[bytes]]:
-        """Return what makes a unary call of a method. It raises RemoteCallError for a status other than OK."""
+        """Return a function that makes a unary call of a method. It raises RemoteCallError unless the status is OK."""
 
         async def called(message: bytes, **options: Any) -> bytes:
             call = RemoteCall(self._process, self.number, path, unary=True, **options)
@@ -275,13 +275,13 @@ class RemoteChannel:
         return called
 
     async def close(self) -> None:
-        """Close the connection, and with it its calls."""
+        """Close the connection and its calls."""
         self._process.forget("connection", self.number)
         self._process.say("disconnect", connection=self.number)
 
 
 class RemoteCallError(Exception):
-    """A unary call failed. ``code`` and ``details`` are methods, as those of grpc's own error."""
+    """A unary call failed. ``code`` and ``details`` are methods, as in grpc's own error."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         super().__init__(f"{code.name}: {details}")
@@ -298,9 +298,9 @@ class _End:
 
 
 class RemoteCall:
-    """A call in a client process. With ``paused``, it reads nothing before ``resume``.
+    """A call in a client process. With ``paused`` it reads nothing before ``resume``.
 
-    ``subtype`` makes the content-type ``application/grpc+SUBTYPE``, with grpc-go alone.
+    ``subtype`` makes the content-type ``application/grpc+SUBTYPE``, in grpc-go only.
     """
 
     def __init__(
@@ -346,7 +346,7 @@ class RemoteCall:
         self._messages.put_nowait(None)
 
     async def write(self, message: bytes) -> None:
-        """Send a message; after the end of the call it is dropped."""
+        """Send a message, which is dropped after the end of the call."""
         self._say("write", message=base64.b64encode(message).decode())
 
     async def read(self) -> Any:
@@ -362,7 +362,7 @@ class RemoteCall:
         self._say("half_close")
 
     def resume(self) -> None:
-        """Begin to read."""
+        """Start to read."""
         self._say("resume")
 
     def cancel(self) -> None:

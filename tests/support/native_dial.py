@@ -1,4 +1,4 @@
-"""xDS clients over the channels of any language, and what tests of them wait for."""
+"""xDS clients over the channels of any language, and their first request."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 
 
 class _Borrowed:
-    """A channel that outlives the client that uses it, so that streams can share it or follow each other on it."""
+    """A channel that outlives its client, so that streams can share it or follow each other on it."""
 
     def __init__(self, channel: Any) -> None:
         self.stream_stream = channel.stream_stream
@@ -33,7 +33,7 @@ class Dialer:
     def channel(
         self, control_plane: ControlPlane, *, tls: TlsPaths | None = None, window: int = 0, keepalive_s: float = 0
     ) -> Any:
-        """Return a channel of its own to a control plane."""
+        """Return a new channel to a control plane."""
         assert control_plane.address is not None
         made = self.clients.channel(str(control_plane.address), tls=tls, window=window, keepalive_s=keepalive_s)
         self._channels.append(made)

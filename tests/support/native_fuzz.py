@@ -1,6 +1,6 @@
-"""What a fuzzer of the HTTP/2 connection is made of: an application to talk to, frames to say, an eye on the answers.
+"""Parts of a fuzzer of the HTTP/2 connection: an application, a generator of frames, a checker of the output.
 
-All in one process and without sockets: bytes go into the connection, and what it writes is looked at at once.
+All run in one process and without sockets: bytes go into the connection, and its output is checked at once.
 """
 
 import random
@@ -23,23 +23,23 @@ from xds.transport.http2.stream import Http2Stream
 
 REPLIES_WAITING_MAX = 4
 KEPT_BYTES = 2 * 16_384
-"""What may be kept of messages above their limit: a prefix, and the frame that shows that it is too large."""
+"""Bytes that may be held of messages above their limit: a prefix, and the frame that exceeds it."""
 _KINDS = ("DATA", "HEADERS", "RST_STREAM", "SETTINGS", "PING", "GOAWAY", "WINDOW_UPDATE")
 KINDS: dict[int, str] = {getattr(p, name): name for name in _KINDS}
-"""What a server may send."""
+"""The frames that a server may send."""
 LIVE: "weakref.WeakSet[object]" = weakref.WeakSet()
-"""Connections and streams that something still holds on to."""
+"""Connections and streams that are still referenced."""
 
 
 class Fault(AssertionError):  # noqa: N818 - of the connection under test
-    """The connection did what it must not do."""
+    """The connection violated a rule."""
 
 
 # --- The application -------------------------------------------------------------------------------------------------
 
 
 class Echo(Http2Stream):
-    """Answers each message with one whose size the message says in its first two bytes; ends when the client does."""
+    """Answers each message with one of the size in its first two bytes; ends when the client does."""
 
     def __init__(self, connection: "Application", stream_id: int) -> None:
         super().__init__(connection, stream_id)
@@ -83,7 +83,7 @@ class Echo(Http2Stream):
 
 
 class Application(Connection):
-    """A connection whose output is gathered in ``out``, and whose time goes by as it is told."""
+    """A connection with its output in ``out``, and its clock in ``now``."""
 
     def __init__(self, limits: Http2Limits) -> None:
         super().__init__(limits)
@@ -114,7 +114,7 @@ class Application(Connection):
             stream.answer_http(status)
 
     def stir(self, chance: random.Random) -> None:
-        """Do something unasked: time passes, the peer reads or does not, a stream is written to or ends."""
+        """Do something spontaneous: time passes, the peer reads or stops reading, a stream is written to or ends."""
         self.now += chance.random() * 5
         act = chance.randrange(12)
         if act < 6 and self.paused:
@@ -134,7 +134,7 @@ class Application(Connection):
                 stream.send(grpc.prefixed(bytes(chance.choice((0, 10, 100_000)))))
 
     def check(self) -> None:
-        """Raise Fault if streams have leaked, or are too many, or more is kept than limits allow."""
+        """Raise Fault if streams have leaked, are too many, or hold more than the limits allow."""
         if self.opened - self.gone != len(self.streams):
             raise Fault(f"{self.opened} streams opened, {self.gone} gone, {len(self.streams)} open")
         if len(self.streams) > self.limits.streams_max:
@@ -144,12 +144,12 @@ class Application(Connection):
                 raise Fault(f"{stream.partial.size} bytes of a message are kept")
 
 
-# --- What the peer says ----------------------------------------------------------------------------------------------
+# --- Input -----------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
 def header_block(which: int) -> bytes:
-    """Return one of a few header blocks: of requests, of trailers, malformed, or no HPACK at all."""
+    """Return one of a few header blocks: of requests, of trailers, malformed, or not HPACK at all."""
     fields = _BLOCKS[which % len(_BLOCKS)]
     if isinstance(fields, bytes):
         return fields
@@ -173,11 +173,11 @@ _BLOCKS: list[bytes | list[tuple[str, str]]] = [
     b"\x82\x86\x84\x41\x0f" + b"www.example.com",
 ]
 REQUESTS = 3
-"""So many of the blocks, from the first, are proper requests."""
+"""The number of blocks, from the first, that are valid requests."""
 
 
 class Sayer:
-    """Makes frames by chance: ``sane`` ones that a client could send, wild ones, and damaged ones."""
+    """Makes random frames: ``sane`` ones that a client could send, ``wild`` ones, and ``damaged`` ones."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -199,14 +199,14 @@ class Sayer:
         self._sane_weights = [weight for _, weight in self._sane]
 
     def sane(self) -> bytes:
-        """Return a frame that a client could send, if not always when it does; the first opens a stream."""
+        """Return a frame that a client could send, though maybe not at this point; the first opens a stream."""
         if self.next_id == 1:
             return self.request()
         (made,) = self.chance.choices(self._sane_made, self._sane_weights)
         return made()
 
     def stream_id(self) -> int:
-        """Return the number of a stream that was opened before, mostly a recent one."""
+        """Return the number of an opened stream, mostly a recent one."""
         back = int(self.chance.expovariate(0.5))
         return max(1, self.next_id - 2 - 2 * back)
 
@@ -268,11 +268,11 @@ class Sayer:
         return frame(p.HEADERS, 0, number, block[:at]) + frame(p.CONTINUATION, p.END_HEADERS, number, block[at:])
 
     def unlike(self) -> tuple[str, bytes]:
-        """Return frames that no client sends, and how they were made."""
+        """Return frames that no client sends, and the name of their kind."""
         return ("wild", self.wild()) if self.chance.random() < 0.5 else ("damaged", self.damaged())
 
     def wild(self) -> bytes:
-        """Return a frame of any kind, on any stream, with anything in it, its length being right."""
+        """Return a frame of any kind, on any stream, with any payload, and a correct length."""
         chance = self.chance
         number = chance.choice((0, 1, 2, self.stream_id(), self.next_id, 2**31 - 1, 2**31 + 1))
         payload = chance.choice(
@@ -295,11 +295,11 @@ class Sayer:
         return bytes(said)
 
 
-# --- What the server says --------------------------------------------------------------------------------------------
+# --- Output ----------------------------------------------------------------------------------------------------------
 
 
 class Watcher:
-    """Reads what a server writes, and raises Fault when that can't be right whatever the client has said."""
+    """Reads a server's output, and raises Fault for output that is wrong after any input."""
 
     def __init__(self) -> None:
         self.started: set[int] = set()
@@ -310,7 +310,7 @@ class Watcher:
         self._known: set[bytes] = set()
 
     def look(self, out: bytes) -> Counter[str]:
-        """Check all that was written since the last time, whole frames, and count them by kind."""
+        """Check all frames written since the last call, and count them by kind."""
         at, found = 0, Counter[str]()
         while at < len(out):
             if len(out) - at < 9:

@@ -1,6 +1,6 @@
-"""A faithful gRPC client on the ``h2`` library, which raises whenever the server breaks a rule of HTTP/2.
+"""A faithful gRPC client on the ``h2`` library, which raises whenever the server violates HTTP/2.
 
-It gives credit only when told to, so that a test decides to the byte what the server may send.
+It sends window updates only on ``credit``, so that a test decides to the byte what the server may send.
 """
 
 import socket
@@ -21,7 +21,7 @@ MAX_FRAME_SIZE = SettingCodes.MAX_FRAME_SIZE
 
 
 class H2Client:
-    """One connection. With ``generous`` it gives credit back for all that comes."""
+    """One connection. With ``generous`` it sends window updates for all received data."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class H2Client:
     # --- Out -------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what h2 has to say."""
+        """Send h2's pending output."""
         data = self.h2.data_to_send()
         if data:
             self.socket.sendall(data)
@@ -77,7 +77,7 @@ class H2Client:
         return stream_id
 
     def send(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Send data, no more at a time than the server's windows allow."""
+        """Send data, as the server's windows allow."""
         rest = memoryview(data)
         while rest:
             self.wait(lambda: self.h2.local_flow_control_window(stream_id) > 0)
@@ -87,7 +87,7 @@ class H2Client:
             rest = rest[size:]
 
     def credit(self, increment: int, stream_id: int | None = None) -> None:
-        """Open the window of a stream, or of the connection."""
+        """Send a window update for a stream, or for the connection."""
         self.h2.increment_flow_control_window(increment, stream_id)
         self.flush()
 
@@ -124,7 +124,7 @@ class H2Client:
             self.flush()
 
     def settled(self) -> None:
-        """Read all that the server sends before the answer to a ping, which is sent now."""
+        """Send a ping, and read everything up to its answer."""
         pongs = self._pongs
         self.h2.ping(b"settled?")
         self.flush()
@@ -133,7 +133,7 @@ class H2Client:
     _pongs = 0
 
     def note(self, event: events.Event) -> None:
-        """Take what h2 tells; a subclass may take more of it."""
+        """Handle an event of h2; a subclass may handle more."""
         if isinstance(event, events.SettingsAcknowledged):
             self._settled = True
         elif isinstance(event, events.RemoteSettingsChanged):

@@ -1,7 +1,7 @@
-"""A client's end of an HTTP/2 connection that says whatever a test wants said, right or wrong.
+"""A client's end of an HTTP/2 connection that sends whatever a test wants, valid or not.
 
-Frames are built and read by ``hyperframe`` and headers by ``hpack``, which the server under test has no part in; for
-what these refuse to build there is ``frame``. It knows gRPC's framing and nothing of xDS but its paths.
+Frames are built and parsed by ``hyperframe`` and headers by ``hpack``, which the server under test does not use;
+``frame`` builds frames that these refuse.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ Fields = Iterable[tuple[str, str]]
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"", *, length: int | None = None) -> bytes:
-    """Return a frame of any kind, also one that nobody may send."""
+    """Return a frame of any kind, also a forbidden one."""
     size = len(payload) if length is None else length
     return struct.pack(">I", size)[1:] + bytes((kind, flags)) + struct.pack(">I", stream_id) + payload
 
@@ -96,7 +96,7 @@ def request_fields(path: str = DELTA_ADS, *, drop: Iterable[str] = (), **replace
 
 @dataclass(slots=True)
 class Answer:
-    """What came on one stream. ``status`` is grpc-status, from wherever it stood."""
+    """Everything received on one stream. ``status`` is grpc-status, from headers or trailers."""
 
     headers: dict[str, str] = field(default_factory=dict)
     trailers: dict[str, str] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Answer:
         return self.trailers.get("grpc-message", self.headers.get("grpc-message", ""))
 
     def messages(self) -> list[bytes]:
-        """Return the whole messages so far."""
+        """Return the complete messages so far."""
         found, at = [], 0
         while len(self.data) - at >= 5:
             end = at + 5 + struct.unpack(">I", self.data[at + 1 : at + 5])[0]
@@ -135,9 +135,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Flooded:
-    """How a flood ended: what was sent, and what the server said of it. ``code`` is its GOAWAY's.
+    """The end of a flood: the bytes sent, and the server's answer. ``code`` is its GOAWAY's.
 
-    ``stalled``: the server stopped to take anything, without a word.
+    ``stalled``: the server stopped reading, without an answer.
     """
 
     sent: int
@@ -194,7 +194,7 @@ class Peer:
     # --- Out -------------------------------------------------------------------------------------------------------
 
     def send(self, *frames: bytes) -> None:
-        """Send bytes. What the server has closed meanwhile shows when it is read."""
+        """Send bytes. If the server has closed the connection, the next read shows that."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
             self.socket.sendall(b"".join(frames))
 
@@ -208,14 +208,14 @@ class Peer:
         return frame(HEADERS, flags, stream_id, self.block(request_fields() if fields is None else fields))
 
     def open(self, stream_id: int, data: bytes = b"", *, fields: Fields | None = None, end: bool = False) -> Answer:
-        """Open a stream, send data on it, and return where its answer gathers."""
+        """Open a stream, send data on it, and return its Answer, which fills as frames are read."""
         self.send(self.head(stream_id, fields, end=end and not data))
         if data:
             self.data(stream_id, data, end=end)
         return self.answer(stream_id)
 
     def data(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Send data in frames of the usual size, whatever the windows say."""
+        """Send data in frames of the default size, regardless of the windows."""
         pieces = [data[at : at + FRAME_BYTES_MAX] for at in range(0, len(data), FRAME_BYTES_MAX)] or [b""]
         for number, piece in enumerate(pieces, start=1):
             self.send(frame(DATA, END_STREAM if end and number == len(pieces) else 0, stream_id, piece))
@@ -223,7 +223,7 @@ class Peer:
     # --- In --------------------------------------------------------------------------------------------------------
 
     def answer(self, stream_id: int) -> Answer:
-        """Return where a stream's answer gathers."""
+        """Return a stream's Answer, which fills as frames are read."""
         return self.answers.setdefault(stream_id, Answer())
 
     def read(self, timeout_s: float | None = None) -> hf.Frame | None:
@@ -242,7 +242,7 @@ class Peer:
             self._fill(left_s)
 
     def frames(self, timeout_s: float | None = None) -> Iterator[hf.Frame]:
-        """Yield frames to the end of the connection. Raises TimeoutError."""
+        """Yield frames until the end of the connection. Raises TimeoutError."""
         while (found := self.read(timeout_s)) is not None:
             yield found
 
@@ -254,7 +254,7 @@ class Peer:
                 raise ConnectionError(f"the server closed the connection: {self.goaway!r}")
 
     def settled(self) -> list[hf.Frame]:
-        """Return all frames that come up to the answer to a ping, which is sent now."""
+        """Send a ping, and return all frames until its answer."""
         found: list[hf.Frame] = []
         self.send(ping(b"settled?"))
         while True:
@@ -326,9 +326,9 @@ class Peer:
     # --- Floods ----------------------------------------------------------------------------------------------------
 
     def flood(self, frames: Iterable[bytes], *, reading: bool = True, stall_s: float = 3.0) -> Flooded:
-        """Send all there is, as fast as the server takes it, until that is all or the server ends it.
+        """Send all frames, as fast as the server reads them, until all are sent or the server ends the connection.
 
-        Without ``reading`` nothing is read before the end, so that what the server says piles up.
+        Without ``reading`` nothing is read before the end, so that the server's output piles up.
         """
         deadline = time.monotonic() + stall_s
         source, waiting, sent = iter(frames), b"", 0
@@ -353,7 +353,7 @@ class Peer:
     _pumped = 0
 
     def _pump(self, waiting: bytes, reading: bool) -> bool:
-        """Send and read what can be now; say whether the connection is still open."""
+        """Send and read as much as possible now; return whether the connection is still open."""
         self._pumped = 0
         wanted = [self.socket] if reading else []
         ready, writable, _ = select.select(wanted, [self.socket] if waiting else [], [], 0.5)
@@ -381,7 +381,7 @@ class Peer:
                 self.decoder.decode(found.data)
 
     def _last_word(self) -> int | None:
-        """Return the code of the GOAWAY that is among what was not read yet, if there is one."""
+        """Return the code of a GOAWAY in the unread output, None without one."""
         with contextlib.suppress(TimeoutError):
             while self.goaway is None and not self.eof:
                 self._drop_parsed()

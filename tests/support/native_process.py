@@ -1,4 +1,4 @@
-"""The process of ``support.native_server``: a control plane on the native transport, told what to do by JSON lines."""
+"""The process of ``support.native_server``: a control plane on the native transport that reads JSON commands."""
 
 import asyncio
 import dataclasses

@@ -1,6 +1,6 @@
-"""A control plane on the native transport as a process of its own, so that its memory, work and end can be told.
+"""A control plane on the native transport in a process of its own, so that its memory and CPU can be measured.
 
-It is synchronous: tests of frames have nothing to do meanwhile.
+Its methods block: tests of frames have nothing else to do meanwhile.
 """
 
 import json
@@ -59,7 +59,7 @@ class NativeServer(Child):
         return self
 
     def ask(self, command: str, *, timeout_s: float = 20.0, **fields: Any) -> Any:
-        """Have the server do something and return what it says. Raises ChildFailedError if it says nothing."""
+        """Send a command and return the answer. Raises ChildFailedError if there is none."""
         self.tell(command, **fields)
         process = self.process
         assert process is not None
@@ -74,22 +74,22 @@ class NativeServer(Child):
         return json.loads(line)
 
     def tell(self, command: str, **fields: Any) -> None:
-        """Have the server do something, without waiting for it."""
+        """Send a command without waiting for its answer."""
         process = self.process
         assert process is not None
         process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
         process.stdin.flush()
 
     def apply(self, *upsert: Mapping[str, Any], remove: Sequence[tuple[str, str]] = ()) -> None:
-        """Change what is served."""
+        """Change the resources served."""
         self.ask("apply", upsert=upsert, remove=remove)
 
     def state(self) -> dict[str, Any]:
-        """Return the number of open streams, the hub's counters, and the faults that were reported so far."""
+        """Return the number of open streams, the hub's counters, and the faults reported so far."""
         return self.ask("state")
 
     def wait_streams(self, count: int, timeout_s: float = 10.0) -> None:
-        """Wait until so many xDS streams are open."""
+        """Wait until ``count`` xDS streams are open."""
         wait_until_blocking(lambda: self.state()["streams"], equals=count, timeout_s=timeout_s)
 
     def memory_bytes(self) -> int:
@@ -102,7 +102,7 @@ class NativeServer(Child):
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
     def sockets(self) -> int:
-        """Return how many sockets the process has open."""
+        """Return the number of open sockets of the process."""
         found = 0
         for entry in Path(f"/proc/{self.pid}/fd").iterdir():
             try:
@@ -112,7 +112,7 @@ class NativeServer(Child):
         return found
 
     def wait_sockets(self, count: int, timeout_s: float = 10.0) -> None:
-        """Wait until so many sockets are open."""
+        """Wait until ``count`` sockets are open."""
         wait_until_blocking(self.sockets, equals=count, timeout_s=timeout_s)
 
 
@@ -122,7 +122,7 @@ def secret(name: str, size: int, letter: str = "s") -> r.Json:
 
 
 def serves(server: NativeServer) -> bool:
-    """Say whether a new client is answered soon."""
+    """Return whether a new client is answered soon."""
     with H2Client(server.port, timeout_s=3.0) as client:
         stream = client.open(message(b""), path=HEALTH_CHECK, end=True)
         client.wait(lambda: client.answers[stream].ended)
@@ -130,7 +130,7 @@ def serves(server: NativeServer) -> bool:
 
 
 def check_sound(server: NativeServer) -> None:
-    """Assert that a server has got over whatever was done to it."""
+    """Assert that a server has recovered: no streams, no faults, and a new client is served."""
     assert serves(server)
     server.wait_streams(0)
     assert server.state()["faults"] == []

@@ -1,4 +1,4 @@
-"""A talk with the HTTP/2 connection without sockets: frames said, frames heard, both whole."""
+"""Exchanges whole frames with the HTTP/2 connection, without sockets."""
 
 import hpack
 from hyperframe import frame as hf
@@ -12,7 +12,7 @@ REQUEST = header_block(0)
 
 
 class Talk:
-    """A connection, and what it has said."""
+    """A connection, and its output."""
 
     def __init__(self, *settings: tuple[int, int], limits: Http2Limits | None = None) -> None:
         self.server = Application(limits or Http2Limits())
@@ -20,12 +20,12 @@ class Talk:
         self.say(PREFACE, settings_frame(settings))
 
     def say(self, *frames: bytes) -> list[hf.Frame]:
-        """Say this and return the frames of the answer."""
+        """Send frames and return those of the answer."""
         self.server.receive(b"".join(frames))
         return self.heard()
 
     def heard(self) -> list[hf.Frame]:
-        """Return the frames that were said since the last time."""
+        """Return the frames written since the last call."""
         out, found = memoryview(bytes(self.server.out)), []
         self.server.out.clear()
         while out:
@@ -36,11 +36,11 @@ class Talk:
         return found
 
     def open(self, stream_id: int, *, ask_bytes: int | None = None) -> list[hf.Frame]:
-        """Open a stream, and ask for an answer of so many bytes."""
+        """Open a stream, and request an answer of ``ask_bytes``."""
         return self.say(frame(p.HEADERS, p.END_HEADERS, stream_id, REQUEST), *(asks(stream_id, ask_bytes)))
 
     def head(self, stream_id: int, *fields: tuple[str, str]) -> bytes:
-        """Return a request with fields besides its own, in one frame or two."""
+        """Return the frames of a request's headers with additional fields."""
         block = self.encoder.encode([*request_fields(), *fields], huffman=False)
         first, rest = block[: p.FRAME_BYTES_MAX], block[p.FRAME_BYTES_MAX :]
         if not rest:
@@ -53,12 +53,12 @@ def asks(stream_id: int, ask_bytes: int | None) -> list[bytes]:
 
 
 def said(frames: list[hf.Frame]) -> list[tuple[str, int, int]]:
-    """Return kinds, streams and sizes."""
+    """Return the frames' kinds, streams and sizes."""
     return [(type(one).__name__.removesuffix("Frame"), one.stream_id, one.body_len) for one in frames]
 
 
 def codes(frames: list[hf.Frame]) -> list[tuple[str, int, int]]:
-    """Return kinds, streams and error codes of resets and farewells."""
+    """Return the kinds, streams and error codes of RST_STREAM and GOAWAY frames."""
     ends = (hf.RstStreamFrame, hf.GoAwayFrame)
     return [
         (type(one).__name__.removesuffix("Frame"), one.stream_id, one.error_code)
