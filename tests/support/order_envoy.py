@@ -1,7 +1,7 @@
-"""Envoy as ``test_order_machine`` has it: what it does with clusters, listeners and routes, and what it asks for.
+"""A model of Envoy for ``test_order_machine``: its clusters, listeners and routes, and its subscriptions.
 
-It does what docs/envoy-behaviour.md describes: clusters warm on an assignment that comes after them, clusters are ACKed
-when all are warm, listeners warm on their routes, replaced listeners drain.
+It behaves as docs/envoy-behaviour.md describes: clusters warm on an assignment that comes after them, clusters are
+ACKed when all are warm, listeners warm on their routes, replaced listeners drain.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ DRAIN_S = 10.0
 
 @dataclass
 class Cluster:
-    """A cluster on the client: what serves, and what warms to take its place."""
+    """A cluster on the client: the active version, and the one that warms to replace it."""
 
     serving: Held | None = None
     warming: Held | None = None
@@ -48,7 +48,7 @@ class Envoy:
     # --- Streams ---------------------------------------------------------------------------------------------
 
     def connect(self, now: float = 0.0) -> None:
-        """Open the streams anew and ask for everything in one burst (docs/envoy-behaviour.md#reconnect)."""
+        """Reopen the streams and request everything in one burst (docs/envoy-behaviour.md#reconnect)."""
         for link in self.links:
             link.close()
         self.links, self.number = [], self.number + 1
@@ -63,8 +63,8 @@ class Envoy:
         for key in wanted:
             self.subscribe(key)
             if self.per_type and key[0] == CDS and self._asks_for_firsts(wanted):
-                # A server can't tell a client that lost its streams before it had any listener, or this route, from
-                # one that has its clusters from elsewhere, so it does not have those wait for the clusters.
+                # A server can't distinguish a client that lost its streams before it had any listener, or this route,
+                # from one with clusters from another source, so it does not hold these back for the clusters.
                 self.links[-1].deliver(now)
 
     def _asks_for_firsts(self, wanted: list[tuple[str, str]]) -> bool:
@@ -72,7 +72,7 @@ class Envoy:
         return (LDS, "") not in self.subscriptions or any(not subscription.view for subscription in known)
 
     def subscribe(self, key: tuple[str, str]) -> None:
-        """Send the first request of a subscription on a link, of its own unless aggregated."""
+        """Send the first request of a subscription, on a new link unless aggregated."""
         type_url, name = key
         if self.per_type or not self.links:
             node = wire.Node(id="envoy", cluster="default")
@@ -109,10 +109,10 @@ class Envoy:
             if (type_url, name) not in self.subscriptions:
                 self.subscribe((type_url, name))
 
-    # --- What comes in ---------------------------------------------------------------------------------------
+    # --- Responses -------------------------------------------------------------------------------------------
 
     def handle(self, link: Link, now: float, applied: set[str] | None) -> None:
-        """Take the oldest message of a link; ``applied`` names what of it is good if it is rejected."""
+        """Handle the oldest message of a link; if it is rejected, ``applied`` are the names in it that are valid."""
         message = link.inbox.popleft()
         key = (message.type_url, "")
         if self.per_type and message.type_url in (EDS, RDS):
@@ -144,7 +144,7 @@ class Envoy:
         self.settle_clusters()
 
     def answer(self, subscription: Subscription, message: Message, *, rejected: bool) -> None:
-        """ACK or NACK."""
+        """Send the ACK or NACK of a message."""
         if subscription.link.open:
             subscription.change(nonce=message.nonce, error="no" if rejected else "")
 
@@ -174,7 +174,7 @@ class Envoy:
                 cluster.serving, cluster.warming = cluster.warming, None
 
     def settle_clusters(self) -> None:
-        """Answer clusters that are all warm; after the first ones, ask for listeners."""
+        """Answer clusters once all are warm; after the first time, request listeners."""
         warm = not any(cluster.warming for cluster in self.clusters.values())
         if self.deferred and warm:
             self.deferred = False
@@ -190,14 +190,14 @@ class Envoy:
             self.subscribe((LDS, ""))
 
     def time_out(self) -> None:
-        """Give up on endpoints that did not come: Envoy's initial_fetch_timeout. SotW can't say that there are none."""
+        """Give up on endpoints that did not come: Envoy's initial_fetch_timeout. SotW can't report missing ones."""
         for cluster in self.clusters.values():
             if cluster.warming is not None:
                 cluster.serving, cluster.warming = cluster.warming, None
         self.settle_clusters()
 
     def subscribe_late(self) -> None:
-        """Ask for clusters after a break while some warmed."""
+        """Request clusters again after a pause, during which some warmed."""
         subscription = self.subscriptions[CDS, ""]
         subscription.link = self.links[0]
         subscription.begin(legacy=True)
@@ -230,12 +230,12 @@ class Envoy:
         self.routes = {name: held for name, held in self.routes.items() if name in names}
         self.want(RDS, names)
 
-    # --- What it can do --------------------------------------------------------------------------------------
+    # --- Checks ----------------------------------------------------------------------------------------------
 
     def uses(self) -> dict[tuple[str, str], frozenset[str]]:
-        """Return what directs requests, listeners and routes, and to which clusters."""
+        """Return the active listeners and routes, with the clusters that each refers to."""
         found: dict[tuple[str, str], frozenset[str]] = {}
-        # Each by itself: one that drains without its cluster is none the worse for another that drains with it.
+        # Each by itself: a draining listener without its cluster is not affected by another that has it.
         draining = [(f"draining {held.body!r}", held) for held, _ in self.draining]
         active = [*self.listeners.items(), *draining]
         for name, held in active:
@@ -245,7 +245,7 @@ class Envoy:
         return found
 
     def check(self) -> None:
-        """Every cluster that something active refers to serves; or was rejected, and nothing that worked is worse."""
+        """Assert that every referenced cluster serves, or was rejected and nothing that worked has stopped."""
         serving = {name for name, cluster in self.clusters.items() if cluster.serving}
         self.rejected -= serving
         works = set()

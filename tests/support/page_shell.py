@@ -1,14 +1,14 @@
-"""A reader at the terminal: the blocks of a page, run in their order as they stand there.
+"""Runs the blocks of a page in their order, as a reader at a terminal would.
 
-- ``sh``: run to its end, in a shell of its own. What only reads is repeated until it succeeds and prints what the page
-  says, since a reader is slower than a test.
-- ``sh`` with a title (``Terminal 2``): runs while the page goes on. Another block of that title comes after Ctrl-C; one
-  that has nothing but a comment is Ctrl-C alone.
-- ``text`` after an ``sh`` block: what that prints, with ``…`` for what differs from run to run (``is_as_said``).
+- ``sh``: run until it ends, in a new shell. Commands that only read are repeated until they succeed and print the
+  expected output, since a reader is slower than a test.
+- ``sh`` with a title (``Terminal 2``): runs while the page goes on. Another block with that title first sends Ctrl-C; a
+  block with only a comment is Ctrl-C alone.
+- ``text`` after an ``sh`` block: its expected output, with ``…`` for parts that differ between runs (``is_as_said``).
 - any other with a title: a file of that name, unless it is an absolute path.
 - ``console``: not run.
 
-A run has a loopback address of its own, which stands for 127.0.0.1 and 0.0.0.0 in all of it: ports stay what they are.
+Each run has its own loopback address, which replaces 127.0.0.1 and 0.0.0.0 everywhere; ports are unchanged.
 """
 
 import os
@@ -33,17 +33,17 @@ READING = re.compile(
     r"|xds store check|etcdctl (endpoint|get)\b|promtool (check|query|test)\b"
     r"|(cat|grep|ls|openssl verify|openssl x509|sort|test)\b|#"
 )
-"""Command lines that change nothing, and can be repeated."""
+"""Commands that change nothing, and can be repeated."""
 PATIENCE_S, POLL_S = 30.0, 0.05
 STEP_S = 120.0
-"""How long a block may take that is run once."""
+"""Timeout of a block that is run once."""
 CTRL_C_S = 30.0
 LOOPBACK = re.compile(r"\b(?:127\.0\.0\.1|0\.0\.0\.0)\b")
 _numbers = count(1)
 
 
 class PageShell:
-    """Runs blocks in ``directory``, which has the repository's ``snapshots`` in it."""
+    """Runs blocks in ``directory``, which contains the repository's ``snapshots``."""
 
     def __init__(self, directory: Path) -> None:
         pid = os.getpid()
@@ -72,7 +72,7 @@ class PageShell:
                 path.write_text(self.local(path.read_text()))
 
     def local(self, text: str) -> str:
-        """Return text with this run's address in place of those that it stands for."""
+        """Return text with 127.0.0.1 and 0.0.0.0 replaced by this run's address."""
         return LOOPBACK.sub(self.address, text)
 
     def run(self, blocks: Sequence[Block]) -> None:
@@ -102,7 +102,7 @@ class PageShell:
 
         def is_met_by(outcome: tuple[int, str]) -> bool:
             status, said = outcome
-            return status == 0 if prints is None else is_as_said(said, prints)  # a page may show how a command fails
+            return status == 0 if prints is None else is_as_said(said, prints)  # a page may show a failing command
 
         try:
             wait_until_blocking(lambda: self._run(block.text, STEP_S), is_met_by, timeout_s=PATIENCE_S, poll_s=POLL_S)
@@ -179,9 +179,9 @@ class PageShell:
 
 
 def is_as_said(said: str, prints: str) -> bool:
-    """Say whether a text is what a page says, but for how many spaces there are and what ``…`` stands for.
+    """Return whether output matches a page's, except for the number of spaces and for ``…``.
 
-    It stands for anything on its line; alone on a line, for any number of lines.
+    ``…`` matches anything on its line; alone on a line, any number of lines.
     """
     lines = ("(?:.*\\n)*?" if line == "…" else _pattern(line) for line in _even(prints).splitlines())
     return re.fullmatch("".join(lines), _even(said)) is not None

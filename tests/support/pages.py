@@ -12,7 +12,7 @@ INFO = re.compile(r'(?P<language>\w*)(?: title="(?P<title>[^"]+)")?')
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block: the line of its page that it begins on, its language, its title ("" if it has none), its text."""
+    """A fenced block: its page, its first line there, its language, its title ("" without one), and its text."""
 
     page: str
     line: int
@@ -22,12 +22,12 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Where it is: ``docs/tutorial.md:12``."""
+        """Its place: ``docs/tutorial.md:12``."""
         return f"{self.page}:{self.line}"
 
 
 def pages() -> list[str]:
-    """Return the README and every page of docs/, as paths in the repository."""
+    """Return the README and every page of docs/, as paths relative to the repository."""
     found = [path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")]
     return ["README.md", *sorted(map(str, found))]
 

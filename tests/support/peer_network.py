@@ -1,7 +1,7 @@
 """The network between the members of an etcd cluster: a proxy before each, which can cut a member off from the others.
 
-A member that is cut off still answers its clients, as one behind a broken switch may. Nothing is closed by a cut: bytes
-just stop. Who talks is told by the header ``X-Server-From`` of etcd's peer protocol, which is HTTP/1.1.
+A member that is cut off still answers its clients, as behind a broken switch. A cut closes no connection: bytes just
+stop. The sender is identified by the header ``X-Server-From`` of etcd's peer protocol, which is HTTP/1.1.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ PIECE_BYTES = 65_536
 
 
 class PeerNetwork:
-    """Proxies between ``begin`` and ``end``: ``ports`` are where the members reach each other."""
+    """The proxies, while it is entered. The members reach each other at ``ports``."""
 
     def __init__(self, targets: list[int]) -> None:
         self._targets = targets
@@ -28,11 +28,11 @@ class PeerNetwork:
         self._healed = asyncio.Event()
         self._healed.set()
         self.held_back = 0
-        """How many pieces a cut has held back: a cut that holds nothing back was none."""
+        """The number of chunks that cuts have held back: 0 means that a cut had no effect."""
 
     @property
     def ports(self) -> list[int]:
-        """Where each member is reached, in the order of the targets."""
+        """The proxies' ports, in the order of the targets."""
         return [int(server.sockets[0].getsockname()[1]) for server in self._servers]
 
     async def __aenter__(self) -> Self:
@@ -49,19 +49,19 @@ class PeerNetwork:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await turns(2)  # in which the loop closes connections that were aborted
+        await turns(2)  # the loop closes aborted connections meanwhile
 
     def know(self, ids: list[int]) -> None:
-        """Tell the members' ids, in order."""
+        """Set the members' ids, in order."""
         self._numbers = {f"{member_id:x}": number for number, member_id in enumerate(ids)}
 
     def cut_off(self, number: int) -> None:
-        """Let nothing pass between a member and the others, until ``heal``."""
+        """Block all bytes between a member and the others, until ``heal``."""
         self._cut.add(number)
         self._healed.clear()
 
     def heal(self) -> None:
-        """Let everything pass."""
+        """End all cuts."""
         self._cut.clear()
         self._healed.set()
 
@@ -84,7 +84,7 @@ class PeerNetwork:
             back.write(head)
             await asyncio.gather(self._copy(reader, back, source, target), self._copy(there, writer, source, target))
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            pass  # cancelled at the end only; of a task that says so, asyncio's server logs a traceback
+            pass  # cancelled at the end only; asyncio's server logs a traceback for a cancelled task
         finally:
             for each in writers:
                 each.transport.abort()

@@ -1,6 +1,6 @@
-"""Throw-away certificates: a CA in a directory, and what it signs, as PEM bytes and as files.
+"""Throw-away certificates: a CA in a directory, and the certificates it signs, as PEM bytes and as files.
 
-They have the extensions that RFC 5280 (4.2.1) asks for: Python's default TLS context insists on these since 3.13.
+They have the extensions that RFC 5280 (4.2.1) requires: Python's default TLS context enforces these since 3.13.
 """
 
 import datetime
@@ -31,7 +31,7 @@ SIGNS_CERTIFICATES = x509.KeyUsage(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate and its private key, both as PEM and as the files they are in."""
+    """A certificate and its private key, both as PEM and as file paths."""
 
     cert: bytes
     key: bytes
@@ -74,7 +74,7 @@ class Authority:
         uris: Sequence[str] = (),
         days: int = 30,
     ) -> Pair:
-        """Sign a certificate with common name ``name``, good for server and client; negative ``days`` is expired."""
+        """Sign a certificate with common name ``name``, for server and client; negative ``days`` make it expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(text) for text in dns]
         names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ips]
@@ -97,7 +97,7 @@ class Authority:
         return self.issue(name, dns=[name], uris=[spiffe] if spiffe else [])
 
     def client_context(self, pair: Pair | None = None) -> ssl.SSLContext:
-        """Return a TLS client context that trusts this authority, and shows ``pair`` if one is given."""
+        """Return a TLS client context that trusts this authority, with the certificate ``pair`` if given."""
         context = ssl.create_default_context(cadata=self.cert.decode())
         if pair:
             context.load_cert_chain(pair.cert_path, pair.key_path)

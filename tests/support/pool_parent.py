@@ -1,6 +1,6 @@
-"""The parent of two ``support.pool_worker``: prints their pids as JSON, then lives until it is ended.
+"""The parent of two ``support.pool_worker``: prints their pids as JSON, then runs until it is killed.
 
-With an argument, a worker that was silent for so many seconds is killed; every end is printed.
+With an argument, a worker that is silent for that many seconds is killed; every end is printed.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""A worker of ``xds.transport.pool`` that does what its first message says: JSON ``{"do": …}``.
+"""A worker of ``xds.transport.pool`` whose first message is its command: JSON ``{"do": …}``.
 
-``serve``: say its pid and then everything back. ``beat``: the same, and something every 20 ms besides. ``exit``: end
-with a code. ``hang``: say nothing, read nothing. ``last-words``: at SIGUSR1, say many things and die.
+``serve``: send its pid, then echo every message. ``beat``: the same, and a message every 20 ms. ``exit``: end with a
+code. ``hang``: send nothing, read nothing. ``last-words``: at SIGUSR1, send many messages and die.
 """
 
 import json
@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit(told["code"])
     if told["do"] == "hang":
         hung_up = select.poll()
-        hung_up.register(end, 0)  # nothing but its end
+        hung_up.register(end, 0)  # reports the end of the connection only
         hung_up.poll()
         sys.exit(0)
     if told["do"] == "last-words":

@@ -1,7 +1,7 @@
-"""Free loopback ports for servers that must know their port before they start.
+"""Free loopback ports for servers that need their port before they start.
 
-Whoever can bind port 0 itself should rather do that: between the check here and the bind there another may come.
-Ports are taken from below the kernel's ephemeral range, so that no outgoing connection takes them meanwhile.
+Servers that can bind port 0 should do so: another process may bind the port after the check here.
+Ports are below the kernel's ephemeral range, so that no outgoing connection uses them meanwhile.
 """
 
 import random
@@ -16,7 +16,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nothing listens on and that this process was not given before."""
+    """Return a loopback TCP port that nothing listens on and that this process has not got before."""
     first = random.randrange(PORT_MIN, PORT_MAX)
     for step in range(PORT_MAX - PORT_MIN):
         port = PORT_MIN + (first - PORT_MIN + step) % (PORT_MAX - PORT_MIN)
@@ -32,7 +32,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could bind the port on 127.0.0.1 and on all addresses."""
+    """Return whether a server could bind the port on 127.0.0.1 and on all addresses."""
     for address in ("127.0.0.1", "0.0.0.0"):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,7 +44,7 @@ def is_free(port: int) -> bool:
 
 
 def unread_bytes(port: int) -> int:
-    """Return how much has arrived at a TCP port's connections that its process has not read (proc(5), net/tcp)."""
+    """Return the bytes received at a TCP port that its process has not read (proc(5), net/tcp)."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     at_port = (line for line in lines if int(line[1].split(":")[1], 16) == port and line[3] == ESTABLISHED)
     return sum(int(line[4].split(":")[1], 16) for line in at_port)

@@ -1,7 +1,7 @@
 """Child processes that never outlive the tests: own process group, output in a file, ended by pid.
 
-``Child`` runs any command. ``Worker`` runs one of our Python scripts that speaks JSON lines over stdin and stdout and
-ends when its stdin does, so that it goes away even if the test run is killed.
+``Child`` runs any command. ``Worker`` runs one of our Python scripts that exchanges JSON lines over stdin and stdout
+and ends when its stdin does, so that it ends even if the test run is killed.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ _children: list["Child"] = []
 
 
 def started() -> tuple["Child", ...]:
-    """Return every child of this process so far that was not yet forgotten, running or not."""
+    """Return all children of this process, running or not, except forgotten ones."""
     return tuple(_children)
 
 
 def forget_stopped() -> None:
-    """Forget the children that have ended, with their logs."""
+    """Forget the children that have ended, and remove their logs."""
     for child in [child for child in _children if not child.running]:
         _children.remove(child)
         shutil.rmtree(child.directory, ignore_errors=True)
 
 
 def stop_all() -> None:
-    """End every child that still runs and remove what they wrote."""
+    """End every child that still runs and remove their logs."""
     for child in started():
         child.stop()
     forget_stopped()
@@ -49,7 +49,7 @@ atexit.register(stop_all)
 
 
 class ChildFailedError(Exception):
-    """A child ended, or did not get ready in time. The text ends with what it logged."""
+    """A child ended, or did not become ready in time. The text ends with its log."""
 
     def __init__(self, child: "Child", what: str) -> None:
         super().__init__(f"{child.name} (pid {child.pid}) {what}\n{child.log_tail()}")
@@ -65,7 +65,7 @@ class Child:
         self.argv = list(argv)
         self.name = name
         self.directory = Path(tempfile.mkdtemp(prefix=f"xds-test-{name}-"))
-        # A store of its own, which outlives a restart of the child.
+        # Its own store, which survives a restart of the child.
         self.env = {**os.environ, "XDG_STATE_HOME": str(self.directory / "state"), **(env or {})}
         self.log_path = self.directory / "log"
         self.started_at = 0.0
@@ -134,11 +134,11 @@ class Child:
                     pipe.close()
 
     def log(self) -> str:
-        """Return all it has written to stderr (and to stdout, where that isn't a pipe)."""
+        """Return all it has written to stderr (and to stdout, unless that is a pipe)."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def log_tail(self) -> str:
-        """Return the end of its log, as an error shows it."""
+        """Return the end of its log, for error messages."""
         return self.log()[-LOG_TAIL_CHARS:]
 
     async def wait_ended(self, timeout_s: float = 10.0) -> int:
@@ -161,12 +161,12 @@ class Child:
         poll_s: float = POLL_S,
         may_end: bool = False,
     ) -> Any:
-        """Wait as ``wait_until`` does. Raises ChildFailedError if it is in vain, at once if the process ends."""
+        """Wait as ``wait_until`` does. Raises ChildFailedError on timeout, or at once if the process ends."""
         runs = True
 
         def watched() -> Any:
             nonlocal runs
-            runs = may_end or self.running  # before the look: what the process did last counts
+            runs = may_end or self.running  # checked before ``look``: the process's last actions count
             return look()
 
         def is_over(seen: Any) -> object:
@@ -179,7 +179,7 @@ class Child:
             return await wait_until(watched, is_over, timeout_s=timeout_s, poll_s=poll_s)
         except NotMetError as missed:
             raise ChildFailedError(self, f"{otherwise}: {missed}") from None
-        except OSError as error:  # it could not be asked
+        except OSError as error:  # the process can't be reached
             if may_end or self.running:
                 raise
             raise ChildFailedError(self, f"ended with {self.process and self.process.returncode}") from error
@@ -198,10 +198,10 @@ class Child:
 
 
 class Worker(Child):
-    """One of our own scripts in a fresh Python, answering each JSON line on its stdin with one on its stdout."""
+    """One of our own scripts in a new Python, answering each JSON line on its stdin with one on its stdout."""
 
     def __init__(self, script: str | Path, *args: str, name: str) -> None:
-        # -P: the script's own directory must not hide packages. Coverage is not for bystanders.
+        # -P: the script's own directory must not hide packages. Coverage is not measured in these processes.
         super().__init__([sys.executable, "-P", str(script), *args], name=name)
         self.env.pop("COVERAGE_PROCESS_START", None)
         self.env["PYTHONPATH"] = str(Path(__file__).parents[1])
@@ -217,7 +217,7 @@ class Worker(Child):
             return await self._exchange(json.dumps({"command": command, **arguments}) + "\n", timeout_s)
 
     async def read(self, *, timeout_s: float = 15.0) -> Any:
-        """Return the next line the worker writes by itself, such as its greeting."""
+        """Return the next line that the worker writes unprompted, such as its greeting."""
         async with self._turn:
             return await self._exchange("", timeout_s)
 
@@ -226,7 +226,7 @@ class Worker(Child):
         reading = asyncio.create_task(asyncio.to_thread(_say_and_hear, self.process.stdin, self.process.stdout, line))
         done, _ = await asyncio.wait({reading}, timeout=timeout_s)
         if not done:
-            self.kill()  # which ends the reading thread too
+            self.kill()  # ends the reading thread too
             await asyncio.gather(reading, return_exceptions=True)
             raise ChildFailedError(self, f"did not answer {line.strip()!r} within {timeout_s} s")
         answer = reading.result()

@@ -1,4 +1,4 @@
-"""A hub that computes cached steps again and compares: the step cache must not change anything."""
+"""A hub that recomputes cached steps and compares them: the step cache must not change anything."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from xds.protocol.type_state import TypeState
 
 
 class RecheckedHub(Hub):
-    """Computes one of every ``every`` cached steps again. ``rechecked`` counts these."""
+    """Recomputes one of every ``every`` cached steps. ``rechecked`` counts these."""
 
     def __init__(self, *arguments: Any, every: int = 1, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -68,7 +68,7 @@ class RecheckedHub(Hub):
 
 
 def _but_nonces(client_state: ClientState) -> list[object]:
-    """Return a client state's types, with the names in messages in place of nonces, which differ when made again."""
+    """Return a client state's types, with messages' names in place of nonces, which differ when recomputed."""
     return [
         (
             state._replace(nonce="", serial=0, in_flight=(), remaining=()),

@@ -1,7 +1,7 @@
 """Builders of Envoy resources as dicts with ``@type``, in the shape of Envoy's own files.
 
-Every reference from one resource to another goes by ``source``, an Envoy ConfigSource; the default is ADS. Each dict
-is fresh: tests may change it.
+Every reference from one resource to another uses ``source``, an Envoy ConfigSource; the default is ADS. Each dict is
+new: tests may change it.
 """
 
 import copy
@@ -38,7 +38,7 @@ def ads() -> Json:
 
 
 def per_type_source(*, cluster: str = "xds", sotw: bool = False, fetch_timeout: str = "15s") -> Json:
-    """Return a config source on a per-type service of the cluster ``cluster`` (docs/envoy-behaviour.md#bootstrap)."""
+    """Return a config source for a per-type service at the cluster ``cluster`` (docs/envoy-behaviour.md#bootstrap)."""
     return {
         "resource_api_version": "V3",
         "initial_fetch_timeout": fetch_timeout,
@@ -65,9 +65,9 @@ def cluster(
     tls: Json | None = None,
     **fields: Any,
 ) -> Json:
-    """Return an EDS cluster. ``tls`` is a transport socket, as ``upstream_tls`` makes it; ``fields`` go in as they are.
+    """Return an EDS cluster. ``tls`` is a transport socket of ``upstream_tls``; ``fields`` are added unchanged.
 
-    With ``health_check_s`` endpoints are checked at ``/health`` at that interval, and count only once they passed.
+    With ``health_check_s`` endpoints are checked at ``/health`` at that interval, and healthy only once they passed.
     """
     eds: Json = {"eds_config": source or ads()}
     if service_name:
@@ -81,7 +81,7 @@ def cluster(
 
 
 def health_check(interval_s: float, path: str = "/health") -> Json:
-    """Return an active HTTP health check that one answer decides."""
+    """Return an active HTTP health check decided by a single answer."""
     every = f"{interval_s}s"
     return {
         "timeout": "1s",
@@ -94,7 +94,7 @@ def health_check(interval_s: float, path: str = "/health") -> Json:
 
 
 def static_cluster(name: str, *ports: int, **fields: Any) -> Json:
-    """Return a cluster with its endpoints inline, needing no EDS."""
+    """Return a cluster with its endpoints inline, without EDS."""
     inline = assignment(name, *ports)
     del inline["@type"]
     made = {"@type": CLUSTER, "name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": inline}
@@ -102,9 +102,9 @@ def static_cluster(name: str, *ports: int, **fields: Any) -> Json:
 
 
 def assignment(name: str, *ports: int, region: str = "r", zone: str = "z", hosts: Sequence[str] = ()) -> Json:
-    """Return the endpoints of an EDS cluster; without ports it takes them all away.
+    """Return the endpoints of an EDS cluster; without ports it has none.
 
-    They lie in one weighted locality, which grpc's own client wants. ``hosts`` replaces 127.0.0.1, one a port.
+    They are in one weighted locality, which grpc's own client needs. ``hosts`` replaces 127.0.0.1, one for each port.
     """
     where = hosts or [LOCALHOST] * len(ports)
     members = [{"endpoint": {"address": address(port, host)}} for port, host in zip(ports, where, strict=True)]
@@ -146,7 +146,7 @@ def weighted_route(name: str, weights: Mapping[str, int]) -> Json:
 
 
 def virtual_host(name: str, to: str, domains: Sequence[str]) -> Json:
-    """Return a virtual host as VHDS serves it; its name begins with the route configuration's."""
+    """Return a virtual host for VHDS; its name begins with the route configuration's."""
     return {"@type": VIRTUAL_HOST, "name": name, "domains": list(domains), "routes": [prefix("/", to)]}
 
 
@@ -164,7 +164,7 @@ def scoped_route(name: str, route_name: str, key: str) -> Json:
 def http_manager(
     route_name: str | None = None, *, inline: Json | None = None, source: Json | None = None, **fields: Any
 ) -> Json:
-    """Return an HTTP connection manager on RDS (``route_name``) or on an ``inline`` route configuration."""
+    """Return an HTTP connection manager with RDS (``route_name``) or an ``inline`` route configuration."""
     made: Json = {"@type": HTTP_MANAGER, "stat_prefix": route_name or "inline"}
     if inline is not None:
         made["route_config"] = {key: value for key, value in inline.items() if key != "@type"}
@@ -184,16 +184,16 @@ def listener(
     tls: Json | None = None,
     **fields: Any,
 ) -> Json:
-    """Return an HTTP listener on 127.0.0.1 with its routes by RDS or inline. ``tls`` is as ``downstream_tls`` makes it.
+    """Return an HTTP listener on 127.0.0.1 with its routes by RDS or inline. ``tls`` is that of ``downstream_tls``.
 
-    Port 0 lets the kernel choose; ``EnvoyProcess.listener_port`` tells.
+    With port 0 the kernel chooses a port, which ``EnvoyProcess.listener_port`` returns.
     """
     manager = http_manager(route_name, inline=inline, source=source)
     return _listener(name, port, "envoy.filters.network.http_connection_manager", manager, tls) | fields
 
 
 def tcp_listener(name: str, port: int, to: str, *, tls: Json | None = None) -> Json:
-    """Return a listener that passes whole TCP connections to a cluster."""
+    """Return a listener that proxies TCP connections to a cluster."""
     proxy = {"@type": TCP_PROXY, "stat_prefix": name, "cluster": to}
     return _listener(name, port, "envoy.filters.network.tcp_proxy", proxy, tls)
 
@@ -206,14 +206,14 @@ def _listener(name: str, port: int, filter_name: str, config: Json, tls: Json | 
 
 
 def api_listener(name: str, route_name: str, *, source: Json | None = None) -> Json:
-    """Return a listener as grpc's own client asks for it (``xds:///NAME``)."""
+    """Return an API listener for grpc's own client (``xds:///NAME``)."""
     return {"@type": LISTENER, "name": name, "api_listener": {"api_listener": http_manager(route_name, source=source)}}
 
 
 def downstream_tls(
     secret_name: str, *, validation: str | None = None, source: Json | None = None, **fields: Any
 ) -> Json:
-    """Return a listener's transport socket with its certificate by SDS; with ``validation``, clients need one too."""
+    """Return a listener's transport socket with its certificate by SDS; with ``validation``, mTLS."""
     common: Json = {"tls_certificate_sds_secret_configs": [_sds(secret_name, source)]}
     if validation:
         common["validation_context_sds_secret_config"] = _sds(validation, source)
@@ -225,7 +225,7 @@ def downstream_tls(
 def upstream_tls(
     validation: str, *, certificate: str | None = None, sni: str = "localhost", source: Json | None = None
 ) -> Json:
-    """Return a cluster's transport socket: the CA it trusts, and the certificate it shows, by SDS."""
+    """Return a cluster's transport socket: the CA it trusts, and its client certificate, by SDS."""
     common: Json = {"validation_context_sds_secret_config": _sds(validation, source)}
     if certificate:
         common["tls_certificate_sds_secret_configs"] = [_sds(certificate, source)]
@@ -274,7 +274,7 @@ def extension(name: str, typed_config: Json) -> Json:
 def path_through(
     *, port: int, upstream_port: int, cluster_name: str = "a", route_name: str = "r1", source: Json | None = None
 ) -> list[Json]:
-    """Return the least that answers HTTP: listener ``l1``, a route, an EDS cluster and its one endpoint."""
+    """Return the minimum that serves HTTP: listener ``l1``, a route, an EDS cluster and its one endpoint."""
     return [
         cluster(cluster_name, source=source),
         assignment(cluster_name, upstream_port),
@@ -284,12 +284,12 @@ def path_through(
 
 
 def name_of(resource: Mapping[str, Any]) -> str:
-    """Return the name under which xDS serves a resource."""
+    """Return the xDS name of a resource."""
     return str(resource["cluster_name" if resource["@type"] == ENDPOINTS else "name"])
 
 
 def write_file(path: Path, resources: Iterable[Json]) -> Path:
-    """Write a resource file (JSON, which is YAML) in one rename, as editors and config maps do."""
+    """Write a resource file (JSON, which is YAML) atomically by a rename, as editors and ConfigMaps do."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(json.dumps({"resources": list(resources)}, indent=1))
@@ -298,7 +298,7 @@ def write_file(path: Path, resources: Iterable[Json]) -> Path:
 
 
 def write_directory(directory: Path, resources: Iterable[Json], group: str | None = None) -> Path:
-    """Write resources as a directory of the product's format, one file a type, in ``group`` or the default one."""
+    """Write resources as a directory in the product's format, one file for each type, in ``group`` or the default."""
     by_type: dict[str, list[Json]] = {}
     for resource in resources:
         by_type.setdefault(resource["@type"].rsplit(".", 1)[-1], []).append(resource)

@@ -1,4 +1,4 @@
-"""Scenes that many protocol tests begin with: a client that has everything, and a route that moves."""
+"""Scenes that many protocol tests begin with: a client with all resources, and a route that moves."""
 
 from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route
 from support.hubs import DELTA, Client, World
@@ -14,7 +14,7 @@ def started(world: World, variant: Variant = DELTA, node: str = "n1", *, per_typ
 
 
 def start(client: Client) -> None:
-    """Have a client do what Envoy does when it starts with cluster a, listener l and route r."""
+    """Do what Envoy does when it starts with cluster a, listener l and route r."""
     said = client.subscribe(CDS)
     said += client.subscribe(EDS, "a")
     said += client.ack(CDS) + client.ack(EDS)
@@ -30,5 +30,5 @@ def swap(world: World) -> None:
 
 
 def full(variant: Variant, changed: str, everything: str) -> str:
-    """Return what a response about clusters or listeners names: what changed in delta, everything in SotW."""
+    """Return the names in a response for clusters or listeners: ``changed`` in delta, ``everything`` in SotW."""
     return changed if variant is DELTA else everything

@@ -1,4 +1,4 @@
-"""The product's own server, ``xds serve``, as a child process, and what its admin port and its log say."""
+"""The product's own server, ``xds serve``, as a child process, with its admin port and its log."""
 
 import json
 import re
@@ -17,11 +17,11 @@ POLL_S = 0.01
 
 
 class XdsServer(Child):
-    """``xds serve DIRECTORY`` on free ports, with a store of its own that restarts find again.
+    """``xds serve DIRECTORY`` on free ports, with its own store, which survives restarts.
 
-    ``settings`` are as for ``--set`` (``{"protocol.ordering": False}``).
+    ``settings`` are those of ``--set`` (``{"protocol.ordering": False}``).
 
-    The transport is that of ``XDS_TEST_TRANSPORT``, unless the settings have another.
+    The transport is that of ``XDS_TEST_TRANSPORT``, unless the settings name one.
     Use it as ``async with XdsServer(directory) as server: await server.wait_ready()``. ``start`` after ``stop`` or
     ``kill`` serves again, on the same ports.
     """
@@ -48,13 +48,13 @@ class XdsServer(Child):
         return super().start()
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
-        """Return what was logged since the last start, or the events of one name; other lines are left out."""
+        """Return the events logged since the last start, or those of one name; other lines are left out."""
         lines = self.log()[self._log_start :].splitlines(keepends=True)
         found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
         return [one for one in found if event in (None, one["event"])]
 
     async def wait_event(self, event: str, count: int = 1, timeout_s: float = 20.0) -> list[dict[str, Any]]:
-        """Wait until an event was logged so many times since the last start, and return them."""
+        """Wait until an event was logged ``count`` times since the last start, and return these."""
         return await self.wait_for(
             lambda: self.events(event),
             lambda found: len(found) >= count,
@@ -63,11 +63,11 @@ class XdsServer(Child):
         )
 
     async def wait_ready(self, timeout_s: float = 20.0) -> None:
-        """Wait until the server, once started, serves."""
+        """Wait until the started server is ready."""
         await self.wait_event("serving", timeout_s=timeout_s)
 
     async def admin(self, path: str) -> Answer:
-        """Ask the admin port."""
+        """Make a request to the admin port."""
         return await fetch(self.admin_port, path, timeout_s=5.0)
 
     async def metrics(self) -> dict[str, float]:
@@ -83,6 +83,6 @@ class XdsServer(Child):
 
     @staticmethod
     def is_quiet(metrics: Mapping[str, float]) -> bool:
-        """Say whether every response was answered by its client."""
+        """Return whether every response was answered by its client."""
         answered = metrics["xds_acks_total"] + metrics["xds_nacks_total"] + metrics["xds_heartbeats_total"]
         return metrics["xds_responses_total"] <= answered

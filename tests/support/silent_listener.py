@@ -1,4 +1,4 @@
-"""A port that takes connections and says nothing on them, as that of a server which is only starting, or was frozen."""
+"""A port that accepts connections and sends nothing, like that of a server that is starting or frozen."""
 
 import asyncio
 from types import TracebackType
@@ -8,7 +8,7 @@ from support.waiting import wait_until
 
 
 class SilentListener:
-    """``async with SilentListener(port) as listener``: ``accepted`` counts connections. At its end they are all cut."""
+    """``async with SilentListener(port) as listener``: ``accepted`` counts connections; the exit aborts them all."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -17,7 +17,7 @@ class SilentListener:
         self._writers: list[asyncio.StreamWriter] = []
 
     async def wait_accepted(self, count: int, timeout_s: float = 20.0) -> None:
-        """Wait until so many connections were taken."""
+        """Wait until ``count`` connections were accepted."""
         await wait_until(lambda: self.accepted, lambda accepted: accepted >= count, timeout_s=timeout_s)
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,7 +35,7 @@ class SilentListener:
         await self.close()
 
     async def close(self) -> None:
-        """Cut all connections, and listen no more."""
+        """Abort all connections and stop listening."""
         assert self._server is not None
         self._server.close()
         for writer in self._writers:

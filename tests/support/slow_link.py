@@ -1,6 +1,6 @@
-"""A TCP link to a port of this machine that delivers what comes back only some time later, as a far network does.
+"""A TCP link to a local port that delivers the server's bytes with a delay, like a distant network.
 
-It is a process of its own, so that a busy test does not make it any slower: ``SlowLink`` is that process.
+It runs in its own process, ``SlowLink``, so that a busy test does not slow it down.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ CHUNK_BYTES = 64 * 1024
 
 
 class SlowLink(Child):
-    """Listens on ``port`` while it is entered; answers of ``target`` arrive ``delay_s`` late, in order."""
+    """Listens on ``port`` while it is entered; bytes from ``target`` arrive ``delay_s`` late, in order."""
 
     def __init__(self, target: int, delay_s: float) -> None:
         self.port = free_port()

@@ -1,12 +1,12 @@
-"""Many faithful delta ADS streams in a process of their own: what each was pushed and when, and which ones ended.
+"""Many faithful delta ADS streams in a process of their own: the time of each push's receipt, and lost streams.
 
-Run as a ``support.processes.Worker``: a JSON command a line on stdin, its answer on stdout. Each sidecar subscribes to
-all clusters and to ``names`` assignments, and ACKs all that comes. An assignment carries the number of its push in a
+Run as a ``support.processes.Worker``: each line of stdin is a JSON command, answered on stdout. Each sidecar subscribes
+to all clusters and to ``names`` assignments, and ACKs everything. An assignment carries the number of its push in a
 host name (``push-41.``), and push N changes assignment N modulo ``names``; so a receipt of push 41 is one of every
 older push of the same name that the server merged with it. Times are those of CLOCK_MONOTONIC, which processes share.
 
-A newcomer is one more sidecar that connects, waits until it has all that it asked for, and leaves. Every other one
-comes back after an outage: it names 3,000 resources that it has, which takes several windows of HTTP/2.
+A newcomer is an additional sidecar that connects, waits until it has all it subscribed to, and disconnects. Every other
+newcomer reconnects after an outage: it lists 3,000 resources that it has, which takes several HTTP/2 windows.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ _PUSH = re.compile(rb"push-(\d+)\.")
 
 
 def headers_frame() -> bytes:
-    """Return the HEADERS of a delta ADS stream, in literals that enter no table (RFC 7541, 6.2.2)."""
+    """Return the HEADERS of a delta ADS stream, in literals without indexing (RFC 7541, 6.2.2)."""
     block = b""
     for name, value in request_fields():
         block += b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
@@ -78,13 +78,13 @@ def request(**fields: Any) -> bytes:
 
 
 def framed(data: bytes) -> bytes:
-    """Return data in DATA frames of the usual size."""
+    """Return data in DATA frames of the default size."""
     pieces = [data[at : at + FRAME_BYTES_MAX] for at in range(0, len(data), FRAME_BYTES_MAX)]
     return b"".join(frame(DATA, 0, 1, piece) for piece in pieces)
 
 
 class Crowd:
-    """The sidecars of this process and what they saw."""
+    """The sidecars of this process and their receipts."""
 
     def __init__(self, port: int, names: int) -> None:
         self.port, self.names = port, names
@@ -102,7 +102,7 @@ class Crowd:
         return clusters + request(type_url=r.ENDPOINTS, resource_names_subscribe=self.assignments)
 
     def understood(self, data: bytes) -> tuple[bytes, int, int, tuple[int, ...]]:
-        """Return the ACK of a response, how many clusters and assignments are in it, and the pushes it carries."""
+        """Return the ACK of a response, its numbers of clusters and assignments, and the pushes in it."""
         found = self.known.get(data)
         if found is None:
             said = wire.DeltaDiscoveryResponse.FromString(data)
@@ -118,7 +118,7 @@ class Crowd:
 
 
 class Sidecar(asyncio.Protocol):
-    """One node on one stream. ``synced`` is done once it has all it asked for."""
+    """One node on one stream. ``synced`` is done once it has all it subscribed to."""
 
     def __init__(self, crowd: Crowd, node_id: str, *, newcomer: bool = False, returning: bool = False) -> None:
         self.crowd, self.node_id, self.newcomer, self.returning = crowd, node_id, newcomer, returning
@@ -134,20 +134,20 @@ class Sidecar(asyncio.Protocol):
         self.transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say all there is to say."""
+        """Send the preface and the first requests."""
         self.transport = transport
         self.unsent = self.crowd.requests(self.node_id, returning=self.returning)
         self.transport.write(OPENING + self._allowed())
 
     def _allowed(self) -> bytes:
-        """Return what may be sent now of the first requests. ACKs are small and are not counted."""
+        """Return the part of the first requests that the windows allow now. ACKs are small and are not counted."""
         room = min(*self.windows, len(self.unsent))
         piece, self.unsent = self.unsent[:room], self.unsent[room:]
         self.windows = [window - room for window in self.windows]
         return framed(piece)
 
     def data_received(self, data: bytes) -> None:
-        """Take frames, answer them, and note receipts."""
+        """Process frames, answer them, and record receipts."""
         now = time.monotonic()
         buffer, at, out = self.buffer + data if self.buffer else data, 0, []
         while len(buffer) - at >= 9:
@@ -204,7 +204,7 @@ class Sidecar(asyncio.Protocol):
             self.newest[name] = max(number, self.newest[name])
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Note an end that was not of this side's making."""
+        """Record an end that this side did not cause."""
         if not self.leaving and not self.newcomer:
             self.crowd.dropped[f"{self.why} {error or ''}".strip()] += 1
         if not self.synced.done():
@@ -219,7 +219,7 @@ class Sidecar(asyncio.Protocol):
 
 
 class Commands:
-    """What can be asked of this process."""
+    """The commands of this process."""
 
     def __init__(self) -> None:
         self.crowd = Crowd(0, 1)
@@ -228,7 +228,7 @@ class Commands:
         self._visits: set[asyncio.Task[None]] = set()
 
     async def connect(self, port: int, count: int, names: int) -> dict[str, Any]:
-        """Connect so many sidecars and wait until all are synced."""
+        """Connect ``count`` sidecars and wait until all are synced."""
         crowd = self.crowd = Crowd(port, names)
         loop = asyncio.get_running_loop()
         for start in range(0, count, 50):
@@ -241,7 +241,7 @@ class Commands:
         return {"synced": len(crowd.sidecars)}
 
     async def newcomers_begin(self) -> dict[str, Any]:
-        """Have a newcomer connect twice a second from now on."""
+        """Start to connect two newcomers a second."""
         self._arriving = asyncio.create_task(self._arrive())
         return {}
 
@@ -268,25 +268,25 @@ class Commands:
         self.newcomers.append((started, took))
 
     async def newcomers_end(self) -> dict[str, Any]:
-        """Let no more come, and return when each came and how long it waited for all it asked for (None: in vain)."""
+        """Stop the newcomers; return the time of each and how long it took to sync (None: it did not)."""
         if self._arriving is not None:
             self._arriving.cancel()
         await asyncio.gather(*self._visits)
         return {"newcomers": self.newcomers}
 
     async def state(self) -> dict[str, Any]:
-        """Return what is open, what was dropped and why, and the CPU time of this process."""
+        """Return the open streams, the lost ones with reasons, and the CPU time of this process."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         open_now = sum(not each.transport.is_closing() for each in self.crowd.sidecars)
         return {"open": open_now, "dropped": dict(self.crowd.dropped), "cpu_s": used.ru_utime + used.ru_stime}
 
     async def receipts(self, pushes: list[int]) -> dict[str, Any]:
-        """Return the times at which each push came, encoded, and forget them."""
+        """Return the times of each push's receipts, encoded, and forget them."""
         found = {str(each): self.crowd.receipts.pop(each, array("d")) for each in pushes}
         return {"receipts": {number: base64.b64encode(times.tobytes()).decode() for number, times in found.items()}}
 
     async def counts(self, pushes: list[int]) -> dict[str, Any]:
-        """Return how many receipts there are of each push so far."""
+        """Return the number of receipts of each push so far."""
         return {"counts": [len(self.crowd.receipts.get(each, ())) for each in pushes]}
 
 

@@ -1,7 +1,7 @@
-"""The load of make-before-break: a real Envoy under requests while what they need moves from cluster to cluster.
+"""The load of make-before-break: requests through a real Envoy while their route moves from cluster to cluster.
 
-Each change takes away what the one before it brought, so that any wrong order costs requests. Used by the tests, which
-assert, and by ``bench/make_before_break.py``, which prints.
+Each change removes what the one before added, so that any wrong order fails requests. Used by the tests, which assert,
+and by ``bench/make_before_break.py``, which prints.
 """
 
 import random
@@ -23,11 +23,11 @@ from support.waiting import for_a_while
 from xds.embed import ControlPlane
 
 RATE = 3_000.0
-"""Requests a second: dense enough to see a gap of a millisecond, and leaving two cores room for all else."""
+"""Requests a second: enough to see a gap of a millisecond, and few enough to leave CPU time on two cores."""
 REQUESTS_BETWEEN = 30
-"""Requests seen between two changes, so that each change happens under load."""
+"""Requests between two changes, so that each change happens under load."""
 BACK_OFF_MAX_S = 0.2
-"""How soon Envoys reconnect here, so that restarts don't take the product's ten seconds."""
+"""Envoys' reconnect delay here: shorter than the product's ten seconds, so that restarts are quick."""
 WARMING_S = 1
 REMOVED = "cluster_manager.cluster_removed"
 
@@ -36,7 +36,7 @@ State = Callable[["Scene", str], list[r.Json]]
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Where a load runs: two upstreams, ``a`` and ``b``, and the port of the one listener."""
+    """The environment of a load: two upstreams, ``a`` and ``b``, and the port of the one listener."""
 
     form: Form
     ports: Mapping[str, int]
@@ -52,23 +52,23 @@ class Scene:
 
 
 def route_moves(scene: Scene, side: str) -> list[r.Json]:
-    """The plain case: route ``r1`` leads to the one cluster there is."""
+    """The plain case: route ``r1`` leads to the only cluster."""
     return [*scene.cluster(side), r.route("r1", side), scene.listener("r1")]
 
 
 def route_moves_health_checked(scene: Scene, side: str) -> list[r.Json]:
-    """The same with clusters that are warm only once their endpoint has passed a health check, which takes a second."""
+    """The same, but clusters are warm only once their endpoint has passed a health check, which takes a second."""
     check = r.health_check(60, f"/delay/{WARMING_S * 1000}") | {"timeout": "5s"}
     return [*scene.cluster(side, health_checks=[check]), r.route("r1", side), scene.listener("r1")]
 
 
 def inline_route_moves(scene: Scene, side: str) -> list[r.Json]:
-    """The listener itself holds the route, so that connections go on using the old one while it drains."""
+    """The listener contains the route, so that connections use the old one while it drains."""
     return [*scene.cluster(side), scene.listener(inline=r.route("inline", side))]
 
 
 def listener_moves(scene: Scene, side: str) -> list[r.Json]:
-    """The listener goes over to a route configuration of another name, and the former one is removed."""
+    """The listener switches to a route configuration with another name, and the former one is removed."""
     return [*scene.cluster(side), r.route(f"r-{side}", side), scene.listener(f"r-{side}")]
 
 
@@ -86,7 +86,7 @@ async def under_load(scene: Scene, envoy: EnvoyProcess) -> AsyncIterator[Traffic
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A scene whose control plane lives in this process, with one Envoy under load."""
+    """A scene whose control plane runs in this process, with one Envoy under load."""
 
     scene: Scene
     control_plane: ControlPlane
@@ -94,7 +94,7 @@ class Embedded:
     traffic: Traffic
 
     def show(self, state: State, side: str) -> None:
-        """Make a state all that there is."""
+        """Publish a state, and remove everything else."""
         self.control_plane.replace({"default": state(self.scene, side)})
 
 
@@ -102,7 +102,7 @@ class Embedded:
 async def embedded(
     state: State, *, form: Form, ordering: bool = True, drain_s: int | None = None
 ) -> AsyncIterator[Embedded]:
-    """Serve side ``a`` of a state to one Envoy under load. ``drain_s`` is how long it drains a replaced listener."""
+    """Serve side ``a`` of a state to one Envoy under load. ``drain_s`` is its drain time for replaced listeners."""
     protocol = {"ordering": ordering, "listener_drain_s": 600.0 if drain_s is None else drain_s + 1.0}
     settings = settings_on(protocol=protocol)
     extra = () if drain_s is None else ("--drain-time-s", str(drain_s))
@@ -123,7 +123,7 @@ async def swap(
     ordering: bool = True,
     drain_s: int | None = None,
 ) -> TrafficReport:
-    """Change sides so many times, each awaited until Envoy has removed the former cluster; return what the load saw."""
+    """Change sides ``swaps`` times, waiting each time until Envoy has removed the former cluster; return the report."""
     async with embedded(state, form=form, ordering=ordering, drain_s=drain_s) as running:
         for number in range(1, swaps + 1):
             running.show(state, "ab"[number % 2])
@@ -135,7 +135,7 @@ async def swap(
 
 
 async def hurry(*, swaps: int, seed: int, form: Form = DELTA_ADS, ordering: bool = True) -> TrafficReport:
-    """Change sides so many times without waiting for anything, at random intervals of up to 20 ms."""
+    """Change sides ``swaps`` times without waiting for Envoy, at random intervals of up to 20 ms."""
     chance = random.Random(seed)
     async with embedded(route_moves, form=form, ordering=ordering) as running:
         for number in range(1, swaps + 1):

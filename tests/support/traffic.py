@@ -1,8 +1,8 @@
-"""A load generator in a separate process: keep-alive HTTP/1.1 over raw sockets, which counts every single failure.
+"""A load generator in a separate process: keep-alive HTTP/1.1 over raw sockets, which counts every failure.
 
 A failure is any status but 200, a refused connection, a connection lost while an answer is due, an answer that isn't
-HTTP, or none within the timeout. A server that closes an idle connection, or announces ``connection: close``, has not
-failed. Loads are bounded in time and in requests whatever the test does.
+HTTP, or no answer within the timeout. Closing an idle connection, or announcing ``connection: close``, is no failure.
+Loads are always bounded in time and in requests.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TrafficReport:
-    """What came of the load so far. ``requests`` = ``ok`` + all ``failed``; ``served`` counts by ``x-upstream``."""
+    """The results of the load so far. ``requests`` = ``ok`` + all ``failed``; ``served`` counts by ``x-upstream``."""
 
     requests: int
     ok: int
@@ -44,11 +44,11 @@ class TrafficReport:
     latency_p99_ms: float
     latency_max_ms: float
     ran_out: bool
-    """The load ended by itself, before it was told to."""
+    """Whether the load ended by itself, before ``stop``."""
 
     @property
     def failures(self) -> int:
-        """How many requests failed, of all kinds."""
+        """The number of failed requests, of all kinds."""
         return sum(self.failed.values())
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class Traffic:
         seconds_max: float = 3_600.0,
         requests_max: int = 20_000_000,
     ) -> None:
-        from support.processes import Worker  # not at the top: the worker itself runs this file as a script
+        from support.processes import Worker  # not at the top: the worker runs this file as a script
 
         lines = {"host": f"{host}:{port}"} | {name.lower(): value for name, value in (headers or {}).items()}
         head = f"GET {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
@@ -90,7 +90,7 @@ class Traffic:
         self._last: TrafficReport | None = None
 
     async def start(self) -> Self:
-        """Start the process and the load; return once it runs."""
+        """Start the process and the load; return once the load runs."""
         self.worker.start()
         await self.worker.call("start")
         return self
@@ -100,7 +100,7 @@ class Traffic:
         return _report(await self.worker.call("report"))
 
     async def wait_requests(self, count: int, *, timeout_s: float = 20.0) -> TrafficReport:
-        """Wait until ``count`` more requests than now have been made: proof that the load saw what was just done."""
+        """Wait until ``count`` more requests have been made, so that the load has seen the latest change."""
         goal = (await self.report()).requests + count
         return await wait_until(
             self.report, lambda report: report.requests >= goal, timeout_s=timeout_s, poll_s=REPORT_POLL_S
@@ -111,7 +111,7 @@ class Traffic:
         return await wait_until(self.report, lambda report: report.ran_out, timeout_s=timeout_s, poll_s=REPORT_POLL_S)
 
     async def stop(self) -> TrafficReport:
-        """End the load (answers still due are waited for) and the process, and return the final figures."""
+        """End the load, after answers still due, and the process; return the final figures."""
         if self._last is None:
             self._last = _report(await self.worker.call("stop"))
             await asyncio.to_thread(self.worker.stop)
@@ -129,7 +129,7 @@ def _report(said: dict[str, Any]) -> TrafficReport:
     return TrafficReport(**said, samples=samples)
 
 
-# ---- below: the worker process
+# --- The worker process
 
 
 @dataclass
@@ -199,7 +199,7 @@ def _header(head: bytes, name: bytes) -> str | None:
 
 
 async def _client(load: _Load, index: int) -> None:
-    """Make requests one after the other, on one connection as long as that lasts."""
+    """Make requests one after the other, on one connection while it is open."""
     request = load.head.encode()
     every_s = load.connections / load.rate if load.rate else 0.0
     due = load.begun + every_s * index / load.connections
@@ -233,7 +233,7 @@ async def _connected(load: _Load) -> tuple[asyncio.StreamReader, asyncio.StreamW
 
 
 async def _one_request(load: _Load, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Make one request, count it, and say whether the connection can be used again."""
+    """Make one request, count it, and return whether the connection can be used again."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(load.timeout_s):

@@ -1,6 +1,6 @@
-"""Which transport serves in the suites that run on one at a time: ``XDS_TEST_TRANSPORT``, by default the product's.
+"""The transport of test suites that run on one at a time: ``XDS_TEST_TRANSPORT``, by default the product's default.
 
-``tests/clients`` and ``tests/transport`` run on each by themselves; suites of real Envoys are too slow for that.
+``tests/clients`` and ``tests/transport`` run on both; suites with real Envoys are too slow for that.
 """
 
 import os
@@ -17,6 +17,6 @@ assert KIND in KINDS, f"{VARIABLE}={KIND!r} is none of {', '.join(KINDS)}"
 
 
 def settings_on(kind: str = KIND, **given: Any) -> Settings:
-    """Return settings of a control plane in this process: any free port, no admin, and this transport."""
+    """Return settings of a control plane in this process: any free port, no admin port, and this transport."""
     transport = {"kind": kind} | given.pop("transport", {})
     return Settings.model_validate({"listen": "127.0.0.1:0", "admin": "off", "transport": transport} | given)

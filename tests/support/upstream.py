@@ -1,7 +1,7 @@
-"""Tiny HTTP/1.1 upstreams, any number in one separate process, each answering its name.
+"""Tiny HTTP/1.1 upstreams, any number in one separate process, each answering with its name.
 
-Every answer is 200 with body ``NAME\\n`` and header ``x-upstream: NAME``, after ``/delay/MILLISECONDS`` if that is the
-path; ``/health`` answers 503 instead while ``set_health`` says so. Keep-alive connections stay open.
+Every answer is 200 with body ``NAME\\n`` and header ``x-upstream: NAME``, delayed if the path is
+``/delay/MILLISECONDS``; ``/health`` answers 503 if set by ``set_health``. Keep-alive connections stay open.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ class Upstreams:
     def __init__(
         self, *names: str, ports: Mapping[str, int] | None = None, tls: Sequence[str | Path] | None = None
     ) -> None:
-        from support.processes import Worker  # not at the top: the worker itself runs this file as a script
+        from support.processes import Worker  # not at the top: the worker runs this file as a script
 
         wanted = dict.fromkeys(names, 0) | dict(ports or {})
         files = [str(path) for path in tls] if tls else None
@@ -112,7 +112,7 @@ class Upstreams:
         self.worker = Worker(__file__, json.dumps({"ports": wanted, "tls": files}), name="upstream")
 
     async def start(self) -> Self:
-        """Start them and learn their ports."""
+        """Start the process and read the ports."""
         self.worker.start()
         self.ports = await self.worker.read()
         return self
@@ -129,7 +129,7 @@ class Upstreams:
         await self.worker.call("set", name=name, fields=fields)
 
     async def requests(self) -> dict[str, int]:
-        """Return how many requests each has answered, health checks aside."""
+        """Return the number of requests that each has answered, without health checks."""
         return await self.worker.call("count")
 
     async def stop(self) -> None:

@@ -1,7 +1,7 @@
-"""Waiting, in one place: nothing else in the tests sleeps (``tests/test_architecture.py``).
+"""All waits of the tests: no other module of theirs sleeps (``tests/test_architecture.py``).
 
-To wait for a condition is the rule: ``await wait_until(lambda: publisher.revision, equals=2)``. Where time itself is
-what is tested, ``stays`` asserts that nothing changes for some time, and ``for_a_while`` says what the time is for.
+Wait for a condition where possible: ``await wait_until(lambda: publisher.revision, equals=2)``. Where time itself is
+tested, ``stays`` asserts that nothing changes for some time, and ``for_a_while`` names the reason of a pause.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _TRUE = object()
 
 
 class NotMetError(AssertionError):
-    """What was waited for did not come about in time. ``seen`` is what was seen last."""
+    """The condition was not met in time. ``seen`` is the last value."""
 
     def __init__(self, text: str, seen: object) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class _Wait:
         assert self.is_met_by is None or self.equals is _TRUE, "say what to wait for in one way"
 
     def take(self, value: object) -> bool:
-        """Say whether this value was waited for. Raises NotMetError if it was not and the time is over."""
+        """Return whether the value meets the condition. Raises NotMetError if it does not and the time is over."""
         __tracebackhide__ = True
         if self.is_met_by is not None:
             met = self.is_met_by(value)
@@ -67,10 +67,10 @@ async def wait_until(
     poll_s: float = POLL_S,
     ignoring: type[Exception] | tuple[type[Exception], ...] = (),
 ) -> Any:
-    """Look until what is seen is true, equals a value, or meets a condition; return what was seen.
+    """Call ``look`` until its result is true, equals a value, or meets a condition; return the result.
 
-    ``look`` may be a coroutine function. Its errors that are ``ignoring`` count as not met yet. With ``poll_s=0`` it
-    looks at every turn of the event loop. Raises NotMetError with what was seen last.
+    ``look`` may be a coroutine function. Its errors of types ``ignoring`` count as not met yet. With ``poll_s=0`` it is
+    called at every turn of the event loop. Raises NotMetError with the last result.
     """
     __tracebackhide__ = True
     wait = _Wait(is_met_by, equals, timeout_s)
@@ -96,7 +96,7 @@ def wait_until_blocking(
     timeout_s: float = TIMEOUT_S,
     poll_s: float = POLL_S,
 ) -> Any:
-    """Do what ``wait_until`` does, in a test that has no event loop."""
+    """Do the same as ``wait_until``, without an event loop."""
     __tracebackhide__ = True
     wait = _Wait(is_met_by, equals, timeout_s)
     while not wait.take(seen := look()):
@@ -105,7 +105,7 @@ def wait_until_blocking(
 
 
 async def stays(look: Callable[[], Any], *, equals: object, for_s: float, poll_s: float = POLL_S) -> None:
-    """Assert that what is seen equals a value now and for some seconds; ``look`` may be a coroutine function."""
+    """Assert that ``look``'s result equals a value for some seconds; ``look`` may be a coroutine function."""
     __tracebackhide__ = True
     began = time.monotonic()
     after_s = 0.0
@@ -120,23 +120,23 @@ async def stays(look: Callable[[], Any], *, equals: object, for_s: float, poll_s
 
 
 async def for_a_while(seconds: float, why: str) -> None:
-    """Let time pass that no condition could end earlier; ``why`` is for the reader."""
+    """Sleep where no condition could end the wait earlier; ``why`` documents the reason."""
     assert why
     await asyncio.sleep(seconds)
 
 
 def for_a_while_blocking(seconds: float, why: str) -> None:
-    """Do what ``for_a_while`` does, where there is no event loop."""
+    """Do the same as ``for_a_while``, without an event loop."""
     assert why
     time.sleep(seconds)
 
 
 async def until_due(due: float) -> None:
-    """Wait until the monotonic clock says ``due``: the pace of what a load does at a rate."""
+    """Wait until the monotonic clock reaches ``due``, to pace a load at a rate."""
     await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
 async def turns(count: int = 1) -> None:
-    """Let the event loop take so many turns: what is ready now, or becomes so meanwhile, runs."""
+    """Let the event loop make ``count`` turns, in which ready callbacks run."""
     for _ in range(count):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The wheel of this product, built from a clean copy of the source, and environments it is installed into.
+"""Builds the product's wheel from a clean copy of the source, and environments to install it into.
 
 It is built from a copy because the build hook writes into ``xds/_generated``, which other tests read meanwhile. Other
 packages come from the registry, through uv's cache.
@@ -20,7 +20,7 @@ PURE_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.s
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command where no source of ours is near, and return what it prints; failing, it shows all it said."""
+    """Run a command in a directory without the product's source, and return its output; show it on failure."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -36,7 +36,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def build_wheel(source: Path, target: Path) -> Path:
-    """Copy what the wheel is made of into one empty directory, and have the backend build it into another."""
+    """Copy the wheel's sources into an empty directory, and build the wheel into another."""
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns(*BUILT))
@@ -48,6 +48,6 @@ def build_wheel(source: Path, target: Path) -> Path:
 
 
 def make_environment(place: Path) -> Path:
-    """Make an environment with nothing in it; return its Python."""
+    """Make an empty environment; return its Python."""
     run(UV, "venv", "--quiet", "--python", sys.executable, place, cwd=place.parent)
     return place / "bin" / "python"

@@ -1,7 +1,7 @@
 """Raw xDS clients: delta and SotW, aggregated or per type, with bytes in and bytes out over grpc.aio.
 
-They know the transport protocol and nothing of Envoy's resources, and do only what they are told: every ACK, NACK and
-subscription is a call of the test's. ``view`` is what a faithful client holds: what it has ACKed, nothing else.
+They implement the transport protocol without Envoy's resource types, and send only what the test requests: every ACK,
+NACK and subscription is a call of the test's. ``view`` is the state of a faithful client: exactly what it has ACKed.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A discovery service: its full gRPC name, its two methods (None where it lacks one), and its resource type."""
+    """A discovery service: its full gRPC name, its two methods (None if missing), and its resource type."""
 
     name: str
     delta: str
@@ -55,12 +55,12 @@ PER_TYPE: dict[str, Service] = {
     "RTDS": _service("runtime", "Runtime", "Runtime", r.RUNTIME),
     "ECDS": _service("extension", "ExtensionConfig", "ExtensionConfigs", r.EXTENSION),
 }
-"""The per-type services by their usual short names."""
+"""The per-type services by short name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A resource as a client holds it: version, and the encoded resource itself."""
+    """A resource that a client has: version and encoded resource."""
 
     version: str
     body: bytes
@@ -68,7 +68,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One resource of a delta response; ``body`` is None where the server sent none (a heartbeat, an alias answer)."""
+    """One resource of a delta response; ``body`` is None if the server sent none (a heartbeat, an alias answer)."""
 
     name: str
     version: str
@@ -79,7 +79,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response of either protocol. SotW has no ``removed``; its resources have the response's version."""
+    """A response of either variant. In SotW ``removed`` is empty, and resources have the response's version."""
 
     type_url: str
     nonce: str
@@ -90,7 +90,7 @@ class Response:
 
     @property
     def names(self) -> set[str]:
-        """The names of the resources in it."""
+        """The names of its resources."""
         return set(self.resources)
 
 
@@ -107,7 +107,7 @@ Request = TypeVar("Request", wire.DeltaDiscoveryRequest, wire.DiscoveryRequest)
 
 
 class _Client(Generic[Request]):
-    """What both protocols share: one stream, its reader, the node on the first request."""
+    """Shared by both variants: one stream, its reader, the node in the first request."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class _Client(Generic[Request]):
         return self
 
     async def _read(self) -> None:
-        # One task reads for the stream's whole life: grpc.aio cancels a call whose read() is cancelled.
+        # One task reads until the stream's end: grpc.aio cancels a call whose read() is cancelled.
         try:
             while (data := await self._call.read()) is not grpc.aio.EOF:
                 self._responses.put_nowait(data)
@@ -163,13 +163,13 @@ class _Client(Generic[Request]):
         self._responses.put_nowait(ended)
 
     async def send(self, request: Request | bytes) -> None:
-        """Send a request as it is, or bytes that may not even be one; the node is added where it is due."""
+        """Send a request, or bytes that need not be one; the node is added to the first request."""
         if not isinstance(request, bytes):
             if (self.node_always or not self.requests_sent) and not request.HasField("node"):
                 request.node.CopyFrom(self.node)
             self.requests_sent.append(request)
             request = request.SerializeToString()
-        # Where the stream is over, ``next`` says so with its status.
+        # If the stream has ended, ``next`` raises with its status.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._call.write(request)
 
@@ -189,7 +189,7 @@ class _Client(Generic[Request]):
         return response
 
     async def take_until(self, done: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> list[Response]:
-        """ACK responses until ``done()`` is true, as about ``view``, and return them."""
+        """ACK responses until ``done()`` is true, such as a condition on ``view``, and return them."""
         taken = []
         async with asyncio.timeout(timeout_s):
             while not done():
@@ -213,7 +213,7 @@ class _Client(Generic[Request]):
             return end
 
     async def finish(self) -> None:
-        """Half-close: say that no more requests will come."""
+        """Half-close the stream: no more requests will be sent."""
         await self._call.done_writing()
 
     async def close(self) -> None:
@@ -225,18 +225,18 @@ class _Client(Generic[Request]):
         await self.channel.close()
 
     def versions(self, type_url: str) -> dict[str, str]:
-        """Return name → version of what is held of a type, as ``initial`` of a reconnecting client."""
+        """Return name → version of a type's resources, for ``initial`` of a reconnecting client."""
         return {name: held.version for name, held in self.view.get(type_url, {}).items()}
 
     def bodies(self, type_url: str) -> dict[str, bytes]:
-        """Return name → encoded resource of what is held of a type."""
+        """Return name → encoded resource of a type's resources."""
         return {name: held.body for name, held in self.view.get(type_url, {}).items()}
 
     def _parse(self, data: bytes) -> Response:
         raise NotImplementedError
 
     async def ack(self, response: Response) -> None:
-        """Accept a response: ``view`` takes it in, the server is told."""
+        """Accept a response: apply it to ``view`` and send the ACK."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:
@@ -256,7 +256,7 @@ class DeltaClient(_Client[wire.DeltaDiscoveryRequest]):
     async def subscribe(
         self, type_url: str, *names: str, initial: Mapping[str, str] | None = None, nonce: str = ""
     ) -> None:
-        """Subscribe to names, or by no name at all to everything (on a type's first request).
+        """Subscribe to names, or, without names on a type's first request, to everything.
 
         ``initial`` are the versions of a reconnecting client.
         """
@@ -276,7 +276,7 @@ class DeltaClient(_Client[wire.DeltaDiscoveryRequest]):
         nonce: str = "",
         error: str | None = None,
     ) -> None:
-        """Send one request with any of its parts; what is unsubscribed leaves the view."""
+        """Send one request with any of its parts; unsubscribed names are removed from ``view``."""
         made = wire.DeltaDiscoveryRequest(type_url=type_url, response_nonce=nonce)
         made.resource_names_subscribe.extend(subscribe)
         made.resource_names_unsubscribe.extend(unsubscribe)
@@ -297,7 +297,7 @@ class DeltaClient(_Client[wire.DeltaDiscoveryRequest]):
         await self.request(response.type_url, nonce=response.nonce)
 
     async def nack(self, response: Response, message: str = "rejected by the test") -> None:
-        """Reject a response; ``view`` stays."""
+        """Reject a response; ``view`` is unchanged."""
         await self.request(response.type_url, nonce=response.nonce, error=message)
 
     def _parse(self, data: bytes) -> Response:
@@ -320,7 +320,7 @@ class SotwClient(_Client[wire.DiscoveryRequest]):
     """A state-of-the-world stream: ``subscribe`` sets the whole list of names of a type."""
 
     FULL_STATE = frozenset({r.CLUSTER, r.LISTENER})
-    """Types whose responses are the full set, so that what is absent is gone."""
+    """Types whose responses are the full set, so that absence means removal."""
 
     def __init__(self, target: str | int, **options: Any) -> None:
         super().__init__(target, **options)
@@ -333,7 +333,7 @@ class SotwClient(_Client[wire.DiscoveryRequest]):
         return self.service.sotw
 
     async def subscribe(self, type_url: str, *names: str, version: str | None = None, nonce: str | None = None) -> None:
-        """Ask for exactly these names from now on. ``version`` is for a reconnecting client."""
+        """Subscribe to exactly these names from now on. ``version`` is for a reconnecting client."""
         self.names[type_url] = names
         last_version, last_nonce = self.accepted.get(type_url, ("", ""))
         await self.request(
@@ -361,7 +361,7 @@ class SotwClient(_Client[wire.DiscoveryRequest]):
         await self.request(response.type_url, response.version, response.nonce)
 
     async def nack(self, response: Response, message: str = "rejected by the test") -> None:
-        """Reject a response: the last accepted version with the new nonce; ``view`` stays."""
+        """Reject a response: the last accepted version with the new nonce; ``view`` is unchanged."""
         version = self.accepted.get(response.type_url, ("", ""))[0]
         self.accepted[response.type_url] = (version, response.nonce)
         await self.request(response.type_url, version, response.nonce, message)
@@ -379,5 +379,5 @@ def _received_sotw(data: bytes, version: str) -> Received:
     if packed.type_url == RESOURCE_URL:  # wrapped, to carry a TTL
         inner = _received(wire.Resource.FromString(packed.value))
         return Received(inner.name, inner.version or version, inner.body, inner.aliases, inner.ttl_s)
-    # Every resource type's name is its field 1, so any message with a string there reads it.
+    # Every resource type's name is its field 1, so any message with a string field 1 can decode it.
     return Received(wire.ControlPlane.FromString(packed.value).identifier, version, packed.value)

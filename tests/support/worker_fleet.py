@@ -1,6 +1,6 @@
-"""Many raw delta streams of one server that has worker processes, and which of the processes has which of them.
+"""Many raw delta streams to one server with worker processes, and their distribution over the processes.
 
-Each follower is a faithful client of one type: it ACKs what comes, notes all of it, and comes back with what it has.
+Each follower is a faithful client of one type: it ACKs and records all responses, and reconnects with its resources.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from support.wire import DeltaClient, Response, StreamEnded
 
 
 class Follower:
-    """One node that follows one type, and comes back whenever its stream ends.
+    """One node that follows one type, and reconnects whenever its stream ends.
 
-    ``responses`` are what each of its streams was sent so far: a list a stream. ``repeated`` is what it was sent though
-    it had that; ``ends`` are the statuses of its streams, each with the loop's time.
+    ``responses`` has a list of responses for each of its streams. ``repeated`` are resources that it was sent although
+    it had them; ``ends`` are the statuses of its streams, each with the loop's time.
     """
 
     def __init__(self, port: int, node_id: str, type_url: str, *, cluster: str = "c1", options: Any = None) -> None:
@@ -67,12 +67,12 @@ class Follower:
 
     @property
     def streams(self) -> int:
-        """How many streams it had, the present one included."""
+        """The number of its streams, including the present one."""
         return len(self.responses)
 
     @property
     def sent(self) -> list[tuple[str, str]]:
-        """The name and version of every resource that its last stream was sent, in order."""
+        """The name and version of every resource sent on its last stream, in order."""
         return [
             (name, received.version) for response in self.responses[-1] for name, received in response.resources.items()
         ]
@@ -105,7 +105,7 @@ class Fleet:
 
     @property
     def streams(self) -> int:
-        """How many streams all had together, the present ones included."""
+        """The number of streams of all followers, including the present ones."""
         return sum(follower.streams for follower in self.followers)
 
     async def wait_versions(self, versions: dict[str, str], *, timeout_s: float = TIMEOUT_S) -> None:
@@ -113,7 +113,7 @@ class Fleet:
         await wait_followed(self.followers, versions, timeout_s=timeout_s)
 
     async def wait_served(self, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Wait until each has something."""
+        """Wait until each has a resource."""
         await wait_until(
             lambda: [each.node_id for each in self.followers if not each.versions], equals=[], timeout_s=timeout_s
         )
@@ -122,7 +122,7 @@ class Fleet:
 async def wait_followed(
     followers: Iterable[Follower], versions: dict[str, str], *, timeout_s: float = TIMEOUT_S
 ) -> None:
-    """Wait until all of these have exactly these resources."""
+    """Wait until all followers have exactly these resources."""
 
     def differing() -> list[tuple[str, int, dict[str, str]]]:
         return [(each.node_id, each.streams, each.versions) for each in followers if each.versions != versions]
@@ -131,7 +131,7 @@ async def wait_followed(
 
 
 def established(pid: int, port: int) -> int:
-    """Return how many connections of a port a process has, as the kernel sees it."""
+    """Return the number of a process's connections at a port, from the kernel."""
     inodes = set()
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
@@ -152,7 +152,7 @@ def established(pid: int, port: int) -> int:
 
 
 def shares(pids: Iterable[int], port: int) -> Counter[int]:
-    """Return how many connections each worker has."""
+    """Return the number of connections of each worker."""
     return Counter({pid: established(pid, port) for pid in pids})
 
 

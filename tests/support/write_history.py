@@ -1,9 +1,9 @@
-"""Checks a recorded history of writes against the model and against what the store kept: is it linearizable?
+"""Checks that a recorded history of writes is linearizable, by the model and the store's entries.
 
-A write that made an entry has its place in the order from the store, by its revision. Everything else (refused, found
-to be so already, tried only, read) must have a place somewhere between the moments at which it was asked and answered,
-where the model says the same. As the entries' places are fixed, and every other constraint only says "not before",
-taking the earliest possible place for each, in the order in which they were asked, finds an order if there is one.
+The place of a write that made an entry is its revision. Every other call (refused, without effect, dry run, read) must
+have a place between its request and its answer at which the model gives the same result. As the entries' places are
+fixed, and every other constraint is a lower bound, taking the earliest possible place for each call, in the order of
+the requests, finds an order if there is one.
 """
 
 import heapq
@@ -16,7 +16,7 @@ from support.write_model import CONFLICT, UNAVAILABLE, Op, State, outcome, shown
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a write was answered with: the revision; ``again``: that the id was there already."""
+    """The answer to a write that was made: its revision; ``again``: the id existed already."""
 
     revision: int
     again: bool = False
@@ -24,7 +24,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The status, and for a conflict the revision that was told."""
+    """The answer to a refused call: the status, and for a conflict the reported revision."""
 
     status: int
     revision: int | None = None
@@ -32,7 +32,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a read told: the revision, and the state as far as it shows it (see ``shown``)."""
+    """The answer to a read: the revision, and the part of the state that it shows (see ``shown``)."""
 
     revision: int
     shown: object
@@ -40,9 +40,9 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operation, when it was asked and answered, at which server, and with what.
+    """An operation, the times of its request and answer, its server, and the answer.
 
-    None: it is not known whether it was made.
+    An answer of None: the outcome is unknown.
     """
 
     op: Op
@@ -53,12 +53,12 @@ class Call:
 
 
 class NotLinearizableError(AssertionError):
-    """The history has no order that explains it."""
+    """No order of the calls explains the history."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the store kept at a revision: the id of the change, and the state that it led to."""
+    """The store's entry at a revision: the id of the change, and the resulting state."""
 
     id: str
     state: State
@@ -66,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How many calls there were, by what became of them, and how many entries."""
+    """The number of calls by outcome, and the number of entries."""
 
     calls: int
     entries: int
@@ -88,8 +88,8 @@ class Figures:
 def check(calls: Sequence[Call], entries: Sequence[Entry]) -> Figures:
     """Return figures of a linearizable history. Raises NotLinearizableError with the first contradiction.
 
-    ``entries`` are the store's, from revision 1. Every one of them must be made by a call (none is doubled), and
-    every call that was told to be made must have made its own (none is lost).
+    ``entries`` are the store's, from revision 1. Every entry must have been made by a call (no duplicates), and every
+    call answered as made must have made its own entry (no losses).
     """
     states = [State(), *(entry.state for entry in entries)]
     makers = _makers(calls, entries, states)
@@ -117,7 +117,7 @@ def check(calls: Sequence[Call], entries: Sequence[Entry]) -> Figures:
             case Refused(status, told):
                 refused[status] += 1
                 if status == UNAVAILABLE:
-                    continue  # nothing was changed, whatever there was
+                    continue  # nothing was changed, whatever the state
                 place = _place_of_refusal(call, status, told, floor, states)
             case Read(revision, told_state):
                 counts["reads"] += 1
@@ -143,9 +143,9 @@ def check(calls: Sequence[Call], entries: Sequence[Entry]) -> Figures:
 
 
 class _Floors:
-    """The newest place of all calls that were answered before another was asked, in all and by server.
+    """The latest place of all calls answered before another call's request, in all and by server.
 
-    A read is of what its server serves, which may be older than what another has acknowledged; it never goes back.
+    A read returns its server's state, which may be older than another server's; but it never goes back.
     """
 
     def __init__(self) -> None:
@@ -167,14 +167,14 @@ class _Floors:
         return self._by_server[call.server]
 
     def note(self, call: Call, place: int, *, is_read: bool = False) -> None:
-        is_told = not isinstance(call.answer, Refused) or call.answer.revision is not None  # not only worked out here
+        is_told = not isinstance(call.answer, Refused) or call.answer.revision is not None  # else inferred here
         heapq.heappush(self._answered, (call.answered, call.server, place, is_told, is_read))
 
 
 def _place_of_refusal(call: Call, status: int, told: int | None, floor: int, states: list[State]) -> int:
     """Return the first place not before ``floor`` at which the model refuses a call in the same way.
 
-    That it does not come after a change that was asked for only later shows when that change gets its place.
+    Whether it precedes all changes requested later is checked when those get their places.
     """
     if status == CONFLICT and told is not None:
         if floor <= told < len(states) and outcome(states, told, call.op) == status:
@@ -187,7 +187,7 @@ def _place_of_refusal(call: Call, status: int, told: int | None, floor: int, sta
 
 
 def _makers(calls: Sequence[Call], entries: Sequence[Entry], states: list[State]) -> set[int]:
-    """Return the calls, by identity, that made the entries. Raises where an entry, or a call, is left over."""
+    """Return the calls, by identity, that made the entries. Raises if an entry or a call is left over."""
     told: dict[int, list[Call]] = {}
     unknown = {call.op.id for call in calls if call.answer is None}
     for call in calls:
@@ -216,7 +216,7 @@ def _makers_of(
     if entry.state != before:
         alone = [c for c in fresh if c.op.kind != "push" and outcome(states, revision - 1, c.op) == entry.state]
         alone = [call for call in alone if call.op.id == entry.id] or alone
-        makers = alone[:1]  # the others asked for the same: for them it was so already
+        makers = alone[:1]  # the others requested the same state, so theirs had no effect
     if not makers:
         makers = _merged([call for call in fresh if call.op.kind == "push"], before, entry.state)
     if not makers and not may_be_unknown:
@@ -229,7 +229,7 @@ def _makers_of(
     chosen = {id(call) for call in makers}
     for call in those:
         if id(call) in chosen or call.op.id == entry.id:
-            continue  # the same id is the same change: two servers asked at once may both say that they made it
+            continue  # equal ids are one change: two servers called concurrently may both report it as made
         assert isinstance(call.answer, Made)
         if call.answer.again:
             raise NotLinearizableError(f"{call} was told to be revision {revision}, which is {entry.id}")
@@ -239,15 +239,15 @@ def _makers_of(
 
 
 def _is_so(op: Op, states: list[State], at: int) -> bool:
-    """Say whether an operation changes nothing at a revision; if it is only tried, whether it would be made."""
+    """Return whether an operation has no effect at a revision; for a dry run, whether it would be accepted."""
     after = outcome(states, at, op)
     return not isinstance(after, int) and (op.dry_run or after == states[at])
 
 
 def _merged(pushes: list[Call], before: State, wanted: State) -> list[Call]:
-    """Return those of the pushes that together lead from one state to another, none if they do not.
+    """Return the pushes that together lead from one state to another, none if they do not.
 
-    Each writer pushes names of its own, in order; so the order among the writers does not matter.
+    Each writer pushes its own names, in order; so the order among writers does not matter.
     """
     made: list[Call] = []
     for call in pushes:

@@ -1,4 +1,4 @@
-"""A model of what the push API's writes do, kept as plain as can be: no revisions, stores, streams or protobuf.
+"""A simple model of the push API's writes, without revisions, stores, streams or protobuf.
 
 A state maps places to content; an operation leads from one state to the next, or is refused with a status.
 """
@@ -20,26 +20,26 @@ Kind = Literal["apply", "replace", "rollback", "put_group", "delete_group", "put
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All there is: the content of each resource, the groups, who extends whom, and the rules."""
+    """The whole state: the content of each resource, the groups, their inheritance, and the rules."""
 
     resources: Map[Place, str] = field(default_factory=Map)
     groups: frozenset[str] = frozenset({DEFAULT})
     extends: Map[str, str] = field(default_factory=Map)
     rules: tuple[str, ...] = ()
-    """The group of each rule; what a rule matches matters to nobody here."""
+    """The group of each rule; what a rule matches is irrelevant here."""
     external: tuple[str, ...] = ()
 
     def of(self, group: str) -> dict[Place, str]:
-        """Return what a group has itself."""
+        """Return a group's own resources."""
         return {place: content for place, content in self.resources.items() if place[0] == group}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
-    """One write. What a kind does not need is left out.
+    """One write. Fields that a kind does not need are left out.
 
     ``sets`` and ``removes`` are of ``group``: type, name and content; type and name. A route's content is the cluster
-    that it refers to. ``rules``, ``extends_all`` and ``external`` of None are left as they are by ``update_rules``.
+    that it refers to. ``update_rules`` leaves ``rules``, ``extends_all`` and ``external`` unchanged if None.
     """
 
     kind: Kind
@@ -56,11 +56,11 @@ class Op:
     expected: int | None = None
     dry_run: bool = False
     of_group: bool = False
-    """For a read."""
+    """Used by reads."""
 
 
 def shown(state: State, op: Op) -> object:
-    """Return what a read tells of a state: with a group its resources, else the groups and rules."""
+    """Return the result of a read: with a group its resources, else the groups and rules."""
     if op.of_group:
         return state.of(op.group)
     return state.groups, dict(state.extends), state.rules, state.external
@@ -70,7 +70,7 @@ def outcome(states: list[State], at: int, op: Op) -> State | int:
     """Return the state that an operation leads to from revision ``at``, or the status that it is refused with."""
     now = states[at]
     if _in_circle(dict(op.extends_all or ())):
-        return WRONG  # whatever is there: it is told before anything is looked at
+        return WRONG  # whatever the state: it is checked first
     if op.kind == "rollback" and (op.to > at or op.group not in states[op.to].groups):
         return UNKNOWN
     if op.expected is not None and op.expected != at:
@@ -144,7 +144,7 @@ def _in_circle(extends: Mapping[str, str | None]) -> bool:
 
 
 def _is_sound(state: State) -> bool:
-    """Say whether no group extends itself, and every route's cluster is served to the nodes that the route is."""
+    """Return whether no group extends itself, and every route's nodes also have its cluster."""
     if _in_circle(state.extends):
         return False
     for group in state.groups:

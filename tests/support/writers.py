@@ -1,4 +1,4 @@
-"""Writers of every kind of change, over REST and gRPC, at one or more servers, which note what they were answered."""
+"""Writers of every kind of change, over REST and gRPC, at one or more servers, which record the answers."""
 
 import asyncio
 import itertools
@@ -27,7 +27,7 @@ CLUSTERS = ("c1", "c2", "c3")
 
 
 def resource(type_: str, name: str, content: str) -> r.Json:
-    """Return the resource that has a content of the model's."""
+    """Return the resource for a content of the model."""
     match type_:
         case "clusters":
             return r.static_cluster(name, int(content))
@@ -39,7 +39,7 @@ def resource(type_: str, name: str, content: str) -> r.Json:
 
 
 def content_of(type_: str, found: r.Json) -> str:
-    """Return the model's content of a resource that was read."""
+    """Return the model's content for a resource that was read."""
     match type_:
         case "routes":
             return str(found["virtual_hosts"][0]["routes"][0]["route"]["cluster"])
@@ -50,16 +50,16 @@ def content_of(type_: str, found: r.Json) -> str:
 
 
 class Operations:
-    """Chooses operations by chance, most of them at odds with each other."""
+    """Chooses random operations, most of which conflict with each other."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
         self._numbers = itertools.count()
         self.newest = 0
-        """The newest revision that anybody was told."""
+        """The newest revision in any answer."""
 
     def next(self) -> Op:
-        """Return an operation."""
+        """Return the next random operation."""
         chance = self._chance
         number = next(self._numbers)
         group = chance.choice(GROUPS)
@@ -112,7 +112,7 @@ def rules_document(op: Op) -> r.Json:
 
 
 def rules_shown(rules: r.Json, groups: Sequence[str]) -> object:
-    """Return what a read of groups and rules tells, as ``write_model.shown`` does."""
+    """Return the result of a read of groups and rules in the form of ``write_model.shown``."""
     extends = {name: str(each["extends"]) for name, each in rules["groups"].items()}
     external = tuple(each.removeprefix("clusters/") for each in rules["external"])
     return frozenset(groups), extends, tuple(each["group"] for each in rules["rules"]), external
@@ -182,7 +182,7 @@ class Rest:
 
 
 def places_of(group: str, resources: Sequence[r.Json]) -> dict[Place, str]:
-    """Return what a snapshot shows."""
+    """Return the places and contents of a snapshot."""
     found: dict[Place, str] = {}
     for each in resources:
         type_ = short_name(each["@type"])
@@ -191,7 +191,7 @@ def places_of(group: str, resources: Sequence[r.Json]) -> dict[Place, str]:
 
 
 class Grpc:
-    """One client of a server's gRPC API: it tries again by itself where it does not know the outcome."""
+    """One client of a server's gRPC API, which retries by itself if the outcome is unknown."""
 
     def __init__(self, server: XdsServer) -> None:
         self._client = Client(f"127.0.0.1:{server.api_port}", patience_s=60)
@@ -244,7 +244,7 @@ class Grpc:
 
 
 class Writers:
-    """Writers at some servers, half of them over REST and half over gRPC, and the history that they wrote."""
+    """Writers at some servers, half of them over REST and half over gRPC, and their history."""
 
     def __init__(self, servers: Sequence[XdsServer], *, seed: int, count: int, writes: int, pushers: int = 4) -> None:
         self._servers = servers
@@ -254,7 +254,7 @@ class Writers:
         self.calls: list[Call] = []
 
     async def run(self) -> None:
-        """Write until each writer has made as many operations as it is to make."""
+        """Write until each writer has made its number of operations."""
         writing = [self._write(number) for number in range(self._count - self._pushers)]
         await asyncio.gather(*writing, *(self._push(number) for number in range(self._pushers)))
 
@@ -283,7 +283,7 @@ class Writers:
             self._operations.newest = max(self._operations.newest, answer.revision)
 
     async def _push(self, number: int) -> None:
-        """Push endpoints of names of its own on one stream, and wait for each only after the next was sent."""
+        """Push endpoints with its own names on one stream, and await each only after the next was sent."""
         server = number % len(self._servers)
         async with Client(f"127.0.0.1:{self._servers[server].api_port}") as client, client.pushing_endpoints() as push:
             waiting: list[asyncio.Task[None]] = []
@@ -301,7 +301,7 @@ class Writers:
 
 
 async def entries_of(store: Store) -> list[Entry]:
-    """Return what a store kept, from revision 1, as the model has it."""
+    """Return a store's entries, from revision 1, in the model's form."""
     entries: list[Entry] = []
     state = State()
     after = 0
