@@ -152,7 +152,7 @@ async def hurry(*, swaps: int, seed: int, form: Form = DELTA_ADS, ordering: bool
 async def restart(
     directory: Path, *, restarts: int, form: Form = DELTA_ADS, ordering: bool = True, hold_timeout_s: float = 20.0
 ) -> TrafficReport:
-    """Kill ``xds serve`` so many times and start it again with the other side; return what the load saw."""
+    """Kill ``xds serve`` ``restarts`` times, each time starting it again with the other side; return the report."""
     form = replace(form, back_off_max_s=BACK_OFF_MAX_S)
     async with Upstreams("a", "b") as upstreams:
         scene = Scene(form, upstreams.ports)

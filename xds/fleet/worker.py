@@ -147,7 +147,7 @@ class FleetWorker:
         return {"receipts_ns": _packed(self.crowd.receipts), "due": self.crowd.due}
 
     async def do_churn(self, rate_per_s: float) -> dict[str, Any]:
-        """Start to drop and reconnect ``rate_per_s`` sidecars a second; repeated commands have no effect."""
+        """Start to drop and reconnect ``rate_per_s`` sidecars a second; only the first such command has an effect."""
         if self._churning is None and self.crowd.sidecars:
             self._churning = start(self._tasks, "churn", self._churn(rate_per_s))
         return {}
@@ -164,7 +164,7 @@ class FleetWorker:
                 self._start(crowd.connect(crowd.reconnect([sidecar], probing=True)))
 
     async def do_stop_churn(self, timeout_s: float) -> dict[str, Any]:
-        """Stop the churn, and wait until all sidecars are synced again."""
+        """Stop the churn, and wait until the dropped sidecars are synced again."""
         if self._churning is not None:
             self._churning.cancel()
         await self._wait_calm(timeout_s)
