@@ -44,6 +44,7 @@ async def test_what_a_child_did_before_it_ended_counts():
 
 async def test_a_wait_for_what_does_not_happen_says_what_was_seen_last_with_the_log():
     async with python("import signal; print('up', flush=True); signal.pause()") as child:
+        await wait_until(lambda: "up" in child.log())
         with pytest.raises(ChildFailedError, match=r"(?s)no fever: not as wanted within 0.05 s; last seen: 36.*\nup"):
             await child.wait_for(
                 lambda: child.running and 36, lambda seen: seen > 37, otherwise="no fever", timeout_s=0.05
