@@ -11,7 +11,7 @@ import socket
 import time
 from contextlib import ExitStack
 
-from xds.descriptors import make_all_room
+from xds.process.descriptors import make_all_room
 
 MESSAGE_BYTES = 400
 ROUNDS = 5

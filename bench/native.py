@@ -21,9 +21,9 @@ from serve import Workload
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from xds.embed import ControlPlane, Settings
-from xds.logs import configure_logging
-from xds.memory import settle_memory
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE
+from xds.process.memory import settle_memory
+from xds.reporting.logs import configure_logging
 from xds.transport.http2 import frames as h2
 from xds.transport.http2.grpc import framed
 from xds.transport.native_connection import NativeConnection

@@ -17,8 +17,8 @@ import uvloop
 
 from xds.config import TransportSettings
 from xds.embed import ControlPlane, Settings
-from xds.logs import configure_logging
-from xds.memory import return_large_blocks, settle_memory
+from xds.process.memory import return_large_blocks, settle_memory
+from xds.reporting.logs import configure_logging
 from xds.schema.pool import load_schema
 
 TYPE = "type.googleapis.com/"

@@ -20,56 +20,50 @@ ARROWS: dict[str, set[str]] = {
     "protocol": {"model", "_generated"},
     "schema": {"model", "_generated"},
     "sources": {"model", "schema"},
-    "background": set(),
-    "store": {"_generated", "background", "private_files"},
-    "publishing": {"background", "model", "schema", "store"},
+    "store": {"_generated", "process.background", "process.private_files"},
+    "publishing": {"process.background", "model", "schema", "store"},
     "client": {"model", "schema", "sources.inline", "address", "_generated"},
-    "transport": {"model", "protocol", "address", "background", "signals", "_generated"},
-    "fleet": {"model", "_generated", "address", "background", "private_files", "transport.http2"},
-    "merged_log": set(),
-    "reporting": {"model", "protocol", "publishing.changes", "merged_log"},
+    "transport": {"model", "protocol", "address", "process.background", "process.signals", "_generated"},
+    "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
+    "process": set(),
+    "reporting": {"model", "protocol", "publishing.changes"},
     "api": {
-        *("background", "merged_log", "model", "protocol", "schema", "address", "publishing", "sources", "store"),
-        "_generated",
-        *("escaping", "transport.grpcio_tls", "transport.tls", "version"),
+        *("model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"),
+        *("process.background", "reporting.merged_log", "reporting.escaping"),
+        *("transport.grpcio_tls", "transport.tls", "version"),
     },
     "address": set(),
-    "logs": {"escaping"},
-    "escaping": set(),
     "connection_settings": set(),
     "config": {"address", "connection_settings", "store.opening"},
     "bootstrap": {"address", "model.groups"},
-    "descriptors": set(),
-    "memory": set(),
-    "private_files": set(),
-    "signals": set(),
     "serving": {
-        *("background", "merged_log", "model", "protocol", "schema", "transport", "api"),
-        *("address", "config", "descriptors", "logs", "memory", "reporting", "signals", "version"),
+        *("model", "protocol", "schema", "transport", "api"),
+        *("address", "config", "process", "reporting", "version"),
     },
     "app": {
-        *("background", "model", "protocol", "schema", "serving", "transport", "api"),
-        *("address", "config", "descriptors", "memory", "reporting"),
+        *("process.background", "model", "protocol", "schema", "serving", "transport", "api"),
+        *("address", "config", "process.descriptors", "process.memory", "reporting.events"),
     },
     "server": {
-        *("address", "app", "api", "publishing", "sources", "store", "model", "config", "memory", "reporting"),
+        *("address", "app", "api", "publishing", "sources", "store", "model", "config"),
+        *("process.memory", "reporting.events"),
     },
     "cli": {
         "server",
         "client",
         "store",
         "bootstrap",
-        "descriptors",
+        "process.descriptors",
         "fleet",
         "model",
         "sources",
         "transport.pool",
         "address",
         "config",
-        "logs",
-        "private_files",
-        "signals",
-        "escaping",
+        "reporting.logs",
+        "process.private_files",
+        "process.signals",
+        "reporting.escaping",
         "version",
     },
     "version": set(),
@@ -103,13 +97,13 @@ THIRD_PARTY: dict[str, set[str]] = {
     "pydantic_settings": {"config", "cli"},
     "rich": {"cli"},
     "starlette": {"api", "app"},
-    "structlog": {"api", "publishing", "merged_log", "server", "serving", "reporting", "logs", "cli"},
+    "structlog": {"api", "publishing", "server", "serving", "reporting", "cli"},
     "typer": {"cli"},
     "h11": {"api"},
     "uvicorn": {"api"},
     "uvloop": {"cli", "fleet", "serving"},
     "watchfiles": {"sources"},
-    "yaml": {"escaping", "sources", "cli"},
+    "yaml": {"reporting", "sources", "cli"},
 }
 """Each library to the parts that may import it."""
 
@@ -387,7 +381,7 @@ def test_answers_in_json_are_made_by_one_class_which_escapes_text_of_others() ->
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"JSONResponse", "json.dumps", "yaml.dump"}
     ]
-    no_problems(wrong, "Use JsonAnswer, and json_text and yaml_text of xds/escaping.py.")
+    no_problems(wrong, "Use JsonAnswer, and json_text and yaml_text of xds/reporting/escaping.py.")
 
 
 def test_files_are_written_where_only_their_owner_can_read_them() -> None:
@@ -400,7 +394,7 @@ def test_files_are_written_where_only_their_owner_can_read_them() -> None:
     wrong = []
     for module in modules():
         for node in ast.walk(module.tree):
-            if module.name == "private_files" or not isinstance(node, ast.Call):
+            if module.name == "process.private_files" or not isinstance(node, ast.Call):
                 continue
             name = ast.unparse(node.func)
             arguments = [ast.unparse(each) for each in (*node.args, *(keyword.value for keyword in node.keywords))]
@@ -408,7 +402,7 @@ def test_files_are_written_where_only_their_owner_can_read_them() -> None:
             creates = name == "os.open" and "O_CREAT" in " ".join(arguments)
             if (making.search(name) and "figure" not in name) or opens or creates:
                 wrong.append(f"{module.at(node.lineno)}: {name}({', '.join(arguments)})")
-    no_problems(wrong, "Make it by xds/private_files.py: what we write holds keys, names of nodes, and tokens.")
+    no_problems(wrong, "Make it by xds/process/private_files.py: what we write holds keys, names of nodes, and tokens.")
 
 
 def test_resources_leave_the_api_by_one_door() -> None:
@@ -484,7 +478,7 @@ OTHER_TASKS: dict[str, str] = {
     "xds.transport.grpcio._Call.send_cohort": "one stream; a fault is reported and ends it",
     "xds.transport.grpcio._Call.ready": "one stream; a fault is reported and ends it",
 }
-"""Tasks that ``xds.background`` does not run, by where they start, each with what happens if it fails."""
+"""Tasks that ``xds.process.background`` does not run, by where they start, each with what happens if it fails."""
 TASK_STARTERS = {"create_task", "ensure_future", "Thread", "run_coroutine_threadsafe"}
 
 
@@ -493,7 +487,7 @@ def test_every_background_task_is_looked_after() -> None:
     found = {
         f"xds.{module.name}.{place}"
         for module in modules()
-        if module.name != "background"
+        if module.name != "process.background"
         for place, node in _placed(module.tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)

@@ -11,16 +11,16 @@ from xds.address import Address
 from xds.api.admin import AdminServer
 from xds.api.http_port import HttpLimits
 from xds.api.metrics import metrics_renderer
-from xds.background import Background
 from xds.config import ServingInfo, Settings
-from xds.descriptors import ConnectionRoom, share_room
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.problem import ChangesetRejectedError
 from xds.model.types import short_name
+from xds.process.background import Background
+from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
-from xds.reporting import log_certificates, log_little_room, log_tls_problem
+from xds.reporting.events import log_certificates, log_little_room, log_tls_problem
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams

@@ -13,14 +13,14 @@ import structlog
 from xds.api.admin import not_loaded_yet
 from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
-from xds.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.process.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.publishing.whole import change_of_directory, no_directory
-from xds.reporting import log_certificates, log_degraded, log_published, log_tls_problem
+from xds.reporting.events import log_certificates, log_degraded, log_published, log_tls_problem
 from xds.sources.directory import DirectoryReader
 from xds.sources.watch import Rereading, watch
 from xds.store.entries import Store

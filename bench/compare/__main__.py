@@ -19,7 +19,7 @@ from bench.compare.rows import FULL, QUICK, Row, streams_of
 from bench.compare.servers import ROOT
 from bench.peers.build import BUILDERS, BuildError, ToolchainMissingError, versions
 from bench.report import DIRECTORY, PLOT, report_of
-from xds.descriptors import make_all_room
+from xds.process.descriptors import make_all_room
 
 QUICK_DIRECTORY = ROOT / "build" / "bench-quick"
 """Where a quick run writes; git ignores it."""

@@ -19,7 +19,7 @@ from bench.compare.servers import ROOT
 from bench.h2_cost.participants import Exchange, Participant, Wire, open_stream
 from bench.h2_cost.table import ALONE, FRAMED, H2, SEND, SERVED, WITH_UPDATE, render
 from bench.in_turns.ratios import in_order
-from xds.descriptors import make_all_room
+from xds.process.descriptors import make_all_room
 
 RESULT = ROOT / "bench" / "results" / "http2" / "h2-cost.json"
 STREAMS, ROUNDS = 1_000, 60

@@ -17,7 +17,7 @@ from bench.compare.servers import ServerFailedError
 from bench.in_turns.ratios import LIMIT, Ratio, in_order
 from bench.in_turns.revisions import WORKING_TREE, Revision, RevisionError, prepare, same_requirements
 from bench.in_turns.rows import ROWS, Row
-from xds.descriptors import make_all_room
+from xds.process.descriptors import make_all_room
 
 ROUNDS = 10
 FLOOR = "before, again"

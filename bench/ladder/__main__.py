@@ -20,7 +20,7 @@ from bench.in_turns.rows import FANOUTS, Fanout
 from bench.ladder.participants import Participant, ladder, products, way
 from bench.ladder.rungs import RUNGS
 from bench.ladder.table import ALONE, render
-from xds.descriptors import make_all_room
+from xds.process.descriptors import make_all_room
 
 RESULT = ROOT / "bench" / "results" / "ladder.json"
 ROUNDS = 6

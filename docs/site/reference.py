@@ -28,7 +28,6 @@ from xds.api.operations import Operations, UnknownNodeError, UnknownResourceErro
 from xds.api.rest import rest_api
 from xds.api.rest_schema import ERRORS
 from xds.api.tokens import Token
-from xds.background import Background
 from xds.cli.main import app
 from xds.cli.output import EXIT_CODES
 from xds.cli.settings import setting_paths, variable_of
@@ -38,6 +37,7 @@ from xds.config import Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.process.background import Background
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import METHODS
 from xds.publishing.changes import KeptElsewhereError

@@ -13,7 +13,7 @@ from support.server import XdsServer
 
 TIMES = 30
 LINES_MAX = 11
-"""Lines of one kind that ``xds.merged_log`` passes in a minute."""
+"""Lines of one kind that ``xds.reporting.merged_log`` passes in a minute."""
 POST = b"POST /v1/groups/d/changesets HTTP/1.1\r\nhost: localhost\r\n"
 MALFORMED = (
     b"\x00\xff\xfe garbage\r\n\r\n",

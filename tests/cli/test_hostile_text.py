@@ -23,7 +23,7 @@ from support.wire import DeltaClient
 
 from xds.cli.main import app
 from xds.client import About, Client
-from xds.escaping import HIDDEN
+from xds.reporting.escaping import HIDDEN
 from xds.transport.http2.frames import goaway_frame
 
 NASTY = "\x1b[2J\x1b]0;title\x07\x9b2J\u202eevil\u2066\u200b\u200f\u2028\nforged: line\r\t\x7f"

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 
 from xds.address import Address
-from xds.descriptors import make_room
 from xds.fleet.behaviour import Mix
 from xds.fleet.config import NodeOptions, Tls, WorkerConfig
 from xds.fleet.connector import source_address
 from xds.fleet.options import FleetOptions
+from xds.process.descriptors import make_room
 
 SERVER = Address("127.0.0.1", 18_000)
 

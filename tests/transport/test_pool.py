@@ -18,7 +18,7 @@ from support.processes import Worker as ChildWithLines
 from support.running import children_of, runs
 from support.waiting import TIMEOUT_S, for_a_while, stays, turns, wait_until, wait_until_blocking
 
-from xds.background import Background
+from xds.process.background import Background
 from xds.transport import pool as pool_module
 from xds.transport.pool import Pool, PooledProcess, PoolEvents, WorkerFailedError
 

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from xds.address import Address, BindError
 from xds.api.http_port import HttpLimits, HttpServer
 from xds.api.json_answer import JsonAnswer
-from xds.background import Background
-from xds.escaping import visible
+from xds.process.background import Background
+from xds.reporting.escaping import visible
 
 SCRAPES_MAX = 8
 """Metrics requests that are answered concurrently."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from xds.escaping import json_text
+from xds.reporting.escaping import json_text
 
 
 class JsonAnswer(JSONResponse):

@@ -10,11 +10,11 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from xds.background import Background
-from xds.escaping import visible
 from xds.model.catalog import Catalog
 from xds.model.types import short_name
+from xds.process.background import Background
 from xds.protocol.status import Counters
+from xds.reporting.escaping import visible
 
 _COUNTERS = (
     ("streams_opened", "xds_streams_opened", "Streams opened since the start."),

@@ -37,11 +37,11 @@ from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
 from xds.api.tokens import Token
-from xds.escaping import json_text, yaml_text
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
 from xds.protocol.status import NODES_MAX, NodesQuery, NodeState
 from xds.publishing.changes import Change, Published
+from xds.reporting.escaping import json_text, yaml_text
 from xds.sources.groups_file import groups_json
 from xds.store.entries import ID_CHARACTERS_MAX, Stored
 from xds.store.errors import ConflictError

@@ -9,7 +9,7 @@ import typer
 from xds.bootstrap import BootstrapSpec, config_source, envoy_bootstrap, grpc_bootstrap
 from xds.cli import client_options as options
 from xds.cli.output import examples, print_formatted, print_json, say
-from xds.escaping import escaping_dumper
+from xds.reporting.escaping import escaping_dumper
 
 EPILOG = examples(
     "xds bootstrap --node-id n1 --cluster web --server 127.0.0.1:18000 > envoy.yaml; envoy -c envoy.yaml",

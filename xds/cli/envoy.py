@@ -15,7 +15,7 @@ import typer
 from xds.bootstrap import BootstrapSpec, envoy_bootstrap
 from xds.cli import client_options as options
 from xds.cli.output import EXIT_FAILED, examples, fail, say
-from xds.private_files import open_private
+from xds.process.private_files import open_private
 
 EPILOG = examples(
     "xds envoy --node-id demo --cluster web --server 127.0.0.1:18000",

@@ -11,8 +11,8 @@ import typer
 
 from xds.cli import client_options as client
 from xds.cli.output import EXIT_FAILED, EXIT_USAGE, add_rows, examples, fail, new_table, print_json, say, show
-from xds.escaping import json_text
-from xds.private_files import open_private
+from xds.process.private_files import open_private
+from xds.reporting.escaping import json_text
 
 if TYPE_CHECKING:
     from xds.fleet.options import FleetOptions
@@ -224,10 +224,10 @@ def plot(
 
 def _options(*, server: str, node: Any, tls: Any, shares: tuple[float, float, float], **others: Any) -> "FleetOptions":
     from xds.address import Address
-    from xds.descriptors import make_room
     from xds.fleet.behaviour import Mix
     from xds.fleet.config import NodeOptions, Tls
     from xds.fleet.options import FleetOptions
+    from xds.process.descriptors import make_room
 
     place = node.locality
     try:

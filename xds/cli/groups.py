@@ -9,7 +9,7 @@ import typer
 from xds.cli.output import EXIT_USAGE, count, fail, print_problems, print_table, say
 from xds.cli.push import Author, Expected, Message
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Output, TokenFile, examples_of, print_as, talk
-from xds.escaping import json_text
+from xds.reporting.escaping import json_text
 
 if TYPE_CHECKING:
     from xds.client import Client, Group

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from xds.escaping import json_text, visible, yaml_text
+from xds.reporting.escaping import json_text, visible, yaml_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +65,7 @@ def print_yaml(value: Any) -> None:
 
 
 def print_formatted(text: str) -> None:
-    """Print JSON or YAML already escaped by ``xds.escaping``, with its line ends."""
+    """Print JSON or YAML already escaped by ``xds.reporting.escaping``, with its line ends."""
     sys.stdout.write(text)
 
 

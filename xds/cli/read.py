@@ -21,7 +21,7 @@ from xds.cli.talk import (
     print_as,
     talk,
 )
-from xds.escaping import json_text
+from xds.reporting.escaping import json_text
 
 if TYPE_CHECKING:
     from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision

@@ -23,7 +23,7 @@ from xds.cli.output import (
     shown_groups,
 )
 from xds.cli.progress import progress_bar
-from xds.signals import ignore_in_parent
+from xds.process.signals import ignore_in_parent
 
 if TYPE_CHECKING:
     from xds.cli.settings import Given
@@ -152,7 +152,7 @@ def serve(
 def run(settings: "Settings") -> None:
     """Run the server until it ends and exit with its code."""
     ignore_in_parent()
-    from xds.logs import configure_logging, is_json
+    from xds.reporting.logs import configure_logging, is_json
 
     as_json = is_json(settings.log.format)
     configure_logging(level=settings.log.level, form=settings.log.format)

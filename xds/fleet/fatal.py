@@ -6,7 +6,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-from xds.background import Background
+from xds.process.background import Background
 
 EXIT_FAULT = 70
 """EX_SOFTWARE of sysexits.h."""

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from xds.background import Background
 from xds.fleet.config import WorkerConfig
 from xds.fleet.worker import LINE_BYTES_MAX
+from xds.process.background import Background
 
 END_TIMEOUT_S = 5.0
 LOG_LINES_MAX = 20

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xds.fleet.results import FORMAT
-from xds.private_files import open_private
+from xds.process.private_files import open_private
 
 KINDS = (".svg", ".png")
 LOGARITHMIC_FROM = 30

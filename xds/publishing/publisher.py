@@ -19,10 +19,10 @@ from uuid import uuid4
 
 import structlog
 
-from xds.background import Background
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
+from xds.process.background import Background
 from xds.publishing.batch import Planned, Verdict, Waiting, runs, without_twins
 from xds.publishing.changes import Change, KeptElsewhereError, Published, check
 from xds.publishing.codec import changeset_of_entry, changeset_of_state

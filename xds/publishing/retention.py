@@ -8,7 +8,7 @@ from typing import Self
 
 import structlog
 
-from xds.background import Background
+from xds.process.background import Background
 from xds.store.entries import Store
 from xds.store.errors import CompactedError, StoreError
 

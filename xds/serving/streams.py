@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from xds.address import Address
 from xds.config import Settings
-from xds.memory import return_holes
-from xds.merged_log import peers_log
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.types import TYPE_PREFIX
+from xds.process.memory import return_holes
 from xds.protocol.hub import Hub
 from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
 from xds.protocol.status import Counters, NodesFound, NodesQuery, node_summaries
-from xds.reporting import log_certificates, log_event, log_fault, log_tls_problem
+from xds.reporting.events import log_certificates, log_event, log_fault, log_tls_problem
+from xds.reporting.merged_log import peers_log
 from xds.schema.pool import Schema
 from xds.serving.workers_state import WorkersState
 from xds.transport.calls import Reply

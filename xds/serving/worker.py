@@ -13,16 +13,16 @@ from typing import Any
 import structlog
 import uvloop
 
-from xds.descriptors import make_all_room, worker_room
-from xds.logs import configure_logging
-from xds.memory import HoleWatch, hold_collection, return_large_blocks, settle_memory
 from xds.model.catalog import Catalog
+from xds.process.descriptors import make_all_room, worker_room
+from xds.process.memory import HoleWatch, hold_collection, return_large_blocks, settle_memory
+from xds.process.signals import ignore_in_worker
 from xds.protocol.errors import StreamRefusedError
+from xds.reporting.logs import configure_logging
 from xds.schema.pool import load_schema
 from xds.serving.asking import ANSWER_S, Questions
 from xds.serving.feed import Answer, Ask, Begin, Drain, FeedChange, Figures, Ready, Reload, Remember, decode, encode
 from xds.serving.streams import Streams
-from xds.signals import ignore_in_worker
 from xds.transport.channel import Channel
 
 log = structlog.get_logger("xds")

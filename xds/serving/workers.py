@@ -14,10 +14,10 @@ from pathlib import Path
 import structlog
 
 from xds.address import Address
-from xds.background import Background
 from xds.config import Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset
+from xds.process.background import Background
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary

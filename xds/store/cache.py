@@ -6,8 +6,8 @@ from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
-from xds.background import Background
-from xds.private_files import make_directory, open_replacement, tighten
+from xds.process.background import Background
+from xds.process.private_files import make_directory, open_replacement, tighten
 from xds.store.entries import State
 from xds.store.records import decode_base, encode_base
 

@@ -5,7 +5,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from xds.private_files import make_directory, make_empty
+from xds.process.private_files import make_directory, make_empty
 from xds.store.database_file import SUFFIXES, open_database, store_error
 from xds.store.errors import UnavailableError
 

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from xds.private_files import make_directory, make_empty, tighten
+from xds.process.private_files import make_directory, make_empty, tighten
 from xds.store.errors import NotAStoreError, UnavailableError
 
 MAGIC = b"SQLite format 3\0"

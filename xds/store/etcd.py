@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from xds._generated import etcd_pb2
 from xds._generated import store_pb2 as pb
-from xds.background import Background
+from xds.process.background import Background
 from xds.store.cache import StateCache
 from xds.store.entries import Entry, FoundEntry, Head, State, Store, Stored, check, must_be_kept, replay
 from xds.store.errors import (

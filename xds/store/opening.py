@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from xds.background import Background
-from xds.private_files import DIRECTORY_MODE, tighten
+from xds.process.background import Background
+from xds.process.private_files import DIRECTORY_MODE, tighten
 from xds.store.entries import Store
 from xds.store.errors import StoreError
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
-from xds.private_files import make_directory
+from xds.process.private_files import make_directory
 from xds.store.copying import sync, write_copy
 from xds.store.database_file import SUFFIXES, open_database, store_error
 from xds.store.errors import UnavailableError

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from xds.background import Background
+from xds.process.background import Background
 from xds.store.database_file import open_database, store_error
 from xds.store.entries import Entry, FoundEntry, Head, Key, State, Store, Stored, check, must_be_kept
 from xds.store.errors import (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from xds.background import Background
+from xds.process.background import Background
 from xds.transport.channel import Channel
 from xds.transport.process import Process
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from xds.signals import held
+from xds.process.signals import held
 
 
 class Process:

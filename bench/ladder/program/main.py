@@ -23,8 +23,8 @@ from bench.ladder.switches import TLS, TLS_BY_LOOP, WORKERS
 from bench.serve import READY, Workload
 from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.fleet.wire import length_field
-from xds.memory import return_large_blocks, settle_memory
 from xds.model.types import CLUSTER, ENDPOINTS
+from xds.process.memory import return_large_blocks, settle_memory
 from xds.schema.ingest import ingest
 
 BACKLOG = 4_096

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from xds import memory
-from xds.memory import GROWTH_BYTES_MIN, HoleWatch, resident_bytes, return_holes
+from xds.process import memory
+from xds.process.memory import GROWTH_BYTES_MIN, HoleWatch, resident_bytes, return_holes
 
 
 class Process:

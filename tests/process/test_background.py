@@ -16,8 +16,8 @@ from xds.address import Address
 from xds.api.admin import AdminServer
 from xds.api.http_port import HttpServer
 from xds.api.metrics import metrics_renderer
-from xds.background import Background
 from xds.model.catalog import Catalog
+from xds.process.background import Background
 from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention

@@ -5,7 +5,7 @@ from typing import Any
 
 from support.waiting import wait_until
 
-from xds.merged_log import MergedLog
+from xds.reporting.merged_log import MergedLog
 
 
 class Lines:

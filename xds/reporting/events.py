@@ -5,10 +5,10 @@ from itertools import islice
 
 import structlog
 
-from xds.merged_log import peers_log
 from xds.model.types import short_name
 from xds.protocol.status import Event, Nacked, Refused
 from xds.publishing.changes import Published
+from xds.reporting.merged_log import peers_log
 
 log = structlog.get_logger("xds")
 

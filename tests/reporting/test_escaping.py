@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xds.escaping import HIDDEN, bounded, json_text, visible, visible_lines, yaml_text
+from xds.reporting.escaping import HIDDEN, bounded, json_text, visible, visible_lines, yaml_text
 
 EVERY = list(map(chr, range(sys.maxunicode + 1)))
 NASTY = "".join(each for each in EVERY if HIDDEN.fullmatch(each))

@@ -3,8 +3,8 @@ import resource
 
 import pytest
 
-from xds import descriptors
-from xds.descriptors import RESERVE, RESERVE_PER_WORKER, ROOM_MIN, ConnectionRoom, share_room, worker_room
+from xds.process import descriptors
+from xds.process.descriptors import RESERVE, RESERVE_PER_WORKER, ROOM_MIN, ConnectionRoom, share_room, worker_room
 
 WANTED = ConnectionRoom(xds=100_000, api=1_000, admin=1_000)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from xds.escaping import HIDDEN
-from xds.logs import Format, configure_logging, is_json
+from xds.reporting.escaping import HIDDEN
+from xds.reporting.logs import Format, configure_logging, is_json
 
 
 class Terminal(io.StringIO):

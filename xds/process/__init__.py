@@ -1,0 +1,1 @@
+"""What a server process needs of its system: tasks, descriptors, memory, signals, private files."""

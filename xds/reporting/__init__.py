@@ -1,0 +1,1 @@
+"""What operators read: log lines, merged and escaped, and the events that are logged."""
