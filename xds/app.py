@@ -211,7 +211,7 @@ class App:
         return await self._streams.nodes(query)
 
     def note_rejected(self) -> None:
-        """Count a change that was rejected before ``apply_changeset``."""
+        """Count a change that was rejected before ``apply``."""
         self._rejected += 1
 
     def info(self, directory: Path | None = None, *, api: Address | None = None) -> ServingInfo:

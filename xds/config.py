@@ -107,9 +107,9 @@ class ProtocolSettings(_Section):
     doubtful_nodes_max: Count = 10_000
     """Nodes whose rejected resources are remembered, and as many that are draining listeners or routes; per process."""
     nacked_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
-    """Memory for the names of rejected resources, per process; the nodes unseen for longest are dropped."""
+    """Memory for the names of rejected resources, per process; the nodes whose last NACK is oldest are dropped."""
     draining_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
-    """Memory for nodes with draining listeners, per process; the nodes unseen for longest are dropped."""
+    """Memory for nodes with draining listeners, per process; the nodes whose last change is oldest are dropped."""
 
 
 class TransportSettings(_Section):

@@ -34,4 +34,4 @@ async def _etcd_store(directory: Path) -> Store:
 
 
 MAKERS: dict[str, Callable[[Path], Awaitable[Store]]] = {"memory": _memory, "sqlite": _sqlite, "etcd": _etcd_store}
-"""The store that the conformance suite runs on."""
+"""The stores that the conformance suite runs on."""

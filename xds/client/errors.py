@@ -107,7 +107,7 @@ def error_of(error: aio.AioRpcError, change_id: str = "") -> ClientError:
 
 
 def maybe_made(error: Exception, *, sent: int, answered: int) -> int:
-    """Return how many messages of a stream that ended may have been made: the first of the ``sent``, unanswered ones.
+    """Return n: of the ``sent``, unanswered messages of a stream that ended, the first n may have been applied.
 
     ``answered`` came before them. The server says in ``xds-answered`` how many it answered, if it made none of the
     later ones. It may be more than arrived: gRPC drops answers that were not read when an error ends the call.

@@ -47,7 +47,7 @@ class Order(NamedTuple):
     pending_endpoints: PendingEndpoints = NO_PENDING_ENDPOINTS
     """On per-type streams, the assignments that the client needs before its clusters are warm."""
     messages_sent: int = 0
-    """Messages sent to a per-type client. It tells whether an answer is to a message before or after another."""
+    """Messages sent to a per-type client. Used as a clock: it shows which of two answers is to the later message."""
     missing_clusters: frozenset[str] = EMPTY_SET
     """Clusters that the client rejected and did not have before."""
     rejected_clusters: tuple[Map[str, frozenset[str]], ...] = ()
@@ -61,7 +61,7 @@ class Order(NamedTuple):
     is_returning: bool = False
     """The client reported clusters of an earlier stream and has not answered any response since."""
     wait_for_clusters_until: float = 0.0
-    """A client that reconnected with routes or endpoints should subscribe to its clusters by then; 0 for no wait."""
+    """Until then, listeners and routes of a reconnected client wait for its subscription to clusters; 0: no wait."""
     requested_before: frozenset[str] = EMPTY_SET
     """Endpoints that the client requested before it received the clusters that were sent last."""
 
@@ -87,8 +87,8 @@ class ClientState:
     def __init__(self, types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> None:
         self.types = types
         self.order = order
+        # There is nothing to send; no ordering rule waits; when the next timeout changes the state.
         self.settled, self.ordering_idle, self.next_at = _outlook(types, order, ordering)
-        """Nothing to send now; the order waits for nothing; the time at which the state changes by itself."""
         self.arrivals = 0
         """How many times a client has reached this state."""
         self.steps: dict[bytes, Step] | None = None

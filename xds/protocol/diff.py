@@ -31,12 +31,12 @@ class Hold:
     removals: frozenset[str] | None = EMPTY_SET
     """Names whose removal is held; None for all names except ``dropped``."""
     missing_clusters: frozenset[str] = EMPTY_SET
-    """Clusters that the client may lack because it rejected them. An update that newly names one of them is held if
-    the client has an older version of the resource, or still uses one (``used``)."""
+    """Clusters that the client may lack because it rejected them. An update that adds a reference to one of
+    them is held if the client has, or still uses (``used``), an older version of the resource."""
     dropped: frozenset[str] = EMPTY_SET
     """Names whose removal is not held although ``removals`` is None."""
     used: frozenset[str] = EMPTY_SET
-    """Names of which the client still uses a version that it no longer holds."""
+    """Names with a draining older version."""
     revived: tuple[Resource, ...] = ()
     """Resources that no longer exist and that are sent and kept nevertheless."""
 

@@ -59,7 +59,7 @@ class Hub:
     """The streams of a process, and the responses to them.
 
     ``knows_type`` says whether a type URL is in the schema; other types are refused. ``share`` is called with each
-    entry of the node history, to be passed to ``remember`` of the hubs of other processes.
+    new entry of the node history; the caller must pass it to ``remember`` of every other process's hub.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Hub:
     def take_ack(self, stream: Stream, data: bytes) -> bool:
         """Apply a request if it is a cached plain ACK after which nothing is sent; else return False.
 
-        Returns always False while this process has NACKed names of any node.
+        While any node has NACKed names, this shortcut is off for all nodes, since an ACK may clear names.
         """
         session = stream.session
         if session is None or session.marks or self._nacked_by_node:

@@ -236,9 +236,9 @@ class DrainingNodes:
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
         """Record the draining resources of a type when its stream ends.
 
-        A listener whose replacement was never answered drains until ``drained_at``. If clusters were not answered and
-        may wait for a secret, Envoy may use older versions of them, and subscribes to clusters last when it reconnects
-        (docs/ordering.md).
+        A listener whose replacement was never answered drains until ``drained_at``. For clusters that were not answered
+        and may wait for a secret, ``ANY_CLUSTER`` is recorded: Envoy may use older versions of them, and subscribes to
+        clusters last when it reconnects (docs/envoy-behaviour.md#reconnect-while-warming).
         """
         if state.kind.stage is Stage.CLUSTERS and any(part.has_secrets for part in state.in_flight):
             self._remember_and_share(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))

@@ -6,8 +6,8 @@ against Envoy 1.40, docs/envoy-behaviour.md#make-before-break; docs/protocol.md#
 1. Make: cluster additions and updates are sent at once, without removals, and with the endpoints of each cluster,
    changed or not.
 2. Switch: listeners, then routes, follow the snapshot whose clusters the client has ACKed (``acked_snapshot``), not the
-   newest. Envoy ACKs clusters once they are warm. On per-type streams the ACKs of the endpoints show that clusters are
-   warm, or after a reconnect the reported versions of the endpoints.
+   newest. Envoy ACKs clusters once they are warm. On per-type streams a cluster counts as
+   warm once its endpoints are ACKed or, after a reconnect, once the client reports a version of them.
 3. Break: once listeners and routes are answered, clusters that no longer exist are removed, except for those that a
    route or listener which the client may still use refers to.
 
@@ -159,7 +159,7 @@ class Draft:
     """The mutable copy of a client state that one step changes.
 
     ``per_type``: the client uses per-type streams. The draft records whether the step read the newest snapshot or the
-    coarse clock: a step that read neither is valid for every client in the state at any time.
+    coarse clock: a step that read neither can be cached without a snapshot and without a tick.
     """
 
     __slots__ = (

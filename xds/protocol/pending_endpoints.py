@@ -24,7 +24,7 @@ class Wait(NamedTuple):
     """One pending assignment."""
 
     messages: int
-    """How many messages the client had been sent when its cluster was sent: only a later answer ends the wait."""
+    """``Order.messages_sent`` when the cluster was sent. Only the answer to a later message ends the wait."""
     until: float
     """The end of the wait in any case."""
     earlier: "Wait | None" = None

@@ -37,7 +37,7 @@ class Missing(Enum):
     """The answer to a delta client that subscribes to a name which does not exist."""
 
     REMOVED = "at once, in removed_resources"
-    SILENT = "none: after an answer Envoy would stop its fetch timeout and wait for ever"
+    SILENT = "none, so that Envoy's initial_fetch_timeout ends the wait"
     BODILESS = "a resource without a body, as VHDS requires for an unknown host"
 
 

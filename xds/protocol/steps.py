@@ -310,7 +310,7 @@ def _notice_return(draft: Draft, source: Source, kind: Kind, *, reported: bool, 
     wait until the client subscribes to clusters, for at most the hold timeout, in these cases:
 
     - On ADS the first request of all is for endpoints: the stream of this Envoy broke while its clusters warmed. The
-      versions that it reports are those before the broken stream, so this function returns True: ignore them.
+      versions that it reports are older than the broken stream. Returns True: they must be ignored.
     - On ADS a request for listeners or routes comes before clusters, and the clusters of the last stream may wait for
       secrets (``warms``).
     - On a per-type stream a request for listeners or routes reports versions.

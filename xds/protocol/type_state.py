@@ -127,11 +127,11 @@ class TypeState(NamedTuple):
     explicit: bool = False
     """A SotW client has subscribed to names before, so that a request without names is no wildcard."""
     sent_order: int = 0
-    """How many messages the session had been sent when the last response was sent."""
+    """``Order.messages_sent`` when the last response of this type was sent; on per-type streams only."""
     nacked_names: NameSet = NO_NAMES
     """Names in rejected responses: the client may have applied any part of such a response."""
     last_accepted: Exceptions = NO_EXCEPTIONS
-    """SotW full state: the versions of NACKed names that the client accepted before, None for no version."""
+    """SotW full state: by NACKed name, the resource that the client accepted last, None if it never accepted one."""
     blamed: frozenset[str] = EMPTY_SET
     """SotW full state: the names in the message of the last NACK; all names of the response if it has none."""
     is_known: bool = True
@@ -148,7 +148,8 @@ class TypeState(NamedTuple):
     view: View | None = None
     """The view that the client was updated to, None for no view yet."""
     exceptions: Exceptions = NO_EXCEPTIONS
-    """The names that the client holds in another version than the view's."""
+    """Differences of the client from ``view``: by name, the resource that it really has, None for none. Held removals
+    and updates, and versions reported from an earlier stream, are here."""
     fingerprint: int | None = None
     """The fingerprint of all resources that the client holds, None if it must be computed."""
     dirty: bool = False

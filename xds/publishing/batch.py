@@ -70,7 +70,7 @@ class Planned:
 class Verdict:
     """The outcome of a change without an entry of its own: refused, unchanged, a dry run, or made by an earlier try.
 
-    It is valid for the state at ``revision``, which may contain entries that are not committed yet.
+    It may be sent to the author only once ``revision`` is committed and served.
     """
 
     waiting: Waiting
@@ -86,7 +86,7 @@ class Verdict:
             self.waiting.accept(self.outcome)
 
     def disown(self, why: str) -> None:
-        """Answer that the state that it holds on is gone, and with it what an earlier try made."""
+        """Answer that the log was replaced: the outcome is unknown if an earlier try was committed in it."""
         if isinstance(self.outcome, Published) and self.outcome.again:
             self.waiting.refuse(OutcomeUnknownError(self.waiting.change.id, why))
         else:

@@ -6,9 +6,9 @@ writer. So only committed changes are served, a slow disk makes batches larger i
 other writers need no special case.
 
 All writes are linearizable, including those that are refused or change nothing. The store compares the revision, so
-every committed entry was planned on the newest state. A change that makes no entry is answered once the entries of its
-batch are committed, or, if there are none, once ``head`` is known to be the store's newest state: the answer might be
-wrong on an older one.
+every committed entry was planned on the newest state. A refusal, a dry run or a change without effect is answered after
+the entries of its batch are committed. In a batch without entries, the store is first asked whether ``head`` is its newest
+revision: on an older state the answer might be wrong.
 """
 
 import asyncio
