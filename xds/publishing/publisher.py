@@ -5,9 +5,9 @@ them to the store as one batch. Another task follows the store and serves each e
 writer. So only committed changes are served, a slow disk makes batches larger instead of queues longer, and entries of
 other writers need no special case.
 
-All writes are linearizable, including those that are refused or change nothing. The store compares the revision, so
-every committed entry was planned on the newest state. A refusal, a dry run or a change without effect is answered after
-the entries of its batch are committed. In a batch without entries, the store is first asked whether ``head`` is its newest
+All writes are linearizable, also those that are refused or have no effect. The store compares the revision, so every
+committed entry was planned on the newest state. A refusal, a dry run or a change without effect is answered after the
+entries of its batch are committed. In a batch without entries, the store is first asked whether ``head`` is its newest
 revision: on an older state the answer might be wrong.
 """
 
