@@ -100,6 +100,13 @@ async def test_restarts_cost_no_request_where_each_stream_comes_back_by_itself(t
 
 
 async def test_without_the_ordering_restarts_fail_requests(tmp_path):
-    report = await restart(tmp_path, restarts=max(2, RESTARTS // 4), ordering=False)
-    print(f"restarts without ordering, {report}")
-    assert report.failed["503"] >= 1
+    """Whether one fails any depends on what Envoy reconnects for first: one restart in many goes well."""
+    failed = 0
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+        report = await restart(tmp_path / str(number), restarts=max(2, RESTARTS // 4), ordering=False)
+        print(f"restarts without ordering, {report}")
+        failed += report.failed.get("503", 0)
+        if failed:
+            break
+    assert failed >= 1
