@@ -420,6 +420,20 @@ def test_routes_wait_for_clusters_on_secrets_only_until_they_are_requested(world
     assert [line.split(" ", 2)[2] for line in static_clusters.request(RDS, subscribe=["r"], have={"r": "1"})] == ["r@2"]
 
 
+@pytest.mark.parametrize("per_type", [False, True], ids=["ADS", "per type"])
+def test_what_was_noted_of_clusters_on_secrets_is_forgotten_once_they_are_asked_for(
+    world: World, per_type: bool
+) -> None:
+    """Else every later first request of the node would be worked out for it alone."""
+    world.publish(resource(CDS, "c", refers=(Reference(SDS, "x"),)), resource(SDS, "x"))
+    client = world.client(per_type=per_type)
+    client.subscribe(CDS)
+    client.close()
+    assert len(world.hub._draining) == 1
+    world.client(per_type=per_type, connection="another").request(CDS)
+    assert len(world.hub._draining) == 0
+
+
 @pytest.mark.parametrize("comes_back", [False, True], ids=["it stays away", "it comes and goes"])
 def test_a_draining_route_that_came_back_and_went_before_it_was_sent_keeps_its_clusters(
     make_world: MakeWorld, comes_back: bool

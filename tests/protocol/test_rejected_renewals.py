@@ -1,13 +1,14 @@
 """A NACK of a TTL renewal is counted and shown, and the client is sent what it lacks. Reasons outlive streams."""
 
 import pickle
+from sys import getsizeof
 
 import pytest
 from support.encoded import CDS, EDS, cluster, endpoints, static
 from support.hubs import DELTA, SOTW, MakeWorld, World
 
 from xds.model.groups import Node
-from xds.protocol.node_history import REASON_CHARS_MAX, NackedNames
+from xds.protocol.node_history import NODE_BYTES, REASON_CHARS_MAX, NackedNames
 from xds.protocol.policy import Variant
 from xds.protocol.status import NodesQuery, NodeState, node_summaries
 from xds.protocol.subscription import NameSet
@@ -98,6 +99,15 @@ def test_reasons_are_bounded_shared_and_dropped_with_their_names() -> None:
     for number in range(2):
         nacked.add(Node(id=f"m{number}", cluster="c"), CDS, NameSet.of("a"))
     assert (nacked.reason(node, EDS), nacked._reasons) == ("", {})
+
+
+def test_messages_of_rejections_count_in_the_limit_in_bytes() -> None:
+    nacked = NackedNames(nodes_max=1_000_000, bytes_max=100_000)
+    for number in range(200):
+        nacked.add(Node(id=f"m{number}", cluster="c"), CDS, NameSet.of("a"), "\N{SNOWMAN}" * 10_000)
+        assert nacked.bytes_kept <= 100_000
+    each_bytes = NODE_BYTES + getsizeof("\N{SNOWMAN}" * REASON_CHARS_MAX)
+    assert 0 < len(nacked.by_node) <= 100_000 // each_bytes
 
 
 @pytest.mark.parametrize("message", ["", "again"])

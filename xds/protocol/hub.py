@@ -336,7 +336,7 @@ class Hub:
         for state in states:
             draining = merge_draining(draining, state.draining)
         names = None
-        if session.per_type and kind.stage is not Stage.LISTENERS:
+        if session.per_type and kind.stage not in (Stage.LISTENERS, Stage.CLUSTERS):
             names = frozenset[str]().union(*(state.subscription.names for state in states))
         self._draining.note(session.node, kind.type_url, draining, names)
 
@@ -380,6 +380,7 @@ class Hub:
         return start
 
     # --- Changes -----------------------------------------------------------------------------------------------------
+
     def publish(self, applied: Applied) -> None:
         """Mark all streams that a change of the catalog affects, so that they are updated.
 

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from sys import getsizeof
 
 from immutables import Map
 
@@ -78,6 +79,8 @@ def _short(name: str) -> str:
 
 REASON_CHARS_MAX = 500
 """Characters kept of a NACK's message, for operators."""
+REASON_BYTES = 1_000
+"""Approximate bytes of a kept message beside its text: its key, which may contain the node's names once more."""
 NODE_BYTES = 1_000
 """Approximate bytes of a node beside its names: its key and its dict of types."""
 
@@ -143,10 +146,10 @@ class NackedNames:
             self._forget(next(iter(self._by_node)))
 
     def _keep_reason(self, node: NodeKey, type_url: str, reason: str) -> None:
-        self._bytes -= len(self._reasons.pop((node, type_url), ""))
+        before = self._reasons.pop((node, type_url), "")
         if reason:
             self._reasons[node, type_url] = reason
-            self._bytes += len(reason)
+        self._bytes += _reason_bytes(reason) - _reason_bytes(before)
 
     def _use(self, names: NameSet) -> None:
         if names:
@@ -196,6 +199,10 @@ class NackedNames:
     def bytes_kept(self) -> int:
         """Approximate bytes of all entries."""
         return self._bytes
+
+
+def _reason_bytes(reason: str) -> int:
+    return REASON_BYTES + getsizeof(reason) if reason else 0
 
 
 # --- Draining resources ----------------------------------------------------------------------------------------------

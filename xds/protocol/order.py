@@ -20,6 +20,7 @@ A ``Draft`` is the mutable copy of a client state that one step changes and turn
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from immutables import Map
@@ -130,6 +131,10 @@ REJECTED_MAX = 4
 """Maximum rejected responses per client whose clusters are kept in one map each, which all clients share."""
 
 
+_ORDER_FIELDS = attrgetter(*Order._fields)
+"""The fields of an ``Order`` from a draft, which has them by the same names."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rules:
     """The settings, the response cache and the tables of shared values: the same for all clients."""
@@ -232,21 +237,7 @@ class Draft:
             clusters = self.clusters
             if clusters and all(state.idle for state in clusters):
                 self.acked_snapshot, self.sent_snapshot = newest, None
-        now = (
-            self.acked_snapshot,
-            self.sent_snapshot,
-            self.warming_endpoints,
-            self.pending_endpoints,
-            self.messages_sent,
-            self.missing_clusters,
-            self.rejected_clusters,
-            self.vhds_answered,
-            self.check_removals,
-            self.hold_removals_until,
-            self.is_returning,
-            self.wait_for_clusters_until,
-            self.requested_before,
-        )
+        now = _ORDER_FIELDS(self)
         return before if now == before else Order._make(now)
 
     @property
@@ -271,9 +262,9 @@ class Draft:
         """Note that the step depends on the newest snapshot and on the clock, whatever it read of them."""
         self.read_newest = self.read_clock = True
 
-    def keep_private(self, private: bool = True) -> None:
+    def keep_private(self) -> None:
         """Note that the step depends on one client's own data, so that no other client can share it."""
-        self.is_private = self.is_private or private
+        self.is_private = True
 
     def wait_for_clusters(self) -> None:
         """Hold listeners and routes until the returning client asks for its clusters, within the hold timeout."""

@@ -103,7 +103,8 @@ class Steps:
         if isinstance(request, DeltaDiscoveryRequest):
             state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names)
         else:
-            draft.keep_private(reported)
+            if reported:
+                draft.keep_private()
             recall = None if stuck else self._rules.response_cache
             state = begin_sotw(state, request, interned, view, recall, history.nacked.names)
         if history is not NO_HISTORY:
