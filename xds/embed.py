@@ -55,8 +55,8 @@ __all__ = [
 class ControlPlane:
     """An xDS server to embed: publish resources with ``apply`` and ``replace``, serve them between start and stop.
 
-    Use it in one event loop, as ``async with ControlPlane(settings) as control_plane``. All methods that are not
-    coroutines return at once; what they change is on its way to the Envoys when they return.
+    Use it in one event loop, as ``async with ControlPlane(settings) as control_plane``. Methods that are not coroutines
+    do not wait; when they return, their change is being sent to the Envoys.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -64,17 +64,17 @@ class ControlPlane:
 
     @property
     def settings(self) -> Settings:
-        """The settings that it was made with."""
+        """The settings of the constructor."""
         return self._app.settings
 
     @property
     def address(self) -> Address | None:
-        """Where xDS is served; None unless it is."""
+        """The address of the xDS port; None before ``start``."""
         return self._app.address
 
     @property
     def admin_address(self) -> Address | None:
-        """Where the admin port is; None before ``start``, and without one."""
+        """The address of the admin port; None before ``start``, and if it is off."""
         return self._app.admin_address
 
     # --- Publishing --------------------------------------------------------------------------------------------
@@ -89,8 +89,8 @@ class ControlPlane:
         """Add, change and remove resources of a group, all or none.
 
         A resource is a dict in Envoy's JSON form with ``@type``, YAML text, an ``envoy-data-plane`` message or a
-        google.protobuf one. What is removed is named by type (``clusters``, or a type URL) and name.
-        Raises ChangesetRejectedError with every problem; what was served then stays served.
+        google.protobuf one. A removal is a type (``clusters``, or a type URL) and a name. Raises ChangesetRejectedError
+        with every problem; the resources served before are then still served.
         """
         removals = tuple((type_url_of(word), name) for word, name in remove)
         schema = load_schema()
@@ -98,12 +98,12 @@ class ControlPlane:
         if unknown:
             self._app.note_rejected()
             raise ChangesetRejectedError([_not_a_type(type_url, group) for type_url in sorted(unknown)])
-        # What is empty does not make a group, as a removal does not.
+        # An empty upsert does not create a group, as a removal does not.
         upserts = {name: resources for name, resources in self._read({group: upsert}).items() if resources}
         return self._apply(Changeset(upserts=upserts, removals={group: removals} if removals else {}))
 
     def replace(self, groups: Mapping[str, Iterable[ResourceLike]], *, rules: GroupTable | None = None) -> Applied:
-        """Make these the only groups and resources there are, all or none. Raises ChangesetRejectedError."""
+        """Replace all groups and resources by these, all or none. Raises ChangesetRejectedError."""
         return self._apply(Changeset(upserts=self._read(groups), groups=rules, replace=True))
 
     def _apply(self, changeset: Changeset) -> Applied:
@@ -120,25 +120,25 @@ class ControlPlane:
     # --- Life --------------------------------------------------------------------------------------------------
 
     def launch(self) -> None:
-        """Have worker processes begin to load while what they will serve is not there yet. Raises BindError.
+        """Bind the xDS port and start the worker processes in advance, before the first resources. Raises BindError.
 
-        ``start`` does it where it was not done before; either way, no client can connect before ``start``.
+        Optional: ``start`` does it otherwise. No client can connect before ``start``.
         """
         self._app.launch()
 
     async def start(self) -> Address:
-        """Listen and serve; return the address that was bound.
+        """Listen and serve; return the bound address.
 
-        Raises BindError, or WorkerFailedError when a worker process does not begin to serve; nothing is left open then.
+        Raises BindError, or WorkerFailedError if a worker process does not start to serve; nothing is left open then.
         """
         return await self._app.start()
 
     async def drain(self) -> None:
-        """Say that the server is not ready, then end the streams one by one, over the drain window."""
+        """Report the server as not ready, then end the streams one by one over the drain window."""
         await self._app.drain()
 
     async def stop(self) -> None:
-        """Close everything. Streams that are still open are cut; ``drain`` first to be gentle."""
+        """Close everything, including open streams; call ``drain`` before for a graceful end."""
         await self._app.stop()
 
     async def __aenter__(self) -> Self:

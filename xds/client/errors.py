@@ -117,8 +117,8 @@ def maybe_made(error: Exception, *, sent: int, answered: int) -> int:
     if (error.details() or "").startswith(NEVER_SENT):
         return 0
     metadata = dict(cast("Iterable[tuple[str, Any]]", error.trailing_metadata() or ()))
-    if "xds-answered" in metadata:
-        return min(sent, max(0, int(metadata["xds-answered"]) - answered))
+    if (total := str(metadata.get("xds-answered", ""))).isdecimal():  # a proxy may have written anything
+        return min(sent, max(0, int(total) - answered))
     is_refused = not isinstance(error_of(error, "any"), OutcomeUnknownError)  # by gRPC itself, as what is too large
     return 0 if is_refused and sent == 1 else sent
 
