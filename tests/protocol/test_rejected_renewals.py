@@ -10,6 +10,7 @@ from support.hubs import DELTA, SOTW, MakeWorld, World
 from xds.model.groups import Node
 from xds.protocol.node_history import NODE_BYTES, REASON_CHARS_MAX, NackedNames
 from xds.protocol.policy import Variant
+from xds.protocol.responses import Part
 from xds.protocol.status import NodesQuery, NodeState, node_summaries
 from xds.protocol.subscription import NameSet
 
@@ -63,6 +64,18 @@ def test_a_renewal_with_bodies_that_is_rejected_is_shown_and_not_sent_again(make
     (node,) = node_summaries(world.hub.streams, NodesQuery(), world.now)
     (found,) = node.types
     assert (node.state, found.nacked, found.error) == (NodeState.REJECTED, ("a", "b"), "no")
+
+
+def test_a_renewal_is_not_kept_for_a_client_that_may_reject_it(make_world: MakeWorld) -> None:
+    """On SotW each client's renewal has all resources, with their bodies."""
+    world = make_world()
+    world.publish(cluster("a", eds=None, ttl_s=9))
+    client = world.client(SOTW)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.advance(3)
+    (stream,) = world.hub.streams
+    assert not any(isinstance(kept, Part) for kept in stream.states[CDS].heartbeat)
 
 
 def test_names_that_a_node_rejected_on_an_earlier_stream_are_shown_with_its_message(

@@ -553,9 +553,10 @@ class Draft:
             self._send_unblamed(part, state.kind, message)
         return Answered(state.kind, part, message)
 
-    def take_rejected_renewal(self, state: TypeState, part: Part, message: str) -> Answered:
+    def take_rejected_renewal(self, state: TypeState, message: str) -> Answered:
         """Apply the NACK of the last TTL renewal."""
-        self.put(state.reject_renewal(part))
+        state, part = state.reject_renewal()
+        self.put(state)
         return Answered(state.kind, part, message)
 
     def _send_unblamed(self, part: Part, kind: Kind, message: str) -> None:

@@ -54,8 +54,6 @@ class Part:
     """Names that the message removes, on full-state SotW by their absence."""
     new: frozenset[str] = EMPTY_SET
     """Names in the message that a client did not hold before."""
-    renewed: tuple[Resource, ...] = ()
-    """Resources whose TTL the message renews."""
     serial: int = field(init=False)
     """The nonce as a number; later messages have higher ones."""
     _name_set: NameSet | None = field(init=False, default=None)
@@ -134,14 +132,13 @@ class Part:
     def versions(self) -> Mapping[str, str]:
         """Each name in the message to its version, "" for a removed one."""
         if self._versions is None:
-            sent = (*self.upserts, *self.renewed)
-            self._versions = {resource.name: resource.version for resource in sent} | dict.fromkeys(self.removals, "")
+            self._versions = {r.name: r.version for r in self.upserts} | dict.fromkeys(self.removals, "")
         return self._versions
 
     @property
     def names(self) -> list[str]:
-        """Every name in the message, sent, renewed or removed."""
-        return [*(resource.name for resource in (*self.upserts, *self.renewed)), *self.removals]
+        """Every name in the message, sent or removed."""
+        return [*(resource.name for resource in self.upserts), *self.removals]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -386,7 +383,7 @@ def delta_heartbeat(
     bodiless = [resource.heartbeat for resource in resources]
     message = DeltaDiscoveryResponse(type_url=type_url, system_version_info=version, nonce=nonce, resources=bodiless)
     message.control_plane.identifier = encoding.identifier
-    return Part(nonce, message.SerializeToString(), (), (), version, is_heartbeat=True, renewed=resources)
+    return Part(nonce, message.SerializeToString(), (), (), version, is_heartbeat=True)
 
 
 # --- The cache -------------------------------------------------------------------------------------------------------

@@ -354,9 +354,9 @@ def _follow(draft: Draft, kind: Kind) -> None:
 
 def _answer_delta(draft: Draft, state: TypeState, request: DeltaDiscoveryRequest) -> Answered | None:
     nonce = request.response_nonce
-    part, error, renewal = (state.find(nonce) if nonce else None), error_of(request), state.heartbeat.part
-    if part is None and error is not None and renewal is not None and nonce == renewal.nonce:
-        return draft.take_rejected_renewal(state, renewal, error)
+    part, error = (state.find(nonce) if nonce else None), error_of(request)
+    if part is None and error is not None and nonce and nonce == state.heartbeat.nonce:
+        return draft.take_rejected_renewal(state, error)
     return draft.take_answer(state, part, error) if part is not None else None
 
 
@@ -378,7 +378,7 @@ def _answer_sotw(
         state = draft.put(state._replace(heartbeat=heartbeat._replace(unanswered=False)))
     # Envoy answers only the last of several responses that it received while its clusters were warming.
     answered = draft.take_answer(state, outstanding, error, version) if outstanding is not None else None
-    if answered is None and renewal and heartbeat.unanswered and heartbeat.part is not None and error is not None:
-        answered = draft.take_rejected_renewal(state, heartbeat.part, error)
+    if answered is None and renewal and heartbeat.unanswered and error is not None:
+        answered = draft.take_rejected_renewal(state, error)
     draft.put(change_sotw(draft.states[state.kind], request, rules.interned, repeated=repeated))
     return answered, False

@@ -108,12 +108,11 @@ class Rejection:
 
 
 class Heartbeat(NamedTuple):
-    """The time of the next TTL renewal, 0 for none, and the last one: its nonce and its message."""
+    """The time of the next TTL renewal, 0 for none, and the nonce of the last one, "" after a later response."""
 
     at: float = 0.0
     nonce: str = ""
     unanswered: bool = False
-    part: Part | None = None
 
 
 NO_HEARTBEAT = Heartbeat()
@@ -538,7 +537,7 @@ class TypeState(NamedTuple):
         """
         assert self.view is not None
         kind = self.kind
-        resources = tuple(resource for _, resource in sorted(self._timed().items()))
+        resources = self._to_renew()
         fingerprint = self.fingerprint
         if fingerprint is None:
             fingerprint = fingerprint_held(self.subscription, self.view, self.exceptions)
@@ -546,24 +545,32 @@ class TypeState(NamedTuple):
         if kind.variant is Variant.DELTA:
             part = delta_heartbeat(kind.type_url, resources, version, nonce, encoding)
         else:
-            # On SotW, Envoy 1.40 removes all clusters after a response of clusters without bodies, and crashes after
-            # one of endpoints without bodies. Resources are therefore sent with their bodies.
-            again = self._everything(self.view, self.exceptions) if kind.policy.full_state else resources
-            (whole,) = sotw_parts(kind.type_url, again, version, unlimited(encoding), lambda: nonce)
-            part = replace(whole, upserts=(), is_heartbeat=True, renewed=whole.upserts)
-        return self._replace(fingerprint=fingerprint, heartbeat=Heartbeat(at, part.nonce, True, part)), part
+            # On SotW, Envoy 1.40 removes all clusters and listeners after a response without bodies, and renews no
+            # endpoints or routes by one (docs/envoy-behaviour.md#ttl).
+            (whole,) = sotw_parts(kind.type_url, resources, version, unlimited(encoding), lambda: nonce)
+            part = replace(whole, upserts=(), is_heartbeat=True)
+        return self._replace(fingerprint=fingerprint, heartbeat=Heartbeat(at, part.nonce, True)), part
 
-    def reject_renewal(self, part: Part) -> "TypeState":
-        """Apply the client's NACK of the last renewal.
+    def _to_renew(self) -> tuple[Resource, ...]:
+        """Return the resources of a renewal, sorted by name: those with a TTL, on full-state SotW all."""
+        assert self.view is not None
+        if self.is_full_state:
+            return tuple(self._everything(self.view, self.exceptions))
+        return tuple(resource for _, resource in sorted(self._timed().items()))
+
+    def reject_renewal(self) -> tuple["TypeState", Part]:
+        """Apply the client's NACK of the last renewal; return also what it renewed.
+
+        No response was sent since, so the client's resources are those of the renewal: it need not be kept.
 
         On delta the client no longer holds the versions that were renewed, because their TTL expired (the server was
         stopped, or the connection was slow): they are sent again with their bodies. On SotW the renewal had the bodies:
         its names count as NACKed, and are not renewed any more.
         """
+        part = Part(self.heartbeat.nonce, b"", self._to_renew(), (), "", is_heartbeat=True)
         if self.kind.variant is Variant.DELTA:
-            wants, held = self.subscription.wants, self.held
-            return self.require([name for name in part.names if wants(name) and held(name) is not None])
-        return self._replace(nacked_names=self.nacked_names.union(part.name_set))
+            return self.require(part.names), part
+        return self._replace(nacked_names=self.nacked_names.union(part.name_set)), part
 
 
 _HELD, _SENT, _ANSWERED = (TypeState._fields.index(name) for name in ("view", "remaining", "in_flight"))
