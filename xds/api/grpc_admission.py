@@ -40,5 +40,5 @@ async def _refuse(_: Any, context: Any) -> None:
 
 
 def nothing_made_after(answered: int) -> tuple[tuple[str, str], ...]:
-    """Return the trailing metadata of a stream that ends, where no message after so many answered ones was made."""
+    """Return the trailing metadata of an ending stream, of which only the first ``answered`` messages were applied."""
     return ("xds-outcome", "none"), ("xds-answered", str(answered))

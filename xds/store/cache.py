@@ -14,7 +14,7 @@ from xds.store.records import decode_base, encode_base
 MAGIC = b"xds cache 1\n"
 EVERY_S = 1.0
 PAUSE_RATIO = 20
-"""The pause after a write lasts at least so many times as long as the write."""
+"""The minimum pause after a write, as a multiple of the write's duration."""
 _EPOCH_BYTES, _DIGEST_BYTES = 64, 16
 
 

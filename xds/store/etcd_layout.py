@@ -22,7 +22,7 @@ log = logging.getLogger("xds")
 LOG_PAGE = 200
 REVISION_DIGITS = 20
 UNKNOWN_KEYS_MAX = 100
-"""At most so many keys that are not part of the store are logged, each once."""
+"""Maximum keys that are not part of the store and are logged, each once."""
 
 
 class EtcdLayout:
@@ -87,7 +87,7 @@ class EtcdLayout:
         return entries
 
     async def read_log(self, after: int, newest: int, at: int, *, limit: int = 0) -> list[Stored]:
-        """Return the entries after a revision, up to ``newest``; with ``limit``, the first so many or some more."""
+        """Return the entries after a revision, up to ``newest``; with ``limit``, at least that many if there are."""
         entries: list[Stored] = []
         first, end = self.log_key(after + 1), end_of(self.log_prefix)
         while True:

@@ -17,7 +17,7 @@ SMALL_BYTES_MAX = 4 * 1024 * 1024
 STALLED_S = 30
 PACE_BYTES_PER_S = 64 * 1024
 SLOW_S = 3
-"""A stream slower than ``PACE_BYTES_PER_S`` for so many seconds in a row loses its room if others wait."""
+"""Seconds in a row below ``PACE_BYTES_PER_S`` after which a stream loses its room, if others wait."""
 EMPTIED_BYTES_MIN = 1024 * 1024
 RESOURCE_EXHAUSTED = 8
 

@@ -23,7 +23,7 @@ from xds.protocol.status import Event
 
 ADMITTED_AT_ONCE = 16
 ADMITTING_S = 0.002
-"""First answers to new clients per turn of the event loop: at most so many, and so many seconds of work.
+"""Maximum first answers to new clients, and seconds of work for them, per turn of the event loop.
 
 One answer may take milliseconds if it has thousands of resources.
 """

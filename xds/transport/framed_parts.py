@@ -8,7 +8,7 @@ from xds.protocol.responses import Part
 from xds.transport.http2 import grpc
 
 BYTES_MAX = 8 * 1024 * 1024
-"""At most so many bytes are kept; the newest message is kept in any case."""
+"""Maximum bytes of all framed messages; the newest is kept in any case."""
 
 
 class FramedParts:

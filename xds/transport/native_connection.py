@@ -32,7 +32,7 @@ LINGER_BYTES_MAX = 256 * 1024
 TLS_READ_BYTES = 16_384
 CORKED_MAX = 64
 CORKED_BYTES_MAX = 16_384
-"""Output caused by one read is joined up to so many pieces, and pieces up to this size; beyond, it is sent at once."""
+"""Maximum pieces of output, and bytes of a piece, that are joined after one read; more is sent at once."""
 FRAMES_AT_ONCE = 32
 """Frames of one client processed per turn of the event loop: more than one read of a large request contains."""
 KEEPALIVE_PING = frame(PING, 0, 0, b"xds-ping")

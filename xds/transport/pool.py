@@ -22,11 +22,11 @@ FEED_BYTES_MAX = 512 * 1024 * 1024
 """Unread bytes at which a worker counts as stuck; a full state may be tens of megabytes."""
 LOOK_EVERY_S = 1.0
 SILENT_LOOKS = 5
-"""A worker that sent nothing between so many checks is silent; each worker sends something every second."""
+"""Checks without a message after which a worker counts as silent; each worker sends something every second."""
 START_S = 60.0
 RESTART_MIN_S, RESTART_MAX_S = 0.2, 30.0
 LIVED_S = 10.0
-"""A worker that ran at least so long is replaced at once; others after a growing pause."""
+"""The run time from which an ended worker is replaced at once; others are replaced after a growing pause."""
 LAST_WORDS_S = 5.0
 """How long to wait for the last messages of a worker that has ended."""
 PACKAGE_ROOT = Path(__file__).parents[2]
@@ -149,7 +149,7 @@ class Pool:
             worker.channel.send(message)
 
     async def wait_ended(self, within_s: float) -> None:
-        """Replace no worker from now on; return once all have ended, or after so many seconds."""
+        """Replace no worker from now on; return once all have ended, or after ``within_s`` seconds."""
         self._ending.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
