@@ -15,7 +15,7 @@ help: ## list the commands
 
 setup: $(STAMP) ## make .venv with everything, from a bare Python 3.11
 
-$(STAMP): pyproject.toml requirements.lock hatch_build.py xds/version.py $(wildcard protos/*/*.proto)
+$(STAMP): pyproject.toml requirements.lock hatch_build.py xds/version.py $(wildcard xds/schema/binary.py protos/*/*.proto)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (about a minute on a new machine)"

