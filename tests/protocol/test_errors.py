@@ -10,6 +10,8 @@ from xds.model.groups import GroupTable, Rule
 from xds.model.types import TYPE_PREFIX
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import Limits, Variant
+from xds.protocol.requests import TYPE_URL_LENGTH_MAX
+from xds.protocol.status import UnknownType
 
 MALFORMED = [b"\xff\xff\xff", b"\x0a\x05ab", b"\x12\x02\xff\xfe", b"\x00"]
 DENY = GroupTable(rules=(Rule(group="prod", id="prod-*"),), deny_unmatched=True)
@@ -36,10 +38,38 @@ def test_error_ends_that_stream_alone(world: World, variant: Variant) -> None:
     assert (world.hub.counters.streams_refused, len(world.hub.streams)) == (1, 1)
 
 
-def test_error_unknown_type_url_is_invalid_argument_naming_it(world: World, variant: Variant) -> None:
-    unknown = TYPE_PREFIX + "acme.Nothing"
-    (said,) = world.client(variant).subscribe(unknown)
-    assert said == f"END INVALID_ARGUMENT: unknown type URL {unknown!r}"
+UNKNOWN = TYPE_PREFIX + "acme.Nothing"
+
+
+def test_an_unknown_type_on_a_working_stream_is_answered_as_one_without_resources(
+    world: World, variant: Variant
+) -> None:
+    client = world.client(variant, node="n1")
+    world.publish(static("a"))
+    client.subscribe(CDS)
+    client.ack(CDS)
+
+    assert client.subscribe(UNKNOWN) == [f"{UNKNOWN} #2 (empty)"]
+    client.ack(UNKNOWN)
+    world.publish(static("a", 2))
+
+    assert client.take() == ["CDS #3 a@2"]
+    (event,) = world.hub.take_events()
+    assert event == UnknownType(node_id="n1", group="default", type_url=UNKNOWN)
+
+
+def test_each_node_that_asks_for_an_unknown_type_is_reported(world: World, variant: Variant) -> None:
+    for number in range(4):
+        world.client(variant, node=f"n{number}").subscribe(UNKNOWN, "x")
+
+    assert [event.node_id for event in world.hub.take_events()] == ["n0", "n1", "n2", "n3"]
+
+
+def test_error_a_type_url_that_is_too_long_ends_the_stream(world: World, variant: Variant) -> None:
+    too_long = TYPE_PREFIX + "a" * TYPE_URL_LENGTH_MAX
+    (said,) = world.client(variant).subscribe(too_long)
+    what = f"the type URL has {len(too_long)} characters, at most {TYPE_URL_LENGTH_MAX} are accepted"
+    assert said == f"END INVALID_ARGUMENT: {what}: {too_long[:200]!r}"
 
 
 @pytest.mark.parametrize("type_url", sorted(TYPES))
@@ -365,7 +395,7 @@ def test_error_over_the_limit_of_types_is_resource_exhausted_naming_it(make_worl
 def test_error_stream_refused_at_its_first_request_leaves_nothing_behind(world: World, variant: Variant) -> None:
     client = world.client(variant, per_type=True)
     client.request(CDS, node=wire.Node())
-    client.subscribe(TYPE_PREFIX + "acme.Nothing")
+    client.subscribe(TYPE_PREFIX + "a" * TYPE_URL_LENGTH_MAX)
     hub = world.hub
     assert (len(hub.streams), len(hub._sessions), hub.counters.streams_opened, hub.counters.streams_closed) == (
         0,

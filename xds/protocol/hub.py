@@ -42,7 +42,7 @@ from xds.protocol.requests import (
 )
 from xds.protocol.responses import Encoding, Part, ResponseCache
 from xds.protocol.sessions import Session, Sessions, Stream, Timers, WatchTable
-from xds.protocol.status import Counters, Event, Refused, nacked, overdue
+from xds.protocol.status import Counters, Event, Refused, UnknownType, nacked, overdue
 from xds.protocol.steps import NO_HISTORY, History, Steps
 from xds.protocol.type_state import Kind, Rejection
 
@@ -58,8 +58,8 @@ def is_sparse(table: Mapping[Stream, object]) -> bool:
 class Hub:
     """The streams of a process, and the responses to them.
 
-    ``knows_type`` says whether a type URL is in the schema; other types are refused. ``share`` is called with each
-    new entry of the node history; the caller must pass it to ``remember`` of every other process's hub.
+    ``knows_type`` says whether a type URL is in the schema; others have no resources. ``share`` is called with each new
+    entry of the node history; the caller must pass it to ``remember`` of every other process's hub.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Hub:
         self._interned = Interned()
         rules = Rules(self._ordering, encoding or Encoding(), self.response_cache, self._interned)
         self._client_states = ClientStates(self._ordering)
+        self._knows_type = knows_type
         self._steps = Steps(rules, self._client_states, self._limits, knows_type)
         self._starts: dict[tuple[str, Variant, bool], ClientState] = {}
         """Group, variant and whether it is gRPC's client, to the initial client state."""
@@ -231,6 +232,8 @@ class Hub:
         else:
             history = self._history(session, kind.type_url)
             step = self._steps.first_request(before, context, source, kind, request, size, history)
+            if not self._knows_type(kind.type_url):
+                self._events.append(UnknownType(node_id=session.node.id, group=session.group, type_url=kind.type_url))
             if history.nacked:
                 reason = self._nacked.reason(session.node, kind.type_url)
                 self._note_rejection(session, kind, Rejection("", reason, {}))

@@ -4,7 +4,7 @@
 and docs/protocol.md#nack.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -34,6 +34,8 @@ Request = DeltaDiscoveryRequest | DiscoveryRequest
 
 ERROR_DETAIL_CHARS_MAX = 4_096
 """Maximum length of a NACK's message; the rest is dropped."""
+TYPE_URL_LENGTH_MAX = 1_000
+"""Maximum length of a type URL: streams keep those that they subscribe to, also of types that are unknown."""
 INITIAL_VERSION_BYTES = 400
 """Approximate bytes of a reported version, beside its name and version."""
 WIRE_FACTOR = 64
@@ -141,10 +143,14 @@ def type_of(request: Request, served: str) -> str:
     return type_url
 
 
-def check_new_type(type_url: str, known: int, knows_type: Callable[[str], bool], types_max: int) -> None:
-    """Check a type that is new on a stream. Raises StreamRefusedError if it is unknown or one too many."""
-    if not knows_type(type_url):
-        raise StreamRefusedError(Status.INVALID_ARGUMENT, f"unknown type URL {type_url[:200]!r}")
+def check_new_type(type_url: str, known: int, types_max: int) -> None:
+    """Check a type that is new on a stream. Raises StreamRefusedError if its name is too long, or it is one too many.
+
+    A type that the schema lacks is no error: a client of another version must not lose the types that it shares.
+    """
+    if len(type_url) > TYPE_URL_LENGTH_MAX:
+        what = f"the type URL has {len(type_url)} characters, at most {TYPE_URL_LENGTH_MAX} are accepted"
+        raise StreamRefusedError(Status.INVALID_ARGUMENT, f"{what}: {type_url[:200]!r}")
     if known >= types_max:
         raise StreamRefusedError(Status.RESOURCE_EXHAUSTED, f"a stream may use {types_max} types (types_max)")
 

@@ -50,6 +50,15 @@ class Refused:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownType:
+    """A node subscribed to a type that the schema lacks, which is answered as a type without resources."""
+
+    node_id: str
+    group: str
+    type_url: str
+
+
 def nacked(node_id: str, group: str, type_url: str, part: Part, message: str) -> Nacked:
     """Return the event of a rejected part."""
     return Nacked(
@@ -62,7 +71,7 @@ def overdue(node_id: str, group: str, type_url: str, nonce: str, waited_s: float
     return Overdue(node_id=node_id, group=group, type_url=type_url, nonce=nonce, waited_s=waited_s)
 
 
-Event = Nacked | Overdue | Refused
+Event = Nacked | Overdue | Refused | UnknownType
 
 
 @dataclass(slots=True)

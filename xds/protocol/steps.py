@@ -57,7 +57,7 @@ NO_HISTORY = History()
 
 
 class Steps:
-    """Computes steps. ``knows_type`` says whether a type URL is in the schema; other types are refused."""
+    """Computes steps. ``knows_type`` says whether a type URL is in the schema; other types have no resources."""
 
     __slots__ = ("_client_states", "_kinds", "_knows_type", "_limits", "_rules")
 
@@ -77,7 +77,7 @@ class Steps:
         if state is not None:
             return state.kind, True
         known = sum(1 for other in client_state.types if other.kind.slot == source.slot)
-        check_new_type(type_url, known, self._knows_type, self._limits.types_max)
+        check_new_type(type_url, known, self._limits.types_max)
         return self._kinds.get(type_url, source.variant, source.slot), False
 
     # --- Steps -------------------------------------------------------------------------------------------------------
@@ -107,6 +107,8 @@ class Steps:
                 draft.keep_private()
             recall = None if stuck else self._rules.response_cache
             state = begin_sotw(state, request, interned, view, recall, history.nacked.names)
+        if not self._knows_type(kind.type_url):
+            draft.keep_private()  # each node that asks for it is reported
         if history is not NO_HISTORY:
             draft.keep_private()
             state = _with_history(state, history, context, context.soon + self._rules.ordering.listener_drain_s)

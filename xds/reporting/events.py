@@ -6,7 +6,7 @@ from itertools import islice
 import structlog
 
 from xds.model.types import short_name
-from xds.protocol.status import Event, Nacked, Refused
+from xds.protocol.status import Event, Nacked, Refused, UnknownType
 from xds.publishing.changes import Published
 from xds.reporting.merged_log import peers_log
 
@@ -50,6 +50,12 @@ def log_event(event: Event) -> None:
     node = event.node_id[:200]
     if isinstance(event, Refused):
         peers_log.warning("refused", kind=event.status, node=node, status=event.status, message=event.message[:500])
+        return
+    if isinstance(event, UnknownType):
+        hint = "it is answered as a type without resources; add its descriptors with --schema"
+        peers_log.warning(
+            "unknown type", kind=event.type_url, node=node, group=event.group, type=event.type_url, hint=hint
+        )
         return
     about = {"node": node, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
     kind = (event.group, event.type_url)
