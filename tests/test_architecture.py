@@ -26,10 +26,10 @@ ARROWS: dict[str, set[str]] = {
     "transport": {"model", "protocol", "address", "process.background", "process.signals", "_generated"},
     "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
     "process": set(),
-    "reporting": {"model", "protocol", "publishing.changes"},
+    "reporting": {"model", "protocol", "store.entries"},
     "api": {
         *("model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"),
-        *("process.background", "reporting.merged_log", "reporting.escaping"),
+        *("process.background", "reporting.merged_log", "reporting.escaping", "reporting.standing"),
         *("transport.grpcio_tls", "transport.tls", "version"),
     },
     "address": set(),
@@ -42,11 +42,11 @@ ARROWS: dict[str, set[str]] = {
     },
     "app": {
         *("process.background", "model", "protocol", "schema", "serving", "transport", "api"),
-        *("address", "config", "process.descriptors", "process.memory", "reporting.events"),
+        *("address", "config", "process.descriptors", "process.memory", "reporting.events", "reporting.standing"),
     },
     "server": {
         *("address", "app", "api", "publishing", "sources", "store", "model", "config"),
-        *("process.memory", "reporting.events"),
+        *("process.memory", "reporting.events", "reporting.standing"),
     },
     "cli": {
         "server",

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import resources as r
@@ -30,7 +31,7 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     publisher = Publisher(MemoryStore(), app.catalog, app.follow)
     await publisher.start()
     reader, stop = DirectoryReader(tmp_path), asyncio.Event()
-    await _publish(publisher, change_of_directory(reader.read()))
+    await _publish(app, publisher, change_of_directory(reader.read()))
     directory = _FollowedDirectory(app, publisher, reader, stop, Rereading(lambda *_: None))
     publish, failed = publisher.publish, []
 
@@ -104,3 +105,105 @@ async def test_a_restart_without_its_directory_while_the_store_is_away_leaves_it
                     poll_s=0.05,
                     ignoring=(UnavailableError, RefusedError),  # the directory still owns it
                 )
+
+
+BROKEN = {
+    "a file that can't be parsed": lambda path: (path / "more.yaml").write_text("resources: [\n"),
+    "a wrong field": lambda path: r.write_directory(path, [r.static_cluster("a", 1, conect_timeout="1s")]),
+    "a dangling reference": lambda path: r.write_directory(path, [r.route("main", "nowhere")]),
+    "a directory that is gone": lambda path: path.rename(path.with_name("elsewhere")),
+    "a file that can't be a group's": lambda path: (path / "not a group").mkdir(),
+}
+"""What may be wrong with a directory at a restart; the names of the tests' cases."""
+
+
+@pytest.mark.parametrize("what", BROKEN)
+async def test_a_restart_with_a_broken_directory_serves_its_last_good_state_and_follows_it(
+    what: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "mesh"
+    directory.mkdir()
+    good = [r.static_cluster("a", 1)]
+    r.write_directory(directory, good)
+    async with XdsServer(directory) as server:
+        await server.wait_ready()
+        assert (await server.metrics())["xds_directory_rejected"] == 0
+        first = (await server.metrics())["xds_directory_applied_timestamp_seconds"]
+        assert first > 0
+        server.stop()
+        BROKEN[what](directory)
+        server.start()
+        await server.wait_ready()
+        (event,) = server.events("the directory can't be served; its last good state is served from the store")
+        assert (event["level"], event["problems"]) == ("error", 1)
+        assert server.events("problem")
+        (serving,) = server.events("serving")
+        assert serving["resources"]["default"] == {"clusters": 1}
+        assert f"the directory {directory} is rejected since" in serving["directory_problem"]
+
+        ready = await server.admin("/readyz")
+        assert (ready.status, "ready, but the directory" in ready.text) == (200, True)
+        metrics = await server.metrics()
+        assert (metrics["xds_directory_rejected"], metrics["xds_directory_applied_timestamp_seconds"]) == (1, 0)
+        assert metrics["xds_changesets_rejected_total"] == 1
+        async with Client(f"127.0.0.1:{server.api_port}") as client:
+            assert (await client.get("clusters", "a"))["connect_timeout"] == "1s"
+            (problem,) = (await client.nodes()).problems
+            assert problem == ready.text.removeprefix("ready, but ")
+
+        mend(directory, [r.static_cluster("a", 1, connect_timeout="2s")])
+        await server.wait_event("applied")
+        metrics = await server.wait_metrics(lambda metrics: metrics["xds_directory_rejected"] == 0)
+        assert (await server.admin("/readyz")).text == "ready"
+        assert metrics["xds_directory_applied_timestamp_seconds"] >= first
+
+
+async def test_a_directory_that_is_mended_to_what_is_served_is_rejected_no_longer(tmp_path: Path) -> None:
+    r.write_directory(tmp_path, [r.static_cluster("a", 1)])
+    async with XdsServer(tmp_path) as server:
+        await server.wait_ready()
+        BROKEN["a wrong field"](tmp_path)
+        await server.wait_metrics(lambda metrics: metrics["xds_directory_rejected"] == 1)
+        assert "is rejected since" in (await server.admin("/readyz")).text
+        mend(tmp_path, [r.static_cluster("a", 1)])
+        await server.wait_metrics(lambda metrics: metrics["xds_directory_rejected"] == 0)
+        assert (await server.admin("/readyz")).text == "ready"
+        assert not server.events("applied")[1:], "nothing has changed"
+
+
+async def test_a_start_with_a_broken_directory_is_refused_if_the_store_has_only_what_others_made(
+    tmp_path: Path,
+) -> None:
+    """Neither what was pushed nor another directory's content is the last good state of this directory."""
+    other, broken = tmp_path / "other", tmp_path / "broken"
+    for directory in (other, broken):
+        directory.mkdir()
+        r.write_directory(directory, [r.static_cluster("a", 1)])
+    BROKEN["a wrong field"](broken)
+    async with XdsServer(None) as server:
+        await server.wait_ready()
+        async with Client(f"127.0.0.1:{server.api_port}") as client:
+            await client.apply(upsert=[r.static_cluster("pushed", 1)], group="pushed")
+        for last in (None, other):
+            server.stop()
+            server.argv.insert(2, str(broken))
+            server.start()
+            assert await server.wait_ended() == 1
+            assert f"xds: {broken} can't be served: 1 problem, above" in server.log()
+            server.argv.remove(str(broken))
+            if last is None:
+                server.argv.insert(2, str(other))
+                server.start()
+                await server.wait_ready()
+                server.stop()
+                server.argv.remove(str(other))
+
+
+def mend(directory: Path, resources: list[dict[str, Any]]) -> None:
+    """Write a directory as it should be, whatever is wrong with it."""
+    directory.mkdir(exist_ok=True)
+    if (wrong := directory / "not a group").exists():
+        wrong.rmdir()
+    for path in directory.iterdir():
+        path.unlink()
+    r.write_directory(directory, resources)

@@ -1,8 +1,8 @@
 """The control plane: the catalog, the streams that serve it, and the admin port."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from starlette.types import ASGIApp
@@ -14,13 +14,14 @@ from xds.api.metrics import metrics_renderer
 from xds.config import ServingInfo, Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset, Changeset
-from xds.model.problem import ChangesetRejectedError
+from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import short_name
 from xds.process.background import Background
 from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.reporting.events import log_certificates, log_little_room, log_tls_problem
+from xds.reporting.standing import DirectoryStanding
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
@@ -52,6 +53,8 @@ class App:
         """Returns why newer changes may be missing, "" if none can be."""
         self.refusing_because: Callable[[], str] = lambda: ""
         """Returns why no change can be stored now, "" if changes can be."""
+        self.directory: DirectoryStanding | None = None
+        """The directory that is followed, if one is. Set it before ``start``."""
         self.background = Background()
         """The background tasks of this process."""
         self._rejected = 0
@@ -112,9 +115,10 @@ class App:
             self._streams.settings = self.settings
             self._streams.launch()
 
-    async def start(self) -> Address:
+    async def start(self, *, ready: bool = True) -> Address:
         """Listen and serve; return the address that was bound.
 
+        Without ``ready``, ``/readyz`` answers 503 until ``set_ready``, for a caller that is still to start other ports.
         Raises BindError, or WorkerFailedError if a worker process does not start to serve; nothing is left open then.
         """
         settings = self.settings
@@ -133,6 +137,7 @@ class App:
                     rejected=lambda: self._rejected,
                     stale=lambda: bool(self.stale_because()),
                     refusing=lambda: bool(self.refusing_because()),
+                    directory=self.directory,
                     background=self.background,
                 ),
                 tls=settings.api.tls,
@@ -147,8 +152,13 @@ class App:
                 await self._streams.stop()
                 self.address = None
                 raise
-        self._state = "ready"
+        if ready:
+            self.set_ready()
         return self.address
+
+    def set_ready(self) -> None:
+        """Report the server as ready from now on: all that it is to serve is served."""
+        self._state = "ready"
 
     def _share_room(self) -> None:
         given = self.settings.connections
@@ -166,14 +176,21 @@ class App:
         workers = self._streams.workers
         if self._state == "ready" and not workers.usable:
             return False, f"no worker serves: {workers.problem}"
-        told = [workers.problem] if self._state == "ready" and workers.problem else []
-        if why := self.stale_because():
-            told.append(f"newer changes may be missing: {why}")
-        if why := self.refusing_because():
-            told.append(f"changes are refused: {why}")
-        if why := self.background.ailing:
-            told.append(why)
+        told = list(self._problems())
         return self._state == "ready", f"{self._state}, but {'; '.join(told)}" if told else self._state
+
+    def _problems(self) -> Iterator[str]:
+        """Iterate over what needs the operator's attention although the server serves."""
+        if self._state == "ready" and (why := self._streams.workers.problem):
+            yield why
+        if why := self.stale_because():
+            yield f"newer changes may be missing: {why}"
+        if why := self.refusing_because():
+            yield f"changes are refused: {why}"
+        if self.directory is not None and (why := self.directory.why):
+            yield why
+        if why := self.background.ailing:
+            yield why
 
     def serve_api(self, api: ASGIApp) -> None:
         """Serve ``api`` on the admin port, at the paths that the port does not serve itself."""
@@ -207,12 +224,18 @@ class App:
             await self._admin.stop()
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
-        """Return the progress of the nodes that match a query, from all worker processes."""
-        return await self._streams.nodes(query)
+        """Return the progress of the nodes that match a query, from all worker processes, and the server's problems."""
+        return replace(await self._streams.nodes(query), problems=tuple(self._problems()))
 
     def note_rejected(self) -> None:
         """Count a change that was rejected before ``apply``."""
         self._rejected += 1
+
+    def note_directory_rejected(self, problems: tuple[Problem, ...]) -> None:
+        """Count a change of the followed directory that was rejected, and report the directory as rejected."""
+        self.note_rejected()
+        if self.directory is not None:
+            self.directory.note_rejected(problems)
 
     def info(self, directory: Path | None = None, *, api: Address | None = None) -> ServingInfo:
         """Return what is served, and at which addresses."""
@@ -226,6 +249,8 @@ class App:
             admin=self.admin_address,
             tls=self.settings.tls.mode,
             directory=directory,
+            directory_problem="" if self.directory is None else self.directory.why,
+            api_tls=self.settings.api.tls is not None,
             api=api,
             resources=resources,
         )

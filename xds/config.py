@@ -259,9 +259,8 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         problems = [*_address_problems(self), *_tls_problems(self.tls), *_order_problems(self.protocol)]
         problems += [*_worker_problems(self.transport), *_api_problems(self), *_store_problems(self.store)]
-        if self.directory is not None and not self.directory.is_dir():
-            wrong = "is not a directory" if self.directory.exists() else "does not exist"
-            problems.append((("directory",), f"{str(self.directory)!r} {wrong}"))
+        if self.directory is not None and self.directory.exists() and not self.directory.is_dir():
+            problems.append((("directory",), f"{str(self.directory)!r} is not a directory"))
         if problems:
             raise SettingsTogetherError(problems)
         return self
@@ -403,6 +402,7 @@ class ServingInfo:
     """The addresses of a started server, and what it serves.
 
     ``resources`` maps a group and a short type name to the number of resources that the group's nodes see.
+    ``directory_problem`` says why the directory is not what is served, "" if it is.
     """
 
     listen: Address
@@ -411,3 +411,6 @@ class ServingInfo:
     directory: Path | None
     api: Address | None
     resources: Mapping[str, Mapping[str, int]]
+    api_tls: bool = False
+    """Whether the push API and the admin port speak TLS."""
+    directory_problem: str = ""

@@ -13,14 +13,14 @@ import structlog
 from xds.api.admin import not_loaded_yet
 from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
-from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.process.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
-from xds.publishing.whole import change_of_directory, no_directory
-from xds.reporting.events import log_certificates, log_degraded, log_published, log_tls_problem
+from xds.publishing.whole import change_of_directory, is_newest_of, no_directory
+from xds.reporting.events import log_certificates, log_degraded, log_entry, log_rejected, log_tls_problem
+from xds.reporting.standing import DirectoryStanding
 from xds.sources.directory import DirectoryReader
 from xds.sources.watch import Rereading, watch
 from xds.store.entries import Store
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("xds")
 T = TypeVar("T")
-PROBLEMS_LOGGED_MAX = 20
 WATCH_RETRY_MIN_S = 0.5
 WATCH_RETRY_MAX_S = 30.0
 
@@ -49,7 +48,7 @@ async def serve(
 
     ``announce`` is called once serving begins; ``progress`` with the bytes of the directory read so far and in all.
     Raises BindError, StoreError if nothing can be served, and ChangesetRejectedError if the directory can't be served
-    at the start.
+    at the start and the store does not have what it had before.
     """
     return_large_blocks()
     hold_collection()
@@ -64,17 +63,18 @@ async def serve(
         if store is None:
             log.info("stopped before anything was served")
             return 0
-        publisher = Publisher(store, control_plane.catalog, control_plane.follow, background=background)
+        publisher = Publisher(store, control_plane.catalog, control_plane.follow, log_entry, background=background)
         stack.push_async_callback(publisher.stop)
         await publisher.start()
-        reader, changeset = None, None
+        reader, content = None, None
         if settings.directory is not None:
+            control_plane.directory = DirectoryStanding(settings.directory)
             reader = DirectoryReader(settings.directory, progress=progress)
-            changeset = await _unless_ended(asyncio.to_thread(reader.read), ending)
-            if changeset is None:
+            content = await _unless_ended(_read(reader), ending)
+            if content is None:
                 log.info("stopped before anything was served")
                 return 0
-        due = await _publish_first(control_plane, publisher, changeset)
+        due = await _publish_first(control_plane, publisher, content)
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         control_plane.refusing_because = lambda: store.refusing
         settle_memory()
@@ -82,7 +82,7 @@ async def serve(
             control_plane.serve_api(not_loaded_yet)
         # The push API takes a while to load; meanwhile the workers start on another core.
         _, (rest, api, token) = await asyncio.gather(
-            control_plane.start(), asyncio.to_thread(_push_api, control_plane, publisher)
+            control_plane.start(ready=False), asyncio.to_thread(_push_api, control_plane, publisher)
         )
         if rest is not None:
             control_plane.serve_api(rest)
@@ -91,6 +91,7 @@ async def serve(
         kept = settings.store
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
+        control_plane.set_ready()
         if announce is not None:
             announce(control_plane.info(settings.directory, api=api.address))
         reloading.begin(control_plane, api, token, follows_directory=reader is not None)
@@ -221,7 +222,9 @@ async def _until_ended(
         directory = _FollowedDirectory(control_plane, publisher, reader, stop, rereading, due)
         following = control_plane.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
     elif due is not None:
-        following = control_plane.background.run("leave the directory", _publish_with_retries(publisher, due))
+        following = control_plane.background.run(
+            "leave the directory", _publish_with_retries(control_plane, publisher, due)
+        )
     await ending.wait()
     settings = control_plane.settings
     log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
@@ -287,16 +290,24 @@ class _FollowedDirectory:
                 async for outcome in watch(
                     self._reader, stop=self._stop, on_degraded=log_degraded, rereading=self._rereading
                 ):
+                    self._note_unwatched("")
                     self._unpublished = (
-                        outcome if isinstance(outcome, ChangesetRejectedError) else change_of_directory(outcome)
+                        outcome
+                        if isinstance(outcome, ChangesetRejectedError)
+                        else change_of_directory(outcome, self._reader.root)
                     )
                     await self._publish_pending()
                     pause_s = WATCH_RETRY_MIN_S
             except Exception as error:
                 log.error("the directory can't be watched, trying again", error=repr(error), retry_s=pause_s)
+                self._note_unwatched(repr(error))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), pause_s)
                 pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
+
+    def _note_unwatched(self, why: str) -> None:
+        if self._control_plane.directory is not None:
+            self._control_plane.directory.unwatched_because = why
 
     async def _publish_pending(self) -> None:
         if self._unpublished is not None:
@@ -304,25 +315,30 @@ class _FollowedDirectory:
             self._unpublished = None
 
 
+async def _read(reader: DirectoryReader) -> Change | ChangesetRejectedError:
+    try:
+        return change_of_directory(await asyncio.to_thread(reader.read), reader.root)
+    except ChangesetRejectedError as error:
+        return error
+
+
 async def _publish_outcome(control_plane: App, publisher: Publisher, outcome: Change | ChangesetRejectedError) -> None:
     """Publish a change of the directory, or log its problems."""
     try:
         if isinstance(outcome, ChangesetRejectedError):
             raise outcome
-        await _publish_with_retries(publisher, outcome)
+        await _publish_with_retries(control_plane, publisher, outcome)
     except ChangesetRejectedError as error:
-        control_plane.note_rejected()
-        log.error("change rejected, what was served stays served", problems=len(error.problems))
-        for problem in error.problems[:PROBLEMS_LOGGED_MAX]:
-            log.error("problem", problem=str(problem))
+        control_plane.note_directory_rejected(error.problems)
+        log_rejected(error.problems)
 
 
-async def _publish_with_retries(publisher: Publisher, change: Change) -> None:
+async def _publish_with_retries(control_plane: App, publisher: Publisher, change: Change) -> None:
     """Publish a change, retrying until the store accepts it."""
     pause_s = WATCH_RETRY_MIN_S
     while True:
         try:
-            await _publish(publisher, change)
+            await _publish(control_plane, publisher, change)
             return
         except StoreError as error:
             log.error("the directory's change can't be kept, trying again", problem=str(error), retry_s=pause_s)
@@ -330,28 +346,39 @@ async def _publish_with_retries(publisher: Publisher, change: Change) -> None:
             pause_s = min(2 * pause_s, WATCH_RETRY_MAX_S)
 
 
-async def _publish_first(control_plane: App, publisher: Publisher, changeset: Changeset | None) -> Change | None:
+async def _publish_first(
+    control_plane: App, publisher: Publisher, content: Change | ChangesetRejectedError | None
+) -> Change | None:
     """Publish the directory's content at a start, or its absence. Return the change if it has to be retried later.
 
-    That is if the store is unavailable and has content from before, which is served meanwhile.
+    That is if the store is unavailable and has content from before, which is served meanwhile. Content that is rejected
+    ends the start only if the store does not have what this directory had before: else that is served, as it would be
+    without the restart. Raises ChangesetRejectedError and StoreError.
     """
-    if changeset is not None:
-        change = change_of_directory(changeset)
-    elif control_plane.catalog.table.kept:
-        change = no_directory()
-    else:
-        return None
+    if content is None:
+        if not control_plane.catalog.table.kept:
+            return None
+        content = no_directory()
     try:
-        await _publish(publisher, change)
+        if isinstance(content, ChangesetRejectedError):
+            raise content
+        await _publish(control_plane, publisher, content)
     except (UnavailableError, OutcomeUnknownError) as error:
         if not publisher.revision:
             raise
         log.error("the directory's change can't be kept, what was served last is served", problem=str(error))
-        return change
+        assert isinstance(content, Change)
+        return content
+    except ChangesetRejectedError as error:
+        standing, table = control_plane.directory, control_plane.catalog.table
+        if standing is None or not table.kept or not await is_newest_of(publisher.store, standing.root):
+            raise
+        control_plane.note_directory_rejected(error.problems)
+        log_rejected(error.problems, at_start=True)
     return None
 
 
-async def _publish(publisher: Publisher, change: Change) -> None:
-    published = await publisher.publish(change)
-    if published.changed:
-        log_published(published)
+async def _publish(control_plane: App, publisher: Publisher, change: Change) -> None:
+    await publisher.publish(change)
+    if control_plane.directory is not None:
+        control_plane.directory.note_applied()

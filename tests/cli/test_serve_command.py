@@ -1,6 +1,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,8 +61,15 @@ def test_a_wrong_setting_is_one_line_and_exit_2(xds, tmp_path: Path) -> None:
 
 
 def test_a_directory_has_to_be_there(xds) -> None:
-    done = xds("serve", "none")
-    assert (done.returncode, done.stderr) == (2, "xds: DIR: 'none' does not exist\n")
+    done = xds("serve", "none", "--listen", "127.0.0.1:0", "--admin", "off", "--api", "off", "--store", "memory:")
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        [
+            "none: the directory does not exist",
+            "    create it, or name another directory",
+            "xds: none can't be served: 1 problem, above",
+        ],
+    )
     done = xds("serve", "--set", "listen")
     assert done.returncode == 2
     assert "is not KEY=VALUE" in done.stderr
@@ -99,6 +107,7 @@ def test_json_logs_say_what_is_served_in_one_line(serving: SimpleNamespace, tmp_
         "admin": "127.0.0.1:19000",
         "api": "127.0.0.1:18001",
         "tls": "mutual",
+        "api_tls": False,
         "directory": "snapshots/quickstart",
         "resources": {"default": {}, "web": {"endpoints": 2, "clusters": 1}},
     }
@@ -155,6 +164,19 @@ def test_the_start_tells_what_is_served_where_and_what_to_try(monkeypatch: pytes
         "  curl http://127.0.0.1:19000/readyz",
         "",
     ]
+
+
+def test_the_start_says_https_where_the_admin_port_speaks_tls() -> None:
+    lines = shown(replace(INFO, api_tls=True)).splitlines()
+    assert "  admin  https://127.0.0.1:19000" in lines
+    assert "  push   127.0.0.1:18001  (TLS)" in lines
+    assert "  curl --cacert CA.pem https://127.0.0.1:19000/readyz" in lines
+    assert not [line for line in lines if "http://" in line]
+
+
+def test_the_start_says_that_the_directory_is_not_what_is_served() -> None:
+    first, *_ = shown(replace(INFO, directory_problem="it is rejected")).splitlines()
+    assert first == "NOT serving what snapshots/quickstart has now: it is rejected"
 
 
 def test_of_many_groups_the_first_are_shown() -> None:

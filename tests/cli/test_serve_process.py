@@ -7,6 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
 from support.fetch import fetch
 from support.processes import Child
 from support.server import XdsServer
@@ -49,6 +50,22 @@ async def test_the_push_api_is_never_not_found_while_it_is_being_loaded() -> Non
 
         await wait_until(ask, equals=200, timeout_s=30, poll_s=0.001, ignoring=OSError)  # it does not listen at first
         assert {*answers} <= {(503, "1"), (200, None)}
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+async def test_ready_means_that_the_push_api_is_served_too(workers: str) -> None:
+    async with XdsServer(None, "--store", "memory:", "--workers", workers) as server:
+
+        async def first_ready() -> tuple[int, int]:
+            """Return the status of ``/readyz``, and that of ``/v1`` which was asked for right after it."""
+            ready = (await server.admin("/readyz")).status
+            api = (await server.admin("/v1/groups")).status
+            assert (ready, api) in ((503, 503), (503, 200), (200, 200))
+            return ready, api
+
+        await wait_until(first_ready, equals=(200, 200), timeout_s=30, poll_s=0.001, ignoring=OSError)
+        with socket.create_connection(("127.0.0.1", server.api_port)):
+            pass
 
 
 async def test_a_taken_admin_port_ends_it_with_1_and_one_line(tmp_path: Path) -> None:

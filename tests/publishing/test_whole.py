@@ -1,5 +1,7 @@
 """A directory as one of several authors: its groups, those of other authors, and groups that it no longer names."""
 
+from pathlib import Path
+
 import pytest
 from support import resources as r
 
@@ -8,7 +10,7 @@ from xds.model.groups import GroupTable, Rule
 from xds.model.resource import Resource
 from xds.publishing.changes import Change, KeptElsewhereError
 from xds.publishing.edits import PutGroup, PutRules
-from xds.publishing.whole import change_of_directory, no_directory
+from xds.publishing.whole import change_of_directory, is_newest_of, no_directory
 from xds.schema.ingest import ingest
 from xds.store.memory import MemoryStore
 
@@ -78,3 +80,20 @@ async def test_an_overlay_keeps_extending_what_it_did(replica) -> None:
         "a": cluster("a", 2).version,
         "b": cluster("b").version,
     }
+
+
+async def test_the_newest_directory_of_a_store_is_known_by_its_path(replica, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("xds.publishing.whole.HEADS_MAX", 2)
+    monkeypatch.chdir(tmp_path)
+    store = MemoryStore()
+    one = await replica(store)
+    here, there = Path("here"), tmp_path / "there"
+    await one.publisher.publish(change_of_directory(read({"default": [cluster("a")]}), there))
+    assert (await is_newest_of(store, there), await is_newest_of(store, here)) == (True, False)
+    await one.publisher.publish(change_of_directory(read({"default": [cluster("b")]}), here))
+    for number in range(5):
+        await one.publisher.publish(Change(upserts={"pushed": (cluster("p", number + 1),)}))
+    assert (await is_newest_of(store, there), await is_newest_of(store, here)) == (False, True)
+    assert await is_newest_of(store, tmp_path / "here")
+    await store.compact(await store.newest())
+    assert await is_newest_of(store, there), "nothing is known of another"

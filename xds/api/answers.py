@@ -174,8 +174,12 @@ def node_json(node: NodeSummary) -> dict[str, Any]:
 
 
 def nodes_json(found: NodesFound) -> dict[str, Any]:
-    """Return the progress of nodes, and the workers whose nodes are missing."""
-    return {"nodes": [node_json(each) for each in found.nodes], "missing_workers": list(found.missing_workers)}
+    """Return the progress of nodes, the workers whose nodes are missing, and the server's problems."""
+    return {
+        "nodes": [node_json(each) for each in found.nodes],
+        "missing_workers": list(found.missing_workers),
+        "problems": list(found.problems),
+    }
 
 
 def _type_json(each: TypeSummary) -> dict[str, Any]:

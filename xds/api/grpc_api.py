@@ -359,7 +359,9 @@ class GrpcApi:
             raise ChangesetRejectedError([Problem(what=f"{request.state!r} is no state", hint=choices)]) from None
         query = NodesQuery(id=request.id or None, group=request.group or None, state=state)
         found = await self._operations.nodes(query)
-        return pb.Nodes(nodes=map(node_message, found.nodes), missing_workers=found.missing_workers)
+        return pb.Nodes(
+            nodes=map(node_message, found.nodes), missing_workers=found.missing_workers, problems=found.problems
+        )
 
 
 def _document(message: Any) -> Document:

@@ -15,6 +15,7 @@ from xds.model.types import short_name
 from xds.process.background import Background
 from xds.protocol.status import Counters
 from xds.reporting.escaping import visible
+from xds.reporting.standing import DirectoryStanding
 
 _COUNTERS = (
     ("streams_opened", "xds_streams_opened", "Streams opened since the start."),
@@ -83,7 +84,9 @@ class _ServerCollector(Collector):
         stale: Callable[[], bool],
         refusing: Callable[[], bool],
         background: Background,
+        directory: DirectoryStanding | None,
     ) -> None:
+        self._directory = directory
         self._background = background
         self._streams = streams
         self._catalog = catalog
@@ -109,6 +112,8 @@ class _ServerCollector(Collector):
         yield GaugeMetricFamily(
             "xds_refusing", "1 while changes are refused: the store is not in its place.", value=int(self._refusing())
         )
+        if self._directory is not None:
+            yield from _directory_metrics(self._directory)
         deaths = CounterMetricFamily(
             "xds_background_deaths",
             "Background tasks that ended though they were to go on, and were started again.",
@@ -132,6 +137,19 @@ class _ServerCollector(Collector):
         yield resources
 
 
+def _directory_metrics(directory: DirectoryStanding) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "xds_directory_rejected",
+        "1 while the followed directory's content is rejected, so that what it had before is served.",
+        value=int(directory.is_rejected),
+    )
+    yield GaugeMetricFamily(
+        "xds_directory_applied_timestamp_seconds",
+        "When the followed directory's content was last applied; 0 if not since the start.",
+        value=directory.applied_at_s,
+    )
+
+
 def metrics_renderer(
     streams: Serving,
     catalog: Catalog,
@@ -140,16 +158,19 @@ def metrics_renderer(
     stale: Callable[[], bool] = lambda: False,
     refusing: Callable[[], bool] = lambda: False,
     background: Background | None = None,
+    directory: DirectoryStanding | None = None,
 ) -> Callable[[], Awaitable[bytes]]:
     """Return a function that renders all metrics as Prometheus text.
 
     ``rejected`` returns the number of changesets rejected so far, ``stale`` whether newer changes may be missing,
-    ``refusing`` whether no change can be stored.
+    ``refusing`` whether no change can be stored; ``directory`` is the one that is followed, if one is.
     """
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    registry.register(_ServerCollector(streams, catalog, rejected, stale, refusing, background or Background()))
+    registry.register(
+        _ServerCollector(streams, catalog, rejected, stale, refusing, background or Background(), directory)
+    )
 
     async def render() -> bytes:
         await streams.refresh()

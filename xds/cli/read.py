@@ -256,6 +256,8 @@ def node(
 def _warn_of_missing(answer: "Nodes") -> None:
     for worker in answer.missing_workers:
         warn(f"{worker} of the server did not answer: its nodes are missing")
+    for problem in answer.problems:
+        warn(f"the server serves, but {problem}")
 
 
 def _node_json(node: "NodeProgress") -> dict[str, Any]:

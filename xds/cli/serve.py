@@ -194,7 +194,9 @@ def log_serving(info: "ServingInfo") -> None:
         admin=None if info.admin is None else str(info.admin),
         api=None if info.api is None else str(info.api),
         tls=info.tls,
+        api_tls=info.api_tls,
         directory=None if info.directory is None else str(info.directory),
+        **({"directory_problem": info.directory_problem} if info.directory_problem else {}),
         resources={group: dict(counts) for group, counts in info.resources.items()},
     )
 
@@ -202,11 +204,15 @@ def log_serving(info: "ServingInfo") -> None:
 def print_serving(stream: Any, info: "ServingInfo") -> None:
     """Print the served resources, the addresses and commands to try next, for people to read."""
     tls = {"off": "plaintext", "server": "TLS", "mutual": "mTLS"}[info.tls]
-    say(f"serving {info.directory or 'what the store has, and what is pushed'}", stream=stream, style="bold")
+    api_tls = "  (TLS)" if info.api_tls else ""
+    if info.directory_problem:
+        say(f"NOT serving what {info.directory} has now: {info.directory_problem}", stream=stream, style="bold red")
+    else:
+        say(f"serving {info.directory or 'what the store has, and what is pushed'}", stream=stream, style="bold")
     say(
         f"  xDS    {info.listen}  ({tls})",
-        f"  admin  {f'http://{info.admin}' if info.admin else 'off'}",
-        f"  push   {info.api or 'off'}",
+        f"  admin  {f'{_scheme(info)}://{info.admin}' if info.admin else 'off'}",
+        f"  push   {f'{info.api}{api_tls}' if info.api else 'off'}",
         "",
         stream=stream,
     )
@@ -214,8 +220,13 @@ def print_serving(stream: Any, info: "ServingInfo") -> None:
     say("", "try next", stream=stream, style="bold")
     say(f"  {_envoy_command(info)}", stream=stream)
     if info.admin is not None:
-        say(f"  curl http://{info.admin.reachable}/readyz", stream=stream)
+        ca = "--cacert CA.pem " if info.api_tls else ""
+        say(f"  curl {ca}{_scheme(info)}://{info.admin.reachable}/readyz", stream=stream)
     say("", stream=stream)
+
+
+def _scheme(info: "ServingInfo") -> str:
+    return "https" if info.api_tls else "http"
 
 
 def _envoy_command(info: "ServingInfo") -> str:

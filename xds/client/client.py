@@ -310,7 +310,7 @@ class Client:
     async def nodes(self, *, id: str = "", group: str = "", state: str = "") -> Nodes:  # noqa: A002
         """Return the progress of the connected nodes, one entry per connection, at most 1,000."""
         found = await self._call("ListNodes", pb.NodesRequest(id=id, group=group, state=state), pb.Nodes)
-        return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers))
+        return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers), tuple(found.problems))
 
     def _open(self) -> aio.Channel:
         if self._channel is None:

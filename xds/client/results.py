@@ -148,6 +148,8 @@ class Nodes:
     nodes: tuple[NodeProgress, ...]
     missing_workers: tuple[str, ...]
     """Worker processes that did not answer, and whose nodes are missing."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with the server although it serves; what ``/readyz`` says."""
 
 
 def applied_of(message: Any) -> Applied:

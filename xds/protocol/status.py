@@ -264,10 +264,14 @@ class NodeSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesFound:
-    """The nodes that match a query. ``missing_workers`` did not answer, so their nodes are missing."""
+    """The nodes that match a query. ``missing_workers`` did not answer, so their nodes are missing.
+
+    ``problems`` are those of the server that need its operator's attention.
+    """
 
     nodes: tuple[NodeSummary, ...]
     missing_workers: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def node_summaries(streams: Iterable[Stream], query: NodesQuery, now: float) -> Iterator[NodeSummary]:

@@ -55,7 +55,8 @@ REFUSALS = (ChangesetRejectedError, ConflictError, KeptElsewhereError, UnknownGr
 class Publisher:
     """Publishes changes between ``start`` and ``stop``. Calls ``serve`` with each revision's changeset, in order.
 
-    ``served`` is the catalog to which ``serve`` applies the changesets; the publisher only reads it.
+    ``served`` is the catalog to which ``serve`` applies the changesets; the publisher only reads it. ``on_entry`` is
+    called with each entry that is served, by whomever it was written.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Publisher:
         store: Store,
         served: Catalog,
         serve: Callable[[Changeset, int], None],
+        on_entry: Callable[[Stored], None] = lambda _stored: None,
         *,
         background: Background | None = None,
     ) -> None:
@@ -70,6 +72,7 @@ class Publisher:
         self._background = background or Background()
         self._served = served
         self._serve = serve
+        self._on_entry = on_entry
         self._head = Catalog()
         self._behind: deque[tuple[int, Changeset, bool]] = deque()
         """Entries of other writers that ``_head`` lacks: revision, changeset, and whether it replaces everything."""
@@ -202,6 +205,11 @@ class Publisher:
                 self.stale_because = ""
         except CompactedError:
             state = await self.store.state()
+            log.warning(
+                "changes were missed that are no longer kept; all of the store is served",
+                was=self.revision,
+                now=state.revision,
+            )
             self._take_whole(changeset_of_state(state), state.revision)
         except EpochChangedError:
             self._begin_anew(await self.store.state())
@@ -218,6 +226,7 @@ class Publisher:
         self._serve(changeset, stored.revision + self._offset)
         if not self._writing:
             self._catch_up()
+        self._on_entry(stored)
         self._move_to(stored.revision)
         if planned is not None:
             self._planned.popleft()

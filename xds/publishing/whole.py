@@ -1,6 +1,8 @@
 """The changes that make the store's groups those of a directory, or release a directory's groups."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
@@ -8,18 +10,42 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.publishing.changes import DIRECTORY, Change
 from xds.publishing.codec import encode_table
 from xds.publishing.edits import Edited
+from xds.store.entries import Store
+
+HEADS_MAX = 1_000
+"""Heads of the log read at a time."""
 
 
-def change_of_directory(changeset: Changeset) -> Change:
+def change_of_directory(changeset: Changeset, root: Path | None = None) -> Change:
     """Return the change that sets a directory's groups to its content; groups of other authors stay.
 
-    ``changeset`` is what a ``DirectoryReader`` read. The directory manages every group that it names, and the rules
-    once it has any. Groups that it managed before and no longer names are removed.
+    ``changeset`` is what a ``DirectoryReader`` read; ``root`` is kept as the change's message. The directory manages
+    every group that it names, and the rules once it has any. Groups that it managed before and no longer names are
+    removed.
     """
     groups = {group for group, resources in changeset.upserts.items() if resources or group != DEFAULT_GROUP}
     upserts = {group: changeset.upserts[group] for group in groups}
     edit = _TakeDirectory(tuple(sorted(groups)), changeset.groups or GroupTable())
-    return Change(upserts=upserts, replace=tuple(sorted(groups)), edit=edit, author=DIRECTORY)
+    return Change(upserts=upserts, replace=tuple(sorted(groups)), edit=edit, author=DIRECTORY, message=_message(root))
+
+
+async def is_newest_of(store: Store, root: Path) -> bool:
+    """Return whether the newest change of a directory that the store keeps is of the one at ``root``.
+
+    True if none is kept any more: then no other directory has been served for as long as changes are kept.
+    """
+    oldest, until = await store.kept()
+    while until > oldest:
+        after = max(oldest, until - HEADS_MAX)
+        for head in reversed(await store.heads(after, until - after)):
+            if head.author == DIRECTORY and head.message:
+                return head.message == _message(root)
+        until = after
+    return True
+
+
+def _message(root: Path | None) -> str:
+    return "" if root is None else f"files in {os.path.abspath(root)}"
 
 
 def no_directory() -> Change:

@@ -5,12 +5,14 @@ from itertools import islice
 
 import structlog
 
-from xds.model.types import short_name
+from xds.model.problem import Problem
+from xds.model.types import ENDPOINTS, short_name
 from xds.protocol.status import Event, Nacked, Refused, UnknownType
-from xds.publishing.changes import Published
 from xds.reporting.merged_log import peers_log
+from xds.store.entries import Stored
 
 log = structlog.get_logger("xds")
+PROBLEMS_LOGGED_MAX = 20
 
 
 def log_tls_problem(text: str) -> None:
@@ -40,9 +42,45 @@ def log_fault(error: Exception) -> None:
     )
 
 
-def log_published(published: Published) -> None:
-    totals = Counter(short_name(key.type_url) for key in published.changed)
-    log.info("applied", revision=published.revision, changed=dict(sorted(totals.items())))
+def log_entry(stored: Stored) -> None:
+    """Log a change that is served from now on. Those of endpoints alone are merged, as they are pushed all the time."""
+    entry = stored.entry
+    changed, removed = Counter[str](), Counter[str]()
+    for key, encoded in entry.operations.items():
+        (removed if encoded is None else changed)[key.type_url] += 1
+    groups = sorted({key.group for key in entry.operations})
+    about = {
+        "revision": stored.revision,
+        "author": entry.author,
+        "message": entry.message,
+        "groups": groups,
+        "changed": _by_type(changed),
+        "removed": _by_type(removed),
+        "rules": entry.groups is not None,
+    }
+    if entry.groups is None and (changed | removed).keys() == {ENDPOINTS}:
+        peers_log.info("applied", kind=(entry.author, *groups[:1]), **about)
+    else:
+        log.info("applied", **about)
+
+
+def log_rejected(problems: tuple[Problem, ...], *, at_start: bool = False) -> None:
+    """Log that the directory's content is rejected, and its problems."""
+    if at_start:
+        hint = "mend the files; the directory is followed, and applied once it has no problems"
+        log.error(
+            "the directory can't be served; its last good state is served from the store",
+            problems=len(problems),
+            hint=hint,
+        )
+    else:
+        log.error("change rejected, what was served stays served", problems=len(problems))
+    for problem in problems[:PROBLEMS_LOGGED_MAX]:
+        log.error("problem", problem=str(problem))
+
+
+def _by_type(counts: Counter[str]) -> dict[str, int]:
+    return {short_name(type_url): count for type_url, count in sorted(counts.items())}
 
 
 def log_event(event: Event) -> None:

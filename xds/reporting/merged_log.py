@@ -57,6 +57,10 @@ class MergedLog:
         """Log a warning. Lines with equal ``event`` and ``kind`` are merged; both must have few distinct values."""
         self._take("warning", event, kind, fields)
 
+    def info(self, event: str, *, kind: Hashable = (), **fields: Any) -> None:
+        """Log for information; see ``warning``."""
+        self._take("info", event, kind, fields)
+
     def error(self, event: str, *, kind: Hashable = (), **fields: Any) -> None:
         """Log an error; see ``warning``."""
         self._take("error", event, kind, fields)
