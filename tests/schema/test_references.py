@@ -6,8 +6,7 @@ import pytest
 
 from xds.model import types
 from xds.model.resource import Reference
-from xds.schema.ingest import ingest, load_plans
-from xds.schema.references import EXTRACTORS
+from xds.schema.ingest import ingest
 
 ADS: dict[str, Any] = {"ads": {}, "resource_api_version": "V3"}
 API: dict[str, Any] = {
@@ -133,6 +132,20 @@ def test_scoped_routes_refer_to_route_configurations() -> None:
     ]
 
 
+def test_inline_scopes_come_from_the_source_of_the_listener_that_has_them() -> None:
+    key = {"fragments": [{"string_key": "a"}]}
+    scopes = [{"name": "s", "route_configuration_name": "main", "key": key}]
+    builder = {"fragments": [{"header_value_extractor": {"name": "x", "index": 0}}]}
+
+    def scoped(**source: Any) -> dict[str, Any]:
+        inline = {"scoped_route_configurations_list": {"scoped_route_configurations": scopes}}
+        return hcm(scoped_routes={"name": "scoped", "scope_key_builder": builder} | inline | source)
+
+    assert listener(scoped(rds_config_source=FILE)) == []
+    assert listener(scoped()) == []
+    assert [name for _, name, _ in listener(scoped(rds_config_source=API))] == ["main"]
+
+
 def test_scoped_route_with_routes_of_its_own_refers_to_their_clusters() -> None:
     inner = {
         "virtual_hosts": [
@@ -251,6 +264,124 @@ def test_discovered_filter_is_a_reference_by_its_name() -> None:
     ]
 
 
+def test_discovered_filter_that_starts_with_its_default_config_waits_for_nothing() -> None:
+    """Envoy answers requests with the default config until the extension config comes, if it ever does."""
+    type_urls = [PREFIX + "envoy.extensions.filters.http.fault.v3.HTTPFault"]
+    default = {"default_config": {"@type": type_urls[0]}}
+
+    def found(**discovery: Any) -> list[tuple[str, str, str]]:
+        filters = [{"name": "fault", "config_discovery": {"config_source": ADS, "type_urls": type_urls} | discovery}]
+        return listener(hcm(route_config={}, http_filters=filters))
+
+    assert found(apply_default_config_without_warming=True, **default) == []
+    assert found(**default) != []
+    assert found() != []
+
+
+def plugin(**typed_config: Any) -> list[tuple[str, str]]:
+    """Return the references of a route whose cluster is chosen by a plugin, as (type, name)."""
+    by_plugin = {"extension": {"name": "p", "typed_config": typed_config}}
+    routes = [{"match": {"prefix": "/"}, "route": {"inline_cluster_specifier_plugin": by_plugin}}]
+    host = {"name": "v", "domains": ["*"], "routes": routes}
+    return [found[:2] for found in references(types.ROUTE, {"name": "r", "virtual_hosts": [host]})]
+
+
+SPECIFIERS = PREFIX + "envoy.extensions.router.cluster_specifiers."
+
+
+def test_cluster_specifier_plugins_refer_to_the_clusters_that_they_may_choose() -> None:
+    action = {"@type": SPECIFIERS + "matcher.v3.ClusterAction", "cluster": "a"}
+    matcher = {"on_no_match": {"action": {"name": "cluster", "typed_config": action}}}
+    group = {"name": "g", "clusters": [{"cluster_name": "c", "weight": 1}]}
+
+    assert plugin(**{"@type": SPECIFIERS + "matcher.v3.MatcherClusterSpecifier", "cluster_matcher": matcher}) == [
+        ("clusters", "a")
+    ]
+    assert plugin(
+        **{
+            "@type": SPECIFIERS + "lua.v3.LuaConfig",
+            "source_code": {"inline_string": "function envoy_on_route(handle) return 'other' end"},
+            "default_cluster": "b",
+        }
+    ) == [("clusters", "b")]
+    assert plugin(
+        **{"@type": SPECIFIERS + "priority_group.v3.PriorityGroupClusterSpecifier", "priority_groups": [group]}
+    ) == [("clusters", "c")]
+
+
+def test_tracers_and_loggers_refer_to_their_collectors() -> None:
+    zipkin = {
+        "@type": PREFIX + "envoy.config.trace.v3.ZipkinConfig",
+        "collector_cluster": "zipkin",
+        "collector_endpoint": "/api/v2/spans",
+        "collector_endpoint_version": "HTTP_JSON",
+    }
+    fluentd = {
+        "@type": PREFIX + "envoy.extensions.access_loggers.fluentd.v3.FluentdAccessLogConfig",
+        "cluster": "logs",
+        "tag": "t",
+        "stat_prefix": "s",
+        "record": {},
+    }
+    found = listener(
+        hcm(
+            route_config={},
+            tracing={"provider": {"name": "zipkin", "typed_config": zipkin}},
+            access_log=[{"name": "fluentd", "typed_config": fluentd}],
+        )
+    )
+
+    assert [name for _, name, _ in found] == ["zipkin", "logs"]
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "short"),
+    [
+        ("thrift_proxy.v3.ThriftProxy", "trds", "thrift-routes"),
+        ("dubbo_proxy.v3.DubboProxy", "drds", "dubbo-routes"),
+        ("generic_proxy.v3.GenericProxy", "generic_rds", "generic-routes"),
+    ],
+)
+def test_proxies_of_other_protocols_refer_to_route_configurations_of_their_own(
+    config: str, field: str, short: str
+) -> None:
+    codec = {"name": "c", "typed_config": {"@type": NETWORK + "generic_proxy.codecs.http1.v3.Http1CodecConfig"}}
+    more = {"codec_config": codec} if field == "generic_rds" else {}
+
+    def proxy(source: dict[str, Any]) -> dict[str, Any]:
+        rds = {field: {"config_source": source, "route_config_name": "main"}}
+        return {"name": "f", "typed_config": {"@type": NETWORK + config, "stat_prefix": "s"} | rds | more}
+
+    assert listener(proxy(ADS)) == [(short, "main", f"{HCM_FIELD}.{field}.route_config_name")]
+    assert listener(proxy(FILE)) == []
+
+
+def test_names_that_are_keys_of_a_map_are_references() -> None:
+    check = {
+        "@type": PREFIX + "envoy.extensions.filters.http.health_check.v3.HealthCheck",
+        "pass_through_mode": False,
+        "cluster_min_healthy_percentages": {"b": {"value": 50}, "a": {"value": 10}},
+    }
+
+    assert listener(hcm(route_config={}, http_filters=[{"name": "check", "typed_config": check}])) == [
+        ("clusters", name, f'{HCM_FIELD}.http_filters[0].typed_config.cluster_min_healthy_percentages["{name}"]')
+        for name in ("a", "b")
+    ]
+
+
+def test_endpoint_at_an_internal_listener_refers_to_it() -> None:
+    internal = {"envoy_internal_address": {"server_listener_name": "inner"}}
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": internal}}]}]
+
+    assert references(types.ENDPOINTS, {"cluster_name": "a", "endpoints": endpoints}) == [
+        (
+            "listeners",
+            "inner",
+            "endpoints[0].lb_endpoints[0].endpoint.address.envoy_internal_address.server_listener_name",
+        )
+    ]
+
+
 def test_reference_is_listed_once_where_it_first_stands() -> None:
     weighted = {"clusters": [{"name": "a", "weight": 1}, {"name": "a", "weight": 9}]}
     resource = ingest(
@@ -263,9 +394,3 @@ def test_reference_is_listed_once_where_it_first_stands() -> None:
     )
 
     assert resource.references == (Reference(types.CLUSTER, "a", "routes[0].route.weighted_clusters.clusters[0].name"),)
-
-
-def test_every_message_with_references_exists() -> None:
-    schema = load_plans().schema
-
-    assert [name for name in EXTRACTORS if not schema.has(name)] == []

@@ -15,6 +15,10 @@ SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 RUNTIME = TYPE_PREFIX + "envoy.service.runtime.v3.Runtime"
 EXTENSION_CONFIG = TYPE_PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 LOCALITY_ENDPOINTS = TYPE_PREFIX + "envoy.config.endpoint.v3.LbEndpoint"
+THRIFT_ROUTE = TYPE_PREFIX + "envoy.extensions.filters.network.thrift_proxy.v3.RouteConfiguration"
+DUBBO_ROUTE = TYPE_PREFIX + "envoy.extensions.filters.network.dubbo_proxy.v3.MultipleRouteConfiguration"
+GENERIC_ROUTE = TYPE_PREFIX + "envoy.extensions.filters.network.generic_proxy.v3.RouteConfiguration"
+TOKEN_BUCKET = TYPE_PREFIX + "envoy.type.v3.TokenBucket"
 
 SHORT_NAMES: dict[str, str] = {
     "clusters": CLUSTER,
@@ -27,6 +31,9 @@ SHORT_NAMES: dict[str, str] = {
     "runtimes": RUNTIME,
     "extensions": EXTENSION_CONFIG,
     "locality-endpoints": LOCALITY_ENDPOINTS,
+    "thrift-routes": THRIFT_ROUTE,
+    "dubbo-routes": DUBBO_ROUTE,
+    "generic-routes": GENERIC_ROUTE,
 }
 """Short name, for operators, to type URL."""
 

@@ -17,6 +17,9 @@ NAMED_INSIDE = frozenset(
         types.SECRET,
         types.RUNTIME,
         types.EXTENSION_CONFIG,
+        types.THRIFT_ROUTE,
+        types.DUBBO_ROUTE,
+        types.GENERIC_ROUTE,
     }
 )
 """Types that Envoy identifies by the name inside. With another name around it, removals would not match."""

@@ -14,7 +14,8 @@ from xds.schema import pool, rules
 from xds.schema.decode import Findings, decode, unknown_type
 from xds.schema.memo import CACHED_TYPES, Visit, cached_visit
 from xds.schema.paths import MapKey, Trail, dotted, path_of
-from xds.schema.references import BOOTSTRAP_ONLY, EXTRACTORS, Extractor
+from xds.schema.reference_table import BOOTSTRAP_ONLY
+from xds.schema.references import Extractor, extractor_of, has_references
 
 CHECK, REFERENCES = 1, 2
 """Bits of a walk's mode: check rules, collect references. Typed configs are made canonical in every mode."""
@@ -62,7 +63,7 @@ class MessagePlan:
 
     def _refer(self, message: Any, trail: Trail, found: Findings) -> None:
         assert self._extract is not None
-        for named in self._extract(message):
+        for named in self._extract(message, trail is None):
             key = (named.type_url, named.name)
             if named.name and key not in found.references:
                 path = (*path_of(trail), *named.path)
@@ -88,7 +89,7 @@ class MessagePlan:
                 for member in oneof.fields:
                     own_bit, _, visit = fields.get(member.number, (0, "", None))
                     fields[member.number] = (own_bit | bit, member.name, visit)
-        self._extract = EXTRACTORS.get(descriptor.full_name) if mode & REFERENCES else None
+        self._extract = extractor_of(descriptor.full_name) if mode & REFERENCES else None
         self._missing, self._full = tuple(demands.all), demands.full
         self._fields = fields
         return fields
@@ -183,7 +184,7 @@ class Plans:
         return answer
 
     def _has_own(self, descriptor: Descriptor, mode: int) -> bool:
-        if mode & REFERENCES and descriptor.full_name in EXTRACTORS:
+        if mode & REFERENCES and has_references(descriptor.full_name):
             return True
         if descriptor.full_name == pool.ANY or (mode & CHECK and descriptor.full_name == pool.DURATION):
             return True

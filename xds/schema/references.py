@@ -1,27 +1,14 @@
-"""The resources that a message refers to, by message type.
+"""Extraction of the references of a message, as ``xds.schema.reference_table`` classifies its fields.
 
 Only resources that Envoy fetches from a management server count: those whose config source is ``ads``, ``self`` or
 ``api_config_source``, not a file. An ``xdstp://`` name needs no config source, as its authority is the source.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from xds.model.types import CLUSTER, ENDPOINTS, EXTENSION_CONFIG, ROUTE, SECRET
 from xds.schema.paths import Path
-
-_REMOTE = ("ads", "self", "api_config_source")
-_XDSTP = "xdstp://"
-_CORE = "envoy.config.core.v3."
-_ROUTE = "envoy.config.route.v3."
-_LISTENER = "envoy.config.listener.v3."
-_NETWORK = "envoy.extensions.filters.network."
-_HCM = _NETWORK + "http_connection_manager.v3."
-_UDP = "envoy.extensions.filters.udp.udp_proxy.v3."
-
-BOOTSTRAP_ONLY = frozenset({_CORE + "ApiConfigSource"})
-"""Messages whose cluster names refer to clusters of Envoy's bootstrap only, never to resources of ours
-(``Utility::checkApiConfigSourceSubscriptionBackingCluster`` in Envoy's config/utility.cc)."""
+from xds.schema.reference_table import TABLE, Refers
 
 
 class Named(NamedTuple):
@@ -32,73 +19,25 @@ class Named(NamedTuple):
     path: Path
 
 
-Extractor = Callable[[Any], Iterable[Named]]
+Extractor = Callable[[Any, bool], list[Named]]
+"""Returns the references of a message, given whether it is the root of its resource. A name may be empty."""
 
 
-def _is_fetched(holder: Any, field: str, name: str) -> bool:
-    which = getattr(holder, field).WhichOneof("config_source_specifier") if holder.HasField(field) else None
-    return which in _REMOTE or (which is None and name.startswith(_XDSTP))
+def has_references(full_name: str) -> bool:
+    """Return whether any field of the message refers to a resource."""
+    return any(isinstance(entry, Refers) for entry in TABLE.get(full_name, {}).values())
 
 
-def _of_cluster(cluster: Any) -> Iterator[Named]:
-    if cluster.WhichOneof("cluster_discovery_type") != "type" or cluster.type != cluster.EDS:
-        return
-    eds = cluster.eds_cluster_config
-    name = eds.service_name or cluster.name
-    if _is_fetched(eds, "eds_config", name):
-        yield Named(ENDPOINTS, name, ("eds_cluster_config", "service_name") if eds.service_name else ("name",))
+def extractor_of(full_name: str) -> Extractor | None:
+    """Return the extractor of a message type, None if none of its fields refers to a resource."""
+    fields = [(name, entry) for name, entry in TABLE.get(full_name, {}).items() if isinstance(entry, Refers)]
 
+    def extract(message: Any, at_root: bool) -> list[Named]:
+        return [
+            Named(refers.type_url, name, path)
+            for field, refers in fields
+            if at_root or not refers.at_root_only
+            for name, path in refers.names(message, field)
+        ]
 
-def _fetched(type_url: str, name_field: str, source_field: str) -> Extractor:
-    def extract(message: Any) -> Iterator[Named]:
-        name = getattr(message, name_field)
-        if _is_fetched(message, source_field, name):
-            yield Named(type_url, name, (name_field,))
-
-    return extract
-
-
-def _of_discovered_filter(message: Any) -> Iterator[Named]:
-    discovery = message.config_discovery
-    if message.HasField("config_discovery") and _is_fetched(discovery, "config_source", message.name):
-        yield Named(EXTENSION_CONFIG, message.name, ("name",))
-
-
-def _plain(type_url: str, *fields: str) -> Extractor:
-    def extract(message: Any) -> Iterator[Named]:
-        for field in fields:
-            yield Named(type_url, getattr(message, field), (field,))
-
-    return extract
-
-
-def _of_aggregate(message: Any) -> Iterator[Named]:
-    for index, name in enumerate(message.clusters):
-        yield Named(CLUSTER, name, ("clusters", index))
-
-
-EXTRACTORS: dict[str, Extractor] = {
-    "envoy.config.cluster.v3.Cluster": _of_cluster,
-    "envoy.extensions.clusters.aggregate.v3.ClusterConfig": _of_aggregate,
-    "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig": _fetched(SECRET, "name", "sds_config"),
-    _HCM + "Rds": _fetched(ROUTE, "route_config_name", "config_source"),
-    _ROUTE + "ScopedRouteConfiguration": _plain(ROUTE, "route_configuration_name"),
-    _ROUTE + "RouteAction": _plain(CLUSTER, "cluster"),
-    _ROUTE + "RouteAction.RequestMirrorPolicy": _plain(CLUSTER, "cluster"),
-    _ROUTE + "WeightedCluster.ClusterWeight": _plain(CLUSTER, "name"),
-    _NETWORK + "tcp_proxy.v3.TcpProxy": _plain(CLUSTER, "cluster"),
-    _NETWORK + "tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": _plain(CLUSTER, "name"),
-    _NETWORK + "thrift_proxy.v3.RouteAction": _plain(CLUSTER, "cluster"),
-    _NETWORK + "redis_proxy.v3.RedisProxy.PrefixRoutes.Route": _plain(CLUSTER, "cluster"),
-    _UDP + "UdpProxyConfig": _plain(CLUSTER, "cluster"),
-    _UDP + "Route": _plain(CLUSTER, "cluster"),
-    _CORE + "GrpcService.EnvoyGrpc": _plain(CLUSTER, "cluster_name"),
-    _CORE + "HttpUri": _plain(CLUSTER, "cluster"),
-    _HCM + "HttpFilter": _of_discovered_filter,
-    _LISTENER + "Filter": _of_discovered_filter,
-    _LISTENER + "ListenerFilter": _of_discovered_filter,
-    "envoy.config.cluster.v3.Filter": _of_discovered_filter,
-    _UDP + "UdpProxyConfig.SessionFilter": _of_discovered_filter,
-    "envoy.extensions.filters.http.composite.v3.DynamicConfig": _of_discovered_filter,
-}
-"""The references of each message type. Names may be empty; the caller skips those."""
+    return extract if fields else None
