@@ -42,8 +42,10 @@ ARROWS: dict[str, set[str]] = {
     },
     "app": {
         *("process.background", "model", "protocol", "schema", "serving", "transport", "api"),
-        *("address", "config", "process.descriptors", "process.memory", "reporting.events", "reporting.standing"),
+        *("address", "config", "process.descriptors", "process.memory", "reporting.events", "schema_files"),
+        *("reporting.standing", "store.opening"),
     },
+    "schema_files": {"schema", "process.private_files"},
     "server": {
         *("address", "app", "api", "publishing", "sources", "store", "model", "config"),
         *("process.memory", "reporting.events", "reporting.standing"),
@@ -64,7 +66,8 @@ ARROWS: dict[str, set[str]] = {
         "process.private_files",
         "process.signals",
         "reporting.escaping",
-        "schema.origin",
+        "schema",
+        "schema_files",
         "version",
     },
     "version": set(),

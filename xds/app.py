@@ -7,6 +7,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from xds import schema_files
 from xds.address import Address
 from xds.api.admin import AdminServer
 from xds.api.http_port import HttpLimits
@@ -25,6 +26,7 @@ from xds.reporting.standing import DirectoryStanding
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
+from xds.store.opening import schemas_path
 
 BODY_GRACE_S = 2.0
 """Added to the push API's body time-out: it answers a late body itself, the admin port cuts off others after that."""
@@ -37,13 +39,18 @@ class App:
     to the clients.
     """
 
-    def __init__(self, settings: Settings, *, workers: int = 0, checked: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, workers: int = 0, checked: bool = False, keeps_schemas: bool = False
+    ) -> None:
         """Create a control plane; nothing listens before ``start``.
 
         ``workers``: the number of worker processes if ``transport.workers`` is left out. ``checked``: the caller has
-        checked that no reference dangles.
+        checked that no reference dangles. ``keeps_schemas``: what the files of ``schemas`` have is kept beside the
+        store. Raises SchemaError or SchemaInUseError.
         """
         self.settings = settings
+        kept = schemas_path(settings.store.url) if keeps_schemas else None
+        schema_files.choose(settings.schemas, unknown_types=settings.unknown_types, kept=kept)
         self._schema = load_schema()
         self.catalog = Catalog(check_references=not checked)
         self.address: Address | None = None

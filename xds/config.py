@@ -1,5 +1,6 @@
 """All settings of the server in one frozen, validated object. ``xds.cli.settings`` reads their values."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,11 @@ def _not_empty(value: Any) -> Any:
     return value
 
 
+def paths_of(value: Any) -> Any:
+    """Return the paths in a text like ``PATH:PATH``; other values as they are."""
+    return tuple(Path(each) for each in value.split(os.pathsep) if each) if isinstance(value, str) else value
+
+
 _AsText = PlainSerializer(lambda address: "off" if address is None else str(address), return_type=str)
 ListenAddress = Annotated[Address, BeforeValidator(_address), _AsText]
 OptionalAddress = Annotated[Address | None, BeforeValidator(_address_or_off), _AsText]
@@ -48,6 +54,11 @@ HostNames = Annotated[
     tuple[str, ...],
     BeforeValidator(host_names),
     PlainSerializer(",".join, return_type=str, when_used="json"),
+]
+SchemaPaths = Annotated[
+    tuple[Path, ...],
+    BeforeValidator(paths_of),
+    PlainSerializer(lambda paths: os.pathsep.join(map(str, paths)), return_type=str, when_used="json"),
 ]
 FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
@@ -226,6 +237,10 @@ class Settings(BaseSettings):
     """The address of the admin port, with /healthz, /readyz and /metrics: HOST:PORT, or off."""
     insecure_xds: bool = False
     """Allow xDS beyond loopback without TLS: anyone who can connect can read everything, private keys included."""
+    schemas: SchemaPaths = ()
+    """Envoy binaries, whose API then replaces the packaged one, and FileDescriptorSets of your own filters."""
+    unknown_types: Literal["refuse", "pass"] = "refuse"
+    """Resources and typed configs of types that no schema has: refuse them, or pass them on as bytes, unchecked."""
     reflection: bool = False
     """Serve gRPC reflection, for grpcurl and similar tools."""
     csds: bool = False

@@ -55,7 +55,7 @@ async def serve(
     ending = _ending_signals()
     reloading = Reloading()
     async with AsyncExitStack() as stack:
-        control_plane = App(settings, workers=len(os.sched_getaffinity(0)), checked=True)
+        control_plane = App(settings, workers=len(os.sched_getaffinity(0)), checked=True, keeps_schemas=True)
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
         background = control_plane.background

@@ -46,7 +46,13 @@ def test_json_holds_the_same(xds, tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert done.returncode == 0
     assert report.pop("elapsed_s") >= 0
-    assert report == {"ok": True, "directory": str(tmp_path), "groups": {"default": {"clusters": 1}}, "problems": []}
+    assert report == {
+        "ok": True,
+        "directory": str(tmp_path),
+        "groups": {"default": {"clusters": 1}},
+        "problems": [],
+        "warnings": [],
+    }
 
     file.write_text(CLUSTER.replace("connect_timeout", "conect_timeout"))
     done = xds("validate", tmp_path, "--format", "json")

@@ -53,6 +53,13 @@ NOT_RUN = {
     ("docs/how-to/systemd.md", "systemd-analyze"): "needs systemd as init; test_systemd.py runs what the unit says",
     ("docs/how-to/from-go-control-plane.md", "go run"): "test_go_program.py builds and runs the program",
     ("docs/how-to/from-go-control-plane.md", "xds envoy"): "compares with a server of the reader's",
+    ("docs/how-to/schema.md", "xds schema show"): "tests/cli/test_schema_command.py runs it",
+    ("docs/how-to/schema.md", "xds validate DIR --schema /usr/local/bin/envoy"): "test_schema_command.py has a schema",
+    ("docs/how-to/schema.md", "protoc --include_imports"): "test_schema_command.py makes such a set and serves with it",
+    (
+        "docs/how-to/schema.md",
+        "xds schema diff /usr/local/bin/envoy-1.38",
+    ): "test_schema_command.py makes an older schema",
     ("docs/releasing.md", ".venv/bin/uv pip install"): "installs other Envoys and runs all their tests",
     ("docs/releasing.md", "make release"): "builds and installs for a minute; test_package.py does it to the wheel",
     ("docs/releasing.md", "git tag"): "would tag the repository",

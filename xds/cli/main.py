@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from xds.cli import bootstrap, envoy, fleet, groups, list_settings, push, read, serve, store, validate
+from xds.cli import bootstrap, envoy, fleet, groups, list_settings, push, read, schema, serve, store, validate
 from xds.cli.output import EXIT_CODES, say
 from xds.version import __version__
 
@@ -73,6 +73,7 @@ app.command(epilog=groups.EPILOG)(groups.groups)
 app.command(epilog=read.STATUS_EPILOG)(read.status)
 app.command(epilog=read.NODE_EPILOG)(read.node)
 app.add_typer(store.app, name="store")
+app.add_typer(schema.app, name="schema")
 app.add_typer(fleet.app, name="fleet")
 app.command()(version)
 

@@ -69,9 +69,9 @@ def print_formatted(text: str) -> None:
     sys.stdout.write(text)
 
 
-def print_problems(problems: Iterable["Problem"], stream: Any) -> None:
-    """Print problems, each with its place, and its hint below it."""
-    say(*problem_lines(problems), stream=stream)
+def print_problems(problems: Iterable["Problem"], stream: Any, *, kind: str = "") -> None:
+    """Print problems, each with its place, and its hint below it. ``kind`` begins each, such as ``warning``."""
+    say(*problem_lines(problems, kind=kind), stream=stream)
 
 
 def show(table: "Table", *, stream: Any = None, width: int | None = None, soft_wrap: bool | None = None) -> None:
@@ -118,14 +118,14 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["[bold]Examples[/bold]", *(line.replace("[", "\\[") for line in lines), EXIT_CODES])
 
 
-def problem_lines(problems: Iterable["Problem"]) -> list[str]:
+def problem_lines(problems: Iterable["Problem"], *, kind: str = "") -> list[str]:
     """Return problems as lines: ``file:line: [group] resource field: what``, and the hint below it."""
     parts = []
     for problem in problems:
         place = f"{problem.file}:{problem.line}" if problem.file and problem.line else problem.file
         group = f"[{problem.group}]" if problem.group else ""
         subject = " ".join(part for part in (group, problem.resource, problem.field) if part)
-        parts.append(": ".join(part for part in (place, subject, problem.what) if part))
+        parts.append(": ".join(part for part in (kind, place, subject, problem.what) if part))
         if problem.hint:
             parts.append(f"    {problem.hint}")
     return parts

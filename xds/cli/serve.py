@@ -23,6 +23,7 @@ from xds.cli.output import (
     shown_groups,
 )
 from xds.cli.progress import progress_bar
+from xds.cli.schema import SchemaOption
 from xds.process.signals import ignore_in_parent
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def serve(
             help="sqlite:///PATH, memory:, or etcd://HOST:PORT,…/PREFIX. Default: SQLite in the XDG state directory.",
         ),
     ] = None,
+    schema: SchemaOption = None,
     api: Annotated[
         str | None,
         typer.Option(
@@ -140,6 +142,7 @@ def serve(
         "--drain-timeout": (("drain", "timeout_s"), drain_timeout),
         "--reflection": (("reflection",), reflection),
         "--store": (("store", "url"), store),
+        "--schema": (("schemas",), tuple(schema) if schema else None),
         "--api": (("api", "listen"), api),
         "--api-token-file": (("api", "token_file"), api_token_file),
         "--api-tls-cert": (("api", "tls_cert"), api_tls_cert),
@@ -161,6 +164,7 @@ def run(settings: "Settings") -> None:
     from xds import server
     from xds.address import BindError
     from xds.model.problem import ChangesetRejectedError
+    from xds.schema.union import SchemaError
     from xds.store.errors import StoreError
     from xds.transport.pool import WorkerFailedError
 
@@ -177,7 +181,7 @@ def run(settings: "Settings") -> None:
     except ChangesetRejectedError as error:
         print_problems(error.problems, sys.stderr)
         fail(f"{settings.directory} can't be served: {count(len(error.problems), 'problem')}, above", code=EXIT_FAILED)
-    except (BindError, WorkerFailedError, StoreError) as error:
+    except (BindError, SchemaError, WorkerFailedError, StoreError) as error:
         fail(str(error), code=EXIT_FAILED)
     except KeyboardInterrupt:
         code = 130

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,8 +11,10 @@ import typer
 
 from xds.cli.output import EXIT_FAILED, count, examples, print_json, print_problems, resource_table, say, show
 from xds.cli.progress import Progress, progress_bar
+from xds.cli.schema import SchemaOption, choose_schemas, schema_paths
 
 if TYPE_CHECKING:
+    from xds.model.catalog import Catalog
     from xds.model.problem import Problem
     from xds.model.snapshot import Snapshot
 
@@ -30,6 +32,7 @@ class Report:
     resources: Mapping[str, Mapping[str, int]]
     problems: "tuple[Problem, ...]"
     elapsed_s: float
+    warnings: "tuple[Problem, ...]" = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as ``--format json`` prints it."""
@@ -38,6 +41,7 @@ class Report:
             "directory": str(self.directory),
             "groups": {group: dict(counts) for group, counts in self.resources.items()},
             "problems": [asdict(problem) for problem in self.problems],
+            "warnings": [asdict(warning) for warning in self.warnings],
             "elapsed_s": round(self.elapsed_s, 3),
         }
 
@@ -46,6 +50,7 @@ def validate(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The directory of resources.")
     ],
+    schema: SchemaOption = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print what is found.")] = "text",
 ) -> None:
     """Check a directory of resources: every problem at once, with its place and what would be right.
@@ -53,11 +58,15 @@ def validate(
     Everything is checked that `xds serve` checks: YAML and JSON, unknown and misspelt fields, values out of range,
     duplicate names, and references to what does not exist.
 
+    Deprecated fields and values are warned of, and what an older one of several --schema lacks. Warnings do not change
+    the exit code.
+
     With --format json, one object: ok (boolean), directory, groups (group → type → count, when ok), elapsed_s, and
-    problems, a list of objects with file, line (0 if unknown), group, resource, field, what and hint.
+    problems and warnings, lists of objects with file, line (0 if unknown), group, resource, field, what and hint.
     """
+    choose_schemas(schema)
     with progress_bar() as progress:
-        report = check(directory, progress)
+        report = check(directory, progress, schemas=schema_paths(schema))
     if form == "json":
         print_json(report.as_json())
     else:
@@ -65,8 +74,11 @@ def validate(
     raise typer.Exit(EXIT_FAILED if report.problems else 0)
 
 
-def check(directory: Path, progress: Progress | None = None) -> Report:
-    """Read the directory and apply it to an empty catalog. Raises OSError if the directory can't be read."""
+def check(directory: Path, progress: Progress | None = None, *, schemas: Sequence[Path] = ()) -> Report:
+    """Read the directory and apply it to an empty catalog. Raises OSError if the directory can't be read.
+
+    ``schemas``: the files of ``--schema``, of which older Envoys' are looked at for warnings.
+    """
     from xds.model.catalog import Catalog
     from xds.model.problem import ChangesetRejectedError
     from xds.sources.directory import DirectoryReader
@@ -79,8 +91,24 @@ def check(directory: Path, progress: Progress | None = None) -> Report:
     except ChangesetRejectedError as error:
         problems = error.problems
     resources = {} if problems else resource_counts(catalog.snapshots)
+    warnings = () if problems else tuple(_warnings(catalog, schemas))
     elapsed_s = time.monotonic() - started_s
-    return Report(directory=directory, resources=resources, problems=problems, elapsed_s=elapsed_s)
+    return Report(directory=directory, resources=resources, problems=problems, elapsed_s=elapsed_s, warnings=warnings)
+
+
+def _warnings(catalog: "Catalog", schemas: Sequence[Path]) -> "Iterator[Problem]":
+    from xds.schema.notices import Notices
+    from xds.schema.pool import load_schema
+    from xds.schema.warnings import warnings_of
+    from xds.schema_files import older_schemas
+
+    notices = Notices(load_schema(), older_schemas(schemas))
+    seen: set[int] = set()  # groups that extend another one share its resources
+    for group, snapshot in sorted(catalog.snapshots.items()):
+        for view in snapshot.views.values():
+            fresh = [resource for resource in map(view.get, sorted(view)) if resource and id(resource) not in seen]
+            seen.update(map(id, fresh))
+            yield from warnings_of(fresh, notices, group=group)
 
 
 def resource_counts(snapshots: "Mapping[str, Snapshot]") -> dict[str, dict[str, int]]:
@@ -105,4 +133,7 @@ def _print_text(report: Report) -> None:
         say(f"{report.directory} holds no resources: no *.yaml, *.yml or *.json with a `resources` list")
         return
     show(resource_table(report.resources), soft_wrap=False)
+    if report.warnings:
+        say("")
+        print_problems(report.warnings, sys.stdout, kind="warning")
     say("", f"{report.directory} is fine ({report.elapsed_s:.2f} s)")

@@ -54,7 +54,8 @@ def decode(schema: Schema, full_name: str, data: bytes, trail: Trail, found: Fin
 def unknown_type(schema: Schema, full_name: str) -> tuple[str, str]:
     """Return the problem and the hint for an unknown message type."""
     close = schema.close_names(full_name)
-    return f"unknown type {full_name}", f"did you mean {' or '.join(close)}?" if close else ""
+    hint = f"did you mean {' or '.join(close)}?" if close else "add its descriptors with --schema"
+    return f"unknown type {full_name}", hint
 
 
 def _unknown_fields(message: Any, trail: Trail) -> Iterator[tuple[Trail, int, str]]:

@@ -46,13 +46,14 @@ def ingest(
     ``clusters``) is the type of a mapping without ``@type``; ``name`` is for resources without a name of their own.
 
     ``source`` is the file of the item; ``line_of`` maps a path of keys and indexes that exists in it to a line. With
-    ``allow_unknown_types`` messages that the schema lacks are accepted unchecked: in bytes, or in JSON as
-    ``{"@type": …, "value": <base64>}``. The placeholder of a redacted secret is a problem unless ``allow_redacted``,
-    for resources that are only shown again.
+    ``allow_unknown_types``, or if the schema passes them, messages that the schema lacks are accepted unchecked: in
+    bytes, or in JSON as ``{"@type": …, "value": <base64>}``. The placeholder of a redacted secret is a problem unless
+    ``allow_redacted``, for resources that are only shown again.
 
     Equal content has an equal ``version`` and equal bytes, in any form and on any machine. ``item`` is not
     changed, except for the position of ``@type`` among the keys of nested typed configs.
     """
+    allow_unknown_types = allow_unknown_types or load_schema().passes_unknown_types
     intake = _Intake(item, source, line_of)
     unpacker = Unpacker(load_schema(), allow_unknown_types=allow_unknown_types)
     try:

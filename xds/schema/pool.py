@@ -5,6 +5,7 @@ one; two registrations of one file in one pool are an error.
 """
 
 import difflib
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -34,7 +35,9 @@ _SURE = 0.97
 class Schema:
     """Message classes and options by full name, from a serialized ``FileDescriptorSet``."""
 
-    def __init__(self, descriptor_set: bytes) -> None:
+    def __init__(self, descriptor_set: bytes, *, passes_unknown_types: bool = False) -> None:
+        self.passes_unknown_types = passes_unknown_types
+        """Resources and typed configs of types that this schema lacks are accepted unchecked."""
         self.pool = descriptor_pool.DescriptorPool()
         files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file
         for file in files:
@@ -125,13 +128,80 @@ class Schema:
         names = ("validate.disabled", "validate.ignored")
         return any(options.Extensions[self.pool.FindExtensionByName(name)] for name in names)
 
+    def annotation(self, options: str, described: Any, name: str) -> Any:
+        """Return the value of an option of a field or an enum value, None if it is not set or the schema lacks it.
+
+        ``options`` is the full name of the options' message, ``name`` that of the extension.
+        """
+        if not described.has_options:
+            return None
+        try:
+            extension = self.pool.FindExtensionByName(name)
+        except KeyError:
+            return None
+        found = self._options(options, described)
+        return found.Extensions[extension] if found.HasExtension(extension) else None
+
+    def enum_values(self, full_name: str) -> frozenset[str] | None:
+        """Return the names of an enum's values, None if the schema lacks the enum."""
+        try:
+            return frozenset(self.pool.FindEnumTypeByName(full_name).values_by_name)
+        except KeyError:
+            return None
+
     def _options(self, full_name: str, described: Any) -> Any:
         # GetOptions() returns a class of the default pool, in which validate.* are unknown fields. Decoded again with
         # the class of this pool, they are extensions.
         return self.message_class(full_name).FromString(described.GetOptions().SerializeToString())
 
 
+class SchemaInUseError(Exception):
+    """Another Envoy API is in use in this process already."""
+
+
+def packaged_schema() -> bytes:
+    """Return the packaged FileDescriptorSet: the Envoy API that this package was built with."""
+    return resources.files("xds._generated").joinpath("envoy.binpb").read_bytes()
+
+
+class _Choice:
+    """The Envoy API that this process uses: the packaged one, until another one is chosen."""
+
+    def __init__(self) -> None:
+        self.key: object = None
+        self.load: Callable[[], bytes] = packaged_schema
+        self.loaded: bytes | None = None
+        """The descriptor set of a chosen API, once it is in use."""
+        self.passes_unknown_types = False
+
+
+_choice = _Choice()
+
+
+def choose_schema(key: object, load: Callable[[], bytes] | None, *, passes_unknown_types: bool = False) -> None:
+    """Choose the Envoy API of this process before it is first used.
+
+    ``load`` returns its FileDescriptorSet and is called when the API is first used; None: the packaged one. ``key`` is
+    equal for equal choices; the choice that is in use may be made again. With ``passes_unknown_types`` resources and
+    typed configs of types that the API lacks are accepted unchecked. Raises SchemaInUseError.
+    """
+    wanted = (key, passes_unknown_types)
+    if wanted == (_choice.key, _choice.passes_unknown_types):
+        return
+    if load_schema.cache_info().currsize:
+        raise SchemaInUseError("this process has loaded another schema already: give all control planes the same one")
+    _choice.key, _choice.load, _choice.passes_unknown_types = key, load or packaged_schema, passes_unknown_types
+
+
+def chosen_schema() -> bytes | None:
+    """Return the descriptor set that this process uses if it is not the packaged one, for its worker processes."""
+    load_schema()
+    return _choice.loaded
+
+
 @cache
 def load_schema() -> Schema:
-    """Return the Envoy API that this package was built with; loaded once (0.1 s)."""
-    return Schema(resources.files("xds._generated").joinpath("envoy.binpb").read_bytes())
+    """Return the Envoy API of this process, the packaged one unless another was chosen; loaded once (0.1 s)."""
+    descriptor_set = _choice.load()
+    _choice.loaded = descriptor_set if _choice.key is not None else None
+    return Schema(descriptor_set, passes_unknown_types=_choice.passes_unknown_types)

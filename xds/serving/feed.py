@@ -24,6 +24,8 @@ class Begin:
     state: bytes
     """An encoded changeset, shared by all workers that begin at this revision."""
     entries: tuple[HistoryEntry, ...]
+    schema: bytes | None = None
+    """The descriptor set of the parent's schema, None if it is the packaged one."""
 
 
 @dataclass(frozen=True, slots=True)

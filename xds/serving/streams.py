@@ -73,6 +73,8 @@ class Streams:
         self._transport: Transport | None = None
 
     def _knows_type(self, type_url: str) -> bool:
+        if self.settings.unknown_types == "pass":
+            return True
         return type_url.startswith(TYPE_PREFIX) and self._schema.has(type_url.removeprefix(TYPE_PREFIX))
 
     @property

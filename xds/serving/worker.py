@@ -19,7 +19,7 @@ from xds.process.memory import HoleWatch, hold_collection, return_large_blocks, 
 from xds.process.signals import ignore_in_worker
 from xds.protocol.errors import StreamRefusedError
 from xds.reporting.logs import configure_logging
-from xds.schema.pool import load_schema
+from xds.schema.pool import choose_schema, load_schema
 from xds.serving.asking import ANSWER_S, Questions
 from xds.serving.feed import Answer, Ask, Begin, Drain, FeedChange, Figures, Ready, Reload, Remember, decode, encode
 from xds.serving.streams import Streams
@@ -96,6 +96,8 @@ class ServingWorker:
 
     def _begin(self, begin: Begin) -> None:
         configure_logging(level=begin.settings.log.level, form=begin.settings.log.format)
+        if (schema := begin.schema) is not None:
+            choose_schema("of the parent", lambda: schema)
         self._catalog.resume(decode(begin.state), begin.revision)
         share = lambda entry: self._channel.send(encode(Remember(entry)))  # noqa: E731
         self._streams = Streams(begin.settings, load_schema(), self._catalog, share=share)

@@ -21,6 +21,7 @@ from xds.process.background import Background
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
+from xds.schema.pool import chosen_schema
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
 from xds.serving.feed import Answer, Ask, Begin, Drain, FeedChange, Figures, Ready, Reload, Remember, decode, encode
 from xds.serving.workers_state import WorkersState
@@ -214,7 +215,7 @@ class WorkerStreams:
         if self._state is None or self._state[0] != revision:
             self._state = (revision, encode(self._catalog.export()))
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
-        begin = Begin(self.settings, revision, self._state[1], entries)
+        begin = Begin(self.settings, revision, self._state[1], entries, chosen_schema())
         worker.channel.send(encode(begin))
 
     def _forget_state(self) -> None:

@@ -90,6 +90,14 @@ def etcd_parts(url: str) -> tuple[tuple[str, ...], str]:
     return endpoints, prefix.strip("/")
 
 
+def schemas_path(url: str) -> Path | None:
+    """Return the directory beside a store that keeps the schemas of ``--schema``, None for a store in memory."""
+    if url == "memory:":
+        return None
+    path = default_path() if not url or url.startswith("etcd:") else sqlite_path(url)
+    return path.with_name(f"{path.name}.schemas")
+
+
 def sqlite_path(url: str) -> Path:
     """Return the path in a SQLite URL: ``sqlite:///a`` is relative, ``sqlite:////a`` absolute."""
     return Path(unquote(url.removeprefix("sqlite:///")))

@@ -1,0 +1,178 @@
+"""``xds schema``, and ``--schema`` of other commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.schemas import FILTER, older_api, own_filter
+from support.server import XdsServer
+from support.wire import DeltaClient
+
+from xds.schema.origin import built_with
+from xds.schema.union import encode_set
+
+HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+
+
+def extension(config: str) -> str:
+    typed = f"  typed_config:\n    '@type': type.googleapis.com/{config}\n"
+    return f"resources:\n- '@type': {EXTENSION}\n  name: greet\n{typed}"
+
+
+@pytest.fixture
+def own_set(tmp_path: Path) -> Path:
+    path = tmp_path / "acme.binpb"
+    path.write_bytes(encode_set([own_filter()]))
+    return path
+
+
+def test_show_says_which_envoy_the_packaged_schema_is_of(xds) -> None:
+    done = xds("schema", "show", "--format", "json")
+
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["source"], summary["envoy"]) == (0, "the packaged schema", built_with())
+    assert summary["files"] > 500
+    assert summary["messages"] > 1_500
+
+
+def test_show_prints_the_fields_of_a_message(xds, own_set: Path) -> None:
+    done = xds("schema", "show", FILTER, "--schema", own_set)
+
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows == [
+        [FILTER],
+        ["field", "type", "number", "notes"],
+        ["text", "string", "1"],
+        ["pause", "google.protobuf.Duration", "2"],
+    ]
+
+
+def test_show_of_an_unknown_message_suggests_one(xds) -> None:
+    done = xds("schema", "show", "envoy.config.cluster.v3.Clutser")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "did you mean envoy.config.cluster.v3.Cluster" in done.stderr
+
+
+def test_export_and_diff(xds, own_set: Path, tmp_path: Path) -> None:
+    assert xds("schema", "export", "all.binpb", "--schema", own_set).returncode == 0
+
+    refused = xds("schema", "export", "all.binpb")
+    assert (refused.returncode, "--force" in refused.stderr) == (1, True)
+
+    differs = xds("schema", "diff", "all.binpb")
+    assert differs.returncode == 1
+    assert differs.stdout.splitlines()[0] == f"- {FILTER}  message"
+    assert xds("schema", "export", "all.binpb", "--force").returncode == 0
+    same = xds("schema", "diff", "all.binpb")
+    assert (same.returncode, len(same.stdout.splitlines())) == (0, 1)
+
+
+@pytest.mark.parametrize("command", [("schema", "show", "--schema"), ("schema", "diff"), ("validate", ".", "--schema")])
+def test_a_file_that_is_no_schema_is_one_clear_line(xds, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    for name, text in (("notes.txt", "is neither an Envoy binary nor a FileDescriptorSet"), ("none", "can't be read")):
+        done = xds(*command, name)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert text in done.stderr
+
+
+def test_validate_reads_filters_of_ones_own(xds, own_set: Path, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "a.yaml").write_text(extension(FILTER) + "    text: hi\n    pause: 1s\n")
+
+    without = xds("validate", served)
+    assert without.returncode == 1
+    assert f"unknown type {FILTER}" in without.stdout
+    assert "--schema" in without.stdout
+    assert xds("validate", served, "--schema", own_set).returncode == 0
+    assert xds("validate", served, XDS_SCHEMAS=str(own_set)).returncode == 0
+    (served / "a.yaml").write_text(extension(FILTER) + "    txet: hi\n")
+    assert "did you mean text?" in xds("validate", served, "--schema", own_set).stdout
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+async def test_a_filter_of_ones_own_is_served_also_when_its_schema_is_gone(
+    own_set: Path, tmp_path: Path, workers: str
+) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "a.yaml").write_text(extension(FILTER) + "    text: hi\n")
+    store = ["--store", f"sqlite:///{tmp_path}/store.db", "--workers", workers]
+    async with XdsServer(served, "--schema", str(own_set), *store) as server:
+        await server.wait_ready()
+        assert await _extensions(server) == {"greet"}
+        server.stop()
+        own_set.unlink()
+        server.start()
+        await server.wait_ready()
+        assert await _extensions(server) == {"greet"}
+        assert "what it had at an earlier start is used" in server.log()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+async def test_unknown_types_are_passed_as_bytes_where_that_is_set(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "a.yaml").write_text(extension("acme.v1.Unheard") + "    value: CgJoaQ==\n")
+    store = ["--store", "memory:", "--workers", workers]
+    async with XdsServer(tmp_path, *store, settings={"unknown_types": "pass"}) as server:
+        await server.wait_ready()
+        async with DeltaClient(server.port) as client:
+            await client.subscribe(EXTENSION, "greet")
+            answer = await client.take()
+            body = answer.resources["greet"].body
+            assert b"type.googleapis.com/acme.v1.Unheard" in body
+            assert body.endswith(b"\x0a\x02hi")
+
+
+async def _extensions(server: XdsServer) -> set[str]:
+    async with DeltaClient(server.port) as client:
+        await client.subscribe(EXTENSION, "greet")
+        answer = await client.take()
+        return set(answer.resources)
+
+
+ROUTES = """\
+resources:
+- '@type': type.googleapis.com/envoy.config.route.v3.RouteConfiguration
+  name: r
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes:
+    - match: {prefix: /, cookies: [{name: c, string_match: {exact: "1"}}]}
+      direct_response: {status: 200}
+- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster
+  name: a
+  type: STATIC
+  track_timeout_budgets: true
+"""
+COOKIES = "envoy.config.route.v3.RouteMatch.cookies"
+
+
+def test_validate_warns_of_deprecated_fields_and_of_what_an_older_envoy_lacks(xds, tmp_path: Path) -> None:
+    for version, lacks in (("1.30.0", (COOKIES,)), ("1.40.0", ())):
+        source = older_api(version, lacks=lacks)
+        (tmp_path / f"envoy-{version}").write_bytes(encode_set(source.files, version))
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "a.yaml").write_text(ROUTES)
+    both = ["--schema", tmp_path / "envoy-1.30.0", "--schema", tmp_path / "envoy-1.40.0"]
+
+    done = xds("validate", served, *both)
+    assert done.returncode == 0
+    lines = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 2
+    assert f"{served}/a.yaml:10: [default] clusters/a track_timeout_budgets: is deprecated since Envoy 3.0" in lines[0]
+    assert lines[1].endswith("routes[0].match.cookies: is a field that Envoy 1.30.0 lacks")
+    report = json.loads(xds("validate", served, "--format", "json").stdout)
+    assert [(warning["resource"], warning["field"]) for warning in report["warnings"]] == [
+        ("clusters/a", "track_timeout_budgets")
+    ]
+    assert report["ok"] is True
+
+    only_old = xds("validate", served, "--schema", tmp_path / "envoy-1.30.0")
+    assert (only_old.returncode, "unknown field of envoy.config.route.v3.RouteMatch" in only_old.stdout) == (1, True)
