@@ -4,7 +4,9 @@ import pytest
 from support.encoded import CDS, ECDS, EDS, LDS, LEDS, OTHER, RDS, RTDS, SDS, SRDS, TYPES, VHDS, resource
 from support.hubs import DELTA, SOTW, World
 
+from xds._generated import xds_wire_pb2 as wire
 from xds.protocol.policy import METHODS, SERVICES, Variant
+from xds.protocol.requests import describe_node
 
 BOTH = {
     "discovery.v3.AggregatedDiscoveryService": ("AggregatedResources", ""),
@@ -76,3 +78,23 @@ def test_services_streams_are_listed_oldest_first(world: World) -> None:
     streams = [world.hub.open(DELTA), world.hub.open(SOTW, type_url=CDS), world.hub.open(DELTA, type_url=EDS)]
     assert list(world.hub.streams) == streams
     assert [stream.aggregated for stream in streams] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("about", "shown"),
+    [
+        ({}, ""),
+        ({"user_agent_name": "envoy"}, "envoy"),
+        ({"user_agent_name": "gRPC Go", "user_agent_version": "1.70.0"}, "gRPC Go 1.70.0"),
+        (
+            {
+                "user_agent_name": "envoy",
+                "user_agent_build_version": {"version": {"major_number": 1, "minor_number": 40, "patch": 0}},
+            },
+            "envoy 1.40.0",
+        ),
+        ({"user_agent_name": "envoy", "user_agent_build_version": {}}, "envoy 0.0.0"),
+    ],
+)
+def test_services_a_node_s_user_agent_has_its_version_however_it_is_reported(about: dict, shown: str) -> None:
+    assert describe_node(wire.Node(id="n1", **about)).user_agent == shown

@@ -177,8 +177,15 @@ def describe_node(wire: WireNode) -> Node:
         cluster=wire.cluster,
         locality=NOWHERE if nowhere else Locality(region=place.region, zone=place.zone, sub_zone=place.sub_zone),
         metadata=_metadata(wire),
-        user_agent=f"{wire.user_agent_name} {wire.user_agent_version}".strip(),
+        user_agent=f"{wire.user_agent_name} {_version(wire)}".strip(),
     )
+
+
+def _version(wire: WireNode) -> str:
+    if not wire.HasField("user_agent_build_version"):
+        return wire.user_agent_version
+    version = wire.user_agent_build_version.version
+    return f"{version.major_number}.{version.minor_number}.{version.patch}"
 
 
 def is_grpc(node: Node) -> bool:
