@@ -11,12 +11,17 @@ import pytest
 from support.forms import DELTA_ADS, DELTA_PER_TYPE, ORDERED_FORMS, SOTW_ADS
 from support.swaps import (
     WARMING_S,
+    generic_route_moves,
     hurry,
     inline_route_moves,
     listener_moves,
+    lua_route_moves,
+    matcher_route_moves,
     restart,
     route_moves_health_checked,
     swap,
+    swap_collectors,
+    thrift_route_moves,
 )
 
 pytestmark = pytest.mark.envoy
@@ -40,6 +45,39 @@ async def test_without_the_ordering_the_same_fails_requests(form):
     report = await swap(swaps=SWAPS, form=form, ordering=False)
     print(f"{form}: {SWAPS} swaps without ordering, {report}")
     assert report.failed["503"] >= 1
+
+
+OTHER_ROUTES = [matcher_route_moves, lua_route_moves, generic_route_moves, thrift_route_moves]
+
+
+@pytest.mark.parametrize("form", [DELTA_ADS, SOTW_ADS], ids=str)
+@pytest.mark.parametrize("state", OTHER_ROUTES)
+async def test_routes_of_every_kind_move_between_clusters_at_no_cost(state, form):
+    report = await swap(state, swaps=SWAPS, form=form)
+    print(f"{form}: {SWAPS} times {state.__name__}, {report}")
+    assert report.failed == {}, report.samples
+    assert set(report.served) == {"a", "b"}
+
+
+@pytest.mark.parametrize("state", OTHER_ROUTES)
+async def test_without_the_ordering_routes_of_every_kind_fail_requests(state):
+    report = await swap(state, swaps=SWAPS, ordering=False)
+    print(f"{SWAPS} times {state.__name__} without ordering, {report}")
+    assert report.failures >= 1
+
+
+@pytest.mark.parametrize("form", [DELTA_ADS, SOTW_ADS, DELTA_PER_TYPE], ids=str)
+async def test_a_collector_of_traces_stays_for_as_long_as_a_listener_may_use_it(form):
+    """Traces are lost without the cluster, which no request notices: Envoy counts them."""
+    counters = await swap_collectors(swaps=2, form=form, drain_s=DRAIN_S)
+    print(f"{form}: 2 collectors, {counters}")
+    assert counters["reports_sent"] > 0
+    assert counters["reports_skipped_no_cluster"] == counters["reports_dropped"] == 0
+
+
+async def test_without_the_ordering_traces_are_lost():
+    counters = await swap_collectors(swaps=2, ordering=False, drain_s=DRAIN_S)
+    assert counters["reports_skipped_no_cluster"] + counters["reports_dropped"] >= 1
 
 
 @pytest.mark.parametrize("form", [DELTA_ADS, SOTW_ADS, DELTA_PER_TYPE], ids=str)

@@ -1,9 +1,10 @@
 """ODCDS, VHDS, locators, ``xdstp://`` (docs/protocol.md#on-demand-clusters to docs/protocol.md#xdstp)."""
 
 from support.encoded import CDS, EDS, RDS, VHDS, cluster, endpoints, resource, route, static, virtual_host
-from support.hubs import SOTW, World
+from support.hubs import SOTW, Client, World
 
 from xds._generated import xds_wire_pb2 as wire
+from xds.model.resource import Resource
 
 # --- ODCDS ---------------------------------------------------------------------------------------------------------
 
@@ -104,6 +105,80 @@ def test_vhds_host_whose_alias_appears_later_is_sent(world: World) -> None:
     assert client.take() == []
     world.publish(virtual_host("r1/vh", 2, aliases=("r1/foo.com",)))
     assert client.take() == ["VHDS #2 r1/vh@2 alias=r1/foo.com"]
+
+
+def aliased(name: str, version: int = 1, *aliases: str) -> Resource:
+    return virtual_host(f"r1/{name}", version, aliases=tuple(f"r1/{alias}" for alias in aliases))
+
+
+def by_alias(world: World) -> Client:
+    """Return a client that subscribes to the alias ``r1/foo.com`` and has answered what it was sent."""
+    client = world.client()
+    client.subscribe(VHDS, "r1/foo.com")
+    client.ack_all()
+    return client
+
+
+def test_vhds_host_that_loses_its_alias_is_removed_from_those_who_asked_by_it(world: World) -> None:
+    """They do not subscribe to it any more, so they would not be sent its later changes either."""
+    world.publish(aliased("vh", 1, "foo.com", "bar.com"))
+    client, other = by_alias(world), world.client(node="n2")
+    other.subscribe(VHDS, "r1/vh")
+    other.ack_all()
+    world.publish(aliased("vh", 2, "bar.com"))
+    assert client.take() == ["VHDS #2 -r1/vh"]
+    assert other.take() == ["VHDS #2 r1/vh@2 alias=r1/bar.com"]
+    client.ack_all()
+    world.publish(aliased("vh", 3, "bar.com"))
+    assert client.take() == []
+    assert client.subscribe(VHDS, "r1/foo.com") == ["VHDS #3 ~r1/foo.com alias=r1/foo.com"]
+
+
+def test_vhds_host_that_lost_its_alias_while_the_client_was_away_is_removed(world: World) -> None:
+    world.publish(aliased("vh", 2), aliased("other", 1, "bar.com"))
+    client = world.client()
+    said = client.subscribe(VHDS, "r1/foo.com", "r1/bar.com", have={"r1/vh": "1", "r1/other": "1"})
+    assert said == ["VHDS #1 ~r1/foo.com alias=r1/foo.com -r1/vh"]
+
+
+def test_vhds_alias_that_moves_to_another_host_brings_that_one(world: World) -> None:
+    world.publish(aliased("vh1", 1, "foo.com"), aliased("vh2"))
+    client = by_alias(world)
+    world.publish(aliased("vh1", 2), aliased("vh2", 2, "foo.com"))
+    assert client.take() == ["VHDS #2 r1/vh2@2 alias=r1/foo.com -r1/vh1"]
+
+
+def test_vhds_second_host_of_an_alias_is_sent_when_the_first_is_gone(world: World) -> None:
+    """Envoy rejects two hosts of one domain, so only the first by name is sent."""
+    world.publish(aliased("vh1", 1, "foo.com"), aliased("vh2", 1, "foo.com"))
+    client = by_alias(world)
+    world.publish(aliased("vh2", 2, "foo.com"))
+    assert client.take() == []
+    world.publish(remove=[aliased("vh1")])
+    assert client.take() == ["VHDS #2 r1/vh2@2 alias=r1/foo.com -r1/vh1"]
+    client.ack_all()
+    world.publish(aliased("vh0", 1, "foo.com"))
+    assert client.take() == ["VHDS #3 r1/vh0@1 alias=r1/foo.com -r1/vh2"]
+    client.ack_all()
+    world.publish(aliased("vh0", 2))
+    assert client.take() == ["VHDS #4 r1/vh2@2 alias=r1/foo.com -r1/vh0"]
+
+
+def test_vhds_host_whose_name_is_the_alias_of_another_goes_before_it(world: World) -> None:
+    world.publish(aliased("vh", 1, "foo.com"))
+    client = by_alias(world)
+    world.publish(aliased("foo.com"))
+    assert client.take() == ["VHDS #2 r1/foo.com@1 -r1/vh"]
+    client.ack_all()
+    world.publish(remove=[aliased("foo.com")])
+    assert client.take() == ["VHDS #3 r1/vh@1 alias=r1/foo.com -r1/foo.com"]
+
+
+def test_vhds_alias_of_a_host_that_another_alias_brings_too(world: World) -> None:
+    """The second host was not sent for the alias that both have."""
+    world.publish(aliased("vh1", 1, "foo.com"), aliased("vh2", 1, "foo.com", "bar.com"))
+    client = by_alias(world)
+    assert client.subscribe(VHDS, "r1/bar.com") == ["VHDS #2 r1/vh2@1 alias=r1/foo.com,r1/bar.com"]
 
 
 def test_vhds_alias_subscribed_again_is_sent_again(world: World) -> None:

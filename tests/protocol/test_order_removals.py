@@ -19,6 +19,7 @@ from support.encoded import (
 from support.hubs import World
 from support.scenes import full, started, swap
 
+from xds.model.resource import Reference
 from xds.protocol.policy import Variant
 
 
@@ -98,6 +99,22 @@ def test_order_inline_routes_of_a_replaced_listener_keep_their_cluster_for_the_d
     assert client.take() == []
     world.advance(2)
     assert client.take() == [full(variant, "CDS #5 -a", "CDS #5 b@1")]
+
+
+def test_order_a_kept_cluster_keeps_the_clusters_that_it_refers_to(world: World, variant: Variant) -> None:
+    """Members of an aggregate cluster, also of one within another, and of a loop."""
+    inner = resource(CDS, "inner", refers=(Reference(CDS, "a"), Reference(CDS, "outer")))
+    outer = resource(CDS, "outer", refers=(Reference(CDS, "inner"),))
+    world.publish(static("a"), static("c"), inner, outer, listener("l", 1, clusters="outer"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    world.publish(static("b"), listener("l", 2, clusters="b"), remove=[static("a"), static("c"), inner, outer])
+    client.ack_all()
+    assert str(client.messages[-1]) == full(variant, "CDS #5 -c", "CDS #5 a@1 b@1 inner@1 outer@1")
+    world.advance(601)
+    assert client.take() == [full(variant, "CDS #6 -a -inner -outer", "CDS #6 b@1")]
 
 
 def test_order_inline_routes_of_a_removed_listener_keep_their_cluster_for_the_drain_time(

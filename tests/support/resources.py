@@ -198,6 +198,11 @@ def tcp_listener(name: str, port: int, to: str, *, tls: Json | None = None) -> J
     return _listener(name, port, "envoy.filters.network.tcp_proxy", proxy, tls)
 
 
+def filter_listener(name: str, port: int, filter_name: str, config: Json) -> Json:
+    """Return a listener with one network filter."""
+    return _listener(name, port, filter_name, config, None)
+
+
 def _listener(name: str, port: int, filter_name: str, config: Json, tls: Json | None) -> Json:
     chain: Json = {"filters": [{"name": filter_name, "typed_config": config}]}
     if tls:

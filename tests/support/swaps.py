@@ -16,6 +16,7 @@ from support.fetch import fetch
 from support.forms import DELTA_ADS, Form
 from support.ports import free_port
 from support.server import XdsServer
+from support.thrift import ThriftTraffic, ThriftUpstreams
 from support.traffic import Traffic, TrafficReport
 from support.transports import settings_on
 from support.upstream import Upstreams
@@ -50,6 +51,10 @@ class Scene:
         """Return the listener, with its routes by RDS or inline."""
         return r.listener("l1", self.listener_port, route_name, inline=inline, source=self.form.source)
 
+    def filter_listener(self, name: str, config: r.Json) -> r.Json:
+        """Return the listener with a network filter of this name and config."""
+        return r.filter_listener("l1", self.listener_port, name, config)
+
 
 def route_moves(scene: Scene, side: str) -> list[r.Json]:
     """The plain case: route ``r1`` leads to the only cluster."""
@@ -72,6 +77,98 @@ def listener_moves(scene: Scene, side: str) -> list[r.Json]:
     return [*scene.cluster(side), r.route(f"r-{side}", side), scene.listener(f"r-{side}")]
 
 
+EXTENSIONS = r.TYPE + "envoy.extensions."
+SPECIFIERS = EXTENSIONS + "router.cluster_specifiers."
+NETWORK = EXTENSIONS + "filters.network."
+
+
+def _by_plugin(scene: Scene, side: str, config: r.Json) -> list[r.Json]:
+    plugin = {"inline_cluster_specifier_plugin": {"extension": {"name": "plugin", "typed_config": config}}}
+    rule = {"match": {"prefix": "/"}, "route": plugin}
+    return [*scene.cluster(side), r.route("r1", routes=[rule]), scene.listener("r1")]
+
+
+def _always(action: r.Json) -> r.Json:
+    return {"on_no_match": {"action": {"name": "cluster", "typed_config": action}}}
+
+
+def matcher_route_moves(scene: Scene, side: str) -> list[r.Json]:
+    """A matcher chooses the cluster, as a cluster specifier plugin of the route."""
+    action = {"@type": SPECIFIERS + "matcher.v3.ClusterAction", "cluster": side}
+    matcher = {"@type": SPECIFIERS + "matcher.v3.MatcherClusterSpecifier", "cluster_matcher": _always(action)}
+    return _by_plugin(scene, side, matcher)
+
+
+def lua_route_moves(scene: Scene, side: str) -> list[r.Json]:
+    """A Lua script that fails leaves the choice to the default cluster."""
+    script = "function envoy_on_route(handle) error('no choice') end"
+    config = {"@type": SPECIFIERS + "lua.v3.LuaConfig", "source_code": {"inline_string": script}}
+    return _by_plugin(scene, side, config | {"default_cluster": side})
+
+
+def generic_route_moves(scene: Scene, side: str) -> list[r.Json]:
+    """The route configuration is that of the generic proxy, which speaks HTTP/1.1 here."""
+    proxy = NETWORK + "generic_proxy."
+    action = {"@type": proxy + "action.v3.RouteAction", "name": "any", "cluster": side}
+    codec = {"name": "http1", "typed_config": {"@type": proxy + "codecs.http1.v3.Http1CodecConfig"}}
+    router = {"name": "envoy.filters.generic.router", "typed_config": {"@type": proxy + "router.v3.Router"}}
+    rds = {"route_config_name": "g1", "config_source": scene.form.source}
+    config = {"@type": proxy + "v3.GenericProxy", "stat_prefix": "g", "codec_config": codec, "generic_rds": rds}
+    return [
+        *scene.cluster(side),
+        {"@type": proxy + "v3.RouteConfiguration", "name": "g1", "routes": _always(action)},
+        scene.filter_listener("envoy.filters.network.generic_proxy", config | {"filters": [router]}),
+    ]
+
+
+def thrift_route_moves(scene: Scene, side: str) -> list[r.Json]:
+    """The route configuration is that of the Thrift proxy."""
+    proxy = NETWORK + "thrift_proxy.v3."
+    rds = {"route_config_name": "t1", "config_source": scene.form.source}
+    config = {"@type": proxy + "ThriftProxy", "stat_prefix": "t", "trds": rds}
+    rules = [{"match": {"method_name": ""}, "route": {"cluster": side}}]
+    return [
+        *scene.cluster(side),
+        {"@type": proxy + "RouteConfiguration", "name": "t1", "routes": rules},
+        scene.filter_listener(
+            "envoy.filters.network.thrift_proxy", config | {"transport": "FRAMED", "protocol": "BINARY"}
+        ),
+    ]
+
+
+def tracer_moves(scene: Scene, side: str) -> list[r.Json]:
+    """Requests go to cluster ``app``; what moves is the collector of their traces."""
+    app = r.static_cluster("app", scene.ports["a"])
+    zipkin = {
+        "@type": r.TYPE + "envoy.config.trace.v3.ZipkinConfig",
+        "collector_cluster": side,
+        "collector_endpoint": "/spans",
+        "collector_endpoint_version": "HTTP_JSON",
+    }
+    tracing = {"provider": {"name": "envoy.tracers.zipkin", "typed_config": zipkin}}
+    manager = r.http_manager("r1", source=scene.form.source, tracing=tracing)
+    listener = scene.filter_listener("envoy.filters.network.http_connection_manager", manager)
+    return [*scene.cluster(side), app, r.route("r1", "app"), listener]
+
+
+@asynccontextmanager
+async def under_generic_load(scene: Scene, envoy: EnvoyProcess) -> AsyncIterator[Traffic]:
+    """Keep requests running through a generic proxy, which does not close connections for ``connection: close``."""
+    await envoy.wait_live()
+    async with Traffic(scene.listener_port, rate=RATE) as traffic:
+        await traffic.wait_requests(REQUESTS_BETWEEN)
+        yield traffic
+
+
+@asynccontextmanager
+async def under_thrift_load(scene: Scene, envoy: EnvoyProcess) -> AsyncIterator[ThriftTraffic]:
+    """Wait until the Envoy is LIVE, then keep Thrift calls running through it."""
+    await envoy.wait_live()
+    async with ThriftTraffic(scene.listener_port) as traffic:
+        await traffic.wait_requests(REQUESTS_BETWEEN)
+        yield traffic
+
+
 @asynccontextmanager
 async def under_load(scene: Scene, envoy: EnvoyProcess) -> AsyncIterator[Traffic]:
     """Wait until the Envoy answers from upstream ``a``, then keep requests running through it."""
@@ -91,7 +188,7 @@ class Embedded:
     scene: Scene
     control_plane: ControlPlane
     envoy: EnvoyProcess
-    traffic: Traffic
+    traffic: Traffic | ThriftTraffic
 
     def show(self, state: State, side: str) -> None:
         """Publish a state, and remove everything else."""
@@ -106,12 +203,14 @@ async def embedded(
     protocol = {"ordering": ordering, "listener_drain_s": 600.0 if drain_s is None else drain_s + 1.0}
     settings = settings_on(protocol=protocol)
     extra = () if drain_s is None else ("--drain-time-s", str(drain_s))
-    async with Upstreams("a", "b") as upstreams, ControlPlane(settings) as control_plane:
+    upstreams_of = ThriftUpstreams if state is thrift_route_moves else Upstreams
+    load = {thrift_route_moves: under_thrift_load, generic_route_moves: under_generic_load}.get(state, under_load)
+    async with upstreams_of("a", "b") as upstreams, ControlPlane(settings) as control_plane:
         assert control_plane.address is not None
         scene = Scene(form, upstreams.ports)
         control_plane.replace({"default": state(scene, "a")})
         bootstrap = form.bootstrap(control_plane.address.port)
-        async with EnvoyProcess(bootstrap, extra=extra) as envoy, under_load(scene, envoy) as traffic:
+        async with EnvoyProcess(bootstrap, extra=extra) as envoy, load(scene, envoy) as traffic:
             yield Embedded(scene, control_plane, envoy, traffic)
 
 
@@ -132,6 +231,18 @@ async def swap(
         if ordering:
             assert await running.envoy.nacks() == 0
         return await running.traffic.stop()
+
+
+async def swap_collectors(*, swaps: int, form: Form = DELTA_ADS, ordering: bool = True, drain_s: int) -> dict[str, int]:
+    """Change the collector of traces ``swaps`` times under load, and return Envoy's Zipkin counters."""
+    async with embedded(tracer_moves, form=form, ordering=ordering, drain_s=drain_s) as running:
+        for number in range(1, swaps + 1):
+            running.show(tracer_moves, "ab"[number % 2])
+            await running.envoy.wait_stat(REMOVED, number, timeout_s=15.0)
+            await running.traffic.wait_requests(REQUESTS_BETWEEN)
+        assert (await running.traffic.stop()).failed == {}
+        stats = await running.envoy.stats("zipkin")
+        return {name.rpartition(".")[2]: value for name, value in stats.items()}
 
 
 async def hurry(*, swaps: int, seed: int, form: Form = DELTA_ADS, ordering: bool = True) -> TrafficReport:

@@ -1,7 +1,8 @@
 """Tiny HTTP/1.1 upstreams, any number in one separate process, each answering with its name.
 
 Every answer is 200 with body ``NAME\\n`` and header ``x-upstream: NAME``, delayed if the path is
-``/delay/MILLISECONDS``; ``/health`` answers 503 if set by ``set_health``. Keep-alive connections stay open.
+``/delay/MILLISECONDS``; ``/health`` answers 503 if set by ``set_health``, ``/spans`` 202, as collectors of traces do.
+Keep-alive connections stay open.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 HEALTH_PATH = b"/health"
+SPANS_PATH = b"/spans"
 
 
 class _Upstream:
@@ -25,14 +27,14 @@ class _Upstream:
     def answer(self, path: bytes) -> bytes:
         health = path.startswith(HEALTH_PATH)
         self.requests += not health
-        status = (200 if self.healthy else 503) if health else self.status
+        status = (200 if self.healthy else 503) if health else 202 if path == SPANS_PATH else self.status
         body = f"{self.name}\n".encode()
         head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\nx-upstream: {self.name}\r\n\r\n"
         return head.encode() + body
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection. Requests are answered in order; bodies are skipped by their content-length."""
+    """One keep-alive connection. Requests are answered in order; bodies are skipped, by their length or in chunks."""
 
     def __init__(self, upstream: _Upstream) -> None:
         self.upstream = upstream
@@ -49,8 +51,8 @@ class _Connection(asyncio.Protocol):
     def _serve(self) -> None:
         while not self.delayed and (end := self.pending.find(b"\r\n\r\n")) >= 0:
             head = self.pending[:end]
-            whole = end + 4 + _content_length(head)
-            if len(self.pending) < whole:
+            whole = _end_of_body(self.pending, head, end + 4)
+            if not whole or len(self.pending) < whole:
                 return
             self.pending = self.pending[whole:]
             path = head.split(b" ", 2)[1]
@@ -66,6 +68,18 @@ class _Connection(asyncio.Protocol):
         self.transport.write(self.upstream.answer(path))
         self.delayed = False
         self._serve()
+
+
+def _end_of_body(pending: bytes, head: bytes, start: int) -> int:
+    """Return where the body that begins at ``start`` ends, 0 if that is not known yet."""
+    if b"\r\ntransfer-encoding: chunked" not in head.lower():
+        return start + _content_length(head)
+    while (line_end := pending.find(b"\r\n", start)) >= 0:
+        size = int(pending[start:line_end], 16)
+        start = line_end + 2 + size + 2
+        if not size:
+            return start
+    return 0
 
 
 def _content_length(head: bytes) -> int:

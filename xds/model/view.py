@@ -118,6 +118,15 @@ class View:
                     return resource
         return None
 
+    def known_as(self, name: str) -> Resource | None:
+        """Return the resource that a client gets which subscribes to ``name``: by name, or else by alias."""
+        return self.get(name) or self.named_by(name)
+
+    @property
+    def has_aliases(self) -> bool:
+        """Say whether any resource may have an alias, in O(layers)."""
+        return any(layer.aliases for layer in self.layers)
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in no particular order."""
         if len(self.layers) == 1:

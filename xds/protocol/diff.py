@@ -6,14 +6,14 @@ is held, versions reported from an earlier stream). A diff therefore costs O(cha
 make equal values one object while any stream uses them, so that streams find their shared responses by identity.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from weakref import WeakValueDictionary, ref
 
 from immutables import Map
 
 from xds.model.resource import Resource
-from xds.model.types import CLUSTER
+from xds.model.types import CLUSTER, VIRTUAL_HOST
 from xds.model.view import View, may_differ
 from xds.protocol.subscription import WILDCARD, NameSets, Subscription, Subscriptions, glob_of
 
@@ -87,13 +87,23 @@ def wanted(subscription: Subscription, view: View) -> Iterable[str]:
     """Return the names of the view's resources that are subscribed, by name or by alias, in no order."""
     if subscription.open_ended:
         return [name for name in view if subscription.wants(name)]
-    found = (view.get(name) or view.named_by(name) for name in subscription.names)
+    found = (view.known_as(name) for name in subscription.names)
     return [resource.name for resource in found if resource is not None]
 
 
-def wants(subscription: Subscription, resource: Resource) -> bool:
-    """Say whether a resource is subscribed, by its name or by one of its aliases."""
-    return subscription.wants(resource.name) or any(alias in subscription.names for alias in resource.aliases)
+def wants(subscription: Subscription, view: View, resource: Resource) -> bool:
+    """Say whether a resource of the view is subscribed, by its name or by an alias.
+
+    An alias of several resources is that of the first, as it is for a client that subscribes to it now.
+    """
+    return subscription.wants(resource.name) or any(
+        alias in subscription.names and (known := view.known_as(alias)) is not None and known.name == resource.name
+        for alias in resource.aliases
+    )
+
+
+def _if_wanted(subscription: Subscription, view: View | None, resource: Resource | None) -> Resource | None:
+    return resource if view is not None and resource is not None and wants(subscription, view, resource) else None
 
 
 def unsent(before: Subscription, after: Subscription, view: View) -> Exceptions:
@@ -101,8 +111,8 @@ def unsent(before: Subscription, after: Subscription, view: View) -> Exceptions:
     if after.globs != before.globs or after.wildcard > before.wildcard:
         found = [view.get(name) for name in wanted(after, view)]
     else:
-        found = [view.get(name) or view.named_by(name) for name in after.names - before.names]
-    names = [resource.name for resource in found if resource is not None and not wants(before, resource)]
+        found = [view.known_as(name) for name in after.names - before.names]
+    names = [resource.name for resource in found if resource is not None and not wants(before, view, resource)]
     return Map(dict.fromkeys(names)) if names else NO_EXCEPTIONS
 
 
@@ -122,8 +132,12 @@ def diff(
     upserts: dict[str, Resource] = {}
     removals: list[str] = []
     kept: dict[str, Resource | None] = {}
+    by_alias = target.type_url == VIRTUAL_HOST or target.has_aliases or (view is not None and view.has_aliases)
     for name in _candidates(subscription, view, exceptions, target):
         held, new = holding(name, view, exceptions), target.get(name)
+        if by_alias and not subscription.wants(name):
+            held = held if name in exceptions else _if_wanted(subscription, view, held)
+            new = _if_wanted(subscription, target, new)  # it may have lost the alias of the subscription
         if (held and held.version) == (new and new.version):
             continue
         if hold.keeps(name, held, new):
@@ -134,7 +148,7 @@ def diff(
             removals.append(name)
     nonexistent: list[str] = []
     for name in _required_names(required, subscription, target):
-        new = target.get(name) or target.named_by(name)
+        new = target.known_as(name)
         if new is not None:
             upserts[new.name] = new
             kept.pop(new.name, None)
@@ -175,15 +189,30 @@ def _candidates(subscription: Subscription, view: View | None, exceptions: Excep
     if not subscription.open_ended and len(subscription.names) < len(changed):
         names = [*subscription.names, *wanted(subscription, view), *wanted(subscription, target)]
         return dict.fromkeys([*names, *exceptions])
-    relevant = (name for name in changed if _relevant(subscription, name, view, target))
+    relevant: Iterable[str] = (name for name in changed if _relevant(subscription, name, view, target))
+    if subscription.names and (view.has_aliases or target.has_aliases):
+        relevant = dict.fromkeys([*relevant, *_namesakes(subscription, changed, view, target)])
     return dict.fromkeys([*relevant, *exceptions]) if exceptions else relevant
+
+
+def _namesakes(subscription: Subscription, changed: Iterable[str], view: View, target: View) -> Iterator[str]:
+    """Yield the resources that a subscribed alias of a changed resource stood for, and those that it stands for now.
+
+    If the first of two resources with one alias is removed, the second is sent, although it did not change.
+    """
+    for name in changed:
+        aliases = {name}.union(*(known.aliases for each in (view, target) if (known := each.get(name)) is not None))
+        for alias in aliases & subscription.names:
+            for each in (view, target):
+                if (known := each.known_as(alias)) is not None:
+                    yield known.name
 
 
 def _relevant(subscription: Subscription, name: str, view: View, target: View) -> bool:
     if subscription.wants(name):
         return True
-    either = (view.get(name), target.get(name))
-    return any(resource is not None and wants(subscription, resource) for resource in either)
+    either = ((each, each.get(name)) for each in (view, target))
+    return any(known is not None and wants(subscription, each, known) for each, known in either)
 
 
 # --- Initial versions ------------------------------------------------------------------------------------------------

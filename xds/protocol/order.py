@@ -30,7 +30,7 @@ from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol import pending_endpoints as pending
 from xds.protocol.client_state import NO_MARKS, Answered, ClientState, Marks, Order, OverdueResponse
-from xds.protocol.diff import EMPTY_SET, HOLD_REMOVALS, NO_HOLD, Hold, Interned
+from xds.protocol.diff import EMPTY_SET, HOLD_REMOVALS, NO_HOLD, Hold, Interned, clusters_of
 from xds.protocol.draining import merge_draining
 from xds.protocol.policy import Ordering, Stage, Variant
 from xds.protocol.responses import Encoding, Part, Response, ResponseCache, endpoints_of
@@ -532,7 +532,17 @@ class Draft:
             if used is None:
                 return None
             needed |= used
-        return needed
+        return self._with_members(needed)
+
+    def _with_members(self, used: frozenset[str]) -> frozenset[str]:
+        """Add the clusters that used clusters refer to whose removal is held, such as members of an aggregate."""
+        held = {name: gone for state in self.clusters for name, gone in state.exceptions.items() if gone is not None}
+        pending = used.intersection(held)
+        while pending:
+            used |= pending
+            members = (clusters_of(held[name]) for name in pending)
+            pending = EMPTY_SET.union(*members).intersection(held) - used
+        return used
 
     # --- Answers and requests ----------------------------------------------------------------------------------------
 

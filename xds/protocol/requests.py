@@ -21,6 +21,7 @@ from xds._generated.xds_wire_pb2 import (
 from xds._generated.xds_wire_pb2 import Node as WireNode
 from xds.model.groups import Locality, Node
 from xds.model.resource import Resource
+from xds.model.types import VIRTUAL_HOST
 from xds.model.view import View
 from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, InitialVersions, Interned, wanted, wants
 from xds.protocol.draining import NEVER, add_all_draining
@@ -228,7 +229,7 @@ def begin_delta(
     versions = request.initial_resource_versions
     if nacked is not None and (versions or nacked):
         # Names that do not exist must be answered; the others are sent if the client has another version.
-        missing = (name for name in names if view.get(name) is None and view.named_by(name) is None)
+        missing = (name for name in names if view.known_as(name) is None)
         return state._replace(
             response_due=state.subscription.open_ended and not versions,
             view=view,
@@ -263,7 +264,11 @@ def _held_differently(
         resource = get(name)
         if name in nacked:
             exceptions[name] = initial_versions.get(state.type_url, name, "")
-        elif resource is None or (resource.version != version and wants(state.subscription, resource)):
+        elif resource is None or (
+            resource.version != version
+            if wants(state.subscription, view, resource)
+            else state.type_url == VIRTUAL_HOST  # it lost the alias by which the client subscribed to it
+        ):
             exceptions[name] = initial_versions.get(state.type_url, name, version)
     return NO_EXCEPTIONS.update(exceptions) if exceptions else NO_EXCEPTIONS
 

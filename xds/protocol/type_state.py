@@ -267,8 +267,12 @@ class TypeState(NamedTuple):
         return self._replace(exceptions=exceptions, **changes)  # type: ignore[arg-type]
 
     def _wants_still(self, subscription: Subscription, name: str) -> bool:
-        either = (self.view.get(name) if self.view is not None else None, self.exceptions.get(name))
-        return subscription.wants(name) or any(r is not None and wants(subscription, r) for r in either)
+        if subscription.wants(name):
+            return True
+        target, held = self.view.get(name) if self.view is not None else None, self.exceptions.get(name)
+        if self.view is not None and target is not None and wants(subscription, self.view, target):
+            return True
+        return held is not None and not subscription.names.isdisjoint(held.aliases)
 
     # --- Responses ---------------------------------------------------------------------------------------------------
 
@@ -524,7 +528,7 @@ class TypeState(NamedTuple):
         not_yet = {resource.name for part in self.remaining for resource in part.upserts}.union(self.nacked_names.names)
         held = {name: self.held(name) for name in {*self.view.timed, *self.exceptions} - not_yet}
         timed = {name: r for name, r in held.items() if r is not None and r.ttl_s is not None}
-        return {name: r for name, r in timed.items() if wants(self.subscription, r)}
+        return {name: r for name, r in timed.items() if wants(self.subscription, self.view, r)}
 
     def heartbeat_every_s(self) -> float:
         """Return the interval of TTL renewals in seconds, a third of the shortest TTL; 0 without TTLs."""
