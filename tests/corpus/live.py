@@ -4,6 +4,7 @@ It subscribes to files (``path_config_source``), so it reads the very text that 
 bootstrap refer to each type of resource under a fixed name (``NAMES``).
 """
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -103,6 +104,25 @@ class LiveEnvoy(EnvoyProcess):
             return Judgement("", tuple(await self._taken(kind)))
         return Judgement(" ".join(self.log()[log_at:].split()) or "refused without a word")
 
+    async def judge_each(self, kind: str, resources: list[Json]) -> dict[str, Judgement]:
+        """Judge many resources of one type together, and those of a file that is refused again in halves."""
+        full = [{"@type": r.TYPE + KINDS[kind].full_name, **resource} for resource in resources]
+        found = await self.judge(kind, json.dumps({"resources": full}))
+        if len(resources) > 1 and found.refusal:
+            half = len(resources) // 2
+            return await self.judge_each(kind, resources[:half]) | await self.judge_each(kind, resources[half:])
+        taken = {each["name"]: Judgement("", (each,)) for each in found.resources}
+        return {each["name"]: taken[each["name"]] if not found.refusal else found for each in resources}
+
+    async def extensions(self) -> dict[tuple[str, str], str]:
+        """Return the extensions that Envoy was built with: category and full name of a type → name."""
+        (dump,) = [each for each in (await self.config_dump())["configs"] if "bootstrap" in each]
+        found: dict[tuple[str, str], str] = {}
+        for each in dump["bootstrap"]["node"]["extensions"]:
+            for full_name in each.get("type_urls", ()):
+                found.setdefault((each["category"], full_name), each["name"])
+        return found
+
     async def _counts(self, kind: str) -> dict[str, int]:
         prefix = KINDS[kind].stats
         found = await self.stats(f"^{re.escape(prefix)}.update_(attempt|success|rejected|failure)$")
@@ -112,8 +132,8 @@ class LiveEnvoy(EnvoyProcess):
         if not KINDS[kind].dump:
             return []
         dump = await self.config_dump()
-        (section,) = [each for each in dump["configs"] if each["@type"].endswith(f".{KINDS[kind].dump}ConfigDump")]
-        newest = {each["name"]: each for each in _resources(section)}  # a warming resource comes after the active one
+        sections = [each for each in dump["configs"] if each["@type"].endswith(f".{KINDS[kind].dump}ConfigDump")]
+        newest = {each["name"]: each for each in _resources(sections)}  # a warming resource comes after the active one
         return list(newest.values())
 
 
