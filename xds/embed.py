@@ -32,6 +32,7 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable, Rule
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, type_url_of
+from xds.model.xdstp import canonical
 from xds.schema.pool import load_schema
 from xds.sources.inline import ResourceLike, read_resources
 from xds.transport.pool import WorkerFailedError
@@ -92,7 +93,7 @@ class ControlPlane:
         google.protobuf one. A removal is a type (``clusters``, or a type URL) and a name. Raises ChangesetRejectedError
         with every problem; the resources served before are then still served.
         """
-        removals = tuple((type_url_of(word), name) for word, name in remove)
+        removals = tuple((type_url_of(word), canonical(name)) for word, name in remove)
         schema = load_schema()
         unknown = {type_url for type_url, _ in removals if not schema.has(type_url.removeprefix(TYPE_PREFIX))}
         if unknown:

@@ -110,6 +110,18 @@ async def test_bodies_are_json_yaml_or_protobuf(api: httpx.AsyncClient) -> None:
     assert answer.status_code == 415
 
 
+async def test_a_resource_is_found_whatever_the_order_of_its_context_parameters(api: httpx.AsyncClient) -> None:
+    ordered, other = (f"xdstp://x/envoy.config.cluster.v3.Cluster/a?{query}" for query in ("a=1&b=2", "b=2&a=1"))
+    paths = [f"/v1/groups/default/resources/clusters/{quote(name, safe='')}" for name in (ordered, other)]
+    assert (await api.put(paths[1], json=A | {"name": other})).json()["revision"] == 1
+    assert [(await api.get(path)).json()["name"] for path in paths] == [ordered, ordered]
+    assert (await api.get(paths[1], params={"revision": 1})).json()["name"] == ordered
+    assert (await api.delete(paths[1])).json()["revision"] == 2
+    assert (await api.get(paths[0])).status_code == 404
+    changes = {"upsert": [A | {"name": ordered}], "remove": [{"type": "clusters", "name": other}]}
+    assert (await api.post("/v1/groups/default/changesets", json=changes)).status_code == 422
+
+
 async def test_one_resource_is_put_read_and_deleted(api: httpx.AsyncClient) -> None:
     path = "/v1/groups/default/resources/clusters/a"
     assert (await api.get(path)).status_code == 404

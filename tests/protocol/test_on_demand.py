@@ -5,6 +5,7 @@ from support.hubs import SOTW, Client, World
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.resource import Resource
+from xds.protocol.policy import Variant
 
 # --- ODCDS ---------------------------------------------------------------------------------------------------------
 
@@ -397,3 +398,40 @@ def test_xdstp_name_beside_the_wildcard_is_sent_when_it_changes(world: World) ->
     client.ack(CDS)
     world.publish(static(COLLECTION + "a", 2), resource(CDS, COLLECTION + "b"))
     assert client.take() == [f"CDS #2 {COLLECTION}a@2"]
+
+
+# --- Canonical names -------------------------------------------------------------------------------------------------
+
+SORTED, UNSORTED = "xdstp://a/envoy.Cluster/c?a=1&b=2", "xdstp://a/envoy.Cluster/c?b=2&a=1"
+
+
+def test_xdstp_parameters_have_no_order_in_subscriptions(world: World, variant: Variant) -> None:
+    world.publish(static(SORTED))
+    client = world.client(variant)
+    assert client.subscribe(CDS, UNSORTED) == [f"CDS #1 {SORTED}@1"]
+    client.ack(CDS)
+    world.publish(static(SORTED, 2))
+    assert client.take() == [f"CDS #2 {SORTED}@2"]
+
+
+def test_xdstp_parameters_have_no_order_in_reported_versions(world: World) -> None:
+    world.publish(static(SORTED))
+    assert world.client().subscribe(CDS, UNSORTED, have={UNSORTED: "1"}) == []
+
+
+def test_xdstp_parameters_have_no_order_when_a_name_is_unsubscribed(world: World) -> None:
+    world.publish(static(SORTED))
+    client = world.client()
+    client.subscribe(CDS, SORTED)
+    client.ack(CDS)
+    client.unsubscribe(CDS, UNSORTED)
+    world.publish(static(SORTED, 2))
+    assert client.take() == []
+
+
+def test_xdstp_parameters_of_a_collection_have_no_order(world: World) -> None:
+    member = "xdstp://a/envoy.Cluster/col/c?a=1&b=2"
+    world.publish(static(member))
+    client = world.client()
+    client.subscribe(CDS, "xdstp://a/envoy.Cluster/col/*?b=2&a=1")
+    assert client.last(CDS).names == [member]

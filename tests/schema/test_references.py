@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from google.protobuf import any_pb2
 
 from xds.model import types
 from xds.model.resource import Reference
-from xds.schema.ingest import ingest
+from xds.schema.ingest import ingest, load_plans
+from xds.schema.quick import ingest_encoded
 
 ADS: dict[str, Any] = {"ads": {}, "resource_api_version": "V3"}
 API: dict[str, Any] = {
@@ -69,6 +71,64 @@ def test_xdstp_name_is_a_reference_with_or_without_a_source() -> None:
     for eds in ({"service_name": name}, {"service_name": name, "eds_config": ADS}):
         assert cluster(type="EDS", eds_cluster_config=eds) == [("endpoints", name, "eds_cluster_config.service_name")]
     assert cluster(type="EDS", eds_cluster_config={"service_name": name, "eds_config": FILE}) == []
+
+
+SORTED = "xdstp://x/envoy.config.cluster.v3.Cluster/a?a=1&b=2"
+UNSORTED = "xdstp://x/envoy.config.cluster.v3.Cluster/a?b=2&a=1"
+
+
+def test_xdstp_names_are_written_in_one_form_by_all_who_refer_to_them() -> None:
+    """Envoy compares the names of clusters as text."""
+    rules = [
+        {"match": {"prefix": "/1"}, "route": {"cluster": UNSORTED}},
+        {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": [{"name": UNSORTED, "weight": 1}]}}},
+    ]
+    host = {"name": "v", "domains": ["*"], "routes": rules}
+    resource = ingest({"@type": types.ROUTE, "name": UNSORTED, "virtual_hosts": [host]})
+
+    assert resource.name == SORTED
+    assert [found.name for found in resource.references] == [SORTED]
+    assert UNSORTED.encode() not in resource.encoded
+    assert resource.encoded.count(SORTED.encode()) == 4
+    assert resource.version == ingest((types.ROUTE, any_pb2.Any.FromString(resource.body).value)).version
+
+
+def test_xdstp_names_in_lists_maps_and_nested_fields_are_written_in_one_form() -> None:
+    aggregate = {"@type": PREFIX + "envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters": ["c", UNSORTED]}
+    check = {
+        "@type": PREFIX + "envoy.extensions.filters.http.health_check.v3.HealthCheck",
+        "pass_through_mode": False,
+        "cluster_min_healthy_percentages": {UNSORTED: {"value": 50}},
+    }
+    inline = {"@type": types.CLUSTER, "name": UNSORTED, "cluster_type": {"name": "a", "typed_config": aggregate}}
+    eds = {"service_name": UNSORTED}
+    filters = [{"name": "check", "typed_config": check}]
+
+    for resource in (
+        ingest(inline),
+        ingest({"@type": types.CLUSTER, "name": "c", "type": "EDS", "eds_cluster_config": eds}),
+        ingest(
+            {
+                "@type": types.LISTENER,
+                "name": "l",
+                "filter_chains": [{"filters": [hcm(route_config={}, http_filters=filters)]}],
+            }
+        ),
+    ):
+        assert SORTED in [found.name for found in resource.references]
+        assert SORTED.encode() in resource.encoded
+        assert UNSORTED.encode() not in resource.encoded
+
+
+def test_xdstp_names_of_wrappers_and_requests_are_written_in_one_form() -> None:
+    wrapper = {"@type": PREFIX + "envoy.service.discovery.v3.Resource", "name": UNSORTED, "aliases": [UNSORTED + "&c"]}
+    value = {"@type": types.VIRTUAL_HOST, "name": "v", "domains": ["*"]}
+
+    wrapped = ingest(wrapper | {"resource": value})
+    assert (wrapped.name, wrapped.aliases) == (SORTED, (SORTED + "&c",))
+    assert ingest(value, name=UNSORTED).name == SORTED
+    encoded = load_plans().schema.message_class("envoy.config.cluster.v3.Cluster")(name=UNSORTED)  # type: ignore[call-arg]
+    assert ingest_encoded(types.CLUSTER, encoded.SerializeToString(deterministic=True)).name == SORTED
 
 
 def test_secret_with_a_source_is_a_reference_in_clusters_and_listeners() -> None:

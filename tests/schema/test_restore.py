@@ -13,7 +13,12 @@ WITH_TTL = {
     "ttl": "3.5s",
     "resource": r.assignment("a", 1, 2),
 }
+INTERNAL = r.assignment("internal", 1)
+INTERNAL["endpoints"][0]["lb_endpoints"].append(
+    {"endpoint": {"address": {"envoy_internal_address": {"server_listener_name": "inner" * 40}}}}
+)
 ITEMS = [
+    INTERNAL,
     r.cluster("eds"),
     r.static_cluster("static", 1),
     r.assignment("a", 1, 2),

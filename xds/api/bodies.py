@@ -13,6 +13,7 @@ from xds._generated import snapshots_pb2 as pb
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, type_url_of
+from xds.model.xdstp import canonical
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
 from xds.schema.paths import dotted
@@ -332,7 +333,7 @@ def known_type(word: str) -> str:
 
 def _removal(word: str, name: str, field: str, group: str, problems: list[Problem]) -> tuple[str, str]:
     try:
-        return known_type(word), name
+        return known_type(word), canonical(name)
     except ChangesetRejectedError as error:
         problems += [dataclasses.replace(problem, field=f"{field}.type", group=group) for problem in error.problems]
         return "", name

@@ -10,6 +10,7 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import ENDPOINTS, short_name
+from xds.model.xdstp import canonical
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published
@@ -196,10 +197,10 @@ class Operations:
         found: Resource | None
         if revision is None:
             self._must_be_known(group)
-            found = self._catalog.own_resource(group, type_url, name)
+            found = self._catalog.own_resource(group, type_url, canonical(name))
         else:
             snapshot = await self.snapshot(group, revision, type_url)
-            found = next((each for each in snapshot.resources if each.name == name), None)
+            found = next((each for each in snapshot.resources if each.name == canonical(name)), None)
         if found is None:
             raise UnknownResourceError(f"the group {group!r} has no {name!r} of that type")
         return found

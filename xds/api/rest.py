@@ -39,6 +39,7 @@ from xds.api.shown import resource_any, resource_json
 from xds.api.tokens import Token
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
+from xds.model.xdstp import canonical
 from xds.protocol.status import NODES_MAX, NodesQuery, NodeState
 from xds.publishing.changes import Change, Published
 from xds.reporting.escaping import json_text, yaml_text
@@ -241,7 +242,7 @@ class _Rest:
         async def delete_resource(request: Request, asks: Asks) -> Response:
             """Remove one resource; that it is not there is no error."""
             _, group, _, word, name = _five(_within(request))
-            change = Change(removals={group: ((bodies.known_type(word), name),)})
+            change = Change(removals={group: ((bodies.known_type(word), canonical(name)),)})
             return await self._publish(asks.of(change))
 
         @app.post("/v1/groups/{group}/rollback", **BODIES["rollback"])

@@ -23,6 +23,7 @@ from xds.model.groups import Locality, Node
 from xds.model.resource import Resource
 from xds.model.types import VIRTUAL_HOST
 from xds.model.view import View
+from xds.model.xdstp import all_canonical, canonical
 from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, InitialVersions, Interned, wanted, wants
 from xds.protocol.draining import NEVER, add_all_draining
 from xds.protocol.errors import Status, StreamRefusedError
@@ -226,7 +227,7 @@ def begin_delta(
     names = _subscribed(request)
     legacy = not names and state.kind.policy.legacy_wildcard
     state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names))
-    versions = request.initial_resource_versions
+    versions = _reported(request)
     if nacked is not None and (versions or nacked):
         # Names that do not exist must be answered; the others are sent if the client has another version.
         missing = (name for name in names if view.known_as(name) is None)
@@ -302,13 +303,20 @@ def _subscribed(request: DeltaDiscoveryRequest) -> set[str]:
     names = set(request.resource_names_subscribe)
     if request.resource_locators_subscribe:
         names.update(locator.name for locator in request.resource_locators_subscribe)
-    return names
+    return all_canonical(names)
+
+
+def _reported(request: DeltaDiscoveryRequest) -> Mapping[str, str]:
+    versions: Mapping[str, str] = request.initial_resource_versions
+    if any("?" in name for name in versions):
+        return {canonical(name): version for name, version in versions.items()}
+    return versions
 
 
 def _unsubscribed(request: DeltaDiscoveryRequest) -> set[str]:
     names = set(request.resource_names_unsubscribe)
     names.update(locator.name for locator in request.resource_locators_unsubscribe)
-    return names
+    return all_canonical(names)
 
 
 def begin_sotw(
@@ -394,7 +402,7 @@ def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned,
 def _requested(request: DiscoveryRequest) -> set[str]:
     names = set(request.resource_names)
     names.update(locator.name for locator in request.resource_locators)
-    return names
+    return all_canonical(names)
 
 
 def check_size(state: TypeState, request: Request, request_bytes: int, most: int) -> None:

@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl
 from weakref import WeakValueDictionary
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
+from xds.model.xdstp import XDSTP
 
 # --- Subscriptions ---------------------------------------------------------------------------------------------------
 
 WILDCARD = "*"
-XDSTP = "xdstp://"
 
 
 def _split_xdstp(name: str) -> tuple[str, frozenset[tuple[str, str]]]:

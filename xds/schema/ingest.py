@@ -7,10 +7,11 @@ from typing import Any
 from xds.model import types
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
+from xds.model.xdstp import canonical
 from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings, decode
 from xds.schema.diagnose import is_base64, suppressed
-from xds.schema.names import NAMED_INSIDE, name_field, name_inside
+from xds.schema.names import NAMED_INSIDE, make_name_canonical, name_field, name_inside
 from xds.schema.parcel import Parcel, Unpacker
 from xds.schema.paths import Finding, Path, dotted, locate, path_of, value_at
 from xds.schema.plan import CHECK, REFERENCES, Plans
@@ -60,7 +61,7 @@ def ingest(
         parcel = unpacker.unpack(item, type_url)
         intake.note(unpacker.problems, ())
         found = Findings(allow_unknown_types=allow_unknown_types, allow_redacted=allow_redacted)
-        resource = intake.read(parcel, name or "", found, resource_bytes_max)
+        resource = intake.read(parcel, canonical(name or ""), found, resource_bytes_max)
     except RecursionError:
         intake.note([Finding((), "is nested too deeply to be read")], ())
         resource = None
@@ -156,6 +157,7 @@ def _content(parcel: Parcel, type_url: str, found: Findings) -> tuple[bytes | No
     if message is None:
         found.problems += refused
         return None, _name_written(parcel, type_url)
+    make_name_canonical(message, type_url)
     value = plans.canonical(message, CHECK | REFERENCES, None, found)
     if REDACTED_BYTES in value and not found.allow_redacted:
         find_placeholders(plans.schema, message, found)
@@ -194,7 +196,7 @@ def _name_written(parcel: Parcel, type_url: str) -> str:
         return ""
     place = locate(parcel.json, (name_field(type_url),))
     value = value_at(parcel.json, place) if place else ""
-    return value if isinstance(value, str) else ""
+    return canonical(value) if isinstance(value, str) else ""
 
 
 def _choose_name(type_url: str, inside: str, around: str, argument: str, found: Findings) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from xds.model import types
+from xds.model.xdstp import XDSTP, canonical
 from xds.schema.pool import Schema
 
 _NAME_FIELDS = {types.ENDPOINTS: "cluster_name"}
@@ -35,6 +36,13 @@ def name_inside(message: Any, type_url: str) -> str:
     field = message.DESCRIPTOR.fields_by_name.get(name_field(type_url))
     value = getattr(message, field.name) if field is not None and not field.is_repeated else ""
     return value if isinstance(value, str) else ""
+
+
+def make_name_canonical(message: Any, type_url: str) -> None:
+    """Write the name inside a message in its canonical form, if it is an ``xdstp://`` name."""
+    name = name_inside(message, type_url)
+    if name.startswith(XDSTP):
+        setattr(message, name_field(type_url), canonical(name))
 
 
 def has_name_inside(schema: Schema, type_url: str, name: str, value: bytes) -> bool:

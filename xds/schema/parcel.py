@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from xds._generated import xds_wire_pb2
 from xds.model.types import type_url_of
+from xds.model.xdstp import canonical
 from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings, decode, unknown_type
 from xds.schema.paths import Finding, Path
@@ -123,7 +124,7 @@ class Unpacker:
             self._open_bytes(parcel, _full_name(holder.type_url), holder.value, depth + 1)
 
     def _read_wrapper(self, parcel: Parcel, wrapper: Any) -> None:
-        parcel.name, parcel.aliases = wrapper.name, tuple(wrapper.aliases)
+        parcel.name, parcel.aliases = canonical(wrapper.name), tuple(map(canonical, wrapper.aliases))
         if wrapper.HasField("ttl"):
             parcel.ttl_nanos = wrapper.ttl.seconds * NANOS_PER_SECOND + wrapper.ttl.nanos
             if parcel.ttl_nanos <= 0:

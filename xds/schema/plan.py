@@ -10,12 +10,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from xds.model.resource import Reference
+from xds.model.xdstp import XDSTP
 from xds.schema import pool, rules
 from xds.schema.decode import Findings, decode, unknown_type
 from xds.schema.memo import CACHED_TYPES, Visit, cached_visit
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.reference_table import BOOTSTRAP_ONLY
-from xds.schema.references import Extractor, extractor_of, has_references
+from xds.schema.references import Extractor, extractor_of, has_references, write_canonical
 
 CHECK, REFERENCES = 1, 2
 """Bits of a walk's mode: check rules, collect references. Typed configs are made canonical in every mode."""
@@ -65,9 +66,11 @@ class MessagePlan:
         assert self._extract is not None
         for named in self._extract(message, trail is None):
             key = (named.type_url, named.name)
+            if named.name.startswith(XDSTP):
+                key = (named.type_url, write_canonical(message, named))
             if named.name and key not in found.references:
                 path = (*path_of(trail), *named.path)
-                found.references[key] = Reference(named.type_url, named.name, dotted(path))
+                found.references[key] = Reference(*key, dotted(path))
 
     def _compile(self) -> dict[int, tuple[int, str, Visit | None]]:
         """Compile the plan. Another thread may do so at the same time, so ``_fields`` is assigned last."""

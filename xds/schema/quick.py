@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX
+from xds.model.xdstp import canonical
 from xds.schema.decode import Findings
 from xds.schema.ingest import RESOURCE_BYTES_MAX, ingest, load_plans
 from xds.schema.names import NAMED_INSIDE, name_field
@@ -45,7 +46,7 @@ def _ingest_canonical(type_url: str, value: bytes) -> Resource | None:
         return None
     name = getattr(message, kind.name_field)
     body = encode_any(type_url, value)
-    if not name or len(body) > RESOURCE_BYTES_MAX:
+    if not name or name != canonical(name) or len(body) > RESOURCE_BYTES_MAX:
         return None
     wire = encode_resource(body, name)
     return Resource(

@@ -11,11 +11,11 @@ from enum import Enum
 from typing import Any
 
 from xds.model import types
+from xds.model.xdstp import XDSTP
 from xds.schema.paths import MapKey, Path
 
 REMOTE = ("ads", "self", "api_config_source")
 """The config sources that are management servers. A file, and no source at all, are none."""
-_XDSTP = "xdstp://"
 
 Names = Sequence[tuple[str, Path]]
 """Names in a message, each with its path in the message. A name may be empty."""
@@ -57,7 +57,7 @@ def is_fetched(holder: Any, source: str, name: str) -> bool:
     An ``xdstp://`` name needs no config source, as its authority is the source.
     """
     which = getattr(holder, source).WhichOneof("config_source_specifier") if holder.HasField(source) else None
-    return which in REMOTE or (which is None and name.startswith(_XDSTP))
+    return which in REMOTE or (which is None and name.startswith(XDSTP))
 
 
 def _all(message: Any, field: str) -> Names:

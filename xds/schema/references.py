@@ -7,7 +7,8 @@ Only resources that Envoy fetches from a management server count: those whose co
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from xds.schema.paths import Path
+from xds.model.xdstp import canonical
+from xds.schema.paths import MapKey, Path
 from xds.schema.reference_table import TABLE, Refers
 
 
@@ -41,3 +42,23 @@ def extractor_of(full_name: str) -> Extractor | None:
         ]
 
     return extract if fields else None
+
+
+def write_canonical(message: Any, named: Named) -> str:
+    """Write a name of a message in its canonical form, and return that.
+
+    Envoy compares the names of clusters as text, so a resource and all references to it must have one form.
+    """
+    name = canonical(named.name)
+    *parents, last = named.path
+    if name != named.name:
+        holder = message
+        for step in parents:
+            holder = holder[step] if isinstance(step, int) else getattr(holder, step)
+        if isinstance(last, int):
+            holder[last] = name
+        elif isinstance(last, MapKey):
+            holder[name].CopyFrom(holder.pop(named.name))
+        else:
+            setattr(holder, last, name)
+    return name
