@@ -5,7 +5,7 @@ that it can't control the terminal or imitate other output.
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -22,6 +22,9 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 EXIT_CODES = "Exit codes: 0 done; 1 failed, or problems were found; 2 a wrong option or setting."
+
+RICH_ROWS_MAX = 500
+"""Rich takes 0.3 ms for a row, so larger tables are printed without it."""
 
 Resources = Mapping[str, Mapping[str, int]]
 """Group → short type name → count."""
@@ -88,12 +91,30 @@ def _console(stream: Any, *, width: int | None = None, soft_wrap: bool = True) -
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[str, ...] = ()) -> None:
-    """Print rows below a header of column names."""
+    """Print rows below a header of column names. Of many rows, cells that are too wide are not folded."""
+    if len(rows) > RICH_ROWS_MAX:
+        sys.stdout.writelines(_aligned([columns, *rows], [name in right for name in columns]))
+        sys.stdout.flush()
+        return
     table = new_table()
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     add_rows(table, rows)
     show(table)
+
+
+def _aligned(rows: list[list[str]], right: list[bool]) -> Iterator[str]:
+    """Return rows as lines in which columns are aligned, as rich does it, in a hundredth of its time."""
+    from rich.cells import cell_len
+
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        cells = []
+        for cell, width, is_right in zip(row, widths, right, strict=True):
+            padding = " " * (width - cell_len(cell))
+            cells.append(padding + cell if is_right else cell + padding)
+        yield "  ".join(cells).rstrip() + "\n"
 
 
 def new_table(title: str = "") -> "Table":
