@@ -14,11 +14,13 @@ RUN sed -e '/--hash/d' -e 's/ *\\$//' requirements.lock > /tmp/constraints.txt \
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --home-dir /state --create-home xds
 COPY --from=build /venv /venv
+COPY docker/entrypoint.sh docker/healthy.py /usr/local/bin/
 ENV PATH=/venv/bin:$PATH XDG_STATE_HOME=/state PYTHONUNBUFFERED=1
 USER xds
+# The store. What else is mounted: /certs and /resources, see docker/entrypoint.sh and docs/how-to/docker.md.
 VOLUME /state
-EXPOSE 18000 18001 19000
-HEALTHCHECK --interval=5s --timeout=2s --start-period=10s \
-  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:19000/readyz', timeout=1)"]
-ENTRYPOINT ["xds"]
-CMD ["serve", "--listen", "0.0.0.0:18000"]
+# xDS. The push API (18001) and the admin port (19000) are on the container's loopback unless you open them.
+EXPOSE 18000
+HEALTHCHECK --interval=5s --timeout=5s --start-period=10s CMD ["python", "/usr/local/bin/healthy.py"]
+ENTRYPOINT ["/usr/local/bin/entrypoint.sh"]
+CMD ["serve"]

@@ -270,6 +270,14 @@ class Settings(BaseSettings):
         """Use the constructor's arguments only; ``xds.cli.settings`` reads the environment."""
         return (init_settings,)
 
+    @property
+    def open_api(self) -> dict[SettingPath, Address]:
+        """The addresses beyond loopback at which the push API lacks TLS or a token, by their settings."""
+        if self.api.tls is not None and self.api.token_file is not None:
+            return {}
+        served = {("api", "listen"): self.api.listen, ("admin",): self.admin if self.api.rest else None}
+        return {path: at for path, at in served.items() if at is not None and not at.is_loopback}
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         problems = [*_address_problems(self), *_tls_problems(self.tls), *_order_problems(self.protocol)]
@@ -335,20 +343,15 @@ def _api_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
         yield ("api", given), f"is given without api.{other} (--api-{other.replace('_', '-')}), which it needs"
     if api.listen is not None and api.listen.port != 0 and api.listen in (settings.listen, settings.admin):
         yield ("api", "listen"), f"{api.listen} is also the address of xDS or of the admin port; choose another one"
-    if api.insecure or (api.tls is not None and api.token_file is not None):
-        return
     lacking = "no TLS" if api.tls is None else "no token"
-    admin = settings.admin if api.rest else None
-    exposed: list[tuple[SettingPath, Address | None]] = [(("api", "listen"), api.listen), (("admin",), admin)]
-    for where, address in exposed:
-        if address is not None and not address.is_loopback:
-            off = "--api off" if where[0] == "api" else "--set api.rest=false"
-            yield (
-                where,
-                f"{address} can be reached from other machines and the push API has {lacking}, so anyone there could "
-                f"change what is served; give --api-tls-cert, --api-tls-key and --api-token-file, leave it out with "
-                f"{off}, or allow it with --insecure-api (XDS_API__INSECURE=true)",
-            )
+    for where, address in () if api.insecure else settings.open_api.items():
+        off = "--api off" if where[0] == "api" else "--set api.rest=false"
+        yield (
+            where,
+            f"{address} can be reached from other machines and the push API has {lacking}, so anyone there could "
+            f"change what is served; give --api-tls-cert, --api-tls-key and --api-token-file, leave it out with "
+            f"{off}, or allow it with --insecure-api (XDS_API__INSECURE=true)",
+        )
 
 
 def _worker_problems(transport: TransportSettings) -> Iterator[tuple[SettingPath, str]]:

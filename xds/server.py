@@ -19,7 +19,15 @@ from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.publishing.whole import change_of_directory, is_newest_of, no_directory
-from xds.reporting.events import log_certificates, log_degraded, log_entry, log_rejected, log_tls_problem
+from xds.reporting.events import (
+    log_certificates,
+    log_degraded,
+    log_entry,
+    log_open_api,
+    log_open_xds,
+    log_rejected,
+    log_tls_problem,
+)
 from xds.reporting.standing import DirectoryStanding
 from xds.sources.directory import DirectoryReader
 from xds.sources.watch import Rereading, watch
@@ -92,12 +100,20 @@ async def serve(
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
         control_plane.set_ready()
+        _warn_of_open_ports(settings)
         if announce is not None:
             announce(control_plane.info(settings.directory, api=api.address))
         reloading.begin(control_plane, api, token, follows_directory=reader is not None)
         await _until_ended(control_plane, publisher, reader, ending, reloading.directory, due)
     log.info("stopped")
     return 0
+
+
+def _warn_of_open_ports(settings: Settings) -> None:
+    if settings.tls.mode == "off" and not settings.listen.is_loopback:
+        log_open_xds(str(settings.listen))
+    if settings.open_api:
+        log_open_api([str(address) for address in settings.open_api.values()])
 
 
 class Reloading:

@@ -26,6 +26,7 @@ from xds.api.intake import BusyError, TooSlowError
 from xds.api.metrics import metrics_renderer
 from xds.api.operations import Operations, UnknownNodeError, UnknownResourceError
 from xds.api.rest import rest_api
+from xds.api.rest_page import in_words, operations
 from xds.api.rest_schema import ERRORS
 from xds.api.tokens import Token
 from xds.cli.main import app
@@ -231,17 +232,22 @@ def rest() -> Iterator[str]:
     yield ""
     yield (
         "Served under `/v1` on the admin port (`admin`, 127.0.0.1:19000), which also has the OpenAPI document "
-        "(`/v1/openapi.json`) and a page to try it (`/v1/docs`). [Pushing configuration](../pushing.md) says how it is "
-        "used: bodies and media types, secrets, ids, expected revisions. The statuses are under "
+        "(`/v1/openapi.json`) and the same as a page (`/v1/docs`). [Pushing configuration](../pushing.md) says how it "
+        "is used: bodies and media types, secrets, ids, expected revisions. The statuses are under "
         "[Errors](errors.md#the-push-api)."
     )
     yield from ("", "| operation | call |", "|---|---|")
-    for path, method, operation in _operations(document):
+    for path, method, operation in operations(document):
         yield f"| {prose(operation['description'])} | [`{method} {path}`](#{_anchor(method, path)}) |"
-    for path, method, operation in _operations(document):
+    for path, method, operation in operations(document):
         yield from ("", f"## `{method} {path}`", "", prose(operation["description"]))
         rows = [
-            (f"`{each['name']}`", each["in"], _json_type(each["schema"], document), prose(each.get("description", "")))
+            (
+                f"`{each['name']}`",
+                each["in"],
+                in_words(each["schema"], document, code),
+                prose(each.get("description", "")),
+            )
             for each in operation.get("parameters", ())
         ]
         yield from table(("parameter", "in", "values", "meaning"), rows)
@@ -253,7 +259,7 @@ def rest() -> Iterator[str]:
             rows = [
                 (
                     f"`{name}`" + (" (required)" if name in required else ""),
-                    _json_type(each, document),
+                    in_words(each, document, code),
                     prose(each.get("description", "")),
                 )
                 for name, each in schema.get("properties", {}).items()
@@ -264,29 +270,6 @@ def rest() -> Iterator[str]:
 def _anchor(method: str, path: str) -> str:
     """Return the anchor that both GitHub and the site make of an operation's heading."""
     return re.sub(r"[^\w\s-]", "", f"{method} {path}".lower()).replace(" ", "-")
-
-
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            yield path, method.upper(), operation
-
-
-def _json_type(schema: dict[str, Any], document: dict[str, Any]) -> str:
-    if "$ref" in schema:
-        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    if "anyOf" in schema:
-        return ", ".join(_json_type(each, document) for each in schema["anyOf"] if each.get("type") != "null")
-    if "enum" in schema:
-        return ", ".join(map(code, schema["enum"]))
-    if schema.get("type") == "array":
-        return f"list of {_json_type(schema['items'], document)}"
-    kind = {"integer": "whole number", "object": "object", "string": "text", "boolean": "`true`, `false`"}
-    shown = kind[schema["type"]]
-    if schema.get("maximum", 2**63) < 2**62:
-        shown += f", {schema['minimum']:,} to {schema['maximum']:,}"
-    default = schema.get("default")
-    return shown if default in (None, "", False, []) else f"{shown}; {code(str(default).lower())} if left out"
 
 
 async def _openapi() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
@@ -431,7 +432,53 @@ async def test_the_openapi_document_names_every_operation(api: httpx.AsyncClient
         ("/v1/groups", "get"),
         ("/v1/nodes", "get"),
     } <= operations
-    assert (await api.get("/v1/docs")).status_code == 200
+
+
+async def test_the_page_of_the_api_has_every_operation_and_needs_no_other_host(api: httpx.AsyncClient) -> None:
+    document = (await api.get("/v1/openapi.json")).json()
+    answer = await api.get("/v1/docs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'unsafe-inline'")
+    page = _Page(answer.text)
+    operations = {f"{verb.upper()} {path}" for path, verbs in document["paths"].items() for verb in verbs}
+    assert operations <= page.code
+    assert {"group", "if-match", "expected_revision", "application/yaml"} <= page.code
+    assert page.tags.isdisjoint({"script", "link", "img", "iframe", "object", "form"})
+    assert page.links == {"openapi.json", *(f"#{name}" for name in page.ids)}, "links within the page alone"
+    assert "url(" not in answer.text
+    assert "@import" not in answer.text
+
+
+async def test_the_page_of_the_api_shows_a_host_name_as_text(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/v1/docs", headers={"host": "a<script>alert(1)</script>"})
+    assert "<script>" not in answer.text
+
+
+class _Page(HTMLParser):
+    """The tags, links, anchors and code of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: set[str] = set()
+        self.ids: set[str] = set()
+        self.code: set[str] = set()
+        self._is_code = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.add(tag)
+        self.links |= {value or "" for key, value in attrs if key in ("href", "src", "srcset", "action")}
+        self.ids |= {found["id"] or ""} if "id" in found else set()
+        self._is_code = tag == "code"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._is_code = False
+
+    def handle_data(self, data: str) -> None:
+        if self._is_code:
+            self.code.add(data)
 
 
 async def test_a_watch_yields_every_change_in_order(served) -> None:

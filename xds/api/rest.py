@@ -9,11 +9,11 @@ from urllib.parse import unquote
 import structlog
 from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from xds.api import bodies
+from xds.api import bodies, rest_page
 from xds.api.answers import (
     EXPECTED,
     BodyTooLargeError,
@@ -79,7 +79,7 @@ def rest_api(
         title="xds push API",
         version=__version__,
         openapi_url="/v1/openapi.json",
-        docs_url="/v1/docs",
+        docs_url=None,  # FastAPI's page loads scripts from other hosts
         redoc_url=None,
         responses=ERRORS,
     )
@@ -90,10 +90,18 @@ def rest_api(
     api.add_history(app)
     api.add_groups(app)
     api.add_nodes(app)
+    _add_page(app)
     taking_in = TakingIn(
         app, intake or Intake(2 * body_bytes_max), body_bytes_max=body_bytes_max, body_timeout_s=body_timeout_s
     )
     return Guard(taking_in, token, hosts)
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/v1/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        text = rest_page.page(app.openapi(), str(request.base_url).rstrip("/"))
+        return HTMLResponse(text, headers={"content-security-policy": rest_page.POLICY})
 
 
 def _add_errors(app: FastAPI) -> None:

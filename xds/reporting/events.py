@@ -28,6 +28,20 @@ def log_little_room(room: dict[str, int], wanted: dict[str, int]) -> None:
     log.warning("fewer connections than set, for want of descriptors", connections=room, settings=wanted, hint=hint)
 
 
+def log_open_xds(address: str) -> None:
+    log.warning(
+        "xDS is served to other machines without TLS: anyone who can connect can read it, private keys included",
+        listen=address,
+    )
+
+
+def log_open_api(addresses: list[str]) -> None:
+    log.warning(
+        "the push API is open to other machines without TLS and token: anyone who can connect can change everything",
+        addresses=addresses,
+    )
+
+
 def log_degraded(text: str) -> None:
     log.warning("the directory is only polled", reason=text)
 
