@@ -48,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
     "schema_files": {"schema", "process.private_files"},
     "server": {
         *("address", "app", "api", "publishing", "sources", "store", "model", "config"),
-        *("process.memory", "reporting.events", "reporting.standing"),
+        *("process.memory", "process.systemd", "reporting.events", "reporting.standing"),
     },
     "cli": {
         "server",

@@ -15,6 +15,7 @@ from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.process.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
+from xds.process.systemd import notify
 from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
@@ -99,21 +100,29 @@ async def serve(
         kept = settings.store
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
-        control_plane.set_ready()
-        _warn_of_open_ports(settings)
-        if announce is not None:
-            announce(control_plane.info(settings.directory, api=api.address))
+        _tell_ready(control_plane, api, announce)
         reloading.begin(control_plane, api, token, follows_directory=reader is not None)
         await _until_ended(control_plane, publisher, reader, ending, reloading.directory, due)
     log.info("stopped")
     return 0
 
 
-def _warn_of_open_ports(settings: Settings) -> None:
+def _tell_ready(control_plane: App, api: "GrpcApi", announce: Callable[[ServingInfo], None] | None) -> None:
+    """Report the server as ready, to whoever waits for it, and warn of ports that are open to others."""
+    settings = control_plane.settings
+    control_plane.set_ready()
+    _tell_systemd("READY=1")
+    if announce is not None:
+        announce(control_plane.info(settings.directory, api=api.address))
     if settings.tls.mode == "off" and not settings.listen.is_loopback:
         log_open_xds(str(settings.listen))
     if settings.open_api:
         log_open_api([str(address) for address in settings.open_api.values()])
+
+
+def _tell_systemd(state: str) -> None:
+    if problem := notify(state):
+        log.warning("systemd could not be told of the server's state", state=state, problem=problem)
 
 
 class Reloading:
@@ -243,6 +252,7 @@ async def _until_ended(
         )
     await ending.wait()
     settings = control_plane.settings
+    _tell_systemd("STOPPING=1")
     log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
     await _until_second_signal(control_plane.drain())
     stop.set()
