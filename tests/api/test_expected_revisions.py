@@ -5,6 +5,7 @@ It is made at that revision or not at all, and once, however often it is sent.
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -18,13 +19,16 @@ from xds.address import Address
 from xds.api.grpc_api import GrpcApi
 from xds.api.rest import rest_api
 from xds.api.tokens import Token
+from xds.publishing.changes import Change
+from xds.schema.ingest import ingest
 from xds.store.entries import Entry
-from xds.store.errors import OutcomeUnknownError
+from xds.store.errors import ConflictError, OutcomeUnknownError
 
 A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
 BODY_MAX = 1_000_000
 WRITES: dict[tuple[str, str], Any] = {
     ("post", "/v1/groups/{group}/changesets"): {"remove": [{"type": "clusters", "name": "a"}]},
+    ("post", "/v1/changesets"): {"groups": {"web": {"upsert": [B], "replace": True}}},
     ("put", "/v1/groups/{group}/snapshot"): {"resources": [B]},
     ("put", "/v1/groups/{group}/resources/{type}/{name}"): B,
     ("delete", "/v1/groups/{group}/resources/{type}/{name}"): None,
@@ -37,6 +41,7 @@ WRITES: dict[tuple[str, str], Any] = {
 """Each write of the REST API with a body that changes something, None if it has no body."""
 RPCS: dict[str, Any] = {
     "Apply": pb.Changeset(group="web", remove=[pb.ResourceName(type="clusters", name="b")]),
+    "ApplyGroups": pb.GroupsChangeset(groups=[pb.GroupChanges(group="web", replace=True)]),
     "Replace": pb.Replacement(group="web"),
     "Rollback": pb.RollbackRequest(group="web", to=2),
     "PutGroup": pb.GroupRequest(group="web", extends="default"),
@@ -62,10 +67,11 @@ async def api(served) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def fill(api: httpx.AsyncClient) -> int:
-    """Create the group ``web`` with one cluster; return the revision."""
+    """Create the group ``web`` with two clusters; return the revision, which changed the rules too."""
     await api.put("/v1/groups/web", json={})
     await api.post("/v1/groups/web/changesets", json={"upsert": [A]})
-    return int((await api.post("/v1/groups/web/changesets", json={"upsert": [B]})).json()["revision"])
+    last = {"groups": {"web": {"upsert": [B]}}, "rules": {"external": ["clusters/y"]}}
+    return int((await api.post("/v1/changesets", json=last)).json()["revision"])
 
 
 def path_of(template: str, verb: str) -> str:
@@ -200,6 +206,43 @@ async def test_two_revisions_are_expected_of_no_write(api: httpx.AsyncClient) ->
     assert (answer.status_code, "different revisions" in answer.text) == (400, True)
 
 
+@pytest.mark.parametrize(("verb", "path"), WRITES, ids=[" ".join(each) for each in WRITES])
+async def test_a_write_does_not_conflict_with_changes_of_other_groups(
+    served, api: httpx.AsyncClient, verb: str, path: str
+) -> None:
+    newest = await fill(api)
+    await api.put("/v1/groups/other", json={}) if "group" in path else None
+    await api.post("/v1/groups/default/changesets", json={"upsert": [A]})
+    body = WRITES[verb, path]
+    if verb == "put" and path.endswith("{name}"):
+        body = r.static_cluster("b", 2)
+    answer = await api.request(verb, path_of(path, verb), json=body, headers={"if-match": str(newest)})
+    groups_changed = path == "/v1/groups"
+    assert answer.status_code == (412 if groups_changed else 200), answer.text
+    assert ("the groups and rules changed at revision 4" in answer.text) is groups_changed
+
+
+async def test_the_revision_of_a_group_is_its_own_and_is_learnt_again_after_a_restart(served, serving_api) -> None:
+    """From the history, as far as it is kept; of a group that changed before, it is known no more."""
+    change = {"upserts": {"web": (ingest(A),)}}
+    await served.publisher.publish(Change(**change))
+    for number in range(3):
+        await served.publisher.publish(Change(upserts={"other": (ingest(r.static_cluster("a", number)),)}))
+    assert [served.operations.group_revision(group) for group in ("web", "other")] == [1, 4]
+    again = await serving_api(served.store)
+    dry = Change(upserts={"web": (ingest(B),)}, expected_revision=2, dry_run=True)
+    assert (await again.publisher.publish(dry)).revision == 4
+    with pytest.raises(ConflictError, match="the group 'other' changed at revision 4"):
+        await again.publisher.publish(replace(dry, upserts={"other": (ingest(B),)}))
+    with pytest.raises(ConflictError, match="the group 'web' changed since can't be told"):
+        await again.publisher.publish(replace(dry, expected_revision=0))
+    await served.store.compact(3)
+    late = await serving_api(served.store)
+    with pytest.raises(ConflictError, match="the history does not go back"):
+        await late.publisher.publish(dry)
+    assert (await late.publisher.publish(replace(dry, expected_revision=3))).revision == 4
+
+
 @pytest.mark.parametrize(
     "path",
     ["/v1/groups", "/v1/groups/web", "/v1/groups/web/snapshot", "/v1/groups/web/resources/clusters/a"],
@@ -248,7 +291,7 @@ async def test_a_write_over_grpc_is_made_at_the_revision_that_it_names_or_not(
     assert (again.revision, again.again) == (newest + 1, True), "the same id twice is one change"
 
 
-@pytest.mark.parametrize("name", [name for name in RPCS if name not in ("Apply", "Replace")])
+@pytest.mark.parametrize("name", [name for name in RPCS if name not in ("Apply", "ApplyGroups", "Replace")])
 async def test_a_version_label_is_refused_where_there_is_nothing_to_label(
     api: httpx.AsyncClient, channel: aio.Channel, name: str
 ) -> None:

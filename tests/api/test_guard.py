@@ -34,7 +34,7 @@ def routes() -> list[tuple[str, str]]:
 
 
 def filled(path: str) -> str:
-    words = {"{name:path}": "s", "{id:path}": "n", "{group}": "default", "{type}": "secrets"}
+    words = {"{name:path}": "s", "{id:path}": "n", "{group}": "default", "{type}": "secrets", "{revision}": "1"}
     for parameter, word in words.items():
         path = path.replace(parameter, word)
     assert "{" not in path

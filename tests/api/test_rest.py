@@ -79,13 +79,17 @@ async def test_a_changeset_is_made_and_told(api: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.headers["etag"]) == (200, '"1"')
     assert answer.json() == {
         "revision": 1,
-        "changed": [{"type": "clusters", "name": "a"}, {"type": "clusters", "name": "b"}],
+        "changed": [
+            {"group": "default", "type": "clusters", "name": "a", "change": "added"},
+            {"group": "default", "type": "clusters", "name": "b", "change": "added"},
+        ],
         "unchanged": [],
         "again": False,
+        "rules_changed": False,
     }
     answer = await push(api, upsert=[A], remove=[{"type": "clusters", "name": "b"}])
-    assert answer.json()["changed"] == [{"type": "clusters", "name": "b"}]
-    assert answer.json()["unchanged"] == [{"type": "clusters", "name": "a"}]
+    assert answer.json()["changed"] == [{"group": "default", "type": "clusters", "name": "b", "change": "removed"}]
+    assert answer.json()["unchanged"] == [{"group": "default", "type": "clusters", "name": "a"}]
     history = (await api.get("/v1/revisions")).json()["revisions"]
     assert [(each["revision"], each["author"], each["message"], each["operations"]) for each in history] == [
         (2, "", "", 1),
@@ -132,16 +136,18 @@ async def test_one_resource_is_put_read_and_deleted(api: httpx.AsyncClient) -> N
     assert (await api.put(path, json=answer.json())).json() | {"changed": []} == {
         "revision": 1,
         "changed": [],
-        "unchanged": [{"type": "clusters", "name": "a"}],
+        "unchanged": [{"group": "default", "type": "clusters", "name": "a"}],
         "again": False,
+        "rules_changed": False,
     }
     assert (await api.get(path, params={"revision": 0})).status_code == 404
     assert (await api.delete(path)).json()["revision"] == 2
     assert (await api.delete(path)).json() == {
         "revision": 2,
         "changed": [],
-        "unchanged": [{"type": "clusters", "name": "a"}],
+        "unchanged": [{"group": "default", "type": "clusters", "name": "a"}],
         "again": False,
+        "rules_changed": False,
     }
     assert (await api.get(path, params={"revision": 1})).json()["name"] == "a"
 
@@ -181,7 +187,7 @@ async def test_a_ttl_and_aliases_are_kept_when_what_was_read_is_put_again(served
     for accept in ("application/json", "application/yaml", "application/x-protobuf"):
         one = await api.get(path, headers={"accept": accept})
         put = await api.put(path, content=one.content, headers={"content-type": one.headers["content-type"]})
-        assert put.json()["unchanged"] == [{"type": "clusters", "name": "a"}], (accept, put.text)
+        assert put.json()["unchanged"] == [{"group": "default", "type": "clusters", "name": "a"}], (accept, put.text)
     for accept in ("application/json", "application/yaml"):
         whole = await api.get(snapshot, headers={"accept": accept})
         put = await api.put(snapshot, content=whole.content, headers={"content-type": accept})
@@ -244,6 +250,7 @@ async def test_conflicts_say_where_the_store_is(api: httpx.AsyncClient) -> None:
         "changed": [],
         "unchanged": [],
         "again": True,
+        "rules_changed": False,
     }
     assert (await push(api, upsert=[A], id="x")).status_code == 409
     assert (await api.get("/v1/revisions", params={"id": "x"})).json()["revisions"] == [{"revision": 2, "id": "x"}]
@@ -252,7 +259,7 @@ async def test_conflicts_say_where_the_store_is(api: httpx.AsyncClient) -> None:
 
 async def test_a_dry_run_changes_nothing(served, api: httpx.AsyncClient) -> None:
     answer = await push(api, upsert=[A], dry_run=True)
-    assert answer.json()["changed"] == [{"type": "clusters", "name": "a"}]
+    assert answer.json()["changed"] == [{"group": "default", "type": "clusters", "name": "a", "change": "added"}]
     assert served.catalog.revision == 0
 
 
@@ -490,4 +497,7 @@ async def test_a_watch_yields_every_change_in_order(served) -> None:
     assert texts[0].startswith(": epoch ")
     assert [text.partition("\n")[0] for text in texts[1:]] == ["id: 2", "id: 3"]
     told = json.loads(texts[1].partition("data: ")[2])
-    assert (told["revision"], told["set"]) == (2, [{"group": "default", "type": "clusters", "name": "a"}])
+    assert (told["revision"], told["set"]) == (
+        2,
+        [{"group": "default", "type": "clusters", "name": "a", "change": "changed"}],
+    )

@@ -14,6 +14,7 @@ from support import resources as r
 from support.server import XdsServer
 
 from xds.schema.wrapping import WRAPPER_URL
+from xds.sources.directory import DirectoryReader
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
@@ -62,7 +63,7 @@ async def test_the_pages_commands_run_as_they_stand(server: XdsServer, run, tmp_
     script = "\n".join(blocks("pushing.md", "sh")).replace("127.0.0.1:19000", f"127.0.0.1:{server.admin_port}")
     done = await run(script)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "default: revision 1, 6 changed, 0 as they were" in done.stdout
+    assert "default: revision 1, 6 added" in done.stdout
     assert '"error"' not in done.stdout
     (program,) = blocks("pushing.md", "python")
     program = program.replace("127.0.0.1:18001", f"127.0.0.1:{server.api_port}")
@@ -148,8 +149,20 @@ async def test_a_server_that_is_away_is_exit_5(tmp_path: Path) -> None:
 
 async def test_apply_reads_standard_input_groups_of_a_directory_and_prunes(run, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps(r.static_cluster("b", 1)))
-    done = await run("cat b.json | xds apply -f - --group web -o json")
-    assert json.loads(done.stdout)[0]["changed"] == [{"type": "clusters", "name": "b"}]
+    done = await run("cat b.json | xds apply -f - --group web --create-group -o json")
+    assert json.loads(done.stdout) == {
+        "revision": 1,
+        "dry_run": False,
+        "again": False,
+        "rules_changed": True,
+        "groups": [
+            {
+                "group": "web",
+                "changed": [{"type": "clusters", "name": "b", "change": "added"}],
+                "unchanged": [],
+            }
+        ],
+    }
     r.write_directory(tmp_path / "dir", [r.static_cluster("c", 1)])
     r.write_directory(tmp_path / "dir", [r.static_cluster("d", 1)], "web")
     done = await run("xds apply -f dir --prune && xds get -g web -o json && xds get -o yaml")
@@ -169,7 +182,7 @@ async def test_rules_come_with_a_directory_or_by_themselves(run, tmp_path: Path)
         "external": ["clusters/elsewhere"],
     }
     (tmp_path / "dir" / "groups.yaml").write_text(json.dumps(rules))
-    done = await run("xds apply -f dir && xds groups && xds groups -o yaml > told.yaml && xds groups -f told.yaml")
+    done = await run("xds apply -f dir && xds groups && xds groups rules > told.yaml && xds groups -f told.yaml")
     assert done.returncode == 0, done.stderr
     assert 'web: nodes with {"cluster": "w*"}' in done.stdout
     (tmp_path / "odd.yaml").write_text("rules: [{group: none}]")
@@ -181,8 +194,8 @@ async def test_rules_come_with_a_directory_or_by_themselves(run, tmp_path: Path)
     assert (await run("xds rollback 1 --expected-revision 0")).returncode == 3
     done = await run("xds groups -f missing.yaml")
     assert (done.returncode, "missing.yaml" in done.stderr) == (2, True)
-    told = json.loads((await run("xds groups -o json")).stdout)
-    assert told == rules | {"unmatched": "default"}
+    told = json.loads((await run("xds groups -o json > all.json && xds groups -f all.json -o json")).stdout)
+    assert told["rules"] == rules | {"unmatched": "default"}
 
 
 async def test_secrets_and_wrappers_are_shown_as_asked(run, tmp_path: Path) -> None:
@@ -196,10 +209,10 @@ async def test_secrets_and_wrappers_are_shown_as_asked(run, tmp_path: Path) -> N
     (tmp_path / "2.json").write_text(json.dumps(r.static_cluster("a", 2)))
     done = await run("xds apply -f 1.json && xds get && xds get -o json")
     assert ("hush" in done.stdout, "[redacted]" in done.stdout) == (False, True)
-    assert any(line.split() == ["clusters", "a"] for line in done.stdout.splitlines())
+    assert any(line.split()[:2] == ["clusters", "a"] for line in done.stdout.splitlines())
     done = await run("xds get -o json --show-secrets > all.json && xds apply -f all.json && xds history -o json")
     assert '"name": "s"' not in done.stdout, "nothing was changed"
-    assert "0 changed, 2 as they were" in done.stdout
+    assert "default: revision 1, 2 as they were" in done.stdout
     done = await run("xds apply -f 2.json && xds diff 1")
     assert '    - (wrapper).ttl: "5s"' in done.stdout
 
@@ -214,7 +227,7 @@ async def test_differences_are_shown_field_by_field(run, tmp_path: Path) -> None
     assert "~ clusters/a" in lines
     place = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value"
     assert (f"    - {place}: 1" in lines, f"    + {place}: 2" in lines) == (True, True)
-    told = json.loads(done.stdout[done.stdout.index("[\n") :])
+    told = json.loads(done.stdout[done.stdout.index("{\n") :])["revisions"]
     assert [(each["revision"], each["author"], each["message"]) for each in told] == [
         (2, "ann", "two"),
         (1, "ann", "one"),
@@ -229,18 +242,129 @@ async def test_a_watch_prints_changes_as_they_are_made(server: XdsServer, run, t
     assert (told["revision"], told["message"], told["operations"][0]["name"]) == (1, "first", "a")
 
 
-async def test_a_directory_is_applied_at_a_revision_change_by_change(run, tmp_path: Path) -> None:
-    """Its groups and rules are several changes: each expects the revision of the one before."""
+async def test_a_directory_is_applied_at_a_revision_as_a_whole(run, tmp_path: Path) -> None:
     r.write_directory(tmp_path / "dir", [r.static_cluster("c", 1)], "base")
     r.write_directory(tmp_path / "dir", [r.static_cluster("d", 1)], "web")
     rules = {"groups": {"web": {"extends": "base"}}, "rules": [{"group": "web"}], "external": ["clusters/x"]}
     (tmp_path / "dir" / "groups.yaml").write_text(json.dumps(rules))
     assert (await run("xds apply -f dir --expected-revision 1")).returncode == 3
-    assert json.loads((await run("xds groups -o json")).stdout)["groups"] == {}
+    assert json.loads((await run("xds groups -o json")).stdout)["rules"]["groups"] == {}
     done = await run("xds apply -f dir --expected-revision 0")
     assert done.returncode == 0, done.stderr
     told = json.loads((await run("xds groups -o json")).stdout)
-    assert (told["groups"], told["external"]) == ({"web": {"extends": "base"}}, ["clusters/x"])
+    assert (told["rules"]["groups"], told["rules"]["external"]) == ({"web": {"extends": "base"}}, ["clusters/x"])
+    assert {each["name"]: each["revision"] for each in told["groups"]} == {"base": 1, "default": 0, "web": 1}
+
+
+async def test_a_directory_of_several_groups_is_one_change_and_its_dry_run_says_the_same(
+    server: XdsServer, run, tmp_path: Path
+) -> None:
+    """As ``xds serve`` reads it; an error in the last group leaves nothing of the others."""
+    directory = ROOT / "snapshots" / "multi-group"
+    (tmp_path / "dir").mkdir()
+    for path in directory.iterdir():
+        (tmp_path / "dir" / path.name).symlink_to(path)
+    dry = await run("xds apply -f dir --dry-run -o json")
+    assert dry.returncode == 0, dry.stderr
+    assert json.loads((await run("xds history -o json")).stdout)["revisions"] == []
+    made = await run("xds apply -f dir -o json")
+    assert json.loads(made.stdout) == json.loads(dry.stdout) | {"revision": 1, "dry_run": False}
+    (event,) = json.loads((await run("xds history -o json")).stdout)["revisions"]
+    assert ({each["group"] for each in event["groups"]}, event["rules_changed"]) == (
+        {"base", "prod", "prod-eu", "staging"},
+        True,
+    )
+    r.write_directory(tmp_path / "dir", [r.static_cluster("fine", 1)], "aaa")
+    r.write_directory(tmp_path / "dir", [r.route("bad", "none")], "zzz")
+    for options in ("", "--dry-run", "--prune"):
+        done = await run(f"xds apply -f dir {options}")
+        assert (done.returncode, "clusters/none" in done.stderr, "nothing was changed" in done.stderr) == (
+            1,
+            True,
+            True,
+        )
+    groups = json.loads((await run("xds groups -o json")).stdout)
+    assert groups["revision"] == 1
+    assert "aaa" not in {each["name"] for each in groups["groups"]}
+    served = await asyncio.to_thread(_as_served, directory)
+    assert {each["name"]: each["extends"] for each in groups["groups"]} == served
+
+
+def _as_served(directory: Path) -> dict[str, str | None]:
+    """Return the groups of a directory as ``xds serve`` reads it, and what each extends."""
+    changeset = DirectoryReader(directory).read()
+    assert changeset.groups is not None
+    return {group: changeset.groups.extends.get(group) for group in changeset.upserts}
+
+
+async def test_a_directory_without_groups_yaml_leaves_what_its_groups_extend(run, tmp_path: Path) -> None:
+    r.write_directory(tmp_path / "dir", [r.static_cluster("d", 1)], "web")
+    done = await run("xds groups create base && xds groups create web --extends base && xds apply -f dir")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((await run("xds groups -o json")).stdout)
+    assert told["rules"]["groups"] == {"web": {"extends": "base"}}
+    assert (await run("xds groups delete web -y && xds apply -f dir")).returncode == 0, "it is created again"
+
+
+async def test_a_misspelt_group_is_not_created(run, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(r.static_cluster("a", 1)))
+    assert (await run("xds groups create prod && xds apply -f a.json -g prod")).returncode == 0
+    for options in ("", "--dry-run", "--prune"):
+        done = await run(f"xds apply -f a.json -g prodd {options}")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "there is no group 'prodd': did you mean 'prod'?" in done.stderr
+        assert "--create-group" in done.stderr
+    assert "prodd" not in (await run("xds groups")).stdout
+    assert (await run("xds apply -f a.json -g prodd --create-group")).returncode == 0
+    (tmp_path / "groups.yaml").write_text("groups: {named: {}}\nrules: [{group: named}]")
+    done = await run("xds groups -f groups.yaml && xds apply -f a.json -g named")
+    assert done.returncode == 0, "a rule names it"
+
+
+async def test_an_expected_revision_is_that_of_the_group(run, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(r.static_cluster("a", 1)))
+    (tmp_path / "b.json").write_text(json.dumps(r.static_cluster("b", 1)))
+    done = await run("xds apply -f a.json -g one --create-group && xds apply -f a.json -g two --create-group")
+    assert done.returncode == 0, done.stderr
+    assert (await run("xds apply -f b.json -g one --expected-revision 1")).returncode == 0
+    done = await run("xds apply -f b.json -g one --expected-revision 2")
+    assert (done.returncode, "the group 'one' changed at revision 3" in done.stderr) == (3, True)
+    assert (await run("xds apply -f a.json -f b.json -g two --expected-revision 2 --prune")).returncode == 0
+    assert (await run("xds rollback 3 -g one --expected-revision 9")).returncode == 3
+    told = json.loads((await run("xds get -g two -o json")).stdout)
+    assert (told["revision"], told["changed_at"]) == (4, 4)
+
+
+async def test_groups_are_deleted_only_when_nothing_is_in_the_way(run, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(r.static_cluster("a", 1)))
+    await run("xds groups create base && xds groups create web --extends base && xds apply -f a.json -g base")
+    for options in ("", "--yes", "--dry-run"):
+        done = await run(f"xds groups delete base {options}")
+        assert (done.returncode, "group web extends it" in done.stderr) == (1, True), done.stderr
+    assert (await run("xds groups delete web")).stdout == "web: revision 4, no resources to change\nweb deleted\n"
+    done = await run("xds groups delete base")
+    assert (done.returncode, "has 1 cluster; nothing was changed" in done.stderr, "--yes" in done.stderr) == (
+        1,
+        True,
+        True,
+    )
+    done = await run("xds groups delete base --dry-run")
+    assert done.stdout.splitlines() == [
+        "  - clusters/a",
+        "base: revision 4, would change: 1 removed",
+        "base would be deleted",
+    ]
+    assert (await run("xds groups delete base --yes")).returncode == 0
+    done = await run("xds groups delete base --yes")
+    assert (done.returncode, "there is no group 'base'" in done.stderr) == (4, True)
+    done = await run("xds groups delete default")
+    assert (done.returncode, "can't be removed" in done.stderr) == (1, True)
+    done = await run("xds groups create x --extends none")
+    assert (done.returncode, "there is no group 'none'" in done.stderr) == (4, True)
+    done = await run("xds groups create default")
+    assert (done.returncode, "is there already" in done.stderr) == (1, True)
+    done = await run("xds groups --api 127.0.0.1:1 delete x")
+    assert (done.returncode, "write it after delete" in done.stderr) == (2, True), "it would go to another server"
 
 
 async def test_directories_that_are_applied_at_once_do_not_undo_each_others_groups(run, tmp_path: Path) -> None:
@@ -253,7 +377,7 @@ async def test_directories_that_are_applied_at_once_do_not_undo_each_others_grou
     done = await run("xds apply -f one & xds apply -f two && wait $!")
     assert done.returncode == 0, done.stderr
     told = json.loads((await run("xds groups -o json")).stdout)
-    assert told["groups"] == {"one": {"extends": "default"}, "two": {"extends": "default"}}
+    assert told["rules"]["groups"] == {"one": {"extends": "default"}, "two": {"extends": "default"}}
 
 
 async def test_a_store_that_is_not_there_is_not_made_by_a_check(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from xds.client import (
     ClientError,
     ConflictError,
     EndpointsPush,
+    Event,
+    GroupChanges,
     NotFoundError,
     OutcomeUnknownError,
     RefusedError,
@@ -569,18 +571,19 @@ async def test_groups_and_rules_are_changed_at_the_revision_that_was_read(api_se
         await client.put_group("web", about=About(message="a group"))
         at, rules = await client.rules_at()
         assert (at, (await client.history())[0].message) == (1, "a group")
-        rules["external"] = ["clusters/x"]
-        await client.put_rules(rules, about=About(expected_revision=at))
+        parts = {"groups": {"web": {"extends": "default"}}, "external": ["clusters/x"]}
+        await client.apply_groups({}, rules=parts, about=About(expected_revision=at))
         for change in (
             client.put_rules(rules | {"external": []}, about=About(expected_revision=at)),
             client.update_rules({"external": []}, about=About(expected_revision=at)),
-            client.put_group("web", extends="default", about=About(expected_revision=at)),
+            client.put_group("web", about=About(expected_revision=at)),
             client.delete_group("web", about=About(expected_revision=at)),
-            client.rollback(0, about=About(expected_revision=at)),
+            client.replace([], group="web", about=About(expected_revision=at)),
         ):
             with pytest.raises(ConflictError) as refused:
                 await change
             assert refused.value.revision == 2
+        await client.rollback(0, about=About(expected_revision=at))
         await client.update_rules({"groups": {"web": {"extends": "default"}}, "add_external": ["clusters/y"]})
         assert await client.rules() == {
             "groups": {"web": {"extends": "default"}},
@@ -588,3 +591,55 @@ async def test_groups_and_rules_are_changed_at_the_revision_that_was_read(api_se
             "unmatched": "default",
             "external": ["clusters/x", "clusters/y"],
         }
+
+
+async def test_several_groups_and_rules_are_one_change_with_what_it_did(api_server) -> None:
+    """Resources may refer to others that come with it; what can't be made leaves nothing."""
+    async with api_server() as server, server.client() as client:
+        await client.apply(upsert=[r.static_cluster("old", 1)], group="base")
+        groups = {
+            "base": GroupChanges(upsert=[r.static_cluster("a", 1)], remove=[("cds", "old")]),
+            "web": GroupChanges(upsert=[r.route("r", "a")]),
+        }
+        rules = {"groups": {"web": {"extends": "base"}}, "rules": [{"group": "web", "match": {"cluster": "w"}}]}
+        dry = await client.apply_groups(groups, rules=rules, about=About(dry_run=True, existing_groups_only=True))
+        made = await client.apply_groups(groups, rules=rules, about=About(existing_groups_only=True))
+        assert (made.revision, made.rules_changed) == (2, True)
+        assert set(made.resources) == {
+            ("base", ("clusters", "a"), "added"),
+            ("base", ("clusters", "old"), "removed"),
+            ("web", ("routes", "r"), "added"),
+        }
+        assert (dry.resources, dry.rules_changed) == (made.resources, True)
+        with pytest.raises(RejectedError, match="r"):
+            await client.apply_groups({"base": GroupChanges(replace=True)})
+        with pytest.raises(NotFoundError, match="there is no group 'wob': did you mean 'web'"):
+            await client.apply(upsert=[r.static_cluster("b", 1)], group="wob", about=About(existing_groups_only=True))
+        details = await client.show(2)
+        assert [(each.group, each.name.name, each.change) for each in details.differences] == [
+            ("base", "a", "added"),
+            ("base", "old", "removed"),
+            ("web", "r", "added"),
+        ]
+        assert (details.rules_before, details.rules_after) == (
+            {"groups": {}, "rules": [], "unmatched": "default", "external": []},
+            await client.rules(),
+        )
+        assert [each.revision for each in await client.history(group="web")] == [2]
+        assert (await client.history(limit=1))[0].groups == (("base", 1, 0, 1), ("web", 1, 0, 0))
+        listed = await client.list_resources("base", type="cluster", prefix="a")
+        assert [each.name for each in listed.resources] == [("clusters", "a")]
+        (event,) = [event async for event in _first(client.watch(1), 1)]
+        assert {(each.name.name, each.change) for each in event.operations} == {
+            ("a", "added"),
+            ("old", "removed"),
+            ("r", "added"),
+        }
+
+
+async def _first(events: AsyncIterator[Event], number: int) -> AsyncIterator[Event]:
+    async for event in events:
+        yield event
+        number -= 1
+        if not number:
+            return

@@ -11,7 +11,7 @@ from support.waiting import turns, wait_until
 
 from tests.store.makers import MAKERS
 from xds.store import entries as limits
-from xds.store.entries import Entry, Head, Key, State, Store, Stored
+from xds.store.entries import Entry, GroupCounts, Head, Key, State, Store, Stored
 from xds.store.errors import (
     CompactedError,
     ConflictError,
@@ -24,7 +24,7 @@ from xds.store.errors import (
 from xds.store.memory import MemoryStore
 
 CLUSTERS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
-A, B = Key("default", CLUSTERS, "a"), Key("default", CLUSTERS, "b/ü")
+A, B, C = Key("default", CLUSTERS, "a"), Key("default", CLUSTERS, "b/ü"), Key("web", CLUSTERS, "c")
 TIMEOUT_S = 10
 
 
@@ -127,11 +127,16 @@ async def test_entries_are_found_by_their_ids(store: Store) -> None:
 
 
 async def test_heads_have_the_metadata_of_entries(store: Store) -> None:
-    await store.append_all([entry(number, {A: b"x", B: None}) for number in range(1, 6)], 0)
+    first = Entry(id="id-1", operations={A: b"x", B: b"x"}, groups=b"rules", added=frozenset((A, B)))
+    later = [entry(number, {A: b"x", C: None}) for number in range(2, 6)]
+    await store.append_all([first, *later], 0)
+    assert await store.heads(0, limit=1) == [Head(1, "id-1", "", "", 0, 2, (GroupCounts(A.group, 2, 0, 0),), True)]
+    assert [stored.entry.added for stored in await store.entries(0, 2)] == [{A, B}, set()]
     await store.compact(2)
     assert await store.kept() == (2, 5)
     heads = await store.heads(2)
-    assert heads[0] == Head(3, "id-3", "ann", "why", 3, 2)
+    counts = (GroupCounts(A.group, 0, 1, 0), GroupCounts(C.group, 0, 0, 1))
+    assert heads[0] == Head(3, "id-3", "ann", "why", 3, 2, counts)
     assert [head.revision for head in heads] == [3, 4, 5]
     assert [head.revision for head in await store.heads(3, limit=1)] == [4]
     with pytest.raises(CompactedError):

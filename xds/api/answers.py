@@ -7,16 +7,23 @@ from urllib.parse import quote
 
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.intake import BusyError, TooSlowError
-from xds.api.operations import ResourceDifference, UnknownNodeError, UnknownResourceError
+from xds.api.operations import (
+    ResourceDifference,
+    RevisionAnswer,
+    SnapshotAnswer,
+    UnknownNodeError,
+    UnknownResourceError,
+)
 from xds.api.shown import resource_json
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.status import NodesFound, NodeSummary, TypeSummary
-from xds.publishing.changes import KeptElsewhereError, Published
+from xds.publishing.changes import KeptElsewhereError, Published, change_of
 from xds.publishing.edits import UnknownGroupError
-from xds.store.entries import Head, Key, Stored
+from xds.sources.groups_file import groups_json
+from xds.store.entries import Head, Key, Stored, kind_in
 from xds.store.errors import (
     CompactedError,
     ConflictError,
@@ -108,9 +115,12 @@ def published_json(published: Published) -> dict[str, Any]:
     """Return the outcome of a change."""
     return {
         "revision": published.revision,
-        "changed": [_name(key) for key in published.changed],
-        "unchanged": [_name(key) for key in published.unchanged],
+        "changed": [
+            {"group": key.group, **_name(key), "change": change_of(published, key)} for key in published.changed
+        ],
+        "unchanged": [{"group": key.group, **_name(key)} for key in published.unchanged],
         "again": published.again,
+        "rules_changed": published.rules_changed,
     }
 
 
@@ -123,9 +133,17 @@ def resources_json(resources: Iterable[Resource], *, secrets: bool) -> list[dict
     return [resource_json(each, secrets=secrets) for each in resources]
 
 
+def list_json(snapshot: SnapshotAnswer) -> dict[str, Any]:
+    """Return the names of a group's resources, without their content."""
+    resources = [
+        {"type": short_name(each.type_url), "name": each.name, "version": each.version} for each in snapshot.resources
+    ]
+    return {"revision": snapshot.revision, "changed_at": snapshot.changed_at, "resources": resources}
+
+
 def difference_json(difference: ResourceDifference, *, secrets: bool) -> dict[str, Any]:
     """Return a difference; ``before`` or ``after`` is left out where the resource did not exist."""
-    told: dict[str, Any] = {"type": short_name(difference.key.type_url), "name": difference.key.name}
+    told: dict[str, Any] = {"group": difference.key.group, **_name(difference.key), "change": difference.change}
     if difference.before is not None:
         told["before"] = resource_json(difference.before, secrets=secrets)
     if difference.after is not None:
@@ -142,7 +160,17 @@ def head_json(head: Head) -> dict[str, Any]:
         "message": head.message,
         "at_ms": head.at_ms,
         "operations": head.operations,
+        "groups": [each._asdict() for each in head.groups],
+        "rules_changed": head.rules_changed,
     }
+
+
+def details_json(answer: RevisionAnswer, *, secrets: bool) -> dict[str, Any]:
+    """Return a change in full; ``rules_before`` and ``rules_after`` are there only if it modifies groups or rules."""
+    told = head_json(answer.head)
+    told["differences"] = [difference_json(each, secrets=secrets) for each in answer.differences]
+    tables = {"rules_before": answer.rules_before, "rules_after": answer.rules_after}
+    return told | {key: groups_json(table) for key, table in tables.items() if table is not None}
 
 
 def event_json(stored: Stored) -> dict[str, Any]:
@@ -154,8 +182,13 @@ def event_json(stored: Stored) -> dict[str, Any]:
         "author": entry.author,
         "message": entry.message,
         "at_ms": entry.at_ms,
-        "set": [{"group": key.group, **_name(key)} for key, value in entry.operations.items() if value is not None],
+        "set": [
+            {"group": key.group, **_name(key), "change": kind_in(entry, key)}
+            for key, value in entry.operations.items()
+            if value is not None
+        ],
         "removed": [{"group": key.group, **_name(key)} for key, value in entry.operations.items() if value is None],
+        "rules_changed": entry.groups is not None,
     }
 
 

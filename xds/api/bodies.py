@@ -1,20 +1,24 @@
 """Parses request bodies of the push API, in JSON, YAML or protobuf, into changes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from email.policy import HTTP
 from functools import partial
 from typing import Any, TypeVar
 
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xds._generated import snapshots_pb2 as pb
+from xds.api.rules import part_of, rules_update_of
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
-from xds.model.types import TYPE_PREFIX, type_url_of
+from xds.model.types import ALIASES, SHORT_NAMES, TYPE_PREFIX, type_url_of
 from xds.model.xdstp import canonical
 from xds.publishing.changes import Change
+from xds.publishing.edits import UpdateRules
 from xds.schema.ingest import ingest
 from xds.schema.paths import dotted
 from xds.schema.pool import load_schema
@@ -54,7 +58,10 @@ class Told(_Body):
     message: str = Text
     author: str = Text
     expected_revision: int | None = Field(
-        default=None, ge=0, le=2**63 - 1, description="Made at this revision, or not at all."
+        default=None,
+        ge=0,
+        le=2**63 - 1,
+        description="Refused if the groups that it concerns, or for rules the groups and rules, changed after it.",
     )
     dry_run: bool = Field(default=False, description="Say what it would change.")
 
@@ -65,6 +72,9 @@ class ChangeFields(Told):
     version: str | None = Field(
         default=None, max_length=200, description="The version on the wire of what it sets, instead of a content hash."
     )
+    existing_groups_only: bool = Field(
+        default=False, description="Refuse to create a group only because resources are set in it."
+    )
 
 
 class ChangesetBody(ChangeFields):
@@ -74,11 +84,29 @@ class ChangesetBody(ChangeFields):
     remove: list[Removal] = Field(default=[], max_length=ENTRIES_MAX)
 
 
+class GroupChangesBody(_Body):
+    """What to change in one group."""
+
+    upsert: list[dict[str, Any]] = Field(default=[], max_length=ENTRIES_MAX)
+    remove: list[Removal] = Field(default=[], max_length=ENTRIES_MAX)
+    replace: bool = Field(default=False, description="Remove all other resources of the group.")
+
+
+class GroupsChangesetBody(ChangeFields):
+    """Changes of several groups, by name, and of parts of the rules: all of it or none."""
+
+    groups: dict[str, GroupChangesBody] = Field(default={}, max_length=ENTRIES_MAX)
+    rules: dict[str, Any] | None = Field(
+        default=None, description="Parts of groups.yaml, and add_external. Groups that it names are created."
+    )
+
+
 class SnapshotBody(ChangeFields):
     """All that a group is to have. What reading a snapshot gives is taken too."""
 
     resources: list[dict[str, Any]] = Field(max_length=ENTRIES_MAX)
     revision: int | None = None
+    changed_at: int | None = None
     group: str | None = None
     epoch: str | None = None
 
@@ -153,6 +181,77 @@ def changeset_change(group: str, data: bytes, media_type: MediaType) -> tuple[Ch
     return change, body.version or ""
 
 
+def groups_change(data: bytes, media_type: MediaType, known: Collection[str]) -> tuple[Change, str]:
+    """Return the change of a body with several groups, and its version label. ``known`` are the existing groups."""
+    if media_type == PROTOBUF:
+        return groups_changeset_message(parsed(pb.GroupsChangeset, data), known)
+    document = document_of(data, media_type)
+    body = read_body(GroupsChangesetBody, document)
+    problems: list[Problem] = []
+    upserts: dict[str, tuple[Resource, ...]] = {}
+    removals: dict[str, tuple[tuple[str, str], ...]] = {}
+    for group, each in body.groups.items():
+        path = ("groups", group)
+        upserts[group] = resources_of(each.upsert, "upsert", group, document, problems, above=path)
+        removals[group] = tuple(
+            _removal(removal.type, removal.name, f"groups.{group}.remove[{at}]", group, problems)
+            for at, removal in enumerate(each.remove)
+        )
+    edit = None if body.rules is None else _rules_part(part_of(document, "rules"), known, problems)
+    if problems:
+        raise ChangesetRejectedError(problems)
+    replaced = tuple(group for group, each in body.groups.items() if each.replace)
+    return about(body, **_of_groups(upserts, removals, replaced, edit)), body.version or ""
+
+
+def groups_changeset_message(message: Any, known: Collection[str]) -> tuple[Change, str]:
+    """Return the change of an ``api.v1.GroupsChangeset``, and its version label."""
+    problems: list[Problem] = []
+    upserts: dict[str, tuple[Resource, ...]] = {}
+    removals: dict[str, tuple[tuple[str, str], ...]] = {}
+    for number, each in enumerate(message.groups):
+        place = f"groups[{number}]"
+        if each.group in upserts:
+            problems.append(Problem(what="the group is given twice", field=place, group=each.group))
+        upserts[each.group] = anys_of(each.upsert, f"{place}.upsert", each.group, problems)
+        removals[each.group] = tuple(
+            _removal(removal.type, removal.name, f"{place}.remove[{at}]", each.group, problems)
+            for at, removal in enumerate(each.remove)
+        )
+    edit = None
+    if message.HasField("rules"):
+        document = document_of(json_format.MessageToJson(message.rules).encode(), JSON)
+        edit = _rules_part(document, known, problems)
+    if problems:
+        raise ChangesetRejectedError(problems)
+    replaced = tuple(each.group for each in message.groups if each.replace)
+    change = about_message(message.about, sets_resources=True, **_of_groups(upserts, removals, replaced, edit))
+    return change, message.about.version
+
+
+def _rules_part(document: Document, known: Collection[str], problems: list[Problem]) -> UpdateRules | None:
+    try:
+        return rules_update_of(document, known)
+    except ChangesetRejectedError as error:
+        problems += [dataclasses.replace(each, field=f"rules.{each.field}".rstrip(".")) for each in error.problems]
+        return None
+
+
+def _of_groups(
+    upserts: Mapping[str, tuple[Resource, ...]],
+    removals: Mapping[str, tuple[tuple[str, str], ...]],
+    replaced: tuple[str, ...],
+    edit: UpdateRules | None,
+) -> dict[str, Any]:
+    """Return the fields of a change; groups of which nothing is asked are left out."""
+    return {
+        "upserts": {group: resources for group, resources in upserts.items() if resources or group in replaced},
+        "removals": {group: places for group, places in removals.items() if places},
+        "replace": replaced,
+        "edit": edit,
+    }
+
+
 def snapshot_change(group: str, data: bytes, media_type: MediaType) -> tuple[Change, str]:
     """Return the change that makes a group's resources those of a body, and its version label."""
     if media_type == PROTOBUF:
@@ -217,6 +316,7 @@ def about(body: Told, **what: Any) -> Change:
         message=body.message,
         expected_revision=body.expected_revision,
         dry_run=body.dry_run,
+        creates_groups=not (isinstance(body, ChangeFields) and body.existing_groups_only),
         **what,
     )
 
@@ -239,21 +339,31 @@ def about_message(message: Any, *, sets_resources: bool = False, **what: Any) ->
         message=message.message,
         expected_revision=message.expected_revision if message.HasField("expected_revision") else None,
         dry_run=message.dry_run,
+        creates_groups=not message.existing_groups_only,
         **what,
     )
 
 
 def resources_of(
-    items: Sequence[dict[str, Any]], key: str, group: str, document: Document, problems: list[Problem]
+    items: Sequence[dict[str, Any]],
+    key: str,
+    group: str,
+    document: Document,
+    problems: list[Problem],
+    *,
+    above: tuple[str, ...] = (),
 ) -> tuple[Resource, ...]:
-    """Read the resources of a list in a body, adding what is wrong with each to ``problems``."""
+    """Read the resources of a list in a body, adding what is wrong with each to ``problems``.
+
+    ``above`` are the keys that lead to the mapping with the list.
+    """
     found = []
     for at, item in enumerate(items):
-        line_of = partial(_line_within, document, (key, at))
+        line_of = partial(_line_within, document, (*above, key, at))
         try:
             found.append(ingest(item, line_of=line_of))
         except ChangesetRejectedError as error:
-            problems += [_placed(problem, f"{key}[{at}]", group) for problem in error.problems]
+            problems += [_placed(problem, f"{dotted((*above, key))}[{at}]", group) for problem in error.problems]
     return tuple(found)
 
 
@@ -326,7 +436,9 @@ def known_type(word: str) -> str:
     """Return the type URL of a type's short name, message name or URL. Raises ChangesetRejectedError."""
     type_url = type_url_of(word)
     if not load_schema().has(type_url.removeprefix(TYPE_PREFIX)):
-        hint = "write clusters, endpoints, routes, listeners, secrets, runtimes, … or a type URL"
+        close = get_close_matches(word.lower(), [*SHORT_NAMES, *ALIASES], n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        hint = f"{meant}write {', '.join(SHORT_NAMES)}, or a type URL"
         raise ChangesetRejectedError([Problem(what=f"{word!r} is not a resource type", hint=hint)])
     return type_url
 

@@ -15,14 +15,25 @@ from grpc import aio
 from xds._generated import snapshots_pb2 as pb
 from xds.address import Address, BindError
 from xds.api.answers import EXPECTED, error_answer, header_value
-from xds.api.bodies import JSON, about_message, changeset_message, document_of, known_type, parsed, replacement_message
+from xds.api.bodies import (
+    JSON,
+    about_message,
+    changeset_message,
+    document_of,
+    groups_changeset_message,
+    known_type,
+    parsed,
+    replacement_message,
+)
 from xds.api.grpc_admission import Admission, nothing_made_after
 from xds.api.intake import BodyRoom, BusyError, Intake, TooSlowError
 from xds.api.messages import (
     applied_message,
+    details_message,
     difference_message,
     event_message,
     group_message,
+    list_message,
     node_message,
     problems_message,
     revision_message,
@@ -36,6 +47,7 @@ from xds.api.tokens import Token
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.protocol.status import NodesQuery, NodeState
 from xds.publishing.changes import Published
+from xds.publishing.edits import RULES
 from xds.schema.quick import ingest_encoded
 from xds.sources.groups_file import groups_json
 from xds.sources.yaml_reader import Document
@@ -49,7 +61,7 @@ IN_FLIGHT_MAX = 1_000
 """Endpoint pushes of one stream that may wait for their outcome at a time."""
 PUSH_STREAMS_MAX = 64
 """Concurrent streams that push endpoints. Each reads its next message, whose size gRPC does not report in advance."""
-LARGE_CALLS = frozenset({"Apply", "Replace"})
+LARGE_CALLS = frozenset({"Apply", "ApplyGroups", "Replace"})
 QUESTIONS_MAX = 16
 """Other calls whose messages are read concurrently: small ones, which arrive together with their headers."""
 DECIDED_S = 1.0
@@ -160,13 +172,16 @@ class GrpcApi:
     def _handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
         calls: dict[str, tuple[Any, Handler]] = {
             "Apply": (pb.Changeset, self._apply),
+            "ApplyGroups": (pb.GroupsChangeset, self._apply_groups),
             "Replace": (pb.Replacement, self._replace),
             "Rollback": (pb.RollbackRequest, self._rollback),
             "GetResource": (pb.ResourceRequest, self._get_resource),
             "GetSnapshot": (pb.SnapshotRequest, self._get_snapshot),
+            "ListResources": (pb.ListResourcesRequest, self._list_resources),
             "Diff": (pb.DiffRequest, self._diff),
             "History": (pb.HistoryRequest, self._history),
             "FindRevision": (pb.FindRequest, self._find),
+            "GetRevision": (pb.RevisionRequest, self._get_revision),
             "ListGroups": (pb.ListGroupsRequest, self._list_groups),
             "PutGroup": (pb.GroupRequest, self._put_group),
             "DeleteGroup": (pb.GroupRequest, self._delete_group),
@@ -217,6 +232,13 @@ class GrpcApi:
 
     async def _apply(self, request: Any) -> Any:
         change, version = await run_in_thread(request.ByteSize(), lambda: changeset_message(request.group, request))
+        return applied_message(await self._operations.publish(change, version=version))
+
+    async def _apply_groups(self, request: Any) -> Any:
+        known = self._operations.group_names
+        change, version = await run_in_thread(
+            request.ByteSize(), lambda: groups_changeset_message(request, frozenset(known))
+        )
         return applied_message(await self._operations.publish(change, version=version))
 
     async def _replace(self, request: Any) -> Any:
@@ -299,6 +321,14 @@ class GrpcApi:
             found.size_bytes, lambda: snapshot_message(found, self._operations.epoch, secrets=request.secrets)
         )
 
+    async def _list_resources(self, request: Any) -> Any:
+        revision = request.revision if request.HasField("revision") else None
+        type_url = known_type(request.type) if request.type else None
+        found = await self._operations.listed(
+            request.group, revision, type_url, prefix=request.prefix, limit=request.limit
+        )
+        return list_message(found)
+
     async def _diff(self, request: Any) -> Any:
         to = request.to if request.HasField("to") else None
         found = await self._operations.diff(request.group, getattr(request, "from"), to)
@@ -309,11 +339,17 @@ class GrpcApi:
 
     async def _history(self, request: Any) -> Any:
         before = request.before if request.HasField("before") else None
-        found = await self._operations.history(limit=min(request.limit or 100, HISTORY_MAX), before=before)
+        found = await self._operations.history(
+            limit=min(request.limit or 100, HISTORY_MAX), before=before, group=request.group
+        )
         return pb.Revisions(revisions=[revision_message(head) for head in found])
 
     async def _find(self, request: Any) -> Any:
         return pb.Revision(revision=await self._operations.find(request.id) or 0, id=request.id)
+
+    async def _get_revision(self, request: Any) -> Any:
+        found = await self._operations.show(request.revision)
+        return await run_in_thread(found.size_bytes, lambda: details_message(found, secrets=request.secrets))
 
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[Any]:
         try:
@@ -339,7 +375,7 @@ class GrpcApi:
         return applied_message(await self._operations.delete_group(request.group, about_message(request.about)))
 
     async def _get_rules(self, request: Any) -> Any:
-        message = pb.Rules(revision=self._operations.revision)
+        message = pb.Rules(revision=self._operations.revision, changed_at=self._operations.group_revision(RULES))
         message.rules.update(groups_json(self._operations.table))
         return message
 

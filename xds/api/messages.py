@@ -4,14 +4,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from xds._generated import snapshots_pb2 as pb
-from xds.api.operations import GroupInfo, ResourceDifference, SnapshotAnswer
+from xds.api.operations import GroupInfo, ResourceDifference, RevisionAnswer, SnapshotAnswer
 from xds.api.shown import resource_any
 from xds.model.problem import Problem
 from xds.model.types import short_name
 from xds.protocol.status import NodeSummary
-from xds.publishing.changes import Published
+from xds.publishing.changes import Published, change_of
 from xds.publishing.codec import restored
-from xds.store.entries import Head, Key, Stored, head_of
+from xds.sources.groups_file import groups_json
+from xds.store.entries import Head, Key, Stored, head_of, kind_in
 
 PROBLEMS_BYTES_MAX = 3_500
 """gRPC sometimes refuses trailers of more than 8 KiB; base64 makes these bytes a third more."""
@@ -21,10 +22,15 @@ def applied_message(published: Published) -> Any:
     """Return the outcome of a change."""
     return pb.Applied(
         revision=published.revision,
-        changed=[_name(key) for key in published.changed],
-        unchanged=[_name(key) for key in published.unchanged],
+        changed=[_applied(key, change_of(published, key)) for key in published.changed],
+        unchanged=[_applied(key, "unchanged") for key in published.unchanged],
         again=published.again,
+        rules_changed=published.rules_changed,
     )
+
+
+def _applied(key: Key, change: str) -> Any:
+    return pb.AppliedResource(type=short_name(key.type_url), name=key.name, group=key.group, change=change.upper())
 
 
 def _name(key: Key) -> Any:
@@ -47,7 +53,16 @@ def problems_message(problems: Iterable[Problem]) -> Any:
 def snapshot_message(snapshot: SnapshotAnswer, epoch: str, *, secrets: bool) -> Any:
     """Return a group's resources at a revision."""
     resources = [resource_any(each, secrets=secrets) for each in snapshot.resources]
-    return pb.Snapshot(revision=snapshot.revision, resources=resources, epoch=epoch)
+    return pb.Snapshot(revision=snapshot.revision, resources=resources, epoch=epoch, changed_at=snapshot.changed_at)
+
+
+def list_message(snapshot: SnapshotAnswer) -> Any:
+    """Return the names of a group's resources at a revision."""
+    resources = [
+        pb.ListedResource(type=short_name(each.type_url), name=each.name, version=each.version)
+        for each in snapshot.resources
+    ]
+    return pb.ResourceList(revision=snapshot.revision, changed_at=snapshot.changed_at, resources=resources)
 
 
 def difference_message(difference: ResourceDifference, *, secrets: bool) -> Any:
@@ -57,6 +72,7 @@ def difference_message(difference: ResourceDifference, *, secrets: bool) -> Any:
         resource=_name(difference.key),
         before=None if before is None else resource_any(before, secrets=secrets),
         after=None if after is None else resource_any(after, secrets=secrets),
+        group=difference.key.group,
     )
 
 
@@ -69,7 +85,21 @@ def revision_message(head: Head) -> Any:
         message=head.message,
         at_ms=head.at_ms,
         operations=head.operations,
+        groups=[pb.GroupCounts(**each._asdict()) for each in head.groups],
+        rules_changed=head.rules_changed,
     )
+
+
+def details_message(answer: RevisionAnswer, *, secrets: bool) -> Any:
+    """Return a change in full."""
+    message = pb.RevisionDetails(
+        revision=revision_message(answer.head),
+        differences=[difference_message(each, secrets=secrets) for each in answer.differences],
+    )
+    for table, target in ((answer.rules_before, message.rules_before), (answer.rules_after, message.rules_after)):
+        if table is not None:
+            target.update(groups_json(table))
+    return message
 
 
 def event_message(stored: Stored, *, secrets: bool) -> Any:
@@ -81,6 +111,7 @@ def event_message(stored: Stored, *, secrets: bool) -> Any:
             set=None
             if encoded is None
             else resource_any(restored(key, encoded, f"revision {stored.revision}"), secrets=secrets),
+            change=kind_in(stored.entry, key).upper(),
         )
         for key, encoded in stored.entry.operations.items()
     ]
@@ -90,7 +121,9 @@ def event_message(stored: Stored, *, secrets: bool) -> Any:
 def group_message(group: GroupInfo) -> Any:
     """Return a group."""
     counts = {short_name(type_url): count for type_url, count in group.resources.items()}
-    return pb.Group(name=group.name, extends=group.extends or "", kept=group.kept, resources=counts)
+    return pb.Group(
+        name=group.name, extends=group.extends or "", kept=group.kept, resources=counts, revision=group.revision
+    )
 
 
 def node_message(node: NodeSummary) -> Any:

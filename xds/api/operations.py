@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from itertools import islice
 
 from xds.api.run_in_thread import run_in_thread
 from xds.model.catalog import Catalog
-from xds.model.groups import DEFAULT_GROUP, GroupTable
+from xds.model.groups import DEFAULT_GROUP, GroupTable, lineage_of
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import ENDPOINTS, short_name
@@ -19,11 +21,13 @@ from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupEr
 from xds.publishing.publisher import Publisher
 from xds.schema.restore import labelled
 from xds.schema.wire import is_content_hash
-from xds.store.entries import Head, Key, Stored, must_be_kept
+from xds.store.entries import Head, Key, Stored, head_of, must_be_kept
 from xds.store.errors import NotYetError, OutcomeUnknownError, StoreError
 
 HISTORY_MAX = 1_000
 VERSION_CHARACTERS_MAX = 200
+NAMES_COMPARED_MAX = 1_000
+"""Names of a group that are compared with one that it does not have, to suggest similar ones."""
 
 
 class UnknownResourceError(Exception):
@@ -40,6 +44,8 @@ class SnapshotAnswer:
 
     revision: int
     resources: tuple[Resource, ...]
+    changed_at: int
+    """The revision at which the group last changed, or ``revision`` for a former one."""
 
     @property
     def size_bytes(self) -> int:
@@ -56,6 +62,11 @@ class ResourceDifference:
     after: Resource | None
 
     @property
+    def change(self) -> str:
+        """What was done with it: ``added``, ``changed`` or ``removed``."""
+        return "added" if self.before is None else "removed" if self.after is None else "changed"
+
+    @property
     def size_bytes(self) -> int:
         """The encoded size of both."""
         return sum(len(each.encoded) for each in (self.before, self.after) if each is not None)
@@ -69,6 +80,23 @@ class GroupInfo:
     extends: str | None
     kept: bool
     resources: dict[str, int]
+    revision: int
+    """The revision at which the group last changed, or a later one after a restart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionAnswer:
+    """A change in full: every resource before and after it, and the groups and rules, None if it left them."""
+
+    head: Head
+    differences: list[ResourceDifference]
+    rules_before: GroupTable | None
+    rules_after: GroupTable | None
+
+    @property
+    def size_bytes(self) -> int:
+        """The encoded size of all resources."""
+        return sum(each.size_bytes for each in self.differences)
 
 
 class Operations:
@@ -155,6 +183,10 @@ class Operations:
         """The revision that is served."""
         return self._publisher.revision
 
+    def group_revision(self, name: str) -> int:
+        """Return the revision at which a group, or ``RULES``, last changed, or a later one after a restart."""
+        return self._publisher.group_revision(name)
+
     @property
     def epoch(self) -> str:
         """The name of the log that revisions belong to: a restore from a backup changes it."""
@@ -179,18 +211,27 @@ class Operations:
         """Return a group's own resources. Raises UnknownGroupError, CompactedError and NotYetError."""
         if revision is None or revision == self.revision:
             self._must_be_known(group)
-            return SnapshotAnswer(self.revision, _of_type(self._catalog.own(group), type_url))
+            resources = _of_type(self._catalog.own(group), type_url)
+            return SnapshotAnswer(self.revision, resources, self.group_revision(group))
         if revision < 0:
             raise NotYetError(revision, self.revision)
         state = await self._publisher.store.state(revision)
         place = f"revision {revision}"
         own = {key: encoded for key, encoded in state.resources.items() if key.group == group}
         if not own and group != DEFAULT_GROUP and group not in read_table(state.groups, place).names:
-            raise UnknownGroupError(group)
+            raise UnknownGroupError(group, self._catalog.snapshots)
         chosen = sorted(key for key in own if type_url in (None, key.type_url))
         size_bytes = sum(len(own[key]) for key in chosen)
         resources = await run_in_thread(size_bytes, lambda: tuple(restored(key, own[key], place) for key in chosen))
-        return SnapshotAnswer(revision, resources)
+        return SnapshotAnswer(revision, resources, revision)
+
+    async def listed(
+        self, group: str, revision: int | None = None, type_url: str | None = None, *, prefix: str = "", limit: int = 0
+    ) -> SnapshotAnswer:
+        """Return a group's own resources whose names begin with ``prefix``, at most ``limit`` unless 0; see above."""
+        found = await self.snapshot(group, revision, type_url)
+        chosen = (each for each in found.resources if each.name.startswith(prefix))
+        return replace(found, resources=tuple(islice(chosen, limit or None)))
 
     async def resource(self, group: str, type_url: str, name: str, revision: int | None = None) -> Resource:
         """Return one of a group's own resources. Raises UnknownResourceError too."""
@@ -202,8 +243,18 @@ class Operations:
             snapshot = await self.snapshot(group, revision, type_url)
             found = next((each for each in snapshot.resources if each.name == canonical(name)), None)
         if found is None:
-            raise UnknownResourceError(f"the group {group!r} has no {name!r} of that type")
+            raise UnknownResourceError(self._no_resource(group, type_url, name))
         return found
+
+    def _no_resource(self, group: str, type_url: str, name: str) -> str:
+        """Return a message that says where the resource is, if the group inherits it, or suggests similar names."""
+        text = f"the group {group!r} has no {name!r} among its own {short_name(type_url)}"
+        for base in lineage_of(self._catalog.table, group)[1:]:
+            if self._catalog.own_resource(base, type_url, name) is not None:
+                return f"{text}: it is in {base!r}, which the group extends"
+        names = (each.name for each in self._catalog.own(group) if each.type_url == type_url)
+        close = get_close_matches(name, islice(names, NAMES_COMPARED_MAX), n=2)
+        return f"{text}: did you mean {' or '.join(map(repr, close))}?" if close else text
 
     async def diff(self, group: str, before: int, after: int | None = None) -> list[ResourceDifference]:
         """Return the differences between two revisions of a group, by type and name."""
@@ -213,14 +264,47 @@ class Operations:
         pairs = [(key, olds.get(key), news.get(key)) for key in sorted(olds.keys() | news.keys())]
         return [ResourceDifference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
 
-    async def history(self, *, limit: int, before: int | None = None) -> list[Head]:
-        """Return at most ``limit`` changes, newest first: those before a revision, or the newest."""
+    async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[Head]:
+        """Return at most ``limit`` changes, newest first: those before a revision, or the newest.
+
+        With a ``group``, only the changes of its own resources. Raises UnknownGroupError if it neither exists nor has
+        changes.
+        """
         oldest, newest = await self._publisher.store.kept()
         until = newest if before is None else min(newest, before - 1)
-        if until <= oldest:
-            return []
-        after = max(oldest, until - limit)
-        return list(reversed(await self._publisher.store.heads(after, until - after)))
+        found: list[Head] = []
+        while until > oldest and len(found) < limit:
+            after = max(oldest, until - (HISTORY_MAX if group else limit))
+            page = await self._publisher.store.heads(after, until - after)
+            found += [head for head in reversed(page) if not group or any(each.group == group for each in head.groups)]
+            until = after
+        if group and not found:
+            self._must_be_known(group)
+        return found[:limit]
+
+    async def show(self, revision: int) -> RevisionAnswer:
+        """Return a change in full. Raises CompactedError and NotYetError."""
+        store = self._publisher.store
+        oldest, newest = await store.kept()
+        must_be_kept(revision, oldest=oldest + 1, newest=newest)
+        (stored,) = await store.entries(revision - 1, 1)
+        entry, before = stored.entry, await store.state(revision - 1)
+        olds = {key: before.resources[key] for key in entry.operations if key in before.resources}
+        size_bytes = entry.size_bytes + sum(map(len, olds.values()))
+
+        def differences() -> list[ResourceDifference]:
+            return [
+                ResourceDifference(key, _restored(key, olds.get(key), revision - 1), _restored(key, new, revision))
+                for key, new in sorted(entry.operations.items())
+            ]
+
+        is_edit, place = entry.groups is not None, f"revision {revision}"
+        return RevisionAnswer(
+            head=head_of(stored),
+            differences=await run_in_thread(size_bytes, differences),
+            rules_before=read_table(before.groups, place) if is_edit else None,
+            rules_after=read_table(entry.groups, place) if is_edit else None,
+        )
 
     async def find(self, entry_id: str) -> int | None:
         """Return the revision of the change with that id, None if there is no such change.
@@ -258,13 +342,21 @@ class Operations:
         counts: dict[str, int] = {}
         for resource in self._catalog.own(name):
             counts[resource.type_url] = counts.get(resource.type_url, 0) + 1
-        return GroupInfo(name=name, extends=table.extends.get(name), kept=name in table.kept, resources=counts)
+        return GroupInfo(
+            name=name,
+            extends=table.extends.get(name),
+            kept=name in table.kept,
+            resources=counts,
+            revision=self.group_revision(name),
+        )
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query, from the workers that answer.
 
-        Raises StreamRefusedError if none does.
+        Raises StreamRefusedError if none does, and UnknownGroupError.
         """
+        if query.group is not None:
+            self._must_be_known(query.group)
         return await self._nodes(query)
 
     async def node(self, node_id: str) -> NodesFound:
@@ -282,7 +374,7 @@ class Operations:
 
     def _must_be_known(self, group: str) -> None:
         if group not in self._catalog.snapshots:
-            raise UnknownGroupError(group)
+            raise UnknownGroupError(group, self._catalog.snapshots)
 
 
 def _label_problem(version: str) -> str:
@@ -291,6 +383,10 @@ def _label_problem(version: str) -> str:
     if not (version.isascii() and version.isprintable()) or version != version.strip():
         return "must be printable ASCII with no space around it, as it goes into headers"
     return "reads like a content hash: 16 hexadecimal digits" if is_content_hash(version) else ""
+
+
+def _restored(key: Key, encoded: bytes | None, revision: int) -> Resource | None:
+    return None if encoded is None else restored(key, encoded, f"revision {revision}")
 
 
 def _of_type(resources: Iterable[Resource], type_url: str | None) -> tuple[Resource, ...]:

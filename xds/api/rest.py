@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import structlog
 from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -17,11 +18,13 @@ from xds.api import bodies, rest_page
 from xds.api.answers import (
     EXPECTED,
     BodyTooLargeError,
+    details_json,
     difference_json,
     error_answer,
     event_json,
     head_json,
     header_value,
+    list_json,
     nodes_json,
     published_json,
     resources_json,
@@ -42,6 +45,7 @@ from xds.model.types import TYPE_PREFIX, short_name
 from xds.model.xdstp import canonical
 from xds.protocol.status import NODES_MAX, NodesQuery, NodeState
 from xds.publishing.changes import Change, Published
+from xds.publishing.edits import RULES
 from xds.reporting.escaping import json_text, yaml_text
 from xds.sources.groups_file import groups_json
 from xds.store.entries import ID_CHARACTERS_MAX, Stored
@@ -50,7 +54,13 @@ from xds.version import __version__
 
 log = structlog.get_logger("xds")
 Revision = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="As it was at that revision.")]
-IfMatch = Annotated[str | None, Header(description="A revision: made at that one, or not at all.")]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        description="A revision, such as an ETag: refused if the groups that the change concerns, or for rules the"
+        " groups and rules, changed after it."
+    ),
+]
 ChangeId = Annotated[
     str,
     Query(
@@ -229,6 +239,14 @@ class _Rest:
             change, version = await run_in_thread(len(data), lambda: bodies.changeset_change(group, data, media_type))
             return await self._publish(asks.of(change), version)
 
+        @app.post("/v1/changesets", **BODIES["changesets"])
+        async def apply_changesets(request: Request, asks: Asks) -> Response:
+            """Change several groups, and parts of the rules, at one revision: all of it, or none."""
+            data, media_type = await self._body(request), _media_type(request)
+            known = frozenset(self._operations.group_names)
+            change, version = await run_in_thread(len(data), lambda: bodies.groups_change(data, media_type, known))
+            return await self._publish(asks.of(change), version)
+
         @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
         async def replace_snapshot(group: str, request: Request, asks: Asks) -> Response:
             """Make a group have these resources and no others."""
@@ -283,19 +301,39 @@ class _Rest:
                 if bodies.PROTOBUF in accepted:
                     message = snapshot_message(found, epoch, secrets=not redact)
                     return Response(
-                        message.SerializeToString(), headers=_etag(found.revision), media_type=bodies.PROTOBUF
+                        message.SerializeToString(), headers=_etag(found.changed_at), media_type=bodies.PROTOBUF
                     )
                 resources = resources_json(found.resources, secrets=not redact)
-                content = {"group": group, "revision": found.revision, "epoch": epoch, "resources": resources}
-                return _answer_in(accepted, content, _etag(found.revision))
+                content = {
+                    "group": group,
+                    "revision": found.revision,
+                    "changed_at": found.changed_at,
+                    "epoch": epoch,
+                    "resources": resources,
+                }
+                return _answer_in(accepted, content, _etag(found.changed_at))
 
             return await run_in_thread(found.size_bytes, answer)
+
+        @app.get("/v1/groups/{group}/resources")
+        async def list_resources(
+            group: str,
+            request: Request,
+            revision: Revision = None,
+            type: Annotated[str | None, Query(description="Only of this type.")] = None,  # noqa: A002
+            prefix: Annotated[str, Query(description="Only names that begin with this.")] = "",
+            limit: Annotated[int, Query(ge=0, description="At most this many; 0: all.")] = 0,
+        ) -> Response:
+            """Return the names of the resources that a group has itself, without their content."""
+            type_url = None if type is None else bodies.known_type(type)
+            found = await self._operations.listed(_within(request)[1], revision, type_url, prefix=prefix, limit=limit)
+            return self._told(list_json(found), found.changed_at)
 
         @app.get("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
         async def read_resource(request: Request, revision: Revision = None, redact: Redact = True) -> Response:
             """Return one resource that a group has itself."""
             _, group, _, word, name = _five(_within(request))
-            at = self._operations.revision if revision is None else revision
+            at = self._operations.group_revision(group) if revision is None else revision
             found: Resource = await self._operations.resource(group, bodies.known_type(word), name, revision)
             accepted = request.headers.get("accept", "")
             if bodies.PROTOBUF in accepted:
@@ -329,13 +367,23 @@ class _Rest:
             limit: Annotated[int, Query(ge=1, le=HISTORY_MAX)] = 100,
             before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
             id: Annotated[str | None, Query(description="Only the change with that id.")] = None,  # noqa: A002
+            group: Annotated[str, Query(description="Only changes of this group's own resources.")] = "",
         ) -> Response:
             """Return the changes that are kept, newest first; or whether the change with an id is one of them."""
             if id is not None:
                 made = await self._operations.find(id)
                 return self._told({"revisions": [] if made is None else [{"revision": made, "id": id}]})
-            found = await self._operations.history(limit=limit, before=before)
+            found = await self._operations.history(limit=limit, before=before, group=group)
             return self._told({"revisions": [head_json(head) for head in found]}, self._operations.revision)
+
+        @app.get("/v1/revisions/{revision}")
+        async def read_revision(
+            revision: Annotated[int, PathParameter(ge=0, le=2**63 - 1)], redact: Redact = True
+        ) -> Response:
+            """Return one change of the history: every resource, and the rules, before and after it."""
+            found = await self._operations.show(revision)
+            told = await run_in_thread(found.size_bytes, lambda: details_json(found, secrets=not redact))
+            return self._told(told)
 
         @app.get("/v1/watch", response_class=StreamingResponse)
         async def watch(
@@ -365,7 +413,8 @@ class _Rest:
             """Return all groups, and the rules by which nodes belong to them."""
             groups = [self._group_json(each.name) for each in self._operations.groups()]
             return self._told(
-                {"revision": self._operations.revision, "groups": groups, "rules": groups_json(self._operations.table)}
+                {"revision": self._operations.revision, "groups": groups, "rules": groups_json(self._operations.table)},
+                self._operations.group_revision(RULES),
             )
 
         @app.put("/v1/groups", **BODIES["rules"])
@@ -385,7 +434,7 @@ class _Rest:
         @app.get("/v1/groups/{group}")
         async def read_group(group: str, request: Request) -> Response:
             """Return one group."""
-            return self._told(self._group_json(_within(request)[1]), self._operations.revision)
+            return self._told(self._group_json(_within(request)[1]))
 
         @app.put("/v1/groups/{group}", **BODIES["group"])
         async def put_group(group: str, request: Request, asks: Asks) -> Response:
@@ -404,7 +453,13 @@ class _Rest:
     def _group_json(self, name: str) -> dict[str, Any]:
         group = self._operations.group(name)
         resources = {short_name(type_url): count for type_url, count in group.resources.items()}
-        return {"name": name, "extends": group.extends, "kept": group.kept, "resources": resources}
+        return {
+            "name": name,
+            "extends": group.extends,
+            "kept": group.kept,
+            "resources": resources,
+            "revision": group.revision,
+        }
 
     # --- Nodes -------------------------------------------------------------------------------------------------------
 

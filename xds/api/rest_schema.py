@@ -82,6 +82,7 @@ NAMES: dict[str, Any] = {
 _RESOURCE = {"type": "object", "description": "A resource in Envoy's JSON", "properties": {"@type": {"type": "string"}}}
 BODIES: dict[str, dict[str, Any]] = {
     "changeset": _body(_model(bodies.ChangesetBody)),
+    "changesets": _body(_model(bodies.GroupsChangesetBody)),
     "snapshot": _body(_model(bodies.SnapshotBody)),
     "rollback": _body(_model(bodies.RollbackBody)),
     "group": _body(_model(bodies.GroupBody)),

@@ -46,19 +46,28 @@ def rules_update_of(document: Document, known: Collection[str]) -> UpdateRules:
     )
 
 
+def part_of(document: Document, key: str) -> Document:
+    """Return the part of a document under a top-level key, with the line numbers of the whole."""
+    return _Part(document, document.value[key], above=(key,))
+
+
 @dataclass(slots=True)
 class _Part:
-    """Part of a document, with the line numbers of the whole; ``renamed`` maps keys to their names in the document."""
+    """Part of a document, with the line numbers of the whole; ``renamed`` maps keys to their names in the document.
+
+    ``above`` are the keys that lead to the part.
+    """
 
     document: Document
     value: Any
     renamed: Mapping[str, str] | None = None
+    above: tuple[str, ...] = ()
 
     def item_line(self, key: str, index: int) -> int:
-        return self.document.item_line((self.renamed or {}).get(key, key), index)
+        return self.line_of((key, index))
 
     def line_of(self, path: PathKeys) -> int:
-        return self.document.line_of(tuple((self.renamed or {}).get(str(key), key) for key in path))
+        return self.document.line_of((*self.above, *((self.renamed or {}).get(str(key), key) for key in path)))
 
 
 def _problems(document: Document, known: Collection[str]) -> tuple[Problem, ...]:

@@ -5,12 +5,13 @@ The modules of the subcommands import only what their options need; the rest is 
 """
 
 import os
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
 
 from xds.cli import bootstrap, envoy, fleet, groups, list_settings, push, read, schema, serve, store, validate
-from xds.cli.output import EXIT_CODES, say
+from xds.cli.output import EXIT_CODES, EXIT_FAILED, asks_for_json, fail_as_json, say
 from xds.version import __version__
 
 app = typer.Typer(
@@ -66,10 +67,11 @@ app.command(epilog=push.APPLY_EPILOG)(push.apply)
 app.command(epilog=read.GET_EPILOG)(read.get)
 app.command(epilog=read.DIFF_EPILOG)(read.diff)
 app.command(epilog=read.HISTORY_EPILOG)(read.history)
+app.command(epilog=read.SHOW_EPILOG)(read.show)
 app.command(epilog=push.ROLLBACK_EPILOG)(push.rollback)
 app.command(epilog=push.DELETE_EPILOG)(push.delete)
 app.command(epilog=read.WATCH_EPILOG)(read.watch)
-app.command(epilog=groups.EPILOG)(groups.groups)
+app.add_typer(groups.app, name="groups")
 app.command(epilog=read.STATUS_EPILOG)(read.status)
 app.command(epilog=read.NODE_EPILOG)(read.node)
 app.add_typer(store.app, name="store")
@@ -82,4 +84,16 @@ def main() -> None:
     """Run the command line and exit with its code."""
     # Else gRPC logs a line, in its own format, for every failed TLS handshake.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    app(prog_name="xds")
+    if not asks_for_json(sys.argv[1:]):
+        app(prog_name="xds")
+    try:
+        code = app(prog_name="xds", standalone_mode=False)
+    except _CommandLineError as error:
+        fail_as_json(error.format_message(), code=error.exit_code)
+    except typer.Abort:
+        code = EXIT_FAILED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+"""The base class of all errors of a command line, which typer exports no longer: click's, or typer's copy of it."""

@@ -5,7 +5,7 @@ that it can't control the terminal or imitate other output.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -45,14 +45,57 @@ def say(*lines: str, stream: Any = None, style: str = "") -> None:
 
 
 def warn(*lines: str) -> None:
-    """Print the lines on stderr, prefixed with ``xds:``."""
-    say(*(f"xds: {line}" for line in lines), stream=sys.stderr)
+    """Print the lines on stderr, prefixed with ``xds:``; with JSON output, an object for each."""
+    if wants_json():
+        for line in lines:
+            _print_json_error({"warning": line})
+    else:
+        say(*(f"xds: {line}" for line in lines), stream=sys.stderr)
 
 
-def fail(*lines: str, code: int) -> NoReturn:
-    """Print the lines as ``warn`` does and exit with the code."""
-    warn(*lines)
+def fail(*lines: str, code: int, problems: Iterable["Problem"] = ()) -> NoReturn:
+    """Print problems, then the lines as ``warn`` does, and exit with the code; with JSON output, one object of them."""
+    if wants_json():
+        from dataclasses import asdict
+
+        _print_json_error(
+            {
+                "error": lines[0],
+                "hints": list(lines[1:]),
+                "problems": [asdict(problem) for problem in problems],
+                "exit_code": code,
+            }
+        )
+    else:
+        print_problems(problems, sys.stderr)
+        warn(*lines)
     raise typer.Exit(code)
+
+
+def wants_json() -> bool:
+    """Return whether the command was asked for JSON output."""
+    return asks_for_json(sys.argv[1:])
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Return whether a command line, which may be wrong, has ``-o json`` or ``--format json`` in any spelling."""
+    for at, argument in enumerate(arguments):
+        if argument in ("-ojson", "--output=json", "--format=json"):
+            return True
+        if argument in ("-o", "--output", "--format") and arguments[at + 1 : at + 2] == ["json"]:
+            return True
+    return False
+
+
+def fail_as_json(message: str, *, code: int) -> NoReturn:
+    """Print an error of the command line as ``fail`` does for JSON output, and exit the process with the code."""
+    _print_json_error({"error": message, "hints": [], "problems": [], "exit_code": code})
+    sys.exit(code)
+
+
+def _print_json_error(value: dict[str, Any]) -> None:
+    sys.stderr.write(json_text(value, indent=None) + "\n")
+    sys.stderr.flush()
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
@@ -139,6 +182,15 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["[bold]Examples[/bold]", *(line.replace("[", "\\[") for line in lines), EXIT_CODES])
 
 
+def change_line(change: str, *parts: str) -> tuple[str, str]:
+    """Return a line that begins with the sign of ``added``, ``removed`` or ``changed``, and the line's style."""
+    sign, style = SIGNS[change]
+    return f"{sign} {'  '.join(part for part in parts if part)}", style
+
+
+SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow"), "unchanged": ("=", "dim")}
+
+
 def problem_lines(problems: Iterable["Problem"], *, kind: str = "") -> list[str]:
     """Return problems as lines: ``file:line: [group] resource field: what``, and the hint below it."""
     parts = []
@@ -178,6 +230,11 @@ def shown_groups(resources: Resources) -> dict[str, dict[str, int]]:
 def count(number: int, thing: str) -> str:
     """Return ``1 group``, ``2 groups``, ``1,000 groups``."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def counted(parts: Iterable[tuple[int, str]], *, none: str) -> str:
+    """Return ``2 added, 1 removed`` of numbers and words, without those that are 0; ``none`` if all are."""
+    return ", ".join(f"{number:,} {word}" for number, word in parts if number) or none
 
 
 def _order_of(name: str) -> tuple[int, str]:

@@ -1,33 +1,38 @@
 """``xds apply``, ``delete`` and ``rollback``: make changes over the push API."""
 
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xds.cli.output import EXIT_USAGE, count, fail, print_problems, say
+from xds.cli.completion import complete_resource
+from xds.cli.output import EXIT_USAGE, SIGNS, change_line, count, counted, fail, say
 from xds.cli.progress import progress_bar
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Group, Output, TokenFile, examples_of, print_as, talk
+from xds.cli.targets import WrongTargetError, targets_of
 
 if TYPE_CHECKING:
-    from xds.client import About, Applied, Client
+    from xds.client import About, Applied, AppliedResource, Client, GroupChanges
     from xds.model.resource import Resource
+    from xds.sources.directory import DirectoryReader
 
 APPLY_EPILOG = examples_of(
     "xds apply -f cluster.yaml --message 'two more endpoints'",
-    "xds apply -f snapshots/quickstart --prune --dry-run",
-    "kustomize build . | xds apply -f - --group canary",
+    "xds apply -f snapshots/multi-group --dry-run",
+    "xds apply -f snapshots/quickstart --prune",
+    "kustomize build . | xds apply -f - --group canary --create-group",
 )
-DELETE_EPILOG = examples_of("xds delete clusters web", "xds delete endpoints web api --group canary")
-ROLLBACK_EPILOG = examples_of("xds rollback 41 --message 'the canary returns 500s'")
+DELETE_EPILOG = examples_of("xds delete clusters web", "xds delete clusters/web endpoints/web --group canary")
+ROLLBACK_EPILOG = examples_of("xds rollback 41 --message 'the canary returns 500s'", "xds rollback 41 --dry-run")
 
 Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")]
 Author = Annotated[str, typer.Option(envvar=["XDS_PUSH_AUTHOR", "USER"], help="Who, for the history.")]
 Expected = Annotated[
-    int | None, typer.Option("--expected-revision", min=0, help="Make it at that revision or not at all.")
+    int | None,
+    typer.Option("--expected-revision", min=0, help="Refuse it if the group was changed after that revision."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check it and say what it would change.")]
 
@@ -37,6 +42,9 @@ def apply(
         list[Path], typer.Option("--file", "-f", metavar="FILE|DIR|-", help="YAML or JSON; - reads standard input.")
     ],
     group: Group = "default",
+    create_group: Annotated[
+        bool, typer.Option("--create-group", help="Create the --group if it is not there.")
+    ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what the group has beside it.")] = False,
     dry_run: DryRun = False,
     message: Message = "",
@@ -49,17 +57,15 @@ def apply(
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
-    """Set the resources of files, all or none.
+    """Set the resources of files, all or none: at one revision.
 
     A file holds one resource with @type, a list of them, or `resources:` with one. A directory is read as `xds serve`
-    would: each directory in it is a group, which extends what groups.yaml says, and each group is one change. Rules in
-    groups.yaml replace those of the server, last of all.
+    would: each directory in it is a group, which is created if it is not there, and the files beside them are for
+    --group. What groups.yaml says of groups holds after the change, and its rules replace those of the server.
     """
     from xds.client import About
 
-    read, rules = _read(files, group)
-    if change_id and len(read) > 1:
-        fail("--id: several groups are several changes; apply them one by one", code=EXIT_USAGE)
+    wanted = _read(files, group, prune=prune)
     about = About(
         id=change_id,
         message=message,
@@ -67,105 +73,106 @@ def apply(
         expected_revision=expected_revision,
         version=version,
         dry_run=dry_run,
+        existing_groups_only=not create_group and group in wanted.changes and not wanted.creates_groups,
     )
-    _print_applied(
-        talk(api, token_file, ca, lambda client: _apply(client, read, rules, about, prune=prune)),
-        output,
-        dry_run=dry_run,
+    applied = talk(
+        api,
+        token_file,
+        ca,
+        lambda client: _apply(client, wanted, about),
+        changes=True,
+        not_found_hint="" if create_group else "to create the group, give --create-group",
     )
+    print_applied(applied, output, groups=wanted.changes, dry_run=dry_run)
 
 
-async def _apply(
-    client: "Client",
-    read: "Mapping[str, tuple[Resource, ...]]",
-    rules: "Mapping[str, Any]",
-    about: "About",
-    *,
-    prune: bool,
-) -> "dict[str, Applied]":
-    """Make the changes in order. If a revision is expected, each change expects the revision of the one before."""
-    about_rules = replace(about, id="", version="")
-    if not about.dry_run and (first := _needed_first(rules, read)):
-        made = await client.update_rules(first, about=about_rules)
-        about = _after(about, made)
-    applied: dict[str, Applied] = {}
-    for name, resources in read.items():
-        applied[name] = await _push(client, name, resources, about, prune=prune)
-        if not about.dry_run:
-            about = _after(about, applied[name])
-    last = {key: value for key, value in rules.items() if key != "groups"}
-    if not about.dry_run and last:
-        await client.update_rules(last, about=replace(about, id="", version=""))
-    return applied
+async def _apply(client: "Client", wanted: "_Wanted", about: "About") -> "Applied":
+    return await client.apply_groups(wanted.changes, rules=wanted.rules or None, about=about)
 
 
-def _after(about: "About", made: "Applied") -> "About":
-    return about if about.expected_revision is None else replace(about, expected_revision=made.revision)
+@dataclass(slots=True)
+class _Wanted:
+    """The content of all files and directories: changes by group, and parts of groups.yaml."""
+
+    changes: "dict[str, GroupChanges]" = field(default_factory=dict)
+    rules: dict[str, Any] = field(default_factory=dict)
+    creates_groups: bool = False
+    """Whether a directory without a groups.yaml names groups: they are created if they are not there."""
 
 
-def _needed_first(rules: "Mapping[str, Any]", pushed: "Collection[str]") -> dict[str, Any]:
-    """Return the part of groups.yaml that resources may refer to: the group inheritance and external names."""
-    groups: dict[str, Any] = dict(rules.get("groups", {}))
-    bases = {each["extends"] for each in groups.values()}
-    groups |= {name: {} for name in pushed if name in bases and name not in groups}
-    first = {"groups": groups, "add_external": rules.get("external")}
-    return {key: value for key, value in first.items() if value}
+def _read(files: list[Path], group: str, *, prune: bool) -> _Wanted:
+    """Read all files and directories; exit with every problem."""
+    from xds.client import GroupChanges
+    from xds.model.problem import ChangesetRejectedError, Problem
 
-
-async def _push(
-    client: "Client", group: str, resources: "tuple[Resource, ...]", about: "About", *, prune: bool
-) -> "Applied":
-    if prune:
-        return await client.replace(resources, group=group, about=about)
-    return await client.apply(upsert=resources, group=group, about=about)
-
-
-def _read(files: list[Path], group: str) -> "tuple[Mapping[str, tuple[Resource, ...]], dict[str, Any]]":
-    """Return the resources of all files and directories by group, and groups.yaml; exit with every problem.
-
-    With the key ``groups`` alone, there are no rules to replace.
-    """
-    from xds.model.problem import ChangesetRejectedError
-
+    wanted = _Wanted()
     found: dict[str, tuple[Resource, ...]] = {}
-    rules: dict[str, Any] = {}
+    problems: list[Problem] = []
     try:
         with progress_bar() as progress:
             for path in files:
-                resources_of, read = _read_one(path, group, progress)
-                rules |= read | {"groups": {**rules.get("groups", {}), **read.get("groups", {})}}
+                try:
+                    resources_of = _read_one(path, group, progress, wanted)
+                except ChangesetRejectedError as error:
+                    problems += error.problems
+                    continue
                 for name, resources in resources_of.items():
                     found[name] = (*found.get(name, ()), *resources)
-    except ChangesetRejectedError as error:
-        print_problems(error.problems, sys.stderr)
-        fail(f"{count(len(error.problems), 'problem')}, above; nothing was sent", code=1)
     except OSError as error:
         fail(f"--file: {error.filename}: {error.strerror}", code=EXIT_USAGE)
-    return found, rules
+    if problems:
+        fail(f"{count(len(problems), 'problem')}; nothing was sent", code=1, problems=problems)
+    wanted.changes = {
+        name: GroupChanges(upsert=resources, replace=prune) for name, resources in found.items() if resources or prune
+    }
+    return wanted
 
 
-def _read_one(path: Path, group: str, progress: Any) -> "tuple[Mapping[str, tuple[Resource, ...]], dict[str, Any]]":
-    from xds.model.groups import GroupTable
+def _read_one(path: Path, group: str, progress: Any, wanted: _Wanted) -> "dict[str, tuple[Resource, ...]]":
+    """Return the resources of a file or directory by group, and add the rules of a directory to ``wanted``."""
+    from xds.model.groups import DEFAULT_GROUP
     from xds.sources.directory import DirectoryReader
-    from xds.sources.groups_file import groups_json
     from xds.sources.inline import read_text
 
-    if path.is_dir():
-        changeset = DirectoryReader(path, progress=progress).read()
-        table = changeset.groups or GroupTable()
-        rules = groups_json(table)
-        if not (table.rules or table.external or table.deny_unmatched):
-            rules = {"groups": rules["groups"]}
-        named = {group if name == "default" else name: resources for name, resources in changeset.upserts.items()}
-        given = {name: resources for name, resources in named.items() if resources}
-        return given, rules
-    text = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    return {group: read_text(text, file="standard input" if str(path) == "-" else str(path))}, {}
+    if not path.is_dir():
+        text = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return {group: read_text(text, file="standard input" if str(path) == "-" else str(path))}
+    reader = DirectoryReader(path, progress=progress)
+    upserts = dict(reader.read().upserts)
+    assert reader.last is not None
+    if not upserts[DEFAULT_GROUP]:
+        del upserts[DEFAULT_GROUP]
+    if reader.last.tree.group_file is not None:
+        _add_rules(reader, upserts, wanted)
+    elif upserts.keys() - {DEFAULT_GROUP}:
+        wanted.creates_groups = True
+    return {group if name == DEFAULT_GROUP else name: resources for name, resources in upserts.items()}
+
+
+def _add_rules(reader: "DirectoryReader", groups: "Iterable[str]", wanted: _Wanted) -> None:
+    """Add what a directory's groups.yaml says: of every group of the directory, and the rules if it has any."""
+    from xds.model.groups import DEFAULT_GROUP, GroupTable
+    from xds.sources.groups_file import groups_json
+
+    assert reader.last is not None
+    assert reader.last.changeset is not None
+    table = reader.last.changeset.groups or GroupTable()
+    rules = groups_json(table)
+    named = {name: {} for name in groups if name != DEFAULT_GROUP} | rules.pop("groups")
+    wanted.rules["groups"] = wanted.rules.get("groups", {}) | named
+    if table.rules or table.external or table.deny_unmatched:
+        wanted.rules |= rules
 
 
 def delete(
-    type_name: Annotated[str, typer.Argument(metavar="TYPE", help="clusters, endpoints, …, or a type URL.")],
-    names: Annotated[list[str], typer.Argument(metavar="NAME…")],
+    resources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TYPE NAME|TYPE/NAME",
+            help="clusters, endpoints, …, or a type URL; and names.",
+            autocompletion=complete_resource,
+        ),
+    ],
     group: Group = "default",
     dry_run: DryRun = False,
     message: Message = "",
@@ -176,13 +183,20 @@ def delete(
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
-    """Remove resources of a group, all or none; what is not there is no error."""
+    """Remove resources of a group, all or none; what is not there is no error. See `xds groups delete` for groups."""
     from xds.client import About
 
     about = About(message=message, author=author, expected_revision=expected_revision, dry_run=dry_run)
-    remove = [(type_name, name) for name in names]
-    applied = talk(api, token_file, ca, lambda client: client.apply(remove=remove, group=group, about=about))
-    _print_applied({group: applied}, output, dry_run=dry_run)
+    try:
+        remove = targets_of(resources)
+    except WrongTargetError as error:
+        fail(str(error), code=EXIT_USAGE)
+    if nameless := [word for word, name in remove if not name]:
+        fail(f"{nameless[0]!r} has no name: write TYPE NAME…, or TYPE/NAME", code=EXIT_USAGE)
+    applied = talk(
+        api, token_file, ca, lambda client: client.apply(remove=remove, group=group, about=about), changes=True
+    )
+    print_applied(applied, output, groups=[group], dry_run=dry_run, unchanged="not there")
 
 
 def rollback(
@@ -206,27 +220,68 @@ def rollback(
         expected_revision=expected_revision,
         dry_run=dry_run,
     )
-    applied = talk(api, token_file, ca, lambda client: client.rollback(revision, group=group, about=about))
-    _print_applied({group: applied}, output, dry_run=dry_run)
+    applied = talk(
+        api, token_file, ca, lambda client: client.rollback(revision, group=group, about=about), changes=True
+    )
+    print_applied(applied, output, groups=[group], dry_run=dry_run)
 
 
-def _print_applied(applied: "Mapping[str, Applied]", output: str, *, dry_run: bool) -> None:
+def print_applied(
+    applied: "Applied",
+    output: str,
+    *,
+    groups: "Iterable[str]",
+    dry_run: bool,
+    unchanged: str = "as they were",
+    done: str = "changed",
+) -> None:
+    """Print the outcome of a change of ``groups``.
+
+    ``unchanged`` says what is true of resources that it left, ``done`` what it did with groups and rules.
+    """
+    by_group: dict[str, list[AppliedResource]] = {group: [] for group in groups}
+    for each in applied.resources:
+        by_group.setdefault(each.group, []).append(each)
     if output != "table":
-        print_as(output, [{"group": group, **_plain(asdict(each))} for group, each in applied.items()])
+        print_as(output, applied_json(applied, by_group, dry_run=dry_run))
         return
-    for group, each in applied.items():
-        said = "would change" if dry_run else "already made" if each.again else "changed"
-        for name in each.changed:
-            say(f"  {name.type}/{name.name}")
-        what = f"{len(each.changed)} {said}, {len(each.unchanged)} as they were"
-        say(f"{group}: revision {each.revision}, {what}")
+    if applied.again:
+        say(f"revision {applied.revision}: this change was made before, with the same id")
+        return
+    for group, resources in by_group.items():
+        for each in resources:
+            if each.change != "unchanged":
+                line, style = change_line(each.change, f"{each.name.type}/{each.name.name}")
+                say(f"  {line}", style=style)
+        kinds = [each.change for each in resources]
+        parts = [(kinds.count(kind), kind) for kind in SIGNS if kind != "unchanged"]
+        would = " would change:" if dry_run and len(kinds) > kinds.count("unchanged") else ""
+        said = counted([*parts, (kinds.count("unchanged"), unchanged)], none="no resources to change")
+        say(f"{group}: revision {applied.revision},{would} {said}")
+    if applied.rules_changed:
+        what = "groups and rules" if done == "changed" else " ".join(by_group)
+        say(f"{what} {'would be ' if dry_run else ''}{done}")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return value._asdict()
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value
+def applied_json(applied: "Applied", by_group: "dict[str, list[AppliedResource]]", *, dry_run: bool) -> dict[str, Any]:
+    """Return the outcome of a change as the commands that change something print it."""
+    return {
+        "revision": applied.revision,
+        "dry_run": dry_run,
+        "again": applied.again,
+        "rules_changed": applied.rules_changed,
+        "groups": [
+            {
+                "group": group,
+                "changed": [
+                    {"type": each.name.type, "name": each.name.name, "change": each.change}
+                    for each in resources
+                    if each.change != "unchanged"
+                ],
+                "unchanged": [
+                    {"type": each.name.type, "name": each.name.name} for each in resources if each.change == "unchanged"
+                ],
+            }
+            for group, resources in by_group.items()
+        ],
+    }

@@ -1,12 +1,14 @@
-"""``xds get``, ``diff``, ``history``, ``watch``, ``status`` and ``node``: read over the push API."""
+"""``xds get``, ``diff``, ``history``, ``show``, ``watch``, ``status`` and ``node``: read over the push API."""
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from xds.cli.completion import complete_group, complete_node, complete_resource
 from xds.cli.fields import Field, field_changes
-from xds.cli.output import fail, print_json, print_table, say, warn
+from xds.cli.output import EXIT_USAGE, change_line, count, counted, fail, print_json, print_table, say, warn
 from xds.cli.talk import (
     DEFAULT_API,
     EXIT_NOT_FOUND,
@@ -21,23 +23,45 @@ from xds.cli.talk import (
     print_as,
     talk,
 )
+from xds.cli.targets import Target, WrongTargetError, targets_of
 from xds.reporting.escaping import json_text
 
 if TYPE_CHECKING:
-    from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision
+    from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision, RevisionDetails
 
-GET_EPILOG = examples_of("xds get", "xds get clusters", "xds get clusters web -o yaml", "xds get -o json --revision 41")
+GET_EPILOG = examples_of(
+    "xds get",
+    "xds get clusters --all-groups",
+    "xds get clusters web api -o yaml",
+    "xds get cds/web eds/web --group canary",
+    "xds get -o json --revision 41",
+)
 DIFF_EPILOG = examples_of("xds diff 41", "xds diff 41 42 --group canary")
-HISTORY_EPILOG = examples_of("xds history --limit 20")
-WATCH_EPILOG = examples_of("xds watch", "xds watch --from 41 -o json | jq .revision")
+HISTORY_EPILOG = examples_of("xds history --limit 20", "xds history --group canary")
+SHOW_EPILOG = examples_of("xds show 42", "xds show 42 -o json | jq .differences")
+WATCH_EPILOG = examples_of("xds watch", "xds watch --group canary", "xds watch --from 41 -o json | jq .revision")
 STATUS_EPILOG = examples_of("xds status", "xds status --state rejected")
 NODE_EPILOG = examples_of("xds node sidecar-17", "xds node sidecar-17 -o json")
+GROUPS_SHOWN_MAX = 3
+"""Groups whose counts a line of the history has."""
+OnlyGroup = Annotated[
+    str,
+    typer.Option("--group", "-g", help="Only changes of this group's own resources.", autocompletion=complete_group),
+]
+Json = dict[str, Any]
 
 
 def get(
-    type_name: Annotated[str, typer.Argument(metavar="[TYPE]", help="clusters, endpoints, … Default: all.")] = "",
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="One resource.")] = "",
+    resources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TYPE[/NAME] [NAME]",
+            help="clusters, endpoints, …, also in the singular, as cds, eds, …, or as a type URL. Default: all.",
+            autocompletion=complete_resource,
+        ),
+    ] = None,
     group: Group = "default",
+    all_groups: Annotated[bool, typer.Option("--all-groups", "-A", help="Of every group.")] = False,
     revision: Annotated[int | None, typer.Option(min=0, help="As it was at that revision.")] = None,
     show_secrets: ShowSecrets = False,
     output: Output = "table",
@@ -45,37 +69,91 @@ def get(
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
-    """Print resources that a group has itself."""
-    if name:
-        one = talk(
-            api,
-            token_file,
-            ca,
-            lambda client: client.get(type_name, name, group=group, revision=revision),
-            redact=not show_secrets,
-        )
-        print_as("yaml" if output == "table" else output, one)
-        return
-    from xds.client import unwrapped
+    """Print resources that a group has itself: a table of their names, or with names the resources.
 
-    snapshot = talk(
-        api,
-        token_file,
-        ca,
-        lambda client: client.snapshot(group, revision=revision, type=type_name),
-        redact=not show_secrets,
-    )
+    With -o json or yaml, an object with group, revision, changed_at and resources for each group: a JSON document or a
+    YAML document each. `xds apply -f` takes it.
+    """
+    try:
+        targets = targets_of(resources or [])
+    except WrongTargetError as error:
+        fail(str(error), code=EXIT_USAGE)
+    names_resources = any(name for _, name in targets)
+
+    async def read(client: "Client") -> "tuple[list[Json], list[str]]":
+        found: list[Json] = []
+        missing: list[str] = []
+        groups = [each.name for each in await client.groups()] if all_groups else [group]
+        for each in groups:
+            if output == "table" and not names_resources:
+                found.append(await _names(client, each, targets, revision))
+            else:
+                found.append(await _resources(client, each, targets, revision, missing))
+        return found, missing
+
+    found, missing = talk(api, token_file, ca, read, redact=not show_secrets)
+    found_any = any(each["resources"] for each in found)
     if output != "table":
-        content = {"revision": snapshot.revision, "group": group, "resources": list(snapshot.resources)}
-        print_as(output, content)
-        return
-    rows = [_row(*unwrapped(each)) for each in snapshot.resources]
-    print_table(["type", "name"], rows)
-    say("", f"{group}: revision {snapshot.revision}, {len(rows):,} resources")
+        for each in found:
+            if not all_groups or each["resources"]:
+                _print_document(output, each, several=all_groups)
+    elif names_resources:
+        _print_resources(found)
+    else:
+        _print_names(found, all_groups=all_groups)
+    if missing and not (all_groups and found_any):
+        fail(*missing, code=EXIT_NOT_FOUND)
 
 
-def _row(message: dict[str, Any], around: dict[str, Any]) -> list[str]:
-    return [_short(message["@type"]), str(around.get("name") or message.get("name") or message.get("cluster_name", ""))]
+async def _names(client: "Client", group: str, targets: "list[Target]", revision: int | None) -> Json:
+    lists = [await client.list_resources(group, revision=revision, type=word) for word, _ in targets or [("", "")]]
+    rows = [(each.name.type, each.name.name, each.version) for found in lists for each in found.resources]
+    return {"group": group, "revision": lists[-1].revision, "resources": rows}
+
+
+async def _resources(
+    client: "Client", group: str, targets: "list[Target]", revision: int | None, missing: list[str]
+) -> Json:
+    """Return the resources of one group, and add the errors for those that it lacks to ``missing``."""
+    from xds.client import NotFoundError
+
+    about = await client.list_resources(group, revision=revision, limit=1)
+    content: Json = {"group": group, "revision": about.revision, "changed_at": about.changed_at, "resources": []}
+    for word, name in targets or [("", "")]:
+        if not name:
+            found = await client.snapshot(group, revision=revision, type=word)
+            content |= {"revision": found.revision, "changed_at": found.changed_at}
+            content["resources"] += found.resources
+            continue
+        try:
+            content["resources"].append(await client.get(word, name, group=group, revision=revision))
+        except NotFoundError as error:
+            missing.append(str(error))
+    return content
+
+
+def _print_document(output: str, content: Json, *, several: bool) -> None:
+    if several and output == "yaml":
+        say("---")
+    print_as(output, content)
+
+
+def _print_resources(found: list[Json]) -> None:
+    """Print resources as YAML documents, each below a comment with its group if there are several."""
+    shown = [(each["group"], resource) for each in found for resource in each["resources"]]
+    for group, resource in shown:
+        if len(shown) > 1:
+            say("---", *([f"# group {group}"] if len(found) > 1 else []))
+        print_as("yaml", resource)
+
+
+def _print_names(found: list[Json], *, all_groups: bool) -> None:
+    rows = [[*([each["group"]] if all_groups else []), *row] for each in found for row in each["resources"]]
+    print_table([*(["group"] if all_groups else []), "type", "name", "version"], rows)
+    where = count(len(found), "group") if all_groups else found[0]["group"]
+    say("", f"{where}: revision {found[-1]['revision'] if found else 0}, {count(len(rows), 'resource')}")
+    if not rows and not all_groups:
+        say("--group chooses another group, --all-groups shows all of them")
 
 
 def diff(
@@ -88,30 +166,41 @@ def diff(
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
-    """Print what a group's resources differ in between two revisions, field by field."""
+    """Print what a group's resources differ in between two revisions: + added, - removed, ~ changed, field by field."""
     found = talk(api, token_file, ca, lambda client: client.diff(before, after, group=group), redact=not show_secrets)
-    changes = [(each.name, _fields(each)) for each in found]
     if output != "table":
-        print_as(
-            output,
-            [
-                {"type": name.type, "name": name.name, "fields": [each.as_json() for each in fields]}
-                for name, fields in changes
-            ],
-        )
+        differences = [_difference_json(each) for each in found]
+        print_as(output, {"group": group, "from": before, "to": after, "differences": differences})
         return
-    for (name, fields), difference in zip(changes, found, strict=True):
-        sign, style = (
-            ("+", "green")
-            if difference.before is None
-            else ("-", "red")
-            if difference.after is None
-            else ("~", "yellow")
-        )
-        say(f"{sign} {name.type}/{name.name}", style=f"bold {style}")
-        for each in fields if sign == "~" else ():
-            _print_field(each)
-    say(f"{len(found):,} resources differ")
+    _print_differences(found)
+    say(f"{group}: {_totals(each.change for each in found)}")
+
+
+def _totals(changes: Iterable[str]) -> str:
+    """Return ``2 resources differ: 1 added, 1 changed``."""
+    listed = list(changes)
+    kinds = counted(((listed.count(kind), kind) for kind in ("added", "changed", "removed")), none="")
+    differ = f"{count(len(listed), 'resource')} {'differs' if len(listed) == 1 else 'differ'}"
+    return f"{differ}: {kinds}" if listed else "no resource differs"
+
+
+def _print_differences(found: "Iterable[Difference]", *, with_group: bool = False) -> None:
+    for each in found:
+        line, style = change_line(each.change, each.group if with_group else "", f"{each.name.type}/{each.name.name}")
+        say(line, style=style)
+        for field in _fields(each) if each.change == "changed" else ():
+            _print_field(field)
+
+
+def _difference_json(each: "Difference") -> Json:
+    fields = [field.as_json() for field in _fields(each)]
+    return {
+        "group": each.group,
+        "type": each.name.type,
+        "name": each.name.name,
+        "change": each.change,
+        "fields": fields,
+    }
 
 
 def _fields(difference: "Difference") -> list[Field]:
@@ -132,6 +221,7 @@ def _print_field(field: Field) -> None:
 
 
 def history(
+    group: OnlyGroup = "",
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="So many at most.")] = 20,
     before: Annotated[int | None, typer.Option(min=0, help="Only those before that revision.")] = None,
     output: Output = "table",
@@ -139,16 +229,65 @@ def history(
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
-    """Print the changes that are kept, newest first."""
-    found = talk(api, token_file, ca, lambda client: client.history(limit=limit, before=before))
+    """Print the changes that are kept, newest first: + added, ~ changed, - removed. `xds show REVISION` has details."""
+    found = talk(api, token_file, ca, lambda client: client.history(limit=limit, before=before, group=group))
     if output != "table":
-        print_as(output, [_revision_json(each) for each in found])
+        print_as(output, {"revisions": [_revision_json(each) for each in found]})
         return
-    rows = [[str(each.revision), _when(each.at), each.author, f"{each.operations:,}", each.message] for each in found]
-    print_table(["revision", "when", "author", "operations", "message"], rows, right=("revision", "operations"))
+    rows = [[str(each.revision), _when(each.at), each.author, _counts(each), each.message] for each in found]
+    print_table(["revision", "when", "author", "changes", "message"], rows, right=("revision",))
+
+
+def _counts(revision: "Revision") -> str:
+    """Return ``web +1 ~2, base -1``."""
+    parts = []
+    for each in revision.groups[:GROUPS_SHOWN_MAX]:
+        numbers = (("+", each.added), ("~", each.changed), ("-", each.removed))
+        parts.append(" ".join([each.group, *(f"{sign}{number:,}" for sign, number in numbers if number)]))
+    if len(revision.groups) > GROUPS_SHOWN_MAX:
+        parts.append(count(len(revision.groups) - GROUPS_SHOWN_MAX, "more group"))
+    return ", ".join([*parts, *(["rules"] if revision.rules_changed else [])])
+
+
+def show(
+    revision: Annotated[int, typer.Argument(min=1, help="The revision that the change made.")],
+    show_secrets: ShowSecrets = False,
+    output: Output = "table",
+    api: Api = DEFAULT_API,
+    token_file: TokenFile = None,
+    ca: ApiCa = None,
+) -> None:
+    """Print one change of the history in full: who made it and why, and what it changed, field by field."""
+    found = talk(api, token_file, ca, lambda client: client.show(revision), redact=not show_secrets)
+    rules = field_changes(found.rules_before or {}, found.rules_after or {})
+    if output != "table":
+        content = _revision_json(found.revision)
+        content["differences"] = [_difference_json(each) for each in found.differences]
+        content["rules"] = [each.as_json() for each in rules]
+        print_as(output, content)
+        return
+    _print_details(found, rules)
+
+
+def _print_details(found: "RevisionDetails", rules: list[Field]) -> None:
+    about = found.revision
+    say(
+        f"revision {about.revision}",
+        f"when      {_when(about.at)}",
+        f"author    {about.author}",
+        f"id        {about.id}",
+    )
+    say(f"message   {about.message}", "")
+    _print_differences(found.differences, with_group=True)
+    if about.rules_changed:
+        say(*change_line("changed", "groups and rules")[:1], style="yellow")
+        for each in rules:
+            _print_field(each)
+    say("", _totals(each.change for each in found.differences))
 
 
 def watch(
+    group: OnlyGroup = "",
     after: Annotated[int | None, typer.Option("--from", min=0, help="Begin after that revision. Default: now.")] = None,
     show_secrets: ShowSecrets = False,
     output: Output = "table",
@@ -156,12 +295,15 @@ def watch(
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
-    """Print every change as it is made, until interrupted; with -o json, one object a line."""
+    """Print every change as it is made, until interrupted: + added, - removed, ~ changed. With -o json, a line each."""
 
     async def follow(client: "Client") -> None:
-        begin = await client.revision() if after is None else after
+        if group:
+            await client.history(limit=1, group=group)  # raises NotFoundError for a misspelt group
+        begin = (await client.rules_at())[0] if after is None else after
         async for event in client.watch(begin):
-            _print_event(event, output)
+            if not group or any(each.group == group for each in event.operations):
+                _print_event(event, output)
 
     talk(api, token_file, ca, follow, redact=not show_secrets)
 
@@ -169,13 +311,21 @@ def watch(
 def _print_event(event: "Event", output: str) -> None:
     if output == "table":
         revision = event.revision
-        say(f"{revision.revision}  {_when(revision.at)}  {revision.author}  {revision.message}")
+        say("  ".join(filter(None, (str(revision.revision), _when(revision.at), revision.author, revision.message))))
         for each in event.operations:
-            sign = "-" if each.set is None else "+"
-            say(f"    {sign} {each.group}  {each.name.type}/{each.name.name}")
+            line, style = change_line(each.change, each.group, f"{each.name.type}/{each.name.name}")
+            say(f"    {line}", style=style)
+        if revision.rules_changed:
+            say("    ~ groups and rules", style="yellow")
     else:
         operations = [
-            {"group": each.group, "type": each.name.type, "name": each.name.name, "set": each.set}
+            {
+                "group": each.group,
+                "type": each.name.type,
+                "name": each.name.name,
+                "change": each.change,
+                "set": each.set,
+            }
             for each in event.operations
         ]
         content = {**_revision_json(event.revision), "operations": operations}
@@ -187,19 +337,24 @@ def _print_event(event: "Event", output: str) -> None:
 
 
 def status(
-    group: Annotated[str, typer.Option("--group", "-g", help="Only nodes of this group.")] = "",
-    state: Annotated[str, typer.Option(help="Only nodes that are synced, pending or rejected.")] = "",
+    group: Annotated[
+        str, typer.Option("--group", "-g", help="Only nodes of this group.", autocompletion=complete_group)
+    ] = "",
+    state: Annotated[
+        Literal["synced", "pending", "rejected"] | None, typer.Option(help="Only nodes in this state.")
+    ] = None,
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
     """Print how far each connected node is: what it has, accepted, rejected and waits for. At most 1,000 nodes."""
-    answer = talk(api, token_file, ca, lambda client: client.nodes(group=group, state=state))
+    answer = talk(api, token_file, ca, lambda client: client.nodes(group=group, state=state or ""))
     found = answer.nodes
     _warn_of_missing(answer)
+    states = {name: sum(each.state == name for each in found) for name in ("synced", "pending", "rejected")}
     if output != "table":
-        print_as(output, [_node_json(each) for each in found])
+        print_as(output, {**_nodes_json(answer), "states": states})
         return
     rows = [
         [
@@ -217,12 +372,11 @@ def status(
     ]
     columns = ["node", "group", "state", "revision", "sent", "acked", "nacked", "pending", "connected, s"]
     print_table(columns, rows, right=tuple(columns[3:]))
-    states = {name: sum(each.state == name for each in found) for name in ("synced", "pending", "rejected")}
     say("", ", ".join(f"{number:,} {name}" for name, number in states.items()))
 
 
 def node(
-    node_id: Annotated[str, typer.Argument(metavar="ID", help="The node's id.")],
+    node_id: Annotated[str, typer.Argument(metavar="ID", help="The node's id.", autocompletion=complete_node)],
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
@@ -237,7 +391,7 @@ def node(
     if not found:
         fail(f"no node {node_id!r} is connected", code=EXIT_NOT_FOUND)
     if output != "table":
-        print_as(output, [_node_json(each) for each in found])
+        print_as(output, _nodes_json(answer))
         return
     for each in found:
         where = f"cluster {each.cluster}, group {each.group}, revision {each.revision}"
@@ -260,6 +414,10 @@ def _warn_of_missing(answer: "Nodes") -> None:
         warn(f"the server serves, but {problem}")
 
 
+def _nodes_json(answer: "Nodes") -> Json:
+    return {"nodes": [_node_json(each) for each in answer.nodes], "missing_workers": list(answer.missing_workers)}
+
+
 def _node_json(node: "NodeProgress") -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -276,14 +434,10 @@ def _revision_json(revision: "Revision") -> dict[str, Any]:
         "message": revision.message,
         "at": revision.at.isoformat(),
         "operations": revision.operations,
+        "groups": [each._asdict() for each in revision.groups],
+        "rules_changed": revision.rules_changed,
     }
 
 
 def _when(at: datetime) -> str:
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _short(type_url: str) -> str:
-    from xds.model.types import short_name
-
-    return short_name(type_url)

@@ -1,13 +1,13 @@
 """Shared parts of the commands over the push API: server options, the client, output formats and exit codes."""
 
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 
-from xds.cli.output import EXIT_FAILED, EXIT_USAGE, fail, print_json, print_problems, print_yaml
+from xds.cli.completion import complete_group
+from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, fail, print_json, print_yaml, problem_lines
 
 if TYPE_CHECKING:
     from xds.client import Client, ClientError
@@ -18,9 +18,9 @@ EXIT_UNAVAILABLE = 5
 EXIT_UNKNOWN = 6
 
 CLIENT_EXIT_CODES = (
-    "Exit codes: 0 done; 1 rejected, every problem above; 2 a wrong option; 3 a conflict: the server is at another "
-    "revision; 4 no such group, resource or revision; 5 the server or its store is away; 6 it is not known whether the "
-    "change was made: try again with the --id that is told."
+    "Exit codes: 0 done; 1 rejected, every problem above; 2 a wrong option or argument; 3 a conflict: the group was "
+    "changed after --expected-revision; 4 no such group, resource or revision; 5 the server or its store is away; 6 it "
+    "is not known whether the change was made: try again with the --id that is told. With -o json, errors are JSON too."
 )
 
 _SERVER = "Server"
@@ -46,7 +46,7 @@ ApiCa = Annotated[
         metavar="FILE", envvar="XDS_PUSH_CA", help="CAs that sign the server's certificate.", rich_help_panel=_SERVER
     ),
 ]
-Group = Annotated[str, typer.Option("--group", "-g", help="The group of nodes.")]
+Group = Annotated[str, typer.Option("--group", "-g", help="The group of nodes.", autocompletion=complete_group)]
 Output = Annotated[Literal["table", "yaml", "json"], typer.Option("--output", "-o", help="How to print what is found.")]
 ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Print secrets too: mind where the output goes.")]
 DEFAULT_API = "127.0.0.1:18001"
@@ -66,8 +66,14 @@ def talk(
     work: "Callable[[Client], Awaitable[T]]",
     *,
     redact: bool = True,
+    changes: bool = False,
+    not_found_hint: str = "",
 ) -> T:
-    """Run ``work`` with a connected client and return its result; on an error, print it and exit with its code."""
+    """Run ``work`` with a connected client and return its result; on an error, print it and exit with its code.
+
+    ``changes`` says whether the work changes something on the server. ``not_found_hint`` is printed after the error
+    that a group, resource or revision does not exist.
+    """
     import asyncio
 
     from xds.client import Client, ClientError
@@ -90,14 +96,14 @@ def talk(
     try:
         return asyncio.run(run())
     except ClientError as error:
-        _fail(error, api)
+        _fail(error, api, changes=changes, not_found_hint=not_found_hint)
     except UnicodeEncodeError as error:  # an argument, or a variable such as USER, that is not UTF-8
         fail(f"{str(error.object)[:100]!a} is not text: it has bytes that are not UTF-8", code=EXIT_USAGE)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-def _fail(error: "ClientError", api: str) -> NoReturn:
+def _fail(error: "ClientError", api: str, *, changes: bool, not_found_hint: str) -> NoReturn:
     from xds.client import (
         ConflictError,
         NotFoundError,
@@ -108,15 +114,19 @@ def _fail(error: "ClientError", api: str) -> NoReturn:
     )
 
     match error:
-        case RejectedError(problems=problems) if problems:
-            print_problems(problems, sys.stderr)
-            fail(f"rejected, nothing was changed: {len(problems)} problem(s), above", code=EXIT_FAILED)
+        case RejectedError(problems=problems) if problems and changes:
+            found = count(len(problems), "problem")
+            fail(f"rejected, nothing was changed: {found}", code=EXIT_FAILED, problems=problems)
+        case RejectedError(problems=problems) if (
+            problems
+        ):  # a read has no content that could be wrong but its arguments
+            fail(*(line.strip() for line in problem_lines(problems)), code=EXIT_USAGE)
         case TokenError():
             fail(str(error), code=EXIT_USAGE)
         case ConflictError():
             fail(str(error), code=EXIT_CONFLICT)
         case NotFoundError():
-            fail(str(error), code=EXIT_NOT_FOUND)
+            fail(str(error), *([not_found_hint] if not_found_hint else []), code=EXIT_NOT_FOUND)
         case OutcomeUnknownError():
             fail(f"it is not known whether the change was made: {error}", code=EXIT_UNKNOWN)
         case UnavailableError():

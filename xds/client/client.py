@@ -1,7 +1,7 @@
 """A client of the gRPC push API."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +30,20 @@ from xds.client.results import (
     Difference,
     Event,
     Group,
+    GroupChanges,
     Json,
     Nodes,
+    ResourceList,
     Revision,
+    RevisionDetails,
     Snapshot,
     applied_of,
+    details_of,
     difference_of,
     event_of,
     group_of,
     json_of,
+    list_of,
     node_of,
     revision_of,
 )
@@ -54,6 +59,7 @@ CONNECT_S = 3.0
 KEEPALIVE_S, KEEPALIVE_TIMEOUT_S = 20.0, 20.0
 """Interval of keepalive pings during a call, and timeout of their answers, after which the call fails: the server is
 frozen or unreachable. The server allows such pings (``xds.api.grpc_api.PING_INTERVAL_MIN_S``)."""
+RULES_KEYS = ("groups", "rules", "unmatched", "external")
 MESSAGE_BYTES_MAX = 1024 * 1024 * 1024
 T = TypeVar("T")
 
@@ -67,10 +73,13 @@ class About:
     message: str = ""
     author: str = ""
     expected_revision: int | None = None
-    """If set, the change fails with ConflictError if the server is at another revision."""
+    """If set, the change fails with ConflictError if the groups that it concerns, or for rules the groups and rules,
+    changed after this revision."""
     version: str = ""
     """A version for the resources, instead of the hash of their content."""
     dry_run: bool = False
+    existing_groups_only: bool = False
+    """If set, a change that sets resources in a group that does not exist fails with NotFoundError."""
 
 
 class Client:
@@ -151,6 +160,25 @@ class Client:
         )
         return await self._change("Apply", request, about)
 
+    async def apply_groups(
+        self, groups: Mapping[str, GroupChanges], *, rules: Json | None = None, about: About | None = None
+    ) -> Applied:
+        """Change several groups, and parts of the rules, all or none, at one revision.
+
+        ``rules`` are parts of groups.yaml, as ``update_rules`` takes them; the groups that they name are created.
+        """
+        request = pb.GroupsChangeset()
+        for group, changes in groups.items():
+            request.groups.add(
+                group=group,
+                upsert=_anys(changes.upsert, group),
+                remove=[pb.ResourceName(type=word, name=name) for word, name in changes.remove],
+                replace=changes.replace,
+            )
+        if rules is not None:
+            request.rules.update(rules)
+        return await self._change("ApplyGroups", request, about)
+
     async def replace(
         self, resources: Iterable[ResourceLike], *, group: str = DEFAULT_GROUP, about: About | None = None
     ) -> Applied:
@@ -212,6 +240,7 @@ class Client:
                 expected_revision=about.expected_revision,
                 version=about.version,
                 dry_run=about.dry_run,
+                existing_groups_only=about.existing_groups_only,
             )
         )
         at_stake = "" if request.about.dry_run else change_id
@@ -257,7 +286,24 @@ class Client:
         """Return a group's own resources, now or at a revision."""
         request = pb.SnapshotRequest(group=group, revision=revision, type=type, secrets=self._secrets)
         found = await self._call("GetSnapshot", request, pb.Snapshot)
-        return Snapshot(found.revision, found.epoch, tuple(json_of(each) for each in found.resources))
+        resources = tuple(json_of(each) for each in found.resources)
+        return Snapshot(found.revision, found.epoch, resources, found.changed_at)
+
+    async def list_resources(
+        self,
+        group: str = DEFAULT_GROUP,
+        *,
+        revision: int | None = None,
+        type: str = "",  # noqa: A002
+        prefix: str = "",
+        limit: int = 0,
+    ) -> ResourceList:
+        """Return the names of a group's own resources, without their content: those that begin with ``prefix``.
+
+        With a ``limit`` other than 0, at most that many.
+        """
+        request = pb.ListResourcesRequest(group=group, revision=revision, type=type, prefix=prefix, limit=limit)
+        return list_of(await self._call("ListResources", request, pb.ResourceList))
 
     async def diff(self, before: int, after: int | None = None, *, group: str = DEFAULT_GROUP) -> list[Difference]:
         """Return the differences between two revisions of a group."""
@@ -266,10 +312,16 @@ class Client:
         found = await self._call("Diff", request, pb.Differences)
         return [difference_of(each) for each in found.differences]
 
-    async def history(self, *, limit: int = 100, before: int | None = None) -> list[Revision]:
-        """Return the newest changes, newest first."""
-        found = await self._call("History", pb.HistoryRequest(limit=limit, before=before), pb.Revisions)
+    async def history(self, *, limit: int = 100, before: int | None = None, group: str = "") -> list[Revision]:
+        """Return the newest changes, newest first; with a ``group``, only those of its own resources."""
+        request = pb.HistoryRequest(limit=limit, before=before, group=group)
+        found = await self._call("History", request, pb.Revisions)
         return [revision_of(each) for each in found.revisions]
+
+    async def show(self, revision: int) -> RevisionDetails:
+        """Return one change of the history in full. Raises NotFoundError."""
+        request = pb.RevisionRequest(revision=revision, secrets=self._secrets)
+        return details_of(await self._call("GetRevision", request, pb.RevisionDetails))
 
     async def find(self, change_id: str) -> int | None:
         """Return the revision of the change with this id, None if the history has no such change."""
@@ -301,7 +353,8 @@ class Client:
     async def rules_at(self) -> tuple[int, Json]:
         """Return the served revision, for ``About.expected_revision``, and the rules at that revision."""
         found = await self._call("GetRules", pb.GetRulesRequest(), pb.Rules)
-        return found.revision, json_format.MessageToDict(found.rules)
+        rules = json_format.MessageToDict(found.rules)
+        return found.revision, {key: rules[key] for key in sorted(rules, key=RULES_KEYS.index)}
 
     async def revision(self) -> int:
         """Return the served revision."""

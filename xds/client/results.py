@@ -1,13 +1,17 @@
 """The results of the push API's calls. Resources are dicts in Envoy's JSON form, with ``@type``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from google.protobuf import json_format
+
+from xds._generated import snapshots_pb2 as pb
 from xds.schema.ingest import ingest
 from xds.schema.show import to_json
 from xds.schema.wrapping import WRAPPER_URL
+from xds.sources.inline import ResourceLike
 
 Json = dict[str, Any]
 
@@ -19,17 +23,46 @@ class Name(NamedTuple):
     name: str
 
 
+class AppliedResource(NamedTuple):
+    """A resource of a group, and what a change did with it: ``added``, ``changed``, ``removed`` or ``unchanged``."""
+
+    group: str
+    name: Name
+    change: str
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """The outcome of a change."""
 
     revision: int
     """The revision at which the change is stored and served."""
-    changed: tuple[Name, ...]
-    unchanged: tuple[Name, ...]
-    """Requested resources that were in the requested state before."""
+    resources: tuple[AppliedResource, ...]
+    """All requested resources, also those that were in the requested state before."""
     again: bool
     """Whether a change with this id had been made before."""
+    rules_changed: bool = False
+    """Whether the change modified groups or rules: a group was created or deleted, extends another one, and so on."""
+
+    @property
+    def changed(self) -> tuple[Name, ...]:
+        """The resources that were added, changed or removed."""
+        return tuple(each.name for each in self.resources if each.change != "unchanged")
+
+    @property
+    def unchanged(self) -> tuple[Name, ...]:
+        """Requested resources that were in the requested state before."""
+        return tuple(each.name for each in self.resources if each.change == "unchanged")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupChanges:
+    """What to change in one group: resources to set and to remove. See ``Client.apply`` for their forms."""
+
+    upsert: Iterable[ResourceLike] = ()
+    remove: Iterable[tuple[str, str]] = ()
+    replace: bool = False
+    """Whether all other resources of the group are removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +73,25 @@ class Snapshot:
     epoch: str
     """Identifies the store's log; it changes with a restore from a backup."""
     resources: tuple[Json, ...]
+    changed_at: int = 0
+    """The revision at which the group last changed, or a later one after a restart of the server."""
+
+
+class ListedResource(NamedTuple):
+    """A resource without its content, and its version on the wire."""
+
+    name: Name
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceList:
+    """A group's own resources at a revision, without their content."""
+
+    revision: int
+    changed_at: int
+    """The revision at which the group last changed, or a later one after a restart of the server."""
+    resources: tuple[ListedResource, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +101,21 @@ class Difference:
     name: Name
     before: Json | None
     after: Json | None
+    group: str = ""
+
+    @property
+    def change(self) -> str:
+        """What was done with the resource: ``added``, ``changed`` or ``removed``."""
+        return "added" if self.before is None else "removed" if self.after is None else "changed"
+
+
+class GroupCounts(NamedTuple):
+    """How many resources of a group a change added, changed and removed."""
+
+    group: str
+    added: int
+    changed: int
+    removed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +129,20 @@ class Revision:
     at: datetime
     operations: int
     """Number of resources that were set or removed."""
+    groups: tuple[GroupCounts, ...] = ()
+    rules_changed: bool = False
+    """Whether the change modified groups or rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionDetails:
+    """A change of the history in full."""
+
+    revision: Revision
+    differences: tuple[Difference, ...]
+    rules_before: Json | None
+    """The groups and rules, as groups.yaml has them; None if the change left them."""
+    rules_after: Json | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +153,8 @@ class Operation:
     name: Name
     set: Json | None
     """The new resource, None if it was removed."""
+    change: str = "changed"
+    """``added``, ``changed`` or ``removed``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +175,8 @@ class Group:
     """Whether a directory manages the group."""
     resources: Mapping[str, int]
     """Number of the group's own resources of each type."""
+    revision: int = 0
+    """The revision at which the group last changed, or a later one after a restart of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,31 +238,69 @@ class Nodes:
 
 
 def applied_of(message: Any) -> Applied:
-    changed, unchanged = (tuple(map(name_of, part)) for part in (message.changed, message.unchanged))
-    return Applied(message.revision, changed, unchanged, message.again)
+    resources = tuple(
+        AppliedResource(each.group, name_of(each), _change_of(each.change))
+        for each in (*message.changed, *message.unchanged)
+    )
+    return Applied(message.revision, resources, message.again, message.rules_changed)
+
+
+def _change_of(kind: int) -> str:
+    return str(pb.ChangeKind.Name(cast("Any", kind))).lower()
 
 
 def revision_of(message: Any) -> Revision:
     at = datetime.fromtimestamp(message.at_ms / 1000, UTC)
-    return Revision(message.revision, message.id, message.author, message.message, at, message.operations)
+    groups = tuple(GroupCounts(each.group, each.added, each.changed, each.removed) for each in message.groups)
+    return Revision(
+        message.revision,
+        message.id,
+        message.author,
+        message.message,
+        at,
+        message.operations,
+        groups,
+        message.rules_changed,
+    )
+
+
+def details_of(message: Any) -> RevisionDetails:
+    before, after = (
+        json_format.MessageToDict(getattr(message, field)) if message.HasField(field) else None
+        for field in ("rules_before", "rules_after")
+    )
+    differences = tuple(map(difference_of, message.differences))
+    return RevisionDetails(revision_of(message.revision), differences, before, after)
+
+
+def list_of(message: Any) -> ResourceList:
+    resources = tuple(ListedResource(name_of(each), each.version) for each in message.resources)
+    return ResourceList(message.revision, message.changed_at, resources)
 
 
 def difference_of(message: Any) -> Difference:
     before = json_of(message.before) if message.HasField("before") else None
     after = json_of(message.after) if message.HasField("after") else None
-    return Difference(name_of(message.resource), before, after)
+    return Difference(name_of(message.resource), before, after, message.group)
 
 
 def event_of(message: Any) -> Event:
     operations = tuple(
-        Operation(each.group, name_of(each.resource), json_of(each.set) if each.HasField("set") else None)
+        Operation(
+            each.group,
+            name_of(each.resource),
+            json_of(each.set) if each.HasField("set") else None,
+            _change_of(each.change),
+        )
         for each in message.operations
     )
     return Event(revision_of(message.revision), operations)
 
 
 def group_of(message: Any) -> Group:
-    return Group(message.name, message.extends or None, message.kept, dict(message.resources))
+    return Group(
+        message.name, message.extends or None, message.kept, dict(sorted(message.resources.items())), message.revision
+    )
 
 
 def node_of(message: Any) -> NodeProgress:

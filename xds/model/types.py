@@ -37,6 +37,30 @@ SHORT_NAMES: dict[str, str] = {
 }
 """Short name, for operators, to type URL."""
 
+_DISCOVERY_SERVICES = {
+    "cds": CLUSTER,
+    "eds": ENDPOINTS,
+    "lds": LISTENER,
+    "rds": ROUTE,
+    "srds": SCOPED_ROUTE,
+    "vhds": VIRTUAL_HOST,
+    "sds": SECRET,
+    "rtds": RUNTIME,
+    "ecds": EXTENSION_CONFIG,
+    "leds": LOCALITY_ENDPOINTS,
+}
+_MESSAGES = {url.rpartition(".")[2].lower(): url for url in SHORT_NAMES.values()}
+ALIASES: dict[str, str] = {
+    **{short.removesuffix("s"): url for short, url in SHORT_NAMES.items()},
+    **_DISCOVERY_SERVICES,
+    **_MESSAGES,
+    "assignments": ENDPOINTS,
+    "assignment": ENDPOINTS,
+    "vhosts": VIRTUAL_HOST,
+    "vhost": VIRTUAL_HOST,
+}
+"""Further names of the types with a short name, in lower case: singular, discovery service, message."""
+
 _SHORT_OF = {type_url: short for short, type_url in SHORT_NAMES.items()}
 
 
@@ -46,7 +70,11 @@ def short_name(type_url: str) -> str:
 
 
 def type_url_of(word: str) -> str:
-    """Return the type URL for a short name, a message name or a type URL."""
-    if word in SHORT_NAMES:
-        return SHORT_NAMES[word]
+    """Return the type URL for a short name, an alias, a message name or a type URL.
+
+    Short names and aliases may have any case, and ``_`` in place of ``-``.
+    """
+    plain = word.lower().replace("_", "-")
+    if known := SHORT_NAMES.get(plain) or ALIASES.get(plain):
+        return known
     return word if word.startswith(TYPE_PREFIX) else TYPE_PREFIX + word

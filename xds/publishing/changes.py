@@ -31,7 +31,11 @@ class Change:
     author: str = ""
     message: str = ""
     expected_revision: int | None = None
-    """If set, the change is refused at any other revision."""
+    """If set, the change is refused if what it concerns changed after that revision: its groups; with an ``edit``, what
+    the edit concerns."""
+    creates_groups: bool = True
+    """Whether setting resources of a group that does not exist creates it. If not, the change is refused, unless its
+    ``edit`` creates the group."""
     dry_run: bool = False
     mergeable: bool = False
     """Allows the change to share a revision with others. The last of them that sets a resource wins."""
@@ -49,10 +53,22 @@ class Published:
     revision: int
     """The revision at which the change is served; for a dry run, the one it was tried at."""
     changed: tuple[Key, ...] = ()
+    """The resources that the change adds, changes and removes."""
     unchanged: tuple[Key, ...] = ()
     """Requested resources that were in the requested state before."""
+    added: frozenset[Key] = frozenset()
+    """Those of ``changed`` that did not exist before."""
+    removed: frozenset[Key] = frozenset()
+    """Those of ``changed`` that no longer exist."""
+    rules_changed: bool = False
+    """Whether the change modifies groups or rules: a group was created or deleted, extends another one, and so on."""
     again: bool = False
     """Whether a change with this id had been made before; ``revision`` is that change's."""
+
+
+def change_of(published: Published, key: Key) -> str:
+    """Return what was done with a resource of ``published.changed``: ``added``, ``changed`` or ``removed``."""
+    return "added" if key in published.added else "removed" if key in published.removed else "changed"
 
 
 class KeptElsewhereError(Exception):

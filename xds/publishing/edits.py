@@ -5,8 +5,10 @@ would remove the group of the first.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from itertools import islice
 from typing import Protocol
 
 from xds.model.catalog import Catalog
@@ -18,11 +20,18 @@ Explain = Callable[[Collection[str]], tuple[Problem, ...]]
 """Returns the problems of rules, with their places, given the names of the existing groups."""
 
 
-class UnknownGroupError(Exception):
-    """There is no group with that name."""
+RULES = ""
+"""Stands for the groups and rules among names of groups, in revisions."""
+_NAMES_COMPARED_MAX = 1_000
 
-    def __init__(self, group: str) -> None:
-        super().__init__(f"there is no group {group!r}")
+
+class UnknownGroupError(Exception):
+    """There is no group with that name. The message suggests similar names of ``known``."""
+
+    def __init__(self, group: str, known: Iterable[str] = (), hint: str = "") -> None:
+        close = get_close_matches(group, islice(known, _NAMES_COMPARED_MAX), n=2)
+        meant = f": did you mean {' or '.join(map(repr, close))}?" if close else ""
+        super().__init__(f"there is no group {group!r}{meant}{f' ({hint})' if hint else ''}")
         self.group = group
 
 
@@ -40,6 +49,11 @@ class Edit(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """The groups that the edit creates, whose names must be checked."""
+        ...
+
+    @property
+    def concerns(self) -> tuple[str, ...]:
+        """The groups, and ``RULES``, that the edit modifies: an expected revision applies to them."""
         ...
 
     @property
@@ -70,12 +84,16 @@ class PutGroup:
         return (self.group,)
 
     @property
+    def concerns(self) -> tuple[str, ...]:
+        return (self.group,)
+
+    @property
     def content(self) -> bytes:
         return _content("put group", self.group, self.extends)
 
     def on(self, head: Catalog) -> Edited:
         if self.extends is not None and self.extends not in head.snapshots:
-            raise UnknownGroupError(self.extends)
+            raise UnknownGroupError(self.extends, head.snapshots)
         table = head.table
         bases = {name: base for name, base in table.extends.items() if name != self.group}
         if self.extends is not None:
@@ -92,12 +110,16 @@ class DeleteGroup:
     names = ()
 
     @property
+    def concerns(self) -> tuple[str, ...]:
+        return (self.group,)
+
+    @property
     def content(self) -> bytes:
         return _content("delete group", self.group)
 
     def on(self, head: Catalog) -> Edited:
         if self.group not in head.snapshots:
-            raise UnknownGroupError(self.group)
+            raise UnknownGroupError(self.group, head.snapshots)
         table = head.table
         needed = [f"group {name} extends it" for name, base in table.extends.items() if base == self.group]
         needed += [
@@ -123,6 +145,7 @@ class PutRules:
     table: GroupTable
     explain: Explain = field(compare=False)
     by_directory = False
+    concerns = (RULES,)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -162,6 +185,11 @@ class UpdateRules:
     add_external: tuple[str, ...] = ()
     """Names to add to the external ones."""
     by_directory = False
+
+    @property
+    def concerns(self) -> tuple[str, ...]:
+        parts = self.rules, self.deny_unmatched, self.external, self.add_external or None
+        return (*self.names, *(() if all(part is None for part in parts) else (RULES,)))
 
     @property
     def content(self) -> bytes:

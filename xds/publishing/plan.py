@@ -1,6 +1,6 @@
 """Plan a change against the state that results once all earlier changes are committed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -12,7 +12,8 @@ from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.publishing.changes import Change, KeptElsewhereError, Published
 from xds.publishing.codec import Operations, changeset_of, encode_table
-from xds.publishing.edits import Edited, UnknownGroupError
+from xds.publishing.edits import RULES, Edited, UnknownGroupError
+from xds.publishing.group_revisions import names_changed
 from xds.store.entries import Entry, Key
 from xds.store.errors import ConflictError
 
@@ -27,16 +28,22 @@ class ChangePlan:
     """Reverts ``changeset`` on the head."""
     entry: Entry | None
     """None if there is nothing to commit."""
+    names: frozenset[str] = frozenset()
+    """The groups that change, and ``RULES``."""
 
 
-def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> ChangePlan:
+ChangedAt = Callable[[str], tuple[int, bool]]
+"""Returns the revision at which a group, or ``RULES``, last changed, or a later one; and whether it is exact."""
+
+
+def plan(change: Change, head: Catalog, changed_at: ChangedAt, *, entry_id: str, at_ms: int) -> ChangePlan:
     """Apply a change to ``head``, and return the plan.
 
     Raises ChangesetRejectedError, ConflictError, KeptElsewhereError and UnknownGroupError. Errors and dry runs leave
     ``head`` unchanged.
     """
-    if change.expected_revision is not None and change.expected_revision != head.revision:
-        raise ConflictError(change.expected_revision, head.revision)
+    if change.expected_revision is not None:
+        _check_revision(change, change.expected_revision, head.revision, changed_at)
     edited = None if change.edit is None else change.edit.on(head)
     whole = change if edited is None else replace(change, replace=(*change.replace, *edited.emptied))
     _check_kept(whole, edited, head.table)
@@ -46,15 +53,25 @@ def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> ChangeP
     unchanged = tuple(key for key in asked if key not in operations)
     _check_labels(asked, head)
     before = head.revision
+    added = frozenset(key for key, new in operations.items() if new is not None and _present(head, key) is None)
+    removed = frozenset(key for key, new in operations.items() if new is None)
     if not operations and table is None:
         published = Published(revision=before, unchanged=unchanged)
         return ChangePlan(published=published, changeset=Changeset(), undo=Changeset(), entry=None)
     changeset = changeset_of(operations, table, head)
+    names = names_changed(head.table, table) | {key.group for key in operations}
     undo = head.inverse(changeset)
     head.apply(changeset, revision=before + 1)
+    published = Published(
+        revision=before if change.dry_run else before + 1,
+        changed=tuple(operations),
+        unchanged=unchanged,
+        added=added,
+        removed=removed,
+        rules_changed=table is not None,
+    )
     if change.dry_run:
         head.apply(undo, revision=before)
-        published = Published(revision=before, changed=tuple(operations), unchanged=unchanged)
         return ChangePlan(published=published, changeset=changeset, undo=undo, entry=None)
     entry = Entry(
         id=entry_id,
@@ -64,9 +81,25 @@ def plan(change: Change, head: Catalog, *, entry_id: str, at_ms: int) -> ChangeP
         message=change.message,
         at_ms=at_ms,
         request=digest_of(change),
+        added=added,
     )
-    published = Published(revision=before + 1, changed=tuple(operations), unchanged=unchanged)
-    return ChangePlan(published=published, changeset=changeset, undo=undo, entry=entry)
+    return ChangePlan(published=published, changeset=changeset, undo=undo, entry=entry, names=names)
+
+
+def concerned(change: Change) -> frozenset[str]:
+    """Return the groups, and ``RULES``, whose revision an expected revision of the change is compared with."""
+    return change.groups | (frozenset() if change.edit is None else frozenset(change.edit.concerns))
+
+
+def _check_revision(change: Change, expected: int, revision: int, changed_at: ChangedAt) -> None:
+    """Raise ConflictError if what the change concerns changed after the expected revision, or that does not exist."""
+    if expected > revision:
+        raise ConflictError(expected, revision)
+    for name in sorted(concerned(change)):
+        at, is_exact = changed_at(name)
+        if at > expected:
+            what = "the groups and rules" if name == RULES else f"the group {name!r}"
+            raise ConflictError(expected, revision, what=what, changed_at=at if is_exact else None)
 
 
 def merged(changes: Iterable[Change]) -> Change:
@@ -146,11 +179,16 @@ def _table_after(change: Change, edited: Edited | None, head: Catalog) -> GroupT
     if edited is not None:
         missing = [group for group in missing if change.upserts.get(group)]
     for group in missing:
+        if not change.creates_groups and group not in head.snapshots:
+            raise UnknownGroupError(group, head.snapshots, _CREATE)
         if not change.upserts.get(group) and group not in change.replace:
-            raise UnknownGroupError(group)
+            raise UnknownGroupError(group, head.snapshots)
     if missing:
         table = replace(table, names=tuple(sorted({*table.names, *missing})))
     return None if table == head.table else table
+
+
+_CREATE = "this change creates no groups: create it first, or name it in the rules"
 
 
 def _check_kept(change: Change, edited: Edited | None, table: GroupTable) -> None:

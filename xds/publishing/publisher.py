@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from uuid import uuid4
 
 import structlog
@@ -27,8 +28,9 @@ from xds.publishing.batch import Planned, Verdict, Waiting, runs, without_twins
 from xds.publishing.changes import Change, KeptElsewhereError, Published, check
 from xds.publishing.codec import changeset_of_entry, changeset_of_state
 from xds.publishing.edits import UnknownGroupError
-from xds.publishing.plan import digest_of, merged, plan
-from xds.store.entries import State, Store, Stored
+from xds.publishing.group_revisions import GroupRevisions, names_changed
+from xds.publishing.plan import concerned, digest_of, merged, plan
+from xds.store.entries import Head, State, Store, Stored
 from xds.store.errors import (
     CompactedError,
     ConflictError,
@@ -42,6 +44,7 @@ from xds.store.errors import (
 log = structlog.get_logger("xds")
 WAITING_MAX = 10_000
 BATCH_MAX = 500
+HEADS_A_PAGE = 1_000
 PLANS_A_TURN = 20
 """Changes planned per turn of the event loop."""
 MERGE_S = 0.002
@@ -90,6 +93,7 @@ class Publisher:
         self._writing = False
         self._offset = 0
         self._epoch = ""
+        self._group_revisions = GroupRevisions()
         self.revision = 0
         self.stale_because = ""
         """Why the store can't be followed at present, "" if it can."""
@@ -173,6 +177,13 @@ class Publisher:
         """Return once the store's newest revision at the time of the call is served. Raises StoreError."""
         await self.served_at(await self.store.newest())
 
+    def group_revision(self, name: str) -> int:
+        """Return the served revision at which a group, or ``RULES``, last changed, or a later one after a restart.
+
+        A change that expects this revision or a later one is refused only if the group changes in between.
+        """
+        return self._group_revisions.of(name)
+
     # --- From the store ----------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
@@ -223,6 +234,8 @@ class Publisher:
         changeset = changeset_of_entry(stored, self._served) if planned is None else planned.plan.changeset
         if planned is None or stored.revision > self._head.revision:  # else it was planned on the head, which has it
             self._behind.append((stored.revision, changeset, False))
+        names = names_changed(self._served.table, changeset.groups) | {key.group for key in stored.entry.operations}
+        self._group_revisions.note(stored.revision, names)
         self._serve(changeset, stored.revision + self._offset)
         if not self._writing:
             self._catch_up()
@@ -235,6 +248,7 @@ class Publisher:
     def _take_whole(self, changeset: Changeset, revision: int, *, anew: bool = False) -> None:
         """Serve a whole state instead of single entries: at start, or after missing entries that were compacted."""
         self._behind.append((revision, changeset, anew))
+        self._group_revisions.begin(revision)
         self._serve(changeset, revision + self._offset)
         self._move_to(revision)
         self._accept_served()
@@ -311,6 +325,7 @@ class Publisher:
         is_newest = False
         while True:
             batch = await self._not_kept_yet([each for each in batch if not each.answer.done()])
+            await self._learn_revisions(batch)
             self._catch_up()
             planned, verdicts = await self._plan_all(batch)
             try:
@@ -407,6 +422,28 @@ class Publisher:
                 each.refuse(IdReusedError(each.change.id, found.revision))
         return others
 
+    async def _learn_revisions(self, batch: list[Waiting]) -> None:
+        """Read from the history, as far as it is kept, when groups last changed whose revision is expected."""
+        known = self._group_revisions
+        expected = [
+            each.change.expected_revision
+            for each in batch
+            if each.change.expected_revision is not None
+            and not all(known.is_known(name) for name in concerned(each.change))
+        ]
+        until = known.known_from
+        if not expected or min(expected) >= until:
+            return
+        oldest, _ = await self.store.kept()
+        since = at = max(min(expected), oldest)
+        heads: list[Head] = []
+        with suppress(CompactedError):  # meanwhile
+            while at < until and (page := await self.store.heads(at, min(HEADS_A_PAGE, until - at))):
+                heads += page
+                at = page[-1].revision
+        if at == until == known.known_from:  # else the whole state was read anew meanwhile
+            known.learn(heads, since)
+
     async def _plan_all(self, batch: list[Waiting]) -> tuple[list[Planned], list[Verdict]]:
         planned: list[Planned] = []
         verdicts: list[Verdict] = []
@@ -420,7 +457,13 @@ class Publisher:
         """Plan changes merged into one; if that is refused, plan them one by one."""
         change = together[0].change if len(together) == 1 else merged(each.change for each in together)
         try:
-            made = plan(change, self._head, entry_id=change.id or uuid4().hex, at_ms=time.time_ns() // 1_000_000)
+            made = plan(
+                change,
+                self._head,
+                lambda name: self._changed_at(name, planned),
+                entry_id=change.id or uuid4().hex,
+                at_ms=time.time_ns() // 1_000_000,
+            )
         except REFUSALS as error:
             if len(together) > 1:
                 for each in together:
@@ -432,6 +475,13 @@ class Publisher:
             verdicts += [Verdict(each, made.published, self._head.revision) for each in together]
         else:
             planned.append(Planned(made, together))
+
+    def _changed_at(self, name: str, planned: list[Planned]) -> tuple[int, bool]:
+        """Return the revision on the head at which a name last changed, and whether that is exact."""
+        for each in reversed([*self._planned, *planned]):
+            if name in each.plan.names:
+                return each.plan.published.revision, True
+        return self._group_revisions.of(name), self._group_revisions.is_known(name)
 
     def _catch_up(self) -> None:
         """Apply the entries of other writers to the head."""

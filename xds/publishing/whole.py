@@ -9,7 +9,7 @@ from xds.model.changeset import Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.publishing.changes import DIRECTORY, Change
 from xds.publishing.codec import encode_table
-from xds.publishing.edits import Edited
+from xds.publishing.edits import RULES, Edited
 from xds.store.entries import Store
 
 HEADS_MAX = 1_000
@@ -58,6 +58,7 @@ class _TakeDirectory:
     groups: tuple[str, ...]
     read: GroupTable
     by_directory = True
+    concerns = (RULES,)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +89,7 @@ class _TakeDirectory:
 @dataclass(frozen=True, slots=True)
 class _LeaveDirectory:
     by_directory = True
+    concerns = (RULES,)
     names = ()
     content = b"no directory"
 

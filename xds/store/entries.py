@@ -38,6 +38,8 @@ class Entry:
     """Unix milliseconds by the author's clock. Entries are ordered by revision only."""
     request: bytes = field(default=b"", compare=False)
     """Digest of the request, which may ask for more than the operations that had to be done."""
+    added: frozenset[Key] = field(default=frozenset(), compare=False)
+    """The operations that set a resource which did not exist before."""
 
     @property
     def size_bytes(self) -> int:
@@ -65,6 +67,15 @@ class Stored:
     entry: Entry
 
 
+class GroupCounts(NamedTuple):
+    """How many resources of a group an entry adds, changes and removes."""
+
+    group: str
+    added: int
+    changed: int
+    removed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """An entry's metadata, for lists. ``operations`` is their number."""
@@ -75,6 +86,10 @@ class Head:
     message: str
     at_ms: int
     operations: int
+    groups: tuple[GroupCounts, ...] = ()
+    """Counts for each group whose resources the entry sets or removes, in order of name."""
+    rules_changed: bool = False
+    """Whether the entry sets the groups and rules."""
 
 
 class FoundEntry(NamedTuple):
@@ -181,7 +196,29 @@ def replay(state: State, entries: Iterable[Stored]) -> State:
 def head_of(stored: Stored) -> Head:
     """Return an entry's metadata."""
     entry = stored.entry
-    return Head(stored.revision, entry.id, entry.author, entry.message, entry.at_ms, len(entry.operations))
+    return Head(
+        stored.revision,
+        entry.id,
+        entry.author,
+        entry.message,
+        entry.at_ms,
+        len(entry.operations),
+        counts_of(entry),
+        entry.groups is not None,
+    )
+
+
+def kind_in(entry: Entry, key: Key) -> str:
+    """Return what an entry does with a resource: ``added``, ``changed`` or ``removed``."""
+    return "removed" if entry.operations[key] is None else "added" if key in entry.added else "changed"
+
+
+def counts_of(entry: Entry) -> tuple[GroupCounts, ...]:
+    """Return how many resources of each group an entry adds, changes and removes."""
+    counts: dict[str, list[int]] = {}
+    for key, encoded in entry.operations.items():
+        counts.setdefault(key.group, [0, 0, 0])[2 if encoded is None else 0 if key in entry.added else 1] += 1
+    return tuple(GroupCounts(group, *numbers) for group, numbers in sorted(counts.items()))
 
 
 def check(entry: Entry) -> None:

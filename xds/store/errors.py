@@ -6,10 +6,19 @@ class StoreError(Exception):
 
 
 class ConflictError(StoreError):
-    """The store is not at the expected revision; ``revision`` is its present one."""
+    """The store is not at the expected revision, or ``what`` changed after it; ``revision`` is the store's present one.
 
-    def __init__(self, expected: int, revision: int) -> None:
-        super().__init__(f"expected revision {expected}, but the store is at {revision}: read it again and retry")
+    ``changed_at`` is None if the history does not go back far enough to tell when ``what`` changed.
+    """
+
+    def __init__(self, expected: int, revision: int, *, what: str = "", changed_at: int | None = None) -> None:
+        if not what:
+            why = f"the store is at {revision}"
+        elif changed_at is None:
+            why = f"whether {what} changed since can't be told: the history does not go back to it"
+        else:
+            why = f"{what} changed at revision {changed_at}"
+        super().__init__(f"expected revision {expected}, but {why}: read it again and retry")
         self.revision = revision
 
 

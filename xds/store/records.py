@@ -21,7 +21,9 @@ def encode_batch(entries: Sequence[Entry], first_revision: int) -> bytes:
             message=entry.message,
             at_ms=entry.at_ms,
             groups=entry.groups,
-            operations=[_operation(key, encoded) for key, encoded in entry.operations.items()],
+            operations=[
+                _operation(key, encoded, added=key in entry.added) for key, encoded in entry.operations.items()
+            ],
         )
     return bytes(batch.SerializeToString())
 
@@ -45,6 +47,7 @@ def _entry(message: Any) -> Entry:
         message=message.message,
         at_ms=message.at_ms,
         request=message.digest,
+        added=frozenset(Key(each.group, each.type_url, each.name) for each in message.operations if each.added),
     )
 
 
@@ -66,5 +69,5 @@ def pieces_of(data: bytes) -> list[bytes]:
     return [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
 
 
-def _operation(key: Key, encoded: bytes | None) -> Any:
-    return pb.Operation(group=key.group, type_url=key.type_url, name=key.name, encoded=encoded)
+def _operation(key: Key, encoded: bytes | None, *, added: bool = False) -> Any:
+    return pb.Operation(group=key.group, type_url=key.type_url, name=key.name, encoded=encoded, added=added)

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from xds.process.background import Background
 from xds.store.database_file import open_database, store_error
-from xds.store.entries import Entry, FoundEntry, Head, Key, State, Store, Stored, check, must_be_kept
+from xds.store.entries import Entry, FoundEntry, GroupCounts, Head, Key, State, Store, Stored, check, must_be_kept
 from xds.store.errors import (
     ConflictError,
     IdReusedError,
@@ -306,12 +306,25 @@ def _heads(database: sqlite3.Connection, after: int, limit: int) -> list[Head]:
     newest, oldest, _ = _present(database)
     must_be_kept(after, oldest=oldest, newest=newest)
     rows = database.execute(
-        "SELECT revision, id, author, message, at_ms,"
-        " (SELECT count(*) FROM operations WHERE operations.revision = entries.revision)"
+        "SELECT revision, id, author, message, at_ms, rules IS NOT NULL"
         " FROM entries WHERE revision > ? ORDER BY revision LIMIT ?",
         (after, limit),
-    )
-    return [Head(*row) for row in rows]
+    ).fetchall()
+    counts: dict[int, list[GroupCounts]] = {}
+    for revision, *numbers in database.execute(
+        "SELECT revision, scope, sum(before IS NULL AND encoded IS NOT NULL),"
+        " sum(before IS NOT NULL AND encoded IS NOT NULL), sum(encoded IS NULL)"
+        " FROM operations WHERE revision > ? AND revision <= ? GROUP BY revision, scope ORDER BY revision, scope",
+        (after, rows[-1][0] if rows else after),
+    ):
+        counts.setdefault(revision, []).append(GroupCounts(*numbers))
+    return [_head(row, tuple(counts.get(row[0], ()))) for row in rows]
+
+
+def _head(row: tuple[Any, ...], counts: tuple[GroupCounts, ...]) -> Head:
+    revision, entry_id, author, message, at_ms, has_rules = row
+    operations = sum(each.added + each.changed + each.removed for each in counts)
+    return Head(revision, entry_id, author, message, at_ms, operations, counts, bool(has_rules))
 
 
 def _state(database: sqlite3.Connection, revision: int | None) -> State:
@@ -344,7 +357,7 @@ def _entries(database: sqlite3.Connection, after: int, limit: int) -> list[Store
             revision,
             Entry(
                 id=entry_id,
-                operations=_operations(database, revision),
+                **_operations(database, revision),
                 groups=rules,
                 author=author,
                 message=message,
@@ -356,9 +369,17 @@ def _entries(database: sqlite3.Connection, after: int, limit: int) -> list[Store
     ]
 
 
-def _operations(database: sqlite3.Connection, revision: int) -> dict[Key, bytes | None]:
-    query = "SELECT scope, type_url, name, encoded FROM operations WHERE revision = ? ORDER BY position"
-    return {Key(*row[:3]): row[3] for row in database.execute(query, (revision,))}
+def _operations(database: sqlite3.Connection, revision: int) -> dict[str, Any]:
+    """Return ``operations`` and ``added`` of an entry."""
+    query = (
+        "SELECT scope, type_url, name, encoded, before IS NULL AND encoded IS NOT NULL"
+        " FROM operations WHERE revision = ? ORDER BY position"
+    )
+    rows = database.execute(query, (revision,)).fetchall()
+    return {
+        "operations": {Key(*row[:3]): row[3] for row in rows},
+        "added": frozenset(Key(*row[:3]) for row in rows if row[4]),
+    }
 
 
 def _forget(database: sqlite3.Connection, revision: int) -> int:
