@@ -415,7 +415,11 @@ def _warn_of_missing(answer: "Nodes") -> None:
 
 
 def _nodes_json(answer: "Nodes") -> Json:
-    return {"nodes": [_node_json(each) for each in answer.nodes], "missing_workers": list(answer.missing_workers)}
+    return {
+        "nodes": [_node_json(each) for each in answer.nodes],
+        "missing_workers": list(answer.missing_workers),
+        "problems": list(answer.problems),
+    }
 
 
 def _node_json(node: "NodeProgress") -> dict[str, Any]:

@@ -49,7 +49,8 @@ _DISCOVERY_SERVICES = {
     "ecds": EXTENSION_CONFIG,
     "leds": LOCALITY_ENDPOINTS,
 }
-_MESSAGES = {url.rpartition(".")[2].lower(): url for url in SHORT_NAMES.values()}
+_MESSAGES = {url.rpartition(".")[2].lower(): url for url in reversed(SHORT_NAMES.values())}
+"""Of several messages with one name, the first type's."""
 ALIASES: dict[str, str] = {
     **{short.removesuffix("s"): url for short, url in SHORT_NAMES.items()},
     **_DISCOVERY_SERVICES,
