@@ -87,6 +87,7 @@ PACKAGED_FILES = ("schema", "importlib.resources")
 """The only pure part that reads a file, the packaged descriptors, and the module that it imports for that."""
 
 THIRD_PARTY: dict[str, set[str]] = {
+    "cryptography": {"schema"},
     "fastapi": {"api"},
     "google": {"protocol", "schema", "transport", "api", "fleet", "client", "store"},
     "grpc": {"transport", "api", "client", "store"},
@@ -96,6 +97,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "immutables": {"model", "protocol", "fleet"},
     "matplotlib": {"fleet"},
     "prometheus_client": {"api"},
+    "re2": {"schema"},
     "pydantic": {"config", "connection_settings", "cli", "api"},
     "pydantic_core": {"cli"},
     "pydantic_settings": {"config", "cli"},

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
-from support.resources import CLUSTER, ENDPOINTS, assignment, cluster, keyed_cluster, secret
+from support.resources import CLUSTER, DEMO_CERT, DEMO_KEY, ENDPOINTS, assignment, cluster, keyed_cluster, secret
 from support.wire import DeltaClient
 
 from xds.api.csds import SERVICE
@@ -19,7 +19,7 @@ SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 @pytest.fixture
 async def control_plane() -> AsyncIterator[ControlPlane]:
     serving = ControlPlane(Settings(listen="127.0.0.1:0", admin="off", csds=True))
-    serving.apply(upsert=[cluster("a"), assignment("a", 8081), secret("s", "certificate", "key")])
+    serving.apply(upsert=[cluster("a"), assignment("a", 8081), secret("s", DEMO_CERT, DEMO_KEY)])
     async with serving:
         yield serving
 

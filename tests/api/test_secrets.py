@@ -21,7 +21,7 @@ XDS = Path(sys.executable).parent / "xds"
 MARK = "hush-hush"
 IN_BASE64 = b64encode(MARK.encode()).decode()
 GENERIC = {"@type": r.SECRET, "name": "t", "generic_secret": {"secret": {"inline_bytes": IN_BASE64}}}
-RESOURCES = [r.secret("s", "public", MARK), GENERIC, r.keyed_cluster("keyed", MARK)]
+RESOURCES = [r.secret("s", r.DEMO_CERT, f"{MARK}\n{r.DEMO_KEY}"), GENERIC, r.keyed_cluster("keyed", MARK)]
 NAMES = [("secrets", "s"), ("secrets", "t"), ("clusters", "keyed")]
 SERVICE = "/xds_control_plane.api.v1.Snapshots/"
 FORMS = ("application/json", "application/yaml", "application/x-protobuf", "text/html, application/x-protobuf;q=0.1")

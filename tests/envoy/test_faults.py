@@ -140,7 +140,9 @@ async def test_a_listener_that_clashes_stops_nothing_else(form):
 async def test_a_route_that_envoy_rejects_stops_nothing_else(form):
     more = [r.route("r2", "a"), r.listener("l2", 0, "r2")]
     async with scene(form, *more) as at:
-        at.apply(r.route("r1", "a", routes=[{"match": {"safe_regex": {"regex": "("}}, "route": {"cluster": "a"}}]))
+        at.apply(
+            r.route("r1", "a", routes=[{"match": {"safe_regex": {"regex": "a{1000}"}}, "route": {"cluster": "a"}}])
+        )
         await at.wait_nack()
         at.apply(r.cluster("b"), r.assignment("b", at.ports["b"]))
         await at.envoy.wait_names("clusters", {"a", "b"})
@@ -152,10 +154,13 @@ async def test_a_route_that_envoy_rejects_stops_nothing_else(form):
         await wait_answer(at.envoy, "b", before="a")
 
 
+TWO_CATEGORIES = [{"category": name, "drop_percentage": {"numerator": 1}} for name in "xy"]
+
+
 @BOTH
 async def test_endpoints_that_envoy_rejects_leave_the_old_ones_in_use(form):
     async with scene(form) as at:
-        at.apply(r.assignment("a", at.ports["b"], hosts=["no.such.host.invalid"]))
+        at.apply(r.assignment("a", at.ports["b"]) | {"policy": {"drop_overloads": TWO_CATEGORIES}})
         await at.wait_nack()
         assert await answer(at.envoy) == "a"
         at.apply(r.cluster("b"), r.assignment("b", at.ports["b"]))
@@ -173,8 +178,8 @@ async def test_a_certificate_that_envoy_rejects_leaves_the_old_one_in_use(form, 
     more = [r.listener("tls", 0, "r1", tls=r.downstream_tls("s1")), r.secret("s1", pair.cert_text, pair.key_text)]
     async with scene(form, *more) as at:
         context, port = authority.client_context(), await at.envoy.listener_port("tls")
-        other = authority.server("other")
-        at.apply(r.secret("s1", pair.cert_text, other.key_text))
+        other, weak = authority.server("other"), authority.server("weak", weak=True)
+        at.apply(r.secret("s1", weak.cert_text, weak.key_text))
         await at.wait_nack()
         assert (await fetch(port, tls=context)).text == "a"
         at.apply(r.cluster("b"), r.assignment("b", at.ports["b"]))

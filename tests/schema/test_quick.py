@@ -29,7 +29,7 @@ ITEMS = [
     r.route("r", "eds"),
     r.listener("l", 1, "r"),
     r.tcp_listener("t", 1, "eds"),
-    r.secret("s", "cert", "key"),
+    r.secret("s", r.DEMO_CERT, r.DEMO_KEY),
     r.runtime("x", {"a": 1, "b": [1, {"c": True}]}),
     r.scoped_route("sr", "r", "key"),
     HOST,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+from support import resources as r
 
 from xds.model import types
 from xds.model.problem import Problem
@@ -115,7 +116,7 @@ def test_what_is_not_secret_stays_as_it_is_and_costs_no_copy() -> None:
         "@type": types.SECRET,
         "name": "s",
         "tls_certificate": {
-            "certificate_chain": {"inline_string": "public"},
+            "certificate_chain": {"inline_string": r.DEMO_CERT},
             "private_key": {"filename": "/k"},
             "password": {"environment_variable": "PASSWORD"},
         },
@@ -156,7 +157,7 @@ def test_bytes_as_a_value_are_hidden_and_spelt_as_a_placeholder() -> None:
 
 def test_a_placeholder_beside_a_secret_that_is_there_is_told_with_its_place(rejected: Rejected) -> None:
     pair = {
-        "private_key": {"inline_string": "real"},
+        "private_key": {"inline_string": r.DEMO_KEY},
         "password": {"inline_string": "[redacted]"},
         "certificate_chain": {"filename": "/c"},
     }

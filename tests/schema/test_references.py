@@ -297,6 +297,9 @@ def test_services_of_filters_refer_to_their_clusters() -> None:
         "providers": {"p": {"remote_jwks": {"http_uri": {"uri": "https://a/b", "cluster": "jwks", "timeout": "1s"}}}},
     }
     filters = [{"name": "authz", "typed_config": authz}, {"name": "jwt", "typed_config": jwt}]
+    filters.append(
+        {"name": "router", "typed_config": {"@type": PREFIX + "envoy.extensions.filters.http.router.v3.Router"}}
+    )
 
     assert listener(hcm(route_config={}, http_filters=filters)) == [
         ("clusters", "authz", f"{HCM_FIELD}.http_filters[0].typed_config.grpc_service.envoy_grpc.cluster_name"),
@@ -423,7 +426,9 @@ def test_names_that_are_keys_of_a_map_are_references() -> None:
         "cluster_min_healthy_percentages": {"b": {"value": 50}, "a": {"value": 10}},
     }
 
-    assert listener(hcm(route_config={}, http_filters=[{"name": "check", "typed_config": check}])) == [
+    router = {"name": "router", "typed_config": {"@type": PREFIX + "envoy.extensions.filters.http.router.v3.Router"}}
+    filters = [{"name": "check", "typed_config": check}, router]
+    assert listener(hcm(route_config={}, http_filters=filters)) == [
         ("clusters", name, f'{HCM_FIELD}.http_filters[0].typed_config.cluster_min_healthy_percentages["{name}"]')
         for name in ("a", "b")
     ]

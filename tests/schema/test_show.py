@@ -1,9 +1,11 @@
 """A shown resource is the one that was pushed, without its secrets."""
 
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support import resources as r
 
 from xds.model import types
 from xds.model.problem import Problem
@@ -49,14 +51,14 @@ def test_resource_is_shown_as_it_was_given() -> None:
         (
             {
                 "tls_certificate": {
-                    "certificate_chain": {"inline_string": "public"},
-                    "private_key": {"inline_bytes": "c2VjcmV0"},
+                    "certificate_chain": {"inline_string": r.DEMO_CERT},
+                    "private_key": {"inline_bytes": b64encode(r.DEMO_KEY.encode()).decode()},
                     "password": {"inline_string": "secret"},
                 }
             },
             {
                 "tls_certificate": {
-                    "certificate_chain": {"inline_string": "public"},
+                    "certificate_chain": {"inline_string": r.DEMO_CERT},
                     "private_key": {"inline_bytes": HIDDEN},
                     "password": {"inline_string": HIDDEN},
                 }
@@ -108,7 +110,7 @@ def test_secret_is_hidden_unless_asked_for(value: dict[str, Any], shown: dict[st
 def test_secret_inside_a_typed_config_is_hidden() -> None:
     context = {
         "@type": PREFIX + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        "common_tls_context": {"tls_certificates": [{"private_key": {"inline_string": "secret"}}]},
+        "common_tls_context": {"tls_certificates": [{"private_key": {"inline_string": f"secret\n{r.DEMO_KEY}"}}]},
     }
     value = {"@type": types.CLUSTER, "name": "a", "transport_socket": {"name": "tls", "typed_config": context}}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ONE_DAY = datetime.timedelta(days=1)
@@ -73,9 +73,13 @@ class Authority:
         ips: Sequence[str] = (),
         uris: Sequence[str] = (),
         days: int = 30,
+        weak: bool = False,
     ) -> Pair:
-        """Sign a certificate with common name ``name``, for server and client; negative ``days`` make it expired."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        """Sign a certificate with common name ``name``, for server and client.
+
+        Negative ``days`` make it expired; a weak one has an RSA key of 1024 bits, which Envoy refuses.
+        """
+        key = rsa.generate_private_key(65537, 1024) if weak else ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(text) for text in dns]
         names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ips]
         names += [x509.UniformResourceIdentifier(text) for text in uris]
@@ -88,9 +92,9 @@ class Authority:
         cert = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         return self._written(name, cert, _key_pem(key))
 
-    def server(self, name: str = "server") -> Pair:
+    def server(self, name: str = "server", *, weak: bool = False) -> Pair:
         """Sign a server certificate for localhost, 127.0.0.1 and ::1."""
-        return self.issue(name, dns=["localhost", name], ips=["127.0.0.1", "::1"])
+        return self.issue(name, dns=["localhost", name], ips=["127.0.0.1", "::1"], weak=weak)
 
     def client(self, name: str = "client", *, spiffe: str | None = None) -> Pair:
         """Sign a client certificate, with a SPIFFE id as its URI if one is given."""
@@ -116,7 +120,7 @@ def _x509_name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _key_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -125,8 +129,8 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    issuer_key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
+    issuer_key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
     *,
     days: int,
 ) -> x509.CertificateBuilder:

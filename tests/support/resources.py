@@ -13,6 +13,10 @@ from typing import Any
 
 Json = dict[str, Any]
 
+_DEMO = Path(__file__).parents[2] / "snapshots" / "tls"
+DEMO_CERT, DEMO_KEY = (_DEMO / "demo-cert.pem").read_text(), (_DEMO / "demo-key.pem").read_text()
+"""A certificate and its private key, as PEM text."""
+
 TYPE = "type.googleapis.com/"
 CLUSTER = TYPE + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -249,10 +253,12 @@ def secret(name: str, cert: str, key: str) -> Json:
 
 
 def keyed_cluster(name: str, key: str) -> Json:
-    """Return a cluster whose client certificate has its private key inline, twice: as text and as bytes."""
+    """Return a cluster whose client certificate has a key with ``key`` before it, twice: as text and as bytes."""
+    text = f"{key}\n{DEMO_KEY}"
+    chain = {"certificate_chain": {"inline_string": DEMO_CERT}}
     pairs = [
-        {"private_key": {"inline_string": key}},
-        {"private_key": {"inline_bytes": b64encode(key.encode()).decode()}},
+        chain | {"private_key": {"inline_string": text}},
+        chain | {"private_key": {"inline_bytes": b64encode(text.encode()).decode()}},
     ]
     context = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",

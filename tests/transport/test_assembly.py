@@ -4,7 +4,7 @@ import asyncio
 from typing import cast
 
 import pytest
-from support.resources import secret
+from support.native_server import secret
 from support.transports import settings_on
 from support.waiting import stays
 from support.wire import DeltaClient
@@ -128,10 +128,10 @@ async def test_memory_is_given_back_once_a_large_response_is_forgotten(monkeypat
     returned = asyncio.Event()
     monkeypatch.setattr(streams, "return_holes", returned.set)
     async with ControlPlane(settings_on("native")) as control_plane, DeltaClient(str(control_plane.address)) as client:
-        control_plane.apply(upsert=[secret("x", "a" * EMPTIED_BYTES_MIN, "")])
+        control_plane.apply(upsert=[secret("x", EMPTIED_BYTES_MIN, "a")])
         await client.subscribe(SECRET, "x")
         while "x" not in (await client.take()).names:
             pass
         await stays(returned.is_set, equals=False, for_s=1.0 + 3 * native.REST_S)
-        control_plane.apply(upsert=[secret("x", "b" * EMPTIED_BYTES_MIN, "")])
+        control_plane.apply(upsert=[secret("x", EMPTIED_BYTES_MIN, "b")])
         await asyncio.wait_for(returned.wait(), 5)

@@ -14,7 +14,7 @@ from xds.schema.diagnose import is_base64, suppressed
 from xds.schema.names import NAMED_INSIDE, make_name_canonical, name_field, name_inside
 from xds.schema.parcel import Parcel, Unpacker
 from xds.schema.paths import Finding, Path, dotted, locate, path_of, value_at
-from xds.schema.plan import CHECK, REFERENCES, Plans
+from xds.schema.plan import Plans, mode_of
 from xds.schema.pool import load_schema
 from xds.schema.redact import REDACTED_BYTES, find_placeholders
 from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
@@ -158,7 +158,7 @@ def _content(parcel: Parcel, type_url: str, found: Findings) -> tuple[bytes | No
         found.problems += refused
         return None, _name_written(parcel, type_url)
     make_name_canonical(message, type_url)
-    value = plans.canonical(message, CHECK | REFERENCES, None, found)
+    value = plans.canonical(message, mode_of(parcel.full_name), None, found)
     if REDACTED_BYTES in value and not found.allow_redacted:
         find_placeholders(plans.schema, message, found)
     if parcel.json is not None:

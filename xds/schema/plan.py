@@ -17,12 +17,18 @@ from xds.schema.memo import CACHED_TYPES, Visit, cached_visit
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.reference_table import BOOTSTRAP_ONLY
 from xds.schema.references import Extractor, extractor_of, has_references, write_canonical
+from xds.schema.semantics.registry import EDS_RULES, RULES, Rule
 
-CHECK, REFERENCES = 1, 2
-"""Bits of a walk's mode: check rules, collect references. Typed configs are made canonical in every mode."""
+CHECK, REFERENCES, EDS = 1, 2, 4
+"""Bits of a walk's mode: check rules; collect references; the resource is one of EDS, which has rules of its own.
+
+Typed configs are made canonical in every mode.
+"""
 
 OPAQUE = "/" + pool.BYTES_VALUE
 """Appended by ``diagnose`` to an unknown type URL that is allowed; the value is then a BytesValue."""
+
+_ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 
 TYPED_CONFIG_STEPS_MAX = 100
 """Maximum keys and indexes above a typed config. protobuf limits only the depth within each typed config."""
@@ -31,12 +37,13 @@ TYPED_CONFIG_STEPS_MAX = 100
 class MessagePlan:
     """The walk over one message type in one mode."""
 
-    __slots__ = ("_extract", "_fields", "_full", "_missing", "_mode", "_plans", "descriptor")
+    __slots__ = ("_extract", "_fields", "_full", "_missing", "_mode", "_plans", "_rule", "descriptor")
 
     def __init__(self, plans: "Plans", descriptor: Descriptor, mode: int) -> None:
         self._plans = plans
         self._mode = mode
         self._extract: Extractor | None = None
+        self._rule: Rule | None = None
         self._fields: dict[int, tuple[int, str, Visit | None]] | None = None
         self._missing: tuple[tuple[int, str, str], ...] = ()
         self._full = 0
@@ -61,6 +68,8 @@ class MessagePlan:
             for bit, name, what in self._missing:
                 if not seen & bit:
                     found.add((trail, name) if name else trail, what)
+        if self._rule is not None:
+            self._rule(message, trail, found, self._plans)
 
     def _refer(self, message: Any, trail: Trail, found: Findings) -> None:
         assert self._extract is not None
@@ -93,6 +102,7 @@ class MessagePlan:
                     own_bit, _, visit = fields.get(member.number, (0, "", None))
                     fields[member.number] = (own_bit | bit, member.name, visit)
         self._extract = extractor_of(descriptor.full_name) if mode & REFERENCES else None
+        self._rule = rule_of(descriptor.full_name, mode)
         self._missing, self._full = tuple(demands.all), demands.full
         self._fields = fields
         return fields
@@ -160,7 +170,7 @@ class Plans:
             message = decode(self.schema, full_name, value.value, trail, found)
             if message is not None:
                 inner = (trail, "value") if full_name in pool.VALUE_IN_ANY else trail
-                data = self.canonical(message, mode | CHECK, inner, found)
+                data = self.canonical(message, (mode | CHECK) & ~EDS, inner, found)
                 if data != value.value:
                     value.value = data
 
@@ -195,6 +205,8 @@ class Plans:
             return True
         if not mode & CHECK:
             return False
+        if rule_of(descriptor.full_name, mode) is not None:
+            return True
         ruled = any(self.schema.rules(field) is not None for field in descriptor.fields)
         return ruled or any(map(self.schema.is_required, descriptor.oneofs))
 
@@ -305,6 +317,18 @@ class _FieldCompiler:
                     value_visit(pairs[key], here, found)
 
         return visit
+
+
+def mode_of(full_name: str) -> int:
+    """Return the mode of the walk over a resource of a type."""
+    return CHECK | REFERENCES | EDS if full_name == _ENDPOINTS else CHECK | REFERENCES
+
+
+def rule_of(full_name: str, mode: int) -> Rule | None:
+    """Return the semantic rule of a message type in a mode, None if it has none."""
+    if not mode & CHECK:
+        return None
+    return RULES.get(full_name) or (EDS_RULES.get(full_name) if mode & EDS else None)
 
 
 def _complaint_if_absent(field: FieldDescriptor, ruled: Any) -> str | None:

@@ -14,7 +14,7 @@ from xds.model.xdstp import canonical
 from xds.schema.decode import Findings
 from xds.schema.ingest import RESOURCE_BYTES_MAX, ingest, load_plans
 from xds.schema.names import NAMED_INSIDE, name_field
-from xds.schema.plan import CHECK, REFERENCES, MessagePlan
+from xds.schema.plan import MessagePlan, mode_of
 from xds.schema.redact import REDACTED_BYTES
 from xds.schema.wire import encode_any, encode_resource
 
@@ -63,7 +63,8 @@ def _ingest_canonical(type_url: str, value: bytes) -> Resource | None:
 @cache
 def _type(type_url: str) -> _Type:
     plans = load_plans()
-    message_class: Any = plans.schema.message_class(type_url.removeprefix(TYPE_PREFIX))
-    plan = plans.of(message_class.DESCRIPTOR, CHECK | REFERENCES)
+    full_name = type_url.removeprefix(TYPE_PREFIX)
+    message_class: Any = plans.schema.message_class(full_name)
+    plan = plans.of(message_class.DESCRIPTOR, mode_of(full_name))
     assert plan is not None, "each of these types has rules"
     return _Type(message_class, plan, name_field(type_url))

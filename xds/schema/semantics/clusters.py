@@ -1,0 +1,100 @@
+"""Clusters and their endpoints: addresses that fit the kind of discovery, load balancing that fits the cluster."""
+
+from typing import Any
+
+from xds.schema.decode import Findings
+from xds.schema.paths import Trail
+from xds.schema.semantics.addresses import IPV4, check_ip, check_socket_address
+from xds.schema.semantics.rule import Rule, Walks
+
+_STATIC_HINT = "give the cluster the type STRICT_DNS or LOGICAL_DNS to have names resolved"
+_EDS_HINT = "EDS takes IP addresses; let a cluster of type STRICT_DNS resolve the name"
+
+
+def check_eds_address(address: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check an address in endpoints that EDS delivers. New endpoints come by the thousand: most are done at once."""
+    if IPV4.fullmatch(address.address) is None or address.named_port:
+        check_socket_address(address, trail, found, hint=_EDS_HINT)
+
+
+def check_endpoint(endpoint: Any, trail: Trail, found: Findings, hint: str) -> None:
+    """Check the addresses of an endpoint whose cluster does not resolve names."""
+    if endpoint.HasField("address"):
+        check_ip(endpoint.address, (trail, "address"), found, hint=hint)
+    for index, additional in enumerate(endpoint.additional_addresses):
+        check_ip(additional.address, (((trail, "additional_addresses"), index), "address"), found, hint=hint)
+    if endpoint.health_check_config.HasField("address"):
+        check_ip(endpoint.health_check_config.address, ((trail, "health_check_config"), "address"), found)
+
+
+def _check_cluster(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.WhichOneof("cluster_discovery_type") == "cluster_type":
+        return
+    kind = message.DESCRIPTOR.enum_types_by_name["DiscoveryType"].values_by_number.get(message.type)
+    if kind is not None:
+        _CHECKS[kind.name](message, trail, found)
+    if message.HasField("upstream_bind_config") and message.upstream_bind_config.HasField("source_address"):
+        here = ((trail, "upstream_bind_config"), "source_address")
+        check_socket_address(message.upstream_bind_config.source_address, here, found)
+
+
+def _check_static(message: Any, trail: Trail, found: Findings) -> None:
+    for place, endpoint in _endpoints(message, trail):
+        check_endpoint(endpoint, place, found, _STATIC_HINT)
+
+
+def _check_dns(message: Any, trail: Trail, found: Findings) -> None:
+    for place, endpoint in _endpoints(message, trail):
+        socket_address = endpoint.address.socket_address
+        if socket_address.resolver_name:
+            here = (((place, "address"), "socket_address"), "resolver_name")
+            found.add(
+                here, "must not be set in a cluster that resolves names by DNS", "set dns_resolvers of the cluster"
+            )
+
+
+def _check_logical_dns(message: Any, trail: Trail, found: Findings) -> None:
+    _check_dns(message, trail, found)
+    localities = message.load_assignment.endpoints
+    if len(localities) != 1 or len(localities[0].lb_endpoints) != 1:
+        what = "must have exactly one locality with one endpoint in a cluster of type LOGICAL_DNS"
+        found.add((trail, "load_assignment"), what, "use STRICT_DNS for several")
+
+
+def _check_original_dst(message: Any, trail: Trail, found: Findings) -> None:
+    if message.HasField("load_assignment"):
+        found.add((trail, "load_assignment"), "must not be set in a cluster of type ORIGINAL_DST")
+    if message.lb_policy != message.CLUSTER_PROVIDED and not message.HasField("load_balancing_policy"):
+        what = "must be CLUSTER_PROVIDED in a cluster of type ORIGINAL_DST"
+        found.add((trail, "lb_policy"), what)
+
+
+def _check_eds(message: Any, trail: Trail, found: Findings) -> None:
+    if not message.eds_cluster_config.HasField("eds_config") and not message.eds_cluster_config.service_name.startswith(
+        "xdstp://"
+    ):
+        hint = "for example eds_config: {ads: {}, resource_api_version: V3}"
+        found.add((trail, "eds_cluster_config"), "is required in a cluster of type EDS", hint)
+
+
+_CHECKS = {
+    "STATIC": _check_static,
+    "STRICT_DNS": _check_dns,
+    "LOGICAL_DNS": _check_logical_dns,
+    "ORIGINAL_DST": _check_original_dst,
+    "EDS": _check_eds,
+}
+
+
+def _endpoints(message: Any, trail: Trail) -> list[tuple[Trail, Any]]:
+    """Return the endpoints of a cluster's own assignment, with their places."""
+    found: list[tuple[Trail, Any]] = []
+    here = ((trail, "load_assignment"), "endpoints")
+    for number, locality in enumerate(message.load_assignment.endpoints):
+        for index, each in enumerate(locality.lb_endpoints):
+            if each.WhichOneof("host_identifier") == "endpoint":
+                found.append(((((((here, number), "lb_endpoints"), index), "endpoint")), each.endpoint))
+    return found
+
+
+CLUSTER_RULES: dict[str, Rule] = {"envoy.config.cluster.v3.Cluster": _check_cluster}

@@ -1,0 +1,203 @@
+"""Filter chains end with a terminal filter; JWT requirements name providers; typed structs fit their type."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf import json_format
+
+from xds.schema.convert import ConversionError, message_from_json
+from xds.schema.decode import Findings
+from xds.schema.paths import MapKey, Trail, path_of
+from xds.schema.semantics.rule import Rule, Walks
+from xds.schema.semantics.texts import check_format, check_headers
+
+_HTTP = "envoy.extensions.filters.http."
+_NETWORK = "envoy.extensions.filters.network."
+_HCM = _NETWORK + "http_connection_manager.v3."
+_JWT = _HTTP + "jwt_authn.v3."
+TYPED_STRUCTS = ("xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")
+
+_KINDS = {"HTTP": _HTTP, "network": _NETWORK, "listener": "envoy.extensions.filters.listener."}
+"""Where the types of filters are, by the kind of filter."""
+
+TERMINAL = frozenset(
+    {
+        *(_HTTP + name for name in ("router.v3.Router", "mcp_router.v3.McpRouter")),
+        _HCM + "HttpConnectionManager",
+        *(_NETWORK + name for name in ("tcp_proxy.v3.TcpProxy", "echo.v3.Echo", "direct_response.v3.Config")),
+        *(_NETWORK + name for name in ("redis_proxy.v3.RedisProxy", "thrift_proxy.v3.ThriftProxy")),
+        *(_NETWORK + name for name in ("dubbo_proxy.v3.DubboProxy", "generic_proxy.v3.GenericProxy")),
+    }
+)
+"""Filters that must be the last of their chain."""
+NOT_TERMINAL = frozenset(
+    {
+        *(
+            _HTTP + name
+            for name in (
+                *("bandwidth_limit.v3.BandwidthLimit", "basic_auth.v3.BasicAuth", "buffer.v3.Buffer"),
+                *("compressor.v3.Compressor", "cors.v3.Cors", "csrf.v3.CsrfPolicy", "decompressor.v3.Decompressor"),
+                *("dynamic_forward_proxy.v3.FilterConfig", "ext_authz.v3.ExtAuthz", "ext_proc.v3.ExternalProcessor"),
+                *("fault.v3.HTTPFault", "grpc_stats.v3.FilterConfig", "grpc_web.v3.GrpcWeb"),
+                *("header_mutation.v3.HeaderMutation", "header_to_metadata.v3.Config", "health_check.v3.HealthCheck"),
+                *("jwt_authn.v3.JwtAuthentication", "local_ratelimit.v3.LocalRateLimit", "lua.v3.Lua"),
+                *("oauth2.v3.OAuth2", "on_demand.v3.OnDemand", "original_src.v3.OriginalSrc"),
+                *("ratelimit.v3.RateLimit", "rbac.v3.RBAC", "set_filter_state.v3.Config", "set_metadata.v3.Config"),
+                *("stateful_session.v3.StatefulSession",),
+            )
+        ),
+        *(
+            _NETWORK + name
+            for name in (
+                *("connection_limit.v3.ConnectionLimit", "ext_authz.v3.ExtAuthz", "local_ratelimit.v3.LocalRateLimit"),
+                *("mongo_proxy.v3.MongoProxy", "ratelimit.v3.RateLimit", "rbac.v3.RBAC"),
+                *("set_filter_state.v3.Config", "sni_cluster.v3.SniCluster", "zookeeper_proxy.v3.ZooKeeperProxy"),
+            )
+        ),
+    }
+)
+"""Filters that must not be the last of their chain. Of all others it is not known here."""
+
+
+def _type_of(holder: Any) -> str:
+    """Return the message type of a filter's configuration, that inside a typed struct; "" if it is not there."""
+    if holder.WhichOneof("config_type") != "typed_config":
+        return ""
+    full_name = str(holder.typed_config.type_url.rpartition("/")[2])
+    if full_name not in TYPED_STRUCTS:
+        return full_name
+    return _typed_struct_type(holder.typed_config.value)
+
+
+def _typed_struct_type(data: bytes) -> str:
+    """Return the type that a typed struct names: its first field, which encoders write first."""
+    if len(data) < 2 or data[0] != 0x0A or data[1] >= 0x80:
+        return ""
+    return data[2 : 2 + data[1]].decode(errors="replace").rpartition("/")[2]
+
+
+def check_order(filters: Any, kind: str, trail: Trail, found: Findings) -> None:
+    """Check that terminal filters, and only those, are the last of a chain of HTTP or network filters."""
+    last = len(filters) - 1
+    for index, each in enumerate(filters):
+        full_name = _type_of(each)
+        here: Trail = (trail, index)
+        other = next((name for name, prefix in _KINDS.items() if name != kind and full_name.startswith(prefix)), None)
+        if other is not None:
+            found.add(here, f"is of a {other} filter ({full_name}), where a {kind} filter must stand")
+            continue
+        if index < last and full_name in TERMINAL:
+            found.add(here, f"is a terminal filter ({each.name}), which must be the last of its chain", "move it down")
+        elif index == last and full_name in NOT_TERMINAL:
+            hint = f"add {'a router' if full_name.startswith(_HTTP) else 'a proxy such as tcp_proxy'} after it"
+            found.add(here, f"is the last filter of its chain, but not a terminal one ({each.name})", hint)
+
+
+def _check_hcm(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    check_order(message.http_filters, "HTTP", (trail, "http_filters"), found)
+    if message.http_filters:
+        index = len(message.http_filters) - 1
+        last = message.http_filters[index]
+        if last.disabled and _type_of(last) in TERMINAL:
+            found.add((((trail, "http_filters"), index), "disabled"), "must not be set for the last filter of a chain")
+    names: set[str] = set()
+    for index, upgrade in enumerate(message.upgrade_configs):
+        here = ((trail, "upgrade_configs"), index)
+        check_order(upgrade.filters, "HTTP", (here, "filters"), found)
+        if upgrade.upgrade_type.lower() in names:
+            what = f"is {upgrade.upgrade_type!r}, which an upgrade before it has already"
+            found.add((here, "upgrade_type"), what)
+        names.add(upgrade.upgrade_type.lower())
+
+
+def _check_filter_chain(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    check_order(message.filters, "network", (trail, "filters"), found)
+
+
+def _check_mapper(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    check_headers(message, ("headers_to_add",), trail, found)
+
+
+def _check_tunnel(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    check_format(message.hostname, (trail, "hostname"), found)
+
+
+def _check_jwt(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Every requirement names a provider, and every rule a requirement, of the same filter."""
+    hint = f"its providers: {', '.join(sorted(message.providers)[:10]) or 'none'}"
+    for requirement, place in _requirements(message, trail):
+        for name, here in _provider_names(requirement, place):
+            if name not in message.providers:
+                found.add(here, f"names the provider {name!r}, which is not in providers", hint)
+    for index, rule in enumerate(message.rules):
+        name = rule.requirement_name
+        if rule.WhichOneof("requirement_type") == "requirement_name" and name not in message.requirement_map:
+            what = f"names {name!r}, which is not in requirement_map"
+            found.add((((trail, "rules"), index), "requirement_name"), what)
+
+
+def _requirements(message: Any, trail: Trail) -> Iterator[tuple[Any, Trail]]:
+    for index, rule in enumerate(message.rules):
+        if rule.WhichOneof("requirement_type") == "requires":
+            yield rule.requires, (((trail, "rules"), index), "requires")
+    for key in sorted(message.requirement_map):
+        yield message.requirement_map[key], ((trail, "requirement_map"), MapKey(key))
+    if message.HasField("filter_state_rules"):
+        requires = message.filter_state_rules.requires
+        for key in sorted(requires):
+            yield requires[key], (((trail, "filter_state_rules"), "requires"), MapKey(key))
+
+
+def _provider_names(requirement: Any, trail: Trail) -> Iterator[tuple[str, Trail]]:
+    kind = requirement.WhichOneof("requires_type")
+    if kind == "provider_name":
+        yield requirement.provider_name, (trail, "provider_name")
+    elif kind == "provider_and_audiences":
+        yield requirement.provider_and_audiences.provider_name, ((trail, kind), "provider_name")
+    elif kind in ("requires_any", "requires_all"):
+        for index, each in enumerate(getattr(requirement, kind).requirements):
+            yield from _provider_names(each, (((trail, kind), "requirements"), index))
+
+
+def _check_typed_struct(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    """Read a typed struct as Envoy does: its value must be a message of the type that it names."""
+    full_name = message.type_url.rpartition("/")[2]
+    steps = path_of(trail)[-2:]
+    if not ({"typed_config", "typed_per_filter_config"} & set(steps)) or not walks.schema.has(full_name):
+        return  # elsewhere, and with types of custom builds, Envoy leaves the struct to its reader
+    here: Trail = (trail, "value")
+    try:
+        value = json_format.MessageToDict(message.value)
+    except json_format.SerializeToJsonError:
+        return  # a number that JSON lacks
+    try:
+        made = message_from_json(
+            walks.schema, value, full_name=full_name, allow_unknown_types=found.allow_unknown_types
+        )
+    except ConversionError as error:
+        for finding in error.findings:
+            found.add(_extended(here, finding.path), finding.what, finding.hint)
+        return
+    inner = Findings(allow_unknown_types=found.allow_unknown_types, allow_redacted=found.allow_redacted)
+    walks.canonical(made, _CHECK, here, inner)
+    found.problems += inner.problems
+
+
+_CHECK = 1
+"""``plan.CHECK``."""
+
+
+def _extended(trail: Trail, path: tuple[Any, ...]) -> Trail:
+    for step in path:
+        trail = (trail, step)
+    return trail
+
+
+FILTER_RULES: dict[str, Rule] = {
+    _HCM + "HttpConnectionManager": _check_hcm,
+    _HCM + "ResponseMapper": _check_mapper,
+    "envoy.config.listener.v3.FilterChain": _check_filter_chain,
+    _NETWORK + "tcp_proxy.v3.TcpProxy.TunnelingConfig": _check_tunnel,
+    _JWT + "JwtAuthentication": _check_jwt,
+    **dict.fromkeys(TYPED_STRUCTS, _check_typed_struct),
+}

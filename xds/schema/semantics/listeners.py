@@ -1,0 +1,103 @@
+"""Listeners: their addresses, and filter chains that match the same connections."""
+
+from itertools import product
+from typing import Any
+
+from xds.schema.decode import Findings
+from xds.schema.paths import Trail
+from xds.schema.semantics.addresses import check_compat, check_ip, network_text
+from xds.schema.semantics.rule import Rule, Walks
+
+COMBINATIONS_MAX = 100_000
+"""Beyond so many combinations of criteria, chains of a listener are not compared."""
+_LISTENER = "envoy.config.listener.v3."
+_HINT = "give its chains criteria that exclude each other"
+
+
+def _check_listener(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    places = [(message.address, (trail, "address"))] if message.HasField("address") else []
+    for index, additional in enumerate(message.additional_addresses):
+        places.append((additional.address, (((trail, "additional_addresses"), index), "address")))
+    for address, here in places:
+        check_ip(address, here, found, hint="a listener listens on an IP address; use a cluster to reach a name")
+        check_compat(address, here, found)
+    if message.HasField("filter_chain_matcher"):
+        return  # the criteria of its chains are ignored then
+    _check_chains(message.filter_chains, trail, found)
+
+
+def _check_chains(chains: Any, trail: Trail, found: Findings) -> None:
+    """Compare each combination of criteria with those of all chains, as Envoy does."""
+    owners: dict[tuple[Any, ...], int] = {}
+    for index, chain in enumerate(chains):
+        here = (((trail, "filter_chains"), index), "filter_chain_match")
+        criteria = _criteria(chain.filter_chain_match)
+        if criteria is None:
+            continue
+        size = 1
+        for values in criteria:
+            size *= len(values)
+        if size + len(owners) > COMBINATIONS_MAX:
+            return
+        other = next((owners[each] for each in product(*criteria) if owners.setdefault(each, index) != index), None)
+        if other is not None:
+            found.add(here, f"matches connections that filter_chains[{other}] matches alike", _HINT)
+
+
+def _criteria(match: Any) -> list[list[Any]] | None:
+    """Return the values of each criterion, one for any value; None if a value is invalid, which others report."""
+    ranges = []
+    for field in ("prefix_ranges", "direct_source_prefix_ranges", "source_prefix_ranges"):
+        texts = [network_text(each.address_prefix, each.prefix_len.value) for each in getattr(match, field)]
+        if None in texts:
+            return None
+        ranges.append(texts or [""])
+    names = [name.lower().removeprefix("*") for name in match.server_names]
+    return [
+        [match.destination_port.value if match.HasField("destination_port") else 0],
+        *ranges,
+        list(names or [""]),
+        [match.transport_protocol],
+        list(match.application_protocols) or [""],
+        [match.source_type],
+        list(match.source_ports) or [0],
+    ]
+
+
+def _check_match(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check the criteria of one chain."""
+    for index, name in enumerate(message.server_names):
+        if "*" in name and not (name.startswith("*.") and "*" not in name[2:]):
+            hint = "write *.example.com, or leave server_names out to match any name"
+            found.add(((trail, "server_names"), index), f"is {name!r}, a wildcard that Envoy does not support", hint)
+    for field, values in _lists(_criteria(message)):
+        twice = next((index for index, value in enumerate(values) if value in values[:index]), None)
+        if twice is not None:
+            found.add(((trail, field), twice), f"is the same as another of {field}", "leave it out")
+
+
+def _lists(criteria: list[list[Any]] | None) -> list[tuple[str, list[Any]]]:
+    """Return the criteria that may have several values."""
+    if criteria is None:
+        return []
+    _, destination, direct, source, names, _, protocols, _, ports = criteria
+    return [
+        ("prefix_ranges", destination),
+        ("direct_source_prefix_ranges", direct),
+        ("source_prefix_ranges", source),
+        ("server_names", names),
+        ("application_protocols", protocols),
+        ("source_ports", ports),
+    ]
+
+
+def _check_range(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.address_prefix and network_text(message.address_prefix, 0) is None:
+        found.add((trail, "address_prefix"), f"must be an IP address, but is {message.address_prefix!r}")
+
+
+LISTENER_RULES: dict[str, Rule] = {
+    _LISTENER + "Listener": _check_listener,
+    _LISTENER + "FilterChainMatch": _check_match,
+    "envoy.config.core.v3.CidrRange": _check_range,
+}

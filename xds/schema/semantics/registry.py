@@ -1,0 +1,24 @@
+"""All semantic rules, by the full name of the message type that they check."""
+
+from xds.schema.semantics.clusters import CLUSTER_RULES, check_eds_address
+from xds.schema.semantics.filters import FILTER_RULES
+from xds.schema.semantics.listeners import LISTENER_RULES
+from xds.schema.semantics.routes import ROUTE_RULES
+from xds.schema.semantics.rule import Rule
+from xds.schema.semantics.texts import TEXT_RULES
+from xds.schema.semantics.tls import TLS_RULES
+
+__all__ = ["EDS_RULES", "RULES", "Rule"]
+
+RULES: dict[str, Rule] = {
+    **TEXT_RULES,
+    **ROUTE_RULES,
+    **LISTENER_RULES,
+    **CLUSTER_RULES,
+    **FILTER_RULES,
+    **TLS_RULES,
+}
+"""Rules that hold wherever the message stands."""
+
+EDS_RULES: dict[str, Rule] = {"envoy.config.core.v3.SocketAddress": check_eds_address}
+"""Rules that hold only inside a ``ClusterLoadAssignment`` that is a resource of its own."""

@@ -1,0 +1,126 @@
+"""Routes: weights, domains, rewrites that exclude each other, mirrors, bodies, headers."""
+
+from typing import Any
+
+from xds.schema.decode import Findings
+from xds.schema.paths import Trail
+from xds.schema.semantics.rule import Rule, Walks
+from xds.schema.semantics.texts import check_format, check_headers, check_removed_headers
+
+WEIGHTS_MAX = 2**32 - 1
+BODY_BYTES_MAX = 4096
+"""The largest body of a direct response, unless the route configuration has another limit."""
+_ROUTE = "envoy.config.route.v3."
+_ADDED = ("request_headers_to_add", "response_headers_to_add")
+_REMOVED = ("request_headers_to_remove", "response_headers_to_remove")
+_BODY_LIMIT = "max_direct_response_body_size_bytes"
+_REWRITES = ("prefix_rewrite", "regex_rewrite", "path_rewrite_policy", "path_rewrite")
+
+
+def _is_set(message: Any, field: str) -> bool:
+    known = message.DESCRIPTOR.fields_by_name.get(field)
+    if known is None:
+        return False
+    return bool(message.HasField(field) if known.has_presence else getattr(message, field))
+
+
+def _check_headers(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    check_headers(message, _ADDED, trail, found)
+    check_removed_headers(message, _REMOVED, trail, found)
+
+
+def _check_cluster_weight(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    if message.name and message.cluster_header:
+        found.add(trail, "must not have both name and cluster_header")
+    elif not message.name and not message.cluster_header:
+        found.add(trail, "must have one of name, cluster_header")
+    if not message.HasField("weight"):
+        found.add((trail, "weight"), "is required")
+    _check_headers(message, trail, found, walks)
+
+
+def _check_weighted_clusters(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    total = sum(each.weight.value for each in message.clusters)
+    if message.clusters and all(each.HasField("weight") for each in message.clusters) and total == 0:
+        found.add((trail, "clusters"), "must have weights whose sum is greater than 0", "give a cluster a weight")
+    if total > WEIGHTS_MAX:
+        found.add((trail, "clusters"), f"must have weights whose sum is at most {WEIGHTS_MAX}, but is {total}")
+
+
+def _check_route_configuration(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    _check_headers(message, trail, found, walks)
+    _check_domains(message.virtual_hosts, trail, found)
+    limited = message.HasField(_BODY_LIMIT)
+    _check_bodies(message, trail, found, getattr(message, _BODY_LIMIT).value if limited else BODY_BYTES_MAX)
+
+
+def _check_domains(hosts: Any, trail: Trail, found: Findings) -> None:
+    """Each domain belongs to one virtual host: Envoy compares them in lower case."""
+    owners: dict[str, str] = {}
+    for number, host in enumerate(hosts):
+        for index, domain in enumerate(host.domains):
+            key = domain.lower()
+            if key in owners:
+                here = ((((trail, "virtual_hosts"), number), "domains"), index)
+                what = f"is {domain!r}, which the virtual host {owners[key]!r} has already"
+                found.add(here, what, "a domain belongs to one virtual host")
+            else:
+                owners[key] = host.name
+
+
+def _check_bodies(message: Any, trail: Trail, found: Findings, bytes_max: int) -> None:
+    for number, host in enumerate(message.virtual_hosts):
+        for index, route in enumerate(host.routes):
+            if route.WhichOneof("action") != "direct_response" or not route.direct_response.HasField("body"):
+                continue
+            body = route.direct_response.body
+            kind = body.WhichOneof("specifier")
+            size = len(getattr(body, kind).encode() if kind == "inline_string" else body.inline_bytes)
+            if size > bytes_max:
+                place = (((trail, "virtual_hosts"), number), "routes")
+                here = (((place, index), "direct_response"), "body")
+                hint = f"raise {_BODY_LIMIT} of the route configuration"
+                found.add(here, f"has {size} bytes, over the limit of {bytes_max}", hint)
+
+
+def _check_route_action(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    rewrites = [field for field in _REWRITES if _is_set(message, field)]
+    if len(rewrites) > 1:
+        found.add((trail, rewrites[1]), f"excludes {rewrites[0]}", f"use one of {', '.join(rewrites)}")
+    for field in ("path_rewrite", "host_rewrite"):
+        if _is_set(message, field):
+            check_format(getattr(message, field), (trail, field), found)
+    upgrades: set[str] = set()
+    for index, upgrade in enumerate(message.upgrade_configs):
+        here, name = (((trail, "upgrade_configs"), index), upgrade.upgrade_type)
+        if name.lower() in upgrades:
+            found.add((here, "upgrade_type"), f"is {name!r}, which an upgrade before it has already")
+        upgrades.add(name.lower())
+        if upgrade.HasField("connect_config") and name.upper() not in ("CONNECT", "CONNECT-UDP"):
+            found.add((here, "connect_config"), f"is for CONNECT, not for the upgrade {name!r}")
+
+
+def _check_mirror(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if bool(message.cluster) == bool(message.cluster_header):
+        found.add(trail, "must have exactly one of cluster, cluster_header")
+
+
+def _check_back_off(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.HasField("max_interval") and _millis(message.max_interval) < _millis(message.base_interval):
+        found.add((trail, "max_interval"), "must not be less than base_interval")
+
+
+def _millis(duration: Any) -> int:
+    return max(1, int(duration.seconds) * 1000 + int(duration.nanos) // 1_000_000)
+
+
+ROUTE_RULES: dict[str, Rule] = {
+    _ROUTE + "RouteConfiguration": _check_route_configuration,
+    _ROUTE + "VirtualHost": _check_headers,
+    _ROUTE + "Route": _check_headers,
+    _ROUTE + "WeightedCluster": _check_weighted_clusters,
+    _ROUTE + "WeightedCluster.ClusterWeight": _check_cluster_weight,
+    _ROUTE + "RouteAction": _check_route_action,
+    _ROUTE + "RouteAction.RequestMirrorPolicy": _check_mirror,
+    _ROUTE + "RetryPolicy.RetryBackOff": _check_back_off,
+}

@@ -1,0 +1,187 @@
+"""TLS: certificates and keys that belong together, names of groups and ciphers, what a context must have."""
+
+import base64
+import binascii
+import re
+from typing import Any
+
+from xds.schema.decode import Findings
+from xds.schema.paths import Trail
+from xds.schema.redact import REDACTED
+from xds.schema.semantics.rule import Rule, Walks
+
+_TLS = "envoy.extensions.transport_sockets.tls.v3."
+_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s*?\n(.*?)-----END \1-----", re.DOTALL)
+_CERTIFICATE = ("CERTIFICATE", "X509 CERTIFICATE")
+_TRUSTED = "TRUSTED CERTIFICATE"
+_ALPN_BYTES_MAX = 255
+_SOURCES = frozenset(
+    {
+        *("tls_certificates", "tls_certificate_sds_secret_configs", "tls_certificate_provider_instance"),
+        *("tls_certificate_certificate_provider", "tls_certificate_certificate_provider_instance"),
+        *("custom_tls_certificate_selector", "custom_handshaker"),
+    }
+)
+"""The fields of a TLS context that can bring a server's certificate."""
+
+GROUPS = frozenset(
+    {
+        *("X25519", "x25519", "P-224", "P-256", "P-384", "P-521", "secp224r1", "prime256v1", "secp384r1", "secp521r1"),
+        *("X25519MLKEM768", "X25519Kyber768Draft00", "MLKEM1024", "CECPQ2"),
+    }
+)
+"""Names of key agreement groups in the BoringSSL of Envoy 1.40 and of versions before it."""
+CIPHERS_13 = frozenset({"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"})
+"""Ciphers of TLS 1.3, which can't be chosen: BoringSSL refuses them in a list."""
+
+
+def _check_parameters(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    for index, entry in enumerate(message.ecdh_curves):
+        unknown = [name for name in entry.split(":") if name not in GROUPS]
+        if unknown:
+            hint = f"known ones: {', '.join(sorted(GROUPS - {'x25519'}))}"
+            found.add(((trail, "ecdh_curves"), index), f"has the unknown group {unknown[0]!r}", hint)
+    for index, entry in enumerate(message.cipher_suites):
+        wrong = [name for name in re.split(r"[:|\[\]]", entry) if name in CIPHERS_13 or name in GROUPS]
+        if wrong:
+            known = "is of TLS 1.3, whose ciphers can't be chosen" if wrong[0] in CIPHERS_13 else "is not a cipher"
+            found.add(((trail, "cipher_suites"), index), f"{wrong[0]!r} {known}", "leave it out")
+
+
+def _check_downstream(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    common = message.common_tls_context
+    if not any(known.name in _SOURCES for known, _ in common.ListFields()):
+        hint = "give tls_certificates or tls_certificate_sds_secret_configs"
+        found.add((trail, "common_tls_context"), "has no certificate, which a server needs", hint)
+
+
+def _check_upstream(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if "\0" in message.sni:
+        found.add((trail, "sni"), "must not contain a NUL character")
+
+
+def _check_protocols(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    for index, name in enumerate(message.alpn_protocols):
+        if len(name.encode()) > _ALPN_BYTES_MAX:
+            found.add(((trail, "alpn_protocols"), index), f"must have at most {_ALPN_BYTES_MAX} bytes")
+
+
+def _inline(source: Any) -> str | None:
+    """Return the text of an inline data source, None if it is a file, a variable, empty or redacted."""
+    kind = source.WhichOneof("specifier")
+    if kind not in ("inline_string", "inline_bytes"):
+        return None
+    value = getattr(source, kind)
+    text: str = value if isinstance(value, str) else value.decode("latin-1")
+    return None if REDACTED in text else text
+
+
+def _at(trail: Trail, field: str, source: Any) -> Trail:
+    return ((trail, field), source.WhichOneof("specifier"))
+
+
+def _check_certificate(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Read the chain and the key, and compare their public keys."""
+    if message.HasField("pkcs12"):
+        return
+    chain, key = _inline(message.certificate_chain), _inline(message.private_key)
+    certificate = private = None
+    if chain is not None:
+        here = _at(trail, "certificate_chain", message.certificate_chain)
+        certificate = _first_certificate(chain, here, found)
+    if key is not None:
+        secret = message.password
+        known = not message.HasField("password") or _inline(secret) is not None
+        password = _inline(secret) if message.HasField("password") else None
+        private = _private_key(key, password, _at(trail, "private_key", message.private_key), found) if known else None
+    if certificate is not None and private is not None and not _belong_together(certificate, private):
+        here = _at(trail, "private_key", message.private_key)
+        found.add(here, "is not the key of the first certificate in certificate_chain", "give the pair that was issued")
+
+
+def _first_certificate(text: str, trail: Trail, found: Findings) -> Any | None:
+    from cryptography import x509
+
+    blocks = [body for label, body in _PEM.findall(text) if label in (*_CERTIFICATE, _TRUSTED)]
+    if not blocks:
+        found.add(trail, "holds no certificate in PEM", "it begins with -----BEGIN CERTIFICATE-----")
+        return None
+    if any(label == _TRUSTED for label, _ in _PEM.findall(text)):
+        return None  # OpenSSL's own form, which Envoy reads too
+    der = _decoded(blocks[0])
+    try:
+        if der is not None:
+            return x509.load_der_x509_certificate(der)
+    except ValueError:
+        pass
+    found.add(trail, "does not hold a certificate that can be read", _CUT_OFF)
+    return None
+
+
+_CUT_OFF = "is it cut off, or changed on the way?"
+
+
+def _decoded(body: str) -> bytes | None:
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except binascii.Error:
+        return None
+
+
+def _private_key(text: str, password: str | None, trail: Trail, found: Findings) -> Any | None:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    blocks = [match[0] for match in _PEM.finditer(text) if match[1].endswith("PRIVATE KEY")]
+    if not blocks:
+        found.add(trail, "holds no private key in PEM", "it begins with -----BEGIN PRIVATE KEY-----")
+        return None
+    encrypted = "ENCRYPTED" in blocks[0]
+    if encrypted and password is None:
+        found.add(trail, "is encrypted, and there is no password", "give password, or a key that is not encrypted")
+        return None
+    secret = password.encode("latin-1", errors="replace") if encrypted and password is not None else None
+    try:
+        return load_pem_private_key(blocks[0].encode(), secret, unsafe_skip_rsa_key_validation=True)
+    except (ValueError, TypeError):
+        found.add(trail, "does not hold a private key that can be read", _CUT_OFF)
+    except UnsupportedAlgorithm:
+        pass  # Envoy's library may know it
+    return None
+
+
+def _belong_together(certificate: Any, private: Any) -> bool:
+    try:
+        return bool(certificate.public_key() == private.public_key())
+    except Exception:  # an algorithm that only Envoy's library may know
+        return True
+
+
+def _check_validation(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.HasField("trusted_ca") and not message.HasField("custom_validator_config"):
+        text = _inline(message.trusted_ca)
+        here = _at(trail, "trusted_ca", message.trusted_ca)
+        if text is not None and not any(label in (*_CERTIFICATE, _TRUSTED) for label, _ in _PEM.findall(text)):
+            found.add(here, "holds no certificate in PEM", "it begins with -----BEGIN CERTIFICATE-----")
+    for field, form, words in _DIGESTS:
+        for index, digest in enumerate(getattr(message, field)):
+            if len(digest) >= _DIGEST_CHARACTERS_MIN and form.fullmatch(digest) is None:
+                found.add(((trail, field), index), f"must be a SHA-256 in {words}, but is {digest!r}")
+
+
+_DIGEST_CHARACTERS_MIN = 44
+"""A shorter digest breaks a rule of the API."""
+_DIGESTS = (
+    ("verify_certificate_hash", re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}"), "hexadecimal"),
+    ("verify_certificate_spki", re.compile(r"[0-9A-Za-z+/]{43}="), "base64"),
+)
+
+
+TLS_RULES: dict[str, Rule] = {
+    _TLS + "TlsParameters": _check_parameters,
+    _TLS + "DownstreamTlsContext": _check_downstream,
+    _TLS + "UpstreamTlsContext": _check_upstream,
+    _TLS + "CommonTlsContext": _check_protocols,
+    _TLS + "TlsCertificate": _check_certificate,
+    _TLS + "CertificateValidationContext": _check_validation,
+}
