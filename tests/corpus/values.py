@@ -64,6 +64,8 @@ def _redact(message: Message, *, sensitive: bool) -> None:
 
 
 def _redact_any(message: Any, *, sensitive: bool) -> None:
+    if not message.type_url:
+        return
     inner = descriptors.new(message.type_url.rpartition("/")[2], message.value)
     _redact(inner, sensitive=sensitive)
     message.value = inner.SerializeToString(deterministic=True)
