@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -30,8 +31,9 @@ from xds.reporting.events import (
     log_tls_problem,
 )
 from xds.reporting.standing import DirectoryStanding
-from xds.sources.directory import DirectoryReader
+from xds.sources.directory import DirectoryLimits, DirectoryReader
 from xds.sources.watch import Rereading, watch
+from xds.sources.yaml_reader import YamlLimits
 from xds.store.entries import Store
 from xds.store.errors import OutcomeUnknownError, StoreError, UnavailableError
 from xds.store.etcd_client import EtcdOptions
@@ -78,7 +80,7 @@ async def serve(
         reader, content = None, None
         if settings.directory is not None:
             control_plane.directory = DirectoryStanding(settings.directory)
-            reader = DirectoryReader(settings.directory, progress=progress)
+            reader = _reader(settings, settings.directory, progress)
             content = await _unless_ended(_read(reader), ending)
             if content is None:
                 log.info("stopped before anything was served")
@@ -339,6 +341,11 @@ class _FollowedDirectory:
         if self._unpublished is not None:
             await _publish_outcome(self._control_plane, self._publisher, self._unpublished)
             self._unpublished = None
+
+
+def _reader(settings: Settings, directory: Path, progress: Callable[[int, int], None] | None) -> DirectoryReader:
+    limits = DirectoryLimits(file=YamlLimits(strict=settings.strict_yaml))
+    return DirectoryReader(directory, limits=limits, progress=progress)
 
 
 async def _read(reader: DirectoryReader) -> Change | ChangesetRejectedError:

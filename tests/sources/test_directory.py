@@ -122,9 +122,9 @@ def test_a_bootstrap_file_and_a_bare_resource_get_a_hint(tmp_path: Path) -> None
 
 
 def test_a_resource_that_appears_twice_cites_both_places(tmp_path: Path) -> None:
-    write(tmp_path / "a.yaml", cluster("x"), cluster("y"))
-    write(tmp_path / "b.yaml", cluster("y", "2s"))
-    write(tmp_path / "other" / "b.yaml", cluster("y"), cluster("y"))
+    write(tmp_path / "a.yaml", cluster("x"), cluster("z"))
+    write(tmp_path / "b.yaml", cluster("z", "2s"))
+    write(tmp_path / "other" / "b.yaml", cluster("z"), cluster("z"))
     assert refused(tmp_path) == [
         ("b.yaml", 2, "defined twice in this group, first at DIR/a.yaml:5"),
         ("other/b.yaml", 5, "defined twice in this group, first at DIR/other/b.yaml:2"),

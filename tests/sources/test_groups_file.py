@@ -118,7 +118,7 @@ rules:
 - web
 - group: web
   match:
-    id: 1.10
+    id: 3
     metadata: {labels: {stage: beta}}
 - group: 3
 """
@@ -129,7 +129,6 @@ rules:
         (3, "unknown type 'clutsers'"),
         (5, "a rule without a group"),
         (5, "text where a mapping belongs"),
-        (8, "a number where a glob belongs"),
         (9, "a mapping where a glob belongs"),
         (10, "a rule for the unknown group 3"),
     ]

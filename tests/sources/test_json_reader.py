@@ -83,7 +83,6 @@ def test_json_and_yaml_readers_agree(value: Any, indent: int | None, escaped: bo
     assert read(text) == value
     if "\\ud" not in text:
         as_yaml = read_yaml(text.encode(), file="f", limits=LIMITS)
-        assert as_yaml.value == value
         document = read_json(text.encode(), file="f", limits=LIMITS)
         for key, part in value.items():
             assert document.line_of((key,)) == as_yaml.line_of((key,))

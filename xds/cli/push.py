@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xds.cli.completion import complete_resource
+from xds.cli.files import StrictYaml
 from xds.cli.output import EXIT_USAGE, SIGNS, change_line, count, counted, fail, say
 from xds.cli.progress import progress_bar
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Group, Output, TokenFile, examples_of, print_as, talk
@@ -45,6 +46,7 @@ def apply(
     create_group: Annotated[
         bool, typer.Option("--create-group", help="Create the --group if it is not there.")
     ] = False,
+    strict_yaml: StrictYaml = True,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what the group has beside it.")] = False,
     dry_run: DryRun = False,
     message: Message = "",
@@ -59,13 +61,14 @@ def apply(
 ) -> None:
     """Set the resources of files, all or none: at one revision.
 
-    A file holds one resource with @type, a list of them, or `resources:` with one. A directory is read as `xds serve`
-    would: each directory in it is a group, which is created if it is not there, and the files beside them are for
-    --group. What groups.yaml says of groups holds after the change, and its rules replace those of the server.
+    A file holds one resource with @type, a list of them, or `resources:` with one; a YAML file may have several such
+    documents. A directory is read as `xds serve` would: each directory in it is a group, which is created if it is not
+    there, and the files beside them are for --group. What groups.yaml says of groups holds after the change, and its
+    rules replace those of the server.
     """
     from xds.client import About
 
-    wanted = _read(files, group, prune=prune)
+    wanted = _read(files, group, prune=prune, strict_yaml=strict_yaml)
     about = About(
         id=change_id,
         message=message,
@@ -94,18 +97,19 @@ async def _apply(client: "Client", wanted: "_Wanted", about: "About") -> "Applie
 class _Wanted:
     """The content of all files and directories: changes by group, and parts of groups.yaml."""
 
+    strict_yaml: bool
     changes: "dict[str, GroupChanges]" = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
     creates_groups: bool = False
     """Whether a directory without a groups.yaml names groups: they are created if they are not there."""
 
 
-def _read(files: list[Path], group: str, *, prune: bool) -> _Wanted:
+def _read(files: list[Path], group: str, *, prune: bool, strict_yaml: bool) -> _Wanted:
     """Read all files and directories; exit with every problem."""
     from xds.client import GroupChanges
     from xds.model.problem import ChangesetRejectedError, Problem
 
-    wanted = _Wanted()
+    wanted = _Wanted(strict_yaml=strict_yaml)
     found: dict[str, tuple[Resource, ...]] = {}
     problems: list[Problem] = []
     try:
@@ -131,13 +135,16 @@ def _read(files: list[Path], group: str, *, prune: bool) -> _Wanted:
 def _read_one(path: Path, group: str, progress: Any, wanted: _Wanted) -> "dict[str, tuple[Resource, ...]]":
     """Return the resources of a file or directory by group, and add the rules of a directory to ``wanted``."""
     from xds.model.groups import DEFAULT_GROUP
-    from xds.sources.directory import DirectoryReader
+    from xds.sources.directory import DirectoryLimits, DirectoryReader
     from xds.sources.inline import read_text
+    from xds.sources.yaml_reader import YamlLimits
 
     if not path.is_dir():
         text = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return {group: read_text(text, file="standard input" if str(path) == "-" else str(path))}
-    reader = DirectoryReader(path, progress=progress)
+        place = "standard input" if str(path) == "-" else str(path)
+        return {group: read_text(text, file=place, strict=wanted.strict_yaml)}
+    limits = DirectoryLimits(file=YamlLimits(strict=wanted.strict_yaml))
+    reader = DirectoryReader(path, limits=limits, progress=progress)
     upserts = dict(reader.read().upserts)
     assert reader.last is not None
     if not upserts[DEFAULT_GROUP]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from xds.cli.files import StrictYaml
 from xds.cli.output import EXIT_FAILED, count, examples, print_json, print_problems, resource_table, say, show
 from xds.cli.progress import Progress, progress_bar
 from xds.cli.schema import SchemaOption, choose_schemas, schema_paths
@@ -51,6 +52,7 @@ def validate(
         Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The directory of resources.")
     ],
     schema: SchemaOption = None,
+    strict_yaml: StrictYaml = True,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print what is found.")] = "text",
 ) -> None:
     """Check a directory of resources: every problem at once, with its place and what would be right.
@@ -66,7 +68,7 @@ def validate(
     """
     choose_schemas(schema)
     with progress_bar() as progress:
-        report = check(directory, progress, schemas=schema_paths(schema))
+        report = check(directory, progress, schemas=schema_paths(schema), strict_yaml=strict_yaml)
     if form == "json":
         print_json(report.as_json())
     else:
@@ -74,20 +76,24 @@ def validate(
     raise typer.Exit(EXIT_FAILED if report.problems else 0)
 
 
-def check(directory: Path, progress: Progress | None = None, *, schemas: Sequence[Path] = ()) -> Report:
+def check(
+    directory: Path, progress: Progress | None = None, *, schemas: Sequence[Path] = (), strict_yaml: bool = True
+) -> Report:
     """Read the directory and apply it to an empty catalog. Raises OSError if the directory can't be read.
 
     ``schemas``: the files of ``--schema``, of which older Envoys' are looked at for warnings.
     """
     from xds.model.catalog import Catalog
     from xds.model.problem import ChangesetRejectedError
-    from xds.sources.directory import DirectoryReader
+    from xds.sources.directory import DirectoryLimits, DirectoryReader
+    from xds.sources.yaml_reader import YamlLimits
 
+    limits = DirectoryLimits(file=YamlLimits(strict=strict_yaml))
     started_s = time.monotonic()
     catalog = Catalog()
     problems: tuple[Problem, ...] = ()
     try:
-        catalog.apply(DirectoryReader(directory, progress=progress).read())
+        catalog.apply(DirectoryReader(directory, limits=limits, progress=progress).read())
     except ChangesetRejectedError as error:
         problems = error.problems
     resources = {} if problems else resource_counts(catalog.snapshots)

@@ -21,6 +21,8 @@ _HIDDEN_CLASS = (
 )
 HIDDEN = re.compile(f"[{_HIDDEN_CLASS}]")
 _HIDDEN_BUT_LINE_FEED = re.compile(f"(?!\n)[{_HIDDEN_CLASS}]")
+_READ_OTHERWISE = re.compile(r"[yYnN]|[-+]?0X[0-9a-fA-F]+")
+"""Text that PyYAML writes plainly, but that Envoy reads as a boolean or a number."""
 _HIDDEN_IN_YAML = re.compile(f"(?![\n\t])[{_HIDDEN_CLASS}]")
 
 
@@ -43,12 +45,20 @@ def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False
 
 
 def yaml_text(value: Any) -> str:
-    """Return YAML that decodes to the same value, with hidden characters as YAML escapes."""
+    """Return YAML that decodes to the same value, with hidden characters as YAML escapes.
+
+    Text stays text when Envoy reads it. A number with a fraction is text for Envoy, which counts only in a Struct.
+    """
     import yaml
 
-    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+    class Dumper(base):  # type: ignore[misc]
+        pass
+
+    Dumper.add_representer(str, _represent_text)
     try:
-        text = str(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True))
+        text = str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True))
     except UnicodeEncodeError:  # surrogates by themselves
         text = "\x00"
     if _HIDDEN_IN_YAML.search(text):
@@ -67,11 +77,17 @@ def escaping_dumper() -> Any:
             self.allow_unicode = allowed
 
     def represent(dumper: Any, text: str) -> Any:
-        style = '"' if _HIDDEN_IN_YAML.search(text) else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+        if not _HIDDEN_IN_YAML.search(text):
+            return _represent_text(dumper, text)
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
 
     Dumper.add_representer(str, represent)
     return Dumper
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = "'" if _READ_OTHERWISE.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def cut(text: str, characters_max: int) -> str:

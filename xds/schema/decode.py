@@ -14,16 +14,15 @@ UNKNOWN_FIELDS_SHOWN_MAX = 20
 
 
 class Findings:
-    """The findings of one walk. ``bytes_trails`` are the set bytes fields, whose JSON text the caller may check."""
+    """The findings of one walk."""
 
-    __slots__ = ("allow_redacted", "allow_unknown_types", "bytes_trails", "problems", "references")
+    __slots__ = ("allow_redacted", "allow_unknown_types", "problems", "references")
 
     def __init__(self, *, allow_unknown_types: bool = False, allow_redacted: bool = False) -> None:
         self.allow_redacted = allow_redacted
         self.allow_unknown_types = allow_unknown_types
         self.problems: list[Finding] = []
         self.references: dict[tuple[str, str], Reference] = {}
-        self.bytes_trails: list[Trail] = []
 
     def add(self, trail: Trail, what: str, hint: str = "") -> None:
         """Add a problem at a place."""

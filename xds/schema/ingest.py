@@ -10,13 +10,14 @@ from xds.model.resource import Resource
 from xds.model.xdstp import canonical
 from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings, decode
-from xds.schema.diagnose import is_base64, suppressed
+from xds.schema.diagnose import suppressed
 from xds.schema.names import NAMED_INSIDE, make_name_canonical, name_field, name_inside
 from xds.schema.parcel import Parcel, Unpacker
-from xds.schema.paths import Finding, Path, dotted, locate, path_of, value_at
+from xds.schema.paths import Finding, Path, dotted, locate, value_at
 from xds.schema.plan import Plans, mode_of
 from xds.schema.pool import load_schema
 from xds.schema.redact import REDACTED_BYTES, find_placeholders
+from xds.schema.scalars import BAD, read_bytes
 from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
 
 RESOURCE_BYTES_MAX = 4 * 1024 * 1024
@@ -51,8 +52,7 @@ def ingest(
     bytes, or in JSON as ``{"@type": …, "value": <base64>}``. The placeholder of a redacted secret is a problem unless
     ``allow_redacted``, for resources that are only shown again.
 
-    Equal content has an equal ``version`` and equal bytes, in any form and on any machine. ``item`` is not
-    changed, except for the position of ``@type`` among the keys of nested typed configs.
+    Equal content has an equal ``version`` and equal bytes, in any form and on any machine. ``item`` is not changed.
     """
     allow_unknown_types = allow_unknown_types or load_schema().passes_unknown_types
     intake = _Intake(item, source, line_of)
@@ -161,8 +161,6 @@ def _content(parcel: Parcel, type_url: str, found: Findings) -> tuple[bytes | No
     value = plans.canonical(message, mode_of(parcel.full_name), None, found)
     if REDACTED_BYTES in value and not found.allow_redacted:
         find_placeholders(plans.schema, message, found)
-    if parcel.json is not None:
-        _check_base64(parcel.json, found)
     if refused:
         found.problems = refused + suppressed(found.problems, refused)
     return value, name_inside(message, type_url) or _name_written(parcel, type_url)
@@ -172,22 +170,12 @@ def _opaque_content(parcel: Parcel, found: Findings) -> bytes | None:
     """Return the bytes of a resource of an unknown type, which the caller allows."""
     if parcel.json is None:
         return parcel.data
-    if set(parcel.json) - {"@type"} != {"value"} or not is_base64(parcel.json["value"]):
+    data = read_bytes(parcel.json.get("value")) if set(parcel.json) - {"@type"} == {"value"} else BAD
+    if data is BAD:
         hint = 'give its encoded bytes as base64 in "value", and nothing else'
         found.add(None, "is of an unknown type, so its fields cannot be encoded", hint)
         return None
-    message: Any = message_from_json(load_schema(), parcel.json, full_name="google.protobuf.BytesValue")
-    return bytes(message.value)
-
-
-def _check_base64(json: Mapping[str, Any], found: Findings) -> None:
-    """Refuse bytes whose JSON text is not base64; protobuf's parser decodes what it can and ignores the rest."""
-    for trail in found.bytes_trails:
-        path = path_of(trail)
-        place = locate(json, path)
-        if len(place) == len(path) and not is_base64(value_at(json, place)):
-            hint = "text goes into inline_string" if path[-1] == "inline_bytes" else ""
-            found.add(trail, "must be base64 text", hint)
+    return bytes(data)
 
 
 def _name_written(parcel: Parcel, type_url: str) -> str:

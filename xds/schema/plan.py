@@ -25,9 +25,6 @@ CHECK, REFERENCES, EDS = 1, 2, 4
 Typed configs are made canonical in every mode.
 """
 
-OPAQUE = "/" + pool.BYTES_VALUE
-"""Appended by ``diagnose`` to an unknown type URL that is allowed; the value is then a BytesValue."""
-
 _ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 
 TYPED_CONFIG_STEPS_MAX = 100
@@ -157,12 +154,9 @@ class Plans:
         if len(path_of(trail)) > TYPED_CONFIG_STEPS_MAX:
             found.add(trail, "is a typed config nested too deeply")
             return
-        if value.type_url.endswith(OPAQUE) and value.type_url.count("/") > 1:
-            value.type_url = value.type_url.removesuffix(OPAQUE)
-            opaque: Any = self.schema.message_class(pool.BYTES_VALUE).FromString(value.value)
-            value.value = opaque.value
-        elif not full_name:
-            found.add(trail, 'has no "@type"', 'say which message it is: "@type": type.googleapis.com/…')
+        if not full_name:
+            if value.value:  # an Any without anything is valid: `config: {}`
+                found.add(trail, 'has no "@type"', 'say which message it is: "@type": type.googleapis.com/…')
         elif not self.schema.has(full_name):
             if not found.allow_unknown_types:
                 found.add(trail, *unknown_type(self.schema, full_name))
@@ -200,8 +194,6 @@ class Plans:
         if mode & REFERENCES and has_references(descriptor.full_name):
             return True
         if descriptor.full_name == pool.ANY or (mode & CHECK and descriptor.full_name == pool.DURATION):
-            return True
-        if any(field.type == FieldDescriptor.TYPE_BYTES for field in descriptor.fields):
             return True
         if not mode & CHECK:
             return False
@@ -241,8 +233,6 @@ class _FieldCompiler:
             plan = self._plans.of(message_type, self._mode & ~CHECK if unchecked else self._mode)
             return plan.run if plan is not None else None
         check = rules.value_check(ruled, field) if ruled is not None else None
-        if field.type == FieldDescriptor.TYPE_BYTES:
-            return _bytes_noted(check)
         return _checked(check) if check is not None else None
 
     def _any(self, ruled: Any | None, field: FieldDescriptor) -> Visit:
@@ -259,9 +249,6 @@ class _FieldCompiler:
 
     def _wrapper(self, content: FieldDescriptor, ruled: Any | None) -> Visit | None:
         check = rules.value_check(ruled, content) if ruled is not None else None
-        if content.type == FieldDescriptor.TYPE_BYTES:
-            inner = _bytes_noted(check)
-            return lambda value, trail, found: inner(value.value, trail, found)
         if check is None:
             return None
 
@@ -362,16 +349,6 @@ def _asks_only_presence(ruled: Any) -> bool:
 def _checked(check: rules.Check) -> Visit:
     def visit(value: Any, trail: Trail, found: Findings) -> None:
         what = check(value)
-        if what is not None:
-            found.add(trail, what)
-
-    return visit
-
-
-def _bytes_noted(check: rules.Check | None) -> Visit:
-    def visit(value: Any, trail: Trail, found: Findings) -> None:
-        found.bytes_trails.append(trail)
-        what = check(value) if check is not None else None
         if what is not None:
             found.add(trail, what)
 

@@ -1,21 +1,23 @@
 """Resources for display: with secrets redacted, and in Envoy's JSON form."""
 
+import math
+import struct
 from base64 import b64encode
-from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 
 from xds.model.resource import Resource
 from xds.schema import pool
-from xds.schema.plan import OPAQUE
 from xds.schema.pool import Schema, load_schema
 from xds.schema.redact import REDACTED, REDACTED_BYTES, redact
 from xds.schema.restore import with_body
+from xds.schema.scalars import FLOAT_OVERFLOW
 from xds.schema.wrapping import needs_wrapper, wrapped_json
 
-_PLACEHOLDER = b64encode(REDACTED_BYTES).decode()
+_TEXT_FORMS = frozenset({pool.DURATION, pool.TIMESTAMP, "google.protobuf.FieldMask"})
+_64_BITS = frozenset({FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64})
+_FLOATS = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT})
 
 
 def redacted(resource: Resource) -> Resource:
@@ -36,82 +38,106 @@ def to_json(resource: Resource) -> dict[str, Any]:
     """
     schema = load_schema()
     body: Any = schema.message_class(pool.ANY).FromString(resource.body)
-    _mark_unknown(schema, body)
-    shown = json_format.MessageToDict(body, preserving_proto_field_name=True, descriptor_pool=schema.pool)
-    finished: dict[str, Any] = _Finisher(schema).any(shown)
-    return wrapped_json(resource, finished) if needs_wrapper(resource) else finished
+    shown = _any(schema, body)
+    return wrapped_json(resource, shown) if needs_wrapper(resource) else shown
 
 
-def _mark_unknown(schema: Schema, message: Any) -> None:
-    """Make every Any of an unknown type printable: its bytes as BytesValue, its type URL marked."""
-    if message.DESCRIPTOR.full_name == pool.ANY:
-        _mark_any(schema, message)
-        return
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        if not field.is_repeated:
-            _mark_unknown(schema, value)
-        elif not field.message_type.GetOptions().map_entry:
-            for item in value:
-                _mark_unknown(schema, item)
-        elif field.message_type.fields_by_name["value"].message_type is not None:
-            for key in value:
-                _mark_unknown(schema, value[key])
-
-
-def _mark_any(schema: Schema, message: Any) -> None:
+def _any(schema: Schema, message: Any) -> dict[str, Any]:
+    """Return an Any in its JSON form. The content of one of an unknown type is its bytes, in ``value``."""
+    if not message.type_url:
+        return {}
     full_name = message.type_url.rpartition("/")[2]
-    if schema.has(full_name):
-        inner: Any = schema.message_class(full_name).FromString(message.value)
-        _mark_unknown(schema, inner)
-        message.value = inner.SerializeToString(deterministic=True)
-    elif full_name:
-        opaque: Any = schema.message_class(pool.BYTES_VALUE)
-        message.value = opaque(value=message.value).SerializeToString()
-        message.type_url += OPAQUE
+    if not schema.has(full_name):
+        return {"@type": message.type_url, "value": _bytes(message.value)}
+    shown = _message(schema, schema.message_class(full_name).FromString(message.value))
+    inside = {"value": shown} if full_name in pool.VALUE_IN_ANY else shown
+    return {"@type": message.type_url, **inside}
 
 
-class _Finisher:
-    """Walks printed JSON with its descriptors: removes the marks of unknown types, decodes placeholders in bytes."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-
-    def any(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        type_url = value.get("@type", "")
-        if type_url.endswith(OPAQUE) and type_url.count("/") > 1:
-            return {"@type": type_url.removesuffix(OPAQUE), "value": _spelt(value["value"])}
-        full_name = type_url.rpartition("/")[2]
-        if not full_name:
-            return dict(value)
-        descriptor = self._schema.descriptor(full_name)
-        if full_name in pool.VALUE_IN_ANY:
-            return {"@type": type_url, "value": self._message(descriptor, value["value"])}
-        body = {key: item for key, item in value.items() if key != "@type"}
-        return {"@type": type_url, **self._message(descriptor, body)}
-
-    def _message(self, descriptor: Descriptor, value: Any) -> Any:
-        if descriptor.full_name == pool.ANY:
-            return self.any(value)
-        if descriptor.full_name == pool.BYTES_VALUE:
-            return _spelt(value)
-        if descriptor.full_name in pool.VALUE_IN_ANY:
-            return value
-        return {key: self._field(descriptor.fields_by_name[key], item) for key, item in value.items()}
-
-    def _field(self, field: FieldDescriptor, value: Any) -> Any:
-        if field.type == FieldDescriptor.TYPE_BYTES:
-            return [_spelt(item) for item in value] if field.is_repeated else _spelt(value)
-        if field.message_type is None:
-            return value
-        if not field.is_repeated:
-            return self._message(field.message_type, value)
-        if not field.message_type.GetOptions().map_entry:
-            return [self._message(field.message_type, item) for item in value]
-        content = field.message_type.fields_by_name["value"]
-        return {key: self._field(content, item) for key, item in value.items()}
+def _message(schema: Schema, message: Any) -> Any:
+    full_name = message.DESCRIPTOR.full_name
+    if full_name == pool.ANY:
+        return _any(schema, message)
+    if full_name in pool.WRAPPERS:
+        return _scalar(message.DESCRIPTOR.fields_by_name["value"], message.value)
+    if full_name == "google.protobuf.Struct":
+        return {key: _value(message.fields[key]) for key in message.fields}
+    if full_name == "google.protobuf.ListValue":
+        return [_value(item) for item in message.values]
+    if full_name == "google.protobuf.Value":
+        return _value(message)
+    if full_name in _TEXT_FORMS and (text := _text_form(message)):
+        return text
+    return {field.name: _field(schema, field, value) for field, value in message.ListFields()}
 
 
-def _spelt(base64: str) -> str:
-    return REDACTED if base64 == _PLACEHOLDER else base64
+def _text_form(message: Any) -> str:
+    """Return the text of a duration, timestamp or field mask, "" if its value has none, as nanos out of range."""
+    try:
+        return str(message.ToJsonString())
+    except ValueError:
+        return ""
+
+
+def _field(schema: Schema, field: FieldDescriptor, value: Any) -> Any:
+    if not field.is_repeated:
+        return _single(schema, field, value)
+    if field.message_type is None or not field.message_type.GetOptions().map_entry:
+        return [_single(schema, field, item) for item in value]
+    key_field, content = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+    is_text = key_field.type == FieldDescriptor.TYPE_STRING
+    return {key if is_text else _key(key): _single(schema, content, value[key]) for key in value}
+
+
+def _key(key: Any) -> str:
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _single(schema: Schema, field: FieldDescriptor, value: Any) -> Any:
+    return _message(schema, value) if field.message_type is not None else _scalar(field, value)
+
+
+def _scalar(field: FieldDescriptor, value: Any) -> Any:
+    if field.enum_type is not None:
+        named = field.enum_type.values_by_number.get(value)
+        return named.name if named is not None else value
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return _bytes(value)
+    if field.cpp_type in _64_BITS:
+        return str(value)
+    if field.cpp_type not in _FLOATS:
+        return value
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return _shortest(value) if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT else value
+
+
+def _shortest(value: float) -> float:
+    """Return the number with the fewest digits that is the same as a 32-bit float: 0.1, not 0.10000000149011612."""
+    for digits in range(6, 9):
+        short = float(f"{value:.{digits}g}")
+        if abs(short) < FLOAT_OVERFLOW and struct.unpack("f", struct.pack("f", short))[0] == value:
+            return short
+    return value
+
+
+def _value(message: Any) -> Any:
+    kind = message.WhichOneof("kind")
+    if kind is None or kind == "null_value":
+        return None
+    if kind == "struct_value":
+        return {key: _value(message.struct_value.fields[key]) for key in message.struct_value.fields}
+    if kind == "list_value":
+        return [_value(item) for item in message.list_value.values]
+    value = getattr(message, kind)
+    return _number(value) if kind == "number_value" else value
+
+
+def _number(value: float) -> float:
+    """Return a number as an int if it is one that a JSON reader takes back exactly; ``-0.0`` stays what it is."""
+    is_exact = value.is_integer() and abs(value) < 2**53 and (value != 0 or math.copysign(1, value) > 0)
+    return int(value) if is_exact else value
+
+
+def _bytes(value: bytes) -> str:
+    return REDACTED if value == REDACTED_BYTES else b64encode(value).decode()

@@ -1,7 +1,6 @@
 """Read a directory of resources into one changeset, or report all of its problems.
 
-Each file has the format that Envoy reads (``path_config_source``): a DiscoveryResponse, of which ``resources`` is used.
-See ``tree`` for which files are read and ``groups_file`` for the rules.
+See ``documents`` for the format of a file, ``tree`` for which files are read and ``groups_file`` for the rules.
 """
 
 import dataclasses
@@ -9,7 +8,7 @@ import marshal
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -21,15 +20,11 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.schema.ingest import ingest
-from xds.sources.groups_file import GroupsFile, parse_groups, suggestion
+from xds.sources.documents import Item, items_of
+from xds.sources.groups_file import GroupsFile, parse_groups
 from xds.sources.json_reader import read_json
 from xds.sources.tree import FoundFile, Stamp, Tree, TreeLimits, scan_tree
-from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
-
-_SNAKE_KEYS = ("version_info", "resources", "canary", "type_url", "nonce", "control_plane", "resource_errors")
-_CAMEL_KEYS = ("versionInfo", "typeUrl", "controlPlane", "resourceErrors")
-TOP_LEVEL_KEYS = frozenset((*_SNAKE_KEYS, *_CAMEL_KEYS))
-"""The fields of ``envoy.service.discovery.v3.DiscoveryResponse``, in both of protobuf's JSON spellings."""
+from xds.sources.yaml_reader import Document, FileDocument, YamlLimits, read_yaml, read_yaml_documents
 
 Progress = Callable[[int, int], None]
 _ATTEMPTS_MAX = 10
@@ -216,9 +211,9 @@ class DirectoryReader:
             return dataclasses.replace(known, stamp=file.stamp, is_settled=is_settled)
         content = FileContent(stamp=file.stamp, is_settled=is_settled, digest=digest, is_blank=not text.strip())
         try:
-            document = self._parse(file, text)
+            documents = self._documents(file, text)
             by_digest = known.by_digest if known is not None else {}
-            resources, digests, problems = self._resources(file, document, by_digest)
+            resources, digests, problems = self._resources(file, documents, by_digest)
         except ChangesetRejectedError as error:
             return dataclasses.replace(content, problems=_in_group(error.problems, file.group))
         return dataclasses.replace(
@@ -249,71 +244,46 @@ class DirectoryReader:
             return text if Stamp.of(os.fstat(descriptor)) == file.stamp else None
 
     def _parse(self, file: FoundFile, text: bytes) -> Document:
-        read = read_json if file.path.lower().endswith(".json") else read_yaml
-        return read(text, file=file.path, limits=self._limits.file)
+        if file.path.lower().endswith(".json"):
+            return read_json(text, file=file.path, limits=self._limits.file)
+        return read_yaml(text, file=file.path, limits=self._limits.file)
+
+    def _documents(self, file: FoundFile, text: bytes) -> Sequence[FileDocument]:
+        if file.path.lower().endswith(".json"):
+            return (read_json(text, file=file.path, limits=self._limits.file),)
+        return read_yaml_documents(text, file=file.path, limits=self._limits.file)
 
     def _resources(
-        self, file: FoundFile, document: Document, by_digest: Mapping[bytes, Resource]
+        self, file: FoundFile, documents: Sequence[FileDocument], by_digest: Mapping[bytes, Resource]
     ) -> tuple[list[Resource], list[bytes], list[Problem]]:
-        items, problems = _items(document, file.path)
-        item_digests = [_digest(item) for item in items]  # first: ingesting may reorder values that aliases share
+        items, problems = items_of(documents, file=file.path, takes_lists=False)
         resources: list[Resource] = []
         digests: list[bytes] = []
-        for index, item in enumerate(items):
-            line = document.item_line("resources", index)
-            if not isinstance(item, dict):
+        for item in items:
+            if not isinstance(item.value, dict):
                 what, hint = "a resource must be a mapping", 'begin it with "@type": type.googleapis.com/…'
-                where = f"resources[{index}]"
-                problems.append(Problem(what=what, hint=hint, file=file.path, line=line, field=where))
+                problems.append(Problem(what=what, hint=hint, file=file.path, line=item.line, field=item.place))
                 continue
+            digest = _digest(item.value)
             try:
-                resource = by_digest.get(item_digests[index]) or self._ingest(item, document, index, file.path)
+                resource = by_digest.get(digest) or self._ingest(item, file.path)
             except ChangesetRejectedError as error:
                 problems += error.problems
                 continue
-            source = f"{file.path}:{line}"
+            source = f"{file.path}:{item.line}"
             resources.append(resource if resource.source == source else dataclasses.replace(resource, source=source))
-            digests.append(item_digests[index])
+            digests.append(digest)
         return resources, digests, problems
 
-    def _ingest(self, item: dict[str, Any], document: Document, index: int, path: str) -> Resource:
+    def _ingest(self, item: Item, path: str) -> Resource:
         def line_of(keys: tuple[str | int, ...]) -> int:
-            return document.line_of(("resources", index, *keys)) if keys else document.item_line("resources", index)
+            return item.line_of(keys) if keys else item.line
 
-        return ingest(item, source=path, line_of=line_of, allow_unknown_types=self._allow_unknown_types)
+        return ingest(item.value, source=path, line_of=line_of, allow_unknown_types=self._allow_unknown_types)
 
 
 def _digest(item: Any) -> bytes:
     return blake2b(marshal.dumps(item, 2), digest_size=16).digest()  # version 2 has no references: equal if equal
-
-
-def _items(document: Document, path: str) -> tuple[list[Any], list[Problem]]:
-    """Return a file's list of resources, and the problems of its other keys."""
-    top = document.value
-    if top is None:
-        return [], []
-    if not isinstance(top, dict):
-        hint = "begin the file with `resources:` and put the list below it"
-        return [], [Problem(what="the file holds no `resources:`", hint=hint, file=path, line=1)]
-    problems = []
-    for key in top:
-        if key not in TOP_LEVEL_KEYS:
-            line = document.line_of((key,))
-            problems.append(Problem(what=f"unknown key {key!r}", hint=_key_hint(key), file=path, line=line))
-    items = top.get("resources")
-    if items is not None and not isinstance(items, list):
-        line, hint = document.line_of(("resources",)), "begin each resource with '- '"
-        problems.append(Problem(what="`resources` must be a list", hint=hint, file=path, line=line, field="resources"))
-        return [], problems
-    return items or [], problems
-
-
-def _key_hint(key: str) -> str:
-    if key in ("static_resources", "dynamic_resources", "node", "admin"):
-        return "this is a bootstrap file; list its resources under `resources:`, each with its @type"
-    if key in ("@type", "name", "cluster_name"):
-        return "put the resource into a list under `resources:`"
-    return suggestion(key, _SNAKE_KEYS, kind="a file may hold")
 
 
 def _add(group: dict[tuple[str, str], Resource], resources: Iterable[Resource], file: FoundFile) -> Iterable[Problem]:

@@ -1,14 +1,15 @@
 """Read resources given in code: dicts, YAML text, protobuf messages."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.schema.ingest import ingest
-from xds.sources.yaml_reader import YamlDocument, YamlLimits, read_yaml
+from xds.sources.documents import items_of
+from xds.sources.json_reader import read_json
+from xds.sources.yaml_reader import FileDocument, YamlLimits, read_yaml_documents
 
 ResourceLike = Any
 """A dict in Envoy's JSON form with ``@type``; YAML text of one, of a list of them, or of a file with ``resources:``; an
@@ -40,40 +41,35 @@ def _read(item: ResourceLike, place: str) -> list[Resource]:
     return list(read_text(item.encode(), file=place))
 
 
-def read_text(text: bytes, *, file: str) -> tuple[Resource, ...]:
-    """Read YAML or JSON text: a resource, a list of them, or a mapping with ``resources:``.
-
-    ``file`` names the source in problems. Raises ChangesetRejectedError with all problems.
-    """
-    place = file
-    document = read_yaml(text, file=file, limits=YamlLimits())
-    value: Any = document.value
-    prefix: tuple[str, ...] = ()
-    if isinstance(value, dict) and "resources" in value and "@type" not in value:
-        value, prefix = value["resources"], ("resources",)
-    if isinstance(value, dict):
-        return (ingest(value, source=place, line_of=document.line_of),)
-    if not isinstance(value, list):
-        raise ChangesetRejectedError(
-            [
-                Problem(
-                    what="is not a resource",
-                    hint="give a mapping with @type, a list of these, or `resources:` with such a list",
-                    file=place,
-                )
-            ]
-        )
-    found: list[Resource] = []
-    problems: list[Problem] = []
-    for index, each in enumerate(value):
+def _documents(text: bytes, file: str, limits: YamlLimits) -> Sequence[FileDocument]:
+    """Read a text as JSON, in which numbers stay numbers, if it is JSON or its file is named so; else as YAML."""
+    if file.lower().endswith(".json"):
+        return (read_json(text, file=file, limits=limits),)
+    if not file.lower().endswith((".yaml", ".yml")) and text.lstrip()[:1] in (b"{", b"["):
         try:
-            found.append(ingest(each, source=place, line_of=partial(_line_within, document, (*prefix, index))))
+            return (read_json(text, file=file, limits=limits),)
+        except ChangesetRejectedError:
+            pass  # perhaps YAML, whose reader says what is wrong if it isn't
+    return read_yaml_documents(text, file=file, limits=limits)
+
+
+def read_text(text: bytes, *, file: str, strict: bool = True) -> tuple[Resource, ...]:
+    """Read YAML or JSON text; each document is a resource, a list of them, or a mapping with ``resources:``.
+
+    ``file`` names the source in problems, ``strict`` is that of ``YamlLimits``. Raises ChangesetRejectedError with all
+    problems.
+    """
+    documents = _documents(text, file, YamlLimits(strict=strict))
+    items, problems = items_of(documents, file=file, takes_lists=True)
+    if not items and not problems:
+        hint = "give a mapping with @type, a list of these, or `resources:` with such a list"
+        problems = [Problem(what="is not a resource", hint=hint, file=file)]
+    found: list[Resource] = []
+    for item in items:
+        try:
+            found.append(ingest(item.value, source=file, line_of=item.line_of))
         except ChangesetRejectedError as error:
             problems += error.problems
     if problems:
         raise ChangesetRejectedError(problems)
     return tuple(found)
-
-
-def _line_within(document: YamlDocument, prefix: tuple[str | int, ...], path: tuple[str | int, ...]) -> int:
-    return document.line_of((*prefix, *path))

@@ -6,8 +6,10 @@ are found by the YAML reader (JSON is valid YAML), in the one item that has a pr
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -36,8 +38,12 @@ def read_json(text: bytes, *, file: str, limits: YamlLimits) -> "JsonDocument":
         line = decoded.count("\n", 0, offset) + 1
         raise ChangesetRejectedError([Problem(what=what, hint=hint, file=file, line=line)]) from None
     except _DuplicateKeyError as error:
-        _as_yaml(decoded, file, limits)  # raises with the lines of both keys
-        what, hint = f"duplicate key {error.args[0]!r}", "keep one of the two"
+        hint = "keep one of the two; of some types Envoy takes the last one, others it merges"
+        try:
+            _as_yaml(decoded, file, limits)  # raises with the lines of both keys
+        except ChangesetRejectedError as lines:
+            raise ChangesetRejectedError([replace(problem, hint=hint) for problem in lines.problems]) from None
+        what = f"duplicate key {error.args[0]!r}"
         raise ChangesetRejectedError([Problem(what=what, hint=hint, file=file)]) from None
 
 
@@ -50,8 +56,19 @@ class JsonDocument:
         self._text, self._file, self._limits = text, file, limits
         self._offsets: dict[str, list[int]] = {}
         self._lines: dict[str, list[int]] = {}
-        self._decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_bounded_int)
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_bounded_int, parse_float=_finite
+        )
         self.value: Any = self._document()
+
+    @property
+    def line(self) -> int:
+        """The line on which the value starts."""
+        return self._text.count("\n", 0, self._skip(0)) + 1
+
+    def is_anchored(self, key: str) -> bool:
+        """Return whether the value of a top-level key has an anchor, which JSON doesn't have."""
+        return False
 
     def item_line(self, key: str, index: int) -> int:
         """Return the line of an item of the list under a top-level key."""
@@ -185,10 +202,17 @@ def _no_constant(word: str) -> Any:
     raise ValueError(f'{word} is not a JSON number; write "{word}"')
 
 
-def _bounded_int(digits: str) -> int:
+def _bounded_int(digits: str) -> float:
     if len(digits) > 100:
         raise ValueError(f"a number of {len(digits):,} digits")
-    return int(digits)
+    return int(digits) if digits != "-0" else -0.0
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {digits[:40]} is out of range")
+    return number
 
 
 def _encodable(text: str) -> bool:
