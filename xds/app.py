@@ -23,6 +23,7 @@ from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.reporting.events import log_certificates, log_little_room, log_tls_problem
 from xds.reporting.standing import DirectoryStanding
+from xds.schema.notices import Notices
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
@@ -49,8 +50,8 @@ class App:
         store. Raises SchemaError or SchemaInUseError.
         """
         self.settings = settings
-        kept = schemas_path(settings.store.url) if keeps_schemas else None
-        schema_files.choose(settings.schemas, unknown_types=settings.unknown_types, kept=kept)
+        self._kept_schemas = schemas_path(settings.store.url) if keeps_schemas else None
+        schema_files.choose(settings.schemas, unknown_types=settings.unknown_types, kept=self._kept_schemas)
         self._schema = load_schema()
         self.catalog = Catalog(check_references=not checked)
         self.address: Address | None = None
@@ -233,6 +234,10 @@ class App:
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query, from all worker processes, and the server's problems."""
         return replace(await self._streams.nodes(query), problems=tuple(self._problems()))
+
+    def notices(self) -> Notices:
+        """Return what is warned of in resources: by the schema, and by those of the older Envoys of ``schemas``."""
+        return Notices(self._schema, schema_files.older_schemas(self.settings.schemas, self._kept_schemas))
 
     def note_rejected(self) -> None:
         """Count a change that was rejected before ``apply``."""

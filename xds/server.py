@@ -175,7 +175,11 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
 
     settings, admin = control_plane.settings.api, control_plane.settings.admin
     operations = Operations(
-        publisher, control_plane.catalog, nodes=control_plane.nodes, on_rejected=control_plane.note_rejected
+        publisher,
+        control_plane.catalog,
+        nodes=control_plane.nodes,
+        on_rejected=control_plane.note_rejected,
+        notices=control_plane.notices(),
     )
     token = Token(settings.token_file)
     intake = Intake(max(settings.intake_bytes_max, settings.body_bytes_max), on_empty=return_holes)

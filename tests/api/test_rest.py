@@ -86,6 +86,7 @@ async def test_a_changeset_is_made_and_told(api: httpx.AsyncClient) -> None:
         "unchanged": [],
         "again": False,
         "rules_changed": False,
+        "warnings": [],
     }
     answer = await push(api, upsert=[A], remove=[{"type": "clusters", "name": "b"}])
     assert answer.json()["changed"] == [{"group": "default", "type": "clusters", "name": "b", "change": "removed"}]
@@ -139,6 +140,7 @@ async def test_one_resource_is_put_read_and_deleted(api: httpx.AsyncClient) -> N
         "unchanged": [{"group": "default", "type": "clusters", "name": "a"}],
         "again": False,
         "rules_changed": False,
+        "warnings": [],
     }
     assert (await api.get(path, params={"revision": 0})).status_code == 404
     assert (await api.delete(path)).json()["revision"] == 2
@@ -148,6 +150,7 @@ async def test_one_resource_is_put_read_and_deleted(api: httpx.AsyncClient) -> N
         "unchanged": [{"group": "default", "type": "clusters", "name": "a"}],
         "again": False,
         "rules_changed": False,
+        "warnings": [],
     }
     assert (await api.get(path, params={"revision": 1})).json()["name"] == "a"
 
@@ -251,6 +254,7 @@ async def test_conflicts_say_where_the_store_is(api: httpx.AsyncClient) -> None:
         "unchanged": [],
         "again": True,
         "rules_changed": False,
+        "warnings": [],
     }
     assert (await push(api, upsert=[A], id="x")).status_code == 409
     assert (await api.get("/v1/revisions", params={"id": "x"})).json()["revisions"] == [{"revision": 2, "id": "x"}]

@@ -155,6 +155,7 @@ async def test_apply_reads_standard_input_groups_of_a_directory_and_prunes(run, 
         "dry_run": False,
         "again": False,
         "rules_changed": True,
+        "warnings": [],
         "groups": [
             {
                 "group": "web",

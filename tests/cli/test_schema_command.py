@@ -1,19 +1,24 @@
 """``xds schema``, and ``--schema`` of other commands."""
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.schemas import FILTER, older_api, own_filter
 from support.server import XdsServer
 from support.wire import DeltaClient
 
+from xds._generated import xds_wire_pb2 as wire
+from xds.client import Client
 from xds.schema.origin import built_with
 from xds.schema.union import encode_set
 
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+ROUTE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 
 
@@ -166,8 +171,8 @@ def test_validate_warns_of_deprecated_fields_and_of_what_an_older_envoy_lacks(xd
     assert done.returncode == 0
     lines = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 2
-    assert f"{served}/a.yaml:10: [default] clusters/a track_timeout_budgets: is deprecated since Envoy 3.0" in lines[0]
-    assert lines[1].endswith("routes[0].match.cookies: is a field that Envoy 1.30.0 lacks")
+    assert lines[0].endswith("routes[0].match.cookies: is a field that Envoy 1.30.0 lacks")
+    assert f"{served}/a.yaml:10: [default] clusters/a track_timeout_budgets: is deprecated since Envoy 3.0" in lines[1]
     report = json.loads(xds("validate", served, "--format", "json").stdout)
     assert [(warning["resource"], warning["field"]) for warning in report["warnings"]] == [
         ("clusters/a", "track_timeout_budgets")
@@ -176,3 +181,54 @@ def test_validate_warns_of_deprecated_fields_and_of_what_an_older_envoy_lacks(xd
 
     only_old = xds("validate", served, "--schema", tmp_path / "envoy-1.30.0")
     assert (only_old.returncode, "unknown field of envoy.config.route.v3.RouteMatch" in only_old.stdout) == (1, True)
+
+
+async def test_a_push_warns_of_what_the_envoys_of_connected_nodes_lack(tmp_path: Path) -> None:
+    for version, lacks in (("1.30.0", (COOKIES,)), ("1.40.0", ())):
+        source = older_api(version, lacks=lacks)
+        (tmp_path / f"envoy-{version}").write_bytes(encode_set(source.files, version))
+    schemas = ["--schema", str(tmp_path / "envoy-1.30.0"), "--schema", str(tmp_path / "envoy-1.40.0")]
+    match: dict[str, Any] = {"prefix": "/", "cookies": [{"name": "c", "string_match": {"exact": "1"}}]}
+
+    def routes(name: str) -> dict[str, Any]:
+        host = {"name": "all", "domains": ["*"], "routes": [{"match": match, "direct_response": {"status": 200}}]}
+        return {"@type": ROUTE, "name": name, "virtual_hosts": [host]}
+
+    def node(minor: int) -> wire.Node:
+        made = wire.Node(id=f"n{minor}", cluster="c", user_agent_name="envoy")
+        made.user_agent_build_version.version.major_number = 1
+        made.user_agent_build_version.version.minor_number = minor
+        return made
+
+    async with XdsServer(None, "--store", "memory:", *schemas) as server:
+        await server.wait_ready()
+        async with (
+            Client(f"127.0.0.1:{server.api_port}") as client,
+            DeltaClient(server.port) as old,
+            DeltaClient(server.port) as new,
+        ):
+            for stream, minor in ((old, 30), (new, 40)):
+                await stream.send(wire.DeltaDiscoveryRequest(type_url=ROUTE, node=node(minor)))
+                await stream.take()
+            (warning,) = (await client.apply(upsert=[routes("r")])).warnings
+            await client.put_group("nobody")
+            assert (await client.apply(upsert=[routes("r")], group="nobody")).warnings == ()
+        what = "is a field that Envoy 1.30.0 lacks"
+        assert (warning.what, warning.resource, warning.group) == (what, "routes/r", "default")
+        assert warning.field == "virtual_hosts[0].routes[0].match.cookies"
+        assert warning.hint.startswith("1 connected node is of this version: ")
+
+
+async def test_apply_prints_what_is_deprecated(xds, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(ROUTES)
+    async with XdsServer(None, "--store", "memory:", "--workers", "0") as server:
+        await server.wait_ready()
+        address = ["--api", f"127.0.0.1:{server.api_port}"]
+        done = await asyncio.to_thread(xds, "apply", "-f", "a.yaml", *address, "--dry-run")
+        assert (done.returncode, done.stderr.splitlines()[0]) == (
+            0,
+            "warning: [default] clusters/a track_timeout_budgets: is deprecated since Envoy 3.0",
+        )
+        done = await asyncio.to_thread(xds, "apply", "-f", "a.yaml", *address, "-o", "json")
+        (warning,) = json.loads(done.stdout)["warnings"]
+        assert (warning["field"], done.stderr) == ("track_timeout_budgets", "")

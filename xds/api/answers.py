@@ -121,6 +121,7 @@ def published_json(published: Published) -> dict[str, Any]:
         "unchanged": [{"group": key.group, **_name(key)} for key in published.unchanged],
         "again": published.again,
         "rules_changed": published.rules_changed,
+        "warnings": [problem_json(warning) for warning in published.warnings],
     }
 
 

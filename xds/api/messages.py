@@ -26,6 +26,7 @@ def applied_message(published: Published) -> Any:
         unchanged=[_applied(key, "unchanged") for key in published.unchanged],
         again=published.again,
         rules_changed=published.rules_changed,
+        warnings=problems_message(published.warnings).problems,
     )
 
 

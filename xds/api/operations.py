@@ -1,6 +1,7 @@
 """The push API's operations, for every protocol: changes, reading at a revision, history, groups, nodes."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -19,13 +20,21 @@ from xds.publishing.changes import Change, Published
 from xds.publishing.codec import read_table, restored
 from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules
 from xds.publishing.publisher import Publisher
+from xds.schema.notices import Notices
 from xds.schema.restore import labelled
+from xds.schema.warnings import warnings_of
 from xds.schema.wire import is_content_hash
 from xds.store.entries import Head, Key, Stored, head_of, must_be_kept
 from xds.store.errors import NotYetError, OutcomeUnknownError, StoreError
 
 HISTORY_MAX = 1_000
 VERSION_CHARACTERS_MAX = 200
+VERSIONS_NODES_MAX = 10_000
+"""Nodes of each process whose Envoy versions are counted."""
+VERSIONS_KEPT_S = 10.0
+"""How long the counts are used, as counting visits every node."""
+WARNINGS_MAX = 100
+"""Warnings in the answer to one change."""
 NAMES_COMPARED_MAX = 1_000
 """Names of a group that are compared with one that it does not have, to suggest similar ones."""
 
@@ -109,11 +118,16 @@ class Operations:
         *,
         nodes: Callable[[NodesQuery], Awaitable[NodesFound]],
         on_rejected: Callable[[], None] = lambda: None,
+        notices: Notices | None = None,
     ) -> None:
+        """``notices``: what is warned of in the resources of a change; None: nothing."""
         self._publisher = publisher
         self._catalog = catalog
         self._nodes = nodes
         self._on_rejected = on_rejected
+        self._notices = notices
+        self._versions: dict[str, Counter[str]] = {}
+        self._versions_until_s = 0.0
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
@@ -125,10 +139,46 @@ class Operations:
             upserts = {g: tuple(labelled(each, version) for each in all_) for g, all_ in change.upserts.items()}
             change = replace(change, upserts=upserts)
         try:
-            return await self._publisher.publish(change)
+            published = await self._publisher.publish(change)
         except ChangesetRejectedError:
             self._on_rejected()
             raise
+        warnings = await self._warnings(change, published)
+        return replace(published, warnings=(*published.warnings, *warnings)) if warnings else published
+
+    async def _warnings(self, change: Change, published: Published) -> tuple[Problem, ...]:
+        """Return the warnings about the resources that a change added or changed."""
+        notices = self._notices
+        if notices is None or not change.upserts:
+            return ()
+        changed = set(published.changed)
+        resources = {
+            group: [each for each in upserts if Key(group, each.type_url, each.name) in changed]
+            for group, upserts in change.upserts.items()
+        }
+        nodes = await self._versions_by_group() if notices.versions else {}
+
+        def find() -> tuple[Problem, ...]:
+            found: list[Problem] = []
+            for group, upserts in resources.items():
+                found += islice(warnings_of(upserts, notices, group=group, nodes=nodes.get(group, {})), WARNINGS_MAX)
+            return tuple(found[:WARNINGS_MAX])
+
+        return await run_in_thread(sum(len(each.encoded) for all_ in resources.values() for each in all_), find)
+
+    async def _versions_by_group(self) -> dict[str, Counter[str]]:
+        """Return the connected nodes' number by group whose resources they get, and by the version of their Envoy."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._versions_until_s:
+            return self._versions
+        found: dict[str, Counter[str]] = {}
+        for node in (await self._nodes(NodesQuery(limit=VERSIONS_NODES_MAX))).nodes:
+            name, _, version = node.node.user_agent.partition(" ")
+            if name == "envoy" and version:
+                for group in lineage_of(self._catalog.table, node.group):
+                    found.setdefault(group, Counter())[version] += 1
+        self._versions, self._versions_until_s = found, now_s + VERSIONS_KEPT_S
+        return found
 
     async def push_endpoints(self, group: str, endpoints: tuple[Resource, ...]) -> "asyncio.Future[Published]":
         """Queue assignments, merged with those that wait, and return the future of their outcome.

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 
 from xds.cli.completion import complete_resource
 from xds.cli.files import StrictYaml
-from xds.cli.output import EXIT_USAGE, SIGNS, change_line, count, counted, fail, say
+from xds.cli.output import EXIT_USAGE, SIGNS, change_line, count, counted, fail, print_problems, say
 from xds.cli.progress import progress_bar
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Group, Output, TokenFile, examples_of, print_as, talk
 from xds.cli.targets import WrongTargetError, targets_of
@@ -268,6 +268,7 @@ def print_applied(
     if applied.rules_changed:
         what = "groups and rules" if done == "changed" else " ".join(by_group)
         say(f"{what} {'would be ' if dry_run else ''}{done}")
+    print_problems(applied.warnings, sys.stderr, kind="warning")
 
 
 def applied_json(applied: "Applied", by_group: "dict[str, list[AppliedResource]]", *, dry_run: bool) -> dict[str, Any]:
@@ -277,6 +278,7 @@ def applied_json(applied: "Applied", by_group: "dict[str, list[AppliedResource]]
         "dry_run": dry_run,
         "again": applied.again,
         "rules_changed": applied.rules_changed,
+        "warnings": [asdict(warning) for warning in applied.warnings],
         "groups": [
             {
                 "group": group,

@@ -97,7 +97,7 @@ def check(
     except ChangesetRejectedError as error:
         problems = error.problems
     resources = {} if problems else resource_counts(catalog.snapshots)
-    warnings = () if problems else tuple(_warnings(catalog, schemas))
+    warnings = () if problems else tuple(sorted(_warnings(catalog, schemas), key=lambda each: (each.file, each.line)))
     elapsed_s = time.monotonic() - started_s
     return Report(directory=directory, resources=resources, problems=problems, elapsed_s=elapsed_s, warnings=warnings)
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, cast
 from google.protobuf import json_format
 
 from xds._generated import snapshots_pb2 as pb
+from xds.client.errors import problems_of
+from xds.model.problem import Problem
 from xds.schema.ingest import ingest
 from xds.schema.show import to_json
 from xds.schema.wrapping import WRAPPER_URL
@@ -43,6 +45,8 @@ class Applied:
     """Whether a change with this id had been made before."""
     rules_changed: bool = False
     """Whether the change modified groups or rules: a group was created or deleted, extends another one, and so on."""
+    warnings: tuple[Problem, ...] = ()
+    """What deserves attention in the resources that were added or changed, such as deprecated fields."""
 
     @property
     def changed(self) -> tuple[Name, ...]:
@@ -242,7 +246,8 @@ def applied_of(message: Any) -> Applied:
         AppliedResource(each.group, name_of(each), _change_of(each.change))
         for each in (*message.changed, *message.unchanged)
     )
-    return Applied(message.revision, resources, message.again, message.rules_changed)
+    warnings = problems_of(pb.Problems(problems=message.warnings))
+    return Applied(message.revision, resources, message.again, message.rules_changed, warnings)
 
 
 def _change_of(kind: int) -> str:

@@ -64,6 +64,8 @@ class Published:
     """Whether the change modifies groups or rules: a group was created or deleted, extends another one, and so on."""
     again: bool = False
     """Whether a change with this id had been made before; ``revision`` is that change's."""
+    warnings: tuple[Problem, ...] = ()
+    """What deserves attention in the resources that were added or changed, though they are valid."""
 
 
 def change_of(published: Published, key: Key) -> str:

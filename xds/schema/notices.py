@@ -51,14 +51,19 @@ class Notices:
         self._others = dict(others or {})
         self._plans: dict[str, _Plan | None] = {}
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The versions of the other Envoys."""
+        return tuple(self._others)
+
     def of(self, full_name: str, value: bytes) -> list[Notice]:
         """Return the notices of an encoded message, in the order of its fields; [] if the schema lacks its type."""
         if not self._schema.has(full_name):
             return []
         found: list[Notice] = []
         self._type_notices(full_name, None, found)
-        message = self._schema.message_class(full_name).FromString(value)
-        self._walk(message, None, found)
+        if self._plan(self._schema.descriptor(full_name)) is not None:
+            self._walk(self._schema.message_class(full_name).FromString(value), None, found)
         return found
 
     def _type_notices(self, full_name: str, trail: Trail, found: list[Notice]) -> None:

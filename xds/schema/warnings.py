@@ -1,6 +1,6 @@
 """Warnings about resources that are valid, in the form in which problems are shown."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from xds.model.problem import Problem, place_of
@@ -12,19 +12,36 @@ from xds.schema.paths import dotted
 from xds.schema.pool import load_schema
 
 
-def warnings_of(resources: Iterable[Resource], notices: Notices, *, group: str = "") -> Iterator[Problem]:
-    """Yield the warnings about resources, in their order; ``group`` is the group that has them."""
+def warnings_of(
+    resources: Iterable[Resource], notices: Notices, *, group: str = "", nodes: Mapping[str, int] | None = None
+) -> Iterator[Problem]:
+    """Yield the warnings about resources, in their order; ``group`` is the group that has them.
+
+    ``nodes``: the number of connected nodes that get the group's resources, by the version of their Envoy. Only
+    fields that the Envoy of one of them lacks are then warned of, with that number.
+    """
     any_class: Any = load_schema().message_class(pool.ANY)
     for resource in resources:
         body = any_class.FromString(resource.body)
         file, line = place_of(resource.source)
         for notice in notices.of(body.type_url.rpartition("/")[2], body.value):
+            hint = notice.hint
+            if nodes is not None and notice.lacking:
+                count = sum(number for version, number in nodes.items() if minor(version) == minor(notice.lacking))
+                if not count:
+                    continue
+                hint = f"{count} connected {'node is' if count == 1 else 'nodes are'} of this version: {hint}"
             yield Problem(
                 what=notice.what,
-                hint=notice.hint,
+                hint=hint,
                 file=file,
                 line=line,
                 group=group,
                 resource=f"{short_name(resource.type_url)}/{resource.name}",
                 field=dotted(notice.path),
             )
+
+
+def minor(version: str) -> str:
+    """Return the minor version of a version: ``1.38`` of ``1.38.2``. The API changes with minor versions only."""
+    return ".".join(version.split(".")[:2])
