@@ -16,6 +16,7 @@ from xds.config import ServingInfo, Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.sizes import check_sizes
 from xds.model.types import short_name
 from xds.process.background import Background
 from xds.process.descriptors import ConnectionRoom, share_room
@@ -98,6 +99,7 @@ class App:
     def apply(self, changeset: Changeset) -> AppliedChangeset:
         """Apply a changeset as a whole, and bring the streams up to date. Raises ChangesetRejectedError."""
         try:
+            check_sizes(changeset.upserts, self.settings.protocol.resource_bytes_max)
             applied = self.catalog.apply(changeset)
         except ChangesetRejectedError:
             self._rejected += 1

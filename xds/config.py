@@ -105,6 +105,8 @@ class ProtocolSettings(_Section):
     """How long Envoys drain a replaced listener (--drain-time-s), and may use the clusters of its routes."""
     response_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 2 * MIB
     """A larger response is split. gRPC clients refuse more than 4 MiB by default."""
+    resource_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 64 * MIB
+    """The largest resource accepted. Envoy takes more, gRPC clients refuse more than 4 MiB by default."""
     coalesce_s: Seconds = 0.01
     """Changes that follow each other within this time are merged into one."""
     coalesce_max_s: Seconds = 0.1

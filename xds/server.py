@@ -74,7 +74,7 @@ async def serve(
         if store is None:
             log.info("stopped before anything was served")
             return 0
-        publisher = Publisher(store, control_plane.catalog, control_plane.follow, log_entry, background=background)
+        publisher = _publisher(store, control_plane)
         stack.push_async_callback(publisher.stop)
         await publisher.start()
         reader, content = None, None
@@ -214,6 +214,17 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
         hosts=hosts,
     )
     return rest, api, token
+
+
+def _publisher(store: Store, control_plane: App) -> Publisher:
+    return Publisher(
+        store,
+        control_plane.catalog,
+        control_plane.follow,
+        log_entry,
+        background=control_plane.background,
+        resource_bytes_max=control_plane.settings.protocol.resource_bytes_max,
+    )
 
 
 async def _open_store(control_plane: App) -> Store:

@@ -366,7 +366,7 @@ def test_wrapper_is_checked_too(rejected: Rejected) -> None:
 
     assert summary(rejected(wrapped)) == [
         ("virtual-hosts/v", "nam", "unknown field of envoy.service.discovery.v3.Resource"),
-        ("virtual-hosts/v", "ttl", "must be greater than 0s"),
+        ("virtual-hosts/v", "ttl", "must be at least 1s: each client is sent three heartbeats within the TTL"),
         ("virtual-hosts/v", "cache_control", "is not supported: only name, aliases, ttl and resource are served"),
     ]
     assert summary(rejected({"@type": WRAPPER, "name": "a"})) == [

@@ -102,7 +102,8 @@ def test_xdstp_names_in_lists_maps_and_nested_fields_are_written_in_one_form() -
     }
     inline = {"@type": types.CLUSTER, "name": UNSORTED, "cluster_type": {"name": "a", "typed_config": aggregate}}
     eds = {"service_name": UNSORTED}
-    filters = [{"name": "check", "typed_config": check}]
+    router = {"name": "router", "typed_config": {"@type": PREFIX + "envoy.extensions.filters.http.router.v3.Router"}}
+    filters = [{"name": "check", "typed_config": check}, router]
 
     for resource in (
         ingest(inline),

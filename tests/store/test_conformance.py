@@ -152,6 +152,7 @@ async def test_a_digest_of_the_request_tells_changes_apart(store: Store) -> None
 
 async def test_an_entry_larger_than_one_request_is_kept_whole(store: Store) -> None:
     large = {Key("g", CLUSTERS, f"c{number}"): bytes(100_000) for number in range(40)}
+    large[Key("g", CLUSTERS, "whole")] = bytes(21_000_000)
     await store.append(Entry(id="large", operations=dict(large)))
     await store.append(entry(2))
     assert (await store.entries(0))[0].entry.operations == large

@@ -85,6 +85,7 @@ def check(
     """
     from xds.model.catalog import Catalog
     from xds.model.problem import ChangesetRejectedError
+    from xds.model.sizes import RESOURCE_BYTES_MAX, check_sizes
     from xds.sources.directory import DirectoryLimits, DirectoryReader
     from xds.sources.yaml_reader import YamlLimits
 
@@ -93,7 +94,9 @@ def check(
     catalog = Catalog()
     problems: tuple[Problem, ...] = ()
     try:
-        catalog.apply(DirectoryReader(directory, limits=limits, progress=progress).read())
+        changeset = DirectoryReader(directory, limits=limits, progress=progress).read()
+        check_sizes(changeset.upserts, RESOURCE_BYTES_MAX)
+        catalog.apply(changeset)
     except ChangesetRejectedError as error:
         problems = error.problems
     resources = {} if problems else resource_counts(catalog.snapshots)
@@ -103,6 +106,7 @@ def check(
 
 
 def _warnings(catalog: "Catalog", schemas: Sequence[Path]) -> "Iterator[Problem]":
+    from xds.model.sizes import large
     from xds.schema.notices import Notices
     from xds.schema.pool import load_schema
     from xds.schema.warnings import warnings_of
@@ -114,6 +118,7 @@ def _warnings(catalog: "Catalog", schemas: Sequence[Path]) -> "Iterator[Problem]
         for view in snapshot.views.values():
             fresh = [resource for resource in map(view.get, sorted(view)) if resource and id(resource) not in seen]
             seen.update(map(id, fresh))
+            yield from large(fresh, group)
             yield from warnings_of(fresh, notices, group=group)
 
 

@@ -23,6 +23,7 @@ import structlog
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
+from xds.model.sizes import RESOURCE_BYTES_MAX, check_sizes
 from xds.process.background import Background
 from xds.publishing.batch import Planned, Verdict, Waiting, runs, without_twins
 from xds.publishing.changes import Change, KeptElsewhereError, Published, check
@@ -59,7 +60,8 @@ class Publisher:
     """Publishes changes between ``start`` and ``stop``. Calls ``serve`` with each revision's changeset, in order.
 
     ``served`` is the catalog to which ``serve`` applies the changesets; the publisher only reads it. ``on_entry`` is
-    called with each entry that is served, by whomever it was written.
+    called with each entry that is served, by whomever it was written. Larger resources than ``resource_bytes_max`` are
+    refused; those that the store has are served.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Publisher:
         on_entry: Callable[[Stored], None] = lambda _stored: None,
         *,
         background: Background | None = None,
+        resource_bytes_max: int = RESOURCE_BYTES_MAX,
     ) -> None:
         self.store = store
+        self._resource_bytes_max = resource_bytes_max
         self._background = background or Background()
         self._served = served
         self._serve = serve
@@ -457,6 +461,7 @@ class Publisher:
         """Plan changes merged into one; if that is refused, plan them one by one."""
         change = together[0].change if len(together) == 1 else merged(each.change for each in together)
         try:
+            check_sizes(change.upserts, self._resource_bytes_max)
             made = plan(
                 change,
                 self._head,

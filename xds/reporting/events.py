@@ -6,6 +6,7 @@ from itertools import islice
 import structlog
 
 from xds.model.problem import Problem
+from xds.model.sizes import GRPC_BYTES_MAX, LARGE
 from xds.model.types import ENDPOINTS, short_name
 from xds.protocol.status import Event, Nacked, Refused, UnknownType
 from xds.reporting.merged_log import peers_log
@@ -61,6 +62,9 @@ def log_entry(stored: Stored) -> None:
     entry = stored.entry
     changed, removed = Counter[str](), Counter[str]()
     for key, encoded in entry.operations.items():
+        if encoded is not None and len(encoded) > GRPC_BYTES_MAX:
+            what = f"{short_name(key.type_url)}/{key.name}"
+            log.warning("a large resource", resource=what, group=key.group, size_bytes=len(encoded), hint=LARGE)
         (removed if encoded is None else changed)[key.type_url] += 1
     groups = sorted({key.group for key in entry.operations})
     about = {

@@ -20,7 +20,8 @@ from xds.schema.redact import REDACTED_BYTES, find_placeholders
 from xds.schema.scalars import BAD, read_bytes
 from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
 
-RESOURCE_BYTES_MAX = 4 * 1024 * 1024
+RESOURCE_BYTES_MAX = 1024 * 1024 * 1024
+"""Maximum bytes of a resource that is read at all. What is accepted is limited by ``xds.model.sizes``."""
 
 
 @cache

@@ -127,8 +127,9 @@ class Unpacker:
         parcel.name, parcel.aliases = canonical(wrapper.name), tuple(map(canonical, wrapper.aliases))
         if wrapper.HasField("ttl"):
             parcel.ttl_nanos = wrapper.ttl.seconds * NANOS_PER_SECOND + wrapper.ttl.nanos
-            if parcel.ttl_nanos <= 0:
-                self._refuse(("ttl",), "must be greater than 0s", "leave it out for a resource that never expires")
+            if parcel.ttl_nanos < NANOS_PER_SECOND:
+                what = "must be at least 1s: each client is sent three heartbeats within the TTL"
+                self._refuse(("ttl",), what, "leave it out for a resource that never expires")
                 parcel.ttl_nanos = 0
         for field, _ in wrapper.ListFields():
             if field.name in _NOT_SERVED:
