@@ -59,6 +59,8 @@ class BootstrapSpec:
     """None: no admin port."""
     fetch_timeout_s: float = 15.0
     """Envoy's ``initial_fetch_timeout``; 0: Envoy waits without limit."""
+    runtime_layers: tuple[str, ...] = ()
+    """Names of runtimes (RTDS) that make up Envoy's runtime, later ones on top. Envoy waits for each when it starts."""
 
     def __post_init__(self) -> None:
         # Envoy exits without either if any of its sources is dynamic.
@@ -75,6 +77,8 @@ def envoy_bootstrap(spec: BootstrapSpec) -> dict[str, Any]:
         bootstrap["admin"] = {"address": _socket_address("127.0.0.1", spec.admin_port)}
     bootstrap["dynamic_resources"] = _dynamic_resources(spec)
     bootstrap["static_resources"] = {"clusters": [_server_cluster(spec)]}
+    if spec.runtime_layers:
+        bootstrap["layered_runtime"] = {"layers": _runtime_layers(spec)}
     return bootstrap
 
 
@@ -117,6 +121,14 @@ def _node(node: Node) -> dict[str, Any]:
 def _dynamic_resources(spec: BootstrapSpec) -> dict[str, Any]:
     resources: dict[str, Any] = {} if spec.per_type else {"ads_config": _api_config_source(spec)}
     return {**resources, "cds_config": config_source(spec), "lds_config": config_source(spec)}
+
+
+def _runtime_layers(spec: BootstrapSpec) -> list[dict[str, Any]]:
+    layers: list[dict[str, Any]] = [
+        {"name": name, "rtds_layer": {"name": name, "rtds_config": config_source(spec)}} for name in spec.runtime_layers
+    ]
+    # Envoy has this layer only where no layers are configured; /runtime_modify needs it.
+    return [*layers, {"name": "admin", "admin_layer": {}}]
 
 
 def _api_config_source(spec: BootstrapSpec) -> dict[str, Any]:

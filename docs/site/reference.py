@@ -384,6 +384,7 @@ EXAMPLES: tuple[tuple[Exception, str], ...] = (
     (store.UnavailableError("away"), "the store can't be reached, or can't be written; nothing was changed"),
     (store.UnreadableError("damaged"), "something in the store can't be read; nothing was changed"),
     (store.EpochChangedError(), "the store was replaced by another one: read everything anew"),
+    (store.NoBackupError(), "the store has no file to copy"),
     (store.NotAStoreError("no store"), "what is in the store's place is no store; nothing was changed"),
     (StreamRefusedError(Status.UNAVAILABLE, "away"), "a worker process did not answer, and may have the node"),
     (store.OutcomeUnknownError("id", "cause"), "it is not known whether the change was made: try again with its id"),
@@ -393,7 +394,7 @@ EXAMPLES: tuple[tuple[Exception, str], ...] = (
 
 def errors() -> Iterator[str]:
     """Write what calls, streams and commands end with."""
-    known = {type(error) for error, _ in EXAMPLES} | {StoreUrlError}  # the latter ends a start
+    known = {type(error) for error, _ in EXAMPLES} | {StoreUrlError, store.InUseError}  # the latter two end a start
     missing = {each for kind in EXPECTED for each in _kinds(kind)} - known
     assert not missing, f"errors without an example: {missing}"
     yield "# Errors"

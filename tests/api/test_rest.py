@@ -505,3 +505,62 @@ async def test_a_watch_yields_every_change_in_order(served) -> None:
         2,
         [{"group": "default", "type": "clusters", "name": "a", "change": "changed"}],
     )
+
+
+async def test_changes_of_several_groups_are_told_with_group_field_and_line(served, api: httpx.AsyncClient) -> None:
+    body = """
+groups:
+  web:
+    upsert:
+    - "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
+      nam: x
+    remove:
+    - {type: clustr, name: x}
+rules:
+  rules:
+  - group: none
+"""
+    content = {"content-type": "application/yaml"}
+    answer = await api.post("/v1/changesets", content=body, headers=content)
+    found = {
+        (each.get("group", ""), each["field"], each["line"]) for each in answer.json()["problems"] if "line" in each
+    }
+    assert answer.status_code == 422
+    assert ("web", "groups.web.upsert[0].nam", 6) in found
+    fields = {each["field"] for each in answer.json()["problems"]}
+    assert "groups.web.remove[0].type" in fields
+    for rules in ({"rules": [{"group": "none"}]}, {"groups": {"web": {"extends": "none"}}}):
+        answer = await api.post("/v1/changesets", json={"groups": {"web": {"upsert": [A]}}, "rules": rules})
+        (problem,) = answer.json()["problems"]
+        assert (answer.status_code, problem["field"].partition(".")[0]) == (422, "rules")
+    assert served.catalog.revision == 0
+    rules = {"rules": [{"group": "web"}]}
+    answer = await api.post("/v1/changesets", json={"groups": {"web": {"upsert": [A]}}, "rules": rules})
+    assert (answer.status_code, answer.json()["rules_changed"]) == (200, True), (
+        "a rule may name a group that comes with it"
+    )
+    refused = {"groups": {"wob": {"upsert": [A]}}, "existing_groups_only": True}
+    answer = await api.post("/v1/changesets", json=refused)
+    assert (answer.status_code, "did you mean 'web'" in answer.json()["error"]) == (404, True)
+    message = pb.GroupsChangeset(groups=[pb.GroupChanges(group="web", replace=True)], about=pb.About(dry_run=True))
+    answer = await api.post(
+        "/v1/changesets", content=message.SerializeToString(), headers={"content-type": "application/x-protobuf"}
+    )
+    assert [each["change"] for each in answer.json()["changed"]] == ["removed"]
+
+
+async def test_one_change_is_shown_in_full_and_listed_by_its_groups(api: httpx.AsyncClient) -> None:
+    await push(api, "web", upsert=[A])
+    await push(api, upsert=[B])
+    await push(api, "web", upsert=[r.static_cluster("a", 2)], message="moved")
+    shown = (await api.get("/v1/revisions/3")).json()
+    (difference,) = shown["differences"]
+    assert (shown["message"], difference["group"], difference["change"]) == ("moved", "web", "changed")
+    assert difference["before"]["name"] == difference["after"]["name"] == "a"
+    assert (await api.get("/v1/revisions/1")).json()["rules_after"]["groups"] == {}
+    assert [(await api.get(f"/v1/revisions/{number}")).status_code for number in (0, 4)] == [410, 404]
+    listed = (await api.get("/v1/revisions", params={"group": "web"})).json()["revisions"]
+    assert [each["revision"] for each in listed] == [3, 1]
+    assert (await api.get("/v1/revisions", params={"group": "wob"})).status_code == 404
+    names = (await api.get("/v1/groups/web/resources", params={"type": "cds", "prefix": "a", "limit": 1})).json()
+    assert [(each["type"], each["name"]) for each in names["resources"]] == [("clusters", "a")]

@@ -81,3 +81,82 @@ def test_grpc_clients_get_json() -> None:
 )
 def test_a_wrong_option_is_named_with_what_would_be_right(arguments: list[str], told: str) -> None:
     assert told in refused(*arguments)
+
+
+EXTRA = """
+staticResources:
+  clusters:
+  - name: local
+    connect_timeout: 1s
+  listeners:
+  - name: probe
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains: [{}]
+stats_flush_interval: 7s
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9999}}}
+node: {metadata: {more: {b: 2}}}
+dynamic_resources: {cds_config: {path_config_source: {path: /clusters.yaml}}}
+"""
+
+
+@pytest.mark.envoy
+def test_files_are_merged_as_envoy_merges_a_bootstrap(tmp_path: Path) -> None:
+    """Messages field by field; lists are appended; of a oneof, the later one stays."""
+    file = tmp_path / "extra.yaml"
+    file.write_text(EXTRA)
+    (tmp_path / "more.json").write_text('{"static_resources": {"clusters": [{"name": "again", "type": "STATIC"}]}}')
+    options = ["--metadata", "a=1", "--runtime-layer", "base", "--runtime-layer", "top"]
+    ours = yaml.safe_load(printed(*options, "--merge", str(file), "--merge", str(tmp_path / "more.json")))
+    assert [each["name"] for each in ours["static_resources"]["clusters"]] == ["xds", "local", "again"]
+    assert [each["name"] for each in ours["static_resources"]["listeners"]] == ["probe"]
+    assert ours["admin"]["address"]["socket_address"]["port_value"] == 9999
+    assert ours["node"] == {"id": "n1", "cluster": "web", "metadata": {"a": "1", "more": {"b": 2}}}
+    assert set(ours["dynamic_resources"]["cds_config"]) == {
+        "resource_api_version",
+        "initial_fetch_timeout",
+        "path_config_source",
+    }
+    assert [next(iter(each.keys() - {"name"})) for each in ours["layered_runtime"]["layers"]] == [
+        "rtds_layer",
+        "rtds_layer",
+        "admin_layer",
+    ]
+    merged = tmp_path / "merged.yaml"
+    merged.write_text(
+        printed(*options, "--merge", str(file)).replace("/clusters.yaml", str(tmp_path / "clusters.yaml"))
+    )
+    (tmp_path / "clusters.yaml").write_text("resources: []")
+    argv = [envoy_binary(), "--mode", "validate", "-c", merged, "--disable-hot-restart", "-l", "warning"]
+    checked = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("static_resource: {}", "extra.yaml:1: static_resource: "),
+        (
+            "static_resources:\n  clusters:\n  - name: a\n    typ: STATIC",
+            "extra.yaml:4: static_resources.clusters[0].typ",
+        ),
+        ("static_resources: {clusters: [{name: xds}]}", "clusters/xds static_resources.clusters: is there twice"),
+        ("- a", "is not a mapping"),
+        ("a: [", "extra.yaml"),
+        (None, "No such file"),
+    ],
+)
+def test_what_is_wrong_with_a_file_to_merge_is_told_with_its_place(
+    content: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "extra.yaml").write_text(content)
+    assert told in refused("--merge", "extra.yaml")
+
+
+def test_layers_have_names_of_their_own() -> None:
+    for layers in (["a", "a"], [""], ["admin"]):
+        options = [part for layer in layers for part in ("--runtime-layer", layer)]
+        assert "one name, once" in refused(*options)
+    assert "grpc's bootstrap has no such part" in refused("--grpc", "--runtime-layer", "a")
+    assert "grpc's bootstrap has no such part" in refused("--grpc", "--merge", "a")

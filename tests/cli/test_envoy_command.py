@@ -11,8 +11,11 @@ import grpc.aio
 import pytest
 from support.fetch import fetch
 from support.processes import Child
+from support.server import XdsServer
+from support.waiting import wait_until
 
 from xds.cli.envoy import find_envoy
+from xds.client import Client
 
 XDS = str(Path(sys.executable).parent / "xds")
 ADMIN = re.compile(r"envoy demo-7 \(pid (\d+)\) of .*\n  admin  http://127\.0\.0\.1:(\d+)")
@@ -140,3 +143,25 @@ def test_without_envoy_the_command_that_installs_it_is_given(xds, tmp_path: Path
     done = xds("envoy", *options, "--binary", tmp_path / "none")
     assert done.returncode == 2
     assert "not a program" in done.stderr
+
+
+@pytest.mark.envoy
+async def test_envoys_runtime_comes_from_the_server(tmp_path: Path) -> None:
+    """And what is changed there is changed in Envoy. ``--merge`` is for it too."""
+    runtime = {"@type": "type.googleapis.com/envoy.service.runtime.v3.Runtime", "name": "flags"}
+    (tmp_path / "extra.yaml").write_text("static_resources: {clusters: [{name: local, connect_timeout: 1s}]}")
+    options = ("--runtime-layer", "flags", "--merge", str(tmp_path / "extra.yaml"))
+    async with XdsServer(None) as server, Client(f"127.0.0.1:{server.api_port}") as client:
+        await server.wait_ready()
+        await client.apply(upsert=[runtime | {"layer": {"feature.x": 10}}])
+        async with envoy_child(f"127.0.0.1:{server.port}", *options) as child:
+            _, port = await started(child)
+
+            async def feature() -> tuple[list[str], str]:
+                told = (await fetch(port, "/runtime")).json()
+                return told["layers"], told["entries"].get("feature.x", {}).get("final_value", "")
+
+            await wait_until(feature, equals=(["flags", "admin"], "10"))
+            await client.apply(upsert=[runtime | {"layer": {"feature.x": 20}}])
+            await wait_until(feature, equals=(["flags", "admin"], "20"))
+            assert b"local::" in (await fetch(port, "/clusters")).body

@@ -28,6 +28,7 @@ from xds.store.errors import (
     CompactedError,
     ConflictError,
     IdReusedError,
+    NoBackupError,
     NotYetError,
     OutcomeUnknownError,
     StoreError,
@@ -78,7 +79,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
             return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
         case IdReusedError():
             return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
-        case KeptElsewhereError():
+        case KeptElsewhereError() | NoBackupError():
             return ErrorAnswer(409, "FAILED_PRECONDITION", text)
         case CompactedError():
             return ErrorAnswer(410, "OUT_OF_RANGE", text, {"oldest": error.oldest})

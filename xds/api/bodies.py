@@ -201,7 +201,8 @@ def groups_change(data: bytes, media_type: MediaType, known: Collection[str]) ->
     if problems:
         raise ChangesetRejectedError(problems)
     replaced = tuple(group for group, each in body.groups.items() if each.replace)
-    return about(body, **_of_groups(upserts, removals, replaced, edit)), body.version or ""
+    change = about(body, **_of_groups(upserts, removals, replaced, edit))
+    return _with_made_groups(change), body.version or ""
 
 
 def groups_changeset_message(message: Any, known: Collection[str]) -> tuple[Change, str]:
@@ -226,15 +227,27 @@ def groups_changeset_message(message: Any, known: Collection[str]) -> tuple[Chan
         raise ChangesetRejectedError(problems)
     replaced = tuple(each.group for each in message.groups if each.replace)
     change = about_message(message.about, sets_resources=True, **_of_groups(upserts, removals, replaced, edit))
-    return change, message.about.version
+    return _with_made_groups(change), message.about.version
+
+
+def _with_made_groups(change: Change) -> Change:
+    """Return the change with an edit that knows the groups which the change creates by setting resources in them."""
+    if not isinstance(change.edit, UpdateRules) or not change.creates_groups:
+        return change
+    made = tuple(group for group, resources in change.upserts.items() if resources)
+    return dataclasses.replace(change, edit=dataclasses.replace(change.edit, made=made))
 
 
 def _rules_part(document: Document, known: Collection[str], problems: list[Problem]) -> UpdateRules | None:
+    def placed(found: Sequence[Problem]) -> tuple[Problem, ...]:
+        return tuple(dataclasses.replace(each, field=f"rules.{each.field}".rstrip(".")) for each in found)
+
     try:
-        return rules_update_of(document, known)
+        edit = rules_update_of(document, known)
     except ChangesetRejectedError as error:
-        problems += [dataclasses.replace(each, field=f"rules.{each.field}".rstrip(".")) for each in error.problems]
+        problems += placed(error.problems)
         return None
+    return dataclasses.replace(edit, explain=lambda groups: placed(edit.explain(groups)))
 
 
 def _of_groups(

@@ -62,6 +62,8 @@ IN_FLIGHT_MAX = 1_000
 PUSH_STREAMS_MAX = 64
 """Concurrent streams that push endpoints. Each reads its next message, whose size gRPC does not report in advance."""
 LARGE_CALLS = frozenset({"Apply", "ApplyGroups", "Replace"})
+PART_BYTES = 1024 * 1024
+"""Bytes of a store's copy in one message."""
 QUESTIONS_MAX = 16
 """Other calls whose messages are read concurrently: small ones, which arrive together with their headers."""
 DECIDED_S = 1.0
@@ -200,6 +202,9 @@ class GrpcApi:
         }
         handlers["PushEndpoints"] = grpc.stream_stream_rpc_method_handler(
             self._push_endpoints, response_serializer=_encode
+        )
+        handlers["BackUpStore"] = grpc.stream_stream_rpc_method_handler(
+            self._back_up_store, response_serializer=_encode
         )
         handlers["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=_encode)
         return handlers
@@ -360,6 +365,18 @@ class GrpcApi:
                 yield await run_in_thread(
                     stored.entry.size_bytes, partial(event_message, stored, secrets=request.secrets)
                 )
+        except EXPECTED as error:
+            await context.abort(*_refusal(error))
+
+    async def _back_up_store(self, _: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async with self._questions.room(self._body_bytes_max) as room:
+                await self._read(pb.BackUpStoreRequest, context, room)
+            async with self._operations.backup() as made:
+                yield pb.BackupPart(revision=made.revision, size_bytes=made.size_bytes, path=str(made.store))
+                with await asyncio.to_thread(made.copy.open, "rb") as file:
+                    while data := await asyncio.to_thread(file.read, PART_BYTES):
+                        yield pb.BackupPart(data=data)
         except EXPECTED as error:
             await context.abort(*_refusal(error))
 

@@ -1,11 +1,15 @@
 """The push API's operations, for every protocol: changes, reading at a revision, history, groups, nodes."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from glob import escape
 from itertools import islice
+from pathlib import Path
 
 from xds.api.run_in_thread import run_in_thread
 from xds.model.catalog import Catalog
@@ -25,7 +29,7 @@ from xds.schema.restore import labelled
 from xds.schema.warnings import warnings_of
 from xds.schema.wire import is_content_hash
 from xds.store.entries import Head, Key, Stored, head_of, must_be_kept
-from xds.store.errors import NotYetError, OutcomeUnknownError, StoreError
+from xds.store.errors import NoBackupError, NotYetError, OutcomeUnknownError, StoreError
 
 HISTORY_MAX = 1_000
 VERSION_CHARACTERS_MAX = 200
@@ -35,6 +39,8 @@ VERSIONS_KEPT_S = 10.0
 """How long the counts are used, as counting visits every node."""
 WARNINGS_MAX = 100
 """Warnings in the answer to one change."""
+COPY_SUFFIX = ".copy"
+"""The end of the name of a copy of the store that is being sent."""
 NAMES_COMPARED_MAX = 1_000
 """Names of a group that are compared with one that it does not have, to suggest similar ones."""
 
@@ -108,6 +114,17 @@ class RevisionAnswer:
         return sum(each.size_bytes for each in self.differences)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCopy:
+    """A copy of the store's file."""
+
+    revision: int
+    size_bytes: int
+    store: Path
+    """The store that was copied."""
+    copy: Path
+
+
 class Operations:
     """The push API's operations on one control plane: its publisher, its resources and its nodes."""
 
@@ -128,6 +145,7 @@ class Operations:
         self._notices = notices
         self._versions: dict[str, Counter[str]] = {}
         self._versions_until_s = 0.0
+        self._backing_up = asyncio.Lock()
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
@@ -400,6 +418,23 @@ class Operations:
             revision=self.group_revision(name),
         )
 
+    @asynccontextmanager
+    async def backup(self) -> AsyncIterator[StoreCopy]:
+        """Copy the store's file beside it; the copy is deleted at the end. One at a time. Raises StoreError."""
+        store = self._publisher.store
+        if (path := store.path) is None:
+            raise NoBackupError
+        async with self._backing_up:
+            await asyncio.to_thread(_remove_copies, path)
+            copy = path.with_name(f"{path.name}.{os.getpid()}{COPY_SUFFIX}")
+            try:
+                revision = await store.backup(copy)
+                size_bytes = (await asyncio.to_thread(copy.stat)).st_size
+                whole = await asyncio.to_thread(path.resolve)
+                yield StoreCopy(revision=revision, size_bytes=size_bytes, store=whole, copy=copy)
+            finally:
+                await asyncio.shield(asyncio.to_thread(_remove_copies, path))
+
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query, from the workers that answer.
 
@@ -425,6 +460,13 @@ class Operations:
     def _must_be_known(self, group: str) -> None:
         if group not in self._catalog.snapshots:
             raise UnknownGroupError(group, self._catalog.snapshots)
+
+
+def _remove_copies(path: Path) -> None:
+    """Delete the copies of a store, also those that a killed server left."""
+    for copy in path.parent.glob(f"{escape(path.name)}.*{COPY_SUFFIX}"):
+        with suppress(OSError):
+            copy.unlink()
 
 
 def _label_problem(version: str) -> str:

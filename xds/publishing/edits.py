@@ -184,6 +184,8 @@ class UpdateRules:
     external: tuple[str, ...] | None = None
     add_external: tuple[str, ...] = ()
     """Names to add to the external ones."""
+    made: tuple[str, ...] = ()
+    """Groups that the same change creates, if they do not exist, by setting resources in them."""
     by_directory = False
 
     @property
@@ -199,14 +201,15 @@ class UpdateRules:
 
     def on(self, head: Catalog) -> Edited:
         table = head.table
-        _must_exist(GroupTable(rules=self.rules or (), extends=self.extends, names=self.names), head, self.explain)
+        named = GroupTable(rules=self.rules or (), extends=self.extends, names=(*self.names, *self.made))
+        _must_exist(named, head, self.explain)
         others = {name: base for name, base in table.extends.items() if name not in self.names}
         external = table.external if self.external is None else self.external
         added = tuple(sorted({*self.add_external} - {*external}))
         return Edited(
             replace(
                 table,
-                names=_with(table, self.names),
+                names=_with(table, named.names),
                 extends=others | dict(self.extends),
                 rules=table.rules if self.rules is None else self.rules,
                 deny_unmatched=table.deny_unmatched if self.deny_unmatched is None else self.deny_unmatched,

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -18,13 +19,29 @@ def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = Fal
     """
     if not source.exists():
         raise UnavailableError(f"{source} does not exist")
+
+    def write(beside: Path) -> int:
+        try:
+            with closing(open_database(source)) as database:
+                return write_copy(database, beside, new_epoch=new_epoch)
+        except sqlite3.Error as error:
+            raise store_error(error, source) from error
+
+    return place_copy(target, write, force=force)
+
+
+def place_copy(target: Path, write: Callable[[Path], int], *, force: bool = False) -> int:
+    """Have ``write`` make a checked and synced copy in a file beside ``target``, rename it, and return its revision.
+
+    An existing target is an error, or, with ``force``, is renamed to ``TARGET.before``. Raises the errors of ``write``,
+    NotAStoreError and UnavailableError; the target is then as before.
+    """
     if target.exists() and not force:
         raise UnavailableError(f"{target} exists already: give another path, or replace it with --force")
     beside = target.with_name(f"{target.name}.{os.getpid()}.new")
     try:
         make_directory(target.parent)
-        with closing(open_database(source)) as database:
-            revision = write_copy(database, beside, new_epoch=new_epoch)
+        revision = write(beside)
         if target.exists():
             with closing(open_database(target)):  # fails if a process has it open
                 pass
@@ -32,8 +49,6 @@ def copy_store(source: Path, target: Path, *, new_epoch: bool, force: bool = Fal
             target.replace(target.with_name(f"{target.name}.before"))
         beside.rename(target)
         sync(target.parent)
-    except sqlite3.Error as error:
-        raise store_error(error, source) from error
     except OSError as error:
         raise UnavailableError(f"{target}: {error.strerror}") from error
     finally:
@@ -48,9 +63,22 @@ def write_copy(database: sqlite3.Connection, path: Path, *, new_epoch: bool = Fa
 
     Raises OSError, sqlite3.Error, NotAStoreError and UnavailableError; the caller then removes the incomplete file.
     """
+    copy_database(database, path)
+    return finish_copy(path, new_epoch=new_epoch)
+
+
+def copy_database(database: sqlite3.Connection, path: Path) -> None:
+    """Copy a store into one new file, which is not synced. Raises OSError and sqlite3.Error."""
     make_empty(path)
     with closing(sqlite3.connect(path)) as copy:
         database.backup(copy)
+
+
+def finish_copy(path: Path, *, new_epoch: bool = False) -> int:
+    """Check and sync a copy, and return its revision.
+
+    Raises OSError, sqlite3.Error, NotAStoreError and UnavailableError.
+    """
     with closing(open_database(path)) as copy:
         if new_epoch:
             copy.execute("UPDATE present SET epoch = lower(hex(randomblob(16)))")

@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from xds.process.private_files import make_directory, make_empty, tighten
-from xds.store.errors import NotAStoreError, UnavailableError
+from xds.store.errors import InUseError, NotAStoreError, UnavailableError
 
 MAGIC = b"SQLite format 3\0"
 APPLICATION_ID = 0x78445331
@@ -83,7 +83,7 @@ def store_error(error: Exception, path: Path) -> UnavailableError | NotAStoreErr
     """Return the store's error for an error of SQLite or the system."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return UnavailableError(f"{path} is in use by another process: only one control plane can open a store")
+        return InUseError(f"{path} is in use by another process: only one control plane can open a store")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return NotAStoreError(f"{path} is damaged ({error}): restore a backup, or move the file away and start empty")
     return UnavailableError(f"{path}: {error.strerror if isinstance(error, OSError) else error}")

@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from xds.store.errors import CompactedError, NotYetError, TooLargeError
+from xds.store.errors import CompactedError, NoBackupError, NotYetError, TooLargeError
 
 OPERATIONS_MAX = 250_000
 """Operations in one entry."""
@@ -118,6 +119,8 @@ class Store(Protocol):
     """Identifies this log. It changes with a restore, after which earlier revisions are meaningless."""
     away: str = ""
     """Why a remote store can't be reached, "" if it can. Reads then return the last known state."""
+    path: Path | None = None
+    """The store's file, None if it has none."""
     refusing: str = ""
     """Why changes are refused, and what to do, "" if they are accepted. All acknowledged changes stay readable."""
 
@@ -173,6 +176,13 @@ class Store(Protocol):
     async def compact(self, revision: int) -> int:
         """Remove the entries up to a revision, whose state stays readable; return the oldest readable revision."""
         ...
+
+    async def backup(self, path: Path) -> int:
+        """Write a consistent copy of the store, history included, to a new file; return its revision.
+
+        Changes wait meanwhile. Raises NoBackupError if the store has no file.
+        """
+        raise NoBackupError
 
     async def close(self) -> None:
         """End all watches and release all resources."""

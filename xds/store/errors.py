@@ -61,6 +61,10 @@ class UnavailableError(StoreError):
     """The store can't be used at present: it is full, read-only, unreachable, closed, or locked by another process."""
 
 
+class InUseError(UnavailableError):
+    """Another process has the store's file open."""
+
+
 class OutcomeUnknownError(StoreError):
     """The change may or may not have been made. Find it by ``entry_id``, or retry it with the same id."""
 
@@ -71,6 +75,13 @@ class OutcomeUnknownError(StoreError):
 
 class UnreadableError(StoreError):
     """Stored data can't be read: it is damaged, or of a later version. The message names it."""
+
+
+class NoBackupError(StoreError):
+    """The store has no file to copy."""
+
+    def __init__(self) -> None:
+        super().__init__("this store has no file: back it up by its own means")
 
 
 class NotAStoreError(StoreError):

@@ -17,6 +17,7 @@ from xds.store.entries import Entry, FoundEntry, Head, State, Store, Stored, che
 from xds.store.errors import (
     ConflictError,
     IdReusedError,
+    NotAStoreError,
     NotYetError,
     OutcomeUnknownError,
     StoreError,
@@ -68,6 +69,7 @@ class EtcdStore(Store):
         self.away = ""
         self._is_away_logged = False
         self._must_load = False
+        self._creates = True
 
     @classmethod
     async def open(
@@ -78,14 +80,16 @@ class EtcdStore(Store):
         cache: StateCache | None = None,
         background: Background | None = None,
         wait_s: float = 0.0,
+        create: bool = True,
     ) -> "EtcdStore":
         """Open the store below ``prefix``; read its state from etcd, or from the cache if etcd can't be reached.
 
         If the cache is empty too, retry for ``wait_s``. Raises UnavailableError if etcd can't be reached even then, or
-        refuses the requests.
+        refuses the requests, or has no store there and ``create`` is off.
         """
         background = background or Background()
         store = cls(EtcdClient(options), prefix, cache)
+        store._creates = create
         try:
             await store._begin(wait_s)
         except BaseException:
@@ -389,6 +393,8 @@ class EtcdStore(Store):
         key = self._layout.head_key
         found = await self._client.range(key)
         if not found.kvs:
+            if not self._creates:
+                raise NotAStoreError(f"etcd has no store at {key.decode(errors='backslashreplace')}")
             made = put_op(key, pb.Head(epoch=uuid4().hex).SerializeToString())
             with contextlib.suppress(LostReplyError):
                 await self._client.transact([unchanged_since(key, 0)], [made], [])

@@ -1,5 +1,6 @@
 """Open the store that a URL names."""
 
+import asyncio
 import os
 from dataclasses import replace
 from hashlib import blake2b
@@ -10,7 +11,7 @@ from urllib.parse import unquote
 from xds.process.background import Background
 from xds.process.private_files import DIRECTORY_MODE, tighten
 from xds.store.entries import Store
-from xds.store.errors import StoreError
+from xds.store.errors import NotAStoreError, StoreError
 
 if TYPE_CHECKING:
     from xds.store.etcd_client import EtcdOptions
@@ -49,11 +50,13 @@ async def open_store(
     etcd: "EtcdOptions | None" = None,
     etcd_wait_s: float = 0.0,
     background: Background | None = None,
+    create: bool = True,
 ) -> Store:
     """Open or create the store that a URL names; "" names the default one. Raises StoreError.
 
     ``etcd`` has the connection options except the endpoints, which the URL names. ``etcd_wait_s`` applies only if there
-    is no local copy of etcd's state.
+    is no local copy of etcd's state. With ``create`` off, nothing is created: a store that does not exist raises
+    NotAStoreError.
     """
     check_url(url)
     if not url or url.startswith("etcd:"):
@@ -66,15 +69,27 @@ async def open_store(
         endpoints, prefix = etcd_parts(url)
         options = replace(etcd or EtcdOptions(endpoints=endpoints), endpoints=endpoints)
         name = blake2b(prefix.encode(), digest_size=8).hexdigest()
-        cache = StateCache(default_path().with_name(f"etcd-{name}.cache"))
-        return await EtcdStore.open(options, prefix, cache=cache, background=background, wait_s=etcd_wait_s)
+        cache = StateCache(default_path().with_name(f"etcd-{name}.cache")) if create else None
+        return await EtcdStore.open(
+            options, prefix, cache=cache, background=background, wait_s=etcd_wait_s, create=create
+        )
     if url == "memory:":
         from xds.store.memory import MemoryStore
 
         return MemoryStore()
     from xds.store.sqlite import SqliteStore
 
-    return await SqliteStore.open(sqlite_path(url) if url else default_path(), background=background)
+    path = sqlite_path(url) if url else default_path()
+    if not create:
+        await asyncio.to_thread(_must_exist, path)
+    return await SqliteStore.open(path, background=background)
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise NotAStoreError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+    if not path.stat().st_size:
+        raise NotAStoreError(f"{path} is empty: it holds no store")
 
 
 def etcd_parts(url: str) -> tuple[tuple[str, ...], str]:

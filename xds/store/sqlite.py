@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xds.process.background import Background
+from xds.store.copying import copy_database
 from xds.store.database_file import open_database, store_error
 from xds.store.entries import Entry, FoundEntry, GroupCounts, Head, Key, State, Store, Stored, check, must_be_kept
 from xds.store.errors import (
@@ -43,7 +44,7 @@ class SqliteStore(Store):
     """Create it with ``open``."""
 
     def __init__(self, path: Path, database: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        self.path = path
+        self.path: Path = path
         self.refusing = ""
         self._database = database
         self._place = Place(path)
@@ -128,6 +129,17 @@ class SqliteStore(Store):
                 self._recent_operations -= len(self._recent.popleft().entry.operations)
             if oldest >= revision:
                 return oldest
+
+    async def backup(self, path: Path) -> int:
+        def copy() -> int:
+            self._keep_in_place()
+            copy_database(self._database, path)
+            return _present(self._database)[0]
+
+        try:
+            return await self._run(copy)
+        except OSError as error:
+            raise UnavailableError(f"{path}: {error.strerror}") from error
 
     async def close(self) -> None:
         if self._notifier.is_closed():
