@@ -55,10 +55,26 @@ def common() -> list[dict[str, Any]]:
         {"@type": r.ROUTE, "name": NAMES["routes"]},
         {"@type": r.ENDPOINTS, "cluster_name": NAMES["endpoints"]},
         {"@type": r.EXTENSION, "name": NAMES["extension_configs"], "typed_config": {"@type": r.ROUTER}},
+        {
+            "@type": GENERIC_ROUTES,
+            "name": "generic",
+            "routes": {
+                "on_no_match": {
+                    "action": {"name": "a", "typed_config": {"@type": GENERIC_ACTION, "cluster": "backend"}}
+                }
+            },
+        },
+        {
+            "@type": r.TYPE + "envoy.service.discovery.v3.Resource",
+            "name": "limit",
+            "resource": {"@type": r.TYPE + "envoy.type.v3.TokenBucket", "max_tokens": 1, "fill_interval": "1s"},
+        },
         *({"@type": r.SECRET, "name": name, **value} for name, value in SECRETS.items()),
     ]
 
 
+GENERIC_ROUTES = r.TYPE + "envoy.extensions.filters.network.generic_proxy.v3.RouteConfiguration"
+GENERIC_ACTION = r.TYPE + "envoy.extensions.filters.network.generic_proxy.action.v3.RouteAction"
 SECRETS: dict[str, dict[str, Any]] = {
     "client-ca": {"validation_context": {"trusted_ca": {"filename": "/etc/envoy/ca.pem"}}},
     "server-cert": {

@@ -40,6 +40,7 @@ DESCRIPTORS = "CgA="
 """An empty set of descriptors would be enough for most filters; this one has a file without a name."""
 
 EXAMPLES: dict[str, Json] = {
+    "envoy.extensions.clusters.composite.v3.ClusterConfig": {"clusters": [{"name": "backend"}, {"name": "backend-v2"}]},
     "envoy.extensions.http.ai_filters.transcoder.v3.Transcoder": {"request_handling": "TO_IR"},
     "envoy.extensions.clusters.aggregate.v3.ClusterConfig": {"clusters": ["backend", "backend-v2"]},
     "envoy.config.trace.v3.OpenTelemetryConfig": {

@@ -89,6 +89,7 @@ class LiveEnvoy(EnvoyProcess):
             path.write_text(f'{{"resources": {KINDS[kind].empty}}}')
         extra = ["--reject-unknown-dynamic-fields", "--drain-time-s", "1", "--log-format", "%v"]
         super().__init__(bootstrap(self.files), name=f"envoy-{suffix}", extra=extra)
+        self.argv = ["env", "-C", str(self.directory), *self.argv]  # extensions make files that have relative paths
 
     async def judge(self, kind: str, text: str) -> Judgement:
         """Give Envoy a file and wait until it has taken or refused it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import descriptors, examples, generated, hosts, ours, values
+from corpus import descriptors, examples, generated, hosts, ours, table, values
 from corpus.cases import Case
 from corpus.live import KINDS, Judgement, LiveEnvoy
 from support import resources as r
@@ -64,37 +64,64 @@ class Judged:
     extensions: dict[tuple[str, str], str]
     hosted: dict[str, Hosted]
     envoy: dict[str, Judgement]
+    misplaced: dict[str, Hosted]
+    """A resource for each category with an extension of another one, by category."""
+    envoy_on_misplaced: dict[str, Judgement]
+    problems_of_misplaced: dict[str, list[str]]
     read: dict[str, ours.Verdict]
     problems: dict[str, list[str]]
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    extensions, hosted, envoy = asyncio.run(_ask_envoy(tmp_path_factory.mktemp("envoy")))
+    extensions, hosted, envoy, misplaced, envoy_on_misplaced = asyncio.run(_ask_envoy(tmp_path_factory.mktemp("envoy")))
     cases = {key: each.case for key, each in hosted.items()}
-    directory = ours.write(tmp_path_factory.mktemp("ours") / "dir", cases.values())
-    read, problems = ours.read(directory, cases.values()), ours.validate(directory)
+    wrong = {category: each.case for category, each in misplaced.items()}
+    directory = tmp_path_factory.mktemp("ours") / "dir"
+    read = ours.read(ours.write(directory, cases.values()), cases.values())
+    problems = ours.problems(directory, [*cases.values(), *wrong.values()])
     return Judged(
         extensions,
         hosted,
         envoy,
+        misplaced,
+        envoy_on_misplaced,
+        {category: problems[case.name] for category, case in wrong.items()},
         {key: read[case.name] for key, case in cases.items()},
-        {key: problems.get(case.group, []) for key, case in cases.items()},
+        {key: problems[case.name] for key, case in cases.items()},
     )
 
 
-async def _ask_envoy(directory: Path) -> tuple[dict[tuple[str, str], str], dict[str, Hosted], dict[str, Judgement]]:
+Asked = tuple[
+    dict[tuple[str, str], str], dict[str, Hosted], dict[str, Judgement], dict[str, Hosted], dict[str, Judgement]
+]
+
+
+async def _ask_envoy(directory: Path) -> Asked:
     async with LiveEnvoy(directory, "json") as process:
         await process.wait_live()
         extensions = await process.extensions()
-        every = [
-            host(*at, name) for at, name in extensions.items() if at[0] in hosts.HOSTS and at[1] not in examples.CRASHES
-        ]
+        usable = {at: name for at, name in extensions.items() if at[0] in hosts.HOSTS and at[1] not in examples.CRASHES}
+        every = [host(*at, name) for at, name in usable.items()]
         found: dict[str, Judgement] = {}
         for some in _batches(every):
             named = await process.judge_each(some[0].kind, [each.resource for each in some])
             found |= {each.key: named[each.resource["name"]] for each in some}
-        return extensions, {each.key: each for each in every}, found
+        misplaced = {category: misplace(category) for category in hosts.HOSTS}
+        on_misplaced = {
+            category: (await process.judge_each(each.kind, [each.resource]))[each.resource["name"]]
+            for category, each in misplaced.items()
+        }
+        return extensions, {each.key: each for each in every}, found, misplaced, on_misplaced
+
+
+def misplace(category: str) -> Hosted:
+    """Return a resource with an extension of another category than the one that stands there."""
+    other = "listener.tls_inspector.v3.TlsInspector" if "filters.http" in category else "http.buffer.v3.Buffer"
+    full_name = f"envoy.extensions.filters.{other}"
+    value = generated.Maker().message(descriptors.message_types()[full_name])
+    extension = {"name": "misplaced", "typed_config": {"@type": r.TYPE + full_name, **value}}
+    return Hosted(category, full_name, *hosts.HOSTS[category](extension))
 
 
 def _batches(every: list[Hosted]) -> Iterator[list[Hosted]]:
@@ -136,3 +163,11 @@ def test_the_product_serves_the_values_that_envoy_has(judged: Judged) -> None:
         if places := list(found):
             wrong[key] = places
     assert wrong == {}
+
+
+def test_an_extension_of_another_category_is_refused_where_envoy_refuses_it(judged: Judged) -> None:
+    taken = {category for category, said in judged.envoy_on_misplaced.items() if not said.refusal}
+    assert taken == table.ANY_CATEGORY.keys()
+    assert {category: said for category in taken if (said := judged.problems_of_misplaced[category])} == {}
+    silent = {category for category, said in judged.problems_of_misplaced.items() if not said} - taken
+    assert silent <= table.CATEGORIES_UNDER_REPAIR
