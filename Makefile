@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz h2spec faults simulate attacks lock release docs docs-serve docs-reference clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate attacks lock release docs docs-serve docs-reference clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -75,6 +75,10 @@ bench-core: setup ## the micro-benchmark of the pure core
 fuzz: setup ## a million frames by chance at the HTTP/2 connection, and some over TCP: bench/results/http2/
 	@$(BIN)/python tests/http2/fuzz.py --frames $(FUZZ_FRAMES) --seed $(FUZZ_SEED) --seconds 1800 --output bench/results/http2/fuzz.json
 	@$(BIN)/python tests/http2/fuzz.py --live --frames $(FUZZ_LIVE_FRAMES) --seed $(FUZZ_SEED) --seconds 900 --output bench/results/http2/fuzz-live.json
+
+READING_CASES ?= 100000
+fuzz-reading: setup ## READING_CASES spellings of values by chance, in YAML and JSON, each judged by us and by a real Envoy; 20 minutes
+	@XDS_READING_CASES=$(READING_CASES) $(BIN)/python -m pytest -q tests/envoy/test_reading.py
 
 h2spec: setup ## the conformance suite for HTTP/2 servers, in plaintext and over TLS (needs Go): bench/results/http2/
 	@$(BIN)/python bench/h2spec.py --output bench/results/http2/h2spec.json

@@ -37,6 +37,7 @@ _TIMESTAMP = re.compile(
     r"(?:Z|(?P<sign>[+-])(?P<hours>[0-9]{2}):(?P<minutes>[0-9]{2}))"
 )
 _SECONDS_OF_YEARS = range(-62_135_596_800, 253_402_300_800)  # 0001 to 9999
+_FLOAT_EXACT = 2**53
 FLOAT_OVERFLOW = 3.4028235677973366e38
 """The smallest number that rounds to infinity as a 32-bit float."""
 
@@ -110,6 +111,9 @@ def _read_bool(value: Any) -> Any:
 
 
 def _integer_reader(low: int, high: int) -> Read:
+    # protobuf's parser takes whole numbers with a point or an exponent only up to these limits
+    float_max = min(high, _FLOAT_EXACT * (1 if low else 2))
+
     def read(value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             return int(value) if low <= value <= high else BAD
@@ -120,7 +124,7 @@ def _integer_reader(low: int, high: int) -> Read:
             value = BAD if value[:1].isspace() or value[-1:].isspace() else _read_double(value)
         if not isinstance(value, float) or not value.is_integer():
             return BAD
-        return int(value) if low <= int(value) <= high else BAD
+        return int(value) if max(low, -_FLOAT_EXACT) <= value <= float_max else BAD
 
     return read
 
