@@ -24,7 +24,7 @@ def routes() -> list[tuple[str, str]]:
     """Return every path and method of the admin port, including those that FastAPI adds, and some that do not exist."""
     nothing: Any = None
     admin = admin_app(healthy=nothing, ready=nothing, metrics=nothing)
-    api: Any = rest_api(nothing, Token(None), body_bytes_max=1).app.app
+    api: Any = rest_api(nothing, Token(None), body_bytes_max=1).app.app._app
     found = []
     for route in (*admin.routes, *api.routes):
         assert isinstance(route, Route | APIRoute), f"a new kind of route: {route}"

@@ -165,6 +165,42 @@ async def test_names_and_types_are_escaped(api: httpx.AsyncClient) -> None:
     assert (await api.get("/v1/groups/default/resources/klusters/a")).status_code == 422
 
 
+ODD_NAMES = [
+    *("a\nb", "a\n", "\n", "a\r", "\t", "\x00", "\x7f", "\x1b[2J", " ", " a "),
+    *("\u2028", "\u202e", "\ufeff", "名", "e\u0301", "é", "n" * 4_000),
+    *("a/b", "/a", "a/", "//", "../a", "a/../b", "a?b=c", "#", "%", "%2F"),
+    *("%0A", "a;b", "a\\b", "+", "&", '"', "'", "[::1]:80", "*"),
+    *("xdstp://authority/type/a?a=2&b=1#c", "outbound|80||web.default.svc.cluster.local"),
+]
+"""Names that resources may have; Envoy takes all of them. Most HTTP clients do not send a path that ends in ``.``."""
+
+
+async def test_every_name_can_be_set_read_listed_and_removed(api: httpx.AsyncClient) -> None:
+    for name in ODD_NAMES:
+        path = f"/v1/groups/default/resources/clusters/{quote(name, safe='')}"
+        answer = await api.put(path, json=r.static_cluster(name, 1))
+        assert answer.status_code == 200, (name, answer.text)
+        assert (await api.get(path)).json()["name"] == name
+        assert "connect_timeout" in (await api.get(path, headers={"accept": "application/yaml"})).text
+    listed = (await api.get("/v1/groups/default/snapshot")).json()["resources"]
+    assert sorted(each["name"] for each in listed) == sorted(ODD_NAMES)
+    for name in ODD_NAMES:
+        path = f"/v1/groups/default/resources/clusters/{quote(name, safe='')}"
+        assert len((await api.delete(path)).json()["changed"]) == 1, name
+        assert (await api.get(path)).status_code == 404
+
+
+@pytest.mark.parametrize("node_id", ["a\nb", "a%2Fb", "a/b", "%", "é\u202e", "\n"])
+async def test_every_node_can_be_asked_for(served, api: httpx.AsyncClient, node_id: str) -> None:
+    served.known_nodes.append(
+        NodeSummary(
+            node=Node(id=node_id), group="default", revision=0, state=NodeState.SYNCED, connected_s=1.0, types=()
+        )
+    )
+    answer = await api.get(f"/v1/nodes/{quote(node_id, safe='')}")
+    assert [each["id"] for each in answer.json()["nodes"]] == [node_id]
+
+
 async def test_replacing_a_snapshot_takes_what_reading_one_gives(api: httpx.AsyncClient) -> None:
     await push(api, upsert=[A, B])
     first = (await api.get("/v1/groups/default/snapshot")).json()

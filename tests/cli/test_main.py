@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -47,3 +48,14 @@ def test_completion_is_offered(xds) -> None:
     assert "Traceback" not in done.stderr
     done = xds(_XDS_COMPLETE="complete_bash", COMP_WORDS="xds bo", COMP_CWORD="1")
     assert done.stdout.strip() == "bootstrap"
+
+
+def test_grpc_is_kept_from_writing_lines_of_its_own() -> None:
+    """It writes to stderr when a worker is started while it is at work, and of failed TLS handshakes."""
+    program = "import os, xds.cli.main as m; m.app = lambda **_: None; m.main(); print(os.environ[{!r}])"
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GRPC_")}
+    for name, value in (("GRPC_ENABLE_FORK_SUPPORT", "0"), ("GRPC_VERBOSITY", "ERROR")):
+        done = subprocess.run(
+            [sys.executable, "-c", program.format(name)], env=env, capture_output=True, text=True, check=False
+        )
+        assert done.stdout == f"{value}\n", done.stderr

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from xds.api import bodies, rest_page
 from xds.api.answers import (
@@ -91,6 +92,7 @@ def rest_api(
         openapi_url="/v1/openapi.json",
         docs_url=None,  # FastAPI's page loads scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,
         responses=ERRORS,
     )
     _add_errors(app)
@@ -102,9 +104,25 @@ def rest_api(
     api.add_nodes(app)
     _add_page(app)
     taking_in = TakingIn(
-        app, intake or Intake(2 * body_bytes_max), body_bytes_max=body_bytes_max, body_timeout_s=body_timeout_s
+        _Routable(app),
+        intake or Intake(2 * body_bytes_max),
+        body_bytes_max=body_bytes_max,
+        body_timeout_s=body_timeout_s,
     )
     return Guard(taking_in, token, hosts)
+
+
+class _Routable:
+    """Serves ``app`` with a path that the patterns of routes match: in them, ``.`` does not match a line end.
+
+    Names may have line ends. Handlers take them from the raw path.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, "path": scope["path"].replace("\n", " ")}, receive, send)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -477,7 +495,7 @@ class _Rest:
         @app.get("/v1/nodes/{id:path}")
         async def read_node(id: str, request: Request) -> Response:  # noqa: A002
             """Return how far one node is: an entry for each of its connections."""
-            node_id = unquote("/".join(_within(request)[1:]))
+            node_id = "/".join(_within(request)[1:])
             return self._told(nodes_json(await self._operations.node(node_id)))
 
 

@@ -84,6 +84,8 @@ def main() -> None:
     """Run the command line and exit with its code."""
     # Else gRPC logs a line, in its own format, for every failed TLS handshake.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Else gRPC logs lines when a worker is started while gRPC is at work. No process here forks without an exec.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     if not asks_for_json(sys.argv[1:]):
         app(prog_name="xds")
     try:
