@@ -199,6 +199,31 @@ async def test_an_unknown_host_is_refused_at_once_and_sent_when_it_comes():
         assert await at.envoy.nacks() == 0
 
 
+def aliased(name: str, to: str, *domains: str) -> r.Json:
+    """Return a virtual host that Envoy asks for by its domains, in the wrapper that has these as aliases."""
+    aliases = [f"r1/{domain}" for domain in domains]
+    wrapper = {"@type": r.TYPE + "envoy.service.discovery.v3.Resource", "name": f"r1/{name}", "aliases": aliases}
+    return wrapper | {"resource": r.virtual_host(f"r1/{name}", to, domains or ["none.test"])}
+
+
+async def test_an_alias_follows_the_virtual_host_that_has_it():
+    """Envoy would reject both hosts of one domain, and would serve one that lost the domain for ever."""
+    async with scene([*hosts_on_demand(), aliased("one", "a", "x.test"), aliased("two", "b", "x.test")]) as at:
+        at.apply(r.cluster("b"), r.assignment("b", at.ports["b"]))
+        await at.envoy.wait_live()
+        await at.wait_served_by("a", authority="x.test")
+        at.apply(aliased("one", "a", "y.test"))
+        await at.wait_served_by("b", authority="x.test")
+        await at.wait_served_by("a", authority="y.test")
+        at.apply(aliased("two", "b"))
+
+        async def status() -> int:
+            return (await at.ask(authority="x.test"))[0].status
+
+        await wait_until(status, equals=404, timeout_s=5)
+        assert await at.envoy.nacks() == 0
+
+
 async def test_virtual_hosts_live_through_a_reconnect():
     async with scene([*hosts_on_demand(), r.virtual_host("r1/a.test", "a", ["a.test"])]) as at:
         await at.envoy.wait_live()

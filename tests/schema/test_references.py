@@ -9,6 +9,7 @@ from xds.model import types
 from xds.model.resource import Reference
 from xds.schema.ingest import ingest, load_plans
 from xds.schema.quick import ingest_encoded
+from xds.schema.restore import restore
 
 ADS: dict[str, Any] = {"ads": {}, "resource_api_version": "V3"}
 API: dict[str, Any] = {
@@ -418,6 +419,22 @@ def test_proxies_of_other_protocols_refer_to_route_configurations_of_their_own(
 
     assert listener(proxy(ADS)) == [(short, "main", f"{HCM_FIELD}.{field}.route_config_name")]
     assert listener(proxy(FILE)) == []
+
+
+@pytest.mark.parametrize("package", ["xds.type.v3", "udpa.type.v1"])
+def test_names_inside_a_typed_struct_are_references_also_after_a_restart(package: str) -> None:
+    zipkin = {"collector_cluster": "zipkin", "collector_endpoint": "/", "collector_endpoint_version": "HTTP_JSON"}
+    struct = {
+        "@type": f"{PREFIX}{package}.TypedStruct",
+        "type_url": PREFIX + "envoy.config.trace.v3.ZipkinConfig",
+        "value": zipkin,
+    }
+    tracing = {"provider": {"name": "zipkin", "typed_config": struct}}
+    chain = {"filters": [hcm(route_config={}, tracing=tracing)]}
+    resource = ingest({"@type": types.LISTENER, "name": "in", "filter_chains": [chain]})
+
+    assert [found[:2] for found in resource.references] == [(types.CLUSTER, "zipkin")]
+    assert [found[:2] for found in restore(types.LISTENER, resource.encoded).references] == [(types.CLUSTER, "zipkin")]
 
 
 def test_names_that_are_keys_of_a_map_are_references() -> None:

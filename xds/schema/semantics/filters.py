@@ -179,12 +179,13 @@ def _check_typed_struct(message: Any, trail: Trail, found: Findings, walks: Walk
             found.add(_extended(here, finding.path), finding.what, finding.hint)
         return
     inner = Findings(allow_unknown_types=found.allow_unknown_types, allow_redacted=found.allow_redacted)
-    walks.canonical(made, _CHECK, here, inner)
+    walks.canonical(made, _CHECK | _REFERENCES, here, inner)
     found.problems += inner.problems
+    found.references = inner.references | found.references
 
 
-_CHECK = 1
-"""``plan.CHECK``."""
+_CHECK, _REFERENCES = 1, 2
+"""``plan.CHECK`` and ``plan.REFERENCES``."""
 
 
 def _extended(trail: Trail, path: tuple[Any, ...]) -> Trail:
