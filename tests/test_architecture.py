@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "transport": {"model", "protocol", "address", "process.background", "process.signals", "_generated"},
     "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
     "process": set(),
+    "validation": {"model", "schema", "process.private_files"},
     "reporting": {"model", "protocol", "store.entries"},
     "api": {
         *("model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"),
@@ -69,6 +70,7 @@ ARROWS: dict[str, set[str]] = {
         "schema",
         "schema_files",
         "version",
+        "validation",
     },
     "version": set(),
     "embed": {"app", "model", "schema", "sources.inline", "address", "config", "transport.pool", "version"},
@@ -87,7 +89,7 @@ PACKAGED_FILES = ("schema", "importlib.resources")
 """The only pure part that reads a file, the packaged descriptors, and the module that it imports for that."""
 
 THIRD_PARTY: dict[str, set[str]] = {
-    "cryptography": {"schema"},
+    "cryptography": {"schema", "validation"},
     "fastapi": {"api"},
     "google": {"protocol", "schema", "transport", "api", "fleet", "client", "store"},
     "grpc": {"transport", "api", "client", "store"},

@@ -14,8 +14,8 @@ from support.processes import Child
 from support.server import XdsServer
 from support.waiting import wait_until
 
-from xds.cli.envoy import find_envoy
 from xds.client import Client
+from xds.validation.envoy import find_envoy
 
 XDS = str(Path(sys.executable).parent / "xds")
 ADMIN = re.compile(r"envoy demo-7 \(pid (\d+)\) of .*\n  admin  http://127\.0\.0\.1:(\d+)")

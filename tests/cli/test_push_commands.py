@@ -386,3 +386,19 @@ async def test_a_store_that_is_not_there_is_not_made_by_a_check(tmp_path: Path) 
         done = await shell(f"xds store check --store '{url}'", cwd=tmp_path, XDG_STATE_HOME=str(tmp_path / "state"))
         assert (done.returncode, "does not exist" in done.stderr, done.stdout) == (1, True, "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.envoy
+async def test_what_a_real_envoy_refuses_is_not_sent(run, tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text(json.dumps([r.static_cluster("a", 1), r.listener("l", 1, inline=r.route("x", "a"))]))
+    assert (await run("xds apply -f base.yaml --validate-with-envoy")).returncode == 0
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(json.dumps([r.static_cluster("b", 1), r.listener("m", 1, inline=r.route("y", "b"))]))
+    refused = await run("xds apply -f bad.yaml --validate-with-envoy")
+    assert refused.returncode == 1
+    assert "listeners/m" in refused.stderr
+    assert "has duplicate address '127.0.0.1:1' as existing listener" in refused.stderr
+    assert "refused by Envoy, nothing was sent: 1 problem" in refused.stderr
+    assert (await run("xds get clusters/b")).returncode == 4
+    assert (await run("xds apply -f bad.yaml")).returncode == 0

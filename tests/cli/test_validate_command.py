@@ -1,6 +1,9 @@
 import json
 from pathlib import Path
 
+import pytest
+from support.envoy import envoy_binary
+
 CLUSTER = """\
 resources:
 - '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster
@@ -73,3 +76,44 @@ def test_no_directory_is_a_usage_error(xds, tmp_path: Path) -> None:
     done = xds("validate", tmp_path / "none")
     assert done.returncode == 2
     assert "does not exist" in done.stderr
+
+
+BALANCED = CLUSTER + "  lb_policy: MAGLEV\n  maglev_lb_config: {table_size: SIZE}\n"
+
+
+@pytest.mark.envoy
+def test_a_real_envoy_judges_what_nothing_else_knows(xds, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(BALANCED.replace("SIZE", "10"))
+    assert xds("validate", tmp_path).returncode == 0
+    done = xds("validate", "--envoy", tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "a.yaml:2: [default] clusters/web: Envoy: The table size of maglev must be prime number" in done.stdout
+    file.write_text(BALANCED.replace("SIZE", "11"))
+    done = xds("validate", tmp_path, f"--envoy={envoy_binary()}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.envoy
+def test_what_envoy_could_not_judge_as_it_is_is_warned_of(xds, tmp_path: Path) -> None:
+    lines = [
+        "resources:",
+        "- '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "  name: pair",
+        "  tls_certificate: {certificate_chain: {filename: /etc/c.pem}, private_key: {filename: /etc/k.pem}}",
+    ]
+    (tmp_path / "a.yaml").write_text("\n".join(lines) + "\n")
+    done = xds("validate", tmp_path, "--envoy", "--format", "json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["problems"]) == (0, [])
+    assert [each["field"] for each in report["warnings"]] == [
+        "tls_certificate.certificate_chain",
+        "tls_certificate.private_key",
+    ]
+
+
+def test_an_envoy_that_is_not_there_is_told(xds, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(CLUSTER)
+    done = xds("validate", tmp_path, "--envoy=/none/envoy")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "xds: '/none/envoy' is not a program that can be run; name an Envoy binary\n"

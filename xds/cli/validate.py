@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from xds.cli.files import StrictYaml
+from xds.cli.judging import EnvoyOption, judge_groups, judge_of
 from xds.cli.output import EXIT_FAILED, count, examples, print_json, print_problems, resource_table, say, show
 from xds.cli.progress import Progress, progress_bar
 from xds.cli.schema import SchemaOption, choose_schemas, schema_paths
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 EPILOG = examples(
     "xds validate snapshots/quickstart",
+    "xds validate DIR --envoy",
     "xds validate DIR --format json | jq '.problems[].file'",
 )
 
@@ -53,6 +55,7 @@ def validate(
     ],
     schema: SchemaOption = None,
     strict_yaml: StrictYaml = True,
+    envoy: EnvoyOption = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print what is found.")] = "text",
 ) -> None:
     """Check a directory of resources: every problem at once, with its place and what would be right.
@@ -63,12 +66,15 @@ def validate(
     Deprecated fields and values are warned of, and what an older one of several --schema lacks. Warnings do not change
     the exit code.
 
+    With --envoy, a real Envoy judges each group as its nodes would get it: it listens on nothing and connects to
+    nothing. Files on the disks of nodes are not read: something else stands for them, which is a warning.
+
     With --format json, one object: ok (boolean), directory, groups (group → type → count, when ok), elapsed_s, and
     problems and warnings, lists of objects with file, line (0 if unknown), group, resource, field, what and hint.
     """
     choose_schemas(schema)
     with progress_bar() as progress:
-        report = check(directory, progress, schemas=schema_paths(schema), strict_yaml=strict_yaml)
+        report = check(directory, progress, schemas=schema_paths(schema), strict_yaml=strict_yaml, envoy=envoy)
     if form == "json":
         print_json(report.as_json())
     else:
@@ -77,11 +83,17 @@ def validate(
 
 
 def check(
-    directory: Path, progress: Progress | None = None, *, schemas: Sequence[Path] = (), strict_yaml: bool = True
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    schemas: Sequence[Path] = (),
+    strict_yaml: bool = True,
+    envoy: str | None = None,
 ) -> Report:
     """Read the directory and apply it to an empty catalog. Raises OSError if the directory can't be read.
 
-    ``schemas``: the files of ``--schema``, of which older Envoys' are looked at for warnings.
+    ``schemas``: the files of ``--schema``, of which older Envoys' are looked at for warnings. ``envoy``: the value of
+    ``--envoy``, for a real Envoy to judge the groups too.
     """
     from xds.model.catalog import Catalog
     from xds.model.problem import ChangesetRejectedError
@@ -99,8 +111,13 @@ def check(
         catalog.apply(changeset)
     except ChangesetRejectedError as error:
         problems = error.problems
-    resources = {} if problems else resource_counts(catalog.snapshots)
     warnings = () if problems else tuple(sorted(_warnings(catalog, schemas), key=lambda each: (each.file, each.line)))
+    if envoy is not None and not problems:
+        judgement = judge_groups(
+            judge_of(envoy), {group: each.resources() for group, each in catalog.snapshots.items()}
+        )
+        problems, warnings = judgement.problems, (*warnings, *judgement.warnings)
+    resources = {} if problems else resource_counts(catalog.snapshots)
     elapsed_s = time.monotonic() - started_s
     return Report(directory=directory, resources=resources, problems=problems, elapsed_s=elapsed_s, warnings=warnings)
 
@@ -135,6 +152,8 @@ def resource_counts(snapshots: "Mapping[str, Snapshot]") -> dict[str, dict[str, 
 def _print_text(report: Report) -> None:
     if report.problems:
         print_problems(report.problems, sys.stdout)
+        if report.warnings:
+            print_problems(report.warnings, sys.stdout, kind="warning")
         files = len({problem.file for problem in report.problems if problem.file})
         where = f" in {count(files, 'file')}" if files else ""
         say("", f"{count(len(report.problems), 'problem')}{where}")

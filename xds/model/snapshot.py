@@ -1,8 +1,9 @@
 """Snapshots: all resources of one group at one revision."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from xds.model.resource import Resource
 from xds.model.view import EmptyViews, View
 
 
@@ -22,3 +23,11 @@ class Snapshot:
         """Return the view of a type, an empty view if the group has no resources of the type."""
         view = self.views.get(type_url)
         return self.empty[type_url] if view is None else view
+
+    def resources(self) -> Iterator[Resource]:
+        """Iterate over all resources that the group's nodes see."""
+        for view in self.views.values():
+            for name in view:
+                resource = view.get(name)
+                if resource is not None:
+                    yield resource

