@@ -377,8 +377,8 @@ LISTENER_CASES: list[Case] = [
         listener(hcm(upgrade_configs=[{"upgrade_type": "a"}, {"upgrade_type": "A"}])),
         f"{HCM}.upgrade_configs[1].upgrade_type",
     ),
-    ("category-of-http", listener(hcm(TCP, ROUTER)), f"{HCM}.http_filters[0]"),
-    ("category-of-network", listener(ROUTER), "filter_chains[0].filters[0]"),
+    ("category-of-http", listener(hcm(TCP, ROUTER)), f"{HCM}.http_filters[0].typed_config"),
+    ("category-of-network", listener(ROUTER), "filter_chains[0].filters[0].typed_config"),
     ("network-terminal-first", listener(TCP, hcm()), "filter_chains[0].filters[0]"),
     (
         "network-terminal-missing",

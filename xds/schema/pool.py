@@ -35,7 +35,9 @@ _SURE = 0.97
 class Schema:
     """Message classes and options by full name, from a serialized ``FileDescriptorSet``."""
 
-    def __init__(self, descriptor_set: bytes, *, passes_unknown_types: bool = False) -> None:
+    def __init__(self, descriptor_set: bytes, *, passes_unknown_types: bool = False, is_packaged: bool = False) -> None:
+        self.is_packaged = is_packaged
+        """Whether this is the packaged Envoy API, of whose Envoy more is known than descriptors say."""
         self.passes_unknown_types = passes_unknown_types
         """Resources and typed configs of types that this schema lacks are accepted unchecked."""
         self.pool = descriptor_pool.DescriptorPool()
@@ -204,4 +206,4 @@ def load_schema() -> Schema:
     """Return the Envoy API of this process, the packaged one unless another was chosen; loaded once (0.1 s)."""
     descriptor_set = _choice.load()
     _choice.loaded = descriptor_set if _choice.key is not None else None
-    return Schema(descriptor_set, passes_unknown_types=_choice.passes_unknown_types)
+    return Schema(descriptor_set, passes_unknown_types=_choice.passes_unknown_types, is_packaged=_choice.key is None)
