@@ -65,6 +65,8 @@ def ours(text: str, suffix: str) -> bytes | str:
         message: Any = message_from_json(load_schema(), value["resources"][0], full_name=ROUTE_NAME)
     except (ChangesetRejectedError, ConversionError) as error:
         return str(error)
+    except TypeError:
+        return "not a mapping with resources"
     message.name = "NAME"
     return canonical(message)
 
@@ -185,6 +187,86 @@ def test_every_form_of_a_yaml_file_is_read_as_envoy_reads_it() -> None:
     found = {name: difference(*each, "yaml") for name, *each in zip(WHOLE_FILES, judgements, texts, strict=True)}
 
     assert {name: what for name, what in found.items() if what} == {}
+
+
+JSON_FORMS = (
+    *(
+        "'x'",
+        "'x\\'y'",
+        '"x\\\'y"',
+        "'x\"y'",
+        "''",
+        "{'a b': 1}",
+        "{a: 1}",
+        "{a_1 : 1}",
+        "{_1: 1}",
+        "{nullx: 1}",
+        '"\\U0041"',
+    ),
+    *(
+        "{a.b: 1}",
+        "{a-b: 1}",
+        "{$a: 1}",
+        "{1: 1}",
+        "{true: 1}",
+        "{null: 1}",
+        "{é: 1}",
+        '{"a": 1 "b": 2}',
+        "[1 2]",
+        "[1;2]",
+    ),
+    *("[1,]", '{"a": 1,}', "[1 ,\n ]", "[,]", "[1,,]", "{,}", "{a: {b: [1,{c: 'd',},],},}", "// c\n1", "1 /* c */"),
+    *(
+        '"a\tb"',
+        '"a\nb"',
+        '"\\x41"',
+        '"\\ud83d\\ude00"',
+        '"\\ud83d"',
+        '"\\ude00"',
+        '"\\q"',
+        '"\\/\\b\\f"',
+        '"\\0"',
+        '"\x7f"',
+        '"open',
+    ),
+    *(
+        "01",
+        "-01",
+        "+1",
+        ".5",
+        "5.",
+        "1e",
+        "0x10",
+        "-",
+        "1.5E+2",
+        "-0",
+        "-0.0",
+        "1_0",
+        "1a",
+        "NaN",
+        "Infinity",
+        "True",
+        "nul",
+    ),
+    *("9" * 400, "1" + "0" * 308, "1" + "0" * 400, "\ufeff1", "\x0b1", "\u00a01", "truefalse"),
+)
+JSON_FILES = (
+    *('{resources: [{"@type": "URL", name: "NAME"}]}', "{'resources': [{'@type': 'URL', 'name': 'NAME',},],}"),
+    *('{"resources": [{"@type": "URL", "name": "NAME"}]}{}', '[{"@type": "URL", "name": "NAME"}]'),
+)
+
+
+def test_every_form_of_json_is_read_as_envoy_reads_it() -> None:
+    async def judged() -> list[Judgement]:
+        async with ReadingEnvoy("json") as envoy:
+            return await envoy.judge(texts)
+
+    head = f'{{"resources": [{{"@type": "{ROUTE}", "name": "NAME", "metadata": {{"filter_metadata": {{"a": {{"v": '
+    texts = [head + form + "}}}}]}" for form in JSON_FORMS] + [text.replace("URL", ROUTE) for text in JSON_FILES]
+    judgements = asyncio.run(judged())
+    found = {text: difference(judgement, text, "json") for text, judgement in zip(texts, judgements, strict=True)}
+
+    assert {text[-60:]: what for text, what in found.items() if what} == {}
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])

@@ -97,6 +97,13 @@ def test_json_file_may_be_one_resource(tmp_path: Path) -> None:
     assert served(tmp_path, f'\n{{"@type": "{URL}", "name": "a"}}', "a.json") == [("a", "a.json:2")]
 
 
+def test_one_resource_may_stand_for_the_list(tmp_path: Path) -> None:
+    text = f'resources:\n  "@type": {URL}\n  name: a\n'
+
+    assert served(tmp_path, text) == [("a", "a.yaml:1")]
+    assert [line for line, _, _ in refused(tmp_path, text + "  nam: x\n")] == [4]
+
+
 def test_key_twice_is_the_last_one_only_if_not_strict(tmp_path: Path) -> None:
     text = f"{one('a')}name: b\n"
 

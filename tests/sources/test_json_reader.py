@@ -33,6 +33,15 @@ def refused(text: str | bytes) -> list[tuple[int, str]]:
         ("[1]", [1]),
         ('{"a": [], "b": {"c": [1, 2]}, "d": 1.5}\n', {"a": [], "b": {"c": [1, 2]}, "d": 1.5}),
         ('{"a": ["\\ud83d\\ude00"]}', {"a": ["😀"]}),
+        (
+            "{a: 'x\\'\"', 'b' : [1, {c_1: null,\n},], \"d\": \"\\'\\U0041\t\",}",
+            {
+                "a": "x'\"",
+                "b": [1, {"c_1": None}],
+                "d": "'A\t",
+            },
+        ),
+        ('{"a": -0}', {"a": -0.0}),
     ],
 )
 def test_json_is_read(text: str | bytes, value: Any) -> None:
@@ -46,8 +55,10 @@ def test_json_is_read(text: str | bytes, value: Any) -> None:
         ('{"r": [\n{"a": 1,\n"a": 2}]}', [(3, "duplicate key 'a' (first on line 2)")]),
         ('{"a": NaN}', [(1, 'not valid JSON: NaN is not a JSON number; write "NaN"')]),
         ('{"a":\n[1 2]}', [(2, "not valid JSON: ',' expected")]),
-        ('{"a":\n[1,]}', [(2, "not valid JSON: Expecting value (column 4)")]),
-        ('{"a": 1,\n}', [(2, "not valid JSON: a key in double quotes expected")]),
+        ('{"a":\n[1,,]}', [(2, "not valid JSON: Expecting value (column 4)")]),
+        ('{"a": 1,\n// b\n}', [(2, "not valid JSON: a key in double quotes expected")]),
+        ('{a: "b",\nc-d: 1}', [(2, "not valid JSON: a key in double quotes expected")]),
+        ('{"a":\n1e400}', [(2, "not valid JSON: the number 1e400 is out of range")]),
         ('{"a" 1}', [(1, "not valid JSON: ':' expected")]),
         ('{"a": 1}\n{}', [(2, "not valid JSON: more text after the end")]),
         ('{"a":\n"\\ud800"}', [(2, "text with half of a surrogate pair (\\ud800 to \\udfff)")]),

@@ -7,6 +7,7 @@ A document is a file as Envoy reads it (a DiscoveryResponse, of which ``resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from xds.model.problem import Problem
@@ -59,6 +60,9 @@ def _items(document: FileDocument, file: str, takes_lists: bool) -> tuple[list[I
         return [], [Problem(what="holds no resources", hint=hint, file=file, line=document.line)]
     problems = [_unknown_key(document, key, file) for key in top if not _is_known(document, key)]
     values = top.get("resources")
+    if isinstance(values, dict):  # Envoy takes one item for a list of one
+        line_of = partial(_line_within, document, ("resources",))
+        return [Item(values, document.line_of(("resources",)), line_of, "resources")], problems
     if values is not None and not isinstance(values, list):
         line, hint = document.line_of(("resources",)), "begin each resource with '- '"
         problems.append(Problem(what="`resources` must be a list", hint=hint, file=file, line=line, field="resources"))
@@ -66,13 +70,14 @@ def _items(document: FileDocument, file: str, takes_lists: bool) -> tuple[list[I
     return [_item(document, ("resources", index), value) for index, value in enumerate(values or ())], problems
 
 
-def _item(document: FileDocument, path: tuple[str | int, ...], value: Any) -> Item:
-    def line_of(keys: PathKeys) -> int:
-        return document.line_of((*path, *keys))
-
+def _item(document: FileDocument, path: PathKeys, value: Any) -> Item:
     *keys, index = path
     line = document.item_line(str(keys[0]), int(index)) if keys else document.line_of(path)
-    return Item(value, line, line_of, f"{keys[0] if keys else ''}[{index}]")
+    return Item(value, line, partial(_line_within, document, path), f"{keys[0] if keys else ''}[{index}]")
+
+
+def _line_within(document: FileDocument, path: PathKeys, keys: PathKeys) -> int:
+    return document.line_of((*path, *keys))
 
 
 def _is_known(document: FileDocument, key: str) -> bool:

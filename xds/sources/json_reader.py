@@ -3,6 +3,9 @@
 The standard library's parser is six times faster than any YAML parser, but records no positions. So the outer object
 and its lists are parsed here; the C scanner decodes each list item, whose offset is recorded. Lines of deeper values
 are found by the YAML reader (JSON is valid YAML), in the one item that has a problem.
+
+Envoy's parser takes more than JSON: text in single quotes, keys without quotes, a comma after the last item, control
+characters within text. A file that isn't JSON is rewritten as JSON, line by line, and parsed again.
 """
 
 import json
@@ -16,6 +19,19 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.sources.yaml_reader import PathKeys, YamlDocument, YamlLimits, checked_utf8, read_yaml
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_TOKEN = re.compile(
+    r"(?P<space>[ \t\r\n]+)"
+    r"""|(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+    r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)"
+    r"""|[^"']""",
+    re.DOTALL,
+)
+_RESERVED = frozenset(("true", "false", "null"))
+_ESCAPE = re.compile(r'\\.|"', re.DOTALL)
+_COLON = re.compile(r"[ \t\r\n]*:")
+_CLOSING = re.compile(r"[ \t\r\n]*[\]}]")
+_DIGITS_MAX = 309
+"""Digits of the largest number that Envoy can hold, about 1.8e308."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
@@ -32,7 +48,7 @@ def read_json(text: bytes, *, file: str, limits: YamlLimits) -> "JsonDocument":
     text = checked_utf8(text, file=file, limits=limits)
     decoded = text.decode()
     try:
-        return JsonDocument(decoded, file, limits)
+        return _parsed(decoded, file, limits)
     except _NotJsonError as error:
         what, hint, offset = error.args
         line = decoded.count("\n", 0, offset) + 1
@@ -47,6 +63,42 @@ def read_json(text: bytes, *, file: str, limits: YamlLimits) -> "JsonDocument":
         raise ChangesetRejectedError([Problem(what=what, hint=hint, file=file)]) from None
 
 
+def _parsed(text: str, file: str, limits: YamlLimits) -> "JsonDocument":
+    try:
+        return JsonDocument(text, file, limits)
+    except _NotJsonError:
+        if (rewritten := _as_json(text)) == text:
+            raise
+        return JsonDocument(rewritten, file, limits)
+
+
+def _as_json(text: str) -> str:
+    """Return a text with the liberties that Envoy allows rewritten as JSON, with the same lines."""
+    parts: list[str] = []
+    at, before = 0, ""
+    while found := _TOKEN.match(text, at):
+        part, at = found[0], found.end()
+        if found["text"]:
+            part = _quoted(part)
+        elif found["word"]:
+            is_key = before in ("{", ",") and _COLON.match(text, at) is not None and part not in _RESERVED
+            part = f'"{part}"' if is_key else part
+        elif part == "," and before not in ("", "{", "[", ",") and _CLOSING.match(text, at):
+            part = ""
+        before = found[0] if not found["space"] else before
+        parts.append(part)
+    return "".join(parts) + text[at:]
+
+
+def _quoted(token: str) -> str:
+    """Return a text in single or double quotes as JSON."""
+
+    def rewritten(found: re.Match[str]) -> str:
+        return {'"': '\\"', "\\'": "'", "\\U": "\\u"}.get(found[0], found[0])
+
+    return f'"{_ESCAPE.sub(rewritten, token[1:-1])}"'
+
+
 class JsonDocument:
     """A parsed JSON file. See ``xds.sources.yaml_reader.Document``."""
 
@@ -57,7 +109,11 @@ class JsonDocument:
         self._offsets: dict[str, list[int]] = {}
         self._lines: dict[str, list[int]] = {}
         self._decoder = json.JSONDecoder(
-            object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_bounded_int, parse_float=_finite
+            strict=False,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_bounded_int,
+            parse_float=_finite,
         )
         self.value: Any = self._document()
 
@@ -203,7 +259,7 @@ def _no_constant(word: str) -> Any:
 
 
 def _bounded_int(digits: str) -> float:
-    if len(digits) > 100:
+    if len(digits) > _DIGITS_MAX + 1:
         raise ValueError(f"a number of {len(digits):,} digits")
     return int(digits) if digits != "-0" else -0.0
 
