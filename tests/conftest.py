@@ -15,7 +15,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import processes, transports
+
+# How long examples take to make says nothing of them where other tests share the cores.
+settings.register_profile("shared machine", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("shared machine")
 
 
 def pytest_report_header() -> str:

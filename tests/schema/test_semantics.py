@@ -811,3 +811,10 @@ def test_a_rule_says_nothing_of_what_a_misspelt_field_caused() -> None:
     misspelt = downstream({"tls_certificate": [{"certificate_chain": {"inline_string": "x"}}]})
     fields = [each.field for each in problems_of(misspelt)]
     assert fields == ["filter_chains[0].transport_socket.typed_config.common_tls_context.tls_certificate"]
+
+
+def test_messages_in_metadata_are_read_but_mean_nothing() -> None:
+    """Envoy shows them, and takes them as they are; ``tests/corpus/test_messages.py`` asks it about every type."""
+    without_address = {"@type": r.LISTENER, "name": "l", "api_listener": {}} | {"address": address("a.name")}
+    metadata = {"typed_filter_metadata": {"x": without_address}}
+    assert problems_of(static_cluster("a", metadata=metadata)) == []

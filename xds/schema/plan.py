@@ -19,12 +19,14 @@ from xds.schema.reference_table import BOOTSTRAP_ONLY
 from xds.schema.references import Extractor, extractor_of, has_references, write_canonical
 from xds.schema.semantics.registry import EDS_RULES, RULES, Rule
 
-CHECK, REFERENCES, EDS = 1, 2, 4
-"""Bits of a walk's mode: check rules; collect references; the resource is one of EDS, which has rules of its own.
+CHECK, REFERENCES, EDS, METADATA = 1, 2, 4, 8
+"""Bits of a walk's mode: check rules; collect references; the resource is one of EDS, which has rules of its own;
+inside metadata, whose messages Envoy reads but does not use, so that no semantic rule holds and nothing is referred to.
 
 Typed configs are made canonical in every mode.
 """
 
+_METADATA = "envoy.config.core.v3.Metadata"
 _ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 
 TYPED_CONFIG_STEPS_MAX = 100
@@ -139,6 +141,8 @@ class Plans:
         """Return the mode inside a message type that is reached in ``mode``."""
         if descriptor.full_name in BOOTSTRAP_ONLY:
             mode &= ~REFERENCES
+        if descriptor.full_name == _METADATA:
+            mode = (mode | METADATA) & ~REFERENCES
         return mode & ~CHECK if self.schema.is_unchecked(descriptor) else mode
 
     def canonical(self, message: Message, mode: int, trail: Trail, found: Findings) -> bytes:
@@ -313,7 +317,7 @@ def mode_of(full_name: str) -> int:
 
 def rule_of(full_name: str, mode: int) -> Rule | None:
     """Return the semantic rule of a message type in a mode, None if it has none."""
-    if not mode & CHECK:
+    if not mode & CHECK or mode & METADATA:
         return None
     return RULES.get(full_name) or (EDS_RULES.get(full_name) if mode & EDS else None)
 
