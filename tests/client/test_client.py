@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import pki
@@ -35,11 +36,13 @@ from xds.client import (
     UnavailableError,
 )
 from xds.client.client import CONNECT_S, KEEPALIVE_S
+from xds.client.results import json_of
 from xds.model.changeset import Changeset
 from xds.model.types import CLUSTER, ENDPOINTS
 from xds.publishing.whole import change_of_directory
 from xds.schema.ingest import ingest
-from xds.schema.wrapping import WRAPPER_URL
+from xds.schema.show import to_json
+from xds.schema.wrapping import WRAPPER_URL, as_any
 from xds.store import errors as store_errors
 from xds.store.entries import Stored
 from xds.store.memory import MemoryStore
@@ -643,3 +646,22 @@ async def _first(events: AsyncIterator[Event], number: int) -> AsyncIterator[Eve
         number -= 1
         if not number:
             return
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        r.static_cluster("a", 1),
+        r.assignment("a", 1, 2),
+        r.listener("l", 1, "main"),
+        {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "name": "s"}
+        | {"generic_secret": {"secret": {"inline_string": "[redacted]"}}},
+        r.runtime("r", {"a": 1.5, "b": {"c": [True, None]}}),
+        {"@type": "type.googleapis.com/envoy.service.discovery.v3.Resource", "name": "a", "ttl": "30s"}
+        | {"resource": r.static_cluster("a", 1)},
+    ],
+    ids=lambda resource: resource["@type"].rpartition(".")[2],
+)
+def test_a_resource_is_read_as_the_server_has_it_without_being_checked_again(resource: dict[str, Any]) -> None:
+    checked = ingest(resource, allow_redacted=True)
+    assert json_of(as_any(checked)) == to_json(checked)

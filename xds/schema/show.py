@@ -42,6 +42,12 @@ def to_json(resource: Resource) -> dict[str, Any]:
     return wrapped_json(resource, shown) if needs_wrapper(resource) else shown
 
 
+def any_json(type_url: str, value: bytes) -> dict[str, Any]:
+    """Return the message in a ``google.protobuf.Any`` as a dict; see ``to_json``. Its content is not checked."""
+    schema = load_schema()
+    return _any(schema, schema.message_class(pool.ANY)(type_url=type_url, value=value))
+
+
 def _any(schema: Schema, message: Any) -> dict[str, Any]:
     """Return an Any in its JSON form. The content of one of an unknown type is its bytes, in ``value``."""
     if not message.type_url:
