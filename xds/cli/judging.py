@@ -47,7 +47,7 @@ ValidateWithEnvoyOption = Annotated[
 
 def judge_of(option: str) -> "Judge":
     """Return the judge that an option asks for; exit if there is no such Envoy."""
-    from xds.validation.envoy import EnvoyMissingError
+    from xds.validation.errors import EnvoyMissingError
     from xds.validation.judge import Judge
 
     try:
@@ -58,7 +58,8 @@ def judge_of(option: str) -> "Judge":
 
 def judge_groups(judge: "Judge", groups: "Mapping[str, Iterable[Resource]]") -> "Judgement":
     """Judge each group; what several groups have alike is told once. Exits if the Envoy can't be used."""
-    from xds.validation.judge import EnvoyUnusableError, joined
+    from xds.validation.errors import EnvoyUnusableError
+    from xds.validation.judge import joined
 
     try:
         return joined(judge.judge(resources, group=group) for group, resources in sorted(groups.items()))

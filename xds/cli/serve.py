@@ -167,6 +167,7 @@ def run(settings: "Settings") -> None:
     from xds.schema.union import SchemaError
     from xds.store.errors import StoreError
     from xds.transport.pool import WorkerFailedError
+    from xds.validation.errors import EnvoyMissingError, EnvoyUnusableError
 
     tell = log_serving if settings.log.format == "json" else partial(print_serving, sys.stdout)
     try:
@@ -181,7 +182,7 @@ def run(settings: "Settings") -> None:
     except ChangesetRejectedError as error:
         print_problems(error.problems, sys.stderr)
         fail(f"{settings.directory} can't be served: {count(len(error.problems), 'problem')}, above", code=EXIT_FAILED)
-    except (BindError, SchemaError, WorkerFailedError, StoreError) as error:
+    except (BindError, EnvoyMissingError, EnvoyUnusableError, SchemaError, WorkerFailedError, StoreError) as error:
         fail(str(error), code=EXIT_FAILED)
     except KeyboardInterrupt:
         code = 130

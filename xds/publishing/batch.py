@@ -1,9 +1,11 @@
 """A batch of changes: pending changes, planned entries, and outcomes without an entry."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import groupby
 
+from xds.model.snapshot import Snapshot
 from xds.publishing.changes import Change, Published
 from xds.publishing.plan import ChangePlan
 from xds.store.entries import Stored
@@ -77,6 +79,8 @@ class Verdict:
     outcome: Published | Exception
     revision: int
     """The revision of the state that the outcome is based on, which may not be committed yet."""
+    groups: Mapping[str, Snapshot] = field(default_factory=dict)
+    """What a dry run would lead to, for a gate to judge."""
 
     def tell(self) -> None:
         """Answer the change with the outcome."""

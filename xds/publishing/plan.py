@@ -1,7 +1,7 @@
 """Plan a change against the state that results once all earlier changes are committed."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from xds.model.catalog import Catalog
@@ -9,6 +9,7 @@ from xds.model.changeset import Changeset
 from xds.model.groups import DEFAULT_GROUP, GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
+from xds.model.snapshot import Snapshot
 from xds.model.types import short_name
 from xds.publishing.changes import Change, KeptElsewhereError, Published
 from xds.publishing.codec import Operations, changeset_of, encode_table
@@ -30,14 +31,18 @@ class ChangePlan:
     """None if there is nothing to commit."""
     names: frozenset[str] = frozenset()
     """The groups that change, and ``RULES``."""
+    groups: Mapping[str, Snapshot] = field(default_factory=dict)
+    """The groups whose nodes get other resources, as they are after the change; empty unless asked for."""
 
 
 ChangedAt = Callable[[str], tuple[int, bool]]
 """Returns the revision at which a group, or ``RULES``, last changed, or a later one; and whether it is exact."""
 
 
-def plan(change: Change, head: Catalog, changed_at: ChangedAt, *, entry_id: str, at_ms: int) -> ChangePlan:
-    """Apply a change to ``head``, and return the plan.
+def plan(
+    change: Change, head: Catalog, changed_at: ChangedAt, *, entry_id: str, at_ms: int, with_groups: bool = False
+) -> ChangePlan:
+    """Apply a change to ``head``, and return the plan; ``with_groups`` asks for its ``groups``.
 
     Raises ChangesetRejectedError, ConflictError, KeptElsewhereError and UnknownGroupError. Errors and dry runs leave
     ``head`` unchanged.
@@ -61,7 +66,9 @@ def plan(change: Change, head: Catalog, changed_at: ChangedAt, *, entry_id: str,
     changeset = changeset_of(operations, table, head)
     names = names_changed(head.table, table) | {key.group for key in operations}
     undo = head.inverse(changeset)
+    was = dict(head.snapshots) if with_groups else {}
     head.apply(changeset, revision=before + 1)
+    groups = {name: each for name, each in head.snapshots.items() if was.get(name) is not each} if with_groups else {}
     published = Published(
         revision=before if change.dry_run else before + 1,
         changed=tuple(operations),
@@ -72,7 +79,7 @@ def plan(change: Change, head: Catalog, changed_at: ChangedAt, *, entry_id: str,
     )
     if change.dry_run:
         head.apply(undo, revision=before)
-        return ChangePlan(published=published, changeset=changeset, undo=undo, entry=None)
+        return ChangePlan(published=published, changeset=changeset, undo=undo, entry=None, groups=groups)
     entry = Entry(
         id=entry_id,
         operations={key: None if new is None else new.encoded for key, new in operations.items()},
@@ -83,7 +90,7 @@ def plan(change: Change, head: Catalog, changed_at: ChangedAt, *, entry_id: str,
         request=digest_of(change),
         added=added,
     )
-    return ChangePlan(published=published, changeset=changeset, undo=undo, entry=entry, names=names)
+    return ChangePlan(published=published, changeset=changeset, undo=undo, entry=entry, names=names, groups=groups)
 
 
 def concerned(change: Change) -> frozenset[str]:

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from uuid import uuid4
 
 import structlog
@@ -29,6 +30,7 @@ from xds.publishing.batch import Planned, Verdict, Waiting, runs, without_twins
 from xds.publishing.changes import Change, KeptElsewhereError, Published, check
 from xds.publishing.codec import changeset_of_entry, changeset_of_state
 from xds.publishing.edits import UnknownGroupError
+from xds.publishing.gate import Gate, passed, with_warnings
 from xds.publishing.group_revisions import GroupRevisions, names_changed
 from xds.publishing.plan import concerned, digest_of, merged, plan
 from xds.store.entries import Head, State, Store, Stored
@@ -73,9 +75,11 @@ class Publisher:
         *,
         background: Background | None = None,
         resource_bytes_max: int = RESOURCE_BYTES_MAX,
+        gate: Gate | None = None,
     ) -> None:
         self.store = store
         self._resource_bytes_max = resource_bytes_max
+        self._gate = gate
         self._background = background or Background()
         self._served = served
         self._serve = serve
@@ -454,8 +458,42 @@ class Publisher:
         for number, together in enumerate(runs(batch)):
             if number % PLANS_A_TURN == PLANS_A_TURN - 1:
                 await asyncio.sleep(0)
-            self._plan(together, planned, verdicts)
+            await self._plan_judged(together, planned, verdicts)
         return planned, verdicts
+
+    async def _plan_judged(self, together: list[Waiting], planned: list[Planned], verdicts: list[Verdict]) -> None:
+        """Plan changes, and have the gate judge them; what it refuses is taken back before it is committed."""
+        start, told = len(planned), len(verdicts)
+        self._plan(together, planned, verdicts)
+        gate = self._gate
+        if gate is None:
+            return
+        for index in range(told, len(verdicts)):
+            if verdicts[index].groups:
+                outcome = await asyncio.to_thread(gate, verdicts[index].groups)
+                verdicts[index] = passed(verdicts[index], outcome, refuses=gate.refuses)
+        for index in range(start, len(planned)):
+            each = planned[index]
+            outcome = await asyncio.to_thread(gate, each.plan.groups)
+            if outcome.problems and gate.refuses:
+                await self._plan_without(index, ChangesetRejectedError(outcome.problems), planned, verdicts)
+                return
+            each.plan = replace(each.plan, published=with_warnings(each.plan.published, outcome))
+
+    async def _plan_without(
+        self, index: int, error: ChangesetRejectedError, planned: list[Planned], verdicts: list[Verdict]
+    ) -> None:
+        """Take back a plan that was refused and all after it, and plan its changes anew, merged ones singly."""
+        later = planned[index:]
+        del planned[index:]
+        for each in reversed(later):
+            self._head.apply(each.plan.undo, revision=each.plan.published.revision - 1)
+        refused = later[0].waiting
+        if len(refused) == 1:
+            verdicts.append(Verdict(refused[0], error, self._head.revision))
+        again = [[each] for each in refused if len(refused) > 1] + [each.waiting for each in later[1:]]
+        for together in again:
+            await self._plan_judged(together, planned, verdicts)
 
     def _plan(self, together: list[Waiting], planned: list[Planned], verdicts: list[Verdict]) -> None:
         """Plan changes merged into one; if that is refused, plan them one by one."""
@@ -468,6 +506,7 @@ class Publisher:
                 lambda name: self._changed_at(name, planned),
                 entry_id=change.id or uuid4().hex,
                 at_ms=time.time_ns() // 1_000_000,
+                with_groups=self._gate is not None,
             )
         except REFUSALS as error:
             if len(together) > 1:
@@ -477,7 +516,7 @@ class Publisher:
                 verdicts.append(Verdict(together[0], error, self._head.revision))
             return
         if made.entry is None:
-            verdicts += [Verdict(each, made.published, self._head.revision) for each in together]
+            verdicts += [Verdict(each, made.published, self._head.revision, made.groups) for each in together]
         else:
             planned.append(Planned(made, together))
 

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from xds.process.private_files import open_private
+from xds.validation.errors import EnvoyMissingError
 
 TIMEOUT_S = 30.0
 WORDS_MAX = 1_000
@@ -15,10 +16,6 @@ WORDS_MAX = 1_000
 OUTPUT_BYTES_MAX = 256 * 1024
 _PREFIX = "error initializing configuration"
 _BROKEN_RULE = "Proto constraint validation failed"
-
-
-class EnvoyMissingError(Exception):
-    """There is no Envoy that could be run."""
 
 
 def find_envoy() -> Path | None:

@@ -16,6 +16,7 @@ from xds.model.types import LISTENER
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.pool import ANY, load_schema
 from xds.validation.envoy import TIMEOUT_S, run_validation, usable_envoy
+from xds.validation.errors import EnvoyUnusableError
 from xds.validation.units import ORDER, Assembly, Unit
 
 PROCESSES_MAX = 2
@@ -30,10 +31,6 @@ _UNKNOWN_CLUSTER = re.compile(r"[Uu]nknown (?:gRPC client |shadow )?cluster[: ]+
 _MATCH_CHARACTERS_MIN = 2
 
 Run = Callable[[bytes], str]
-
-
-class EnvoyUnusableError(Exception):
-    """The Envoy can't be run, or refuses even a bootstrap without resources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +71,13 @@ class Judge:
         self._stubs: set[str] = set()
         self._is_tried = False
 
+    def check(self) -> None:
+        """Raise EnvoyUnusableError if the Envoy can't be run, or refuses a bootstrap without resources."""
+        self._try_binary()
+
     def close(self) -> None:
-        """Wait for running Envoys, and start no others."""
-        self._threads.shutdown(cancel_futures=True)
+        """Start no more Envoys."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def judge(self, resources: Iterable[Resource], *, group: str = "") -> Judgement:
         """Judge all resources of a group. Takes a tenth of a second at least; raises EnvoyUnusableError."""
