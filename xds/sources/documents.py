@@ -60,7 +60,7 @@ def _items(document: FileDocument, file: str, takes_lists: bool) -> tuple[list[I
         return [], [Problem(what="holds no resources", hint=hint, file=file, line=document.line)]
     problems = [_unknown_key(document, key, file) for key in top if not _is_known(document, key)]
     values = top.get("resources")
-    if isinstance(values, dict):  # Envoy takes one item for a list of one
+    if isinstance(values, dict) and "@type" in values:  # Envoy takes one item for a list of one
         line_of = partial(_line_within, document, ("resources",))
         return [Item(values, document.line_of(("resources",)), line_of, "resources")], problems
     if values is not None and not isinstance(values, list):
