@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate attacks lock release docs docs-serve docs-reference clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks lock release docs docs-serve docs-reference clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -93,6 +93,10 @@ SOCKET_SEEDS ?= 600
 simulate: setup ## SEEDS=10000 runs of clients like Envoy, changes and faults by chance, and SOCKET_SEEDS=600 over sockets: bench/results/simulation*.txt; 6 minutes; goes on where it was cut off
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) --output bench/results/simulation.txt
 	@PYTHONPATH=tests $(BIN)/python -m simulation --sockets --seeds $(SOCKET_SEEDS) --output bench/results/simulation-sockets.txt
+
+CORPUS_SEEDS ?= 20
+corpus: setup ## resources of every kind, judged by a real Envoy and by this server, with CORPUS_SEEDS=20 values of every message type; 10 minutes
+	@XDS_CORPUS_SEEDS=$(CORPUS_SEEDS) $(BIN)/python -m pytest -q tests/corpus
 
 ATTACKS ?= all
 attacks: setup ## 1,000 streams that are pushed to while each of some thirty attacks runs: bench/results/attacks.txt; 20 minutes

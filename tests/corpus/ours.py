@@ -32,13 +32,17 @@ def write(directory: Path, cases: Iterable[Case]) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     (directory / COMMON).mkdir(parents=True)
     (directory / COMMON / "common.json").write_text(json.dumps({"resources": common()}))
-    groups = {}
     for case in cases:
         (directory / case.group).mkdir()
         (directory / case.group / f"case.{case.suffix}").write_bytes(case.text.encode())
-        groups[case.group] = {"extends": COMMON}
-    (directory / "groups.yaml").write_text(json.dumps({"groups": groups}))
+    extend_common(directory, [path.name for path in directory.iterdir()])
     return directory
+
+
+def extend_common(directory: Path, groups: Iterable[str]) -> None:
+    """Have these groups extend the common one."""
+    extends = {group: {"extends": COMMON} for group in groups if group != COMMON}
+    (directory / "groups.yaml").write_text(json.dumps({"groups": extends}))
 
 
 def read(directory: Path, cases: Iterable[Case]) -> dict[str, Verdict]:

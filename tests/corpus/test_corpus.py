@@ -54,19 +54,19 @@ def test_the_corpus_says_what_envoy_says(case: Case, envoy: dict[str, Judgement]
 def test_what_envoy_takes_is_taken(case: Case, problems: dict[str, list[str]]) -> None:
     refused = problems[case.name]
     agrees = bool(refused) == (case.name in table.STRICTER)
-    assert agrees or case.name in table.UNDER_REPAIR, refused or "it is taken: drop it from STRICTER"
+    assert agrees, refused or "it is taken: drop it from STRICTER"
 
 
 @each_bad
 def test_what_envoy_refuses_is_refused(case: Case, problems: dict[str, list[str]]) -> None:
     agrees = bool(problems[case.name]) != (case.name in table.ONLY_ENVOY or case.name in table.LOOSER)
-    assert agrees or case.name in table.UNDER_REPAIR, problems[case.name] or "nothing is said of it"
+    assert agrees, problems[case.name] or "nothing is said of it"
 
 
 @each_good
 def test_a_value_is_what_envoy_has(case: Case, envoy: dict[str, Judgement], read: dict[str, ours.Verdict]) -> None:
     kind = KINDS[case.kind]
-    if not kind.dump or case.name in table.STRICTER or case.name in table.UNDER_REPAIR:
+    if not kind.dump or case.name in table.STRICTER:
         return  # Envoy does not show it, or there is nothing to compare with
     full_name = kind.full_name
     served = {each.name: values.of_bytes(full_name, ours.body(each)) for each in read[case.name].resources}
@@ -80,9 +80,7 @@ def test_a_value_is_what_envoy_has(case: Case, envoy: dict[str, Judgement], read
 
 
 def test_the_table_names_cases() -> None:
-    named = (
-        table.STRICTER.keys() | table.LOOSER.keys() | table.ONLY_ENVOY.keys() | table.VALUES.keys() | table.UNDER_REPAIR
-    )
+    named = table.STRICTER.keys() | table.LOOSER.keys() | table.ONLY_ENVOY.keys() | table.VALUES.keys()
     assert named <= {case.name for case in CASES}
 
 
