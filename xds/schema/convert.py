@@ -2,10 +2,11 @@
 
 Envoy parses with protobuf's lenient C++ parser, which takes more than Python's ``json_format`` (enums in any case,
 quoted booleans, a single item for a list, null items, durations and wrappers as mappings, an empty Any) and refuses
-other texts (``+1s``, ``1_000``). ``docs/envoy-behaviour.md`` lists where this module is stricter on purpose.
+other texts (``+1s``, ``1_000``). ``docs/directory.md`` lists where this module is stricter on purpose.
 
 A reader is compiled for each message type when it is first used: a dict from each spelling of a field to the function
-that sets it. 10 endpoints take 30 µs; ``json_format.ParseDict`` takes 240 (``bench/reading.py``).
+that sets it. An assignment of 10 endpoints is ingested in 150 µs; with ``json_format.ParseDict`` it took 360
+(``bench/reading.py``).
 """
 
 from collections.abc import Callable, Mapping
