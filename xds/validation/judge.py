@@ -84,20 +84,19 @@ class Judge:
         self._try_binary()
         items = tuple(resources)
         assembly = Assembly(items, group)
-        stubs = assembly.cluster_names()
         units = [unit for type_url in ORDER for unit in assembly.units(type_url)]
-        if not self._all_fine(assembly, units, stubs):
-            return self._by_type(Assembly(items, group), stubs)
+        if not self._all_fine(assembly, units):
+            return self._by_type(Assembly(items, group))
         listeners = [each for each in units if each.key[0] == LISTENER]
-        return Judgement(tuple(self._together(assembly, listeners, stubs)), tuple(assembly.warnings))
+        return Judgement(tuple(self._together(assembly, listeners)), tuple(assembly.warnings))
 
-    def _all_fine(self, assembly: Assembly, units: list[Unit], stubs: set[str]) -> bool:
+    def _all_fine(self, assembly: Assembly, units: list[Unit]) -> bool:
         """Return whether Envoy accepts each unit, asking only about new ones, and about many in one run."""
         if any(self._recall(each.digest) for each in units):
             return False
         unknown = [each for each in units if self._recall(each.digest) is None]
         batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
-        if any(self._threads.map(lambda batch: self._ask(assembly, batch, stubs), batches)):
+        if any(self._threads.map(lambda batch: self._ask(assembly, batch), batches)):
             return False
         for each in unknown:
             self._keep(each.digest, "")
@@ -105,18 +104,18 @@ class Judge:
             self._keep(_together_digest([each for each in units if each.key[0] == LISTENER]), "")
         return True
 
-    def _by_type(self, assembly: Assembly, stubs: set[str]) -> Judgement:
+    def _by_type(self, assembly: Assembly) -> Judgement:
         """Judge one type after the other, so that a fault is found in its own resource and not where it is inlined."""
         problems: list[Problem] = []
         for type_url in ORDER:
             units = list(assembly.units(type_url))
-            refused = self._refused(assembly, units, stubs)
+            refused = self._refused(assembly, units)
             for unit, words in refused:
                 assembly.faulty.add(unit.key)
                 problems.append(_told(assembly, unit, words))
             if type_url == LISTENER:
                 faulty = {id(unit) for unit, _ in refused}
-                problems += self._together(assembly, [each for each in units if id(each) not in faulty], stubs)
+                problems += self._together(assembly, [each for each in units if id(each) not in faulty])
         return Judgement(tuple(problems), tuple(assembly.warnings))
 
     def _try_binary(self) -> None:
@@ -127,54 +126,55 @@ class Judge:
             raise EnvoyUnusableError(f"{self._binary} refuses even a bootstrap without resources: {words}")
         self._is_tried = True
 
-    def _refused(self, assembly: Assembly, units: list[Unit], stubs: set[str]) -> list[tuple[Unit, str]]:
+    def _refused(self, assembly: Assembly, units: list[Unit]) -> list[tuple[Unit, str]]:
         """Return the units that Envoy refuses each by itself, with its words."""
         unknown = [each for each in units if self._recall(each.digest) is None]
         batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
-        for found in self._threads.map(lambda batch: self._halve(assembly, batch, stubs), batches):
+        for found in self._threads.map(lambda batch: self._halve(assembly, batch), batches):
             for unit, words in found:
                 self._keep(unit.digest, words)
         told = [(each, self._recall(each.digest) or "") for each in units]
         return [(each, words) for each, words in told if words]
 
-    def _halve(self, assembly: Assembly, units: list[Unit], stubs: set[str]) -> list[tuple[Unit, str]]:
+    def _halve(self, assembly: Assembly, units: list[Unit]) -> list[tuple[Unit, str]]:
         """Judge units together; if they are refused, each half of them. Return what is known of each."""
-        words = self._ask(assembly, units, stubs)
+        words = self._ask(assembly, units)
         if not words or len(units) == 1:
             return [(each, words) for each in units]
         middle = len(units) // 2
-        return [*self._halve(assembly, units[:middle], stubs), *self._halve(assembly, units[middle:], stubs)]
+        return [*self._halve(assembly, units[:middle]), *self._halve(assembly, units[middle:])]
 
-    def _together(self, assembly: Assembly, units: list[Unit], stubs: set[str]) -> list[Problem]:
+    def _together(self, assembly: Assembly, units: list[Unit]) -> list[Problem]:
         """Return the problems of resources that are fine each by itself, but not beside the others."""
         problems: list[Problem] = []
         while len(units) > 1:
-            words = self._recall_or_ask(assembly, units, stubs)
+            words = self._recall_or_ask(assembly, units)
             if not words:
                 break
             good, bad = 1, len(units)  # the first ``good`` are accepted, the first ``bad`` are not
             while bad - good > 1:
                 middle = (good + bad) // 2
-                said = self._recall_or_ask(assembly, units[:middle], stubs)
+                said = self._recall_or_ask(assembly, units[:middle])
                 good, bad, words = (good, middle, said) if said else (middle, bad, words)
             unit = units.pop(bad - 1)
             problems.append(_told(assembly, unit, words))
         return problems
 
-    def _recall_or_ask(self, assembly: Assembly, units: Sequence[Unit], stubs: set[str]) -> str:
+    def _recall_or_ask(self, assembly: Assembly, units: Sequence[Unit]) -> str:
         digest = _together_digest(units)
         known = self._recall(digest)
         if known is None:
-            known = self._ask(assembly, units, stubs)
+            known = self._ask(assembly, units)
             self._keep(digest, known)
         return known
 
-    def _ask(self, assembly: Assembly, units: Sequence[Unit], stubs: set[str]) -> str:
+    def _ask(self, assembly: Assembly, units: Sequence[Unit]) -> str:
         """Run Envoy on units. Clusters that only a sidecar's own bootstrap has are made up as Envoy misses them."""
+        named: set[str] = set().union(*(each.clusters_named for each in units))
         for _ in range(STUBS_MAX):
-            words = self._run(assembly.bootstrap(units, stubs | self._stubs))
+            words = self._run(assembly.bootstrap(units, named | self._stubs))
             missed = _UNKNOWN_CLUSTER.search(words)
-            if missed is None or missed["name"] in stubs | self._stubs:
+            if missed is None or missed["name"] in named | self._stubs:
                 return words
             self._stubs = self._stubs | {missed["name"]}
         return words

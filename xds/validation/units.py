@@ -47,6 +47,8 @@ class Unit:
     clusters: list[Any] = field(default_factory=list)
     listeners: list[Any] = field(default_factory=list)
     secrets: dict[str, Any] = field(default_factory=dict)
+    clusters_named: set[str] = field(default_factory=set)
+    """Clusters that Envoy may ask for; they need not have content."""
     digest: bytes = b""
 
     @property
@@ -91,6 +93,8 @@ class Assembly:
             if message is None:
                 continue
             unit = Unit(resource)
+            if type_url not in (CLUSTER, ENDPOINTS, SECRET):
+                unit.clusters_named = self._clusters_named(resource, set())
             for name in sorted(self._secrets_in[type_url, resource.name]):
                 unit.secrets[name] = self._message(SECRET, name)
             if make(self, unit, message, f"{HOLDER}-{short_name(type_url)}-{number}"):
@@ -136,13 +140,19 @@ class Assembly:
                 layer = bootstrap.layered_runtime.layers.add(name=resource.name)
                 layer.static_layer.CopyFrom(message.layer)
 
-    def cluster_names(self) -> set[str]:
-        """Return the names of clusters that resources refer to, or that the group has."""
-        names = set(self._resources.get(CLUSTER, {}))
-        for known in self._resources.values():
-            for resource in known.values():
-                names.update(each.name for each in resource.references if each.type_url == CLUSTER)
-        return names
+    def _clusters_named(self, resource: Resource, seen: set[Key]) -> set[str]:
+        """Return the clusters that a resource refers to, or what it refers to."""
+        found: set[str] = set()
+        for each in resource.references:
+            key = (each.type_url, each.name)
+            if each.type_url == CLUSTER:
+                found.add(each.name)
+            elif key not in seen:
+                seen.add(key)
+                other = self._resources.get(each.type_url, {}).get(each.name)
+                if other is not None:
+                    found |= self._clusters_named(other, seen)
+        return found
 
     def problem(self, resource: Resource, what: str, field_path: str = "", hint: str = "") -> Problem:
         """Return a problem of a resource, with its place."""
