@@ -232,3 +232,20 @@ async def test_apply_prints_what_is_deprecated(xds, tmp_path: Path) -> None:
         done = await asyncio.to_thread(xds, "apply", "-f", "a.yaml", *address, "-o", "json")
         (warning,) = json.loads(done.stdout)["warnings"]
         assert (warning["field"], done.stderr) == ("track_timeout_budgets", "")
+
+
+def test_what_a_newer_envoy_may_know_is_not_refused_by_what_the_packaged_one_knows(xds, tmp_path: Path) -> None:
+    """Commands of log formats and extensions' categories are not in the descriptors."""
+    source = older_api("1.99.0", lacks=())
+    (tmp_path / "envoy").write_bytes(encode_set(source.files, "1.99.0"))
+    served = tmp_path / "served"
+    served.mkdir()
+    route = "- match: {prefix: /}\n      direct_response: {status: 200}\n"
+    added = '      response_headers_to_add: [{header: {key: x, value: "%BRAND_NEW%"}}]\n'
+    (served / "a.yaml").write_text(
+        f"resources:\n- '@type': {ROUTE}\n  name: r\n  virtual_hosts:\n  - name: v\n"
+        f'    domains: ["*"]\n    routes:\n    {route}{added}'
+    )
+    refused = xds("validate", served)
+    assert (refused.returncode, "unknown command %BRAND_NEW%" in refused.stdout) == (1, True)
+    assert xds("validate", served, "--schema", "envoy").returncode == 0

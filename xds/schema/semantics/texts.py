@@ -9,6 +9,7 @@ import re2
 
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail
+from xds.schema.pool import load_schema
 from xds.schema.semantics.rule import Rule, Walks
 
 REGEXES_CACHED_MAX = 4_096
@@ -112,9 +113,9 @@ def format_problem(text: str, *, more_commands: bool = False) -> tuple[str, str]
 
 
 def check_format(text: str, trail: Trail, found: Findings, *, more_commands: bool = False) -> None:
-    """Add what is wrong with a format string."""
+    """Add what is wrong with a format string. Another Envoy than that of the packaged schema may have more commands."""
     if "%" in text:
-        what, hint = format_problem(text, more_commands=more_commands)
+        what, hint = format_problem(text, more_commands=more_commands or not load_schema().is_packaged)
         if what:
             found.add(trail, what, hint)
 
