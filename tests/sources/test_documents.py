@@ -1,15 +1,19 @@
 """The resources of a file: in several documents, one or a list each, beside keys that only hold anchors."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from xds.model.problem import ChangesetRejectedError
 from xds.sources.directory import DirectoryLimits, DirectoryReader
 from xds.sources.inline import read_text
-from xds.sources.yaml_reader import YamlLimits
+from xds.sources.json_reader import JsonDocument
+from xds.sources.yaml_reader import YamlDocument, YamlLimits
 
 URL = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+CLUSTER = {"@type": URL, "name": "a", "type": "STATIC", "connect_timeout": "1s"}
 
 
 def one(name: str) -> str:
@@ -118,3 +122,35 @@ def test_text_that_is_json_has_numbers_and_yaml_text_has_text() -> None:
 
     assert b"1.10" in text
     assert b"1.10" not in number
+
+
+FORMS = {
+    "a JSON list": (json.dumps, lambda resources: resources),
+    "JSON": (json.dumps, lambda resources: {"resources": resources}),
+    "a YAML list": (yaml.safe_dump, lambda resources: resources),
+    "YAML": (yaml.safe_dump, lambda resources: {"resources": resources}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_valid_resources_are_read_without_another_look_at_the_file(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each resource would cost as much as the whole file."""
+    write, around = FORMS[form]
+    text = write(around([CLUSTER | {"name": f"c{number}"} for number in range(5)]))
+    for kind in (JsonDocument, YamlDocument):
+        monkeypatch.setattr(kind, "line_of", lambda _self, path: pytest.fail(f"looked for the line of {path}"))
+
+    found = read_text(text.encode(), file="it")
+    assert [each.name for each in found] == [f"c{number}" for number in range(5)]
+    assert all(each.source.startswith("it:") for each in found)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_problem_of_an_item_has_its_line_in_every_form(form: str) -> None:
+    write, around = FORMS[form]
+    options = {"indent": 1} if write is json.dumps else {}
+    text = write(around([CLUSTER, CLUSTER | {"name": "wrong", "nonsense": 1}]), **options)
+    with pytest.raises(ChangesetRejectedError) as caught:
+        read_text(text.encode(), file="it")
+    (problem,) = caught.value.problems
+    assert "nonsense" in text.splitlines()[problem.line - 1]

@@ -115,7 +115,7 @@ class _Intake:
         if self._is_too_large(len(body), bytes_max):
             return None
         wire = encode_resource(body, chosen, ttl_nanos=parcel.ttl_nanos, aliases=parcel.aliases)
-        line = self._line(parcel.place)
+        line = self._line(parcel.place) if self._source else 0  # to find it may take another look at the file
         return Resource(
             type_url=type_url,
             name=chosen,

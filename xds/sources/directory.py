@@ -276,10 +276,7 @@ class DirectoryReader:
         return resources, digests, problems
 
     def _ingest(self, item: Item, path: str) -> Resource:
-        def line_of(keys: tuple[str | int, ...]) -> int:
-            return item.line_of(keys) if keys else item.line
-
-        return ingest(item.value, source=path, line_of=line_of, allow_unknown_types=self._allow_unknown_types)
+        return ingest(item.value, source=path, line_of=item.line_at, allow_unknown_types=self._allow_unknown_types)
 
 
 def _digest(item: Any) -> bytes:

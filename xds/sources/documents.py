@@ -32,6 +32,10 @@ class Item:
     place: str
     """Where it is in its document, such as ``resources[2]``; "" for the whole document."""
 
+    def line_at(self, path: PathKeys) -> int:
+        """Return the line of a path within the value; that of the value itself without parsing the file again."""
+        return self.line_of(path) if path else self.line
+
 
 def items_of(documents: Iterable[FileDocument], *, file: str, takes_lists: bool) -> tuple[list[Item], list[Problem]]:
     """Return the resources of all documents, and the problems of what is around them.
@@ -72,7 +76,7 @@ def _items(document: FileDocument, file: str, takes_lists: bool) -> tuple[list[I
 
 def _item(document: FileDocument, path: PathKeys, value: Any) -> Item:
     *keys, index = path
-    line = document.item_line(str(keys[0]), int(index)) if keys else document.line_of(path)
+    line = document.item_line(str(keys[0]) if keys else "", int(index))
     return Item(value, line, partial(_line_within, document, path), f"{keys[0] if keys else ''}[{index}]")
 
 

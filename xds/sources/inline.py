@@ -67,7 +67,7 @@ def read_text(text: bytes, *, file: str, strict: bool = True) -> tuple[Resource,
     found: list[Resource] = []
     for item in items:
         try:
-            found.append(ingest(item.value, source=file, line_of=item.line_of))
+            found.append(ingest(item.value, source=file, line_of=item.line_at))
         except ChangesetRejectedError as error:
             problems += error.problems
     if problems:

@@ -127,13 +127,15 @@ class JsonDocument:
         return False
 
     def item_line(self, key: str, index: int) -> int:
-        """Return the line of an item of the list under a top-level key."""
+        """Return the line of an item of the list under a top-level key, "" for a list at the top."""
         if key not in self._lines:
             self._lines[key] = list(_lines_at(self._text, self._offsets[key]))
         return self._lines[key][index]
 
     def line_of(self, path: PathKeys) -> int:
         """Return the line of the path, or of its nearest ancestor in the file."""
+        if isinstance(self.value, list):
+            path = ("", *path)
         match path:
             case (str(key), int(index), *rest) if index < len(self._offsets.get(key, ())):
                 start = self._offsets[key][index]
@@ -144,7 +146,8 @@ class JsonDocument:
                 except ChangesetRejectedError:
                     return first
         try:
-            return _as_yaml(self._text, self._file, self._limits).line_of(path)
+            whole = path[1:] if isinstance(self.value, list) else path
+            return _as_yaml(self._text, self._file, self._limits).line_of(whole)
         except ChangesetRejectedError:
             return 1
 
@@ -152,8 +155,11 @@ class JsonDocument:
         at = self._skip(0)
         if at == len(self._text):
             return None
+        value: Any
         if self._text[at] == "{":
             value, at = self._object(at)
+        elif self._text[at] == "[":
+            value, at = self._list("", at)
         else:
             value, at = self._value(at)
         if (at := self._skip(at)) != len(self._text):

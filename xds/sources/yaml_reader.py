@@ -56,7 +56,7 @@ class Document(Protocol):
     value: Any
 
     def item_line(self, key: str, index: int) -> int:
-        """Return the line of an item of the list under a top-level key. Cheap."""
+        """Return the line of an item of the list under a top-level key, "" for a list at the top. Cheap."""
         ...
 
     def line_of(self, path: PathKeys) -> int:
@@ -161,9 +161,11 @@ class YamlDocument:
         return self._source.built.starts[self._number]
 
     def item_line(self, key: str, index: int) -> int:
-        """Return the line of an item of the list under a top-level key."""
-        lines = self._source.built.item_lines.get(id(self._value()[key]))
-        return lines[index] if lines else self.line_of((key, index))
+        """Return the line of an item of the list under a top-level key, "" for a list at the top."""
+        value = self._value()
+        is_top = isinstance(value, list)
+        lines = self._source.built.item_lines.get(id(value if is_top else value[key]))
+        return lines[index] if lines else self.line_of((index,) if is_top else (key, index))
 
     def line_of(self, path: PathKeys) -> int:
         """Return the line of the path, or of its nearest ancestor in the file."""
@@ -355,7 +357,7 @@ class _Builder:
         out: list[Any] = []
         get = self._next
         lines: list[int] | None = None
-        if self._depth == 2 or self.keep_lines:
+        if self._depth <= 2 or self.keep_lines:
             lines = self.item_lines[id(out)] = []
         while type(event := get()) is not SequenceEndEvent:
             if lines is not None:
