@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "reporting": {"model", "protocol", "store.entries"},
     "api": {
         *("model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"),
-        *("process.background", "reporting.merged_log", "reporting.escaping", "reporting.standing"),
+        *("process.background", "reporting.merged_log", "reporting.escaping", "reporting.directory_status"),
         *("transport.grpcio_tls", "transport.tls", "version"),
     },
     "address": set(),
@@ -44,12 +44,12 @@ ARROWS: dict[str, set[str]] = {
     "app": {
         *("process.background", "model", "protocol", "schema", "serving", "transport", "api"),
         *("address", "config", "process.descriptors", "process.memory", "reporting.events", "schema_files"),
-        *("reporting.standing", "store.opening"),
+        *("reporting.directory_status", "store.opening"),
     },
     "schema_files": {"schema", "process.private_files"},
     "server": {
         *("address", "app", "api", "publishing", "sources", "store", "model", "config"),
-        *("process.memory", "process.systemd", "reporting.events", "reporting.standing"),
+        *("process.memory", "process.systemd", "reporting.events", "reporting.directory_status"),
         "validation",
     },
     "cli": {

@@ -22,8 +22,8 @@ from xds.process.background import Background
 from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
+from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.events import log_certificates, log_little_room, log_tls_problem
-from xds.reporting.standing import DirectoryStanding
 from xds.schema.notices import Notices
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
@@ -62,7 +62,7 @@ class App:
         """Returns why newer changes may be missing, "" if none can be."""
         self.refusing_because: Callable[[], str] = lambda: ""
         """Returns why no change can be stored now, "" if changes can be."""
-        self.directory: DirectoryStanding | None = None
+        self.directory: DirectoryStatus | None = None
         """The directory that is followed, if one is. Set it before ``start``."""
         self.background = Background()
         """The background tasks of this process."""

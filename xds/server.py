@@ -21,6 +21,7 @@ from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.publishing.whole import change_of_directory, is_newest_of, no_directory
+from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.events import (
     log_certificates,
     log_degraded,
@@ -30,7 +31,6 @@ from xds.reporting.events import (
     log_rejected,
     log_tls_problem,
 )
-from xds.reporting.standing import DirectoryStanding
 from xds.sources.directory import DirectoryLimits, DirectoryReader
 from xds.sources.watch import Rereading, watch
 from xds.sources.yaml_reader import YamlLimits
@@ -80,7 +80,7 @@ async def serve(
         await publisher.start()
         reader, content = None, None
         if settings.directory is not None:
-            control_plane.directory = DirectoryStanding(settings.directory)
+            control_plane.directory = DirectoryStatus(settings.directory)
             reader = _reader(settings, settings.directory, progress)
             content = await _unless_ended(_read(reader), ending)
             if content is None:
@@ -432,8 +432,8 @@ async def _publish_first(
         assert isinstance(content, Change)
         return content
     except ChangesetRejectedError as error:
-        standing, table = control_plane.directory, control_plane.catalog.table
-        if standing is None or not table.kept or not await is_newest_of(publisher.store, standing.root):
+        directory, table = control_plane.directory, control_plane.catalog.table
+        if directory is None or not table.kept or not await is_newest_of(publisher.store, directory.root):
             raise
         control_plane.note_directory_rejected(error.problems)
         log_rejected(error.problems, at_start=True)

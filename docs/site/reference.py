@@ -44,7 +44,7 @@ from xds.protocol.policy import METHODS
 from xds.publishing.changes import KeptElsewhereError
 from xds.publishing.edits import UnknownGroupError
 from xds.publishing.publisher import Publisher
-from xds.reporting.standing import DirectoryStanding
+from xds.reporting.directory_status import DirectoryStatus
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.sources.inline import read_resources
@@ -359,7 +359,7 @@ async def _rendered() -> bytes:
     catalog.apply(Changeset(upserts={"default": read_resources([cluster], group="default")}))
     background.deaths["a task"] += 0
     streams = Streams(Settings(), load_schema(), catalog)
-    directory = DirectoryStanding(Path("resources"))
+    directory = DirectoryStatus(Path("resources"))
     render = metrics_renderer(streams, catalog, rejected=lambda: 0, background=background, directory=directory)
     return await render()
 

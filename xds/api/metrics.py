@@ -14,8 +14,8 @@ from xds.model.catalog import Catalog
 from xds.model.types import short_name
 from xds.process.background import Background
 from xds.protocol.status import Counters
+from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.escaping import visible
-from xds.reporting.standing import DirectoryStanding
 
 _COUNTERS = (
     ("streams_opened", "xds_streams_opened", "Streams opened since the start."),
@@ -84,7 +84,7 @@ class _ServerCollector(Collector):
         stale: Callable[[], bool],
         refusing: Callable[[], bool],
         background: Background,
-        directory: DirectoryStanding | None,
+        directory: DirectoryStatus | None,
     ) -> None:
         self._directory = directory
         self._background = background
@@ -137,7 +137,7 @@ class _ServerCollector(Collector):
         yield resources
 
 
-def _directory_metrics(directory: DirectoryStanding) -> Iterator[Metric]:
+def _directory_metrics(directory: DirectoryStatus) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "xds_directory_rejected",
         "1 while the followed directory's content is rejected, so that what it had before is served.",
@@ -158,7 +158,7 @@ def metrics_renderer(
     stale: Callable[[], bool] = lambda: False,
     refusing: Callable[[], bool] = lambda: False,
     background: Background | None = None,
-    directory: DirectoryStanding | None = None,
+    directory: DirectoryStatus | None = None,
 ) -> Callable[[], Awaitable[bytes]]:
     """Return a function that renders all metrics as Prometheus text.
 

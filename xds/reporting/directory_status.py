@@ -8,8 +8,8 @@ from pathlib import Path
 from xds.model.problem import Problem
 
 
-class DirectoryStanding:
-    """What is known of a followed directory. ``clock`` returns seconds since 1970."""
+class DirectoryStatus:
+    """The status of a followed directory. ``clock`` returns seconds since 1970."""
 
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.root = root
