@@ -232,3 +232,12 @@ class TestRejection:
             served_now.apply(upserts(resource("b"), resource("c", refers_to=[(ENDPOINTS, "none")]), group="one"))
         assert clusters_changed(served_now.apply(upserts(resource("b"), group="one"))) == {"one": {"b"}}
         assert served_now.revision == 2
+
+
+def test_a_snapshot_iterates_over_all_resources_that_its_nodes_see() -> None:
+    new = Catalog()
+    assert list(new.snapshots[DEFAULT_GROUP].resources()) == []
+    ours = [resource("a"), resource("b"), resource("web", type_url=ENDPOINTS)]
+    new.apply(upserts(*ours))
+    found = list(new.snapshots[DEFAULT_GROUP].resources())
+    assert sorted(found, key=id) == sorted(ours, key=id)

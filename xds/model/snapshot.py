@@ -29,5 +29,5 @@ class Snapshot:
         for view in self.views.values():
             for name in view:
                 resource = view.get(name)
-                if resource is not None:
-                    yield resource
+                assert resource is not None, "a view iterates over the names that it has"
+                yield resource
