@@ -77,8 +77,8 @@ def test_removing_from_a_group_that_there_is_not_makes_none() -> None:
 
 
 def test_removing_something_of_no_type_is_refused() -> None:
-    with pytest.raises(embed.ChangesetRejectedError, match=r"'cluster' is not a resource type .did you mean clusters"):
-        embed.ControlPlane().apply(remove=[("cluster", "web")])
+    with pytest.raises(embed.ChangesetRejectedError, match=r"'clutsers' is not a resource type .did you mean clusters"):
+        embed.ControlPlane().apply(remove=[("clutsers", "web")])
 
 
 def test_a_program_may_have_protos_of_the_same_file_names_in_the_pool_that_the_process_shares(tmp_path: Path) -> None:

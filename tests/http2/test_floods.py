@@ -250,7 +250,7 @@ NOT_SERVED = {
     "malformed deadlines": lambda peer, number: peer.head(number, request_fields(grpc_timeout="soon"), end=True),
     "xDS that ends at once": lambda peer, number: peer.head(number, end=True),
     "malformed requests": lambda peer, number: peer.head(number) + frame(p.DATA, 0, number, message(b"\xff\xff")),
-    "unknown types": lambda peer, number: peer.head(number) + frame(p.DATA, 0, number, delta_request("no/Type")),
+    "no types": lambda peer, number: peer.head(number) + frame(p.DATA, 0, number, delta_request("")),
     "no node": lambda peer, number: peer.head(number) + frame(p.DATA, 0, number, delta_request(node_id="")),
     "too large a node": lambda peer, number: (
         peer.head(number) + b"".join(data_frames(number, delta_request(node_id="n" * 70_000)))

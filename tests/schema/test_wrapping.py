@@ -25,7 +25,7 @@ def wrapped(message: dict[str, object], **beside: object) -> Resource:
     "resource",
     [
         wrapped(r.static_cluster("a", 1), ttl="5s"),
-        wrapped(r.static_cluster("a", 1), ttl="0.000000001s"),
+        wrapped(r.static_cluster("a", 1), ttl="1.000000001s"),
         wrapped(r.static_cluster("a", 1), ttl="1.500s", aliases=["b", "c"]),
         wrapped(HOST, name="route/host"),
         wrapped(HOST, name="route/host", aliases=["route/other.example"]),

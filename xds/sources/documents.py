@@ -17,6 +17,8 @@ _SNAKE_KEYS = ("version_info", "resources", "canary", "type_url", "nonce", "cont
 _CAMEL_KEYS = ("versionInfo", "typeUrl", "controlPlane", "resourceErrors")
 TOP_LEVEL_KEYS = frozenset((*_SNAKE_KEYS, *_CAMEL_KEYS))
 """The fields of ``envoy.service.discovery.v3.DiscoveryResponse``, in both of protobuf's JSON spellings."""
+SNAPSHOT_KEYS = frozenset(("group", "revision", "changed_at"))
+"""Beside ``resources`` in what ``xds get`` and the REST API print of a group, which can be applied as it is."""
 ANCHOR_PREFIX = "x-"
 """Top-level keys that begin so are for the author: they hold anchors, and nothing is read from them."""
 
@@ -40,7 +42,7 @@ class Item:
 def items_of(documents: Iterable[FileDocument], *, file: str, takes_lists: bool) -> tuple[list[Item], list[Problem]]:
     """Return the resources of all documents, and the problems of what is around them.
 
-    With ``takes_lists`` a document may also be a list of resources.
+    With ``takes_lists`` a document may also be a list of resources, or a group's resources as ``xds get`` prints them.
     """
     items: list[Item] = []
     problems: list[Problem] = []
@@ -62,7 +64,8 @@ def _items(document: FileDocument, file: str, takes_lists: bool) -> tuple[list[I
     if not isinstance(top, dict) or (takes_lists and "resources" not in top):
         hint = "begin with `resources:` and put the list below it, or with the @type of one resource"
         return [], [Problem(what="holds no resources", hint=hint, file=file, line=document.line)]
-    problems = [_unknown_key(document, key, file) for key in top if not _is_known(document, key)]
+    known = TOP_LEVEL_KEYS | SNAPSHOT_KEYS if takes_lists else TOP_LEVEL_KEYS
+    problems = [_unknown_key(document, key, file) for key in top if key not in known and not _is_anchor(document, key)]
     values = top.get("resources")
     if isinstance(values, dict) and "@type" in values:  # Envoy takes one item for a list of one
         line_of = partial(_line_within, document, ("resources",))
@@ -84,9 +87,9 @@ def _line_within(document: FileDocument, path: PathKeys, keys: PathKeys) -> int:
     return document.line_of((*path, *keys))
 
 
-def _is_known(document: FileDocument, key: str) -> bool:
-    """Return whether a top-level key is one of Envoy's, or holds anchors: ``x-common``, ``common: &common {…}``."""
-    if key in TOP_LEVEL_KEYS or key.startswith(ANCHOR_PREFIX):
+def _is_anchor(document: FileDocument, key: str) -> bool:
+    """Return whether a top-level key holds anchors: ``x-common``, ``common: &common {…}``."""
+    if key.startswith(ANCHOR_PREFIX):
         return True
     return document.is_anchored(key) and not _key_hint(key)
 
