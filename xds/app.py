@@ -235,7 +235,9 @@ class App:
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query, from all worker processes, and the server's problems."""
-        return replace(await self._streams.nodes(query), problems=tuple(self._problems()))
+        found = await self._streams.nodes(query)
+        workers = self._streams.workers.problem if found.missing_workers else ""  # said already
+        return replace(found, problems=tuple(why for why in self._problems() if why != workers))
 
     def notices(self) -> Notices:
         """Return what is warned of in resources: by the schema, and by those of the older Envoys of ``schemas``."""
