@@ -73,10 +73,38 @@ def outcome(states: list[State], at: int, op: Op) -> State | int:
         return WRONG  # whatever the state: it is checked first
     if op.kind == "rollback" and (op.to > at or op.group not in states[op.to].groups):
         return UNKNOWN
-    if op.expected is not None and op.expected != at:
+    if op.expected is not None and (
+        op.expected > at or any(_changed_at(states, at, name) > op.expected for name in _concerned(op))
+    ):
         return CONFLICT
     after = _after(states, now, op)
     return after if isinstance(after, int) or _is_sound(after) else WRONG
+
+
+RULES = ""
+"""Stands for the groups and rules among the names of groups."""
+
+
+def _concerned(op: Op) -> set[str]:
+    """Return the groups, and RULES, whose changes an expected revision is about."""
+    if op.kind == "put_rules":
+        return {RULES}
+    if op.kind != "update_rules":
+        return {op.group}
+    is_about_rules = op.rules is not None or op.external is not None or op.add_external
+    return {group for group, _ in op.extends_all or ()} | ({RULES} if is_about_rules else set())
+
+
+def _changed_at(states: list[State], at: int, name: str) -> int:
+    """Return the newest revision up to ``at`` that changed a group, or the groups and rules; 0 if none did."""
+    now = _part(states[at], name)
+    return next((revision for revision in range(at, 0, -1) if _part(states[revision - 1], name) != now), 0)
+
+
+def _part(state: State, name: str) -> object:
+    if name == RULES:
+        return state.groups, state.extends, state.rules, state.external
+    return name in state.groups, state.of(name), state.extends.get(name)
 
 
 def _after(states: list[State], now: State, op: Op) -> State | int:
