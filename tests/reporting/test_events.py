@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from xds.model.problem import Problem
 from xds.model.types import CLUSTER, ENDPOINTS
-from xds.protocol.status import UnknownType
+from xds.protocol.status import Nacked, UnknownType
 from xds.reporting import events
 from xds.reporting.merged_log import MergedLog
 from xds.store.entries import Entry, Key, Stored
@@ -76,3 +76,23 @@ def test_an_unknown_type_is_logged_with_what_to_do(monkeypatch) -> None:
     (line,) = logs
     assert (line["event"], line["node"], line["type"]) == ("unknown type", "n1", "type.googleapis.com/acme.v1.Thing")
     assert "--schema" in line["hint"]
+
+
+def test_types_that_a_client_makes_up_do_not_make_the_log_grow(monkeypatch) -> None:
+    """Lines are merged by a kind, of which there must be few."""
+    kinds = set()
+    monkeypatch.setattr("xds.reporting.events.peers_log.warning", lambda _event, *, kind, **_fields: kinds.add(kind))
+    for number in range(100):
+        type_url = f"type.googleapis.com/acme.v1.Thing{number}"
+        events.log_event(UnknownType(node_id="n1", group="prod", type_url=type_url))
+        nacked = {
+            "node_id": "n1",
+            "group": "prod",
+            "type_url": type_url,
+            "nonce": "1",
+            "message": "no",
+            "resources": {},
+        }
+        events.log_event(Nacked(**nacked))
+
+    assert len(kinds) == 2

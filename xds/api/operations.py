@@ -190,7 +190,11 @@ class Operations:
         if now_s < self._versions_until_s:
             return self._versions
         found: dict[str, Counter[str]] = {}
-        for node in (await self._nodes(NodesQuery(limit=VERSIONS_NODES_MAX))).nodes:
+        try:
+            nodes = (await self._nodes(NodesQuery(limit=VERSIONS_NODES_MAX))).nodes
+        except StreamRefusedError:
+            return {}  # no worker answers; the change was made all the same
+        for node in nodes:
             name, _, version = node.node.user_agent.partition(" ")
             if name == "envoy" and version:
                 for group in lineage_of(self._catalog.table, node.group):

@@ -7,7 +7,7 @@ import structlog
 
 from xds.model.problem import Problem
 from xds.model.sizes import GRPC_BYTES_MAX, LARGE
-from xds.model.types import ENDPOINTS, short_name
+from xds.model.types import ENDPOINTS, SHORT_NAMES, short_name
 from xds.protocol.status import Event, Nacked, Refused, UnknownType
 from xds.reporting.merged_log import peers_log
 from xds.store.entries import Stored
@@ -110,11 +110,11 @@ def log_event(event: Event) -> None:
     if isinstance(event, UnknownType):
         hint = "it is answered as a type without resources; add its descriptors with --schema"
         peers_log.warning(
-            "unknown type", kind=event.type_url, node=node, group=event.group, type=event.type_url, hint=hint
+            "unknown type", kind=event.group, node=node, group=event.group, type=event.type_url, hint=hint
         )
         return
     about = {"node": node, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
-    kind = (event.group, event.type_url)
+    kind = (event.group, event.type_url if event.type_url in SHORT_NAMES.values() else "")  # clients choose other types
     if isinstance(event, Nacked):
         names = list(islice(event.resources, 20))
         count = len(event.resources)
