@@ -17,7 +17,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.sizes import check_sizes
-from xds.model.types import short_name
+from xds.model.types import SECRET, short_name
 from xds.process.background import Background
 from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.hub import Hub
@@ -237,7 +237,19 @@ class App:
         """Return the progress of the nodes that match a query, from all worker processes, and the server's problems."""
         found = await self._streams.nodes(query)
         workers = self._streams.workers.problem if found.missing_workers else ""  # said already
-        return replace(found, problems=tuple(why for why in self._problems() if why != workers))
+        problems = [why for why in self._problems() if why != workers]
+        if why := self.unguarded_secrets:
+            problems.append(why)
+        return replace(found, problems=tuple(problems))
+
+    @property
+    def unguarded_secrets(self) -> str:
+        """Say which groups' secrets any client gets that claims to belong to the group, "" if there are none."""
+        groups = self.catalog.groups_with(SECRET)
+        if len(groups) < 2 or self.catalog.rules_use_identities:
+            return ""
+        named = f"{', '.join(groups[:5])}{' …' if len(groups) > 5 else ''}"
+        return f"{len(groups)} groups have secrets ({named}) and no rule looks at identities: a node gets any it claims"
 
     def notices(self) -> Notices:
         """Return what is warned of in resources: by the schema, and by those of the older Envoys of ``schemas``."""

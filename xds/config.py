@@ -210,6 +210,17 @@ class ApiSettings(_Section):
         return None if self.tls_cert is None or self.tls_key is None else (self.tls_cert, self.tls_key)
 
 
+Required = Literal["identity", "authenticated", "tls", "none"]
+
+
+class SecretsSettings(_Section):
+    """Who gets secrets over xDS."""
+
+    require: Required | None = None
+    """What a client must show: an identity that rules can match, any verified certificate or token (authenticated),
+    only TLS, or nothing. Others find no secrets. Default: none on loopback, authenticated elsewhere."""
+
+
 class ValidationSettings(_Section):
     """What a real Envoy says of a change, before it is kept."""
 
@@ -273,6 +284,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     api: ApiSettings = ApiSettings()
     validation: ValidationSettings = ValidationSettings()
+    secrets: SecretsSettings = SecretsSettings()
     connections: ConnectionSettings = ConnectionSettings()
 
     if TYPE_CHECKING:
@@ -290,6 +302,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Use the constructor's arguments only; ``xds.cli.settings`` reads the environment."""
         return (init_settings,)
+
+    @property
+    def secrets_require(self) -> Required:
+        """What a client must show to get secrets."""
+        return self.secrets.require or ("none" if self.listen.is_loopback else "authenticated")
+
+    def gives_secrets(self, *, tls: bool, authenticated: bool, identity: bool) -> bool:
+        """Return whether a client gets secrets that connects over TLS or not, and has shown this much of itself."""
+        shown = {"none": True, "tls": tls, "authenticated": authenticated, "identity": identity}
+        return shown[self.secrets_require]
 
     @property
     def open_api(self) -> dict[SettingPath, Address]:

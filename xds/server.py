@@ -119,6 +119,8 @@ def _tell_ready(control_plane: App, api: "GrpcApi", announce: Callable[[ServingI
         announce(control_plane.info(settings.directory, api=api.address))
     if settings.tls.mode == "off" and not settings.listen.is_loopback:
         log_open_xds(str(settings.listen))
+    if why := control_plane.unguarded_secrets:
+        log.warning("secrets of several groups", problem=why, hint="match identities in rules (docs/directory.md)")
     if settings.open_api:
         log_open_api([str(address) for address in settings.open_api.values()])
 

@@ -1,12 +1,14 @@
 """Nodes belong to groups by the first rule that matches, or by their cluster if there are no rules."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
-from xds.model.groups import DEFAULT_GROUP, GroupTable, Locality, Node, Rule, group_of, lineage_of, matches
+from xds.model.groups import DEFAULT_GROUP, GroupTable, Locality, Node, Rule, lineage_of
+from xds.model.rules import Rules
 
 NODE = Node(
     id="canary-7",
@@ -15,6 +17,14 @@ NODE = Node(
     metadata={"stage": "beta", "labels": {"team": "shop", "deep": {"er": "x"}}, "dotted.key": "y"},
 )
 KNOWN = {DEFAULT_GROUP: (), "web": (), "db": ()}
+
+
+def matches(rule: Rule, node: Node) -> bool:
+    return Rules(GroupTable(rules=(rule,), deny_unmatched=True)).place(node, KNOWN).group is not None
+
+
+def group_of(table: GroupTable, node: Node, known: Mapping[str, object]) -> str | None:
+    return Rules(table).place(node, known).group
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from support.naive import FULL_STATE, THING, Link, NaiveCatalog, Subscription, r
 from xds.model import types
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
-from xds.model.groups import GroupTable, Rule, group_of
+from xds.model.groups import GroupTable, Rule
 from xds.model.resource import Resource
+from xds.model.rules import Rules
 from xds.protocol.hub import Hub
 from xds.protocol.policy import Missing, Ordering, Variant, policy_of
 from xds.protocol.responses import Encoding
@@ -313,13 +314,13 @@ class Machine(RuleBasedStateMachine):
             assert not client.audits[type_url].unanswered, "a subscription was never answered"
 
     def _snapshot(self, client: Client, type_url: str) -> dict[str, Resource]:
-        group = group_of(self.naive.table, client.group_node, dict.fromkeys(GROUPS))
+        group = Rules(self.naive.table).place(client.group_node, dict.fromkeys(GROUPS)).group
         assert group is not None
         return self.naive.snapshot(group, type_url)
 
     def _published(self, client: Client, type_url: str) -> set[str]:
         """Return the names in the snapshot of the client's group."""
-        group = group_of(self.naive.table, client.group_node, dict.fromkeys(GROUPS))
+        group = Rules(self.naive.table).place(client.group_node, dict.fromkeys(GROUPS)).group
         assert group is not None
         return set(self.hub.snapshot(group).view(type_url))
 

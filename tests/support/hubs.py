@@ -16,6 +16,7 @@ from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied, Changeset
 from xds.model.groups import GroupTable
+from xds.model.identity import ANONYMOUS, Peer
 from xds.model.resource import Resource
 from xds.protocol.client_state import StepCache
 from xds.protocol.errors import StreamRefusedError
@@ -144,7 +145,7 @@ class World:
 
     def open(self, client: "Client", variant: Variant, type_url: str, connection: str) -> Stream:
         """Open a stream for a client."""
-        stream = self.hub.open(variant, type_url=type_url, connection=connection)
+        stream = self.hub.open(variant, type_url=type_url, connection=connection, peer=client.peer)
         self._of[stream] = client
         return stream
 
@@ -176,8 +177,10 @@ class Client:
         connection: str = "tcp1",
         metadata: Mapping[str, object] | None = None,
         user_agent: str = "",
+        peer: Peer = ANONYMOUS,
     ) -> None:
         self.world = world
+        self.peer = peer
         self.variant = variant
         self.per_type = per_type
         self.connection = connection

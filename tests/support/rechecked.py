@@ -46,7 +46,7 @@ class RecheckedHub(Hub):
         if session is not None and stream.refusal is None and session.client_state.next_step is not None:
             self.advance_clock(now)
             next_step = session.client_state.next_step
-            same = next_step.snapshot is self.snapshot(session.group) and next_step.marks == session.marks
+            same = next_step.snapshot is self.snapshot(session.audience) and next_step.marks == session.marks
             if same and next_step.tick == self._soon and not session.per_type and self._is_due():
                 expected = self._steps.advance(session.client_state, self._context(session, now), stream.source)
         part = super().poll(stream, now)

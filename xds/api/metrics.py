@@ -30,6 +30,8 @@ _COUNTERS = (
     ("acks", "xds_acks", "Responses that clients accepted."),
     ("nacks", "xds_nacks", "Responses that clients rejected."),
     ("overdue", "xds_overdue", "Responses that were not answered within the hold timeout."),
+    ("nodes_denied", "xds_nodes_denied", "Streams refused because no group takes their node, or another identity."),
+    ("secrets_withheld", "xds_secrets_withheld", "Subscriptions to secrets by clients that may not get them."),
 )
 
 

@@ -11,9 +11,10 @@ from immutables import Map
 
 from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.consistency import Referrers, dangling
-from xds.model.groups import DEFAULT_GROUP, GroupTable, Node, group_of, lineage_of
+from xds.model.groups import DEFAULT_GROUP, GroupTable, Node, lineage_of
 from xds.model.problem import ChangesetRejectedError, Problem, place_of
 from xds.model.resource import Resource
+from xds.model.rules import Placement, Rules
 from xds.model.snapshot import Snapshot
 from xds.model.types import short_name
 from xds.model.view import FINGERPRINT_MASK, EmptyViews, Layer, RevisionLog, View, fingerprint_of
@@ -51,16 +52,32 @@ class Catalog:
         """Group name to its current snapshot. The group ``default`` always exists."""
         return self._snapshots
 
+    @property
+    def rules_use_identities(self) -> bool:
+        """Whether any rule looks at the identities of nodes."""
+        return self._lines.rules.use_identities
+
+    def place(self, node: Node) -> Placement:
+        """Return the group that the node belongs to, or why no group takes it."""
+        placement = self._lines.rules.place(node, self._groups)
+        if placement.group is None or placement.group in self._groups:
+            return placement
+        return placement._replace(group=DEFAULT_GROUP)
+
     def group_of(self, node: Node) -> str | None:
         """Return the group that the node belongs to, or None if no group takes it."""
-        group = group_of(self._lines.table, node, self._groups)
-        return group if group is None or group in self._groups else DEFAULT_GROUP
+        return self.place(node).group
 
     def own(self, group: str) -> Iterator[Resource]:
         """Iterate over the group's own resources, sorted by type and name; none for an unknown group."""
         for _, layer in sorted(self._own_layers(group).items()):
             for _, resource in sorted(layer.resources.items()):
                 yield resource
+
+    def groups_with(self, type_url: str) -> list[str]:
+        """Return the groups that have resources of a type of their own, by name."""
+        layers = {name: group.layers.get(type_url) for name, group in self._groups.items()}
+        return sorted(name for name, layer in layers.items() if layer is not None and layer.resources)
 
     def own_resource(self, group: str, type_url: str, name: str) -> Resource | None:
         """Return the group's own resource, or None."""
@@ -159,7 +176,7 @@ class Catalog:
         known = dict.fromkeys([DEFAULT_GROUP, *stay, *named])
         if table == self._lines.table and known.keys() == self._groups.keys():
             return self._lines
-        return _Lines.of(table, known)
+        return _Lines.of(table, known, self._lines)
 
     def _changes(self, changeset: Changeset, lines: "_Lines") -> dict[str, Changes]:
         problems: list[Problem] = []
@@ -254,8 +271,10 @@ class _Lines:
     lineages: Mapping[str, tuple[str, ...]]
     seen_by: Mapping[str, tuple[str, ...]]
 
+    rules: Rules
+
     @classmethod
-    def of(cls, table: GroupTable, known: Iterable[str]) -> "_Lines":
+    def of(cls, table: GroupTable, known: Iterable[str], before: "_Lines | None" = None) -> "_Lines":
         try:
             lineages = {group: lineage_of(table, group) for group in known}
         except ValueError as error:
@@ -264,13 +283,26 @@ class _Lines:
         for group, lineage in lineages.items():
             for base in lineage:
                 seen_by[base].append(group)
-        return cls(table, lineages, {group: tuple(seers) for group, seers in seen_by.items()})
+        same = before is not None and _same_rules(before.table, table)
+        rules = before.rules if before is not None and same else _compiled(table)
+        return cls(table, lineages, {group: tuple(seers) for group, seers in seen_by.items()}, rules)
 
     def differing(self, before: "_Lines") -> Iterable[str]:
         """Return the groups that are new, whose lineage changed, or whose external references changed."""
         if self.table.external != before.table.external:
             return self.lineages
         return [group for group, lineage in self.lineages.items() if lineage != before.lineages.get(group)]
+
+
+def _same_rules(one: GroupTable, other: GroupTable) -> bool:
+    return (one.rules, one.deny_unmatched) == (other.rules, other.deny_unmatched)
+
+
+def _compiled(table: GroupTable) -> Rules:
+    try:
+        return Rules(table)
+    except ValueError as error:
+        raise ChangesetRejectedError([Problem(what=str(error), hint="see the form of groups.yaml")]) from None
 
 
 class _Places:

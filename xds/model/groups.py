@@ -1,9 +1,13 @@
-"""Groups of nodes, and the rules that assign nodes to them by id, cluster, locality and metadata."""
+"""Groups of nodes, and the rules that assign nodes to them: by identity, id, cluster, locality and metadata.
 
-from collections.abc import Iterator, Mapping
+``xds.model.rules`` decides by them.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
+
+from xds.model.identity import ANY_IDENTITY
 
 DEFAULT_GROUP = "default"
 
@@ -19,30 +23,50 @@ class Locality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A client, described by the ``node`` of its first request (``envoy.config.core.v3.Node``)."""
+    """A client: what its first request says of it (``envoy.config.core.v3.Node``), and its identity.
+
+    Only the identity is proven: anyone who can connect can send any id, cluster, locality and metadata.
+    """
 
     id: str
     cluster: str = ""
     locality: Locality = Locality()
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     user_agent: str = ""
+    identity: tuple[str, ...] = ()
+    """Its proven names (``xds.model.identity``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """Assigns a node to ``group`` if all patterns match. Patterns are globs (``*``, ``?``, ``[a-z]``).
+class Patterns:
+    """Patterns for the parts of a node. They are globs (``*``, ``?``, ``[a-z]``), but for ``identity``.
 
     ``metadata`` maps a dotted path (``labels.stage``; keys may contain dots) to a glob for the value's text
-    (``true``, ``3``, ``prod``).
+    (``true``, ``3``, ``prod``). ``identity`` is a pattern of ``xds.model.identity``.
     """
 
-    group: str
     id: str = "*"
     cluster: str = "*"
     region: str = "*"
     zone: str = "*"
     sub_zone: str = "*"
     metadata: Mapping[str, str] = field(default_factory=dict)
+    identity: str = ANY_IDENTITY
+
+
+NO_PATTERNS = Patterns()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(Patterns):
+    """Assigns a node to ``group`` if all patterns match.
+
+    A node that matches is refused unless it also matches ``require``, in whose globs ``{name}`` stands for the named
+    segment of the identity.
+    """
+
+    group: str
+    require: Patterns = NO_PATTERNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,33 +93,6 @@ class GroupTable:
     """Whether a directory owns the rules."""
 
 
-def matches(rule: Rule, node: Node) -> bool:
-    """Say whether a rule takes the node."""
-    place = node.locality
-    pairs = (
-        (node.id, rule.id),
-        (node.cluster, rule.cluster),
-        (place.region, rule.region),
-        (place.zone, rule.zone),
-        (place.sub_zone, rule.sub_zone),
-    )
-    if not all(pattern == "*" or fnmatchcase(value, pattern) for value, pattern in pairs):
-        return False
-    return all(_metadata_matches(node.metadata, path, pattern) for path, pattern in rule.metadata.items())
-
-
-def group_of(table: GroupTable, node: Node, known: Mapping[str, object]) -> str | None:
-    """Return the node's group among the ``known`` ones, or None if no group takes it."""
-    if not table.rules:
-        if node.cluster in known:
-            return node.cluster
-        return None if table.deny_unmatched else DEFAULT_GROUP
-    for rule in table.rules:
-        if matches(rule, node):
-            return rule.group
-    return None if table.deny_unmatched else DEFAULT_GROUP
-
-
 def lineage_of(table: GroupTable, group: str) -> tuple[str, ...]:
     """Return the group and what it extends, nearest first. Raises ValueError where that runs in a circle."""
     line = [group]
@@ -105,26 +102,3 @@ def lineage_of(table: GroupTable, group: str) -> tuple[str, ...]:
             raise ValueError(f"group {base} extends itself: {' → '.join(circle)}")
         line.append(base)
     return tuple(line)
-
-
-def _metadata_matches(metadata: Mapping[str, Any], path: str, pattern: str) -> bool:
-    return any(fnmatchcase(_metadata_text(value), pattern) for value in _metadata_values(metadata, path))
-
-
-def _metadata_values(metadata: Any, path: str) -> Iterator[Any]:
-    """Yield the values of a path. Keys may contain dots, as Kubernetes labels do (``app.kubernetes.io/name``)."""
-    if not isinstance(metadata, Mapping):
-        return
-    if path in metadata:
-        yield metadata[path]
-    for end, character in enumerate(path):
-        if character == "." and path[:end] in metadata:
-            yield from _metadata_values(metadata[path[:end]], path[end + 1 :])
-
-
-def _metadata_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # protobuf's Struct has only doubles
-    return str(value)

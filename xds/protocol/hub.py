@@ -6,12 +6,15 @@ in between. ``now`` is in seconds, on any monotonic clock. The hub holds the mut
 connected streams, the node history, the timers and the counters.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from sys import getsizeof
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
+from xds.model.identity import ANONYMOUS, Peer
 from xds.model.snapshot import Snapshot
+from xds.model.types import SECRET
 from xds.protocol.client_state import (
     NO_EFFECTS,
     NO_MARKS,
@@ -41,18 +44,24 @@ from xds.protocol.requests import (
     span_of_node,
 )
 from xds.protocol.responses import Encoding, Part, ResponseCache
-from xds.protocol.sessions import Session, Sessions, Stream, Timers, WatchTable
-from xds.protocol.status import Counters, Event, Refused, UnknownType, nacked, overdue
+from xds.protocol.sessions import WITHOUT_SECRETS, Session, Sessions, Stream, Timers, WatchTable, audience_of
+from xds.protocol.status import Counters, Event, Refused, SecretsWithheld, UnknownType, nacked, overdue
 from xds.protocol.steps import NO_HISTORY, History, Steps
 from xds.protocol.type_state import Kind, Rejection
 
 TICKS_S = 4
 """Ticks of the coarse clock per second. Streams that are sent the same within one tick share a client state."""
+REGROUPED_AT_ONCE = 1_000
 
 
 def is_sparse(table: Mapping[Stream, object]) -> bool:
     """Say whether a table takes much more memory than its entries need: dictionaries do not shrink."""
     return getsizeof(table) > 10_000 + 400 * len(table)
+
+
+def _without_secrets(whole: Snapshot) -> Snapshot:
+    views = {type_url: view for type_url, view in whole.views.items() if type_url != SECRET}
+    return Snapshot(whole.group, whole.revision, views, whole.empty)
 
 
 class Hub:
@@ -75,7 +84,11 @@ class Hub:
         share: Share = share_with_nobody,
     ) -> None:
         self._snapshots = dict(catalog.snapshots)
-        """The published snapshots, to which streams are updated. The catalog may already have newer ones."""
+        """The published snapshots, to which streams are updated, by audience.
+
+        The catalog may already have newer ones. Until all sessions are regrouped, those of removed groups stay.
+        """
+        self._to_regroup: deque[Session] = deque()
         self._catalog = catalog
         self._ordering = ordering or Ordering()
         self._limits = limits or Limits()
@@ -129,9 +142,12 @@ class Hub:
         self._nacked.remember(entry)
         self._draining.remember(entry)
 
-    def open(self, variant: Variant, *, type_url: str = "", connection: str = "") -> Stream:
-        """Open a stream: aggregated, or with ``type_url`` of one type. ``connection`` identifies its connection."""
-        stream = Stream(variant, type_url, connection)
+    def open(self, variant: Variant, *, type_url: str = "", connection: str = "", peer: Peer = ANONYMOUS) -> Stream:
+        """Open a stream: aggregated, or with ``type_url`` of one type. ``connection`` identifies its connection.
+
+        ``peer`` is what the transport knows of the client.
+        """
+        stream = Stream(variant, type_url, connection, peer)
         self._streams[stream] = None
         self._counters.streams_opened += 1
         return stream
@@ -172,6 +188,8 @@ class Hub:
         except StreamRefusedError as refusal:
             self._counters.streams_refused += 1
             node_id = stream.session.node.id if stream.session is not None else ""
+            if refusal.status is Status.PERMISSION_DENIED:
+                self._counters.nodes_denied += 1
             self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
             raise
 
@@ -212,7 +230,7 @@ class Hub:
             whole = about = decode(stream.variant, data)
             plain = b"" if about.HasField("node") else plain  # not written in field order: the node is somewhere in it
         if session is None or end or about.HasField("node"):
-            session = self._sessions.of(stream, about, len(data), now, self._snapshots, self._start)
+            session = self._sessions.of(stream, about, len(data), now, self._newest, self._start)
             if end:
                 session.node_hash = hash(data[start:end])
             step = self._cached_step(session, plain)
@@ -255,7 +273,7 @@ class Hub:
         step = steps.get(plain) if steps is not None and plain else None
         if step is None or (step.tick is not None and step.tick != self._soon):
             return None
-        if step.snapshot is not None and (session.marks or step.snapshot is not self._snapshots[session.group]):
+        if step.snapshot is not None and (session.marks or step.snapshot is not self._snapshots[session.audience]):
             return None
         return None if step.effects.subscriptions and self._has_history(session) else step
 
@@ -303,6 +321,9 @@ class Hub:
         for kind, before, after in effects.subscriptions:
             if before is not None:
                 self._watchers.discard(group, kind.type_url, before, stream)
+            elif kind.type_url == SECRET and not stream.peer.gets_secrets:
+                self._counters.secrets_withheld += 1
+                self._events.append(SecretsWithheld(node_id=session.node.id, group=group))
             self._watchers.add(group, kind.type_url, after, stream)
         for answered in effects.answered:
             self._note_answer(session, answered)
@@ -371,11 +392,19 @@ class Hub:
         return self._soon
 
     def _context(self, session: Session, now: float) -> StepContext:
-        return StepContext(self._snapshots[session.group], self._coarse, self._soon, now, session.marks)
+        return StepContext(self._snapshots[session.audience], self._coarse, self._soon, now, session.marks)
 
-    def _start(self, group: str, variant: Variant, is_grpc: bool) -> ClientState:
-        """Return the initial state of a client of a group."""
-        key = (group, variant, is_grpc)
+    def _newest(self, audience: str) -> Snapshot:
+        """Return the published snapshot of an audience."""
+        found = self._snapshots.get(audience)
+        if found is None:  # the first client of the group that gets no secrets
+            whole = self._snapshots[audience.removeprefix(WITHOUT_SECRETS)]
+            found = self._snapshots[audience] = _without_secrets(whole)
+        return found
+
+    def _start(self, audience: str, variant: Variant, is_grpc: bool) -> ClientState:
+        """Return the initial state of a client of an audience."""
+        key = (audience, variant, is_grpc)
         start = self._starts.get(key)
         if start is None:
             start = self._starts[key] = self._client_states.new((), NOT_BEGUN)
@@ -384,26 +413,44 @@ class Hub:
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
-    def publish(self, applied: Applied) -> None:
+    def publish(self, applied: Applied, *, regroup: bool = True) -> None:
         """Mark all streams that a change of the catalog affects, so that they are updated.
 
-        Every change must be published, merged with others or not, before nodes are assigned to its new groups.
+        Every change must be published, merged with others or not, before nodes are assigned to its new groups. Without
+        ``regroup`` the nodes that may move to another group are left to ``regroup_some``.
         """
-        now = self._catalog.snapshots
+        now = self._published(self._catalog.snapshots)
         # A group may have vanished since, if this change is merged with a later one.
         changed = {group: by_type for group, by_type in applied.changed.items() if group in now}
-        self.response_cache.drop_replaced(self._snapshots, now, self._snapshots if applied.regrouped else changed)
-        for group in tuple(self._snapshots) if applied.regrouped else changed:
-            if group in self._snapshots and self._snapshots[group] is not now.get(group):
-                self.step_cache.drop_snapshot(self._snapshots[group])
+        audiences = [*changed, *(WITHOUT_SECRETS + group for group in changed if WITHOUT_SECRETS + group in now)]
+        replaced = tuple(self._snapshots) if applied.regrouped else audiences
+        self.response_cache.drop_replaced(self._snapshots, now, replaced)
+        for audience in replaced:
+            if audience in self._snapshots and self._snapshots[audience] is not now.get(audience):
+                self.step_cache.drop_snapshot(self._snapshots[audience])
         if applied.regrouped:
-            before, self._snapshots = self._snapshots, dict(now)
+            before, self._snapshots = self._snapshots, {**self._snapshots, **now}
             self._starts = {key: start for key, start in self._starts.items() if key[0] in now}
-            self._regroup(before.keys() ^ now.keys())
-        self._snapshots.update((group, now[group]) for group in changed)
+            found = self._sessions.to_regroup(self._streams, before.keys() ^ now.keys())
+            known = set(map(id, found))
+            self._to_regroup = deque([*found, *(each for each in self._to_regroup if id(each) not in known)])
+        self._snapshots.update((audience, now[audience]) for audience in audiences)
         for group, by_type in changed.items():
             for type_url, names in by_type.items():
                 self._mark(((0, type_url),), type_url, self._watchers.affected(group, type_url, names))
+        if regroup or not self._to_regroup:
+            while self.regroup_some(REGROUPED_AT_ONCE):
+                pass
+
+    def _published(self, snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
+        """Return the snapshots of all audiences that there are clients of, or were."""
+        now = dict(snapshots)
+        for audience, before in self._snapshots.items():
+            if audience.startswith(WITHOUT_SECRETS) and (
+                whole := snapshots.get(audience.removeprefix(WITHOUT_SECRETS))
+            ):
+                now[audience] = before if before.revision == whole.revision else _without_secrets(whole)
+        return now
 
     def _mark(self, first: Marks, type_url: str, streams: Iterable[Stream]) -> None:
         """Mark a changed type on streams; ``first`` is the mark for the first stream of a session."""
@@ -418,29 +465,51 @@ class Hub:
                 stream.queued = True
                 ready.append(stream)
 
-    def _regroup(self, groups: Set[str]) -> None:
-        """Move every session to the group of its node under the new rules.
+    @property
+    def is_regrouping(self) -> bool:
+        """Whether sessions are left to ``regroup_some``."""
+        return bool(self._to_regroup)
 
-        Resources that the new group lacks are removed. ``groups`` are the added and removed ones.
+    def regroup_some(self, most: int) -> bool:
+        """Move at most so many sessions to the group of their node under the new rules; return whether more are left.
+
+        Resources that the new group lacks are removed. Until its turn comes, a session stays in its former group.
         """
-        for session, group in self._sessions.regroup(self._streams, groups):
-            if group is None:
-                refusal = StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {session.node.id!r} now")
-                for stream in session.streams:
-                    stream.refusal = refusal
-                    self._queue(stream)
-                continue
+        for _ in range(min(most, len(self._to_regroup))):
+            session = self._to_regroup.popleft()
+            if session.streams:
+                self._regroup(session)
+        if self._to_regroup:
+            return True
+        served = self._catalog.snapshots
+        gone = [each for each in self._snapshots if each.removeprefix(WITHOUT_SECRETS) not in served]
+        for audience in gone:
+            del self._snapshots[audience]
+        return False
+
+    def _regroup(self, session: Session) -> None:
+        placement = self._catalog.place(session.node)
+        group = placement.group
+        if group is None:
+            self._counters.nodes_denied += 1
+            refusal = StreamRefusedError(Status.PERMISSION_DENIED, f"{placement.refusal} now")
             for stream in session.streams:
-                stream.refusal = None
-            if group == session.group:
-                continue
-            before, session.group = session.group, group
-            session.marks = tuple((state.kind.slot, state.type_url) for state in session.client_state.types)
-            for stream in session.streams:
-                for state in stream.states.values():
-                    self._watchers.discard(before, state.type_url, state.subscription, stream)
-                    self._watchers.add(group, state.type_url, state.subscription, stream)
+                stream.refusal = refusal
                 self._queue(stream)
+            return
+        for stream in session.streams:
+            stream.refusal = None
+        if group == session.group:
+            return
+        before, session.group = session.group, group
+        session.audience = audience_of(group, session.streams[0].peer)
+        self._newest(session.audience)
+        session.marks = tuple((state.kind.slot, state.type_url) for state in session.client_state.types)
+        for stream in session.streams:
+            for state in stream.states.values():
+                self._watchers.discard(before, state.type_url, state.subscription, stream)
+                self._watchers.add(group, state.type_url, state.subscription, stream)
+            self._queue(stream)
 
     # --- Polling -----------------------------------------------------------------------------------------------------
 
@@ -471,7 +540,7 @@ class Hub:
         self.advance_clock(now)
         if (part := self.poll_cohort(stream)) is not None:
             return part
-        newest, step = self._snapshots[session.group], before.next_step
+        newest, step = self._snapshots[session.audience], before.next_step
         if (
             step is None
             or step.snapshot is not newest
@@ -503,7 +572,7 @@ class Hub:
         step = session.client_state.next_step
         if step is None or step.marks is not session.marks or step.tick != self._soon:
             return None
-        part, newest = step.part, self._snapshots[session.group]
+        part, newest = step.part, self._snapshots[session.audience]
         if part is None or step.snapshot is not newest or step.effects is not NO_EFFECTS:
             return None
         session.marks, session.newest = NO_MARKS, newest

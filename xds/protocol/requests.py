@@ -170,8 +170,11 @@ def check_node_size(size: int, bytes_max: int) -> None:
         )
 
 
-def describe_node(wire: WireNode) -> Node:
-    """Convert the node of a first request. Raises StreamRefusedError if its metadata is malformed."""
+def describe_node(wire: WireNode, identity: tuple[str, ...] = ()) -> Node:
+    """Convert the node of a first request by a client with this identity.
+
+    Raises StreamRefusedError if its metadata is malformed.
+    """
     place = wire.locality
     nowhere = not (place.region or place.zone or place.sub_zone)
     return Node(
@@ -180,6 +183,7 @@ def describe_node(wire: WireNode) -> Node:
         locality=NOWHERE if nowhere else Locality(region=place.region, zone=place.zone, sub_zone=place.sub_zone),
         metadata=_metadata(wire),
         user_agent=f"{wire.user_agent_name} {_version(wire)}".strip(),
+        identity=identity,
     )
 
 

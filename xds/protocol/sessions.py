@@ -5,12 +5,13 @@ session with its first request. A change costs O(changed names + streams that su
 """
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import count
 from typing import Any
 
 from xds.model.catalog import Catalog
 from xds.model.groups import Node
+from xds.model.identity import ANONYMOUS, Peer
 from xds.model.snapshot import Snapshot
 from xds.protocol.client_state import NO_MARKS, ClientState, Marks, Source
 from xds.protocol.draining import NEVER
@@ -19,6 +20,15 @@ from xds.protocol.policy import Limits, Variant
 from xds.protocol.requests import Request, check_node_size, describe_node, is_grpc, same_node
 from xds.protocol.subscription import Subscription
 from xds.protocol.type_state import Kind, Rejection, TypeState
+
+WITHOUT_SECRETS = "\0"
+"""The beginning of the audience of clients that get no secrets; no group's name begins with it."""
+
+
+def audience_of(group: str, peer: Peer) -> str:
+    """Return the key of the snapshot for a client of a group."""
+    return group if peer.gets_secrets else WITHOUT_SECRETS + group
+
 
 # --- Streams and sessions --------------------------------------------------------------------------------------------
 
@@ -31,6 +41,7 @@ class Session:
     """
 
     __slots__ = (
+        "audience",
         "client_state",
         "group",
         "is_grpc",
@@ -53,12 +64,15 @@ class Session:
         newest: Snapshot,
         client_state: ClientState,
         *,
+        audience: str,
         is_grpc: bool,
         per_type: bool,
         since: float,
     ) -> None:
         self.node = node
         self.group = group
+        self.audience = audience
+        """The key of the snapshot that it is updated to: its group, or a part of it (``audience_of``)."""
         self.newest = newest
         """The snapshot that the client is updated to."""
         self.is_grpc = is_grpc
@@ -97,6 +111,7 @@ class Stream:
         "connection",
         "names_bytes",
         "owner",
+        "peer",
         "queued",
         "refusal",
         "session",
@@ -107,7 +122,8 @@ class Stream:
         "warm",
     )
 
-    def __init__(self, variant: Variant, type_url: str, connection: str) -> None:
+    def __init__(self, variant: Variant, type_url: str, connection: str, peer: Peer = ANONYMOUS) -> None:
+        self.peer = peer
         self.variant = variant
         self.type_url = type_url
         self.connection = connection
@@ -165,12 +181,13 @@ class Sessions:
         request: Request,
         request_bytes: int,
         now: float,
-        snapshots: Mapping[str, Snapshot],
+        newest: Callable[[str], Snapshot],
         start: Callable[[str, Variant, bool], ClientState],
     ) -> Session:
         """Return the stream's session, found or made at the stream's first request.
 
-        Only the node of the request is read. ``start`` returns the initial client state.
+        Only the node of the request is read. ``newest`` returns the snapshot of an audience, ``start`` the initial
+        client state.
 
         Raises StreamRefusedError if a first request has no node, if the node is too large or another one than before,
         or if no group takes it.
@@ -189,17 +206,25 @@ class Sessions:
             raise StreamRefusedError(
                 Status.INVALID_ARGUMENT, "the first request of a stream must carry a node with an id"
             )
-        node = describe_node(request.node)
-        group = self._catalog.group_of(node)
+        node = describe_node(request.node, stream.peer.identity)
+        placement = self._catalog.place(node)
+        group = placement.group
         if group is None:
-            raise StreamRefusedError(Status.PERMISSION_DENIED, f"no group takes node {node.id!r}")
+            raise StreamRefusedError(Status.PERMISSION_DENIED, placement.refusal)
         # The whole node, not its id alone: a proxy may bring several clients on one connection.
         session = None if stream.aggregated else self._shared.get((stream.connection, node))
         if session is None:
             grpc = is_grpc(node)
-            client_state = start(group, stream.variant, grpc)
+            audience = audience_of(group, stream.peer)
             session = Session(
-                node, group, snapshots[group], client_state, is_grpc=grpc, per_type=not stream.aggregated, since=now
+                node,
+                group,
+                newest(audience),
+                start(audience, stream.variant, grpc),
+                audience=audience,
+                is_grpc=grpc,
+                per_type=not stream.aggregated,
+                since=now,
             )
             if not stream.aggregated:
                 self._shared[stream.connection, node] = session
@@ -212,10 +237,9 @@ class Sessions:
         if self._shared.get(key) is session:
             del self._shared[key]
 
-    def regroup(self, streams: Iterable[Stream], groups: Set[str]) -> list[tuple[Session, str | None]]:
-        """Return the sessions whose group changed, with the new group, or None if no group takes the node.
+    def to_regroup(self, streams: Iterable[Stream], groups: Set[str]) -> list[Session]:
+        """Return the sessions whose group may have changed since the last call.
 
-        Sessions with refused streams are returned too: their node may be back in its own group.
         ``groups`` are the added and removed groups. If the rules did not change, added and removed groups move no
         nodes; without rules, they move the nodes whose cluster has the group's name.
         """
@@ -223,15 +247,10 @@ class Sessions:
         self._table = table
         if table.rules and (table.rules, table.deny_unmatched) == (before.rules, before.deny_unmatched):
             return []
-        sessions: Collection[Session] = {id(s.session): s.session for s in streams if s.session is not None}.values()
+        sessions = list({id(s.session): s.session for s in streams if s.session is not None}.values())
         if not table.rules and (before.rules, before.deny_unmatched) == ((), table.deny_unmatched):
-            sessions = [session for session in sessions if session.node.cluster in groups]
-        moved = []
-        for session in sessions:
-            group = self._catalog.group_of(session.node)
-            if group != session.group or any(stream.refusal for stream in session.streams):
-                moved.append((session, group))
-        return moved
+            return [session for session in sessions if session.node.cluster in groups]
+        return sessions
 
 
 # --- Watchers --------------------------------------------------------------------------------------------------------

@@ -59,6 +59,14 @@ class UnknownType:
     type_url: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretsWithheld:
+    """A node that may get no secrets subscribed to secrets, which is answered as a type without resources."""
+
+    node_id: str
+    group: str
+
+
 def nacked(node_id: str, group: str, type_url: str, part: Part, message: str) -> Nacked:
     """Return the event of a rejected part."""
     return Nacked(
@@ -71,7 +79,7 @@ def overdue(node_id: str, group: str, type_url: str, nonce: str, waited_s: float
     return Overdue(node_id=node_id, group=group, type_url=type_url, nonce=nonce, waited_s=waited_s)
 
 
-Event = Nacked | Overdue | Refused | UnknownType
+Event = Nacked | Overdue | Refused | UnknownType | SecretsWithheld
 
 
 @dataclass(slots=True)
@@ -90,6 +98,10 @@ class Counters:
     acks: int = 0
     nacks: int = 0
     overdue: int = 0
+    nodes_denied: int = 0
+    """Streams refused because of who their node is."""
+    secrets_withheld: int = 0
+    """Subscriptions to secrets by clients that may not get them."""
 
     @classmethod
     def sum(cls, counters: Iterable["Counters"]) -> "Counters":

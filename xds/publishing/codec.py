@@ -7,7 +7,8 @@ from typing import Any
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
-from xds.model.groups import DEFAULT_GROUP, GroupTable, Rule
+from xds.model.groups import DEFAULT_GROUP, NO_PATTERNS, GroupTable, Patterns, Rule
+from xds.model.identity import ANY_IDENTITY
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.schema.restore import restore
@@ -18,8 +19,17 @@ Operations = dict[Key, Resource | None]
 
 
 def encode_table(table: GroupTable) -> bytes:
-    """Encode groups and rules for the store: as JSON, equal for equal tables."""
-    return json.dumps(asdict(table), sort_keys=True, separators=(",", ":")).encode()
+    """Encode groups and rules for the store: as JSON, equal for equal tables.
+
+    Rules without identities are encoded as versions of this server encode them that know no identities.
+    """
+    fields = asdict(table)
+    for rule, encoded in zip(table.rules, fields["rules"], strict=True):
+        if rule.require == NO_PATTERNS:
+            del encoded["require"]
+        if rule.identity == ANY_IDENTITY:
+            del encoded["identity"]
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
 def decode_table(data: bytes | None) -> GroupTable:
@@ -27,9 +37,15 @@ def decode_table(data: bytes | None) -> GroupTable:
     if data is None:
         return GroupTable()
     parsed: dict[str, Any] = json.loads(data)
-    parsed["rules"] = tuple(Rule(**rule) for rule in parsed["rules"])
+    parsed["rules"] = tuple(map(_decode_rule, parsed["rules"]))
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in parsed.items()}
     return GroupTable(**fields)
+
+
+def _decode_rule(fields: dict[str, Any]) -> Rule:
+    if "require" in fields:
+        fields = {**fields, "require": Patterns(**fields["require"])}
+    return Rule(**fields)
 
 
 def changeset_of_state(state: State) -> Changeset:

@@ -8,7 +8,7 @@ import structlog
 from xds.model.problem import Problem
 from xds.model.sizes import GRPC_BYTES_MAX, LARGE
 from xds.model.types import ENDPOINTS, SHORT_NAMES, short_name
-from xds.protocol.status import Event, Nacked, Refused, UnknownType
+from xds.protocol.status import Event, Nacked, Refused, SecretsWithheld, UnknownType
 from xds.reporting.merged_log import peers_log
 from xds.store.entries import Stored
 
@@ -112,6 +112,10 @@ def log_event(event: Event) -> None:
         peers_log.warning(
             "unknown type", kind=event.group, node=node, group=event.group, type=event.type_url, hint=hint
         )
+        return
+    if isinstance(event, SecretsWithheld):
+        hint = "secrets need TLS and an identity (secrets.require)"
+        peers_log.warning("secrets withheld", kind=event.group, node=node, group=event.group, hint=hint)
         return
     about = {"node": node, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
     kind = (event.group, event.type_url if event.type_url in SHORT_NAMES.values() else "")  # clients choose other types

@@ -7,6 +7,9 @@
     rules:                      # the first match decides the node's group; all of `match` must match; globs
     - group: canary
       match: {id: "canary-*", cluster: web, locality: {region: eu, zone: "*", sub_zone: "*"}, metadata: {stage: beta}}
+    - group: payments
+      match: {identity: "spiffe://corp/ns/payments/sa/{sa}"}    # who the client has proven to be
+      require: {id: "{sa}-*", metadata: {namespace: payments}}  # a node that matches and is not so is refused
     unmatched: deny             # or `default`: what to do with nodes that match no rule
     external: [clusters/local]  # resources from elsewhere (type/name, globs), so that references to them are valid
 """
@@ -16,12 +19,15 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from xds.model.groups import DEFAULT_GROUP, GroupTable, Rule
+from xds.model.groups import DEFAULT_GROUP, NO_PATTERNS, GroupTable, Patterns, Rule
+from xds.model.identity import ANY_IDENTITY, IdentityPattern, parse_identity_pattern
 from xds.model.problem import Problem
+from xds.model.rules import check_template
 from xds.model.types import SHORT_NAMES
 from xds.sources.yaml_reader import Document, PathKeys
 
 _LOCALITY = ("region", "zone", "sub_zone")
+_PATTERNS = ("identity", "id", "cluster", "locality", "metadata")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +57,22 @@ def groups_json(table: GroupTable) -> dict[str, Any]:
 
 
 def _rule_json(rule: Rule) -> dict[str, Any]:
-    match: dict[str, Any] = {key: getattr(rule, key) for key in ("id", "cluster") if getattr(rule, key) != "*"}
-    places = {key: getattr(rule, key) for key in ("region", "zone", "sub_zone")}
+    written = {"group": rule.group, "match": _patterns_json(rule)}
+    if rule.require != NO_PATTERNS:
+        written["require"] = _patterns_json(rule.require)
+    return written
+
+
+def _patterns_json(patterns: Patterns) -> dict[str, Any]:
+    keys = ("identity", "id", "cluster")
+    written: dict[str, Any] = {key: getattr(patterns, key) for key in keys if getattr(patterns, key) != "*"}
+    places = {key: getattr(patterns, key) for key in _LOCALITY}
     locality = {key: glob for key, glob in places.items() if glob != "*"}
     if locality:
-        match["locality"] = locality
-    if rule.metadata:
-        match["metadata"] = dict(rule.metadata)
-    return {"group": rule.group, "match": match}
+        written["locality"] = locality
+    if patterns.metadata:
+        written["metadata"] = dict(patterns.metadata)
+    return written
 
 
 def suggestion(word: str, known: Iterable[str], *, kind: str) -> str:
@@ -157,24 +171,52 @@ class _Reading:
         return f"{hint}; to add a group, create its directory or list it under `groups:`"
 
     def _rule(self, path: PathKeys, value: Any) -> Rule:
-        rule = self._mapping(path, value, ("group", "match"))
+        rule = self._mapping(path, value, ("group", "match", "require"))
         group = rule.get("group")
         if group is None:
             self._problem("a rule without a group", "name the group of the matching nodes: group: …", path)
         elif not self._is_known(group):
             self._problem(f"a rule for the unknown group {group!r}", self._existing(group), (*path, "group"))
-        path = (*path, "match")
-        match = self._mapping(path, rule.get("match"), ("id", "cluster", "locality", "metadata"))
+        match = self._patterns((*path, "match"), rule.get("match"))
+        require = self._patterns((*path, "require"), rule.get("require"))
+        fields = {key: getattr(match, key) for key in (*_PATTERNS[:3], *_LOCALITY, "metadata")}
+        self._check_templates((*path, "require"), require, match.identity)
+        return Rule(group=str(group), **fields, require=require)
+
+    def _patterns(self, path: PathKeys, value: Any) -> Patterns:
+        match = self._mapping(path, value, _PATTERNS)
         locality = self._mapping((*path, "locality"), match.get("locality"), _LOCALITY)
         metadata = self._mapping((*path, "metadata"), match.get("metadata"), None)
         globs = {key: self._glob((*path, key), match.get(key, "*")) for key in ("id", "cluster")}
         places = {key: self._glob((*path, "locality", key), locality.get(key, "*")) for key in _LOCALITY}
-        return Rule(
-            group=str(group),
+        return Patterns(
+            identity=self._identity((*path, "identity"), match.get("identity", ANY_IDENTITY)),
             **globs,
             **places,
             metadata={key: self._glob((*path, "metadata", key), glob) for key, glob in metadata.items()},
         )
+
+    def _identity(self, path: PathKeys, value: Any) -> str:
+        if not isinstance(value, str):
+            self._problem(f"{_kind(value)} where an identity belongs", "as in spiffe://corp/ns/web/**", path)
+            return ANY_IDENTITY
+        try:
+            return parse_identity_pattern(value).text
+        except ValueError as error:
+            self._problem(f"the identity {value!r} can't be matched: {error}", "as in spiffe://corp/ns/web/**", path)
+            return ANY_IDENTITY
+
+    def _check_templates(self, path: PathKeys, require: Patterns, identity: str) -> None:
+        """Report the ``{name}`` in ``require`` that the identity in ``match`` does not have."""
+        pattern: IdentityPattern = parse_identity_pattern(identity)
+        places: dict[tuple[str, ...], str] = {("locality", key): getattr(require, key) for key in _LOCALITY}
+        globs: dict[tuple[str, ...], str] = {("id",): require.id, ("cluster",): require.cluster, **places}
+        globs |= {("metadata", key): glob for key, glob in require.metadata.items()}
+        for keys, glob in globs.items():
+            try:
+                check_template(glob, pattern)
+            except ValueError as error:
+                self._problem(str(error), "name the segment in match.identity, as in {sa}", (*path, *keys))
 
     def _glob(self, path: PathKeys, value: Any) -> str:
         match value:

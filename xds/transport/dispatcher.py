@@ -14,6 +14,7 @@ from typing import Protocol
 
 from xds.address import Address
 from xds.model.changeset import Applied
+from xds.model.identity import ANONYMOUS, Peer
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub, is_sparse
 from xds.protocol.policy import Variant
@@ -35,6 +36,9 @@ SLICE = 32
 A slice lasts as long as the loop worked on other things since the slice before, so that a change takes at most twice as
 long whatever else clients ask of the server.
 """
+REGROUPED_AT_ONCE = 8
+REGROUPING_S = 0.002
+"""Seconds of work per turn of the event loop, after a change of the rules, to find the new groups of open streams."""
 
 
 class Sink(Protocol):
@@ -110,13 +114,15 @@ class Dispatcher:
             self._sinks = dict(self._sinks)
         self._aging = self._loop.call_later(AGING_S, self._age)
 
-    def open(self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "") -> Stream:
-        """Register a new stream. Raises StreamRefusedError if there are too many."""
+    def open(
+        self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "", peer: Peer = ANONYMOUS
+    ) -> Stream:
+        """Register a new stream of a client. Raises StreamRefusedError if there are too many."""
         if len(self._sinks) >= self._streams_max:
             raise StreamRefusedError(
                 Status.RESOURCE_EXHAUSTED, f"this server takes {self._streams_max} streams (transport.streams_max)"
             )
-        stream = self.hub.open(variant, type_url=type_url, connection=connection)
+        stream = self.hub.open(variant, type_url=type_url, connection=connection, peer=peer)
         self._sinks[stream] = stream.owner = sink
         return stream
 
@@ -168,7 +174,7 @@ class Dispatcher:
 
     def publish(self, applied: Applied) -> None:
         """Bring every affected stream up to date."""
-        self.hub.publish(applied)
+        self.hub.publish(applied, regroup=False)
         self._share_out()
 
     @property
@@ -216,7 +222,8 @@ class Dispatcher:
 
     def _run_slice(self) -> None:
         backlog = self._backlog
-        if backlog:
+        self._regroup()
+        if backlog or self.hub.is_regrouping:
             # First, since a sink may poll at once, and polling may lead here again.
             self._slice = self._loop.call_soon(self._run_slice)
         else:
@@ -233,6 +240,17 @@ class Dispatcher:
             if thread_time() >= due:
                 break
         self._sliced_at = thread_time() if backlog else None
+
+    def _regroup(self) -> None:
+        """Move some sessions to their new groups, if the rules have changed."""
+        hub = self.hub
+        if not hub.is_regrouping:
+            return
+        until = thread_time() + REGROUPING_S
+        while hub.regroup_some(REGROUPED_AT_ONCE) and thread_time() < until:
+            pass
+        self._backlog.extend(hub.take_ready())
+        self._pass_on_events()
 
     def _tell(self, stream: Stream) -> None:
         sink: Sink | None = stream.owner
