@@ -6,8 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import uvloop
+from support.encoded import CDS, TYPES, static
 from support.waiting import turns, wait_until
 
+from xds._generated import xds_wire_pb2 as wire
+from xds.model.catalog import Catalog
+from xds.model.changeset import Changeset
+from xds.model.groups import GroupTable, Rule
+from xds.protocol.hub import Hub
 from xds.protocol.policy import Variant
 from xds.protocol.sessions import Stream
 from xds.transport.dispatcher import SLICE, Dispatcher
@@ -54,7 +60,8 @@ def fanning_out(count: int, *, each_s: float) -> tuple[Dispatcher, list[int]]:
         next_tick=float("inf"),
         has_work=False,
         open=lambda *_, **__: unopened.pop(),
-        publish=lambda _: None,
+        publish=lambda _, regroup: None,
+        is_regrouping=False,
         advance_clock=lambda _: None,
         take_ready=lambda: streams,
         take_events=list,
@@ -93,4 +100,42 @@ async def test_a_slice_lasts_as_long_as_the_loop_was_busy_with_other_things_sinc
     burn(0.2)  # far longer than it takes to tell all of them
     await turns()
     assert told == [20 * SLICE]
+    dispatcher.stop()
+
+
+async def test_new_rules_move_many_streams_while_a_newcomer_is_served():
+    """There are 2,000 distinct nodes, and 201 rules that must all be looked at."""
+    groups = ("a", "b")
+    rules = tuple(Rule(group="a", metadata={"stage": f"*-{at}"}) for at in range(200))
+    catalog = Catalog(check_references=False)
+    catalog.apply(Changeset(upserts={group: (static("c", group),) for group in groups}))
+    hub = Hub(catalog, knows_type=TYPES.__contains__)
+    dispatcher = Dispatcher(hub, on_event=lambda _: None, on_fault=lambda _: None)
+    sent: dict[int, list[bytes]] = {}
+
+    def connect(number: int) -> None:
+        def ready() -> None:
+            while (part := dispatcher.poll(stream)) is not None:
+                sent.setdefault(number, []).append(part.message)
+
+        sink: Any = SimpleNamespace(send_cohort=lambda _: ready() or True, ready=ready)
+        stream = dispatcher.open(Variant.DELTA, sink)
+        node = wire.Node(id=f"n{number}")
+        dispatcher.receive(stream, wire.DeltaDiscoveryRequest(node=node, type_url=CDS).SerializeToString())
+
+    streams = 2_000
+    for number in range(streams):
+        connect(number)
+    await turns(streams)
+    table = GroupTable(rules=(*rules, Rule(group="b", id="n*")))
+    dispatcher.publish(catalog.apply(Changeset(groups=table)))
+    assert hub.is_regrouping
+    connect(streams)
+    while streams not in sent:
+        await turns()
+    assert hub.is_regrouping
+    while hub.is_regrouping:
+        await turns()
+    await turns(streams)
+    assert {session.group for session in {stream.session for stream in hub.streams} if session is not None} == {"b"}
     dispatcher.stop()
