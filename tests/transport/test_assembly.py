@@ -13,7 +13,7 @@ from xds.embed import ControlPlane
 from xds.model.types import SECRET
 from xds.serving import streams
 from xds.transport import native
-from xds.transport.assembly import EMPTIED_BYTES_MIN, SLOW_S, Assembly
+from xds.transport.assembly import ASIDE_FACTOR, EMPTIED_BYTES_MIN, SLOW_S, Assembly
 from xds.transport.http2.stream import Http2Stream
 
 MIB = 1024 * 1024
@@ -79,20 +79,37 @@ def test_large_messages_that_never_arrive_hold_up_no_small_ones():
     assert [each.bytes for each in small] == [MIB] * 20
 
 
-def test_who_sends_nothing_loses_its_room_to_who_waits():
+def test_who_sends_nothing_no_longer_holds_up_who_waits_and_may_still_send():
     assembly = Assembly(bytes_max=4 * MIB)
-    hoarders = waiting_streams(assembly, 4, MIB)
-    honest = waiting_streams(assembly, 1, MIB)
+    idle = waiting_streams(assembly, 2, MIB)
+    honest = waiting_streams(assembly, 2, MIB)
     for tick in range(1, SLOW_S + 1):
-        assert honest[0].bytes == 0
-        for each in hoarders:
+        assert [each.bytes for each in honest] == [0, 0]
+        for each in idle:
             each.arrived += 100  # a drip is no progress
+        expire(assembly, idle, tick)
+    assert [(each.bytes, each.ended) for each in (*idle, *honest)] == [(MIB, "")] * 4
+    assert assembly.used == 4 * MIB
+    assembly.release(cast("Http2Stream", idle[0]))
+    for tick in range(SLOW_S + 1, 31):
+        expire(assembly, idle, tick)
+    assert idle[1].ended == ""
+    expire(assembly, idle, 31)
+    assert idle[1].ended == "a message of which too little arrived within 30 s"
+
+
+def test_grants_that_are_set_aside_are_bounded():
+    """Many clients ask for room and send nothing: who sends has room all the same, and memory is bounded."""
+    assembly = Assembly(bytes_max=4 * MIB)
+    hoarders = waiting_streams(assembly, 40, MIB)
+    honest = waiting_streams(assembly, 1, MIB)
+    for tick in range(1, 200):
         expire(assembly, hoarders, tick)
-    assert honest[0].bytes == 0 if not hoarders[2].ended else MIB
-    for tick in range(SLOW_S + 1, 2 * SLOW_S + 2):
-        expire(assembly, hoarders, tick)
+        assert assembly.used <= (1 + ASIDE_FACTOR) * 2 * MIB
+        if honest[0].bytes:
+            break
     assert (honest[0].bytes, honest[0].ended) == (MIB, "")
-    assert all(each.ended for each in hoarders)
+    assert sum(bool(each.ended) for each in hoarders) >= 32
 
 
 def test_who_goes_on_sending_keeps_its_room_though_others_wait():

@@ -3,7 +3,9 @@
 A reconnecting sidecar reports everything it has, which may be megabytes, and after a restart all sidecars reconnect at
 once. Each stream may send as much as its window allows; credit for more is granted in order of asking, as room becomes
 free. Half of the room is reserved for messages of up to ``SMALL_BYTES_MAX``, so that a few very large ones do not delay
-the others. A stream that was granted room and does not use it is ended as soon as others wait.
+the others. A stream that does not use the room that it was granted, while others wait, no longer holds it: its grant is
+set aside. It keeps it, since a sidecar may be busy for seconds with what it was sent. It is ended if more grants than
+``ASIDE_FACTOR`` times the room would be set aside, or if its message has not arrived after ``STALLED_S``.
 """
 
 from collections import deque
@@ -17,19 +19,24 @@ SMALL_BYTES_MAX = 4 * 1024 * 1024
 STALLED_S = 30
 PACE_BYTES_PER_S = 64 * 1024
 SLOW_S = 3
-"""Seconds in a row below ``PACE_BYTES_PER_S`` after which a stream loses its room, if others wait."""
+"""Seconds in a row below ``PACE_BYTES_PER_S`` after which the grant of a stream is set aside, if others wait."""
+ASIDE_FACTOR = 3
 EMPTIED_BYTES_MIN = 1024 * 1024
 RESOURCE_EXHAUSTED = 8
 
 
 @dataclass(slots=True)
 class _Grant:
-    """The room granted to a stream: since when, the bytes received at the last check, and how long it was slow."""
+    """The room granted to a stream: since when, the bytes received at the last check, and how long it was slow.
+
+    ``is_aside``: it is set aside.
+    """
 
     size: int
     since: int
     arrived: int
     slow_s: int = 0
+    is_aside: bool = False
 
 
 @dataclass(slots=True)
@@ -38,6 +45,7 @@ class _Room:
 
     bytes_max: int
     used: int = 0
+    aside: int = 0
     granted: dict[Http2Stream, _Grant] = field(default_factory=dict)
     waiting: deque[tuple[Http2Stream, int]] = field(default_factory=deque)
 
@@ -45,7 +53,7 @@ class _Room:
         """Grant room to the streams that wait longest, as far as it goes. At least one stream always has some."""
         while self.waiting:
             stream, more = self.waiting[0]
-            if self.granted and self.used + more > self.bytes_max:
+            if self.used and self.used + more > self.bytes_max:
                 return
             self.waiting.popleft()
             if stream.local_closed or not stream.granted:
@@ -55,15 +63,32 @@ class _Room:
             stream.connection.grant(stream, more)
 
     def expire(self, tick: int) -> None:
-        """End the streams that do not use the room granted to them."""
+        """Set aside the grants of streams that do not use them, or end the streams."""
         for stream, grant in list(self.granted.items()):
             came, grant.arrived = stream.arrived - grant.arrived, stream.arrived
             grant.slow_s = grant.slow_s + 1 if came < PACE_BYTES_PER_S else 0
-            slow = bool(self.waiting) and grant.slow_s >= SLOW_S
-            if slow or tick - grant.since > STALLED_S:
+            slow = bool(self.waiting) and grant.slow_s >= SLOW_S and not grant.is_aside
+            if slow and self.aside + grant.size <= ASIDE_FACTOR * self.bytes_max:
+                grant.is_aside = True
+                self.used -= grant.size
+                self.aside += grant.size
+                self.share_out(tick)
+            elif slow or tick - grant.since > STALLED_S:
                 waited_s = grant.slow_s if slow else STALLED_S
                 stream.cut(RESOURCE_EXHAUSTED, f"a message of which too little arrived within {waited_s} s")
         self.share_out(tick)
+
+    def release(self, stream: Http2Stream) -> int:
+        """Release the room of a stream; return its size."""
+        grant = self.granted.pop(stream, None)
+        if grant is None:
+            return 0
+        if grant.is_aside:
+            self.aside -= grant.size
+        else:
+            self.used -= grant.size
+        self.share_out(grant.since)
+        return grant.size
 
 
 class Assembly:
@@ -89,23 +114,18 @@ class Assembly:
 
     def release(self, stream: Http2Stream) -> None:
         """Release the room of a message that has arrived, or never will."""
-        for room in (self._small, self._large):
-            grant = room.granted.pop(stream, None)
-            if grant is None:
-                continue
-            room.used -= grant.size
-            room.share_out(grant.since)
-            self._returned += grant.size
-            if not self.used and self._returned >= EMPTIED_BYTES_MIN:
-                self._returned = 0
-                self._on_empty()
+        released = self._small.release(stream) + self._large.release(stream)
+        self._returned += released
+        if released and not self.used and self._returned >= EMPTIED_BYTES_MIN:
+            self._returned = 0
+            self._on_empty()
 
     def expire(self, tick: int) -> None:
-        """End the streams that were granted room and do not use it."""
+        """Set aside the grants of streams that do not use them, or end the streams."""
         self._small.expire(tick)
         self._large.expire(tick)
 
     @property
     def used(self) -> int:
         """The bytes granted at present."""
-        return self._small.used + self._large.used
+        return sum(room.used + room.aside for room in (self._small, self._large))
