@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "address": set(),
     "connection_settings": set(),
-    "config": {"address", "connection_settings", "store.opening"},
+    "config": {"address", "connection_settings", "store.keys", "store.opening"},
     "bootstrap": {"address", "model.groups"},
     "serving": {
         *("model", "protocol", "schema", "transport", "api"),
@@ -90,7 +90,7 @@ PACKAGED_FILES = ("schema", "importlib.resources")
 """The only pure part that reads a file, the packaged descriptors, and the module that it imports for that."""
 
 THIRD_PARTY: dict[str, set[str]] = {
-    "cryptography": {"schema", "validation"},
+    "cryptography": {"schema", "store", "validation"},
     "fastapi": {"api"},
     "google": {"protocol", "schema", "transport", "api", "fleet", "client", "store"},
     "grpc": {"transport", "api", "client", "store"},

@@ -1,6 +1,8 @@
 """All settings of the server in one frozen, validated object. ``xds.cli.settings`` reads their values."""
 
 import os
+import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from xds.address import Address, BindError, host_names
 from xds.connection_settings import ConnectionSettings
+from xds.store.keys import KeysError, KeySource, read_key_file
 from xds.store.opening import StoreUrlError, check_url, etcd_parts
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
@@ -51,6 +54,16 @@ def paths_of(value: Any) -> Any:
     return tuple(Path(each) for each in value.split(os.pathsep) if each) if isinstance(value, str) else value
 
 
+def words_of(value: Any) -> Any:
+    """Return the words of a command in a text, with a shell's quotes; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise ValueError(f"is not a command: {error}") from None
+
+
 _AsText = PlainSerializer(lambda address: "off" if address is None else str(address), return_type=str)
 ListenAddress = Annotated[Address, BeforeValidator(_address), _AsText]
 OptionalAddress = Annotated[Address | None, BeforeValidator(_address_or_off), _AsText]
@@ -63,6 +76,9 @@ SchemaPaths = Annotated[
     tuple[Path, ...],
     BeforeValidator(paths_of),
     PlainSerializer(lambda paths: os.pathsep.join(map(str, paths)), return_type=str, when_used="json"),
+]
+Command = Annotated[
+    tuple[str, ...], BeforeValidator(words_of), PlainSerializer(shlex.join, return_type=str, when_used="json")
 ]
 EnvoyMode = Annotated[Literal["off", "warn", "refuse"], BeforeValidator(_off_from_yaml)]
 FilePath = Annotated[Path, BeforeValidator(_not_empty)]
@@ -178,6 +194,17 @@ class StoreSettings(_Section):
     """Maximum revisions that are kept, to be read, compared and rolled back to."""
     history_s: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 30 * 86_400.0
     """How long a revision is kept."""
+    key_files: SchemaPaths = ()
+    """Files with the keys that encrypt the store, one base64 text of 32 bytes per line. The first key encrypts."""
+    key_command: Command = ()
+    """A command that prints such keys, for a vault or KMS instead of files. It is run without a shell."""
+    key_command_timeout_s: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] = 30.0
+    """How long that command may take; then it is killed."""
+
+    @property
+    def keys(self) -> KeySource:
+        """Where the keys of the store come from."""
+        return KeySource(files=self.key_files, command=self.key_command, timeout_s=self.key_command_timeout_s)
 
 
 class ApiSettings(_Section):
@@ -325,6 +352,7 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         problems = [*_address_problems(self), *_tls_problems(self.tls), *_order_problems(self.protocol)]
         problems += [*_worker_problems(self.transport), *_api_problems(self), *_store_problems(self.store)]
+        problems += _key_problems(self.store)
         if self.directory is not None and self.directory.exists() and not self.directory.is_dir():
             problems.append((("directory",), f"{str(self.directory)!r} is not a directory"))
         if problems:
@@ -425,6 +453,18 @@ def _tls_problems(tls: TlsSettings) -> Iterator[tuple[SettingPath, str]]:
             yield ("tls", name), f"is given without tls.{other} (--tls-{other}), which it needs"
     if not unreadable and tls.cert is not None and tls.key is not None:
         yield from _pem_problems(tls.cert, tls.key, tls.client_ca)
+
+
+def _key_problems(store: StoreSettings) -> Iterator[tuple[SettingPath, str]]:
+    for path in store.key_files:
+        try:
+            read_key_file(path)
+        except KeysError as error:
+            yield ("store", "key_files"), str(error)
+    if store.key_command and store.key_files:
+        yield ("store", "key_command"), "is given beside store.key_files: give one of them"
+    if store.key_command and shutil.which(store.key_command[0]) is None:
+        yield ("store", "key_command"), f"{store.key_command[0]!r} is not a program that can be run"
 
 
 def _unreadable(path: Path) -> str:

@@ -28,6 +28,7 @@ from xds.reporting.events import (
     log_entry,
     log_open_api,
     log_open_xds,
+    log_plain_values,
     log_rejected,
     log_tls_problem,
 )
@@ -37,7 +38,9 @@ from xds.sources.yaml_reader import YamlLimits
 from xds.store.entries import Store
 from xds.store.errors import OutcomeUnknownError, StoreError, UnavailableError
 from xds.store.etcd_client import EtcdOptions
+from xds.store.keys import KeysError
 from xds.store.opening import open_store
+from xds.store.sealed import SealedStore
 
 if TYPE_CHECKING:
     from xds.api.grpc_api import GrpcApi
@@ -78,6 +81,8 @@ async def serve(
         publisher = _publisher(store, control_plane, await asyncio.to_thread(_gate, settings))
         stack.push_async_callback(publisher.stop)
         await publisher.start()
+        if store.plain_count:
+            log_plain_values(store.plain_count)
         reader, content = None, None
         if settings.directory is not None:
             control_plane.directory = DirectoryStatus(settings.directory)
@@ -104,7 +109,7 @@ async def serve(
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
         _tell_ready(control_plane, api, announce)
-        reloading.begin(control_plane, api, token, follows_directory=reader is not None)
+        reloading.begin(control_plane, api, token, store, follows_directory=reader is not None)
         await _until_ended(control_plane, publisher, reader, ending, reloading.directory, due)
     log.info("stopped")
     return 0
@@ -148,7 +153,9 @@ class Reloading:
     def _ask(self) -> None:
         self._is_asked = True
 
-    def begin(self, control_plane: App, api: "GrpcApi", token: "Token", *, follows_directory: bool) -> None:
+    def begin(
+        self, control_plane: App, api: "GrpcApi", token: "Token", store: SealedStore, *, follows_directory: bool
+    ) -> None:
         """Reload at once from now on, and now if SIGHUP has arrived already."""
 
         def work() -> None:
@@ -158,6 +165,8 @@ class Reloading:
                 log_certificates("push API")
             if token.reload():
                 log.info("token read again")
+            if store.has_keys:
+                control_plane.background.run("read the store's keys", _read_keys(store))
             if follows_directory:
                 self.directory.ask()
 
@@ -167,6 +176,15 @@ class Reloading:
 
     def _on_directory_read(self, is_news: bool, problems: tuple[Problem, ...]) -> None:
         log.info("directory read again", changed=is_news, problems=len(problems))
+
+
+async def _read_keys(store: SealedStore) -> None:
+    try:
+        is_other = await store.read_keys()
+    except KeysError as error:
+        log.error("the keys of the store can't be read again; those read before stay in use", problem=str(error))
+    else:
+        log.info("the keys of the store were read again", key=store.key_ids[0], is_other=is_other)
 
 
 def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, Token]":
@@ -243,14 +261,19 @@ def _publisher(store: Store, control_plane: App, gate: "EnvoyGate | None") -> Pu
     )
 
 
-async def _open_store(control_plane: App) -> Store:
+async def _open_store(control_plane: App) -> SealedStore:
     store = control_plane.settings.store
     return await open_store(
-        store.url, etcd=_etcd_options(store), etcd_wait_s=store.etcd_wait_s, background=control_plane.background
+        store.url,
+        etcd=etcd_options(store),
+        etcd_wait_s=store.etcd_wait_s,
+        background=control_plane.background,
+        keys=store.keys,
     )
 
 
-def _etcd_options(store: StoreSettings) -> EtcdOptions | None:
+def etcd_options(store: StoreSettings) -> EtcdOptions | None:
+    """Return how to connect to etcd, apart from the endpoints; None for another store. Raises OSError."""
     if not store.url.startswith("etcd:"):
         return None
     password = "" if store.etcd_password_file is None else store.etcd_password_file.read_text().strip()

@@ -49,8 +49,10 @@ from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.sources.inline import read_resources
 from xds.store import errors as store
+from xds.store.keys import KeysError
 from xds.store.memory import MemoryStore
 from xds.store.opening import StoreUrlError
+from xds.store.sealing import MissingKeyError
 
 ROOT = Path(__file__).parents[2]
 WRITTEN_BY = "<!-- Written by `make docs-reference` from the code; do not edit. -->\n\n"
@@ -383,6 +385,7 @@ EXAMPLES: tuple[tuple[Exception, str], ...] = (
     (BusyError("busy"), "other bodies take all the room (`api.intake_bytes_max`)"),
     (store.UnavailableError("away"), "the store can't be reached, or can't be written; nothing was changed"),
     (store.UnreadableError("damaged"), "something in the store can't be read; nothing was changed"),
+    (MissingKeyError("id", (), "it"), "it is encrypted with a key that the server does not have"),
     (store.EpochChangedError(), "the store was replaced by another one: read everything anew"),
     (store.NoBackupError(), "the store has no file to copy"),
     (store.NotAStoreError("no store"), "what is in the store's place is no store; nothing was changed"),
@@ -394,7 +397,7 @@ EXAMPLES: tuple[tuple[Exception, str], ...] = (
 
 def errors() -> Iterator[str]:
     """Write what calls, streams and commands end with."""
-    known = {type(error) for error, _ in EXAMPLES} | {StoreUrlError, store.InUseError}  # the latter two end a start
+    known = {type(error) for error, _ in EXAMPLES} | {StoreUrlError, store.InUseError, KeysError}  # they end a start
     missing = {each for kind in EXPECTED for each in _kinds(kind)} - known
     assert not missing, f"errors without an example: {missing}"
     yield "# Errors"

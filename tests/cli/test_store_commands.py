@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.server import XdsServer
 from tests.cli.test_push_commands import Done, shell
 from xds.client import Client
 from xds.store.etcd_client import EtcdClient, EtcdOptions
+from xds.store.keys import new_key, read_key_file, write_key_file
 
 
 @pytest.fixture
@@ -113,3 +115,61 @@ async def test_a_check_of_a_prefix_without_a_store_creates_none(tmp_path: Path) 
         assert not (await client.range(b"none/head")).kvs
         await client.close()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_keys_are_made_used_rotated_and_lost(tmp_path: Path) -> None:
+    """A store that a server wrote in plain is encrypted; then nothing of it is served without its key."""
+    key_file, url = tmp_path / "store.key", f"sqlite:///{tmp_path}/store.db"
+
+    async def command(text: str, **env: str) -> Done:
+        return await shell(f"xds store {text}", cwd=tmp_path, **env)
+
+    async with XdsServer(None, settings={"store.url": url}) as plain:
+        await plain.wait_ready()
+        async with Client(f"127.0.0.1:{plain.api_port}") as client:
+            await client.apply(upsert=[r.static_cluster("marked-cluster-address", 1)])
+        plain.stop()
+    made = await command("new-key store.key")
+    assert made.returncode == 0
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    (first,) = read_key_file(key_file)
+    assert first.id in made.stdout
+    assert (await command("new-key store.key")).returncode == 1
+    settings = {"store.url": url, "store.key_files": key_file}
+    async with XdsServer(None, settings=settings) as mixed:
+        await mixed.wait_ready()
+        event = "resources that were stored before there was a key are not encrypted"
+        assert [each["resources"] for each in mixed.events(event)] == [1]
+        mixed.stop()
+    done = await command(f"encrypt --store {url} --key-file store.key -o json")
+    assert json.loads(done.stdout)["converted"] >= 2, done.stderr
+    assert (await command("new-key store.key --rotate")).returncode == 0
+    second, also_first = read_key_file(key_file)
+    assert also_first == first
+    assert (await command("encrypt", XDS_STORE__URL=url, XDS_STORE__KEY_FILES=str(key_file))).returncode == 0
+    checked = json.loads((await command(f"check --store {url} -o json")).stdout)
+    assert (list(checked["values_by_key"]), checked["keys"]) == ([second.id], [])
+    write_key_file(key_file, [first])
+    async with XdsServer(None, settings=settings) as lost:
+        assert await lost.wait_ended() == 1
+        assert f"is encrypted with the key {second.id}, and the given keys are {first.id}" in lost.log()
+    write_key_file(key_file, [second])
+    async with XdsServer(None, settings=settings) as served:
+        await served.wait_ready()
+        async with Client(f"127.0.0.1:{served.api_port}") as client:
+            found = await client.snapshot("default")
+            assert [each["name"] for each in found.resources] == ["marked-cluster-address"]
+        write_key_file(key_file, [first, second])
+        served.signal(signal.SIGHUP)
+        (read,) = await served.wait_event("the keys of the store were read again")
+        assert (read["key"], read["is_other"]) == (first.id, True)
+
+
+async def test_a_store_is_not_converted_without_a_key_or_while_it_is_open(server: XdsServer, tmp_path: Path) -> None:
+    none = await store("encrypt", server, tmp_path)
+    assert none.returncode == 2
+    assert "no key is given" in none.stderr
+    write_key_file(tmp_path / "k", [new_key()])
+    in_use = await store("encrypt --key-file k", server, tmp_path)
+    assert in_use.returncode == 1
+    assert "in use by another process" in in_use.stderr

@@ -13,6 +13,10 @@ from xds.store.entries import Entry, Key
 from xds.store.errors import OutcomeUnknownError, UnavailableError
 from xds.store.etcd import EtcdStore
 from xds.store.etcd_client import EtcdClient, EtcdOptions, LostReplyError
+from xds.store.etcd_rekey import convert_etcd
+from xds.store.keys import KeyRing, new_key
+from xds.store.rekey import encrypting
+from xds.store.sealing import Sealer
 
 A = Key("default", "type.googleapis.com/envoy.config.cluster.v3.Cluster", "a")
 
@@ -79,6 +83,20 @@ async def test_a_write_that_etcd_keeps_is_acknowledged_though_its_reply_and_the_
     assert await other.state() == await store.state()
     await other.close()
     assert await store.append_all([entry(3)], 2) == 3
+
+
+async def test_a_write_whose_values_are_encrypted_anew_before_its_lost_reply_is_settled_is_acknowledged(
+    options: EtcdOptions, store: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison of values would take the record for another writer's, and have the change made twice."""
+    sealer = Sealer(KeyRing((new_key(),)))
+
+    async def encrypt() -> None:
+        await convert_etcd(options, "x", encrypting(sealer))
+
+    around_next(store, monkeypatch, lose=True, after=encrypt)
+    assert await store.append_all([entry(1)], 0) == 1
+    assert [stored.entry.id for stored in await store.entries(0)] == ["id-1"]
 
 
 async def test_of_a_write_that_was_kept_and_forgotten_since_the_outcome_is_unknown(

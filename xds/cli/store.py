@@ -1,4 +1,4 @@
-"""``xds store``: check, back up and restore a store. Only a backup can be made while a server has the store open."""
+"""``xds store``: check, back up, restore and encrypt a store. Only backups work while a server has its file open."""
 
 import os
 import sqlite3
@@ -7,44 +7,67 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, examples, fail, say
+from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, examples, fail, say, warn
 from xds.cli.talk import DEFAULT_API, ApiCa, Output, TokenFile, print_as, talk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xds.client import Client
+    from xds.config import StoreSettings
+    from xds.store.rekey import Convert
+    from xds.store.sealing import Sealer
 
 app = typer.Typer(
-    name="store", help="Check, back up and restore the store that xds serve keeps changes in.", no_args_is_help=True
+    name="store",
+    help="Check, back up, restore and encrypt the store that xds serve keeps changes in.",
+    no_args_is_help=True,
 )
 Url = Annotated[
     str, typer.Option("--store", metavar="URL", help="sqlite:///PATH. Default: SQLite in the XDG state directory.")
 ]
 
 
-@app.command(epilog=examples("xds store check", "xds store check --store sqlite:////var/lib/xds/store.db"))
-def check(
-    url: Annotated[
-        str,
-        typer.Option(
-            "--store",
-            metavar="URL",
-            help="sqlite:///PATH, or etcd://HOST:PORT/PREFIX. Default: SQLite in the XDG state directory.",
-        ),
-    ] = "",
-    output: Output = "table",
-) -> None:
-    """Read all of a store, and say what it holds, or what is wrong with it. No server may have its file open."""
+AnyUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="sqlite:///PATH, or etcd://HOST:PORT/PREFIX. Default: the setting store.url, else SQLite in the XDG state "
+        "directory.",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Settings of the store and its keys, as YAML or TOML; else XDS_CONFIG."),
+]
+KeyFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--key-file", metavar="FILE", help="A file with keys of the store; repeatable. Default: the settings'."
+    ),
+]
+CHECK_EXAMPLES = (
+    "xds store check",
+    "xds store check --store sqlite:////var/lib/xds/store.db --key-file /etc/xds/store.key",
+)
+
+
+@app.command(epilog=examples(*CHECK_EXAMPLES))
+def check(url: AnyUrl = "", key_file: KeyFiles = None, config: Config = None, output: Output = "table") -> None:
+    """Read all of a store, and say what it holds, or what is wrong with it. No server may have its file open.
+
+    Values whose key is given are decrypted; of others it is only said which key they need.
+    """
     import asyncio
 
     from xds.store.errors import StoreError
-    from xds.store.opening import StoreUrlError
 
-    if url == "memory:":
+    settings = store_settings(url, key_file, config)
+    if settings.url == "memory:":
         fail("--store: memory: is the store of a running server: there is nothing to check", code=EXIT_USAGE)
     try:
-        found = asyncio.run(_content(url))
-    except StoreUrlError as error:
-        fail(f"--store: {error}", code=EXIT_USAGE)
+        found = asyncio.run(_content(settings))
     except StoreError as error:
         fail(str(error), code=EXIT_FAILED)
     if output != "table":
@@ -55,30 +78,46 @@ def check(
         f"revision {found['revision']}, {count(found['changes'], 'change')} of history since revision "
         f"{found['oldest_revision']}, epoch {found['epoch']}"
     )
+    for key, number in found["values_by_key"].items():
+        which = "not encrypted" if key == "none" else f"encrypted with the key {key}"
+        say(f"{count(number, 'value')} {which}{'' if key in ('none', *found['keys']) else ', which is not given'}")
 
 
-async def _content(url: str) -> dict[str, Any]:
+def store_settings(url: str, key_files: "list[Path] | None", config: Path | None) -> "StoreSettings":
+    """Return the settings of a store and its keys, from options, environment and file. Exits if they are invalid."""
+    from xds.cli.settings import Given, SettingsRejectedError, load_settings
+
+    given = [Given(("store", "url"), url, "--store")] if url else []
+    if key_files:
+        given.append(Given(("store", "key_files"), tuple(key_files), "--key-file"))
+        given.append(Given(("store", "key_command"), (), "--key-file"))
+    try:
+        return load_settings(given, config_file=config).store
+    except SettingsRejectedError as error:
+        fail(*error.problems, code=EXIT_USAGE)
+
+
+async def _content(settings: "StoreSettings") -> dict[str, Any]:
     """Read all of a store that exists. Raises StoreError."""
+    from xds.server import etcd_options
     from xds.store.errors import UnavailableError
     from xds.store.opening import open_store
 
-    store = await open_store(url, create=False)
+    store = await open_store(settings.url, etcd=etcd_options(settings), create=False, keys=settings.keys)
     try:
         if store.away:
             raise UnavailableError(store.away)
         oldest, newest = await store.kept()
-        state = await store.state()
-        after, entries = oldest, 0
-        while page := await store.entries(after, 1_000):
-            entries += len(page)
-            after = page[-1].revision
+        contents = await store.survey()
         return {
-            "resources": len(state.resources),
-            "groups": len({key.group for key in state.resources}),
+            "resources": contents.resources,
+            "groups": contents.groups,
             "revision": newest,
-            "changes": entries,
+            "changes": contents.changes,
             "oldest_revision": oldest,
             "epoch": store.epoch,
+            "keys": store.key_ids,
+            "values_by_key": {key or "none": number for key, number in sorted(contents.values_by_key.items())},
         }
     finally:
         await store.close()
@@ -225,3 +264,89 @@ def _print_copied(of: str, to: Path, said: str, revision: int, output: str) -> N
         print_as(output, {"source": of, "target": str(to), "revision": revision})
     else:
         say(f"{of} {said} {to}, at revision {revision}")
+
+
+@app.command(name="new-key", epilog=examples("xds store new-key store.key", "xds store new-key store.key --rotate"))
+def new_key(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The key file.")],
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Add the new key to a file that is there, before its other keys.")
+    ] = False,
+) -> None:
+    """Make a file with a new key that encrypts a store, for store.key_files. Only its owner can read it.
+
+    Keep a copy where the store's backups are not: without the key nothing of the store can be read.
+    """
+    from xds.store.errors import StoreError
+    from xds.store.keys import new_key, read_key_file, write_key_file
+
+    if path.exists() and not rotate:
+        fail(f"{path} exists already: give another path, or add a key to it with --rotate", code=EXIT_FAILED)
+    key = new_key()
+    try:
+        write_key_file(path, [key, *(read_key_file(path) if rotate else [])])
+    except StoreError as error:
+        fail(str(error), code=EXIT_FAILED)
+    say(f"the key {key.id} is the first one in {path}")
+
+
+@app.command(
+    epilog=examples(
+        "xds store encrypt --key-file /etc/xds/store.key",
+        "xds store encrypt --store etcd://127.0.0.1:2379/xds --config /etc/xds.yaml",
+    )
+)
+def encrypt(url: AnyUrl = "", key_file: KeyFiles = None, config: Config = None, output: Output = "table") -> None:
+    """Encrypt all values of a store with its first key: those in plain, and those with older keys.
+
+    It can be interrupted, and run again. No server may have a SQLite store open; control planes on etcd go on running.
+    """
+    from xds.store.rekey import encrypting
+
+    _convert(store_settings(url, key_file, config), encrypting, "encrypted with the key", output)
+
+
+@app.command(epilog=examples("xds store decrypt --key-file /etc/xds/store.key"))
+def decrypt(url: AnyUrl = "", key_file: KeyFiles = None, config: Config = None, output: Output = "table") -> None:
+    """Decrypt all values of a store, to go on without keys or with a version that does not encrypt.
+
+    Take the keys out of the servers' settings first: they encrypt what they write. Else as xds store encrypt.
+    """
+    from xds.store.rekey import decrypting
+
+    _convert(store_settings(url, key_file, config), decrypting, "decrypted", output)
+
+
+def _convert(settings: "StoreSettings", conversion: "Callable[[Sealer], Convert]", said: str, output: str) -> None:
+    import asyncio
+
+    from xds.server import etcd_options
+    from xds.store.errors import StoreError
+    from xds.store.opening import convert_store
+    from xds.store.sealing import Sealer
+
+    if settings.url == "memory:":
+        fail("--store: memory: is the store of a running server", code=EXIT_USAGE)
+    try:
+        sealer = Sealer(settings.keys.read())
+        if not sealer.is_on:
+            fail(
+                "no key is given: give --key-file, or the setting store.key_files or store.key_command", code=EXIT_USAGE
+            )
+        done = asyncio.run(convert_store(settings.url, conversion(sealer), etcd=etcd_options(settings)))
+    except StoreError as error:
+        fail(str(error), code=EXIT_FAILED)
+    key = sealer.ring.ids[0]
+    if output != "table":
+        print_as(
+            output,
+            {"key": key, "converted": done.converted, "left": done.left, "leftovers": list(done.leftovers)},
+        )
+        return
+    for name in done.leftovers:
+        warn(
+            f"etcd has pieces {name!r} that no change refers to: a control plane that died left them, or one is "
+            f"writing them now. If this is said again later, delete the keys PREFIX/pieces/{name}/"
+        )
+    how = f"{said} {key}" if said.endswith("key") else said
+    say(f"{count(done.converted, 'value')} {how}; {done.left:,} had that form already")

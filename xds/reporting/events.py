@@ -43,6 +43,14 @@ def log_open_api(addresses: list[str]) -> None:
     )
 
 
+def log_plain_values(count: int) -> None:
+    log.warning(
+        "resources that were stored before there was a key are not encrypted",
+        resources=count,
+        hint="stop the server and run xds store encrypt; with etcd it can run meanwhile",
+    )
+
+
 def log_degraded(text: str) -> None:
     log.warning("the directory is only polled", reason=text)
 

@@ -115,14 +115,25 @@ class Store(Protocol):
     Every method raises UnavailableError if the store can't be read or written at present.
     """
 
-    epoch: str
-    """Identifies this log. It changes with a restore, after which earlier revisions are meaningless."""
-    away: str = ""
-    """Why a remote store can't be reached, "" if it can. Reads then return the last known state."""
-    path: Path | None = None
-    """The store's file, None if it has none."""
-    refusing: str = ""
-    """Why changes are refused, and what to do, "" if they are accepted. All acknowledged changes stay readable."""
+    @property
+    def epoch(self) -> str:
+        """Identifies this log. It changes with a restore, after which earlier revisions are meaningless."""
+        ...
+
+    @property
+    def away(self) -> str:
+        """Why a remote store can't be reached, "" if it can. Reads then return the last known state."""
+        ...
+
+    @property
+    def path(self) -> Path | None:
+        """The store's file, None if it has none."""
+        ...
+
+    @property
+    def refusing(self) -> str:
+        """Why changes are refused, and what to do, "" if they are accepted. Acknowledged changes stay readable."""
+        ...
 
     async def append_all(self, entries: Sequence[Entry], expected_revision: int) -> int:
         """Commit all entries in order, or none; return the revision of the last once all are durable.

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
 from uuid import uuid4
 
 from xds._generated import etcd_pb2
@@ -53,6 +54,11 @@ REPLACED = "the store was replaced by another one, which is not read yet"
 
 class EtcdStore(Store):
     """Follows etcd; holds the newest state and the metadata of all entries in memory. Create it with ``open``."""
+
+    epoch: str = ""
+    away: str = ""
+    path: Path | None = None
+    refusing: str = ""
 
     def __init__(self, client: EtcdClient, prefix: str, cache: StateCache | None) -> None:
         self._client = client
@@ -254,7 +260,7 @@ class EtcdStore(Store):
             try:
                 answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
             except LostReplyError as error:
-                if await self._settle(entries, before, deadline, str(error), epoch):
+                if await self._settle(entries, before, record.write_id, deadline, str(error), epoch):
                     await self._take_kept(entries, before)
                     return revision
                 continue
@@ -280,16 +286,18 @@ class EtcdStore(Store):
             with contextlib.suppress(UnavailableError):
                 await self._reach(before + len(entries))
 
-    async def _settle(self, entries: Sequence[Entry], before: int, deadline: float, cause: str, epoch: str) -> bool:
+    async def _settle(
+        self, entries: Sequence[Entry], before: int, write_id: str, deadline: float, cause: str, epoch: str
+    ) -> bool:
         """Return whether a write whose reply was lost was committed; if not, make sure that it never will be.
 
+        Its record is recognised by its id: its values may have been encrypted anew since (``etcd_rekey``).
         The lost transaction compares the head's mod revision, so writing the head again makes it fail for good.
         Raises ConflictError if another writer was first, OutcomeUnknownError if etcd does not answer, has another log
         by now, or has compacted that revision.
         """
         loop = asyncio.get_running_loop()
         revision = before + len(entries)
-        ours = [Stored(before + 1 + number, entry) for number, entry in enumerate(entries)]
         while True:
             try:
                 found = await self._client.range(self._layout.head_key)
@@ -297,7 +305,7 @@ class EtcdStore(Store):
                 if head.revision >= revision:
                     at = found.header.revision
                     kept = await self._client.range(self._layout.log_key(revision), revision=at)
-                    if kept.kvs and await self._layout.decode(kept.kvs[0], at) == ours:
+                    if kept.kvs and self._layout.write_id_of(kept.kvs[0]) == write_id:
                         return True
                     if not kept.kvs and head.oldest >= revision:
                         raise OutcomeUnknownError(entries[0].id, f"revision {revision} is no longer kept")

@@ -86,9 +86,11 @@ class EtcdClient:
         self._closed = True
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
-    async def range(self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0) -> pb.RangeResponse:
+    async def range(
+        self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, keys_only: bool = False
+    ) -> pb.RangeResponse:
         """Read a key, or all keys up to ``end``, at an etcd revision (0: now). Raises UnavailableError."""
-        request = pb.RangeRequest(key=key, range_end=end, revision=revision, limit=limit)
+        request = pb.RangeRequest(key=key, range_end=end, revision=revision, limit=limit, keys_only=keys_only)
         return await self._read("Range", request, pb.RangeResponse)
 
     async def put(self, key: bytes, value: bytes) -> None:

@@ -2,6 +2,7 @@
 
 Below a prefix: ``head`` (a ``Head``), ``log/REVISION`` (a ``Record`` of the batch with that last revision), and
 ``pieces/NAME/N`` (a piece of a batch too large for one request, or of the base state at which the log begins).
+``obsolete/NAME`` marks pieces that nothing refers to any more and that are to be deleted (``etcd_rekey``).
 """
 
 import logging
@@ -66,13 +67,20 @@ class EtcdLayout:
         except DecodeError as error:
             raise _unreadable(kv.key, str(error)) from None
 
+    def write_id_of(self, kv: etcd_pb2.KeyValue) -> str:
+        """Return the id of the write that made a record."""
+        try:
+            return str(pb.Record.FromString(kv.value).write_id)
+        except DecodeError as error:
+            raise _unreadable(kv.key, str(error)) from None
+
     async def record(self, entries: Sequence[Entry], first_revision: int) -> pb.Record:
         """Return the record to write to the log for entries. Its pieces, if any, have been written when it returns."""
-        data = encode_batch(entries, first_revision)
+        data, write_id = encode_batch(entries, first_revision), uuid4().hex
         if len(data) <= PIECE_BYTES:
-            return pb.Record(batch=data)
+            return pb.Record(batch=data, write_id=write_id)
         name, count = await self.put_pieces(data)
-        return pb.Record(pieces=name, piece_count=count)
+        return pb.Record(pieces=name, piece_count=count, write_id=write_id)
 
     async def decode(self, kv: etcd_pb2.KeyValue, at: int) -> list[Stored]:
         """Return the entries of a record: at least one, the last of which has the key's revision."""
@@ -149,6 +157,23 @@ class EtcdLayout:
         """Delete the pieces with a name."""
         prefix = self.prefix + b"pieces/" + name.encode() + b"/"
         await self._client.delete(prefix, end_of(prefix))
+
+    def obsolete_key(self, name: str) -> bytes:
+        """Return the key that marks the pieces with a name as obsolete."""
+        return self.prefix + b"obsolete/" + name.encode()
+
+    async def delete_obsolete(self) -> None:
+        """Delete the pieces that are marked as obsolete."""
+        prefix = self.obsolete_key("")
+        for kv in (await self._client.range(prefix, end_of(prefix), keys_only=True)).kvs:
+            await self.delete_pieces(kv.key.removeprefix(prefix).decode())
+            await self._client.delete(kv.key)
+
+    async def piece_names(self) -> set[str]:
+        """Return the names of all pieces."""
+        prefix = self.prefix + b"pieces/"
+        found = await self._client.range(prefix, end_of(prefix), keys_only=True)
+        return {kv.key.removeprefix(prefix).partition(b"/")[0].decode() for kv in found.kvs}
 
     def _piece_key(self, name: str, number: int) -> bytes:
         return self.prefix + b"pieces/%s/%06d" % (name.encode(), number)

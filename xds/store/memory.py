@@ -1,6 +1,7 @@
 """A store in memory, for embedding programs and tests; the reference for all other stores."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
 from uuid import uuid4
 
 from xds.store.entries import Entry, FoundEntry, Head, State, Store, Stored, check, head_of, must_be_kept, replay
@@ -10,6 +11,11 @@ from xds.store.revision_notifier import RevisionNotifier
 
 class MemoryStore(Store):
     """Holds everything until the process ends."""
+
+    epoch: str = ""
+    away: str = ""
+    path: Path | None = None
+    refusing: str = ""
 
     def __init__(self) -> None:
         self.epoch = uuid4().hex

@@ -12,6 +12,9 @@ from xds.process.background import Background
 from xds.process.private_files import DIRECTORY_MODE, tighten
 from xds.store.entries import Store
 from xds.store.errors import NotAStoreError, StoreError
+from xds.store.keys import KeySource
+from xds.store.rekey import Convert, Progress, convert_sqlite
+from xds.store.sealed import SealedStore
 
 if TYPE_CHECKING:
     from xds.store.etcd_client import EtcdOptions
@@ -51,23 +54,33 @@ async def open_store(
     etcd_wait_s: float = 0.0,
     background: Background | None = None,
     create: bool = True,
-) -> Store:
+    keys: KeySource | None = None,
+) -> SealedStore:
     """Open or create the store that a URL names; "" names the default one. Raises StoreError.
+
+    Values are encrypted with the first of ``keys``, if there are any.
 
     ``etcd`` has the connection options except the endpoints, which the URL names. ``etcd_wait_s`` applies only if there
     is no local copy of etcd's state. With ``create`` off, nothing is created: a store that does not exist raises
     NotAStoreError.
     """
     check_url(url)
+    keys = keys or KeySource()
+    ring = await asyncio.to_thread(keys.read)
+    inner = await _open_inner(url, etcd=etcd, etcd_wait_s=etcd_wait_s, background=background, create=create)
+    return SealedStore(inner, keys, ring)
+
+
+async def _open_inner(
+    url: str, *, etcd: "EtcdOptions | None", etcd_wait_s: float, background: Background | None, create: bool
+) -> Store:
     if not url or url.startswith("etcd:"):
         tighten(default_path().parent, DIRECTORY_MODE)
     if url.startswith("etcd:"):
         from xds.store.cache import StateCache
         from xds.store.etcd import EtcdStore
-        from xds.store.etcd_client import EtcdOptions
 
-        endpoints, prefix = etcd_parts(url)
-        options = replace(etcd or EtcdOptions(endpoints=endpoints), endpoints=endpoints)
+        options, prefix = _etcd_options(url, etcd)
         name = blake2b(prefix.encode(), digest_size=8).hexdigest()
         cache = StateCache(default_path().with_name(f"etcd-{name}.cache")) if create else None
         return await EtcdStore.open(
@@ -83,6 +96,25 @@ async def open_store(
     if not create:
         await asyncio.to_thread(_must_exist, path)
     return await SqliteStore.open(path, background=background)
+
+
+async def convert_store(url: str, convert: Convert, *, etcd: "EtcdOptions | None" = None) -> Progress:
+    """Convert all values of the store that a URL names, which must exist (``xds.store.rekey``). Raises StoreError."""
+    check_url(url)
+    if url.startswith("etcd:"):
+        from xds.store.etcd_rekey import convert_etcd
+
+        return await convert_etcd(*_etcd_options(url, etcd), convert)
+    path = sqlite_path(url) if url else default_path()
+    await asyncio.to_thread(_must_exist, path)
+    return await asyncio.to_thread(convert_sqlite, path, convert)
+
+
+def _etcd_options(url: str, etcd: "EtcdOptions | None") -> "tuple[EtcdOptions, str]":
+    from xds.store.etcd_client import EtcdOptions
+
+    endpoints, prefix = etcd_parts(url)
+    return replace(etcd or EtcdOptions(endpoints=endpoints), endpoints=endpoints), prefix
 
 
 def _must_exist(path: Path) -> None:

@@ -43,8 +43,13 @@ LOOK_EVERY_S = 1.0
 class SqliteStore(Store):
     """Create it with ``open``."""
 
+    epoch: str = ""
+    away: str = ""
+    path: Path = Path()
+    refusing: str = ""
+
     def __init__(self, path: Path, database: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        self.path: Path = path
+        self.path = path
         self.refusing = ""
         self._database = database
         self._place = Place(path)
