@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks lock release docs docs-serve docs-reference clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix lock release docs docs-serve docs-reference clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -99,9 +99,17 @@ corpus: setup ## resources of every kind, judged by a real Envoy and by this ser
 	@XDS_CORPUS_SEEDS=$(CORPUS_SEEDS) $(BIN)/python -m pytest -q tests/corpus
 
 ATTACKS ?= all
-attacks: setup ## 1,000 streams that are pushed to while each of some thirty attacks runs: bench/results/attacks.txt; 20 minutes
-	@XDS_ATTACK_STREAMS=1000 XDS_ATTACK_TURNS=3 XDS_ATTACK_WINDOW_S=3 XDS_ATTACK_FLOOR_S=0 XDS_ATTACKS=$(ATTACKS) \
-	  XDS_ATTACKS_TABLE=$(if $(filter all,$(ATTACKS)),bench/results/attacks.txt) $(BIN)/python -m pytest -q -s --tb=short tests/faults/test_attacks.py
+attacks: setup ## 1,000 streams that are pushed to while each of some thirty attacks runs, or those of ATTACKS=nacks,churn; 20 minutes
+	@XDS_FAULTS=full XDS_ATTACKS=$(ATTACKS) XDS_ATTACKS_TABLE=$(if $(filter all,$(ATTACKS)),bench/results/attacks.txt) $(BIN)/python -m pytest -q -s --tb=short tests/faults/test_row2_attacks.py
+
+ROW ?=
+FAULT = XDS_FAULTS=full XDS_FAULT_RESULTS=bench/results/faults $(BIN)/python -m pytest -q -s --tb=short -p no:cacheprovider
+fault: setup ## one row of the fault matrix at full size, as ROW=3: bench/results/faults and docs/reliability.md; wants a quiet machine
+	@ls tests/faults/test_row$(ROW)_*.py >/dev/null 2>&1 || { echo "say which row, as in make fault ROW=3: docs/reliability.md has them"; exit 2; }
+	@$(FAULT) tests/faults/test_row$(ROW)_*.py; told=$$?; $(BIN)/python -m bench.reliability; exit $$told
+
+fault-matrix: setup ## rows 1 to 8 of the fault matrix, one after the other, at full size; an hour and a half
+	@$(FAULT) tests/faults/test_row[1-8]_*.py; told=$$?; $(BIN)/python -m bench.reliability; exit $$told
 
 docs: setup ## build the documentation site strictly, into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml

@@ -289,6 +289,8 @@ class Settings(BaseSettings):
     """The directory whose resources are served."""
     strict_yaml: bool = True
     """Refuse files with a key twice, of which Envoy takes the last one, and with tags, which Envoy ignores."""
+    links_outside: bool = False
+    """Follow symlinks in the directory that lead out of it. If false, each is a problem of the directory."""
     listen: ListenAddress = Address("127.0.0.1", 18000)
     """The address of the xDS port: HOST:PORT, [IPv6]:PORT (port 0: any free one) or unix:/PATH."""
     admin: OptionalAddress = Address("127.0.0.1", 19000)

@@ -33,6 +33,7 @@ from xds.reporting.events import (
     log_tls_problem,
 )
 from xds.sources.directory import DirectoryLimits, DirectoryReader
+from xds.sources.tree import TreeLimits
 from xds.sources.watch import Rereading, watch
 from xds.sources.yaml_reader import YamlLimits
 from xds.store.entries import Store
@@ -398,7 +399,8 @@ class _FollowedDirectory:
 
 
 def _reader(settings: Settings, directory: Path, progress: Callable[[int, int], None] | None) -> DirectoryReader:
-    limits = DirectoryLimits(file=YamlLimits(strict=settings.strict_yaml))
+    tree = TreeLimits(links_outside=settings.links_outside)
+    limits = DirectoryLimits(tree=tree, file=YamlLimits(strict=settings.strict_yaml))
     return DirectoryReader(directory, limits=limits, progress=progress)
 
 

@@ -14,7 +14,7 @@ from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable
 from xds.model.problem import ChangesetRejectedError
 from xds.sources.directory import DirectoryLimits, DirectoryReader
-from xds.sources.tree import TreeLimits
+from xds.sources.tree import Stamp, TreeLimits
 from xds.sources.yaml_reader import YamlLimits
 
 
@@ -151,12 +151,38 @@ def test_a_configmap_is_read_once_through_its_visible_names(tmp_path: Path) -> N
     assert names(DirectoryReader(tmp_path).read()) == {"default": ["one"], "web": ["two"]}
 
 
-def test_symlinks_out_of_the_directory_are_followed(tmp_path: Path) -> None:
+def test_symlinks_out_of_the_directory_are_problems(tmp_path: Path) -> None:
+    write(tmp_path / "else" / "a.yaml", cluster("one"))
+    write(tmp_path / "root-beside" / "a.yaml", cluster("one"))
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "web").symlink_to(tmp_path / "else")
+    (root / "b.yaml").symlink_to("../else/a.yaml")
+    (root / "sub" / "c.yaml").symlink_to("../../root-beside/a.yaml")
+    (root / ".hidden").symlink_to(tmp_path / "else" / "a.yaml")
+    (root / "d.yaml").symlink_to(".hidden")
+    assert refused(root) == [
+        ("b.yaml", 0, "a symlink to ../else/a.yaml, which is outside of the served directory"),
+        ("d.yaml", 0, "a symlink to .hidden, which is outside of the served directory"),
+        ("sub/c.yaml", 0, "a symlink to ../../root-beside/a.yaml, which is outside of the served directory"),
+        ("web", 0, f"a symlink to {tmp_path}/else, which is outside of the served directory"),
+    ]
+
+
+def test_a_directory_that_is_itself_a_symlink_is_read_with_the_symlinks_in_it(tmp_path: Path) -> None:
+    write(tmp_path / "real" / "a.yaml", cluster("one"))
+    (tmp_path / "real" / "b").mkdir()
+    (tmp_path / "real" / "b" / "c.yaml").symlink_to(tmp_path / "link" / "a.yaml")
+    (tmp_path / "link").symlink_to("real")
+    assert names(DirectoryReader(tmp_path / "link").read()) == {"default": ["one"], "b": ["one"]}
+
+
+def test_symlinks_out_of_the_directory_are_followed_where_that_is_set(tmp_path: Path) -> None:
     write(tmp_path / "else" / "a.yaml", cluster("one"))
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "web").symlink_to(tmp_path / "else")
     (tmp_path / "root" / "b.yaml").symlink_to(tmp_path / "else" / "a.yaml")
-    reader = DirectoryReader(tmp_path / "root")
+    reader = DirectoryReader(tmp_path / "root", limits=DirectoryLimits(tree=TreeLimits(links_outside=True)))
     assert names(reader.read()) == {"default": ["one"], "web": ["one"]}
     assert reader.scan().directories == {str(tmp_path / "else")}
 
@@ -171,6 +197,38 @@ def test_symlink_loops_and_dangling_ones_are_problems(tmp_path: Path) -> None:
         ("web/self.yaml", 0, "can't be read: Too many levels of symbolic links"),
         ("web/up", 0, "a symlink loop: this leads to a directory that it is in"),
     ]
+
+
+HIDDEN = ["a\0b", "a\x1b[2J", "\u202egpj.exe", "a\u200bb", "a\ufeff"]
+
+
+@pytest.mark.parametrize("name", HIDDEN, ids=ascii)
+def test_a_name_with_characters_that_nobody_sees_is_a_problem(tmp_path: Path, name: str) -> None:
+    written = f"resources:\n- {{'@type': {types.CLUSTER}, name: {json.dumps(name)}}}\n"
+    (tmp_path / "a.yaml").write_text(written)
+    code = next(f"U+{ord(char):04X}" for char in name if not char.isalnum())
+    assert refused(tmp_path) == [
+        ("a.yaml", 2, f"the name {name!r} has {code}, which is not seen where it is shown"),
+    ]
+
+
+@pytest.mark.parametrize("file", ["a.yaml", "a.json", "groups.yaml"])
+def test_text_that_reorders_what_is_around_it_is_a_problem_anywhere_in_a_file(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_text('{"resources": [\n"\u2066 and \u2069"]}')
+    assert refused(tmp_path) == [(file, 2, "U+2066, which makes the text around it look like something else")]
+
+
+def test_a_group_that_groups_yaml_names_wrongly_is_a_problem_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "groups.yaml").write_text("groups:\n  web: {}\n  ../../etc: {}\n")
+    what = "'../../etc' is not a valid group name: 1 to 200 characters, without slashes and control characters"
+    assert refused(tmp_path) == [("groups.yaml", 3, what)]
+
+
+def test_files_from_before_the_clock_was_set_back_are_settled() -> None:
+    stamp = Stamp(mtime_ns=100 * 10**9, ctime_ns=100 * 10**9, size_bytes=1, inode=1, device=1)
+    moments = {"just written": 100.01, "later": 100.1, "of a server that is ahead": 99, "set back": 10}
+    settled = {name: stamp.is_settled(int(at_s * 1e9)) for name, at_s in moments.items()}
+    assert settled == {"just written": False, "later": True, "of a server that is ahead": False, "set back": True}
 
 
 def test_a_fifo_is_a_problem_and_not_a_hang(tmp_path: Path) -> None:
@@ -198,6 +256,38 @@ def test_what_is_read_is_bounded(tmp_path: Path) -> None:
     assert told(TreeLimits(depth_max=2)) == ["directories are nested deeper than 2"]
     size = (tmp_path / "a.yaml").stat().st_size
     assert told(file=YamlLimits(file_bytes_max=9)) == [f"the file has {size} bytes, more than the 9 allowed"] * 2
+
+
+def test_of_a_directory_that_is_too_large_no_file_is_opened(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.yaml").write_text("not resources")
+    assert refused(tmp_path, limits=DirectoryLimits(tree=TreeLimits(files_max=4))) == [
+        (".", 0, "more than 4 files of resources")
+    ]
+    (tmp_path / "sub").mkdir()
+    for number in range(20):
+        (tmp_path / "sub" / f"{number}.yaml").write_text("not resources")
+    tree = DirectoryReader(tmp_path, limits=DirectoryLimits(tree=TreeLimits(files_max=5))).scan()
+    assert (tree.files, [problem.what for problem in tree.problems]) == ((), ["more than 5 files of resources"])
+
+
+def test_after_a_thousand_bad_files_no_more_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xds.sources.directory.BAD_FILES_MAX", 2)
+    write(tmp_path / "0.yaml", cluster("one"))
+    for number in range(1, 5):
+        (tmp_path / f"{number}.yaml").write_text("x")
+    unread = "this file and those after it were not read, since 2 files before it have problems"
+    reader = DirectoryReader(tmp_path)
+    with pytest.raises(ChangesetRejectedError) as caught:
+        reader.read()
+    assert [(Path(each.file).name, each.what) for each in caught.value.problems] == [
+        ("1.yaml", "holds no resources"),
+        ("2.yaml", "holds no resources"),
+        ("3.yaml", unread),
+    ]
+    for number in range(1, 5):
+        write(tmp_path / f"{number}.yaml", cluster(f"c{number}"))
+    assert names(reader.read()) == {"default": ["one", "c1", "c2", "c3", "c4"]}
 
 
 def test_unchanged_resources_keep_their_objects(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError
 from xds.sources import alarm
 from xds.sources import watch as watch_module
-from xds.sources.directory import DirectoryReader
-from xds.sources.tree import Tree
+from xds.sources.directory import DirectoryLimits, DirectoryReader
+from xds.sources.tree import Tree, TreeLimits
 from xds.sources.watch import WatchTimes, watch
 from xds.sources.writers import is_being_written
 
@@ -64,8 +64,8 @@ class CountingReader(DirectoryReader):
 class Follower:
     """A watch running in a task, and the outcomes that it has yielded."""
 
-    def __init__(self, root: Path) -> None:
-        self.reader = CountingReader(root)
+    def __init__(self, root: Path, limits: DirectoryLimits | None = None) -> None:
+        self.reader = CountingReader(root, limits=limits)
         self.stop = asyncio.Event()
         self.outcomes: list[Outcome] = []
         self.degraded: list[str] = []
@@ -86,9 +86,11 @@ class Follower:
 
 
 @contextlib.asynccontextmanager
-async def following(root: Path, *, read_first: bool = True, **times: float) -> AsyncIterator[Follower]:
+async def following(
+    root: Path, *, read_first: bool = True, limits: DirectoryLimits | None = None, **times: float
+) -> AsyncIterator[Follower]:
     """Follow a directory, by default from its present content."""
-    follower = Follower(root)
+    follower = Follower(root, limits)
     if read_first:
         follower.reader.read()
     async with asyncio.TaskGroup() as group:
@@ -317,7 +319,8 @@ async def test_a_file_outside_that_is_linked_to_is_followed(root: Path, tmp_path
     outside.parent.mkdir()
     outside.write_text(text("c"))
     (root / "c.yaml").symlink_to(outside)
-    async with following(root, poll_s=60) as follower:
+    limits = DirectoryLimits(tree=TreeLimits(links_outside=True))
+    async with following(root, limits=limits, poll_s=60) as follower:
         put(outside, text("c2", "c"))
         assert names(await follower.next()) == ["a", "b", "c2", "c"]
 

@@ -164,13 +164,15 @@ def _read_one(path: Path, group: str, progress: Any, wanted: _Wanted) -> "dict[s
     from xds.model.groups import DEFAULT_GROUP
     from xds.sources.directory import DirectoryLimits, DirectoryReader
     from xds.sources.inline import read_text
+    from xds.sources.tree import TreeLimits
     from xds.sources.yaml_reader import YamlLimits
 
     if not path.is_dir():
         text = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
         place = "standard input" if str(path) == "-" else str(path)
         return {group: read_text(text, file=place, strict=wanted.strict_yaml)}
-    limits = DirectoryLimits(file=YamlLimits(strict=wanted.strict_yaml))
+    # The user's own process reads with the user's own rights: symlinks are followed as by any other command.
+    limits = DirectoryLimits(tree=TreeLimits(links_outside=True), file=YamlLimits(strict=wanted.strict_yaml))
     reader = DirectoryReader(path, limits=limits, progress=progress)
     upserts = dict(reader.read().upserts)
     assert reader.last is not None

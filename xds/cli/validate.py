@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xds.cli.files import StrictYaml
+from xds.cli.files import LinksOutside, StrictYaml
 from xds.cli.judging import EnvoyOption, judge_groups, judge_of
 from xds.cli.output import EXIT_FAILED, count, examples, print_json, print_problems, resource_table, say, show
 from xds.cli.progress import Progress, progress_bar
@@ -55,6 +55,7 @@ def validate(
     ],
     schema: SchemaOption = None,
     strict_yaml: StrictYaml = True,
+    links_outside: LinksOutside = False,
     envoy: EnvoyOption = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print what is found.")] = "text",
 ) -> None:
@@ -74,7 +75,10 @@ def validate(
     """
     choose_schemas(schema)
     with progress_bar() as progress:
-        report = check(directory, progress, schemas=schema_paths(schema), strict_yaml=strict_yaml, envoy=envoy)
+        schemas = schema_paths(schema)
+        report = check(
+            directory, progress, schemas=schemas, strict_yaml=strict_yaml, links_outside=links_outside, envoy=envoy
+        )
     if form == "json":
         print_json(report.as_json())
     else:
@@ -88,6 +92,7 @@ def check(
     *,
     schemas: Sequence[Path] = (),
     strict_yaml: bool = True,
+    links_outside: bool = False,
     envoy: str | None = None,
 ) -> Report:
     """Read the directory and apply it to an empty catalog. Raises OSError if the directory can't be read.
@@ -99,9 +104,10 @@ def check(
     from xds.model.problem import ChangesetRejectedError
     from xds.model.sizes import RESOURCE_BYTES_MAX, check_sizes
     from xds.sources.directory import DirectoryLimits, DirectoryReader
+    from xds.sources.tree import TreeLimits
     from xds.sources.yaml_reader import YamlLimits
 
-    limits = DirectoryLimits(file=YamlLimits(strict=strict_yaml))
+    limits = DirectoryLimits(tree=TreeLimits(links_outside=links_outside), file=YamlLimits(strict=strict_yaml))
     started_s = time.monotonic()
     catalog = Catalog()
     problems: tuple[Problem, ...] = ()

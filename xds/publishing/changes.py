@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from xds.model.names import group_name_problem
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
@@ -78,13 +79,6 @@ class KeptElsewhereError(Exception):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} kept by the directory that is served: change the files there")
-
-
-def group_name_problem(group: str) -> str:
-    """Return the problem with a group's name, "" if it is valid."""
-    if not group or len(group) > 200 or group != group.strip() or any(ord(c) < 32 or c in "/\\\x7f" for c in group):
-        return f"{group!r} is not a valid group name: 1 to 200 characters, without slashes and control characters"
-    return ""
 
 
 def check(change: Change) -> None:

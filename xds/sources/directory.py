@@ -16,6 +16,7 @@ from typing import Any
 
 from xds.model.changeset import Changeset
 from xds.model.groups import DEFAULT_GROUP
+from xds.model.names import hidden_character
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
@@ -24,10 +25,12 @@ from xds.sources.documents import Item, items_of
 from xds.sources.groups_file import GroupsFile, parse_groups
 from xds.sources.json_reader import read_json
 from xds.sources.tree import FoundFile, Stamp, Tree, TreeLimits, scan_tree
-from xds.sources.yaml_reader import Document, FileDocument, YamlLimits, read_yaml, read_yaml_documents
+from xds.sources.yaml_reader import Document, FileDocument, YamlLimits, read_yaml, read_yaml_documents, refuse_reordered
 
 Progress = Callable[[int, int], None]
 _ATTEMPTS_MAX = 10
+BAD_FILES_MAX = 1_000
+"""Files with problems in one reading. Nothing is served of it, so the files after them are not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +137,14 @@ class DirectoryReader:
         """Read a sweep's files, or take their cached content. The reading is consistent if a later sweep is equal."""
         pending = sum(file.stamp.size_bytes for file in tree.files if not self._is_current(file))
         contents: dict[str, FileContent] = {}
-        done, is_torn = 0, False
+        unread: tuple[Problem, ...] = ()
+        done, is_torn, bad = 0, False, 0
         for file in tree.files:
             content: FileContent | None
+            if bad >= BAD_FILES_MAX:
+                what = f"this file and those after it were not read, since {bad:,} files before it have problems"
+                unread = (Problem(what=what, hint="mend those first", file=file.path),)
+                break
             if self._is_current(file):
                 content = self._contents[file.path]
             else:
@@ -148,7 +156,8 @@ class DirectoryReader:
                 is_torn = True
             else:
                 contents[file.path] = content
-        reading = self._assemble(tree, contents, is_torn=is_torn)
+                bad += bool(content.problems)
+        reading = self._assemble(tree, contents, is_torn=is_torn, unread=unread)
         # Files that are missing while there are problems are likely to come back, as when the directory is recreated.
         self._contents = contents if reading.changeset is not None else self._contents | contents
         return reading
@@ -157,9 +166,11 @@ class DirectoryReader:
         content = self._contents.get(file.path)
         return content is not None and content.is_settled and content.stamp == file.stamp
 
-    def _assemble(self, tree: Tree, contents: Mapping[str, FileContent], *, is_torn: bool) -> Reading:
+    def _assemble(
+        self, tree: Tree, contents: Mapping[str, FileContent], *, is_torn: bool, unread: tuple[Problem, ...]
+    ) -> Reading:
         rules, groups_are_blank = self._group_rules(tree)
-        problems = [*tree.problems, *(rules.problems if rules else ())]
+        problems = [*tree.problems, *unread, *(rules.problems if rules else ())]
         served: dict[str, dict[tuple[str, str], Resource]] = {
             group: {} for group in sorted({DEFAULT_GROUP, *tree.groups, *(rules.declared if rules else ())})
         }
@@ -244,11 +255,13 @@ class DirectoryReader:
             return text if Stamp.of(os.fstat(descriptor)) == file.stamp else None
 
     def _parse(self, file: FoundFile, text: bytes) -> Document:
+        refuse_reordered(text, file=file.path)
         if file.path.lower().endswith(".json"):
             return read_json(text, file=file.path, limits=self._limits.file)
         return read_yaml(text, file=file.path, limits=self._limits.file)
 
     def _documents(self, file: FoundFile, text: bytes) -> Sequence[FileDocument]:
+        refuse_reordered(text, file=file.path)
         if file.path.lower().endswith(".json"):
             return (read_json(text, file=file.path, limits=self._limits.file),)
         return read_yaml_documents(text, file=file.path, limits=self._limits.file)
@@ -269,6 +282,11 @@ class DirectoryReader:
                 resource = by_digest.get(digest) or self._ingest(item, file.path)
             except ChangesetRejectedError as error:
                 problems += error.problems
+                continue
+            if hidden := hidden_character(resource.name):
+                what = f"the name {resource.name!r} has {hidden}, which is not seen where it is shown"
+                hint = "remove it; a name that Envoy asks for by itself can be pushed"
+                problems.append(Problem(what=what, hint=hint, file=file.path, line=item.line, field=item.place))
                 continue
             source = f"{file.path}:{item.line}"
             resources.append(resource if resource.source == source else dataclasses.replace(resource, source=source))

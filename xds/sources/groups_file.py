@@ -21,6 +21,7 @@ from typing import Any
 
 from xds.model.groups import DEFAULT_GROUP, NO_PATTERNS, GroupTable, Patterns, Rule
 from xds.model.identity import ANY_IDENTITY, IdentityPattern, parse_identity_pattern
+from xds.model.names import group_name_problem
 from xds.model.problem import Problem
 from xds.model.rules import check_template
 from xds.model.types import SHORT_NAMES
@@ -140,6 +141,8 @@ class _Reading:
         extends: dict[str, str] = {}
         for group, settings in groups.items():
             path = ("groups", group, "extends")
+            if wrong := group_name_problem(str(group)):
+                self._problem(wrong, "rename it", path[:2])
             base = self._mapping(path[:2], settings, ("extends",)).get("extends")
             if base is None:
                 continue

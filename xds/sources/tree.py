@@ -8,7 +8,7 @@ A file's path determines its group: ``DIR/<group>/**/*.{yaml,yml,json}``; files 
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,10 @@ from xds.model.problem import Problem
 
 EXTENSIONS = (".yaml", ".yml", ".json")
 GROUP_FILES = tuple("groups" + extension for extension in EXTENSIONS)
+LINKS_SETTING = "links_outside"
+"""The setting for ``TreeLimits.links_outside``."""
+AHEAD_NS_MAX = 60_000_000_000
+"""How far the clock of a file server may be ahead of ours."""
 _GROUP_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -25,11 +29,13 @@ _GROUP_NAME = re.compile(r"[A-Za-z0-9._-]+")
 class TreeLimits:
     """Limits of a directory's size."""
 
-    files_max: int = 100_000
+    files_max: int = 50_000
     bytes_max: int = 2 << 30
     entries_max: int = 1_000_000
     """Directory entries, ignored ones included."""
     depth_max: int = 32
+    links_outside: bool = False
+    """Whether symlinks may lead out of the directory."""
 
 
 class Stamp(NamedTuple):
@@ -48,8 +54,12 @@ class Stamp(NamedTuple):
         return cls(status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
 
     def is_settled(self, now_ns: int, *, tick_ns: int = 50_000_000) -> bool:
-        """Return whether any later write changes the stamp: the file's times are more than a tick ago."""
-        return max(self.mtime_ns, self.ctime_ns) + tick_ns < now_ns
+        """Return whether any later write changes the stamp: the file's times are more than a tick ago.
+
+        Times far ahead of the clock are those of before it was set back: a later write sets earlier ones.
+        """
+        newest_ns = max(self.mtime_ns, self.ctime_ns)
+        return newest_ns + tick_ns < now_ns or newest_ns > now_ns + AHEAD_NS_MAX
 
 
 class FoundFile(NamedTuple):
@@ -87,6 +97,7 @@ class _TooMuchError(Exception):
 class _Scan:
     def __init__(self, root: Path, limits: TreeLimits) -> None:
         self._root, self._limits = root, limits
+        self._real_root = os.path.realpath(root)
         self._files: list[FoundFile] = []
         self._group_files: list[FoundFile] = []
         self._groups: set[str] = set()
@@ -107,6 +118,8 @@ class _Scan:
             self._walk(str(self._root), DEFAULT_GROUP, (root,))
         except _TooMuchError as error:
             what, hint = error.args
+            # Nothing is served of a directory that is too large, so none of its files is opened.
+            self._files, self._group_files, self._groups = [], [], set()
             self._problems.append(Problem(what=what, hint=hint, file=str(self._root)))
         return self._result(root)
 
@@ -131,12 +144,10 @@ class _Scan:
 
     def _walk(self, directory: str, group: str, above: tuple[tuple[int, int], ...]) -> None:
         for entry in self._listing(directory):
-            self._entries += 1
-            if self._entries > self._limits.entries_max:
-                what = f"more than {self._limits.entries_max:,} directory entries, symlinked ones included"
-                raise _TooMuchError(what, "does a symlink lead to something large?")
+            if entry.is_symlink() and self._leads_outside(entry):
+                continue
             try:
-                status = entry.stat()
+                status = os.stat(entry.path)  # entry.stat() would keep half a kilobyte an entry
             except OSError as error:
                 if entry.name.lower().endswith(EXTENSIONS) or entry.is_symlink():
                     self._unreachable(entry, error)
@@ -146,15 +157,44 @@ class _Scan:
             elif entry.name.lower().endswith(EXTENSIONS):
                 self._take(entry, status, group, is_root=len(above) == 1)
 
+    def _leads_outside(self, entry: os.DirEntry[str]) -> bool:
+        if self._limits.links_outside:
+            return False
+        real = os.path.realpath(entry.path)
+        if real == self._real_root or real.startswith(self._real_root.rstrip("/") + "/"):
+            return False
+        what = f"a symlink to {_target(entry.path)}, which is outside of the served directory"
+        hint = f"put the files into the directory, or allow such symlinks with {LINKS_SETTING}: true"
+        self._problems.append(Problem(what=what, hint=hint, file=entry.path))
+        return True
+
     def _listing(self, directory: str) -> Iterator[os.DirEntry[str]]:
         try:
             with os.scandir(directory) as entries:
-                found = [entry for entry in entries if not _is_ignored(entry.name)]
+                found = list(self._counted(entries))
         except OSError as error:
             if not isinstance(error, FileNotFoundError):  # else it was removed meanwhile; the next sweep notices
                 self._problems.append(_unreadable(directory, error))
             return iter(())
         return iter(sorted(found, key=lambda entry: entry.name))
+
+    def _counted(self, entries: Iterable[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+        """Yield what is not ignored; end the sweep as soon as there is too much, before anything of it is kept."""
+        files = len(self._files)
+        for entry in entries:
+            if _is_ignored(entry.name):
+                continue
+            self._entries += 1
+            if self._entries > self._limits.entries_max:
+                what = f"more than {self._limits.entries_max:,} directory entries, symlinked ones included"
+                raise _TooMuchError(what, "does a symlink lead to something large?")
+            files += entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir(follow_symlinks=False)
+            if files > self._limits.files_max + len(GROUP_FILES):
+                raise self._too_many_files()
+            yield entry
+
+    def _too_many_files(self) -> _TooMuchError:
+        return _TooMuchError(f"more than {self._limits.files_max:,} files of resources", "merge some, or serve less")
 
     def _enter(
         self, entry: os.DirEntry[str], status: os.stat_result, group: str, above: tuple[tuple[int, int], ...]
@@ -190,7 +230,7 @@ class _Scan:
         (self._group_files if is_root and entry.name.lower() in GROUP_FILES else self._files).append(found)
         self._bytes += status.st_size
         if len(self._files) > self._limits.files_max:
-            raise _TooMuchError(f"more than {self._limits.files_max:,} files of resources", "merge some, or serve less")
+            raise self._too_many_files()
         if self._bytes > self._limits.bytes_max:
             raise _TooMuchError(f"more than {self._limits.bytes_max:,} bytes of files", "serve less")
 

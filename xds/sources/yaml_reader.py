@@ -146,6 +146,18 @@ def checked_utf8(text: bytes, *, file: str, limits: YamlLimits) -> bytes:
     return text
 
 
+_REORDERS = re.compile(rb"\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
+"""U+202A to U+202E and U+2066 to U+2069 in UTF-8: text that a reviewer sees in another order (CVE-2021-42574)."""
+
+
+def refuse_reordered(text: bytes, *, file: str) -> None:
+    """Raise ChangesetRejectedError if a text of a file has characters that reorder what its reviewer sees."""
+    if found := _REORDERS.search(text):
+        code = f"{ord(found[0].decode()):04x}"
+        what = f"U+{code.upper()}, which makes the text around it look like something else"
+        raise _rejected(what, f'remove it, or write it as "\\u{code}"', file, _line_at(text, found.start()))
+
+
 class YamlDocument:
     """A parsed document of a YAML file. See ``Document``."""
 
