@@ -40,8 +40,6 @@ OTHERS = """\
 | `make attacks` | the attacks of row 2, with every figure ([earlier runs](../bench/results/attacks.txt)) |
 | `make fuzz` | random frames at the HTTP/2 connection |
 | `make h2spec` | the conformance suite for HTTP/2 servers |
-
-[Operating](operating.md) says how to run a server.
 """
 
 
