@@ -1,7 +1,7 @@
 #!/bin/sh
 # The image's entry point: `xds`, and for `xds serve` the settings that follow from what is mounted.
 #
-#   /certs      tls.crt and tls.key: xDS is served over TLS on every address; ca.crt: clients need a certificate of it
+#   /certs      tls.crt, tls.key and ca.crt: xDS is served on every address over TLS, to clients with a certificate of ca.crt
 #   /resources  a directory to serve
 #
 # Options and variables that are given win. Without certificates xDS is served in plaintext: on loopback, or on every
@@ -38,14 +38,15 @@ fi
 if [ -d "$certs" ] && [ -z "${XDS_TLS__CERT:-}" ] && ! given --tls-cert; then
   for name in tls.crt tls.key; do
     if [ ! -e "$certs/$name" ]; then
-      say "$certs has no $name: mount a folder with tls.crt and tls.key (and ca.crt, to ask clients for certificates)"
+      say "$certs has no $name: mount a folder with tls.crt, tls.key and ca.crt"
       exit 2
     fi
   done
   export XDS_TLS__CERT="$certs/tls.crt" XDS_TLS__KEY="$certs/tls.key"
   if [ -e "$certs/ca.crt" ]; then
     export XDS_TLS__CLIENT_CA="${XDS_TLS__CLIENT_CA:-$certs/ca.crt}"
-  elif [ -z "${XDS_TLS__CLIENT_CA:-}" ]; then
+  elif [ -z "${XDS_TLS__CLIENT_CA:-}${XDS_TLS__TRUST_DOMAINS:-}${XDS_CONFIG:-}" ] &&
+    ! given --tls-client-ca --tls-trust-domain --config; then
     say "$certs has no ca.crt: clients need no certificate, so anyone who can connect can read every resource"
   fi
 fi

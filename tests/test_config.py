@@ -60,8 +60,14 @@ def test_other_machines_are_not_served_without_tls_unless_told_to(tmp_path: Path
     assert "--insecure-xds" in told(listen="0.0.0.0:18000")
     Settings.model_validate({"listen": "0.0.0.0:18000", "insecure_xds": True})
     pair = Authority(tmp_path).server()
-    tls = {"cert": pair.cert_path, "key": pair.key_path}
-    assert Settings.model_validate({"listen": "0.0.0.0:18000", "tls": tls}).tls.mode == "server"
+    tls: dict[str, object] = {"cert": pair.cert_path, "key": pair.key_path}
+    said = told(listen="0.0.0.0:18000", tls=tls)
+    assert all(name in said for name in ("clients need no certificate", "--tls-client-ca", "--insecure-xds"))
+    open_to_all = {"listen": "0.0.0.0:18000", "tls": tls, "insecure_xds": True}
+    assert Settings.model_validate(open_to_all).tls.mode == "server"
+    ca = tmp_path / "ca.pem"
+    for more in ({"client_ca": ca}, {"trust_domains": {"corp": ca}}, {"trust_domains": f"corp={ca}"}):
+        assert Settings.model_validate({"listen": "0.0.0.0:18000", "tls": tls | more}).tls.mode == "mutual"
 
 
 def test_tls_files_are_checked_before_anything_starts(tmp_path: Path) -> None:
@@ -78,6 +84,37 @@ def test_tls_files_are_checked_before_anything_starts(tmp_path: Path) -> None:
     assert "is not a PEM file of CA" in told(tls=tls | {"client_ca": one.key_path})
     assert "is not a PEM certificate" in told(tls={"cert": one.key_path, "key": one.key_path})
     assert "is not a path" in told(tls={"cert": "a\0b", "key": one.key_path})
+
+
+def test_what_client_certificates_are_checked_with_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair, stranger = authority.server(), Authority(tmp_path / "stranger", name="another")
+    ca, crl = str(authority.cert_path), authority.revoke()
+    tls: dict[str, object] = {"cert": pair.cert_path, "key": pair.key_path}
+    listed = tmp_path / "revoked"
+    listed.write_text("spiffe://corp/web\n\nweb\n")
+    for given, problem in (
+        ({"crls": str(crl)}, "tls.crls: is given without tls.client_ca (--tls-client-ca) or tls.trust_domains"),
+        ({"revoked": str(listed)}, "tls.revoked: is given without tls.client_ca"),
+        ({"client_ca": ca, "revoked": str(listed)}, "line 3: 'web': it is neither an identity"),
+        ({"client_ca": ca, "crls": str(tmp_path / "none")}, "tls.crls: '"),
+        ({"client_ca": ca, "crls": str(stranger.revoke())}, "its issuer CN=another is no CA of tls.client_ca"),
+        ({"client_ca": ca, "crls": ca}, "has no certificate revocation list"),
+        ({"trust_domains": "corp"}, "write DOMAIN=FILE,DOMAIN=FILE"),
+        ({"trust_domains": f"corp={ca},corp={ca}"}, "has a trust domain twice"),
+        ({"trust_domains": f"Corp={ca}"}, "lower-case letters"),
+        ({"trust_domains": f"corp/web={ca}"}, "a trust domain has no path"),
+        ({"trust_domains": f"corp={listed}"}, "is not a PEM file of CA certificates"),
+    ):
+        assert problem in told(tls=tls | given), given
+    trusting = tls | {"trust_domains": f"corp={ca}"}
+    assert "need identity.certificate=spiffe" in told(tls=trusting, identity={"certificate": "dns"})
+    assert "identity.certificate" in told(identity={"certificate": "email"})
+    settings = Settings.model_validate({"tls": trusting | {"crls": str(crl), "client_ca": ca}})
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+    files = settings.tls.files("spiffe")
+    assert files is not None
+    assert (files.trust_domains, files.crls) == ((("corp", authority.cert_path),), (crl,))
 
 
 def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:

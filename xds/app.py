@@ -1,9 +1,11 @@
 """The control plane: the catalog, the streams that serve it, and the admin port."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
@@ -23,12 +25,16 @@ from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.reporting.directory_status import DirectoryStatus
-from xds.reporting.events import log_certificates, log_little_room, log_tls_problem
+from xds.reporting.events import log_certificates, log_little_room, log_tls_failure, log_tls_problem
 from xds.schema.notices import Notices
 from xds.schema.pool import load_schema
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
 from xds.store.opening import schemas_path
+from xds.transport.tls_failures import LEFT, TlsFailure
+
+if TYPE_CHECKING:
+    from xds.serving.certificate_status import CertificateStatus
 
 BODY_GRACE_S = 2.0
 """Added to the push API's body time-out: it answers a late body itself, the admin port cuts off others after that."""
@@ -67,6 +73,9 @@ class App:
         self.background = Background()
         """The background tasks of this process."""
         self._rejected = 0
+        self._admin_failures: Counter[str] = Counter()
+        self._certificates: CertificateStatus | None = None
+        self._following: asyncio.Task[None] | None = None
         count = self.settings.transport.worker_count(auto=workers)
         self._streams: Streams | WorkerStreams
         if count:
@@ -149,10 +158,13 @@ class App:
                     refusing=lambda: bool(self.refusing_because()),
                     directory=self.directory,
                     background=self.background,
+                    admin_failures=lambda: self._admin_failures,
+                    expiries=lambda: () if self._certificates is None else self._certificates.expiries,
                 ),
                 tls=settings.api.tls,
                 limits=_http_limits(settings, self.room),
                 background=self.background,
+                on_tls_failure=self._note_admin_failure,
             )
             if self._api is not None:
                 self._admin.serve_api(self._api)
@@ -162,9 +174,25 @@ class App:
                 await self._streams.stop()
                 self.address = None
                 raise
+        await self._follow_certificates()
         if ready:
             self.set_ready()
         return self.address
+
+    async def _follow_certificates(self) -> None:
+        settings = self.settings
+        if settings.tls.mode == "off" and settings.api.tls is None:
+            return
+        from xds.serving.certificate_status import CertificateStatus  # cryptography takes a few MB
+
+        status = self._certificates = CertificateStatus(settings, on_api_change=self._reload_admin_certificates)
+        await status.look()
+        self._following = self.background.keep("follow the certificates", status.follow)
+
+    def _note_admin_failure(self, failure: TlsFailure) -> None:
+        self._admin_failures[failure.reason] += 1
+        if failure.reason != LEFT.reason:  # as health checks do that only connect
+            log_tls_failure("admin", failure)
 
     def set_ready(self) -> None:
         """Report the server as ready from now on: all that it is to serve is served."""
@@ -199,6 +227,8 @@ class App:
             yield f"changes are refused: {why}"
         if self.directory is not None and (why := self.directory.why):
             yield why
+        if self._certificates is not None:
+            yield from self._certificates.problems()
         if why := self.background.ailing:
             yield why
 
@@ -211,6 +241,9 @@ class App:
     def reload_certificates(self) -> None:
         """Reload the TLS files of the xDS port, in every process, and of the admin port; log the result."""
         self._streams.reload_certificates()
+        self._reload_admin_certificates()
+
+    def _reload_admin_certificates(self) -> None:
         try:
             if self._admin is not None and self._admin.reload_certificates():
                 log_certificates("admin")
@@ -229,6 +262,8 @@ class App:
         """Close everything. Open streams are cut off; call ``drain`` first to end them gradually."""
         self._state = "stopped"
         self.address = None
+        if self._following is not None:
+            self._following.cancel()
         await self._streams.stop()
         if self._admin is not None:
             await self._admin.stop()

@@ -1,6 +1,5 @@
 """All settings of the server in one frozen, validated object. ``xds.cli.settings`` reads their values."""
 
-import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,8 +12,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from xds.address import Address, BindError, host_names
 from xds.connection_settings import ConnectionSettings
+from xds.setting_types import FilePath, FilePaths, why_unreadable
 from xds.store.keys import KeysError, KeySource, read_key_file
 from xds.store.opening import StoreUrlError, check_url, etcd_parts
+from xds.tls_settings import IdentitySettings, TlsSettings, tls_problems
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
 
@@ -43,17 +44,6 @@ def _off_from_yaml(value: Any) -> Any:
     return "off" if value is False else value
 
 
-def _not_empty(value: Any) -> Any:
-    if value == "":
-        raise ValueError("is empty; give a path, or leave it out")
-    return value
-
-
-def paths_of(value: Any) -> Any:
-    """Return the paths in a text like ``PATH:PATH``; other values as they are."""
-    return tuple(Path(each) for each in value.split(os.pathsep) if each) if isinstance(value, str) else value
-
-
 def words_of(value: Any) -> Any:
     """Return the words of a command in a text, with a shell's quotes; other values as they are."""
     if not isinstance(value, str):
@@ -72,38 +62,16 @@ HostNames = Annotated[
     BeforeValidator(host_names),
     PlainSerializer(",".join, return_type=str, when_used="json"),
 ]
-SchemaPaths = Annotated[
-    tuple[Path, ...],
-    BeforeValidator(paths_of),
-    PlainSerializer(lambda paths: os.pathsep.join(map(str, paths)), return_type=str, when_used="json"),
-]
 Command = Annotated[
     tuple[str, ...], BeforeValidator(words_of), PlainSerializer(shlex.join, return_type=str, when_used="json")
 ]
 EnvoyMode = Annotated[Literal["off", "warn", "refuse"], BeforeValidator(_off_from_yaml)]
-FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class TlsSettings(_Section):
-    """TLS of the xDS port. With ``client_ca``, clients must show a certificate that it signed (mTLS)."""
-
-    cert: FilePath | None = None
-    """PEM file of the server's certificate chain."""
-    key: FilePath | None = None
-    """PEM file of the certificate's private key, unencrypted."""
-    client_ca: FilePath | None = None
-    """PEM file of the CAs that sign client certificates."""
-
-    @property
-    def mode(self) -> Literal["off", "server", "mutual"]:
-        """Which side is authenticated: none, the server, or both."""
-        return "off" if self.cert is None else "server" if self.client_ca is None else "mutual"
 
 
 class LogSettings(_Section):
@@ -194,7 +162,7 @@ class StoreSettings(_Section):
     """Maximum revisions that are kept, to be read, compared and rolled back to."""
     history_s: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 30 * 86_400.0
     """How long a revision is kept."""
-    key_files: SchemaPaths = ()
+    key_files: FilePaths = ()
     """Files with the keys that encrypt the store, one base64 text of 32 bytes per line. The first key encrypts."""
     key_command: Command = ()
     """A command that prints such keys, for a vault or KMS instead of files. It is run without a shell."""
@@ -296,8 +264,8 @@ class Settings(BaseSettings):
     admin: OptionalAddress = Address("127.0.0.1", 19000)
     """The address of the admin port, with /healthz, /readyz and /metrics: HOST:PORT, or off."""
     insecure_xds: bool = False
-    """Allow xDS beyond loopback without TLS: anyone who can connect can read everything, private keys included."""
-    schemas: SchemaPaths = ()
+    """Allow xDS beyond loopback without client certificates: anyone who can connect can read all, keys included."""
+    schemas: FilePaths = ()
     """Envoy binaries, whose API then replaces the packaged one, and FileDescriptorSets of your own filters."""
     unknown_types: Literal["refuse", "pass"] = "refuse"
     """Resources and typed configs of types that no schema has: refuse them, or pass them on as bytes, unchecked."""
@@ -306,6 +274,7 @@ class Settings(BaseSettings):
     csds: bool = False
     """Serve CSDS on the xDS port: anyone who can connect sees every node, and all its resources but secrets."""
     tls: TlsSettings = TlsSettings()
+    identity: IdentitySettings = IdentitySettings()
     log: LogSettings = LogSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     transport: TransportSettings = TransportSettings()
@@ -352,7 +321,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        problems = [*_address_problems(self), *_tls_problems(self.tls), *_order_problems(self.protocol)]
+        problems = [*_address_problems(self), *tls_problems(self.tls, self.identity), *_order_problems(self.protocol)]
         problems += [*_worker_problems(self.transport), *_api_problems(self), *_store_problems(self.store)]
         problems += _key_problems(self.store)
         if self.directory is not None and self.directory.exists() and not self.directory.is_dir():
@@ -376,11 +345,13 @@ def _address_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
         yield ("admin",), f"'{admin}': the admin port can't be a unix socket; write HOST:PORT or off"
     if listen == admin and listen.port != 0:
         yield ("admin",), f"{admin} is also the address of xDS (listen); choose another port"
-    if settings.tls.mode == "off" and not listen.is_loopback and not settings.insecure_xds:
+    if settings.tls.mode != "mutual" and not listen.is_loopback and not settings.insecure_xds:
+        lacking = "TLS is off" if settings.tls.mode == "off" else "clients need no certificate"
+        missing = "--tls-cert, --tls-key and --tls-client-ca" if settings.tls.mode == "off" else "--tls-client-ca"
         yield (
             ("listen",),
-            f"{listen} can be reached from other machines and TLS is off, so anyone there could read every resource, "
-            "private keys included; give --tls-cert and --tls-key (and --tls-client-ca), "
+            f"{listen} can be reached from other machines and {lacking}, so anyone there could read every resource, "
+            f"private keys included; give {missing} (or tls.trust_domains), "
             "or allow it with --insecure-xds (XDS_INSECURE_XDS=true)",
         )
 
@@ -388,7 +359,7 @@ def _address_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
 def _store_problems(store: StoreSettings) -> Iterator[tuple[SettingPath, str]]:
     for name in ("etcd_ca", "etcd_cert", "etcd_key", "etcd_password_file"):
         path: Path | None = getattr(store, name)
-        if path is not None and (wrong := _unreadable(path)):
+        if path is not None and (wrong := why_unreadable(path)):
             yield ("store", name), f"{str(path)!r} {wrong}"
     try:
         check_url(store.url)
@@ -409,7 +380,7 @@ def _api_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
     api = settings.api
     for name in ("token_file", "tls_cert", "tls_key"):
         path: Path | None = getattr(api, name)
-        if path is not None and (wrong := _unreadable(path)):
+        if path is not None and (wrong := why_unreadable(path)):
             yield ("api", name), f"{str(path)!r} {wrong}"
     if (api.tls_cert is None) is not (api.tls_key is None):
         given, other = ("tls_cert", "tls_key") if api.tls_key is None else ("tls_key", "tls_cert")
@@ -443,20 +414,6 @@ def _order_problems(protocol: ProtocolSettings) -> Iterator[tuple[SettingPath, s
         )
 
 
-def _tls_problems(tls: TlsSettings) -> Iterator[tuple[SettingPath, str]]:
-    unreadable = False
-    for name in ("cert", "key", "client_ca"):
-        path: Path | None = getattr(tls, name)
-        if path is not None and (wrong := _unreadable(path)):
-            unreadable = True
-            yield ("tls", name), f"{str(path)!r} {wrong}"
-    for name, other in (("cert", "key"), ("key", "cert"), ("client_ca", "cert")):
-        if getattr(tls, name) is not None and getattr(tls, other) is None:
-            yield ("tls", name), f"is given without tls.{other} (--tls-{other}), which it needs"
-    if not unreadable and tls.cert is not None and tls.key is not None:
-        yield from _pem_problems(tls.cert, tls.key, tls.client_ca)
-
-
 def _key_problems(store: StoreSettings) -> Iterator[tuple[SettingPath, str]]:
     for path in store.key_files:
         try:
@@ -467,37 +424,6 @@ def _key_problems(store: StoreSettings) -> Iterator[tuple[SettingPath, str]]:
         yield ("store", "key_command"), "is given beside store.key_files: give one of them"
     if store.key_command and shutil.which(store.key_command[0]) is None:
         yield ("store", "key_command"), f"{store.key_command[0]!r} is not a program that can be run"
-
-
-def _unreadable(path: Path) -> str:
-    try:
-        with path.open("rb"):
-            return ""
-    except FileNotFoundError:
-        return "does not exist"
-    except OSError as error:
-        return f"can't be read: {error.strerror}"
-    except ValueError as error:
-        return f"is not a path: {error}"
-
-
-def _pem_problems(cert: Path, key: Path, client_ca: Path | None) -> Iterator[tuple[SettingPath, str]]:
-    import ssl  # imported only with TLS
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # The empty password keeps an encrypted key from asking for one on the terminal.
-        context.load_cert_chain(cert, key, password="")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            yield ("tls", "key"), f"{str(key)!r} is not the key of the certificate {str(cert)!r}"
-        else:
-            yield ("tls", "cert"), f"{str(cert)!r} with {str(key)!r} is not a PEM certificate with its unencrypted key"
-    if client_ca is not None:
-        try:
-            context.load_verify_locations(client_ca)
-        except ssl.SSLError:
-            yield ("tls", "client_ca"), f"{str(client_ca)!r} is not a PEM file of CA certificates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

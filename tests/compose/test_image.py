@@ -101,6 +101,10 @@ async def test_it_takes_certificates_from_a_mounted_folder(image: Stage, tmp_pat
         (certs / name).write_bytes(content)
     mount(image, "/certs", certs)
     async with Container(image) as container:
+        assert await container.wait_ended(30) == 2
+        assert "/certs has no ca.crt" in container.log()
+        assert "clients need no certificate" in container.log()
+    async with Container(image, env={"XDS_INSECURE_XDS": "1"}) as container:
         assert await healthy(container) == "ready"
         assert listening(container)[18000] == ANY
         assert "anyone who can connect can read every resource" in container.log()

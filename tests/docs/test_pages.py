@@ -39,6 +39,7 @@ RUN_ELSEWHERE = {
 NOT_RUN = {
     ("docs/operating.md", "xds serve DIR --listen 0.0.0.0:18000"): "four ways to write one setting, tests/cli has them",
     ("docs/operating.md", "xds serve DIR --listen 0.0.0.0:18000 --tls-cert"): "how-to/tls.md runs it with certificates",
+    ("docs/how-to/tls.md", "xds serve DIR"): "tests/transport/test_client_identities.py serves trust domains",
     ("docs/pushing.md", "xds serve"): "the page's test has a server of its own",
     ("docs/pushing.md", "xds serve --api 0.0.0.0:18001"): "how-to/tls.md runs it with certificates",
     ("docs/pushing.md", "curl --cacert ca.pem"): "how-to/tls.md runs it with certificates",

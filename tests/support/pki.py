@@ -44,6 +44,11 @@ class Pair:
         return self.cert.decode()
 
     @property
+    def serial(self) -> int:
+        """The certificate's serial number."""
+        return x509.load_pem_x509_certificate(self.cert).serial_number
+
+    @property
     def key_text(self) -> str:
         """The key as an inline string of an Envoy secret."""
         return self.key.decode()
@@ -52,15 +57,17 @@ class Pair:
 class Authority:
     """A certificate authority with its files in ``directory`` (``ca.pem``, then ``NAME.pem`` and ``NAME.key``)."""
 
-    def __init__(self, directory: Path, *, name: str = "test CA") -> None:
+    def __init__(self, directory: Path, *, name: str = "test CA", issuer: "Authority | None" = None) -> None:
+        """Create a CA, signed by itself or as an intermediate by ``issuer``."""
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _x509_name(name)
-        builder = _builder(self._name, self._name, self._key, self._key, days=365)
+        signer = issuer or self
+        builder = _builder(self._name, signer._name, self._key, signer._key, days=365)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(SIGNS_CERTIFICATES, critical=True)
-        self._cert = builder.sign(self._key, hashes.SHA256())
+        self._cert = builder.sign(signer._key, hashes.SHA256())
         self.cert = self._cert.public_bytes(serialization.Encoding.PEM)
         self.cert_path = directory / "ca.pem"
         self.cert_path.write_bytes(self.cert)
@@ -72,19 +79,25 @@ class Authority:
         dns: Sequence[str] = (),
         ips: Sequence[str] = (),
         uris: Sequence[str] = (),
-        days: int = 30,
+        days: float = 30,
         weak: bool = False,
+        ca: bool = False,
+        usage: x509.KeyUsage | None = None,
+        subject: x509.Name | None = None,
     ) -> Pair:
         """Sign a certificate with common name ``name``, for server and client.
 
-        Negative ``days`` make it expired; a weak one has an RSA key of 1024 bits, which Envoy refuses.
+        Negative ``days`` make it expired; a weak one has an RSA key of 1024 bits, which Envoy refuses; ``ca`` makes it
+        that of a CA.
         """
         key = rsa.generate_private_key(65537, 1024) if weak else ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(text) for text in dns]
         names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ips]
         names += [x509.UniformResourceIdentifier(text) for text in uris]
-        builder = _builder(_x509_name(name), self._name, key, self._key, days=days)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = _builder(_x509_name(name) if subject is None else subject, self._name, key, self._key, days=days)
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        if usage is not None:
+            builder = builder.add_extension(usage, critical=True)
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         if names:
@@ -99,6 +112,20 @@ class Authority:
     def client(self, name: str = "client", *, spiffe: str | None = None) -> Pair:
         """Sign a client certificate, with a SPIFFE id as its URI if one is given."""
         return self.issue(name, dns=[name], uris=[spiffe] if spiffe else [])
+
+    def revoke(self, *pairs: Pair, name: str = "ca.crl", days: float = 30) -> Path:
+        """Write this CA's revocation list, with the certificates of ``pairs``, and return its path."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - ONE_DAY).next_update(now + days * ONE_DAY)
+        for pair in pairs:
+            revoked = x509.RevokedCertificateBuilder().serial_number(pair.serial).revocation_date(now)
+            builder = builder.add_revoked_certificate(revoked.build())
+        crl = builder.sign(self._key, hashes.SHA256())
+        path = self.directory / name
+        new = path.with_suffix(".new")
+        new.write_bytes(crl.public_bytes(serialization.Encoding.PEM))
+        return new.rename(path)
 
     def client_context(self, pair: Pair | None = None) -> ssl.SSLContext:
         """Return a TLS client context that trusts this authority, with the certificate ``pair`` if given."""
@@ -132,7 +159,7 @@ def _builder(
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
     issuer_key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
     *,
-    days: int,
+    days: float,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     end = now + days * ONE_DAY

@@ -22,6 +22,7 @@ from xds.api.http_port import HttpLimits, HttpServer
 from xds.api.json_answer import JsonAnswer
 from xds.process.background import Background
 from xds.reporting.escaping import visible
+from xds.transport.tls_failures import OnTlsFailure, ignore_failure
 
 SCRAPES_MAX = 8
 """Metrics requests that are answered concurrently."""
@@ -45,9 +46,9 @@ class AdminServer:
     """Serve ``/healthz``, ``/readyz``, ``/metrics`` and a list of these at ``/``, between ``start`` and ``stop``.
 
     ``healthy`` returns whether the process works; ``ready`` whether new streams are accepted, and the reason, which is
-    shown either way; ``metrics`` returns Prometheus text; ``tls`` is the certificate file and its key file.
-    All are called in the event loop and must not block it. Health and readiness are answered however many connections
-    and requests of other kinds there are.
+    shown either way; ``metrics`` returns Prometheus text; ``tls`` is the certificate file and its key file;
+    ``on_tls_failure`` is called with each TLS handshake that failed. All are called in the event loop and must not
+    block it. Health and readiness are answered however many connections and requests of other kinds there are.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class AdminServer:
         tls: tuple[Path, Path] | None = None,
         limits: HttpLimits | None = None,
         background: Background | None = None,
+        on_tls_failure: OnTlsFailure = ignore_failure,
     ) -> None:
         assert not address.is_unix, "Settings refuses a unix socket here"
         self._address = address
         self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics)
         self._tls = tls
+        self._on_tls_failure = on_tls_failure
         self._limits = limits or HttpLimits()
         self._background = background or Background()
         self._listening: socket.socket | None = None
@@ -106,7 +109,7 @@ class AdminServer:
             ssl_certfile=None if self._tls is None else self._tls[0],
             ssl_keyfile=None if self._tls is None else self._tls[1],
         )
-        self._server = HttpServer(config, self._listening.dup(), self._limits)
+        self._server = HttpServer(config, self._listening.dup(), self._limits, self._on_tls_failure)
         return self._server
 
     async def _serve(self) -> None:

@@ -19,6 +19,8 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from xds.transport.tls_failures import OnTlsFailure, failure_of, ignore_failure, peer_text
+
 ACCEPTS_MAX = 64
 """Connections accepted in one turn of the event loop."""
 ACCEPT_PAUSE_S = 0.5
@@ -181,7 +183,9 @@ class HttpPort:
         *,
         limits: HttpLimits,
         tls: ssl.SSLContext | None = None,
+        on_tls_failure: OnTlsFailure = ignore_failure,
     ) -> None:
+        self._on_tls_failure = on_tls_failure
         self._listening = listening
         self._make = make
         self._limits = limits
@@ -282,10 +286,15 @@ class HttpPort:
     async def _connect(self, connection: HttpConnection, accepted: socket.socket) -> None:
         connection.started = True
         timeout_s = self._limits.headers_timeout_s if self._tls is not None else None
-        with contextlib.suppress(OSError):  # the client does not speak TLS, took too long, or left
+        peer = ""
+        try:
+            peer = peer_text(accepted.getpeername())
             await self._loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=self._tls, ssl_handshake_timeout=timeout_s
             )
+        except OSError as error:  # the client does not speak TLS, took too long, or left
+            if self._tls is not None:
+                self._on_tls_failure(failure_of(error, peer))
 
     def _on_arrived(self, connection: HttpConnection, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
         if connection.arriving is not None:  # it was never set up: connection_lost will not be called
@@ -312,8 +321,15 @@ class HttpPort:
 class HttpServer(uvicorn.Server):
     """Serves a listening socket in the running loop, from ``serve`` until ``should_exit``, within limits."""
 
-    def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listening: socket.socket,
+        limits: HttpLimits,
+        on_tls_failure: OnTlsFailure = ignore_failure,
+    ) -> None:
         super().__init__(config)
+        self._on_tls_failure = on_tls_failure
         self._listening = listening
         self._limits = limits
 
@@ -325,7 +341,13 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections with an ``HttpPort`` instead of the event loop's own server."""
         await self.lifespan.startup()
-        self._port = HttpPort(self._listening, self._connection, limits=self._limits, tls=self.config.ssl)
+        self._port = HttpPort(
+            self._listening,
+            self._connection,
+            limits=self._limits,
+            tls=self.config.ssl,
+            on_tls_failure=self._on_tls_failure,
+        )
         self._port.open()
         self.servers = [self._port]  # type: ignore[list-item]
         self.started = True

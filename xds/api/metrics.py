@@ -3,8 +3,8 @@
 The hub and the catalog are read at each scrape: no metric has a second counter of its own.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +16,9 @@ from xds.process.background import Background
 from xds.protocol.status import Counters
 from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.escaping import visible
+
+if TYPE_CHECKING:
+    from xds.transport.certificate_expiry import Expiry
 
 _COUNTERS = (
     ("streams_opened", "xds_streams_opened", "Streams opened since the start."),
@@ -68,6 +71,11 @@ class Serving(Protocol):
         ...
 
     @property
+    def tls_failures(self) -> Mapping[str, int]:
+        """Refused handshakes and client certificates since the start, by reason."""
+        ...
+
+    @property
     def workers(self) -> WorkerStates:
         """The states of the worker processes, if there are any."""
         ...
@@ -87,7 +95,11 @@ class _ServerCollector(Collector):
         refusing: Callable[[], bool],
         background: Background,
         directory: DirectoryStatus | None,
+        admin_failures: Callable[[], Mapping[str, int]],
+        expiries: "Callable[[], Iterable[Expiry]]",
     ) -> None:
+        self._admin_failures = admin_failures
+        self._expiries = expiries
         self._directory = directory
         self._background = background
         self._streams = streams
@@ -114,6 +126,7 @@ class _ServerCollector(Collector):
         yield GaugeMetricFamily(
             "xds_refusing", "1 while changes are refused: the store is not in its place.", value=int(self._refusing())
         )
+        yield from _tls_metrics({"xds": self._streams.tls_failures, "admin": self._admin_failures()}, self._expiries())
         if self._directory is not None:
             yield from _directory_metrics(self._directory)
         deaths = CounterMetricFamily(
@@ -152,6 +165,25 @@ def _directory_metrics(directory: DirectoryStatus) -> Iterator[Metric]:
     )
 
 
+def _tls_metrics(failures: Mapping[str, Mapping[str, int]], expiries: "Iterable[Expiry]") -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "xds_tls_failures", "TLS handshakes that failed, and client certificates refused.", labels=["port", "reason"]
+    )
+    for port, reasons in failures.items():
+        for reason, count in sorted(reasons.items()):
+            refused.add_metric([port, reason], count)
+    yield refused
+    expiry_times = GaugeMetricFamily(
+        "xds_certificate_expiry_timestamp_seconds",
+        "When a certificate, a CA or a revocation list of this server's files expires.",
+        labels=["file", "subject", "kind"],
+    )
+    for expiry in expiries:
+        kind = "crl" if expiry.is_crl else "certificate"
+        expiry_times.add_metric([visible(expiry.file), visible(expiry.subject), kind], expiry.at_s)
+    yield expiry_times
+
+
 def metrics_renderer(
     streams: Serving,
     catalog: Catalog,
@@ -161,17 +193,30 @@ def metrics_renderer(
     refusing: Callable[[], bool] = lambda: False,
     background: Background | None = None,
     directory: DirectoryStatus | None = None,
+    admin_failures: Callable[[], Mapping[str, int]] = dict,
+    expiries: "Callable[[], Iterable[Expiry]]" = tuple,
 ) -> Callable[[], Awaitable[bytes]]:
     """Return a function that renders all metrics as Prometheus text.
 
     ``rejected`` returns the number of changesets rejected so far, ``stale`` whether newer changes may be missing,
-    ``refusing`` whether no change can be stored; ``directory`` is the one that is followed, if one is.
+    ``refusing`` whether no change can be stored; ``directory`` is the one that is followed, if one is;
+    ``admin_failures`` returns the admin port's TLS failures by reason, ``expiries`` when certificates expire.
     """
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
     registry.register(
-        _ServerCollector(streams, catalog, rejected, stale, refusing, background or Background(), directory)
+        _ServerCollector(
+            streams,
+            catalog,
+            rejected,
+            stale,
+            refusing,
+            background or Background(),
+            directory,
+            admin_failures,
+            expiries,
+        )
     )
 
     async def render() -> bytes:

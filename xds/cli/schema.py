@@ -98,7 +98,7 @@ def schema_paths(given: list[Path] | None) -> tuple[Path, ...]:
     """Return the paths of ``--schema``, or those of ``XDS_SCHEMAS`` if there are none."""
     import os
 
-    from xds.config import paths_of
+    from xds.setting_types import paths_of
 
     return tuple(given) if given else paths_of(os.environ.get("XDS_SCHEMAS", ""))
 

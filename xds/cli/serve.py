@@ -67,9 +67,23 @@ def serve(
         str | None,
         typer.Option(metavar="FILE", help="Clients must have a certificate of these CAs.", rich_help_panel=_TLS),
     ] = None,
+    tls_trust_domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DOMAIN=FILE", help="A SPIFFE trust domain and its CAs; may be repeated.", rich_help_panel=_TLS
+        ),
+    ] = None,
+    tls_crl: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="A revocation list of a CA; may be repeated.", rich_help_panel=_TLS),
+    ] = None,
     insecure_xds: Annotated[
         bool | None,
-        typer.Option("--insecure-xds", help="Serve other machines without TLS, secrets too.", rich_help_panel=_TLS),
+        typer.Option(
+            "--insecure-xds",
+            help="Serve other machines without client certificates, secrets too.",
+            rich_help_panel=_TLS,
+        ),
     ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.", rich_help_panel=_LOGS)
@@ -135,6 +149,8 @@ def serve(
         "--tls-cert": (("tls", "cert"), tls_cert),
         "--tls-key": (("tls", "key"), tls_key),
         "--tls-client-ca": (("tls", "client_ca"), tls_client_ca),
+        "--tls-trust-domain": (("tls", "trust_domains"), ",".join(tls_trust_domain) if tls_trust_domain else None),
+        "--tls-crl": (("tls", "crls"), tuple(tls_crl) if tls_crl else None),
         "--insecure-xds": (("insecure_xds",), insecure_xds),
         "--log-level": (("log", "level"), log_level),
         "--log-format": (("log", "format"), log_format),

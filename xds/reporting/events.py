@@ -11,6 +11,7 @@ from xds.model.types import ENDPOINTS, SHORT_NAMES, short_name
 from xds.protocol.status import Event, Nacked, Refused, SecretsWithheld, UnknownType
 from xds.reporting.merged_log import peers_log
 from xds.store.entries import Stored
+from xds.transport.tls_failures import TlsFailure
 
 log = structlog.get_logger("xds")
 PROBLEMS_LOGGED_MAX = 20
@@ -18,6 +19,22 @@ PROBLEMS_LOGGED_MAX = 20
 
 def log_tls_problem(text: str) -> None:
     log.error("tls", problem=text)
+
+
+def log_tls_failure(port: str, failure: TlsFailure) -> None:
+    """Log a handshake that failed, or a client certificate that was refused. Similar ones are merged."""
+    peers_log.warning(
+        "a client was refused by TLS",
+        kind=(port, failure.reason),
+        port=port,
+        client=failure.peer,
+        reason=failure.reason,
+        problem=failure.text[:500],
+    )
+
+
+def log_expiry(text: str) -> None:
+    log.warning("a certificate expires", problem=text, hint="renew it: the file is read again when it changes")
 
 
 def log_certificates(port: str) -> None:
@@ -31,7 +48,7 @@ def log_little_room(room: dict[str, int], wanted: dict[str, int]) -> None:
 
 def log_open_xds(address: str) -> None:
     log.warning(
-        "xDS is served to other machines without TLS: anyone who can connect can read it, private keys included",
+        "xDS is served to other machines without client certificates: anyone who connects can read it, keys included",
         listen=address,
     )
 

@@ -6,7 +6,8 @@ that other workers need.
 """
 
 import pickle
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from xds.config import Settings
@@ -67,6 +68,8 @@ class Figures:
     counters: Counters
     streams: int
     revision: int
+    tls_failures: Mapping[str, int] = field(default_factory=dict)
+    """Refused handshakes and client certificates, by reason."""
 
 
 @dataclass(frozen=True, slots=True)

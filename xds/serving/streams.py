@@ -6,12 +6,14 @@ Modules that only some processes need are imported where they are used: grpc alo
 
 import asyncio
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from xds.address import Address
 from xds.config import Settings
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
+from xds.model.identity import Peer
 from xds.model.types import TYPE_PREFIX
 from xds.process.memory import return_holes
 from xds.protocol.hub import Hub
@@ -19,7 +21,7 @@ from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
 from xds.protocol.status import Counters, NodesFound, NodesQuery, node_summaries
-from xds.reporting.events import log_certificates, log_event, log_fault, log_tls_problem
+from xds.reporting.events import log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
 from xds.reporting.merged_log import peers_log
 from xds.schema.pool import Schema
 from xds.serving.workers_state import WorkersState
@@ -29,6 +31,7 @@ from xds.transport.dispatcher import Dispatcher, Transport
 from xds.transport.http2.limits import Http2Limits
 from xds.transport.native import NativeOptions, NativeTransport
 from xds.transport.tls import TlsFiles
+from xds.transport.tls_failures import TlsFailure
 from xds.version import __version__
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ class Streams:
         )
         self.connections_max = settings.connections.xds_max
         """Lower it before ``start`` if there are too few descriptors."""
+        self.tls_failures: Counter[str] = Counter()
+        """Refused handshakes and client certificates since the start, by reason."""
         self._dispatcher: Dispatcher | None = None
         self._coalescer: Coalescer | None = None
         self._transport: Transport | None = None
@@ -159,6 +164,7 @@ class Streams:
                 options=self._native_options(),
                 replies=self._replies(ask_status),
                 on_problem=log_tls_problem,
+                on_tls_failure=self._note_tls_failure,
                 return_memory=return_holes,
                 listening=listening,
             )
@@ -170,6 +176,7 @@ class Streams:
             options=self._grpcio_options(),
             handlers=self._handlers(),
             on_problem=log_tls_problem,
+            on_tls_failure=self._note_tls_failure,
         )
 
     def _replies(self, ask_status: Reply | None) -> dict[str, Reply]:
@@ -193,14 +200,21 @@ class Streams:
 
         return ClientStatusService(self.hub, self._schema, asyncio.get_running_loop().time)
 
+    def _note_tls_failure(self, failure: TlsFailure) -> None:
+        self.tls_failures[failure.reason] += 1
+        log_tls_failure("xDS", failure)
+
+    def _make_peer(self, identity: tuple[str, ...]) -> Peer:
+        """Return the peer of a client with a certificate."""
+        given = self.settings.gives_secrets(tls=True, authenticated=True, identity=bool(identity))
+        return Peer(identity, gets_secrets=given)
+
     def _tls_files(self) -> TlsFiles | None:
-        tls = self.settings.tls
-        if tls.cert is None or tls.key is None:
-            return None
-        return TlsFiles(cert=tls.cert, key=tls.key, client_ca=tls.client_ca)
+        return self.settings.tls.files(self.settings.identity.certificate)
 
     def _native_options(self) -> NativeOptions:
-        transport, connections = self.settings.transport, self.settings.connections
+        settings = self.settings
+        transport, connections, tls = settings.transport, settings.connections, settings.tls.mode != "off"
         return NativeOptions(
             keepalive_interval_s=transport.keepalive_interval_s,
             keepalive_timeout_s=transport.keepalive_timeout_s,
@@ -210,13 +224,15 @@ class Streams:
             connections_max=self.connections_max,
             limits=Http2Limits(message_bytes_max=transport.message_bytes_max),
             tls=self._tls_files(),
+            anonymous=Peer(gets_secrets=settings.gives_secrets(tls=tls, authenticated=False, identity=False)),
+            make_peer=self._make_peer,
         )
 
     def _grpcio_options(self) -> "GrpcioOptions":
         from xds.transport.grpcio import GrpcioOptions
 
         settings = self.settings
-        transport = settings.transport
+        transport, tls = settings.transport, settings.tls.mode != "off"
         return GrpcioOptions(
             keepalive_interval_s=transport.keepalive_interval_s,
             keepalive_timeout_s=transport.keepalive_timeout_s,
@@ -228,5 +244,7 @@ class Streams:
             idle_s=settings.connections.idle_timeout_s,
             connections_max=self.connections_max,
             tls=self._tls_files(),
+            anonymous=Peer(gets_secrets=settings.gives_secrets(tls=tls, authenticated=False, identity=False)),
+            make_peer=self._make_peer,
             reflection_pool=self._schema.pool if settings.reflection else None,
         )

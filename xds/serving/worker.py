@@ -118,7 +118,9 @@ class ServingWorker:
 
     def _send_figures(self) -> None:
         streams = self._serving
-        self._channel.send(encode(Figures(streams.counters, streams.count, self._catalog.revision)))
+        self._channel.send(
+            encode(Figures(streams.counters, streams.count, self._catalog.revision, dict(streams.tls_failures)))
+        )
 
     def _change(self, change: FeedChange) -> None:
         applied = self._catalog.apply(change.changeset, revision=change.revision)

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -57,6 +58,7 @@ class WorkerStreams:
         self._draining = DrainingNodes(nodes_max=nodes_max, bytes_max=settings.protocol.draining_bytes_max)
         self._figures: dict[PooledProcess, Figures] = {}
         self._ended = Counters()
+        self._ended_tls_failures: Counter[str] = Counter()
         self._questions: dict[PooledProcess, Questions] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
@@ -72,6 +74,14 @@ class WorkerStreams:
     def counters(self) -> Counters:
         """Totals since the start, as of the last ``refresh`` or second; streams of a killed worker count as closed."""
         return Counters.sum([self._ended, *(figures.counters for figures in self._figures.values())])
+
+    @property
+    def tls_failures(self) -> Mapping[str, int]:
+        """Refused handshakes and client certificates since the start, by reason."""
+        total = Counter(self._ended_tls_failures)
+        for figures in self._figures.values():
+            total.update(figures.tls_failures)
+        return total
 
     @property
     def count(self) -> int:
@@ -248,6 +258,7 @@ class WorkerStreams:
             closed = figures.counters.streams_closed + figures.streams
             last = dataclasses.replace(figures.counters, streams_closed=closed)
             self._ended = Counters.sum([self._ended, last])
+            self._ended_tls_failures.update(figures.tls_failures)
         if replaced:
             streams = figures.streams if figures is not None else 0
             log.error("a worker ended and is replaced", pid=worker.pid, code=code, streams=streams)

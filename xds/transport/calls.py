@@ -8,6 +8,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from xds._generated.xds_wire_pb2 import HealthCheckRequest, HealthCheckResponse
+from xds.model.identity import Peer
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
 from xds.protocol.policy import METHODS, SERVICES, Method
@@ -97,6 +98,13 @@ class CallConnection(StreamConnection, Protocol):
     def name(self) -> str:
         """The name of this connection, unique in the process."""
 
+    @property
+    def peer(self) -> Peer:
+        """Who the client is."""
+
+    def goaway(self, text: str) -> None:
+        """Send GOAWAY with a reason, so that the peer opens its next streams on another connection."""
+
     def charge(self, count: int) -> None:
         """Charge the peer for work done outside of frame processing."""
 
@@ -146,7 +154,7 @@ class XdsCall(Call):
         super().__init__(connection, stream_id)
         name = connection.name if method.type_url else ""
         self._xds: Stream | None = connection.services.dispatcher.open(
-            method.variant, self, type_url=method.type_url, connection=name
+            method.variant, self, type_url=method.type_url, connection=name, peer=connection.peer
         )
 
     @property

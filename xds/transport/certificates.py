@@ -5,22 +5,39 @@ A new certificate is used for new connections; open ones keep theirs.
 
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from xds.model.identity import Peer
 from xds.transport.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from xds.transport.client_certificates import ClientCertificate, ClientCertificates
 
 
 class Certificates:
     """The present TLS context. If changed files can't be used, the former context stays in force.
 
-    ``on_problem`` is called with the reason, once per change of the files. The constructor raises OSError or
-    ssl.SSLError.
+    ``make_peer`` makes the peer of a client's identity. ``on_problem`` is called with the reason, once per change of
+    the files. The constructor raises OSError or ValueError; ssl.SSLError is an OSError.
     """
 
-    def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        files: TlsFiles,
+        on_problem: Callable[[str], None],
+        *,
+        make_peer: Callable[[tuple[str, ...]], Peer] = Peer,
+    ) -> None:
         self._files = files
         self._on_problem = on_problem
         self._stamp = files.stamp_now()
         self._context = _read(files)
+        self.clients: ClientCertificates | None = None
+        """What client certificates are examined with; None if clients need none."""
+        if files.is_mutual:
+            from xds.transport import client_certificates  # cryptography takes a few MB
+
+            self.clients = client_certificates.ClientCertificates(files, on_problem, make_peer=make_peer)
 
     def context(self) -> ssl.SSLContext:
         """Return the context for a new connection. Checking the files' times costs little beside a handshake."""
@@ -32,11 +49,44 @@ class Certificates:
         """Reload the files, changed or not; return whether they can be used."""
         self._stamp = self._files.stamp_now()
         try:
-            self._context = _read(self._files)
-        except (OSError, ssl.SSLError) as error:
+            context = _read(self._files)
+            if self.clients is not None:
+                self.clients.reload_authorities()
+        except (OSError, ValueError) as error:
             self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
             return False
+        self._context = context
         return True
+
+    def examine(self, tls: ssl.SSLObject) -> "ClientCertificate | None":
+        """Return what the client's certificate says, once the handshake is done; None if clients need none."""
+        if self.clients is None:
+            return None
+        certificate = tls.getpeercert(binary_form=True)
+        assert certificate is not None, "the context requires one"
+        return self.clients.examine(certificate, lambda: _intermediates(tls))
+
+
+def why_unusable(files: TlsFiles) -> str:
+    """Return why the files can't be used for a port, "" if they can be."""
+    try:
+        _read(files)
+        if files.is_mutual:
+            from xds.transport.client_certificates import ClientCertificates
+
+            ClientCertificates(files, lambda _: None)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _intermediates(tls: ssl.SSLObject) -> list[bytes]:
+    """Return the certificates that came with the client's own, as DER."""
+    if hasattr(tls, "get_unverified_chain"):  # since Python 3.13
+        return list(tls.get_unverified_chain()[1:])
+    # Before, only the object that the public one wraps has the method.
+    chain = tls._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]
+    return [ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in chain[1:]]
 
 
 def _read(files: TlsFiles) -> ssl.SSLContext:
@@ -44,9 +94,13 @@ def _read(files: TlsFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     context.num_tickets = 0
+    if files.trust_domains or files.crls:
+        # A session resumed by a ticket (TLS 1.2) has lost the intermediates that the client sent.
+        context.options |= ssl.OP_NO_TICKET
     # The empty password keeps an encrypted key from asking for one on the terminal.
     context.load_cert_chain(files.cert, files.key, password="")
-    if files.client_ca is not None:
-        context.load_verify_locations(files.client_ca)
+    for path in files.authorities:
+        context.load_verify_locations(path)
+    if files.is_mutual:
         context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -5,20 +5,27 @@ import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from xds.address import Address, BindError
+from xds.model.identity import ANONYMOUS, Peer
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.hub import Hub
 from xds.protocol.policy import METHODS, SERVICES, Method
 from xds.protocol.responses import Part
 from xds.transport.dispatcher import Dispatcher
+from xds.transport.grpcio_clients import ClientCheck, ClientWatch
 from xds.transport.grpcio_tls import GrpcioCertificates
 from xds.transport.tls import TlsFiles
+from xds.transport.tls_failures import OnTlsFailure, ignore_failure
+
+if TYPE_CHECKING:
+    from xds.transport.client_certificates import ClientCertificate
+    from xds.transport.revocation_watch import RevocationWatch
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 ABORT_TIMEOUT_S = 5.0
@@ -41,6 +48,10 @@ class GrpcioOptions:
     idle_s: float = 300.0
     connections_max: int = 100_000
     tls: TlsFiles | None = None
+    anonymous: Peer = ANONYMOUS
+    """The peer of a client without a certificate."""
+    make_peer: Callable[[tuple[str, ...]], Peer] = Peer
+    """Makes the peer of the identity in a client certificate, which may be ()."""
     reflection_pool: Any = None
     """The descriptor pool that reflection shows, or None for no reflection."""
 
@@ -77,14 +88,17 @@ class GrpcioOptions:
 class _Call:
     """The server's side of one stream: reads requests and writes what polling returns, one message at a time."""
 
-    __slots__ = ("_context", "_dispatcher", "_refusal", "_task", "_told", "_writer", "stream")
+    __slots__ = ("_context", "_dispatcher", "_refusal", "_task", "_told", "_writer", "address", "client", "stream")
 
     def __init__(
         self,
         dispatcher: Dispatcher,
         method: Method,
         context: "aio.ServicerContext[bytes, bytes]",
+        peer: Peer,
+        client: "ClientCertificate | None",
     ) -> None:
+        self.client = client
         self._told = False  # that there may be more, while something is written
         self._dispatcher = dispatcher
         self._context = context
@@ -92,9 +106,9 @@ class _Call:
         self._refusal: StreamRefusedError | None = None
         self._task = asyncio.current_task()
         # On a unix socket every client has the same peer: there, each stream stands for itself.
-        peer = context.peer()
-        connection = f"{peer}#{id(self)}" if peer.startswith("unix:") else peer
-        self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=connection)
+        self.address = address = context.peer()
+        connection = f"{address}#{id(self)}" if address.startswith("unix:") else address
+        self.stream = dispatcher.open(method.variant, self, type_url=method.type_url, connection=connection, peer=peer)
 
     def send_cohort(self, hub: Hub) -> bool:
         if self._writer is not None or self._refusal is not None:
@@ -211,19 +225,29 @@ class GrpcioTransport:
         options: GrpcioOptions | None = None,
         handlers: Sequence[grpc.GenericRpcHandler] = (),
         on_problem: Callable[[str], None] = lambda text: None,
+        on_tls_failure: OnTlsFailure = ignore_failure,
     ) -> None:
         self._address = address
         self._dispatcher = dispatcher
         self._options = options or GrpcioOptions()
         self._more_handlers = tuple(handlers)
         self._on_problem = on_problem
+        self._on_tls_failure = on_tls_failure
         self._certificates: GrpcioCertificates | None = None
+        self._watch: ClientWatch | None = None
+        self._revocations: RevocationWatch | None = None
         self._server: aio.Server | None = None
         self._health = health.aio.HealthServicer()
 
     async def start(self) -> Address:
         """Listen, and return the address that was bound. Raises BindError."""
-        server = aio.server(options=self._options.channel_options())
+        options = self._options
+        interceptors: list[aio.ServerInterceptor] = []
+        if options.tls is not None:
+            self._certificates = GrpcioCertificates(options.tls, self._on_problem, make_peer=options.make_peer)
+            if options.tls.is_mutual:
+                interceptors.append(ClientCheck(self._certificates, self._on_tls_failure))
+        server = aio.server(options=options.channel_options(), interceptors=interceptors)
         handlers: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
         for method in METHODS:
             handlers.setdefault(method.service, {})[method.name] = grpc.stream_stream_rpc_method_handler(
@@ -239,7 +263,22 @@ class GrpcioTransport:
         await server.start()
         self._server = server
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._watch_clients()
         return self._address if self._address.is_unix else Address(self._address.host, port)
+
+    def _watch_clients(self) -> None:
+        certificates, files = self._certificates, self._options.tls
+        if certificates is None or certificates.clients is None or files is None:
+            return
+        watch = self._watch = ClientWatch(certificates, lambda: self._dispatcher.sinks, self._on_tls_failure)
+        watch.start()
+        if files.has_revocations:
+            from xds.transport.revocation_watch import RevocationWatch
+
+            self._revocations = RevocationWatch(
+                certificates.clients, on_change=watch.check_all, on_problem=self._on_problem
+            )
+            self._revocations.start()
 
     def reload_certificates(self) -> bool:
         """Reload the TLS files; return whether TLS is configured and they can be used."""
@@ -248,10 +287,9 @@ class GrpcioTransport:
     def _bind(self, server: aio.Server) -> int:
         target = str(self._address)
         try:
-            if self._options.tls is None:
+            if self._certificates is None:
                 port = server.add_insecure_port(target)
             else:
-                self._certificates = GrpcioCertificates(self._options.tls, self._on_problem)
                 port = server.add_secure_port(target, self._certificates.credentials)
         except RuntimeError as error:
             raise BindError("xDS", self._address, _why_not_bound(self._address, error)) from None
@@ -266,7 +304,9 @@ class GrpcioTransport:
     def _handler(self, method: Method) -> Any:
         async def handle(_: Any, context: "aio.ServicerContext[bytes, bytes]") -> None:
             try:
-                await _Call(self._dispatcher, method, context).run()
+                client = self._certificates.examine(context) if self._certificates is not None else None
+                peer = self._options.anonymous if client is None else client.peer
+                await _Call(self._dispatcher, method, context, peer, client).run()
             except StreamRefusedError as refusal:
                 await self._abort(context, refusal)
             except Exception as error:
@@ -308,6 +348,9 @@ class GrpcioTransport:
 
     async def stop(self, grace_s: float) -> None:
         """Close everything within ``grace_s`` seconds."""
+        for watch in (self._watch, self._revocations):
+            if watch is not None:
+                watch.stop()
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None

@@ -4,20 +4,34 @@ A new certificate is used for new connections; open streams keep theirs.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from xds.model.identity import Peer
 from xds.transport.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from xds.transport.client_certificates import ClientCertificate, ClientCertificates
+
+CERTIFICATE = "x509_pem_cert"
+"""The client's certificate in a call's auth context (GRPC_X509_PEM_CERT_PROPERTY_NAME)."""
 
 
 class GrpcioCertificates:
     """Credentials that follow the files. If changed files can't be used, the former credentials stay in force.
 
-    ``on_problem`` is called with the reason, also from gRPC's own threads, once per change of the files. The
-    constructor raises OSError or ValueError.
+    ``make_peer`` makes the peer of a client's identity. ``on_problem`` is called with the reason, also from gRPC's own
+    threads, once per change of the files. The constructor raises OSError or ValueError.
     """
 
-    def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        files: TlsFiles,
+        on_problem: Callable[[str], None],
+        *,
+        make_peer: Callable[[tuple[str, ...]], Peer] = Peer,
+    ) -> None:
         self._files = files
         self._on_problem = on_problem
         self._stamp = files.stamp_now()
@@ -25,8 +39,24 @@ class GrpcioCertificates:
         self.credentials = grpc.dynamic_ssl_server_credentials(
             _read(files),
             self._fetch,  # type: ignore[arg-type]
-            require_client_authentication=files.client_ca is not None,
+            require_client_authentication=files.is_mutual,
         )
+        self.clients: ClientCertificates | None = None
+        """What client certificates are examined with; None if clients need none."""
+        if files.is_mutual:
+            from xds.transport import client_certificates  # cryptography takes a few MB
+
+            self.clients = client_certificates.ClientCertificates(files, on_problem, make_peer=make_peer)
+
+    def examine(self, context: Any) -> "ClientCertificate | None":
+        """Return what the certificate of a call's client says; None if clients need none.
+
+        gRPC does not pass on the intermediates that came with it.
+        """
+        if self.clients is None:
+            return None
+        shown = context.auth_context().get(CERTIFICATE) or (b"",)
+        return self.clients.examine(shown[0])
 
     def reload(self) -> bool:
         """Reload the files with the next connection, changed or not; return whether they can be used now."""
@@ -42,7 +72,10 @@ class GrpcioCertificates:
 
     def _read_again(self) -> grpc.ServerCertificateConfiguration | None:
         try:
-            return _read(self._files)
+            configuration = _read(self._files)
+            if self.clients is not None:
+                self.clients.reload_authorities()
+            return configuration
         except (OSError, ValueError) as error:
             self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
             return None
@@ -51,7 +84,7 @@ class GrpcioCertificates:
 def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
     cert, key = files.cert.read_bytes(), files.key.read_bytes()
     _check_pair(files)
-    roots = files.client_ca.read_bytes() if files.client_ca is not None else None
+    roots = b"\n".join(path.read_bytes() for path in files.authorities) or None
     return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=roots)
 
 
@@ -64,3 +97,8 @@ def _check_pair(files: TlsFiles) -> None:
         context.load_cert_chain(files.cert, files.key, password="")
     except ssl.SSLError as error:
         raise ValueError(f"{files.cert} and {files.key} do not go together ({error.reason})") from None
+    for path in files.authorities:
+        try:
+            context.load_verify_locations(path)
+        except ssl.SSLError as error:
+            raise ValueError(f"{path} is not a PEM file of CA certificates ({error.reason})") from None

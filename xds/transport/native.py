@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from xds.address import Address
+from xds.model.identity import ANONYMOUS, Peer
 from xds.protocol.errors import Status
 from xds.transport.assembly import EMPTIED_BYTES_MIN, Assembly
 from xds.transport.calls import Call, Reply, Services
@@ -19,6 +21,10 @@ from xds.transport.http2.limits import Http2Limits
 from xds.transport.native_connection import NativeConnection, SharedByConnections, TlsConnection
 from xds.transport.sockets import BACKLOG, bound, listen
 from xds.transport.tls import TlsFiles
+from xds.transport.tls_failures import OnTlsFailure, ignore_failure
+
+if TYPE_CHECKING:
+    from xds.transport.revocation_watch import RevocationWatch
 
 SWEEP_SLICE = 2_000
 CLOSING_S = 5
@@ -43,13 +49,17 @@ class NativeOptions:
     connections_max: int = 100_000
     limits: Http2Limits = field(default_factory=Http2Limits)
     tls: TlsFiles | None = None
+    anonymous: Peer = ANONYMOUS
+    """The peer of a client without a certificate."""
+    make_peer: Callable[[tuple[str, ...]], Peer] = Peer
+    """Makes the peer of the identity in a client certificate, which may be ()."""
 
 
 class NativeTransport:
     """Serves every xDS method and gRPC health on one address; ``replies`` adds methods, by path.
 
     ``return_memory`` is called after large requests, once no more of them are arriving, and when large responses were
-    dropped from the cache.
+    dropped from the cache. ``on_tls_failure`` is called with handshakes that failed and certificates that were refused.
     """
 
     def __init__(
@@ -60,6 +70,7 @@ class NativeTransport:
         options: NativeOptions | None = None,
         replies: Mapping[str, Reply] | None = None,
         on_problem: Callable[[str], None] = lambda text: None,
+        on_tls_failure: OnTlsFailure = ignore_failure,
         return_memory: Callable[[], None] = lambda: None,
         listening: socket.socket | None = None,
     ) -> None:
@@ -67,6 +78,7 @@ class NativeTransport:
         self._options = options or NativeOptions()
         self._services = Services(dispatcher, replies or {})
         self._on_problem = on_problem
+        self._on_tls_failure = on_tls_failure
         self._return_memory = return_memory
         self._listening = listening
         self._owns_path = address.is_unix and listening is None
@@ -77,6 +89,7 @@ class NativeTransport:
         self._outdated_bytes = 0  # of responses, when memory was given back last
         self._shared: SharedByConnections | None = None
         self._certificates: Certificates | None = None
+        self._revocations: RevocationWatch | None = None
 
     def reload_certificates(self) -> bool:
         """Reload the TLS files; return whether TLS is configured and they can be used."""
@@ -95,11 +108,15 @@ class NativeTransport:
             call_at=loop.call_at,
             call_soon=loop.call_soon,
             ping_interval_min_s=options.ping_interval_min_s,
+            anonymous=options.anonymous,
+            on_tls_failure=self._on_tls_failure,
         )
         factory: Callable[[], NativeConnection] = lambda: NativeConnection(shared)  # noqa: E731
         if options.tls is not None:
-            certificates = self._certificates = Certificates(options.tls, self._on_problem)
+            certificates = Certificates(options.tls, self._on_problem, make_peer=options.make_peer)
+            self._certificates = shared.certificates = certificates
             factory = lambda: TlsConnection(shared, certificates.context())  # noqa: E731
+            self._follow_revocations(certificates, options.tls)
         if self._listening is None:
             self._listening = listen(self._address)
         listening = self._listening
@@ -109,6 +126,15 @@ class NativeTransport:
             self._server = await loop.create_server(factory, sock=listening, backlog=BACKLOG)
         self._sweep()
         return bound(self._address, listening)
+
+    def _follow_revocations(self, certificates: Certificates, files: TlsFiles) -> None:
+        if certificates.clients is not None and files.has_revocations:
+            from xds.transport.revocation_watch import RevocationWatch
+
+            self._revocations = RevocationWatch(
+                certificates.clients, on_change=self._on_revocations, on_problem=self._on_problem
+            )
+            self._revocations.start()
 
     # --- Memory ----------------------------------------------------------------------------------------------------
 
@@ -138,13 +164,15 @@ class NativeTransport:
         self._services.framed.evict_idle()
         if self._services.dispatcher.hub.response_cache.outdated_bytes - self._outdated_bytes >= EMPTIED_BYTES_MIN:
             self._rest_soon()
-        self._sweep_slice(list(shared.connections))
+        self._sweep_slice(list(shared.connections), self._look_at)
 
-    def _sweep_slice(self, connections: list[NativeConnection], at: int = 0) -> None:
+    def _sweep_slice(
+        self, connections: list[NativeConnection], look_at: Callable[[NativeConnection], None], at: int = 0
+    ) -> None:
         for connection in connections[at : at + SWEEP_SLICE]:
-            self._look_at(connection)
+            look_at(connection)
         if at + SWEEP_SLICE < len(connections):
-            asyncio.get_running_loop().call_soon(self._sweep_slice, connections, at + SWEEP_SLICE)
+            asyncio.get_running_loop().call_soon(self._sweep_slice, connections, look_at, at + SWEEP_SLICE)
 
     def _look_at(self, connection: NativeConnection) -> None:
         shared, options = self._shared, self._options
@@ -160,7 +188,9 @@ class NativeTransport:
                 connection.abort()
         elif not connection.greeted:
             if shared.tick - connection.since > options.handshake_s:
-                connection.abort()
+                connection.give_up()
+        elif connection.client is not None and connection.client.has_ended(time.monotonic(), spread_by=id(connection)):
+            self._check_client(connection)
         elif not connection.asked and connection.unasked_s > options.handshake_s:
             connection.fail(ENHANCE_YOUR_CALM, f"streams without a request for {options.handshake_s:g} s")
         elif shared.tick - connection.busy > options.idle_s:
@@ -170,6 +200,19 @@ class NativeTransport:
                 connection.abort()
         elif silent_s >= options.keepalive_interval_s:
             connection.ping()
+
+    def _on_revocations(self) -> None:
+        if self._shared is not None:
+            self._sweep_slice(list(self._shared.connections), self._check_client)
+
+    def _check_client(self, connection: NativeConnection) -> None:
+        """End a connection if its client's certificate is no longer valid."""
+        clients = self._certificates.clients if self._certificates is not None else None
+        if clients is None or connection.client is None or connection.client.reason or connection.dead:
+            return
+        client = clients.checked(connection.client)
+        if client.reason:
+            cast("TlsConnection", connection).refuse_client(client)
 
     # --- The end ---------------------------------------------------------------------------------------------------
 
@@ -197,6 +240,8 @@ class NativeTransport:
     async def stop(self, grace_s: float) -> None:
         """Close everything within ``grace_s`` seconds."""
         self._close_listening()
+        if self._revocations is not None:
+            self._revocations.stop()
         if self._shared is not None:
             for connection in list(self._shared.connections):
                 connection.abort()

@@ -8,28 +8,36 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+from xds.model.identity import ANONYMOUS, Peer
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.transport.assembly import Assembly
 from xds.transport.calls import Call, RefusedCall, Services
+from xds.transport.certificates import Certificates
 from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.connection import Connection
 from xds.transport.http2.frame_reader import ConnectionStage
-from xds.transport.http2.frames import ENHANCE_YOUR_CALM, PING, frame
+from xds.transport.http2.frames import ENHANCE_YOUR_CALM, NO_ERROR, PING, frame
 from xds.transport.http2.headers import RequestHead
 from xds.transport.http2.known_reads import READ_BYTES_MAX, KnownReads
 from xds.transport.http2.limits import Http2Limits
 from xds.transport.http2.stream import Http2Stream
+from xds.transport.tls_failures import LATE, LEFT, OnTlsFailure, TlsFailure, failure_of, ignore_failure, peer_text
+
+if TYPE_CHECKING:
+    from xds.transport.client_certificates import ClientCertificate
 
 PING_STRIKES_MAX = 2
 TLS_PIECE_BYTES = 2_048
 LINGER_BYTES_MAX = 256 * 1024
 """Bytes that are read and dropped after our last frame: closing with unread bytes would lose that frame."""
 TLS_READ_BYTES = 16_384
+FAREWELL_S = 1.0
+"""How long a client that is sent away may take to read the statuses of its streams."""
 CORKED_MAX = 64
 CORKED_BYTES_MAX = 16_384
 """Maximum pieces of output, and bytes of a piece, that are joined after one read; more is sent at once."""
@@ -56,6 +64,10 @@ class SharedByConnections:
     buffer: bytearray = field(default_factory=lambda: bytearray(TLS_READ_BYTES))
     resting: "deque[NativeConnection]" = field(default_factory=deque)
     connections_max: int = 100_000
+    anonymous: Peer = ANONYMOUS
+    """The peer of a connection without a client certificate."""
+    certificates: Certificates | None = None
+    on_tls_failure: OnTlsFailure = ignore_failure
     idle: Iterator["NativeConnection"] = field(default_factory=lambda: iter(()))
     idle_left: int = 0
 
@@ -115,6 +127,8 @@ class NativeConnection(Connection, asyncio.Protocol):
     )
 
     frames_at_once = FRAMES_AT_ONCE
+    client: "ClientCertificate | None" = None
+    """The certificate that the client has shown; None without mutual TLS."""
 
     def __init__(self, shared: SharedByConnections) -> None:
         super().__init__(shared.limits)
@@ -139,6 +153,11 @@ class NativeConnection(Connection, asyncio.Protocol):
         if not self._name:
             self._name = f"c{next(self.shared.names)}"
         return self._name
+
+    @property
+    def peer(self) -> Peer:
+        """Who the client is."""
+        return self.shared.anonymous
 
     @property
     def greeted(self) -> bool:
@@ -263,6 +282,20 @@ class NativeConnection(Connection, asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def give_up(self) -> None:
+        """Close at once: the client did not complete its handshake in time."""
+        self.abort()
+
+    def leave(self, status: Status, text: str) -> None:
+        """End all streams with a status, and the connection: the client connects again with what it then has.
+
+        gRPC's clients report the connection's end instead of the status if both arrive together.
+        """
+        for stream in list(self.streams.values()):
+            cast("Call", stream).end(status, text)
+        self.goaway(text)
+        self.shared.call_at(self.clock() + FAREWELL_S, lambda: self.fail(NO_ERROR, text))
+
     def ping(self) -> None:
         """Send a keepalive ping."""
         self.pinged = True
@@ -319,15 +352,53 @@ class NativeConnection(Connection, asyncio.Protocol):
 
 
 class TlsConnection(NativeConnection):
-    """One client's connection over TLS."""
+    """One client's connection over TLS. ``_up`` is None until the client sends something, then if TLS is set up."""
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "_up")
+    __slots__ = ("_incoming", "_outgoing", "_tls", "_up", "client")
 
     def __init__(self, shared: SharedByConnections, context: ssl.SSLContext) -> None:
         super().__init__(shared)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._up = False
+        self._up: bool | None = None
+        self.client = None
+
+    @property
+    def peer(self) -> Peer:
+        return self.shared.anonymous if self.client is None else self.client.peer
+
+    def open_stream(self, stream_id: int, head: RequestHead) -> Http2Stream:
+        client = self.client
+        if client is not None and client.reason:
+            return _RefusedClientCall(self, stream_id, StreamRefusedError(Status.UNAUTHENTICATED, client.refusal))
+        return super().open_stream(stream_id, head)
+
+    def refuse_client(self, client: "ClientCertificate") -> None:
+        """End everything because of the client's certificate, which is revoked or has expired since it connected."""
+        self.client = client
+        self._note(TlsFailure(client.reason, client.refusal))
+        self.leave(Status.UNAUTHENTICATED, client.refusal)
+
+    def give_up(self) -> None:
+        if self._up is False:
+            self._note(TlsFailure(LATE.reason, LATE.text))
+        self.abort()
+
+    def eof_received(self) -> bool:
+        if self._up is False and not self.dead:
+            self._note(TlsFailure(LEFT.reason, LEFT.text))
+            self.lost()
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._up is False and not self.dead:
+            self._note(TlsFailure(LEFT.reason, LEFT.text))
+        super().connection_lost(exc)
+
+    def _note(self, failure: TlsFailure) -> None:
+        """Report a failure, with the client's address."""
+        peer = peer_text(self._transport.get_extra_info("peername")) if self._transport is not None else ""
+        self.shared.on_tls_failure(replace(failure, peer=peer))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -360,15 +431,18 @@ class TlsConnection(NativeConnection):
                 self._read()
         except ssl.SSLWantReadError:
             self._flush()
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            self._flush()
-            self.close()
-        except (ssl.SSLError, ValueError):
-            self._flush()  # the alert that says why
-            self.close()
+        except (ssl.SSLError, ValueError) as error:  # the client's end of TLS is one, too
+            self._end(error)
+
+    def _end(self, error: Exception) -> None:
+        if not self._up and not self.dead:
+            self._note(failure_of(error))
+        self._flush()  # the alert that says why
+        self.close()
 
     def _read(self) -> None:
         if not self._up:
+            self._up = False
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
@@ -376,6 +450,7 @@ class TlsConnection(NativeConnection):
                 return
             self._up = True
             self._flush()
+            self._see_client()
         buffer = self.shared.buffer
         while not self._resting and (self._incoming.pending or self._tls.pending()):
             try:
@@ -386,6 +461,13 @@ class TlsConnection(NativeConnection):
                 raise ssl.SSLZeroReturnError
             self.take(bytes(memoryview(buffer)[:size]))
         self._flush()
+
+    def _see_client(self) -> None:
+        certificates = self.shared.certificates
+        if certificates is not None:
+            self.client = certificates.examine(self._tls)
+        if self.client is not None and self.client.reason:
+            self._note(TlsFailure(self.client.reason, self.client.refusal))
 
     def write(self, data: bytes) -> None:
         if self._corked is None:
@@ -408,6 +490,16 @@ class TlsConnection(NativeConnection):
         data = self._outgoing.read()
         if data and self._transport is not None and self.lingering is None:
             self._transport.write(data)
+
+
+class _RefusedClientCall(RefusedCall):
+    """Called for a client whose certificate is refused. It is to connect again, with another one."""
+
+    __slots__ = ()
+
+    def on_end(self) -> None:
+        super().on_end()
+        self.connection.goaway(self._refusal.message)
 
 
 class _NotGrpc(Call):

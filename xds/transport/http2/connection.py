@@ -369,11 +369,11 @@ class Connection(Allowance):
         if self._blocked is not None:
             self._blocked.pop(stream, None)
 
-    def goaway(self) -> None:
-        """Send GOAWAY, so that the peer opens its next streams elsewhere; open streams go on."""
+    def goaway(self, text: str = "this server is shutting down") -> None:
+        """Send GOAWAY, so that the peer opens its next streams on another connection; open streams go on."""
         if not self.draining and not self.dead:
             self.draining = True
-            self.write(h2.goaway_frame(self._last_id, h2.NO_ERROR, "this server is shutting down"))
+            self.write(h2.goaway_frame(self._last_id, h2.NO_ERROR, text))
 
     def fail(self, code: int, text: str) -> None:
         """End the connection with GOAWAY, an error code and its reason."""

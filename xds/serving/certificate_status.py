@@ -1,0 +1,101 @@
+"""How the server's own certificate files stand: whether they can be used, and when they expire.
+
+One process looks at them for all. The processes that serve reload them by themselves, except for the admin port's.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from xds.config import Settings
+from xds.reporting.events import log_expiry
+from xds.transport.certificate_expiry import CertificateFiles, Expiry
+from xds.transport.certificates import why_unusable
+from xds.transport.tls import Stamp, TlsFiles
+
+LOOK_EVERY_S = 10.0
+LOG_EVERY_S = 86_400.0
+"""How often an expiry that is near is logged again."""
+
+
+class CertificateStatus:
+    """Follows the TLS files of all ports. ``on_api_change`` is called when those of the push API have changed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_api_change: Callable[[], None] = lambda: None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        xds = settings.tls.files(settings.identity.certificate)
+        api = settings.api.tls
+        self._ports: dict[str, TlsFiles] = {}
+        if xds is not None:
+            self._ports["xDS"] = xds
+        if api is not None:
+            self._ports["push API"] = TlsFiles(cert=api[0], key=api[1])
+        certificates: list[Path] = []
+        for files in self._ports.values():
+            certificates += [files.cert, *files.authorities]
+        self._files = CertificateFiles(certificates, () if xds is None else xds.crls)
+        self._warn_before_s = settings.tls.warn_before_s
+        self._on_api_change = on_api_change
+        self._wall_clock = wall_clock
+        self._stamps: dict[str, tuple[Stamp, Stamp]] = {}
+        self._unusable: dict[str, str] = {}
+        self._logged_at: dict[tuple[str, str], float] = {}
+        self.expiries: tuple[Expiry, ...] = ()
+        """When each certificate and revocation list of the files expires."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to follow: no port speaks TLS."""
+        return not self._ports
+
+    def problems(self) -> Iterator[str]:
+        """Iterate over the files that can't be used, and the certificates that expire soon."""
+        for port, why in self._unusable.items():
+            yield f"the TLS files of the {port} port can't be used, so the former ones are: {why}"
+        now = self._wall_clock()
+        for expiry in self.expiries:
+            if problem := expiry.problem(now, self._warn_before_s):
+                yield problem
+
+    async def follow(self) -> None:
+        """Look at the files every few seconds, for ever."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Look at the files once, in a thread, and log what expires soon."""
+        changed = await asyncio.to_thread(self._look)
+        if "push API" in changed:
+            self._on_api_change()
+        now = self._wall_clock()
+        for expiry in self.expiries:
+            problem = expiry.problem(now, self._warn_before_s)
+            key = expiry.file, expiry.subject
+            if problem and now - self._logged_at.get(key, -LOG_EVERY_S) >= LOG_EVERY_S:
+                self._logged_at[key] = now
+                log_expiry(problem)
+
+    def _look(self) -> set[str]:
+        """Read what has changed; return the ports whose files have changed since the look before."""
+        changed = set()
+        for port, files in self._ports.items():
+            now = files.stamp_now(), files.revocations_stamp_now()
+            before = self._stamps.get(port)
+            if now == before:
+                continue
+            self._stamps[port] = now
+            if why := why_unusable(files):
+                self._unusable[port] = why
+            else:
+                self._unusable.pop(port, None)
+            if before is not None:
+                changed.add(port)
+        self.expiries = self._files.look()
+        return changed

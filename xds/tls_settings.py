@@ -1,0 +1,161 @@
+"""Settings for TLS of the xDS port, and for the identity that client certificates prove."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from xds.setting_types import FilePath, FilePaths, why_unreadable
+from xds.transport.tls import CertificateName, TlsFiles
+
+DAY_S = 86_400
+
+
+def _domains(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [each.partition("=") for each in value.split(",") if each]
+    if any(not domain or not path for domain, _, path in pairs):
+        raise ValueError(f"{value!r} is not a list of trust domains and files; write DOMAIN=FILE,DOMAIN=FILE")
+    if len({domain for domain, _, _ in pairs}) < len(pairs):
+        raise ValueError(f"{value!r} has a trust domain twice; put all of its CAs into one file")
+    return {domain: path for domain, _, path in pairs}
+
+
+TrustDomains = Annotated[
+    Mapping[str, Path],
+    BeforeValidator(_domains),
+    PlainSerializer(
+        lambda domains: ",".join(f"{domain}={path}" for domain, path in domains.items()),
+        return_type=str,
+        when_used="json",
+    ),
+]
+
+
+class TlsSettings(BaseModel):
+    """TLS of the xDS port. With CAs for clients, these must show a certificate (mutual TLS, mTLS)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    cert: FilePath | None = None
+    """PEM file of the server's certificate chain."""
+    key: FilePath | None = None
+    """PEM file of the certificate's private key, unencrypted."""
+    client_ca: FilePath | None = None
+    """PEM file of the CAs that sign client certificates, except those of ``trust_domains``."""
+    trust_domains: TrustDomains = {}
+    """Trust domains of SPIFFE IDs, each with a PEM file of the CAs that alone may sign names in it: DOMAIN=FILE,…"""
+    crls: FilePaths = ()
+    """Certificate revocation lists (PEM or DER) of these CAs; files are separated by colons."""
+    revoked: FilePath | None = None
+    """A text file of revoked clients, one a line: an identity, a pattern of identities, or serial:HEX."""
+    warn_before_s: Annotated[float, Field(ge=0, le=3_650 * DAY_S, allow_inf_nan=False)] = 7.0 * DAY_S
+    """So long before a certificate or a CRL of this server expires, it is reported as a problem."""
+
+    @property
+    def mode(self) -> Literal["off", "server", "mutual"]:
+        """Which side is authenticated: none, the server, or both."""
+        if self.cert is None:
+            return "off"
+        return "server" if self.client_ca is None and not self.trust_domains else "mutual"
+
+    def files(self, name: CertificateName) -> TlsFiles | None:
+        """Return the files, None without TLS; ``name`` is the name in certificates that is the identity."""
+        if self.cert is None or self.key is None:
+            return None
+        return TlsFiles(
+            cert=self.cert,
+            key=self.key,
+            client_ca=self.client_ca,
+            trust_domains=tuple(sorted(self.trust_domains.items())),
+            crls=self.crls,
+            revoked=self.revoked,
+            name=name,
+        )
+
+
+class IdentitySettings(BaseModel):
+    """Who a client of the xDS port is: rules for groups may match its identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    certificate: CertificateName = "spiffe"
+    """The names of a client certificate that are its identity: its SPIFFE ID, its DNS names, or its common name."""
+
+
+def tls_problems(tls: TlsSettings, identity: IdentitySettings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what is wrong with the settings together, and with the files that they name."""
+    unreadable = False
+    named = {name: getattr(tls, name) for name in ("cert", "key", "client_ca", "revoked")}
+    several = [("trust_domains", path) for path in tls.trust_domains.values()] + [("crls", path) for path in tls.crls]
+    for name, path in (*named.items(), *several):
+        if path is not None and (wrong := why_unreadable(path)):
+            unreadable = True
+            yield ("tls", name), f"{str(path)!r} {wrong}"
+    given = {**named, **{name: getattr(tls, name) or None for name in ("trust_domains", "crls")}}
+    for name, others in _NEEDED.items():
+        if given[name] is not None and all(given[other] is None for other in others):
+            options = " or ".join(f"tls.{other} (--tls-{other.rstrip('s').replace('_', '-')})" for other in others)
+            yield ("tls", name), f"is given without {options}, which it needs"
+    if tls.trust_domains and identity.certificate != "spiffe":
+        yield ("tls", "trust_domains"), f"trust domains need identity.certificate=spiffe, not {identity.certificate}"
+    files = tls.files(identity.certificate)
+    if not unreadable and files is not None:
+        yield from _pem_problems(files)
+
+
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "cert": ("key",),
+    "key": ("cert",),
+    "client_ca": ("cert",),
+    "trust_domains": ("cert",),
+    "crls": ("client_ca", "trust_domains"),
+    "revoked": ("client_ca", "trust_domains"),
+}
+"""Settings, and those of which each needs one."""
+
+
+def _pem_problems(files: TlsFiles) -> Iterator[tuple[tuple[str, ...], str]]:
+    import ssl  # imported only with TLS
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    cert, key = files.cert, files.key
+    try:
+        # The empty password keeps an encrypted key from asking for one on the terminal.
+        context.load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            yield ("tls", "key"), f"{str(key)!r} is not the key of the certificate {str(cert)!r}"
+        else:
+            yield ("tls", "cert"), f"{str(cert)!r} with {str(key)!r} is not a PEM certificate with its unencrypted key"
+    good = True
+    named = [("client_ca", files.client_ca), *(("trust_domains", path) for _, path in files.trust_domains)]
+    for name, path in named:
+        try:
+            if path is not None:
+                context.load_verify_locations(path)
+        except ssl.SSLError:
+            good = False
+            yield ("tls", name), f"{str(path)!r} is not a PEM file of CA certificates"
+    for domain, _ in files.trust_domains:
+        if wrong := _wrong_domain(domain):
+            yield ("tls", "trust_domains"), f"{domain!r}: {wrong}"
+    if good and files.is_mutual and files.has_revocations:
+        from xds.transport.revocations import read_revocations  # cryptography, only if it is needed
+
+        try:
+            read_revocations(files)
+        except (OSError, ValueError) as error:
+            yield ("tls", "crls" if files.crls else "revoked"), str(error)
+
+
+def _wrong_domain(domain: str) -> str:
+    from xds.model.identity import parse_spiffe
+
+    try:
+        parse_spiffe(f"spiffe://{domain}/workload")
+    except ValueError as error:
+        return str(error)
+    return "" if "/" not in domain else "a trust domain has no path"
