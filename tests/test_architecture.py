@@ -23,6 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "store": {"_generated", "process.background", "process.private_files"},
     "publishing": {"process.background", "model", "schema", "store"},
     "client": {"model", "schema", "sources.inline", "address", "_generated"},
+    "identity": {"model"},
     "transport": {"model", "protocol", "address", "process.background", "process.signals", "_generated"},
     "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
     "process": set(),
@@ -93,11 +94,12 @@ PACKAGED_FILES = ("schema", "importlib.resources")
 """The only pure part that reads a file, the packaged descriptors, and the module that it imports for that."""
 
 THIRD_PARTY: dict[str, set[str]] = {
-    "cryptography": {"schema", "store", "transport", "validation"},
+    "cryptography": {"identity", "schema", "store", "transport", "validation"},
     "fastapi": {"api"},
     "google": {"protocol", "schema", "transport", "api", "fleet", "client", "store"},
     "grpc": {"transport", "api", "client", "store"},
     "hpack": {"transport", "fleet"},
+    "jwt": {"identity"},
     "grpc_health": {"transport"},
     "grpc_reflection": {"transport"},
     "immutables": {"model", "protocol", "fleet"},
@@ -111,7 +113,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "starlette": {"api", "app"},
     "structlog": {"api", "publishing", "server", "serving", "reporting", "cli"},
     "typer": {"cli"},
-    "h11": {"api"},
+    "h11": {"api", "identity"},
     "uvicorn": {"api"},
     "uvloop": {"cli", "fleet", "serving"},
     "watchfiles": {"sources"},
@@ -134,6 +136,7 @@ SEVERAL_WRITERS: dict[str, str] = {
 """Fields that several modules set, each with the reason."""
 
 LONG_FUNCTIONS: dict[str, str] = {
+    "xds.cli.bootstrap.bootstrap": "as serve: a line for each option of the command",
     "xds.cli.fleet.fleet": "as serve: a line for each option of the command",
     "xds.cli.serve.serve": "a line for each option of the command, of which typer makes the options and their help",
 }

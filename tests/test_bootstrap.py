@@ -2,13 +2,23 @@ import itertools
 import json
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from support.envoy import envoy_binary
 from support.pki import Authority
 
 from xds.address import Address
-from xds.bootstrap import BootstrapSpec, ClientTls, config_source, duration, envoy_bootstrap, grpc_bootstrap
+from xds.bootstrap import (
+    BootstrapSpec,
+    ClientTls,
+    ClientToken,
+    config_source,
+    duration,
+    envoy_bootstrap,
+    grpc_bootstrap,
+    token_secret,
+)
 from xds.cli.bootstrap import to_yaml
 from xds.model.groups import Locality, Node
 
@@ -45,6 +55,31 @@ def test_envoy_accepts_tls(tmp_path: Path, server: str, mutual: bool, server_nam
     tls = ClientTls(ca=str(authority.cert_path), server_name=server_name, **client)
     spec = BootstrapSpec(node=NODE, server=Address.parse(server), tls=tls)
     accepted(to_yaml(envoy_bootstrap(spec)), tmp_path)
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("via", ["injector", "google-grpc"])
+@pytest.mark.parametrize("mutual", [True, False])
+@pytest.mark.parametrize("per_type", [True, False])
+def test_envoy_accepts_both_ways_to_send_a_token(
+    tmp_path: Path, via: Literal["injector", "google-grpc"], mutual: bool, per_type: bool
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.client("n1")
+    client = {"cert": str(pair.cert_path), "key": str(pair.key_path)} if mutual else {}
+    tls = ClientTls(ca=str(authority.cert_path), server_name="srv.local", **client)
+    token = ClientToken(file=str(tmp_path / "token"), via=via, sds_file=str(tmp_path / "token.yaml"))
+    (tmp_path / "token").write_text("a.b.c")
+    (tmp_path / "token.yaml").write_text(to_yaml(token_secret(token)))
+    spec = BootstrapSpec(node=NODE, server=Address("srv.local", 443), tls=tls, token=token, per_type=per_type)
+    accepted(to_yaml(envoy_bootstrap(spec)), tmp_path)
+
+
+def test_a_token_is_not_sent_in_clear_to_other_machines() -> None:
+    token = ClientToken(file="token", sds_file="token.yaml")
+    assert BootstrapSpec(node=NODE, server=SERVER, token=token).token is token
+    with pytest.raises(ValueError, match=r"in clear to cp\.example:18000; give --tls-ca"):
+        BootstrapSpec(node=NODE, server=Address("cp.example", 18000), token=token)
 
 
 @pytest.mark.envoy
@@ -131,6 +166,13 @@ def test_grpc_clients_are_told_server_credentials_and_node() -> None:
             "metadata": {"labels": {"stage": "prod"}},
         },
     }
+
+
+def test_grpc_clients_send_a_token_from_a_file() -> None:
+    token = ClientToken(file="/run/token")
+    spec = BootstrapSpec(node=NODE, server=Address("cp.example", 443), tls=ClientTls(ca="ca.pem"), token=token)
+    (server,) = grpc_bootstrap(spec)["xds_servers"]
+    assert server["call_creds"] == [{"type": "jwt_token_file", "config": {"jwt_token_file": "/run/token"}}]
 
 
 def test_a_spec_that_envoy_would_exit_on_is_refused() -> None:

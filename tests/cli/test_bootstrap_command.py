@@ -59,6 +59,14 @@ def test_grpc_clients_get_json() -> None:
     assert bootstrap["node"] == {"id": "n1", "cluster": "web"}
 
 
+def test_the_injector_s_bootstrap_names_the_file_that_is_printed_separately() -> None:
+    token = ["--token-file", "/run/token", "--token-sds", "/etc/envoy/token.yaml"]
+    assert "It needs /etc/envoy/token.yaml: the same command with --print-token-sds prints it." in printed(*token)
+    secret = yaml.safe_load(printed(*token, "--print-token-sds"))["resources"][0]
+    assert secret["generic_secret"] == {"secret": {"filename": "/run/token"}}
+    assert json.loads(printed(*token, "--print-token-sds", "--format", "json"))["resources"] == [secret]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -77,6 +85,15 @@ def test_grpc_clients_get_json() -> None:
         (["--grpc", "--format", "yaml"], "--format: grpc reads JSON only"),
         (["--grpc", "--per-type"], "--per-type: grpc's xDS clients know only the aggregated stream"),
         (["--grpc", "--tls-ca", "ca.pem", "--tls-server-name", "x"], "--tls-server-name: grpc checks"),
+        (["--token-file", "t"], "--token-sds: Envoy's injector takes the token from a secret"),
+        (["--token-file", ""], "--token-file: is empty"),
+        (["--token-via", "google-grpc"], "--token-file: is for a token; give its file"),
+        (["--token-sds", "t.yaml"], "--token-file: is for a token; give its file"),
+        (["--print-token-sds"], "--print-token-sds: is for --token-file"),
+        (["--token-file", "t", "--token-via", "google-grpc"], "google-grpc: sends tokens over TLS only; give --tls-ca"),
+        (["--token-file", "t", "--token-sds", "s", "--server", "cp:1"], "the token would be sent in clear to cp:1"),
+        (["--grpc", "--token-file", "t"], "--token-file: grpc sends tokens over TLS only"),
+        (["--grpc", "--token-file", "t", "--tls-ca", "c", "--token-sds", "s"], "--token-sds: is for Envoy"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_would_be_right(arguments: list[str], told: str) -> None:

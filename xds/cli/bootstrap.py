@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from xds.bootstrap import BootstrapSpec, config_source, envoy_bootstrap, grpc_bootstrap
+from xds.bootstrap import BootstrapSpec, ClientToken, config_source, envoy_bootstrap, grpc_bootstrap, token_secret
 from xds.cli import client_options as options
 from xds.cli.output import examples, print_formatted, print_json, say
 from xds.reporting.escaping import escaping_dumper
@@ -16,6 +16,8 @@ EPILOG = examples(
     "xds bootstrap --node-id n1 --cluster web --server 127.0.0.1:18000 > envoy.yaml; envoy -c envoy.yaml",
     "xds bootstrap --node-id n1 --cluster web --server cp.example:443 --tls-ca ca.pem --sotw",
     "xds bootstrap --node-id n1 --cluster web --server 127.0.0.1:18000 --runtime-layer rtds --merge stats.yaml",
+    "xds bootstrap --node-id n1 --cluster web --server cp.example:443 --tls-ca ca.pem --token-file /run/xds/token "
+    "--token-via google-grpc",
     "xds bootstrap --node-id g1 --cluster web --server cp.example:18000 --grpc > g1.json",
 )
 
@@ -44,6 +46,24 @@ def bootstrap(
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
     tls_server_name: options.TlsServerName = None,
+    token_file: options.TokenFile = None,
+    token_via: options.TokenVia = "injector",  # noqa: S107 - a way, not a token
+    token_sds: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="With the injector: the file that --print-token-sds prints, where Envoy reads it.",
+            rich_help_panel="The token",
+        ),
+    ] = "",
+    print_token_sds: Annotated[
+        bool,
+        typer.Option(
+            "--print-token-sds",
+            help="Print the file of --token-sds instead of the bootstrap: it names the token's file as a secret.",
+            rich_help_panel="The token",
+        ),
+    ] = False,
     region: options.Region = "",
     zone: options.Zone = "",
     sub_zone: options.SubZone = "",
@@ -51,12 +71,13 @@ def bootstrap(
 ) -> None:
     """Print a complete Envoy bootstrap for a node of this control plane, or with --grpc a grpc client's.
 
-    Files of --tls-* are read by the client, not now, so they may name paths of another machine.
+    Files of --tls-* and --token-* are read by the client, not now, so they may name paths of another machine.
     """
     node = options.node_of(
         node_id=node_id, cluster=cluster, region=region, zone=zone, sub_zone=sub_zone, metadata=metadata
     )
     tls = options.tls_of(ca=tls_ca, cert=tls_cert, key=tls_key, server_name=tls_server_name)
+    token = options.token_of(file=token_file, via=token_via, sds=token_sds, has_tls=tls is not None)
     spec = options.spec_of(
         node=node,
         server=server,
@@ -65,8 +86,14 @@ def bootstrap(
         admin_port=admin_port,
         fetch_timeout=fetch_timeout,
         tls=tls,
+        token=token,
         runtime_layers=runtime_layer,
     )
+    if token is not None and not grpc:
+        _check_injector(token)
+    if print_token_sds:
+        _print_token_sds(token, form)
+        return
     if grpc:
         _refuse_for_grpc(spec, form, merge)
         print_json(grpc_bootstrap(spec))
@@ -80,6 +107,25 @@ def bootstrap(
         print_json(content)
     else:
         say(*_header(spec))
+        print_formatted(to_yaml(content))
+
+
+def _check_injector(token: ClientToken) -> None:
+    if token.via == "injector" and not token.sds_file:
+        raise typer.BadParameter(
+            "Envoy's injector takes the token from a secret, and follows its changes only for a secret in a file of "
+            "its own; give the path of that file, and write it there with --print-token-sds",
+            param_hint="--token-sds",
+        )
+
+
+def _print_token_sds(token: ClientToken | None, form: str | None) -> None:
+    if token is None or token.via != "injector":
+        raise typer.BadParameter("is for --token-file with --token-via injector", param_hint="--print-token-sds")
+    content = token_secret(token)
+    if form == "json":
+        print_json(content)
+    else:
         print_formatted(to_yaml(content))
 
 
@@ -108,6 +154,10 @@ def _refuse_for_grpc(spec: BootstrapSpec, form: str | None, merge: list[Path] | 
             raise typer.BadParameter("is for Envoy: grpc's bootstrap has no such part", param_hint=option)
     if form == "yaml":
         raise typer.BadParameter("grpc reads JSON only", param_hint="--format")
+    if spec.token is not None and spec.tls is None:
+        raise typer.BadParameter("grpc sends tokens over TLS only; give --tls-ca", param_hint="--token-file")
+    if spec.token is not None and (spec.uses_google_grpc or spec.token.sds_file):
+        raise typer.BadParameter("is for Envoy: grpc reads the token itself", param_hint="--token-via, --token-sds")
     if spec.per_type:
         raise typer.BadParameter("grpc's xDS clients know only the aggregated stream (ADS)", param_hint="--per-type")
     if spec.tls is not None and spec.tls.server_name is not None:
@@ -119,6 +169,8 @@ def _refuse_for_grpc(spec: BootstrapSpec, form: str | None, merge: list[Path] | 
 
 def _header(spec: BootstrapSpec) -> list[str]:
     lines = ["Run: envoy -c FILE --disable-hot-restart"]
+    if spec.token is not None and spec.token.sds_file:
+        lines.append(f"It needs {spec.token.sds_file}: the same command with --print-token-sds prints it.")
     if spec.per_type:
         source = json.dumps(config_source(spec))
         lines.append("Without ADS, every eds_config, rds config_source and sds_config of the resources must be this:")

@@ -4,16 +4,17 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from xds.address import Address
-from xds.bootstrap import BootstrapSpec, ClientTls
+from xds.bootstrap import BootstrapSpec, ClientTls, ClientToken
 from xds.model.groups import Locality, Node
 
 _NODE = "The node"
 _TLS = "TLS"
+_TOKEN = "The token"  # noqa: S105 - a heading of the help
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|)")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 
@@ -54,6 +55,21 @@ TlsServerName = Annotated[
         metavar="NAME", help="Whom the server's certificate must name. Default: its host.", rich_help_panel=_TLS
     ),
 ]
+TokenFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Show the control plane the bearer token in this file, which the client reads again when it changes.",
+        rich_help_panel=_TOKEN,
+    ),
+]
+TokenVia = Annotated[
+    Literal["injector", "google-grpc"],
+    typer.Option(
+        help="How Envoy sends it: by an HTTP filter of its own gRPC client, or by Google's gRPC library.",
+        rich_help_panel=_TOKEN,
+    ),
+]
 Region = Annotated[str, typer.Option(help="The node's region.", rich_help_panel=_NODE)]
 Zone = Annotated[str, typer.Option(help="The node's zone.", rich_help_panel=_NODE)]
 SubZone = Annotated[str, typer.Option(help="The node's sub-zone.", rich_help_panel=_NODE)]
@@ -87,6 +103,7 @@ def spec_of(
     admin_port: int,
     fetch_timeout: str,
     tls: ClientTls | None,
+    token: ClientToken | None,
     runtime_layers: Iterable[str] | None,
 ) -> BootstrapSpec:
     """Return the bootstrap spec of the options. Raises typer.BadParameter naming the option."""
@@ -102,6 +119,7 @@ def spec_of(
             delta=not sotw,
             per_type=per_type,
             tls=tls,
+            token=token,
             admin_port=admin_port,
             fetch_timeout_s=fetch_timeout_s,
             runtime_layers=layers,
@@ -125,6 +143,25 @@ def tls_of(*, ca: str | None, cert: str | None, key: str | None, server_name: st
         return ClientTls(ca=ca, cert=cert, key=key, server_name=server_name)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--tls-key" if key is None else "--tls-cert") from None
+
+
+def token_of(
+    *, file: str | None, via: Literal["injector", "google-grpc"], sds: str, has_tls: bool
+) -> ClientToken | None:
+    """Return the token of the options, None without one. Raises typer.BadParameter naming the option."""
+    if file is None:
+        if via != "injector" or sds:
+            raise typer.BadParameter("is for a token; give its file", param_hint="--token-file")
+        return None
+    if not file:
+        raise typer.BadParameter("is empty; give the file of the token", param_hint="--token-file")
+    if via == "google-grpc" and not has_tls:
+        raise typer.BadParameter("sends tokens over TLS only; give --tls-ca", param_hint="--token-via google-grpc")
+    if via == "google-grpc" and sds:
+        raise typer.BadParameter(
+            "is for --token-via injector; google-grpc reads the token itself", param_hint="--token-sds"
+        )
+    return ClientToken(file=file, via=via, sds_file=sds)
 
 
 def seconds_of(text: str, option: str) -> float:

@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
 
-from xds.bootstrap import BootstrapSpec, envoy_bootstrap
+from xds.bootstrap import BootstrapSpec, envoy_bootstrap, token_secret
 from xds.cli import client_options as options
 from xds.cli.output import EXIT_FAILED, examples, fail, say
 from xds.process.private_files import open_private
@@ -55,6 +56,8 @@ def envoy(
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
     tls_server_name: options.TlsServerName = None,
+    token_file: options.TokenFile = None,
+    token_via: options.TokenVia = "injector",  # noqa: S107 - a way, not a token
     region: options.Region = "",
     zone: options.Zone = "",
     sub_zone: options.SubZone = "",
@@ -80,24 +83,21 @@ def envoy(
         admin_port=admin_port,
         fetch_timeout=fetch_timeout,
         tls=tls,
+        token=options.token_of(file=token_file, via=token_via, sds="", has_tls=tls is not None),
         runtime_layers=runtime_layer,
     )
-    content = envoy_bootstrap(spec)
-    if merge:
-        from xds.cli.merge_bootstrap import merged
-
-        content = merged(content, merge)
     executable = _executable(binary)
     extra = ["--concurrency", str(concurrency), "--log-level", log_level, *(arguments or [])]
-    raise typer.Exit(run_envoy(executable, spec, content, extra))
+    raise typer.Exit(run_envoy(executable, spec, merge or [], extra))
 
 
-def run_envoy(executable: Path, spec: BootstrapSpec, bootstrap: dict[str, Any], arguments: list[str]) -> int:
+def run_envoy(executable: Path, spec: BootstrapSpec, merge: list[Path], arguments: list[str]) -> int:
     """Run Envoy until it ends and return its exit code: 0 if it was asked to end, 128 + N if signal N ended it.
 
-    ``bootstrap`` is that of ``spec``, perhaps with more in it.
+    ``merge`` are files that are merged into its bootstrap.
     """
     with tempfile.TemporaryDirectory(prefix="xds-envoy-") as directory:
+        bootstrap = _bootstrap(spec, merge, Path(directory))
         bootstrap_file, admin_file = Path(directory, "bootstrap.json"), Path(directory, "admin")
         with open_private(bootstrap_file, "w") as file:
             json.dump(bootstrap, file, indent=2)
@@ -115,6 +115,21 @@ def run_envoy(executable: Path, spec: BootstrapSpec, bootstrap: dict[str, Any], 
     if -code in signals.received:
         return 0
     return code if code >= 0 else 128 - code
+
+
+def _bootstrap(spec: BootstrapSpec, merge: list[Path], directory: Path) -> dict[str, Any]:
+    """Return the bootstrap; the file that it needs for a token is written to the directory."""
+    if spec.token is not None and not spec.uses_google_grpc:
+        token = replace(spec.token, sds_file=str(directory / "token.json"))
+        spec = replace(spec, token=token)
+        with open_private(Path(token.sds_file), "w") as file:
+            json.dump(token_secret(token), file)
+    content = envoy_bootstrap(spec)
+    if merge:
+        from xds.cli.merge_bootstrap import merged
+
+        content = merged(content, merge)
+    return content
 
 
 class _Signals:

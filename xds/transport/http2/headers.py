@@ -1,19 +1,20 @@
 """Decodes HPACK header blocks into the request fields that gRPC needs.
 
 The first block of a connection is decoded against an empty table, so equal bytes mean equal requests. The sidecars of a
-fleet open their one stream with nearly the same bytes, so decoded heads are cached by the block's bytes. A connection
-gets its own decoder only with its second block; that decoder first decodes the first block again.
+fleet open their one stream with nearly the same bytes, so decoded heads are cached by the block's bytes, without the
+``authorization`` field (``credentials.py``). A connection gets its own decoder only with its second block; that decoder
+first decodes the first block again.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
 from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 from hpack.struct import NeverIndexedHeaderTuple
 
+from xds.transport.http2.credentials import AUTHORIZATION, take_out_authorization
 from xds.transport.http2.faults import ConnectionFault
 from xds.transport.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, PROTOCOL_ERROR
 
@@ -48,6 +49,10 @@ class RequestHead:
     encoding: str = "identity"
     timeout: str = ""
     content_length: int | None = None
+    authorization: str = field(default="", repr=False)
+    """The credentials as they were sent; two fields are joined by a comma, as gRPC does it."""
+    size: int = 0
+    """The size of all fields, as ``HEADER_BYTES_MAX`` counts it."""
     malformed: str = ""
     """What violates RFC 9113, 8.2 and 8.3, "" if nothing does."""
     code: int = PROTOCOL_ERROR
@@ -66,9 +71,11 @@ class HeaderDecoder:
     def read(self, block: bytes) -> RequestHead:
         """Return a decoded block. Raises ConnectionFault if it is too large or can't be decoded."""
         if self._decoder is None:
-            if self._first is None and len(block) <= SHARED_BLOCK_BYTES_MAX:
-                self._first = block
-                return _first_head(block)
+            if self._first is None and len(block) <= HEADER_BYTES_MAX:
+                shared = _first_head(block)
+                if shared is not None:
+                    self._first, head = shared
+                    return head
             self._decoder = _new_decoder()
             if self._first is not None:
                 _decode(self._decoder, self._first)
@@ -76,9 +83,41 @@ class HeaderDecoder:
         return head_of(_decode(self._decoder, block))
 
 
-@lru_cache(maxsize=SHARED_BLOCKS)
-def _first_head(block: bytes) -> RequestHead:
-    return head_of(_decode(_new_decoder(), block))
+class _SharedHeads:
+    """Decoded first blocks by their bytes, the oldest of which make room. None of them has credentials."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[bytes, RequestHead]] = {}
+
+    def of(self, block: bytes) -> tuple[bytes, RequestHead]:
+        """Return the block, one object for all connections, and its head."""
+        found = self._known.get(block)
+        if found is None:
+            found = block, head_of(_decode(_new_decoder(), block))
+            if not found[1].authorization and not found[1].malformed:
+                if len(self._known) >= SHARED_BLOCKS:
+                    del self._known[next(iter(self._known))]
+                self._known[block] = found
+        return found
+
+
+_shared_heads = _SharedHeads()
+
+
+def _first_head(block: bytes) -> tuple[bytes, RequestHead] | None:
+    """Return a first block as it is to be kept, and its head; None if the block is too large to be kept.
+
+    What is kept changes the connection's table as the block did.
+    """
+    taken = take_out_authorization(block)
+    if taken is not None:
+        rest, value = taken
+        if len(rest) <= SHARED_BLOCK_BYTES_MAX and not _field_problem(AUTHORIZATION, value):
+            kept, head = _shared_heads.of(rest)
+            size = head.size + len(AUTHORIZATION) + len(value) + FIELD_BYTES
+            if not head.malformed and not head.authorization and size <= HEADER_BYTES_MAX:
+                return kept, replace(head, authorization=value, size=size)
+    return _shared_heads.of(block) if len(block) <= SHARED_BLOCK_BYTES_MAX else None
 
 
 def _new_decoder() -> Decoder:
@@ -111,6 +150,8 @@ def head_of(fields: Iterable[tuple[str, str]]) -> RequestHead:
         wrong = _field_problem(name, value)
         if wrong:
             return RequestHead(malformed=wrong)
+        if name == AUTHORIZATION and name in regular:
+            value = f"{regular.pop(name)},{value}"
         regular.setdefault(name, value)
     length = regular.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit() and len(length) <= LENGTH_DIGITS_MAX):
@@ -122,6 +163,8 @@ def head_of(fields: Iterable[tuple[str, str]]) -> RequestHead:
         encoding=regular.get("grpc-encoding", "identity"),
         timeout=regular.get("grpc-timeout", ""),
         content_length=int(length) if length is not None else None,
+        authorization=regular.get(AUTHORIZATION, ""),
+        size=size,
         malformed="" if all(map(pseudo.get, _NEEDED)) else "a pseudo-header is missing",
     )
 

@@ -1,0 +1,1 @@
+"""Bearer tokens: JSON Web Tokens are verified with the keys of configured issuers, and become identities."""
