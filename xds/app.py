@@ -14,7 +14,9 @@ from xds.address import Address
 from xds.api.admin import AdminServer
 from xds.api.http_port import HttpLimits
 from xds.api.metrics import metrics_renderer
+from xds.api.operations import CantMoveError
 from xds.config import ServingInfo, Settings
+from xds.limits import LimitHits, summed
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset, Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -25,12 +27,14 @@ from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.reporting.directory_status import DirectoryStatus
-from xds.reporting.events import log_certificates, log_little_room, log_tls_failure, log_tls_problem
+from xds.reporting.events import log_certificates, log_little_room, log_rebalance, log_tls_failure, log_tls_problem
 from xds.schema.notices import Notices
 from xds.schema.pool import load_schema
+from xds.serving.memory_watch import PressureLog
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
 from xds.store.opening import schemas_path
+from xds.transport.admission import Pressure
 from xds.transport.tls_failures import LEFT, TlsFailure
 
 if TYPE_CHECKING:
@@ -72,6 +76,8 @@ class App:
         """The directory that is followed, if one is. Set it before ``start``."""
         self.background = Background()
         """The background tasks of this process."""
+        self.hits = LimitHits()
+        """The limits reached at the admin port and by the push API."""
         self._rejected = 0
         self._admin_failures: Counter[str] = Counter()
         self._certificates: CertificateStatus | None = None
@@ -82,6 +88,7 @@ class App:
             self._streams = WorkerStreams(self.settings, self.catalog, count, background=self.background)
         else:
             self._streams = Streams(self.settings, self._schema, self.catalog)
+        self._streams.on_memory = PressureLog().note
         self._admin: AdminServer | None = None
         self._api: ASGIApp | None = None
         self.room = ConnectionRoom(0, 0, 0)
@@ -154,6 +161,7 @@ class App:
                     self._streams,
                     self.catalog,
                     rejected=lambda: self._rejected,
+                    limit_hits=lambda: self.limit_hits,
                     stale=lambda: bool(self.stale_because()),
                     refusing=lambda: bool(self.refusing_because()),
                     directory=self.directory,
@@ -162,7 +170,7 @@ class App:
                     expiries=lambda: () if self._certificates is None else self._certificates.expiries,
                 ),
                 tls=settings.api.tls,
-                limits=_http_limits(settings, self.room),
+                limits=_http_limits(settings, self.room, self.hits),
                 background=self.background,
                 on_tls_failure=self._note_admin_failure,
             )
@@ -229,8 +237,31 @@ class App:
             yield why
         if self._certificates is not None:
             yield from self._certificates.problems()
+        if why := self._streams.memory.problem:
+            yield why
         if why := self.background.ailing:
             yield why
+
+    @property
+    def limit_hits(self) -> dict[str, int]:
+        """How often each limit was reached, by its label, in all processes."""
+        return summed([self.hits.counts(), self._streams.limit_hits])
+
+    def refuses_changes_because(self) -> str:
+        """Return why changes are refused for want of memory, "" if they are not."""
+        memory = self._streams.memory
+        return memory.problem if memory.pressure >= Pressure.REFUSE else ""
+
+    async def rebalance(self, share: float, over_s: float) -> int:
+        """End a share of the xDS connections at random times within ``over_s``, so that their clients connect anew.
+
+        Returns how many will end. Raises CantMoveError on the grpcio transport.
+        """
+        if self.settings.transport.kind == "grpcio":
+            raise CantMoveError
+        count = await self._streams.move(share, over_s)
+        log_rebalance(count, share, over_s)
+        return count
 
     def serve_api(self, api: ASGIApp) -> None:
         """Serve ``api`` on the admin port, at the paths that the port does not serve itself."""
@@ -319,11 +350,12 @@ class App:
         )
 
 
-def _http_limits(settings: Settings, room: ConnectionRoom) -> HttpLimits:
+def _http_limits(settings: Settings, room: ConnectionRoom, hits: LimitHits) -> HttpLimits:
     given = settings.connections
     return HttpLimits(
         connections_max=room.admin,
         headers_timeout_s=given.headers_timeout_s,
         body_timeout_s=settings.api.body_timeout_s + BODY_GRACE_S,
         unread_timeout_s=given.unread_timeout_s,
+        hits=hits,
     )

@@ -4,6 +4,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from xds.address import Address, BindError, host_names
 from xds.connection_settings import ConnectionSettings
+from xds.overload_settings import OverloadSettings
 from xds.setting_types import FilePath, FilePaths, why_unreadable
 from xds.store.keys import KeysError, KeySource, read_key_file
 from xds.store.opening import StoreUrlError, check_url, etcd_parts
@@ -104,6 +106,8 @@ class ProtocolSettings(_Section):
     """The largest node, metadata included, that a client may send."""
     subscriptions_max: Count = 100_000
     """Names that one stream may subscribe to, per type; also names in one request to unsubscribe from."""
+    types_max: Count = 64
+    """Types that one stream may use."""
     names_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
     """Memory for the names of one stream: subscribed, requested, and claimed from an earlier stream."""
     doubtful_nodes_max: Count = 10_000
@@ -130,7 +134,17 @@ class TransportSettings(_Section):
     message_bytes_max: Annotated[int, Field(ge=MIB, le=2**31 - 1)] = 16 * MIB
     """The largest request accepted. A reconnecting Envoy names all its resources: 6,000 clusters can exceed 4 MiB."""
     streams_max: Count = 100_000
-    """Maximum open streams; further ones are refused with RESOURCE_EXHAUSTED."""
+    """Maximum open streams, per worker; further ones are shed with UNAVAILABLE, so that clients try again later."""
+    connection_streams_max: Count = 10_000
+    """Maximum open streams of one connection (native only); clients open further ones later."""
+    assembly_bytes_max: Annotated[int, Field(ge=MIB, le=2**31 - 1)] = 64 * MIB
+    """Bytes of requests above 64 KiB that may be arriving at once, per worker (native only); others wait for room."""
+    unread_bytes_max: Annotated[int, Field(ge=64 * 1024, le=2**31 - 1)] = 2 * MIB
+    """Bytes of headers and control frames queued for a client that does not read; then it is disconnected."""
+    chores_max: Annotated[int, Field(ge=100, le=2**31 - 1)] = 2_000
+    """Frames without effect, and refused requests (20 each), that a connection may send at once (native only)."""
+    chores_per_s: Annotated[int, Field(ge=10, le=2**31 - 1)] = 200
+    """The same, per second on average."""
     pending_max: Count = 100_000
     """Maximum calls that wait to be accepted (grpcio only). gRPC's default of 1,000 refuses a reconnect storm."""
 
@@ -192,6 +206,10 @@ class ApiSettings(_Section):
     """PEM file of the certificate chain of the push API and the admin port."""
     tls_key: FilePath | None = None
     """PEM file of that certificate's private key, unencrypted."""
+    push_streams_max: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Streams that push endpoints at once; further ones are refused with UNAVAILABLE."""
+    pending_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Changes that may wait to be stored; further ones wait before they are taken in."""
     body_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 64 * MIB
     """The largest request body accepted."""
     intake_bytes_max: Annotated[int, Field(ge=64 * 1024, le=16 * 1024 * MIB)] = 128 * MIB
@@ -284,6 +302,7 @@ class Settings(BaseSettings):
     validation: ValidationSettings = ValidationSettings()
     secrets: SecretsSettings = SecretsSettings()
     connections: ConnectionSettings = ConnectionSettings()
+    overload: OverloadSettings = OverloadSettings()
 
     if TYPE_CHECKING:
         # Type checkers would ask for each field's own type, but an address may be text and a section a dict.
@@ -324,6 +343,7 @@ class Settings(BaseSettings):
         problems = [*_address_problems(self), *tls_problems(self.tls, self.identity), *_order_problems(self.protocol)]
         problems += [*_worker_problems(self.transport), *_api_problems(self), *_store_problems(self.store)]
         problems += _key_problems(self.store)
+        problems += _overload_problems(self.overload)
         if self.directory is not None and self.directory.exists() and not self.directory.is_dir():
             problems.append((("directory",), f"{str(self.directory)!r} is not a directory"))
         if problems:
@@ -404,6 +424,14 @@ def _worker_problems(transport: TransportSettings) -> Iterator[tuple[SettingPath
             ("transport", "workers"),
             f"{transport.workers} worker processes need transport.kind=native; grpcio serves in one process (0)",
         )
+
+
+def _overload_problems(overload: OverloadSettings) -> Iterator[tuple[SettingPath, str]]:
+    names = ("recovery_ratio", "slow_ratio", "shed_ratio", "refuse_ratio")
+    for lower, higher in pairwise(names):
+        if getattr(overload, lower) > getattr(overload, higher):
+            least, most = getattr(overload, lower), getattr(overload, higher)
+            yield ("overload", higher), f"{most:g} is less than overload.{lower}, {least:g}"
 
 
 def _order_problems(protocol: ProtocolSettings) -> Iterator[tuple[SettingPath, str]]:

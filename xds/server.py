@@ -200,11 +200,13 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
         publisher,
         control_plane.catalog,
         nodes=control_plane.nodes,
+        rebalance=control_plane.rebalance,
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),
     )
     token = Token(settings.token_file)
-    intake = Intake(max(settings.intake_bytes_max, settings.body_bytes_max), on_empty=return_holes)
+    intake_bytes_max = max(settings.intake_bytes_max, settings.body_bytes_max)
+    intake = Intake(intake_bytes_max, on_empty=return_holes, hits=control_plane.hits)
     api = GrpcApi(
         settings.listen,
         operations,
@@ -218,6 +220,7 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
             idle_s=control_plane.settings.connections.idle_timeout_s,
             keepalive_interval_s=control_plane.settings.transport.keepalive_interval_s,
             keepalive_timeout_s=control_plane.settings.transport.keepalive_timeout_s,
+            push_streams_max=settings.push_streams_max,
         ),
         on_tls_problem=log_tls_problem,
     )
@@ -258,7 +261,10 @@ def _publisher(store: Store, control_plane: App, gate: "EnvoyGate | None") -> Pu
         log_entry,
         background=control_plane.background,
         resource_bytes_max=control_plane.settings.protocol.resource_bytes_max,
+        pending_max=control_plane.settings.api.pending_max,
         gate=gate,
+        refuses_because=control_plane.refuses_changes_because,
+        on_limit=control_plane.hits.add,
     )
 
 

@@ -24,7 +24,7 @@ from xds.api.answers import EXPECTED, BodyTooLargeError, error_answer
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.intake import BusyError, TooSlowError
 from xds.api.metrics import metrics_renderer
-from xds.api.operations import Operations, UnknownNodeError, UnknownResourceError
+from xds.api.operations import CantMoveError, Operations, UnknownNodeError, UnknownResourceError
 from xds.api.rest import rest_api
 from xds.api.rest_page import in_words, operations
 from xds.api.rest_schema import ERRORS
@@ -281,7 +281,11 @@ async def _openapi() -> dict[str, Any]:
     async def nodes(_query: Any) -> Any:
         raise AssertionError("nothing but the document is asked for")
 
-    api = rest_api(Operations(publisher, catalog, nodes=nodes), Token(None), body_bytes_max=2**26)
+    async def rebalance(_share: float, _over_s: float) -> int:
+        raise AssertionError("nothing but the document is asked for")
+
+    made = Operations(publisher, catalog, nodes=nodes, rebalance=rebalance)
+    api = rest_api(made, Token(None), body_bytes_max=2**26)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://127.0.0.1") as client:
         document: dict[str, Any] = (await client.get("/v1/openapi.json")).raise_for_status().json()
     return document
@@ -362,7 +366,14 @@ async def _rendered() -> bytes:
     background.deaths["a task"] += 0
     streams = Streams(Settings(), load_schema(), catalog)
     directory = DirectoryStatus(Path("resources"))
-    render = metrics_renderer(streams, catalog, rejected=lambda: 0, background=background, directory=directory)
+    render = metrics_renderer(
+        streams,
+        catalog,
+        rejected=lambda: 0,
+        limit_hits=lambda: streams.limit_hits,
+        background=background,
+        directory=directory,
+    )
     return await render()
 
 
@@ -388,6 +399,7 @@ EXAMPLES: tuple[tuple[Exception, str], ...] = (
     (MissingKeyError("id", (), "it"), "it is encrypted with a key that the server does not have"),
     (store.EpochChangedError(), "the store was replaced by another one: read everything anew"),
     (store.NoBackupError(), "the store has no file to copy"),
+    (CantMoveError(), "the grpcio transport can't move connections"),
     (store.NotAStoreError("no store"), "what is in the store's place is no store; nothing was changed"),
     (StreamRefusedError(Status.UNAVAILABLE, "away"), "a worker process did not answer, and may have the node"),
     (store.OutcomeUnknownError("id", "cause"), "it is not known whether the change was made: try again with its id"),

@@ -21,7 +21,11 @@ class Served:
         self.publisher = Publisher(store, self.catalog, self._serve)
         self.known_nodes: list[NodeSummary] = []
         self.rejected = 0
-        self.operations = Operations(self.publisher, self.catalog, nodes=self._nodes, on_rejected=self._count)
+        self.moved: list[tuple[float, float]] = []
+        """The share, and the time, of each ``rebalance``."""
+        self.operations = Operations(
+            self.publisher, self.catalog, nodes=self._nodes, rebalance=self._rebalance, on_rejected=self._count
+        )
 
     def _serve(self, changeset: Any, revision: int) -> None:
         self.catalog.apply(changeset, revision=revision)
@@ -35,6 +39,10 @@ class Served:
             and query.state in (None, each.state)
         ]
         return NodesFound(nodes=tuple(found[: query.limit]))
+
+    async def _rebalance(self, share: float, over_s: float) -> int:
+        self.moved.append((share, over_s))
+        return round(share * 100)
 
     def _count(self) -> None:
         self.rejected += 1

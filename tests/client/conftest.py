@@ -52,7 +52,10 @@ def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
         async def nodes(query: Any) -> NodesFound:
             return NodesFound(nodes=())
 
-        operations = Operations(publisher, catalog, nodes=nodes)
+        async def rebalance(share: float, over_s: float) -> int:
+            return round(share * over_s)
+
+        operations = Operations(publisher, catalog, nodes=nodes, rebalance=rebalance)
         api = GrpcApi(Address("127.0.0.1", port), operations, Token(token), tls=tls, body_bytes_max=1_000_000)
         await api.start()
         try:

@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,12 @@ from xds.store.memory import MemoryStore
 class Replica:
     """A publisher on a store, the catalog that it serves, and each served revision with its changeset."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, **given: Any) -> None:
         self.catalog = Catalog()
         self.served: list[tuple[int, Changeset]] = []
         self.fails_with: Exception | None = None
         """What serving the next changeset fails with, once."""
-        self.publisher = Publisher(store, self.catalog, self._serve)
+        self.publisher = Publisher(store, self.catalog, self._serve, **given)
 
     def _serve(self, changeset: Changeset, revision: int) -> None:
         if self.fails_with is not None:
@@ -41,11 +42,11 @@ def log() -> Log:
 
 @pytest.fixture
 async def replica() -> AsyncIterator[Callable[..., Awaitable[Replica]]]:
-    """Starts a replica on a store, by default an empty one in memory: ``await replica()``."""
+    """Starts a replica on a store, by default an empty one in memory; ``given`` is for its ``Publisher``."""
     async with AsyncExitStack() as stack:
 
-        async def start(store: Store | None = None) -> Replica:
-            made = Replica(store or MemoryStore())
+        async def start(store: Store | None = None, **given: Any) -> Replica:
+            made = Replica(store or MemoryStore(), **given)
             await made.publisher.start()
             stack.push_async_callback(made.publisher.stop)
             return made

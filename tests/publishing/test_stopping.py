@@ -9,7 +9,6 @@ from support import resources as r
 from support.waiting import turns, wait_until
 
 from tests.publishing.behind import Behind, Log
-from xds.publishing import publisher as publishing
 from xds.publishing.changes import Change, Published
 from xds.publishing.publisher import Publisher
 from xds.schema.ingest import ingest
@@ -102,10 +101,10 @@ async def test_what_is_kept_and_not_served_yet_is_acknowledged(replica, log: Log
     assert [each.revision for each in found if isinstance(each, Published)] == [1, 1]
 
 
-async def test_changes_that_wait_for_room_and_later_ones_are_refused(replica, monkeypatch) -> None:
-    monkeypatch.setattr(publishing, "WAITING_MAX", 3)
+async def test_changes_that_wait_for_room_and_later_ones_are_refused(replica) -> None:
     store = Silent()
-    one = await replica(store)
+    reached: list[str] = []
+    one = await replica(store, pending_max=3, on_limit=reached.append)
     store.silent = "append"
     calls = [asyncio.create_task(one.publisher.publish(setting(f"c{number}"))) for number in range(20)]
     await store.asked.wait()
@@ -115,6 +114,7 @@ async def test_changes_that_wait_for_room_and_later_ones_are_refused(replica, mo
         assert isinstance(await outcome(call), UnavailableError | OutcomeUnknownError)
     with pytest.raises(UnavailableError):
         await one.publisher.publish(setting("late"))
+    assert "pending_changes" in reached
 
 
 async def test_waiting_for_a_revision_ends_with_an_error(replica) -> None:

@@ -26,6 +26,10 @@ class Granted:
         self.connection, self.local_closed, self.granted, self.bytes = self, False, False, 0
         self.arrived = 0
         self.ended = ""
+        self.limits: list[str] = []
+
+    def on_limit(self, limit: str) -> None:
+        self.limits.append(limit)
 
     def grant(self, stream: "Granted", more: int) -> None:
         stream.bytes += more

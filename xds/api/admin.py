@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from xds.address import Address, BindError
 from xds.api.http_port import HttpLimits, HttpServer
 from xds.api.json_answer import JsonAnswer
+from xds.limits import LimitHits
 from xds.process.background import Background
 from xds.reporting.escaping import visible
 from xds.transport.tls_failures import OnTlsFailure, ignore_failure
@@ -65,10 +66,10 @@ class AdminServer:
     ) -> None:
         assert not address.is_unix, "Settings refuses a unix socket here"
         self._address = address
-        self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics)
         self._tls = tls
         self._on_tls_failure = on_tls_failure
         self._limits = limits or HttpLimits()
+        self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics, hits=self._limits.hits)
         self._background = background or Background()
         self._listening: socket.socket | None = None
         self._server: HttpServer | None = None
@@ -81,7 +82,7 @@ class AdminServer:
         # A request in progress occupies its connection. Some are left for health checks.
         requests_max = self._limits.connections_max - SCRAPES_MAX - SPARE
         self._app.router.default = BoundedRequests(
-            api, max(1, requests_max)
+            api, max(1, requests_max), self._limits.hits
         )  # a Mount does not match paths that contain a line feed
 
     async def start(self) -> Address:
@@ -149,6 +150,7 @@ def admin_app(
     healthy: Callable[[], bool],
     ready: Callable[[], tuple[bool, str]],
     metrics: Callable[[], Awaitable[bytes]],
+    hits: LimitHits | None = None,
 ) -> Starlette:
     """Return the admin port's ASGI application."""
 
@@ -169,7 +171,7 @@ def admin_app(
     app = Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()])
     scrapes = app.routes[-1]
     assert isinstance(scrapes, Route)
-    scrapes.app = BoundedRequests(scrapes.app, SCRAPES_MAX)
+    scrapes.app = BoundedRequests(scrapes.app, SCRAPES_MAX, hits)
     app.state.has_api = False
     return app
 
@@ -177,13 +179,15 @@ def admin_app(
 class BoundedRequests:
     """Serves ``app`` with at most ``requests_max`` requests at a time; others are asked to try again."""
 
-    def __init__(self, app: ASGIApp, requests_max: int) -> None:
+    def __init__(self, app: ASGIApp, requests_max: int, hits: LimitHits | None = None) -> None:
         self._app = app
+        self._hits = hits or LimitHits()
         self._left = requests_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if not self._left:
+            self._hits.add("requests_admin")
             error = {"error": "too many requests are under way; try again"}
             await JsonAnswer(error, 503, {"retry-after": "1", "connection": "close"})(scope, receive, send)
             return

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.intake import BusyError, TooSlowError
 from xds.api.operations import (
+    CantMoveError,
     ResourceDifference,
     RevisionAnswer,
     SnapshotAnswer,
@@ -63,7 +64,15 @@ def header_value(text: str) -> str:
 
 EXPECTED = (
     *(ChangesetRejectedError, StoreError, KeptElsewhereError, UnknownGroupError, UnknownResourceError),
-    *(UnknownNodeError, UnknownMediaTypeError, BodyTooLargeError, StreamRefusedError, BusyError, TooSlowError),
+    *(
+        CantMoveError,
+        UnknownNodeError,
+        UnknownMediaTypeError,
+        BodyTooLargeError,
+        StreamRefusedError,
+        BusyError,
+        TooSlowError,
+    ),
 )
 """The errors that ``error_answer`` handles: any other error is a bug."""
 
@@ -79,7 +88,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
             return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
         case IdReusedError():
             return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
-        case KeptElsewhereError() | NoBackupError():
+        case KeptElsewhereError() | NoBackupError() | CantMoveError():
             return ErrorAnswer(409, "FAILED_PRECONDITION", text)
         case CompactedError():
             return ErrorAnswer(410, "OUT_OF_RANGE", text, {"oldest": error.oldest})

@@ -123,6 +123,13 @@ class GroupBody(Told):
     extends: str | None = Field(default=None, min_length=1, max_length=200)
 
 
+class RebalanceBody(_Body):
+    """Which share of the xDS connections is to end, and over which time."""
+
+    share: float = Field(description="More than 0, at most 1.")
+    over_s: float = Field(default=60.0, description="At random times within so many seconds.")
+
+
 B = TypeVar("B", bound=BaseModel)
 
 

@@ -59,8 +59,6 @@ log = structlog.get_logger("xds")
 SERVICE = "xds_control_plane.api.v1.Snapshots"
 IN_FLIGHT_MAX = 1_000
 """Endpoint pushes of one stream that may wait for their outcome at a time."""
-PUSH_STREAMS_MAX = 64
-"""Concurrent streams that push endpoints. Each reads its next message, whose size gRPC does not report in advance."""
 LARGE_CALLS = frozenset({"Apply", "ApplyGroups", "Replace"})
 PART_BYTES = 1024 * 1024
 """Bytes of a store's copy in one message."""
@@ -80,8 +78,13 @@ Answer = tuple[Outcome, BodyRoom] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcLimits:
-    """Limits of a connection, in seconds: for its handshake, without calls, and for keepalive pings."""
+    """Limits of a connection, in seconds: for its handshake, without calls, and for keepalive pings.
 
+    ``push_streams_max`` streams may push endpoints at once. Each reads its next message, whose size gRPC does not
+    report in advance.
+    """
+
+    push_streams_max: int = 64
     handshake_s: float = 5.0
     idle_s: float = 300.0
     keepalive_interval_s: float = 60.0
@@ -122,7 +125,7 @@ class GrpcApi:
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
         self._intake = intake or Intake(2 * body_bytes_max)
-        self._questions = Intake(QUESTIONS_MAX * body_bytes_max)
+        self._questions = Intake(QUESTIONS_MAX * body_bytes_max, hits=self._intake.hits)
         self._pushing = 0
         self._limits = limits or GrpcLimits()
         self._on_tls_problem = on_tls_problem
@@ -191,6 +194,7 @@ class GrpcApi:
             "PutRules": (pb.Rules, self._put_rules),
             "UpdateRules": (pb.Rules, self._update_rules),
             "ListNodes": (pb.NodesRequest, self._list_nodes),
+            "Rebalance": (pb.RebalanceRequest, self._rebalance),
         }
         # Without a deserializer, and as streams on this side: so a message is read on demand, as bytes.
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
@@ -227,6 +231,7 @@ class GrpcApi:
             async with asyncio.timeout(self._body_timeout_s):
                 data = await context.read()
         except TimeoutError:
+            self._intake.hits.add("body_timeout")
             raise TooSlowError(f"the request took more than {self._body_timeout_s:g} s to arrive") from None
         if data is aio.EOF:
             raise ChangesetRejectedError([Problem(what="the call has no message")])
@@ -256,8 +261,12 @@ class GrpcApi:
 
     async def _push_endpoints(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answer each push, in order, while the following ones are being read."""
-        if self._pushing >= PUSH_STREAMS_MAX:
-            error = BusyError(f"{PUSH_STREAMS_MAX} streams push endpoints already, as many as may be at once")
+        if self._pushing >= self._limits.push_streams_max:
+            self._intake.hits.add("push_streams")
+            most = self._limits.push_streams_max
+            error = BusyError(
+                f"{most} streams push endpoints already, as many as may be at once (api.push_streams_max)"
+            )
             await context.abort(*_stream_refusal(error, answered=0))
         answers: asyncio.Queue[Answer] = asyncio.Queue()
         places = asyncio.Semaphore(IN_FLIGHT_MAX)
@@ -403,6 +412,9 @@ class GrpcApi:
     async def _update_rules(self, request: Any) -> Any:
         rules = rules_update_of(_document(request), self._operations.group_names)
         return applied_message(await self._operations.edit_rules(rules, about_message(request.about)))
+
+    async def _rebalance(self, request: Any) -> Any:
+        return pb.Rebalanced(connections=await self._operations.rebalance(request.share, request.over_s))
 
     async def _list_nodes(self, request: Any) -> Any:
         try:

@@ -12,13 +12,14 @@ import ssl
 import sys
 import termios
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from xds.limits import LimitHits
 from xds.transport.tls_failures import OnTlsFailure, failure_of, ignore_failure, peer_text
 
 ACCEPTS_MAX = 64
@@ -33,12 +34,13 @@ _408 = b"the request was not complete in time\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """Limits on a port's clients. Times in seconds."""
+    """Limits on a port's clients, and ``hits``, which counts how often they are reached. Times in seconds."""
 
     connections_max: int = 1_000
     headers_timeout_s: float = 5.0
     body_timeout_s: float = 60.0
     unread_timeout_s: float = 30.0
+    hits: LimitHits = field(default_factory=LimitHits)
 
 
 class HttpConnection(H11Protocol):
@@ -264,9 +266,11 @@ class HttpPort:
         self._make_room()
 
     def _admit(self, accepted: socket.socket) -> None:
-        if len(self._waiting) + len(self._asking) >= self._limits.connections_max and not self._make_room():
-            accepted.close()
-            return
+        if len(self._waiting) + len(self._asking) >= self._limits.connections_max:
+            self._limits.hits.add("connections_admin")
+            if not self._make_room():
+                accepted.close()
+                return
         connection = self._make(self)
         self._waiting[connection] = None
         connection.arriving = self._loop.create_task(self._connect(connection, accepted))
@@ -309,12 +313,14 @@ class HttpPort:
         limits, now = self._limits, self._loop.time()
         for connection in list(self._connections()):
             if connection.unread_s(now) > limits.unread_timeout_s:
+                limits.hits.add("unread_timeout")
                 connection.cut()
             elif connection.waits and connection.unread_bytes:
                 self.note(connection)  # its wait starts once it has read the answer
             elif connection.waits or connection.incomplete:
                 timeout_s = limits.headers_timeout_s if connection.waits else limits.body_timeout_s
                 if now - connection.since > timeout_s:
+                    limits.hits.add("headers_timeout" if connection.waits else "body_timeout")
                     connection.expire()
 
 

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from xds.limits import LimitHits
+
 WAIT_S = 30.0
 """The longest that a body waits for room."""
 LARGE_BYTES = 1024 * 1024
@@ -48,7 +50,16 @@ class Intake:
     ``on_empty`` is called in the event loop, soon after the last body was released, if one was large.
     """
 
-    def __init__(self, bytes_max: int, *, wait_s: float = WAIT_S, on_empty: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        bytes_max: int,
+        *,
+        wait_s: float = WAIT_S,
+        on_empty: Callable[[], None] = lambda: None,
+        hits: LimitHits | None = None,
+    ) -> None:
+        self.hits = hits or LimitHits()
+        """Counts the bodies that were refused for a limit."""
         self._bytes_max = bytes_max
         self._wait_s = wait_s
         self._on_empty = on_empty
@@ -82,6 +93,7 @@ class Intake:
                 await turn
         except TimeoutError:
             self._give_up(size_bytes, turn)
+            self.hits.add("intake")
             what = f"requests of {self._bytes_max:,} bytes are being taken in, as many as may be at once"
             raise BusyError(f"{what} (api.intake_bytes_max); nothing was changed, try again") from None
         except asyncio.CancelledError:

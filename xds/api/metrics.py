@@ -57,6 +57,34 @@ class WorkerStates(Protocol):
         ...
 
 
+class MemoryReading(Protocol):
+    """A reading of the memory."""
+
+    @property
+    def used_bytes(self) -> int:
+        """The memory that is used."""
+        ...
+
+    @property
+    def limit_bytes(self) -> int:
+        """The memory that there may be."""
+        ...
+
+
+class Memory(Protocol):
+    """How short the memory is."""
+
+    @property
+    def pressure(self) -> int:
+        """0 if it is not, to 3."""
+        ...
+
+    @property
+    def reading(self) -> MemoryReading | None:
+        """The last reading, None if there is no limit."""
+        ...
+
+
 class Serving(Protocol):
     """The server of the streams, in this process or in worker processes."""
 
@@ -76,6 +104,11 @@ class Serving(Protocol):
         ...
 
     @property
+    def memory(self) -> Memory:
+        """How short the memory is."""
+        ...
+
+    @property
     def workers(self) -> WorkerStates:
         """The states of the worker processes, if there are any."""
         ...
@@ -91,6 +124,7 @@ class _ServerCollector(Collector):
         streams: Serving,
         catalog: Catalog,
         rejected: Callable[[], int],
+        limit_hits: Callable[[], Mapping[str, int]],
         stale: Callable[[], bool],
         refusing: Callable[[], bool],
         background: Background,
@@ -105,6 +139,7 @@ class _ServerCollector(Collector):
         self._streams = streams
         self._catalog = catalog
         self._rejected = rejected
+        self._limit_hits = limit_hits
         self._stale = stale
         self._refusing = refusing
 
@@ -129,6 +164,7 @@ class _ServerCollector(Collector):
         yield from _tls_metrics({"xds": self._streams.tls_failures, "admin": self._admin_failures()}, self._expiries())
         if self._directory is not None:
             yield from _directory_metrics(self._directory)
+        yield from _overload_metrics(self._limit_hits(), self._streams.memory)
         deaths = CounterMetricFamily(
             "xds_background_deaths",
             "Background tasks that ended though they were to go on, and were started again.",
@@ -150,6 +186,23 @@ class _ServerCollector(Collector):
         for type_url, total in sorted(totals.items()):
             resources.add_metric([visible(short_name(type_url))], total)
         yield resources
+
+
+def _overload_metrics(limit_hits: Mapping[str, int], memory: Memory) -> Iterator[Metric]:
+    hits = CounterMetricFamily(
+        "xds_limit_hits", "How often a limit was reached; docs/limits.md has all.", labels=["limit"]
+    )
+    for limit, count in limit_hits.items():
+        hits.add_metric([limit], count)
+    yield hits
+    yield GaugeMetricFamily(
+        "xds_memory_pressure",
+        "0: none; 1: new clients are admitted slowly; 2: new streams are shed; 3: changes are refused too.",
+        value=int(memory.pressure),
+    )
+    used, most = (0, 0) if memory.reading is None else (memory.reading.used_bytes, memory.reading.limit_bytes)
+    yield GaugeMetricFamily("xds_memory_used_bytes", "Memory that counts for xds_memory_pressure.", value=used)
+    yield GaugeMetricFamily("xds_memory_limit_bytes", "The limit of that memory; 0 if there is none.", value=most)
 
 
 def _directory_metrics(directory: DirectoryStatus) -> Iterator[Metric]:
@@ -189,6 +242,7 @@ def metrics_renderer(
     catalog: Catalog,
     *,
     rejected: Callable[[], int],
+    limit_hits: Callable[[], Mapping[str, int]] = dict,
     stale: Callable[[], bool] = lambda: False,
     refusing: Callable[[], bool] = lambda: False,
     background: Background | None = None,
@@ -198,7 +252,8 @@ def metrics_renderer(
 ) -> Callable[[], Awaitable[bytes]]:
     """Return a function that renders all metrics as Prometheus text.
 
-    ``rejected`` returns the number of changesets rejected so far, ``stale`` whether newer changes may be missing,
+    ``rejected`` returns the number of changesets rejected so far, ``limit_hits`` how
+    often each limit was reached, ``stale`` whether newer changes may be missing,
     ``refusing`` whether no change can be stored; ``directory`` is the one that is followed, if one is;
     ``admin_failures`` returns the admin port's TLS failures by reason, ``expiries`` when certificates expire.
     """
@@ -210,6 +265,7 @@ def metrics_renderer(
             streams,
             catalog,
             rejected,
+            limit_hits,
             stale,
             refusing,
             background or Background(),

@@ -45,6 +45,19 @@ NAMES_COMPARED_MAX = 1_000
 """Names of a group that are compared with one that it does not have, to suggest similar ones."""
 
 
+OVER_S_MAX = 86_400
+"""The longest time over which connections are moved."""
+
+
+class CantMoveError(Exception):
+    """This transport can't move connections."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "transport.kind=grpcio can't move connections: set connections.age_max_s, or use the native one"
+        )
+
+
 class UnknownResourceError(Exception):
     """The group has no such resource at that revision."""
 
@@ -134,6 +147,7 @@ class Operations:
         catalog: Catalog,
         *,
         nodes: Callable[[NodesQuery], Awaitable[NodesFound]],
+        rebalance: Callable[[float, float], Awaitable[int]],
         on_rejected: Callable[[], None] = lambda: None,
         notices: Notices | None = None,
     ) -> None:
@@ -141,6 +155,7 @@ class Operations:
         self._publisher = publisher
         self._catalog = catalog
         self._nodes = nodes
+        self._rebalance = rebalance
         self._on_rejected = on_rejected
         self._notices = notices
         self._versions: dict[str, Counter[str]] = {}
@@ -460,6 +475,22 @@ class Operations:
         if not found.nodes:
             raise UnknownNodeError(f"no node {node_id!r} is connected")
         return found
+
+    async def rebalance(self, share: float, over_s: float) -> int:
+        """End a share of the xDS connections at random times within ``over_s``; return how many will end.
+
+        Raises ChangesetRejectedError for a wrong share or time, CantMoveError on a transport that can't do it, and
+        StreamRefusedError if no worker answers.
+        """
+        problems = []
+        if not 0 < share <= 1:
+            hint = "of two replicas the new one is to get a half: 0.5"
+            problems.append(Problem(what=f"{share:g} is not more than 0 and at most 1", hint=hint, field="share"))
+        if not 0 <= over_s <= OVER_S_MAX:
+            problems.append(Problem(what=f"{over_s:g} is not a time up to {OVER_S_MAX:,} s", field="over_s"))
+        if problems:
+            raise ChangesetRejectedError(problems)
+        return await self._rebalance(share, over_s)
 
     def _must_be_known(self, group: str) -> None:
         if group not in self._catalog.snapshots:

@@ -41,6 +41,7 @@ from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
 from xds.api.tokens import Token
+from xds.limits import LimitHits
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
 from xds.model.xdstp import canonical
@@ -96,7 +97,8 @@ def rest_api(
         responses=ERRORS,
     )
     _add_errors(app)
-    api = _Rest(operations, body_bytes_max)
+    intake = intake or Intake(2 * body_bytes_max)
+    api = _Rest(operations, body_bytes_max, intake.hits)
     api.add_changes(app)
     api.add_reading(app)
     api.add_history(app)
@@ -105,7 +107,7 @@ def rest_api(
     _add_page(app)
     taking_in = TakingIn(
         _Routable(app),
-        intake or Intake(2 * body_bytes_max),
+        intake,
         body_bytes_max=body_bytes_max,
         body_timeout_s=body_timeout_s,
     )
@@ -220,8 +222,9 @@ def _etag(revision: int) -> dict[str, str]:
 
 
 class _Rest:
-    def __init__(self, operations: Operations, body_bytes_max: int) -> None:
+    def __init__(self, operations: Operations, body_bytes_max: int, hits: LimitHits) -> None:
         self._operations = operations
+        self._hits = hits
         self._body_bytes_max = body_bytes_max
 
     async def _body(self, request: Request) -> bytes:
@@ -229,6 +232,7 @@ class _Rest:
         async for part in request.stream():
             size += len(part)
             if size > self._body_bytes_max:
+                self._hits.add("body")
                 raise BodyTooLargeError(f"the body has more than the {self._body_bytes_max:,} bytes allowed")
             parts.append(part)
         return b"".join(parts)
@@ -497,6 +501,13 @@ class _Rest:
             """Return how far one node is: an entry for each of its connections."""
             node_id = "/".join(_within(request)[1:])
             return self._told(nodes_json(await self._operations.node(node_id)))
+
+        @app.post("/v1/rebalance", **BODIES["rebalance"])
+        async def rebalance(request: Request) -> Response:
+            """End a share of this replica's xDS connections, so that their clients connect anew, to any replica."""
+            document = bodies.document_of(await self._body(request), _media_type(request))
+            body = bodies.read_body(bodies.RebalanceBody, document)
+            return self._told({"connections": await self._operations.rebalance(body.share, body.over_s)})
 
 
 def _event_data(stored: Stored) -> str:

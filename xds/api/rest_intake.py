@@ -31,6 +31,7 @@ class TakingIn:
             return
         try:
             if size_bytes > self._body_bytes_max:
+                self._intake.hits.add("body")
                 raise BodyTooLargeError(f"the body has more than the {self._body_bytes_max:,} bytes allowed")
             room = await self._intake.take(size_bytes)
         except (BodyTooLargeError, BusyError) as error:
@@ -62,6 +63,7 @@ class TakingIn:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
+                self._intake.hits.add("body_timeout")
                 what = f"the body took more than {self._body_timeout_s:g} s to arrive; nothing was changed"
                 raise TooSlowError(what) from None
             is_whole = not message.get("more_body", False)

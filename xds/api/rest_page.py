@@ -41,7 +41,13 @@ def in_words(schema: Json, document: Json, code: Callable[[str], str]) -> str:
     if schema.get("type") == "array":
         return f"list of {in_words(schema['items'], document, code)}"
     true_or_false = f"{code('true')}, {code('false')}"
-    kind = {"integer": "whole number", "object": "object", "string": "text", "boolean": true_or_false}
+    kind = {
+        "integer": "whole number",
+        "number": "number",
+        "object": "object",
+        "string": "text",
+        "boolean": true_or_false,
+    }
     shown = kind[schema["type"]]
     if schema.get("maximum", 2**63) < 2**62:
         shown += f", {schema['minimum']:,} to {schema['maximum']:,}"

@@ -86,6 +86,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "snapshot": _body(_model(bodies.SnapshotBody)),
     "rollback": _body(_model(bodies.RollbackBody)),
     "group": _body(_model(bodies.GroupBody)),
+    "rebalance": _body(_model(bodies.RebalanceBody)),
     "rules": _body({"type": "object", "description": "As groups.yaml: groups, rules, unmatched, external"}),
     "rules_update": _body({"type": "object", "description": "Parts of groups.yaml, and add_external"}),
     "resource": {"openapi_extra": NAMES["openapi_extra"] | _body(_RESOURCE)["openapi_extra"]},

@@ -10,7 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from xds.cli import bootstrap, envoy, fleet, groups, list_settings, push, read, schema, serve, store, validate
+from xds.cli import (
+    bootstrap,
+    envoy,
+    fleet,
+    groups,
+    list_settings,
+    push,
+    read,
+    rebalance,
+    schema,
+    serve,
+    store,
+    validate,
+)
 from xds.cli.judging import EnvoyOptionCommand
 from xds.cli.output import EXIT_CODES, EXIT_FAILED, asks_for_json, fail_as_json, say
 from xds.version import __version__
@@ -75,6 +88,7 @@ app.command(epilog=read.WATCH_EPILOG)(read.watch)
 app.add_typer(groups.app, name="groups")
 app.command(epilog=read.STATUS_EPILOG)(read.status)
 app.command(epilog=read.NODE_EPILOG)(read.node)
+app.command(epilog=rebalance.EPILOG)(rebalance.rebalance)
 app.add_typer(store.app, name="store")
 app.add_typer(schema.app, name="schema")
 app.add_typer(fleet.app, name="fleet")

@@ -366,6 +366,15 @@ class Client:
         found = await self._call("ListNodes", pb.NodesRequest(id=id, group=group, state=state), pb.Nodes)
         return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers), tuple(found.problems))
 
+    async def rebalance(self, share: float, *, over_s: float = 60.0) -> int:
+        """End a share of the server's xDS connections at random times within ``over_s``; return how many will end.
+
+        Their clients connect anew, to any replica, and are sent only what they lack. Raises RejectedError for a wrong
+        share, and RefusedError if the server's transport can't do it.
+        """
+        request = pb.RebalanceRequest(share=share, over_s=over_s)
+        return int((await self._call("Rebalance", request, pb.Rebalanced)).connections)
+
     async def back_up_store(self) -> AsyncIterator[BackupPart]:
         """Yield a copy of the server's store in parts: the first says which it is, the others have its bytes.
 

@@ -19,9 +19,13 @@ class Status(IntEnum):
 
 
 class StreamRefusedError(Exception):
-    """The peer sent an invalid request: its stream ends with ``status`` and ``message``. Other streams go on."""
+    """The peer's stream ends with ``status`` and ``message``: it sent an invalid request, or a limit is reached.
 
-    def __init__(self, status: Status, message: str) -> None:
+    ``limit`` names that limit (``xds/limits.py``). Other streams go on.
+    """
+
+    def __init__(self, status: Status, message: str, *, limit: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.limit = limit

@@ -137,6 +137,11 @@ class Hub:
         """Return the snapshot that a group's streams are updated to."""
         return self._snapshots[group]
 
+    @property
+    def evicted_nodes(self) -> tuple[int, int]:
+        """How many nodes' NACKs, and how many nodes' draining resources, were dropped for others since the start."""
+        return self._nacked.evicted, self._draining.evicted
+
     def remember(self, entry: HistoryEntry) -> None:
         """Add an entry of the node history from the hub of another process."""
         self._nacked.remember(entry)
@@ -378,6 +383,7 @@ class Hub:
             raise StreamRefusedError(
                 Status.RESOURCE_EXHAUSTED,
                 f"the names of this stream take {stream.names_bytes} bytes, at most {most} are kept (names_bytes_max)",
+                limit="names",
             )
 
     # --- Inputs of steps ---------------------------------------------------------------------------------------------

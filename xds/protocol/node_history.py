@@ -92,13 +92,15 @@ class NackedNames:
     counts once. ``share`` is called with each entry that does not come from ``remember``.
     """
 
-    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_reasons", "_sets", "_share", "_users")
+    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_reasons", "_sets", "_share", "_users", "evicted")
 
     def __init__(self, *, nodes_max: int, bytes_max: int, share: Share = share_with_nobody) -> None:
         self._by_node: OrderedDict[NodeKey, dict[str, NameSet]] = OrderedDict()
         self._reasons: dict[tuple[NodeKey, str], str] = {}
         self._sets = NameSets()
         self._users: dict[NameSet, int] = {}
+        self.evicted = 0
+        """How many nodes were evicted since the start."""
         self._bytes = 0
         self._nodes_max = nodes_max
         self._bytes_max = bytes_max
@@ -144,6 +146,7 @@ class NackedNames:
             self._by_node.move_to_end(entry.node)
         while len(self._by_node) > self._nodes_max or (self._bytes > self._bytes_max and self._by_node):
             self._forget(next(iter(self._by_node)))
+            self.evicted += 1
 
     def _keep_reason(self, node: NodeKey, type_url: str, reason: str) -> None:
         before = self._reasons.pop((node, type_url), "")
@@ -221,10 +224,12 @@ class DrainingNodes:
     ``remember``.
     """
 
-    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_share")
+    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_share", "evicted")
 
     def __init__(self, *, nodes_max: int, bytes_max: int, share: Share = share_with_nobody) -> None:
         self._by_node: OrderedDict[NodeKey, dict[str, Draining]] = OrderedDict()
+        self.evicted = 0
+        """How many nodes were evicted since the start."""
         self._bytes = 0
         self._nodes_max = nodes_max
         self._bytes_max = bytes_max
@@ -275,6 +280,7 @@ class DrainingNodes:
         while len(self._by_node) > self._nodes_max or self._bytes > self._bytes_max:
             _, oldest = self._by_node.popitem(last=False)
             self._bytes -= sum(map(_bytes_of, oldest.values()))
+            self.evicted += 1
 
     def of(self, node: Node, type_url: str) -> Draining:
         """Return the draining resources of a node and type."""

@@ -154,7 +154,8 @@ def check_new_type(type_url: str, known: int, types_max: int) -> None:
         what = f"the type URL has {len(type_url)} characters, at most {TYPE_URL_LENGTH_MAX} are accepted"
         raise StreamRefusedError(Status.INVALID_ARGUMENT, f"{what}: {type_url[:200]!r}")
     if known >= types_max:
-        raise StreamRefusedError(Status.RESOURCE_EXHAUSTED, f"a stream may use {types_max} types (types_max)")
+        what = f"a stream may use {types_max} types (types_max)"
+        raise StreamRefusedError(Status.RESOURCE_EXHAUSTED, what, limit="types")
 
 
 # --- Nodes -----------------------------------------------------------------------------------------------------------
@@ -166,7 +167,9 @@ def check_node_size(size: int, bytes_max: int) -> None:
     """Check the encoded size of a node before it is converted. Raises StreamRefusedError."""
     if size > bytes_max:
         raise StreamRefusedError(
-            Status.RESOURCE_EXHAUSTED, f"the node has {size} bytes, at most {bytes_max} are taken (node_bytes_max)"
+            Status.RESOURCE_EXHAUSTED,
+            f"the node has {size} bytes, at most {bytes_max} are taken (node_bytes_max)",
+            limit="node",
         )
 
 
@@ -436,6 +439,7 @@ def _check_count(verb: str, count: int, about: str, most: int) -> None:
         raise StreamRefusedError(
             Status.RESOURCE_EXHAUSTED,
             f"a stream may {verb} {most} names of a type (subscriptions_max), not {count} of {about}",
+            limit="subscriptions",
         )
 
 

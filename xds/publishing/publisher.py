@@ -45,7 +45,6 @@ from xds.store.errors import (
 )
 
 log = structlog.get_logger("xds")
-WAITING_MAX = 10_000
 BATCH_MAX = 500
 HEADS_A_PAGE = 1_000
 PLANS_A_TURN = 20
@@ -63,7 +62,9 @@ class Publisher:
 
     ``served`` is the catalog to which ``serve`` applies the changesets; the publisher only reads it. ``on_entry`` is
     called with each entry that is served, by whomever it was written. Larger resources than ``resource_bytes_max`` are
-    refused; those that the store has are served.
+    refused; those that the store has are served. ``pending_max`` changes may wait; further ones wait to be queued.
+    ``refuses_because`` returns why this process takes no changes now, "" if it does. ``on_limit`` is called with the
+    name of a limit that a change reached (``xds/limits.py``).
     """
 
     def __init__(
@@ -75,9 +76,14 @@ class Publisher:
         *,
         background: Background | None = None,
         resource_bytes_max: int = RESOURCE_BYTES_MAX,
+        pending_max: int = 10_000,
         gate: Gate | None = None,
+        refuses_because: Callable[[], str] = lambda: "",
+        on_limit: Callable[[str], None] = lambda _limit: None,
     ) -> None:
         self.store = store
+        self._refuses_because = refuses_because
+        self._on_limit = on_limit
         self._resource_bytes_max = resource_bytes_max
         self._gate = gate
         self._background = background or Background()
@@ -91,7 +97,7 @@ class Publisher:
         """Entries being committed or not served yet, in order of revision. Each is planned on the one before it."""
         self._due: list[Verdict] = []
         """Outcomes without an entry, based on states that are committed and not served yet."""
-        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_MAX)
+        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(pending_max)
         self._moved = asyncio.Event()
         self._submitting = 0
         self._taken: list[Waiting] = []
@@ -153,10 +159,16 @@ class Publisher:
     async def submit(self, change: Change) -> "asyncio.Future[Published]":
         """Queue a change behind all earlier ones, and return the future of its outcome; see ``publish``.
 
-        Waits while ``WAITING_MAX`` changes are queued. Raises ChangesetRejectedError, and UnavailableError after
-        ``stop``.
+        Waits while as many changes are queued as may be. Raises ChangesetRejectedError, and UnavailableError after
+        ``stop``, or while the memory is too short for changes; those of endpoints alone, and removals, are taken even
+        then: traffic depends on the former, and the latter free memory.
         """
         check(change)
+        if (change.upserts and not change.mergeable) and (why := self._refuses_because()):
+            self._on_limit("memory_changes")
+            raise UnavailableError(f"changes are refused: {why}; nothing was changed, try again later")
+        if self._waiting.full():
+            self._on_limit("pending_changes")
         waiting = Waiting(change, asyncio.get_running_loop().create_future())
         if not self._stopping:
             self._submitting += 1
@@ -495,11 +507,18 @@ class Publisher:
         for together in again:
             await self._plan_judged(together, planned, verdicts)
 
+    def _check_sizes(self, change: Change) -> None:
+        try:
+            check_sizes(change.upserts, self._resource_bytes_max)
+        except ChangesetRejectedError:
+            self._on_limit("resource")
+            raise
+
     def _plan(self, together: list[Waiting], planned: list[Planned], verdicts: list[Verdict]) -> None:
         """Plan changes merged into one; if that is refused, plan them one by one."""
         change = together[0].change if len(together) == 1 else merged(each.change for each in together)
         try:
-            check_sizes(change.upserts, self._resource_bytes_max)
+            self._check_sizes(change)
             made = plan(
                 change,
                 self._head,

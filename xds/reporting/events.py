@@ -46,6 +46,10 @@ def log_little_room(room: dict[str, int], wanted: dict[str, int]) -> None:
     log.warning("fewer connections than set, for want of descriptors", connections=room, settings=wanted, hint=hint)
 
 
+def log_rebalance(connections: int, share: float, over_s: float) -> None:
+    log.info("connections are moved", connections=connections, share=round(share, 4), over_s=over_s)
+
+
 def log_open_xds(address: str) -> None:
     log.warning(
         "xDS is served to other machines without client certificates: anyone who connects can read it, keys included",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.status import NodesQuery
-from xds.serving.feed import Answer, Ask
+from xds.serving.feed import Answer, Ask, Move
 
 ANSWER_S = 3.0
 """How long to wait for a worker's answer. After that, the answers of the other workers are returned without it."""
@@ -34,6 +34,7 @@ class Questions:
         within_s: float = ANSWER_S,
         *,
         nodes: NodesQuery | None = None,
+        move: Move | None = None,
     ) -> bytes:
         """Send a request and return its answer.
 
@@ -43,7 +44,7 @@ class Questions:
         number = self._last
         future = self._open[number] = asyncio.get_running_loop().create_future()
         try:
-            send(Ask(number, message, nodes))
+            send(Ask(number, message, nodes, move))
             async with asyncio.timeout(within_s):
                 answer: bytes = await future
                 return answer

@@ -14,6 +14,7 @@ from xds.config import Settings
 from xds.model.changeset import Changeset
 from xds.protocol.node_history import HistoryEntry
 from xds.protocol.status import Counters, NodesQuery
+from xds.serving.memory_watch import MemoryState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Begin:
     entries: tuple[HistoryEntry, ...]
     schema: bytes | None = None
     """The descriptor set of the parent's schema, None if it is the packaged one."""
+    processes: int = 1
+    """The processes of the server, the parent included: they share the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +66,23 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The metrics of a worker: its totals, its open streams, and the revision that it serves."""
+    """The metrics of a worker: its totals, its open streams, the revision that it serves, limits, and memory."""
 
     counters: Counters
     streams: int
     revision: int
     tls_failures: Mapping[str, int] = field(default_factory=dict)
     """Refused handshakes and client certificates, by reason."""
+    limit_hits: dict[str, int] = field(default_factory=dict)
+    memory: MemoryState = field(default_factory=MemoryState)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """End a share of the connections at random times within ``over_s`` seconds."""
+
+    share: float
+    over_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +97,8 @@ class Ask:
     """
     nodes: NodesQuery | None = None
     """The parent requests the nodes' progress; the answer is an encoded list of ``NodeSummary``."""
+    move: Move | None = None
+    """The parent requests that connections are moved; the answer is their encoded number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ Modules that only some processes need are imported where they are used: grpc alo
 import asyncio
 import socket
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from xds.address import Address
 from xds.config import Settings
+from xds.limits import LimitHits
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.identity import Peer
@@ -24,7 +26,9 @@ from xds.protocol.status import Counters, NodesFound, NodesQuery, node_summaries
 from xds.reporting.events import log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
 from xds.reporting.merged_log import peers_log
 from xds.schema.pool import Schema
+from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
 from xds.serving.workers_state import WorkersState
+from xds.transport.admission import Admission, AdmissionLimits
 from xds.transport.calls import Reply
 from xds.transport.coalescer import Coalescer
 from xds.transport.dispatcher import Dispatcher, Transport
@@ -43,8 +47,15 @@ class Streams:
     """Serves the catalog and the changes published later. ``hub`` exists before ``start``."""
 
     def __init__(
-        self, settings: Settings, schema: Schema, catalog: Catalog, *, share: Share = share_with_nobody
+        self,
+        settings: Settings,
+        schema: Schema,
+        catalog: Catalog,
+        *,
+        share: Share = share_with_nobody,
+        processes: int = 1,
     ) -> None:
+        """Create them; ``processes`` of the server share the memory."""
         self.settings = settings
         self._schema = schema
         protocol = settings.protocol
@@ -62,6 +73,7 @@ class Streams:
             limits=Limits(
                 node_bytes_max=protocol.node_bytes_max,
                 subscriptions_max=protocol.subscriptions_max,
+                types_max=protocol.types_max,
                 names_bytes_max=protocol.names_bytes_max,
                 doubtful_nodes_max=protocol.doubtful_nodes_max,
                 nacked_bytes_max=protocol.nacked_bytes_max,
@@ -69,6 +81,12 @@ class Streams:
             ),
             share=share,
         )
+        self.hits = LimitHits()
+        """The limits reached by this process's clients."""
+        self.admission = Admission(_admission_limits(settings), self.hits)
+        self._memory = MemoryWatch(settings.overload, reader(settings.overload, processes), self._on_memory)
+        self.on_memory: Callable[[MemoryState], None] = lambda _state: None
+        """Called with the state of the memory, every second."""
         self.connections_max = settings.connections.xds_max
         """Lower it before ``start`` if there are too few descriptors."""
         self.tls_failures: Counter[str] = Counter()
@@ -86,6 +104,21 @@ class Streams:
     def counters(self) -> Counters:
         """Totals since the start."""
         return self.hub.counters
+
+    @property
+    def limit_hits(self) -> dict[str, int]:
+        """How often each limit was reached, by its label."""
+        nacked, draining = self.hub.evicted_nodes
+        return self.hits.counts() | {"nacked_nodes": nacked, "draining_nodes": draining}
+
+    @property
+    def memory(self) -> MemoryState:
+        """How short the memory is."""
+        return self._memory.state
+
+    def _on_memory(self, state: MemoryState) -> None:
+        self.admission.set_pressure(state.pressure)
+        self.on_memory(state)
 
     @property
     def count(self) -> int:
@@ -118,21 +151,25 @@ class Streams:
         """
         settings = self.settings
         assert self._dispatcher is None, "started already"
-        self._dispatcher = Dispatcher(
-            self.hub, on_event=log_event, on_fault=log_fault, streams_max=settings.transport.streams_max
-        )
+        self._dispatcher = Dispatcher(self.hub, on_event=log_event, on_fault=log_fault, admission=self.admission)
         self._coalescer = Coalescer(
             self._dispatcher.publish,
             coalesce_s=settings.protocol.coalesce_s,
             coalesce_max_s=settings.protocol.coalesce_max_s,
         )
         self._transport = self._new_transport(self._dispatcher, listening, ask_status)
-        return await self._transport.start()
+        address = await self._transport.start()
+        self._memory.start()
+        return address
 
     def reload_certificates(self) -> None:
         """Reload the TLS files, and log the result. New connections use the new certificate."""
         if self._transport is not None and self._transport.reload_certificates():
             log_certificates("xDS")
+
+    async def move(self, share: float, over_s: float) -> int:
+        """End a share of the connections at random times within ``over_s``; return how many will be."""
+        return self._transport.move(share, over_s) if self._transport is not None else 0
 
     async def drain(self, window_s: float) -> None:
         """Accept no new streams, and end the open ones one by one over ``window_s`` seconds."""
@@ -141,6 +178,7 @@ class Streams:
 
     async def stop(self) -> None:
         """Close everything. Open streams are cut off."""
+        self._memory.stop()
         if self._coalescer is not None:
             self._coalescer.flush()
             self._coalescer = None
@@ -167,6 +205,7 @@ class Streams:
                 on_tls_failure=self._note_tls_failure,
                 return_memory=return_holes,
                 listening=listening,
+                hits=self.hits,
             )
         from xds.transport.grpcio import GrpcioTransport
 
@@ -222,7 +261,16 @@ class Streams:
             handshake_s=connections.handshake_timeout_s,
             idle_s=connections.idle_timeout_s,
             connections_max=self.connections_max,
-            limits=Http2Limits(message_bytes_max=transport.message_bytes_max),
+            limits=Http2Limits(
+                streams_max=transport.connection_streams_max,
+                message_bytes_max=transport.message_bytes_max,
+                chores=transport.chores_max,
+                chores_per_s=transport.chores_per_s,
+                unread_bytes_max=transport.unread_bytes_max,
+            ),
+            assembly_bytes_max=transport.assembly_bytes_max,
+            age_max_s=connections.age_max_s,
+            age_grace_s=connections.age_grace_s,
             tls=self._tls_files(),
             anonymous=Peer(gets_secrets=settings.gives_secrets(tls=tls, authenticated=False, identity=False)),
             make_peer=self._make_peer,
@@ -238,13 +286,25 @@ class Streams:
             keepalive_timeout_s=transport.keepalive_timeout_s,
             ping_interval_min_s=transport.ping_interval_min_s,
             message_bytes_max=transport.message_bytes_max,
-            streams_max=transport.streams_max,
             pending_max=transport.pending_max,
             handshake_s=settings.connections.handshake_timeout_s,
             idle_s=settings.connections.idle_timeout_s,
             connections_max=self.connections_max,
+            connection_streams_max=transport.connection_streams_max,
+            age_max_s=settings.connections.age_max_s,
+            age_grace_s=settings.connections.age_grace_s,
             tls=self._tls_files(),
             anonymous=Peer(gets_secrets=settings.gives_secrets(tls=tls, authenticated=False, identity=False)),
             make_peer=self._make_peer,
             reflection_pool=self._schema.pool if settings.reflection else None,
         )
+
+
+def _admission_limits(settings: Settings) -> AdmissionLimits:
+    overload = settings.overload
+    return AdmissionLimits(
+        streams_max=settings.transport.streams_max,
+        waiting_max=overload.waiting_max,
+        wait_max_s=overload.wait_max_s,
+        slow_streams_per_s=overload.slow_streams_per_s,
+    )

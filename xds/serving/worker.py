@@ -100,7 +100,8 @@ class ServingWorker:
             choose_schema("of the parent", lambda: schema)
         self._catalog.resume(decode(begin.state), begin.revision)
         share = lambda entry: self._channel.send(encode(Remember(entry)))  # noqa: E731
-        self._streams = Streams(begin.settings, load_schema(), self._catalog, share=share)
+        loaded, processes = load_schema(), begin.processes
+        self._streams = Streams(begin.settings, loaded, self._catalog, share=share, processes=processes)
         self._streams.connections_max = worker_room(begin.settings.connections.xds_max)
         for entry in begin.entries:
             self._streams.hub.remember(entry)
@@ -118,9 +119,15 @@ class ServingWorker:
 
     def _send_figures(self) -> None:
         streams = self._serving
-        self._channel.send(
-            encode(Figures(streams.counters, streams.count, self._catalog.revision, dict(streams.tls_failures)))
+        figures = Figures(
+            streams.counters,
+            streams.count,
+            self._catalog.revision,
+            tls_failures=dict(streams.tls_failures),
+            limit_hits=streams.limit_hits,
+            memory=streams.memory,
         )
+        self._channel.send(encode(figures))
 
     def _change(self, change: FeedChange) -> None:
         applied = self._catalog.apply(change.changeset, revision=change.revision)
@@ -141,9 +148,13 @@ class ServingWorker:
         return await self._questions.ask(lambda ask: self._channel.send(encode(ask)), message, within_s)
 
     async def _answer(self, ask: Ask) -> None:
-        """Answer a request of the parent for this worker's CSDS status, nodes or figures."""
+        """Answer a request of the parent for this worker's CSDS status, nodes or figures, or to move connections."""
         if ask.nodes is not None:
             self._channel.send(encode(Answer(ask.number, encode((await self._serving.nodes(ask.nodes)).nodes))))
+            return
+        if ask.move is not None:
+            count = await self._serving.move(ask.move.share, ask.move.over_s)
+            self._channel.send(encode(Answer(ask.number, encode(count))))
             return
         if ask.message is None:
             self._send_figures()

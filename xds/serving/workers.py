@@ -16,6 +16,7 @@ import structlog
 
 from xds.address import Address
 from xds.config import Settings
+from xds.limits import summed
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset
 from xds.process.background import Background
@@ -24,7 +25,21 @@ from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
 from xds.schema.pool import chosen_schema
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
-from xds.serving.feed import Answer, Ask, Begin, Drain, FeedChange, Figures, Ready, Reload, Remember, decode, encode
+from xds.serving.feed import (
+    Answer,
+    Ask,
+    Begin,
+    Drain,
+    FeedChange,
+    Figures,
+    Move,
+    Ready,
+    Reload,
+    Remember,
+    decode,
+    encode,
+)
+from xds.serving.memory_watch import MemoryState, MemoryWatch, reader, worst
 from xds.serving.workers_state import WorkersState
 from xds.transport.pool import Pool, PooledProcess, PoolEvents
 from xds.transport.sockets import bound, open_all, take
@@ -59,6 +74,11 @@ class WorkerStreams:
         self._figures: dict[PooledProcess, Figures] = {}
         self._ended = Counters()
         self._ended_tls_failures: Counter[str] = Counter()
+        self._ended_hits: dict[str, int] = {}
+        overload = settings.overload
+        self._memory = MemoryWatch(overload, reader(overload, count + 1), lambda _state: self.on_memory(self.memory))
+        self.on_memory: Callable[[MemoryState], None] = lambda _state: None
+        """Called with the state of the memory, every second."""
         self._questions: dict[PooledProcess, Questions] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
@@ -82,6 +102,16 @@ class WorkerStreams:
         for figures in self._figures.values():
             total.update(figures.tls_failures)
         return total
+
+    @property
+    def limit_hits(self) -> dict[str, int]:
+        """How often each limit was reached in the workers, by its label, as of the last ``refresh`` or second."""
+        return summed([self._ended_hits, *(figures.limit_hits for figures in self._figures.values())])
+
+    @property
+    def memory(self) -> MemoryState:
+        """How short the memory is, in the process that is worst off; at most a second old."""
+        return worst([self._memory.state, *(figures.memory for figures in self._figures.values())])
 
     @property
     def count(self) -> int:
@@ -126,6 +156,7 @@ class WorkerStreams:
         except BaseException:
             await self.stop()
             raise
+        self._memory.start()
         return bound(self.settings.listen, self._sockets[0])
 
     def publish(self, applied: AppliedChangeset) -> None:
@@ -153,7 +184,12 @@ class WorkerStreams:
         return NodesFound(nodes=tuple(found[: query.limit]), missing_workers=missing)
 
     async def _ask_all(
-        self, message: bytes | None, within_s: float = ANSWER_S, *, nodes: NodesQuery | None = None
+        self,
+        message: bytes | None,
+        within_s: float = ANSWER_S,
+        *,
+        nodes: NodesQuery | None = None,
+        move: Move | None = None,
     ) -> tuple[list[bytes], tuple[str, ...]]:
         """Send a request to every worker; return the answers, and the workers that did not answer.
 
@@ -163,7 +199,7 @@ class WorkerStreams:
         workers = self._ready()
         asking = [worker for worker in workers if not worker.silent]
         said = await asyncio.gather(
-            *(self._ask(worker, message, within_s, nodes) for worker in asking), return_exceptions=True
+            *(self._ask(worker, message, within_s, nodes, move) for worker in asking), return_exceptions=True
         )
         answers: list[bytes] = []
         missing = {str(worker) for worker in workers if worker.silent}
@@ -179,10 +215,23 @@ class WorkerStreams:
         return answers, tuple(sorted(missing))
 
     async def _ask(
-        self, worker: PooledProcess, message: bytes | None, within_s: float, nodes: NodesQuery | None
+        self,
+        worker: PooledProcess,
+        message: bytes | None,
+        within_s: float,
+        nodes: NodesQuery | None,
+        move: Move | None,
     ) -> bytes:
         send: Callable[[Ask], None] = lambda ask: worker.channel.send(encode(ask))  # noqa: E731
-        return await self._questions[worker].ask(send, message, within_s, nodes=nodes)
+        return await self._questions[worker].ask(send, message, within_s, nodes=nodes, move=move)
+
+    async def move(self, share: float, over_s: float) -> int:
+        """Have every worker that answers end a share of its connections; return how many will be in all.
+
+        Raises UnansweredError if none answers.
+        """
+        answers, _ = await self._ask_all(None, move=Move(share, over_s))
+        return sum(decode(answer) for answer in answers if answer)
 
     # --- The end ---------------------------------------------------------------------------------------------------
 
@@ -200,6 +249,7 @@ class WorkerStreams:
 
     async def stop(self) -> None:
         """End every worker now."""
+        self._memory.stop()
         if self._pool is not None:
             await self._pool.stop()
             self._pool = None
@@ -225,7 +275,7 @@ class WorkerStreams:
         if self._state is None or self._state[0] != revision:
             self._state = (revision, encode(self._catalog.export()))
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
-        begin = Begin(self.settings, revision, self._state[1], entries, chosen_schema())
+        begin = Begin(self.settings, revision, self._state[1], entries, chosen_schema(), self._workers + 1)
         worker.channel.send(encode(begin))
 
     def _forget_state(self) -> None:
@@ -238,6 +288,7 @@ class WorkerStreams:
                 self._pool.mark_ready(worker)
             case Figures() as figures:
                 self._figures[worker] = figures
+                self.on_memory(self.memory)
             case Remember(entry):
                 self._nacked.remember(entry)
                 self._draining.remember(entry)
@@ -259,6 +310,7 @@ class WorkerStreams:
             last = dataclasses.replace(figures.counters, streams_closed=closed)
             self._ended = Counters.sum([self._ended, last])
             self._ended_tls_failures.update(figures.tls_failures)
+            self._ended_hits = summed([self._ended_hits, figures.limit_hits])
         if replaced:
             streams = figures.streams if figures is not None else 0
             log.error("a worker ended and is replaced", pid=worker.pid, code=code, streams=streams)

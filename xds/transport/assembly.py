@@ -22,7 +22,8 @@ SLOW_S = 3
 """Seconds in a row below ``PACE_BYTES_PER_S`` after which the grant of a stream is set aside, if others wait."""
 ASIDE_FACTOR = 3
 EMPTIED_BYTES_MIN = 1024 * 1024
-RESOURCE_EXHAUSTED = 8
+UNAVAILABLE = 14
+"""The client may try again: its message was not too large, but came too slowly while others waited."""
 
 
 @dataclass(slots=True)
@@ -75,7 +76,8 @@ class _Room:
                 self.share_out(tick)
             elif slow or tick - grant.since > STALLED_S:
                 waited_s = grant.slow_s if slow else STALLED_S
-                stream.cut(RESOURCE_EXHAUSTED, f"a message of which too little arrived within {waited_s} s")
+                stream.connection.on_limit("assembly")
+                stream.cut(UNAVAILABLE, f"a message of which too little arrived within {waited_s} s")
         self.share_out(tick)
 
     def release(self, stream: Http2Stream) -> int:

@@ -108,6 +108,9 @@ class CallConnection(StreamConnection, Protocol):
     def charge(self, count: int) -> None:
         """Charge the peer for work done outside of frame processing."""
 
+    def on_shed(self) -> None:
+        """Note that a stream was shed."""
+
 
 class Call(Http2Stream):
     """A stream of a native connection."""
@@ -119,6 +122,11 @@ class Call(Http2Stream):
     def has_asked(self) -> bool:
         """Say whether its client has asked for anything."""
         return True
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether all responses are sent, and answered by the client if it answers them."""
+        return self.rest is None
 
     def begin(self, head: RequestHead) -> None:
         """Start the call, once the connection has registered its stream."""
@@ -160,6 +168,13 @@ class XdsCall(Call):
     @property
     def has_asked(self) -> bool:
         return self._xds is None or self._xds.session is not None
+
+    @property
+    def is_answered(self) -> bool:
+        xds = self._xds
+        if xds is None or xds.session is None:
+            return True
+        return self.rest is None and xds.settled and not any(each.in_flight for each in xds.session.client_state.types)
 
     def on_message(self, message: bytes) -> None:
         dispatcher, xds = self.connection.services.dispatcher, self._xds
@@ -268,6 +283,8 @@ class RefusedCall(Call):
 
     def on_end(self) -> None:
         self.refuse(self._refusal)
+        if self._refusal.status is Status.UNAVAILABLE:
+            self.connection.on_shed()
 
 
 class ReplyCall(Call):
@@ -283,11 +300,16 @@ class ReplyCall(Call):
         self._lacking = unary  # the one message
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_answered(self) -> bool:
+        return self.rest is None and self._task is None
+
     def begin(self, head: RequestHead) -> None:
         """Send nothing yet: an error is sent without headers before it."""
 
     def on_message(self, message: bytes) -> None:
         if len(self._messages) >= REPLIES_WAITING_MAX:
+            self.connection.on_limit("replies")
             self.end(Status.RESOURCE_EXHAUSTED, f"more than {REPLIES_WAITING_MAX} messages wait for their answers")
             return
         self._lacking = False

@@ -20,7 +20,8 @@ from xds.protocol.hub import Hub, is_sparse
 from xds.protocol.policy import Variant
 from xds.protocol.responses import Part
 from xds.protocol.sessions import Stream
-from xds.protocol.status import Event
+from xds.protocol.status import Event, Overdue, Refused
+from xds.transport.admission import Admission
 
 ADMITTED_AT_ONCE = 16
 ADMITTING_S = 0.002
@@ -76,6 +77,10 @@ class Transport(Protocol):
         """Reload the TLS files; return whether TLS is configured and they can be used."""
         ...
 
+    def move(self, share: float, over_s: float) -> int:
+        """End a share of the connections, each at some time within ``over_s``; return how many will be."""
+        ...
+
 
 class Dispatcher:
     """Runs the hub on the event loop.
@@ -89,18 +94,22 @@ class Dispatcher:
         *,
         on_event: Callable[[Event], None],
         on_fault: Callable[[Exception], None],
-        streams_max: int = 100_000,
+        admission: Admission | None = None,
     ) -> None:
         self.hub = hub
+        self.admission = admission or Admission()
         self.report_fault = on_fault
         self._stopped = False
         self._on_event = on_event
-        self._streams_max = streams_max
         self._loop = asyncio.get_running_loop()
         self._sinks: dict[Stream, Sink] = {}
         self._backlog: deque[Stream] = deque()
         self._urgent: deque[Stream] = deque()
-        self._cold: dict[Stream, None] = {}
+        self._cold: dict[Stream, float] = {}
+        """New clients that wait for their first answer, and since when."""
+        self._cold_since = 0.0
+        """Since when the first of them has waited."""
+        self._admitting: asyncio.Handle | None = None
         self._serving = False
         self._slice: asyncio.Handle | None = None
         self._sliced_at: float | None = None
@@ -117,11 +126,13 @@ class Dispatcher:
     def open(
         self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "", peer: Peer = ANONYMOUS
     ) -> Stream:
-        """Register a new stream of a client. Raises StreamRefusedError if there are too many."""
-        if len(self._sinks) >= self._streams_max:
-            raise StreamRefusedError(
-                Status.RESOURCE_EXHAUSTED, f"this server takes {self._streams_max} streams (transport.streams_max)"
-            )
+        """Register a new stream of a client. Raises StreamRefusedError (UNAVAILABLE) if there is no room for it now."""
+        waited_s = self._loop.time() - self._cold_since if self._cold else 0.0
+        try:
+            self.admission.check(len(self._sinks), len(self._cold), waited_s)
+        except StreamRefusedError as shed:
+            self._on_event(Refused(node_id="", status=shed.status.name, message=shed.message))
+            raise
         stream = self.hub.open(variant, type_url=type_url, connection=connection, peer=peer)
         self._sinks[stream] = stream.owner = sink
         return stream
@@ -138,24 +149,43 @@ class Dispatcher:
         new = stream.session is None
         try:
             return hub.receive(stream, data, self._loop.time())
+        except StreamRefusedError as refusal:
+            self.admission.hits.add(refusal.limit)
+            raise
         finally:
             if new and stream.session is not None and not stream.warm:
-                if not self._cold:
-                    self._loop.call_soon(self._admit)
-                self._cold[stream] = None
+                self._await_turn(stream)
             if hub.has_work or hub.next_tick < self._timer_at:
                 self._serve_now()
 
+    def _await_turn(self, stream: Stream) -> None:
+        now = self._loop.time()
+        if not self._cold:
+            self._cold_since = now
+            if self._admitting is None:
+                self._admitting = self._loop.call_soon(self._admit)
+        self._cold[stream] = now
+
     def _admit(self) -> None:
-        """Answer the new streams that have waited longest; the others after the event loop had its turn."""
+        """Answer the new streams that have waited longest; the others after the event loop had its turn.
+
+        While memory is short, one at a time, with a pause after it.
+        """
+        pause_s = self.admission.pause_s
         until = monotonic() + ADMITTING_S
-        for stream in list(islice(self._cold, ADMITTED_AT_ONCE)):
+        for stream in list(islice(self._cold, 1 if pause_s else ADMITTED_AT_ONCE)):
             del self._cold[stream]
             self._tell(stream)
             if monotonic() > until:
                 break
-        if self._cold:
-            self._loop.call_soon(self._admit)
+        self._cold_since = next(iter(self._cold.values()), 0.0)
+        if pause_s:  # also if none waits: the next one must not come at once
+            self._admitting = self._loop.call_later(pause_s, self._admit_next)
+        else:
+            self._admit_next()
+
+    def _admit_next(self) -> None:
+        self._admitting = self._loop.call_soon(self._admit) if self._cold else None
 
     def poll(self, stream: Stream) -> Part | None:
         """Return the stream's next message, or None until its sink is notified again."""
@@ -185,7 +215,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Cancel everything scheduled, for good."""
         self._stopped = True
-        for handle in (self._slice, self._timer, self._aging):
+        for handle in (self._slice, self._timer, self._aging, self._admitting):
             if handle is not None:
                 handle.cancel()
         self._slice = self._timer = None
@@ -214,7 +244,10 @@ class Dispatcher:
         """Notify the many streams that a change made ready: one slice now, the others in later turns."""
         if self._stopped:
             return
-        self._backlog.extend(self.hub.take_ready())
+        ready = self.hub.take_ready()
+        if self._cold:  # they get the newest state in their turn
+            ready = [stream for stream in ready if stream not in self._cold]
+        self._backlog.extend(ready)
         self._pass_on_events()
         if self._slice is None:
             self._run_slice()
@@ -259,6 +292,8 @@ class Dispatcher:
 
     def _pass_on_events(self) -> None:
         for event in self.hub.take_events():
+            if isinstance(event, Overdue):
+                self.admission.hits.add("hold_timeout")
             self._on_event(event)
 
     def _set_timer(self) -> None:

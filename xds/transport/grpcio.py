@@ -42,11 +42,13 @@ class GrpcioOptions:
     keepalive_timeout_s: float = 20.0
     ping_interval_min_s: float = 0.0
     message_bytes_max: int = 16 * 1024 * 1024
-    streams_max: int = 100_000
+    connection_streams_max: int = 10_000
     pending_max: int = 100_000
     handshake_s: float = 20.0
     idle_s: float = 300.0
     connections_max: int = 100_000
+    age_max_s: float = 0.0
+    age_grace_s: float = 10.0
     tls: TlsFiles | None = None
     anonymous: Peer = ANONYMOUS
     """The peer of a client without a certificate."""
@@ -64,7 +66,7 @@ class GrpcioOptions:
             # By default gRPC refuses calls beyond 1,000 waiting ones: a reconnect storm has more.
             ("grpc.server.max_pending_requests", self.pending_max),
             ("grpc.server.max_pending_requests_hard_limit", self.pending_max),
-            ("grpc.max_concurrent_streams", self.streams_max),
+            ("grpc.max_concurrent_streams", self.connection_streams_max),
             ("grpc.max_receive_message_length", self.message_bytes_max),
             ("grpc.max_send_message_length", -1),
             # Envoy pings idle connections; with the defaults that costs it the stream every two minutes.
@@ -82,6 +84,16 @@ class GrpcioOptions:
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
             ("grpc.max_connection_idle_ms", int(self.idle_s * 1000)),
             ("grpc.max_allowed_incoming_connections", self.connections_max),
+            *self._age_options(),
+        ]
+
+    def _age_options(self) -> list[tuple[str, int]]:
+        if not self.age_max_s:
+            return []
+        # gRPC varies the age by a tenth itself. It waits for no answer: streams are cut off after the grace.
+        return [
+            ("grpc.max_connection_age_ms", int(self.age_max_s * 1000)),
+            ("grpc.max_connection_age_grace_ms", int(self.age_grace_s * 1000)),
         ]
 
 
@@ -283,6 +295,10 @@ class GrpcioTransport:
     def reload_certificates(self) -> bool:
         """Reload the TLS files; return whether TLS is configured and they can be used."""
         return self._certificates is not None and self._certificates.reload()
+
+    def move(self, share: float, over_s: float) -> int:
+        """Do nothing and return 0: gRPC's server can't close one connection, and ended streams would return on it."""
+        return 0
 
     def _bind(self, server: aio.Server) -> int:
         target = str(self._address)

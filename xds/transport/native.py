@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from xds.address import Address
+from xds.limits import LimitHits
 from xds.model.identity import ANONYMOUS, Peer
 from xds.protocol.errors import Status
-from xds.transport.assembly import EMPTIED_BYTES_MIN, Assembly
+from xds.transport.assembly import ASSEMBLY_BYTES_MAX, EMPTIED_BYTES_MIN, Assembly
 from xds.transport.calls import Call, Reply, Services
 from xds.transport.certificates import Certificates
+from xds.transport.departures import Departures
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.http2.frames import ENHANCE_YOUR_CALM, NO_ERROR
 from xds.transport.http2.limits import Http2Limits
@@ -47,6 +49,9 @@ class NativeOptions:
     handshake_s: float = 20.0
     idle_s: float = 300.0
     connections_max: int = 100_000
+    assembly_bytes_max: int = ASSEMBLY_BYTES_MAX
+    age_max_s: float = 0.0
+    age_grace_s: float = 10.0
     limits: Http2Limits = field(default_factory=Http2Limits)
     tls: TlsFiles | None = None
     anonymous: Peer = ANONYMOUS
@@ -73,9 +78,12 @@ class NativeTransport:
         on_tls_failure: OnTlsFailure = ignore_failure,
         return_memory: Callable[[], None] = lambda: None,
         listening: socket.socket | None = None,
+        hits: LimitHits | None = None,
     ) -> None:
         self._address = address
+        self._hits = hits or LimitHits()
         self._options = options or NativeOptions()
+        self._departures = Departures(age_max_s=self._options.age_max_s, grace_s=self._options.age_grace_s)
         self._services = Services(dispatcher, replies or {})
         self._on_problem = on_problem
         self._on_tls_failure = on_tls_failure
@@ -102,7 +110,7 @@ class NativeTransport:
         self._shared = shared = SharedByConnections(
             services=self._services,
             limits=options.limits,
-            assembly=Assembly(on_empty=self._rest_soon),
+            assembly=Assembly(bytes_max=options.assembly_bytes_max, on_empty=self._rest_soon),
             clock=loop.time,
             connections_max=options.connections_max,
             call_at=loop.call_at,
@@ -110,6 +118,8 @@ class NativeTransport:
             ping_interval_min_s=options.ping_interval_min_s,
             anonymous=options.anonymous,
             on_tls_failure=self._on_tls_failure,
+            hits=self._hits,
+            on_forgotten=self._departures.forget,
         )
         factory: Callable[[], NativeConnection] = lambda: NativeConnection(shared)  # noqa: E731
         if options.tls is not None:
@@ -177,29 +187,54 @@ class NativeTransport:
     def _look_at(self, connection: NativeConnection) -> None:
         shared, options = self._shared, self._options
         assert shared is not None
-        silent_s = shared.tick - connection.heard
         if connection.streams:
-            connection.busy = shared.tick
-            if not connection.asked:
-                connection.asked = any(cast("Call", stream).has_asked for stream in connection.streams.values())
-                connection.unasked_s += 1
-        if connection.dead:
-            if shared.tick - connection.since > CLOSING_S:
-                connection.abort()
-        elif not connection.greeted:
+            self._note_streams(connection)
+        if connection.dead or (connection.draining and not connection.streams):
+            self._end_closing(connection)
+            return
+        silent_s = shared.tick - connection.heard
+        if not connection.greeted:
             if shared.tick - connection.since > options.handshake_s:
+                self._hits.add("handshake_timeout")
                 connection.give_up()
         elif connection.client is not None and connection.client.has_ended(time.monotonic(), spread_by=id(connection)):
             self._check_client(connection)
         elif not connection.asked and connection.unasked_s > options.handshake_s:
+            self._hits.add("handshake_timeout")
             connection.fail(ENHANCE_YOUR_CALM, f"streams without a request for {options.handshake_s:g} s")
         elif shared.tick - connection.busy > options.idle_s:
+            self._hits.add("idle_timeout")
             connection.fail(NO_ERROR, f"no stream for {options.idle_s:g} s")
         elif connection.pinged:
             if silent_s > options.keepalive_interval_s + options.keepalive_timeout_s:
+                self._hits.add("keepalive_timeout")
                 connection.abort()
         elif silent_s >= options.keepalive_interval_s:
             connection.ping()
+        if self._departures.look_at(connection, shared.tick):
+            self._hits.add("age")
+
+    def _note_streams(self, connection: NativeConnection) -> None:
+        assert self._shared is not None
+        connection.busy = self._shared.tick
+        if not connection.asked:
+            connection.asked = any(cast("Call", stream).has_asked for stream in connection.streams.values())
+            connection.unasked_s += 1
+
+    def _end_closing(self, connection: NativeConnection) -> None:
+        """Cut off a connection that its client was to close by now: the first to close may lose the last messages."""
+        assert self._shared is not None
+        since = connection.since if connection.dead else connection.busy
+        if self._shared.tick - since > CLOSING_S:
+            connection.abort()
+
+    def move(self, share: float, over_s: float) -> int:
+        """End a share of the connections at random times within ``over_s``, so that clients connect anew."""
+        shared = self._shared
+        assert shared is not None
+        return self._departures.choose(
+            [each for each in shared.connections if each.streams], share, over_s, shared.tick
+        )
 
     def _on_revocations(self) -> None:
         if self._shared is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, cast
 
+from xds.limits import LimitHits
 from xds.model.identity import ANONYMOUS, Peer
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.transport.assembly import Assembly
@@ -70,6 +71,8 @@ class SharedByConnections:
     on_tls_failure: OnTlsFailure = ignore_failure
     idle: Iterator["NativeConnection"] = field(default_factory=lambda: iter(()))
     idle_left: int = 0
+    hits: LimitHits = field(default_factory=LimitHits)
+    on_forgotten: Callable[["NativeConnection"], None] = lambda _connection: None
 
     def rest(self, connection: "NativeConnection") -> None:
         """Resume a connection's received bytes later: one connection per turn of the event loop."""
@@ -88,8 +91,14 @@ class SharedByConnections:
     def admit(self, connection: "NativeConnection") -> None:
         """Register a new connection. If all places are taken, the oldest connection without a stream is closed."""
         if len(self.connections) >= self.connections_max:
+            self.hits.add("connections_xds")
             (self._idle_one() or connection).abort()
         self.connections[connection] = None
+
+    def forget(self, connection: "NativeConnection") -> None:
+        """Remove a connection that is closed."""
+        self.connections.pop(connection, None)
+        self.on_forgotten(connection)
 
     def _idle_one(self) -> "NativeConnection | None":
         """Return the next connection without a stream; all connections are scanned only now and then."""
@@ -242,7 +251,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         self.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.shared.connections.pop(self, None)
+        self.shared.forget(self)
         self.lost()
         self._transport = None
 
@@ -301,6 +310,22 @@ class NativeConnection(Connection, asyncio.Protocol):
         self.pinged = True
         self.write(KEEPALIVE_PING)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether all responses on all its streams are sent and answered."""
+        return all(cast("Call", stream).is_answered for stream in self.streams.values())
+
+    def depart(self, text: str) -> None:
+        """End all streams, and have the client connect anew; it closes this connection (else the sweep does)."""
+        self._corked = []  # one write, so that the client opens no stream here between the ends
+        try:
+            for stream in list(self.streams.values()):
+                cast("Call", stream).end(Status.UNAVAILABLE, text)
+            self.goaway(text)
+        finally:
+            self._flush_corked()
+            self._corked = None
+
     # --- From the HTTP/2 connection --------------------------------------------------------------------------------
 
     def clock(self) -> float:
@@ -338,6 +363,14 @@ class NativeConnection(Connection, asyncio.Protocol):
     def on_assembled(self, stream: Http2Stream) -> None:
         self.shared.assembly.release(stream)
 
+    def on_limit(self, limit: str) -> None:
+        self.shared.hits.add(limit)
+
+    def on_shed(self) -> None:
+        """Close the connection if it has no stream: the next attempt may then reach another replica."""
+        if not self.streams:
+            self.goaway("this server is past its capacity; try again later")
+
     def on_ping(self) -> None:
         """Charge the pings of a client that sends too many."""
         least_s = self.shared.ping_interval_min_s
@@ -348,6 +381,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         strikes = strikes + 1 if now - at < least_s else 0
         self._pings = (now, strikes)
         if strikes > PING_STRIKES_MAX:
+            self.on_limit("ping_interval")
             self.fail(ENHANCE_YOUR_CALM, "too_many_pings")
 
 

@@ -51,13 +51,16 @@ class Allowance(FrameReader):
             self._chores = self.limits.chores_earned(now - self._chores_at) if self._chores_at else self.limits.chores
             self._chores_at = now
             if self._chores <= 0:
-                raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many frames that do nothing, or refused requests")
+                raise ConnectionFault(
+                    h2.ENHANCE_YOUR_CALM, "too many frames that do nothing, or refused requests", "chores"
+                )
 
     def charge(self, count: int) -> None:
         """Charge the peer outside of ``on_frame``; ends the connection if there were too many chores."""
         try:
             self.chore(count)
         except ConnectionFault as fault:
+            self.on_limit(fault.limit)
             self.fail(fault.code, fault.text)
 
     def answer(self, data: bytes) -> None:
@@ -72,7 +75,7 @@ class Allowance(FrameReader):
     def check_unread(self) -> None:
         """Raise ConnectionFault if a peer sends requests without reading the answers (as CVE-2019-9517, data aside)."""
         if self._unread_bytes > self.limits.unread_bytes_max:
-            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many unread answers")
+            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many unread answers", "unread_answers")
 
     def give_up_table(self) -> None:
         """Announce an empty dynamic table in the next header block: the peer reduced its own (RFC 7541, 4.2)."""

@@ -247,9 +247,11 @@ class Connection(Allowance):
             raise ConnectionFault(h2.PROTOCOL_ERROR, f"HEADERS on stream {stream_id} after {self._last_id}")
         self._last_id = stream_id
         if head.malformed:
-            raise StreamFault(stream_id, head.code, head.malformed)
+            limit = "headers" if head.code == h2.ENHANCE_YOUR_CALM else ""
+            raise StreamFault(stream_id, head.code, head.malformed, limit)
         if len(self.streams) >= self.limits.streams_max or self.draining:
-            raise StreamFault(stream_id, h2.REFUSED_STREAM, "no more streams on this connection")
+            limit = "" if self.draining else "connection_streams"
+            raise StreamFault(stream_id, h2.REFUSED_STREAM, "no more streams on this connection", limit)
         self._begin(stream_id, head, ends)
 
     def _begin(self, stream_id: int, head: RequestHead, ends: bool) -> None:
@@ -370,7 +372,7 @@ class Connection(Allowance):
             self._blocked.pop(stream, None)
 
     def goaway(self, text: str = "this server is shutting down") -> None:
-        """Send GOAWAY, so that the peer opens its next streams on another connection; open streams go on."""
+        """Send GOAWAY with a reason: the peer opens its next streams on another connection, and open streams go on."""
         if not self.draining and not self.dead:
             self.draining = True
             self.write(h2.goaway_frame(self._last_id, h2.NO_ERROR, text))

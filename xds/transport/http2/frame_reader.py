@@ -36,6 +36,9 @@ class FrameReader:
     def on_rest(self) -> None:
         """Called when frames are left: call ``receive(b"")`` once other connections have had their turn."""
 
+    def on_limit(self, limit: str) -> None:
+        """Called when the peer has reached a limit; "" is none."""
+
     def fail(self, code: int, text: str) -> None:
         """End the connection with GOAWAY, an error code and its reason."""
         raise NotImplementedError
@@ -51,6 +54,7 @@ class FrameReader:
         try:
             self._receive(data)
         except ConnectionFault as fault:
+            self.on_limit(fault.limit)
             self.fail(fault.code, fault.text)
 
     def forget_bytes(self) -> None:
@@ -82,6 +86,7 @@ class FrameReader:
             try:
                 self.on_frame(data[at + 3], data[at + 4], stream_id, data[at + h2.HEADER_BYTES : stop])
             except StreamFault as fault:
+                self.on_limit(fault.limit)
                 self.fail_stream(fault.stream_id, fault.code)
             if self.dead:
                 return

@@ -42,7 +42,8 @@ class HeaderBlocks:
 
     def _is_complete(self, flags: int, stream_id: int) -> bool:
         if len(self._data) > self._bytes_max:
-            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, f"a header block of more than {self._bytes_max} bytes")
+            text = f"a header block of more than {self._bytes_max} bytes"
+            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, text, "headers")
         self.open_on = 0 if flags & h2.END_HEADERS else stream_id
         return not self.open_on
 

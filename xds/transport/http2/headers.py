@@ -128,7 +128,8 @@ def _decode(decoder: Decoder, block: bytes) -> list[tuple[str, str]]:
     try:
         return [(str(name), str(value)) for name, value in decoder.decode(block)]
     except OversizedHeaderListError:
-        raise ConnectionFault(ENHANCE_YOUR_CALM, f"headers of more than {HEADER_BLOCK_BYTES_MAX} bytes") from None
+        text = f"headers of more than {HEADER_BLOCK_BYTES_MAX} bytes"
+        raise ConnectionFault(ENHANCE_YOUR_CALM, text, "headers") from None
     except (HPACKError, UnicodeDecodeError, ValueError, IndexError) as error:
         raise ConnectionFault(COMPRESSION_ERROR, f"header block can't be decoded: {error}") from None
 

@@ -41,6 +41,9 @@ class StreamConnection(Protocol):
     def chore(self, count: int = 1) -> None:
         """Charge the peer for ``count`` chores. Raises ConnectionFault if there were too many."""
 
+    def on_limit(self, limit: str) -> None:
+        """Note that the peer has reached a limit."""
+
     def block(self, stream: "Http2Stream") -> None:
         """Call the stream's ``pump`` once the connection's window opens and the peer reads."""
 
@@ -171,6 +174,7 @@ class Http2Stream:
                 self._refuse_compressed(data[at])
                 break
             if size > most:
+                self.connection.on_limit("message")
                 self._refuse(RESOURCE_EXHAUSTED, f"a message of {size} bytes; the limit is {most}")
                 break
             if len(data) - at < self.wanted:
