@@ -90,8 +90,9 @@ faults: setup ## the long runs: 200 kill -9 under pushes, 20 etcd leaders killed
 
 SEEDS ?= 10000
 SOCKET_SEEDS ?= 600
-simulate: setup ## SEEDS=10000 runs of clients like Envoy, changes and faults by chance, and SOCKET_SEEDS=600 over sockets: bench/results/simulation*.txt; 6 minutes; goes on where it was cut off
-	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) --output bench/results/simulation.txt
+JOBS ?= $(shell nproc)
+simulate: setup ## SEEDS=10000 runs of clients like Envoy, replicas on a store, changes and faults by chance, and SOCKET_SEEDS=600 over sockets: bench/results/simulation*.txt; 15 minutes; goes on where it was cut off
+	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) --jobs $(JOBS) --output bench/results/simulation.txt
 	@PYTHONPATH=tests $(BIN)/python -m simulation --sockets --seeds $(SOCKET_SEEDS) --output bench/results/simulation-sockets.txt
 
 CORPUS_SEEDS ?= 20

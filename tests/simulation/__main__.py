@@ -11,19 +11,26 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 from simulation.known import known_fault
-from simulation.mutations import mutated
+from simulation.mutations import NEEDS, mutated
+from simulation.plan import Plan, plan
+from simulation.runs import run
 from simulation.shrink import failure_of, kind_of, shrink
-from simulation.world import Failure, Plan, plan, run
+from simulation.world import Failure
 
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "GRPC_ENABLE_FORK_SUPPORT": "0"}
 """The first fixes the order of sets, so that runs are repeatable. The second allows starting a server while there are
 gRPC channels."""
 PROGRESS_EVERY = 500
+PART = 20
+"""The seeds that a process runs before it reports: as many are run again after an interruption."""
 
 
 @dataclass
@@ -59,7 +66,19 @@ class Done:
             self.known.setdefault(known.what, []).append(seed)
         else:
             self.failed[str(seed)] = failure.message
-            print(f"seed {seed}: {failure.message}\n  again: {replay(seed, sockets=self.sockets)}", flush=True)
+
+    def add(self, later: "Done") -> None:
+        """Add the results of the seeds that follow, and print their failures."""
+        for seed, message in later.failed.items():
+            print(f"seed {seed}: {message}\n  again: {replay(int(seed), sockets=self.sockets)}", flush=True)
+        for known, seeds in later.known.items():
+            self.known.setdefault(known, []).extend(seeds)
+        self.failed |= later.failed
+        self.next = later.next
+        self.took_s += later.took_s
+        self.events += later.events
+        self.responses += later.responses
+        self.nacks += later.nacks
 
     def lines(self) -> Iterable[str]:
         """Print the results."""
@@ -106,19 +125,41 @@ def run_one(seed: int, *, smaller: bool) -> int:
 
 def about(drawn: Plan) -> list[str]:
     """Describe a plan."""
-    more = [
-        ", which tell each other of nodes" if drawn.share_memory and drawn.servers > 1 else "",
-        ", small responses" if drawn.small else "",
-    ]
-    lines = [f"seed {drawn.seed}: {drawn.servers} hubs{''.join(more)}, {len(drawn.events)} events"]
+    hubs = f"{drawn.servers} hubs"
+    if drawn.replicas:
+        workers = [f"one with {count} workers" if count else "one without workers" for count in drawn.replicas]
+        hubs = f"{drawn.store}, replicas: {', '.join(workers)}; {drawn.kept} revisions are kept"
+    elif drawn.share_memory and drawn.servers > 1:
+        hubs += ", which tell each other of nodes"
+    more = [", small responses" if drawn.small else "", ", streams overtake each other" if drawn.reorders else ""]
+    lines = [f"seed {drawn.seed}: {hubs}{''.join(more)}; {len(drawn.events)} events"]
     for number in drawn.clients:
         habits = drawn.habits[number]
         lines.append(f"n{number}: {habits.variant.value}, {'per type' if habits.per_type else 'ADS'}")
     return lines
 
 
-def run_many(first: int, count: int, output: Path | None, failures_max: int) -> int:
-    """Run seeds in turn, starting where the last call was interrupted; print a summary, and optionally save it."""
+def run_part(first: int, count: int) -> Done:
+    """Run some seeds in turn."""
+    done = Done(first, first)
+    for seed in range(first, first + count):
+        done.take(seed)
+    return done
+
+
+@contextmanager
+def processes(jobs: int) -> Iterator[Callable[..., Iterable[Done]]]:
+    """Provide a ``map`` over processes, whose results come in order."""
+    if jobs == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=gc.freeze) as pool:
+        yield pool.map
+        pool.shutdown(cancel_futures=True)
+
+
+def run_many(first: int, count: int, output: Path | None, failures_max: int, jobs: int) -> int:
+    """Run seeds, starting where the last call was interrupted; print a summary, and optionally save it."""
     progress = output.with_suffix(".progress") if output is not None else None
     done = Done(first, first)
     if progress is not None and progress.exists():
@@ -126,12 +167,18 @@ def run_many(first: int, count: int, output: Path | None, failures_max: int) -> 
         if kept.first == first and kept.next < first + count:
             done = kept
             print(f"goes on with seed {done.next}")
-    while done.next < first + count and len(done.failed) < failures_max:
-        done.take(done.next)
-        if (done.next - first) % PROGRESS_EVERY == 0:
-            print(f"{done.next - first} of {count} runs, {len(done.failed)} failed, {done.took_s:.0f} s", flush=True)
-        if progress is not None and done.next % 50 == 0:
-            progress.write_text(json.dumps(asdict(done)))
+    parts = [(at, min(PART, first + count - at)) for at in range(done.next, first + count, PART)]
+    with processes(jobs) as run_all:
+        for part in run_all(run_part, *zip(*parts, strict=True)):
+            done.add(part)
+            if (done.next - first) % PROGRESS_EVERY < PART:
+                print(
+                    f"{done.next - first} of {count} runs, {len(done.failed)} failed, {done.took_s:.0f} s", flush=True
+                )
+            if progress is not None:
+                progress.write_text(json.dumps(asdict(done)))
+            if len(done.failed) >= failures_max:
+                break
     lines = list(done.lines())
     print("\n".join(lines))
     if output is not None and progress is not None and done.next == first + count:
@@ -156,7 +203,9 @@ def run_on_sockets(
         if transcripts:
             print("\n".join(transcript or ()))
         if failure is not None:
-            done.note(seed, failure)
+            one = Done(seed, seed)
+            one.note(seed, failure)
+            done.add(one)
         if ran % (PROGRESS_EVERY // 10) == 0 and ran < count:
             print(f"{ran} of {count} runs, {len(done.failed)} failed, {time.monotonic() - started:.0f} s", flush=True)
         return len(done.failed) < failures_max
@@ -173,9 +222,12 @@ def run_on_sockets(
 def find(mutation: str, first: int, count: int) -> int:
     """Find a seed whose run passes on the unchanged core and fails with a fault in it."""
     for seed in range(first, first + count):
+        drawn = plan(seed)
+        if NEEDS.get(mutation, drawn.store) != drawn.store:
+            continue
         with mutated(mutation):
-            failure = failure_of(plan(seed))
-        if failure is not None and failure_of(plan(seed)) is None:
+            failure = failure_of(drawn)
+        if failure is not None and failure_of(drawn) is None:
             print(f"{mutation}: seed {seed}: {failure.message}")
             return 0
     print(f"{mutation}: not found by seeds {first} to {first + count - 1}")
@@ -192,6 +244,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=300, help="how many seeds")
     parser.add_argument("--output", type=Path, help="where the summary goes; how far it got is kept beside it")
+    parser.add_argument("--jobs", type=int, default=1, help="how many processes run seeds at the same time")
     parser.add_argument("--failures", type=int, default=20, help="stop after so many")
     chosen = parser.parse_args(arguments)
     gc.freeze()  # keeps imported objects out of the garbage collection after each run
@@ -204,7 +257,7 @@ def main(arguments: list[str]) -> int:
         return find(chosen.mutation, chosen.first, chosen.seeds)
     if chosen.seed is not None:
         return run_one(chosen.seed, smaller=chosen.shrink)
-    return run_many(chosen.first, chosen.seeds, chosen.output, chosen.failures)
+    return run_many(chosen.first, chosen.seeds, chosen.output, chosen.failures, chosen.jobs)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class StreamAudit:
                 known.names = (known.names | adding) - dropping
             for name in adding | dropping:
                 known.rejected.pop(name, None)
-            known.touched_at |= dict.fromkeys(adding, self.server.clock.now)
+            known.touched_at |= dict.fromkeys(adding, self.server.now)
         else:
             names = set(request.resource_names)
             if known is None:
@@ -92,7 +92,7 @@ class StreamAudit:
             elif known.names is not None:
                 if known.names != names or not request.response_nonce:
                     known.rejected.clear()
-                    known.touched_at |= dict.fromkeys(names, self.server.clock.now)
+                    known.touched_at |= dict.fromkeys(names, self.server.now)
                 # A server may ignore names with an older nonce: the client sends them again with the newest.
                 is_old = request.response_nonce != known.last
                 known.names = known.names | names if is_old else names
@@ -102,7 +102,7 @@ class StreamAudit:
         """Allow endpoints that were requested before any clusters to be sent again with the clusters."""
         if type_url == CDS and (known := self.types.get(EDS)) is not None:
             known.rejected.clear()
-            known.touched_at |= dict.fromkeys(known.names or (), self.server.clock.now)
+            known.touched_at |= dict.fromkeys(known.names or (), self.server.now)
 
     def _settle(self, known: TypeAudit, request: Request) -> None:
         """Record the answer in a request, if it is one."""
@@ -136,7 +136,7 @@ class StreamAudit:
         assert known is not None, f"{about}, a type that it did not ask for"
         assert message.nonce not in self.nonces, f"{about}, a nonce that its stream had before"
         self.nonces.add(message.nonce)
-        now, hold_s = self.server.clock.now, self.server.ordering.hold_timeout_s
+        now, hold_s = self.server.now, self.server.ordering.hold_timeout_s
         waiting = [nonce for nonce, sent in known.unanswered.items() if now < sent.at + hold_s]
         assert not waiting, f"{about} while {waiting} wait for an answer"
         self._check_names(message, known, about)
@@ -199,7 +199,7 @@ class StreamAudit:
                 for held in message.resources.values():
                     for name in held.content.names(EDS):
                         known.rejected.pop(name, None)
-                        known.touched_at[name] = self.server.clock.now
+                        known.touched_at[name] = self.server.now
 
     def _lines(self) -> list["SimulatedLine"]:
         """Return the streams of the same session."""
@@ -209,7 +209,7 @@ class StreamAudit:
 
     def _unanswered_clusters(self) -> frozenset[str]:
         """Return the clusters that routes no longer wait for because the client did not answer in time."""
-        now, hold_s = self.server.clock.now, self.server.ordering.hold_timeout_s
+        now, hold_s = self.server.now, self.server.ordering.hold_timeout_s
         found: set[str] = set()
         for line in self._lines():
             for type_url in (CDS, EDS) if self.line.envoy.per_type else (CDS,):

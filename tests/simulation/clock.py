@@ -12,6 +12,8 @@ class Clock:
     def __init__(self, start: float = 1_000.0) -> None:
         self.now = start
         self.steps = 0
+        self.failure = ""
+        """A failure that an event noticed and could not raise."""
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
 
@@ -30,6 +32,7 @@ class Clock:
             self.steps += 1
             assert self.steps < steps_max, "never quiet"
             what(*arguments)
+            assert not self.failure, self.failure
         self.now = until
 
     def clear(self) -> None:

@@ -9,6 +9,7 @@ from random import Random
 from support import naive
 from support.encoded import CDS, EDS, LDS, RDS, SDS
 
+from xds._generated import xds_wire_pb2 as wire
 from xds.model.resource import Resource
 
 Key = tuple[str, str]
@@ -65,8 +66,29 @@ def read(type_url: str, body: bytes) -> Content:
     return Content(type_url, said["name"], group, label, tuple((url, name) for url, name in said["references"]), fault)
 
 
+@functools.cache
+def restore(type_url: str, encoded: bytes) -> Resource:
+    """Return the resource with these encoded bytes, as the store has them. Stands for ``xds.schema.restore``."""
+    body = wire.Resource.FromString(encoded).resource
+    if body.type_url != type_url:
+        raise ValueError(f"not a resource of type {type_url}")
+    return encode(read(type_url, body.value))
+
+
+def of(resource: Resource) -> Content:
+    """Return the content of a resource."""
+    return _held(resource.type_url, resource.encoded)
+
+
+@functools.cache
+def _held(type_url: str, encoded: bytes) -> Content:
+    return read(type_url, wire.Resource.FromString(encoded).resource.value)
+
+
 def forget() -> None:
     """Empty the caches of encoded and decoded resources."""
+    restore.cache_clear()
+    _held.cache_clear()
     encode.cache_clear()
     read.cache_clear()
 
@@ -110,6 +132,10 @@ class Author:
             key: replace(content, fault=GOOD, label=self._label())
             for key, content in sorted(self.states[group].items())
         }
+
+    def probe(self) -> int:
+        """Return the label of a version that no other resource has."""
+        return self._label()
 
     # --- Edits -----------------------------------------------------------------------------------------------------
 

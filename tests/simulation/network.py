@@ -1,22 +1,24 @@
 """A simulated network: messages arrive in order and delayed, and the server may notice a broken stream late."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulation.audit import SessionAudit, StreamAudit
 from simulation.clock import Clock
 from simulation.content import Content, Key, State, encode, read
 from simulation.envoy import Envoy
-from simulation.wire_format import Message, Request, decode, spell
-from support.encoded import short
+from simulation.memory import CLAIMED
+from simulation.process import Process
+from simulation.wire_format import Message, Request, decode, delta_request, spell
+from support.encoded import CDS, short
 from support.rechecked import RecheckedHub as Hub
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
-from xds.model.changeset import Applied, Changeset
+from xds.model.changeset import AppliedChangeset, Changeset
 from xds.protocol.node_history import HistoryEntry
-from xds.protocol.policy import Ordering
+from xds.protocol.policy import Ordering, Variant
 from xds.protocol.responses import Encoding, Part
 from xds.protocol.sessions import Stream
 from xds.protocol.status import NodesQuery, NodeState, NodeSummary, Progress, node_statuses, node_summaries
@@ -28,10 +30,24 @@ if TYPE_CHECKING:
 class Server:
     """One server process: a catalog, a hub, and its streams."""
 
-    def __init__(self, world: "World", number: int, ordering: Ordering, encoding: Encoding, chance: Random) -> None:
+    def __init__(
+        self,
+        world: "World",
+        number: int,
+        ordering: Ordering,
+        encoding: Encoding,
+        chance: Random,
+        *,
+        catalog: Catalog | None = None,
+        process: Process | None = None,
+    ) -> None:
         self.world, self.number, self.chance = world, number, chance
         self.clock: Clock = world.clock
-        self.catalog = Catalog()
+        self.process = process
+        """The process that it runs in with its publisher; None: one of its own."""
+        self.up = True
+        self.frozen_until = 0.0
+        self.catalog = catalog or Catalog()
         self.published: dict[str, Mapping[Key, Content]] = {}
         """The snapshot that each group's streams are updated to."""
         self.groups: dict[str, str] = {}
@@ -44,12 +60,37 @@ class Server:
         )  # fmt: skip
         self.ordering = ordering
         self.small = encoding.response_bytes_max < 10_000
-        self._unpublished: list[tuple[Applied, dict[str, Mapping[Key, Content]], dict[str, str]]] = []
+        self._unpublished: list[tuple[AppliedChangeset, dict[str, Mapping[Key, Content]], dict[str, str]]] = []
         self._tick_at = float("inf")
+
+    @property
+    def now(self) -> float:
+        """The monotonic clock of this process."""
+        return self.clock.now if self.process is None else self.process.time()
+
+    def is_asleep(self, what: Callable[..., None], *arguments: Any) -> bool:
+        """Say whether the process is frozen; ``what`` is then called once it is not."""
+        until = self.frozen_until if self.process is None else self.process.frozen_until
+        if until <= self.clock.now:
+            return False
+        self.clock.at(until, what, *arguments)
+        return True
+
+    def die(self) -> None:
+        """End as by ``kill -9``: the streams end, and nothing is remembered."""
+        self.up = False
+        for line in self.lines.values():
+            line.over = True
+        self.lines.clear()
 
     def _share(self, entry: HistoryEntry) -> None:
         for other in self.world.peers_of(self):
-            self.clock.later(self.chance.uniform(0.001, 0.02), other.hub.remember, entry)
+            self.clock.later(self.chance.uniform(0.001, 0.02), other.remember, entry)
+
+    def remember(self, entry: HistoryEntry) -> None:
+        """Take what another process knows of a node."""
+        if self.up and not self.is_asleep(self.remember, entry):
+            self.hub.remember(entry)
 
     # --- Changes ---------------------------------------------------------------------------------------------------
 
@@ -69,6 +110,24 @@ class Server:
         if publish:
             self.publish()
 
+    def take(
+        self,
+        changeset: Changeset,
+        revision: int,
+        states: Mapping[str, Mapping[Key, Content]],
+        groups: Mapping[str, str],
+        *,
+        publish: bool = True,
+    ) -> None:
+        """Apply a revision of the store. ``states`` are the snapshots that changed, ``groups`` those of all nodes."""
+        if not self.up or self.is_asleep(lambda: self.take(changeset, revision, states, groups, publish=publish)):
+            return
+        assert revision > self.catalog.revision, f"hub {self.number}: {revision} follows {self.catalog.revision}"
+        applied = self.catalog.apply(changeset, revision=revision)
+        self._unpublished.append((applied, dict(states), dict(groups)))
+        if publish:
+            self.publish()
+
     def _unpublished_state(self, group: str) -> Mapping[Key, Content]:
         for _, states, _ in reversed(self._unpublished):
             if group in states:
@@ -82,6 +141,8 @@ class Server:
 
     def publish(self) -> None:
         """Publish the applied changes."""
+        if not self.up:
+            return
         unpublished, self._unpublished = self._unpublished, []
         # A change of groups applies every group's snapshot, so all changes are published at once.
         for _, states, groups in unpublished:
@@ -90,7 +151,8 @@ class Server:
         for line in self.lines.values():
             line.audit.note_state(self.published.get(self.group_of(line.envoy), {}), self.group_of(line.envoy))
         for applied, _, _ in unpublished:
-            self.hub.publish(applied)
+            if applied.effect is not None:
+                self.hub.publish(applied)
         self._pump(spread_s=0.01)
 
     def group_of(self, envoy: Envoy) -> str:
@@ -103,10 +165,10 @@ class Server:
         """Return the clients that, by their status, have not accepted all resources."""
         found = [
             f"the server takes {summary.node.id} to be {[summary.state.value]}: {_unsettled(summary)}"
-            for summary in node_summaries(self.hub.streams, NodesQuery(), self.clock.now)
+            for summary in node_summaries(self.hub.streams, NodesQuery(), self.now)
             if summary.state is not NodeState.SYNCED
         ]
-        for status in node_statuses(self.hub.streams, self.clock.now):
+        for status in node_statuses(self.hub.streams, self.now):
             for of_type in status.types:
                 about = f"hub: {status.node.id} {short(of_type.type_url)}"
                 if of_type.waited_s is not None:
@@ -118,7 +180,7 @@ class Server:
     def check_nothing_unsaid(self) -> None:
         """Assert that no stream has a message to send without being marked as ready."""
         for stream in self.lines:
-            part = self.hub.poll(stream, self.clock.now)
+            part = self.hub.poll(stream, self.now)
             assert part is None, f"left unsaid: {part}"
 
     # --- Streams ---------------------------------------------------------------------------------------------------
@@ -137,11 +199,13 @@ class Server:
                 line.audit.note_state(self.published.get(group, {}), group)
         line.audit.note_request(request)
         self.world.nacks += request.HasField("error_detail")
-        self.hub.receive(line.stream, request.SerializeToString(), self.clock.now)
+        self.hub.receive(line.stream, request.SerializeToString(), self.now)
         self._pump()
 
     def close(self, line: "SimulatedLine") -> None:
         """Notice that a stream ended."""
+        if self.is_asleep(self.close, line):
+            return
         if line.stream is not None and line.stream in self.lines:
             self.world.say("      hub %s: the stream %s of n%s is over", self.number, line.number, line.envoy.number)
             del self.lines[line.stream]
@@ -150,6 +214,8 @@ class Server:
 
     def drain(self, line: "SimulatedLine") -> None:
         """Send a stream's messages as far as it takes them, and then those of other streams that became ready."""
+        if not self.up or self.is_asleep(self.drain, line):
+            return
         self._drain(line)
         self._pump()
 
@@ -161,7 +227,7 @@ class Server:
             if line.under_way >= line.window:
                 line.waiting = True
                 return
-            part = self.hub.poll(line.stream, self.clock.now)
+            part = self.hub.poll(line.stream, self.now)
             if part is None:
                 break
             line.carry(part)
@@ -184,17 +250,37 @@ class Server:
         self._schedule()
 
     def _schedule(self) -> None:
-        at = max(self.hub.next_tick, self.clock.now)
+        at = max(self.hub.next_tick, self.now)
         if at < self._tick_at:
             self._tick_at = at
-            self.clock.at(at + self.chance.choice((0.0, 0.0, 0.05)), self._tick, at)
+            ahead_s = self.now - self.clock.now
+            self.clock.at(at + self.chance.choice((0.0, 0.0, 0.05)) - ahead_s, self._tick, at)
+
+    def claim(self) -> str:
+        """Open a stream that claims to have many resources, ACK their removal, and close it; return the node's id."""
+        node = f"claims-at-{self.number}"
+        stream = self.hub.open(Variant.DELTA, connection=node)
+        request = delta_request(CDS, have={f"{CLAIMED}{number}": "1" for number in range(20)})
+        request.node.id = node
+        self.hub.receive(stream, request.SerializeToString(), self.now)
+        while (part := self.hub.poll(stream, self.now)) is not None:
+            nonce = wire.DeltaDiscoveryResponse.FromString(part.message).nonce
+            self.hub.receive(stream, delta_request(CDS, nonce=nonce).SerializeToString(), self.now)
+        self.hub.close(stream)
+        self._pump()
+        return node
+
+    def leap(self) -> None:
+        """Notice that the clock leapt."""
+        self._tick_at = float("inf")
+        self._schedule()
 
     def _tick(self, at: float) -> None:
-        if at != self._tick_at:
+        if at != self._tick_at or not self.up or self.is_asleep(self._tick, at):
             return
         self._tick_at = float("inf")
-        if self.hub.next_tick <= self.clock.now:
-            self.hub.tick(self.clock.now)
+        if self.hub.next_tick <= self.now:
+            self.hub.tick(self.now)
             self._pump()
         self._schedule()
 
@@ -211,6 +297,12 @@ class Connection:
         self.name = name
         self.up_at = self.down_at = 0.0
         """When the last message in transit arrives."""
+        self.held_until = 0.0
+        """No message arrives earlier."""
+
+    def hold(self, until: float) -> None:
+        """Let no message arrive before a time."""
+        self.held_until = max(self.held_until, until)
 
 
 class SimulatedLine:
@@ -224,7 +316,7 @@ class SimulatedLine:
         self.clock = server.clock
         self.stream: Stream | None = None
         self.audit: StreamAudit
-        self.opened_at = self.clock.now
+        self.opened_at = server.now
         self.open = True
         self.over = False
         self.node_sent = False
@@ -236,6 +328,8 @@ class SimulatedLine:
         """Messages that reach the server later are lost."""
         self._slow = chance.random() < 0.15
         self._unheard: list[Request] = []
+        self.up_at = self.down_at = 0.0
+        self._ordered: SimulatedLine | Connection = self if server.world.plan.reorders else connection
 
     def _delay_s(self) -> float:
         if self.server.world.calm:
@@ -255,11 +349,20 @@ class SimulatedLine:
             request.node.CopyFrom(wire.Node(id=self.envoy.node_id, cluster="c"))
             self.node_sent = True
         self._unheard.append(request)
-        self.connection.up_at = max(self.connection.up_at, self.clock.now + self._delay_s())
-        self.clock.at(self.connection.up_at, self._reach, request)
+        self._ordered.up_at = max(self._ordered.up_at, self.clock.now + self._delay_s())
+        self.clock.at(self._ordered.up_at, self._reach, request)
+
+    def _is_held(self, what: Callable[..., None], *arguments: Any) -> bool:
+        """Say whether nothing arrives at present; ``what`` is then called later."""
+        if self.connection.held_until <= self.clock.now:
+            return False
+        self.clock.at(self.connection.held_until, what, *arguments)
+        return True
 
     def _reach(self, request: Request) -> None:
         if self.over or self.clock.now > self.cut_at:
+            return
+        if self._is_held(self._reach, request) or self.server.is_asleep(self._reach, request):
             return
         self._unheard.remove(request)
         self._say("   reaches the hub: %s", lambda: f"{short(request.type_url)} {spell(request)}")
@@ -268,8 +371,23 @@ class SimulatedLine:
     def close(self) -> None:
         """End the stream by the client: the server learns of it after the messages that were sent before."""
         self.open = False
-        self.connection.up_at = max(self.connection.up_at, self.clock.now + self._delay_s())
-        self.clock.at(self.connection.up_at, self._close_at_server)
+        self._ordered.up_at = max(self._ordered.up_at, self.clock.now + self._delay_s())
+        self.clock.at(self._ordered.up_at, self._close_if_not_held)
+
+    def _close_if_not_held(self) -> None:
+        if not self._is_held(self._close_if_not_held):
+            self._close_at_server()
+
+    def read_nothing(self, seconds: float) -> None:
+        """Take no more messages for a time than are on their way."""
+        if self.window:
+            self.clock.later(seconds, self._read_again, self.window)
+            self.window = 0
+
+    def _read_again(self, window: int) -> None:
+        self.window = window
+        if self.waiting:
+            self.server.drain(self)
 
     def break_off(self, noticed_after_s: float) -> None:
         """Break the stream: the client notices at once, the server after a delay."""
@@ -300,12 +418,14 @@ class SimulatedLine:
         message = self.audit.check(message)
         self.server.world.responses += 1
         self.under_way += 1
-        self.connection.down_at = max(self.connection.down_at, self.clock.now + self._delay_s())
-        self.clock.at(self.connection.down_at, self._arrive, message)
+        self._ordered.down_at = max(self._ordered.down_at, self.clock.now + self._delay_s())
+        self.clock.at(self._ordered.down_at, self._arrive, message)
 
     def _arrive(self, message: Message) -> None:
         if not self.open:
             return  # the stream is broken: messages that the server still sends on it do not arrive
+        if self._is_held(self._arrive, message):
+            return
         self.under_way -= 1
         self.envoy.take(self, message)
         if self.waiting:

@@ -1,10 +1,13 @@
 """Makes a failing run smaller: fewer clients and events with the same failure."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from simulation.known import known_fault
-from simulation.world import Failure, Plan, run
+from simulation.plan import Plan
+from simulation.runs import run
+from simulation.world import Failure
 
 
 def kind_of(message: str) -> str:
@@ -21,6 +24,17 @@ def failure_of(tried: Plan, *, transcript: bool = False) -> Failure | None:
     return None
 
 
+def _simpler(drawn: Plan) -> Iterator[Plan]:
+    """Return plans with less of what plans may have, the simplest first."""
+    plain = replace(drawn, reorders=False, caches=False, small=False)
+    if drawn.replicas:
+        yield replace(plain, replicas=tuple(0 for _ in drawn.replicas[:2]))
+        yield replace(plain, replicas=drawn.replicas[:2])
+        yield replace(plain, replicas=tuple(0 for _ in drawn.replicas))
+    yield plain
+    yield replace(drawn, reorders=False)
+
+
 def shrink(failed: Failure, *, runs_max: int = 400) -> Plan:
     """Return the smallest plan found with the same failure."""
     failing, kind, known = failed.plan, kind_of(failed.message), known_fault(failed)
@@ -31,6 +45,10 @@ def shrink(failed: Failure, *, runs_max: int = 400) -> Plan:
 
     left = runs_max
     smallest = failing
+    for simpler in _simpler(smallest):
+        if fails(simpler):
+            smallest = simpler
+            break
     piece = max(1, len(smallest.events) // 2)
     for client in failing.clients:
         fewer = replace(smallest, clients=tuple(other for other in smallest.clients if other != client))

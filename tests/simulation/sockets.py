@@ -17,8 +17,9 @@ import grpc
 from simulation.content import Author, Content, Key
 from simulation.ending import differences
 from simulation.envoy import Envoy, Habits
+from simulation.plan import Event
 from simulation.wire_format import Request, decode, spell
-from simulation.world import Event, Failure
+from simulation.world import Failure
 from support import resources as r
 from support.encoded import CDS, EDS, LDS, RDS, short
 from support.server import XdsServer

@@ -10,8 +10,8 @@ import pytest
 from simulation.mutations import MUTATIONS
 from simulation.running import simulate
 
-SEEDS = int(os.environ.get("XDS_SEEDS", "280"))
-SHARE = 70
+SEEDS = int(os.environ.get("XDS_SEEDS", "1000"))
+SHARE = 100
 """Seeds per test, so that several processes share them."""
 
 FOUND_FROM = {

@@ -1,86 +1,32 @@
-"""One run of the simulation: the plan drawn from a seed, its events, and the checks at its end."""
+"""One run of the simulation: its servers, clients and clock, its events, and the checks at its end.
+
+Changes reach the servers directly, in order and late. ``StoreWorld`` has them come from a store (``store_world.py``).
+"""
 
 import gc
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
-from simulation import content
 from simulation.clock import Clock
 from simulation.content import Author, Content, Key
 from simulation.ending import differences
-from simulation.envoy import Envoy, Habits
+from simulation.envoy import Envoy
+from simulation.memory import CLAIMED, texts_in
 from simulation.network import Connection, Server, SimulatedLine
+from simulation.plan import GROUPS, Event, Plan
 from support.encoded import CDS, EDS, LDS, RDS, short
 
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.policy import Ordering, Variant
+from xds.protocol.policy import Ordering
 from xds.protocol.responses import Encoding
 from xds.protocol.sessions import Stream
 
 HOLD_S, DRAIN_S = 20.0, 60.0
-STEPS_MAX = 100_000
-GROUPS = ("default", "g1", "g2")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event of a run. ``seed`` is for its random choices, which are independent of other events."""
-
-    at_s: float
-    kind: str
-    who: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A plan, drawn from a seed: the clients and servers of a run, and its events."""
-
-    seed: int
-    servers: int
-    share_memory: bool
-    faults: bool
-    secrets: bool
-    small: bool
-    habits: tuple[Habits, ...]
-    events: tuple[Event, ...]
-    clients: tuple[int, ...]
-    """The clients of the run."""
-
-
-def plan(seed: int) -> Plan:
-    """Draw a plan."""
-    chance = Random(f"plan {seed}")
-    servers = chance.choice((1, 1, 1, 2))
-    faults, late = chance.random() < 0.6, chance.random() < 0.5
-    habits = []
-    for _ in range(chance.choice((1, 1, 2, 2, 3, 4))):
-        per_type = chance.random() < 0.35
-        habits.append(
-            Habits(
-                variant=Variant.DELTA if chance.random() < 0.65 else Variant.SOTW,
-                per_type=per_type,
-                react_s=chance.choice((0.003, 0.003, 0.3)),
-                # On per-type streams, clusters are ACKed before their health checks pass.
-                health_checks=chance.choice((0.0, 0.2)) if late and not per_type else 0.0,
-            )
-        )
-    span_s = chance.choice((2.0, 30.0, 200.0))
-    kinds = ["change"] * 14 + ["flip"] + ["move"] + ["break"] * 3 + ["stall"] * (2 if late else 0) + ["pause"] * late
-    events = [
-        Event(
-            round(chance.uniform(0.0, span_s), 3), chance.choice(kinds), chance.randrange(100), chance.getrandbits(32)
-        )
-        for _ in range(chance.choice((5, 15, 30, 30)))
-    ]
-    return Plan(
-        seed=seed, servers=servers, share_memory=chance.random() < 0.5, faults=faults,
-        secrets=chance.random() < 0.5, small=chance.random() < 0.15, habits=tuple(habits),
-        events=tuple(sorted(events, key=lambda event: event.at_s)), clients=tuple(range(len(habits))),
-    )  # fmt: skip
+STEPS_MAX = 400_000
 
 
 class Run(Protocol):
@@ -125,20 +71,31 @@ class World:
         self._applied_at: dict[Server, float] = {}
         self._breaks: dict[int, int] = {}
         chance = self.chance("world")
-        ordering = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
-        encoding = Encoding(response_bytes_max=600) if self.plan.small else Encoding()
-        for number in range(self.plan.servers):
-            self.servers.append(Server(self, number, ordering, encoding, self.chance(f"server {number}")))
+        self._make_servers()
         self.groups = {f"n{number}": chance.choice(GROUPS) for number in range(len(self.plan.habits))}
         states = {group: self.author.change(group, chance) for group in GROUPS}
         for group, state in states.items():
             self.author.keep(group, state)
-        for server in self.servers:
-            server.apply(states, self.groups)
+        self._make_first(states)
         for number in self.plan.clients:
             habits = self.plan.habits[number]
             self.envoys[number] = Envoy(self, number, habits, self.chance(f"envoy {number}"))
+            # Endpoints and routes are on streams of their own there: they can't be ordered then (docs/ordering.md).
+            self.envoys[number].unknown = self.plan.reorders and habits.per_type
             self.homes[number] = self.servers[chance.randrange(len(self.servers))]
+
+    def _make_servers(self) -> None:
+        self.servers = [self.make_server(number) for number in range(self.plan.servers)]
+
+    def make_server(self, number: int, **more: Any) -> Server:
+        """Return a new server process."""
+        ordering = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
+        encoding = Encoding(response_bytes_max=600) if self.plan.small else Encoding()
+        return Server(self, number, ordering, encoding, self.chance(f"server {number}"), **more)
+
+    def _make_first(self, states: Mapping[str, Mapping[Key, Content]]) -> None:
+        for server in self.servers:
+            server.apply(states, self.groups)
 
     def chance(self, what: str) -> Random:
         """Return a separate random generator for one purpose."""
@@ -216,6 +173,14 @@ class World:
             return
         if event.kind == "break":
             self._break(envoy, chance)
+        elif event.kind == "hold":
+            self._hold(envoy, chance)
+        elif event.kind == "slow":
+            seconds = chance.uniform(0.0, 45.0)
+            self.say("-- n%s reads nothing for %.1f s", envoy.number, seconds)
+            envoy.was_late = True
+            for line in envoy.lines:
+                line.read_nothing(seconds)  # type: ignore[attr-defined]
         elif event.kind == "stall":
             seconds = chance.uniform(0.0, 45.0)
             self.say("-- n%s does nothing for %.1f s", envoy.number, seconds)
@@ -232,12 +197,14 @@ class World:
         return chance.choice(GROUPS) if chance.random() < 0.1 else self.groups[f"n{event.who % len(self.plan.habits)}"]
 
     def _publish(self, group: str, state: Mapping[Key, Content], chance: Random) -> None:
-        before = self.author.states[group]
+        self._say_change(group, self.author.states[group], state)
+        self.author.keep(group, dict(state))
+        self._spread({group: state}, chance)
+
+    def _say_change(self, group: str, before: Mapping[Key, Content], state: Mapping[Key, Content]) -> None:
         words = [f"{short(c.type_url)} {c}" for key, c in sorted(state.items()) if before.get(key) != c]
         words += [f"{short(url)} -{name}" for url, name in sorted(before) if (url, name) not in state]
         self.say("-- %s: %s", group, ", ".join(words) or "nothing changes")
-        self.author.keep(group, dict(state))
-        self._spread({group: state}, chance)
 
     def _move(self, node: str, group: str, chance: Random) -> None:
         self.say("-- %s moves from %s to %s", node, self.groups[node], group)
@@ -274,12 +241,22 @@ class World:
         back_s = chance.choice((0.1, 0.5, 0.5, 3.0, 30.0, 70.0))
         self.clock.later(back_s, self._return, envoy, chance.randrange(len(self.servers)))
 
+    def _hold(self, envoy: Envoy, chance: Random) -> None:
+        """Cut a client off from its server for a time that neither of them notices: TCP sends all of it later."""
+        connection = self._connections.get(envoy.number)
+        if connection is None or not envoy.connected:
+            return
+        seconds = chance.choice((0.5, 5.0, 15.0, 40.0))
+        self.say("-- n%s is cut off from its server for %g s", envoy.number, seconds)
+        envoy.was_late = True
+        connection.hold(self.now + seconds)
+
     def _return(self, envoy: Envoy, number: int) -> None:
         server, before = self.servers[number], self.homes[envoy.number]
         self.homes[envoy.number] = server
         self._breaks[envoy.number] = self._breaks.get(envoy.number, 0) + 1
         if server is not before:
-            self._change_server(envoy)
+            self._change_server(envoy, before, server)
         envoy.returned = True
         envoy.returned_early = envoy.returned_early or any(
             line.envoy is envoy for other in self.servers for line in other.lines.values()
@@ -287,11 +264,11 @@ class World:
         envoy.warming_at_return = {name for name, cluster in envoy.clusters.items() if cluster.warming}
         self._connect(envoy)
 
-    def _change_server(self, envoy: Envoy) -> None:
+    def _change_server(self, envoy: Envoy, before: Server, server: Server) -> None:
         """Record what a client's next server cannot know (docs/ordering.md, "Limits")."""
         if not envoy.delta:
             envoy.unknown = True
-        if not self.plan.share_memory:
+        if server not in self.peers_of(before):
             envoy.doubt(list(envoy.doubtful))
             envoy.loses_draining()
 
@@ -302,17 +279,23 @@ class World:
         self.say("-- no more faults")
         self.calm = True
         self.clock.run(self.now + 200.0, STEPS_MAX)
-        repaired = {group: self.author.repaired(group) for group in GROUPS}
-        for group, state in repaired.items():
-            self._publish(group, state, Random(0))
+        self._repair()
         self.clock.run(self.now + 200.0, STEPS_MAX)
         self._compare(strict=False)
+        for server in self.servers:
+            server.claim()
         for group in GROUPS:
             self._publish(group, self.author.touched(group), Random(0))
         self.clock.run(self.now + 200.0, STEPS_MAX)
         self._compare(strict=True)
         self._check_silence()
         self._check_status()
+
+    def _repair(self) -> None:
+        """Fix all bad resources."""
+        repaired = {group: self.author.repaired(group) for group in GROUPS}
+        for group, state in repaired.items():
+            self._publish(group, state, Random(0))
 
     def _compare(self, *, strict: bool) -> None:
         for envoy in self.envoys.values():
@@ -333,9 +316,11 @@ class World:
         assert before == (self._lines, self.responses), "never silent"
 
     def check_memory(self) -> None:
-        """End all streams; the hubs must free them."""
+        """End all streams; the hubs must free them, and what their clients claimed to have."""
         self._close_all()
         self.clock.run(self.now + 1_000.0, STEPS_MAX)
+        kept = sorted({text for server in self.servers for text in texts_in(server.hub) if text.startswith(CLAIMED)})
+        assert not kept, f"{kept[0]}, which has closed its stream, is not forgotten"
         self._let_go()
         gc.collect()
         left = [stream for stream in (ref() for ref in self._streams) if stream is not None]
@@ -353,15 +338,7 @@ class World:
             table.clear()  # type: ignore[attr-defined]
         self.clock.clear()
 
-
-def run(seed_plan: Plan, *, transcript: bool = False) -> World:
-    """Run a plan. Raises Failure."""
-    content.forget()
-    lines: list[str] | None = [] if transcript else None
-    world = World(seed_plan, lines)
-    try:
-        world.run()
-        world.check_memory()
-    except Exception as error:
-        raise Failure(f"{type(error).__name__}: {error}", world) from error
-    return world
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """Use what the run needs of the outside world, and give it back."""
+        yield

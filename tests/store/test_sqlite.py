@@ -30,13 +30,15 @@ class Database(sqlite3.Connection):
     """A database whose disk can be made to fail at some statements."""
 
     fails_at: tuple[str, ...] = ()
+    fails_after: tuple[str, ...] = ()
 
     def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
-        if sql in self.fails_at:
+        done = None if sql in self.fails_at else super().execute(sql, *arguments)
+        if done is None or sql in self.fails_after:
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
             raise error
-        return super().execute(sql, *arguments)
+        return done
 
 
 @pytest.fixture
@@ -190,6 +192,34 @@ async def test_a_commit_that_the_disk_failed_has_an_unknown_outcome_and_can_be_t
     database.fails_at = ()
     assert await store.append(entry) == 1
     assert await store.append(entry) == 1
+    await store.close()
+
+
+@pytest.mark.parametrize("then", ["nothing", "find", "newest", "kept"])
+async def test_an_entry_that_was_committed_though_the_disk_failed_is_watched(
+    path: Path, opened: list[Database], then: str
+) -> None:
+    store = await SqliteStore.open(path)
+    (database,) = opened
+    watching = asyncio.ensure_future(anext(aiter(store.watch(0))))
+    await turns()
+    database.fails_after = ("COMMIT",)
+    if then != "nothing":  # the disk can't be read either, until another call
+
+        def fail_from_now(sql: str) -> None:
+            if sql == "COMMIT":
+                database.fails_at = ("SELECT revision, oldest, rules FROM present",)
+
+        database.set_trace_callback(fail_from_now)
+    with pytest.raises(OutcomeUnknownError):
+        await store.append_all([Entry(id="mine", operations={A: b"a"})], 0)
+    database.set_trace_callback(None)
+    database.fails_at = database.fails_after = ()
+    if then != "nothing":
+        assert not watching.done()
+        await {"find": lambda: store.find(["mine"]), "newest": store.newest, "kept": store.kept}[then]()
+    async with asyncio.timeout(5):
+        assert (await watching).entry.id == "mine"
     await store.close()
 
 

@@ -16,6 +16,7 @@ from xds.process.background import Background
 from xds.store.cache import StateCache
 from xds.store.entries import Entry, FoundEntry, Head, State, Store, Stored, check, must_be_kept, replay
 from xds.store.errors import (
+    CompactedError,
     ConflictError,
     IdReusedError,
     NotAStoreError,
@@ -146,11 +147,7 @@ class EtcdStore(Store):
         self._must_be_open()
         if self.away or not self._head_mod:
             raise UnavailableError(self.away or "etcd was not reached yet")
-        found = await self._client.range(self._layout.head_key)  # a linearizable read, not one member's state
-        head = self._layout.head_of(found.kvs[0]) if found.kvs else pb.Head()
-        if head.epoch != self.epoch:
-            raise UnavailableError(REPLACED)
-        return head.revision
+        return (await self._read_present_head())[0].revision
 
     async def kept(self) -> tuple[int, int]:
         self._must_be_open()
@@ -170,8 +167,10 @@ class EtcdStore(Store):
         if revision is None or revision == self._notifier.revision:
             return State(self._now.revision, dict(self._now.resources), self._now.groups)
         must_be_kept(revision, oldest=self._oldest, newest=self._notifier.revision)
-        base = await self._layout.read_base(self._head, 0)
-        log = await self._layout.read_log(base.revision, self._head.revision, 0)
+        head, at = await self._read_present_head()  # all is read at one etcd revision: other replicas compact meanwhile
+        must_be_kept(revision, oldest=head.oldest, newest=head.revision)
+        base = await self._layout.read_base(head, at)
+        log = await self._layout.read_log(base.revision, head.revision, at)
         return replay(base, [each for each in log if each.revision <= revision])
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
@@ -182,10 +181,20 @@ class EtcdStore(Store):
         recent = self._index.recent(after, limit)
         if recent is not None:
             return recent
-        return (await self._layout.read_log(after, self._head.revision, 0, limit=limit))[:limit]
+        head, at = await self._read_present_head()
+        must_be_kept(after, oldest=head.oldest, newest=head.revision)
+        return (await self._layout.read_log(after, head.revision, at, limit=limit))[:limit]
 
     def watch(self, after: int) -> AsyncIterator[Stored]:
         return self._notifier.follow(after, self.entries)
+
+    async def _read_present_head(self) -> tuple[pb.Head, int]:
+        """Return the head as it is in etcd now, not as one member or this replica knows it, and the etcd revision."""
+        found = await self._client.range(self._layout.head_key)
+        head = self._layout.head_of(found.kvs[0]) if found.kvs else pb.Head()
+        if head.epoch != self.epoch:
+            raise UnavailableError(REPLACED)
+        return head, found.header.revision
 
     @property
     def _oldest(self) -> int:
@@ -342,9 +351,15 @@ class EtcdStore(Store):
             raise NotYetError(revision, self._notifier.revision)
         if revision <= self._oldest:
             return self._oldest
-        state = await self.state(revision)
+        epoch = self.epoch
+        try:
+            state = await self.state(revision)
+        except CompactedError as error:  # another replica has compacted more meanwhile
+            return error.oldest
         name, count = await self._layout.put_pieces(encode_base(state))
-        while True:
+        while self._head.oldest < revision:
+            if self._head.epoch != epoch:
+                raise UnavailableError(REPLACED)
             old = pb.Head()
             old.CopyFrom(self._head)
             new = pb.Head()
@@ -357,17 +372,15 @@ class EtcdStore(Store):
             except LostReplyError as error:
                 raise UnavailableError(f"etcd: {error}") from None  # retried next time; some pieces may be left over
             if answer.succeeded:
-                break
-            self._take_reply(answer.responses[0].response_range.kvs, old.epoch)
-            if self._head.oldest >= revision:
-                await self._layout.delete_pieces(name)
-                return self._head.oldest
-        self._advance(new, answer.header.revision)
-        self._index.forget(self._head.oldest)
-        await self._layout.delete_log(revision)
-        if old.base:
-            await self._layout.delete_pieces(old.base)
-        return revision
+                self._advance(new, answer.header.revision)
+                self._index.forget(self._head.oldest)
+                await self._layout.delete_log(revision)
+                if old.base:
+                    await self._layout.delete_pieces(old.base)
+                return revision
+            self._take_reply(answer.responses[0].response_range.kvs, epoch)
+        await self._layout.delete_pieces(name)
+        return self._head.oldest
 
     # --- From etcd ---------------------------------------------------------------------------------------------------
 

@@ -95,7 +95,10 @@ class EtcdLayout:
         return entries
 
     async def read_log(self, after: int, newest: int, at: int, *, limit: int = 0) -> list[Stored]:
-        """Return the entries after a revision, up to ``newest``; with ``limit``, at least that many if there are."""
+        """Return the entries after a revision, up to ``newest``; with ``limit``, at least that many if there are.
+
+        Raises UnreadableError if a revision is missing.
+        """
         entries: list[Stored] = []
         first, end = self.log_key(after + 1), end_of(self.log_prefix)
         while True:
@@ -107,7 +110,12 @@ class EtcdLayout:
                     continue
                 if revision > newest:
                     return entries
-                entries += [each for each in await self.decode(kv, at) if each.revision > after]
+                for each in await self.decode(kv, at):
+                    wanted = after + 1 + len(entries)
+                    if each.revision > wanted:
+                        raise UnreadableError(f"etcd lacks a record: revision {each.revision} follows {wanted - 1}")
+                    if each.revision == wanted:
+                        entries.append(each)
             if not found.more or (limit and len(entries) >= limit):
                 return entries
             first = found.kvs[-1].key + b"\0"

@@ -93,20 +93,31 @@ class SqliteStore(Store):
                 lambda: self._committed(entries[0].id, work), lambda appended: self._tell(entries, appended)
             )
         except ConflictError as error:
-            # An earlier append whose outcome was unknown has been committed after all.
-            self._notifier.tell(max(error.revision, self._notifier.revision))
+            self._see(error.revision)
+            raise
+        except OutcomeUnknownError:
+            with suppress(StoreError):  # the next read finds out
+                await self.newest()
             raise
         return revision
 
+    def _see(self, revision: int) -> None:
+        """Notify the watches of a revision in the database: an append whose outcome was unknown was committed."""
+        if revision > self._notifier.revision:
+            self._notifier.tell(revision)
+
     async def find(self, ids: Iterable[str]) -> Mapping[str, FoundEntry]:
         wanted = tuple(ids)
-        return await self._run(lambda: self._find_kept(wanted))
+        newest, found = await self._run(lambda: self._find_kept(wanted))
+        self._see(newest)
+        return found
 
     async def newest(self) -> int:
-        return (await self._run(lambda: _present(self._database)))[0]
+        return (await self.kept())[1]
 
     async def kept(self) -> tuple[int, int]:
         newest, oldest, _ = await self._run(lambda: _present(self._database))
+        self._see(newest)
         return oldest, newest
 
     async def heads(self, after: int, limit: int = 100) -> list[Head]:
@@ -183,12 +194,12 @@ class SqliteStore(Store):
             self._recent_operations += sum(len(entry.operations) for entry in entries)
             while len(self._recent) > RECENT_ENTRIES_MAX or self._recent_operations > RECENT_OPERATIONS_MAX:
                 self._recent_operations -= len(self._recent.popleft().entry.operations)
-        if revision > self._notifier.revision:
-            self._notifier.tell(revision)
+        self._see(revision)
 
-    def _find_kept(self, ids: tuple[str, ...]) -> dict[str, FoundEntry]:
+    def _find_kept(self, ids: tuple[str, ...]) -> tuple[int, dict[str, FoundEntry]]:
+        """Return the newest revision, and the entries that were found."""
         self._keep_in_place()  # an entry in a deleted file would be lost with the process
-        return _find(self._database, ids)
+        return _present(self._database)[0], _find(self._database, ids)
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
