@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 
+from xds.protocol.client_state import Step
 from xds.protocol.responses import ResponseCache
 
 CLAIMED = "claimed by a client "
 """Begins the names of the resources that clients only claim to have."""
-NOT_FOLLOWED = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType, Enum)
+NOT_FOLLOWED = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType, Enum, Step)
+"""The remembered steps are bounded in bytes."""
 
 
 def texts_in(hub: object) -> set[str]:
@@ -40,11 +42,12 @@ def _reached_from(hub: object) -> Iterator[object]:
             todo += gc.get_referents(each)
 
 
-def _caches() -> list[object]:
-    return [
+@functools.cache
+def _caches() -> tuple[object, ...]:
+    return tuple(
         value
         for name, module in sys.modules.items()
         if name.startswith(("xds.protocol", "xds.model"))
         for value in vars(module).values()
         if isinstance(value, functools._lru_cache_wrapper)
-    ]
+    )

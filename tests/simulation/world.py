@@ -26,7 +26,7 @@ from xds.protocol.responses import Encoding
 from xds.protocol.sessions import Stream
 
 HOLD_S, DRAIN_S = 20.0, 60.0
-STEPS_MAX = 400_000
+STEPS_MAX = 100_000
 
 
 class Run(Protocol):
