@@ -7,23 +7,24 @@ from collections.abc import Iterator
 from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 
-from xds.protocol.client_state import Step
+from xds.protocol.client_state import ClientState
 from xds.protocol.responses import ResponseCache
 
 CLAIMED = "claimed by a client "
 """Begins the names of the resources that clients only claim to have."""
-NOT_FOLLOWED = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType, Enum, Step)
-"""The remembered steps are bounded in bytes."""
+NOT_FOLLOWED = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType, Enum)
 
 
 def texts_in(hub: object) -> set[str]:
     """Return all texts that a hub, or a cache of the core, holds directly or indirectly.
 
-    The hub's cache of responses is emptied first: it is bounded in bytes, and drops the least recently used ones.
+    The hub's caches of responses and of steps are emptied first: they are bounded in bytes.
     """
     for each in list(_reached_from(hub)):
         if isinstance(each, ResponseCache):
             each.__init__()  # type: ignore[misc]
+        elif isinstance(each, ClientState) and each.steps:
+            each.steps.clear()
     gc.collect()
     return {each for each in _reached_from(hub) if isinstance(each, str)}
 
