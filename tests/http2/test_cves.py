@@ -294,6 +294,7 @@ def test_internal_data_buffering_of_answers_without_data():
             break
         assert number < ENDLESS
     assert codes(talk.heard())[-1] == ("GoAway", 0, p.ENHANCE_YOUR_CALM)
+    assert talk.server.limits_reached == ["unread_answers"]
 
 
 def test_data_that_no_window_allows():

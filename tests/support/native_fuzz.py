@@ -91,6 +91,7 @@ class Application(Connection):
         self.closed = False
         self.now = 1.0
         self.opened = self.gone = self.messages = 0
+        self.limits_reached: list[str] = []
         LIVE.add(self)
 
     def write(self, data: bytes) -> None:
@@ -100,6 +101,10 @@ class Application(Connection):
 
     def close(self) -> None:
         self.closed = True
+
+    def on_limit(self, limit: str) -> None:
+        if limit:
+            self.limits_reached.append(limit)
 
     def clock(self) -> float:
         return self.now

@@ -133,6 +133,7 @@ def test_who_is_slow_keeps_its_room_for_a_while_where_nobody_waits():
     assert only.ended == ""
     expire(assembly, [only], 31)
     assert (only.ended, assembly.used) == ("a message of which too little arrived within 30 s", 0)
+    assert only.limits == ["assembly"]
 
 
 async def test_memory_is_given_back_once_large_requests_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
