@@ -118,8 +118,9 @@ docs: setup ## build the documentation site strictly, into build/site
 docs-serve: setup ## show the documentation site on 127.0.0.1:8000 while you write
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --config-file docs/site/mkdocs.yml
 
-docs-reference: setup ## write docs/reference from the code
+docs-reference: setup ## write docs/reference and docs/limits.md from the code
 	@$(BIN)/python docs/site/reference.py
+	@$(BIN)/python docs/site/limits.py
 
 lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv
