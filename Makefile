@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix lock release docs docs-serve docs-reference clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix soak lock audit release docs docs-serve docs-reference clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -112,6 +112,10 @@ fault: setup ## one row of the fault matrix at full size, as ROW=3: bench/result
 fault-matrix: setup ## rows 1 to 8 of the fault matrix, one after the other, at full size; an hour and a half
 	@$(FAULT) tests/faults/test_row[1-8]_*.py; told=$$?; $(BIN)/python -m bench.reliability; exit $$told
 
+SOAK_S ?= 7200
+soak: setup ## row 9 of it: SOAK_S=7200 seconds of changes with random faults; goes on where it was cut off (build/soak.jsonl)
+	@XDS_SOAK_S=$(SOAK_S) XDS_SOAK_FILE=build/soak.jsonl $(FAULT) tests/faults/test_row9_soak.py; told=$$?; $(BIN)/python -m bench.reliability; exit $$told
+
 docs: setup ## build the documentation site strictly, into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
@@ -126,6 +130,9 @@ lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --all-extras --group dev --python-version 3.11 --upgrade \
 	  --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+
+audit: ## compare requirements.lock with PyPI's advisories (pip-audit); says so where these can't be reached
+	@.ci/audit
 
 TAG ?=
 release: setup ## the sdist and the wheel into dist/, each installed and tried in an empty environment; TAG=v1.2.3 for a release

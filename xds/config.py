@@ -125,9 +125,9 @@ class TransportSettings(_Section):
     """The implementation: native is our own HTTP/2, made for many streams; grpcio is gRPC's."""
     workers: Annotated[int, Field(ge=0, le=1_024)] | None = None
     """Worker processes that share the port; 0: none. Default: one per core, 0 in an embedded control plane."""
-    keepalive_interval_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
+    keepalive_interval_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 30.0
     """The server pings the client after this time without traffic on a connection."""
-    keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 20.0
+    keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 10.0
     """A connection whose ping is not answered within this time is closed."""
     ping_interval_min_s: Seconds = 0.0
     """Clients that ping an idle connection more often are disconnected (GOAWAY); 0: no limit."""

@@ -290,14 +290,13 @@ class Commands:
         return {"counts": [len(self.crowd.receipts.get(each, ())) for each in pushes]}
 
 
-async def main() -> None:
+async def answer_commands(commands: Commands) -> None:
     """Answer commands until stdin ends."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    commands = Commands()
     while line := await reader.readline():
         asked = json.loads(line)
         answer = await getattr(commands, asked.pop("command"))(**asked)
@@ -307,4 +306,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(answer_commands(Commands()))

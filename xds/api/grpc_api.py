@@ -87,8 +87,8 @@ class GrpcLimits:
     push_streams_max: int = 64
     handshake_s: float = 5.0
     idle_s: float = 300.0
-    keepalive_interval_s: float = 60.0
-    keepalive_timeout_s: float = 20.0
+    keepalive_interval_s: float = 30.0
+    keepalive_timeout_s: float = 10.0
 
     def channel_options(self) -> list[tuple[str, int]]:
         """Return the limits as gRPC channel options."""

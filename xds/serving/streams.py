@@ -22,9 +22,10 @@ from xds.protocol.hub import Hub
 from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
-from xds.protocol.status import Counters, NodesFound, NodesQuery, node_summaries
+from xds.protocol.status import Counters, Event, Nacked, NodesFound, NodesQuery, node_summaries
 from xds.reporting.events import log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
 from xds.reporting.merged_log import peers_log
+from xds.reporting.rejections import Rejected, RejectionLog, Rejections
 from xds.schema.pool import Schema
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
 from xds.serving.workers_state import WorkersState
@@ -54,6 +55,7 @@ class Streams:
         *,
         share: Share = share_with_nobody,
         processes: int = 1,
+        on_rejected: Callable[[Rejected], None] | None = None,
     ) -> None:
         """Create them; ``processes`` of the server share the memory."""
         self.settings = settings
@@ -87,6 +89,8 @@ class Streams:
         self._memory = MemoryWatch(settings.overload, reader(settings.overload, processes), self._on_memory)
         self.on_memory: Callable[[MemoryState], None] = lambda _state: None
         """Called with the state of the memory, every second."""
+        rejection_log = RejectionLog()
+        self._rejections = Rejections(on_rejected or (lambda rejected: rejection_log.take(0, rejected)))
         self.connections_max = settings.connections.xds_max
         """Lower it before ``start`` if there are too few descriptors."""
         self.tls_failures: Counter[str] = Counter()
@@ -94,6 +98,11 @@ class Streams:
         self._dispatcher: Dispatcher | None = None
         self._coalescer: Coalescer | None = None
         self._transport: Transport | None = None
+
+    def _on_event(self, event: Event) -> None:
+        log_event(event)
+        if isinstance(event, Nacked):
+            self._rejections.take(event)
 
     def _knows_type(self, type_url: str) -> bool:
         if self.settings.unknown_types == "pass":
@@ -151,7 +160,7 @@ class Streams:
         """
         settings = self.settings
         assert self._dispatcher is None, "started already"
-        self._dispatcher = Dispatcher(self.hub, on_event=log_event, on_fault=log_fault, admission=self.admission)
+        self._dispatcher = Dispatcher(self.hub, on_event=self._on_event, on_fault=log_fault, admission=self.admission)
         self._coalescer = Coalescer(
             self._dispatcher.publish,
             coalesce_s=settings.protocol.coalesce_s,

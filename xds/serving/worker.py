@@ -100,8 +100,15 @@ class ServingWorker:
             choose_schema("of the parent", lambda: schema)
         self._catalog.resume(decode(begin.state), begin.revision)
         share = lambda entry: self._channel.send(encode(Remember(entry)))  # noqa: E731
-        loaded, processes = load_schema(), begin.processes
-        self._streams = Streams(begin.settings, loaded, self._catalog, share=share, processes=processes)
+        report = lambda rejected: self._channel.send(encode(rejected))  # noqa: E731
+        self._streams = Streams(
+            begin.settings,
+            load_schema(),
+            self._catalog,
+            share=share,
+            processes=begin.processes,
+            on_rejected=report,
+        )
         self._streams.connections_max = worker_room(begin.settings.connections.xds_max)
         for entry in begin.entries:
             self._streams.hub.remember(entry)

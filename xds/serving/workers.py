@@ -23,6 +23,7 @@ from xds.process.background import Background
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
+from xds.reporting.rejections import Rejected, RejectionLog
 from xds.schema.pool import chosen_schema
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
 from xds.serving.feed import (
@@ -71,6 +72,7 @@ class WorkerStreams:
         nodes_max = settings.protocol.doubtful_nodes_max
         self._nacked = NackedNames(nodes_max=nodes_max, bytes_max=settings.protocol.nacked_bytes_max)
         self._draining = DrainingNodes(nodes_max=nodes_max, bytes_max=settings.protocol.draining_bytes_max)
+        self._rejections = RejectionLog()
         self._figures: dict[PooledProcess, Figures] = {}
         self._ended = Counters()
         self._ended_tls_failures: Counter[str] = Counter()
@@ -286,6 +288,8 @@ class WorkerStreams:
         match decode(data):
             case Ready():
                 self._pool.mark_ready(worker)
+            case Rejected() as rejected:
+                self._rejections.take(worker.pid, rejected)
             case Figures() as figures:
                 self._figures[worker] = figures
                 self.on_memory(self.memory)

@@ -38,8 +38,8 @@ FAREWELL_S = 0.5
 class GrpcioOptions:
     """Connection settings. ``message_bytes_max`` bounds requests: Envoy reports all that it has."""
 
-    keepalive_interval_s: float = 60.0
-    keepalive_timeout_s: float = 20.0
+    keepalive_interval_s: float = 30.0
+    keepalive_timeout_s: float = 10.0
     ping_interval_min_s: float = 0.0
     message_bytes_max: int = 16 * 1024 * 1024
     connection_streams_max: int = 10_000

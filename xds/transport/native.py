@@ -43,8 +43,8 @@ class NativeOptions:
     ``idle_s``: how long a connection may have no stream.
     """
 
-    keepalive_interval_s: float = 60.0
-    keepalive_timeout_s: float = 20.0
+    keepalive_interval_s: float = 30.0
+    keepalive_timeout_s: float = 10.0
     ping_interval_min_s: float = 0.0
     handshake_s: float = 20.0
     idle_s: float = 300.0
