@@ -14,8 +14,15 @@ RESULTS = ROOT / "bench" / "results" / "faults"
 PAGE = ROOT / "docs" / "reliability.md"
 
 ROWS = {
+    1: ("Slow and dead readers", "test_row1_slow_readers.py"),
     2: ("Attacks beside good streams", "test_row2_attacks.py"),
+    3: ("The engine of the store away", "test_row3_engine_away.py"),
+    4: ("Malformed input, and peers that fall silent", "test_row4_hostile_peers.py"),
+    5: ("A storm of NACKs", "test_row5_nack_storm.py"),
+    6: ("Clocks, signals, and lost workers", "test_row6_clock_and_workers.py"),
+    7: ("Certificates and identities", "test_row7_identities.py"),
     8: ("Hostile directories", "test_row8_hostile_directory.py"),
+    9: ("Soak", "test_row9_soak.py"),
 }
 """The title of each row, and its module in tests/faults."""
 

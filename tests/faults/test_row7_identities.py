@@ -175,6 +175,8 @@ async def _rotation(found: Part, on: Tenants) -> None:
     said = any(re.search("not the key|key", each) for each in problems)
     found.holds("mismatched pair: the log says so", "says so", "; ".join(problems[:1]) or "nothing", held=said)
     found.equal("mismatched pair: the former stays", await on.serial(), serial)
+    with contextlib.suppress(NotMetError):
+        await wait_until(lambda: on.server.admin("/readyz"), lambda answer: "but" in answer.text, timeout_s=15.0)
     ready = (await on.server.admin("/readyz")).text
     found.holds("mismatched pair: /readyz names it", "ready, but …", ready, held=ready.startswith("ready, but"))
     replace(on.pair, renewed.cert, renewed.key)

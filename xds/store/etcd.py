@@ -270,7 +270,8 @@ class EtcdStore(Store):
             try:
                 answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
             except LostReplyError as error:
-                if await self._settle(entries, before, record.write_id, deadline, str(error), epoch):
+                cause = f"etcd did not answer: {error}"
+                if await self._settle(entries, before, record.write_id, deadline, cause, epoch):
                     await self._take_kept(entries, before)
                     return revision
                 continue
