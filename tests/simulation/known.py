@@ -24,6 +24,11 @@ class Known:
 
 KNOWN: tuple[Known, ...] = (
     Known(
+        "what drains is forgotten, as the node's dead stream, whose end is not noticed, is sent to",
+        r"draining .* uses .*, which are not there",
+        lambda envoy: envoy.delta and envoy.returned_early,
+    ),
+    Known(
         "SotW: after a rejection or a return, a route goes to a cluster that is not there or was rejected",
         r"worked before, now uses .*, which were rejected|uses .*, which are not there",
         lambda envoy: not envoy.delta and (envoy.has_rejected or envoy.returned),

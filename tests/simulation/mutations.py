@@ -6,7 +6,7 @@ was.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from xds.protocol.policy import Ordering, Variant
 from xds.protocol.sessions import Stream
 from xds.publishing.batch import Planned
 from xds.publishing.publisher import Publisher
-from xds.store.entries import Stored, replay
+from xds.store.entries import FoundEntry, Stored, replay
 from xds.store.errors import UnavailableError, UnreadableError
 from xds.store.etcd import EtcdStore
 from xds.store.etcd_client import LostReplyError, WatchCompactedError, end_of, put_op, unchanged_since
@@ -330,6 +330,19 @@ async def _compact_as_known(self: EtcdStore, revision: int) -> int:
     return self._oldest
 
 
+async def _find_unseen(self: SqliteStore, ids: Iterable[str]) -> Mapping[str, FoundEntry]:
+    """Find entries without noticing that there are newer ones."""
+    wanted = tuple(ids)
+    _, found = await self._run(lambda: self._find_kept(wanted))
+    return found
+
+
+async def _kept_unseen(self: SqliteStore) -> tuple[int, int]:
+    """Return the kept revisions without noticing that there are newer ones."""
+    newest, oldest = await self._run(lambda: self._database.execute("SELECT revision, oldest FROM present").fetchone())
+    return oldest, newest
+
+
 MUTATIONS: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     # Faults that the product once had.
     "a removal in a rejected response is not sent again": _hub(RemovalsOnce),
@@ -343,8 +356,8 @@ MUTATIONS: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "stopping leaves callers waiting": lambda: patch.object(Publisher, "stop", _stop_without_taken),
     "ACKs that come late are dropped": _hub(LateAcksDropped),
     "a compaction goes behind another replica's": lambda: patch.object(EtcdStore, "compact", _compact_as_known),
-    "an append that was made though its disk failed is not seen": lambda: patch.object(
-        SqliteStore, "_see", lambda _self, _revision: None
+    "an append that was made though its disk failed is not seen": lambda: patch.multiple(
+        SqliteStore, find=_find_unseen, kept=_kept_unseen
     ),
     # Similar faults.
     "a node that is back is not known": _hub(NodesForgotten),

@@ -41,6 +41,7 @@ class Process(asyncio.BaseEventLoop):
         self._numbers = itertools.count()
         self._turn_at = float("inf")
         self._turn_number = 0
+        self._dead: list[asyncio.Task[Any]] = []
 
     # --- Time --------------------------------------------------------------------------------------------------------
 
@@ -73,10 +74,15 @@ class Process(asyncio.BaseEventLoop):
 
     def kill(self) -> None:
         """End the process as ``kill -9`` does: nothing of it runs any more."""
-        for task in asyncio.all_tasks(self):
+        self._dead += asyncio.all_tasks(self)
+        for task in self._dead:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._timers.clear()
         self.close()
+
+    def forget_dead(self) -> None:
+        """Free the tasks of the killed process: they are kept, as what they do when they are freed must not happen."""
+        self._dead.clear()
 
     # --- Scheduling --------------------------------------------------------------------------------------------------
 

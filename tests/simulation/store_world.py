@@ -1,5 +1,7 @@
 """A run whose changes come from a store, which replicas follow: their faults, and the checks of what they serve."""
 
+import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,8 @@ from xds.store.errors import ConflictError, IdReusedError, OutcomeUnknownError, 
 TRIES_MAX = 5
 HEAD = b"xds/head"
 LOOK_S = 30.0
+FIRST, FIRST_S = "other writers were first", 9.0
+"""A refusal, and for how long others must have written before it."""
 PROBED, PROBE_S = "probed", 8.0
 """The group that is changed to see whether replicas take changes, and how long each may take."""
 
@@ -45,6 +49,7 @@ class StoreWorld(World):
         self._twins: set[str] = set()
         self._newest: list[tuple[float, int]] = []
         self._made = 0
+        self._written_at = 0.0
         for number, workers in enumerate(self.plan.replicas):
             first = len(self.servers)
             slots = tuple(range(first, first + max(1, workers)))
@@ -108,6 +113,11 @@ class StoreWorld(World):
                 for process in self.processes:
                     process.kill()
                 self.engine.end()
+                hook, sys.unraisablehook = sys.unraisablehook, lambda _unraisable: None
+                for process in self.processes:
+                    process.forget_dead()
+                gc.collect()
+                sys.unraisablehook = hook
 
     # --- The run -----------------------------------------------------------------------------------------------------
 
@@ -162,6 +172,8 @@ class StoreWorld(World):
 
     def note_served(self, replica: Replica) -> None:
         """Record what a replica serves."""
+        if replica.revision > self.ledger.newest:
+            self._written_at = self.now
         if replica.revision > 0:
             self.ledger.note(replica.revision, replica.states, replica.groups, replica.name)
 
@@ -262,6 +274,9 @@ class StoreWorld(World):
             return
         elif not isinstance(outcome, UnavailableError):
             self.fail(f"the change {write.id} was answered: {outcome!r}")
+            return
+        elif FIRST in str(outcome) and self._written_at < self.now - FIRST_S:
+            self.fail(f"the change {write.id} was answered: {outcome}; but nobody has written anything")
             return
         if write.made_at is None and (write.is_final or write.tries < TRIES_MAX):
             chance = Random(f"{self.plan.seed} {write.id} {write.tries}")

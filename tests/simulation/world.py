@@ -176,11 +176,7 @@ class World:
         elif event.kind == "hold":
             self._hold(envoy, chance)
         elif event.kind == "slow":
-            seconds = chance.uniform(0.0, 45.0)
-            self.say("-- n%s reads nothing for %.1f s", envoy.number, seconds)
-            envoy.was_late = True
-            for line in envoy.lines:
-                line.read_nothing(seconds)  # type: ignore[attr-defined]
+            self._slow_down(envoy, chance)
         elif event.kind == "stall":
             seconds = chance.uniform(0.0, 45.0)
             self.say("-- n%s does nothing for %.1f s", envoy.number, seconds)
@@ -240,6 +236,15 @@ class World:
         envoy.disconnected()
         back_s = chance.choice((0.1, 0.5, 0.5, 3.0, 30.0, 70.0))
         self.clock.later(back_s, self._return, envoy, chance.randrange(len(self.servers)))
+
+    def _slow_down(self, envoy: Envoy, chance: Random) -> None:
+        """Let a client read nothing for a time."""
+        if envoy.connected:
+            seconds = chance.uniform(0.0, 45.0)
+            self.say("-- n%s reads nothing for %.1f s", envoy.number, seconds)
+            envoy.was_late = True
+            for line in envoy.lines:
+                line.read_nothing(seconds)  # type: ignore[attr-defined]
 
     def _hold(self, envoy: Envoy, chance: Random) -> None:
         """Cut a client off from its server for a time that neither of them notices: TCP sends all of it later."""
