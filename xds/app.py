@@ -58,12 +58,13 @@ class App:
 
         ``workers``: the number of worker processes if ``transport.workers`` is left out. ``checked``: the caller has
         checked that no reference dangles. ``keeps_schemas``: what the files of ``schemas`` have is kept beside the
-        store. Raises SchemaError or SchemaInUseError.
+        store. Raises SchemaError, SchemaInUseError or UnknownFieldError.
         """
         self.settings = settings
         self._kept_schemas = schemas_path(settings.store.url) if keeps_schemas else None
         schema_files.choose(settings.schemas, unknown_types=settings.unknown_types, kept=self._kept_schemas)
         self._schema = load_schema()
+        self._schema.hide(settings.redact.fields, settings.redact.headers)
         self.catalog = Catalog(check_references=not checked)
         self.address: Address | None = None
         self.admin_address: Address | None = None

@@ -67,6 +67,11 @@ HostNames = Annotated[
 Command = Annotated[
     tuple[str, ...], BeforeValidator(words_of), PlainSerializer(shlex.join, return_type=str, when_used="json")
 ]
+Words = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: tuple(value.replace(",", " ").split()) if isinstance(value, str) else value),
+    PlainSerializer(",".join, return_type=str, when_used="json"),
+]
 EnvoyMode = Annotated[Literal["off", "warn", "refuse"], BeforeValidator(_off_from_yaml)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -245,6 +250,15 @@ class ValidationSettings(_Section):
     """How long one run of Envoy may take; then it is killed, and what it was to judge counts as refused."""
 
 
+class RedactSettings(_Section):
+    """What is hidden beside the secrets that Envoy's API marks and that this program knows."""
+
+    fields: Words = ()
+    """Further fields to hide, as message.field: envoy.extensions.wasm.v3.PluginConfig.configuration."""
+    headers: Words = ()
+    """Further headers whose values are hidden where resources add or match them, besides authorization and the like."""
+
+
 class DrainSettings(_Section):
     """What happens between SIGTERM and the exit."""
 
@@ -300,6 +314,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     api: ApiSettings = ApiSettings()
     validation: ValidationSettings = ValidationSettings()
+    redact: RedactSettings = RedactSettings()
     secrets: SecretsSettings = SecretsSettings()
     connections: ConnectionSettings = ConnectionSettings()
     overload: OverloadSettings = OverloadSettings()

@@ -240,13 +240,16 @@ def test_what_envoy_gets_is_out_of_reach_of_others_and_gone_afterwards(tmp_path:
     seen = tmp_path / "seen"
     spy.write_text(
         f"""#!/bin/sh
-for each in "$@"; do [ -f "$each" ] && stat -c %a "$each" "$(dirname "$each")"; done > {seen}
+for each in "$@"; do [ -p "$each" ] && stat -c %a "$each" "$(dirname "$each")"; done > {seen}
+find "$(dirname "$4")" -type f >> {seen}
+cat "$4" >> {seen}
 exit 0
 """
     )
     spy.chmod(0o755)
-    assert run_validation(spy, b"") == ""
-    assert seen.read_text().split() == ["600", "700"]
+    content = b"a bootstrap with its secrets" * 10_000
+    assert run_validation(spy, content) == ""
+    assert seen.read_bytes() == b"600\n700\n" + content, "it is in a pipe, and in no file"
     assert {path.name for path in tmp_path.iterdir()} == {"envoy", "seen"}
 
 

@@ -180,6 +180,7 @@ def run(settings: "Settings") -> None:
     from xds import server
     from xds.address import BindError
     from xds.model.problem import ChangesetRejectedError
+    from xds.schema.pool import UnknownFieldError
     from xds.schema.union import SchemaError
     from xds.store.errors import StoreError
     from xds.transport.pool import WorkerFailedError
@@ -198,6 +199,8 @@ def run(settings: "Settings") -> None:
     except ChangesetRejectedError as error:
         print_problems(error.problems, sys.stderr)
         fail(f"{settings.directory} can't be served: {count(len(error.problems), 'problem')}, above", code=EXIT_FAILED)
+    except UnknownFieldError as error:
+        fail(f"redact.fields: {error}", code=EXIT_USAGE)
     except (BindError, EnvoyMissingError, EnvoyUnusableError, SchemaError, WorkerFailedError, StoreError) as error:
         fail(str(error), code=EXIT_FAILED)
     except KeyboardInterrupt:

@@ -46,6 +46,16 @@ def open_replacement(path: Path) -> IO[bytes]:
     return open(path, "xb", opener=_open)
 
 
+def make_pipe(path: Path) -> None:
+    """Create a named pipe with mode 0600: what is written to it is never on a disk. Raises OSError."""
+    os.mkfifo(path, FILE_MODE)
+
+
+def open_memory(name: str) -> IO[bytes]:
+    """Return a file that is only in memory, for the output of a child process. Raises OSError."""
+    return os.fdopen(os.memfd_create(name), "w+b")
+
+
 def tighten(path: Path, mode: int = FILE_MODE) -> None:
     """Remove other users' permissions on a file or directory, and log that, or that it failed."""
     with suppress(OSError):

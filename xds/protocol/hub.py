@@ -7,12 +7,13 @@ connected streams, the node history, the timers and the counters.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from sys import getsizeof
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.identity import ANONYMOUS, Peer
+from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import SECRET
 from xds.protocol.client_state import (
@@ -64,11 +65,17 @@ def _without_secrets(whole: Snapshot) -> Snapshot:
     return Snapshot(whole.group, whole.revision, views, whole.empty)
 
 
+Hider = Callable[[Sequence[Resource]], Callable[[str], str]]
+"""Takes resources to the function that hides their secrets in a text."""
+
+
 class Hub:
     """The streams of a process, and the responses to them.
 
     ``knows_type`` says whether a type URL is in the schema; others have no resources. ``share`` is called with each new
-    entry of the node history; the caller must pass it to ``remember`` of every other process's hub.
+    entry of the node history; the caller must pass it to ``remember`` of every other process's hub. ``hider`` returns
+    the function that takes the secrets of rejected resources out of what a client says of them: nothing else of that
+    is kept, logged or shown.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class Hub:
         response_cache: ResponseCache | None = None,
         step_cache: StepCache | None = None,
         share: Share = share_with_nobody,
+        hider: Hider = lambda _resources: lambda text: text,
     ) -> None:
         self._snapshots = dict(catalog.snapshots)
         """The published snapshots, to which streams are updated, by audience.
@@ -97,6 +105,9 @@ class Hub:
         rules = Rules(self._ordering, encoding or Encoding(), self.response_cache, self._interned)
         self._client_states = ClientStates(self._ordering)
         self._knows_type = knows_type
+        self._hider = hider
+        self._hiding: tuple[Part | None, Callable[[str], str]] = (None, lambda text: text)
+        """The part that was rejected last, by one stream or by thousands, and its function of ``hider``."""
         self._steps = Steps(rules, self._client_states, self._limits, knows_type)
         self._starts: dict[tuple[str, Variant, bool], ClientState] = {}
         """Group, variant and whether it is gRPC's client, to the initial client state."""
@@ -346,6 +357,9 @@ class Hub:
                 self._nacked.accept(session.node, kind.type_url, answered.accepted_names)
             return
         self._counters.nacks += 1
+        if self._hiding[0] is not part:
+            self._hiding = (part, self._hider(part.upserts))
+        error = self._hiding[1](error)
         self._nacked.add(session.node, kind.type_url, part.name_set, error)
         self._note_rejection(session, kind, Rejection(part.nonce, error, part.versions))
         self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from xds.model import types
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
@@ -18,6 +20,7 @@ from xds.schema.plan import Plans, mode_of
 from xds.schema.pool import load_schema
 from xds.schema.redact import REDACTED_BYTES, find_placeholders
 from xds.schema.scalars import BAD, read_bytes
+from xds.schema.scrub import hider, secrets_of_message, secrets_written
 from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
 
 RESOURCE_BYTES_MAX = 1024 * 1024 * 1024
@@ -79,14 +82,16 @@ class _Intake:
         self._source = source
         self._line_of = line_of
         self._subject = ("", "")
+        self._data: tuple[str, bytes] = ("", b"")
         self._noted: list[tuple[Finding, Path]] = []
 
     @property
     def problems(self) -> list[Problem]:
+        hide = hider(self._secrets())
         return [
             Problem(
-                what=finding.what,
-                hint=finding.hint,
+                what=hide(finding.what),
+                hint=hide(finding.hint),
                 file=self._source,
                 line=self._line((*place, *finding.path)),
                 resource=_label(*self._subject),
@@ -94,6 +99,15 @@ class _Intake:
             )
             for finding, place in self._noted
         ]
+
+    def _secrets(self) -> list[str]:
+        """Return what may be secrets in the item, so that no problem quotes them."""
+        try:
+            if self._document is not None:
+                return secrets_written(self._document)
+            return list(secrets_of_message(*self._data))
+        except (DecodeError, RecursionError):
+            return []
 
     def note(self, findings: list[Finding], place: Path) -> None:
         """Add findings whose paths start at ``place`` in the document."""
@@ -103,6 +117,7 @@ class _Intake:
         """Read, check, name and encode the resource of a parcel; None if there is any problem."""
         type_url = types.TYPE_PREFIX + parcel.full_name
         self._subject = (type_url, _name_written(parcel, type_url) or parcel.name or name)
+        self._data = (parcel.full_name, parcel.data)
         if not parcel.full_name or self._is_too_large(len(parcel.data), bytes_max):
             return None
         value, inner_name = _content(parcel, type_url, found)

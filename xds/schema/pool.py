@@ -5,7 +5,7 @@ one; two registrations of one file in one pool are an error.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.message import Message
+
+from xds.schema.secret_fields import SecretFields
 
 ANY = "google.protobuf.Any"
 BYTES_VALUE = "google.protobuf.BytesValue"
@@ -49,6 +51,7 @@ class Schema:
         self._rules = self.pool.FindExtensionByName("validate.rules")
         self._sensitive = self.pool.FindExtensionByName("udpa.annotations.sensitive")
         self._sensitive_fields: dict[str, bool] = {}
+        self.secret_fields = SecretFields()
         self._names: tuple[str, ...] = ()
 
     def has(self, full_name: str) -> bool:
@@ -112,12 +115,31 @@ class Schema:
         return options.Extensions[self._rules] if options.HasExtension(self._rules) else None
 
     def is_sensitive(self, field: FieldDescriptor) -> bool:
-        """Return whether the field is marked ``udpa.annotations.sensitive``, so that it must not be shown."""
+        """Return whether the field must not be shown: marked ``udpa.annotations.sensitive``, or one of ours."""
         known = self._sensitive_fields.get(field.full_name)
         if known is None:
-            known = bool(self._options("google.protobuf.FieldOptions", field).Extensions[self._sensitive])
+            is_marked = bool(self._options("google.protobuf.FieldOptions", field).Extensions[self._sensitive])
+            known = is_marked or field.full_name in self.secret_fields.fields
             self._sensitive_fields[field.full_name] = known
         return known
+
+    def hide(self, fields: Sequence[str], headers: Iterable[str]) -> None:
+        """Treat further fields (``message.field``), and the values of further headers, as secrets.
+
+        Raises UnknownFieldError.
+        """
+        for name in fields:
+            message, _, field = name.rpartition(".")
+            if not self.has(message):
+                raise UnknownFieldError(name, f"there is no message {message!r}", self.close_names(message))
+            known = self.descriptor(message).fields_by_name
+            if field not in known:
+                close = difflib.get_close_matches(field, list(known), n=3, cutoff=0.6)
+                raise UnknownFieldError(
+                    name, f"{message} has no field {field!r}", [f"{message}.{each}" for each in close]
+                )
+        self.secret_fields.add(frozenset(fields), frozenset(header.lower() for header in headers))
+        self._sensitive_fields.clear()
 
     def is_required(self, oneof: OneofDescriptor) -> bool:
         """Return whether ``validate.required`` requires one member of the oneof."""
@@ -155,6 +177,14 @@ class Schema:
         # GetOptions() returns a class of the default pool, in which validate.* are unknown fields. Decoded again with
         # the class of this pool, they are extensions.
         return self.message_class(full_name).FromString(described.GetOptions().SerializeToString())
+
+
+class UnknownFieldError(ValueError):
+    """A field that is to be hidden is not part of the schema."""
+
+    def __init__(self, name: str, why: str, close: Sequence[str]) -> None:
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        super().__init__(f"{name!r} can't be hidden: {why}{hint}")
 
 
 class SchemaInUseError(Exception):

@@ -1,8 +1,9 @@
 """Redacts secrets in messages. Only this module decides what a secret is, for every output form.
 
 Secrets are the fields that the API marks sensitive (``udpa.annotations.sensitive``: private keys, passwords, generic
-secrets, …), and messages of unknown types, which may contain anything. In a ``DataSource`` only inline content is
-secret, not file names; numbers are never redacted.
+secrets, …), those of ``secret_fields.py``, which it does not mark, those that the settings add, and messages of unknown
+types, which may contain anything. In a ``DataSource`` only inline content is secret, not file names; numbers are never
+redacted.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from xds.schema import pool
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail
 from xds.schema.pool import Schema
+from xds.schema.secret_fields import CONDITIONAL
 
 REDACTED = "[redacted]"
 """The placeholder for a secret in shown resources. Publishing a resource with it would destroy the secret."""
@@ -47,6 +49,18 @@ def find_placeholders(schema: Schema, message: Any, found: Findings) -> None:
     _Walk(schema, note, all_sources=True).message(message, None, hide=False)
 
 
+def secrets_in(schema: Schema, message: Any) -> list[Text]:
+    """Return the secrets in a message, which is not changed."""
+    found: list[Text] = []
+
+    def note(value: Text, _: Trail) -> Text:
+        found.append(value)
+        return value
+
+    _Walk(schema, note).message(message, None, hide=False)
+    return found
+
+
 def _placeholder(value: Text, _: Trail) -> Text:
     return REDACTED if isinstance(value, str) else REDACTED_BYTES
 
@@ -65,11 +79,14 @@ class _Walk:
         if full_name == pool.ANY:
             return self._any(message, trail, hide=hide)
         is_source, is_changed = full_name == _DATA_SOURCE, False
+        is_conditional = full_name in CONDITIONAL
         for field, value in message.ListFields():
             hidden = hide or (is_source and self._all_sources)
             if is_source and field.name not in _INLINE:
                 hidden = False
             hidden = hidden or self._schema.is_sensitive(field)
+            if is_conditional and not hidden:
+                hidden = self._schema.secret_fields.hides(message, field.name)
             if field.message_type is not None or (hidden and field.type in _TEXTS):
                 is_changed |= self._field(message, field, value, (trail, field.name), hidden)
         return is_changed

@@ -27,6 +27,7 @@ from xds.reporting.events import log_certificates, log_event, log_fault, log_tls
 from xds.reporting.merged_log import peers_log
 from xds.reporting.rejections import Rejected, RejectionLog, Rejections
 from xds.schema.pool import Schema
+from xds.schema.scrub import hider_of
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
 from xds.serving.workers_state import WorkersState
 from xds.transport.admission import Admission, AdmissionLimits
@@ -82,6 +83,7 @@ class Streams:
                 draining_bytes_max=protocol.draining_bytes_max,
             ),
             share=share,
+            hider=hider_of,
         )
         self.hits = LimitHits()
         """The limits reached by this process's clients."""

@@ -98,6 +98,7 @@ class ServingWorker:
         configure_logging(level=begin.settings.log.level, form=begin.settings.log.format)
         if (schema := begin.schema) is not None:
             choose_schema("of the parent", lambda: schema)
+        load_schema().hide(begin.settings.redact.fields, begin.settings.redact.headers)
         self._catalog.resume(decode(begin.state), begin.revision)
         share = lambda entry: self._channel.send(encode(Remember(entry)))  # noqa: E731
         report = lambda rejected: self._channel.send(encode(rejected))  # noqa: E731

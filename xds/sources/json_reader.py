@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from xds.model.problem import ChangesetRejectedError, Problem
-from xds.sources.yaml_reader import PathKeys, YamlDocument, YamlLimits, checked_utf8, read_yaml
+from xds.sources.yaml_reader import PathKeys, YamlDocument, YamlLimits, checked_utf8, read_yaml, without_secrets
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _TOKEN = re.compile(
@@ -52,7 +52,8 @@ def read_json(text: bytes, *, file: str, limits: YamlLimits) -> "JsonDocument":
     except _NotJsonError as error:
         what, hint, offset = error.args
         line = decoded.count("\n", 0, offset) + 1
-        raise ChangesetRejectedError([Problem(what=what, hint=hint, file=file, line=line)]) from None
+        rejected = ChangesetRejectedError([Problem(what=what, hint=hint, file=file, line=line)])
+        raise without_secrets(rejected, decoded) from None
     except _DuplicateKeyError as error:
         hint = "keep one of the two; of some types Envoy takes the last one, others it merges"
         try:

@@ -16,7 +16,7 @@ value. docs/directory.md lists where this reader is stricter.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from yaml.events import (
 )
 
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.schema.scrub import hider, secrets_in_text
 
 PathKeys = tuple[str | int, ...]
 
@@ -99,7 +100,10 @@ def read_yaml_documents(text: bytes, *, file: str, limits: YamlLimits) -> "list[
     try:
         source.built = source.build(keep_lines=False)
     except ChangesetRejectedError:
-        source.build(keep_lines=True)  # raises with all problems and their lines
+        try:
+            source.build(keep_lines=True)  # raises with all problems and their lines
+        except ChangesetRejectedError as error:
+            raise without_secrets(error, text.decode()) from None
         raise
     return [YamlDocument(source, number) for number in range(len(source.built.values))]
 
@@ -461,6 +465,14 @@ STRICT_SETTING = "strict_yaml"
 """The setting for ``YamlLimits.strict``."""
 DUPLICATE_HINT = f"keep one of the two; Envoy takes the last one, and so do we with {STRICT_SETTING}: false"
 TAG_HINT = f"remove it, or ignore tags as Envoy does with {STRICT_SETTING}: false"
+
+
+def without_secrets(error: ChangesetRejectedError, text: str) -> ChangesetRejectedError:
+    """Return the error with what may be secrets in the file's text hidden: an alias or a tag may be one."""
+    hide = hider(secrets_in_text(text))
+    return ChangesetRejectedError(
+        [replace(problem, what=hide(problem.what), hint=hide(problem.hint)) for problem in error.problems]
+    )
 
 
 def _event_source(text: bytes) -> Callable[[], Any]:

@@ -1,19 +1,22 @@
 """Runs an Envoy that validates a bootstrap: nothing is bound or dialled, and what it reads is private to it."""
 
+import errno
 import importlib.util
 import os
 import re
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
-from xds.process.private_files import open_private
+from xds.process.private_files import make_pipe, open_memory
 from xds.validation.errors import EnvoyMissingError
 
 TIMEOUT_S = 30.0
 WORDS_MAX = 1_000
 """Maximum characters of Envoy's words that are told."""
 OUTPUT_BYTES_MAX = 256 * 1024
+FEED_POLL_S = 0.002
 _PREFIX = "error initializing configuration"
 _BROKEN_RULE = "Proto constraint validation failed"
 
@@ -45,32 +48,59 @@ def run_validation(envoy: Path, bootstrap: bytes, *, timeout_s: float = TIMEOUT_
 
     An Envoy that crashes, or does not end in time and is killed, is a refusal in words of ours. Raises OSError.
     """
-    with tempfile.TemporaryDirectory(prefix="xds-validate-") as directory:  # of mode 0700
-        config, output = Path(directory, "bootstrap.pb"), Path(directory, "output")
-        with open_private(config) as file:
-            file.write(bootstrap)
+    with tempfile.TemporaryDirectory(prefix="xds-validate-") as directory, open_memory("envoy") as output:
+        config = Path(directory, "bootstrap.pb")
+        make_pipe(config)
         command = [str(envoy), "--mode", "validate", "-c", str(config), "-l", "critical"]
         command += ["--log-format", "%v", "--concurrency", "1", "--disable-hot-restart"]
-        with open_private(output) as written:
+        with subprocess.Popen(  # noqa: S603 - the operator's own Envoy
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory
+        ) as child:
             try:
-                ended = subprocess.run(  # noqa: S603 - the operator's own Envoy
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=written,
-                    stderr=written,
-                    timeout=timeout_s,
-                    cwd=directory,
-                    check=False,
-                )
+                deadline = time.monotonic() + timeout_s
+                if _feed(child, config, bootstrap, deadline):
+                    child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                return f"Envoy did not end within {timeout_s:g} s"
-        if ended.returncode == 0:
+                pass
+            finally:
+                is_late = child.poll() is None
+                child.kill()
+        if is_late:
+            return f"Envoy did not end within {timeout_s:g} s"
+        if child.returncode == 0:
             return ""
-        with output.open("rb") as said:
-            text = said.read(OUTPUT_BYTES_MAX).decode(errors="replace")
-    if ended.returncode < 0:
-        return f"Envoy crashed (signal {-ended.returncode})"
-    return words_of(text, str(config)) or f"Envoy ended with exit code {ended.returncode} and said nothing"
+        output.seek(0)
+        text = output.read(OUTPUT_BYTES_MAX).decode(errors="replace")
+    if child.returncode < 0:
+        return f"Envoy crashed (signal {-child.returncode})"
+    return words_of(text, str(config)) or f"Envoy ended with exit code {child.returncode} and said nothing"
+
+
+def _feed(child: "subprocess.Popen[bytes]", pipe: Path, content: bytes, deadline: float) -> bool:
+    """Write the bootstrap to the pipe from which Envoy reads it, so that its secrets never are on a disk.
+
+    Return whether Envoy took it, or ended, before the deadline.
+    """
+    descriptor = None
+    view = memoryview(content)
+    try:
+        while child.poll() is None and time.monotonic() < deadline:
+            try:
+                if descriptor is None:
+                    descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)  # fails until Envoy has opened it
+                view = view[os.write(descriptor, view) :]
+                if not view:
+                    return True
+            except BrokenPipeError:
+                return True  # Envoy has closed it, and says why
+            except OSError as error:
+                if error.errno not in (errno.ENXIO, errno.EAGAIN):
+                    raise
+                time.sleep(FEED_POLL_S)
+        return child.poll() is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def words_of(output: str, config: str) -> str:

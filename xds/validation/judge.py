@@ -205,7 +205,7 @@ class Judge:
 
 
 def _told(assembly: Assembly, unit: Unit, words: str) -> Problem:
-    return assembly.problem(unit.resource, f"Envoy: {words}", _field_of(unit.resource, words))
+    return assembly.problem(unit.resource, f"Envoy: {assembly.hide(words)}", _field_of(unit.resource, words))
 
 
 def _together_digest(units: Sequence[Unit]) -> bytes:

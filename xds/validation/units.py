@@ -20,6 +20,7 @@ from xds.model.types import (
     short_name,
 )
 from xds.schema.pool import Schema, load_schema
+from xds.schema.scrub import hider_of
 from xds.schema.semantics.filters import TERMINAL
 from xds.validation.inline import Inliner, UnjudgeableError
 
@@ -79,6 +80,13 @@ class Assembly:
             self._resources.setdefault(each.type_url, {})[each.name] = each
         self._rewritten: dict[Key, Any | None] = {}
         self._secrets_in: dict[Key, set[str]] = {}
+        self._hide: Callable[[str], str] | None = None
+
+    def hide(self, words: str) -> str:
+        """Return what Envoy says of these resources without the secrets in them."""
+        if self._hide is None:
+            self._hide = hider_of(each for known in self._resources.values() for each in known.values())
+        return self._hide(words)
 
     def of_type(self, type_url: str) -> list[Resource]:
         """Return the resources of a type, by name."""
