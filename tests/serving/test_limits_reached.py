@@ -237,8 +237,10 @@ async def api_of(server: XdsServer) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def large_body(server: XdsServer) -> None:
-    async with api_of(server) as api:
-        assert (await api.post("/v1/changesets", content=b"x" * (MIB + 1))).status_code == 413
+    with socket.create_connection(("127.0.0.1", server.admin_port)) as client:
+        head = f"POST /v1/changesets HTTP/1.1\r\nhost: localhost\r\ncontent-length: {MIB + 1}\r\n\r\n"
+        client.sendall(head.encode())
+        assert (await asyncio.to_thread(client.recv, 100)).startswith(b"HTTP/1.1 413 ")
 
 
 async def large_resource(server: XdsServer) -> None:

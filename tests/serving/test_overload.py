@@ -152,9 +152,12 @@ async def test_connections_are_moved_off_all_workers_and_their_clients_lose_noth
         moved = int(re.match(r"(\d+) connections will end within 1 s", out)[1])  # type: ignore[index]
         assert 9 <= moved <= 11
         await server.wait_metrics(lambda said: said["xds_streams"] == 20 - moved)
-        ended = [client for client in clients if client._reader is not None and client._reader.done()]
-        assert len(ended) == moved
-        for client in ended:
+
+        def ended() -> list[DeltaClient]:
+            return [client for client in clients if client._reader is not None and client._reader.done()]
+
+        await wait_until(lambda: len(ended()), equals=moved)
+        for client in ended():
             assert (await client.ended()).details == "this connection is moved; connect again"
             again = await stack.enter_async_context(DeltaClient(server.port, node_id=client.node.id))
             await again.subscribe(r.CLUSTER, initial=client.versions(r.CLUSTER))

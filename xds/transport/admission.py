@@ -72,7 +72,7 @@ class Admission:
         if self._pressure >= Pressure.SHED:
             self._shed("memory", "this server is short of memory (overload.shed_ratio)")
         if waiting >= limits.waiting_max:
-            self._shed("waiting", f"{waiting} clients wait for their first answer (overload.waiting_max)")
+            self._shed("waiting", f"{limits.waiting_max} clients wait for their first answer (overload.waiting_max)")
         if longest_wait_s > limits.wait_max_s > 0:
             waited = f"clients wait for their first answer for {longest_wait_s:.0f} s"
             self._shed("wait", f"{waited} (overload.wait_max_s)")

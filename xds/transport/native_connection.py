@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 PING_STRIKES_MAX = 2
 TLS_PIECE_BYTES = 2_048
+KEPT_FOR_STREAMS = 5
+"""The id of the third stream of a connection."""
 LINGER_BYTES_MAX = 256 * 1024
 """Bytes that are read and dropped after our last frame: closing with unread bytes would lose that frame."""
 TLS_READ_BYTES = 16_384
@@ -454,6 +456,11 @@ class TlsConnection(NativeConnection):
         if not self._resting and not self.dead:
             self._decrypt(b"")
         self._read_on()
+
+    def on_shed(self) -> None:
+        """Close the connection at its third stream if memory is not short: a handshake costs as much as ten of them."""
+        if self._last_id >= KEPT_FOR_STREAMS or self.services.dispatcher.admission.pressure:
+            super().on_shed()
 
     def _decrypt(self, data: bytes) -> None:
         view = memoryview(data)
