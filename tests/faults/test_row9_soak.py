@@ -249,3 +249,19 @@ async def _converged(on: FaultScene) -> None:
     await on.wait_seen(lambda told: told["synced"] == STREAMS, timeout_s=120.0)
     await on.client.apply(upsert=[assignment(on.number + NAMES)])
     await wait_until(on.states, lambda told: len(told["states"]) == 1, timeout_s=120.0, poll_s=0.2)
+
+
+def test_a_run_goes_on_where_it_was_cut_off_and_short_ones_say_nothing_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "soak.jsonl"
+    monkeypatch.setitem(globals(), "FILE", str(file))
+    growing = [(10.0 * number, 100_000_000 + 10_000 * number, 50) for number in range(720)]
+    short = [(10.0 * number, 100_000_000 + 10**7 * number, 50) for number in range(20)]
+    lines = [{"run": run, "sample": sample} for run, samples in ((1, growing), (2, short)) for sample in samples]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert earlier_runs() == [growing, short]
+    slope = slope_per_hour(earlier_runs())
+    assert slope is not None
+    assert 0.034 < slope < 0.036, "3.6 MB an hour of 104 MB"
+    assert slope_per_hour([short]) is None
