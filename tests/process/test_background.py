@@ -222,6 +222,7 @@ class NoStreams:
     """The streams that the metrics read, of which there are none."""
 
     count = 0
+    tls_failures: dict[str, int] = {}
 
     async def refresh(self) -> None:
         return
