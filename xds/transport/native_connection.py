@@ -22,7 +22,7 @@ from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.connection import Connection
 from xds.transport.http2.frame_reader import ConnectionStage
-from xds.transport.http2.frames import ENHANCE_YOUR_CALM, NO_ERROR, PING, frame
+from xds.transport.http2.frames import ENHANCE_YOUR_CALM, PING, frame
 from xds.transport.http2.headers import RequestHead
 from xds.transport.http2.known_reads import READ_BYTES_MAX, KnownReads
 from xds.transport.http2.limits import Http2Limits
@@ -39,8 +39,6 @@ KEPT_FOR_STREAMS = 5
 LINGER_BYTES_MAX = 256 * 1024
 """Bytes that are read and dropped after our last frame: closing with unread bytes would lose that frame."""
 TLS_READ_BYTES = 16_384
-FAREWELL_S = 1.0
-"""How long a client that is sent away may take to read the statuses of its streams."""
 CORKED_MAX = 64
 CORKED_BYTES_MAX = 16_384
 """Maximum pieces of output, and bytes of a piece, that are joined after one read; more is sent at once."""
@@ -297,16 +295,6 @@ class NativeConnection(Connection, asyncio.Protocol):
         """Close at once: the client did not complete its handshake in time."""
         self.abort()
 
-    def leave(self, status: Status, text: str) -> None:
-        """End all streams with a status, and the connection: the client connects again with what it then has.
-
-        gRPC's clients report the connection's end instead of the status if both arrive together.
-        """
-        for stream in list(self.streams.values()):
-            cast("Call", stream).end(status, text)
-        self.goaway(text)
-        self.shared.call_at(self.clock() + FAREWELL_S, lambda: self.fail(NO_ERROR, text))
-
     def ping(self) -> None:
         """Send a keepalive ping."""
         self.pinged = True
@@ -317,12 +305,12 @@ class NativeConnection(Connection, asyncio.Protocol):
         """Whether all responses on all its streams are sent and answered."""
         return all(cast("Call", stream).is_answered for stream in self.streams.values())
 
-    def depart(self, text: str) -> None:
+    def depart(self, text: str, status: Status = Status.UNAVAILABLE) -> None:
         """End all streams, and have the client connect anew; it closes this connection (else the sweep does)."""
         self._corked = []  # one write, so that the client opens no stream here between the ends
         try:
             for stream in list(self.streams.values()):
-                cast("Call", stream).end(Status.UNAVAILABLE, text)
+                cast("Call", stream).end(status, text)
             self.goaway(text)
         finally:
             self._flush_corked()
@@ -413,7 +401,7 @@ class TlsConnection(NativeConnection):
         """End everything because of the client's certificate, which is revoked or has expired since it connected."""
         self.client = client
         self._note(TlsFailure(client.reason, client.refusal))
-        self.leave(Status.UNAUTHENTICATED, client.refusal)
+        self.depart(client.refusal, Status.UNAUTHENTICATED)
 
     def give_up(self) -> None:
         if self._up is False:
