@@ -102,7 +102,7 @@ async def test_an_envoy_returns_with_its_renewed_certificate_when_the_former_exp
         assert datetime.datetime.now(datetime.UTC) > expires
         control_plane.apply(upsert=clusters("b"))
         await envoy.wait_names("clusters", {"a", "b"})
-        assert app_of(control_plane)._streams.tls_failures == {"expired": 1}
+        assert set(app_of(control_plane)._streams.tls_failures) == {"expired"}
 
 
 async def test_a_revoked_envoy_keeps_what_it_has_and_gets_nothing_until_it_has_another_certificate(transport, tmp_path):

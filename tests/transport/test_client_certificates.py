@@ -213,6 +213,20 @@ def test_intermediates_may_sign_for_their_trust_domain_and_leaves_may_not(tmp_pa
     assert domains.reason(foreign.client(spiffe="spiffe://corp/web"), [foreign, domains.partner]) == "trust domain"
 
 
+def test_a_certificate_is_verified_at_the_time_at_which_it_is_shown(tmp_path):
+    domains = Domains(tmp_path)
+    pair = domains.corp.client(spiffe="spiffe://corp/web")
+    made = x509.load_pem_x509_certificate(pair.cert)
+    wall = [made.not_valid_before_utc.timestamp() - 86_400]
+    clients = ClientCertificates(domains.files, pytest.fail, wall_clock=lambda: wall[0])
+    assert clients.examine(pair.cert).reason == "trust domain", "not valid yet"
+    wall[0] += 2 * 86_400
+    assert clients.examine(pair.cert).reason == ""
+    wall[0] = made.not_valid_after_utc.timestamp() + 1
+    clients.reload_authorities()
+    assert clients.examine(pair.cert).reason == "expired"
+
+
 def test_a_bundle_may_have_two_cas_while_one_replaces_the_other(tmp_path):
     domains = Domains(tmp_path)
     new = Authority(tmp_path / "new", name="new CA of corp")

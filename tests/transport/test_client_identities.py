@@ -366,3 +366,12 @@ async def test_a_client_that_takes_too_long_is_a_failure(serving, transport, aut
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
         await wait_until(lambda: dict(failures), equals={"late": 1})
+
+
+async def test_a_client_that_speaks_tls_to_a_plaintext_port_is_a_failure(serving, transport, authority):
+    if transport == "grpcio":
+        pytest.skip("gRPC tells its server nothing of failed handshakes")
+    async with serving() as control_plane:
+        failures = app_of(control_plane)._streams.tls_failures
+        await asyncio.to_thread(_fail_to_shake_hands, port_of(control_plane), authority.client_context())
+        await wait_until(lambda: dict(failures), equals={"TLS to plaintext": 1})

@@ -5,6 +5,7 @@ counts, whether the CA may vouch for it, and whether the certificate is revoked.
 name.
 """
 
+import datetime
 import hashlib
 import time
 from collections import OrderedDict
@@ -77,7 +78,8 @@ class ClientCertificates:
         self._clock, self._wall_clock = clock, wall_clock
         self._known: OrderedDict[bytes, ClientCertificate] = OrderedDict()
         self._peers: dict[tuple[str, ...], Peer] = {}
-        self._verifiers: dict[str, verification.ClientVerifier] = {}
+        self._issuers: dict[bytes, bytes] = {}
+        self._domains: dict[str, verification.PolicyBuilder] = {}
         self._stamp: Stamp | None = None
         self.revocations = NOTHING_REVOKED
         """What is revoked; ``take`` replaces it."""
@@ -123,10 +125,10 @@ class ClientCertificates:
         files = self._files
         if not files.trust_domains:
             return
-        verifiers = {domain: _verifier(path) for domain, path in files.trust_domains}
+        domains = {domain: _policy(path) for domain, path in files.trust_domains}
         if files.client_ca is not None:
-            verifiers[""] = _verifier(files.client_ca)
-        self._verifiers = verifiers
+            domains[""] = _policy(files.client_ca)
+        self._domains = domains
         self._known = OrderedDict()  # a new one: gRPC calls this in a thread of its own
 
     def read_changed(self) -> Revocations | None:
@@ -149,7 +151,7 @@ class ClientCertificates:
     def _read(self, certificate: bytes, chain: Sequence[bytes]) -> ClientCertificate:
         try:
             leaf = _parsed(certificate)
-            serials = (_serial(leaf), *(_serial(_parsed(each)) for each in chain))
+            serials = tuple(self._serial(each) for each in (leaf, *map(_parsed, chain)))
             now = self._wall_clock()
             left_s = leaf.not_valid_after_utc.timestamp() - now
             if left_s <= 0:
@@ -157,7 +159,7 @@ class ClientCertificates:
             extensions = leaf.extensions
             _refuse_authority(extensions)
             identity = identity_of(leaf, self._files.name)
-            if self._verifiers:
+            if self._domains:
                 self._verify(leaf, [_parsed(each) for each in chain], identity)
         except CertificateRefusedError as refused:
             return ClientCertificate(
@@ -167,6 +169,12 @@ class ClientCertificates:
             text = f"the client certificate can't be read: {str(error)[:SHOWN_MAX]}"
             return ClientCertificate(reason="malformed", refusal=text)
         return ClientCertificate(peer=self._peer(identity), serials=serials, ends_at=self._clock() + left_s)
+
+    def _serial(self, certificate: x509.Certificate) -> tuple[bytes, int]:
+        if len(self._issuers) > KNOWN_MAX:
+            self._issuers.clear()
+        issuer = certificate.issuer.public_bytes()
+        return self._issuers.setdefault(issuer, issuer), certificate.serial_number
 
     def _peer(self, identity: tuple[str, ...]) -> Peer:
         if len(self._peers) > KNOWN_MAX:
@@ -178,14 +186,16 @@ class ClientCertificates:
 
     def _verify(self, leaf: x509.Certificate, chain: list[x509.Certificate], identity: tuple[str, ...]) -> None:
         domain = parse_spiffe(identity[0]).trust_domain if identity else ""
-        verifier = self._verifiers.get(domain) or self._verifiers.get("")
-        if verifier is None:
+        policy = self._domains.get(domain) or self._domains.get("")
+        if policy is None:
             what = f"tls.trust_domains has no trust domain {domain!r}" if domain else "it has no SPIFFE ID"
             raise CertificateRefusedError("trust domain", f"{what}, and tls.client_ca is not set")
         try:
-            verifier.verify(leaf, chain)
+            # A verifier keeps the time of its making.
+            now = datetime.datetime.fromtimestamp(self._wall_clock(), datetime.UTC)
+            policy.time(now).build_client_verifier().verify(leaf, chain)
         except verification.VerificationError as error:
-            whose = f"the CAs of trust domain {domain!r}" if domain in self._verifiers and domain else "tls.client_ca"
+            whose = f"the CAs of trust domain {domain!r}" if domain in self._domains and domain else "tls.client_ca"
             raise CertificateRefusedError(
                 "trust domain", f"{whose} do not vouch for {_named(identity)} ({str(error)[:SHOWN_MAX]})"
             ) from None
@@ -257,12 +267,8 @@ def _parsed(certificate: bytes) -> x509.Certificate:
     return x509.load_der_x509_certificate(certificate)
 
 
-def _serial(certificate: x509.Certificate) -> tuple[bytes, int]:
-    return certificate.issuer.public_bytes(), certificate.serial_number
-
-
-def _verifier(path: Path) -> verification.ClientVerifier:
-    """Return what verifies client certificates with the CAs of a file. Raises OSError or ValueError."""
+def _policy(path: Path) -> verification.PolicyBuilder:
+    """Return the policy that verifies client certificates with the CAs of a file. Raises OSError or ValueError."""
     try:
         authorities = x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError:
@@ -271,7 +277,7 @@ def _verifier(path: Path) -> verification.ClientVerifier:
     policy = verification.ExtensionPolicy.permit_all()
     signing = policy.require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None)
     builder = verification.PolicyBuilder().store(verification.Store(authorities))
-    return builder.extension_policies(ca_policy=signing, ee_policy=policy).build_client_verifier()
+    return builder.extension_policies(ca_policy=signing, ee_policy=policy)
 
 
 def _named(identity: tuple[str, ...]) -> str:

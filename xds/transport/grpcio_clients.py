@@ -11,7 +11,7 @@ import ipaddress
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import unquote
 
@@ -143,11 +143,29 @@ def close_soon(addresses: Iterable[str]) -> None:
 def _shut_down(wanted: set[tuple[str, int]]) -> None:
     """Shut down this process's connections with clients. Without /proc they stay until their clients leave."""
     with contextlib.suppress(OSError):
-        for name in os.listdir("/proc/self/fd"):
-            # A descriptor of our own: gRPC may close its descriptor, and the system give the number away, at any time.
-            with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(int(name))) as connection:
+        for connection in _sockets():
+            with contextlib.suppress(OSError, ValueError):
                 if _normal(connection.getpeername()) in wanted:
                     connection.shutdown(socket.SHUT_RDWR)
+
+
+def _sockets() -> Iterator[socket.socket]:
+    """Yield the sockets of this process, each by a descriptor of our own, which is closed after it.
+
+    gRPC may close its descriptor, and the system give the number to another file, at any time.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            descriptor = os.dup(int(name))
+        except OSError:  # it is closed by now
+            continue
+        try:
+            connection = socket.socket(fileno=descriptor)
+        except OSError:  # another kind of file
+            os.close(descriptor)
+            continue
+        with connection:
+            yield connection
 
 
 def _where(address: str) -> tuple[str, int] | None:

@@ -21,13 +21,22 @@ from xds.transport.certificates import Certificates
 from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.connection import Connection
-from xds.transport.http2.frame_reader import ConnectionStage
+from xds.transport.http2.frame_reader import SPEAKS_TLS, ConnectionStage
 from xds.transport.http2.frames import ENHANCE_YOUR_CALM, PING, frame
 from xds.transport.http2.headers import RequestHead
 from xds.transport.http2.known_reads import READ_BYTES_MAX, KnownReads
 from xds.transport.http2.limits import Http2Limits
 from xds.transport.http2.stream import Http2Stream
-from xds.transport.tls_failures import LATE, LEFT, OnTlsFailure, TlsFailure, failure_of, ignore_failure, peer_text
+from xds.transport.tls_failures import (
+    LATE,
+    LEFT,
+    NO_TLS,
+    OnTlsFailure,
+    TlsFailure,
+    failure_of,
+    ignore_failure,
+    peer_text,
+)
 
 if TYPE_CHECKING:
     from xds.transport.client_certificates import ClientCertificate
@@ -295,6 +304,16 @@ class NativeConnection(Connection, asyncio.Protocol):
         """Close at once: the client did not complete its handshake in time."""
         self.abort()
 
+    def fail(self, code: int, text: str) -> None:
+        if text is SPEAKS_TLS and not self.dead:
+            self._note(TlsFailure(NO_TLS.reason, NO_TLS.text))
+        super().fail(code, text)
+
+    def _note(self, failure: TlsFailure) -> None:
+        """Report a failure, with the client's address."""
+        peer = peer_text(self._transport.get_extra_info("peername")) if self._transport is not None else ""
+        self.shared.on_tls_failure(replace(failure, peer=peer))
+
     def ping(self) -> None:
         """Send a keepalive ping."""
         self.pinged = True
@@ -418,11 +437,6 @@ class TlsConnection(NativeConnection):
         if exc is not None and self._up is False and not self.dead:
             self._note(TlsFailure(LEFT.reason, LEFT.text))
         super().connection_lost(exc)
-
-    def _note(self, failure: TlsFailure) -> None:
-        """Report a failure, with the client's address."""
-        peer = peer_text(self._transport.get_extra_info("peername")) if self._transport is not None else ""
-        self.shared.on_tls_failure(replace(failure, peer=peer))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

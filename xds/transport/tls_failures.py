@@ -45,6 +45,7 @@ _UNFIT = _Why("unfit", "the client's certificate, or one of its CAs, may not be 
 _INVALID = _Why("invalid certificate", "the client's certificate is not valid")
 _OTHER = _Why("other", "the TLS handshake failed")
 LEFT = _Why("left", "the client closed the connection during the TLS handshake")
+NO_TLS = _Why("TLS to plaintext", "the client speaks TLS, and this port has no certificate (tls.cert) and does not")
 LATE = _Why("late", "the client did not complete the TLS handshake in time")
 
 _BY_REASON: dict[str, _Why] = {

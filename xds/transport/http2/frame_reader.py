@@ -5,6 +5,10 @@ from enum import IntEnum
 from xds.transport.http2 import frames as h2
 from xds.transport.http2.faults import ConnectionFault, StreamFault
 
+TLS_HANDSHAKE = b"\x16\x03"
+"""How a TLS client begins (RFC 8446, 5.1: the type of the record, and its version)."""
+SPEAKS_TLS = "the client speaks TLS, and this port does not"
+
 
 class ConnectionStage(IntEnum):
     """What a connection expects next: the preface, the first SETTINGS, or any frame."""
@@ -68,7 +72,8 @@ class FrameReader:
         at, end = 0, len(data)
         if self.stage == 0:
             if not h2.PREFACE.startswith(data[: len(h2.PREFACE)]):
-                raise ConnectionFault(h2.PROTOCOL_ERROR, "no HTTP/2 preface")
+                what = SPEAKS_TLS if data.startswith(TLS_HANDSHAKE) else "no HTTP/2 preface"
+                raise ConnectionFault(h2.PROTOCOL_ERROR, what)
             if end < len(h2.PREFACE):
                 self._buffer = data
                 return
