@@ -21,9 +21,7 @@ def _pair(host: str, family: socket.AddressFamily = socket.AF_INET) -> tuple[soc
         ("::1", socket.AF_INET6, "ipv6:%5B::1%5D:{port}"),
     ],
 )
-async def test_only_the_connection_of_the_client_is_closed_and_no_descriptor_is_left(
-    monkeypatch, host, family, address
-):
+def test_only_the_connection_of_the_client_is_closed_and_no_descriptor_is_left(host, family, address):
     (server, client), (other_server, other) = _pair(host, family), _pair(host, family)
     before = os.listdir("/proc/self/fd")
     port = client.getsockname()[1]
