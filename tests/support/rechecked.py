@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from xds.protocol.client_state import NO_MARKS, ClientState, Step
+from xds.protocol.client_state import NO_MARKS, ClientState, Step, debt_with
+from xds.protocol.convergence import Debt
 from xds.protocol.hub import Hub
 from xds.protocol.requests import decode, span_of_node
 from xds.protocol.responses import Part
@@ -55,6 +56,15 @@ class RecheckedHub(Hub):
             assert (part is None) == (expected.part is None)
             assert part is None or expected.part is None or part.upserts == expected.part.upserts
         return part
+
+    def take_ready(self) -> list[Stream]:
+        counted: dict[str, dict[Debt, int]] = {}
+        for session in {id(each.session): each.session for each in self._streams if each.session is not None}.values():
+            debts = counted.setdefault(session.group, {})
+            debt = debt_with(session.client_state.debt, session.marks)
+            debts[debt] = debts.get(debt, 0) + 1
+        assert self.debts() == counted, "the numbers that are kept differ from a count of all clients"
+        return super().take_ready()
 
     def _is_due(self) -> bool:
         self._taken += 1

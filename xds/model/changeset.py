@@ -33,6 +33,8 @@ class Applied:
     that inherit the change by ``extends`` are included."""
     regrouped: bool = False
     """Groups or rules changed, so nodes may be in another group."""
+    parts: tuple["Applied", ...] = ()
+    """The changes that were merged into this one, oldest first; empty if it is one change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,10 @@ class RevisionLog:
         while len(self._order) > live + self._tombstones_max:
             _, self._floor = self._order.popitem(last=False)
 
+    def changed_at(self, name: str) -> int:
+        """Return the revision that last changed ``name``, 0 if none did or it is not recorded any more."""
+        return self._order.get(name, 0)
+
     def since(self, revision: int) -> list[str] | None:
         """Return the names changed after ``revision``, newest first, or None if the log does not reach back to it."""
         if revision < self._floor:
@@ -121,6 +125,10 @@ class View:
     def known_as(self, name: str) -> Resource | None:
         """Return the resource that a client gets which subscribes to ``name``: by name, or else by alias."""
         return self.get(name) or self.named_by(name)
+
+    def changed_at(self, name: str) -> int:
+        """Return the revision that last changed a name in any layer, 0 if none did. It may be later than the view."""
+        return max((layer.log.changed_at(name) for layer in self.layers), default=0)
 
     @property
     def has_aliases(self) -> bool:

@@ -20,6 +20,7 @@ from weakref import KeyedRef, WeakSet, ref
 from immutables import Map
 
 from xds.model.snapshot import Snapshot
+from xds.protocol.convergence import NO_DEBT, UNSENT_MAX, Debt
 from xds.protocol.diff import EMPTY_SET
 from xds.protocol.draining import NEVER
 from xds.protocol.pending_endpoints import NO_PENDING_ENDPOINTS, PendingEndpoints, next_end
@@ -30,8 +31,10 @@ from xds.protocol.type_state import NO_HEARTBEAT, Kind, TypeState
 
 # --- States and steps ------------------------------------------------------------------------------------------------
 
-Marks = tuple[tuple[int, str], ...]
-"""Types with changes that the client has not been sent: the slot and type URL of each."""
+Mark = tuple[int, str, int]
+"""A type with changes that the client has not been sent: slot, type URL, and the revision of a change."""
+Marks = tuple[Mark, ...]
+"""Marks, oldest first. One of a type is enough, except for types that may be updated to an older snapshot."""
 NO_MARKS: Marks = ()
 
 
@@ -75,6 +78,7 @@ class ClientState:
     __slots__ = (
         "__weakref__",
         "arrivals",
+        "debt",
         "next_at",
         "next_step",
         "order",
@@ -89,6 +93,7 @@ class ClientState:
         self.order = order
         # There is nothing to send; no ordering rule waits; when the next timeout changes the state.
         self.settled, self.ordering_idle, self.next_at = _outlook(types, order, ordering)
+        self.debt = _debt_of(types)
         self.arrivals = 0
         """How many times a client has reached this state."""
         self.steps: dict[bytes, Step] | None = None
@@ -98,7 +103,7 @@ class ClientState:
 
     def is_blocked(self, marks: Marks) -> bool:
         """Say whether each of these types waits for the client's answer, so that nothing more of it can be sent now."""
-        for slot, type_url in marks:
+        for slot, type_url, _ in marks:
             state = self.of(type_url, slot)
             if state is not None and (not state.in_flight or state.overdue):
                 return False
@@ -190,6 +195,46 @@ class Step:
     """The marks that the step clears: a cached step is valid only for a client with the same marks."""
     is_plain_ack: bool = False
     """The step is an ACK that depends on neither snapshot nor clock, the most frequent kind."""
+    debts: tuple[Debt, Debt] | None = None
+    """The client's debt before the step, marks included, and after it, where they differ."""
+
+
+def add_mark(marks: Marks, mark: Marks, *, several: bool) -> Marks:
+    """Add a mark, unless its type has one and does not need ``several``.
+
+    Beyond ``UNSENT_MAX`` marks of a type, the newest replaces the one before it (``with_revision``).
+    """
+    ((slot, type_url, _),) = mark
+    of_type = [at for at, each in enumerate(marks) if each[1] == type_url and each[0] == slot]
+    if not of_type or (several and len(of_type) < UNSENT_MAX):
+        return marks + mark
+    return (*marks[: of_type[-1]], *marks[of_type[-1] + 1 :], *mark) if several else marks
+
+
+def debt_with(debt: Debt, marks: Marks) -> Debt:
+    """Return the debt of a client whose state has ``debt`` and that has marks."""
+    if not marks or (debt.owed and debt.owed <= marks[0][2]):
+        return debt
+    return Debt(marks[0][2], debt.rejected)
+
+
+def debt_change(before: ClientState, marks: Marks, after: ClientState) -> tuple[Debt, Debt] | None:
+    """Return the debts before and after a step that clears these marks, None if they are equal."""
+    old = debt_with(before.debt, marks)
+    return None if old == after.debt else (old, after.debt)
+
+
+def _debt_of(types: tuple[TypeState, ...]) -> Debt:
+    """Return the debt of a client in these states."""
+    owed = rejected = 0
+    for state in types:
+        if state.in_flight or state.owed_unsent or state.exceptions or state.remaining:
+            since = state.owed_since
+            if since and (not owed or since < owed):
+                owed = since
+        if state.rejected_at and (not rejected or state.rejected_at < rejected):
+            rejected = state.rejected_at
+    return Debt(owed, rejected) if owed or rejected else NO_DEBT
 
 
 def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> tuple[bool, bool, float]:

@@ -28,13 +28,16 @@ from xds.protocol.client_state import (
     Marks,
     Step,
     StepCache,
+    add_mark,
+    debt_with,
 )
+from xds.protocol.convergence import NO_DEBT, Acceptance, Convergence, Debt
 from xds.protocol.diff import Interned
 from xds.protocol.draining import NOTHING_DRAINS, merge_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, HistoryEntry, NackedNames, Share, share_with_nobody
 from xds.protocol.order import Rules, StepContext
-from xds.protocol.policy import Limits, Ordering, Stage, Variant
+from xds.protocol.policy import Limits, Ordering, Stage, Variant, policy_of
 from xds.protocol.requests import (
     OUTLINE_BYTES_MIN,
     WIRE_FACTOR,
@@ -97,6 +100,9 @@ class Hub:
         The catalog may already have newer ones. Until all sessions are regrouped, those of removed groups stay.
         """
         self._to_regroup: deque[Session] = deque()
+        self._convergence = Convergence()
+        self.revision = catalog.revision
+        """The published revision, to which streams are updated."""
         self._catalog = catalog
         self._ordering = ordering or Ordering()
         self._limits = limits or Limits()
@@ -153,6 +159,14 @@ class Hub:
         """How many nodes' NACKs, and how many nodes' draining resources, were dropped for others since the start."""
         return self._nacked.evicted, self._draining.evicted
 
+    def acceptance(self, group: str, revision: int) -> Acceptance:
+        """Return how many of a group's clients have accepted a published revision."""
+        return self._convergence.at(group, revision)
+
+    def debts(self) -> dict[str, dict[Debt, int]]:
+        """Return the numbers of clients by group and by what they owe."""
+        return self._convergence.counts()
+
     def remember(self, entry: HistoryEntry) -> None:
         """Add an entry of the node history from the hub of another process."""
         self._nacked.remember(entry)
@@ -187,6 +201,7 @@ class Hub:
             self._take(session, step)
             self._wake(session)
         else:
+            self._convergence.remove(session.group, debt_with(session.client_state.debt, session.marks))
             self._sessions.forget(stream, session)
 
     # --- Requests ----------------------------------------------------------------------------------------------------
@@ -223,6 +238,8 @@ class Hub:
             return False
         after = session.client_state = step.after
         after.arrivals += 1
+        if step.debts is not None:
+            self._convergence.move(session.group, *step.debts)
         counters = self._counters
         counters.requests += 1
         counters.acks += 1
@@ -246,7 +263,10 @@ class Hub:
             whole = about = decode(stream.variant, data)
             plain = b"" if about.HasField("node") else plain  # not written in field order: the node is somewhere in it
         if session is None or end or about.HasField("node"):
+            is_new = session is None
             session = self._sessions.of(stream, about, len(data), now, self._newest, self._start)
+            if is_new and len(session.streams) == 1:
+                self._convergence.add(session.group, session.client_state.debt)
             if end:
                 session.node_hash = hash(data[start:end])
             step = self._cached_step(session, plain)
@@ -323,8 +343,15 @@ class Hub:
         return effects.names_scanned
 
     def _take(self, session: Session, step: Step) -> None:
-        """Move a client to the next state of a step."""
+        """Move a client to the next state of a step. Marks that the step clears are cleared already."""
         after = step.after
+        if session.marks:
+            before = debt_with(session.client_state.debt, session.marks)
+            debt = debt_with(after.debt, session.marks)
+            if debt != before:
+                self._convergence.move(session.group, before, debt)
+        elif step.debts is not None:
+            self._convergence.move(session.group, *step.debts)
         session.client_state = after
         after.arrivals += 1
         if after.next_at < session.timer:
@@ -455,9 +482,12 @@ class Hub:
             known = set(map(id, found))
             self._to_regroup = deque([*found, *(each for each in self._to_regroup if id(each) not in known)])
         self._snapshots.update((audience, now[audience]) for audience in audiences)
-        for group, by_type in changed.items():
-            for type_url, names in by_type.items():
-                self._mark(((0, type_url),), type_url, self._watchers.affected(group, type_url, names))
+        for part in applied.parts or (applied,):
+            for group, by_type in part.changed.items():
+                for type_url, names in by_type.items() if group in now else ():
+                    streams = self._watchers.affected(group, type_url, names)
+                    self._mark(((0, type_url, part.revision),), group, streams)
+        self.revision = applied.revision
         if regroup or not self._to_regroup:
             while self.regroup_some(REGROUPED_AT_ONCE):
                 pass
@@ -472,18 +502,31 @@ class Hub:
                 now[audience] = before if before.revision == whole.revision else _without_secrets(whole)
         return now
 
-    def _mark(self, first: Marks, type_url: str, streams: Iterable[Stream]) -> None:
-        """Mark a changed type on streams; ``first`` is the mark for the first stream of a session."""
+    def _mark(self, first: Marks, group: str, streams: Iterable[Stream]) -> None:
+        """Mark a changed type on streams of a group; ``first`` is the mark for the first stream of a session."""
         ready = self._ready
+        ((_, type_url, revision),) = first
+        may_lag = policy_of(type_url).stage in (Stage.LISTENERS, Stage.ROUTES)
+        without_debt = 0
         for stream in streams:
             session = stream.session
             assert session is not None
-            mark = first if not stream.slot else ((stream.slot, type_url),)
+            mark = first if not stream.slot else ((stream.slot, type_url, revision),)
             marks = session.marks
-            session.marks = mark if not marks else (marks if mark[0] in marks else marks + mark)
+            if marks:
+                session.marks = add_mark(marks, mark, several=may_lag)
+            else:
+                session.marks = mark
+                debt = session.client_state.debt
+                if debt is NO_DEBT:
+                    without_debt += 1
+                elif not debt.owed:
+                    self._convergence.move(group, debt, Debt(revision, debt.rejected))
             if not stream.queued:
                 stream.queued = True
                 ready.append(stream)
+        if without_debt:
+            self._convergence.move(group, NO_DEBT, Debt(revision), without_debt)
 
     @property
     def is_regrouping(self) -> bool:
@@ -521,10 +564,14 @@ class Hub:
             stream.refusal = None
         if group == session.group:
             return
+        debt = session.client_state.debt
+        self._convergence.remove(session.group, debt_with(debt, session.marks))
         before, session.group = session.group, group
         session.audience = audience_of(group, session.streams[0].peer)
         self._newest(session.audience)
-        session.marks = tuple((state.kind.slot, state.type_url) for state in session.client_state.types)
+        revision = self._catalog.revision
+        session.marks = tuple((state.kind.slot, state.type_url, revision) for state in session.client_state.types)
+        self._convergence.add(group, debt_with(debt, session.marks))
         for stream in session.streams:
             for state in stream.states.values():
                 self._watchers.discard(before, state.type_url, state.subscription, stream)
@@ -599,6 +646,8 @@ class Hub:
         after = step.after
         session.client_state = after
         after.arrivals += 1
+        if step.debts is not None:
+            self._convergence.move(session.group, *step.debts)
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
         if part is not self._cohort_part:
@@ -636,6 +685,8 @@ class Hub:
             stream = session.streams[0]
             step = self._steps.expire(session.client_state, self._context(session, now), stream.source)
             session.marks = NO_MARKS
+            if step.debts is not None:
+                self._convergence.move(session.group, *step.debts)
             session.client_state = step.after
             step.after.arrivals += 1
             for kind, nonce, waited_s in step.effects.overdue:

@@ -199,10 +199,10 @@ class Draft:
         self.is_private = False
         """The step depends on something else than the client state, the newest snapshot and the coarse clock."""
         self.states: dict[Kind, TypeState] = {state.kind: state for state in client_state.types}
-        for slot, type_url in context.marks:
+        for slot, type_url, revision in context.marks:
             state = client_state.of(type_url, slot)
-            if state is not None and not state.dirty:
-                self.put(state._replace(dirty=True))
+            if state is not None:
+                self.put(self.states[state.kind].mark(revision))
         (
             self.acked_snapshot,
             self.sent_snapshot,
@@ -331,7 +331,9 @@ class Draft:
             case Follow.NEWEST:
                 self.acked_snapshot = self.newest
             case Follow.SENT:
-                self.acked_snapshot = self.sent_snapshot if any(state.dirty for state in self.clusters) else self.newest
+                if not any(state.dirty for state in self.clusters):
+                    self.sent_snapshot = self.newest  # its clusters are those that were sent
+                self.acked_snapshot = self.sent_snapshot
         return self.acked_snapshot
 
     # --- What may go out now -----------------------------------------------------------------------------------------
@@ -368,7 +370,15 @@ class Draft:
     def _respond(self, state: TypeState, target: Snapshot, hold: Hold) -> tuple[TypeState, Response, Part | None]:
         rules, view = self.rules, target.view(state.type_url)
         in_flight = len(state.in_flight)
-        state, response = state.respond(view, hold, rules.response_cache, rules.encoding, self.soon)
+        state, response = state.respond(
+            view,
+            hold,
+            rules.response_cache,
+            rules.encoding,
+            self.soon,
+            revision=target.revision,
+            is_newest=target is self.context.newest,
+        )
         if view.has_timed or state.heartbeat.at:
             every_s = state.heartbeat_every_s()
             due = state.heartbeat.at or float("inf")  # a response does not delay the renewal of what it lacks

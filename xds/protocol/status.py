@@ -308,7 +308,7 @@ def _is_asked_about(session: Session, query: NodesQuery) -> bool:
 
 
 def _summary(session: Session, now: float) -> NodeSummary:
-    marked = set(session.marks)
+    marked = {(slot, type_url) for slot, type_url, _ in session.marks}
     types = tuple(
         _type_summary(state, session.rejection(state.kind), (state.kind.slot, state.type_url) in marked)
         for state in session.client_state.types

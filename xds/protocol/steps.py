@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from xds.model.snapshot import Snapshot
 from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
 from xds.protocol.client_state import (
     NO_EFFECTS,
@@ -19,7 +20,9 @@ from xds.protocol.client_state import (
     Source,
     Step,
     SubscriptionChange,
+    debt_change,
 )
+from xds.protocol.convergence import EVERYTHING, oldest
 from xds.protocol.diff import NO_HOLD
 from xds.protocol.draining import NOTHING_DRAINS, Draining, end_draining_by, unexpired_draining, without_draining
 from xds.protocol.order import Draft, OrderEvent, Rules, StepContext
@@ -38,7 +41,7 @@ from xds.protocol.requests import (
     type_of,
 )
 from xds.protocol.responses import Part
-from xds.protocol.subscription import NO_NAMES, NameSet
+from xds.protocol.subscription import NO_NAMES, NameSet, Subscription
 from xds.protocol.type_state import NO_HEARTBEAT, Kind, Kinds, TypeState
 
 
@@ -114,7 +117,7 @@ class Steps:
             state = _with_history(state, history, context, context.soon + self._rules.ordering.listener_drain_s)
         if kind.type_url == ENDPOINTS and draft.warming_endpoints and state.view is not None:
             state = state.require([name for name in draft.warming_endpoints if state.subscription.wants(name)])
-        draft.add_type(state, reported=reported)
+        draft.add_type(state.owing(EVERYTHING), reported=reported)
         _follow(draft, kind)
         watched = (SubscriptionChange(kind, None, state.subscription),)
         return self._step(before, draft, source, Effects(subscriptions=watched, reported=reported, adds_names=True))
@@ -142,6 +145,11 @@ class Steps:
             named = state.subscription is not subscription and not is_stale
         names = len(subscription.names) + len(state.required_names) + len(state.subscription.names) if named else 0
         watched: tuple[SubscriptionChange, ...] = ()
+        if named:
+            since, newest = _owed_since(subscription, state, context)
+            followed = draft.acked_snapshot if state.kind.is_routing else None
+            draft.put(state.owing(since, lag=since - followed.revision if followed is not None else 0))
+            draft.read_newest = draft.read_newest or newest is not None
         if state.subscription is not subscription:
             watched = (SubscriptionChange(kind, subscription, state.subscription),)
             draft.happened(OrderEvent.RESUBSCRIBED, None)
@@ -213,9 +221,12 @@ class Steps:
             answered, state = Answered(kind, state.in_flight[0], None), state.without_in_flight()
         if not changes_subscription(request):
             after = self._with(before, old, state, before.order)
-            return Step(after, None, answered, NO_EFFECTS, True, None, None, NO_MARKS, answered is not None)
+            debts, is_plain = debt_change(before, NO_MARKS, after), answered is not None
+            return Step(after, None, answered, NO_EFFECTS, True, None, None, NO_MARKS, is_plain, debts)
         check_size(old, request, size, self._limits.subscriptions_max)
         state = change_delta(state, request, self._rules.interned)
+        since, newest = _owed_since(old.subscription, state, context)
+        state = state.owing(since)
         effects = Effects(
             answered=(answered,) if answered is not None else (),
             subscriptions=(SubscriptionChange(kind, old.subscription, state.subscription),)
@@ -224,7 +235,9 @@ class Steps:
             names_scanned=len(old.subscription.names) + len(state.required_names) + len(state.subscription.names),
             adds_names=True,
         )
-        return Step(self._with(before, old, state, before.order), None, None, effects, True, None, None, NO_MARKS)
+        after = self._with(before, old, state, before.order)
+        debts = debt_change(before, NO_MARKS, after)
+        return Step(after, None, None, effects, True, newest, None, NO_MARKS, debts=debts)
 
     def _advance_fast(self, before: ClientState, context: StepContext, source: Source) -> Step | None:
         """Compute the step that updates one type to the newest snapshot; return None if other types are involved."""
@@ -257,16 +270,25 @@ class Steps:
         view = context.newest.view(chosen.kind.type_url)
         if view.has_timed:
             return None
-        rules = self._rules
-        state, response = chosen.respond(view, NO_HOLD, rules.response_cache, rules.encoding, context.soon)
+        rules, newest = self._rules, context.newest
+        state = chosen.mark(marks[0][2]) if marks else chosen
+        state, response = state.respond(
+            view,
+            NO_HOLD,
+            rules.response_cache,
+            rules.encoding,
+            context.soon,
+            revision=newest.revision,
+            is_newest=True,
+        )
         if not response.parts and not before.ordering_idle:
             return None
         if has_clusters and at_rest and (order.acked_snapshot is not context.newest or order.sent_snapshot is not None):
             order = order._replace(acked_snapshot=context.newest, sent_snapshot=None)
         part = response.parts[0] if response.parts else None
-        return Step(
-            self._with(before, chosen, state, order), part, None, NO_EFFECTS, True, context.newest, context.soon, marks
-        )
+        after = self._with(before, chosen, state, order)
+        debts = debt_change(before, marks, after)
+        return Step(after, part, None, NO_EFFECTS, True, newest, context.soon, marks, debts=debts)
 
     def _with(self, before: ClientState, old: TypeState, new: TypeState, order: Order) -> ClientState:
         if new is old and order is before.order:
@@ -290,11 +312,12 @@ class Steps:
         acked: Answered | None = None,
     ) -> Step:
         after = self._after(before, draft)
+        debts = debt_change(before, draft.context.marks, after)
         is_cacheable = not (draft.is_private or source.served)
         snapshot = draft.context.newest if draft.read_newest else None
         tick = draft.context.soon if draft.read_clock else None
         is_plain = acked is not None and snapshot is None and tick is None
-        return Step(after, part, acked, effects, is_cacheable, snapshot, tick, draft.context.marks, is_plain)
+        return Step(after, part, acked, effects, is_cacheable, snapshot, tick, draft.context.marks, is_plain, debts)
 
     def _after(self, before: ClientState, draft: Draft) -> ClientState:
         """Return the client state of a draft, shared unless the draft is private."""
@@ -304,6 +327,18 @@ class Steps:
         if draft.per_type or draft.is_private:
             return self._client_states.new(types, order)
         return self._client_states.shared(types, order)
+
+
+def _owed_since(former: Subscription, state: TypeState, context: StepContext) -> tuple[int, Snapshot | None]:
+    """Return the oldest revision for which newly subscribed names are owed, and the snapshot that this depends on."""
+    subscription = state.subscription
+    if subscription.open_ended and not former.open_ended:
+        return EVERYTHING, None
+    added = subscription.names - former.names
+    if not added:
+        return 0, None
+    view = context.newest.view(state.type_url)
+    return oldest(map(view.changed_at, added)), context.newest
 
 
 def _notice_return(draft: Draft, source: Source, kind: Kind, *, reported: bool, warms: bool) -> bool:

@@ -17,6 +17,7 @@ from immutables import Map
 
 from xds.model.resource import Resource
 from xds.model.view import FINGERPRINT_MASK, View
+from xds.protocol.convergence import EVERYTHING, UNSENT_MAX, oldest, split_at, with_revision
 from xds.protocol.diff import (
     EMPTY_SET,
     NO_EXCEPTIONS,
@@ -65,6 +66,9 @@ IN_FLIGHT_MAX = 9
 """Maximum responses of a type in flight; then no more of the type is sent."""
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
 """Maximum bytes of all responses of a type in flight but the last; then no more of the type is sent."""
+
+
+NOTHING_HELD: Mapping[str, int] = Map()
 
 
 class Kind:
@@ -142,6 +146,8 @@ class TypeState(NamedTuple):
     drain_at: float = NEVER
     """When ``draining`` must be checked for ended versions: no later than the first end."""
     heartbeat: Heartbeat = NO_HEARTBEAT
+    rejected_at: int = 0
+    """The oldest revision of the rejected responses whose names are still NACKed, 0 for none."""
 
     # Each response sets the fields from here on (``respond``).
     view: View | None = None
@@ -157,10 +163,16 @@ class TypeState(NamedTuple):
     """Names that the next response must contain, changed or not."""
     response_due: bool = False
     """A response must be sent even if it is empty."""
+    owed_unsent: tuple[int, ...] = ()
+    """The revisions with changes that were not sent yet, oldest first (``xds.protocol.convergence``)."""
+    owed_held: Mapping[str, int] = NOTHING_HELD
+    """By name, the oldest revision with changes that are held back; names without an exception do not count."""
 
     # Each message that is sent sets the fields from here on.
     remaining: tuple[Part, ...] = ()
     """The parts of the last response that were not sent yet."""
+    owed_remaining: int = 0
+    """The oldest revision of ``remaining``."""
     nonce: str = ""
     """The nonce of the last message, answered or not."""
     serial: int = 0
@@ -169,6 +181,8 @@ class TypeState(NamedTuple):
     # Each answer resets the fields from here on (``without_in_flight``).
     in_flight: tuple[Part, ...] = ()
     """Messages that are not answered, oldest first. The hold timeout of all but the last has passed."""
+    owed_in_flight: tuple[int, ...] = ()
+    """The oldest revision of each of them, 0 for none."""
     before: tuple[View | None, Exceptions] | None = None
     """``view`` and ``exceptions`` before the last response in flight."""
     sent_at: float = 0.0
@@ -200,6 +214,33 @@ class TypeState(NamedTuple):
     def is_trusted(self) -> bool:
         """Say whether the client accepted every response that it has answered."""
         return self.nacked_names is NO_NAMES and self.nacked_removals is NO_NAMES
+
+    # --- Revisions (``xds.protocol.convergence``) --------------------------------------------------------------------
+
+    @property
+    def owed_since(self) -> int:
+        """The oldest revision that the client has not accepted of this type, 0 if there is none."""
+        held = [self.owed_held.get(name, 0) for name in self.exceptions] if self.owed_held else ()
+        return oldest((*self.owed_in_flight, *self.owed_unsent[:1], self.owed_remaining, *held))
+
+    def mark(self, revision: int) -> "TypeState":
+        """Note that a revision changed resources of the client's."""
+        if self.dirty and self.owed_unsent and self.owed_unsent[-1] >= revision:
+            return self
+        return self._replace(dirty=True, owed_unsent=with_revision(self.owed_unsent, revision))
+
+    def owing(self, revision: int, *, lag: int = 0) -> "TypeState":
+        """Note that what is to be sent is owed since a revision, 0 for none.
+
+        With a ``lag`` the client may be sent content first that is so many revisions older, and then each newer one.
+        """
+        if not revision or not (self.dirty or self.response_due):
+            return self
+        between = range(revision - lag + 1, revision + 1) if lag > 0 else (revision,)
+        unsent: tuple[int, ...] = ()
+        for each in sorted({*between[: UNSENT_MAX - 1], revision, *self.owed_unsent}):
+            unsent = with_revision(unsent, each)
+        return self._replace(owed_unsent=unsent)
 
     # --- Resources that the client holds -----------------------------------------------------------------------------
 
@@ -258,6 +299,8 @@ class TypeState(NamedTuple):
             )
         if self.nacked_removals is not NO_NAMES:
             changes["nacked_removals"] = _without_unwanted(self.nacked_removals, subscription)
+        if self.rejected_at and self._replace(**changes).is_trusted:  # type: ignore[arg-type]
+            changes["rejected_at"] = 0
         if self.draining:
             unwanted = [name for name in self.draining if not subscription.wants(name)]
             changes["draining"] = without_draining(self.draining, unwanted)
@@ -277,9 +320,19 @@ class TypeState(NamedTuple):
     # --- Responses ---------------------------------------------------------------------------------------------------
 
     def respond(
-        self, target: View, hold: Hold, response_cache: ResponseCache, encoding: Encoding, now: float
+        self,
+        target: View,
+        hold: Hold,
+        response_cache: ResponseCache,
+        encoding: Encoding,
+        now: float,
+        *,
+        revision: int,
+        is_newest: bool,
     ) -> tuple["TypeState", Response]:
-        """Update the client to ``target``. The first part of the response, if it has any, is then in flight.
+        """Update the client to ``target``, the view at a revision, which may be the newest one.
+
+        The first part of the response, if it has any, is then in flight.
 
         Must not be called while a response is in flight, unless its hold timeout has passed.
         """
@@ -296,27 +349,45 @@ class TypeState(NamedTuple):
             response = response_cache.get(kind.type_url, key, make, after=self.serial)
         heartbeat = self.heartbeat
         state = self._replace(heartbeat=Heartbeat(heartbeat.at)) if heartbeat.nonce and response.parts else self
-        held = (response.view, response.exceptions, response.fingerprint, False, EMPTY_SET, False)
+        since, unsent = split_at(self.owed_unsent, revision, is_newest=is_newest)
+        owed_held: Mapping[str, int] = NOTHING_HELD
+        if response.exceptions or self.owed_held:
+            since, owed_held = self._owed_after(response.exceptions, since, revision)
+        held = (response.view, response.exceptions, response.fingerprint, False, EMPTY_SET, False, unsent, owed_held)
         if not response.parts:
             return TypeState._make(state[:_HELD] + held + state[_SENT:]), response
         part, *remaining = response.parts
         sent = (
             tuple(remaining),
+            since if remaining else 0,
             part.nonce,
             part.serial,
             (*self.in_flight, part),
+            (*self.owed_in_flight, since),
             (self.view, self.exceptions),
             now,
             False,
         )
         return TypeState._make(state[:_HELD] + held + sent), response
 
+    def _owed_after(self, exceptions: Exceptions, since: int, revision: int) -> tuple[int, Mapping[str, int]]:
+        """Return the oldest revision of what a response sends, and by name that of what it holds back.
+
+        ``since`` is the oldest revision of the changes that were not sent before it.
+        """
+        before = self.owed_held
+        released = [at for name, at in before.items() if name in self.exceptions and name not in exceptions]
+        held = {name: before.get(name) or since or revision for name in exceptions}
+        return oldest((since, *released)), held or NOTHING_HELD
+
     def send_part(self, now: float) -> "TypeState":
         """Send the next part of the response. ``remaining`` must not be empty."""
         part = self.remaining[0]
         return self._replace(
             remaining=self.remaining[1:],
+            owed_remaining=self.owed_remaining if len(self.remaining) > 1 else 0,
             in_flight=(*self.in_flight, part),
+            owed_in_flight=(*self.owed_in_flight, self.owed_remaining),
             nonce=part.nonce,
             serial=part.serial,
             sent_at=now,
@@ -435,19 +506,20 @@ class TypeState(NamedTuple):
         """
         at = self.in_flight.index(part)
         earlier, later = self.in_flight[:at], self.in_flight[at + 1 :]
-        state = self._replace(in_flight=later) if later else self.without_in_flight()
+        owed = self.owed_in_flight
+        state = self._replace(in_flight=later, owed_in_flight=owed[at + 1 :]) if later else self.without_in_flight()
         if message is None and not (earlier or self.draining) and self.is_trusted and self.is_known:
             return state
         for number, before in enumerate(earlier):
             if message is None or any(version == each.version for each in earlier[number:]):
                 state = state._accept(before, drained_at)
             else:
-                state = state._reject(before, "")
-        return state._accept(part, drained_at) if message is None else state._reject(part, message)
+                state = state._reject(before, "", owed[number])
+        return state._accept(part, drained_at) if message is None else state._reject(part, message, owed[at])
 
     def without_in_flight(self) -> "TypeState":
         """Return the state without messages in flight, which clients that were sent the same share again."""
-        return TypeState._make((*self[:_ANSWERED], (), None, 0.0, False))
+        return TypeState._make((*self[:_ANSWERED], (), (), None, 0.0, False))
 
     def _accept(self, part: Part, drained_at: float) -> "TypeState":
         state = self
@@ -457,6 +529,8 @@ class TypeState(NamedTuple):
             state = state._replace(nacked_names=state.nacked_names.difference(part.accepted_set))
         if state.nacked_removals is not NO_NAMES:
             state = state._replace(nacked_removals=state.nacked_removals.difference(part.accepted_set))
+        if state.rejected_at and state.is_trusted:
+            state = state._replace(rejected_at=0)
         return state._release(part, drained_at) if state.draining else state
 
     def _release(self, part: Part, drained_at: float) -> "TypeState":
@@ -472,14 +546,18 @@ class TypeState(NamedTuple):
         removed = {name for name in names & self.subscription.names if self.held(name) is None}
         return self._replace(draining=without_draining(self.draining, names - removed))
 
-    def _reject(self, part: Part, message: str) -> "TypeState":
-        """Apply a NACK: Envoy may have applied any part of the rejected message."""
+    def _reject(self, part: Part, message: str, since: int) -> "TypeState":
+        """Apply a NACK: Envoy may have applied any part of the rejected message.
+
+        ``since`` is the oldest revision of the message, 0 for none: then it was sent for no revision's sake.
+        """
         names, subscription = part.name_set, self.subscription
         if not subscription.open_ended and not subscription.names.issuperset(names.names):
             names = NameSet.of(
                 subscription.names.intersection(names.names)
             )  # the client has unsubscribed from the others
-        state = self._replace(nacked_names=self.nacked_names.union(names))
+        rejected_at = min(self.rejected_at or since or EVERYTHING, since or EVERYTHING)
+        state = self._replace(nacked_names=self.nacked_names.union(names), rejected_at=rejected_at)
         if self.kind.variant is Variant.DELTA:
             if part.removals:
                 state = state._replace(nacked_removals=self.nacked_removals.union(part.removal_set))

@@ -55,4 +55,9 @@ def _merged(first: Applied, second: Applied) -> Applied:
         own = changed.setdefault(group, {})
         for type_url, names in by_type.items():
             own[type_url] = own.get(type_url, frozenset()) | names
-    return Applied(revision=second.revision, changed=changed, regrouped=first.regrouped or second.regrouped)
+    return Applied(
+        revision=second.revision,
+        changed=changed,
+        regrouped=first.regrouped or second.regrouped,
+        parts=(*(first.parts or (first,)), second),
+    )

@@ -1,0 +1,125 @@
+"""Which revisions clients have accepted, counted as their answers arrive.
+
+A client has *accepted* a revision once it has ACKed everything that the revision demands of it, of every type that it
+subscribes to, removals and held-back steps included. It is *rejected* at a revision while the last answer to something
+of it is a NACK, and *pending* while anything of it is unsent, held back or unanswered. A change that does not concern a
+client is accepted by it at once.
+
+So two numbers of a client are enough, its ``Debt``. They are properties of its state, which a fleet in lockstep shares:
+a delivery and its ACK cost two changes of a counter, and no stream is looked at to answer a question.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+UNSENT_MAX = 16
+"""Maximum revisions of a type that are told apart while they are held back."""
+EVERYTHING = 1
+"""The revision since which a client owes everything: it has just subscribed to a type."""
+
+
+class Debt(NamedTuple):
+    """What a client owes. 0 stands for nothing.
+
+    It has accepted every revision before both numbers.
+    """
+
+    owed: int = 0
+    """The oldest revision of which something is unsent, held back or unanswered."""
+    rejected: int = 0
+    """The oldest revision of which the client rejected something that it has not been sent anew and accepted since."""
+
+
+NO_DEBT = Debt()
+
+
+class Acceptance(NamedTuple):
+    """The numbers of a group's clients that have accepted a revision, or not."""
+
+    accepted: int = 0
+    pending: int = 0
+    rejected: int = 0
+
+
+def oldest(revisions: Iterable[int]) -> int:
+    """Return the oldest of the revisions, of which 0 stands for none."""
+    return min((revision for revision in revisions if revision), default=0)
+
+
+def with_revision(unsent: tuple[int, ...], revision: int) -> tuple[int, ...]:
+    """Add a revision to unsent ones, oldest first. Beyond ``UNSENT_MAX`` the newest stands for those before it."""
+    if unsent and unsent[-1] >= revision:
+        return unsent
+    return (*unsent[: UNSENT_MAX - 1], revision)
+
+
+def split_at(unsent: tuple[int, ...], revision: int, *, is_newest: bool) -> tuple[int, tuple[int, ...]]:
+    """Return the oldest unsent revision that an update to ``revision`` sends, and those that remain unsent.
+
+    An update to the newest revision sends all of them.
+    """
+    if is_newest or not unsent or unsent[-1] <= revision:
+        return (unsent[0] if unsent else 0), ()
+    left = tuple(each for each in unsent if each > revision)
+    if len(unsent) == UNSENT_MAX and left[0] > revision + 1:
+        left = (revision + 1, *left[: UNSENT_MAX - 1])  # revisions in between may have been left out
+    return (unsent[0] if unsent[0] <= revision else 0), left
+
+
+class Convergence:
+    """The numbers of clients by group and debt."""
+
+    __slots__ = ("_groups",)
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[Debt, int]] = {}
+
+    def add(self, group: str, debt: Debt) -> None:
+        """Count a client."""
+        self._change(self._groups.setdefault(group, {}), debt, 1)
+
+    def remove(self, group: str, debt: Debt) -> None:
+        """Count a client no more."""
+        counts = self._groups[group]
+        self._change(counts, debt, -1)
+        if not counts:
+            del self._groups[group]
+
+    def move(self, group: str, before: Debt, after: Debt, count: int = 1) -> None:
+        """Count that the debt of ``count`` clients changed."""
+        counts = self._groups[group]
+        left = counts[before] - count
+        if left:
+            counts[before] = left
+        else:
+            del counts[before]
+        counts[after] = counts.get(after, 0) + count
+
+    @staticmethod
+    def _change(counts: dict[Debt, int], debt: Debt, by: int) -> None:
+        count = counts.get(debt, 0) + by
+        if count:
+            counts[debt] = count
+        else:
+            del counts[debt]
+
+    def counts(self) -> dict[str, dict[Debt, int]]:
+        """Return the numbers of clients by group and debt."""
+        return {group: dict(counts) for group, counts in self._groups.items()}
+
+    def at(self, group: str, revision: int) -> Acceptance:
+        """Return how many of a group's clients have accepted a revision. O(distinct debts)."""
+        return acceptance(self._groups.get(group, {}), revision)
+
+
+def acceptance(counts: dict[Debt, int], revision: int) -> Acceptance:
+    """Return how many clients, counted by debt, have accepted a revision."""
+    accepted = pending = rejected = 0
+    for debt, count in counts.items():
+        if debt.rejected and debt.rejected <= revision:
+            rejected += count
+        elif debt.owed and debt.owed <= revision:
+            pending += count
+        else:
+            accepted += count
+    return Acceptance(accepted, pending, rejected)
