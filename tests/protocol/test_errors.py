@@ -420,7 +420,7 @@ def test_error_statuses_are_those_of_grpc() -> None:
     assert {status.name: status.value for status in Status} == {
         "OK": 0, "INVALID_ARGUMENT": 3, "DEADLINE_EXCEEDED": 4, "NOT_FOUND": 5,
             "PERMISSION_DENIED": 7, "RESOURCE_EXHAUSTED": 8, "UNIMPLEMENTED": 12,
-        "INTERNAL": 13, "UNAVAILABLE": 14,
+        "INTERNAL": 13, "UNAVAILABLE": 14, "UNAUTHENTICATED": 16,
     }  # fmt: skip
 
 

@@ -67,49 +67,70 @@ def split_at(unsent: tuple[int, ...], revision: int, *, is_newest: bool) -> tupl
 
 
 class Convergence:
-    """The numbers of clients by group and debt."""
+    """The numbers of clients by group and debt.
 
-    __slots__ = ("_groups",)
+    The clients of a fleet take the same step one after the other: equal changes in a row are counted as one.
+    """
+
+    __slots__ = ("_change", "_count", "_group", "_groups")
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[Debt, int]] = {}
+        self._group = ""
+        self._change = (NO_DEBT, NO_DEBT)
+        self._count = 0
 
     def add(self, group: str, debt: Debt) -> None:
         """Count a client."""
-        self._change(self._groups.setdefault(group, {}), debt, 1)
+        self._flush()
+        counts = self._groups.setdefault(group, {})
+        counts[debt] = counts.get(debt, 0) + 1
 
     def remove(self, group: str, debt: Debt) -> None:
         """Count a client no more."""
+        self._flush()
         counts = self._groups[group]
-        self._change(counts, debt, -1)
+        _subtract(counts, debt, 1)
         if not counts:
             del self._groups[group]
 
+    def step(self, group: str, change: tuple[Debt, Debt]) -> None:
+        """Count that the debt of a client changed, from the first to the second."""
+        if change is self._change and group is self._group:
+            self._count += 1
+            return
+        self._flush()
+        self._group, self._change, self._count = group, change, 1
+
     def move(self, group: str, before: Debt, after: Debt, count: int = 1) -> None:
         """Count that the debt of ``count`` clients changed."""
+        self._flush()
         counts = self._groups[group]
-        left = counts[before] - count
-        if left:
-            counts[before] = left
-        else:
-            del counts[before]
+        _subtract(counts, before, count)
         counts[after] = counts.get(after, 0) + count
 
-    @staticmethod
-    def _change(counts: dict[Debt, int], debt: Debt, by: int) -> None:
-        count = counts.get(debt, 0) + by
+    def _flush(self) -> None:
+        count, self._count = self._count, 0
         if count:
-            counts[debt] = count
-        else:
-            del counts[debt]
+            self.move(self._group, *self._change, count)
 
     def counts(self) -> dict[str, dict[Debt, int]]:
         """Return the numbers of clients by group and debt."""
+        self._flush()
         return {group: dict(counts) for group, counts in self._groups.items()}
 
     def at(self, group: str, revision: int) -> Acceptance:
         """Return how many of a group's clients have accepted a revision. O(distinct debts)."""
+        self._flush()
         return acceptance(self._groups.get(group, {}), revision)
+
+
+def _subtract(counts: dict[Debt, int], debt: Debt, count: int) -> None:
+    left = counts[debt] - count
+    if left:
+        counts[debt] = left
+    else:
+        del counts[debt]
 
 
 def acceptance(counts: dict[Debt, int], revision: int) -> Acceptance:

@@ -239,7 +239,7 @@ class Hub:
         after = session.client_state = step.after
         after.arrivals += 1
         if step.debts is not None:
-            self._convergence.move(session.group, *step.debts)
+            self._convergence.step(session.group, step.debts)
         counters = self._counters
         counters.requests += 1
         counters.acks += 1
@@ -351,7 +351,7 @@ class Hub:
             if debt != before:
                 self._convergence.move(session.group, before, debt)
         elif step.debts is not None:
-            self._convergence.move(session.group, *step.debts)
+            self._convergence.step(session.group, step.debts)
         session.client_state = after
         after.arrivals += 1
         if after.next_at < session.timer:
@@ -647,7 +647,7 @@ class Hub:
         session.client_state = after
         after.arrivals += 1
         if step.debts is not None:
-            self._convergence.move(session.group, *step.debts)
+            self._convergence.step(session.group, step.debts)
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
         if part is not self._cohort_part:
@@ -686,7 +686,7 @@ class Hub:
             step = self._steps.expire(session.client_state, self._context(session, now), stream.source)
             session.marks = NO_MARKS
             if step.debts is not None:
-                self._convergence.move(session.group, *step.debts)
+                self._convergence.step(session.group, step.debts)
             session.client_state = step.after
             step.after.arrivals += 1
             for kind, nonce, waited_s in step.effects.overdue:
