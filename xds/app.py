@@ -24,6 +24,7 @@ from xds.model.sizes import check_sizes
 from xds.model.types import SECRET, short_name
 from xds.process.background import Background
 from xds.process.descriptors import ConnectionRoom, share_room
+from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.reporting.directory_status import DirectoryStatus
@@ -308,6 +309,10 @@ class App:
         if why := self.unguarded_secrets:
             problems.append(why)
         return replace(found, problems=tuple(problems))
+
+    async def debts(self) -> Debts:
+        """Return what the connected clients owe, from all worker processes. Raises UnansweredError if none answers."""
+        return await self._streams.debts()
 
     @property
     def unguarded_secrets(self) -> str:

@@ -9,7 +9,8 @@ So two numbers of a client are enough, its ``Debt``. They are properties of its 
 a delivery and its ACK cost two changes of a counter, and no stream is looked at to answer a question.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 UNSENT_MAX = 16
@@ -29,6 +30,10 @@ class Debt(NamedTuple):
     rejected: int = 0
     """The oldest revision of which the client rejected something that it has not been sent anew and accepted since."""
 
+    def lacks(self, revision: int) -> bool:
+        """Say whether the client has not accepted a revision."""
+        return 0 < self.owed <= revision or 0 < self.rejected <= revision
+
 
 NO_DEBT = Debt()
 
@@ -39,6 +44,37 @@ class Acceptance(NamedTuple):
     accepted: int = 0
     pending: int = 0
     rejected: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Debts:
+    """What the clients of one or several processes owe."""
+
+    revision: int
+    """The oldest revision that is published by all processes."""
+    by_group: Mapping[str, Mapping[Debt, int]]
+    """The numbers of clients by group and debt."""
+    missing_workers: tuple[str, ...] = ()
+    """The processes that did not answer, whose clients are not counted."""
+
+    @classmethod
+    def sum(cls, several: Iterable["Debts"]) -> "Debts":
+        """Return the sums over several processes, revision 0 if there are none."""
+        totals: dict[str, dict[Debt, int]] = {}
+        revisions = []
+        for one in several:
+            revisions.append(one.revision)
+            for group, counts in one.by_group.items():
+                total = totals.setdefault(group, {})
+                for debt, count in counts.items():
+                    total[debt] = total.get(debt, 0) + count
+        return cls(revision=min(revisions, default=0), by_group=totals)
+
+    def at(self, revision: int, group: str | None = None) -> Acceptance:
+        """Return how many clients, of one group or of all, have accepted a revision."""
+        groups = [self.by_group.get(group, {})] if group is not None else self.by_group.values()
+        found = [acceptance(counts, revision) for counts in groups]
+        return Acceptance(*(sum(numbers) for numbers in zip(*found, strict=True))) if found else Acceptance()
 
 
 def oldest(revisions: Iterable[int]) -> int:
@@ -133,7 +169,7 @@ def _subtract(counts: dict[Debt, int], debt: Debt, count: int) -> None:
         del counts[debt]
 
 
-def acceptance(counts: dict[Debt, int], revision: int) -> Acceptance:
+def acceptance(counts: Mapping[Debt, int], revision: int) -> Acceptance:
     """Return how many clients, counted by debt, have accepted a revision."""
     accepted = pending = rejected = 0
     for debt, count in counts.items():

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from xds.model.groups import Node
+from xds.protocol.client_state import debt_with
+from xds.protocol.convergence import NO_DEBT, Debt
 from xds.protocol.diff import wanted
 from xds.protocol.policy import Variant
 from xds.protocol.responses import Part
@@ -237,6 +239,8 @@ class NodesQuery:
     id: str | None = None
     group: str | None = None
     state: NodeState | None = None
+    lacks: int | None = None
+    """A revision: only nodes that have not accepted it."""
     limit: int = NODES_MAX
 
 
@@ -272,6 +276,7 @@ class NodeSummary:
     state: NodeState
     connected_s: float
     types: tuple[TypeSummary, ...]
+    debt: Debt = NO_DEBT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,7 +309,9 @@ def node_summaries(streams: Iterable[Stream], query: NodesQuery, now: float) -> 
 
 
 def _is_asked_about(session: Session, query: NodesQuery) -> bool:
-    return query.id in (None, session.node.id) and query.group in (None, session.group)
+    if query.id not in (None, session.node.id) or query.group not in (None, session.group):
+        return False
+    return query.lacks is None or debt_with(session.client_state.debt, session.marks).lacks(query.lacks)
 
 
 def _summary(session: Session, now: float) -> NodeSummary:
@@ -325,6 +332,7 @@ def _summary(session: Session, now: float) -> NodeSummary:
         state=state,
         connected_s=now - session.since,
         types=types,
+        debt=debt_with(session.client_state.debt, session.marks),
     )
 
 

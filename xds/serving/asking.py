@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.status import NodesQuery
-from xds.serving.feed import Answer, Ask, Move
+from xds.serving.feed import Answer, Ask, DebtsQuery, Move
 
 ANSWER_S = 3.0
 """How long to wait for a worker's answer. After that, the answers of the other workers are returned without it."""
@@ -30,11 +30,8 @@ class Questions:
     async def ask(
         self,
         send: Callable[[Ask], None],
-        message: bytes | None,
+        what: bytes | NodesQuery | Move | DebtsQuery | None,
         within_s: float = ANSWER_S,
-        *,
-        nodes: NodesQuery | None = None,
-        move: Move | None = None,
     ) -> bytes:
         """Send a request and return its answer.
 
@@ -44,7 +41,7 @@ class Questions:
         number = self._last
         future = self._open[number] = asyncio.get_running_loop().create_future()
         try:
-            send(Ask(number, message, nodes, move))
+            send(Ask(number, what))
             async with asyncio.timeout(within_s):
                 answer: bytes = await future
                 return answer

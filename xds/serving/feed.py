@@ -86,19 +86,25 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class DebtsQuery:
+    """The parent requests what clients owe; the answer is an encoded ``Debts``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """A request that is answered with an ``Answer`` of the same number."""
 
     number: int
-    message: bytes | None
-    """A CSDS request: a worker sends it to the parent, which sends it to all workers and joins their answers.
+    what: bytes | NodesQuery | Move | DebtsQuery | None
+    """What is requested, and so what the answer is.
 
-    None: the parent requests a worker's figures, which are sent before the empty answer.
+    - bytes: a CSDS request and its answer. A worker sends it to the parent, which sends it to all workers and joins
+      their answers.
+    - NodesQuery: an encoded list of ``NodeSummary``.
+    - Move: the encoded number of connections that will be moved.
+    - DebtsQuery: encoded ``Debts``.
+    - None: the figures, which are sent before the empty answer.
     """
-    nodes: NodesQuery | None = None
-    """The parent requests the nodes' progress; the answer is an encoded list of ``NodeSummary``."""
-    move: Move | None = None
-    """The parent requests that connections are moved; the answer is their encoded number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from xds.model.changeset import Applied
 from xds.model.identity import Peer
 from xds.model.types import TYPE_PREFIX
 from xds.process.memory import return_holes
+from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
 from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
@@ -61,6 +62,7 @@ class Streams:
         """Create them; ``processes`` of the server share the memory."""
         self.settings = settings
         self._schema = schema
+        self._catalog = catalog
         protocol = settings.protocol
         self.hub = Hub(
             catalog,
@@ -147,6 +149,11 @@ class Streams:
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query."""
         return NodesFound(nodes=tuple(node_summaries(self.hub.streams, query, asyncio.get_running_loop().time())))
+
+    async def debts(self) -> Debts:
+        """Return what the clients owe."""
+        waits = self._coalescer is not None and self._coalescer.is_waiting
+        return Debts(revision=self.hub.revision if waits else self._catalog.revision, by_group=self.hub.debts())
 
     def publish(self, applied: Applied) -> None:
         """Send a change of the catalog to the affected streams, at once or merged with those that follow."""

@@ -18,10 +18,25 @@ from xds.process.descriptors import make_all_room, worker_room
 from xds.process.memory import HoleWatch, hold_collection, return_large_blocks, settle_memory
 from xds.process.signals import ignore_in_worker
 from xds.protocol.errors import StreamRefusedError
+from xds.protocol.status import NodesQuery
 from xds.reporting.logs import configure_logging
 from xds.schema.pool import choose_schema, load_schema
 from xds.serving.asking import ANSWER_S, Questions
-from xds.serving.feed import Answer, Ask, Begin, Drain, FeedChange, Figures, Ready, Reload, Remember, decode, encode
+from xds.serving.feed import (
+    Answer,
+    Ask,
+    Begin,
+    DebtsQuery,
+    Drain,
+    FeedChange,
+    Figures,
+    Move,
+    Ready,
+    Reload,
+    Remember,
+    decode,
+    encode,
+)
 from xds.serving.streams import Streams
 from xds.transport.channel import Channel
 
@@ -156,23 +171,26 @@ class ServingWorker:
         return await self._questions.ask(lambda ask: self._channel.send(encode(ask)), message, within_s)
 
     async def _answer(self, ask: Ask) -> None:
-        """Answer a request of the parent for this worker's CSDS status, nodes or figures, or to move connections."""
-        if ask.nodes is not None:
-            self._channel.send(encode(Answer(ask.number, encode((await self._serving.nodes(ask.nodes)).nodes))))
-            return
-        if ask.move is not None:
-            count = await self._serving.move(ask.move.share, ask.move.over_s)
-            self._channel.send(encode(Answer(ask.number, encode(count))))
-            return
-        if ask.message is None:
-            self._send_figures()
-            self._channel.send(encode(Answer(ask.number)))
-            return
-        try:
-            answer = Answer(ask.number, await self._serving.client_status().reply(ask.message))
-        except StreamRefusedError as refusal:
-            answer = Answer(ask.number, refusal=(refusal.status.name, refusal.message))
-        self._channel.send(encode(answer))
+        """Answer a request of the parent."""
+        serving = self._serving
+        refusal = None
+        match ask.what:
+            case NodesQuery() as query:
+                message = encode((await serving.nodes(query)).nodes)
+            case Move(share, over_s):
+                message = encode(await serving.move(share, over_s))
+            case DebtsQuery():
+                message = encode(await serving.debts())
+            case None:
+                self._send_figures()
+                message = b""
+            case bytes() as request:
+                message = b""
+                try:
+                    message = await serving.client_status().reply(request)
+                except StreamRefusedError as error:
+                    refusal = (error.status.name, error.message)
+        self._channel.send(encode(Answer(ask.number, message, refusal)))
 
 
 def _fail(error: BaseException) -> None:

@@ -20,6 +20,7 @@ from xds.limits import summed
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset
 from xds.process.background import Background
+from xds.protocol.convergence import Debts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
@@ -30,6 +31,7 @@ from xds.serving.feed import (
     Answer,
     Ask,
     Begin,
+    DebtsQuery,
     Drain,
     FeedChange,
     Figures,
@@ -86,6 +88,8 @@ class WorkerStreams:
         self._sockets: list[socket.socket] = []
         self._pool: Pool | None = None
         self._state: tuple[int, bytes] | None = None
+        self._sent = 0
+        """The last revision that was sent to the workers."""
 
     @property
     def pids(self) -> list[int]:
@@ -165,6 +169,7 @@ class WorkerStreams:
         """Send every worker a change of the catalog."""
         if self._pool is not None and self._pool.workers:
             assert applied.effect is not None, "nothing changed"
+            self._sent = applied.revision
             self._pool.send(encode(FeedChange(applied.revision, applied.effect)))
 
     # --- Requests to all workers -----------------------------------------------------------------------------------
@@ -179,19 +184,23 @@ class WorkerStreams:
 
         Raises UnansweredError if none does.
         """
-        answers, missing = await self._ask_all(None, nodes=query)
+        answers, missing = await self._ask_all(query)
         found: list[NodeSummary] = []
         for answer in answers:
             found += decode(answer) if answer else ()
         return NodesFound(nodes=tuple(found[: query.limit]), missing_workers=missing)
 
+    async def debts(self) -> Debts:
+        """Return what the clients of the workers that answer owe. Raises UnansweredError if none answers."""
+        served, last = self._catalog.revision, self._sent
+        answers, missing = await self._ask_all(DebtsQuery())
+        found = Debts.sum(decode(answer) for answer in answers if answer)
+        # Workers are not sent revisions that change nothing for them.
+        revision = served if found.revision >= last else found.revision
+        return dataclasses.replace(found, revision=revision, missing_workers=missing)
+
     async def _ask_all(
-        self,
-        message: bytes | None,
-        within_s: float = ANSWER_S,
-        *,
-        nodes: NodesQuery | None = None,
-        move: Move | None = None,
+        self, what: bytes | NodesQuery | Move | DebtsQuery | None, within_s: float = ANSWER_S
     ) -> tuple[list[bytes], tuple[str, ...]]:
         """Send a request to every worker; return the answers, and the workers that did not answer.
 
@@ -200,9 +209,7 @@ class WorkerStreams:
         """
         workers = self._ready()
         asking = [worker for worker in workers if not worker.silent]
-        said = await asyncio.gather(
-            *(self._ask(worker, message, within_s, nodes, move) for worker in asking), return_exceptions=True
-        )
+        said = await asyncio.gather(*(self._ask(worker, what, within_s) for worker in asking), return_exceptions=True)
         answers: list[bytes] = []
         missing = {str(worker) for worker in workers if worker.silent}
         for worker, answer in zip(asking, said, strict=True):
@@ -217,22 +224,17 @@ class WorkerStreams:
         return answers, tuple(sorted(missing))
 
     async def _ask(
-        self,
-        worker: PooledProcess,
-        message: bytes | None,
-        within_s: float,
-        nodes: NodesQuery | None,
-        move: Move | None,
+        self, worker: PooledProcess, what: bytes | NodesQuery | Move | DebtsQuery | None, within_s: float
     ) -> bytes:
         send: Callable[[Ask], None] = lambda ask: worker.channel.send(encode(ask))  # noqa: E731
-        return await self._questions[worker].ask(send, message, within_s, nodes=nodes, move=move)
+        return await self._questions[worker].ask(send, what, within_s)
 
     async def move(self, share: float, over_s: float) -> int:
         """Have every worker that answers end a share of its connections; return how many will be in all.
 
         Raises UnansweredError if none answers.
         """
-        answers, _ = await self._ask_all(None, move=Move(share, over_s))
+        answers, _ = await self._ask_all(Move(share, over_s))
         return sum(decode(answer) for answer in answers if answer)
 
     # --- The end ---------------------------------------------------------------------------------------------------
@@ -321,11 +323,11 @@ class WorkerStreams:
 
     async def _answer(self, worker: PooledProcess, ask: Ask) -> None:
         """Answer a worker's CSDS request for all workers: concatenated protobuf messages are merged."""
-        assert ask.message is not None
+        assert isinstance(ask.what, bytes), "workers request nothing else"
         from xds.api.csds import missing_worker  # grpc takes 10 MB
 
         try:
-            said, missing = await self._ask_all(ask.message)
+            said, missing = await self._ask_all(ask.what)
             answer = Answer(ask.number, b"".join([*said, *map(missing_worker, missing)]))
         except StreamRefusedError as refusal:
             answer = Answer(ask.number, refusal=(refusal.status.name, refusal.message))

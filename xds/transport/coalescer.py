@@ -39,6 +39,11 @@ class Coalescer:
             self._timer.cancel()
         self._timer = self._loop.call_at(min(now + self._coalesce_s, self._since + self._coalesce_max_s), self.flush)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a change waits to be merged with others."""
+        return self._waiting is not None
+
     def flush(self) -> None:
         """Publish the waiting changes, if there are any."""
         if self._timer is not None:

@@ -1,0 +1,126 @@
+"""How many clients have accepted a revision, counted over worker processes, and waiting for them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from support.transports import settings_on
+from support.waiting import wait_until
+from support.wire import DeltaClient
+
+from xds.api.convergence import Convergence, Goal, Verdict, watch_convergence
+from xds.app import App
+from xds.model.changeset import Changeset
+from xds.model.types import CLUSTER
+from xds.schema.ingest import ingest
+
+
+def cluster(name: str, timeout_s: int) -> Changeset:
+    found = ingest({"name": name, "type": "STATIC", "connect_timeout": f"{timeout_s}s"}, type_url=CLUSTER)
+    return Changeset(upserts={"default": (found,)})
+
+
+@pytest.fixture(params=[0, 2])
+async def app(request: pytest.FixtureRequest) -> AsyncIterator[App]:
+    settings = settings_on("native", transport={"workers": request.param})
+    app = App(settings, workers=request.param)
+    await app.start()
+    yield app
+    await app.stop()
+
+
+async def counted(app: App, revision: int) -> tuple[int, int, int]:
+    return tuple((await app.debts()).at(revision))
+
+
+async def test_answers_are_counted_over_all_workers(app: App) -> None:
+    app.apply(cluster("a", 1))
+    first = app.catalog.revision
+    clients = [DeltaClient(str(app.address), node_id=f"n{number}") for number in range(6)]
+    for client in clients:
+        await client.__aenter__()
+        await client.subscribe(CLUSTER)
+        await client.ack(await client.next())
+    await wait_until(lambda: counted(app, first), equals=(6, 0, 0))
+    app.apply(cluster("a", 2))
+    second = app.catalog.revision
+    responses = [await client.next() for client in clients]
+    assert await counted(app, second) == (0, 6, 0)
+    assert await counted(app, first) == (6, 0, 0)
+    for client, response in zip(clients[:4], responses, strict=False):
+        await client.ack(response)
+    await clients[4].nack(responses[4], "no")
+    await wait_until(lambda: counted(app, second), equals=(4, 1, 1))
+    for client in clients:
+        await client.__aexit__(None, None, None)
+    await wait_until(lambda: counted(app, second), equals=(0, 0, 0))
+    assert (await app.debts()).revision == second
+
+
+async def test_a_waiter_is_told_of_progress_and_of_the_end(app: App) -> None:
+    app.apply(cluster("a", 1))
+    async with DeltaClient(str(app.address), node_id="n1") as one, DeltaClient(str(app.address), node_id="n2") as two:
+        for client in (one, two):
+            await client.subscribe(CLUSTER)
+            await client.ack(await client.next())
+        app.apply(cluster("a", 2))
+        goal = Goal(revision=app.catalog.revision)
+        seen: list[Convergence] = []
+
+        async def wait() -> None:
+            seen.extend([each async for each in watch_convergence(app.debts, goal, timeout_s=20)])
+
+        waiting = asyncio.create_task(wait())
+        responses = [await client.next() for client in (one, two)]
+        await one.ack(responses[0])
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        await two.ack(responses[1])
+        await waiting
+    assert (seen[-1].accepted, seen[-1].verdict) == (2, Verdict.REACHED)
+    assert all(each.verdict is Verdict.PENDING for each in seen[:-1])
+
+
+async def test_a_waiter_is_told_of_rejections_and_of_the_time_being_over(app: App) -> None:
+    app.apply(cluster("a", 1))
+    async with DeltaClient(str(app.address), node_id="n1") as client:
+        await client.subscribe(CLUSTER)
+        response = await client.next()
+        goal = Goal(revision=app.catalog.revision)
+        last = [each async for each in watch_convergence(app.debts, goal, timeout_s=0.3)][-1]
+        assert (last.pending, last.verdict) == (1, Verdict.PENDING)
+        await client.nack(response, "no")
+        last = [each async for each in watch_convergence(app.debts, goal, timeout_s=20)][-1]
+        assert (last.rejected, last.verdict) == (1, Verdict.REJECTED)
+        patient = Goal(revision=goal.revision, rejected_max=1, quorum=0.5)
+        last = [each async for each in watch_convergence(app.debts, patient, timeout_s=0.3)][-1]
+        assert last.verdict is Verdict.PENDING
+    future = Goal(revision=goal.revision + 1)
+    last = [each async for each in watch_convergence(app.debts, future, timeout_s=0.3)][-1]
+    assert (last.published, last.verdict) == (goal.revision, Verdict.PENDING)
+
+
+def of(accepted: int, pending: int, rejected: int, **goal: float) -> Verdict:
+    made = Goal(revision=5, **goal)  # type: ignore[arg-type]
+    numbers = {"accepted": accepted, "pending": pending, "rejected": rejected}
+    return Convergence(goal=made, published=5, **numbers).verdict
+
+
+@pytest.mark.parametrize(
+    ("numbers", "goal", "verdict"),
+    [
+        ((0, 0, 0), {}, Verdict.REACHED),
+        ((10, 0, 0), {}, Verdict.REACHED),
+        ((9, 1, 0), {}, Verdict.PENDING),
+        ((9, 1, 0), {"quorum": 0.9}, Verdict.REACHED),
+        ((8, 2, 0), {"quorum": 0.9}, Verdict.PENDING),
+        ((99, 1, 0), {"quorum": 0.99}, Verdict.REACHED),
+        ((9, 0, 1), {"quorum": 0.9}, Verdict.REJECTED),
+        ((9, 0, 1), {"quorum": 0.9, "rejected_max": 1}, Verdict.REACHED),
+        ((8, 0, 2), {"quorum": 0.8, "rejected_max": 1}, Verdict.REJECTED),
+    ],
+)
+def test_a_quorum_is_a_share_of_the_connected_nodes(
+    numbers: tuple[int, int, int], goal: dict[str, float], verdict
+) -> None:
+    assert of(*numbers, **goal) is verdict
