@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+from xds.model.identity import ANONYMOUS
 from xds.protocol.policy import METHODS
 from xds.transport.calls import XdsCall
 from xds.transport.http2.limits import Http2Limits
@@ -15,6 +16,7 @@ def call_of(dispatcher: Any) -> tuple[XdsCall, list[Any]]:
     connection: Any = SimpleNamespace(
         services=SimpleNamespace(dispatcher=dispatcher),
         name="c",
+        peer=ANONYMOUS,
         limits=Http2Limits(),
         peer_stream_window=1,
         paused=False,
