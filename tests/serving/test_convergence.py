@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.transports import settings_on
-from support.waiting import wait_until
+from support.waiting import stays, wait_until
 from support.wire import DeltaClient
 
 from xds.api.convergence import Convergence, Goal, Verdict, watch_convergence
@@ -73,8 +73,7 @@ async def test_a_waiter_is_told_of_progress_and_of_the_end(app: App) -> None:
         waiting = asyncio.create_task(wait())
         responses = [await client.next() for client in (one, two)]
         await one.ack(responses[0])
-        await asyncio.sleep(0.5)
-        assert not waiting.done()
+        await stays(waiting.done, equals=False, for_s=0.5)
         await two.ack(responses[1])
         await waiting
     assert (seen[-1].accepted, seen[-1].verdict) == (2, Verdict.REACHED)

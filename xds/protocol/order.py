@@ -262,6 +262,10 @@ class Draft:
         """Note that the step depends on the newest snapshot and on the clock, whatever it read of them."""
         self.read_newest = self.read_clock = True
 
+    def note_newest(self) -> None:
+        """Note that the step depends on the newest snapshot."""
+        self.read_newest = True
+
     def keep_private(self) -> None:
         """Note that the step depends on one client's own data, so that no other client can share it."""
         self.is_private = True

@@ -149,7 +149,8 @@ class Steps:
             since, newest = _owed_since(subscription, state, context)
             followed = draft.acked_snapshot if state.kind.is_routing else None
             draft.put(state.owing(since, lag=since - followed.revision if followed is not None else 0))
-            draft.read_newest = draft.read_newest or newest is not None
+            if newest is not None:
+                draft.note_newest()
         if state.subscription is not subscription:
             watched = (SubscriptionChange(kind, subscription, state.subscription),)
             draft.happened(OrderEvent.RESUBSCRIBED, None)
