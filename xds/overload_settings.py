@@ -13,7 +13,7 @@ class OverloadSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    waiting_max: Annotated[int, Field(ge=1, le=2**31 - 1)] = 10_000
+    waiting_max: Annotated[int, Field(ge=1, le=2**31 - 1)] = 100_000
     """New clients that may wait for their first answer, per worker; further streams are shed."""
     wait_max_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 15.0
     """New streams are shed while a client has waited longer than this for its first answer; 0: no limit."""

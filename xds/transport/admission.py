@@ -31,7 +31,7 @@ class AdmissionLimits:
     """
 
     streams_max: int = 100_000
-    waiting_max: int = 10_000
+    waiting_max: int = 100_000
     wait_max_s: float = 15.0
     slow_streams_per_s: float = 20.0
 

@@ -39,9 +39,12 @@ class Departures:
         """When the connections that were chosen are to end."""
 
     def choose(self, connections: Iterable[Departing], share: float, over_s: float, tick: int) -> int:
-        """Choose a share of the connections at random, to end at random times within ``over_s``; return how many."""
+        """Choose a share of the connections at random, to end at random times within ``over_s``; return how many.
+
+        A part of a connection is a chance, so that several workers with few connections each move the share in all.
+        """
         everyone = list(connections)
-        chosen = random.sample(everyone, round(share * len(everyone)))
+        chosen = random.sample(everyone, min(len(everyone), int(share * len(everyone) + random.random())))  # noqa: S311
         for each in chosen:
             self._due[each] = tick + round(random.uniform(0, over_s))  # noqa: S311 - it spreads load, and hides nothing
         return len(chosen)
