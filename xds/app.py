@@ -172,6 +172,7 @@ class App:
                     expiries=lambda: () if self._certificates is None else self._certificates.expiries,
                 ),
                 tls=settings.api.tls,
+                client_ca=settings.api.tls_client_ca,
                 limits=_http_limits(settings, self.room, self.hits),
                 background=self.background,
                 on_tls_failure=self._note_admin_failure,

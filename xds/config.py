@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from xds.access_settings import AccessSettings
 from xds.address import Address, BindError, host_names
 from xds.connection_settings import ConnectionSettings
 from xds.overload_settings import OverloadSettings
 from xds.setting_types import FilePath, FilePaths, why_unreadable
 from xds.store.keys import KeysError, KeySource, read_key_file
-from xds.store.opening import StoreUrlError, check_url, etcd_parts
+from xds.store.opening import StoreUrlError, beside_store, check_url, etcd_parts
 from xds.tls_settings import IdentitySettings, TlsSettings, tls_problems
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
@@ -204,13 +205,15 @@ class ApiSettings(_Section):
     hosts: HostNames = ()
     """Host names that requests to the REST push API may use, besides localhost, admin's host and IPs; * for any."""
     token_file: FilePath | None = None
-    """A file with the token that clients of the push API must send; reloaded when it changes."""
+    """A file with one token, whose clients may do everything; reloaded when it changes. `xds tokens` makes others."""
     insecure: bool = False
-    """Allow the push API beyond loopback without TLS and a token: anyone who can connect can change everything."""
+    """Allow the push API beyond loopback without TLS or credentials: anyone who can connect can change everything."""
     tls_cert: FilePath | None = None
     """PEM file of the certificate chain of the push API and the admin port."""
     tls_key: FilePath | None = None
     """PEM file of that certificate's private key, unencrypted."""
+    tls_client_ca: FilePath | None = None
+    """PEM file of the CAs of client certificates: needed by gRPC, optional over REST (access.identities_file)."""
     push_streams_max: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Streams that push endpoints at once; further ones are refused with UNAVAILABLE."""
     pending_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
@@ -313,6 +316,7 @@ class Settings(BaseSettings):
     drain: DrainSettings = DrainSettings()
     store: StoreSettings = StoreSettings()
     api: ApiSettings = ApiSettings()
+    access: AccessSettings = AccessSettings()
     validation: ValidationSettings = ValidationSettings()
     redact: RedactSettings = RedactSettings()
     secrets: SecretsSettings = SecretsSettings()
@@ -347,11 +351,27 @@ class Settings(BaseSettings):
 
     @property
     def open_api(self) -> dict[SettingPath, Address]:
-        """The addresses beyond loopback at which the push API lacks TLS or a token, by their settings."""
-        if self.api.tls is not None and self.api.token_file is not None:
+        """The addresses beyond loopback at which the push API lacks TLS or credentials, by their settings."""
+        if self.api.tls is not None and self.asks_for_credentials:
             return {}
         served = {("api", "listen"): self.api.listen, ("admin",): self.admin if self.api.rest else None}
         return {path: at for path, at in served.items() if at is not None and not at.is_loopback}
+
+    @property
+    def tokens_path(self) -> Path | None:
+        """The path of the file of named tokens, None for a store in memory without one."""
+        return self.access.tokens_file or beside_store(self.store.url, "tokens")
+
+    @property
+    def audit_path(self) -> Path | None:
+        """The path of the audit log's file, None if it has none."""
+        return self.access.audit_file or beside_store(self.store.url, "audit")
+
+    @property
+    def asks_for_credentials(self) -> bool:
+        """Whether callers of the push API must say who they are."""
+        given = self.api.token_file is not None or self.access.identities_file is not None
+        return given or (self.tokens_path is not None and self.tokens_path.exists())
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -413,24 +433,39 @@ def _store_problems(store: StoreSettings) -> Iterator[tuple[SettingPath, str]]:
 
 def _api_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
     api = settings.api
-    for name in ("token_file", "tls_cert", "tls_key"):
+    for name in ("token_file", "tls_cert", "tls_key", "tls_client_ca"):
         path: Path | None = getattr(api, name)
         if path is not None and (wrong := why_unreadable(path)):
             yield ("api", name), f"{str(path)!r} {wrong}"
+    yield from _access_problems(settings)
     if (api.tls_cert is None) is not (api.tls_key is None):
         given, other = ("tls_cert", "tls_key") if api.tls_key is None else ("tls_key", "tls_cert")
         yield ("api", given), f"is given without api.{other} (--api-{other.replace('_', '-')}), which it needs"
     if api.listen is not None and api.listen.port != 0 and api.listen in (settings.listen, settings.admin):
         yield ("api", "listen"), f"{api.listen} is also the address of xDS or of the admin port; choose another one"
-    lacking = "no TLS" if api.tls is None else "no token"
+    lacking = "has no TLS" if api.tls is None else "asks for no credentials"
     for where, address in () if api.insecure else settings.open_api.items():
         off = "--api off" if where[0] == "api" else "--set api.rest=false"
         yield (
             where,
-            f"{address} can be reached from other machines and the push API has {lacking}, so anyone there could "
-            f"change what is served; give --api-tls-cert, --api-tls-key and --api-token-file, leave it out with "
-            f"{off}, or allow it with --insecure-api (XDS_API__INSECURE=true)",
+            f"{address} can be reached from other machines and the push API {lacking}, so anyone there could "
+            f"change what is served; give --api-tls-cert and --api-tls-key, and make tokens with `xds tokens create`, "
+            f"leave it out with {off}, or allow it with --insecure-api (XDS_API__INSECURE=true)",
         )
+
+
+def _access_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
+    api, path = settings.api, settings.access.identities_file
+    if path is not None and (wrong := why_unreadable(path)):
+        yield ("access", "identities_file"), f"{str(path)!r} {wrong}"
+    if api.tls_client_ca is not None:
+        if api.tls is None:
+            yield ("api", "tls_client_ca"), "is given without api.tls_cert and api.tls_key, which it needs"
+        if path is None:
+            yield (
+                ("api", "tls_client_ca"),
+                "is given without access.identities_file, which says what the identity of a certificate may do",
+            )
 
 
 def _worker_problems(transport: TransportSettings) -> Iterator[tuple[SettingPath, str]]:

@@ -44,8 +44,8 @@ from xds.store.opening import open_store
 from xds.store.sealed import SealedStore
 
 if TYPE_CHECKING:
+    from xds.api.admission import Admission
     from xds.api.grpc_api import GrpcApi
-    from xds.api.tokens import Token
     from xds.validation.gate import EnvoyGate
 
 log = structlog.get_logger("xds")
@@ -99,21 +99,26 @@ async def serve(
         if settings.api.rest:
             control_plane.serve_api(not_loaded_yet)
         # The push API takes a while to load; meanwhile the workers start on another core.
-        _, (rest, api, token) = await asyncio.gather(
+        _, (rest, api, admission) = await asyncio.gather(
             control_plane.start(ready=False), asyncio.to_thread(_push_api, control_plane, publisher)
         )
-        if rest is not None:
-            control_plane.serve_api(rest)
-        await api.start(control_plane.room.api)
+        stack.callback(admission.close)
+        await _start_push_api(control_plane, rest, api)
         stack.push_async_callback(api.stop)
         kept = settings.store
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
         _tell_ready(control_plane, api, announce)
-        reloading.begin(control_plane, api, token, store, follows_directory=reader is not None)
+        reloading.begin(control_plane, api, admission, store, follows_directory=reader is not None)
         await _until_ended(control_plane, publisher, reader, ending, reloading.directory, due)
     log.info("stopped")
     return 0
+
+
+async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi") -> None:
+    if rest is not None:
+        control_plane.serve_api(rest)
+    await api.start(control_plane.room.api)
 
 
 def _tell_ready(control_plane: App, api: "GrpcApi", announce: Callable[[ServingInfo], None] | None) -> None:
@@ -155,7 +160,7 @@ class Reloading:
         self._is_asked = True
 
     def begin(
-        self, control_plane: App, api: "GrpcApi", token: "Token", store: SealedStore, *, follows_directory: bool
+        self, control_plane: App, api: "GrpcApi", admission: "Admission", store: SealedStore, *, follows_directory: bool
     ) -> None:
         """Reload at once from now on, and now if SIGHUP has arrived already."""
 
@@ -164,8 +169,8 @@ class Reloading:
             control_plane.reload_certificates()
             if api.reload_certificates():
                 log_certificates("push API")
-            if token.reload():
-                log.info("token read again")
+            if admission.reload():
+                log.info("tokens and identities read again")
             if store.has_keys:
                 control_plane.background.run("read the store's keys", _read_keys(store))
             if follows_directory:
@@ -188,12 +193,11 @@ async def _read_keys(store: SealedStore) -> None:
         log.info("the keys of the store were read again", key=store.key_ids[0], is_other=is_other)
 
 
-def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, Token]":
-    """Import and create the push API: REST as an ASGI app, None if it is off, then gRPC and its token."""
+def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, Admission]":
+    """Import and create the push API: REST as an ASGI app, None if it is off, then gRPC and its admission."""
     from xds.api.grpc_api import GrpcApi, GrpcLimits
     from xds.api.intake import Intake
     from xds.api.operations import Operations
-    from xds.api.tokens import Token
 
     settings, admin = control_plane.settings.api, control_plane.settings.admin
     operations = Operations(
@@ -204,14 +208,15 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),
     )
-    token = Token(settings.token_file)
+    admission = _admission(control_plane.settings)
     intake_bytes_max = max(settings.intake_bytes_max, settings.body_bytes_max)
     intake = Intake(intake_bytes_max, on_empty=return_holes, hits=control_plane.hits)
     api = GrpcApi(
         settings.listen,
         operations,
-        token,
+        admission,
         tls=settings.tls,
+        client_ca=settings.tls_client_ca,
         body_bytes_max=settings.body_bytes_max,
         body_timeout_s=settings.body_timeout_s,
         intake=intake,
@@ -225,20 +230,41 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
         on_tls_problem=log_tls_problem,
     )
     if not settings.rest:
-        return None, api, token
+        return None, api, admission
     from xds.api.guard import Hosts
     from xds.api.rest import rest_api
 
     hosts = Hosts(settings.hosts if admin is None else (*settings.hosts, admin.host))
     rest = rest_api(
         operations,
-        token,
+        admission,
         body_bytes_max=settings.body_bytes_max,
         body_timeout_s=settings.body_timeout_s,
         intake=intake,
         hosts=hosts,
     )
-    return rest, api, token
+    return rest, api, admission
+
+
+def _admission(settings: Settings) -> "Admission":
+    """Return who decides about callers. Raises AccessFileError."""
+    from xds.access.audit import AuditLog
+    from xds.access.authenticator import Authenticator
+    from xds.access.certificates import CertificateNames
+    from xds.api.admission import Admission
+
+    access = settings.access
+    authenticator = Authenticator(
+        settings.api.token_file,
+        tokens_file=settings.tokens_path,
+        identities_file=access.identities_file,
+        names_of=CertificateNames() if settings.api.tls_client_ca is not None else None,
+    )
+    records_all = access.audit_file is not None
+    if not access.audit:
+        return Admission(authenticator)
+    audit = AuditLog(settings.audit_path, bytes_max=access.audit_bytes_max, files_max=access.audit_files_max)
+    return Admission(authenticator, audit, records_all=records_all)
 
 
 def _gate(settings: Settings) -> "EnvoyGate | None":

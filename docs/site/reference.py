@@ -20,6 +20,8 @@ import httpx
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 
+from xds.access.errors import ForbiddenError, NoAuditError, UnauthenticatedError
+from xds.api.admission import Admission
 from xds.api.answers import EXPECTED, BodyTooLargeError, error_answer
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.intake import BusyError, TooSlowError
@@ -28,7 +30,6 @@ from xds.api.operations import CantMoveError, Operations, UnknownNodeError, Unkn
 from xds.api.rest import rest_api
 from xds.api.rest_page import in_words, operations
 from xds.api.rest_schema import ERRORS
-from xds.api.tokens import Token
 from xds.cli.main import app
 from xds.cli.output import EXIT_CODES
 from xds.cli.settings import setting_paths, variable_of
@@ -285,7 +286,7 @@ async def _openapi() -> dict[str, Any]:
         raise AssertionError("nothing but the document is asked for")
 
     made = Operations(publisher, catalog, nodes=nodes, rebalance=rebalance)
-    api = rest_api(made, Token(None), body_bytes_max=2**26)
+    api = rest_api(made, Admission(), body_bytes_max=2**26)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://127.0.0.1") as client:
         document: dict[str, Any] = (await client.get("/v1/openapi.json")).raise_for_status().json()
     return document
@@ -400,6 +401,12 @@ EXAMPLES: tuple[tuple[Exception, str], ...] = (
     (store.EpochChangedError(), "the store was replaced by another one: read everything anew"),
     (store.NoBackupError(), "the store has no file to copy"),
     (CantMoveError(), "the grpcio transport can't move connections"),
+    (
+        UnauthenticatedError("who", reason="no credentials"),
+        "credentials are missing or wrong",
+    ),
+    (ForbiddenError("right"), "the caller lacks a right, which the error names, for a group or for all groups"),
+    (NoAuditError("none"), "the server has no audit log in a file"),
     (store.NotAStoreError("no store"), "what is in the store's place is no store; nothing was changed"),
     (StreamRefusedError(Status.UNAVAILABLE, "away"), "a worker process did not answer, and may have the node"),
     (store.OutcomeUnknownError("id", "cause"), "it is not known whether the change was made: try again with its id"),
@@ -433,9 +440,7 @@ def errors() -> Iterator[str]:
         "A connection that is lost while a change waits is `UNAVAILABLE` without `xds-outcome: none` in its trailing "
         f"metadata: `{type(_raised('UNAVAILABLE', '')).__name__}`, exit code {_exit_code(_raised('UNAVAILABLE', ''))}, "
         "as the change may have been made. A token that may not be sent is "
-        f"`TokenError`, exit code {_exit_code(TokenError('in clear'))}. A missing or wrong token is 401 or "
-        f"`UNAUTHENTICATED`, `{type(_raised('UNAUTHENTICATED', '')).__name__}`, exit code "
-        f"{_exit_code(_raised('UNAUTHENTICATED', ''))}."
+        f"`TokenError`, exit code {_exit_code(TokenError('in clear'))}."
     )
     yield from ("", "Every status of the REST API:")
     yield from table(("HTTP", "what it says"), ((str(key), prose(each["description"])) for key, each in ERRORS.items()))

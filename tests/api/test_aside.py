@@ -12,9 +12,9 @@ from support import resources as r
 from support.waiting import turns
 
 from xds.api import answers, bodies
+from xds.api.admission import Admission
 from xds.api.rest import rest_api
 from xds.api.run_in_thread import LARGE_BYTES, run_in_thread
-from xds.api.tokens import Token
 
 MANY = [r.static_cluster(f"c{number}", number % 250) for number in range(2_000)]
 
@@ -64,7 +64,7 @@ async def test_the_event_loop_goes_on_while_a_large_body_is_read_and_a_large_ans
     serving_api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = await serving_api()
-    transport = httpx.ASGITransport(app=rest_api(served.operations, Token(None), body_bytes_max=10_000_000))
+    transport = httpx.ASGITransport(app=rest_api(served.operations, Admission(), body_bytes_max=10_000_000))
     async with counted_turns() as turns, httpx.AsyncClient(transport=transport, base_url="http://api") as api:
         monkeypatch.setattr(bodies, "ingest", turns.watched(bodies.ingest))
         answer = await api.post("/v1/groups/default/changesets", json={"upsert": MANY})

@@ -16,9 +16,9 @@ from support import resources as r
 
 from xds._generated import snapshots_pb2 as pb
 from xds.address import Address
+from xds.api.admission import Admission
 from xds.api.grpc_api import GrpcApi
 from xds.api.rest import rest_api
-from xds.api.tokens import Token
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
 from xds.store.entries import Entry
@@ -60,7 +60,7 @@ async def served(serving_api):
 
 @pytest.fixture
 async def api(served) -> AsyncIterator[httpx.AsyncClient]:
-    app = rest_api(served.operations, Token(None), body_bytes_max=BODY_MAX)
+    app = rest_api(served.operations, Admission(), body_bytes_max=BODY_MAX)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         yield client
@@ -255,7 +255,7 @@ async def test_what_is_read_says_which_revision_to_expect(api: httpx.AsyncClient
 
 @pytest.fixture
 async def channel(served) -> AsyncIterator[aio.Channel]:
-    server = GrpcApi(Address("127.0.0.1", 0), served.operations, Token(None), body_bytes_max=BODY_MAX)
+    server = GrpcApi(Address("127.0.0.1", 0), served.operations, Admission(), body_bytes_max=BODY_MAX)
     await server.start()
     async with aio.insecure_channel(str(server.address)) as channel:
         yield channel

@@ -11,9 +11,9 @@ from support.fetch import fetch
 from support.server import XdsServer
 
 from xds.api.admin import admin_app
+from xds.api.admission import Admission
 from xds.api.guard import Guard, Hosts
 from xds.api.rest import rest_api
-from xds.api.tokens import Token
 
 OPEN = {"/", "/healthz", "/readyz", "/metrics"}
 """The paths open to everyone, by any host name: they show no resource, group or node."""
@@ -24,7 +24,7 @@ def routes() -> list[tuple[str, str]]:
     """Return every path and method of the admin port, including those that FastAPI adds, and some that do not exist."""
     nothing: Any = None
     admin = admin_app(healthy=nothing, ready=nothing, metrics=nothing)
-    api: Any = rest_api(nothing, Token(None), body_bytes_max=1).app.app._app
+    api: Any = rest_api(nothing, Admission(), body_bytes_max=1).app.app._app
     found = []
     for route in (*admin.routes, *api.routes):
         assert isinstance(route, Route | APIRoute), f"a new kind of route: {route}"
@@ -101,4 +101,4 @@ def test_any_name_is_one_where_that_is_set_and_admins_own_host_always_is() -> No
     assert Hosts(["node-1"]).has("node-1:19000")
     assert not Hosts().has("node-1:19000")
     assert not Hosts().has("")
-    assert isinstance(rest_api(None, Token(None), body_bytes_max=1), Guard)  # type: ignore[arg-type]
+    assert isinstance(rest_api(None, Admission(), body_bytes_max=1), Guard)  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from support.server import XdsServer
 
 from xds._generated import snapshots_pb2 as pb
 from xds.address import Address
+from xds.api.admission import Admission
 from xds.api.grpc_api import GrpcApi
 from xds.api.rest import rest_api
-from xds.api.tokens import Token
 from xds.schema.ingest import ingest
 from xds.schema.restore import labelled
 from xds.store.errors import OutcomeUnknownError
@@ -105,7 +105,7 @@ async def test_a_label_of_before_and_an_id_are_encoded_where_they_go_into_header
     served = await serving_api()
     old = labelled(ingest(A), "кир\r\nx: y")
     monkeypatch.setattr(served.catalog, "own_resource", lambda *_: old)
-    transport = httpx.ASGITransport(app=rest_api(served.operations, Token(None), body_bytes_max=1_000_000))
+    transport = httpx.ASGITransport(app=rest_api(served.operations, Admission(), body_bytes_max=1_000_000))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as api:
         answer = await api.get("/v1/groups/default/resources/clusters/a")
         assert (answer.status_code, answer.headers["x-xds-version"]) == (200, "%D0%BA%D0%B8%D1%80%0D%0Ax%3A%20y")
@@ -114,7 +114,7 @@ async def test_a_label_of_before_and_an_id_are_encoded_where_they_go_into_header
         raise OutcomeUnknownError("кир", "power")
 
     monkeypatch.setattr(served.store, "append_all", fail)
-    grpc_api = GrpcApi(Address("127.0.0.1", 0), served.operations, Token(None), body_bytes_max=1_000_000)
+    grpc_api = GrpcApi(Address("127.0.0.1", 0), served.operations, Admission(), body_bytes_max=1_000_000)
     await grpc_api.start()
     try:
         async with aio.insecure_channel(str(grpc_api.address)) as channel:

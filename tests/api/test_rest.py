@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Message
 from support import resources as r
 
 from xds._generated import snapshots_pb2 as pb
+from xds.access.authenticator import Authenticator
+from xds.api.admission import Admission
 from xds.api.rest import rest_api
-from xds.api.tokens import Token
 from xds.model.groups import Node
 from xds.model.types import CLUSTER
 from xds.protocol.status import NodeState, NodeSummary, TypeSummary
@@ -28,12 +29,12 @@ A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)
 BODY_MAX = 1_000_000
 
 
-def app_of(served, token: Token | None = None) -> ASGIApp:
-    return rest_api(served.operations, token or Token(None), body_bytes_max=BODY_MAX)
+def app_of(served, admission: Admission | None = None) -> ASGIApp:
+    return rest_api(served.operations, admission or Admission(), body_bytes_max=BODY_MAX)
 
 
-def client_of(served, token: Token | None = None) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app=app_of(served, token), raise_app_exceptions=False)
+def client_of(served, admission: Admission | None = None) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app_of(served, admission), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://api")
 
 
@@ -443,7 +444,7 @@ async def test_what_the_store_says_is_passed_on(
 async def test_a_token_is_asked_for(served, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("s3cret\n")
-    async with client_of(served, Token(file)) as api:
+    async with client_of(served, Admission(Authenticator(file))) as api:
         for headers in (
             {},
             {"authorization": "Bearer wrong"},

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from xds.access.authenticator import Authenticator
 from xds.address import Address
+from xds.api.admission import Admission
 from xds.api.grpc_api import GrpcApi
 from xds.api.operations import Operations
-from xds.api.tokens import Token
 from xds.client import Client
 from xds.model.catalog import Catalog
 from xds.protocol.status import NodesFound
@@ -56,7 +57,8 @@ def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
             return round(share * over_s)
 
         operations = Operations(publisher, catalog, nodes=nodes, rebalance=rebalance)
-        api = GrpcApi(Address("127.0.0.1", port), operations, Token(token), tls=tls, body_bytes_max=1_000_000)
+        admission = Admission(Authenticator(token))
+        api = GrpcApi(Address("127.0.0.1", port), operations, admission, tls=tls, body_bytes_max=1_000_000)
         await api.start()
         try:
             yield ApiServer(api, catalog, publisher)

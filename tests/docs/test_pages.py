@@ -24,6 +24,7 @@ RUN_HERE = {
     "docs/tutorial.md": (),
     "docs/how-to/tls.md": ("openssl",),
     "docs/how-to/secrets.md": (),
+    "docs/how-to/access.md": (),
     "docs/how-to/replicas.md": ("etcd", "etcdctl"),
     "docs/how-to/prometheus.md": ("prometheus", "promtool"),
     "docs/how-to/upgrading.md": (),
@@ -43,6 +44,10 @@ NOT_RUN = {
     ("docs/pushing.md", "xds serve"): "the page's test has a server of its own",
     ("docs/pushing.md", "xds serve --api 0.0.0.0:18001"): "how-to/tls.md runs it with certificates",
     ("docs/pushing.md", "curl --cacert ca.pem"): "how-to/tls.md runs it with certificates",
+    (
+        "docs/how-to/access.md",
+        "xds serve --api-tls-cert",
+    ): "tests/api/test_client_certificates.py does so",
     ("docs/store.md", "xds serve --listen 127.0.0.1:18000"): "how-to/replicas.md runs it with an etcd",
     ("docs/tutorial.md", "make setup"): "makes the environment that the tests run in",
     ("docs/how-to/upgrading.md", "pip install --upgrade"): "would change the environment that the tests run in",

@@ -47,9 +47,10 @@ class AdminServer:
     """Serve ``/healthz``, ``/readyz``, ``/metrics`` and a list of these at ``/``, between ``start`` and ``stop``.
 
     ``healthy`` returns whether the process works; ``ready`` whether new streams are accepted, and the reason, which is
-    shown either way; ``metrics`` returns Prometheus text; ``tls`` is the certificate file and its key file;
-    ``on_tls_failure`` is called with each TLS handshake that failed. All are called in the event loop and must not
-    block it. Health and readiness are answered however many connections and requests of other kinds there are.
+    shown either way; ``metrics`` returns Prometheus text; ``tls`` is the certificate file and its key file, and
+    ``client_ca`` the CAs of client certificates; ``on_tls_failure`` is called with each TLS handshake that failed. All
+    are called in the event loop and must not block it. Health and readiness are answered however many connections and
+    requests of other kinds there are.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class AdminServer:
         ready: Callable[[], tuple[bool, str]],
         metrics: Callable[[], Awaitable[bytes]],
         tls: tuple[Path, Path] | None = None,
+        client_ca: Path | None = None,
         limits: HttpLimits | None = None,
         background: Background | None = None,
         on_tls_failure: OnTlsFailure = ignore_failure,
@@ -67,6 +69,7 @@ class AdminServer:
         assert not address.is_unix, "Settings refuses a unix socket here"
         self._address = address
         self._tls = tls
+        self._client_ca = client_ca
         self._on_tls_failure = on_tls_failure
         self._limits = limits or HttpLimits()
         self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics, hits=self._limits.hits)
@@ -109,6 +112,9 @@ class AdminServer:
             timeout_graceful_shutdown=STOP_GRACE_S,
             ssl_certfile=None if self._tls is None else self._tls[0],
             ssl_keyfile=None if self._tls is None else self._tls[1],
+            ssl_ca_certs=None if self._client_ca is None else str(self._client_ca),
+            # Probes and Prometheus have no certificate. Who shows one must show a valid one.
+            ssl_cert_reqs=ssl.CERT_NONE if self._client_ca is None else ssl.CERT_OPTIONAL,
         )
         self._server = HttpServer(config, self._listening.dup(), self._limits, self._on_tls_failure)
         return self._server

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from xds.access.errors import ForbiddenError, NoAuditError, UnauthenticatedError
+from xds.access.rights import Caller
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.intake import BusyError, TooSlowError
 from xds.api.operations import (
@@ -64,15 +66,8 @@ def header_value(text: str) -> str:
 
 EXPECTED = (
     *(ChangesetRejectedError, StoreError, KeptElsewhereError, UnknownGroupError, UnknownResourceError),
-    *(
-        CantMoveError,
-        UnknownNodeError,
-        UnknownMediaTypeError,
-        BodyTooLargeError,
-        StreamRefusedError,
-        BusyError,
-        TooSlowError,
-    ),
+    *(CantMoveError, UnknownNodeError, UnknownMediaTypeError, BodyTooLargeError, StreamRefusedError, BusyError),
+    *(TooSlowError, ForbiddenError, UnauthenticatedError, NoAuditError),
 )
 """The errors that ``error_answer`` handles: any other error is a bug."""
 
@@ -88,7 +83,11 @@ def error_answer(error: Exception) -> ErrorAnswer:
             return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
         case IdReusedError():
             return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
-        case KeptElsewhereError() | NoBackupError() | CantMoveError():
+        case UnauthenticatedError():
+            return ErrorAnswer(401, "UNAUTHENTICATED", text)
+        case ForbiddenError():
+            return ErrorAnswer(403, "PERMISSION_DENIED", text)
+        case KeptElsewhereError() | NoBackupError() | NoAuditError() | CantMoveError():
             return ErrorAnswer(409, "FAILED_PRECONDITION", text)
         case CompactedError():
             return ErrorAnswer(410, "OUT_OF_RANGE", text, {"oldest": error.oldest})
@@ -224,6 +223,14 @@ def nodes_json(found: NodesFound) -> dict[str, Any]:
         "missing_workers": list(found.missing_workers),
         "problems": list(found.problems),
     }
+
+
+def caller_json(caller: Caller) -> dict[str, Any]:
+    """Return who a caller is, and its grants; ``groups`` is left out of a grant for all groups."""
+    grants = [
+        {"roles": list(each.roles)} | ({"groups": list(each.groups)} if each.groups else {}) for each in caller.grants
+    ]
+    return {"identity": caller.identity, "grants": grants}
 
 
 def _type_json(each: TypeSummary) -> dict[str, Any]:

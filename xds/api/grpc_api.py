@@ -13,7 +13,9 @@ from google.protobuf import json_format
 from grpc import aio
 
 from xds._generated import snapshots_pb2 as pb
+from xds.access.audit import RECORDS_MAX, AuditFilter
 from xds.address import Address, BindError
+from xds.api.admission import Admission
 from xds.api.answers import EXPECTED, error_answer, header_value
 from xds.api.bodies import (
     JSON,
@@ -25,7 +27,7 @@ from xds.api.bodies import (
     parsed,
     replacement_message,
 )
-from xds.api.grpc_admission import Admission, nothing_made_after
+from xds.api.grpc_admission import GrpcAdmission, RefusedCallError, nothing_made_after
 from xds.api.intake import BodyRoom, BusyError, Intake, TooSlowError
 from xds.api.messages import (
     applied_message,
@@ -40,10 +42,10 @@ from xds.api.messages import (
     snapshot_message,
 )
 from xds.api.operations import HISTORY_MAX, Operations
+from xds.api.permitted import Permitted
 from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any
-from xds.api.tokens import Token
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.protocol.status import NodesQuery, NodeState
 from xds.publishing.changes import Published
@@ -70,7 +72,7 @@ STOP_GRACE_S = 1.0
 CONNECTIONS_MAX = 1_000
 PING_INTERVAL_MIN_S = 10.0
 """Shortest interval between a client's pings on an idle connection, such as a watch; gRPC's default is 5 minutes."""
-Handler = Callable[[Any], Awaitable[Any]]
+Handler = Callable[[Any, Permitted], Awaitable[Any]]
 Outcome = asyncio.Future[Published] | ChangesetRejectedError
 Answer = tuple[Outcome, BodyRoom] | None
 """The outcome of a push, and the room that it holds until then; None at the end of the stream."""
@@ -109,9 +111,10 @@ class GrpcApi:
         self,
         address: Address | None,
         operations: Operations,
-        token: Token,
+        admission: Admission,
         *,
         tls: tuple[Path, Path] | None = None,
+        client_ca: Path | None = None,
         body_bytes_max: int,
         body_timeout_s: float = 60.0,
         intake: Intake | None = None,
@@ -119,9 +122,9 @@ class GrpcApi:
         on_tls_problem: Callable[[str], None] = lambda _problem: None,
     ) -> None:
         self.address = address
-        self._operations = operations
-        self._token = token
+        self._admission = GrpcAdmission(operations, admission)
         self._tls = tls
+        self._client_ca = client_ca
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
         self._intake = intake or Intake(2 * body_bytes_max)
@@ -141,7 +144,7 @@ class GrpcApi:
         if self.address is None:
             return
         server = aio.server(
-            interceptors=[Admission(self._token)],
+            interceptors=[self._admission],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", self._body_bytes_max),
@@ -158,7 +161,9 @@ class GrpcApi:
                 port = server.add_insecure_port(target)
             else:
                 cert, key = self._tls
-                self._certificates = GrpcioCertificates(TlsFiles(cert=cert, key=key), self._on_tls_problem)
+                self._certificates = GrpcioCertificates(
+                    TlsFiles(cert=cert, key=key, client_ca=self._client_ca), self._on_tls_problem
+                )
                 port = server.add_secure_port(target, self._certificates.credentials)
         except RuntimeError as error:
             raise BindError("push API", self.address, OSError(0, str(error))) from None
@@ -195,11 +200,13 @@ class GrpcApi:
             "UpdateRules": (pb.Rules, self._update_rules),
             "ListNodes": (pb.NodesRequest, self._list_nodes),
             "Rebalance": (pb.RebalanceRequest, self._rebalance),
+            "WhoAmI": (pb.WhoAmIRequest, self._who_am_i),
+            "ListAudit": (pb.AuditRequest, self._list_audit),
         }
         # Without a deserializer, and as streams on this side: so a message is read on demand, as bytes.
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.stream_unary_rpc_method_handler(
-                self._answering(request, call, self._intake if name in LARGE_CALLS else self._questions),
+                self._answering(name, request, call, self._intake if name in LARGE_CALLS else self._questions),
                 response_serializer=_encode,
             )
             for name, (request, call) in calls.items()
@@ -213,11 +220,17 @@ class GrpcApi:
         handlers["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=_encode)
         return handlers
 
-    def _answering(self, message_class: Any, call: Handler, intake: Intake) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _answering(
+        self, name: str, message_class: Any, call: Handler, intake: Intake
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def handle(_: Any, context: Any) -> Any:
+            refusal: tuple[Any, ...]
             try:
+                operations = self._admission.operations(name, context)
                 async with intake.room(self._body_bytes_max) as room:
-                    return await call(await self._read(message_class, context, room))
+                    return await call(await self._read(message_class, context, room), operations)
+            except RefusedCallError as refused:
+                refusal = refused.refusal
             except EXPECTED as error:
                 refusal = _refusal(error)
             # Outside of the except block: else the abort's context would hold the error, and its frames the body.
@@ -240,27 +253,31 @@ class GrpcApi:
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
-    async def _apply(self, request: Any) -> Any:
+    async def _apply(self, request: Any, operations: Permitted) -> Any:
         change, version = await run_in_thread(request.ByteSize(), lambda: changeset_message(request.group, request))
-        return applied_message(await self._operations.publish(change, version=version))
+        return applied_message(await operations.publish(change, version=version))
 
-    async def _apply_groups(self, request: Any) -> Any:
-        known = self._operations.group_names
+    async def _apply_groups(self, request: Any, operations: Permitted) -> Any:
+        known = operations.group_names
         change, version = await run_in_thread(
             request.ByteSize(), lambda: groups_changeset_message(request, frozenset(known))
         )
-        return applied_message(await self._operations.publish(change, version=version))
+        return applied_message(await operations.publish(change, version=version))
 
-    async def _replace(self, request: Any) -> Any:
+    async def _replace(self, request: Any, operations: Permitted) -> Any:
         change, version = await run_in_thread(request.ByteSize(), lambda: replacement_message(request.group, request))
-        return applied_message(await self._operations.publish(change, version=version))
+        return applied_message(await operations.publish(change, version=version))
 
-    async def _rollback(self, request: Any) -> Any:
+    async def _rollback(self, request: Any, operations: Permitted) -> Any:
         like = about_message(request.about)
-        return applied_message(await self._operations.rollback(request.group, request.to, like))
+        return applied_message(await operations.rollback(request.group, request.to, like))
 
     async def _push_endpoints(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answer each push, in order, while the following ones are being read."""
+        try:
+            operations = self._admission.operations("PushEndpoints", context)
+        except RefusedCallError as refused:
+            await context.abort(*refused.refusal)
         if self._pushing >= self._limits.push_streams_max:
             self._intake.hits.add("push_streams")
             most = self._limits.push_streams_max
@@ -268,10 +285,21 @@ class GrpcApi:
                 f"{most} streams push endpoints already, as many as may be at once (api.push_streams_max)"
             )
             await context.abort(*_stream_refusal(error, answered=0))
+        self._pushing += 1
+        try:
+            with self._admission.lapse_of(operations) as lapse:
+                async for pushed in self._answer_pushes(requests, context, operations, lapse):
+                    yield pushed
+        finally:
+            self._pushing -= 1
+
+    async def _answer_pushes(
+        self, requests: AsyncIterator[bytes], context: Any, operations: Permitted, lapse: "asyncio.Future[None]"
+    ) -> AsyncIterator[Any]:
         answers: asyncio.Queue[Answer] = asyncio.Queue()
         places = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._pushing += 1
-        reading = asyncio.create_task(self._read_pushes(requests, answers, places))
+        reading = asyncio.create_task(self._read_pushes(requests, answers, places, operations))
+        lapse.add_done_callback(lambda _: reading.cancel())
         answered = 0
         try:
             while (answer := await answers.get()) is not None:
@@ -288,6 +316,8 @@ class GrpcApi:
                     room.give_back()
                 answered += 1
                 places.release()
+            if lapse.done():
+                lapse.result()
             await reading
         except EXPECTED as error:
             reading.cancel()
@@ -296,11 +326,14 @@ class GrpcApi:
             await context.abort(*_stream_refusal(error, answered=answered if is_none_made else None))
         finally:
             reading.cancel()
-            self._pushing -= 1
             _given_back(answers)
 
     async def _read_pushes(
-        self, requests: AsyncIterator[bytes], answers: "asyncio.Queue[Answer]", places: asyncio.Semaphore
+        self,
+        requests: AsyncIterator[bytes],
+        answers: "asyncio.Queue[Answer]",
+        places: asyncio.Semaphore,
+        operations: Permitted,
     ) -> None:
         try:
             async for data in requests:
@@ -309,7 +342,7 @@ class GrpcApi:
                 try:
                     request = await run_in_thread(len(data), partial(parsed, pb.EndpointsPush, data))
                     endpoints = tuple(ingest_encoded(each.type_url, each.value) for each in request.endpoints)
-                    outcome: Outcome = await self._operations.push_endpoints(request.group, endpoints)
+                    outcome: Outcome = await operations.push_endpoints(request.group, endpoints)
                 except ChangesetRejectedError as error:
                     outcome = error
                 except BaseException:
@@ -321,112 +354,138 @@ class GrpcApi:
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
-    async def _get_resource(self, request: Any) -> Any:
+    async def _get_resource(self, request: Any, operations: Permitted) -> Any:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.resource.type)
-        found = await self._operations.resource(request.group, type_url, request.resource.name, revision)
+        found = await operations.resource(
+            request.group, type_url, request.resource.name, revision, secrets=request.secrets
+        )
         return resource_any(found, secrets=request.secrets)
 
-    async def _get_snapshot(self, request: Any) -> Any:
+    async def _get_snapshot(self, request: Any, operations: Permitted) -> Any:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.type) if request.type else None
-        found = await self._operations.snapshot(request.group, revision, type_url)
+        found = await operations.snapshot(request.group, revision, type_url, secrets=request.secrets)
         return await run_in_thread(
-            found.size_bytes, lambda: snapshot_message(found, self._operations.epoch, secrets=request.secrets)
+            found.size_bytes, lambda: snapshot_message(found, operations.epoch, secrets=request.secrets)
         )
 
-    async def _list_resources(self, request: Any) -> Any:
+    async def _list_resources(self, request: Any, operations: Permitted) -> Any:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.type) if request.type else None
-        found = await self._operations.listed(
-            request.group, revision, type_url, prefix=request.prefix, limit=request.limit
-        )
+        found = await operations.listed(request.group, revision, type_url, prefix=request.prefix, limit=request.limit)
         return list_message(found)
 
-    async def _diff(self, request: Any) -> Any:
+    async def _diff(self, request: Any, operations: Permitted) -> Any:
         to = request.to if request.HasField("to") else None
-        found = await self._operations.diff(request.group, getattr(request, "from"), to)
+        found = await operations.diff(request.group, getattr(request, "from"), to, secrets=request.secrets)
         size_bytes = sum(each.size_bytes for each in found)
         told = partial(difference_message, secrets=request.secrets)
         differences = await run_in_thread(size_bytes, lambda: [*map(told, found)])
         return pb.Differences(differences=differences)
 
-    async def _history(self, request: Any) -> Any:
+    async def _history(self, request: Any, operations: Permitted) -> Any:
         before = request.before if request.HasField("before") else None
-        found = await self._operations.history(
+        found = await operations.history(
             limit=min(request.limit or 100, HISTORY_MAX), before=before, group=request.group
         )
         return pb.Revisions(revisions=[revision_message(head) for head in found])
 
-    async def _find(self, request: Any) -> Any:
-        return pb.Revision(revision=await self._operations.find(request.id) or 0, id=request.id)
+    async def _find(self, request: Any, operations: Permitted) -> Any:
+        return pb.Revision(revision=await operations.find(request.id) or 0, id=request.id)
 
-    async def _get_revision(self, request: Any) -> Any:
-        found = await self._operations.show(request.revision)
+    async def _get_revision(self, request: Any, operations: Permitted) -> Any:
+        found = await operations.show(request.revision, secrets=request.secrets)
         return await run_in_thread(found.size_bytes, lambda: details_message(found, secrets=request.secrets))
 
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            operations = self._admission.operations("Watch", context)
             async with self._questions.room(self._body_bytes_max) as room:
                 request = await self._read(pb.WatchRequest, context, room)
-            await self._operations.must_be_kept(request.after)
-            async for stored in self._operations.watch(request.after):
+            await operations.must_be_kept(request.after)
+            async for stored in operations.watch(request.after, secrets=request.secrets):
                 yield await run_in_thread(
                     stored.entry.size_bytes, partial(event_message, stored, secrets=request.secrets)
                 )
+        except RefusedCallError as refused:
+            await context.abort(*refused.refusal)
         except EXPECTED as error:
             await context.abort(*_refusal(error))
 
     async def _back_up_store(self, _: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            operations = self._admission.operations("BackUpStore", context)
             async with self._questions.room(self._body_bytes_max) as room:
                 await self._read(pb.BackUpStoreRequest, context, room)
-            async with self._operations.backup() as made:
+            async with operations.backup() as made:
                 yield pb.BackupPart(revision=made.revision, size_bytes=made.size_bytes, path=str(made.store))
                 with await asyncio.to_thread(made.copy.open, "rb") as file:
                     while data := await asyncio.to_thread(file.read, PART_BYTES):
                         yield pb.BackupPart(data=data)
+        except RefusedCallError as refused:
+            await context.abort(*refused.refusal)
         except EXPECTED as error:
             await context.abort(*_refusal(error))
 
-    async def _list_groups(self, request: Any) -> Any:
-        groups = [group_message(each) for each in self._operations.groups()]
-        return pb.Groups(groups=groups, revision=self._operations.revision)
+    async def _list_groups(self, _: Any, operations: Permitted) -> Any:
+        groups = [group_message(each) for each in operations.groups()]
+        return pb.Groups(groups=groups, revision=operations.revision)
 
-    async def _put_group(self, request: Any) -> Any:
+    async def _put_group(self, request: Any, operations: Permitted) -> Any:
         like = about_message(request.about)
-        return applied_message(await self._operations.put_group(request.group, request.extends or None, like))
+        return applied_message(await operations.put_group(request.group, request.extends or None, like))
 
-    async def _delete_group(self, request: Any) -> Any:
-        return applied_message(await self._operations.delete_group(request.group, about_message(request.about)))
+    async def _delete_group(self, request: Any, operations: Permitted) -> Any:
+        return applied_message(await operations.delete_group(request.group, about_message(request.about)))
 
-    async def _get_rules(self, request: Any) -> Any:
-        message = pb.Rules(revision=self._operations.revision, changed_at=self._operations.group_revision(RULES))
-        message.rules.update(groups_json(self._operations.table))
+    async def _get_rules(self, _: Any, operations: Permitted) -> Any:
+        message = pb.Rules(revision=operations.revision, changed_at=operations.group_revision(RULES))
+        message.rules.update(groups_json(operations.table))
         return message
 
-    async def _put_rules(self, request: Any) -> Any:
-        rules = rules_of(_document(request), self._operations.group_names)
-        return applied_message(await self._operations.edit_rules(rules, about_message(request.about)))
+    async def _put_rules(self, request: Any, operations: Permitted) -> Any:
+        rules = rules_of(_document(request), operations.group_names)
+        return applied_message(await operations.edit_rules(rules, about_message(request.about)))
 
-    async def _update_rules(self, request: Any) -> Any:
-        rules = rules_update_of(_document(request), self._operations.group_names)
-        return applied_message(await self._operations.edit_rules(rules, about_message(request.about)))
+    async def _update_rules(self, request: Any, operations: Permitted) -> Any:
+        rules = rules_update_of(_document(request), operations.group_names)
+        return applied_message(await operations.edit_rules(rules, about_message(request.about)))
 
-    async def _rebalance(self, request: Any) -> Any:
-        return pb.Rebalanced(connections=await self._operations.rebalance(request.share, request.over_s))
+    async def _rebalance(self, request: Any, operations: Permitted) -> Any:
+        return pb.Rebalanced(connections=await operations.rebalance(request.share, request.over_s))
 
-    async def _list_nodes(self, request: Any) -> Any:
+    async def _list_nodes(self, request: Any, operations: Permitted) -> Any:
         try:
             state = NodeState(request.state) if request.state else None
         except ValueError:
             choices = ", ".join(each.value for each in NodeState)
             raise ChangesetRejectedError([Problem(what=f"{request.state!r} is no state", hint=choices)]) from None
         query = NodesQuery(id=request.id or None, group=request.group or None, state=state)
-        found = await self._operations.nodes(query)
+        found = await operations.nodes(query)
         return pb.Nodes(
             nodes=map(node_message, found.nodes), missing_workers=found.missing_workers, problems=found.problems
         )
+
+    # --- Access ------------------------------------------------------------------------------------------------------
+
+    async def _who_am_i(self, _: Any, operations: Permitted) -> Any:
+        caller = operations.call.caller
+        grants = [pb.Grant(roles=each.roles, groups=each.groups) for each in caller.grants]
+        return pb.Caller(identity=caller.identity, grants=grants)
+
+    async def _list_audit(self, request: Any, operations: Permitted) -> Any:
+        wanted = AuditFilter(
+            who=request.who,
+            group=request.group,
+            since_s=request.since_ms / 1_000 if request.HasField("since_ms") else None,
+            outcome=request.outcome,
+            limit=min(request.limit or 100, RECORDS_MAX),
+        )
+        message = pb.AuditRecords()
+        for record in await operations.audit(wanted):
+            message.records.add().update(record)
+        return message
 
 
 def _document(message: Any) -> Document:

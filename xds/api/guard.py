@@ -1,4 +1,4 @@
-"""Authorizes requests for ``/v1`` by their headers, before a route is looked up or a byte of a body is read.
+"""Admits requests for ``/v1`` by their headers, before a route is looked up or a byte of a body is read.
 
 A page in a browser can send requests to this port: from the page's own origin, or, if its author resolves the name of
 the page's host to 127.0.0.1 (DNS rebinding), as if both had the same origin. So the ``Host`` must be a name of this
@@ -12,13 +12,19 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.address import Address
+from xds.api.admission import Admission
+from xds.api.http_port import CERTIFICATE
 from xds.api.json_answer import JsonAnswer
-from xds.api.tokens import Token
 
 SMALL_BODY_BYTES = 64 * 1024
 """A refused request with a larger body closes its connection, so that the body is not read in vain."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
+CALL = "xds.call"
+"""The key of a request's ``Call`` in its ASGI scope."""
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+SHOWN_MAX = 200
 
 
 class Hosts:
@@ -38,21 +44,23 @@ class Hosts:
 
 
 class Guard:
-    """Serves ``app`` to authorized requests; others are refused with the reason.
+    """Serves ``app`` to requests of known callers who may do something of the kind; others are refused with the reason.
+
+    The scope of a request then has its ``Call``.
 
     Without ``hosts`` the host names are not checked: for an application that browsers can't reach.
     """
 
-    def __init__(self, app: ASGIApp, token: Token, hosts: Hosts | None = None) -> None:
+    def __init__(self, app: ASGIApp, admission: Admission, hosts: Hosts | None = None) -> None:
         self.app = app
-        self._token = token
+        self._admission = admission
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         assert scope["type"] == "http", "the admin port has no websockets and no lifespan"
         headers = Headers(scope=scope)
-        refusal = self._refusal(headers, scope["scheme"])
+        refusal = self._refusal(headers, scope)
         if refusal is None:
             await self.app(scope, receive, send)
             return
@@ -62,14 +70,29 @@ class Guard:
             more["connection"] = "close"
         await JsonAnswer({"error": why}, status, more)(scope, receive, send)
 
-    def _refusal(self, headers: Headers, scheme: str) -> tuple[int, str] | None:
+    def _refusal(self, headers: Headers, scope: Scope) -> tuple[int, str] | None:
+        """Return the status and text of a refusal; None, with the call in the scope, for a request that is admitted."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._hosts is not None and not self._hosts.has(host):
             return 421, f"this server is not known as {host[:200]!r}; name its host in the setting api.hosts"
-        if origin is not None and not _is_same(origin, scheme, host):
+        if origin is not None and not _is_same(origin, scope["scheme"], host):
             return 403, f"a page of another origin ({origin[:200]!r}) may not ask this server"
-        if not self._token.admits(headers.get("authorization", "")):
-            return 401, "show the token: Authorization: Bearer TOKEN"
+        client = scope.get("client") or ("", 0)
+        try:
+            call = self._admission.admit(
+                f"{scope['method']} {scope['path'][:SHOWN_MAX]}",
+                authorization=headers.get("authorization", ""),
+                certificate=scope.get("state", {}).get(CERTIFICATE),
+                peer=f"{client[0]}:{client[1]}",
+                request_id=headers.get("x-request-id", ""),
+            )
+            if scope["method"] not in READING:
+                self._admission.must_change(call)
+        except UnauthenticatedError as error:
+            return 401, str(error)
+        except ForbiddenError as error:
+            return 403, str(error)
+        scope[CALL] = call
         return None
 
 

@@ -29,6 +29,8 @@ ACCEPT_PAUSE_S = 0.5
 SWEEP_S = 0.5
 DOWNLOAD_BYTES_MIN = 16 * 1024
 """Unacknowledged bytes that make a connection a download; fewer can be due to delayed acknowledgements."""
+CERTIFICATE = "xds.client_certificate"
+"""The key of a client's certificate (DER) in the state of an ASGI scope."""
 _408 = b"the request was not complete in time\n"
 
 
@@ -72,6 +74,8 @@ class HttpConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Note that the connection is set up."""
         self.arriving = None
+        if (tls := transport.get_extra_info("ssl_object")) is not None:
+            self.app_state = self.app_state | {CERTIFICATE: tls.getpeercert(True)}
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

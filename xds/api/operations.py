@@ -217,8 +217,10 @@ class Operations:
         self._versions, self._versions_until_s = found, now_s + VERSIONS_KEPT_S
         return found
 
-    async def push_endpoints(self, group: str, endpoints: tuple[Resource, ...]) -> "asyncio.Future[Published]":
-        """Queue assignments, merged with those that wait, and return the future of their outcome.
+    async def push_endpoints(
+        self, group: str, endpoints: tuple[Resource, ...], *, author: str = ""
+    ) -> "asyncio.Future[Published]":
+        """Queue assignments, merged with those of the author that wait, and return the future of their outcome.
 
         Raises ChangesetRejectedError.
         """
@@ -228,7 +230,8 @@ class Operations:
             what = "only endpoints are pushed this way"
             raise ChangesetRejectedError([Problem(what=what, group=group, resource=label)])
         latest = {each.name: each for each in endpoints}
-        return await self._publisher.submit(Change(upserts={group: tuple(latest.values())}, mergeable=True))
+        change = Change(upserts={group: tuple(latest.values())}, author=author, mergeable=True)
+        return await self._publisher.submit(change)
 
     async def rollback(self, group: str, to: int, like: Change) -> Published:
         """Restore a group's state of a former revision, as a new revision. ``like`` has the author, message and id.

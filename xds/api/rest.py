@@ -15,10 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from xds.access.audit import RECORDS_MAX, AuditFilter
 from xds.api import bodies, rest_page
+from xds.api.admission import Admission
 from xds.api.answers import (
     EXPECTED,
     BodyTooLargeError,
+    caller_json,
     details_json,
     difference_json,
     error_answer,
@@ -30,17 +33,17 @@ from xds.api.answers import (
     published_json,
     resources_json,
 )
-from xds.api.guard import Guard, Hosts
+from xds.api.guard import CALL, Guard, Hosts
 from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
 from xds.api.messages import snapshot_message
-from xds.api.operations import HISTORY_MAX, Operations
+from xds.api.operations import HISTORY_MAX, GroupInfo, Operations, SnapshotAnswer
+from xds.api.permitted import Permitted
 from xds.api.rest_intake import TakingIn
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
 from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
-from xds.api.tokens import Token
 from xds.limits import LimitHits
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
@@ -79,7 +82,7 @@ EVENT_STREAM = "text/event-stream"
 
 def rest_api(
     operations: Operations,
-    token: Token,
+    admission: Admission,
     *,
     body_bytes_max: int,
     body_timeout_s: float = 60.0,
@@ -98,12 +101,13 @@ def rest_api(
     )
     _add_errors(app)
     intake = intake or Intake(2 * body_bytes_max)
-    api = _Rest(operations, body_bytes_max, intake.hits)
+    api = _Rest(operations, admission, body_bytes_max, intake.hits)
     api.add_changes(app)
     api.add_reading(app)
     api.add_history(app)
     api.add_groups(app)
     api.add_nodes(app)
+    api.add_access(app)
     _add_page(app)
     taking_in = TakingIn(
         _Routable(app),
@@ -111,7 +115,7 @@ def rest_api(
         body_bytes_max=body_bytes_max,
         body_timeout_s=body_timeout_s,
     )
-    return Guard(taking_in, token, hosts)
+    return Guard(taking_in, admission, hosts)
 
 
 class _Routable:
@@ -221,9 +225,59 @@ def _etag(revision: int) -> dict[str, str]:
     return {"etag": f'"{revision}"'}
 
 
+CALLS = {
+    ("POST", "/v1/groups/{group}/changesets"): "Apply",
+    ("POST", "/v1/changesets"): "ApplyGroups",
+    ("PUT", "/v1/groups/{group}/snapshot"): "Replace",
+    ("PUT", "/v1/groups/{group}/resources/{type}/{name:path}"): "PutResource",
+    ("DELETE", "/v1/groups/{group}/resources/{type}/{name:path}"): "DeleteResource",
+    ("POST", "/v1/groups/{group}/rollback"): "Rollback",
+    ("GET", "/v1/groups/{group}/snapshot"): "GetSnapshot",
+    ("GET", "/v1/groups/{group}/resources"): "ListResources",
+    ("GET", "/v1/groups/{group}/resources/{type}/{name:path}"): "GetResource",
+    ("GET", "/v1/groups/{group}/diff"): "Diff",
+    ("GET", "/v1/revisions"): "History",
+    ("GET", "/v1/revisions/{revision}"): "GetRevision",
+    ("GET", "/v1/watch"): "Watch",
+    ("GET", "/v1/groups"): "ListGroups",
+    ("PUT", "/v1/groups"): "PutRules",
+    ("PATCH", "/v1/groups"): "UpdateRules",
+    ("GET", "/v1/groups/{group}"): "GetGroup",
+    ("PUT", "/v1/groups/{group}"): "PutGroup",
+    ("DELETE", "/v1/groups/{group}"): "DeleteGroup",
+    ("GET", "/v1/nodes"): "ListNodes",
+    ("GET", "/v1/nodes/{id:path}"): "GetNode",
+    ("POST", "/v1/rebalance"): "Rebalance",
+    ("GET", "/v1/audit"): "ListAudit",
+    ("GET", "/v1/whoami"): "WhoAmI",
+}
+"""Each route to its call in ``admission.NEEDS``. A route without one answers with an error."""
+OF_GROUP = "/v1/groups/{group}"
+
+
+def _permitted(operations: Operations, admission: Admission, request: Request) -> Permitted:
+    """Return the operations for the caller of a request. Raises ForbiddenError if the caller may not make it."""
+    route: str = request.scope["route"].path
+    call = replace(request.scope[CALL], what=CALLS[request.method, route])
+    admission.must_be_permitted(call, _within(request)[1] if route.startswith(OF_GROUP) else None)
+    return Permitted(operations, admission, call)
+
+
+def _made(operations: Permitted, published: Published) -> Response:
+    return _told(operations, published_json(published))
+
+
+def _told(operations: Permitted, content: Any, revision: int | None = None) -> Response:
+    revision = content.get("revision") if revision is None and isinstance(content, dict) else revision
+    headers = {"x-xds-epoch": header_value(operations.epoch)} | ({} if revision is None else _etag(revision))
+    if operations.stale_because:
+        headers["x-xds-stale"] = "true"
+    return JsonAnswer(content, headers=headers)
+
+
 class _Rest:
-    def __init__(self, operations: Operations, body_bytes_max: int, hits: LimitHits) -> None:
-        self._operations = operations
+    def __init__(self, operations: Operations, admission: Admission, body_bytes_max: int, hits: LimitHits) -> None:
+        self._permit = partial(_permitted, operations, admission)
         self._hits = hits
         self._body_bytes_max = body_bytes_max
 
@@ -237,70 +291,63 @@ class _Rest:
             parts.append(part)
         return b"".join(parts)
 
-    async def _publish(self, change: Change, version: str = "") -> Response:
-        return self._made(await self._operations.publish(change, version=version))
-
-    def _made(self, published: Published) -> Response:
-        return self._told(published_json(published))
-
-    def _told(self, content: Any, revision: int | None = None) -> Response:
-        revision = content.get("revision") if revision is None and isinstance(content, dict) else revision
-        headers = {"x-xds-epoch": header_value(self._operations.epoch)} | ({} if revision is None else _etag(revision))
-        if self._operations.stale_because:
-            headers["x-xds-stale"] = "true"
-        return JsonAnswer(content, headers=headers)
-
     # --- Changes -----------------------------------------------------------------------------------------------------
 
     def add_changes(self, app: FastAPI) -> None:
         @app.post("/v1/groups/{group}/changesets", **BODIES["changeset"])
         async def apply_changeset(group: str, request: Request, asks: Asks) -> Response:
             """Set and remove resources: all of it, or none."""
+            operations = self._permit(request)
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
             change, version = await run_in_thread(len(data), lambda: bodies.changeset_change(group, data, media_type))
-            return await self._publish(asks.of(change), version)
+            return _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.post("/v1/changesets", **BODIES["changesets"])
         async def apply_changesets(request: Request, asks: Asks) -> Response:
             """Change several groups, and parts of the rules, at one revision: all of it, or none."""
+            operations = self._permit(request)
             data, media_type = await self._body(request), _media_type(request)
-            known = frozenset(self._operations.group_names)
+            known = frozenset(operations.group_names)
             change, version = await run_in_thread(len(data), lambda: bodies.groups_change(data, media_type, known))
-            return await self._publish(asks.of(change), version)
+            return _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
         async def replace_snapshot(group: str, request: Request, asks: Asks) -> Response:
             """Make a group have these resources and no others."""
+            operations = self._permit(request)
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
             change, version = await run_in_thread(len(data), lambda: bodies.snapshot_change(group, data, media_type))
-            return await self._publish(asks.of(change), version)
+            return _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
         async def put_resource(request: Request, asks: Asks) -> Response:
             """Set one resource."""
+            operations = self._permit(request)
             _, group, _, word, name = _five(_within(request))
             type_url = bodies.known_type(word)
             data, written = await self._body(request), request.headers.get("content-type", "")
             resource = await run_in_thread(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
-            return await self._publish(asks.of(Change(upserts={group: (resource,)})))
+            return _made(operations, await operations.publish(asks.of(Change(upserts={group: (resource,)}))))
 
         @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
         async def delete_resource(request: Request, asks: Asks) -> Response:
             """Remove one resource; that it is not there is no error."""
+            operations = self._permit(request)
             _, group, _, word, name = _five(_within(request))
             change = Change(removals={group: ((bodies.known_type(word), canonical(name)),)})
-            return await self._publish(asks.of(change))
+            return _made(operations, await operations.publish(asks.of(change)))
 
         @app.post("/v1/groups/{group}/rollback", **BODIES["rollback"])
         async def roll_back(group: str, request: Request, asks: Asks) -> Response:
             """Make a group as it was at a revision, at a new one."""
+            operations = self._permit(request)
             group = _within(request)[1]
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.RollbackBody, document)
             like = asks.of(bodies.about(body))
-            return self._made(await self._operations.rollback(group, body.to, like))
+            return _made(operations, await operations.rollback(group, body.to, like))
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
@@ -314,27 +361,12 @@ class _Rest:
             redact: Redact = True,
         ) -> Response:
             """Return all that a group has itself, as JSON, or as the Accept header has it: YAML, or protobuf."""
+            operations = self._permit(request)
             group = _within(request)[1]
             type_url = None if type is None else bodies.known_type(type)
-            found = await self._operations.snapshot(group, revision, type_url)
-            accepted, epoch = request.headers.get("accept", ""), self._operations.epoch
-
-            def answer() -> Response:
-                if bodies.PROTOBUF in accepted:
-                    message = snapshot_message(found, epoch, secrets=not redact)
-                    return Response(
-                        message.SerializeToString(), headers=_etag(found.changed_at), media_type=bodies.PROTOBUF
-                    )
-                resources = resources_json(found.resources, secrets=not redact)
-                content = {
-                    "group": group,
-                    "revision": found.revision,
-                    "changed_at": found.changed_at,
-                    "epoch": epoch,
-                    "resources": resources,
-                }
-                return _answer_in(accepted, content, _etag(found.changed_at))
-
+            found = await operations.snapshot(group, revision, type_url, secrets=not redact)
+            accepted, epoch = request.headers.get("accept", ""), operations.epoch
+            answer = partial(_snapshot_answer, group, found, accepted, epoch, secrets=not redact)
             return await run_in_thread(found.size_bytes, answer)
 
         @app.get("/v1/groups/{group}/resources")
@@ -347,16 +379,20 @@ class _Rest:
             limit: Annotated[int, Query(ge=0, description="At most this many; 0: all.")] = 0,
         ) -> Response:
             """Return the names of the resources that a group has itself, without their content."""
+            operations = self._permit(request)
             type_url = None if type is None else bodies.known_type(type)
-            found = await self._operations.listed(_within(request)[1], revision, type_url, prefix=prefix, limit=limit)
-            return self._told(list_json(found), found.changed_at)
+            found = await operations.listed(_within(request)[1], revision, type_url, prefix=prefix, limit=limit)
+            return _told(operations, list_json(found), found.changed_at)
 
         @app.get("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
         async def read_resource(request: Request, revision: Revision = None, redact: Redact = True) -> Response:
             """Return one resource that a group has itself."""
+            operations = self._permit(request)
             _, group, _, word, name = _five(_within(request))
-            at = self._operations.group_revision(group) if revision is None else revision
-            found: Resource = await self._operations.resource(group, bodies.known_type(word), name, revision)
+            at = operations.group_revision(group) if revision is None else revision
+            found: Resource = await operations.resource(
+                group, bodies.known_type(word), name, revision, secrets=not redact
+            )
             accepted = request.headers.get("accept", "")
             if bodies.PROTOBUF in accepted:
                 body = resource_any(found, secrets=not redact)
@@ -377,141 +413,197 @@ class _Rest:
             redact: Redact = True,
         ) -> Response:
             """Return what a group's resources differ in between two revisions, or since one."""
-            found = await self._operations.diff(_within(request)[1], before, after)
+            operations = self._permit(request)
+            found = await operations.diff(_within(request)[1], before, after, secrets=not redact)
             size_bytes = sum(each.size_bytes for each in found)
             told = await run_in_thread(
                 size_bytes, lambda: [difference_json(each, secrets=not redact) for each in found]
             )
-            return self._told({"differences": told})
+            return _told(operations, {"differences": told})
 
         @app.get("/v1/revisions")
         async def history(
+            request: Request,
             limit: Annotated[int, Query(ge=1, le=HISTORY_MAX)] = 100,
             before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
             id: Annotated[str | None, Query(description="Only the change with that id.")] = None,  # noqa: A002
             group: Annotated[str, Query(description="Only changes of this group's own resources.")] = "",
         ) -> Response:
             """Return the changes that are kept, newest first; or whether the change with an id is one of them."""
+            operations = self._permit(request)
             if id is not None:
-                made = await self._operations.find(id)
-                return self._told({"revisions": [] if made is None else [{"revision": made, "id": id}]})
-            found = await self._operations.history(limit=limit, before=before, group=group)
-            return self._told({"revisions": [head_json(head) for head in found]}, self._operations.revision)
+                made = await operations.find(id)
+                return _told(operations, {"revisions": [] if made is None else [{"revision": made, "id": id}]})
+            found = await operations.history(limit=limit, before=before, group=group)
+            return _told(operations, {"revisions": [head_json(head) for head in found]}, operations.revision)
 
         @app.get("/v1/revisions/{revision}")
         async def read_revision(
-            revision: Annotated[int, PathParameter(ge=0, le=2**63 - 1)], redact: Redact = True
+            revision: Annotated[int, PathParameter(ge=0, le=2**63 - 1)], request: Request, redact: Redact = True
         ) -> Response:
             """Return one change of the history: every resource, and the rules, before and after it."""
-            found = await self._operations.show(revision)
+            operations = self._permit(request)
+            found = await operations.show(revision, secrets=not redact)
             told = await run_in_thread(found.size_bytes, lambda: details_json(found, secrets=not redact))
-            return self._told(told)
+            return _told(operations, told)
 
         @app.get("/v1/watch", response_class=StreamingResponse)
         async def watch(
+            request: Request,
             after: Annotated[int, Query(alias="from", ge=0, le=2**63 - 1, description="Begin after it.")],
             last_event_id: Annotated[str | None, Header()] = None,
         ) -> Response:
             """Stream every change after a revision, in order and without end, as server-sent events."""
+            operations = self._permit(request)
             if last_event_id and last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 20:
                 after = max(after, int(last_event_id))
-            await self._operations.must_be_kept(after)
-            return StreamingResponse(self._events(after), media_type=EVENT_STREAM)
-
-    async def _events(self, after: int) -> AsyncIterator[str]:
-        yield f": epoch {self._operations.epoch}\n\n"
-        try:
-            async for stored in self._operations.watch(after):
-                data = await run_in_thread(stored.entry.size_bytes, partial(_event_data, stored))
-                yield f"id: {stored.revision}\nevent: change\ndata: {data}\n\n"
-        except EXPECTED as error:
-            yield f"event: error\ndata: {json_text(error_answer(error).body)}\n\n"
+            await operations.must_be_kept(after)
+            return StreamingResponse(_events(operations, after), media_type=EVENT_STREAM)
 
     # --- Groups ------------------------------------------------------------------------------------------------------
 
     def add_groups(self, app: FastAPI) -> None:
         @app.get("/v1/groups")
-        async def list_groups() -> Response:
+        async def list_groups(request: Request) -> Response:
             """Return all groups, and the rules by which nodes belong to them."""
-            groups = [self._group_json(each.name) for each in self._operations.groups()]
-            return self._told(
-                {"revision": self._operations.revision, "groups": groups, "rules": groups_json(self._operations.table)},
-                self._operations.group_revision(RULES),
+            operations = self._permit(request)
+            groups = [_group_json(each) for each in operations.groups()]
+            return _told(
+                operations,
+                {"revision": operations.revision, "groups": groups, "rules": groups_json(operations.table)},
+                operations.group_revision(RULES),
             )
 
         @app.put("/v1/groups", **BODIES["rules"])
         async def put_rules(request: Request, asks: Asks) -> Response:
             """Replace the rules, and what extends what; written as in groups.yaml."""
+            operations = self._permit(request)
             document = bodies.document_of(await self._body(request), _media_type(request))
-            rules = rules_of(document, self._operations.group_names)
-            return self._made(await self._operations.edit_rules(rules, asks.of(Change())))
+            rules = rules_of(document, operations.group_names)
+            return _made(operations, await operations.edit_rules(rules, asks.of(Change())))
 
         @app.patch("/v1/groups", **BODIES["rules_update"])
         async def update_rules(request: Request, asks: Asks) -> Response:
             """Replace those parts of the rules that are given; add_external is added to what is external already."""
+            operations = self._permit(request)
             document = bodies.document_of(await self._body(request), _media_type(request))
-            rules = rules_update_of(document, self._operations.group_names)
-            return self._made(await self._operations.edit_rules(rules, asks.of(Change())))
+            rules = rules_update_of(document, operations.group_names)
+            return _made(operations, await operations.edit_rules(rules, asks.of(Change())))
 
         @app.get("/v1/groups/{group}")
         async def read_group(group: str, request: Request) -> Response:
             """Return one group."""
-            return self._told(self._group_json(_within(request)[1]))
+            operations = self._permit(request)
+            return _told(operations, _group_json(operations.group(_within(request)[1])))
 
         @app.put("/v1/groups/{group}", **BODIES["group"])
         async def put_group(group: str, request: Request, asks: Asks) -> Response:
             """Make a group, or have it extend another one."""
+            operations = self._permit(request)
             group = _within(request)[1]
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.GroupBody, document)
             like = asks.of(bodies.about(body))
-            return self._made(await self._operations.put_group(group, body.extends, like))
+            return _made(operations, await operations.put_group(group, body.extends, like))
 
         @app.delete("/v1/groups/{group}")
         async def delete_group(group: str, request: Request, asks: Asks) -> Response:
             """Remove a group and all it has."""
-            return self._made(await self._operations.delete_group(_within(request)[1], asks.of(Change())))
-
-    def _group_json(self, name: str) -> dict[str, Any]:
-        group = self._operations.group(name)
-        resources = {short_name(type_url): count for type_url, count in group.resources.items()}
-        return {
-            "name": name,
-            "extends": group.extends,
-            "kept": group.kept,
-            "resources": resources,
-            "revision": group.revision,
-        }
+            operations = self._permit(request)
+            return _made(operations, await operations.delete_group(_within(request)[1], asks.of(Change())))
 
     # --- Nodes -------------------------------------------------------------------------------------------------------
 
     def add_nodes(self, app: FastAPI) -> None:
         @app.get("/v1/nodes")
         async def list_nodes(
+            request: Request,
             group: str | None = None,
             state: NodeState | None = None,
             limit: Annotated[int, Query(ge=1, le=NODES_MAX)] = 100,
         ) -> Response:
             """Return how far each connected node is."""
+            operations = self._permit(request)
             query = NodesQuery(group=group, state=state, limit=limit)
-            return self._told(nodes_json(await self._operations.nodes(query)))
+            return _told(operations, nodes_json(await operations.nodes(query)))
 
         @app.get("/v1/nodes/{id:path}")
         async def read_node(id: str, request: Request) -> Response:  # noqa: A002
             """Return how far one node is: an entry for each of its connections."""
+            operations = self._permit(request)
             node_id = "/".join(_within(request)[1:])
-            return self._told(nodes_json(await self._operations.node(node_id)))
+            return _told(operations, nodes_json(await operations.node(node_id)))
 
+    # --- Access ------------------------------------------------------------------------------------------------------
+
+    def add_access(self, app: FastAPI) -> None:
         @app.post("/v1/rebalance", **BODIES["rebalance"])
         async def rebalance(request: Request) -> Response:
             """End a share of this replica's xDS connections, so that their clients connect anew, to any replica."""
+            operations = self._permit(request)
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.RebalanceBody, document)
-            return self._told({"connections": await self._operations.rebalance(body.share, body.over_s)})
+            return _told(operations, {"connections": await operations.rebalance(body.share, body.over_s)})
+
+        @app.get("/v1/whoami")
+        async def who_am_i(request: Request) -> Response:
+            """Return who the caller is to this server, and what it may do."""
+            operations = self._permit(request)
+            return _told(operations, caller_json(operations.call.caller))
+
+        @app.get("/v1/audit")
+        async def list_audit(
+            request: Request,
+            who: Annotated[str, Query(max_length=1_000, description="Only of this identity; a glob.")] = "",
+            group: Annotated[str, Query(max_length=200, description="Only about this group; a glob.")] = "",
+            since: Annotated[int | None, Query(ge=0, le=10**11, description="Only since these Unix seconds.")] = None,
+            outcome: Annotated[str, Query(max_length=20, description="Only with this outcome.")] = "",
+            limit: Annotated[int, Query(ge=1, le=RECORDS_MAX)] = 100,
+        ) -> Response:
+            """Return records of this server's audit log, newest first. For admin only."""
+            operations = self._permit(request)
+            wanted = AuditFilter(who=who, group=group, since_s=since, outcome=outcome, limit=limit)
+            return _told(operations, {"records": await operations.audit(wanted)})
+
+
+async def _events(operations: Permitted, after: int) -> AsyncIterator[str]:
+    yield f": epoch {operations.epoch}\n\n"
+    try:
+        async for stored in operations.watch(after):
+            data = await run_in_thread(stored.entry.size_bytes, partial(_event_data, stored))
+            yield f"id: {stored.revision}\nevent: change\ndata: {data}\n\n"
+    except EXPECTED as error:
+        yield f"event: error\ndata: {json_text(error_answer(error).body)}\n\n"
+
+
+def _group_json(group: GroupInfo) -> dict[str, Any]:
+    resources = {short_name(type_url): count for type_url, count in group.resources.items()}
+    return {
+        "name": group.name,
+        "extends": group.extends,
+        "kept": group.kept,
+        "resources": resources,
+        "revision": group.revision,
+    }
 
 
 def _event_data(stored: Stored) -> str:
     return json_text(event_json(stored))
+
+
+def _snapshot_answer(group: str, found: SnapshotAnswer, accepted: str, epoch: str, *, secrets: bool) -> Response:
+    headers = _etag(found.changed_at)
+    if bodies.PROTOBUF in accepted:
+        message = snapshot_message(found, epoch, secrets=secrets)
+        return Response(message.SerializeToString(), headers=headers, media_type=bodies.PROTOBUF)
+    content = {
+        "group": group,
+        "revision": found.revision,
+        "changed_at": found.changed_at,
+        "epoch": epoch,
+        "resources": resources_json(found.resources, secrets=secrets),
+    }
+    return _answer_in(accepted, content, headers)
 
 
 def _answer_in(accepted: str, content: Any, headers: dict[str, str] | None = None) -> Response:

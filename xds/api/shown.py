@@ -5,6 +5,7 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from xds.model.resource import Resource
+from xds.model.types import ENDPOINTS
 from xds.schema.show import redacted, to_json
 from xds.schema.wrapping import as_any
 
@@ -22,6 +23,17 @@ def resource_any(resource: Resource, *, secrets: bool) -> AnyMessage:
 def resource_body(resource: Resource, *, secrets: bool) -> bytes:
     """Return a resource's encoded ``google.protobuf.Any``, without a wrapper."""
     return _shown(resource, secrets).body
+
+
+def has_secrets(resource: Resource) -> bool:
+    """Return whether a resource has secrets, which are redacted unless they are requested.
+
+    Endpoints are pushed all the time. They have no field that is sensitive, so secrets can only be in a packed message,
+    whose type URL has a slash beside that of the assignment's own.
+    """
+    if resource.type_url == ENDPOINTS and resource.body.count(b"/") == 1:
+        return False
+    return redacted(resource) is not resource
 
 
 def _shown(resource: Resource, secrets: bool) -> Resource:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from xds.cli import (
+    access,
     bootstrap,
     envoy,
     fleet,
@@ -22,6 +23,7 @@ from xds.cli import (
     schema,
     serve,
     store,
+    tokens,
     validate,
 )
 from xds.cli.judging import EnvoyOptionCommand
@@ -89,6 +91,9 @@ app.add_typer(groups.app, name="groups")
 app.command(epilog=read.STATUS_EPILOG)(read.status)
 app.command(epilog=read.NODE_EPILOG)(read.node)
 app.command(epilog=rebalance.EPILOG)(rebalance.rebalance)
+app.add_typer(tokens.app, name="tokens")
+app.command(epilog=access.WHOAMI_EPILOG)(access.whoami)
+app.command(epilog=access.AUDIT_EPILOG)(access.audit)
 app.add_typer(store.app, name="store")
 app.add_typer(schema.app, name="schema")
 app.add_typer(fleet.app, name="fleet")

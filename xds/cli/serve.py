@@ -178,6 +178,7 @@ def run(settings: "Settings") -> None:
     import uvloop
 
     from xds import server
+    from xds.access.errors import AccessFileError
     from xds.address import BindError
     from xds.model.problem import ChangesetRejectedError
     from xds.schema.pool import UnknownFieldError
@@ -201,7 +202,9 @@ def run(settings: "Settings") -> None:
         fail(f"{settings.directory} can't be served: {count(len(error.problems), 'problem')}, above", code=EXIT_FAILED)
     except UnknownFieldError as error:
         fail(f"redact.fields: {error}", code=EXIT_USAGE)
-    except (BindError, EnvoyMissingError, EnvoyUnusableError, SchemaError, WorkerFailedError, StoreError) as error:
+    except (AccessFileError, BindError, EnvoyMissingError, EnvoyUnusableError, SchemaError, WorkerFailedError) as error:
+        fail(str(error), code=EXIT_FAILED)
+    except StoreError as error:
         fail(str(error), code=EXIT_FAILED)
     except KeyboardInterrupt:
         code = 130

@@ -1,5 +1,6 @@
 """Shared parts of the commands over the push API: server options, the client, output formats and exit codes."""
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
@@ -43,13 +44,18 @@ TokenFile = Annotated[
 ApiCa = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", envvar="XDS_PUSH_CA", help="CAs that sign the server's certificate.", rich_help_panel=_SERVER
+        metavar="FILE",
+        envvar="XDS_PUSH_CA",
+        help="CAs that sign the server's certificate. XDS_PUSH_CERT and XDS_PUSH_KEY are your own certificate.",
+        rich_help_panel=_SERVER,
     ),
 ]
 Group = Annotated[str, typer.Option("--group", "-g", help="The group of nodes.", autocompletion=complete_group)]
 Output = Annotated[Literal["table", "yaml", "json"], typer.Option("--output", "-o", help="How to print what is found.")]
 ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Print secrets too: mind where the output goes.")]
 DEFAULT_API = "127.0.0.1:18001"
+PUSH_CERT, PUSH_KEY = "XDS_PUSH_CERT", "XDS_PUSH_KEY"
+"""Variables with the files of the client's own certificate and its key, for servers that ask for one."""
 T = TypeVar("T")
 
 
@@ -89,8 +95,10 @@ def talk(
         if not token:
             fail(f"--token-file: {token_file} is empty", code=EXIT_USAGE)
 
+    cert, key = _own_certificate(PUSH_CERT), _own_certificate(PUSH_KEY)
+
     async def run() -> T:
-        async with Client(api, token=token, tls_ca=ca, redact=redact) as client:
+        async with Client(api, token=token, tls_ca=ca, tls_cert=cert, tls_key=key, redact=redact) as client:
             return await work(client)
 
     try:
@@ -101,6 +109,17 @@ def talk(
         fail(f"{str(error.object)[:100]!a} is not text: it has bytes that are not UTF-8", code=EXIT_USAGE)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _own_certificate(variable: str) -> Path | None:
+    if not (text := os.environ.get(variable)):
+        return None
+    path = Path(text)
+    try:
+        path.read_bytes()
+    except OSError as error:
+        fail(f"{variable}: {path} can't be read: {error.strerror}", code=EXIT_USAGE)
+    return path
 
 
 def _fail(error: "ClientError", api: str, *, changes: bool, not_found_hint: str) -> NoReturn:

@@ -28,8 +28,10 @@ from xds.client.errors import (
 from xds.client.results import (
     Applied,
     BackupPart,
+    Caller,
     Difference,
     Event,
+    Grant,
     Group,
     GroupChanges,
     Json,
@@ -86,10 +88,11 @@ class About:
 class Client:
     """A connection to one control plane, open inside ``async with``.
 
-    ``token`` is the content of the server's token file. ``tls_ca`` is a PEM file of the CAs that sign the server's
-    certificate; with it the connection uses TLS. Without TLS, a token for another machine raises TokenError. Changes
-    whose outcome is unknown after a lost connection, and all changes while the server is unavailable, are retried with
-    the same id for ``patience_s`` seconds. Secrets in results read ``[redacted]``, unless ``redact`` is False.
+    ``token`` says who the client is. ``tls_ca`` is a PEM file of the CAs that sign the server's certificate; with it
+    the connection uses TLS. ``tls_cert`` and ``tls_key`` are the client's own certificate, if the server asks for one.
+    Without TLS, a token for another machine raises TokenError. Changes whose outcome is unknown after a lost
+    connection, and all changes while the server is unavailable, are retried with the same id for ``patience_s``
+    seconds. Secrets in results read ``[redacted]``, unless ``redact`` is False.
     """
 
     def __init__(
@@ -98,6 +101,8 @@ class Client:
         *,
         token: str = "",
         tls_ca: Path | None = None,
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
         patience_s: float = 10.0,
         redact: bool = True,
     ) -> None:
@@ -106,6 +111,9 @@ class Client:
             _check_token(token, address, is_encrypted=tls_ca is not None)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._tls_ca = tls_ca
+        if (tls_cert is None) is not (tls_key is None) or (tls_cert is not None and tls_ca is None):
+            raise TokenError("tls_cert, tls_key and tls_ca belong together: give all three")
+        self._tls_pair = None if tls_cert is None or tls_key is None else (tls_cert, tls_key)
         self._patience_s = patience_s
         self._secrets = not redact
         self._stack = AsyncExitStack()
@@ -127,7 +135,7 @@ class Client:
             options.append(("grpc.enable_http_proxy", 0))  # else an http_proxy would be sent the token in clear
             channel = aio.insecure_channel(self._address, options=options)
         else:
-            credentials = grpc.ssl_channel_credentials(await asyncio.to_thread(self._tls_ca.read_bytes))
+            credentials = await asyncio.to_thread(_credentials, self._tls_ca, self._tls_pair)
             channel = aio.secure_channel(self._address, credentials, options=options)
         self._channel = await self._stack.enter_async_context(channel)
         return self
@@ -375,6 +383,23 @@ class Client:
         request = pb.RebalanceRequest(share=share, over_s=over_s)
         return int((await self._call("Rebalance", request, pb.Rebalanced)).connections)
 
+    async def whoami(self) -> Caller:
+        """Return who this client is to the server, and what it may do."""
+        found = await self._call("WhoAmI", pb.WhoAmIRequest(), pb.Caller)
+        return Caller(found.identity, tuple(Grant(tuple(each.roles), tuple(each.groups)) for each in found.grants))
+
+    async def audit(
+        self, *, who: str = "", group: str = "", since_s: float | None = None, outcome: str = "", limit: int = 100
+    ) -> list[Json]:
+        """Return records of the server's audit log, newest first; ``who`` and ``group`` are globs.
+
+        ``since_s`` is in Unix seconds. Raises RefusedError unless the client has the role admin.
+        """
+        since_ms = None if since_s is None else round(since_s * 1_000)
+        request = pb.AuditRequest(who=who, group=group, since_ms=since_ms, outcome=outcome, limit=limit)
+        found = await self._call("ListAudit", request, pb.AuditRecords)
+        return [_whole_numbers(json_format.MessageToDict(each)) for each in found.records]
+
     async def back_up_store(self) -> AsyncIterator[BackupPart]:
         """Yield a copy of the server's store in parts: the first says which it is, the others have its bytes.
 
@@ -409,6 +434,18 @@ class Client:
             return await call(request, metadata=self._metadata)
         except aio.AioRpcError as error:
             raise error_of(error, change_id) from None
+
+
+def _credentials(ca: Path, pair: tuple[Path, Path] | None) -> grpc.ChannelCredentials:
+    chain, key = (None, None) if pair is None else (each.read_bytes() for each in pair)
+    return grpc.ssl_channel_credentials(ca.read_bytes(), private_key=key, certificate_chain=chain)
+
+
+def _whole_numbers(record: Json) -> Json:
+    """Return a record with ints again: protobuf's Struct has only doubles."""
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in record.items()
+    }
 
 
 class EndpointsPush:

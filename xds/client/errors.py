@@ -52,7 +52,7 @@ class NotFoundError(ClientError):
 
 
 class RefusedError(ClientError):
-    """The call is not allowed: the token is missing or wrong, or a directory manages the group or the rules."""
+    """The call is not allowed: the token is wrong or missing, a right is missing, or a directory manages the group."""
 
 
 class TooLargeError(ClientError):
@@ -92,7 +92,7 @@ def error_of(error: aio.AioRpcError, change_id: str = "") -> ClientError:
             return ConflictError(details, int(metadata.get("xds-revision", 0)))
         case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.OUT_OF_RANGE:
             return NotFoundError(details)
-        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.FAILED_PRECONDITION:
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.FAILED_PRECONDITION:
             return RefusedError(details)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return TooLargeError(details)

@@ -45,6 +45,22 @@ class AppliedResource(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """Roles of a caller, in the groups that match one of the globs; without globs in all groups."""
+
+    roles: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who the client is to the server, "" where that asks for no credentials, and what it may do."""
+
+    identity: str
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """The outcome of a change."""
 

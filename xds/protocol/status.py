@@ -7,6 +7,7 @@ may return thousands of nodes. Both are computed on request from the client stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from fnmatch import fnmatchcase
 
 from xds.model.groups import Node
 from xds.protocol.client_state import debt_with
@@ -238,6 +239,8 @@ class NodesQuery:
 
     id: str | None = None
     group: str | None = None
+    group_globs: tuple[str, ...] = ()
+    """Globs for groups, of which one must match; without any, all groups."""
     state: NodeState | None = None
     lacks: int | None = None
     """A revision: only nodes that have not accepted it."""
@@ -310,6 +313,8 @@ def node_summaries(streams: Iterable[Stream], query: NodesQuery, now: float) -> 
 
 def _is_asked_about(session: Session, query: NodesQuery) -> bool:
     if query.id not in (None, session.node.id) or query.group not in (None, session.group):
+        return False
+    if query.group_globs and not any(fnmatchcase(session.group, glob) for glob in query.group_globs):
         return False
     return query.lacks is None or debt_with(session.client_state.debt, session.marks).lacks(query.lacks)
 

@@ -98,9 +98,9 @@ class Verdict:
 
 
 def runs(batch: list[Waiting]) -> list[list[Waiting]]:
-    """Group the changes, in order: consecutive mergeable changes together, every other change alone."""
+    """Group the changes, in order: consecutive mergeable changes of one author together, every other change alone."""
     found: list[list[Waiting]] = []
-    for mergeable, run in groupby(batch, key=lambda each: each.change.mergeable):
+    for (mergeable, _), run in groupby(batch, key=lambda each: (each.change.mergeable, each.change.author)):
         together = list(run)
         found += [together] if mergeable else [[each] for each in together]
     return found

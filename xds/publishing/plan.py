@@ -110,12 +110,14 @@ def _check_revision(change: Change, expected: int, revision: int, changed_at: Ch
 
 
 def merged(changes: Iterable[Change]) -> Change:
-    """Return one change with the same effect as several mergeable changes in sequence."""
+    """Return one change with the same effect as several mergeable changes of one author in sequence."""
     upserts: dict[Key, Resource | None] = {}
+    author = ""
     for change in changes:
         upserts.update(_asked(change))
+        author = change.author
     by_group = changeset_of(upserts, None, _EMPTY)
-    return Change(upserts=by_group.upserts, removals=by_group.removals, mergeable=True)
+    return Change(upserts=by_group.upserts, removals=by_group.removals, author=author, mergeable=True)
 
 
 _EMPTY = Catalog()

@@ -139,10 +139,18 @@ def etcd_parts(url: str) -> tuple[tuple[str, ...], str]:
 
 def schemas_path(url: str) -> Path | None:
     """Return the directory beside a store that keeps the schemas of ``--schema``, None for a store in memory."""
+    return beside_store(url, "schemas")
+
+
+def beside_store(url: str, suffix: str) -> Path | None:
+    """Return the path of a file that belongs to a store, None for a store in memory.
+
+    With etcd the file is on this machine, at the default path.
+    """
     if url == "memory:":
         return None
     path = default_path() if not url or url.startswith("etcd:") else sqlite_path(url)
-    return path.with_name(f"{path.name}.schemas")
+    return path.with_name(f"{path.name}.{suffix}")
 
 
 def sqlite_path(url: str) -> Path:

@@ -150,17 +150,17 @@ class ClientCertificates:
 
     def _read(self, certificate: bytes, chain: Sequence[bytes]) -> ClientCertificate:
         try:
-            leaf = _parsed(certificate)
-            serials = tuple(self._serial(each) for each in (leaf, *map(_parsed, chain)))
+            leaf = parsed(certificate)
+            serials = tuple(self._serial(each) for each in (leaf, *map(parsed, chain)))
             now = self._wall_clock()
             left_s = leaf.not_valid_after_utc.timestamp() - now
             if left_s <= 0:
                 raise CertificateRefusedError("expired", f"it expired on {leaf.not_valid_after_utc:%F %T} UTC")
             extensions = leaf.extensions
-            _refuse_authority(extensions)
+            refuse_authority(extensions)
             identity = identity_of(leaf, self._files.name)
             if self._domains:
-                self._verify(leaf, [_parsed(each) for each in chain], identity)
+                self._verify(leaf, [parsed(each) for each in chain], identity)
         except CertificateRefusedError as refused:
             return ClientCertificate(
                 reason=refused.reason, refusal=f"the client certificate is refused: {refused.text}"
@@ -251,7 +251,7 @@ def _common_name(subject: x509.Name) -> tuple[str, ...]:
     return (f"cn:{name}",)
 
 
-def _refuse_authority(extensions: x509.Extensions) -> None:
+def refuse_authority(extensions: x509.Extensions) -> None:
     """Refuse the certificate of a CA: whoever has its key could name itself anything."""
     for extension in extensions:
         value = extension.value
@@ -261,7 +261,8 @@ def _refuse_authority(extensions: x509.Extensions) -> None:
             raise CertificateRefusedError("authority", "its key may sign certificates (keyCertSign), as a CA's")
 
 
-def _parsed(certificate: bytes) -> x509.Certificate:
+def parsed(certificate: bytes) -> x509.Certificate:
+    """Parse a certificate, DER or PEM. Raises ValueError."""
     if certificate.startswith(b"-----"):
         return x509.load_pem_x509_certificate(certificate)
     return x509.load_der_x509_certificate(certificate)

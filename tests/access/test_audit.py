@@ -1,0 +1,98 @@
+"""The audit log: its lines, its chain, its files, and several writers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xds.access.audit import DONE, FORBIDDEN, NO_CHAIN, AuditFilter, AuditLog, read_audit, verify_audit
+from xds.access.errors import AccessFileError
+
+
+def written(path: Path, count: int, **options: int) -> None:
+    now_s = iter(range(1_000, 1_000 + count))
+    audit = AuditLog(path, clock=lambda: float(next(now_s)), **options)
+    for number in range(count):
+        outcome = FORBIDDEN if number % 3 == 0 else DONE
+        audit.record("Apply", who=f"token:t{number % 2}", outcome=outcome, groups=(f"g{number}",), revision=number)
+    audit.close()
+
+
+def test_records_are_read_newest_first_by_who_group_time_and_outcome(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    written(path, 10)
+    assert [each["revision"] for each in read_audit(path, AuditFilter())] == list(range(9, -1, -1))
+    assert [each["revision"] for each in read_audit(path, AuditFilter(who="*:t1", limit=2))] == [9, 7]
+    assert [each["revision"] for each in read_audit(path, AuditFilter(group="g[45]"))] == [5, 4]
+    assert [each["revision"] for each in read_audit(path, AuditFilter(since_s=1_008.0))] == [9, 8]
+    assert [each["revision"] for each in read_audit(path, AuditFilter(outcome=FORBIDDEN))] == [9, 6, 3, 0]
+    assert read_audit(path, AuditFilter(limit=1))[0]["at"] == "1970-01-01T00:16:49.000Z"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_chain_goes_on_after_a_restart_and_through_all_files(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    for _ in range(5):
+        written(path, 20, bytes_max=2_000, files_max=4)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["audit", "audit.1", "audit.2", "audit.3", "audit.lock"]
+    total, problems = verify_audit(path)
+    assert (total > 20, problems) == (True, [])
+    assert len(read_audit(path, AuditFilter())) == total
+    assert all(each.stat().st_size <= 2_000 for each in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("harm", ["edit", "remove", "insert", "swap"])
+def test_a_changed_line_breaks_the_chain(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "audit"
+    written(path, 6)
+    lines = path.read_text().splitlines(keepends=True)
+    match harm:
+        case "edit":
+            lines[2] = lines[2].replace("token:t0", "token:t9")
+        case "remove":
+            del lines[2]
+        case "insert":
+            lines.insert(2, lines[1])
+        case _:
+            lines[2], lines[3] = lines[3], lines[2]
+    path.write_text("".join(lines))
+    assert verify_audit(path)[1][0].startswith(f"{path}:3: was edited")
+
+
+def test_a_line_that_a_crash_has_cut_is_reported_and_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    written(path, 3)
+    path.write_bytes(path.read_bytes()[:-20])
+    written(path, 3)
+    assert [each["revision"] for each in read_audit(path, AuditFilter())] == [2, 1, 0, 1, 0]
+    assert verify_audit(path) == (5, [f"{path}:3: is not a whole record"])
+
+
+def test_two_writers_of_one_file_share_its_chain(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    first, second = AuditLog(path, bytes_max=3_000), AuditLog(path, bytes_max=3_000)
+    for number in range(40):
+        (first if number % 3 else second).record("Apply", who="token:a", outcome=DONE, revision=number)
+    first.close()
+    second.close()
+    assert verify_audit(path) == (40, [])
+    assert [each["revision"] for each in read_audit(path, AuditFilter())] == list(range(39, -1, -1))
+
+
+def test_records_are_bounded_and_hostile_text_stays_on_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    audit = AuditLog(path)
+    groups = tuple(f"g{number:04}" for number in range(500))
+    audit.record("Apply", who="x\n{}\u202e", outcome=DONE, groups=groups, detail="y" * 100_000, empty="", none=None)
+    audit.close()
+    (line,) = path.read_text().splitlines()
+    told = json.loads(line)
+    assert (len(told["groups"]), told["more_groups"], len(told["detail"])) == (100, 400, 2_000)
+    assert told.keys() == {"at", "what", "who", "outcome", "groups", "more_groups", "detail", "chain"}
+    assert told["chain"] != NO_CHAIN
+
+
+def test_a_file_that_can_not_be_written_ends_a_start(tmp_path: Path) -> None:
+    (tmp_path / "audit").mkdir()
+    with pytest.raises(AccessFileError, match="can't be written"):
+        AuditLog(tmp_path / "audit")

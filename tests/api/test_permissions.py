@@ -1,0 +1,383 @@
+"""Every route and every gRPC method, for every role, in a group of the caller and in one of others."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from google.protobuf.any_pb2 import Any as AnyMessage
+from grpc import aio
+
+from xds._generated import snapshots_pb2 as pb
+from xds.access.audit import AuditFilter, AuditLog, read_audit
+from xds.access.authenticator import Authenticator
+from xds.access.tokens import create_token
+from xds.address import Address
+from xds.api.admission import NEEDS, Admission
+from xds.api.grpc_api import GrpcApi
+from xds.api.rest import CALLS, rest_api
+from xds.model.groups import Node
+from xds.protocol.status import NodeState, NodeSummary
+from xds.publishing.changes import Change
+from xds.schema.ingest import ingest
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Snapshots"]
+OWN, OTHER = "own-1", "hidden-1"
+ROLES: dict[str, frozenset[str]] = {
+    **dict.fromkeys(("Apply", "Replace", "PushEndpoints", "PutResource", "DeleteResource"), frozenset({"write"})),
+    "ApplyGroups": frozenset({"write"}),
+    "Rollback": frozenset({"write", "rollout"}),
+    **dict.fromkeys(
+        ("GetResource", "GetSnapshot", "ListResources", "Diff", "History", "FindRevision", "GetRevision", "Watch"),
+        frozenset({"read", "write", "rollout", "secrets"}),
+    ),
+    **dict.fromkeys(
+        ("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode"),
+        frozenset({"read", "write", "rollout", "secrets"}),
+    ),
+    **dict.fromkeys(
+        ("PutGroup", "DeleteGroup", "PutRules", "UpdateRules", "BackUpStore", "ListAudit", "Rebalance"),
+        frozenset[str](),
+    ),
+    "WhoAmI": frozenset({"read", "write", "rollout", "secrets"}),
+}
+"""The roles, besides admin, that may make each call in their groups. A new call fails the tests until it is here."""
+WITHOUT_GROUP = frozenset({"History", "FindRevision", "GetRevision", "Watch", "ListGroups", "GetRules", "ListNodes"})
+WITHOUT_GROUP |= {"GetNode", "WhoAmI", "PutRules", "UpdateRules", "BackUpStore", "ListAudit", "Rebalance"}
+"""Calls that name no group: what they answer is another test's."""
+CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+MARK = "marked-secret-value"
+
+
+def cluster(name: str) -> dict[str, Any]:
+    return {"@type": CLUSTER_TYPE, "name": name, "connect_timeout": "1s"}
+
+
+def secret(name: str) -> dict[str, Any]:
+    return {"@type": SECRET_TYPE, "name": name, "generic_secret": {"secret": {"inline_string": MARK}}}
+
+
+def assignment(name: str) -> dict[str, Any]:
+    return {"@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "cluster_name": name}
+
+
+@dataclass
+class Scene:
+    """Two groups with resources of distinct names, a token for each role in groups ``own-*``, and the API over both."""
+
+    served: Any
+    tokens: dict[str, str]
+    rest: httpx.AsyncClient
+    channel: aio.Channel
+    audit: Path
+    tokens_file: Path
+
+    def shown(self, role: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.tokens[role]}"} if role else {}
+
+
+@pytest.fixture
+async def scene(serving_api, tmp_path: Path) -> AsyncIterator[Scene]:
+    served = await serving_api()
+    for group in (OWN, OTHER):
+        await served.operations.publish(
+            Change(upserts={group: (ingest(cluster(f"{group}-c")), ingest(secret(f"{group}-s")))}, id=f"{group}-made")
+        )
+        node = Node(id=f"{group}-node")
+        served.known_nodes.append(
+            NodeSummary(node=node, group=group, revision=1, state=NodeState.SYNCED, connected_s=1.0, types=())
+        )
+    path = tmp_path / "tokens"
+    tokens = {
+        role: create_token(path, f"is-{role}", (role,), () if role == "admin" else ("own-*",))[1]
+        for role in ("read", "write", "rollout", "secrets", "admin")
+    }
+    audit = AuditLog(tmp_path / "audit")
+    admission = Admission(Authenticator(tokens_file=path), audit)
+    app = rest_api(served.operations, admission, body_bytes_max=1_000_000)
+    server = GrpcApi(Address("127.0.0.1", 0), served.operations, admission, body_bytes_max=1_000_000)
+    await server.start()
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as rest,
+        aio.insecure_channel(str(server.address)) as channel,
+    ):
+        yield Scene(served, tokens, rest, channel, tmp_path / "audit", path)
+    await server.stop()
+    admission.close()
+
+
+def routes() -> list[tuple[str, str]]:
+    nothing: Any = None
+    app: Any = rest_api(nothing, Admission(), body_bytes_max=1).app
+    found = [
+        (method, route.path)
+        for route in app.app._app.routes
+        if isinstance(route, APIRoute) and route.path != "/v1/docs"
+        for method in sorted(route.methods)
+    ]
+    assert len(found) > 20
+    return found
+
+
+BODIES: dict[str, Any] = {
+    "Apply": {"upsert": [cluster("new")]},
+    "Replace": {"resources": [cluster("new")]},
+    "PutResource": cluster("new"),
+    "Rollback": {"to": 1},
+    "PutGroup": {},
+    "PutRules": {"rules": []},
+    "UpdateRules": {"unmatched": "deny"},
+    "Rebalance": {"share": 0.5, "over_s": 1},
+}
+
+
+async def ask(scene: Scene, method: str, path: str, role: str, group: str, query: str = "") -> httpx.Response:
+    call = CALLS[method, path]
+    words = {"{group}": group, "{type}": "clusters", "{revision}": "1", "{id:path}": f"{group}-node"}
+    words["{name:path}"] = "new" if method == "PUT" else f"{group}-c"
+    for parameter, word in words.items():
+        path = path.replace(parameter, word)
+    params = {"from": "0"} if call in ("Diff", "Watch") else {}
+    body = {"groups": {group: {"upsert": [cluster("new")]}}} if call == "ApplyGroups" else BODIES.get(call)
+    return await scene.rest.request(method, path + query, headers=scene.shown(role), params=params or None, json=body)
+
+
+async def test_every_route_asks_for_its_right_in_the_group(scene: Scene) -> None:
+    for method, path in routes():
+        call = CALLS[method, path]
+        if call == "Watch":
+            continue  # without end: see below
+        assert (await ask(scene, method, path, "", OWN)).status_code == 401, (method, path)
+        for role in ("read", "write", "rollout", "secrets", "admin"):
+            for group in (OTHER, OWN) if call not in WITHOUT_GROUP else (OWN,):
+                answer = await ask(scene, method, path, role, group)
+                may = role == "admin" or (role in ROLES[call] and group == OWN)
+                assert (answer.status_code not in (401, 403)) is may, (method, path, role, group, answer.text)
+                if not may:
+                    assert answer.json()["error"].startswith(f"token:is-{role} lacks the right "), answer.text
+
+
+async def test_a_group_that_does_not_exist_is_refused_like_one_that_does(scene: Scene) -> None:
+    for method, path in routes():
+        if "{group}" in path:
+            answers = [await ask(scene, method, path, "read", group) for group in (OTHER, "hidden-2")]
+            texts = [answer.text.replace("hidden-2", OTHER) for answer in answers]
+            if CALLS[method, path] in ROLES and "read" in ROLES[CALLS[method, path]]:
+                assert [each.status_code for each in answers] == [403, 403], path
+            assert texts[0] == texts[1], path
+
+
+async def test_what_is_read_has_nothing_of_other_groups_and_no_secrets(scene: Scene) -> None:
+    await scene.served.operations.publish(
+        Change(upserts={OWN: (ingest(cluster("own-d")),), OTHER: (ingest(cluster("hidden-d")),)}, id="both-made")
+    )
+    for role in ("read", "write", "rollout"):
+        for method, path in routes():
+            if method != "GET" or CALLS[method, path] in ("Watch", "ListAudit"):
+                continue
+            for query in ("", "?redact=false", "?redact=true"):
+                answer = await ask(scene, method, path, role, OWN, query)
+                assert "hidden" not in answer.text, (path, query)
+                assert MARK not in answer.text, (path, query)
+    history = (await scene.rest.get("/v1/revisions", headers=scene.shown("read"))).json()["revisions"]
+    assert [each["groups"] for each in history] == [
+        [{"group": OWN, "added": 1, "changed": 0, "removed": 0}],
+        [{"group": OWN, "added": 2, "changed": 0, "removed": 0}],
+    ]
+    assert [each["operations"] for each in history] == [1, 2]
+    for revision, status in ((1, 200), (2, 403), (3, 200)):
+        answer = await scene.rest.get(f"/v1/revisions/{revision}", headers=scene.shown("read"))
+        assert answer.status_code == status, revision
+        assert "hidden" not in answer.text
+    for made, found in (("hidden-1-made", []), ("own-1-made", [{"revision": 1, "id": "own-1-made"}])):
+        answer = await scene.rest.get(f"/v1/revisions?id={made}", headers=scene.shown("read"))
+        assert answer.json()["revisions"] == found
+    nodes = (await scene.rest.get("/v1/nodes", headers=scene.shown("admin"))).json()["nodes"]
+    assert {each["group"] for each in nodes} == {OWN, OTHER}
+
+
+async def test_errors_name_nothing_of_other_groups(scene: Scene) -> None:
+    publish = scene.served.operations.publish
+    await scene.served.operations.put_group("hidden-derived", OWN, Change())
+    listener = {
+        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "name": "hidden-route",
+        "virtual_hosts": [
+            {
+                "name": "v",
+                "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": f"{OWN}-c"}}],
+            }
+        ],
+    }
+    await publish(Change(upserts={"hidden-derived": (ingest(listener),)}))
+    path = f"/v1/groups/{OWN}/resources/clusters/{OWN}-c"
+    told = await scene.rest.delete(path, headers=scene.shown("admin"))
+    assert (told.status_code, "hidden-route" in told.text) == (422, True)
+    answer = await scene.rest.delete(path, headers=scene.shown("write"))
+    assert answer.status_code == 422
+    assert "hidden" not in answer.text
+    assert "groups that you may not read" in answer.text
+    for url in ("/v1/groups/own-hidden-1", "/v1/groups/own-9/resources/clusters/hidden-1-c", "/v1/nodes?group=own-9"):
+        answer = await scene.rest.get(url, headers=scene.shown("read"))
+        assert answer.status_code == 404
+        assert "did you mean 'hidden" not in answer.text
+    body = {"groups": {}, "rules": {"rules": [{"group": "hiden-1", "match": {}}]}}
+    answer = await scene.rest.post("/v1/changesets", headers=scene.shown("write"), json=body)
+    assert "hidden-1" not in answer.text
+    assert answer.status_code in (403, 422)
+
+
+async def test_secrets_are_seen_and_set_only_with_their_role(scene: Scene) -> None:
+    seen = {}
+    for role in ("read", "write", "rollout", "secrets", "admin"):
+        answer = await scene.rest.get(f"/v1/groups/{OWN}/snapshot?redact=false", headers=scene.shown(role))
+        seen[role] = (answer.status_code, MARK in answer.text)
+    refused = (403, False)
+    assert seen == dict.fromkeys(("read", "write", "rollout"), refused) | dict.fromkeys(
+        ("secrets", "admin"), (200, True)
+    )
+    both = create_token(scene.tokens_file, "both", ("write", "secrets"), ("own-*",))[1]
+    scene.tokens["both"] = both
+    for role, status in (("write", 403), ("secrets", 403), ("both", 200)):
+        answer = await scene.rest.put(
+            f"/v1/groups/{OWN}/resources/secrets/new", headers=scene.shown(role), json=secret("new")
+        )
+        assert answer.status_code == status, (role, answer.text)
+    inside = {
+        "@type": CLUSTER_TYPE,
+        "name": "redis",
+        "typed_extension_protocol_options": {
+            "envoy.filters.network.redis_proxy": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProtocolOptions",
+                "auth_password": {"inline_string": MARK},
+            }
+        },
+    }
+    path = f"/v1/groups/{OWN}/resources/clusters/redis"
+    answer = await scene.rest.put(path, headers=scene.shown("write"), json=inside)
+    assert answer.status_code == 403
+    assert answer.json()["error"] == (
+        "clusters/redis has secrets, and token:is-write lacks the right secrets for the group 'own-1'; "
+        "it has write in own-*"
+    )
+    answer = await scene.rest.post(f"/v1/groups/{OWN}/rollback", headers=scene.shown("rollout"), json={"to": 1})
+    assert answer.status_code == 200  # it restores the secret, and shows none
+
+
+async def test_the_author_of_a_change_is_the_caller(scene: Scene) -> None:
+    for number, author in enumerate(("", "ann", "token:is-admin", "token:is-write")):
+        body = {"upsert": [cluster(f"by-{number}")], "author": author}
+        await scene.rest.post(f"/v1/groups/{OWN}/changesets", headers=scene.shown("write"), json=body)
+    found = await scene.served.operations.history(limit=4)
+    authors = ["token:is-write", "token:is-write (token:is-admin)", "token:is-write (ann)", "token:is-write"]
+    assert [head.author for head in found] == authors
+
+
+def requests(group: str) -> dict[str, Any]:
+    packed = AnyMessage(type_url=CLUSTER_TYPE, value=b"\x0a\x03new")
+    name = pb.ResourceName(type="clusters", name=f"{group}-c")
+    return {
+        "Apply": pb.Changeset(group=group, upsert=[packed]),
+        "ApplyGroups": pb.GroupsChangeset(groups=[pb.GroupChanges(group=group, upsert=[packed])]),
+        "Replace": pb.Replacement(group=group, resources=[packed]),
+        "Rollback": pb.RollbackRequest(group=group, to=1),
+        "PushEndpoints": pb.EndpointsPush(
+            group=group,
+            endpoints=[
+                AnyMessage(
+                    type_url="type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", value=b"\x0a\x03new"
+                )
+            ],
+        ),
+        "GetResource": pb.ResourceRequest(group=group, resource=name),
+        "GetSnapshot": pb.SnapshotRequest(group=group),
+        "ListResources": pb.ListResourcesRequest(group=group),
+        "Diff": pb.DiffRequest(group=group),
+        "History": pb.HistoryRequest(),
+        "FindRevision": pb.FindRequest(id=f"{group}-made"),
+        "GetRevision": pb.RevisionRequest(revision=1),
+        "Watch": pb.WatchRequest(after=0),
+        "ListGroups": pb.ListGroupsRequest(),
+        "PutGroup": pb.GroupRequest(group=group),
+        "DeleteGroup": pb.GroupRequest(group=group),
+        "GetRules": pb.GetRulesRequest(),
+        "PutRules": pb.Rules(),
+        "UpdateRules": pb.Rules(),
+        "ListNodes": pb.NodesRequest(),
+        "BackUpStore": pb.BackUpStoreRequest(),
+        "Rebalance": pb.RebalanceRequest(share=0.5, over_s=1),
+        "WhoAmI": pb.WhoAmIRequest(),
+        "ListAudit": pb.AuditRequest(),
+    }
+
+
+async def call(scene: Scene, method: str, role: str, message: Any) -> tuple[grpc.StatusCode, str, bytes]:
+    """Return how a call ends, and its first answer; one that is answered without end is left then."""
+    path = f"/{SERVICE.full_name}/{method}"
+    metadata = tuple(scene.shown(role).items())
+    stream = scene.channel.stream_stream(path)(iter([message.SerializeToString()]), metadata=metadata, timeout=20)
+    try:
+        first = await stream.read()
+        if first is aio.EOF:
+            return await stream.code(), await stream.details(), b""
+        stream.cancel()
+    except aio.AioRpcError as error:
+        return error.code(), error.details() or "", b""
+    return grpc.StatusCode.OK, "", first
+
+
+async def test_every_grpc_method_asks_for_its_right_in_the_group(scene: Scene) -> None:
+    refused = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+    for method in (each.name for each in SERVICE.methods):
+        for role in ("", "read", "write", "rollout", "secrets", "admin"):
+            for group in (OTHER, OWN) if method not in WITHOUT_GROUP else (OWN,):
+                status, text, answer = await call(scene, method, role, requests(group)[method])
+                may = role == "admin" or (role in ROLES[method] and group == OWN)
+                assert (status not in refused) is may, (method, role, group, status, text)
+                if not may:
+                    assert status is refused[bool(role)], (method, role)
+                    assert not role or text.startswith(f"token:is-{role} lacks the right "), text
+                if role not in ("", "admin"):
+                    assert b"hidden" not in answer, method
+                    assert MARK.encode() not in answer, method
+
+
+def test_every_call_has_its_rights() -> None:
+    methods = {each.name for each in SERVICE.methods}
+    of_rest = {CALLS[route] for route in routes()}
+    assert set(CALLS) == set(routes())
+    assert methods | of_rest == ROLES.keys()
+    assert ROLES.keys() | {"Describe"} >= NEEDS.keys() >= ROLES.keys()
+
+
+async def test_changes_refusals_and_shown_secrets_are_recorded(scene: Scene) -> None:
+    headers = scene.shown("write") | {"x-request-id": "r-1"}
+    body = {"upsert": [cluster("new")], "id": "change-1"}
+    await scene.rest.post(f"/v1/groups/{OWN}/changesets", headers=headers, json=body)
+    await scene.rest.post(f"/v1/groups/{OTHER}/changesets", headers=headers, json=body)
+    await scene.rest.post(f"/v1/groups/{OWN}/changesets", headers=headers, json={"upsert": [{"@type": CLUSTER_TYPE}]})
+    await scene.rest.put("/v1/groups", headers=scene.shown("write"), json={})
+    await scene.rest.get(f"/v1/groups/{OWN}/snapshot?redact=false", headers=scene.shown("secrets"))
+    await scene.rest.get("/v1/groups", headers={"authorization": "Bearer wrong"})
+    found = read_audit(scene.audit, AuditFilter())
+    told = [(each["who"], each["what"], each["outcome"], each.get("groups")) for each in reversed(found)]
+    assert told == [
+        ("token:is-write", "Apply", "done", [OWN]),
+        ("token:is-write", "Apply", "forbidden", [OTHER]),
+        ("token:is-write", "PutRules", "forbidden", None),
+        ("token:is-secrets", "GetSnapshot", "done", [OWN]),
+        ("unknown", "GET /v1/groups", "unauthenticated", None),
+    ]
+    assert found[-1]["request_id"] == "r-1"
+    assert found[-1]["change_id"] == "change-1"
+    assert found[-1]["revision"] == scene.served.operations.revision
+    assert MARK not in scene.audit.read_text()
+    answer = await scene.rest.get("/v1/audit?outcome=forbidden&who=token:*", headers=scene.shown("admin"))
+    assert [each["what"] for each in answer.json()["records"]] == ["PutRules", "Apply"]

@@ -1,0 +1,321 @@
+"""The audit log: a file of JSON lines that is only appended to, each line chained to the one before it by a hash.
+
+A line is written to the file before its request is answered, and synced to disk within ``SYNC_S``: a crash of the
+process loses none, a crash of the machine at most that much. Processes that write one file (a server, and ``xds
+tokens``) take turns at a lock file.
+
+``chain`` is the SHA-256 of the former line's ``chain`` and of this line without it, so an edited, inserted or removed
+line breaks the chain. Who can write the file can make a new chain, so the same lines also go to the process's log,
+which belongs on another machine.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from xds.access.errors import AccessFileError
+from xds.process.private_files import make_directory, open_private
+
+log = structlog.get_logger("xds")
+SYNC_S = 1.0
+RECORDS_MAX = 1_000
+"""Records in one answer."""
+BYTES_MAX, FILES_MAX = 64 * 1024 * 1024, 10
+TEXT_CHARACTERS_MAX = 2_000
+GROUPS_MAX = 100
+"""Groups in one line; of a larger change the others are counted in ``more_groups``."""
+NO_CHAIN = "0" * 64
+BLOCK_BYTES = 1024 * 1024
+_CHAINED = re.compile(rb'(\{.*), "chain": "([0-9a-f]{64})"\}', re.DOTALL)
+
+DONE, REJECTED, FORBIDDEN, UNAUTHENTICATED, UNKNOWN = "done", "rejected", "forbidden", "unauthenticated", "unknown"
+OUTCOMES = (DONE, REJECTED, FORBIDDEN, UNAUTHENTICATED, UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """A filter of records; "" and None match all. ``who`` and ``group`` are globs."""
+
+    who: str = ""
+    group: str = ""
+    since_s: float | None = None
+    outcome: str = ""
+    limit: int = 1_000
+
+    def matches(self, record: dict[str, Any]) -> bool:
+        """Return whether a record is asked for, ``since_s`` aside."""
+        if self.outcome and record.get("outcome") != self.outcome:
+            return False
+        if self.who and not fnmatchcase(str(record.get("who", "")), self.who):
+            return False
+        return not self.group or any(fnmatchcase(each, self.group) for each in record.get("groups", ()))
+
+
+class AuditLog:
+    """Writes records to a file and, with ``logs``, to the log; without a path only to the log.
+
+    ``bytes_max`` is the size of a file, after which the next one is begun; ``files_max`` the number of files that are
+    kept, the present one included. Raises AccessFileError if the file can't be written at the start; later such errors
+    are logged, and ``problem`` has the last one.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        bytes_max: int = BYTES_MAX,
+        files_max: int = FILES_MAX,
+        logs: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self.problem = ""
+        """Why the last record is not in the file, "" if it is."""
+        self._bytes_max, self._files_max = bytes_max, files_max
+        self._logs = logs
+        self._clock = clock
+        self._descriptor = -1
+        self._known: tuple[int, int] = (0, 0)
+        """Inode and size of the file after the last record."""
+        self._chain = NO_CHAIN
+        self._lock = -1
+        self._sync: asyncio.TimerHandle | None = None
+        if path is not None:
+            try:
+                self._open(path)
+            except OSError as error:
+                raise AccessFileError(f"the audit log {path} can't be written: {error.strerror}") from None
+
+    def record(self, what: str, *, who: str, outcome: str, **fields: Any) -> None:
+        """Write a record. Fields that are None, "" or empty are left out; long ones are cut."""
+        content = {"at": _stamp(self._clock()), "what": what, "who": who or "anyone", "outcome": outcome}
+        content |= {key: _bounded(value) for key, value in _told(fields).items()}
+        if self.path is not None:
+            try:
+                content["chain"] = self._append(self.path, content)
+                self.problem = ""
+            except OSError as error:
+                self.problem = f"{self.path} can't be written: {error.strerror}"
+                log.error("the audit log can't be written", problem=self.problem)
+        if self._logs:
+            log.info("audit", **content)
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        if self._sync is not None:
+            self._sync.cancel()
+            self._sync = None
+        for descriptor in (self._descriptor, self._lock):
+            if descriptor >= 0:
+                with suppress(OSError):
+                    os.fsync(descriptor)
+                os.close(descriptor)
+        self._descriptor = self._lock = -1
+
+    # --- The file ----------------------------------------------------------------------------------------------------
+
+    def _append(self, path: Path, content: dict[str, Any]) -> str:
+        data = json.dumps(content, ensure_ascii=True).encode()
+        with self._locked():
+            self._catch_up(path)
+            if self._known[1] and self._known[1] + len(data) > self._bytes_max:
+                self._rotate(path)
+            chain = hashlib.sha256(self._chain.encode() + data).hexdigest()
+            line = b'%s, "chain": "%s"}\n' % (data[:-1], chain.encode())
+            if os.write(self._descriptor, line) != len(line):
+                self._known = (0, 0)  # the disk is full: the part of a line is ended by the next record
+                raise OSError(28, "no space left on the device")
+            self._chain = chain
+            self._known = self._known[0], self._known[1] + len(line)
+        self._sync_soon()
+        return chain
+
+    def _open(self, path: Path) -> None:
+        make_directory(path.parent)
+        self._lock = _descriptor_of(path.with_name(f"{path.name}.lock"))
+        with self._locked():
+            self._catch_up(path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _catch_up(self, path: Path) -> None:
+        """Open the file, and learn its last chain, if another process has written it or made a new one."""
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            if (status.st_ino, status.st_size) == self._known and self._descriptor >= 0:
+                return
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = _descriptor_of(path)
+        status = os.fstat(self._descriptor)
+        if status.st_size and not _ends_a_line(path):
+            os.write(self._descriptor, b"\n")  # a record that a crash has cut; ``verify`` reports it
+            status = os.fstat(self._descriptor)
+        self._known = status.st_ino, status.st_size
+        self._chain = next(map(_chain_of, filter(_CHAINED.fullmatch, _lines_back(_files(path)))), NO_CHAIN)
+
+    def _rotate(self, path: Path) -> None:
+        os.fsync(self._descriptor)
+        for number in range(self._files_max - 1, 0, -1):
+            newer = path if number == 1 else _numbered(path, number - 1)
+            with suppress(FileNotFoundError):
+                newer.replace(_numbered(path, number))
+        if self._files_max == 1:
+            path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = _descriptor_of(path)
+        self._known = os.fstat(self._descriptor).st_ino, 0
+
+    def _sync_soon(self) -> None:
+        if self._sync is not None:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a command
+            os.fsync(self._descriptor)
+            return
+        self._sync = loop.call_later(SYNC_S, self._sync_now, loop)
+
+    def _sync_now(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sync = None
+        descriptor = os.dup(self._descriptor)
+        loop.run_in_executor(None, _sync_and_close, descriptor)
+
+
+def read_audit(path: Path, wanted: AuditFilter) -> list[dict[str, Any]]:
+    """Return the records that a filter asks for, newest first. Raises OSError."""
+    found: list[dict[str, Any]] = []
+    since = "" if wanted.since_s is None else _stamp(wanted.since_s)
+    for line in _lines_back(_files(path)):
+        record = _parsed(line)
+        if record is None:
+            continue
+        if record["at"] < since:
+            break
+        if wanted.matches(record):
+            found.append(record)
+            if len(found) >= wanted.limit:
+                break
+    return found
+
+
+def verify_audit(path: Path) -> tuple[int, list[str]]:
+    """Return the number of records in all files, and where the chain is broken. Raises OSError.
+
+    The oldest line can't be checked if older files were removed. That lines are missing at the end can't be told.
+    """
+    problems: list[str] = []
+    chain: str | None = None
+    total = 0
+    for file in reversed(_files(path)):
+        with file.open("rb") as opened:
+            for number, line in enumerate(opened, 1):
+                match = _CHAINED.fullmatch(line.rstrip(b"\n"))
+                if match is None:
+                    problems.append(f"{file}:{number}: is not a whole record")
+                    continue
+                total += 1
+                told = match.group(2).decode()
+                if chain is not None and hashlib.sha256(chain.encode() + match.group(1) + b"}").hexdigest() != told:
+                    problems.append(f"{file}:{number}: was edited, or a line before it was removed or inserted")
+                chain = told
+    return total, problems
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of a log that exist, newest first."""
+    found = [path] if path.exists() else []
+    number = 1
+    while (older := _numbered(path, number)).exists():
+        found.append(older)
+        number += 1
+    return found
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _descriptor_of(path: Path) -> int:
+    with open_private(path, "ab") as file:
+        return os.dup(file.fileno())
+
+
+def _sync_and_close(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        log.error("the audit log can't be synced to disk", problem=str(error))
+    finally:
+        os.close(descriptor)
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _lines_back(files: Iterable[Path]) -> Iterator[bytes]:
+    """Yield the lines of files, newest first, from the last line of the first file on."""
+    for path in files:
+        with path.open("rb") as file:
+            at = file.seek(0, os.SEEK_END)
+            rest = b""
+            while at > 0:
+                size = min(BLOCK_BYTES, at)
+                at -= size
+                file.seek(at)
+                lines = (file.read(size) + rest).split(b"\n")
+                rest = lines[0] if at else b""
+                yield from (line for line in reversed(lines[1:] if at else lines) if line)
+
+
+def _chain_of(line: bytes) -> str:
+    match = _CHAINED.fullmatch(line)
+    return NO_CHAIN if match is None else match.group(2).decode()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("at"), str) else None
+
+
+def _stamp(now_s: float) -> str:
+    return datetime.fromtimestamp(now_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _told(fields: dict[str, Any]) -> dict[str, Any]:
+    told = {key: value for key, value in fields.items() if value is not None and value not in ("", (), frozenset())}
+    groups = told.get("groups", ())
+    if len(groups) > GROUPS_MAX:
+        told["more_groups"] = len(groups) - GROUPS_MAX
+    if groups:
+        told["groups"] = sorted(groups)[:GROUPS_MAX]
+    return told
+
+
+def _bounded(value: Any) -> Any:
+    return value[:TEXT_CHARACTERS_MAX] if isinstance(value, str) else value

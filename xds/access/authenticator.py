@@ -1,0 +1,218 @@
+"""Says who is calling: by the one token of ``api.token_file``, a named token, an OIDC token, or a certificate.
+
+What is shown in the ``authorization`` header decides alone: a token that is not valid is refused, whatever the
+certificate says. Files are read again when they have changed; a file that can't be used leaves the former content in
+force. Once credentials are asked for, they are until the process ends, also if the files disappear.
+"""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from xds.access.errors import AccessFileError, UnauthenticatedError, UnknownIdentityError
+from xds.access.identities import Identities, read_identities
+from xds.access.rights import EVERYONE, Caller, Grant
+from xds.access.tokens import PREFIX, TOKEN, TokenRecord, hash_of, read_tokens
+
+log = structlog.get_logger("xds")
+TOKEN_BYTES_MAX = 16 * 1024
+"""The largest ``authorization`` header that is looked at: OIDC tokens have some KiB."""
+SHOW = "show a token: Authorization: Bearer TOKEN"
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """The names that a certificate or an OIDC token proves, and the token's claims."""
+
+    names: tuple[str, ...]
+    claims: Mapping[str, Any]
+
+
+class JwtVerifier(Protocol):
+    """Verifies OIDC tokens."""
+
+    def __call__(self, token: str) -> Proven:
+        """Return what a token proves: the name ``jwt:ISSUER/SUBJECT``. Raises UnknownIdentityError."""
+        ...
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A file that is read again when it changes. ``stamp`` is that of the last reading, also of a failed one."""
+
+    path: Path
+    stamp: Stamp | None = None
+    problem: str = ""
+
+    def has_changed(self) -> bool:
+        """Return whether the file is there and is another one than at the last call."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False  # it is being replaced, or is gone: what was read stays in force
+        stamp = status.st_mtime_ns, status.st_size, status.st_ino
+        if stamp == self.stamp:
+            return False
+        self.stamp = stamp
+        return True
+
+
+class Authenticator:
+    """Authenticates the callers of the push API. Without files and verifiers it asks for nothing.
+
+    ``names_of`` returns the names that a verified client certificate (DER) proves, and raises UnknownIdentityError.
+    The constructor raises AccessFileError if a file that is there can't be used.
+    """
+
+    def __init__(
+        self,
+        token_file: Path | None = None,
+        *,
+        tokens_file: Path | None = None,
+        identities_file: Path | None = None,
+        names_of: Callable[[bytes], tuple[str, ...]] | None = None,
+        verify_jwt: JwtVerifier | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._single = None if token_file is None else _Followed(token_file)
+        self._single_hash = b""
+        self._tokens = None if tokens_file is None else _Followed(tokens_file)
+        self._records: dict[str, tuple[TokenRecord, Caller]] = {}
+        self._mapped = None if identities_file is None else _Followed(identities_file)
+        self._identities = Identities()
+        self._names_of = names_of
+        self._verify_jwt = verify_jwt
+        self._clock = clock
+        self._needed = token_file is not None or identities_file is not None
+        self.refresh(at_start=True)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether callers must say who they are."""
+        if not self._needed:
+            self.refresh()
+        return self._needed
+
+    def reload(self) -> bool:
+        """Read all files again, changed or not; return whether there are any and they can be used."""
+        files = [each for each in (self._single, self._tokens, self._mapped) if each is not None]
+        for each in files:
+            each.stamp = None
+        self.refresh()
+        read = [each for each in files if each.stamp is not None]
+        return bool(read) and not any(each.problem for each in read)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why files could not be read again, for operators."""
+        files = (self._single, self._tokens, self._mapped)
+        return tuple(each.problem for each in files if each is not None and each.problem)
+
+    def authenticate(self, authorization: str, certificate: bytes | None = None) -> Caller:
+        """Return who shows an ``Authorization`` header, "" for none, and a verified client certificate (DER).
+
+        Raises UnauthenticatedError.
+        """
+        self.refresh()
+        if not self._needed:
+            return EVERYONE
+        if authorization:
+            return self._by_token(authorization)
+        if certificate is not None and self._names_of is not None:
+            return self._by_certificate(certificate)
+        raise UnauthenticatedError(SHOW, reason="no credentials")
+
+    # --- One caller --------------------------------------------------------------------------------------------------
+
+    def _by_token(self, authorization: str) -> Caller:
+        scheme, _, shown = authorization.partition(" ")
+        shown = shown.strip()
+        if scheme.lower() != "bearer" or not shown or len(shown) > TOKEN_BYTES_MAX:
+            raise UnauthenticatedError(SHOW, reason="malformed credentials")
+        hashed = hash_of(shown)
+        if self._single_hash and hmac.compare_digest(hashed.encode(), self._single_hash):
+            return SINGLE
+        # Nobody can choose a token by its hash, so the time of the look-up tells nothing of the tokens that there are.
+        found = self._records.get(hashed)
+        if found is not None:
+            record, caller = found
+            state = record.state(self._clock())
+            if state == "valid":
+                return caller
+            text = f"the token {record.name!r} {'has expired' if state == 'expired' else 'was revoked'}"
+            raise UnauthenticatedError(text, reason=f"{state} token", who=caller.identity)
+        if self._verify_jwt is not None and not shown.startswith(PREFIX) and shown.count(".") == 2:
+            return self._by_jwt(self._verify_jwt, shown)
+        if TOKEN.fullmatch(shown):
+            raise UnauthenticatedError("this server does not know the token", reason="unknown token")
+        raise UnauthenticatedError(f"the token is wrong; {SHOW}", reason="unknown token")
+
+    def _by_jwt(self, verify: JwtVerifier, token: str) -> Caller:
+        try:
+            proven = verify(token)
+        except UnknownIdentityError as error:
+            raise UnauthenticatedError(f"the token is refused: {error}", reason="refused OIDC token") from None
+        return self._mapped_caller(proven, "OIDC token")
+
+    def _by_certificate(self, certificate: bytes) -> Caller:
+        assert self._names_of is not None
+        try:
+            names = self._names_of(certificate)
+        except UnknownIdentityError as error:
+            raise UnauthenticatedError(str(error), reason="refused certificate") from None
+        return self._mapped_caller(Proven(names, {}), "certificate")
+
+    def _mapped_caller(self, proven: Proven, what: str) -> Caller:
+        caller = self._identities.caller(proven.names, proven.claims)
+        if caller is None:
+            who = ", ".join(proven.names)[:500] or "nobody"
+            raise UnauthenticatedError(
+                f"no entry of access.identities_file is for this {what}, which names {who}",
+                reason=f"unmapped {what}",
+                who=who.replace(" ", ""),
+            )
+        return caller
+
+    # --- Files -------------------------------------------------------------------------------------------------------
+
+    def refresh(self, *, at_start: bool = False) -> None:
+        """Read the files that have changed. At the start, raises AccessFileError."""
+        for file, read in (
+            (self._single, self._read_single),
+            (self._tokens, self._read_tokens),
+            (self._mapped, self._read_identities),
+        ):
+            if file is None or not file.has_changed():
+                continue
+            try:
+                read(file.path)
+                file.problem = ""
+            except AccessFileError as error:
+                if at_start:
+                    raise
+                file.problem = str(error)
+                log.error("access file not read again; what it had stays in force", problem=str(error)[:2_000])
+            except OSError:
+                file.stamp = None  # it is being replaced
+
+    def _read_single(self, path: Path) -> None:
+        token = path.read_bytes().strip()
+        self._single_hash = hashlib.sha256(token).hexdigest().encode() if token else b""
+
+    def _read_tokens(self, path: Path) -> None:
+        self._records = {each.sha256: (each, each.caller) for each in read_tokens(path)}
+        self._needed = True
+
+    def _read_identities(self, path: Path) -> None:
+        self._identities = read_identities(path)
+
+
+SINGLE = Caller("token-file", (Grant(("admin",)),), "token-file")
+"""The caller with the token of ``api.token_file``."""

@@ -1,0 +1,168 @@
+"""The file that maps identities of certificates and OIDC tokens to roles and groups (``access.identities_file``).
+
+::
+
+    callers:                                  # the first that matches decides
+    - identity: spiffe://corp/ns/ci/**        # or dns:…, cn:…, jwt:ISSUER/SUBJECT; patterns as in groups.yaml
+      roles: [write]
+      groups: ["web-*"]
+    - identity: jwt:corp/*
+      claims: {groups: platform}              # which the token must have, or have in a list
+      grants:                                 # several roles, each in its own groups
+      - roles: [read]
+      - roles: [write, secrets]
+        groups: [platform]
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xds.access.errors import AccessFileError
+from xds.access.rights import Caller, Grant, grant_problems
+from xds.model.identity import IdentityPattern, parse_identity_pattern
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
+
+ENTRIES_MAX = 10_000
+FILE_BYTES_MAX = 4 * 1024 * 1024
+_KEYS = {"identity", "claims", "roles", "groups", "grants"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Whom an entry of the file is for, and what they may do."""
+
+    pattern: IdentityPattern
+    grants: tuple[Grant, ...]
+    claims: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """All entries of a file, in order."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def caller(self, names: Iterable[str], claims: Mapping[str, Any] | None = None) -> Caller | None:
+        """Return the caller that has one of the names and the claims, None if no entry is for it.
+
+        The first entry that matches decides. Names of another kind than its pattern never match it.
+        """
+        listed = tuple(names)
+        for entry in self.entries:
+            for name in listed:
+                if entry.pattern.match((name,)) is not None and _has_claims(claims or {}, entry.claims):
+                    return Caller("".join(name.split(" ")), entry.grants)
+        return None
+
+
+def read_identities(path: Path) -> Identities:
+    """Read a file of identities. Raises AccessFileError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise AccessFileError(f"{path} can't be read: {error.strerror}") from None
+    try:
+        document = read_yaml(data, file=str(path), limits=YamlLimits(file_bytes_max=FILE_BYTES_MAX, nodes_max=500_000))
+    except ChangesetRejectedError as error:
+        raise AccessFileError("; ".join(map(str, error.problems[:20]))) from None
+    reading = _Reading(document, str(path))
+    found = reading.entries()
+    if reading.problems:
+        raise AccessFileError("; ".join(map(str, reading.problems[:20])))
+    return Identities(found)
+
+
+class _Reading:
+    def __init__(self, document: Document, file: str) -> None:
+        self.problems: list[Problem] = []
+        self._document, self._file = document, file
+
+    def entries(self) -> tuple[Entry, ...]:
+        content = self._document.value
+        if not isinstance(content, dict) or set(content) != {"callers"} or not isinstance(content["callers"], list):
+            self._note("the file has one key, callers, with a list of entries", ())
+            return ()
+        if len(content["callers"]) > ENTRIES_MAX:
+            self._note(f"there are more than {ENTRIES_MAX:,} entries: use patterns", ())
+            return ()
+        read = (self._entry(item, at) for at, item in enumerate(content["callers"]))
+        return tuple(each for each in read if each is not None)
+
+    def _entry(self, item: Any, at: int) -> Entry | None:
+        place = ("callers", at)
+        if not isinstance(item, dict):
+            self._note("an entry is a mapping with identity, roles and groups", place)
+            return None
+        for key in item:
+            if key not in _KEYS:
+                self._note(f"{key!r} is not a key of an entry: there are {', '.join(sorted(_KEYS))}", (*place, key))
+        pattern = self._pattern(item.get("identity"), place)
+        claims = self._claims(item.get("claims", {}), pattern, place)
+        grants = self._grants(item, place)
+        return None if pattern is None or not grants else Entry(pattern, grants, claims)
+
+    def _pattern(self, text: Any, place: tuple[str | int, ...]) -> IdentityPattern | None:
+        if not isinstance(text, str):
+            self._note("an entry needs an identity: spiffe://…, dns:…, cn:… or jwt:ISSUER/SUBJECT", place)
+            return None
+        try:
+            pattern = parse_identity_pattern(text)
+        except ValueError as error:
+            self._note(f"identity: {text[:200]!r}: {error}", (*place, "identity"))
+            return None
+        if not pattern.kind:
+            self._note("identity: * would be for everyone: name a kind and a pattern", (*place, "identity"))
+            return None
+        return pattern
+
+    def _claims(self, claims: Any, pattern: IdentityPattern | None, place: tuple[str | int, ...]) -> dict[str, str]:
+        if not isinstance(claims, dict) or not all(isinstance(each, str) for each in claims.values()):
+            self._note("claims: write each as NAME: TEXT", (*place, "claims"))
+            return {}
+        if claims and pattern is not None and pattern.kind != "jwt:":
+            self._note("claims: only tokens have claims: give an identity that begins with jwt:", (*place, "claims"))
+        return claims
+
+    def _grants(self, item: Mapping[str, Any], place: tuple[str | int, ...]) -> tuple[Grant, ...]:
+        if "grants" not in item:
+            return self._grant(item, place)
+        if "roles" in item or "groups" in item:
+            self._note("give grants, or roles and groups: not both", place)
+        listed = item["grants"]
+        if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+            self._note("grants: write a list of roles and groups", (*place, "grants"))
+            return ()
+        for at, each in enumerate(listed):
+            if unknown := sorted(set(each) - {"roles", "groups"}):
+                self._note(f"grants: {unknown[0]!r} is not roles or groups", (*place, "grants", at))
+        return tuple(grant for at, each in enumerate(listed) for grant in self._grant(each, (*place, "grants", at)))
+
+    def _grant(self, item: Mapping[str, Any], place: tuple[str | int, ...]) -> tuple[Grant, ...]:
+        roles, groups = item.get("roles", []), item.get("groups", [])
+        for key, value in (("roles", roles), ("groups", groups)):
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                self._note(f"{key}: write a list of names", (*place, key))
+                return ()
+        if "groups" in item and not groups:
+            self._note("groups: the list is empty; leave it out to mean all groups", (*place, "groups"))
+            return ()
+        found = grant_problems(roles, groups)
+        for what in found:
+            self._note(what, place)
+        return () if found else (Grant(tuple(roles), tuple(groups)),)
+
+    def _note(self, what: str, path: tuple[str | int, ...]) -> None:
+        self.problems.append(Problem(what=what, file=self._file, line=self._document.line_of(path)))
+
+
+def _has_claims(claims: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """Return whether each wanted claim has the wanted text as its value, or in its list of values."""
+    for name, text in wanted.items():
+        value = claims.get(name)
+        if text not in ([value] if isinstance(value, str) else value if isinstance(value, list) else []):
+            return False
+    return True

@@ -1,0 +1,309 @@
+"""Decides who may make a call, for REST and gRPC alike, and records it in the audit log.
+
+``NEEDS`` has the rights of every call. They are checked by the headers, before a body is read; ``Permitted`` then
+checks the groups of the call, and hides what the caller may not see.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from xds.access.audit import DONE, FORBIDDEN, REJECTED, UNAUTHENTICATED, UNKNOWN, AuditLog
+from xds.access.authenticator import Authenticator
+from xds.access.errors import ForbiddenError, UnauthenticatedError
+from xds.access.rights import CHANGING, Caller, Right
+from xds.publishing.changes import Published
+from xds.reporting.merged_log import MergedLog
+from xds.store.errors import OutcomeUnknownError
+
+T = TypeVar("T")
+READ, WRITE, ROLLOUT, ADMIN = Right.READ, Right.WRITE, Right.ROLLOUT, Right.ADMIN
+
+NEEDS: dict[str, frozenset[Right]] = {
+    **dict.fromkeys(("Apply", "Replace", "PushEndpoints", "PutResource", "DeleteResource"), frozenset({WRITE})),
+    "ApplyGroups": frozenset({WRITE, ADMIN}),
+    "Rollback": frozenset({ROLLOUT}),
+    **dict.fromkeys(("GetResource", "GetSnapshot", "ListResources", "Diff"), frozenset({READ})),
+    **dict.fromkeys(("History", "FindRevision", "GetRevision", "Watch"), frozenset({READ})),
+    **dict.fromkeys(("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode"), frozenset({READ})),
+    **dict.fromkeys(("PutGroup", "DeleteGroup", "PutRules", "UpdateRules"), frozenset({ADMIN})),
+    **dict.fromkeys(("BackUpStore", "ListAudit", "Rebalance"), frozenset({ADMIN})),
+    **dict.fromkeys(("WhoAmI", "Describe"), frozenset()),
+}
+"""Each call to the rights of which its caller needs one, in some group; none: everyone whose identity is known.
+
+A call without an entry is refused.
+"""
+LAPSE_S = 0.5
+"""How often the credentials of open streams are checked: a stream ends within this time of their end."""
+PUSHES_S = 1.0
+"""Endpoint pushes of a caller into a group within this time are one record."""
+REQUEST_ID_CHARACTERS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """A call whose caller is known: what it is, from where, and the credentials that were shown."""
+
+    what: str
+    caller: Caller
+    peer: str
+    request_id: str
+    authorization: str = field(default="", repr=False)
+    certificate: bytes | None = field(default=None, repr=False)
+
+
+class Admission:
+    """Authenticates callers, checks the rights of calls, and records what came of them.
+
+    Without ``authenticator`` everyone may do everything. Without ``audit`` nothing is recorded; nor while the API asks
+    for no credentials, unless ``records_all``.
+    """
+
+    def __init__(
+        self, authenticator: Authenticator | None = None, audit: AuditLog | None = None, *, records_all: bool = False
+    ) -> None:
+        self._authenticator = authenticator or Authenticator()
+        self._audit = audit
+        self._records_all = records_all
+        self._refusals = MergedLog(_Refusals(audit)) if audit is not None else None
+        self._streams: dict[Call, asyncio.Future[None]] = {}
+        self._checking: asyncio.TimerHandle | None = None
+        self._recording: set[asyncio.Future[Any]] = set()
+        self._pushes: dict[tuple[str, str], _Pushes] = {}
+
+    @property
+    def audit(self) -> AuditLog | None:
+        """The audit log, if there is one that is in use."""
+        return self._audit if self._records_all or self._authenticator.is_needed else None
+
+    def reload(self) -> bool:
+        """Read the files of tokens and identities again; return whether there are any and they can be used."""
+        return self._authenticator.reload()
+
+    @property
+    def problem(self) -> str:
+        """Why a file of tokens or identities, or the audit log, is not as it should be, "" if all are."""
+        audit = "" if self._audit is None else self._audit.problem
+        return "; ".join(filter(None, (*self._authenticator.problems, audit)))
+
+    # --- Callers -----------------------------------------------------------------------------------------------------
+
+    def admit(
+        self, what: str, *, authorization: str, certificate: bytes | None, peer: str, request_id: str = ""
+    ) -> Call:
+        """Return the call of a caller whose identity is known. Raises UnauthenticatedError."""
+        try:
+            caller = self._authenticator.authenticate(authorization, certificate)
+        except UnauthenticatedError as error:
+            self._refused(what, error.who or "unknown", UNAUTHENTICATED, error.reason, peer, request_id, str(error))
+            raise
+        given = request_id[:REQUEST_ID_CHARACTERS_MAX]
+        named = given if given.isascii() and given.isprintable() else ""
+        made = named or (secrets.token_hex(8) if self._audit is not None else "")
+        return Call(what, caller, peer, made, authorization, certificate)
+
+    def must_change(self, call: Call) -> None:
+        """Raise ForbiddenError if the caller of a call that changes something may change nothing."""
+        with self.refusing(call):
+            call.caller.must_have_any(CHANGING)
+
+    def must_be_permitted(self, call: Call, group: str | None = None) -> None:
+        """Raise ForbiddenError if the caller may not make the call, in ``group`` if it is known."""
+        needed = NEEDS[call.what]
+        with self.refusing(call):
+            if not needed:
+                return
+            if group is None:
+                call.caller.must_have_any(needed)
+            elif not any(call.caller.may(right, group) for right in needed):
+                call.caller.must(min(needed), (group,))
+
+    @contextmanager
+    def refusing(self, call: Call) -> Iterator[None]:
+        """Record a ForbiddenError that is raised inside."""
+        try:
+            yield
+        except ForbiddenError as error:
+            self._refused(
+                *(call.what, call.caller.identity, FORBIDDEN, "right", call.peer, call.request_id, str(error)),
+                groups=(error.group,) if error.group else (),
+            )
+            raise
+
+    def _refused(
+        self,
+        what: str,
+        who: str,
+        outcome: str,
+        reason: str,
+        peer: str,
+        request_id: str,
+        detail: str,
+        groups: Collection[str] = (),
+    ) -> None:
+        if self._refusals is None:
+            return
+        host = peer.rpartition(":")[0] or peer
+        kind = (who, reason) if outcome == FORBIDDEN else (host, reason)
+        fields = {"who": who, "outcome": outcome, "peer": peer, "request_id": request_id, "groups": tuple(groups)}
+        self._refusals.warning("refused", kind=(outcome, *kind), what=what, reason=reason, detail=detail, **fields)
+
+    # --- Streams -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lapse_of(self, call: Call) -> "Iterator[asyncio.Future[None]]":
+        """Yield a future that gets an UnauthenticatedError once the credentials of a call are not what they were."""
+        lapse: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._streams[call] = lapse
+        if self._checking is None:
+            self._checking = asyncio.get_running_loop().call_later(LAPSE_S, self._check)
+        try:
+            yield lapse
+        finally:
+            del self._streams[call]
+            if lapse.done() and not lapse.cancelled():
+                lapse.exception()  # marks it as retrieved
+            lapse.cancel()
+
+    def _check(self) -> None:
+        self._checking = None
+        for call, lapse in self._streams.items():
+            try:
+                caller = self._authenticator.authenticate(call.authorization, call.certificate)
+            except UnauthenticatedError as error:
+                _end(lapse, error)
+            else:
+                if caller != call.caller:
+                    _end(
+                        lapse,
+                        UnauthenticatedError("the rights of the caller have changed: call again", reason="changed"),
+                    )
+        if self._streams:
+            self._checking = asyncio.get_running_loop().call_later(LAPSE_S, self._check)
+
+    # --- The audit log -----------------------------------------------------------------------------------------------
+
+    def record(self, call: Call, outcome: str = DONE, **fields: Any) -> None:
+        """Record what came of a call."""
+        if (audit := self.audit) is not None:
+            caller = call.caller.identity
+            audit.record(call.what, who=caller, outcome=outcome, peer=call.peer, request_id=call.request_id, **fields)
+
+    async def recorded(
+        self, call: Call, groups: Collection[str], change: Awaitable[Published], **fields: Any
+    ) -> Published:
+        """Return the outcome of a change, and record it, also if the caller has gone meanwhile."""
+        if self.audit is None:
+            return await change
+        task = asyncio.ensure_future(self._outcome(call, groups, change, fields))
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
+        return await asyncio.shield(task)
+
+    async def _outcome(
+        self, call: Call, groups: Collection[str], change: Awaitable[Published], fields: dict[str, Any]
+    ) -> Published:
+        try:
+            published = await change
+        except Exception as error:
+            outcome = UNKNOWN if isinstance(error, OutcomeUnknownError) else REJECTED
+            self.record(call, outcome, groups=tuple(groups), detail=str(error), **fields)
+            raise
+        about = fields | {"revision": published.revision, "changed": len(published.changed)}
+        self.record(call, DONE, groups=tuple(groups), again=published.again or None, **about)
+        return published
+
+    def record_push(self, call: Call, group: str, outcome: "asyncio.Future[Published]") -> None:
+        """Record what comes of a push of endpoints, with others of the same caller and group."""
+        if self.audit is not None:
+            outcome.add_done_callback(lambda done: self._pushed(call, group, done))
+
+    def _pushed(self, call: Call, group: str, outcome: "asyncio.Future[Published]") -> None:
+        key = call.caller.identity, group
+        pushes = self._pushes.get(key)
+        if pushes is None:
+            pushes = self._pushes[key] = _Pushes(call)
+            asyncio.get_running_loop().call_later(PUSHES_S, self._end_pushes, key)
+        pushes.count += 1
+        if outcome.cancelled() or (error := outcome.exception()) is not None:
+            pushes.failed += 1
+            pushes.detail = "" if outcome.cancelled() else str(error)
+        else:
+            revision = outcome.result().revision
+            pushes.first, pushes.last = pushes.first or revision, revision
+
+    def _end_pushes(self, key: tuple[str, str]) -> None:
+        if (pushes := self._pushes.pop(key, None)) is None:
+            return
+        outcome = REJECTED if pushes.failed == pushes.count else DONE
+        first = pushes.first if pushes.first != pushes.last else None
+        fields = {"failed": pushes.failed or None, "detail": pushes.detail, "first_revision": first}
+        self.record(pushes.call, outcome, groups=(key[1],), pushes=pushes.count, revision=pushes.last or None, **fields)
+
+    def close(self) -> None:
+        """Write what is still to be recorded, and close the audit log."""
+        for key in list(self._pushes):
+            self._end_pushes(key)
+        if self._checking is not None:
+            self._checking.cancel()
+        if self._audit is not None:
+            assert self._refusals is not None
+            self._refusals.flush()
+            self._audit.close()
+
+
+@dataclass(slots=True)
+class _Pushes:
+    """The pushes of a caller into a group since the first one that is not recorded yet."""
+
+    call: Call
+    count: int = 0
+    failed: int = 0
+    first: int = 0
+    last: int = 0
+    detail: str = ""
+
+
+class _Refusals:
+    """Passes merged refusals to the audit log."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    def warning(self, _: str, *, what: str, who: str, outcome: str, **fields: Any) -> None:
+        """Record a refusal, or how many there were."""
+        self._audit.record(what, who=who, outcome=outcome, **fields)
+
+
+async def until_lapsed(source: AsyncIterator[T], lapse: "asyncio.Future[None]") -> AsyncIterator[T]:
+    """Yield the items of a source until ``lapse`` has an error, which is raised then."""
+    while True:
+        waiting = asyncio.ensure_future(_next(source))
+        try:
+            await asyncio.wait((waiting, lapse), return_when=asyncio.FIRST_COMPLETED)
+            if lapse.done():
+                lapse.result()
+            found = waiting.result()
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+        if found is None:
+            return
+        yield found[0]
+
+
+async def _next(source: AsyncIterator[T]) -> tuple[T] | None:
+    try:
+        return (await anext(source),)
+    except StopAsyncIteration:
+        return None
+
+
+def _end(lapse: "asyncio.Future[None]", error: Exception) -> None:
+    if not lapse.done():
+        lapse.set_exception(error)

@@ -1,0 +1,270 @@
+"""``xds tokens``: create, list and revoke the named tokens of the push API, in the file that servers follow."""
+
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xds.cli.output import EXIT_CODES, EXIT_FAILED, EXIT_USAGE, count, fail, print_table, say, warn
+from xds.cli.talk import Output, print_as
+
+if TYPE_CHECKING:
+    from xds.access.tokens import TokenRecord
+
+app = typer.Typer(
+    name="tokens",
+    help="Create, list and revoke the tokens with which people and systems use the push API.\n\n"
+    "The tokens are in a file beside the store (STORE.tokens), which has only their hashes. A server with that store "
+    "sees a change within a second, and asks every caller for a token from the first one on. The commands need no "
+    "server: whoever may write the file may create tokens.",
+    no_args_is_help=True,
+)
+_UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        envvar="XDS_STORE__URL",
+        help="The server's store, whose tokens they are. Default: SQLite in the XDG state directory.",
+    ),
+]
+TokensFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="XDS_ACCESS__TOKENS_FILE",
+        help="The file of tokens (access.tokens_file). Default: beside the store.",
+    ),
+]
+AuditFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="XDS_ACCESS__AUDIT_FILE",
+        help="Where it is recorded (access.audit_file). Default: beside the store.",
+    ),
+]
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["[bold]Examples[/bold]", *(line.replace("[", "\\[") for line in lines), EXIT_CODES])
+
+
+@app.command(
+    epilog=_examples(
+        "xds tokens create ci --role write --group 'web-*' --expires 90d --out ci.token",
+        "xds tokens create ann --role read --role secrets",
+        "xds tokens create ops --role admin --expires 2027-01-31",
+    )
+)
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is: the author of its changes is token:NAME.")],
+    role: Annotated[
+        list[str],
+        typer.Option(
+            "--role",
+            "-r",
+            metavar="ROLE",
+            help="read; write (and read and roll back); rollout (read and roll back); secrets (read, see secrets and, "
+            "with write, set them); admin (everything). Repeatable.",
+        ),
+    ],
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--group", "-g", metavar="GLOB", help="Only in groups like this; repeatable. Default: all groups."
+        ),
+    ] = None,
+    expires: Annotated[
+        str, typer.Option(metavar="TIME", help="When it ends: 12h, 90d, 1y from now, or 2027-01-31. Default: never.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the token to a new file (mode 0600) instead of stdout.")
+    ] = None,
+    store: Store = "",
+    tokens_file: TokensFile = None,
+    audit_file: AuditFile = None,
+    output: Output = "table",
+) -> None:
+    """Create a token and print it: this is the only time that it is shown."""
+    from xds.access.errors import AccessFileError
+    from xds.access.tokens import create_token
+
+    path, expires_at = _path(store, tokens_file), _time(expires) if expires else None
+    if out is not None and out.exists():
+        fail(f"--out: {out} is there already", code=EXIT_USAGE)
+    try:
+        is_first = not path.exists()
+        made, token = create_token(path, name, tuple(role), tuple(group or ()), expires_at=expires_at)
+    except AccessFileError as error:
+        fail(str(error), code=EXIT_FAILED)
+    _record("CreateToken", made, _audit_path(store, audit_file))
+    if is_first:
+        warn(f"the push API of a server with this store asks every caller for a token from now on ({path})")
+    if out is not None:
+        _write_token(out, token)
+    if output != "table":
+        print_as(output, _json_of(made) | ({"token": token} if out is None else {"out": str(out)}))
+    elif out is None:
+        say(token)
+        warn(f"{_described(made)}; the token is not shown again")
+    else:
+        say(f"{_described(made)}; the token is in {out}")
+
+
+@app.command(name="list", epilog=_examples("xds tokens list", "xds tokens list -o json"))
+def list_tokens(store: Store = "", tokens_file: TokensFile = None, output: Output = "table") -> None:
+    """Print all tokens, without what is secret of them: with roles and groups, and until when they are valid."""
+    from xds.access.errors import AccessFileError
+    from xds.access.tokens import read_tokens
+
+    path = _path(store, tokens_file)
+    try:
+        records = read_tokens(path)
+    except FileNotFoundError:
+        records = ()
+    except AccessFileError as error:
+        fail(str(error), code=EXIT_FAILED)
+    if output != "table":
+        print_as(output, {"file": str(path), "tokens": [_json_of(each) for each in records]})
+        return
+    now_s = time.time()
+    rows = [
+        [
+            each.id,
+            each.name,
+            each.state(now_s),
+            ", ".join(each.roles),
+            ", ".join(each.groups) or "all",
+            _shown(each.created_at),
+            _shown(each.expires_at),
+        ]
+        for each in records
+    ]
+    print_table(["id", "name", "state", "roles", "groups", "created", "expires"], rows)
+    say("", f"{path}: {count(len(records), 'token')}")
+
+
+@app.command(epilog=_examples("xds tokens revoke ci", "xds tokens revoke 3f9a1c02"))
+def revoke(
+    named: Annotated[str, typer.Argument(metavar="NAME|ID", help="All tokens of that name, or the one with that id.")],
+    store: Store = "",
+    tokens_file: TokensFile = None,
+    audit_file: AuditFile = None,
+    output: Output = "table",
+) -> None:
+    """End a token: servers refuse it within a second, and end its open streams."""
+    from xds.access.errors import AccessFileError
+    from xds.access.tokens import revoke_tokens
+
+    try:
+        revoked = revoke_tokens(_path(store, tokens_file), named)
+    except AccessFileError as error:
+        fail(str(error), code=EXIT_FAILED)
+    for each in revoked:
+        _record("RevokeToken", each, _audit_path(store, audit_file))
+    if output != "table":
+        print_as(output, {"revoked": [_json_of(each) for each in revoked]})
+    elif revoked:
+        say(*(f"revoked: {each.name} ({each.id})" for each in revoked))
+    else:
+        say(f"{named} was revoked before")
+
+
+def _path(store: str, tokens_file: Path | None) -> Path:
+    return tokens_file or _beside(store, "tokens", "--tokens-file")
+
+
+def _audit_path(store: str, audit_file: Path | None) -> Path | None:
+    from xds.store.opening import beside_store
+
+    return audit_file or beside_store(store, "audit")
+
+
+def _beside(store: str, suffix: str, option: str) -> Path:
+    from xds.store.opening import StoreUrlError, beside_store, check_url
+
+    try:
+        check_url(store)
+    except StoreUrlError as error:
+        fail(f"--store: {error}", code=EXIT_USAGE)
+    if (path := beside_store(store, suffix)) is None:
+        fail(f"--store: a store in memory has no file: give {option}", code=EXIT_USAGE)
+    return path
+
+
+def _record(what: str, token: "TokenRecord", path: Path | None) -> None:
+    """Record in the audit log that a token was created or revoked."""
+    import getpass
+
+    from xds.access.audit import DONE, AuditLog
+    from xds.access.errors import AccessFileError
+
+    try:
+        who = f"os:{getpass.getuser()}"
+    except (KeyError, OSError):  # a user without a name, as in a container
+        who = "os:unknown"
+    try:
+        audit = AuditLog(path, logs=False)
+    except AccessFileError as error:
+        warn(f"not recorded: {error}")
+        return
+    groups = token.groups or None
+    audit.record(
+        what, who=who, outcome=DONE, token=token.name, token_id=token.id, roles=list(token.roles), groups=groups
+    )
+    if audit.problem:
+        warn(f"not recorded: {audit.problem}")
+    audit.close()
+
+
+def _write_token(path: Path, token: str) -> None:
+    from xds.process.private_files import open_private
+
+    try:
+        with open_private(path, "xb") as file:
+            file.write(f"{token}\n".encode())
+    except OSError as error:
+        fail(f"--out: {path}: {error.strerror}; the token is lost: revoke it, and create another", code=EXIT_FAILED)
+
+
+def _time(text: str) -> int:
+    """Return the Unix time of an option's value."""
+    now_s = int(time.time())
+    if found := re.fullmatch(r"(\d{1,6})([mhdwy])", text):
+        return now_s + int(found.group(1)) * _UNITS_S[found.group(2)]
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        fail(f"--expires: {text!r} is no time: write 12h, 90d, 1y, or 2027-01-31", code=EXIT_USAGE)
+    at_s = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+    if at_s <= now_s:
+        fail(f"--expires: {text} is past", code=EXIT_USAGE)
+    return at_s
+
+
+def _shown(at_s: int | None) -> str:
+    return "never" if at_s is None else f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M}"
+
+
+def _described(token: "TokenRecord") -> str:
+    where = ", ".join(token.groups) if token.groups else "all groups"
+    until = "never ends" if token.expires_at is None else f"ends {_shown(token.expires_at)} UTC"
+    return f"token {token.name} ({token.id}): {', '.join(token.roles)} in {where}; {until}"
+
+
+def _json_of(token: "TokenRecord") -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "state": token.state(time.time()),
+        "roles": list(token.roles),
+        "groups": list(token.groups),
+        "created_at": token.created_at,
+        "expires_at": token.expires_at,
+        "revoked_at": token.revoked_at,
+    }
