@@ -1,5 +1,6 @@
 """Every route and every gRPC method, for every role, in a group of the caller and in one of others."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,18 @@ from grpc import aio
 from xds._generated import snapshots_pb2 as pb
 from xds.access.audit import AuditFilter, AuditLog, read_audit
 from xds.access.authenticator import Authenticator
-from xds.access.tokens import create_token
+from xds.access.errors import UnauthenticatedError
+from xds.access.tokens import create_token, revoke_tokens
 from xds.address import Address
-from xds.api.admission import NEEDS, Admission
+from xds.api.admission import LAPSE_S, NEEDS, Admission
 from xds.api.grpc_api import GrpcApi
+from xds.api.permitted import Permitted
 from xds.api.rest import CALLS, rest_api
 from xds.model.groups import Node
 from xds.protocol.status import NodeState, NodeSummary
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
+from xds.schema.pool import load_schema
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Snapshots"]
 OWN, OTHER = "own-1", "hidden-1"
@@ -381,3 +385,48 @@ async def test_changes_refusals_and_shown_secrets_are_recorded(scene: Scene) -> 
     assert MARK not in scene.audit.read_text()
     answer = await scene.rest.get("/v1/audit?outcome=forbidden&who=token:*", headers=scene.shown("admin"))
     assert [each["what"] for each in answer.json()["records"]] == ["PutRules", "Apply"]
+
+
+@pytest.mark.parametrize("method", ["Watch", "PushEndpoints"])
+async def test_a_stream_ends_soon_after_its_token_is_revoked(scene: Scene, method: str) -> None:
+    path, metadata = f"/{SERVICE.full_name}/{method}", tuple(scene.shown("write").items())
+    stream = scene.channel.stream_stream(path)(metadata=metadata, timeout=20)
+    await stream.write(requests(OWN)[method].SerializeToString())
+    assert await stream.read() is not aio.EOF
+    revoke_tokens(scene.tokens_file, "is-write")
+    began_at = asyncio.get_running_loop().time()
+    with pytest.raises(aio.AioRpcError) as ended:
+        await stream.read()
+    assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert ended.value.details() == "the token 'is-write' was revoked"
+    assert asyncio.get_running_loop().time() - began_at < LAPSE_S + 5.0  # the rest is for a busy machine
+
+
+async def test_a_stream_of_an_open_api_ends_when_that_asks_for_tokens(serving_api, tmp_path: Path) -> None:
+    served = await serving_api()
+    admission = Admission(Authenticator(tokens_file=tmp_path / "tokens"))
+    call = admission.admit("Watch", authorization="", certificate=None, peer="127.0.0.1:1")
+    watching = Permitted(served.operations, admission, call).watch(0)
+    await served.operations.publish(Change(upserts={OWN: (ingest(cluster("a")),)}))
+    assert (await anext(watching)).revision == 1
+    create_token(tmp_path / "tokens", "first", ("read",))
+    with pytest.raises(UnauthenticatedError):
+        await anext(watching)
+
+
+def test_assignments_have_no_sensitive_field_outside_of_packed_messages() -> None:
+    schema, seen = load_schema(), set()
+
+    def sensitive(message: Any, path: str) -> list[str]:
+        if message.full_name in seen or message.full_name == "google.protobuf.Any":
+            return []
+        seen.add(message.full_name)
+        found = [f"{path}.{field.name}" for field in message.fields if schema.is_sensitive(field)]
+        for field in message.fields:
+            if field.message_type is not None:
+                found += sensitive(field.message_type, f"{path}.{field.name}")
+        return found
+
+    assignment_class = schema.message_class("envoy.config.endpoint.v3.ClusterLoadAssignment")
+    assert sensitive(assignment_class.DESCRIPTOR, "") == []
+    assert len(seen) > 10
