@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "validation": {"model", "schema", "process.private_files"},
     "reporting": {"model", "protocol", "store.entries", "transport.tls_failures"},
     "access": {
-        *("model", "process.private_files", "sources.yaml_reader"),
+        *("identity", "model", "process.background", "process.private_files", "sources.yaml_reader"),
         *("transport.client_certificates", "transport.tls"),
     },
     "access_settings": {"setting_types"},

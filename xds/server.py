@@ -103,6 +103,7 @@ async def serve(
             control_plane.start(ready=False), asyncio.to_thread(_push_api, control_plane, publisher)
         )
         stack.callback(admission.close)
+        await admission.start(background)
         await _start_push_api(control_plane, rest, api)
         stack.push_async_callback(api.stop)
         kept = settings.store

@@ -124,9 +124,13 @@ async def test_the_file_is_followed_and_a_bad_one_changes_nothing(scene: Scene) 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "the file has one key, callers"),
-        ("callers: {}", "the file has one key, callers"),
-        ("callers: []\nother: 1", "the file has one key, callers"),
+        ("", "the file has the key callers"),
+        ("callers: {}", "callers is a list"),
+        ("callers: []\nother: 1", "the file has the key callers"),
+        ("callers: []\nissuers: [{name: a, issuer: b, audiences: [c]}]", "one of jwks_file and jwks_url"),
+        ("callers: []\nissuers: [{name: a, issuer: b, jwks_file: c}]", "an issuer needs audiences"),
+        ("callers: []\nissuers: [{name: a, issuer: b, audiences: [c], jwks_url: 'http://x/'}]", "is not https"),
+        ("callers: []\nissuers: [{name: a, issuer: b, audiences: c, jwks_file: d}]", "audiences: write a list"),
         ("callers:\n- roles: [read]", "an entry needs an identity"),
         ("callers:\n- identity: '*'\n  roles: [read]", "would be for everyone"),
         ("callers:\n- identity: cn:a\n  roles: []", "there is no role"),

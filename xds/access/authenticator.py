@@ -8,31 +8,24 @@ force. Once credentials are asked for, they are until the process ends, also if 
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
 from xds.access.errors import AccessFileError, UnauthenticatedError, UnknownIdentityError
-from xds.access.identities import Identities, read_identities
+from xds.access.identities import Identities, Proven, read_identities
 from xds.access.rights import EVERYONE, Caller, Grant
 from xds.access.tokens import PREFIX, TOKEN, TokenRecord, hash_of, read_tokens
+from xds.identity.issuers import Issuer
 
 log = structlog.get_logger("xds")
 TOKEN_BYTES_MAX = 16 * 1024
 """The largest ``authorization`` header that is looked at: OIDC tokens have some KiB."""
 SHOW = "show a token: Authorization: Bearer TOKEN"
 Stamp = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """The names that a certificate or an OIDC token proves, and the token's claims."""
-
-    names: tuple[str, ...]
-    claims: Mapping[str, Any]
 
 
 class JwtVerifier(Protocol):
@@ -78,7 +71,6 @@ class Authenticator:
         tokens_file: Path | None = None,
         identities_file: Path | None = None,
         names_of: Callable[[bytes], tuple[str, ...]] | None = None,
-        verify_jwt: JwtVerifier | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._single = None if token_file is None else _Followed(token_file)
@@ -87,8 +79,10 @@ class Authenticator:
         self._records: dict[str, tuple[TokenRecord, Caller]] = {}
         self._mapped = None if identities_file is None else _Followed(identities_file)
         self._identities = Identities()
+        self._issuers: tuple[Issuer, ...] | None = None
         self._names_of = names_of
-        self._verify_jwt = verify_jwt
+        self.verify_jwt: JwtVerifier | None = None
+        """Verifies OIDC tokens of the ``issuers``; none is accepted without it."""
         self._clock = clock
         self._needed = token_file is not None or identities_file is not None
         self.refresh(at_start=True)
@@ -99,6 +93,11 @@ class Authenticator:
         if not self._needed:
             self.refresh()
         return self._needed
+
+    @property
+    def issuers(self) -> tuple[Issuer, ...]:
+        """The issuers of OIDC tokens that the file of identities had at the start."""
+        return self._issuers or ()
 
     def reload(self) -> bool:
         """Read all files again, changed or not; return whether there are any and they can be used."""
@@ -148,8 +147,8 @@ class Authenticator:
                 return caller
             text = f"the token {record.name!r} {'has expired' if state == 'expired' else 'was revoked'}"
             raise UnauthenticatedError(text, reason=f"{state} token", who=caller.identity)
-        if self._verify_jwt is not None and not shown.startswith(PREFIX) and shown.count(".") == 2:
-            return self._by_jwt(self._verify_jwt, shown)
+        if self.verify_jwt is not None and not shown.startswith(PREFIX) and shown.count(".") == 2:
+            return self._by_jwt(self.verify_jwt, shown)
         if TOKEN.fullmatch(shown):
             raise UnauthenticatedError("this server does not know the token", reason="unknown token")
         raise UnauthenticatedError(f"the token is wrong; {SHOW}", reason="unknown token")
@@ -211,7 +210,12 @@ class Authenticator:
         self._needed = True
 
     def _read_identities(self, path: Path) -> None:
-        self._identities = read_identities(path)
+        read = read_identities(path)
+        if self._issuers is None:
+            self._issuers = read.issuers
+        elif read.issuers != self._issuers:
+            raise AccessFileError(f"{path}: the issuers have changed, which needs a restart")
+        self._identities = read
 
 
 SINGLE = Caller("token-file", (Grant(("admin",)),), "token-file")

@@ -12,8 +12,11 @@
       - roles: [read]
       - roles: [write, secrets]
         groups: [platform]
+    issuers:                                  # of OIDC tokens; read at a start
+    - {name: corp, issuer: https://login.corp, audiences: [xds], jwks_url: https://login.corp/keys}
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +24,25 @@ from typing import Any
 
 from xds.access.errors import AccessFileError
 from xds.access.rights import Caller, Grant, grant_problems
+from xds.identity.fetch import url_problem
+from xds.identity.issuers import ALGORITHMS, Issuer
 from xds.model.identity import IdentityPattern, parse_identity_pattern
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
 
 ENTRIES_MAX = 10_000
 FILE_BYTES_MAX = 4 * 1024 * 1024
+_ISSUER_KEYS = {"name", "issuer", "audiences", "jwks_file", "jwks_url", "jwks_ca", "algorithms", "subject_claim"}
+_ISSUER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,99}")
 _KEYS = {"identity", "claims", "roles", "groups", "grants"}
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """The names that a certificate or an OIDC token proves, and the token's claims."""
+
+    names: tuple[str, ...]
+    claims: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +59,7 @@ class Identities:
     """All entries of a file, in order."""
 
     entries: tuple[Entry, ...] = ()
+    issuers: tuple[Issuer, ...] = ()
 
     def caller(self, names: Iterable[str], claims: Mapping[str, Any] | None = None) -> Caller | None:
         """Return the caller that has one of the names and the claims, None if no entry is for it.
@@ -70,10 +86,10 @@ def read_identities(path: Path) -> Identities:
     except ChangesetRejectedError as error:
         raise AccessFileError("; ".join(map(str, error.problems[:20]))) from None
     reading = _Reading(document, str(path))
-    found = reading.entries()
+    found, issuers = reading.entries(), reading.issuers()
     if reading.problems:
         raise AccessFileError("; ".join(map(str, reading.problems[:20])))
-    return Identities(found)
+    return Identities(found, issuers)
 
 
 class _Reading:
@@ -83,14 +99,57 @@ class _Reading:
 
     def entries(self) -> tuple[Entry, ...]:
         content = self._document.value
-        if not isinstance(content, dict) or set(content) != {"callers"} or not isinstance(content["callers"], list):
-            self._note("the file has one key, callers, with a list of entries", ())
+        if not isinstance(content, dict) or not {"callers"} <= set(content) <= {"callers", "issuers"}:
+            self._note("the file has the key callers, and for OIDC tokens issuers", ())
+            return ()
+        if not isinstance(content["callers"], list):
+            self._note("callers is a list of entries", ("callers",))
             return ()
         if len(content["callers"]) > ENTRIES_MAX:
             self._note(f"there are more than {ENTRIES_MAX:,} entries: use patterns", ())
             return ()
         read = (self._entry(item, at) for at, item in enumerate(content["callers"]))
         return tuple(each for each in read if each is not None)
+
+    def issuers(self) -> tuple[Issuer, ...]:
+        content = self._document.value
+        listed = content.get("issuers", []) if isinstance(content, dict) else []
+        if not isinstance(listed, list):
+            self._note("issuers is a list", ("issuers",))
+            return ()
+        read = (self._issuer(item, ("issuers", at)) for at, item in enumerate(listed))
+        found = tuple(each for each in read if each is not None)
+        if len({each.name for each in found}) < len(found):
+            self._note("two issuers have the same name", ("issuers",))
+        return found
+
+    def _issuer(self, item: Any, place: tuple[str | int, ...]) -> Issuer | None:
+        before = len(self.problems)
+        if not isinstance(item, dict) or not set(item) <= _ISSUER_KEYS:
+            self._note(f"an issuer is a mapping with {', '.join(sorted(_ISSUER_KEYS))}", place)
+            return None
+        for key in ("name", "issuer", "jwks_file", "jwks_url", "jwks_ca", "subject_claim"):
+            if not isinstance(item.get(key, "x"), str) or not item.get(key, "x"):
+                self._note(f"{key}: write a text", (*place, key))
+        for key in ("audiences", "algorithms"):
+            value = item.get(key, ["x"])
+            if not isinstance(value, list) or not value or not all(isinstance(each, str) and each for each in value):
+                self._note(f"{key}: write a list of texts", (*place, key))
+        if missing := [key for key in ("name", "issuer", "audiences") if key not in item]:
+            self._note(f"an issuer needs {', '.join(missing)}", place)
+        if ("jwks_file" in item) is ("jwks_url" in item):
+            self._note("an issuer needs one of jwks_file and jwks_url", place)
+        if len(self.problems) > before:
+            return None
+        if not _ISSUER_NAME.fullmatch(item["name"]):
+            self._note("name: write letters, digits, dots and dashes", (*place, "name"))
+        if wrong := [each for each in item.get("algorithms", ()) if each not in ALGORITHMS]:
+            self._note(f"algorithms: {wrong[0][:20]!r} is not one of {', '.join(ALGORITHMS)}", (*place, "algorithms"))
+        if "jwks_url" in item and (problem := url_problem(item["jwks_url"])):
+            self._note(f"jwks_url: {problem}", (*place, "jwks_url"))
+        paths = {key: Path(item[key]) for key in ("jwks_file", "jwks_ca") if key in item}
+        lists = {key: tuple(item[key]) for key in ("audiences", "algorithms") if key in item}
+        return None if len(self.problems) > before else Issuer(**(item | paths | lists))
 
     def _entry(self, item: Any, at: int) -> Entry | None:
         place = ("callers", at)

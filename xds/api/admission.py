@@ -15,6 +15,7 @@ from xds.access.audit import DONE, FORBIDDEN, REJECTED, UNAUTHENTICATED, UNKNOWN
 from xds.access.authenticator import Authenticator
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.access.rights import CHANGING, Caller, Right
+from xds.process.background import Background
 from xds.publishing.changes import Published
 from xds.reporting.merged_log import MergedLog
 from xds.store.errors import OutcomeUnknownError
@@ -79,6 +80,15 @@ class Admission:
     def audit(self) -> AuditLog | None:
         """The audit log, if there is one that is in use."""
         return self._audit if self._records_all or self._authenticator.is_needed else None
+
+    async def start(self, background: Background) -> None:
+        """Read the keys of the issuers of OIDC tokens, and follow them; nothing without issuers."""
+        if self._authenticator.issuers:
+            from xds.access.oidc import OidcTokens  # PyJWT takes a few MB
+
+            oidc = OidcTokens(self._authenticator.issuers)
+            await oidc.start(background)
+            self._authenticator.verify_jwt = oidc
 
     def reload(self) -> bool:
         """Read the files of tokens and identities again; return whether there are any and they can be used."""
