@@ -265,6 +265,8 @@ def _admission(settings: Settings) -> "Admission":
     if not access.audit:
         return Admission(authenticator)
     audit = AuditLog(settings.audit_path, bytes_max=access.audit_bytes_max, files_max=access.audit_files_max)
+    if records_all or authenticator.is_needed:
+        audit.open()
     return Admission(authenticator, audit, records_all=records_all)
 
 

@@ -95,4 +95,13 @@ def test_records_are_bounded_and_hostile_text_stays_on_its_line(tmp_path: Path) 
 def test_a_file_that_can_not_be_written_ends_a_start(tmp_path: Path) -> None:
     (tmp_path / "audit").mkdir()
     with pytest.raises(AccessFileError, match="can't be written"):
-        AuditLog(tmp_path / "audit")
+        AuditLog(tmp_path / "audit").open()
+
+
+def test_no_file_is_made_before_the_first_record_and_none_is_written_after_the_end(tmp_path: Path) -> None:
+    audit = AuditLog(tmp_path / "audit")
+    assert list(tmp_path.iterdir()) == []
+    audit.record("Apply", who="token:a", outcome=DONE)
+    audit.close()
+    audit.record("Apply", who="token:a", outcome=DONE)
+    assert (audit.problem, len(read_audit(tmp_path / "audit", AuditFilter()))) == ("", 1)

@@ -68,8 +68,7 @@ class AuditLog:
     """Writes records to a file and, with ``logs``, to the log; without a path only to the log.
 
     ``bytes_max`` is the size of a file, after which the next one is begun; ``files_max`` the number of files that are
-    kept, the present one included. Raises AccessFileError if the file can't be written at the start; later such errors
-    are logged, and ``problem`` has the last one.
+    kept, the present one included. If a record can't be written, that is logged, and ``problem`` has the last reason.
     """
 
     def __init__(
@@ -93,17 +92,21 @@ class AuditLog:
         self._chain = NO_CHAIN
         self._lock = -1
         self._sync: asyncio.TimerHandle | None = None
-        if path is not None:
+        self._is_closed = False
+
+    def open(self) -> None:
+        """Open the file, if there is to be one; the first record does so otherwise. Raises AccessFileError."""
+        if self.path is not None:
             try:
-                self._open(path)
+                self._open(self.path)
             except OSError as error:
-                raise AccessFileError(f"the audit log {path} can't be written: {error.strerror}") from None
+                raise AccessFileError(f"the audit log {self.path} can't be written: {error.strerror}") from None
 
     def record(self, what: str, *, who: str, outcome: str, **fields: Any) -> None:
         """Write a record. Fields that are None, "" or empty are left out; long ones are cut."""
         content = {"at": _stamp(self._clock()), "what": what, "who": who or "anyone", "outcome": outcome}
         content |= {key: _bounded(value) for key, value in _told(fields).items()}
-        if self.path is not None:
+        if self.path is not None and not self._is_closed:
             try:
                 content["chain"] = self._append(self.path, content)
                 self.problem = ""
@@ -124,17 +127,20 @@ class AuditLog:
                     os.fsync(descriptor)
                 os.close(descriptor)
         self._descriptor = self._lock = -1
+        self._is_closed = True
 
     # --- The file ----------------------------------------------------------------------------------------------------
 
     def _append(self, path: Path, content: dict[str, Any]) -> str:
         data = json.dumps(content, ensure_ascii=True).encode()
+        if self._lock < 0:
+            self._open(path)
         with self._locked():
             self._catch_up(path)
-            if self._known[1] and self._known[1] + len(data) > self._bytes_max:
-                self._rotate(path)
             chain = hashlib.sha256(self._chain.encode() + data).hexdigest()
             line = b'%s, "chain": "%s"}\n' % (data[:-1], chain.encode())
+            if self._known[1] and self._known[1] + len(line) > self._bytes_max:
+                self._rotate(path)
             if os.write(self._descriptor, line) != len(line):
                 self._known = (0, 0)  # the disk is full: the part of a line is ended by the next record
                 raise OSError(28, "no space left on the device")
@@ -144,8 +150,9 @@ class AuditLog:
         return chain
 
     def _open(self, path: Path) -> None:
-        make_directory(path.parent)
-        self._lock = _descriptor_of(path.with_name(f"{path.name}.lock"))
+        if self._lock < 0:
+            make_directory(path.parent)
+            self._lock = _descriptor_of(path.with_name(f"{path.name}.lock"))
         with self._locked():
             self._catch_up(path)
 

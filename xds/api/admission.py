@@ -32,7 +32,7 @@ NEEDS: dict[str, frozenset[Right]] = {
     **dict.fromkeys(("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode"), frozenset({READ})),
     **dict.fromkeys(("PutGroup", "DeleteGroup", "PutRules", "UpdateRules"), frozenset({ADMIN})),
     **dict.fromkeys(("BackUpStore", "ListAudit", "Rebalance"), frozenset({ADMIN})),
-    **dict.fromkeys(("WhoAmI", "Describe"), frozenset()),
+    "WhoAmI": frozenset(),
 }
 """Each call to the rights of which its caller needs one, in some group; none: everyone whose identity is known.
 

@@ -5,7 +5,6 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from xds.model.resource import Resource
-from xds.model.types import ENDPOINTS
 from xds.schema.show import redacted, to_json
 from xds.schema.wrapping import as_any
 
@@ -26,13 +25,7 @@ def resource_body(resource: Resource, *, secrets: bool) -> bytes:
 
 
 def has_secrets(resource: Resource) -> bool:
-    """Return whether a resource has secrets, which are redacted unless they are requested.
-
-    Endpoints are pushed all the time. They have no field that is sensitive, so secrets can only be in a packed message,
-    whose type URL has a slash beside that of the assignment's own.
-    """
-    if resource.type_url == ENDPOINTS and resource.body.count(b"/") == 1:
-        return False
+    """Return whether a resource has secrets, which are redacted unless they are requested."""
     return redacted(resource) is not resource
 
 

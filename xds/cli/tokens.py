@@ -210,6 +210,7 @@ def _record(what: str, token: "TokenRecord", path: Path | None) -> None:
         who = "os:unknown"
     try:
         audit = AuditLog(path, logs=False)
+        audit.open()
     except AccessFileError as error:
         warn(f"not recorded: {error}")
         return
