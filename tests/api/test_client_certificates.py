@@ -90,7 +90,7 @@ async def test_certificates_that_prove_too_much_or_nobody_that_is_known_are_refu
             authority.issue("x", uris=["spiffe://corp/ns/ci/sa/x", "spiffe://corp/ns/ci/sa/y"]),
             "the client certificate is refused: it has 2 URI names",
         ),
-        (authority.issue("x", uris=["spiffe://other/ns/ci/sa/x"]), "no entry of access.identities_file"),
+        (authority.issue("z", uris=["spiffe://other/ns/ci/sa/x"]), "no entry of access.identities_file"),
     ):
         answer = await fetch(scene.server.admin_port, "/v1/groups", tls=scene.context(pair))
         assert answer.status == 401
