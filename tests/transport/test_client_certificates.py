@@ -114,6 +114,17 @@ def test_common_names_that_mislead_are_refused(authority, names):
     assert seen.refusal.isprintable()
 
 
+def test_a_common_name_that_is_too_long_or_empty_is_refused(authority):
+    pairs = []
+    for name in ("a" * 257, ""):
+        with pytest.warns(UserWarning, match="length must be"):
+            subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)])
+        pairs.append(authority.issue("x", subject=subject))
+    for pair in pairs:  # warnings are errors in tests: none may reach an operator's stderr
+        seen = examined(pair, authority, "cn")
+        assert (seen.reason, seen.peer.identity) == ("names", ())
+
+
 def test_a_common_name_may_have_letters_of_any_language(authority):
     assert examined(authority.issue("x", subject=_named("bücher")), authority, "cn").peer.identity == ("cn:bücher",)
 

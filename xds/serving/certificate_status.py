@@ -45,19 +45,16 @@ class CertificateStatus:
         self._wall_clock = wall_clock
         self._stamps: dict[str, tuple[Stamp, Stamp]] = {}
         self._unusable: dict[str, str] = {}
+        """Why the files of each port can't be used, "" if they can be."""
         self._logged_at: dict[tuple[str, str], float] = {}
         self.expiries: tuple[Expiry, ...] = ()
         """When each certificate and revocation list of the files expires."""
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to follow: no port speaks TLS."""
-        return not self._ports
-
     def problems(self) -> Iterator[str]:
         """Iterate over the files that can't be used, and the certificates that expire soon."""
         for port, why in self._unusable.items():
-            yield f"the TLS files of the {port} port can't be used, so the former ones are: {why}"
+            if why:
+                yield f"the TLS files of the {port} port can't be used, so the former ones are: {why}"
         now = self._wall_clock()
         for expiry in self.expiries:
             if problem := expiry.problem(now, self._warn_before_s):
@@ -75,27 +72,29 @@ class CertificateStatus:
         if "push API" in changed:
             self._on_api_change()
         now = self._wall_clock()
+        logged_at, self._logged_at = self._logged_at, {}
         for expiry in self.expiries:
-            problem = expiry.problem(now, self._warn_before_s)
+            if not (problem := expiry.problem(now, self._warn_before_s)):
+                continue
             key = expiry.file, expiry.subject
-            if problem and now - self._logged_at.get(key, -LOG_EVERY_S) >= LOG_EVERY_S:
-                self._logged_at[key] = now
+            at = logged_at.get(key)
+            if at is None or now - at >= LOG_EVERY_S:
                 log_expiry(problem)
+                at = now
+            self._logged_at[key] = at
 
     def _look(self) -> set[str]:
         """Read what has changed; return the ports whose files have changed since the look before."""
         changed = set()
+        unusable = dict(self._unusable)  # a new one: the event loop may read the former meanwhile
         for port, files in self._ports.items():
             now = files.stamp_now(), files.revocations_stamp_now()
             before = self._stamps.get(port)
             if now == before:
                 continue
             self._stamps[port] = now
-            if why := why_unusable(files):
-                self._unusable[port] = why
-            else:
-                self._unusable.pop(port, None)
+            unusable[port] = why_unusable(files)
             if before is not None:
                 changed.add(port)
-        self.expiries = self._files.look()
+        self._unusable, self.expiries = unusable, self._files.look()
         return changed

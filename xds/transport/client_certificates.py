@@ -8,6 +8,7 @@ name.
 import datetime
 import hashlib
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ EXPIRY_SPREAD_S = 60
 URIS_MAX = 1
 """A SPIFFE certificate has exactly one URI (X509-SVID, section 2)."""
 DNS_NAMES_MAX = 100
+COMMON_NAME_CHARACTERS_MAX = 256
+"""X.520 allows 64, which not all CAs keep to."""
 SHOWN_MAX = 200
 
 
@@ -98,7 +101,9 @@ class ClientCertificates:
         known = remembered.get(key)
         if known is None or known.ends_at <= self._clock():
             chain = intermediates() if self.needs_chain else ()
-            known = self._read(certificate, chain)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # cryptography warns of odd names, on stderr, as often as clients like
+                known = self._read(certificate, chain)
             if known.reason:  # with other intermediates it may be accepted
                 return known
             remembered[key] = known
@@ -246,6 +251,8 @@ def _common_name(subject: x509.Name) -> tuple[str, ...]:
     if len(names) > 1:
         raise CertificateRefusedError("names", f"it has {len(names)} common names")
     name = names[0]
+    if len(name) > COMMON_NAME_CHARACTERS_MAX:
+        raise CertificateRefusedError("names", f"its common name has more than {COMMON_NAME_CHARACTERS_MAX} characters")
     if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
         raise CertificateRefusedError("names", f"the common name {_shown(str(name))} is empty or not printable")
     return (f"cn:{name}",)
