@@ -23,7 +23,6 @@ NONE = "there-is-no-such-assignment"
 BACK_OFF_S = 0.5
 """A client that lost its stream returns within this time, at random, as Envoy does at first."""
 KNOWN_MAX = 4_096
-REJECTED = wire.Status(code=3, message="rejected by the test")
 
 Said = tuple[str, str, tuple[tuple[str, str], ...], tuple[str, ...], bytes, tuple[int, ...]]
 
@@ -122,8 +121,8 @@ class Actor(Sidecar):
             whole, self.body = self.body[5:end], self.body[end:]
             type_url, nonce, pairs, removed, ack, pushes = self.crowd.parsed(whole)
             if self.rejects and any(name.startswith(self.crowd.reject) for name, _ in pairs):
-                self._refuse(type_url, nonce, pairs, out)
-                continue
+                pairs = self._refuse(type_url, nonce, pairs, out)
+                ack = b""
             for name, version in pairs:
                 self.crowd.again += self.held.get((type_url, name)) == version
                 self.held[type_url, name] = version
@@ -136,12 +135,18 @@ class Actor(Sidecar):
                 self.synced.set_result(now)
                 self.crowd.back_at = now
 
-    def _refuse(self, type_url: str, nonce: str, pairs: tuple[tuple[str, str], ...], out: list[bytes]) -> None:
-        for pair in pairs:
+    def _refuse(
+        self, type_url: str, nonce: str, pairs: tuple[tuple[str, str], ...], out: list[bytes]
+    ) -> tuple[tuple[str, str], ...]:
+        """Reject a response as Envoy does: name what is bad, and keep the rest. Return the rest."""
+        bad = [pair for pair in pairs if pair[0].startswith(self.crowd.reject)]
+        for pair in bad:
             self.crowd.resent += pair in self.rejected
             self.rejected.add(pair)
         self.crowd.nacks += 1
-        out.append(framed(request(type_url=type_url, response_nonce=nonce, error_detail=REJECTED)))
+        error = wire.Status(code=3, message=f"Error adding/updating cluster(s) {', '.join(name for name, _ in bad)}")
+        out.append(framed(request(type_url=type_url, response_nonce=nonce, error_detail=error)))
+        return tuple(pair for pair in pairs if pair not in bad)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Record the loss, and return after a while."""
@@ -235,14 +240,20 @@ class FaultyCommands(Commands):
         }
 
     async def states(self) -> dict[str, Any]:
-        """Return how many actors are in each state, by a digest of what they have, and one state whole."""
+        """Return how many actors are in each state, by a digest of what they have, how they differ, and one state."""
         found: dict[str, int] = {}
+        examples: list[set[tuple[tuple[str, str], str]]] = []
         for each in self.crowd.sidecars:
             text = repr(sorted(each.held.items())).encode()
             digest = hashlib.sha256(text).hexdigest()[:16]
+            if digest not in found and len(examples) < 10:
+                examples.append(set(each.held.items()))
             found[digest] = found.get(digest, 0) + 1
+        differing = sorted(set.union(*examples) - set.intersection(*examples))
+        shown = [f"{each.node_id}: {each.mode}" for each in self.crowd.sidecars if not each.synced.done()]
         held = self.crowd.sidecars[0].held
-        return {"states": found, "one": {f"{type_url} {name}": version for (type_url, name), version in held.items()}}
+        one = {f"{type_url} {name}": version for (type_url, name), version in held.items()}
+        return {"states": found, "differing": differing[:20], "unsynced": shown[:20], "one": one}
 
 
 if __name__ == "__main__":
