@@ -44,7 +44,7 @@ class Departures:
         A part of a connection is a chance, so that several workers with few connections each move the share in all.
         """
         everyone = list(connections)
-        chosen = random.sample(everyone, min(len(everyone), int(share * len(everyone) + random.random())))  # noqa: S311
+        chosen = random.sample(everyone, min(len(everyone), int(share * len(everyone) + random.random())))  # noqa: S311 - spreads load, hides nothing
         for each in chosen:
             self._due[each] = tick + round(random.uniform(0, over_s))  # noqa: S311 - it spreads load, and hides nothing
         return len(chosen)
