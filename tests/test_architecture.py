@@ -24,7 +24,10 @@ ARROWS: dict[str, set[str]] = {
     "publishing": {"process.background", "model", "schema", "store"},
     "client": {"model", "schema", "sources.inline", "address", "_generated"},
     "identity": {"model"},
-    "transport": {"model", "protocol", "address", "limits", "process.background", "process.signals", "_generated"},
+    "transport": {
+        *("model", "protocol", "address", "limits", "process.background", "process.signals", "_generated"),
+        "identity.admission",
+    },
     "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
     "process": set(),
     "validation": {"model", "schema", "process.private_files"},
@@ -51,10 +54,18 @@ ARROWS: dict[str, set[str]] = {
         "tls_settings",
     },
     "setting_types": set(),
-    "tls_settings": {"model.identity", "setting_types", "transport.revocations", "transport.tls"},
+    "identity_settings": {"address", "identity", "model.identity", "setting_types"},
+    "tls_settings": {
+        "address",
+        "identity_settings",
+        "model.identity",
+        "setting_types",
+        "transport.revocations",
+        "transport.tls",
+    },
     "bootstrap": {"address", "model.groups"},
     "serving": {
-        *("model", "protocol", "schema", "transport", "api"),
+        *("model", "protocol", "schema", "transport", "api", "identity"),
         *("address", "config", "limits", "overload_settings", "process", "reporting", "version"),
     },
     "app": {
@@ -121,8 +132,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "prometheus_client": {"api"},
     "re2": {"schema"},
     "pydantic": {
-        *("access_settings", "config", "connection_settings", "overload_settings", "setting_types", "tls_settings"),
-        *("cli", "api"),
+        *("access_settings", "config", "connection_settings", "identity_settings", "overload_settings", "setting_types"),
+        *("tls_settings", "cli", "api"),
     },
     "pydantic_core": {"cli"},
     "pydantic_settings": {"config", "cli"},

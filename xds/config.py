@@ -340,6 +340,11 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @property
+    def clients_are_known(self) -> bool:
+        """Whether every client of the xDS port must show over TLS who it is."""
+        return self.tls.mode == "mutual" or (self.tls.mode == "server" and self.identity.source == "token")
+
+    @property
     def secrets_require(self) -> Required:
         """What a client must show to get secrets."""
         return self.secrets.require or ("none" if self.listen.is_loopback else "authenticated")
@@ -376,6 +381,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         problems = [*_address_problems(self), *tls_problems(self.tls, self.identity), *_order_problems(self.protocol)]
+        problems += self.identity.token_problems(listen=self.listen, has_tls=self.tls.mode != "off")
         problems += [*_worker_problems(self.transport), *_api_problems(self), *_store_problems(self.store)]
         problems += _key_problems(self.store)
         problems += _overload_problems(self.overload)
@@ -400,13 +406,14 @@ def _address_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
         yield ("admin",), f"'{admin}': the admin port can't be a unix socket; write HOST:PORT or off"
     if listen == admin and listen.port != 0:
         yield ("admin",), f"{admin} is also the address of xDS (listen); choose another port"
-    if settings.tls.mode != "mutual" and not listen.is_loopback and not settings.insecure_xds:
-        lacking = "TLS is off" if settings.tls.mode == "off" else "clients need no certificate"
+    if not settings.clients_are_known and not listen.is_loopback and not settings.insecure_xds:
+        lacking = "TLS is off" if settings.tls.mode == "off" else "clients need no certificate and no token"
         missing = "--tls-cert, --tls-key and --tls-client-ca" if settings.tls.mode == "off" else "--tls-client-ca"
         yield (
             ("listen",),
             f"{listen} can be reached from other machines and {lacking}, so anyone there could read every resource, "
             f"private keys included; give {missing} (or tls.trust_domains), "
+            "or have clients send tokens (identity.source=token), "
             "or allow it with --insecure-xds (XDS_INSECURE_XDS=true)",
         )
 

@@ -129,7 +129,7 @@ def _tell_ready(control_plane: App, api: "GrpcApi", announce: Callable[[ServingI
     _tell_systemd("READY=1")
     if announce is not None:
         announce(control_plane.info(settings.directory, api=api.address))
-    if settings.tls.mode != "mutual" and not settings.listen.is_loopback:
+    if not settings.clients_are_known and not settings.listen.is_loopback:
         log_open_xds(str(settings.listen))
     if why := control_plane.unguarded_secrets:
         log.warning("secrets of several groups", problem=why, hint="match identities in rules (docs/directory.md)")

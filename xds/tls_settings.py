@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from xds.address import Address
+from xds.identity_settings import Issuers, Source, token_problems
 from xds.setting_types import FilePath, FilePaths, why_unreadable
 from xds.transport.tls import CertificateName, TlsFiles
 
@@ -81,8 +83,26 @@ class IdentitySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    source: Source = "certificate"
+    """What says who a client is: its certificate, or the bearer token that it sends; never both."""
     certificate: CertificateName = "spiffe"
     """The names of a client certificate that are its identity: its SPIFFE ID, its DNS names, or its common name."""
+    issuers: Issuers = ()
+    """The issuers of tokens: a list, of which docs/how-to/node-identity.md has the keys. As a variable: JSON."""
+    token_bytes_max: Annotated[int, Field(ge=256, le=14 * 1024)] = 8 * 1024
+    """The largest token accepted."""
+    leeway_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 30.0
+    """How far the clocks of issuers and of this server may differ: so long after its expiry a token is still taken."""
+    expiry_jitter_s: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 30.0
+    """A stream ends when its token has expired, up to so much later, so that clients do not reconnect all at once."""
+    keys_interval_s: Annotated[float, Field(ge=10, le=DAY_S, allow_inf_nan=False)] = 300.0
+    """How often keys are fetched from a jwks_url; a token with an unknown key has them fetched sooner."""
+    keys_timeout_s: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = 5.0
+    """How long a fetch of keys may take."""
+
+    def token_problems(self, *, listen: Address, has_tls: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield what is wrong with the settings of tokens."""
+        return token_problems(self.source, self.issuers, listen=listen, has_tls=has_tls)
 
 
 def tls_problems(tls: TlsSettings, identity: IdentitySettings) -> Iterator[tuple[tuple[str, ...], str]]:

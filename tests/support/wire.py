@@ -122,7 +122,9 @@ class _Client(Generic[Request]):
         credentials: grpc.ChannelCredentials | None = None,
         options: Iterable[tuple[str, Any]] = (),
         node_always: bool = False,
+        token: str | None = None,
     ) -> None:
+        self.headers = () if token is None else (("authorization", f"Bearer {token}"),)
         address = f"127.0.0.1:{target}" if isinstance(target, int) else target
         all_options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1), *options]
         if credentials:
@@ -146,7 +148,7 @@ class _Client(Generic[Request]):
     async def open(self) -> Self:
         """Open the stream. Nothing reaches the server before the first request."""
         multi = self.channel.stream_stream(f"/{self.service.name}/{self._method}")
-        self._call = multi()
+        self._call = multi(metadata=self.headers or None)
         self._reader = asyncio.create_task(self._read())
         return self
 

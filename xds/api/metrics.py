@@ -162,6 +162,7 @@ class _ServerCollector(Collector):
             "xds_refusing", "1 while changes are refused: the store is not in its place.", value=int(self._refusing())
         )
         yield from _tls_metrics({"xds": self._streams.tls_failures, "admin": self._admin_failures()}, self._expiries())
+        yield from _token_metrics(counters)
         if self._directory is not None:
             yield from _directory_metrics(self._directory)
         yield from _overload_metrics(self._limit_hits(), self._streams.memory)
@@ -216,6 +217,24 @@ def _directory_metrics(directory: DirectoryStatus) -> Iterator[Metric]:
         "When the followed directory's content was last applied; 0 if not since the start.",
         value=directory.applied_at_s,
     )
+
+
+def _token_metrics(counters: Counters) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "xds_tokens_refused", "Streams refused because of the token of their client, or without one.", labels=["reason"]
+    )
+    for reason, count in sorted(counters.tokens_refused.items()):
+        refused.add_metric([reason], count)
+    yield refused
+    yield CounterMetricFamily(
+        "xds_tokens_expired", "Streams ended because their token had expired.", value=counters.tokens_expired
+    )
+    failed = CounterMetricFamily(
+        "xds_keys_failed", "Attempts to read the keys of an issuer of tokens that failed.", labels=["issuer"]
+    )
+    for issuer, count in sorted(counters.keys_failed.items()):
+        failed.add_metric([visible(issuer)], count)
+    yield failed
 
 
 def _tls_metrics(failures: Mapping[str, Mapping[str, int]], expiries: "Iterable[Expiry]") -> Iterator[Metric]:

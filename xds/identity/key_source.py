@@ -95,9 +95,11 @@ def keys_of(
     on_problem: Callable[[str], None],
     on_read: Callable[[KeySet], None] = lambda keys: None,
     file_interval_s: float = FILE_INTERVAL_S,
-    interval_min_s: float = INTERVAL_MIN_S,
+    interval_min_s: float | None = None,
 ) -> KeySource:
-    """Return the source of an issuer's keys."""
+    """Return the source of an issuer's keys; fetches are at least ``interval_min_s`` apart, else ``INTERVAL_MIN_S``."""
+    if interval_min_s is None:
+        interval_min_s = INTERVAL_MIN_S
     if issuer.jwks_file is not None:
         path = issuer.jwks_file
         return KeySource(

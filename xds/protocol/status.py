@@ -4,8 +4,9 @@ A status has every resource and costs O(names). A summary has numbers per type a
 may return thousands of nodes. Both are computed on request from the client states.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from fnmatch import fnmatchcase
 
@@ -105,6 +106,12 @@ class Counters:
     """Streams refused because of who their node is."""
     secrets_withheld: int = 0
     """Subscriptions to secrets by clients that may not get them."""
+    tokens_refused: Counter[str] = field(default_factory=Counter)
+    """Tokens refused, by reason."""
+    tokens_expired: int = 0
+    """Streams ended because their token had expired."""
+    keys_failed: Counter[str] = field(default_factory=Counter)
+    """Failed attempts to read an issuer's keys, by issuer."""
 
     @classmethod
     def sum(cls, counters: Iterable["Counters"]) -> "Counters":

@@ -1,6 +1,7 @@
 """Logs for operators: events of streams, bugs of this server, applied changes."""
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import islice
 
 import structlog
@@ -9,7 +10,7 @@ from xds.model.problem import Problem
 from xds.model.sizes import GRPC_BYTES_MAX, LARGE
 from xds.model.types import ENDPOINTS, SHORT_NAMES, short_name
 from xds.protocol.status import Event, Nacked, Refused, SecretsWithheld, UnknownType
-from xds.reporting.merged_log import peers_log
+from xds.reporting.merged_log import MergedLog, peers_log
 from xds.store.entries import Stored
 from xds.transport.tls_failures import TlsFailure
 
@@ -19,6 +20,25 @@ PROBLEMS_LOGGED_MAX = 20
 
 def log_tls_problem(text: str) -> None:
     log.error("tls", problem=text)
+
+
+keys_log = MergedLog(log, window_s=600.0, lines_max=1)
+"""The log for keys that can't be read: one line, and every ten minutes another one, while that lasts."""
+
+
+def log_refused_token(client: str, reason: str, problem: str) -> None:
+    """Log a token that was refused; similar ones are merged. The problem must not have the token."""
+    peers_log.warning("a token was refused", kind=reason, client=client, reason=reason, problem=problem[:500])
+
+
+def log_keys(issuer: str, count: int, left_out: Iterable[str]) -> None:
+    log.info("keys read", issuer=issuer, keys=count, left_out=list(islice(left_out, PROBLEMS_LOGGED_MAX)))
+
+
+def log_keys_problem(issuer: str, source: str, problem: str, age_s: float | None) -> None:
+    """Log that an issuer's keys can't be read. ``age_s``: how long ago those in use were read, None for never."""
+    used = "tokens of this issuer are not taken" if age_s is None else "the former keys stay in use"
+    keys_log.error("keys can't be read", kind=(issuer, problem), issuer=issuer, source=source, problem=problem, so=used)
 
 
 def log_tls_failure(port: str, failure: TlsFailure) -> None:

@@ -24,7 +24,7 @@ from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
 from xds.protocol.status import Counters, Event, Nacked, NodesFound, NodesQuery, node_summaries
-from xds.reporting.events import log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
+from xds.reporting.events import keys_log, log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
 from xds.reporting.merged_log import peers_log
 from xds.reporting.rejections import Rejected, RejectionLog, Rejections
 from xds.schema.pool import Schema
@@ -43,6 +43,7 @@ from xds.version import __version__
 
 if TYPE_CHECKING:
     from xds.api.csds import ClientStatusService
+    from xds.serving.node_tokens import NodeTokens
     from xds.transport.grpcio import GrpcioOptions
 
 
@@ -99,6 +100,7 @@ class Streams:
         """Lower it before ``start`` if there are too few descriptors."""
         self.tls_failures: Counter[str] = Counter()
         """Refused handshakes and client certificates since the start, by reason."""
+        self._tokens: NodeTokens | None = None
         self._dispatcher: Dispatcher | None = None
         self._coalescer: Coalescer | None = None
         self._transport: Transport | None = None
@@ -175,6 +177,11 @@ class Streams:
             coalesce_s=settings.protocol.coalesce_s,
             coalesce_max_s=settings.protocol.coalesce_max_s,
         )
+        if settings.identity.source == "token":
+            from xds.serving.node_tokens import NodeTokens
+
+            self._tokens = NodeTokens(settings, self.counters, self._make_token_peer)
+            await self._tokens.start()
         self._transport = self._new_transport(self._dispatcher, listening, ask_status)
         address = await self._transport.start()
         self._memory.start()
@@ -202,6 +209,10 @@ class Streams:
             self._coalescer = None
         if self._transport is not None:
             await self._transport.stop(0)
+        if self._tokens is not None:
+            await self._tokens.stop()
+            self._tokens = None
+            keys_log.flush()
         if self._dispatcher is not None:
             self._dispatcher.stop()
             self._dispatcher = None
@@ -266,6 +277,11 @@ class Streams:
         given = self.settings.gives_secrets(tls=True, authenticated=True, identity=bool(identity))
         return Peer(identity, gets_secrets=given)
 
+    def _make_token_peer(self, identity: tuple[str, ...]) -> Peer:
+        """Return the peer of a client with a token, which the identity is from."""
+        given = self.settings.gives_secrets(tls=self.settings.tls.mode != "off", authenticated=True, identity=True)
+        return Peer(identity, gets_secrets=given)
+
     def _tls_files(self) -> TlsFiles | None:
         return self.settings.tls.files(self.settings.identity.certificate)
 
@@ -292,6 +308,7 @@ class Streams:
             tls=self._tls_files(),
             anonymous=Peer(gets_secrets=settings.gives_secrets(tls=tls, authenticated=False, identity=False)),
             make_peer=self._make_peer,
+            tokens=None if self._tokens is None else self._tokens.tokens,
         )
 
     def _grpcio_options(self) -> "GrpcioOptions":
@@ -314,6 +331,7 @@ class Streams:
             tls=self._tls_files(),
             anonymous=Peer(gets_secrets=settings.gives_secrets(tls=tls, authenticated=False, identity=False)),
             make_peer=self._make_peer,
+            tokens=None if self._tokens is None else self._tokens.tokens,
             reflection_pool=self._schema.pool if settings.reflection else None,
         )
 

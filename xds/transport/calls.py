@@ -50,11 +50,16 @@ class Services:
     watchers: set["HealthWatch"] = field(default_factory=set)
     framed: FramedParts = field(default_factory=FramedParts)
     xds: dict[str, Method] = field(default_factory=lambda: {method.path: method for method in METHODS})
+    tokens: "TokenGuard | None" = None
+    """Makes the calls of clients that must show a token; None if tokens are not looked at."""
 
-    def call(self, connection: "CallConnection", stream_id: int, path: str) -> Http2Stream:
-        """Return the call that serves a request for ``path``."""
+    def call(self, connection: "CallConnection", stream_id: int, head: RequestHead) -> Http2Stream:
+        """Return the call that serves a request."""
+        path = head.path
         method = self.xds.get(path)
         if method is not None:
+            if self.tokens is not None:
+                return self.tokens.xds(connection, stream_id, method)
             return XdsCall(connection, stream_id, method)
         if path == HEALTH + "Watch":
             return HealthWatch(connection, stream_id)
@@ -62,6 +67,8 @@ class Services:
         if reply is None:
             unknown = StreamRefusedError(Status.UNIMPLEMENTED, f"{path[:200]} is not a method of this server")
             return RefusedCall(connection, stream_id, unknown)
+        if self.tokens is not None and not path.startswith(HEALTH):
+            reply = self.tokens.guarded(reply, head.authorization, connection.address)
         return ReplyCall(connection, stream_id, reply, unary=path == HEALTH + "Check")
 
     def health(self, message: bytes) -> int | None:
@@ -87,6 +94,16 @@ class Services:
             watcher.ready()
 
 
+class TokenGuard(Protocol):
+    """Makes the calls of clients that must show a token."""
+
+    def xds(self, connection: "CallConnection", stream_id: int, method: Method) -> Http2Stream:
+        """Return an xDS stream."""
+
+    def guarded(self, reply: Reply, authorization: str, address: str) -> Reply:
+        """Return a method that answers a client at ``address`` only with a valid token."""
+
+
 class CallConnection(StreamConnection, Protocol):
     """What a call needs of its connection. Used in annotations only: connections do not derive from it."""
 
@@ -102,6 +119,10 @@ class CallConnection(StreamConnection, Protocol):
     def peer(self) -> Peer:
         """Who the client is."""
 
+    @property
+    def address(self) -> str:
+        """Where the client connects from."""
+
     def goaway(self, text: str) -> None:
         """Send GOAWAY with a reason, so that the peer opens its next streams on another connection."""
 
@@ -110,6 +131,9 @@ class CallConnection(StreamConnection, Protocol):
 
     def on_shed(self) -> None:
         """Note that a stream was shed."""
+
+    def fail(self, code: int, text: str) -> None:
+        """End the connection with GOAWAY, an error code and its reason."""
 
 
 class Call(Http2Stream):
@@ -160,9 +184,15 @@ class XdsCall(Call):
 
     def __init__(self, connection: CallConnection, stream_id: int, method: Method) -> None:
         super().__init__(connection, stream_id)
+        self._xds: Stream | None = None
+        self._open(method, connection.peer)
+
+    def _open(self, method: Method, peer: Peer) -> None:
+        """Register the stream. Raises StreamRefusedError."""
+        connection = self.connection
         name = connection.name if method.type_url else ""
-        self._xds: Stream | None = connection.services.dispatcher.open(
-            method.variant, self, type_url=method.type_url, connection=name, peer=connection.peer
+        self._xds = connection.services.dispatcher.open(
+            method.variant, self, type_url=method.type_url, connection=name, peer=peer
         )
 
     @property

@@ -20,8 +20,10 @@ from xds.protocol.responses import Part
 from xds.transport.dispatcher import Dispatcher
 from xds.transport.grpcio_clients import ClientCheck, ClientWatch
 from xds.transport.grpcio_tls import GrpcioCertificates
+from xds.transport.grpcio_tokens import TokenCheck, admitted
 from xds.transport.tls import TlsFiles
 from xds.transport.tls_failures import OnTlsFailure, ignore_failure
+from xds.transport.tokens import Tokens
 
 if TYPE_CHECKING:
     from xds.transport.client_certificates import ClientCertificate
@@ -54,6 +56,8 @@ class GrpcioOptions:
     """The peer of a client without a certificate."""
     make_peer: Callable[[tuple[str, ...]], Peer] = Peer
     """Makes the peer of the identity in a client certificate, which may be ()."""
+    tokens: Tokens | None = None
+    """By which clients show who they are; None if certificates do."""
     reflection_pool: Any = None
     """The descriptor pool that reflection shows, or None for no reflection."""
 
@@ -259,6 +263,8 @@ class GrpcioTransport:
             self._certificates = GrpcioCertificates(options.tls, self._on_problem, make_peer=options.make_peer)
             if options.tls.is_mutual:
                 interceptors.append(ClientCheck(self._certificates, self._on_tls_failure))
+        if options.tokens is not None:
+            interceptors.append(TokenCheck(options.tokens))
         server = aio.server(options=options.channel_options(), interceptors=interceptors)
         handlers: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
         for method in METHODS:
@@ -321,6 +327,9 @@ class GrpcioTransport:
         async def handle(_: Any, context: "aio.ServicerContext[bytes, bytes]") -> None:
             try:
                 client = self._certificates.examine(context) if self._certificates is not None else None
+                if self._options.tokens is not None:
+                    await self._run_with_token(self._options.tokens, method, context, client)
+                    return
                 peer = self._options.anonymous if client is None else client.peer
                 await _Call(self._dispatcher, method, context, peer, client).run()
             except StreamRefusedError as refusal:
@@ -332,6 +341,21 @@ class GrpcioTransport:
                 raise
 
         return handle
+
+    async def _run_with_token(
+        self,
+        tokens: Tokens,
+        method: Method,
+        context: "aio.ServicerContext[bytes, bytes]",
+        client: "ClientCertificate | None",
+    ) -> None:
+        admission = await admitted(tokens, context)
+        call = _Call(self._dispatcher, method, context, admission.peer, client)
+        tokens.expiry.add(call, admission.ends_at)
+        try:
+            await call.run()
+        finally:
+            tokens.expiry.discard(call, admission.ends_at)
 
     async def _abort(self, context: "aio.ServicerContext[bytes, bytes]", refusal: StreamRefusedError) -> None:
         """End a call with its status, even if its client does not read."""

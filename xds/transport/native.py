@@ -24,6 +24,8 @@ from xds.transport.native_connection import NativeConnection, SharedByConnection
 from xds.transport.sockets import BACKLOG, bound, listen
 from xds.transport.tls import TlsFiles
 from xds.transport.tls_failures import OnTlsFailure, ignore_failure
+from xds.transport.token_calls import TokenCalls
+from xds.transport.tokens import Tokens
 
 if TYPE_CHECKING:
     from xds.transport.revocation_watch import RevocationWatch
@@ -58,6 +60,8 @@ class NativeOptions:
     """The peer of a client without a certificate."""
     make_peer: Callable[[tuple[str, ...]], Peer] = Peer
     """Makes the peer of the identity in a client certificate, which may be ()."""
+    tokens: Tokens | None = None
+    """By which clients show who they are; None if certificates do."""
 
 
 class NativeTransport:
@@ -84,7 +88,8 @@ class NativeTransport:
         self._hits = hits or LimitHits()
         self._options = options or NativeOptions()
         self._departures = Departures(age_max_s=self._options.age_max_s, grace_s=self._options.age_grace_s)
-        self._services = Services(dispatcher, replies or {})
+        tokens = self._options.tokens
+        self._services = Services(dispatcher, replies or {}, tokens=None if tokens is None else TokenCalls(tokens))
         self._on_problem = on_problem
         self._on_tls_failure = on_tls_failure
         self._return_memory = return_memory

@@ -178,6 +178,11 @@ class NativeConnection(Connection, asyncio.Protocol):
         return self.shared.anonymous
 
     @property
+    def address(self) -> str:
+        """Where the client connects from."""
+        return peer_text(self._transport.get_extra_info("peername")) if self._transport is not None else ""
+
+    @property
     def greeted(self) -> bool:
         """Whether the client has completed the HTTP/2 handshake."""
         return self.stage is ConnectionStage.OPEN
@@ -311,7 +316,7 @@ class NativeConnection(Connection, asyncio.Protocol):
 
     def _note(self, failure: TlsFailure) -> None:
         """Report a failure, with the client's address."""
-        peer = peer_text(self._transport.get_extra_info("peername")) if self._transport is not None else ""
+        peer = self.address
         self.shared.on_tls_failure(replace(failure, peer=peer))
 
     def ping(self) -> None:
@@ -344,7 +349,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         if grpc.http_refusal(head) is not None:
             return _NotGrpc(self, stream_id)
         try:
-            return self.services.call(self, stream_id, head.path)
+            return self.services.call(self, stream_id, head)
         except StreamRefusedError as refusal:
             return RefusedCall(self, stream_id, refusal)
 
