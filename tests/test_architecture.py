@@ -132,7 +132,14 @@ THIRD_PARTY: dict[str, set[str]] = {
     "prometheus_client": {"api"},
     "re2": {"schema"},
     "pydantic": {
-        *("access_settings", "config", "connection_settings", "identity_settings", "overload_settings", "setting_types"),
+        *(
+            "access_settings",
+            "config",
+            "connection_settings",
+            "identity_settings",
+            "overload_settings",
+            "setting_types",
+        ),
         *("tls_settings", "cli", "api"),
     },
     "pydantic_core": {"cli"},

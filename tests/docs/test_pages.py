@@ -51,6 +51,15 @@ NOT_RUN = {
     ("docs/store.md", "xds serve --listen 127.0.0.1:18000"): "how-to/replicas.md runs it with an etcd",
     ("docs/tutorial.md", "make setup"): "makes the environment that the tests run in",
     ("docs/how-to/upgrading.md", "pip install --upgrade"): "would change the environment that the tests run in",
+    (
+        "docs/how-to/node-identity.md",
+        "xds bootstrap --node-id web-1",
+    ): "tests/envoy/test_tokens.py runs an Envoy with it",
+    (
+        "docs/how-to/node-identity.md",
+        "xds bootstrap --node-id web-1 --cluster shop --server cp.example:18000 --tls-ca /etc/xds/ca.pem --token-file "
+        "/var/run/secrets/xds/token --token-sds /etc/envoy/token.yaml --print-token-sds",
+    ): "tests/cli/test_bootstrap_command.py prints it",
     ("docs/how-to/secrets.md", "xds store encrypt --store etcd"): "tests/store/test_sealed.py encrypts an etcd",
     ("docs/how-to/docker.md", "docker compose up"): "needs a container engine; tests/compose runs what the file says",
     ("docs/how-to/docker.md", "xds status"): "needs the containers",
