@@ -124,7 +124,7 @@ def find(mutation: str, first: int, count: int) -> int:
     """Find a seed whose run passes on the unchanged core and fails with a fault in it."""
     for seed in range(first, first + count):
         drawn = plan(seed)
-        if NEEDS.get(mutation, drawn.store) != drawn.store:
+        if mutation in NEEDS and not NEEDS[mutation](drawn):
             continue
         with mutated(mutation):
             failure = failure_of(drawn)

@@ -48,6 +48,8 @@ class EtcdEngine:
         """Processes whose messages are lost until a time, by name."""
         self.losing_until = 0.0
         """Until this time, many replies are lost."""
+        self.late: dict[str, tuple[float, float]] = {}
+        """Processes whose replies are late until a time, and by how much; their watches are not."""
 
     # --- Members -----------------------------------------------------------------------------------------------------
 
@@ -261,7 +263,8 @@ class Channel:
         except aio.AioRpcError as error:
             answer = error
         if not engine.loses():
-            engine.clock.later(engine.delay_s(), self._back, call, answer)
+            until, late_s = engine.late.get(self.process.name, (0.0, 0.0))
+            engine.clock.later(engine.delay_s() + late_s * (engine.clock.now < until), self._back, call, answer)
 
     def _back(self, call: "asyncio.Future[Any]", answer: Any) -> None:
         if not self.engine.is_cut(self.process):

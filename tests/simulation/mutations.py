@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 from simulation import network
 from simulation.engines import ETCD, SQLITE
+from simulation.plan import Plan
 from simulation.wire_format import Request
 from support.encoded import CDS, EDS
 
@@ -369,14 +370,26 @@ MUTATIONS: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
-NEEDS: Mapping[str, str] = {
-    "an entry is taken for the planned one by its id": ETCD,
-    "following etcd ends at what can't be read": ETCD,
-    "the head in etcd goes back": ETCD,
-    "a compaction goes behind another replica's": ETCD,
-    "an append that was made though its disk failed is not seen": SQLITE,
+def _has(store: str, *kinds: str) -> Callable[[Plan], bool]:
+    """Say of plans whether they have a store, and events of one of some kinds."""
+    return lambda drawn: drawn.store == store and any(event.kind in kinds for event in drawn.events)
+
+
+def _answers_late(drawn: Plan) -> bool:
+    return drawn.faults and any(event.kind in ("stall", "pause") for event in drawn.events)
+
+
+NEEDS: Mapping[str, Callable[[Plan], bool]] = {
+    "rejections that come late are taken for ACKs": _answers_late,
+    "ACKs that come late are dropped": _answers_late,
+    "an entry is taken for the planned one by its id": _has(ETCD, "twins"),
+    "following etcd ends at what can't be read": _has(ETCD, "junk"),
+    "the head in etcd goes back": _has(ETCD, "late"),
+    "a compaction goes behind another replica's": lambda drawn: drawn.store == ETCD and len(drawn.replicas) > 1,
+    "an append that was made though its disk failed is not seen": _has(SQLITE, "disk"),
+    "stopping leaves callers waiting": lambda drawn: any(event.kind == "stop" for event in drawn.events),
 }
-"""The store that a run must have to show a fault."""
+"""What a plan must have to show a fault; other plans are not run for it."""
 
 
 @contextmanager

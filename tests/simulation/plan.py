@@ -83,7 +83,7 @@ CLIENT_FAULTS = ("hold", "hold", "slow")
 REPLICA_FAULTS = ("freeze", "freeze", "suspend", "leap", "wall", "wall", "compact", "compact", "again", "twins")
 DEATHS = ("crash", "crash", "stop")
 ETCD_FAULTS = (
-    *("burst", "burst", "cut", "cut", "cut", "lose", "lose", "lose"),
+    *("burst", "burst", "cut", "cut", "cut", "lose", "lose", "lose", "late", "late"),
     *("member", "member", "member", "forget", "forget", "junk", "damage"),
 )
 

@@ -19,6 +19,8 @@ from simulation.clock import Clock
 
 TURN_S = 0.000_2
 """The longest delay of a turn after the loop became ready."""
+BUSY_TURNS = 50
+"""After each so many turns without a pause, turns take longer by once their time: a busy loop then sees time pass."""
 THREAD_S = 0.002
 WALL_S = 1_800_000_000.0
 """The date at which every run begins, in Unix seconds."""
@@ -41,6 +43,8 @@ class Process(asyncio.BaseEventLoop):
         self._numbers = itertools.count()
         self._turn_at = float("inf")
         self._turn_number = 0
+        self._busy = 0
+        """The turns since there was nothing to do."""
         self._dead: list[asyncio.Task[Any]] = []
 
     # --- Time --------------------------------------------------------------------------------------------------------
@@ -131,8 +135,10 @@ class Process(asyncio.BaseEventLoop):
         """Schedule the next turn."""
         now = self._simulated.now
         if self._ready:
-            at = now + self._chance.random() * TURN_S
+            self._busy += 1
+            at = now + self._chance.random() * TURN_S * (1 + self._busy / BUSY_TURNS)
         else:
+            self._busy = 0
             while self._timers and self._timers[0][2].cancelled():
                 heapq.heappop(self._timers)
             if not self._timers:

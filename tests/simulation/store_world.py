@@ -373,6 +373,17 @@ class StoreWorld(World):
         for number in range(3 * len(self.replicas)):
             self.clock.later(chance.random() * 0.03, self._change_at, number, Random(chance.random()))
 
+    def _overtake(self, replica: Replica, chance: Random) -> None:
+        """Let a replica's replies be late while others write, and let it write again when they are not."""
+        assert self.engine.etcd is not None
+        self.say("-- etcd's replies to %s are late for half a second", replica.name)
+        self.engine.etcd.late[replica.name] = (self.now + 0.5, 0.35)
+        up = [other for other in self.replicas if other.up]
+        if replica in up:
+            at = up.index(replica)
+            for delay_s, number in ((0.0, at), (0.1, at + 1), (1.5, at)):
+                self.clock.later(delay_s, self._change_at, number, Random(chance.random()))
+
     def _change_at(self, at: int, chance: Random) -> None:
         group, before, state = self._some_change(chance)
         self.author.keep(group, dict(state))
@@ -478,8 +489,8 @@ class StoreWorld(World):
     _faults: ClassVar[Mapping[str, Callable[..., None]]] = {
         "crash": _crash, "stop": _stop, "freeze": _freeze, "suspend": _suspend, "leap": _leap, "wall": _wall,
         "compact": _compact, "burst": _burst, "again": _again, "twins": _twins_of, "worker": _worker_dies,
-        "cut": _cut, "lose": _lose, "member": _member, "forget": _forget, "junk": _junk, "damage": _damage,
-        "disk": _disk,
+        "cut": _cut, "lose": _lose, "late": _overtake, "member": _member, "forget": _forget, "junk": _junk,
+        "damage": _damage, "disk": _disk,
     }  # fmt: skip
 
     # --- The end -----------------------------------------------------------------------------------------------------
