@@ -287,3 +287,30 @@ def test_reconnect_a_removed_route_that_a_draining_listener_uses_keeps_its_clust
     again.unsubscribe(RDS, "r")
     again.ack_all()
     assert "a" not in again.held[CDS]
+
+
+def test_reconnect_what_a_dead_stream_is_sent_does_not_replace_what_drains(world: World) -> None:
+    """The end of the first stream is not noticed, so the server gives up waits on it, and sends more."""
+    world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))
+    dead = world.client()
+    dead.subscribe(CDS)
+    dead.subscribe(LDS)
+    dead.ack_all()
+    world.advance(1)
+    client = dead.reconnect(closing=False)
+    client.ack_all()
+    world.publish(static("c"), listener("l", 2, clusters="c"))
+    client.ack_all()
+    world.publish(listener("l", 3, clusters="b"))
+    client.ack_all()
+    dead.take()
+    client.close()
+    world.advance(25)
+    assert any("LDS" in said for said in dead.take()), "the dead stream is sent the listener"
+    again = client.reconnect(closing=False)
+    again.ack_all()
+    world.publish(remove=[static("c")])
+    again.ack_all()
+    world.advance(60)
+    again.ack_all()
+    assert "c" in again.held[CDS], "the second version drains"

@@ -24,9 +24,9 @@ class Known:
 
 KNOWN: tuple[Known, ...] = (
     Known(
-        "what drains is forgotten, as the node's dead stream, whose end is not noticed, is sent to",
-        r"draining .* uses .*, which are not there",
-        lambda envoy: envoy.delta and envoy.returned_early,
+        "a node that has no listeners and requests no clusters, as some warm, is sent listeners without their clusters",
+        r"LDS \S+ uses .*, which are not there",
+        lambda envoy: envoy.delta and bool(envoy.warming_at_return),
     ),
     Known(
         "SotW: after a rejection or a return, a route goes to a cluster that is not there or was rejected",

@@ -384,17 +384,20 @@ class Client:
         self.world.hub.close(stream)
         self.unanswered.pop(stream, None)
 
-    def reconnect(self, *types: str, world: World | None = None, before_closing: bool = False) -> "Client":
+    def reconnect(
+        self, *types: str, world: World | None = None, before_closing: bool = False, closing: bool = True
+    ) -> "Client":
         """Reconnect as Envoy does: all types in one burst, with the accepted versions, in the order of ``types``.
 
-        ``world`` is another replica. With ``before_closing`` the old stream ends only afterwards.
+        ``world`` is another replica. With ``before_closing`` the old stream ends only afterwards; without ``closing``
+        its end is not noticed.
         """
         home = world or self.world
         self.world.say(f"{self.node.id} reconnects")
         options = {"cluster": self.node.cluster, "user_agent": self.node.user_agent_name, "per_type": self.per_type}
         again = home.client(self.variant, self.node.id, **options, connection=self.connection + "'")
         again.held = {type_url: dict(names) for type_url, names in self.held.items()}
-        if not before_closing:
+        if closing and not before_closing:
             self.close()
         with home.burst():
             for (stream, type_url), names in sorted(self.names.items(), key=_in_order_of(types)):
@@ -409,7 +412,7 @@ class Client:
                 elif names and (stream, type_url) in self.wild:
                     asked = ["*", *names]
                 again.request(type_url, subscribe=asked, have=have)
-        if before_closing:
+        if closing and before_closing:
             self.close()
         return again
 

@@ -402,13 +402,18 @@ class Hub:
         if not kind.is_routing and kind.stage is not Stage.CLUSTERS:
             return
         states = [state for state in session.client_state.types if state.type_url == kind.type_url]
+        if self._draining.has_newer(session.node, session.since):
+            drained_at = self._soon + self._ordering.listener_drain_s
+            for state in states:
+                self._draining.keep(session.node, state, drained_at)
+            return
         draining = NOTHING_DRAINS
         for state in states:
             draining = merge_draining(draining, state.draining)
         names = None
         if session.per_type and kind.stage not in (Stage.LISTENERS, Stage.CLUSTERS):
             names = frozenset[str]().union(*(state.subscription.names for state in states))
-        self._draining.note(session.node, kind.type_url, draining, names)
+        self._draining.note(session.node, kind.type_url, draining, names, since=session.since)
 
     def _check_names_bytes(self, stream: Stream, size: int) -> None:
         """Check the memory of a stream's names after a request with names. Raises StreamRefusedError.

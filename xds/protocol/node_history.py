@@ -55,6 +55,8 @@ class HistoryEntry:
     """Older versions that the node may use, with times of the machine's monotonic clock; None for no change."""
     replaces: bool = False
     """``draining`` replaces what was recorded before, instead of being added to it."""
+    since: float = 0.0
+    """When the session began that recorded ``draining``, by the machine's monotonic clock; 0 if its stream ended."""
 
 
 Share = Callable[[HistoryEntry], None]
@@ -224,10 +226,12 @@ class DrainingNodes:
     ``remember``.
     """
 
-    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_share", "evicted")
+    __slots__ = ("_by_node", "_bytes", "_bytes_max", "_nodes_max", "_share", "_since", "evicted")
 
     def __init__(self, *, nodes_max: int, bytes_max: int, share: Share = share_with_nobody) -> None:
         self._by_node: OrderedDict[NodeKey, dict[str, Draining]] = OrderedDict()
+        self._since: dict[NodeKey, float] = {}
+        """When the newest session of each node began that recorded something."""
         self.evicted = 0
         """How many nodes were evicted since the start."""
         self._bytes = 0
@@ -235,15 +239,34 @@ class DrainingNodes:
         self._bytes_max = bytes_max
         self._share = share
 
-    def note(self, node: Node, type_url: str, draining: Draining, names: Collection[str] | None = None) -> None:
+    def has_newer(self, node: Node, since: float) -> bool:
+        """Say whether a session of the node that began later has recorded something.
+
+        The node has reconnected then, and the end of its earlier stream is not noticed yet: what is sent on that stream
+        must not replace what the node uses. ``keep`` adds to it.
+        """
+        return self._since.get(node_key(node), 0.0) > since
+
+    def note(
+        self,
+        node: Node,
+        type_url: str,
+        draining: Draining,
+        names: Collection[str] | None = None,
+        *,
+        since: float = 0.0,
+    ) -> None:
         """Record the draining resources of a node and type, replacing those recorded before.
 
         ``names``: replace only the resources with these names, as other sessions of the node may have others.
+        ``since``: when the session began.
         """
         noted = self.of(node, type_url)
         left = merge_draining(NOTHING_DRAINS if names is None else without_draining(noted, names), draining)
         if left != noted:
-            self._remember_and_share(HistoryEntry(node=node_key(node), type_url=type_url, draining=left, replaces=True))
+            self._remember_and_share(
+                HistoryEntry(node=node_key(node), type_url=type_url, draining=left, replaces=True, since=since)
+            )
 
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
         """Record the draining resources of a type when its stream ends.
@@ -275,10 +298,14 @@ class DrainingNodes:
         if after:
             by_type[entry.type_url] = after
             self._by_node.move_to_end(entry.node)
+            if entry.since > self._since.get(entry.node, 0.0):
+                self._since[entry.node] = entry.since
         if not by_type:
             del self._by_node[entry.node]
+            self._since.pop(entry.node, None)
         while len(self._by_node) > self._nodes_max or self._bytes > self._bytes_max:
-            _, oldest = self._by_node.popitem(last=False)
+            node, oldest = self._by_node.popitem(last=False)
+            self._since.pop(node, None)
             self._bytes -= sum(map(_bytes_of, oldest.values()))
             self.evicted += 1
 
@@ -299,7 +326,8 @@ class DrainingNodes:
         """Iterate over all entries, the oldest node first, for a new process."""
         for node, by_type in self._by_node.items():
             for type_url, draining in by_type.items():
-                yield HistoryEntry(node=node, type_url=type_url, draining=draining)
+                since = self._since.get(node, 0.0)
+                yield HistoryEntry(node=node, type_url=type_url, draining=draining, since=since)
 
     @property
     def bytes_kept(self) -> int:
