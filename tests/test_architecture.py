@@ -570,6 +570,7 @@ def _placed(tree: ast.AST, place: str = "") -> Iterator[tuple[str, ast.AST]]:
 ASLEEP: dict[str, str] = {
     "tests/support/waiting.py": "what all others wait by",
     "tests/simulation/sockets.py": "its events come at times of their own",
+    "tests/simulation/test_process.py": "it sleeps on a simulated clock",
 }
 """Modules of the tests that may sleep, each with its reason."""
 

@@ -16,7 +16,7 @@ SHARE = 100
 
 FOUND_FROM = {
     "a removal in a rejected response is not sent again": 170,
-    "rejections that come late are taken for ACKs": 3_400,
+    "rejections that come late are taken for ACKs": 3_700,
     "stopping leaves callers waiting": 270,
     "a compaction goes behind another replica's": 290,
     "an append that was made though its disk failed is not seen": 930,
