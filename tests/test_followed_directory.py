@@ -1,6 +1,8 @@
 """``xds serve`` publishes changes of its directory although other things fail."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,8 @@ from xds.client import Client, RefusedError, UnavailableError
 from xds.config import Settings
 from xds.publishing.publisher import Publisher
 from xds.publishing.whole import change_of_directory
-from xds.server import _FollowedDirectory, _publish
+from xds.server import Reloading, _FollowedDirectory, _publish
 from xds.sources.directory import DirectoryReader
-from xds.sources.watch import Rereading
 from xds.store.memory import MemoryStore
 
 
@@ -32,7 +33,7 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     await publisher.start()
     reader, stop = DirectoryReader(tmp_path), asyncio.Event()
     await _publish(app, publisher, change_of_directory(reader.read()))
-    directory = _FollowedDirectory(app, publisher, reader, stop, Rereading(lambda *_: None))
+    directory = _FollowedDirectory(app, publisher, reader, stop, Reloading())
     publish, failed = publisher.publish, []
 
     async def fail_once(change):
@@ -207,3 +208,52 @@ def mend(directory: Path, resources: list[dict[str, Any]]) -> None:
     for path in directory.iterdir():
         path.unlink()
     r.write_directory(directory, resources)
+
+
+async def in_the_way(server: XdsServer, directory: Path) -> None:
+    """Have a group that a client made use a cluster of the directory, which then loses it."""
+    async with Client(f"127.0.0.1:{server.api_port}") as client:
+        await client.put_group("pushed", extends="base")
+        await client.apply(group="pushed", upsert=[r.route("main", "b")])
+        r.write_file(directory / "base" / "b.yaml", [])
+        await server.wait_event("change rejected, what was served stays served")
+
+
+def mesh(tmp_path: Path) -> Path:
+    directory = tmp_path / "mesh"
+    for name in "ab":
+        r.write_file(directory / "base" / f"{name}.yaml", [r.static_cluster(name, 1)])
+    return directory
+
+
+async def test_a_directory_that_was_refused_beside_pushed_groups_is_applied_once_these_allow_it(tmp_path: Path) -> None:
+    directory = mesh(tmp_path)
+    async with XdsServer(directory) as server:
+        await server.wait_ready()
+        await in_the_way(server, directory)
+        assert (await server.metrics())["xds_directory_rejected"] == 1
+        async with Client(f"127.0.0.1:{server.api_port}") as client:
+            await client.apply(group="pushed", upsert=[r.static_cluster("other", 1)])  # changes nothing about it
+            await client.apply(group="pushed", remove=[("routes", "main")])
+            await wait_until(lambda: cluster_names(client, "base"), equals={"a"})
+        assert (await server.metrics())["xds_directory_rejected"] == 0
+        assert len(server.events("change rejected, what was served stays served")) == 1
+
+
+async def test_sighup_tries_a_refused_directory_again_and_says_why_it_is_still_refused(tmp_path: Path) -> None:
+    directory = mesh(tmp_path)
+    async with XdsServer(directory) as server:
+        await server.wait_ready()
+        await in_the_way(server, directory)
+        os.kill(server.pid, signal.SIGHUP)
+        await wait_until(lambda: len(server.events("change rejected, what was served stays served")), equals=2)
+        server.stop()
+        server.start()
+        await server.wait_ready()  # the last good state is served, and the directory is tried again as before
+        async with Client(f"127.0.0.1:{server.api_port}") as client:
+            await client.apply(group="pushed", remove=[("routes", "main")])
+            await wait_until(lambda: cluster_names(client, "base"), equals={"a"})
+
+
+async def cluster_names(client: Client, group: str) -> set[str]:
+    return {each["name"] for each in (await client.snapshot(group)).resources}

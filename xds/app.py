@@ -332,6 +332,11 @@ class App:
         """Count a change that was rejected before ``apply``."""
         self._rejected += 1
 
+    @property
+    def directory_problems(self) -> tuple[Problem, ...]:
+        """The problems for which the followed directory's content is rejected, none if it is served."""
+        return self.directory.problems if self.directory is not None else ()
+
     def note_directory_rejected(self, problems: tuple[Problem, ...]) -> None:
         """Count a change of the followed directory that was rejected, and report the directory as rejected."""
         self.note_rejected()

@@ -291,7 +291,7 @@ class Settings(BaseSettings):
     directory: FilePath | None = None
     """The directory whose resources are served."""
     strict_yaml: bool = True
-    """Refuse files with a key twice, of which Envoy takes the last one, and with tags, which Envoy ignores."""
+    """Refuse a key twice (Envoy takes the last one), tags (Envoy ignores them) and the merge key ``<<`` in files."""
     links_outside: bool = False
     """Follow symlinks in the directory that lead out of it. If false, each is a problem of the directory."""
     listen: ListenAddress = Address("127.0.0.1", 18000)

@@ -14,6 +14,7 @@ import structlog
 from xds.api.admin import not_loaded_yet
 from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
+from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.process.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.process.systemd import notify
@@ -52,6 +53,10 @@ log = structlog.get_logger("xds")
 T = TypeVar("T")
 WATCH_RETRY_MIN_S = 0.5
 WATCH_RETRY_MAX_S = 30.0
+REFUSED_RETRY_S = 1.0
+REFUSED_RETRY_SHARE = 10
+"""A directory that was refused beside what others pushed is tried again after each push, but only after a second, and
+after ten times as long as the last try took."""
 
 
 async def serve(
@@ -79,7 +84,7 @@ async def serve(
         if store is None:
             log.info("stopped before anything was served")
             return 0
-        publisher = _publisher(store, control_plane, await asyncio.to_thread(_gate, settings))
+        publisher = _publisher(store, control_plane, reloading.refused, await asyncio.to_thread(_gate, settings))
         stack.push_async_callback(publisher.stop)
         await publisher.start()
         if store.plain_count:
@@ -92,7 +97,7 @@ async def serve(
             if content is None:
                 log.info("stopped before anything was served")
                 return 0
-        due = await _publish_first(control_plane, publisher, content)
+        due = await _publish_first(control_plane, publisher, content, reloading.refused)
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         control_plane.refusing_because = lambda: store.refusing
         settle_memory()
@@ -111,7 +116,7 @@ async def serve(
         await stack.enter_async_context(retention)
         _tell_ready(control_plane, api, announce)
         reloading.begin(control_plane, api, admission, store, follows_directory=reader is not None)
-        await _until_ended(control_plane, publisher, reader, ending, reloading.directory, due)
+        await _until_ended(control_plane, publisher, reader, ending, reloading, due)
     log.info("stopped")
     return 0
 
@@ -150,6 +155,7 @@ class Reloading:
 
     def __init__(self) -> None:
         self.directory = Rereading(self._on_directory_read)
+        self.refused = _RefusedChange()
         self._is_asked = False
         self._work: Callable[[], None] = self._ask
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
@@ -183,6 +189,8 @@ class Reloading:
 
     def _on_directory_read(self, is_news: bool, problems: tuple[Problem, ...]) -> None:
         log.info("directory read again", changed=is_news, problems=len(problems))
+        if not is_news:
+            self.refused.retry_aloud()
 
 
 async def _read_keys(store: SealedStore) -> None:
@@ -282,11 +290,15 @@ def _gate(settings: Settings) -> "EnvoyGate | None":
     return EnvoyGate(judge, refuses=settings.validation.envoy == "refuse")
 
 
-def _publisher(store: Store, control_plane: App, gate: "EnvoyGate | None") -> Publisher:
+def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", gate: "EnvoyGate | None") -> Publisher:
+    def serve(changeset: Changeset, revision: int) -> None:
+        control_plane.follow(changeset, revision)
+        refused.retry()
+
     return Publisher(
         store,
         control_plane.catalog,
-        control_plane.follow,
+        serve,
         log_entry,
         background=control_plane.background,
         resource_bytes_max=control_plane.settings.protocol.resource_bytes_max,
@@ -328,7 +340,7 @@ async def _until_ended(
     publisher: Publisher,
     reader: DirectoryReader | None,
     ending: asyncio.Event,
-    rereading: Rereading,
+    reloading: Reloading,
     due: Change | None,
 ) -> None:
     """Publish the due change, follow the directory until the process is to end, then drain."""
@@ -336,7 +348,7 @@ async def _until_ended(
     HoleWatch().start(asyncio.get_running_loop())
     following: asyncio.Task[None] | None = None
     if reader is not None:
-        directory = _FollowedDirectory(control_plane, publisher, reader, stop, rereading, due)
+        directory = _FollowedDirectory(control_plane, publisher, reader, stop, reloading, due)
         following = control_plane.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
     elif due is not None:
         following = control_plane.background.run(
@@ -383,6 +395,35 @@ async def _until_second_signal(draining: Awaitable[None]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class _RefusedChange:
+    """The directory's change, if it was refused beside what others pushed: files without problems of their own.
+
+    Whenever what is served has changed, it is due for another try, which says nothing if its problems are as before.
+    """
+
+    def __init__(self) -> None:
+        self.change: Change | None = None
+        self._is_due = asyncio.Event()
+        self._is_aloud = False
+
+    def retry(self) -> None:
+        """Make another try due."""
+        if self.change is not None:
+            self._is_due.set()
+
+    def retry_aloud(self) -> None:
+        """Make another try due that logs its problems in any case."""
+        self._is_aloud = True
+        self.retry()
+
+    async def wait_due(self) -> bool:
+        """Return once another try is due: whether it is to log its problems in any case."""
+        await self._is_due.wait()
+        self._is_due.clear()
+        is_aloud, self._is_aloud = self._is_aloud, False
+        return is_aloud
+
+
 class _FollowedDirectory:
     """Publishes every change of the directory until ``stop`` is set. After any error, what is served stays served."""
 
@@ -392,15 +433,33 @@ class _FollowedDirectory:
         publisher: Publisher,
         reader: DirectoryReader,
         stop: asyncio.Event,
-        rereading: Rereading,
+        reloading: Reloading,
         due: Change | None = None,
     ) -> None:
         self._control_plane, self._publisher = control_plane, publisher
-        self._reader, self._stop, self._rereading = reader, stop, rereading
+        self._reader, self._stop, self._rereading = reader, stop, reloading.directory
+        self._refused = reloading.refused
+        self._publishing = asyncio.Lock()
         self._unpublished: Change | ChangesetRejectedError | None = due
 
     async def follow(self) -> None:
         """Follow the directory, beginning with a change that was read and not published: it is not reported again."""
+        async with asyncio.TaskGroup() as group:
+            retrying = group.create_task(self._retry_refused())
+            await self._publish_changes()
+            retrying.cancel()
+
+    async def _retry_refused(self) -> None:
+        now_s = asyncio.get_running_loop().time
+        while True:
+            is_aloud = await self._refused.wait_due()
+            begun_s = now_s()
+            async with self._publishing:
+                if self._refused.change is not None:
+                    await self._publish_or_log(self._refused.change, logs_same_problems=is_aloud)
+            await asyncio.sleep(max(REFUSED_RETRY_S, REFUSED_RETRY_SHARE * (now_s() - begun_s)))
+
+    async def _publish_changes(self) -> None:
         pause_s = WATCH_RETRY_MIN_S
         while not self._stop.is_set():
             try:
@@ -428,9 +487,24 @@ class _FollowedDirectory:
             self._control_plane.directory.unwatched_because = why
 
     async def _publish_pending(self) -> None:
-        if self._unpublished is not None:
-            await _publish_outcome(self._control_plane, self._publisher, self._unpublished)
-            self._unpublished = None
+        async with self._publishing:
+            if self._unpublished is not None:
+                await self._publish_or_log(self._unpublished)
+                self._unpublished = None
+
+    async def _publish_or_log(
+        self, outcome: Change | ChangesetRejectedError, *, logs_same_problems: bool = True
+    ) -> None:
+        try:
+            if isinstance(outcome, ChangesetRejectedError):
+                raise outcome
+            await _publish_with_retries(self._control_plane, self._publisher, outcome)
+            self._refused.change = None
+        except ChangesetRejectedError as error:
+            self._refused.change = outcome if isinstance(outcome, Change) else None
+            if logs_same_problems or self._control_plane.directory_problems != error.problems:
+                self._control_plane.note_directory_rejected(error.problems)
+                log_rejected(error.problems)
 
 
 def _reader(settings: Settings, directory: Path, progress: Callable[[int, int], None] | None) -> DirectoryReader:
@@ -444,17 +518,6 @@ async def _read(reader: DirectoryReader) -> Change | ChangesetRejectedError:
         return change_of_directory(await asyncio.to_thread(reader.read), reader.root)
     except ChangesetRejectedError as error:
         return error
-
-
-async def _publish_outcome(control_plane: App, publisher: Publisher, outcome: Change | ChangesetRejectedError) -> None:
-    """Publish a change of the directory, or log its problems."""
-    try:
-        if isinstance(outcome, ChangesetRejectedError):
-            raise outcome
-        await _publish_with_retries(control_plane, publisher, outcome)
-    except ChangesetRejectedError as error:
-        control_plane.note_directory_rejected(error.problems)
-        log_rejected(error.problems)
 
 
 async def _publish_with_retries(control_plane: App, publisher: Publisher, change: Change) -> None:
@@ -471,7 +534,10 @@ async def _publish_with_retries(control_plane: App, publisher: Publisher, change
 
 
 async def _publish_first(
-    control_plane: App, publisher: Publisher, content: Change | ChangesetRejectedError | None
+    control_plane: App,
+    publisher: Publisher,
+    content: Change | ChangesetRejectedError | None,
+    refused: _RefusedChange,
 ) -> Change | None:
     """Publish the directory's content at a start, or its absence. Return the change if it has to be retried later.
 
@@ -497,6 +563,7 @@ async def _publish_first(
         directory, table = control_plane.directory, control_plane.catalog.table
         if directory is None or not table.kept or not await is_newest_of(publisher.store, directory.root):
             raise
+        refused.change = content if isinstance(content, Change) else None
         control_plane.note_directory_rejected(error.problems)
         log_rejected(error.problems, at_start=True)
     return None

@@ -8,6 +8,7 @@ from xds.api.operations import Operations
 from xds.model.catalog import Catalog
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 from xds.publishing.publisher import Publisher
+from xds.schema.notices import Notices
 from xds.store.entries import Store
 from xds.store.memory import MemoryStore
 
@@ -15,22 +16,30 @@ from xds.store.memory import MemoryStore
 class Served:
     """Operations on a store in memory, the resources they serve, and the nodes that they report."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, notices: Notices | None = None) -> None:
         self.store = store
         self.catalog = Catalog()
         self.publisher = Publisher(store, self.catalog, self._serve)
         self.known_nodes: list[NodeSummary] = []
         self.rejected = 0
+        self.nodes_fail: Exception | None = None
         self.moved: list[tuple[float, float]] = []
         """The share, and the time, of each ``rebalance``."""
         self.operations = Operations(
-            self.publisher, self.catalog, nodes=self._nodes, rebalance=self._rebalance, on_rejected=self._count
+            self.publisher,
+            self.catalog,
+            nodes=self._nodes,
+            rebalance=self._rebalance,
+            on_rejected=self._count,
+            notices=notices,
         )
 
     def _serve(self, changeset: Any, revision: int) -> None:
         self.catalog.apply(changeset, revision=revision)
 
     async def _nodes(self, query: NodesQuery) -> NodesFound:
+        if self.nodes_fail is not None:
+            raise self.nodes_fail
         found = [
             each
             for each in self.known_nodes
@@ -50,11 +59,11 @@ class Served:
 
 @pytest.fixture
 async def serving_api() -> AsyncIterator[Callable[..., Awaitable[Served]]]:
-    """Start operations on a store, by default an empty one in memory."""
+    """Start operations on a store, by default an empty one in memory, with what they warn of."""
     async with AsyncExitStack() as stack:
 
-        async def start(store: Store | None = None) -> Served:
-            made = Served(store or MemoryStore())
+        async def start(store: Store | None = None, notices: Notices | None = None) -> Served:
+            made = Served(store or MemoryStore(), notices)
             await made.publisher.start()
             stack.push_async_callback(made.publisher.stop)
             return made

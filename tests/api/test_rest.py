@@ -601,3 +601,14 @@ async def test_one_change_is_shown_in_full_and_listed_by_its_groups(api: httpx.A
     assert (await api.get("/v1/revisions", params={"group": "wob"})).status_code == 404
     names = (await api.get("/v1/groups/web/resources", params={"type": "cds", "prefix": "a", "limit": 1})).json()
     assert [(each["type"], each["name"]) for each in names["resources"]] == [("clusters", "a")]
+
+
+async def test_a_misspelt_group_can_be_refused_also_where_the_body_is_the_resource(api: httpx.AsyncClient) -> None:
+    await push(api, "web", upsert=[A])
+    path = "/v1/groups/wob/resources/clusters/a"
+    answer = await api.put(path, json=A, params={"existing_groups_only": "true"})
+    assert (answer.status_code, "did you mean 'web'" in answer.json()["error"]) == (404, True)
+    assert (
+        await api.put(path.replace("wob", "web"), json=B | {"name": "a"}, params={"existing_groups_only": "true"})
+    ).is_success
+    assert (await api.put(path, json=A)).is_success, "without it the group is created"

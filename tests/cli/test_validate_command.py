@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support import resources as r
 from support.envoy import envoy_binary
 
 CLUSTER = """\
@@ -78,18 +79,19 @@ def test_no_directory_is_a_usage_error(xds, tmp_path: Path) -> None:
     assert "does not exist" in done.stderr
 
 
-BALANCED = CLUSTER + "  lb_policy: MAGLEV\n  maglev_lb_config: {table_size: SIZE}\n"
+ONLY_ENVOY_KNOWS = CLUSTER + "".join(f"  {key}: {json.dumps(value)}\n" for key, value in r.REFUSED_BY_ENVOY.items())
 
 
 @pytest.mark.envoy
 def test_a_real_envoy_judges_what_nothing_else_knows(xds, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
-    file.write_text(BALANCED.replace("SIZE", "10"))
+    file.write_text(ONLY_ENVOY_KNOWS)
     assert xds("validate", tmp_path).returncode == 0
     done = xds("validate", "--envoy", tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "a.yaml:2: [default] clusters/web: Envoy: The table size of maglev must be prime number" in done.stdout
-    file.write_text(BALANCED.replace("SIZE", "11"))
+    assert "a.yaml:2: [default] clusters/web typed_extension_protocol_options" in done.stdout
+    assert f"Envoy: {r.REFUSED_WORDS}" in done.stdout
+    file.write_text(CLUSTER)
     done = xds("validate", tmp_path, f"--envoy={envoy_binary()}")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -117,3 +119,13 @@ def test_an_envoy_that_is_not_there_is_told(xds, tmp_path: Path) -> None:
     done = xds("validate", tmp_path, "--envoy=/none/envoy")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "xds: '/none/envoy' is not a program that can be run; name an Envoy binary\n"
+
+
+def test_the_size_limit_is_that_of_the_server_that_is_to_serve(xds, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"{CLUSTER}  alt_stat_name: {'x' * 70_000}\n")
+    assert xds("validate", tmp_path).returncode == 0
+    by_option = xds("validate", tmp_path, "--resource-bytes-max", "65536")
+    by_variable = xds("validate", tmp_path, XDS_PROTOCOL__RESOURCE_BYTES_MAX="65536")
+    for done in (by_option, by_variable):
+        assert done.returncode == 1
+        assert "more than the 65,536 allowed (protocol.resource_bytes_max)" in done.stdout

@@ -4,6 +4,7 @@ It subscribes to files (``path_config_source``), so it reads the very text that 
 bootstrap refer to each type of resource under a fixed name (``NAMES``).
 """
 
+import asyncio
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+from corpus.values import without_ports
 from support import resources as r
 from support.bootstrap import ANY_ADMIN, node
 from support.envoy import EnvoyProcess
@@ -29,10 +32,18 @@ CLUSTERS = (
     "sts",
     "tap",
     "xds",
+    *"cd",
 )
 """The clusters that every resource of the corpus may refer to."""
-NAMES = {"routes": "main", "endpoints": "backend-eds", "extension_configs": "ext"}
-"""The name that a resource of a type must have in the corpus."""
+NAMES = {
+    "routes": "main",
+    "endpoints": "backend-eds",
+    "extension_configs": "ext",
+    "certificates": "pair",
+    "validation_contexts": "trust",
+    "runtimes": "layer",
+}
+"""The name that a resource of a kind must have in the corpus."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,15 @@ class Kind:
     empty: str
     """A file that Envoy takes before the first case."""
 
+
+SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret"
+PAIR = {
+    "tls_certificate": {
+        "certificate_chain": {"inline_string": r.DEMO_CERT},
+        "private_key": {"inline_string": r.DEMO_KEY},
+    }
+}
+TRUST = {"validation_context": {"trusted_ca": {"inline_string": r.DEMO_CERT}}}
 
 KINDS = {
     "listeners": Kind("envoy.config.listener.v3.Listener", "listener_manager.lds", "Listeners", "[]"),
@@ -69,7 +89,32 @@ KINDS = {
         "Ecds",
         f'[{{"@type": "{r.EXTENSION}", "name": "ext", "typed_config": {{"@type": "{r.ROUTER}"}}}}]',
     ),
+    "scoped_routes": Kind(
+        "envoy.config.route.v3.ScopedRouteConfiguration", "http.of_scopes.scoped_rds.scopes", "ScopedRoutes", "[]"
+    ),
+    "virtual_hosts": Kind(
+        "envoy.config.route.v3.VirtualHost",
+        "http.of_routes.rds.main",
+        "",
+        f'[{{"@type": "{r.ROUTE}", "name": "main"}}]',
+    ),
+    "certificates": Kind(SECRET, "sds.pair", "", json.dumps([{"@type": r.SECRET, "name": "pair", **PAIR}])),
+    "validation_contexts": Kind(SECRET, "sds.trust", "", json.dumps([{"@type": r.SECRET, "name": "trust", **TRUST}])),
+    "runtimes": Kind(
+        "envoy.service.runtime.v3.Runtime",
+        "runtime",
+        "",
+        f'[{{"@type": "{r.RUNTIME}", "name": "layer", "layer": {{}}}}]',
+    ),
 }
+"""The kinds of resources, by the directory of their cases. Envoy gets virtual hosts on demand by gRPC alone: here it is
+given them in a route configuration."""
+
+
+_BESIDE = {"validation_contexts": "certificates", "certificates": "validation_contexts"}
+"""The kinds that Envoy judges together with a resource of another one, which has to be good."""
+_IN_ANOTHER = {"virtual_hosts": "routes"}
+"""The kinds that Envoy gets in a file of another one."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +136,17 @@ class LiveEnvoy(EnvoyProcess):
         super().__init__(bootstrap(self.files), name=f"envoy-{suffix}", extra=extra)
         self.argv = ["env", "-C", str(self.directory), *self.argv]  # extensions make files that have relative paths
 
-    async def judge(self, kind: str, text: str) -> Judgement:
-        """Give Envoy a file and wait until it has taken or refused it."""
+    async def judge(self, kind: str, text: str, *, shows: bool = True) -> Judgement:
+        """Give Envoy a file and wait until it has taken or refused it; ``shows``: what it has then is asked for."""
+        if kind in _BESIDE:
+            await self._give(_BESIDE[kind], f'{{"resources": {KINDS[_BESIDE[kind]].empty}}}', shows=False)
+        return await self._give(kind, text, shows=shows)
+
+    async def _give(self, kind: str, text: str, *, shows: bool) -> Judgement:
         before, log_at = await self._counts(kind), len(self.log())
-        path = self.files[kind]
+        path = self.files[_IN_ANOTHER.get(kind, kind)]
+        if kind == "virtual_hosts":
+            text = _around(text)
         new = path.with_suffix(".new")
         new.write_text(text)
         os.replace(new, path)  # Envoy watches for renames alone
@@ -102,7 +154,7 @@ class LiveEnvoy(EnvoyProcess):
             lambda: self._counts(kind), lambda now: _ended(before, now), f"no verdict on {kind}", timeout_s=20.0
         )
         if done["update_success"] > before["update_success"]:
-            return Judgement("", tuple(await self._taken(kind)))
+            return Judgement("", tuple(await self._taken(kind)) if shows else ())
         return Judgement(" ".join(self.log()[log_at:].split()) or "refused without a word")
 
     async def judge_each(self, kind: str, resources: list[Json]) -> dict[str, Judgement]:
@@ -138,6 +190,46 @@ class LiveEnvoy(EnvoyProcess):
         return list(newest.values())
 
 
+def _around(text: str) -> str:
+    """Return a file of virtual hosts as one with a route configuration that has them."""
+    hosts = [
+        {key: value for key, value in each.items() if key != "@type"} for each in yaml.safe_load(text)["resources"]
+    ]
+    return json.dumps({"resources": [{"@type": r.ROUTE, "name": NAMES["routes"], "virtual_hosts": hosts}]})
+
+
+def refusals(directory: Path, resources: dict[str, Json]) -> dict[str, str]:
+    """Return why a real Envoy refuses each of these resources, by name, "" for those that it takes.
+
+    It is given one after the other, in a tenth of the time of an Envoy for each. None may make it crash.
+    """
+
+    async def ask() -> dict[str, str]:
+        async with LiveEnvoy(directory, "json") as envoy:
+            await envoy.wait_live()
+            return {
+                name: (await envoy.judge(*_served(resource), shows=False)).refusal
+                for name, resource in resources.items()
+            }
+
+    return asyncio.run(ask())
+
+
+_BY_TYPE = {
+    r.TYPE + kind.full_name: name for name, kind in KINDS.items() if name in ("clusters", "listeners", "routes")
+}
+
+
+def _served(resource: Json) -> tuple[str, str]:
+    """Return the kind of a resource and a file with it; endpoints stand in a cluster of their own."""
+    if resource["@type"] == r.ENDPOINTS:
+        return "endpoints", json.dumps({"resources": [resource | {"cluster_name": NAMES["endpoints"]}]})
+    kind = _BY_TYPE[resource["@type"]]
+    named = resource | {"name": NAMES.get(kind, resource["name"])}
+    text = json.dumps({"resources": [named]})
+    return kind, without_ports(text) if kind == "listeners" else text
+
+
 def _ended(before: dict[str, int], now: dict[str, int]) -> bool:
     ends = ("update_success", "update_rejected", "update_failure")
     return any(now.get(end, 0) > before.get(end, 0) for end in ends)
@@ -151,6 +243,8 @@ def _resources(section: Any) -> list[Json]:
     for key, value in section.items():
         if key in ("listener", "cluster", "route_config", "ecds_filter"):
             found.append(value)
+        elif key == "scoped_route_configs" and isinstance(value, list):
+            found += value
         elif key.startswith("dynamic_") or key in ("active_state", "warming_state", "ecds_filters"):
             found += _resources(value)
     return found
@@ -172,6 +266,23 @@ def bootstrap(files: dict[str, Path]) -> Json:
         "eds_cluster_config": {"eds_config": source["endpoints"], "service_name": NAMES["endpoints"]},
     }
     router = {"name": "router", "typed_config": {"@type": r.ROUTER}}
+    secrets = {
+        kind: {"name": NAMES[kind], "sds_config": source[kind]} for kind in ("certificates", "validation_contexts")
+    }
+    tls = {
+        "@type": r.UPSTREAM_TLS,
+        "common_tls_context": {
+            "tls_certificate_sds_secret_configs": [secrets["certificates"]],
+            "validation_context_sds_secret_config": secrets["validation_contexts"],
+        },
+    }
+    of_secrets = {"name": "of_secrets", "type": "STATIC", "transport_socket": {"name": "tls", "typed_config": tls}}
+    scopes = {
+        "name": "scopes",
+        "scope_key_builder": {"fragments": [{"header_value_extractor": {"name": "x-scope", "index": 0}}]},
+        "rds_config_source": source["routes"],
+        "scoped_rds": {"scoped_rds_config_source": source["scoped_routes"]},
+    }
     discovered = {
         "name": "ext",
         "config_discovery": {"config_source": source["extension_configs"], "type_urls": EXTENSION_TYPES},
@@ -179,6 +290,11 @@ def bootstrap(files: dict[str, Path]) -> Json:
     return {
         "node": node("corpus", "corpus"),
         "admin": ANY_ADMIN,
+        "layered_runtime": {
+            "layers": [
+                {"name": "discovered", "rtds_layer": {"name": NAMES["runtimes"], "rtds_config": source["runtimes"]}}
+            ]
+        },
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",
@@ -189,11 +305,12 @@ def bootstrap(files: dict[str, Path]) -> Json:
             "lds_config": source["listeners"],
         },
         "static_resources": {
-            "clusters": [*common_clusters(), of_endpoints],
+            "clusters": [*common_clusters(), of_endpoints, of_secrets],
             "listeners": [
                 _http_listener(
                     "of_routes", {"rds": {"route_config_name": "main", "config_source": source["routes"]}}, router
                 ),
+                _http_listener("of_scopes", {"scoped_routes": scopes}, router),
                 _http_listener("of_extensions", {"route_config": {"name": "none"}}, discovered, router),
             ],
         },

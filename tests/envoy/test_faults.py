@@ -102,7 +102,7 @@ async def wait_answer(envoy: EnvoyProcess, text: str, before: str, listener: str
 @BOTH
 async def test_a_cluster_that_envoy_rejects_stops_nothing_else(form):
     async with scene(form) as at:
-        bad = r.cluster("bad", lb_policy="CLUSTER_PROVIDED")
+        bad = r.cluster("bad", **r.REFUSED_BY_ENVOY)
         good = [r.cluster("b"), r.assignment("b", at.ports["b"])]
         at.apply(bad, r.assignment("bad", at.ports["b"]), *good)
         await at.wait_nack()
@@ -195,7 +195,7 @@ async def test_a_certificate_that_envoy_rejects_leaves_the_old_one_in_use(form, 
 @BOTH
 async def test_a_route_to_a_cluster_that_envoy_rejected_is_held_until_it_has_one(form):
     async with scene(form) as at:
-        at.apply(r.cluster("b", lb_policy="CLUSTER_PROVIDED"), r.assignment("b", at.ports["b"]), r.route("r1", "b"))
+        at.apply(r.cluster("b", **r.REFUSED_BY_ENVOY), r.assignment("b", at.ports["b"]), r.route("r1", "b"))
         await at.wait_nack()
         await at.wait_quiet()
         assert await answer(at.envoy) == "a"
@@ -284,6 +284,34 @@ async def test_a_mortal_cluster_that_expired_while_the_server_stood_still_comes_
         await stays(lambda: clusters_of(at.envoy), equals={"a", "t"}, for_s=1.5, poll_s=0.1)
         # On delta, one renewal is of a version that Envoy no longer has. On SotW renewals have bodies.
         assert (app_of(at.control_plane).hub.counters.nacks > 0) is (form is DELTA_ADS)
+
+
+async def test_no_ttl_ends_an_envoy_on_sotw(tmp_path):
+    """It crashes when that of endpoints, routes, scoped routes or secrets runs out (docs/envoy-behaviour.md#ttl)."""
+    pair = Authority(tmp_path).server()
+    scoped = r.listener("scoped", 0, "r1")
+    manager = scoped["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    manager["scoped_routes"] = {
+        "name": "scopes",
+        "scope_key_builder": {"fragments": [{"header_value_extractor": {"name": "x-scope", "index": 0}}]},
+        "rds_config_source": r.ads(),
+        "scoped_rds": {"scoped_rds_config_source": r.ads()},
+    }
+    scope = {"name": "one", "route_configuration_name": "r1", "key": {"fragments": [{"string_key": "one"}]}}
+    mortals = [
+        {"@type": r.TYPE + "envoy.config.route.v3.ScopedRouteConfiguration"} | scope,
+        r.secret("s1", pair.cert_text, pair.key_text),
+        r.cluster("b"),
+        r.assignment("b", 1),
+        r.route("r2", "b"),
+    ]
+    tls = r.listener("tls", 0, "r2", tls=r.downstream_tls("s1", source=r.ads()))
+    async with scene(SOTW_ADS, tls, scoped, *(mortal(each, 1) for each in mortals)) as at:
+        await at.wait_quiet()
+        for_a_while_blocking(2.5, "this process is the server: nothing is renewed meanwhile, as after SIGSTOP")
+        assert await answer(at.envoy) == "a"
+        assert await at.envoy.nacks() == 0
 
 
 async def clusters_of(envoy: EnvoyProcess) -> set[str]:

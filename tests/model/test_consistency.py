@@ -15,6 +15,7 @@ from xds.model.types import (
     CLUSTER,
     ENDPOINTS,
     EXTENSION_CONFIG,
+    FROM_BOOTSTRAP,
     LISTENER,
     ROUTE,
     SCOPED_ROUTE,
@@ -267,3 +268,18 @@ class TestUnchecked:
         assert now.apply(removals("a")).revision == 2
         assert now.apply(upserts(resource("a"))).revision == 3
         assert now.apply(removals("r", type_url=ROUTE)).revision == 4
+
+
+class TestSecretsOfTheBootstrap:
+    """A secret without a source is looked for in Envoy's bootstrap, never among what is served."""
+
+    LISTENER = resource("l", type_url=LISTENER, refers_to=[(FROM_BOOTSTRAP, "s", "a.field")])
+
+    def test_it_is_missing_even_if_a_secret_of_its_name_is_served(self) -> None:
+        (problem,) = problems_of(Catalog(), upserts(self.LISTENER, resource("s", type_url=SECRET)))
+        assert problem.what == "names secrets/s without sds_config: Envoy then looks for it in its bootstrap only"
+        assert problem.hint.startswith("give sds_config, or list secrets/s under external")
+
+    def test_it_is_not_missing_where_it_is_external(self) -> None:
+        table = GroupTable(external=("secrets/s",))
+        assert catalog({"default": [self.LISTENER]}, table=table).revision == 1

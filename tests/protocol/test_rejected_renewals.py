@@ -4,7 +4,7 @@ import pickle
 from sys import getsizeof
 
 import pytest
-from support.encoded import CDS, EDS, cluster, endpoints, static
+from support.encoded import CDS, EDS, RTDS, cluster, endpoints, resource, static
 from support.hubs import DELTA, SOTW, MakeWorld, World
 
 from xds.model.groups import Node
@@ -16,13 +16,13 @@ from xds.protocol.subscription import NameSet
 
 
 def test_a_rejected_renewal_is_counted_and_logged(world: World, variant: Variant) -> None:
-    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    world.publish(resource(RTDS, "a", ttl_s=9), resource(RTDS, "b"))
     client = world.client(variant)
-    client.subscribe(EDS, "a", "b")
-    client.ack(EDS)
+    client.subscribe(RTDS, "a", "b")
+    client.ack(RTDS)
     world.advance(3)
     assert len(client.take()) == 1
-    client.nack(EDS, "a is not here")
+    client.nack(RTDS, "a is not here")
     assert world.hub.counters.nacks == 1
     assert [(event.message, dict(event.resources)) for event in world.events()] == [("a is not here", {"a": "1"})]
 

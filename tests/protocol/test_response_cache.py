@@ -3,7 +3,7 @@
 import gc
 from sys import getsizeof
 
-from support.encoded import CDS, EDS, SDS, endpoints, resource, static
+from support.encoded import CDS, EDS, RTDS, SDS, endpoints, resource, static
 from support.hubs import DELTA, Client, World
 
 from xds.model.changeset import Changeset
@@ -243,10 +243,10 @@ def test_counters_say_what_was_done(world: World, variant: Variant) -> None:
 
 
 def test_counters_count_heartbeats(world: World, variant: Variant) -> None:
-    world.publish(resource(SDS, "s", ttl_s=9))
+    world.publish(resource(RTDS, "s", ttl_s=9))
     client = world.client(variant)
-    client.subscribe(SDS, "s")
-    client.ack(SDS)
+    client.subscribe(RTDS, "s")
+    client.ack(RTDS)
     world.advance(9)
     assert len(client.take()) == 3
     assert world.hub.counters.heartbeats == 3

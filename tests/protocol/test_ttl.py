@@ -1,16 +1,24 @@
 """Resources with TTL and their heartbeats, on delta and SotW (docs/protocol.md#ttl)."""
 
+from typing import Any
+
 import pytest
-from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, resource, route, static
+from support.encoded import CDS, EDS, LDS, OTHER, RDS, RTDS, SDS, cluster, endpoints, resource, route, static
 from support.hubs import DELTA, SOTW, World
 from support.scenes import full
 
-from xds.protocol.policy import Variant
+from xds.model import types as t
+from xds.model.resource import Resource
+from xds.protocol.policy import POLICIES, Variant
 
 
 def renewal(variant: Variant, line: str, *, also: str = "") -> str:
     """Return the line of a heartbeat: on SotW with bodies, and for clusters with the full set."""
     return line if variant is DELTA else line.replace("~", "") + also
+
+
+def runtime(name: str, version: int = 1, **fields: Any) -> Resource:
+    return resource(RTDS, name, version, **fields)
 
 
 def test_ttl_is_sent(world: World, variant: Variant) -> None:
@@ -40,61 +48,61 @@ def test_ttl_heartbeats_go_on_and_are_three_within_the_ttl(world: World, variant
 
 
 def test_ttl_heartbeats_follow_the_shortest_ttl(world: World, variant: Variant) -> None:
-    world.publish(endpoints("a", ttl_s=9), endpoints("b", ttl_s=90), endpoints("c"))
+    world.publish(runtime("a", ttl_s=9), runtime("b", ttl_s=90), runtime("c"))
     client = world.client(variant)
-    client.subscribe(EDS, "a", "b", "c")
+    client.subscribe(RTDS, "a", "b", "c")
     client.ack_all()
     world.advance(3)
-    assert client.take() == [renewal(variant, "EDS #2 ~a@1 ttl=9 ~b@1 ttl=90")]
+    assert client.take() == [renewal(variant, "RTDS #2 ~a@1 ttl=9 ~b@1 ttl=90")]
 
 
 def test_ttl_ack_of_a_heartbeat_is_answered_with_nothing(world: World, variant: Variant) -> None:
-    world.publish(endpoints("a", ttl_s=9))
+    world.publish(runtime("a", ttl_s=9))
     client = world.client(variant)
-    client.subscribe(EDS, "a")
-    client.ack(EDS)
+    client.subscribe(RTDS, "a")
+    client.ack(RTDS)
     world.advance(3)
-    assert client.take() == [renewal(variant, "EDS #2 ~a@1 ttl=9")]
-    assert client.ack(EDS) == []
+    assert client.take() == [renewal(variant, "RTDS #2 ~a@1 ttl=9")]
+    assert client.ack(RTDS) == []
 
 
 def test_ttl_heartbeats_go_on_while_a_response_is_unacked(world: World, variant: Variant) -> None:
-    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    world.publish(runtime("a", ttl_s=9), runtime("b"))
     client = world.client(variant)
-    client.subscribe(EDS, "a", "b")
-    client.ack(EDS)
-    world.publish(endpoints("b", 2))
-    assert client.take() == ["EDS #2 b@2"]
+    client.subscribe(RTDS, "a", "b")
+    client.ack(RTDS)
+    world.publish(runtime("b", 2))
+    assert client.take() == ["RTDS #2 b@2"]
     world.advance(4)
-    assert client.take() == [renewal(variant, "EDS #3 ~a@1 ttl=9")]
+    assert client.take() == [renewal(variant, "RTDS #3 ~a@1 ttl=9")]
 
 
 def test_ttl_ack_of_what_was_unacked_at_a_heartbeat_counts(world: World, variant: Variant) -> None:
-    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    world.publish(runtime("a", ttl_s=9), runtime("b"))
     client = world.client(variant)
-    client.subscribe(EDS, "a", "b")
-    client.ack(EDS)
-    world.publish(endpoints("b", 2))
+    client.subscribe(RTDS, "a", "b")
+    client.ack(RTDS)
+    world.publish(runtime("b", 2))
     world.advance(4)
     client.take()
-    client.ack(EDS)
-    client.ack(EDS)
-    world.publish(endpoints("b", 3))
-    assert client.take() == ["EDS #4 b@3"]
+    client.ack(RTDS)
+    client.ack(RTDS)
+    world.publish(runtime("b", 3))
+    assert client.take() == ["RTDS #4 b@3"]
     assert world.hub.counters.nacks == 0
 
 
 def test_ttl_nack_of_what_was_unacked_at_a_heartbeat_counts(world: World, variant: Variant) -> None:
     """The heartbeat crossed the NACK on the wire: the rejection must not be taken for an ACK."""
-    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    world.publish(runtime("a", ttl_s=9), runtime("b"))
     client = world.client(variant)
-    client.subscribe(EDS, "a", "b")
-    client.ack(EDS)
-    world.publish(endpoints("b", 2))
+    client.subscribe(RTDS, "a", "b")
+    client.ack(RTDS)
+    world.publish(runtime("b", 2))
     world.advance(4)
     client.take()
-    client.nack(EDS, "bad b")
-    client.ack(EDS)
+    client.nack(RTDS, "bad b")
+    client.ack(RTDS)
     assert [event.message for event in world.events()] == ["bad b"]
 
 
@@ -111,46 +119,46 @@ def test_ttl_heartbeats_of_a_client_that_came_back_with_equal_versions(world: Wo
 
 
 def test_ttl_heartbeats_end_with_the_ttl(world: World, variant: Variant) -> None:
-    world.publish(endpoints("a", ttl_s=9))
+    world.publish(runtime("a", ttl_s=9))
     client = world.client(variant)
-    client.subscribe(EDS, "a")
-    client.ack(EDS)
-    world.publish(endpoints("a", 2))
-    client.ack(EDS)
+    client.subscribe(RTDS, "a")
+    client.ack(RTDS)
+    world.publish(runtime("a", 2))
+    client.ack(RTDS)
     world.advance(60)
     assert client.take() == []
 
 
 def test_ttl_heartbeats_end_with_the_resource(world: World) -> None:
-    world.publish(endpoints("a", ttl_s=9))
+    world.publish(runtime("a", ttl_s=9))
     client = world.client()
-    client.subscribe(EDS, "a")
-    client.ack(EDS)
-    world.publish(remove=[endpoints("a")])
-    client.ack(EDS)
+    client.subscribe(RTDS, "a")
+    client.ack(RTDS)
+    world.publish(remove=[runtime("a")])
+    client.ack(RTDS)
     world.advance(60)
     assert client.take() == []
 
 
 def test_ttl_heartbeats_end_with_the_subscription(world: World, variant: Variant) -> None:
-    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    world.publish(runtime("a", ttl_s=9), runtime("b"))
     client = world.client(variant)
-    client.subscribe(EDS, "a", "b")
-    client.ack(EDS)
-    client.unsubscribe(EDS, "a")
+    client.subscribe(RTDS, "a", "b")
+    client.ack(RTDS)
+    client.unsubscribe(RTDS, "a")
     world.advance(60)
     assert client.take() == []
 
 
 def test_ttl_heartbeats_begin_with_the_ttl(world: World, variant: Variant) -> None:
-    world.publish(endpoints("a"))
+    world.publish(runtime("a"))
     client = world.client(variant)
-    client.subscribe(EDS, "a")
-    client.ack(EDS)
-    world.publish(endpoints("a", 2, ttl_s=9))
-    client.ack(EDS)
+    client.subscribe(RTDS, "a")
+    client.ack(RTDS)
+    world.publish(runtime("a", 2, ttl_s=9))
+    client.ack(RTDS)
     world.advance(3)
-    assert client.take() == [renewal(variant, "EDS #3 ~a@2 ttl=9")]
+    assert client.take() == [renewal(variant, "RTDS #3 ~a@2 ttl=9")]
 
 
 def test_ttl_heartbeats_keep_a_cluster_alive_that_is_yet_to_be_removed(world: World, variant: Variant) -> None:
@@ -177,15 +185,15 @@ def test_ttl_heartbeats_of_listeners_go_to_all_streams(world: World, variant: Va
 
 
 def test_ttl_sotw_version_of_a_heartbeat_is_that_of_what_is_held(world: World) -> None:
-    world.publish(endpoints("a", ttl_s=9), endpoints("b"))
+    world.publish(runtime("a", ttl_s=9), runtime("b"))
     client = world.client(SOTW)
-    client.subscribe(EDS, "a", "b")
-    client.ack(EDS)
-    client.unsubscribe(EDS, "b")
+    client.subscribe(RTDS, "a", "b")
+    client.ack(RTDS)
+    client.unsubscribe(RTDS, "b")
     world.advance(3)
     fresh = world.client(SOTW, "n2")
-    fresh.subscribe(EDS, "a")
-    assert client.last(EDS).version == fresh.last(EDS).version
+    fresh.subscribe(RTDS, "a")
+    assert client.last(RTDS).version == fresh.last(RTDS).version
 
 
 def test_ttl_sotw_client_that_acked_a_heartbeat_reconnects_without_being_sent_anything(world: World) -> None:
@@ -240,4 +248,16 @@ def test_endpoints_that_get_a_ttl_later_are_renewed_from_then_on(world: World, v
     world.publish(endpoints("e", 2, ttl_s=9))
     client.ack_all()
     world.advance(3.1)
-    assert len(client.take()) == 1
+    assert len(client.take()) == (1 if variant is DELTA else 0)
+
+
+@pytest.mark.parametrize("type_url", sorted({*POLICIES, OTHER} - {t.VIRTUAL_HOST}))
+def test_ttl_is_not_sent_to_sotw_clients_where_envoy_crashes_when_it_runs_out(type_url: str, world: World) -> None:
+    crashes = {EDS, RDS, SDS, t.SCOPED_ROUTE, t.THRIFT_ROUTE, t.DUBBO_ROUTE, t.GENERIC_ROUTE}
+    world.publish(resource(type_url, "a", ttl_s=9))
+    client = world.client(SOTW)
+    (line,) = client.subscribe(type_url, "a")
+    assert line.endswith("a@1" if type_url in crashes else "a@1 ttl=9")
+    client.ack_all()
+    world.advance(9)
+    assert len(client.take()) == (0 if type_url in crashes else 3)

@@ -58,7 +58,13 @@ def test_every_extension_of_the_right_category_may_stand_there(place: str) -> No
 def test_types_without_a_category_pass() -> None:
     place = "envoy.config.accesslog.v3.AccessLog.typed_config"
     assert findings_of(place, "acme.v1.Logger") == []
-    assert findings_of(place, "google.protobuf.Struct") == []
+    assert findings_of(place, "envoy.extensions.filters.http.golang.v3alpha.Config") == [], "of contrib"
+
+
+@pytest.mark.parametrize("full_name", ["google.protobuf.Struct", "envoy.config.core.v3.Node"])
+def test_what_is_no_extension_is_refused(full_name: str) -> None:
+    place = "envoy.config.accesslog.v3.AccessLog.typed_config"
+    assert findings_of(place, full_name) == [f"is of type {full_name}, which is not an extension"]
 
 
 def test_with_another_schema_nothing_is_checked() -> None:

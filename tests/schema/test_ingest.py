@@ -23,6 +23,7 @@ Rejected = Callable[..., list[Problem]]
 WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 ENDPOINT = {"endpoint": {"address": {"socket_address": {"address": "10.0.0.1", "port_value": 80}}}}
 ASSIGNMENT = {"@type": types.ENDPOINTS, "cluster_name": "web", "endpoints": [{"lb_endpoints": [ENDPOINT]}]}
+RAW = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}
 VHOST = {"@type": types.VIRTUAL_HOST, "name": "v", "domains": ["*"]}
 UNKNOWN = "type.googleapis.com/acme.v1.Widget"
 
@@ -179,9 +180,14 @@ def test_undecodable_typed_config_is_refused_at_its_place(rejected: Rejected) ->
     ]
 
 
+HOST_1 = bytes.fromhex("0a0f0a0d0a0b1207312e312e312e311850")
+"""An ``LbEndpoint`` with the address 1.1.1.1 and the port 80."""
+
+
 def test_fields_the_schema_lacks_are_refused_wherever_they_are(rejected: Rejected) -> None:
     stray = b"\xd8\xf8\x01\x05"  # field 3979, varint 5
-    locality = b"\x12" + bytes([len(stray)]) + stray
+    host = stray + HOST_1
+    locality = b"\x12" + bytes([len(host)]) + host
     data = b"\x0a\x03web" + stray + stray + b"\x12" + bytes([len(locality)]) + locality
     endpoint = "envoy.config.endpoint.v3"
 
@@ -189,6 +195,10 @@ def test_fields_the_schema_lacks_are_refused_wherever_they_are(rejected: Rejecte
         ("endpoints/web", "", f"has a field number 3979, unknown to {endpoint}.ClusterLoadAssignment"),
         ("endpoints/web", "endpoints[0].lb_endpoints[0]", f"has a field number 3979, unknown to {endpoint}.LbEndpoint"),
     ]
+
+
+HOST_1 = bytes.fromhex("0a0f0a0d0a0b1207312e312e312e311850")
+"""An ``LbEndpoint`` with the address 1.1.1.1 and the port 80."""
 
 
 def test_fields_the_schema_lacks_are_found_in_maps_and_typed_configs(rejected: Rejected) -> None:
@@ -237,7 +247,7 @@ def test_any_bytes_at_all_give_a_resource_or_problems(data: bytes, type_url: str
     [
         ({"@type": types.CLUSTER, "name": "a"}, "a"),
         ({"@type": types.ENDPOINTS, "cluster_name": "a"}, "a"),
-        ({"@type": types.LISTENER, "name": "a"}, "a"),
+        ({"@type": types.LISTENER, "name": "a", "api_listener": {}}, "a"),
         ({"@type": types.ROUTE, "name": "a"}, "a"),
         (
             {
@@ -252,7 +262,7 @@ def test_any_bytes_at_all_give_a_resource_or_problems(data: bytes, type_url: str
         ({"@type": types.SECRET, "name": "a"}, "a"),
         ({"@type": types.RUNTIME, "name": "a"}, "a"),
         ({"@type": types.EXTENSION_CONFIG, "name": "a", "typed_config": VHOST}, "a"),
-        ({"@type": "type.googleapis.com/envoy.config.core.v3.TransportSocket", "name": "a"}, "a"),
+        ({"@type": "type.googleapis.com/envoy.config.core.v3.TransportSocket", "name": "a", "typed_config": RAW}, "a"),
         ({"@type": WRAPPER, "name": "r/v", "resource": VHOST}, "r/v"),
         ({"@type": WRAPPER, "name": "l/1", "resource": {"@type": types.LOCALITY_ENDPOINTS, **ENDPOINT}}, "l/1"),
     ],
@@ -271,7 +281,7 @@ def test_name_given_by_the_caller_names_what_has_none_inside() -> None:
     [
         ({"@type": types.CLUSTER, "name": "a"}, "name"),
         ({"@type": types.ENDPOINTS, "cluster_name": "a"}, "cluster_name"),
-        ({"@type": types.LISTENER, "name": "a"}, "name"),
+        ({"@type": types.LISTENER, "name": "a", "api_listener": {}}, "name"),
         ({"@type": types.ROUTE, "name": "a"}, "name"),
         ({"@type": types.SECRET, "name": "a"}, "name"),
     ],
@@ -382,12 +392,12 @@ def test_size_is_limited(rejected: Rejected) -> None:
     limit = len(resource.body)
     message = private_message(ASSIGNMENT)
 
-    assert ingest(ASSIGNMENT, resource_bytes_max=limit).version == resource.version
+    assert ingest(ASSIGNMENT, read_bytes_max=limit).version == resource.version
     for item in (ASSIGNMENT, message):
-        assert summary(rejected(item, resource_bytes_max=limit - 1)) == [
+        assert summary(rejected(item, read_bytes_max=limit - 1)) == [
             ("endpoints/web", "", f"is {limit} bytes, over the limit of {limit - 1}"),
         ]
-    assert summary(rejected((types.ENDPOINTS, b"\xff" * 100), name="web", resource_bytes_max=99)) == [
+    assert summary(rejected((types.ENDPOINTS, b"\xff" * 100), name="web", read_bytes_max=99)) == [
         ("endpoints/web", "", "is 100 bytes, over the limit of 99"),
     ]
 
@@ -405,7 +415,7 @@ LINES: dict[tuple[str | int, ...], int] = {
 
 
 def test_problem_says_file_and_line_and_they_are_in_order_of_place(rejected: Rejected) -> None:
-    endpoint = {"loadBalancingWeight": 0}
+    endpoint = {"loadBalancingWeight": 0, "endpoint": {"address": {"pipe": {"path": "/p"}}}}
     inner = {
         "@type": types.CLUSTER,
         "name": "web",

@@ -138,13 +138,17 @@ def test_listener_with_nested_typed_configs(api: SimpleNamespace) -> None:
 
 def test_routes_with_maps_in_any_order(api: SimpleNamespace) -> None:
     names = [f"filter-{number}" for number in range(12)]
-    config = api.route.FilterConfig(config=api.any.Any.pack(api.router.Router()))
+    config = api.route.FilterConfig(config=api.any.Any.pack(api.router.Router()), is_optional=True)
     per_filter = {name: api.any.Any.pack(config) for name in names}
     action = api.route.RouteAction(cluster="web", timeout=timedelta(seconds=3))
     route = api.route.Route(match=api.route.RouteMatch(prefix="/"), route=action, typed_per_filter_config=per_filter)
     host = api.route.VirtualHost(name="v", domains=["*"], routes=[route])
     message = api.route.RouteConfiguration(name="main", virtual_hosts=[host])
-    filter_config = {"@type": PREFIX + "envoy.config.route.v3.FilterConfig", "config": {"@type": ROUTER}}
+    filter_config = {
+        "@type": PREFIX + "envoy.config.route.v3.FilterConfig",
+        "config": {"@type": ROUTER},
+        "is_optional": True,
+    }
     value = {
         "@type": types.ROUTE,
         "name": "main",

@@ -35,7 +35,9 @@ def cluster(**fields: Any) -> list[tuple[str, str, str]]:
 
 
 def listener(*filters: dict[str, Any], **chain: Any) -> list[tuple[str, str, str]]:
-    return references(types.LISTENER, {"name": "in", "filter_chains": [{"filters": list(filters), **chain}]})
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": 80}}
+    chains = [{"filters": list(filters), **chain}]
+    return references(types.LISTENER, {"name": "in", "address": address, "filter_chains": chains})
 
 
 def hcm(**fields: Any) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def test_eds_cluster_refers_to_its_endpoints(source: dict[str, Any]) -> None:
 
 def test_cluster_without_endpoints_from_a_server_refers_to_none() -> None:
     assert cluster(type="EDS", eds_cluster_config={"eds_config": FILE}) == []
-    assert cluster(type="STATIC", eds_cluster_config={"eds_config": ADS}) == []
+    assert cluster(type="STATIC") == []
     assert cluster(type="STRICT_DNS") == []
 
 
@@ -113,6 +115,7 @@ def test_xdstp_names_in_lists_maps_and_nested_fields_are_written_in_one_form() -
             {
                 "@type": types.LISTENER,
                 "name": "l",
+                "api_listener": {},
                 "filter_chains": [{"filters": [hcm(route_config={}, http_filters=filters)]}],
             }
         ),
@@ -133,7 +136,7 @@ def test_xdstp_names_of_wrappers_and_requests_are_written_in_one_form() -> None:
     assert ingest_encoded(types.CLUSTER, encoded.SerializeToString(deterministic=True)).name == SORTED
 
 
-def test_secret_with_a_source_is_a_reference_in_clusters_and_listeners() -> None:
+def test_secret_with_a_source_is_a_reference_and_one_without_is_one_to_the_bootstrap() -> None:
     common = {
         "tls_certificate_sds_secret_configs": [
             {"name": "cert", "sds_config": ADS},
@@ -149,6 +152,7 @@ def test_secret_with_a_source_is_a_reference_in_clusters_and_listeners() -> None
         context = f"{at}transport_socket.typed_config.common_tls_context"
         return [
             ("secrets", "cert", f"{context}.tls_certificate_sds_secret_configs[0].name"),
+            ("secrets", "static", f"{context}.tls_certificate_sds_secret_configs[1].name"),
             ("secrets", "ca", f"{context}.validation_context_sds_secret_config.name"),
         ]
 
@@ -273,7 +277,7 @@ def test_udp_proxy_refers_to_its_clusters_within_a_matcher() -> None:
         "stat_prefix": "u",
         "matcher": {"on_no_match": {"action": {"name": "route", "typed_config": action}}},
     }
-    value = {"name": "u", "listener_filters": [{"name": "udp", "typed_config": udp}]}
+    value = {"name": "u", "api_listener": {}, "listener_filters": [{"name": "udp", "typed_config": udp}]}
 
     assert references(types.LISTENER, value) == [
         ("clusters", "a", "listener_filters[0].typed_config.matcher.on_no_match.action.typed_config.cluster"),
@@ -431,7 +435,7 @@ def test_names_inside_a_typed_struct_are_references_also_after_a_restart(package
     }
     tracing = {"provider": {"name": "zipkin", "typed_config": struct}}
     chain = {"filters": [hcm(route_config={}, tracing=tracing)]}
-    resource = ingest({"@type": types.LISTENER, "name": "in", "filter_chains": [chain]})
+    resource = ingest({"@type": types.LISTENER, "name": "in", "api_listener": {}, "filter_chains": [chain]})
 
     assert [found[:2] for found in resource.references] == [(types.CLUSTER, "zipkin")]
     assert [found[:2] for found in restore(types.LISTENER, resource.encoded).references] == [(types.CLUSTER, "zipkin")]

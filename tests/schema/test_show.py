@@ -69,7 +69,7 @@ def test_resource_is_shown_as_it_was_given() -> None:
             {"tls_certificate": {"private_key": {"filename": "/etc/key.pem"}}},
         ),
         (
-            {"session_ticket_keys": {"keys": [{"inline_string": "a"}, {"filename": "/etc/k"}]}},
+            {"session_ticket_keys": {"keys": [{"inline_string": "a" * 80}, {"filename": "/etc/k"}]}},
             {"session_ticket_keys": {"keys": [{"inline_string": HIDDEN}, {"filename": "/etc/k"}]}},
         ),
         (

@@ -63,7 +63,7 @@ def test_anchors_end_with_their_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["x-common: &c {1}", "common: &c {1}", "!ignore common: &c {1}", "x-list:\n- &c {1}"])
 def test_top_level_key_may_hold_anchors(tmp_path: Path, key: str) -> None:
-    text = key.replace("{1}", "{connect_timeout: 7s}") + f"\n{listed('a')}  <<: *c\n"
+    text = key.replace("{1}", "{thresholds: [{max_connections: 7}]}") + f"\n{listed('a')}  circuit_breakers: *c\n"
 
     assert [name for name, _ in served(tmp_path, text)] == ["a"]
     (resource,) = read_text(text.encode(), file="x")

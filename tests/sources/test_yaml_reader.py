@@ -12,6 +12,7 @@ from xds.sources import yaml_reader
 from xds.sources.yaml_reader import YamlLimits, read_yaml
 
 LIMITS = YamlLimits()
+LOOSE = YamlLimits(strict=False)
 
 
 def read(text: str | bytes, limits: YamlLimits = LIMITS) -> Any:
@@ -159,7 +160,7 @@ def test_an_alias_bomb_is_refused() -> None:
 def test_a_merge_bomb_is_refused() -> None:
     keys = ", ".join(f"k{number}: 1" for number in range(100))
     lines = [f"a0: &a0 {{{keys}}}", *(f"a{n}: &a{n} {{<<: *a{n - 1}, x: *a{n - 1}}}" for n in range(1, 40))]
-    assert [what for _, what in refused("\n".join(lines))] == ["aliases expand to more than 200,000 values"]
+    assert [what for _, what in refused("\n".join(lines), LOOSE)] == ["aliases expand to more than 200,000 values"]
 
 
 def test_an_alias_within_its_own_anchor_is_refused() -> None:
@@ -174,22 +175,29 @@ def test_the_size_of_a_file_is_bounded() -> None:
     assert refused("a: 1", YamlLimits(file_bytes_max=3)) == [(0, "the file has 4 bytes, more than the 3 allowed")]
 
 
+def test_merge_keys_are_refused_as_by_envoy_unless_the_setting_takes_them() -> None:
+    text = "x: &x {a: 1}\ny:\n  <<: *x\n"
+    assert refused(text) == [(3, "Envoy does not know the merge key '<<'")]
+    assert read(text, LOOSE) == {"x": {"a": 1}, "y": {"a": 1}}
+    assert read('y: {"<<": 1}') == {"y": {"<<": 1}}
+
+
 def test_aliases_and_merge_keys_are_followed() -> None:
     text = "x: &x {a: 1, b: 2}\ny: {b: 3, <<: *x}\nz: {<<: [{c: 4}, *x], a: 0}\nw: [*x, &s 5, *s]\nv: {&k q: *k}\n"
-    assert read(text) == {
+    assert read(text, LOOSE) == {
         "x": {"a": 1, "b": 2},
         "y": {"a": 1, "b": 3},
         "z": {"a": 0, "b": 2, "c": 4},
         "w": [{"a": 1, "b": 2}, 5, 5],
         "v": {"q": "q"},
     }
-    assert refused("x: 1\ny: {<<: 3}") == [(2, "'<<' merges something that isn't a mapping")]
+    assert refused("x: 1\ny: {<<: 3}", LOOSE) == [(2, "'<<' merges something that isn't a mapping")]
 
 
 def test_any_path_has_its_line() -> None:
     text = "# first\nresources:\n- name: a\n  ports:\n  - 1\n  - 2\n"
     text += "- &b\n  name: b\n  more: {x:\n    1}\n- <<: *b\n  z: 1\n"
-    document = read_yaml(text.encode(), file="f.yaml", limits=LIMITS)
+    document = read_yaml(text.encode(), file="f.yaml", limits=LOOSE)
     assert [document.item_line("resources", index) for index in range(3)] == [3, 7, 11]
     paths: list[tuple[str | int, ...]] = [
         (),

@@ -299,6 +299,17 @@ def name_of(resource: Mapping[str, Any]) -> str:
     return str(resource["cluster_name" if resource["@type"] == ENDPOINTS else "name"])
 
 
+REFUSED_BY_ENVOY: Json = {
+    "typed_extension_protocol_options": {
+        "no.such.filter": {"@type": TYPE + "google.protobuf.StringValue", "value": "a"},
+    }
+}
+"""Fields of a cluster that only Envoy knows that it refuses: it looks for the filter of that name."""
+REFUSED_WORDS = (
+    "Didn't find a registered network or http filter or protocol options implementation for name: 'no.such.filter'"
+)
+
+
 def write_file(path: Path, resources: Iterable[Json]) -> Path:
     """Write a resource file (JSON, which is YAML) atomically by a rename, as editors and ConfigMaps do."""
     path.parent.mkdir(parents=True, exist_ok=True)

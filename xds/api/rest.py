@@ -66,6 +66,7 @@ IfMatch = Annotated[
         " groups and rules, changed after it."
     ),
 ]
+ExistingGroupsOnly = Annotated[bool, Query(description="Refuse (404) to create the group for the resource.")]
 ChangeId = Annotated[
     str,
     Query(
@@ -322,14 +323,17 @@ class _Rest:
             return _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
-        async def put_resource(request: Request, asks: Asks) -> Response:
-            """Set one resource."""
+        async def put_resource(
+            request: Request, asks: Asks, existing_groups_only: ExistingGroupsOnly = False
+        ) -> Response:
+            """Set one resource, in a new group if there is none of the name."""
             operations = self._permit(request)
             _, group, _, word, name = _five(_within(request))
             type_url = bodies.known_type(word)
             data, written = await self._body(request), request.headers.get("content-type", "")
             resource = await run_in_thread(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
-            return _made(operations, await operations.publish(asks.of(Change(upserts={group: (resource,)}))))
+            change = Change(upserts={group: (resource,)}, creates_groups=not existing_groups_only)
+            return _made(operations, await operations.publish(asks.of(change)))
 
         @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
         async def delete_resource(request: Request, asks: Asks) -> Response:

@@ -182,10 +182,10 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["[bold]Examples[/bold]", *(line.replace("[", "\\[") for line in lines), EXIT_CODES])
 
 
-def change_line(change: str, *parts: str) -> tuple[str, str]:
-    """Return a line that begins with the sign of ``added``, ``removed`` or ``changed``, and the line's style."""
+def say_change(change: str, *parts: str, indent: str = "") -> None:
+    """Print a line that begins with the sign of ``added``, ``removed`` or ``changed``, in its colour."""
     sign, style = SIGNS[change]
-    return f"{sign} {'  '.join(part for part in parts if part)}", style
+    say(f"{indent}{sign} {'  '.join(part for part in parts if part)}", style=style)
 
 
 SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow"), "unchanged": ("=", "dim")}

@@ -15,12 +15,12 @@ from xds.cli.output import (
     EXIT_FAILED,
     EXIT_USAGE,
     SIGNS,
-    change_line,
     count,
     counted,
     fail,
     print_problems,
     say,
+    say_change,
 )
 from xds.cli.progress import progress_bar
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Group, Output, TokenFile, examples_of, print_as, talk
@@ -287,8 +287,7 @@ def print_applied(
     for group, resources in by_group.items():
         for each in resources:
             if each.change != "unchanged":
-                line, style = change_line(each.change, f"{each.name.type}/{each.name.name}")
-                say(f"  {line}", style=style)
+                say_change(each.change, f"{each.name.type}/{each.name.name}", indent="  ")
         kinds = [each.change for each in resources]
         parts = [(kinds.count(kind), kind) for kind in SIGNS if kind != "unchanged"]
         would = " would change:" if dry_run and len(kinds) > kinds.count("unchanged") else ""

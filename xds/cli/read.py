@@ -8,7 +8,7 @@ import typer
 
 from xds.cli.completion import complete_group, complete_node, complete_resource
 from xds.cli.fields import Field, field_changes
-from xds.cli.output import EXIT_USAGE, change_line, count, counted, fail, print_json, print_table, say, warn
+from xds.cli.output import EXIT_USAGE, count, counted, fail, print_json, print_table, say, say_change, warn
 from xds.cli.talk import (
     DEFAULT_API,
     EXIT_NOT_FOUND,
@@ -188,8 +188,7 @@ def _totals(changes: Iterable[str]) -> str:
 
 def _print_differences(found: "Iterable[Difference]", *, with_group: bool = False) -> None:
     for each in found:
-        line, style = change_line(each.change, each.group if with_group else "", f"{each.name.type}/{each.name.name}")
-        say(line, style=style)
+        say_change(each.change, each.group if with_group else "", f"{each.name.type}/{each.name.name}")
         for field in _fields(each) if each.change == "changed" else ():
             _print_field(field)
 
@@ -282,7 +281,7 @@ def _print_details(found: "RevisionDetails", rules: list[Field]) -> None:
     say(f"message   {about.message}", "")
     _print_differences(found.differences, with_group=True)
     if about.rules_changed:
-        say(*change_line("changed", "groups and rules")[:1], style="yellow")
+        say_change("changed", "groups and rules")
         for each in rules:
             _print_field(each)
     say("", _totals(each.change for each in found.differences))
@@ -315,10 +314,9 @@ def _print_event(event: "Event", output: str) -> None:
         revision = event.revision
         say("  ".join(filter(None, (str(revision.revision), _when(revision.at), revision.author, revision.message))))
         for each in event.operations:
-            line, style = change_line(each.change, each.group, f"{each.name.type}/{each.name.name}")
-            say(f"    {line}", style=style)
+            say_change(each.change, each.group, f"{each.name.type}/{each.name.name}", indent="    ")
         if revision.rules_changed:
-            say("    ~ groups and rules", style="yellow")
+            say_change("changed", "groups and rules", indent="    ")
     else:
         operations = [
             {

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xds.cli.files import LinksOutside, StrictYaml
+from xds.cli.files import LinksOutside, ResourceBytesMax, StrictYaml
 from xds.cli.judging import EnvoyOption, judge_groups, judge_of
 from xds.cli.output import EXIT_FAILED, count, examples, print_json, print_problems, resource_table, say, show
 from xds.cli.progress import Progress, progress_bar
 from xds.cli.schema import SchemaOption, choose_schemas, schema_paths
+from xds.model.sizes import RESOURCE_BYTES_MAX
 
 if TYPE_CHECKING:
     from xds.model.catalog import Catalog
@@ -56,6 +57,7 @@ def validate(
     schema: SchemaOption = None,
     strict_yaml: StrictYaml = True,
     links_outside: LinksOutside = False,
+    resource_bytes_max: ResourceBytesMax = RESOURCE_BYTES_MAX,
     envoy: EnvoyOption = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print what is found.")] = "text",
 ) -> None:
@@ -75,9 +77,14 @@ def validate(
     """
     choose_schemas(schema)
     with progress_bar() as progress:
-        schemas = schema_paths(schema)
         report = check(
-            directory, progress, schemas=schemas, strict_yaml=strict_yaml, links_outside=links_outside, envoy=envoy
+            directory,
+            progress,
+            schemas=schema_paths(schema),
+            strict_yaml=strict_yaml,
+            links_outside=links_outside,
+            resource_bytes_max=resource_bytes_max,
+            envoy=envoy,
         )
     if form == "json":
         print_json(report.as_json())
@@ -93,6 +100,7 @@ def check(
     schemas: Sequence[Path] = (),
     strict_yaml: bool = True,
     links_outside: bool = False,
+    resource_bytes_max: int = RESOURCE_BYTES_MAX,
     envoy: str | None = None,
 ) -> Report:
     """Read the directory and apply it to an empty catalog. Raises OSError if the directory can't be read.
@@ -102,7 +110,7 @@ def check(
     """
     from xds.model.catalog import Catalog
     from xds.model.problem import ChangesetRejectedError
-    from xds.model.sizes import RESOURCE_BYTES_MAX, check_sizes
+    from xds.model.sizes import check_sizes
     from xds.sources.directory import DirectoryLimits, DirectoryReader
     from xds.sources.tree import TreeLimits
     from xds.sources.yaml_reader import YamlLimits
@@ -113,7 +121,7 @@ def check(
     problems: tuple[Problem, ...] = ()
     try:
         changeset = DirectoryReader(directory, limits=limits, progress=progress).read()
-        check_sizes(changeset.upserts, RESOURCE_BYTES_MAX)
+        check_sizes(changeset.upserts, resource_bytes_max)
         catalog.apply(changeset)
     except ChangesetRejectedError as error:
         problems = error.problems

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from xds.model.problem import Problem, place_of
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
-from xds.model.types import short_name
+from xds.model.types import FROM_BOOTSTRAP, short_name
 
 NAMES_SEARCHED_MAX = 2_000
 """Maximum names of a type for which the closest name to a missing one is suggested."""
@@ -89,9 +89,15 @@ def _missing(
         if any(fnmatchcase(word, pattern) for pattern in external):
             continue
         file, line = place_of(source_of(resource))
+        if reference.type_url == FROM_BOOTSTRAP:
+            what = f"names {word} without sds_config: Envoy then looks for it in its bootstrap only"
+            hint = f"give sds_config, or list {word} under external in groups.yaml if the bootstraps have it"
+        else:
+            what = f"refers to {word}, which does not exist in group {snapshot.group}"
+            hint = _suggestion(reference.name, list(view) if len(view) <= NAMES_SEARCHED_MAX else [], word)
         yield Problem(
-            what=f"refers to {word}, which does not exist in group {snapshot.group}",
-            hint=_suggestion(reference.name, list(view) if len(view) <= NAMES_SEARCHED_MAX else [], word),
+            what=what,
+            hint=hint,
             file=file,
             line=line,
             group=snapshot.group,

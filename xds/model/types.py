@@ -18,6 +18,8 @@ LOCALITY_ENDPOINTS = TYPE_PREFIX + "envoy.config.endpoint.v3.LbEndpoint"
 THRIFT_ROUTE = TYPE_PREFIX + "envoy.extensions.filters.network.thrift_proxy.v3.RouteConfiguration"
 DUBBO_ROUTE = TYPE_PREFIX + "envoy.extensions.filters.network.dubbo_proxy.v3.MultipleRouteConfiguration"
 GENERIC_ROUTE = TYPE_PREFIX + "envoy.extensions.filters.network.generic_proxy.v3.RouteConfiguration"
+FROM_BOOTSTRAP = "a secret of Envoy's bootstrap"
+"""What a name of a secret without a source refers to: nothing that is served."""
 TOKEN_BUCKET = TYPE_PREFIX + "envoy.type.v3.TokenBucket"
 
 SHORT_NAMES: dict[str, str] = {
@@ -63,7 +65,7 @@ ALIASES: dict[str, str] = {
 }
 """Further names of the types with a short name, in lower case: singular, discovery service, message."""
 
-_SHORT_OF = {type_url: short for short, type_url in SHORT_NAMES.items()}
+_SHORT_OF = {type_url: short for short, type_url in SHORT_NAMES.items()} | {FROM_BOOTSTRAP: "secrets"}
 
 
 def short_name(type_url: str) -> str:

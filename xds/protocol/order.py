@@ -383,7 +383,7 @@ class Draft:
             revision=target.revision,
             is_newest=target is self.context.newest,
         )
-        if view.has_timed or state.heartbeat.at:
+        if (view.has_timed and state.kind.expires) or state.heartbeat.at:
             every_s = state.heartbeat_every_s()
             due = state.heartbeat.at or float("inf")  # a response does not delay the renewal of what it lacks
             self.is_private = True

@@ -51,22 +51,27 @@ class Policy:
     """Whether each SotW response has all resources, so that the client removes those that are not in it."""
     legacy_wildcard: bool = True
     """Whether a first request without names subscribes to the wildcard."""
+    expires_on_sotw: bool = True
+    """Whether SotW clients are sent the TTL: Envoy 1.40 crashes when it runs out (docs/envoy-behaviour.md#ttl)."""
     keep_subscribed: bool = False
     """Whether a removal waits until the client unsubscribes: without the extension, Envoy answers requests with 500."""
 
 
 GENERIC = Policy()
+_ROUTES = Policy(stage=Stage.ROUTES, missing=Missing.SILENT, expires_on_sotw=False)
 
 POLICIES: dict[str, Policy] = {
     types.CLUSTER: Policy(stage=Stage.CLUSTERS, full_state=True),
+    types.ENDPOINTS: Policy(expires_on_sotw=False),
     types.LISTENER: Policy(stage=Stage.LISTENERS, full_state=True),
-    types.ROUTE: Policy(stage=Stage.ROUTES, missing=Missing.SILENT),
-    types.THRIFT_ROUTE: Policy(stage=Stage.ROUTES, missing=Missing.SILENT),
-    types.DUBBO_ROUTE: Policy(stage=Stage.ROUTES, missing=Missing.SILENT),
-    types.GENERIC_ROUTE: Policy(stage=Stage.ROUTES, missing=Missing.SILENT),
-    types.SCOPED_ROUTE: Policy(stage=Stage.ROUTES, full_state=True),
+    types.ROUTE: _ROUTES,
+    types.THRIFT_ROUTE: _ROUTES,
+    types.DUBBO_ROUTE: _ROUTES,
+    types.GENERIC_ROUTE: _ROUTES,
+    types.SCOPED_ROUTE: Policy(stage=Stage.ROUTES, full_state=True, expires_on_sotw=False),
     types.VIRTUAL_HOST: Policy(stage=Stage.ROUTES, missing=Missing.BODILESS, legacy_wildcard=False),
     types.EXTENSION_CONFIG: Policy(stage=Stage.ROUTES, missing=Missing.SILENT, keep_subscribed=True),
+    types.SECRET: Policy(expires_on_sotw=False),
 }
 
 

@@ -316,8 +316,8 @@ def _stand_in(type_url: str, name: str) -> Resource:
 
 
 def sotw_body(resource: Resource) -> bytes:
-    """Return the Any of a SotW response: the resource, or its ``Resource`` message if it has a TTL."""
-    if resource.ttl_s is None:
+    """Return the Any of a SotW response: the resource, or its ``Resource`` message if it has a TTL to be sent."""
+    if resource.ttl_s is None or not policy_of(resource.type_url).expires_on_sotw:
         return resource.body
     return sotw_wrapped(resource.encoded)
 

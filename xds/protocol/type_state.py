@@ -74,7 +74,7 @@ NOTHING_HELD: Mapping[str, int] = Map()
 class Kind:
     """The constant part of the states of a type on a stream, compared by identity. ``slot`` is the stream's number."""
 
-    __slots__ = ("__weakref__", "is_routing", "policy", "slot", "stage", "type_url", "variant")
+    __slots__ = ("__weakref__", "expires", "is_routing", "policy", "slot", "stage", "type_url", "variant")
 
     def __init__(self, type_url: str, variant: Variant, slot: int = 0) -> None:
         self.type_url = type_url
@@ -84,6 +84,8 @@ class Kind:
         self.stage = self.policy.stage
         self.is_routing = self.stage in (Stage.LISTENERS, Stage.ROUTES)
         """Resources of this type send requests to clusters, which the client must have first."""
+        self.expires = variant is Variant.DELTA or self.policy.expires_on_sotw
+        """The client is sent the TTL of resources."""
 
 
 class Kinds:

@@ -23,7 +23,7 @@ from xds.schema.scalars import BAD, read_bytes
 from xds.schema.scrub import hider, secrets_of_message, secrets_written
 from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
 
-RESOURCE_BYTES_MAX = 1024 * 1024 * 1024
+READ_BYTES_MAX = 1024 * 1024 * 1024
 """Maximum bytes of a resource that is read at all. What is accepted is limited by ``xds.model.sizes``."""
 
 
@@ -42,7 +42,7 @@ def ingest(
     line_of: Callable[[Path], int] | None = None,
     allow_unknown_types: bool = False,
     allow_redacted: bool = False,
-    resource_bytes_max: int = RESOURCE_BYTES_MAX,
+    read_bytes_max: int = READ_BYTES_MAX,
 ) -> Resource:
     """Check and encode one resource, or raise ChangesetRejectedError with *every* problem it has.
 
@@ -65,7 +65,7 @@ def ingest(
         parcel = unpacker.unpack(item, type_url)
         intake.note(unpacker.problems, ())
         found = Findings(allow_unknown_types=allow_unknown_types, allow_redacted=allow_redacted)
-        resource = intake.read(parcel, canonical(name or ""), found, resource_bytes_max)
+        resource = intake.read(parcel, canonical(name or ""), found, read_bytes_max)
     except RecursionError:
         intake.note([Finding((), "is nested too deeply to be read")], ())
         resource = None

@@ -12,7 +12,7 @@ from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX
 from xds.model.xdstp import canonical
 from xds.schema.decode import Findings
-from xds.schema.ingest import RESOURCE_BYTES_MAX, ingest, load_plans
+from xds.schema.ingest import READ_BYTES_MAX, ingest, load_plans
 from xds.schema.names import NAMED_INSIDE, name_field
 from xds.schema.plan import MessagePlan, mode_of
 from xds.schema.redact import REDACTED_BYTES
@@ -32,7 +32,7 @@ def ingest_encoded(type_url: str, value: bytes) -> Resource:
 
 
 def _ingest_canonical(type_url: str, value: bytes) -> Resource | None:
-    if len(value) > RESOURCE_BYTES_MAX or REDACTED_BYTES in value:
+    if len(value) > READ_BYTES_MAX or REDACTED_BYTES in value:
         return None
     kind = _type(type_url)
     try:
@@ -46,7 +46,7 @@ def _ingest_canonical(type_url: str, value: bytes) -> Resource | None:
         return None
     name = getattr(message, kind.name_field)
     body = encode_any(type_url, value)
-    if not name or name != canonical(name) or len(body) > RESOURCE_BYTES_MAX:
+    if not name or name != canonical(name) or len(body) > READ_BYTES_MAX:
         return None
     wire = encode_resource(body, name)
     return Resource(

@@ -6,7 +6,7 @@ such a field that is missing here, or lacks one that is here. ``xds.schema.refer
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -46,6 +46,8 @@ class Refers:
     names: Callable[[Any, str], Names]
     at_root_only: bool = False
     """Whether the message is a reference only as a resource of its own, not inside another one."""
+    otherwise: "Refers | None" = None
+    """What the field refers to instead where the message has no source."""
 
 
 Entry = Refers | Unrelated
@@ -81,6 +83,15 @@ def _by_source(type_url: str, source: str) -> Refers:
         return [found for found in _all(message, field) if is_fetched(message, source, found[0])]
 
     return Refers(type_url, names)
+
+
+def _secret() -> Refers:
+    """A secret that Envoy fetches; without a source, one that its bootstrap has."""
+
+    def names(message: Any, field: str) -> Names:
+        return () if message.HasField("sds_config") or message.name.startswith(XDSTP) else _all(message, field)
+
+    return replace(_by_source(types.SECRET, "sds_config"), otherwise=Refers(types.FROM_BOOTSTRAP, names))
 
 
 def _endpoints(cluster: Any, field: str) -> Names:
@@ -342,7 +353,7 @@ _OF_EXTENSIONS: dict[str, dict[str, Entry]] = _OF_FILTERS | {
         "prefetch_secret_names": _by_source(types.SECRET, "config_source"),
     },
     _TLS + "v3.GenericSecret": {"secrets": WITHIN},
-    _TLS + "v3.SdsSecretConfig": {"name": _by_source(types.SECRET, "sds_config"), "sds_config": SOURCE},
+    _TLS + "v3.SdsSecretConfig": {"name": _secret(), "sds_config": SOURCE},
     _TLS + "v3.Secret": {"name": OWN_NAME},
     _TLS + "v3.TlsKeyLog": {"path": FILE},
     "watchdog.profile_action.v3.ProfileActionConfig": {"profile_path": FILE},

@@ -31,7 +31,8 @@ def has_references(full_name: str) -> bool:
 
 def extractor_of(full_name: str) -> Extractor | None:
     """Return the extractor of a message type, None if none of its fields refers to a resource."""
-    fields = [(name, entry) for name, entry in TABLE.get(full_name, {}).items() if isinstance(entry, Refers)]
+    entries = [(name, entry) for name, entry in TABLE.get(full_name, {}).items() if isinstance(entry, Refers)]
+    fields = [*entries, *((name, entry.otherwise) for name, entry in entries if entry.otherwise is not None)]
 
     def extract(message: Any, at_root: bool) -> list[Named]:
         return [

@@ -1,15 +1,13 @@
 """Warnings about resources that are valid, in the form in which problems are shown."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from xds.model.problem import Problem, place_of
 from xds.model.resource import Resource
 from xds.model.types import short_name
-from xds.schema import pool
 from xds.schema.notices import Notices
 from xds.schema.paths import dotted
-from xds.schema.pool import load_schema
+from xds.schema.wire import any_value
 
 
 def warnings_of(
@@ -20,11 +18,10 @@ def warnings_of(
     ``nodes``: the number of connected nodes that get the group's resources, by the version of their Envoy. Only
     fields that the Envoy of one of them lacks are then warned of, with that number.
     """
-    any_class: Any = load_schema().message_class(pool.ANY)
     for resource in resources:
-        body = any_class.FromString(resource.body)
         file, line = place_of(resource.source)
-        for notice in notices.of(body.type_url.rpartition("/")[2], body.value):
+        value = any_value(resource.body, resource.type_url)
+        for notice in notices.of(resource.type_url.rpartition("/")[2], value):
             hint = notice.hint
             if nodes is not None and notice.lacking:
                 count = sum(number for version, number in nodes.items() if minor(version) == minor(notice.lacking))

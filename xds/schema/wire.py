@@ -31,6 +31,17 @@ def encode_any(type_url: str, value: bytes) -> bytes:
     return _text(_ANY_TYPE_URL, type_url) + (_bytes(_ANY_VALUE, value) if value else b"")
 
 
+def any_value(body: bytes, type_url: str) -> bytes:
+    """Return the value of what ``encode_any`` made with a type URL."""
+    at = len(_text(_ANY_TYPE_URL, type_url))
+    if at == len(body):
+        return b""
+    at += len(_ANY_VALUE)
+    while body[at] >= _VARINT_MORE:
+        at += 1
+    return body[at + 1 :]
+
+
 def encode_resource(
     body: bytes, name: str, *, ttl_nanos: int = 0, aliases: tuple[str, ...] = (), version: str = ""
 ) -> Encoded:

@@ -343,6 +343,8 @@ class _Builder:
                 continue
             key = event.value
             if key == "<<" and event.implicit[0]:
+                if self._limits.strict:
+                    self._problem("Envoy does not know the merge key '<<'", MERGE_HINT, _line(event))
                 merges.append(event)
                 merges.append(self._node(get()))
                 continue
@@ -464,6 +466,7 @@ class _Builder:
 STRICT_SETTING = "strict_yaml"
 """The setting for ``YamlLimits.strict``."""
 DUPLICATE_HINT = f"keep one of the two; Envoy takes the last one, and so do we with {STRICT_SETTING}: false"
+MERGE_HINT = f"write the fields out, or have them merged with {STRICT_SETTING}: false"
 TAG_HINT = f"remove it, or ignore tags as Envoy does with {STRICT_SETTING}: false"
 
 

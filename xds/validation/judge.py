@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from xds.model.problem import Problem
 from xds.model.resource import Resource
@@ -17,7 +18,7 @@ from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.pool import ANY, load_schema
 from xds.validation.envoy import TIMEOUT_S, run_validation, usable_envoy
 from xds.validation.errors import EnvoyUnusableError
-from xds.validation.units import ORDER, Assembly, Unit
+from xds.validation.units import ORDER, Assembly, Memory, Unit
 
 PROCESSES_MAX = 2
 """Maximum Envoys at once."""
@@ -66,6 +67,7 @@ class Judge:
         self._timeout_s = timeout_s
         self._run_one = run or self._run_envoy
         self._known: OrderedDict[bytes, str] = OrderedDict()
+        self._memories: dict[str, Memory] = {}
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(PROCESSES_MAX, thread_name_prefix="validation")
         self._stubs: set[str] = set()
@@ -83,12 +85,16 @@ class Judge:
         """Judge all resources of a group. Takes a tenth of a second at least; raises EnvoyUnusableError."""
         self._try_binary()
         items = tuple(resources)
-        assembly = Assembly(items, group)
+        assembly = Assembly(items, group, self.memory_of(group))
         units = [unit for type_url in ORDER for unit in assembly.units(type_url)]
         if not self._all_fine(assembly, units):
             return self._by_type(Assembly(items, group))
         listeners = [each for each in units if each.key[0] == LISTENER]
-        return Judgement(tuple(self._together(assembly, listeners)), tuple(assembly.warnings))
+        return Judgement(tuple(self._together(assembly, listeners)), tuple(dict.fromkeys(assembly.warnings)))
+
+    def memory_of(self, group: str) -> Memory:
+        """Return what is remembered of a group's resources, while they exist."""
+        return self._memories.setdefault(group, WeakKeyDictionary())
 
     def _all_fine(self, assembly: Assembly, units: list[Unit]) -> bool:
         """Return whether Envoy accepts each unit, asking only about new ones, and about many in one run."""

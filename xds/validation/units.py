@@ -1,6 +1,6 @@
 """Units: each resource as a static bootstrap holds it, and the bootstrap around any set of units."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -40,17 +40,22 @@ _SDS = "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig"
 _INTERNAL = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 
 
+_ALL_OF_TYPE = ""
+"""The name in a key that stands for all resources of a type."""
+
+
 @dataclass(slots=True, eq=False)
 class Unit:
-    """One resource, ready to be judged."""
+    """One resource, ready to be judged. What Envoy gets of it is made when it is asked for."""
 
     resource: Resource
+    clusters_named: frozenset[str] = frozenset()
+    """Clusters that Envoy may ask for; they need not have content."""
+    digest: bytes = b""
+    is_made: bool = False
     clusters: list[Any] = field(default_factory=list)
     listeners: list[Any] = field(default_factory=list)
     secrets: dict[str, Any] = field(default_factory=dict)
-    clusters_named: set[str] = field(default_factory=set)
-    """Clusters that Envoy may ask for; they need not have content."""
-    digest: bytes = b""
 
     @property
     def key(self) -> Key:
@@ -67,20 +72,47 @@ class Unit:
         self.digest = digest.digest()
 
 
-class Assembly:
-    """Makes units and bootstraps of one group's resources. ``faulty``: resources to leave out of others."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was made of a resource, and of what: while all of that is the same object, so is the result."""
 
-    def __init__(self, resources: Iterable[Resource], group: str = "") -> None:
+    digest: bytes
+    """Empty if there was nothing to judge."""
+    clusters_named: frozenset[str]
+    warnings: tuple[Problem, ...]
+    salt: bytes
+    depends_on: tuple[tuple[Key, object], ...]
+    """What was looked up, and what was found."""
+
+
+Memory = MutableMapping[Resource, Seen]
+"""What was made of the resources of one group, by resource."""
+
+
+class Assembly:
+    """Makes units and bootstraps of one group's resources. ``faulty``: resources to leave out of others.
+
+    With a ``memory``, a resource is read only if it, or what is inlined into it, is new. Nothing may be faulty then.
+    """
+
+    def __init__(self, resources: Iterable[Resource], group: str = "", memory: Memory | None = None) -> None:
         self.schema: Schema = load_schema()
         self.group = group
         self.faulty: set[Key] = set()
         self.warnings: list[Problem] = []
+        self._memory = memory
         self._resources: dict[str, dict[str, Resource]] = {}
         for each in resources:
             self._resources.setdefault(each.type_url, {})[each.name] = each
+        self._sorted: dict[str, tuple[Resource, ...]] = {}
         self._rewritten: dict[Key, Any | None] = {}
         self._secrets_in: dict[Key, set[str]] = {}
         self._hide: Callable[[str], str] | None = None
+        self._looked_up: set[Key] = set()
+        """What the unit that is being made depends on so far."""
+        self._looked_up_by: dict[Key, set[Key]] = {}
+        self.salt = b"".join(each.version.encode() for each in self.of_type(RUNTIME))
+        """The runtime values, which are part of every bootstrap."""
 
     def hide(self, words: str) -> str:
         """Return what Envoy says of these resources without the secrets in them."""
@@ -88,31 +120,65 @@ class Assembly:
             self._hide = hider_of(each for known in self._resources.values() for each in known.values())
         return self._hide(words)
 
-    def of_type(self, type_url: str) -> list[Resource]:
+    def of_type(self, type_url: str) -> tuple[Resource, ...]:
         """Return the resources of a type, by name."""
-        known = self._resources.get(type_url, {})
-        return [known[name] for name in sorted(known)]
+        found = self._sorted.get(type_url)
+        if found is None:
+            known = self._resources.get(type_url, {})
+            found = self._sorted[type_url] = tuple(known[name] for name in sorted(known))
+        return found
 
     def units(self, type_url: str) -> Iterator[Unit]:
         """Yield the units of a type. Units of types before it in ``ORDER`` must have been judged."""
-        make = _MAKERS[type_url]
-        for number, resource in enumerate(self.of_type(type_url)):
-            message = self._message(type_url, resource.name)
-            if message is None:
-                continue
-            unit = Unit(resource)
-            if type_url not in (CLUSTER, ENDPOINTS, SECRET):
-                unit.clusters_named = self._clusters_named(resource, set())
-            for name in sorted(self._secrets_in[type_url, resource.name]):
-                unit.secrets[name] = self._message(SECRET, name)
-            if make(self, unit, message, f"{HOLDER}-{short_name(type_url)}-{number}"):
-                unit.seal(self.salt)
+        for resource in self.of_type(type_url):
+            seen = self._memory.get(resource) if self._memory is not None else None
+            if seen is not None and self._is_the_same(seen):
+                self.warnings += seen.warnings
+                unit = Unit(resource, seen.clusters_named, seen.digest)
+            else:
+                unit = Unit(resource)
+                seen = self._see(unit)
+                if self._memory is not None:
+                    self._memory[resource] = seen
+            if unit.digest:
                 yield unit
 
-    @property
-    def salt(self) -> bytes:
-        """The runtime values, which are part of every bootstrap."""
-        return b"".join(each.version.encode() for each in self.of_type(RUNTIME))
+    def _see(self, unit: Unit) -> Seen:
+        """Make what Envoy gets of a new unit, and return what is to be remembered of it."""
+        self._looked_up, warned = set(), len(self.warnings)
+        if unit.resource.type_url not in (CLUSTER, ENDPOINTS, SECRET):
+            unit.clusters_named = frozenset(self._clusters_named(unit.resource, set()))
+        if self.make(unit):
+            unit.seal(self.salt)
+        return Seen(
+            unit.digest,
+            unit.clusters_named,
+            tuple(self.warnings[warned:]),
+            self.salt,
+            tuple((key, self._look_up(key)) for key in self._looked_up),
+        )
+
+    def _is_the_same(self, seen: Seen) -> bool:
+        return seen.salt == self.salt and all(
+            found is self._look_up(key) if key[1] != _ALL_OF_TYPE else found == self._look_up(key)
+            for key, found in seen.depends_on
+        )
+
+    def _look_up(self, key: Key) -> object:
+        type_url, name = key
+        return self.of_type(type_url) if name == _ALL_OF_TYPE else self._resources.get(type_url, {}).get(name)
+
+    def make(self, unit: Unit) -> bool:
+        """Make what Envoy gets of a unit. Return whether there is anything to judge."""
+        type_url, name = unit.key
+        message = self._message(type_url, name)
+        if message is None:
+            return False
+        for secret in sorted(self._secrets_in[type_url, name]):
+            unit.secrets[secret] = self._message(SECRET, secret)
+        unit.is_made = True
+        mark = blake2b(name.encode(), digest_size=8).hexdigest()
+        return _MAKERS[type_url](self, unit, message, f"{HOLDER}-{short_name(type_url)}-{mark}")
 
     def bootstrap(self, units: Iterable[Unit], stubs: Iterable[str]) -> bytes:
         """Return an encoded bootstrap with units, and clusters without content for other names."""
@@ -122,6 +188,8 @@ class Assembly:
         present: set[str] = set()
         secrets: dict[str, Any] = {}
         for unit in units:
+            if not unit.is_made:
+                self.make(unit)
             for cluster in unit.clusters:
                 static.clusters.add().CopyFrom(cluster)
                 present.add(cluster.name)
@@ -157,6 +225,7 @@ class Assembly:
                 found.add(each.name)
             elif key not in seen:
                 seen.add(key)
+                self._looked_up.add(key)
                 other = self._resources.get(each.type_url, {}).get(each.name)
                 if other is not None:
                     found |= self._clusters_named(other, seen)
@@ -182,9 +251,16 @@ class Assembly:
         if key in self.faulty:
             return None
         if key not in self._rewritten:
+            around, self._looked_up = self._looked_up, {key}
             resource = self._resources.get(type_url, {}).get(name)
             self._rewritten[key] = None if resource is None else self._rewrite(resource)
+            self._looked_up_by[key], self._looked_up = self._looked_up, around
+        self._looked_up |= self._looked_up_by[key]
         return self._rewritten[key]
+
+    def _names(self, type_url: str) -> list[str]:
+        self._looked_up.add((type_url, _ALL_OF_TYPE))
+        return [each.name for each in self.of_type(type_url)]
 
     def _rewrite(self, resource: Resource) -> Any | None:
         full_name = resource.type_url.rpartition("/")[2]
@@ -192,7 +268,7 @@ class Assembly:
             return None
         message: Any = self.schema.message_class("google.protobuf.Any").FromString(resource.body)
         message = self.schema.message_class(full_name).FromString(message.value)
-        inliner = Inliner(self.schema, self._message, lambda type_url: sorted(self._resources.get(type_url, ())))
+        inliner = Inliner(self.schema, self._message, self._names)
         try:
             inliner.rewrite(message)
         except UnjudgeableError as error:
@@ -247,9 +323,9 @@ class Assembly:
         routes.CopyFrom(message)
         if routes.HasField("vhds"):
             routes.ClearField("vhds")
-            for other in self.of_type(VIRTUAL_HOST):
-                host = self._message(VIRTUAL_HOST, other.name)
-                if host is not None and other.name.startswith(f"{message.name}/"):
+            for other in self._names(VIRTUAL_HOST):
+                host = self._message(VIRTUAL_HOST, other) if other.startswith(f"{message.name}/") else None
+                if host is not None:
                     routes.virtual_hosts.add().CopyFrom(host)
         unit.listeners.append(self._holder(routes, name))
         return True

@@ -6,6 +6,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
+from xds.schema.semantics.rule import Walks
 
 IP_RESOLVERS = ("", "envoy.ip")
 """The values of ``resolver_name`` that take IP addresses only."""
@@ -53,6 +54,12 @@ def check_compat(address: Any, trail: Trail, found: Findings) -> None:
     if ip.version == 4 or not (int(ip) == 0 or ip in _MAPPED):
         hint = "set it only with the address :: or an IPv4-mapped one"
         found.add(((trail, "socket_address"), "ipv4_compat"), f"must not be set with the address {text}", hint)
+
+
+def check_pipe(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check a ``core.v3.Pipe``: a socket in the abstract namespace has no file mode."""
+    if message.path.startswith("@") and message.mode:
+        found.add((trail, "mode"), "must not be set for a socket in the abstract namespace (a path that begins with @)")
 
 
 def network_text(text: str, length: int) -> str | None:

@@ -1,24 +1,26 @@
 """Extensions stand where their category belongs: a transport socket is no HTTP filter.
 
 ``extension_categories.json`` has the types of each category as Envoy 1.40 reports them of itself (``node.extensions``).
-Types that no category has pass, as those of custom builds and of dynamic modules do; and with another schema than the
-packaged one nothing is checked, because another Envoy may have a type in further categories.
+Types of contrib and of custom builds pass; and with another schema than the packaged one nothing is checked, because
+another Envoy may have a type in further categories.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from xds.schema.decode import Findings
+from xds.schema.origin import files_not_in_envoy
 from xds.schema.paths import MapKey, Trail
 from xds.schema.pool import ANY
 from xds.schema.semantics.filters import extension_type
 from xds.schema.semantics.rule import Rule, Walks
 
-_WELL_KNOWN = "google.protobuf."
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
+
+_PER_ROUTE = ("envoy.filters.http",)
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "envoy.config.accesslog.v3.AccessLog.typed_config": ("envoy.access_loggers",),
@@ -30,7 +32,6 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "envoy.config.cluster.v3.Cluster.typed_dns_resolver_config": ("envoy.network.dns_resolver",),
     "envoy.config.cluster.v3.Cluster.typed_extension_protocol_options": ("envoy.upstream_options",),
     "envoy.config.cluster.v3.Filter.typed_config": ("envoy.filters.upstream_network",),
-    "envoy.config.cluster.v3.LoadBalancingPolicy.Policy.typed_extension_config": ("envoy.load_balancing_policies",),
     "envoy.config.common.key_value.v3.KeyValueStoreConfig.config": ("envoy.common.key_value",),
     "envoy.config.core.v3.BindConfig.local_address_selector": ("envoy.upstream.local_address_selector",),
     "envoy.config.core.v3.HealthCheck.CustomHealthCheck.typed_config": ("envoy.health_checkers",),
@@ -58,6 +59,11 @@ FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "envoy.config.rbac.v3.Permission.matcher": ("envoy.rbac.matchers",),
     "envoy.config.rbac.v3.Principal.custom": ("envoy.rbac.principals",),
+    "envoy.config.route.v3.FilterConfig.config": _PER_ROUTE,
+    "envoy.config.route.v3.Route.typed_per_filter_config": _PER_ROUTE,
+    "envoy.config.route.v3.RouteConfiguration.typed_per_filter_config": _PER_ROUTE,
+    "envoy.config.route.v3.VirtualHost.typed_per_filter_config": _PER_ROUTE,
+    "envoy.config.route.v3.WeightedCluster.ClusterWeight.typed_per_filter_config": _PER_ROUTE,
     "envoy.config.route.v3.ClusterSpecifierPlugin.extension": ("envoy.router.cluster_specifier_plugin",),
     "envoy.config.route.v3.InternalRedirectPolicy.predicates": ("envoy.internal_redirect_predicates",),
     "envoy.config.route.v3.RateLimit.Action.extension": ("envoy.rate_limit_descriptors",),
@@ -131,14 +137,66 @@ def types_by_category() -> Mapping[str, frozenset[str]]:
     return {category: frozenset(types) for category, types in json.loads(data).items()}
 
 
+_HOLDERS = frozenset(
+    {
+        *("envoy.config.accesslog.v3.AccessLog", "envoy.config.cluster.v3.Filter", "envoy.config.listener.v3.Filter"),
+        *("envoy.config.listener.v3.ListenerFilter", "envoy.config.trace.v3.Tracing.Http", _HCM + "HttpFilter"),
+        "envoy.config.route.v3.RetryPolicy.RetryHostPredicate",
+        "envoy.config.route.v3.RetryPolicy.RetryPriority",
+        "envoy.config.accesslog.v3.ExtensionFilter",
+        "envoy.config.core.v3.HealthCheck.CustomHealthCheck",
+        "envoy.extensions.filters.network.thrift_proxy.v3.ThriftFilter",
+        "envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig.SessionFilter",
+        _HCM + "RequestIDExtension",
+    }
+)
+"""Messages that Envoy refuses without an extension in them: it does not look for one by name."""
+_SOCKET = "envoy.config.core.v3.TransportSocket"
+_BY_NAME = frozenset(
+    {
+        "envoy.config.cluster.v3.Cluster.typed_extension_protocol_options",
+        "envoy.config.cluster.v3.Cluster.CustomClusterType.typed_config",
+    }
+)
+"""Fields whose extensions Envoy finds by name, so that types without a category may stand there."""
+_MAY_BE_EMPTY = frozenset({"typed_dns_resolver_config"})
+_OF_ROUTES = frozenset({"envoy.config.route.v3.FilterConfig"})
+"""Types beside the extensions of a category."""
+
+
 @cache
 def _categories_of(full_name: str) -> tuple[str, ...]:
     return tuple(category for category, types in types_by_category().items() if full_name in types)
 
 
-def _rule(fields: Mapping[str, tuple[str, ...]]) -> Rule:
+def is_known_of(full_name: str, walks: Walks) -> bool:
+    """Return whether it is known where a type may stand: it is one of the packaged Envoy, not of contrib."""
+    if not walks.schema.is_packaged or not walks.schema.has(full_name):
+        return False
+    return bool(_categories_of(full_name)) or walks.schema.descriptor(full_name).file.name not in files_not_in_envoy()
+
+
+def may_be(full_name: str, categories: Iterable[str], walks: Walks) -> bool:
+    """Return whether a type may be an extension of one of these categories."""
+    return not is_known_of(full_name, walks) or bool(set(categories) & set(_categories_of(full_name)))
+
+
+def refuse(full_name: str, wanted: Iterable[str], trail: Trail, found: Findings) -> None:
+    """Add that an extension of this type may not stand somewhere."""
+    categories = _categories_of(full_name)
+    what = f"an extension of {' and '.join(categories)}" if categories else "which is not an extension"
+    found.add(trail, f"is of type {full_name}, {what}", f"only one of {' or '.join(wanted)} may stand here")
+
+
+def _rule(message_name: str, fields: Mapping[str, tuple[str, ...]]) -> Rule:
     def check(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
-        if not walks.schema.is_packaged:
+        if not walks.schema.is_packaged or getattr(message, "is_optional", False):
+            return  # an optional extension that Envoy does not know is left out
+        if message_name in _HOLDERS and not message.HasField("typed_config"):
+            if message.DESCRIPTOR.fields_by_name["typed_config"].containing_oneof is None or not message.WhichOneof(
+                "config_type"
+            ):
+                found.add((trail, "typed_config"), "is required: Envoy does not look for extensions by name")
             return
         for field, value in message.ListFields():
             wanted = fields.get(field.name)
@@ -146,12 +204,23 @@ def _rule(fields: Mapping[str, tuple[str, ...]]) -> Rule:
                 continue
             for extension, here in _extensions(value, (trail, field.name)):
                 full_name = extension_type(extension)
-                categories = _categories_of(full_name) if not full_name.startswith(_WELL_KNOWN) else ()
-                if categories and not set(wanted) & set(categories):
-                    what = f"is of type {full_name}, an extension of {' and '.join(categories)}"
-                    found.add(here, what, f"only one of {' or '.join(wanted)} may stand here")
+                if not extension.type_url and field.name not in _MAY_BE_EMPTY:
+                    found.add(here, 'has no "@type"', f"one of {' or '.join(wanted)} stands here")
+                elif not may_be(full_name, wanted, walks) and not _is_found_otherwise(
+                    full_name, f"{message_name}.{field.name}"
+                ):
+                    refuse(full_name, wanted, here, found)
 
     return check
+
+
+def _is_found_otherwise(full_name: str, place: str) -> bool:
+    return full_name in _OF_ROUTES or (place in _BY_NAME and not _categories_of(full_name))
+
+
+def _check_socket(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    if walks.schema.is_packaged and not message.HasField("typed_config"):
+        found.add((trail, "typed_config"), "is required: Envoy does not look for transport sockets by name")
 
 
 def _extensions(value: Any, trail: Trail) -> Iterator[tuple[Any, Trail]]:
@@ -173,7 +242,7 @@ def _rules() -> dict[str, Rule]:
     for place, wanted in FIELDS.items():
         message, _, field = place.rpartition(".")
         by_message.setdefault(message, {})[field] = wanted
-    return {message: _rule(fields) for message, fields in by_message.items()}
+    return {message: _rule(message, fields) for message, fields in by_message.items()} | {_SOCKET: _check_socket}
 
 
 CATEGORY_RULES: dict[str, Rule] = _rules()

@@ -5,7 +5,9 @@ from typing import Any
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.semantics.addresses import IPV4, check_ip, check_socket_address
+from xds.schema.semantics.balancing import check_balancing
 from xds.schema.semantics.rule import Rule, Walks
+from xds.schema.semantics.upstreams import check_upstream
 
 _STATIC_HINT = "give the cluster the type STRICT_DNS or LOGICAL_DNS to have names resolved"
 _EDS_HINT = "EDS takes IP addresses; let a cluster of type STRICT_DNS resolve the name"
@@ -21,21 +23,36 @@ def check_endpoint(endpoint: Any, trail: Trail, found: Findings, hint: str) -> N
     """Check the addresses of an endpoint whose cluster does not resolve names."""
     if endpoint.HasField("address"):
         check_ip(endpoint.address, (trail, "address"), found, hint=hint)
+    else:
+        found.add((trail, "address"), "is required")
     for index, additional in enumerate(endpoint.additional_addresses):
         check_ip(additional.address, (((trail, "additional_addresses"), index), "address"), found, hint=hint)
     if endpoint.health_check_config.HasField("address"):
         check_ip(endpoint.health_check_config.address, ((trail, "health_check_config"), "address"), found)
 
 
-def _check_cluster(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+def _check_cluster(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    check_upstream(message, trail, found, walks)
+    check_balancing(message, trail, found)
+    is_eds = message.WhichOneof("cluster_discovery_type") != "cluster_type" and message.type == message.EDS
+    if message.HasField("eds_cluster_config") and not is_eds:
+        found.add((trail, "eds_cluster_config"), "must not be set in a cluster that is not of type EDS")
+    if message.HasField("upstream_bind_config") and message.upstream_bind_config.HasField("source_address"):
+        here = ((trail, "upstream_bind_config"), "source_address")
+        check_socket_address(message.upstream_bind_config.source_address, here, found)
     if message.WhichOneof("cluster_discovery_type") == "cluster_type":
         return
     kind = message.DESCRIPTOR.enum_types_by_name["DiscoveryType"].values_by_number.get(message.type)
     if kind is not None:
         _CHECKS[kind.name](message, trail, found)
-    if message.HasField("upstream_bind_config") and message.upstream_bind_config.HasField("source_address"):
-        here = ((trail, "upstream_bind_config"), "source_address")
-        check_socket_address(message.upstream_bind_config.source_address, here, found)
+        if kind.name != "ORIGINAL_DST" and message.lb_policy == message.CLUSTER_PROVIDED:
+            _check_provided(message, kind.name, trail, found)
+
+
+def _check_provided(message: Any, kind: str, trail: Trail, found: Findings) -> None:
+    if not message.HasField("load_balancing_policy"):
+        hint = "it is for ORIGINAL_DST and for cluster types that balance by themselves"
+        found.add((trail, "lb_policy"), f"must not be CLUSTER_PROVIDED in a cluster of type {kind}", hint)
 
 
 def _check_static(message: Any, trail: Trail, found: Findings) -> None:
@@ -92,9 +109,15 @@ def _endpoints(message: Any, trail: Trail) -> list[tuple[Trail, Any]]:
     here = ((trail, "load_assignment"), "endpoints")
     for number, locality in enumerate(message.load_assignment.endpoints):
         for index, each in enumerate(locality.lb_endpoints):
-            if each.WhichOneof("host_identifier") == "endpoint":
-                found.append(((((((here, number), "lb_endpoints"), index), "endpoint")), each.endpoint))
+            found.append(((((((here, number), "lb_endpoints"), index), "endpoint")), each.endpoint))
     return found
 
 
+def check_eds_host(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check that an endpoint has an address; Envoy does not know endpoints by their names."""
+    if not message.endpoint.HasField("address"):
+        found.add(((trail, "endpoint"), "address"), "is required")
+
+
 CLUSTER_RULES: dict[str, Rule] = {"envoy.config.cluster.v3.Cluster": _check_cluster}
+"""The rules of clusters, by message type."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from xds.model.xdstp import XDSTP
 from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail, path_of
@@ -99,6 +100,12 @@ def _check_hcm(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
         last = message.http_filters[index]
         if last.disabled and _type_of(last) in TERMINAL:
             found.add((((trail, "http_filters"), index), "disabled"), "must not be set for the last filter of a chain")
+    for field, is_set in (
+        ("use_remote_address", message.use_remote_address.value),
+        ("xff_num_trusted_hops", message.xff_num_trusted_hops),
+    ):
+        if is_set and message.original_ip_detection_extensions:
+            found.add((trail, "original_ip_detection_extensions"), f"excludes {field}", "use one of both")
     names: set[str] = set()
     for index, upgrade in enumerate(message.upgrade_configs):
         here = ((trail, "upgrade_configs"), index)
@@ -107,6 +114,41 @@ def _check_hcm(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
             what = f"is {upgrade.upgrade_type!r}, which an upgrade before it has already"
             found.add((here, "upgrade_type"), what)
         names.add(upgrade.upgrade_type.lower())
+
+
+def _check_rds(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if not message.HasField("config_source") and not message.route_config_name.startswith(XDSTP):
+        hint = "for example config_source: {ads: {}, resource_api_version: V3}"
+        found.add((trail, "config_source"), "is required", hint)
+
+
+def _check_discovery(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check that a default config is of a type that may be discovered."""
+    full_name = extension_type(message.default_config)
+    allowed = [type_url.rpartition("/")[2] for type_url in message.type_urls]
+    if message.HasField("default_config") and full_name not in allowed:
+        found.add((trail, "default_config"), f"is of type {full_name}, which is not in type_urls")
+
+
+def _check_session(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check the name of a session state, by which Envoy finds it."""
+    state = message.session_state
+    full_name = extension_type(state.typed_config)
+    wanted = SESSION_STATES.get(full_name, state.name)
+    if message.HasField("session_state") and state.name != wanted:
+        what = f"is {state.name!r}, but Envoy finds a session state of this type by the name {wanted!r}"
+        found.add(((trail, "session_state"), "name"), what)
+
+
+SESSION_STATES = {
+    f"envoy.extensions.http.stateful_session.{kind}.v3.{name}": f"envoy.http.stateful_session.{kind}"
+    for kind, name in (
+        ("cookie", "CookieBasedSessionState"),
+        ("envelope", "EnvelopeSessionState"),
+        ("header", "HeaderBasedSessionState"),
+    )
+}
+"""The name of each session state, by its type."""
 
 
 def _check_filter_chain(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -195,7 +237,10 @@ def _extended(trail: Trail, path: tuple[Any, ...]) -> Trail:
 
 FILTER_RULES: dict[str, Rule] = {
     _HCM + "HttpConnectionManager": _check_hcm,
+    _HCM + "Rds": _check_rds,
+    "envoy.config.core.v3.ExtensionConfigSource": _check_discovery,
     _HCM + "ResponseMapper": _check_mapper,
+    _HTTP + "stateful_session.v3.StatefulSession": _check_session,
     "envoy.config.listener.v3.FilterChain": _check_filter_chain,
     _NETWORK + "tcp_proxy.v3.TcpProxy.TunnelingConfig": _check_tunnel,
     _JWT + "JwtAuthentication": _check_jwt,

@@ -5,7 +5,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
-from xds.schema.semantics.addresses import check_compat, check_ip, network_text
+from xds.schema.semantics.addresses import check_compat, check_ip, check_pipe, network_text
 from xds.schema.semantics.rule import Rule, Walks
 
 COMBINATIONS_MAX = 100_000
@@ -21,9 +21,26 @@ def _check_listener(message: Any, trail: Trail, found: Findings, _: Walks) -> No
     for address, here in places:
         check_ip(address, here, found, hint="a listener listens on an IP address; use a cluster to reach a name")
         check_compat(address, here, found)
+    _check_shape(message, trail, found)
     if message.HasField("filter_chain_matcher"):
         return  # the criteria of its chains are ignored then
     _check_chains(message.filter_chains, trail, found)
+
+
+def _check_shape(message: Any, trail: Trail, found: Findings) -> None:
+    """Check that a listener has what its kind needs: TCP filter chains, UDP none but for QUIC."""
+    if message.HasField("api_listener") or message.WhichOneof("listener_specifier") is not None:
+        return
+    if not message.HasField("address"):
+        found.add((trail, "address"), "is required", "for example socket_address: {address: 0.0.0.0, port_value: 8080}")
+        return
+    has_chains = bool(message.filter_chains) or message.HasField("default_filter_chain")
+    if message.address.socket_address.protocol != message.address.socket_address.UDP:
+        if not has_chains:
+            found.add((trail, "filter_chains"), "must have a filter chain, unless default_filter_chain is set")
+    elif has_chains and not message.udp_listener_config.HasField("quic_options"):
+        hint = "set udp_listener_config.quic_options for HTTP/3, or use listener_filters such as udp_proxy"
+        found.add((trail, "filter_chains"), "must be empty in a listener on UDP without QUIC", hint)
 
 
 def _check_chains(chains: Any, trail: Trail, found: Findings) -> None:
@@ -100,4 +117,5 @@ LISTENER_RULES: dict[str, Rule] = {
     _LISTENER + "Listener": _check_listener,
     _LISTENER + "FilterChainMatch": _check_match,
     "envoy.config.core.v3.CidrRange": _check_range,
+    "envoy.config.core.v3.Pipe": check_pipe,
 }

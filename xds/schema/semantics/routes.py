@@ -14,6 +14,8 @@ _ROUTE = "envoy.config.route.v3."
 _ADDED = ("request_headers_to_add", "response_headers_to_add")
 _REMOVED = ("request_headers_to_remove", "response_headers_to_remove")
 _BODY_LIMIT = "max_direct_response_body_size_bytes"
+_TEMPLATE_REWRITE = "/envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
+_TEMPLATE_MATCH = "/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
 _REWRITES = ("prefix_rewrite", "regex_rewrite", "path_rewrite_policy", "path_rewrite")
 
 
@@ -49,9 +51,49 @@ def _check_weighted_clusters(message: Any, trail: Trail, found: Findings, _: Wal
 
 def _check_route_configuration(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     _check_headers(message, trail, found, walks)
+    _check_plugins(message, trail, found)
     _check_domains(message.virtual_hosts, trail, found)
     limited = message.HasField(_BODY_LIMIT)
     _check_bodies(message, trail, found, getattr(message, _BODY_LIMIT).value if limited else BODY_BYTES_MAX)
+
+
+def _check_plugins(message: Any, trail: Trail, found: Findings) -> None:
+    """Each cluster specifier plugin that a route names is one of the route configuration."""
+    known = {plugin.extension.name for plugin in message.cluster_specifier_plugins}
+    for number, host in enumerate(message.virtual_hosts):
+        for index, route in enumerate(host.routes):
+            name = route.route.cluster_specifier_plugin
+            if name and name not in known:
+                place = ((((trail, "virtual_hosts"), number), "routes"), index)
+                what = f"names {name!r}, which is not in cluster_specifier_plugins"
+                found.add(((place, "route"), "cluster_specifier_plugin"), what)
+
+
+def _check_virtual_host(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    _check_headers(message, trail, found, walks)
+    if trail is None:  # a resource of its own
+        _check_own_domains(message, found)
+    if message.HasField("matcher") and message.routes:
+        found.add((trail, "matcher"), "excludes routes", "use one of both")
+
+
+def _check_scope(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if not message.route_configuration_name and not message.HasField("route_configuration"):
+        found.add(trail, "must have route_configuration_name or route_configuration")
+
+
+def _check_route(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    _check_headers(message, trail, found, walks)
+    rewrites = message.route.path_rewrite_policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE)
+    if rewrites and not message.match.path_match_policy.typed_config.type_url.endswith(_TEMPLATE_MATCH):
+        what = "rewrites by a template, but the match has no path_match_policy with one"
+        found.add(((trail, "route"), "path_rewrite_policy"), what)
+
+
+def _check_virtual_cluster(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if not message.headers:
+        hint = "for example {name: ':path', string_match: {prefix: /api}}"
+        found.add((trail, "headers"), "must have a matcher", hint)
 
 
 def _check_domains(hosts: Any, trail: Trail, found: Findings) -> None:
@@ -66,6 +108,14 @@ def _check_domains(hosts: Any, trail: Trail, found: Findings) -> None:
                 found.add(here, what, "a domain belongs to one virtual host")
             else:
                 owners[key] = host.name
+
+
+def _check_own_domains(host: Any, found: Findings) -> None:
+    seen: set[str] = set()
+    for index, domain in enumerate(host.domains):
+        if domain.lower() in seen:
+            found.add(((None, "domains"), index), f"is {domain!r}, which it has already")
+        seen.add(domain.lower())
 
 
 def _check_bodies(message: Any, trail: Trail, found: Findings, bytes_max: int) -> None:
@@ -116,8 +166,10 @@ def _millis(duration: Any) -> int:
 
 ROUTE_RULES: dict[str, Rule] = {
     _ROUTE + "RouteConfiguration": _check_route_configuration,
-    _ROUTE + "VirtualHost": _check_headers,
-    _ROUTE + "Route": _check_headers,
+    _ROUTE + "VirtualHost": _check_virtual_host,
+    _ROUTE + "ScopedRouteConfiguration": _check_scope,
+    _ROUTE + "VirtualCluster": _check_virtual_cluster,
+    _ROUTE + "Route": _check_route,
     _ROUTE + "WeightedCluster": _check_weighted_clusters,
     _ROUTE + "WeightedCluster.ClusterWeight": _check_cluster_weight,
     _ROUTE + "RouteAction": _check_route_action,

@@ -16,6 +16,7 @@ _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s*?\n(.*?)-----END \1-----", re
 _CERTIFICATE = ("CERTIFICATE", "X509 CERTIFICATE")
 _TRUSTED = "TRUSTED CERTIFICATE"
 _ALPN_BYTES_MAX = 255
+_TICKET_KEY_BYTES = 80
 _SOURCES = frozenset(
     {
         *("tls_certificates", "tls_certificate_sds_secret_configs", "tls_certificate_provider_instance"),
@@ -36,6 +37,38 @@ CIPHERS_13 = frozenset({"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS
 """Ciphers of TLS 1.3, which can't be chosen: BoringSSL refuses them in a list."""
 
 
+CIPHERS = frozenset(
+    {
+        *("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"),
+        *("ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305"),
+        *("ECDHE-PSK-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-SHA", "ECDHE-RSA-AES128-SHA", "ECDHE-PSK-AES128-CBC-SHA"),
+        *("ECDHE-ECDSA-AES256-SHA", "ECDHE-RSA-AES256-SHA", "ECDHE-PSK-AES256-CBC-SHA", "ECDHE-RSA-AES128-SHA256"),
+        *("ECDHE-ECDSA-AES128-SHA256", "AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA"),
+        *("PSK-AES128-CBC-SHA", "PSK-AES256-CBC-SHA", "DES-CBC3-SHA"),
+    }
+)
+"""Names of cipher suites in the BoringSSL of Envoy 1.40 and of versions before it."""
+CIPHER_WORDS = frozenset(
+    {
+        *("ALL", "HIGH", "FIPS", "SHA", "SHA1", "SHA256", "SHA384", "SSLv3", "TLSv1", "TLSv1.2"),
+        *("AES", "AES128", "AES256", "AESGCM", "CHACHA20", "3DES"),
+        *("RSA", "kRSA", "aRSA", "ECDSA", "aECDSA", "ECDHE", "EECDH", "kECDHE", "kEECDH", "PSK", "kPSK", "aPSK"),
+    }
+)
+"""Words for several ciphers, joined by + to those that have all of them."""
+
+
+def _unknown_cipher(entry: str) -> str:
+    """Return the first name in a cipher string that no BoringSSL of an Envoy knows, "" if there is none."""
+    for part in re.split(r"[:|\[\], ;]", entry):
+        name = part.lstrip("+-!")
+        if name in CIPHERS or not name or name.startswith(("@", "TLS_")):
+            continue
+        if not all(word in CIPHER_WORDS for word in name.split("+")):
+            return name
+    return ""
+
+
 def _check_parameters(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     for index, entry in enumerate(message.ecdh_curves):
         unknown = [name for name in entry.split(":") if name not in GROUPS] if load_schema().is_packaged else []
@@ -47,6 +80,9 @@ def _check_parameters(message: Any, trail: Trail, found: Findings, _: Walks) -> 
         if wrong:
             known = "is of TLS 1.3, whose ciphers can't be chosen" if wrong[0] in CIPHERS_13 else "is not a cipher"
             found.add(((trail, "cipher_suites"), index), f"{wrong[0]!r} {known}", "leave it out")
+        elif load_schema().is_packaged and (unknown_cipher := _unknown_cipher(entry)):
+            hint = f"BoringSSL has {', '.join(sorted(CIPHERS)[:4])}, …"
+            found.add(((trail, "cipher_suites"), index), f"has the unknown cipher {unknown_cipher!r}", hint)
 
 
 def _check_downstream(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -61,10 +97,28 @@ def _check_upstream(message: Any, trail: Trail, found: Findings, _: Walks) -> No
         found.add((trail, "sni"), "must not contain a NUL character")
 
 
-def _check_protocols(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+def _check_context(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.WhichOneof("validation_context_type") == "validation_context":
+        _check_trust(message.validation_context, (trail, "validation_context"), found)
     for index, name in enumerate(message.alpn_protocols):
         if len(name.encode()) > _ALPN_BYTES_MAX:
             found.add(((trail, "alpn_protocols"), index), f"must have at most {_ALPN_BYTES_MAX} bytes")
+
+
+def _check_trust(context: Any, trail: Trail, found: Findings) -> None:
+    """Check that what needs a CA has one. gRPC's clients have CAs that Envoy does not: those of providers."""
+    has_ca = any(context.HasField(field) for field in _CAS if field in context.DESCRIPTOR.fields_by_name)
+    if has_ca:
+        return
+    hint = "give trusted_ca, or the context by SDS"
+    for field in ("match_typed_subject_alt_names", "match_subject_alt_names"):
+        if getattr(context, field):
+            found.add((trail, field), "needs a CA: without one, any peer could claim any name", hint)
+    if context.HasField("crl"):
+        found.add((trail, "crl"), "needs the CA that signed it", hint)
+
+
+_CAS = (*("trusted_ca", "ca_certificate_provider_instance", "system_root_certs", "custom_validator_config"),)
 
 
 def _inline(source: Any) -> str | None:
@@ -85,6 +139,7 @@ def _check_certificate(message: Any, trail: Trail, found: Findings, _: Walks) ->
     """Read the chain and the key, and compare their public keys."""
     if message.HasField("pkcs12"):
         return
+    _check_pair(message, trail, found)
     chain, key = _inline(message.certificate_chain), _inline(message.private_key)
     certificate = private = None
     if chain is not None:
@@ -100,6 +155,13 @@ def _check_certificate(message: Any, trail: Trail, found: Findings, _: Walks) ->
         found.add(here, "is not the key of the first certificate in certificate_chain", "give the pair that was issued")
 
 
+def _check_pair(message: Any, trail: Trail, found: Findings) -> None:
+    """Check that a certificate has a key."""
+    has_key = message.HasField("private_key") or message.HasField("private_key_provider")
+    if message.HasField("certificate_chain") and not has_key:
+        found.add((trail, "private_key"), "is required beside certificate_chain")
+
+
 def _first_certificate(text: str, trail: Trail, found: Findings) -> Any | None:
     from cryptography import x509
 
@@ -109,6 +171,9 @@ def _first_certificate(text: str, trail: Trail, found: Findings) -> Any | None:
         return None
     if any(label == _TRUSTED for label, _ in _PEM.findall(text)):
         return None  # OpenSSL's own form, which Envoy reads too
+    if not all(map(_is_whole, blocks)):
+        found.add(trail, "does not hold a certificate that can be read", _CUT_OFF)
+        return None
     der = _decoded(blocks[0])
     try:
         if der is not None:
@@ -120,6 +185,21 @@ def _first_certificate(text: str, trail: Trail, found: Findings) -> Any | None:
 
 
 _CUT_OFF = "is it cut off, or changed on the way?"
+
+
+def _is_whole(body: str) -> bool:
+    """Return whether a block has one DER sequence of the length that it states: the outermost form of a certificate."""
+    der = _decoded(body)
+    if der is None or len(der) < 2 or der[0] != _SEQUENCE:
+        return False
+    size, start = der[1], 2
+    if size & 0x80:
+        start += size & 0x7F
+        size = int.from_bytes(der[2:start], "big")
+    return len(der) == start + size
+
+
+_SEQUENCE = 0x30
 
 
 def _decoded(body: str) -> bytes | None:
@@ -158,12 +238,25 @@ def _belong_together(certificate: Any, private: Any) -> bool:
         return True
 
 
+def _check_tickets(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    for index, key in enumerate(message.keys):
+        kind = key.WhichOneof("specifier")
+        if kind in ("inline_bytes", "inline_string"):
+            size = len(getattr(key, kind).encode() if kind == "inline_string" else key.inline_bytes)
+            if size != _TICKET_KEY_BYTES:
+                what = f"must have exactly {_TICKET_KEY_BYTES} bytes, but has {size}"
+                found.add((((trail, "keys"), index), kind), what, f"openssl rand {_TICKET_KEY_BYTES} makes one")
+
+
 def _check_validation(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     if message.HasField("trusted_ca") and not message.HasField("custom_validator_config"):
         text = _inline(message.trusted_ca)
         here = _at(trail, "trusted_ca", message.trusted_ca)
-        if text is not None and not any(label in (*_CERTIFICATE, _TRUSTED) for label, _ in _PEM.findall(text)):
+        blocks = _PEM.findall(text) if text is not None else []
+        if text is not None and not any(label in (*_CERTIFICATE, _TRUSTED) for label, _ in blocks):
             found.add(here, "holds no certificate in PEM", "it begins with -----BEGIN CERTIFICATE-----")
+        elif not all(_is_whole(body) for label, body in blocks if label in _CERTIFICATE):
+            found.add(here, "has a certificate that can't be read", _CUT_OFF)
     for field, form, words in _DIGESTS:
         for index, digest in enumerate(getattr(message, field)):
             if len(digest) >= _DIGEST_CHARACTERS_MIN and form.fullmatch(digest) is None:
@@ -182,7 +275,8 @@ TLS_RULES: dict[str, Rule] = {
     _TLS + "TlsParameters": _check_parameters,
     _TLS + "DownstreamTlsContext": _check_downstream,
     _TLS + "UpstreamTlsContext": _check_upstream,
-    _TLS + "CommonTlsContext": _check_protocols,
+    _TLS + "CommonTlsContext": _check_context,
     _TLS + "TlsCertificate": _check_certificate,
+    _TLS + "TlsSessionTicketKeys": _check_tickets,
     _TLS + "CertificateValidationContext": _check_validation,
 }

@@ -1,0 +1,41 @@
+"""Health checks: payloads in hexadecimal, ranges of status codes, what gRPC and several checks need."""
+
+import re
+from typing import Any
+
+from xds.schema.decode import Findings
+from xds.schema.paths import Trail
+from xds.schema.semantics.rule import Rule, Walks
+
+_CORE = "envoy.config.core.v3.HealthCheck"
+_HEX = re.compile("(?:[0-9A-Fa-f]{2})*")
+STATUS_MIN, STATUS_END = 100, 600
+
+
+def check_statuses(ranges: Any, trail: Trail, found: Findings) -> None:
+    """Check ranges of HTTP status codes, whose ends are not part of them."""
+    for index, each in enumerate(ranges):
+        if each.start >= each.end:
+            what = f"is empty: from {each.start} to below {each.end}"
+        elif each.start < STATUS_MIN or each.end > STATUS_END:
+            what = f"must be within {STATUS_MIN} and {STATUS_END}, but is from {each.start} to below {each.end}"
+        else:
+            continue
+        found.add((trail, index), what, "end is not part of the range")
+
+
+def _check_http(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    for field in ("expected_statuses", "retriable_statuses"):
+        check_statuses(getattr(message, field), (trail, field), found)
+
+
+def _check_payload(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.WhichOneof("payload") == "text" and _HEX.fullmatch(message.text) is None:
+        what = f"must be in hexadecimal, but is {message.text!r}"
+        found.add((trail, "text"), what, f"the bytes of this text: {message.text.encode().hex()[:80]}")
+
+
+HEALTH_RULES: dict[str, Rule] = {
+    f"{_CORE}.HttpHealthCheck": _check_http,
+    f"{_CORE}.Payload": _check_payload,
+}
