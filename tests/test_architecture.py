@@ -76,7 +76,7 @@ ARROWS: dict[str, set[str]] = {
     "schema_files": {"schema", "process.private_files"},
     "server": {
         *("access", "address", "app", "api", "publishing", "sources", "store", "model", "config"),
-        *("process.memory", "process.systemd", "reporting.events", "reporting.directory_status"),
+        *("process.core_dumps", "process.memory", "process.systemd", "reporting.events", "reporting.directory_status"),
         "validation",
     },
     "cli": {

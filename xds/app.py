@@ -74,6 +74,8 @@ class App:
         """Returns why newer changes may be missing, "" if none can be."""
         self.refusing_because: Callable[[], str] = lambda: ""
         """Returns why no change can be stored now, "" if changes can be."""
+        self.plain_because: Callable[[], str] = lambda: ""
+        """Returns why stored resources are not encrypted although there is a key, "" if all are."""
         self.directory: DirectoryStatus | None = None
         """The directory that is followed, if one is. Set it before ``start``."""
         self.background = Background()
@@ -307,8 +309,7 @@ class App:
         found = await self._streams.nodes(query)
         workers = self._streams.workers.problem if found.missing_workers else ""  # said already
         problems = [why for why in self._problems() if why != workers]
-        if why := self.unguarded_secrets:
-            problems.append(why)
+        problems += [why for why in (self.unguarded_secrets, self.plain_because()) if why]
         return replace(found, problems=tuple(problems))
 
     async def debts(self) -> Debts:

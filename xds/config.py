@@ -306,6 +306,8 @@ class Settings(BaseSettings):
     """Resources and typed configs of types that no schema has: refuse them, or pass them on as bytes, unchecked."""
     reflection: bool = False
     """Serve gRPC reflection, for grpcurl and similar tools."""
+    core_dumps: bool = False
+    """Allow core dumps of the server and its workers. They have every secret in them."""
     csds: bool = False
     """Serve CSDS on the xDS port: anyone who can connect sees every node, and all its resources but secrets."""
     tls: TlsSettings = TlsSettings()

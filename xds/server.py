@@ -16,6 +16,7 @@ from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.process.core_dumps import forbid_core_dumps
 from xds.process.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.process.systemd import notify
 from xds.publishing.changes import Change
@@ -71,8 +72,7 @@ async def serve(
     Raises BindError, StoreError if nothing can be served, and ChangesetRejectedError if the directory can't be served
     at the start and the store does not have what it had before.
     """
-    return_large_blocks()
-    hold_collection()
+    _prepare_process(settings)
     ending = _ending_signals()
     reloading = Reloading()
     async with AsyncExitStack() as stack:
@@ -87,8 +87,6 @@ async def serve(
         publisher = _publisher(store, control_plane, reloading.refused, await asyncio.to_thread(_gate, settings))
         stack.push_async_callback(publisher.stop)
         await publisher.start()
-        if store.plain_count:
-            log_plain_values(store.plain_count)
         reader, content = None, None
         if settings.directory is not None:
             control_plane.directory = DirectoryStatus(settings.directory)
@@ -100,6 +98,7 @@ async def serve(
         due = await _publish_first(control_plane, publisher, content, reloading.refused)
         control_plane.stale_because = lambda: publisher.stale_because or store.away
         control_plane.refusing_because = lambda: store.refusing
+        control_plane.plain_because = lambda: store.plain_values
         settle_memory()
         if settings.api.rest:
             control_plane.serve_api(not_loaded_yet)
@@ -114,7 +113,7 @@ async def serve(
         kept = settings.store
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
-        _tell_ready(control_plane, api, announce)
+        _tell_ready(control_plane, api, store, announce)
         reloading.begin(control_plane, api, admission, store, follows_directory=reader is not None)
         await _until_ended(control_plane, publisher, reader, ending, reloading, due)
     log.info("stopped")
@@ -127,7 +126,17 @@ async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi") -> None
     await api.start(control_plane.room.api)
 
 
-def _tell_ready(control_plane: App, api: "GrpcApi", announce: Callable[[ServingInfo], None] | None) -> None:
+def _prepare_process(settings: Settings) -> None:
+    """Set up memory and core dumps, for this process and for those that it starts."""
+    if not settings.core_dumps:
+        forbid_core_dumps()
+    return_large_blocks()
+    hold_collection()
+
+
+def _tell_ready(
+    control_plane: App, api: "GrpcApi", store: SealedStore, announce: Callable[[ServingInfo], None] | None
+) -> None:
     """Report the server as ready, to whoever waits for it, and warn of ports that are open to others."""
     settings = control_plane.settings
     control_plane.set_ready()
@@ -138,6 +147,8 @@ def _tell_ready(control_plane: App, api: "GrpcApi", announce: Callable[[ServingI
         log_open_xds(str(settings.listen))
     if why := control_plane.unguarded_secrets:
         log.warning("secrets of several groups", problem=why, hint="match identities in rules (docs/directory.md)")
+    if store.plain_values:
+        log_plain_values(store.plain_count)
     if settings.open_api:
         log_open_api([str(address) for address in settings.open_api.values()])
 

@@ -139,7 +139,9 @@ async def test_keys_are_made_used_rotated_and_lost(tmp_path: Path) -> None:
     async with XdsServer(None, settings=settings) as mixed:
         await mixed.wait_ready()
         event = "resources that were stored before there was a key are not encrypted"
-        assert [each["resources"] for each in mixed.events(event)] == [1]
+        assert [each["resources"] for each in await mixed.wait_event(event)] == [1]
+        status = await shell("xds status", cwd=tmp_path, XDS_PUSH_ADDRESS=f"127.0.0.1:{mixed.api_port}")
+        assert "1 resources were stored before there was a key and are not encrypted" in status.stdout + status.stderr
         mixed.stop()
     done = await command(f"encrypt --store {url} --key-file store.key -o json")
     assert json.loads(done.stdout)["converted"] >= 2, done.stderr

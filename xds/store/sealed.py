@@ -2,7 +2,7 @@
 
 So whatever the wrapped store writes has no value in plain: its file and -wal, the values that an operation replaced,
 etcd's values and staged pieces, local copies, backups. Every value is encrypted, not only those with secrets: to find
-the secrets of a cluster takes 20 µs and to encrypt it 3, and what counts as a secret may change after it was stored.
+the secrets of a cluster takes 20 µs and to encrypt it 5, and what counts as a secret may change after it was stored.
 
 In plain remain: names of groups, types and resources, group rules, ids, authors, messages, times, sizes. The digest of
 a change is encrypted too, since it would let a short secret be guessed.
@@ -90,6 +90,15 @@ class SealedStore(Store):
         await self.inner.close()
 
     # --- Keys --------------------------------------------------------------------------------------------------------
+
+    @property
+    def plain_values(self) -> str:
+        """Say how many stored resources are not encrypted, "" if all are, or there is no key."""
+        if not self.plain_count:
+            return ""
+        return (
+            f"{self.plain_count} resources were stored before there was a key and are not encrypted: xds store encrypt"
+        )
 
     @property
     def has_keys(self) -> bool:
