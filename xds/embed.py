@@ -28,7 +28,7 @@ from xds.address import Address, BindError
 from xds.app import App
 from xds.config import Settings
 from xds.model.changeset import Applied, Changeset
-from xds.model.groups import DEFAULT_GROUP, GroupTable, Rule
+from xds.model.groups import DEFAULT_GROUP, GroupTable, Patterns, Rule
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, type_url_of
@@ -45,6 +45,7 @@ __all__ = [
     "ChangesetRejectedError",
     "ControlPlane",
     "GroupTable",
+    "Patterns",
     "Problem",
     "Rule",
     "Settings",

@@ -16,12 +16,15 @@ from xds.address import Address
 from xds.api.admin import AdminServer
 from xds.api.http_port import HttpServer
 from xds.api.metrics import metrics_renderer
+from xds.config import Settings
 from xds.model.catalog import Catalog
 from xds.process.background import Background
 from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.schema.ingest import ingest
+from xds.schema.pool import load_schema
+from xds.serving.streams import Streams
 from xds.store.cache import StateCache
 from xds.store.entries import Entry, Key
 from xds.store.errors import UnavailableError
@@ -218,16 +221,6 @@ async def test_history_is_shortened_after_a_fault(monkeypatch: pytest.MonkeyPatc
         await wait_until(store.kept, equals=(4, 7))
 
 
-class NoStreams:
-    """The streams that the metrics read, of which there are none."""
-
-    count = 0
-    tls_failures: dict[str, int] = {}
-
-    async def refresh(self) -> None:
-        return
-
-
 async def test_the_admin_port_is_served_after_a_fault_and_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     background = Background()
 
@@ -256,14 +249,8 @@ def test_every_death_is_a_metric() -> None:
     background = Background()
     background.deaths.update({"write changes": 0, "follow etcd": 2})
 
-    class Streams(NoStreams):
-        from xds.protocol.status import Counters
-        from xds.serving.workers_state import WorkersState
-
-        counters = Counters()
-        workers = WorkersState(0, (), 0)
-
-    render = metrics_renderer(Streams(), Catalog(), rejected=lambda: 0, background=background)
+    streams = Streams(Settings(), load_schema(), Catalog())
+    render = metrics_renderer(streams, Catalog(), rejected=lambda: 0, background=background)
     text = asyncio.run(render()).decode()
     assert 'xds_background_deaths_total{task="follow etcd"} 2.0' in text
     assert 'xds_background_deaths_total{task="write changes"} 0.0' in text
