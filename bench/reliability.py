@@ -20,7 +20,7 @@ ROWS = {
     4: ("Malformed input, and peers that fall silent", "test_row4_hostile_peers.py"),
     5: ("A storm of NACKs", "test_row5_nack_storm.py"),
     6: ("Clocks, signals, and lost workers", "test_row6_clock_and_workers.py"),
-    7: ("Certificates and identities", "test_row7_identities.py"),
+    7: ("Certificates, tokens, and identities", "test_row7_identities.py"),
     8: ("Hostile directories", "test_row8_hostile_directory.py"),
     9: ("Soak", "test_row9_soak.py"),
 }
