@@ -13,7 +13,7 @@ class AccessSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     tokens_file: FilePath | None = None
-    """The file of named tokens, which `xds tokens` writes. Default: STORE.tokens, beside the store's file."""
+    """The file of named tokens, which `xds tokens` writes. Default: STORE.tokens beside the store, once it exists."""
     identities_file: FilePath | None = None
     """A YAML file with the roles and groups of identities of certificates and OIDC tokens; reloaded when it changes."""
     audit: bool = True

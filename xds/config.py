@@ -377,8 +377,8 @@ class Settings(BaseSettings):
     @property
     def asks_for_credentials(self) -> bool:
         """Whether callers of the push API must say who they are."""
-        given = self.api.token_file is not None or self.access.identities_file is not None
-        return given or (self.tokens_path is not None and self.tokens_path.exists())
+        given = (self.api.token_file, self.access.identities_file, self.access.tokens_file)
+        return any(path is not None for path in given) or (self.tokens_path is not None and self.tokens_path.exists())
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

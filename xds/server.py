@@ -278,6 +278,7 @@ def _admission(settings: Settings) -> "Admission":
         settings.api.token_file,
         tokens_file=settings.tokens_path,
         identities_file=access.identities_file,
+        is_needed=settings.asks_for_credentials,
         names_of=CertificateNames() if settings.api.tls_client_ca is not None else None,
     )
     records_all = access.audit_file is not None

@@ -13,6 +13,7 @@ from xds.access.authenticator import Authenticator
 from xds.access.errors import AccessFileError, UnauthenticatedError
 from xds.access.rights import EVERYONE, Caller, Grant, Right
 from xds.access.tokens import TOKEN, create_token, read_tokens, revoke_tokens
+from xds.config import Settings
 
 
 def reason(authenticator: Authenticator, authorization: str) -> str:
@@ -47,6 +48,13 @@ def test_a_server_follows_the_file_without_a_restart(tmp_path: Path) -> None:
     path.unlink()
     assert authenticator.authenticate(f"Bearer {second}").identity == "token:ci"
     assert reason(authenticator, "") == "no credentials"  # it does not become open
+
+
+def test_a_file_that_is_set_and_missing_admits_nobody(tmp_path: Path) -> None:
+    assert Settings(access={"tokens_file": tmp_path / "tokens"}).asks_for_credentials
+    assert not Settings(store={"url": f"sqlite:///{tmp_path}/s.db"}).asks_for_credentials
+    authenticator = Authenticator(tokens_file=tmp_path / "tokens", is_needed=True)
+    assert reason(authenticator, "") == "no credentials"
 
 
 def test_a_token_ends_when_it_expires(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from xds.cli.settings import Given, SettingsRejectedError, load_settings, settin
 from xds.config import Settings
 
 MAY_BE_GONE = {("directory",), ("schemas",), ("validation", "envoy_path")}
+MAY_BE_GONE |= {("access", "tokens_file"), ("access", "audit_file")}
 """Paths that are looked at when the server uses them: the last good state, or what is kept, can be served without."""
 
 

@@ -60,7 +60,8 @@ class _Followed:
 class Authenticator:
     """Authenticates the callers of the push API. Without files and verifiers it asks for nothing.
 
-    ``names_of`` returns the names that a verified client certificate (DER) proves, and raises UnknownIdentityError.
+    ``is_needed``: credentials are asked for also while there is no file of tokens. ``names_of`` returns the names that
+    a verified client certificate (DER) proves, and raises UnknownIdentityError.
     The constructor raises AccessFileError if a file that is there can't be used.
     """
 
@@ -71,6 +72,7 @@ class Authenticator:
         tokens_file: Path | None = None,
         identities_file: Path | None = None,
         names_of: Callable[[bytes], tuple[str, ...]] | None = None,
+        is_needed: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._single = None if token_file is None else _Followed(token_file)
@@ -84,7 +86,7 @@ class Authenticator:
         self.verify_jwt: JwtVerifier | None = None
         """Verifies OIDC tokens of the ``issuers``; none is accepted without it."""
         self._clock = clock
-        self._needed = token_file is not None or identities_file is not None
+        self._needed = is_needed or token_file is not None or identities_file is not None
         self.refresh(at_start=True)
 
     @property
