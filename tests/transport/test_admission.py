@@ -27,6 +27,7 @@ def shed(admission: Admission, *, streams: int = 1, waiting: int = 0, wait_s: fl
     try:
         admission.check(streams, waiting, wait_s)
     except StreamRefusedError as error:
+        admission.hits.add(error.limit)
         return f"{error.status.name}: {error.message}"
     return ""
 
@@ -99,11 +100,12 @@ async def test_while_memory_is_a_little_short_new_clients_are_answered_slowly_an
         streams = streams_of(control_plane)
         streams.admission.set_pressure(Pressure.SLOW)
         clients = [DeltaClient(port_of(control_plane), node_id=f"n{number}") for number in range(count)]
+        began = time.monotonic()
         for requested, client in enumerate(clients, 1):
             await stack.enter_async_context(client)
             await client.subscribe(r.CLUSTER)
             await wait_until(lambda: streams.counters.requests, equals=requested)
-        began, answered = time.monotonic(), []
+        answered = []
 
         async def take(client: DeltaClient) -> None:
             await client.take()
@@ -111,7 +113,7 @@ async def test_while_memory_is_a_little_short_new_clients_are_answered_slowly_an
 
         await asyncio.gather(*map(take, clients))
         assert answered == clients
-        assert time.monotonic() - began >= (count - 3) / per_s
+        assert time.monotonic() - began >= (count - 1) / per_s
         # One that is served is not slowed.
         async with asyncio.timeout(0.5 / per_s * count):
             for client in clients:
@@ -136,8 +138,8 @@ async def test_a_change_does_not_bring_the_first_answers_forward(serving):
 
 async def test_everyone_gets_in_though_few_may_wait_at_a_time(serving):
     """Clients that back off as Envoy does, ten times faster: a pause at random up to a limit that doubles."""
-    count, chance = 60, random.Random(7)
-    async with serving(overload={"waiting_max": 4, "slow_streams_per_s": 100.0}) as control_plane:
+    count, chance = 30, random.Random(7)
+    async with serving(overload={"waiting_max": 2, "slow_streams_per_s": 5.0}) as control_plane:
         streams = streams_of(control_plane)
         streams.admission.set_pressure(Pressure.SLOW)
 

@@ -37,7 +37,7 @@ class AdmissionLimits:
 
 
 class Admission:
-    """The admission of streams in this process. ``hits`` counts those that are shed."""
+    """The admission of streams in this process. ``hits`` is where its caller counts the limits that are reached."""
 
     __slots__ = ("_limits", "_pressure", "hits")
 
@@ -63,7 +63,7 @@ class Admission:
     def check(self, streams: int, waiting: int, longest_wait_s: float) -> None:
         """Raise StreamRefusedError (UNAVAILABLE) if a new stream is to be shed.
 
-        ``streams`` are open, of which ``waiting`` wait for their first answer, the first of them for
+        ``streams`` others are open, of which ``waiting`` wait for their first answer, the first of them for
         ``longest_wait_s``.
         """
         limits = self._limits
@@ -78,5 +78,4 @@ class Admission:
             self._shed("wait", f"{waited} (overload.wait_max_s)")
 
     def _shed(self, limit: str, why: str) -> None:
-        self.hits.add(limit)
         raise StreamRefusedError(Status.UNAVAILABLE, f"{why}; try again later", limit=limit)

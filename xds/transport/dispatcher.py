@@ -127,15 +127,19 @@ class Dispatcher:
         self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "", peer: Peer = ANONYMOUS
     ) -> Stream:
         """Register a new stream of a client. Raises StreamRefusedError (UNAVAILABLE) if there is no room for it now."""
-        waited_s = self._loop.time() - self._cold_since if self._cold else 0.0
-        try:
-            self.admission.check(len(self._sinks), len(self._cold), waited_s)
-        except StreamRefusedError as shed:
-            self._on_event(Refused(node_id="", status=shed.status.name, message=shed.message))
-            raise
+        self._shed_past_capacity(len(self._sinks))
         stream = self.hub.open(variant, type_url=type_url, connection=connection, peer=peer)
         self._sinks[stream] = stream.owner = sink
         return stream
+
+    def _shed_past_capacity(self, others: int) -> None:
+        waited_s = self._loop.time() - self._cold_since if self._cold else 0.0
+        try:
+            self.admission.check(others, len(self._cold), waited_s)
+        except StreamRefusedError as shed:
+            self.admission.hits.add(shed.limit)
+            self._on_event(Refused(node_id="", status=shed.status.name, message=shed.message))
+            raise
 
     def receive(self, stream: Stream, data: bytes) -> int:
         """Pass a request to the hub; return how many names it examined for a subscription change.
@@ -147,6 +151,8 @@ class Dispatcher:
         """
         hub = self.hub
         new = stream.session is None
+        if new and self._cold:  # many may have been opened before the first of them asked
+            self._shed_past_capacity(len(self._sinks) - 1)
         try:
             return hub.receive(stream, data, self._loop.time())
         except StreamRefusedError as refusal:
