@@ -181,7 +181,7 @@ async def break_files(server: XdsServer, tmp_path: Path) -> None:
         file.unlink()
 
 
-async def be_rejected(server: XdsServer) -> list[bytes]:
+async def be_rejected(server: XdsServer, tmp_path: Path, said: dict[str, bytes | str]) -> list[bytes]:
     """Reject every secret with a text that repeats it, as Envoy does with messages; return what was on the wire."""
     seen = []
     async with DeltaClient(server.port, node_id="n1", cluster="pushed") as client:
@@ -193,7 +193,9 @@ async def be_rejected(server: XdsServer) -> list[bytes]:
             text = "".join((each.body or b"").decode("latin-1") for each in response.resources.values())
             await client.nack(response, f"Proto constraint validation failed: {text[:6_000]}")
         await server.wait_metrics(lambda metrics: metrics["xds_nacks_total"] >= 4)
-        seen.append((await csds(server)).SerializeToString())
+        said["CSDS"] = (await csds(server)).SerializeToString()
+        for output in ("table", "json"):
+            said[f"xds node n1, {output}"] = await command(server, tmp_path, f"node n1 -o {output}")
     return seen
 
 
@@ -255,9 +257,8 @@ async def test_no_secret_is_anywhere_but_on_the_wire_and_in_answers_with_the_rig
     said: dict[str, bytes | str] = {}
     await push(server, tmp_path, said)
     await break_files(server, tmp_path)
-    *wire, status = await be_rejected(server)
+    wire = await be_rejected(server, tmp_path, said)
     assert sum(map(bool, map(leaks, wire))) >= 4, "the test's own marks are sent to the node"
-    said["CSDS"] = status
     await read(server, tmp_path, said)
     shown = await command(server, tmp_path, "get secrets pair-grpc --group pushed --show-secrets -o yaml")
     assert leaks(shown), "who has the right sees them"
@@ -285,7 +286,7 @@ def _is_a_run_with_secrets(said: dict[str, bytes | str]) -> None:
     refused = [where for where in texts if re.match(r"(REST|gRPC), bad \d", where)]
     assert len(refused) == 2 * len(BAD)
     assert all("problem" in texts[where].lower() for where in refused)
-    for where in ("xds node n1", "the log", "CSDS"):
+    for where in ("xds node n1, json", "the log", "CSDS"):
         assert "Proto constraint validation failed: " in texts[where], where
         assert "[redacted]" in texts[where], where
     assert "[redacted]" in texts["xds get secrets -o yaml --group pushed"]
