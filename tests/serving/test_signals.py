@@ -153,7 +153,7 @@ async def test_sighup_reads_directory_certificates_and_token_again(tmp_path: Pat
         os.kill(server.pid, signal.SIGHUP)
         (done,) = await server.wait_event("directory read again")
         assert (done["changed"], done["problems"]) == (False, 0)
-        assert len(server.events("token read again")) == 1
+        assert len(server.events("tokens and identities read again")) == 1
         told = await server.wait_event("certificates read again", processes + 2)
         assert sorted(each["port"] for each in told) == sorted(["push API", "admin", *["xDS"] * processes])
         replace(pair, renewed)
