@@ -113,11 +113,15 @@ class StoreWorld(World):
                 for process in self.processes:
                     process.kill()
                 self.engine.end()
-                hook, sys.unraisablehook = sys.unraisablehook, lambda _unraisable: None
-                for process in self.processes:
-                    process.forget_dead()
-                gc.collect()
-                sys.unraisablehook = hook
+                self._forget_dead()
+
+    def _forget_dead(self) -> None:
+        """Free the tasks of killed processes, whatever they do then."""
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _unraisable: None
+        for process in self.processes:
+            process.forget_dead()
+        gc.collect()
+        sys.unraisablehook = hook
 
     # --- The run -----------------------------------------------------------------------------------------------------
 
@@ -561,6 +565,7 @@ class StoreWorld(World):
             process.kill()
         self.replicas.clear()
         self.servers.clear()
+        self._forget_dead()
 
 
 def _encoded(state: Mapping[Key, Content]) -> tuple:
