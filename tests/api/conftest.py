@@ -6,6 +6,7 @@ import pytest
 
 from xds.api.operations import Operations
 from xds.model.catalog import Catalog
+from xds.protocol.convergence import Debt, Debts
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 from xds.publishing.publisher import Publisher
 from xds.schema.notices import Notices
@@ -25,10 +26,13 @@ class Served:
         self.nodes_fail: Exception | None = None
         self.moved: list[tuple[float, float]] = []
         """The share, and the time, of each ``rebalance``."""
+        self.debts: dict[str, dict[Debt, int]] = {}
+        """What the nodes owe, by group."""
         self.operations = Operations(
             self.publisher,
             self.catalog,
             nodes=self._nodes,
+            debts=self._debts,
             rebalance=self._rebalance,
             on_rejected=self._count,
             notices=notices,
@@ -48,6 +52,9 @@ class Served:
             and query.state in (None, each.state)
         ]
         return NodesFound(nodes=tuple(found[: query.limit]))
+
+    async def _debts(self) -> Debts:
+        return Debts(revision=self.catalog.revision, by_group=self.debts)
 
     async def _rebalance(self, share: float, over_s: float) -> int:
         self.moved.append((share, over_s))

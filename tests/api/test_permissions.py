@@ -24,6 +24,7 @@ from xds.api.grpc_api import GrpcApi
 from xds.api.permitted import Permitted
 from xds.api.rest import CALLS, rest_api
 from xds.model.groups import Node
+from xds.protocol.convergence import Debt
 from xds.protocol.status import NodeState, NodeSummary
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
@@ -39,7 +40,7 @@ ROLES: dict[str, frozenset[str]] = {
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
-        ("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode"),
+        ("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode", "WaitForConvergence"),
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
@@ -51,6 +52,7 @@ ROLES: dict[str, frozenset[str]] = {
 """The roles, besides admin, that may make each call in their groups. A new call fails the tests until it is here."""
 WITHOUT_GROUP = frozenset({"History", "FindRevision", "GetRevision", "Watch", "ListGroups", "GetRules", "ListNodes"})
 WITHOUT_GROUP |= {"GetNode", "WhoAmI", "PutRules", "UpdateRules", "BackUpStore", "ListAudit", "Rebalance"}
+WITHOUT_GROUP |= {"WaitForConvergence"}
 """Calls that name no group: what they answer is another test's."""
 CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -314,6 +316,7 @@ def requests(group: str) -> dict[str, Any]:
         "PutRules": pb.Rules(),
         "UpdateRules": pb.Rules(),
         "ListNodes": pb.NodesRequest(),
+        "WaitForConvergence": pb.ConvergenceRequest(),
         "BackUpStore": pb.BackUpStoreRequest(),
         "Rebalance": pb.RebalanceRequest(share=0.5, over_s=1),
         "WhoAmI": pb.WhoAmIRequest(),
@@ -350,6 +353,18 @@ async def test_every_grpc_method_asks_for_its_right_in_the_group(scene: Scene) -
                 if role not in ("", "admin"):
                     assert b"hidden" not in answer, method
                     assert MARK.encode() not in answer, method
+
+
+async def test_a_caller_is_told_of_the_convergence_of_its_own_groups_only(scene: Scene) -> None:
+    scene.served.debts.update({OWN: {Debt(): 2}, OTHER: {Debt(owed=1): 5}})
+    answer = await scene.rest.get("/v1/revisions/1/convergence", headers=scene.shown("read"))
+    told = answer.json()
+    assert (told["nodes"], told["accepted"], told["verdict"]) == (2, 2, "reached")
+    for group, status in ((OWN, 200), (OTHER, 403), ("hidden-2", 403)):
+        answer = await scene.rest.get(f"/v1/revisions/1/convergence?group={group}", headers=scene.shown("read"))
+        assert answer.status_code == status
+    answer = await scene.rest.get("/v1/revisions/1/convergence", headers=scene.shown("admin"))
+    assert answer.json()["nodes"] == 7
 
 
 def test_every_call_has_its_rights() -> None:

@@ -14,6 +14,7 @@ from xds.api.grpc_api import GrpcApi
 from xds.api.operations import Operations
 from xds.client import Client
 from xds.model.catalog import Catalog
+from xds.protocol.convergence import Debt, Debts
 from xds.protocol.status import NodesFound
 from xds.publishing.publisher import Publisher
 from xds.store.entries import Store
@@ -56,7 +57,10 @@ def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
         async def rebalance(share: float, over_s: float) -> int:
             return round(share * over_s)
 
-        operations = Operations(publisher, catalog, nodes=nodes, rebalance=rebalance)
+        async def debts() -> Debts:
+            return Debts(revision=catalog.revision, by_group={"default": {Debt(): 3, Debt(owed=1): 1}})
+
+        operations = Operations(publisher, catalog, nodes=nodes, debts=debts, rebalance=rebalance)
         admission = Admission(Authenticator(token))
         api = GrpcApi(Address("127.0.0.1", port), operations, admission, tls=tls, body_bytes_max=1_000_000)
         await api.start()

@@ -30,6 +30,7 @@ NEEDS: dict[str, frozenset[Right]] = {
     **dict.fromkeys(("GetResource", "GetSnapshot", "ListResources", "Diff"), frozenset({READ})),
     **dict.fromkeys(("History", "FindRevision", "GetRevision", "Watch"), frozenset({READ})),
     **dict.fromkeys(("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode"), frozenset({READ})),
+    "WaitForConvergence": frozenset({READ}),
     **dict.fromkeys(("PutGroup", "DeleteGroup", "PutRules", "UpdateRules"), frozenset({ADMIN})),
     **dict.fromkeys(("BackUpStore", "ListAudit", "Rebalance"), frozenset({ADMIN})),
     "WhoAmI": frozenset(),

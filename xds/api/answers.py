@@ -8,6 +8,7 @@ from urllib.parse import quote
 from xds.access.errors import ForbiddenError, NoAuditError, UnauthenticatedError
 from xds.access.rights import Caller
 from xds.api.bodies import UnknownMediaTypeError
+from xds.api.convergence import Convergence
 from xds.api.intake import BusyError, TooSlowError
 from xds.api.operations import (
     CantMoveError,
@@ -244,3 +245,27 @@ def _type_json(each: TypeSummary) -> dict[str, Any]:
         "nacked": list(each.nacked),
     }
     return told | ({"error": each.error, "versions": each.versions} if each.error else {})
+
+
+def convergence_json(found: Convergence) -> dict[str, Any]:
+    """Return how far a revision has come."""
+    return {
+        "revision": found.goal.revision,
+        "published": found.published,
+        "verdict": found.verdict.value,
+        "nodes": found.nodes,
+        "accepted": found.accepted,
+        "pending": found.pending,
+        "rejected": found.rejected,
+        "missing_workers": list(found.missing_workers),
+        "lacking": [
+            {
+                "id": each.id,
+                "group": each.group,
+                "state": "rejected" if each.is_rejected else "pending",
+                "since": each.since,
+                "reason": each.reason,
+            }
+            for each in found.lacking
+        ],
+    }

@@ -5,12 +5,18 @@ The numbers are requested from the processes that serve streams; between questio
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import ceil
 
+from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.types import short_name
 from xds.protocol.convergence import Debts
+from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 
+TIMEOUT_S_MAX = 86_400
+LACKING_MAX = 20
+"""Nodes that are named which have not accepted a revision."""
 ASK_EVERY_S = 0.1
 """The pause between two questions while somebody waits."""
 
@@ -36,6 +42,28 @@ class Goal:
     quorum: float = 1.0
     rejected_max: int = 0
 
+    def check(self, timeout_s: float) -> None:
+        """Raise ChangesetRejectedError if the goal or the time-out is none."""
+        problems = []
+        if not 0 < self.quorum <= 1:
+            what = f"{self.quorum:g} is not more than 0 and at most 1"
+            problems.append(Problem(what=what, hint="0.99 for 99 of 100 nodes", field="quorum"))
+        if not 0 <= timeout_s <= TIMEOUT_S_MAX:
+            problems.append(Problem(what=f"{timeout_s:g} is not a time up to {TIMEOUT_S_MAX:,} s", field="timeout_s"))
+        if problems:
+            raise ChangesetRejectedError(problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LackingNode:
+    """A node that has not accepted a revision. ``since``: the oldest revision that it has not accepted."""
+
+    id: str
+    group: str
+    is_rejected: bool
+    since: int
+    reason: str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convergence:
@@ -51,6 +79,8 @@ class Convergence:
     pending: int
     rejected: int
     missing_workers: tuple[str, ...] = ()
+    lacking: tuple[LackingNode, ...] = ()
+    """Some of the nodes that have not accepted it, in the last answer."""
 
     @property
     def nodes(self) -> int:
@@ -84,20 +114,50 @@ async def convergence(debts: Callable[[], Awaitable[Debts]], goal: Goal) -> Conv
 
 
 async def watch_convergence(
-    debts: Callable[[], Awaitable[Debts]], goal: Goal, *, timeout_s: float
+    debts: Callable[[], Awaitable[Debts]],
+    goal: Goal,
+    *,
+    timeout_s: float,
+    nodes: Callable[[NodesQuery], Awaitable[NodesFound]] | None = None,
 ) -> AsyncIterator[Convergence]:
     """Yield how far a revision has come, at once and whenever that changes.
 
-    Ends after a verdict other than pending, or after ``timeout_s``.
+    Ends after a verdict other than pending, or after ``timeout_s``. If the revision was not reached then, the last one
+    names nodes that lack it, as ``nodes`` finds them.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s
     last: Convergence | None = None
     while True:
         found = await convergence(debts, goal)
+        left = until - loop.time()
+        if found.verdict is not Verdict.PENDING or left <= 0:
+            if nodes is not None and found.verdict is not Verdict.REACHED:
+                query = NodesQuery(group=goal.group, lacks=goal.revision, limit=LACKING_MAX)
+                lacking = (await nodes(query)).nodes[:LACKING_MAX]
+                found = replace(found, lacking=tuple(_lacking(each, goal.revision) for each in lacking))
+            yield found
+            return
         if found != last:
             last = found
             yield found
-        if found.verdict is not Verdict.PENDING or (left := until - loop.time()) <= 0:
-            return
         await asyncio.sleep(min(ASK_EVERY_S, left))
+
+
+def _lacking(node: NodeSummary, revision: int) -> LackingNode:
+    is_rejected = 0 < node.debt.rejected <= revision
+    reasons = []
+    for each in node.types:
+        name = short_name(each.type_url)
+        if is_rejected and each.nacked:
+            reasons.append(f"it rejected {name} {', '.join(each.nacked[:3])}: {each.error[:300]}")
+        elif not is_rejected and (each.unacked or each.pending):
+            parts = [f"{each.unacked} not answered"] * bool(each.unacked) + ["more to be sent"] * bool(each.pending)
+            reasons.append(f"{name}: {', '.join(parts)}")
+    return LackingNode(
+        id=node.node.id,
+        group=node.group,
+        is_rejected=is_rejected,
+        since=node.debt.rejected if is_rejected else node.debt.owed,
+        reason="; ".join(reasons),
+    )

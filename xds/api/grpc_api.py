@@ -27,10 +27,12 @@ from xds.api.bodies import (
     parsed,
     replacement_message,
 )
+from xds.api.convergence import Goal
 from xds.api.grpc_admission import GrpcAdmission, RefusedCallError, nothing_made_after
 from xds.api.intake import BodyRoom, BusyError, Intake, TooSlowError
 from xds.api.messages import (
     applied_message,
+    convergence_message,
     details_message,
     difference_message,
     event_message,
@@ -216,6 +218,9 @@ class GrpcApi:
         )
         handlers["BackUpStore"] = grpc.stream_stream_rpc_method_handler(
             self._back_up_store, response_serializer=_encode
+        )
+        handlers["WaitForConvergence"] = grpc.stream_stream_rpc_method_handler(
+            self._wait_for_convergence, response_serializer=_encode
         )
         handlers["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=_encode)
         return handlers
@@ -408,6 +413,24 @@ class GrpcApi:
                 yield await run_in_thread(
                     stored.entry.size_bytes, partial(event_message, stored, secrets=request.secrets)
                 )
+        except RefusedCallError as refused:
+            await context.abort(*refused.refusal)
+        except EXPECTED as error:
+            await context.abort(*_refusal(error))
+
+    async def _wait_for_convergence(self, _: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            operations = self._admission.operations("WaitForConvergence", context)
+            async with self._questions.room(self._body_bytes_max) as room:
+                request = await self._read(pb.ConvergenceRequest, context, room)
+            goal = Goal(
+                revision=request.revision,
+                group=request.group or None,
+                quorum=request.quorum or 1.0,
+                rejected_max=request.rejected_max,
+            )
+            async for found in operations.converge(goal, request.timeout_s):
+                yield convergence_message(found)
         except RefusedCallError as refused:
             await context.abort(*refused.refusal)
         except EXPECTED as error:

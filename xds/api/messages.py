@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from xds._generated import snapshots_pb2 as pb
+from xds.api.convergence import Convergence
 from xds.api.operations import GroupInfo, ResourceDifference, RevisionAnswer, SnapshotAnswer
 from xds.api.shown import resource_any
 from xds.model.problem import Problem
@@ -149,4 +150,27 @@ def node_message(node: NodeSummary) -> Any:
         state=node.state.value,
         connected_s=node.connected_s,
         types=types,
+    )
+
+
+def convergence_message(found: Convergence) -> pb.Convergence:
+    """Return how far a revision has come, as a message."""
+    return pb.Convergence(
+        revision=found.goal.revision,
+        published=found.published,
+        accepted=found.accepted,
+        pending=found.pending,
+        rejected=found.rejected,
+        verdict=found.verdict.value,
+        missing_workers=found.missing_workers,
+        lacking=[
+            pb.LackingNode(
+                id=each.id,
+                group=each.group,
+                state="rejected" if each.is_rejected else "pending",
+                since=each.since,
+                reason=each.reason,
+            )
+            for each in found.lacking
+        ],
     )

@@ -11,6 +11,7 @@ from glob import escape
 from itertools import islice
 from pathlib import Path
 
+from xds.api.convergence import Convergence, Goal, watch_convergence
 from xds.api.run_in_thread import run_in_thread
 from xds.model.catalog import Catalog
 from xds.model.groups import DEFAULT_GROUP, GroupTable, lineage_of
@@ -18,8 +19,9 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import ENDPOINTS, short_name
 from xds.model.xdstp import canonical
+from xds.protocol.convergence import Debts
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.status import NodesFound, NodesQuery
+from xds.protocol.status import NODES_MAX, NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published
 from xds.publishing.codec import read_table, restored
 from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules
@@ -147,6 +149,7 @@ class Operations:
         catalog: Catalog,
         *,
         nodes: Callable[[NodesQuery], Awaitable[NodesFound]],
+        debts: Callable[[], Awaitable[Debts]],
         rebalance: Callable[[float, float], Awaitable[int]],
         on_rejected: Callable[[], None] = lambda: None,
         notices: Notices | None = None,
@@ -155,6 +158,7 @@ class Operations:
         self._publisher = publisher
         self._catalog = catalog
         self._nodes = nodes
+        self._debts = debts
         self._rebalance = rebalance
         self._on_rejected = on_rejected
         self._notices = notices
@@ -478,6 +482,31 @@ class Operations:
         if not found.nodes:
             raise UnknownNodeError(f"no node {node_id!r} is connected")
         return found
+
+    async def converge(
+        self, goal: Goal, timeout_s: float, sees: Callable[[str], bool] | None = None
+    ) -> AsyncIterator[Convergence]:
+        """Yield how many connected nodes have accepted a revision, until enough have; see ``watch_convergence``.
+
+        With ``sees``, only the nodes of the groups that it returns true for are counted and named. Raises
+        ChangesetRejectedError, UnknownGroupError, and StreamRefusedError if no worker answers.
+        """
+        goal.check(timeout_s)
+        if goal.group is not None:
+            self._must_be_known(goal.group)
+
+        async def debts() -> Debts:
+            found = await self._debts()
+            if sees is None:
+                return found
+            return replace(found, by_group={name: each for name, each in found.by_group.items() if sees(name)})
+
+        async def nodes(query: NodesQuery) -> NodesFound:
+            found = await self._nodes(query if sees is None else replace(query, limit=NODES_MAX))
+            return replace(found, nodes=tuple(each for each in found.nodes if sees is None or sees(each.group)))
+
+        async for found in watch_convergence(debts, goal, timeout_s=timeout_s, nodes=nodes):
+            yield found
 
     async def rebalance(self, share: float, over_s: float) -> int:
         """End a share of the xDS connections at random times within ``over_s``; return how many will end.

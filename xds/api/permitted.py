@@ -15,6 +15,7 @@ from xds.access.audit import AuditFilter, read_audit
 from xds.access.errors import ForbiddenError, NoAuditError
 from xds.access.rights import Caller, Right
 from xds.api.admission import Admission, Call, until_lapsed
+from xds.api.convergence import Convergence, Goal
 from xds.api.operations import (
     HISTORY_MAX,
     GroupInfo,
@@ -287,6 +288,20 @@ class Permitted:
         with self._discreet():
             found = await self._operations.nodes(query)
         return found if self._sees_all else self._seen_nodes(found)
+
+    async def converge(self, goal: Goal, timeout_s: float) -> AsyncIterator[Convergence]:
+        """Yield how many nodes have accepted a revision; see ``Operations.converge``.
+
+        Ends with UnauthenticatedError once the credentials of the caller have lapsed.
+        """
+        if goal.group is not None:
+            self._must_read(goal.group)
+        else:
+            self._must_have_any(READ)
+        sees = None if self._sees_all or goal.group is not None else self._sees
+        with self._discreet(), self._admission.lapse_of(self._call) as lapse:
+            async for found in until_lapsed(self._operations.converge(goal, timeout_s, sees), lapse):
+                yield found
 
     async def node(self, node_id: str) -> NodesFound:
         """Return the progress of one node."""

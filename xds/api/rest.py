@@ -22,6 +22,7 @@ from xds.api.answers import (
     EXPECTED,
     BodyTooLargeError,
     caller_json,
+    convergence_json,
     details_json,
     difference_json,
     error_answer,
@@ -33,6 +34,7 @@ from xds.api.answers import (
     published_json,
     resources_json,
 )
+from xds.api.convergence import Goal
 from xds.api.guard import CALL, Guard, Hosts
 from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
@@ -239,6 +241,7 @@ CALLS = {
     ("GET", "/v1/groups/{group}/diff"): "Diff",
     ("GET", "/v1/revisions"): "History",
     ("GET", "/v1/revisions/{revision}"): "GetRevision",
+    ("GET", "/v1/revisions/{revision}/convergence"): "WaitForConvergence",
     ("GET", "/v1/watch"): "Watch",
     ("GET", "/v1/groups"): "ListGroups",
     ("PUT", "/v1/groups"): "PutRules",
@@ -254,6 +257,8 @@ CALLS = {
 }
 """Each route to its call in ``admission.NEEDS``. A route without one answers with an error."""
 OF_GROUP = "/v1/groups/{group}"
+WAIT_S_MAX = 300.0
+"""The longest time that an answer may wait for nodes."""
 
 
 def _permitted(operations: Operations, admission: Admission, request: Request) -> Permitted:
@@ -451,6 +456,24 @@ class _Rest:
             told = await run_in_thread(found.size_bytes, lambda: details_json(found, secrets=not redact))
             return _told(operations, told)
 
+        @app.get("/v1/revisions/{revision}/convergence")
+        async def read_convergence(
+            request: Request,
+            revision: Annotated[int, PathParameter(ge=0, le=2**63 - 1)],
+            group: str | None = None,
+            quorum: Annotated[float, Query(ge=0, le=1, description="The share of the nodes that is enough.")] = 1.0,
+            rejected_max: Annotated[int, Query(ge=0, le=2**31 - 1, description="Nodes that may reject it.")] = 0,
+            wait_s: Annotated[float, Query(ge=0, le=WAIT_S_MAX, description="Answer once it is decided.")] = 0.0,
+        ) -> Response:
+            """Return how many connected nodes have accepted a revision, as server-sent events if they are accepted."""
+            operations = self._permit(request)
+            goal = Goal(revision=revision, group=group, quorum=quorum, rejected_max=rejected_max)
+            if EVENT_STREAM in request.headers.get("accept", ""):
+                return StreamingResponse(_convergence_events(operations, goal, wait_s), media_type=EVENT_STREAM)
+            async for found in operations.converge(goal, wait_s):
+                last = found
+            return _told(operations, convergence_json(last), operations.revision)
+
         @app.get("/v1/watch", response_class=StreamingResponse)
         async def watch(
             request: Request,
@@ -576,6 +599,14 @@ async def _events(operations: Permitted, after: int) -> AsyncIterator[str]:
         async for stored in operations.watch(after):
             data = await run_in_thread(stored.entry.size_bytes, partial(_event_data, stored))
             yield f"id: {stored.revision}\nevent: change\ndata: {data}\n\n"
+    except EXPECTED as error:
+        yield f"event: error\ndata: {json_text(error_answer(error).body)}\n\n"
+
+
+async def _convergence_events(operations: Permitted, goal: Goal, wait_s: float) -> AsyncIterator[str]:
+    try:
+        async for found in operations.converge(goal, wait_s):
+            yield f"event: convergence\ndata: {json_text(convergence_json(found))}\n\n"
     except EXPECTED as error:
         yield f"event: error\ndata: {json_text(error_answer(error).body)}\n\n"
 

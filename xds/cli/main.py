@@ -25,6 +25,7 @@ from xds.cli import (
     store,
     tokens,
     validate,
+    wait,
 )
 from xds.cli.judging import EnvoyOptionCommand
 from xds.cli.output import EXIT_CODES, EXIT_FAILED, asks_for_json, fail_as_json, say
@@ -90,6 +91,7 @@ app.command(epilog=read.WATCH_EPILOG)(read.watch)
 app.add_typer(groups.app, name="groups")
 app.command(epilog=read.STATUS_EPILOG)(read.status)
 app.command(epilog=read.NODE_EPILOG)(read.node)
+app.command(epilog=wait.EPILOG)(wait.wait)
 app.command(epilog=rebalance.EPILOG)(rebalance.rebalance)
 app.add_typer(tokens.app, name="tokens")
 app.command(epilog=access.WHOAMI_EPILOG)(access.whoami)

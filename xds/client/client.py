@@ -29,6 +29,7 @@ from xds.client.results import (
     Applied,
     BackupPart,
     Caller,
+    Convergence,
     Difference,
     Event,
     Grant,
@@ -41,6 +42,7 @@ from xds.client.results import (
     RevisionDetails,
     Snapshot,
     applied_of,
+    convergence_of,
     details_of,
     difference_of,
     event_of,
@@ -373,6 +375,30 @@ class Client:
         """Return the progress of the connected nodes, one entry per connection, at most 1,000."""
         found = await self._call("ListNodes", pb.NodesRequest(id=id, group=group, state=state), pb.Nodes)
         return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers), tuple(found.problems))
+
+    async def converge(
+        self, revision: int, *, group: str = "", quorum: float = 1.0, rejected_max: int = 0, timeout_s: float = 60.0
+    ) -> AsyncIterator[Convergence]:
+        """Yield how many connected nodes have accepted a revision, at once and whenever that changes.
+
+        Ends once the share ``quorum`` of them has, once more than ``rejected_max`` reject it, or after ``timeout_s``.
+        The last one names nodes that have not accepted it.
+        """
+        request = pb.ConvergenceRequest(
+            revision=revision, group=group, quorum=quorum, rejected_max=rejected_max, timeout_s=timeout_s
+        )
+        call = self._open().unary_stream(
+            SERVICE + "WaitForConvergence",
+            request_serializer=pb.ConvergenceRequest.SerializeToString,
+            response_deserializer=pb.Convergence.FromString,
+        )(request, metadata=self._metadata)
+        try:
+            async for message in call:
+                yield convergence_of(message)
+        except aio.AioRpcError as error:
+            raise error_of(error) from None
+        finally:
+            call.cancel()
 
     async def rebalance(self, share: float, *, over_s: float = 60.0) -> int:
         """End a share of the server's xDS connections at random times within ``over_s``; return how many will end.

@@ -270,6 +270,49 @@ class Nodes:
     """What is wrong with the server although it serves; what ``/readyz`` says."""
 
 
+@dataclass(frozen=True, slots=True)
+class LackingNode:
+    """A node that has not accepted a revision. ``since`` is the oldest one that it has not accepted."""
+
+    id: str
+    group: str
+    state: str
+    """``pending`` or ``rejected``."""
+    since: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """The numbers of connected nodes that have accepted a revision, or not."""
+
+    revision: int
+    published: int
+    """The oldest revision that all processes of the server serve."""
+    accepted: int
+    pending: int
+    rejected: int
+    verdict: str
+    """``reached``, ``pending`` or ``rejected``."""
+    missing_workers: tuple[str, ...]
+    lacking: tuple[LackingNode, ...]
+    """At most 20 nodes that have not accepted it, in the last answer."""
+
+
+def convergence_of(message: Any) -> Convergence:
+    lacking = (LackingNode(each.id, each.group, each.state, each.since, each.reason) for each in message.lacking)
+    return Convergence(
+        message.revision,
+        message.published,
+        message.accepted,
+        message.pending,
+        message.rejected,
+        message.verdict,
+        tuple(message.missing_workers),
+        tuple(lacking),
+    )
+
+
 def applied_of(message: Any) -> Applied:
     resources = tuple(
         AppliedResource(each.group, name_of(each), _change_of(each.change))

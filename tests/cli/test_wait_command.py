@@ -1,0 +1,92 @@
+"""``xds wait``: exit codes, what it says of nodes that lack a revision, and the same over REST."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from cli.conftest import Run
+from support import resources as r
+from support.fetch import fetch
+from support.server import XdsServer
+from support.waiting import wait_until
+from support.wire import DeltaClient
+
+from xds.client import Client
+
+
+@pytest.fixture(params=["0", "2"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[XdsServer]:
+    async with XdsServer(None, "--workers", request.param) as server:
+        await server.wait_ready()
+        yield server
+
+
+async def waited(xds: Run, server: XdsServer, *arguments: str) -> tuple[int, str]:
+    done = await asyncio.to_thread(xds, "wait", "--api", f"127.0.0.1:{server.api_port}", *arguments)
+    return done.returncode, done.stdout + done.stderr
+
+
+async def test_wait_ends_when_the_last_node_has_accepted_the_revision(xds: Run, server: XdsServer) -> None:
+    async with (
+        Client(f"127.0.0.1:{server.api_port}") as client,
+        DeltaClient(server.port, node_id="n1") as one,
+        DeltaClient(server.port, node_id="n2") as two,
+    ):
+        await client.apply(upsert=[r.static_cluster("a", 1)])
+        for node in (one, two):
+            await node.subscribe(r.CLUSTER)
+            await node.ack(await node.next())
+        code, said = await waited(xds, server)
+        assert (code, said.strip()) == (0, "revision 1: 2 of 2 nodes accepted it")
+
+        await client.apply(upsert=[r.static_cluster("a", 2)])
+        first, second = await one.next(), await two.next()
+        code, said = await waited(xds, server, "--timeout", "0.5s")
+        assert code == 7
+        assert "revision 2: 0 of 2 nodes accepted it, 2 pending" in said
+        assert "n1 (default): pending since revision 2; clusters: 1 not answered" in said
+        waiting = asyncio.create_task(waited(xds, server, "--revision", "2", "--timeout", "1m"))
+        await one.ack(first)
+        assert (await waited(xds, server, "--quorum", "50%"))[0] == 0
+        assert not waiting.done()
+        await two.ack(second)
+        assert (await waiting)[0] == 0
+
+
+async def test_wait_names_who_rejected_a_revision_and_why(xds: Run, server: XdsServer) -> None:
+    async with (
+        Client(f"127.0.0.1:{server.api_port}") as client,
+        DeltaClient(server.port, node_id="n1") as node,
+    ):
+        await client.apply(upsert=[r.static_cluster("a", 1)])
+        await node.subscribe(r.CLUSTER)
+        await node.nack(await node.next(), "no such thing")
+        await wait_until(client.nodes, lambda told: [each.state for each in told.nodes] == ["rejected"])
+        code, said = await waited(xds, server)
+        assert code == 8
+        assert "n1 (default): rejected since revision 1; it rejected clusters a: no such thing" in said
+        assert (await waited(xds, server, "--max-rejected", "1", "--quorum", "1%", "--timeout", "0"))[0] == 7
+        code, said = await waited(xds, server, "-o", "json")
+        assert (code, json.loads(said)["lacking"][0]["id"]) == (8, "n1")
+        answer = await fetch(server.admin_port, "/v1/revisions/1/convergence?wait_s=5")
+        told = json.loads(answer.body)
+        assert (told["verdict"], told["rejected"], told["lacking"][0]["since"]) == ("rejected", 1, 1)
+        events = await fetch(
+            server.admin_port, "/v1/revisions/1/convergence?wait_s=5", headers={"accept": "text/event-stream"}
+        )
+        assert "event: convergence" in events.body.decode() if isinstance(events.body, bytes) else events.body
+
+
+async def test_wait_says_what_is_wrong_with_its_arguments(xds: Run, server: XdsServer) -> None:
+    for arguments, words in (
+        (("--quorum", "120%"), "'120%' is no share"),
+        (("--timeout", "5 parsecs"), "'5 parsecs' is no time"),
+        (("-g", "nobody"), "nobody"),
+    ):
+        code, said = await waited(xds, server, *arguments)
+        assert code in (2, 4)
+        assert words in said
+    code, said = await waited(xds, server, "--revision", "99", "--timeout", "0.3s")
+    assert code == 7
+    assert "revision 99 is not served yet" in said
