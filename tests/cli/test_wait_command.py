@@ -61,11 +61,11 @@ async def test_wait_names_who_rejected_a_revision_and_why(xds: Run, server: XdsS
     ):
         await client.apply(upsert=[r.static_cluster("a", 1)])
         await node.subscribe(r.CLUSTER)
-        await node.nack(await node.next(), "no such thing")
+        await node.nack(await node.next(), "a: no such thing")
         await wait_until(client.nodes, lambda told: [each.state for each in told.nodes] == ["rejected"])
         code, said = await waited(xds, server)
         assert code == 8
-        assert "n1 (default): rejected since revision 1; it rejected clusters a: no such thing" in said
+        assert "n1 (default): rejected since revision 1; it rejected clusters a: a: no such thing" in said
         assert (await waited(xds, server, "--max-rejected", "1", "--quorum", "1%", "--timeout", "0"))[0] == 7
         code, said = await waited(xds, server, "-o", "json")
         assert (code, json.loads(said)["lacking"][0]["id"]) == (8, "n1")
