@@ -108,6 +108,7 @@ def rest_api(
     api.add_changes(app)
     api.add_reading(app)
     api.add_history(app)
+    api.add_convergence(app)
     api.add_groups(app)
     api.add_nodes(app)
     api.add_access(app)
@@ -456,6 +457,22 @@ class _Rest:
             told = await run_in_thread(found.size_bytes, lambda: details_json(found, secrets=not redact))
             return _told(operations, told)
 
+        @app.get("/v1/watch", response_class=StreamingResponse)
+        async def watch(
+            request: Request,
+            after: Annotated[int, Query(alias="from", ge=0, le=2**63 - 1, description="Begin after it.")],
+            last_event_id: Annotated[str | None, Header()] = None,
+        ) -> Response:
+            """Stream every change after a revision, in order and without end, as server-sent events."""
+            operations = self._permit(request)
+            if last_event_id and last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 20:
+                after = max(after, int(last_event_id))
+            await operations.must_be_kept(after)
+            return StreamingResponse(_events(operations, after), media_type=EVENT_STREAM)
+
+    # --- Convergence -------------------------------------------------------------------------------------------------
+
+    def add_convergence(self, app: FastAPI) -> None:
         @app.get("/v1/revisions/{revision}/convergence")
         async def read_convergence(
             request: Request,
@@ -473,19 +490,6 @@ class _Rest:
             async for found in operations.converge(goal, wait_s):
                 last = found
             return _told(operations, convergence_json(last), operations.revision)
-
-        @app.get("/v1/watch", response_class=StreamingResponse)
-        async def watch(
-            request: Request,
-            after: Annotated[int, Query(alias="from", ge=0, le=2**63 - 1, description="Begin after it.")],
-            last_event_id: Annotated[str | None, Header()] = None,
-        ) -> Response:
-            """Stream every change after a revision, in order and without end, as server-sent events."""
-            operations = self._permit(request)
-            if last_event_id and last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 20:
-                after = max(after, int(last_event_id))
-            await operations.must_be_kept(after)
-            return StreamingResponse(_events(operations, after), media_type=EVENT_STREAM)
 
     # --- Groups ------------------------------------------------------------------------------------------------------
 
