@@ -55,6 +55,15 @@ def test_a_key_is_used_with_its_own_algorithm_only() -> None:
 NOW = int(time.time())
 
 
+def of_now(claims: dict[str, Any]) -> dict[str, Any]:
+    """Return the claims with times as far from now as they were from ``NOW``, when the tests were collected."""
+    passed = int(time.time()) - NOW
+    return {
+        name: value + passed if type(value) is int and abs(value - NOW) < 1_000 else value
+        for name, value in claims.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("claims", "expected"),
     [
@@ -88,12 +97,12 @@ NOW = int(time.time())
     ids=str,
 )
 def test_claims_that_are_missing_or_wrong(claims: dict[str, Any], expected: str) -> None:
-    assert reason(t.token(**claims)) == expected
+    assert reason(t.token(**of_now(claims))) == expected
 
 
 @pytest.mark.parametrize("claims", [{"nbf": None}, {"iat": None}, {"exp": NOW - 20}, {"nbf": NOW + 20}], ids=str)
 def test_what_jwt_svids_leave_out_and_clocks_that_differ_a_little_are_taken(claims: dict[str, Any]) -> None:
-    assert verifier().verify(t.token(**claims)).name == "jwt:corp/web"
+    assert verifier().verify(t.token(**of_now(claims))).name == "jwt:corp/web"
 
 
 def test_one_of_several_audiences_is_enough() -> None:
