@@ -1,5 +1,6 @@
 """All settings of the server in one frozen, validated object. ``xds.cli.settings`` reads their values."""
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -68,11 +69,27 @@ HostNames = Annotated[
 Command = Annotated[
     tuple[str, ...], BeforeValidator(words_of), PlainSerializer(shlex.join, return_type=str, when_used="json")
 ]
-Words = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda value: tuple(value.replace(",", " ").split()) if isinstance(value, str) else value),
-    PlainSerializer(",".join, return_type=str, when_used="json"),
+
+
+def _words(pattern: str, what: str) -> Any:
+    """Return the type of a list of words of a form, in a text separated by commas or spaces."""
+    form = re.compile(pattern)
+
+    def read(value: Any) -> Any:
+        words = tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        for word in words if isinstance(words, list | tuple) else ():
+            if not isinstance(word, str) or not form.fullmatch(word):
+                raise ValueError(f"{word!r} is no {what}")
+        return words
+
+    return BeforeValidator(read)
+
+
+_AsWords = PlainSerializer(",".join, return_type=str, when_used="json")
+FieldNames = Annotated[
+    tuple[str, ...], _words(r"\w+(\.\w+)+", "field: write MESSAGE.FIELD, the message with its package"), _AsWords
 ]
+HeaderNames = Annotated[tuple[str, ...], _words(r"[!#$%&'*+\-.^`|~\w]+", "name of a header"), _AsWords]
 EnvoyMode = Annotated[Literal["off", "warn", "refuse"], BeforeValidator(_off_from_yaml)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -256,9 +273,9 @@ class ValidationSettings(_Section):
 class RedactSettings(_Section):
     """What is hidden beside the secrets that Envoy's API marks and that this program knows."""
 
-    fields: Words = ()
+    fields: FieldNames = ()
     """Further fields to hide, as message.field: envoy.extensions.wasm.v3.PluginConfig.configuration."""
-    headers: Words = ()
+    headers: HeaderNames = ()
     """Further headers whose values are hidden where resources add or match them, besides authorization and the like."""
 
 
