@@ -10,6 +10,8 @@ from xds.model.groups import DEFAULT_GROUP, GroupTable, Node, Patterns, Rule
 from xds.model.identity import SpiffeId, parse_identity_pattern, parse_spiffe
 from xds.model.problem import ChangesetRejectedError
 from xds.model.rules import DECISIONS_MAX, Rules
+from xds.model.types import SECRET
+from xds.schema.ingest import ingest
 
 WEB = ("spiffe://corp/ns/web/sa/front",)
 PAYMENTS = ("spiffe://corp/ns/payments/sa/ledger",)
@@ -228,6 +230,23 @@ def test_rules_that_can_not_be_read_are_refused_with_their_number(rule: Rule, wh
         catalog.apply(Changeset(groups=GroupTable(rules=(Rule(group="web"), rule))))
     assert why in caught.value.problems[0].what
     assert catalog.table == GroupTable()
+
+
+def test_of_several_places_that_a_node_claims_the_first_is_named() -> None:
+    rules = tuple(Rule(group="web", id="w*", identity=f"cn:{name}") for name in ("a", "b"))
+    assert "rule 1 " in place(Node(id="web", identity=("cn:c",)), *rules)[1]
+    assert place(Node(id="web", identity=("cn:b",)), *rules) == ("web", "")
+
+
+def test_the_catalog_says_whether_its_rules_look_at_identities_and_which_groups_have_a_type() -> None:
+    catalog = Catalog()
+    assert not catalog.rules_use_identities
+    made = ingest({"name": "key", "generic_secret": {"secret": {"inline_string": "x"}}}, type_url=SECRET)
+    catalog.apply(Changeset(upserts={"web": (made,), "empty": ()}))
+    assert catalog.groups_with(SECRET) == ["web"]
+    catalog.apply(Changeset(groups=GroupTable(rules=(Rule(group="web", identity="cn:a"),))))
+    assert catalog.rules_use_identities
+    assert catalog.place(Node(id="n", identity=("cn:a",))).rule == 1
 
 
 # --- Compiled rules decide as the rules say --------------------------------------------------------------------------

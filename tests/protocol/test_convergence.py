@@ -12,8 +12,8 @@ from support.scenes import started, swap
 
 from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
-from xds.protocol.client_state import debt_with
-from xds.protocol.convergence import UNSENT_MAX, Acceptance, Debt, split_at, with_revision
+from xds.protocol.client_state import add_mark, debt_with
+from xds.protocol.convergence import UNSENT_MAX, Acceptance, Debt, Debts, split_at, with_revision
 from xds.protocol.policy import Variant
 
 
@@ -218,6 +218,16 @@ def test_clients_are_counted_in_the_group_that_they_moved_to(make_world: MakeWor
     assert at(world, group="a") == ACCEPTED
 
 
+def test_a_client_that_leaves_is_counted_no_more_and_others_are(world: World) -> None:
+    world.publish(static("a"))
+    one, other = (world.client(DELTA, f"n{number}", connection=f"tcp{number}") for number in range(2))
+    for client in (one, other):
+        client.subscribe(CDS)
+    client.ack(CDS)
+    one.close()
+    assert at(world) == ACCEPTED
+
+
 def test_many_clients_are_counted_together(world: World) -> None:
     world.publish(static("a"))
     clients = [world.client(DELTA, f"n{number}", connection=f"tcp{number}") for number in range(10)]
@@ -242,6 +252,7 @@ def test_revisions_that_are_held_back_together_are_bounded() -> None:
     unsent: tuple[int, ...] = ()
     for revision in range(1, 100):
         unsent = with_revision(unsent, revision)
+        assert with_revision(unsent, revision) is unsent
     assert len(unsent) == UNSENT_MAX
     assert (unsent[0], unsent[-1]) == (1, 99)
     assert split_at(unsent, 200, is_newest=False) == (1, ())
@@ -345,3 +356,46 @@ def test_a_judge_that_looks_at_what_clients_hold_agrees(make_world: MakeWorld, s
     for client in clients:
         client.ack_all()
     assert at(world) == (4, 0, 0)
+
+
+# --- Sums, and bounds ------------------------------------------------------------------------------------------------
+
+
+def test_debts_of_several_processes_add_up() -> None:
+    one = Debts(revision=7, by_group={"a": {Debt(): 2, Debt(owed=5): 1}})
+    other = Debts(revision=6, by_group={"a": {Debt(): 1}, "b": {Debt(rejected=3): 4}})
+    both = Debts.sum([one, other])
+    assert both.revision == 6
+    assert both.at(5) == Acceptance(3, 1, 4)
+    assert both.at(5, "a") == Acceptance(3, 1, 0)
+    assert both.at(4) == Acceptance(4, 0, 4)
+    assert both.at(5, "none") == Acceptance()
+    assert Debts.sum([]).at(1) == Acceptance()
+    assert [Debt(owed=5).lacks(4), Debt(owed=5).lacks(5), Debt(rejected=5).lacks(9), Debt().lacks(9)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_marks_of_a_type_are_bounded_and_keep_the_oldest_and_the_newest() -> None:
+    marks: tuple[tuple[int, str, int], ...] = ((0, CDS, 1),)
+    for revision in range(2, 100):
+        marks = add_mark(marks, ((0, RDS, revision),), several=True)
+        marks = add_mark(marks, ((0, CDS, revision),), several=False)
+    assert marks[0] == (0, CDS, 1)
+    of_routes = [revision for _, type_url, revision in marks if type_url == RDS]
+    assert (len(of_routes), of_routes[0], of_routes[-1]) == (UNSENT_MAX, 2, 99)
+
+
+def test_a_later_subscription_to_everything_owes_everything(world: World, variant: Variant) -> None:
+    world.publish(static("a"))
+    world.publish(static("b"))
+    client = world.client(variant)
+    client.subscribe(CDS, "a")
+    client.ack(CDS)
+    client.request(CDS, subscribe=["*"])
+    assert [at(world, revision) for revision in (1, 2)] == [PENDING, PENDING]
+    client.ack_all()
+    assert at(world) == ACCEPTED

@@ -59,10 +59,7 @@ class Catalog:
 
     def place(self, node: Node) -> Placement:
         """Return the group that the node belongs to, or why no group takes it."""
-        placement = self._lines.rules.place(node, self._groups)
-        if placement.group is None or placement.group in self._groups:
-            return placement
-        return placement._replace(group=DEFAULT_GROUP)
+        return self._lines.rules.place(node, self._groups)
 
     def group_of(self, node: Node) -> str | None:
         """Return the group that the node belongs to, or None if no group takes it."""

@@ -153,11 +153,6 @@ def parse_identity_pattern(text: str) -> IdentityPattern:
     return IdentityPattern(text, kind, parts, rest)
 
 
-def is_placeholder_name(text: str) -> bool:
-    """Say whether a text can be the name of a named segment."""
-    return _PLACEHOLDER.fullmatch(f"{{{text}}}") is not None
-
-
 def _parts(kind: str, name: str) -> tuple[str, ...]:
     parts = re.split(f"({_DELIMITERS[kind]})", name[len(kind) :])
     return tuple(reversed(parts)) if kind == "dns:" else tuple(parts)
