@@ -10,7 +10,7 @@ from support import resources as r
 from support.fetch import fetch
 from support.server import XdsServer
 from support.waiting import wait_until
-from support.wire import DeltaClient
+from support.wire import DeltaClient, Response
 
 from xds.client import Client
 
@@ -20,6 +20,15 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[XdsServer]:
     async with XdsServer(None, "--workers", request.param) as server:
         await server.wait_ready()
         yield server
+
+
+async def with_cluster(node: DeltaClient) -> Response:
+    """Return the first response with the cluster; a stream may begin before a worker has the change."""
+    response = await node.next()
+    while not response.resources:
+        await node.ack(response)
+        response = await node.next()
+    return response
 
 
 async def waited(xds: Run, server: XdsServer, *arguments: str) -> tuple[int, str]:
@@ -36,7 +45,7 @@ async def test_wait_ends_when_the_last_node_has_accepted_the_revision(xds: Run, 
         await client.apply(upsert=[r.static_cluster("a", 1)])
         for node in (one, two):
             await node.subscribe(r.CLUSTER)
-            await node.ack(await node.next())
+            await node.ack(await with_cluster(node))
         code, said = await waited(xds, server)
         assert (code, said.strip()) == (0, "revision 1: 2 of 2 nodes accepted it")
 
@@ -61,7 +70,7 @@ async def test_wait_names_who_rejected_a_revision_and_why(xds: Run, server: XdsS
     ):
         await client.apply(upsert=[r.static_cluster("a", 1)])
         await node.subscribe(r.CLUSTER)
-        await node.nack(await node.next(), "a: no such thing")
+        await node.nack(await with_cluster(node), "a: no such thing")
         await wait_until(client.nodes, lambda told: [each.state for each in told.nodes] == ["rejected"])
         code, said = await waited(xds, server)
         assert code == 8

@@ -165,3 +165,24 @@ def test_rules_that_change_again_in_the_middle_decide_for_all(make_world: MakeWo
         pass
     world.pump()
     assert all(client.take()[-1].endswith("c@3") for client in clients)
+
+
+def test_a_client_that_leaves_before_its_turn_is_passed_over(make_world: MakeWorld, monkeypatch) -> None:
+    monkeypatch.setattr("xds.protocol.hub.REGROUPED_AT_ONCE", 1)
+    world = make_world(groups=GroupTable(rules=(Rule(group="a"),)))
+    for at, group in enumerate("ab", 1):
+        world.publish(static("c", at), group=group)
+    clients = [world.client(node=f"n{at}", connection=f"tcp{at}") for at in range(3)]
+    for client in clients:
+        client.subscribe(CDS)
+        client.ack(CDS)
+    world.hub.publish(world.catalog.apply(Changeset(groups=GroupTable(rules=(Rule(group="b"),)))), regroup=False)
+    clients[0].close()
+    while world.hub.regroup_some(1):
+        pass
+    world.pump()
+    assert [client.take() for client in clients] == [[], ["CDS #2 c@2"], ["CDS #2 c@2"]]
+    clients[1].ack(CDS), clients[2].ack(CDS)
+    world.regroup(GroupTable(rules=(Rule(group="a"),)))
+    assert [client.take() for client in clients[1:]] == [["CDS #3 c@1"]] * 2
+    assert world.hub.evicted_nodes == (0, 0)

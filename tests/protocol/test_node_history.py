@@ -351,5 +351,6 @@ def test_totals_of_several_are_the_sums_of_each(several):
     before = [(each.streams_opened, each.streams_closed) for each in several]
     total = Counters.sum(several)
     for name in Counters.__dataclass_fields__:
-        assert getattr(total, name) == sum(getattr(each, name) for each in several)
+        found = [getattr(each, name) for each in several]
+        assert getattr(total, name) == sum(found, type(getattr(total, name))())
     assert [(each.streams_opened, each.streams_closed) for each in several] == before

@@ -74,6 +74,11 @@ def test_a_query_chooses(world: World) -> None:
     assert [each.node.id for each in summaries(world)] == ["n1", "n2", "n3"]
     assert [each.node.id for each in summaries(world, NodesQuery(id="n2"))] == ["n2"]
     assert len(summaries(world, NodesQuery(limit=2))) == 2
+    assert [each.node.id for each in summaries(world, NodesQuery(group_globs=("none", "def*")))] == [
+        each.node.id for each in summaries(world, NodesQuery(group="default"))
+    ]
+    assert summaries(world, NodesQuery(group_globs=("none",))) == []
+    assert summaries(world, NodesQuery(lacks=0)) == []
     assert summaries(world, NodesQuery(group="other")) == []
     assert len(summaries(world, NodesQuery(group="default"))) == 3
     assert summaries(world, NodesQuery(state=NodeState.REJECTED)) == []

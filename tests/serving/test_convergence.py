@@ -29,6 +29,16 @@ async def app(request: pytest.FixtureRequest) -> AsyncIterator[App]:
     await app.stop()
 
 
+async def synced(client: DeltaClient) -> None:
+    """Subscribe, and accept responses until one has the cluster: a stream may begin before a change is published."""
+    await client.subscribe(CLUSTER)
+    response = await client.next()
+    while not response.resources:
+        await client.ack(response)
+        response = await client.next()
+    await client.ack(response)
+
+
 async def counted(app: App, revision: int) -> tuple[int, int, int]:
     return tuple((await app.debts()).at(revision))
 
@@ -39,8 +49,7 @@ async def test_answers_are_counted_over_all_workers(app: App) -> None:
     clients = [DeltaClient(str(app.address), node_id=f"n{number}") for number in range(6)]
     for client in clients:
         await client.__aenter__()
-        await client.subscribe(CLUSTER)
-        await client.ack(await client.next())
+        await synced(client)
     await wait_until(lambda: counted(app, first), equals=(6, 0, 0))
     app.apply(cluster("a", 2))
     second = app.catalog.revision
@@ -61,8 +70,7 @@ async def test_a_waiter_is_told_of_progress_and_of_the_end(app: App) -> None:
     app.apply(cluster("a", 1))
     async with DeltaClient(str(app.address), node_id="n1") as one, DeltaClient(str(app.address), node_id="n2") as two:
         for client in (one, two):
-            await client.subscribe(CLUSTER)
-            await client.ack(await client.next())
+            await synced(client)
         app.apply(cluster("a", 2))
         goal = Goal(revision=app.catalog.revision)
         seen: list[Convergence] = []
@@ -85,6 +93,9 @@ async def test_a_waiter_is_told_of_rejections_and_of_the_time_being_over(app: Ap
     async with DeltaClient(str(app.address), node_id="n1") as client:
         await client.subscribe(CLUSTER)
         response = await client.next()
+        while not response.resources:
+            await client.ack(response)
+            response = await client.next()
         goal = Goal(revision=app.catalog.revision)
         last = [each async for each in watch_convergence(app.debts, goal, timeout_s=0.3)][-1]
         assert (last.pending, last.verdict) == (1, Verdict.PENDING)

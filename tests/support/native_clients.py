@@ -325,7 +325,7 @@ class RemoteCall:
             connection=connection,
             path=path,
             kind=_kind(path),
-            metadata=dict(metadata),
+            metadata=dict(metadata or ()),
             timeout_s=timeout or 0,
             compress="gzip" if compression is grpc.Compression.Gzip else "",
             paused=paused,

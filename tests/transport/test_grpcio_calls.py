@@ -9,6 +9,7 @@ import pytest
 from grpc import aio
 from support.waiting import turns, wait_until
 
+from xds.model.identity import ANONYMOUS
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.policy import METHODS
 from xds.transport import grpcio
@@ -85,7 +86,7 @@ def other_tasks() -> set["asyncio.Task[Any]"]:
 @pytest.mark.parametrize("told_by", ["ready", "send_cohort"])
 async def test_what_comes_up_while_a_message_is_written_follows_it(begun_by: str, told_by: str) -> None:
     dispatcher, context = Dispatcher(), Context()
-    call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
+    call = _Call(dispatcher, DELTA_ADS, context, ANONYMOUS, None)  # type: ignore[arg-type]
 
     def tell(how: str) -> None:
         if how == "ready":
@@ -111,7 +112,7 @@ async def test_a_write_that_fails_is_a_fault_only_if_the_client_is_still_there(
     dispatcher, context = Dispatcher(), CancelledContext()
 
     async def handle() -> None:
-        call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
+        call = _Call(dispatcher, DELTA_ADS, context, ANONYMOUS, None)  # type: ignore[arg-type]
         dispatcher.put(b"1")
         call.ready()
         await call.run()
@@ -127,6 +128,6 @@ async def test_a_write_that_fails_is_a_fault_only_if_the_client_is_still_there(
 
 async def test_a_carry_of_nothing_has_to_be_told_again() -> None:
     dispatcher, context = Dispatcher(), Context()
-    call = _Call(dispatcher, DELTA_ADS, context)  # type: ignore[arg-type]
+    call = _Call(dispatcher, DELTA_ADS, context, ANONYMOUS, None)  # type: ignore[arg-type]
     assert not call.send_cohort(dispatcher.hub)  # type: ignore[arg-type]
     assert other_tasks() == set()

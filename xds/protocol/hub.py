@@ -344,18 +344,22 @@ class Hub:
 
     def _take(self, session: Session, step: Step) -> None:
         """Move a client to the next state of a step. Marks that the step clears are cleared already."""
+        self._count_debts(session, step)
         after = step.after
-        if session.marks:
-            before = debt_with(session.client_state.debt, session.marks)
-            debt = debt_with(after.debt, session.marks)
-            if debt != before:
-                self._convergence.move(session.group, before, debt)
-        elif step.debts is not None:
-            self._convergence.step(session.group, step.debts)
         session.client_state = after
         after.arrivals += 1
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
+
+    def _count_debts(self, session: Session, step: Step) -> None:
+        """Count the change of a client's debt, before it moves. Marks that the step clears are cleared already."""
+        if session.marks:
+            before = debt_with(session.client_state.debt, session.marks)
+            after = debt_with(step.after.debt, session.marks)
+            if after != before:
+                self._convergence.move(session.group, before, after)
+        elif step.debts is not None:
+            self._convergence.step(session.group, step.debts)
 
     def _apply(self, stream: Stream, session: Session, effects: Effects, size: int) -> None:
         """Apply the effects of a step."""
@@ -645,14 +649,12 @@ class Hub:
         if step is None or step.marks is not session.marks or step.tick != self._soon:
             return None
         part, newest = step.part, self._snapshots[session.audience]
-        if part is None or step.snapshot is not newest or step.effects is not NO_EFFECTS:
+        if part is None or step.snapshot is not newest or step.effects is not NO_EFFECTS or step.debts is not None:
             return None
         session.marks, session.newest = NO_MARKS, newest
         after = step.after
         session.client_state = after
         after.arrivals += 1
-        if step.debts is not None:
-            self._convergence.step(session.group, step.debts)
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
         if part is not self._cohort_part:
@@ -690,8 +692,7 @@ class Hub:
             stream = session.streams[0]
             step = self._steps.expire(session.client_state, self._context(session, now), stream.source)
             session.marks = NO_MARKS
-            if step.debts is not None:
-                self._convergence.step(session.group, step.debts)
+            self._count_debts(session, step)
             session.client_state = step.after
             step.after.arrivals += 1
             for kind, nonce, waited_s in step.effects.overdue:

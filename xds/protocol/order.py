@@ -199,10 +199,9 @@ class Draft:
         self.is_private = False
         """The step depends on something else than the client state, the newest snapshot and the coarse clock."""
         self.states: dict[Kind, TypeState] = {state.kind: state for state in client_state.types}
-        for slot, type_url, revision in context.marks:
-            state = client_state.of(type_url, slot)
-            if state is not None:
-                self.put(self.states[state.kind].mark(revision))
+        marked = [(client_state.of(type_url, slot), revision) for slot, type_url, revision in context.marks]
+        for kind, revision in [(state.kind, revision) for state, revision in marked if state is not None]:
+            self.put(self.states[kind].mark(revision))
         (
             self.acked_snapshot,
             self.sent_snapshot,

@@ -227,8 +227,6 @@ class TypeState(NamedTuple):
 
     def mark(self, revision: int) -> "TypeState":
         """Note that a revision changed resources of the client's."""
-        if self.dirty and self.owed_unsent and self.owed_unsent[-1] >= revision:
-            return self
         return self._replace(dirty=True, owed_unsent=with_revision(self.owed_unsent, revision))
 
     def owing(self, revision: int, *, lag: int = 0) -> "TypeState":
