@@ -167,7 +167,12 @@ async def push(server: XdsServer, tmp_path: Path, said: dict[str, bytes | str]) 
 
 
 async def command(server: XdsServer, tmp_path: Path, text: str) -> str:
-    done = await shell(f"xds {text}", cwd=tmp_path, XDS_PUSH_ADDRESS=f"127.0.0.1:{server.api_port}")
+    done = await shell(
+        f"xds {text}",
+        cwd=tmp_path,
+        XDS_PUSH_ADDRESS=f"127.0.0.1:{server.api_port}",
+        XDG_STATE_HOME=str(tmp_path / "state"),  # whose store ``xds store`` means
+    )
     return f"{done.stdout}{done.stderr}"
 
 
