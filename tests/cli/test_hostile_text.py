@@ -31,7 +31,7 @@ GROUP = "g\u202eevil\u200b\u2066"
 """Group names can't contain control characters."""
 CHANGES = b"the last"
 """Part of the message of the newest change."""
-OWN = {"settings", "version"}
+OWN = {"settings", "version", "whoami"}
 """Commands that print the product's own text only."""
 
 
@@ -85,14 +85,13 @@ EACH: dict[str, list[Case]] = {
         Case(("wait", "-g", f"no{NASTY}"), code=4),
     ],
     "rebalance": [Case(("rebalance", "--share", NASTY), code=2)],
-    "whoami": each("whoami"),
-    "audit": [*each("audit"), Case(("audit", "--group", NASTY))],
+    "audit": [Case(("audit", "--file", NASTY), code=2)],
     "tokens create": [Case(("tokens", "create", NASTY, "--role", "read", "--tokens-file", "tokens"), code=1)],
-    "tokens list": [Case(("tokens", "list", "--tokens-file", NASTY), code=1)],
-    "tokens revoke": [Case(("tokens", "revoke", NASTY, "--tokens-file", "tokens"), code=1)],
+    "tokens list": [Case(("tokens", "list", "--tokens-file", NASTY))],
+    "tokens revoke": [Case(("tokens", "revoke", "name", "--tokens-file", NASTY), code=1)],
     "store new-key": [Case(("store", "new-key", f"no{NASTY}/key"), code=1)],
-    "store encrypt": [Case(("store", "encrypt", "--store", f"sqlite:///{NASTY}.db"), code=1)],
-    "store decrypt": [Case(("store", "decrypt", "--store", f"sqlite:///{NASTY}.db"), code=1)],
+    "store encrypt": [Case(("store", "encrypt", "--key-file", NASTY), code=2)],
+    "store decrypt": [Case(("store", "decrypt", "--key-file", NASTY), code=2)],
     "node": [*each("node", NASTY), Case(("node", f"no{NASTY}"), code=4)],
     "groups": [*each("groups"), Case(("groups", "-f", "rules.yaml"), code=1)],
     "groups rules": [Case(("groups", "rules"), "yaml")],
