@@ -8,7 +8,7 @@ from simulation.process import Process
 from simulation.stage import Stage, stage
 
 from xds.store.entries import Entry, Key, State, Store
-from xds.store.errors import CompactedError, UnavailableError
+from xds.store.errors import CompactedError, OutcomeUnknownError, UnavailableError
 from xds.store.log_index import LogIndex
 
 A, B = (Key("default", "type.googleapis.com/envoy.config.cluster.v3.Cluster", name) for name in "ab")
@@ -20,7 +20,13 @@ def written(on: Stage, process: Process, store: Store) -> None:
     """Write entries, the first of which alone sets B."""
     for number in range(COUNT):
         values: dict[Key, bytes | None] = {A: b"%d" % number, **({B: b"once"} if number == 0 else {})}
-        on.do(process, store.append(Entry(id=f"{number}", operations=values)))
+        entry = Entry(id=f"{number}", operations=values)
+        while True:
+            try:
+                on.do(process, store.append(entry))
+                break
+            except OutcomeUnknownError:  # the same id makes no second entry
+                continue
 
 
 def wait_read(on: Stage, process: Process, store: Store) -> None:
