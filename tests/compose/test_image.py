@@ -137,7 +137,7 @@ async def test_plaintext_has_to_be_allowed_and_is_said_loudly(image: Stage) -> N
     async with Container(image, env={"XDS_INSECURE_XDS": "1"}) as container:
         assert await healthy(container) == "ready"
         assert listening(container) == {18000: ANY, 18001: LOOPBACK, 19000: LOOPBACK}
-        assert "xDS is served to other machines without TLS" in container.log()
+        assert "xDS is served to other machines without client certificates" in container.log()
         await stopped(container)
     async with Container(image, "serve", "--listen", "0.0.0.0:18000") as container:
         assert await container.wait_ended(30) == 2
