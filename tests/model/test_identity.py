@@ -1,5 +1,6 @@
 """Identities, the patterns that match them, and the rules that decide by them."""
 
+import tracemalloc
 from collections.abc import Mapping
 
 import pytest
@@ -269,3 +270,22 @@ def test_remembered_decisions_are_bounded_and_apart() -> None:
     for at in range(DECISIONS_MAX + 10):
         assert compiled.place(Node(id=f"w{at}"), KNOWN).group == "web"
         assert compiled.place(Node(id=f"x{at}"), KNOWN).refusal == f"no group takes node 'x{at}'"
+
+
+def test_what_clients_say_at_length_is_not_remembered() -> None:
+    """A client may send 64 KB of id and metadata: thousands of such nodes must not fill the memory."""
+    compiled = Rules(GroupTable(rules=(Rule(group="web", id="w*", metadata={"stage": "*"}),), deny_unmatched=True))
+    tracemalloc.start()
+    for at in range(200):
+        long = Node(id=f"w{at}" + "x" * 30_000, metadata={"stage": "y" * 30_000 + str(at)})
+        assert compiled.place(long, KNOWN).group == "web"
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 1_000_000
+
+
+def test_a_refusal_names_only_some_of_many_names() -> None:
+    names = tuple(f"dns:host-{at}.corp" for at in range(100))
+    why = place(Node(id="web", identity=names), Rule(group="web", id="w*", identity="cn:a"))[1]
+    assert "host-4.corp, …" in why
+    assert "host-5" not in why

@@ -14,6 +14,9 @@ from xds.model.identity import IdentityPattern, parse_identity_pattern
 
 DECISIONS_MAX = 4_096
 """Maximum remembered decisions of a table."""
+DECISION_CHARACTERS_MAX = 1_024
+"""Decisions about longer values are not remembered: clients choose what their nodes say, up to 64 KB."""
+NAMES_SHOWN_MAX = 5
 
 PARTS = ("id", "cluster", "region", "zone", "sub_zone")
 IDENTITY = ("identity", "")
@@ -80,7 +83,8 @@ class Rules:
             verdict = self._decide(dict(zip(self._features, values, strict=True)))
             if len(self._decisions) >= DECISIONS_MAX:
                 self._decisions.clear()
-            self._decisions[values] = verdict
+            if sum(len(text) for each in values for text in each) <= DECISION_CHARACTERS_MAX:
+                self._decisions[values] = verdict
         if verdict.lacking:
             what = f"rule {verdict.rule} gives its place to nodes with another {verdict.lacking}"
             return Placement(None, verdict.rule, f"{self._words_of(node)} is refused: {what}")
@@ -100,7 +104,8 @@ class Rules:
 
     def _words_of(self, node: Node) -> str:
         if node.identity:
-            return f"node {node.id!r} with the identity {', '.join(node.identity)}"
+            more = ", …" if len(node.identity) > NAMES_SHOWN_MAX else ""
+            return f"node {node.id!r} with the identity {', '.join(node.identity[:NAMES_SHOWN_MAX])}{more}"
         return f"node {node.id!r} without an identity" if self.use_identities else f"node {node.id!r}"
 
     def _decide(self, values: Mapping[Feature, Values]) -> _Verdict:
