@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from xds.cli.completion import complete_group, complete_node, complete_resource
-from xds.cli.fields import Field, field_changes
 from xds.cli.output import EXIT_USAGE, count, counted, fail, print_json, print_table, say, say_change, warn
 from xds.cli.talk import (
     DEFAULT_API,
@@ -25,6 +24,7 @@ from xds.cli.talk import (
 )
 from xds.cli.targets import Target, WrongTargetError, targets_of
 from xds.reporting.escaping import json_text
+from xds.schema.fields import Field, field_changes
 
 if TYPE_CHECKING:
     from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision, RevisionDetails
