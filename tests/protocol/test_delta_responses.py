@@ -1,14 +1,19 @@
 """Changes while a response is unanswered are coalesced, and large responses are split.
 
-See docs/protocol.md#in-flight and docs/protocol.md#response-size."""
+See docs/protocol.md#in-flight, docs/protocol.md#versions and docs/protocol.md#response-size."""
+
+from dataclasses import replace
 
 import pytest
 from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, cluster, endpoints, resource, static
 from support.hubs import DELTA, Client, MakeWorld, World
 
 from xds.model.resource import Resource
+from xds.model.view import FINGERPRINT_MASK as MASK
 from xds.protocol.policy import Variant
-from xds.protocol.responses import Encoding
+from xds.protocol.responses import Encoding, state_version
+
+SMALL = Encoding(response_bytes_max=1_000)
 
 # --- One response at a time ----------------------------------------------------------------------------------------
 
@@ -66,9 +71,95 @@ def test_delta_slow_reader_is_sent_the_last_state_when_it_can_take_more(world: W
     assert client.take() == ["SDS #2 s@49"]
 
 
-# --- Size ----------------------------------------------------------------------------------------------------------
+# --- The version ---------------------------------------------------------------------------------------------------
 
-SMALL = Encoding(response_bytes_max=1_000)
+
+def labelled(made: Resource, version: str) -> Resource:
+    return replace(made, version=version, labelled=True)
+
+
+def test_delta_version_is_the_authors_own_where_all_that_changed_has_it(world: World, variant: Variant) -> None:
+    world.publish(static("a"), static("b"), endpoints("x"), endpoints("y"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.subscribe(EDS, "x", "y")
+    client.ack_all()
+    world.publish(labelled(static("a", 2), "build-7"), labelled(endpoints("x", 2), "build-7"))
+    client.ack_all()
+    assert (client.last(CDS).version, client.last(EDS).version) == ("build-7", "build-7")
+    world.publish(labelled(static("a", 3), "build-8"), static("b", 2), labelled(endpoints("x", 3), "build-8"))
+    client.ack_all()
+    assert (client.last(CDS).version != "build-8", client.last(EDS).version) == (True, "build-8")
+
+
+def test_delta_version_is_the_authors_own_beside_removals_and_never_of_removals_alone(world: World) -> None:
+    world.publish(resource(OTHER, "a"), resource(OTHER, "b"), resource(OTHER, "c"))
+    client = world.client()
+    client.subscribe(OTHER)
+    client.ack_all()
+    newer = labelled(resource(OTHER, "a", 2), "build-7")
+    world.publish(newer, remove=[resource(OTHER, "b")])
+    client.ack_all()
+    last = client.last(OTHER)
+    assert (last.version, last.removed) == ("build-7", ("b",))
+    world.publish(remove=[resource(OTHER, "c")])
+    client.ack_all()
+    assert client.last(OTHER).version == state_version(newer.fingerprint)
+
+
+def test_delta_clients_that_lack_other_resources_are_told_other_versions(world: World) -> None:
+    world.publish(static("a"), static("b"))
+    prompt, slow, new = world.client(node="n1"), world.client(node="n2"), world.client(node="n3")
+    for client in (prompt, slow):
+        client.subscribe(CDS)
+    prompt.ack_all()
+    world.publish(static("b", 2))
+    prompt.ack_all()
+    world.publish(labelled(static("a", 2), "build-7"))
+    prompt.ack_all()
+    slow.ack_all()
+    new.subscribe(CDS)
+    seen = [client.last(CDS).version for client in (prompt, slow, new)]
+    held = state_version((labelled(static("a", 2), "build-7").fingerprint + static("b", 2).fingerprint) & MASK)
+    assert seen == ["build-7", held, held]
+
+
+def test_delta_a_cohort_is_told_the_authors_version_in_one_message(world: World, variant: Variant) -> None:
+    world.publish(static("a"))
+    clients = [world.client(variant, node=f"n{number}") for number in range(5)]
+    for client in clients:
+        client.subscribe(CDS)
+        client.ack_all()
+    world.publish(labelled(static("a", 2), "build-7"))
+    parts = {id(client.last(CDS).part) for client in clients}
+    assert ({client.last(CDS).version for client in clients}, len(parts)) == ({"build-7"}, 1)
+
+
+def test_delta_two_labels_of_one_content_are_two_versions(world: World) -> None:
+    world.publish(labelled(static("a"), "build-7"))
+    early, late = world.client(node="n1"), world.client(node="n2")
+    early.subscribe(CDS)
+    world.publish(labelled(static("a"), "build-8"))
+    late.subscribe(CDS)
+    assert (early.last(CDS).version, late.last(CDS).version) == ("build-7", "build-8")
+
+
+@pytest.mark.parametrize("label", ["x" * 200, "\N{SNOWMAN}" * 200])
+def test_delta_no_message_passes_the_limit_because_of_a_label(
+    make_world: MakeWorld, variant: Variant, label: str
+) -> None:
+    world = make_world(encoding=SMALL)
+    names = [f"s{number}" for number in range(60)]
+    world.publish(*[labelled(resource(SDS, name), label) for name in names])
+    client = world.client(variant)
+    client.subscribe(SDS, *names)
+    client.ack_all()
+    assert client.last(SDS).version == label
+    assert sorted(name for message in client.messages for name in message.names) == sorted(names)
+    assert max(len(message.part.message) for message in client.messages) <= SMALL.response_bytes_max
+
+
+# --- Size ----------------------------------------------------------------------------------------------------------
 
 
 def _large(*, count: int, version: int = 1) -> list[Resource]:

@@ -150,20 +150,6 @@ def labelled(resource: Resource, version: str) -> Resource:
     return replace(resource, version=version, labelled=True)
 
 
-def test_sotw_version_is_the_authors_own_where_all_that_changed_has_it(world: World) -> None:
-    world.publish(static("a"), static("b"), endpoints("x"), endpoints("y"))
-    client = world.client(SOTW)
-    client.subscribe(CDS)
-    client.subscribe(EDS, "x", "y")
-    client.ack_all()
-    world.publish(labelled(static("a", 2), "build-7"), labelled(endpoints("x", 2), "build-7"))
-    client.ack_all()
-    assert (client.last(CDS).version, client.last(EDS).version) == ("build-7", "build-7")
-    world.publish(labelled(static("a", 3), "build-8"), static("b", 2), labelled(endpoints("x", 3), "build-8"))
-    client.ack_all()
-    assert (client.last(CDS).version != "build-8", client.last(EDS).version) == (True, "build-8")
-
-
 def test_sotw_version_of_an_author_says_nothing_of_what_a_client_has(world: World) -> None:
     world.publish(labelled(endpoints("x"), "build-7"))
     client = world.client(SOTW)

@@ -27,7 +27,9 @@ from xds.protocol.subscription import NameSet, Subscription
 
 RESPONSE_BYTES_MAX = 2 * 1024 * 1024
 ENVELOPE_BYTES = 96
-"""Maximum bytes of a response for nonce, version and field tags."""
+"""Maximum bytes of a response for nonce and field tags, and for a version that is not an author's."""
+STATE_VERSION_BYTES = 16
+"""Bytes of a version that is not an author's (``state_version``)."""
 FIELD_BYTES = 6
 """Maximum bytes before each resource or name: its tag and length."""
 NEVER_SEEN = 1 << 62
@@ -253,9 +255,10 @@ def _chunks(items: Iterable[_Item], bytes_max: int) -> Iterator[list[_Item]]:
     yield chunk
 
 
-def _room(type_url: str, encoding: Encoding) -> int:
+def _room(type_url: str, version: str, encoding: Encoding) -> int:
     """Return the bytes that a response of the type has for resources."""
-    return encoding.response_bytes_max - len(type_url) - len(encoding.identifier) - ENVELOPE_BYTES
+    label_bytes = max(0, len(version.encode()) - STATE_VERSION_BYTES)
+    return encoding.response_bytes_max - len(type_url) - len(encoding.identifier) - label_bytes - ENVELOPE_BYTES
 
 
 def delta_parts(
@@ -278,7 +281,7 @@ def delta_parts(
     if not items and not response_due:
         return ()
     parts = []
-    for chunk in _chunks(items, _room(type_url, encoding)):
+    for chunk in _chunks(items, _room(type_url, version, encoding)):
         removals = tuple(item.name for item in chunk if item.resource is None)
         message = DeltaDiscoveryResponse(
             type_url=type_url,
@@ -343,7 +346,7 @@ def sotw_parts(
     not report the version of the whole.
     """
     items = [_Item(resource.name, resource, sotw_body(resource)) for resource in resources]
-    room = 1 << 62 if policy_of(type_url).full_state else _room(type_url, encoding)
+    room = 1 << 62 if policy_of(type_url).full_state else _room(type_url, version, encoding)
     chunks = list(_chunks(items, room))
     parts = []
     for number, chunk in enumerate(chunks, 1):

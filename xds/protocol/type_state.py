@@ -416,13 +416,13 @@ class TypeState(NamedTuple):
             response_cache.remember(kind.type_url, version, SentState(subscription, target, found.exceptions))
         parts: tuple[Part, ...] = ()
         full = kind.policy.full_state
+        says = common_label(found.upserts) or version
         if kind.variant is Variant.DELTA:
             parts = delta_parts(
-                kind.type_url, subscription, found, version, self.response_due, encoding, response_cache.next_nonce
+                kind.type_url, subscription, found, says, self.response_due, encoding, response_cache.next_nonce
             )
         elif found.upserts or (self.response_due and kind.policy.missing is not Missing.SILENT) or (full and found):
             resources = self._everything(target, found.exceptions) if full else found.upserts
-            says = common_label(found.upserts) or version
             parts = sotw_parts(kind.type_url, resources, says, encoding, response_cache.next_nonce)
             held |= self._all_held(resource.name for resource in resources)
         if parts:
