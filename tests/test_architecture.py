@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
         *("model", "protocol", "address", "limits", "process.background", "process.signals", "_generated"),
         "identity.admission",
     },
+    "registry": {"model", "process.background", "process.private_files"},
     "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
     "process": set(),
     "validation": {"model", "schema", "process.private_files"},
@@ -47,9 +48,11 @@ ARROWS: dict[str, set[str]] = {
     "address": set(),
     "connection_settings": set(),
     "overload_settings": set(),
+    "fleet_settings": set(),
     "limits": set(),
     "config": {
-        *("access_settings", "address", "connection_settings", "overload_settings", "setting_types"),
+        *("access_settings", "address", "connection_settings", "fleet_settings", "overload_settings"),
+        "setting_types",
         *("store.keys", "store.opening"),
         "tls_settings",
     },
@@ -65,11 +68,11 @@ ARROWS: dict[str, set[str]] = {
     },
     "bootstrap": {"address", "model.groups"},
     "serving": {
-        *("model", "protocol", "schema", "transport", "api", "identity"),
+        *("model", "protocol", "registry", "schema", "transport", "api", "identity"),
         *("address", "config", "limits", "overload_settings", "process", "reporting", "version"),
     },
     "app": {
-        *("process.background", "model", "protocol", "schema", "serving", "transport", "api"),
+        *("process.background", "model", "protocol", "registry", "schema", "serving", "transport", "api"),
         *("address", "config", "process.descriptors", "process.memory", "reporting.events", "schema_files"),
         *("reporting.directory_status", "store.opening", "limits"),
     },
@@ -136,6 +139,7 @@ THIRD_PARTY: dict[str, set[str]] = {
             "access_settings",
             "config",
             "connection_settings",
+            "fleet_settings",
             "identity_settings",
             "overload_settings",
             "setting_types",
@@ -156,7 +160,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 """Each library to the parts that may import it."""
 
-ONE_WRITER = ("model", "protocol", "publishing", "store", "serving", "sources", "transport")
+ONE_WRITER = ("model", "protocol", "publishing", "store", "registry", "serving", "sources", "transport")
 """The parts in which each mutable field is set by one module."""
 SEVERAL_WRITERS: dict[str, str] = {
     "model.resource.type_url": "others set a field of this name in protobuf messages",

@@ -1,6 +1,7 @@
 """The control plane: the catalog, the streams that serve it, and the admin port."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -27,6 +28,7 @@ from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery
+from xds.registry.known_nodes import KnownNodes
 from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.events import log_certificates, log_little_room, log_rebalance, log_tls_failure, log_tls_problem
 from xds.schema.notices import Notices
@@ -86,12 +88,23 @@ class App:
         self._admin_failures: Counter[str] = Counter()
         self._certificates: CertificateStatus | None = None
         self._following: asyncio.Task[None] | None = None
+        fleet = settings.fleet
+        self.known = KnownNodes(
+            nodes_max=fleet.nodes_max,
+            bytes_max=fleet.nodes_bytes_max,
+            forget_after_ms=int(1000 * fleet.forget_after_s),
+            began_ms=time.time_ns() // 1_000_000,
+            on_full=lambda: self.hits.add("known_nodes"),
+        )
+        """The nodes that were seen."""
         count = self.settings.transport.worker_count(auto=workers)
         self._streams: Streams | WorkerStreams
         if count:
-            self._streams = WorkerStreams(self.settings, self.catalog, count, background=self.background)
+            self._streams = WorkerStreams(
+                self.settings, self.catalog, count, background=self.background, known=self.known
+            )
         else:
-            self._streams = Streams(self.settings, self._schema, self.catalog)
+            self._streams = Streams(self.settings, self._schema, self.catalog, known=self.known)
         self._streams.on_memory = PressureLog().note
         self._admin: AdminServer | None = None
         self._api: ASGIApp | None = None

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from xds.access_settings import AccessSettings
 from xds.address import Address, BindError, host_names
 from xds.connection_settings import ConnectionSettings
+from xds.fleet_settings import FleetSettings
 from xds.overload_settings import OverloadSettings
 from xds.setting_types import FilePath, FilePaths, why_unreadable
 from xds.store.keys import KeysError, KeySource, read_key_file
@@ -341,6 +342,7 @@ class Settings(BaseSettings):
     secrets: SecretsSettings = SecretsSettings()
     connections: ConnectionSettings = ConnectionSettings()
     overload: OverloadSettings = OverloadSettings()
+    fleet: FleetSettings = FleetSettings()
 
     if TYPE_CHECKING:
         # Type checkers would ask for each field's own type, but an address may be text and a section a dict.
@@ -385,6 +387,11 @@ class Settings(BaseSettings):
     def tokens_path(self) -> Path | None:
         """The path of the file of named tokens, None for a store in memory without one."""
         return self.access.tokens_file or beside_store(self.store.url, "tokens")
+
+    @property
+    def nodes_path(self) -> Path | None:
+        """The path of the file of known nodes, None for a store in memory."""
+        return beside_store(self.store.url, "nodes")
 
     @property
     def audit_path(self) -> Path | None:

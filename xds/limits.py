@@ -12,7 +12,7 @@ METERED = (
     *("handshake_timeout", "idle_timeout", "keepalive_timeout", "ping_interval", "age"),
     *("message", "headers", "connection_streams", "chores", "unread_answers", "assembly", "replies"),
     *("node", "subscriptions", "names", "types", "hold_timeout", "nacked_nodes", "draining_nodes"),
-    "resource",
+    *("resource", "known_nodes"),
 )
 """The labels of the counted limits."""
 

@@ -34,6 +34,10 @@ class Debt(NamedTuple):
         """Say whether the client has not accepted a revision."""
         return 0 < self.owed <= revision or 0 < self.rejected <= revision
 
+    def accepted(self, revision: int) -> int:
+        """Return the newest revision that the client has accepted, if ``revision`` is the newest one."""
+        return min(revision, *(each - 1 for each in self if each)) if self != NO_DEBT else revision
+
 
 NO_DEBT = Debt()
 

@@ -48,6 +48,7 @@ from xds.protocol.requests import (
     span_of_node,
 )
 from xds.protocol.responses import Encoding, Part, ResponseCache
+from xds.protocol.session_watch import SessionWatch, Unwatched
 from xds.protocol.sessions import WITHOUT_SECRETS, Session, Sessions, Stream, Timers, WatchTable, audience_of
 from xds.protocol.status import Counters, Event, Refused, SecretsWithheld, UnknownType, nacked, overdue
 from xds.protocol.steps import NO_HISTORY, History, Steps
@@ -76,9 +77,9 @@ class Hub:
     """The streams of a process, and the responses to them.
 
     ``knows_type`` says whether a type URL is in the schema; others have no resources. ``share`` is called with each new
-    entry of the node history; the caller must pass it to ``remember`` of every other process's hub. ``hider`` returns
-    the function that takes the secrets of rejected resources out of what a client says of them: nothing else of that
-    is kept, logged or shown.
+    entry of the node history; the caller must pass it to ``remember`` of every other process's hub. ``watch`` is
+    called for the sessions. ``hider`` returns the function that takes the secrets of rejected resources out of what a
+    client says of them: nothing else of that is kept, logged or shown.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Hub:
         response_cache: ResponseCache | None = None,
         step_cache: StepCache | None = None,
         share: Share = share_with_nobody,
+        watch: SessionWatch | None = None,
         hider: Hider = lambda _resources: lambda text: text,
     ) -> None:
         self._snapshots = dict(catalog.snapshots)
@@ -101,6 +103,7 @@ class Hub:
         """
         self._to_regroup: deque[Session] = deque()
         self._convergence = Convergence()
+        self._watch = watch or Unwatched()
         self.revision = catalog.revision
         """The published revision, to which streams are updated."""
         self._catalog = catalog
@@ -182,8 +185,8 @@ class Hub:
         self._counters.streams_opened += 1
         return stream
 
-    def close(self, stream: Stream) -> None:
-        """Remove a stream that ended, for whatever reason."""
+    def close(self, stream: Stream, why: str = "") -> None:
+        """Remove a stream that ended. ``why`` is said of its session if the stream is its last."""
         if stream not in self._streams:
             return
         del self._streams[stream]
@@ -195,14 +198,18 @@ class Hub:
             self._watchers.discard(session.group, state.type_url, state.subscription, stream)
             self._draining.keep(session.node, state, drained_at)
         session.streams.remove(stream)
+        debt = debt_with(session.client_state.debt, session.marks)
+        accepted = debt.accepted(self.revision) if session.client_state.types else 0
         if session.streams:
+            self._watch.shrank(session, accepted)
             step = self._steps.leave(session.client_state, self._context(session, self._coarse), stream.source)
             session.marks = NO_MARKS
             self._take(session, step)
             self._wake(session)
         else:
-            self._convergence.remove(session.group, debt_with(session.client_state.debt, session.marks))
+            self._convergence.remove(session.group, debt)
             self._sessions.forget(stream, session)
+            self._watch.ended(session, accepted, why)
 
     # --- Requests ----------------------------------------------------------------------------------------------------
 
@@ -267,6 +274,7 @@ class Hub:
             session = self._sessions.of(stream, about, len(data), now, self._newest, self._start)
             if is_new and len(session.streams) == 1:
                 self._convergence.add(session.group, session.client_state.debt)
+                self._watch.began(session)
             if end:
                 session.node_hash = hash(data[start:end])
             step = self._cached_step(session, plain)
@@ -581,6 +589,7 @@ class Hub:
         revision = self._catalog.revision
         session.marks = tuple((state.kind.slot, state.type_url, revision) for state in session.client_state.types)
         self._convergence.add(group, debt_with(debt, session.marks))
+        self._watch.moved(session)
         for stream in session.streams:
             for state in stream.states.values():
                 self._watchers.discard(before, state.type_url, state.subscription, stream)

@@ -14,6 +14,7 @@ from xds.config import Settings
 from xds.model.changeset import Changeset
 from xds.protocol.node_history import HistoryEntry
 from xds.protocol.status import Counters, NodesQuery
+from xds.registry.session_events import SessionEvent
 from xds.serving.memory_watch import MemoryState
 
 
@@ -45,6 +46,13 @@ class Remember:
     """An entry of a node's history, sent by the worker that serves the node and forwarded to the others."""
 
     entry: HistoryEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """What happened to the sessions of a worker, in order."""
+
+    events: list[SessionEvent]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,15 @@ from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
 from xds.protocol.status import Counters, Event, Nacked, NodesFound, NodesQuery, node_summaries
+from xds.registry.known_nodes import KnownNodes
+from xds.registry.session_events import SessionEvent
 from xds.reporting.events import keys_log, log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
 from xds.reporting.merged_log import peers_log
 from xds.reporting.rejections import Rejected, RejectionLog, Rejections
 from xds.schema.pool import Schema
 from xds.schema.scrub import hider_of
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
+from xds.serving.session_feed import SessionFeed
 from xds.serving.workers_state import WorkersState
 from xds.transport.admission import Admission, AdmissionLimits
 from xds.transport.calls import Reply
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
     from xds.serving.node_tokens import NodeTokens
     from xds.transport.grpcio import GrpcioOptions
 
+OWN_PROCESS = 0
+"""The number of a process in its own table of known nodes."""
+
 
 class Streams:
     """Serves the catalog and the changes published later. ``hub`` exists before ``start``."""
@@ -59,11 +65,19 @@ class Streams:
         share: Share = share_with_nobody,
         processes: int = 1,
         on_rejected: Callable[[Rejected], None] | None = None,
+        known: KnownNodes | None = None,
+        on_sessions: Callable[[list[SessionEvent]], None] | None = None,
     ) -> None:
-        """Create them; ``processes`` of the server share the memory."""
+        """Create them; ``processes`` of the server share the memory.
+
+        ``on_sessions`` is called with what happens to the sessions, in batches; without it, ``known`` is kept by it.
+        """
         self.settings = settings
         self._schema = schema
         self._catalog = catalog
+        self.known = KnownNodes() if known is None else known
+        """The known nodes, where they are kept in this process."""
+        self._sessions = SessionFeed(on_sessions or self._note_sessions)
         protocol = settings.protocol
         self.hub = Hub(
             catalog,
@@ -76,16 +90,9 @@ class Streams:
             encoding=Encoding(
                 response_bytes_max=protocol.response_bytes_max, identifier=f"xds-control-plane/{__version__}"
             ),
-            limits=Limits(
-                node_bytes_max=protocol.node_bytes_max,
-                subscriptions_max=protocol.subscriptions_max,
-                types_max=protocol.types_max,
-                names_bytes_max=protocol.names_bytes_max,
-                doubtful_nodes_max=protocol.doubtful_nodes_max,
-                nacked_bytes_max=protocol.nacked_bytes_max,
-                draining_bytes_max=protocol.draining_bytes_max,
-            ),
+            limits=_limits(settings),
             share=share,
+            watch=self._sessions,
             hider=hider_of,
         )
         self.hits = LimitHits()
@@ -109,6 +116,9 @@ class Streams:
         log_event(event)
         if isinstance(event, Nacked):
             self._rejections.take(event)
+
+    def _note_sessions(self, events: list[SessionEvent]) -> None:
+        self.known.note(OWN_PROCESS, events)
 
     def _knows_type(self, type_url: str) -> bool:
         if self.settings.unknown_types == "pass":
@@ -216,6 +226,7 @@ class Streams:
         if self._dispatcher is not None:
             self._dispatcher.stop()
             self._dispatcher = None
+        self._sessions.flush()
         peers_log.flush()
 
     # --- The transport ---------------------------------------------------------------------------------------------
@@ -334,6 +345,19 @@ class Streams:
             tokens=None if self._tokens is None else self._tokens.tokens,
             reflection_pool=self._schema.pool if settings.reflection else None,
         )
+
+
+def _limits(settings: Settings) -> Limits:
+    protocol = settings.protocol
+    return Limits(
+        node_bytes_max=protocol.node_bytes_max,
+        subscriptions_max=protocol.subscriptions_max,
+        types_max=protocol.types_max,
+        names_bytes_max=protocol.names_bytes_max,
+        doubtful_nodes_max=protocol.doubtful_nodes_max,
+        nacked_bytes_max=protocol.nacked_bytes_max,
+        draining_bytes_max=protocol.draining_bytes_max,
+    )
 
 
 def _admission_limits(settings: Settings) -> AdmissionLimits:

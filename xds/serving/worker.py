@@ -34,6 +34,7 @@ from xds.serving.feed import (
     Ready,
     Reload,
     Remember,
+    Sessions,
     decode,
     encode,
 )
@@ -124,6 +125,7 @@ class ServingWorker:
             share=share,
             processes=begin.processes,
             on_rejected=report,
+            on_sessions=lambda events: self._channel.send(encode(Sessions(events))),
         )
         self._streams.connections_max = worker_room(begin.settings.connections.xds_max)
         for entry in begin.entries:

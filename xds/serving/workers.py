@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from xds.protocol.convergence import Debts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
+from xds.registry.known_nodes import KnownNodes
 from xds.reporting.rejections import Rejected, RejectionLog
 from xds.schema.pool import chosen_schema
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
@@ -39,6 +41,7 @@ from xds.serving.feed import (
     Ready,
     Reload,
     Remember,
+    Sessions,
     decode,
     encode,
 )
@@ -65,8 +68,16 @@ class WorkerStreams:
     """Serves the catalog in ``count`` worker processes. Same methods as ``xds.serving.streams.Streams``."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, count: int, *, background: Background | None = None
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        count: int,
+        *,
+        background: Background | None = None,
+        known: KnownNodes | None = None,
     ) -> None:
+        self.known = KnownNodes() if known is None else known
+        """The known nodes."""
         self.settings = settings
         self._background = background or Background()
         self._catalog = catalog
@@ -292,6 +303,8 @@ class WorkerStreams:
                 self._pool.mark_ready(worker)
             case Rejected() as rejected:
                 self._rejections.take(worker.pid, rejected)
+            case Sessions(events):
+                self.known.note(worker.pid, events)
             case Figures() as figures:
                 self._figures[worker] = figures
                 self.on_memory(self.memory)
@@ -310,6 +323,7 @@ class WorkerStreams:
 
     def _on_end(self, worker: PooledProcess, code: int, replaced: bool) -> None:
         self._questions.pop(worker).give_up()  # its nodes are left out of the answers
+        self.known.end_process(worker.pid, time.time_ns() // 1_000_000)
         figures = self._figures.pop(worker, None)
         if figures is not None:
             closed = figures.counters.streams_closed + figures.streams

@@ -123,6 +123,10 @@ class CallConnection(StreamConnection, Protocol):
     def address(self) -> str:
         """Where the client connects from."""
 
+    @property
+    def why_lost(self) -> str:
+        """Why a stream ends now that neither side has ended."""
+
     def goaway(self, text: str) -> None:
         """Send GOAWAY with a reason, so that the peer opens its next streams on another connection."""
 
@@ -162,13 +166,17 @@ class Call(Http2Stream):
 
     def end(self, status: Status, message: str) -> None:
         """Finish the stream with this status, without waiting for what was written."""
-        self.on_gone()
+        self.leave(f"{status.name}: {message}")
         self.cut(status.value, message)
 
     def refuse(self, refusal: StreamRefusedError) -> None:
         """End the stream because of its client's request, and charge the connection for it."""
         self.end(refusal.status, refusal.message)
         self.connection.charge(CHORES_PER_REFUSAL.get(refusal.status, CHORES_PER_OTHER_REFUSAL))
+
+    def leave(self, why: str) -> None:
+        """Release what the call holds, as the stream ends for this reason."""
+        self.on_gone()
 
     def on_writable(self) -> None:
         """Nothing waits."""
@@ -277,15 +285,25 @@ class XdsCall(Call):
 
     def on_end(self) -> None:
         asked = self._xds is not None and self._xds.session is not None
-        self.on_gone()
+        self.leave("the client ended its stream")
         self.finish(Status.OK)
         if not asked:
             self.connection.charge(CHORES_PER_MALFORMED)
 
-    def on_gone(self) -> None:
+    @property
+    def address(self) -> str:
+        """Where the client connects from."""
+        return self.connection.address
+
+    def leave(self, why: str) -> None:
         xds, self._xds = self._xds, None
         if xds is not None:
-            self.connection.services.dispatcher.close(xds)
+            self.connection.services.dispatcher.close(xds, why)
+        self.on_gone()
+
+    def on_gone(self) -> None:
+        if self._xds is not None:
+            self.leave(self.connection.why_lost)
 
 
 class RefusedCall(Call):

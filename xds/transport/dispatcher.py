@@ -45,6 +45,11 @@ REGROUPING_S = 0.002
 class Sink(Protocol):
     """The transport's side of one stream."""
 
+    @property
+    def address(self) -> str:
+        """Where the client connects from, "" if that is not known."""
+        ...
+
     def ready(self) -> None:
         """Called when there may be something to poll. Must not block; poll once the stream can take a message."""
         ...
@@ -200,12 +205,12 @@ class Dispatcher:
             self._serve_now()
         return part
 
-    def close(self, stream: Stream) -> None:
-        """Remove a stream that has ended."""
+    def close(self, stream: Stream, why: str) -> None:
+        """Remove a stream that has ended; ``why`` is for operators."""
         self._sinks.pop(stream, None)
         stream.owner = None
         self._cold.pop(stream, None)
-        self.hub.close(stream)
+        self.hub.close(stream, why)
         self._serve_now()
 
     def publish(self, applied: Applied) -> None:

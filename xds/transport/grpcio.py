@@ -184,6 +184,18 @@ class _Call:
             self._dispatcher.report_fault(error)
             self.end(Status.INTERNAL, "internal error")
 
+    @property
+    def _why(self) -> str:
+        """Why the stream has ended, for operators."""
+        refusal = self._refusal
+        if refusal is not None:
+            return f"{refusal.status.name}: {refusal.message}"
+        return (
+            "the client reset its stream, or its connection closed"
+            if self._context.cancelled()
+            else "the client ended its stream"
+        )
+
     async def run(self) -> None:
         """Read until the client is done, or raise what the stream must end with."""
         try:
@@ -199,7 +211,7 @@ class _Call:
             self._task.uncancel()
             raise self._refusal from None
         finally:
-            self._dispatcher.close(self.stream)
+            self._dispatcher.close(self.stream, self._why)
             if self._writer is not None:
                 await self._end_write(self._writer)
 

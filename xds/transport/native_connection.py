@@ -183,6 +183,12 @@ class NativeConnection(Connection, asyncio.Protocol):
         return peer_text(self._transport.get_extra_info("peername")) if self._transport is not None else ""
 
     @property
+    def why_lost(self) -> str:
+        if not self.dead:
+            return "the client reset its stream"
+        return "its connection closed" if not self.pinged else "its connection closed while a ping was unanswered"
+
+    @property
     def greeted(self) -> bool:
         """Whether the client has completed the HTTP/2 handshake."""
         return self.stage is ConnectionStage.OPEN
@@ -312,6 +318,9 @@ class NativeConnection(Connection, asyncio.Protocol):
     def fail(self, code: int, text: str) -> None:
         if text is SPEAKS_TLS and not self.dead:
             self._note(TlsFailure(NO_TLS.reason, NO_TLS.text))
+        if not self.dead:
+            for stream in list(self.streams.values()):
+                cast("Call", stream).leave(f"its connection was closed: {text}")
         super().fail(code, text)
 
     def _note(self, failure: TlsFailure) -> None:

@@ -1,0 +1,90 @@
+"""Which nodes are known, as real streams begin and end, in one process and in several."""
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from support.transports import settings_on
+from support.waiting import wait_until
+from support.wire import DeltaClient
+
+from xds.app import App
+from xds.model.types import CLUSTER
+from xds.registry.known_nodes import PROCESS_ENDED, KnownNode
+
+
+@pytest.fixture(params=[("native", 0), ("native", 2), ("grpcio", 0)], ids=["alone", "workers", "grpcio"])
+async def app(request: pytest.FixtureRequest) -> AsyncIterator[App]:
+    kind, workers = request.param
+    app = App(settings_on(kind, transport={"workers": workers}, drain={"timeout_s": 0}), workers=workers)
+    await app.start()
+    yield app
+    await app.stop()
+
+
+def node(app: App, node_id: str) -> KnownNode | None:
+    return app.known.node(node_id, time.time_ns() // 1_000_000)
+
+
+def is_connected(app: App, node_id: str) -> bool | None:
+    found = node(app, node_id)
+    return None if found is None else found.is_connected
+
+
+async def test_a_node_is_known_while_it_is_connected_and_afterwards(app: App) -> None:
+    before_ms = time.time_ns() // 1_000_000
+    async with DeltaClient(str(app.address), node_id="n") as client:
+        await client.subscribe(CLUSTER)
+        await client.ack(await client.next())
+        await wait_until(lambda: is_connected(app, "n"), equals=True)
+        found = node(app, "n")
+        assert found is not None
+        assert (found.group, found.address.rpartition(":")[0].endswith("127.0.0.1")) == ("default", True)
+        assert before_ms <= found.first_seen_ms <= found.last_seen_ms <= time.time_ns() // 1_000_000
+    await wait_until(lambda: is_connected(app, "n"), equals=False)
+    found = node(app, "n")
+    assert found is not None
+    assert found.left_because in (
+        "the client ended its stream",
+        "the client reset its stream",
+        "its connection closed",
+        "the client reset its stream, or its connection closed",
+    )
+    assert app.known.gone_by_group == {"default": 1}
+
+
+async def test_a_node_that_the_server_sends_away_is_gone_for_that_reason(app: App) -> None:
+    async with DeltaClient(str(app.address), node_id="n") as client:
+        await client.subscribe(CLUSTER)
+        await client.next()
+        await app.drain()
+    await wait_until(lambda: is_connected(app, "n"), equals=False)
+    found = node(app, "n")
+    assert found is not None
+    assert found.left_because == "UNAVAILABLE: this server is shutting down; connect again"
+
+
+async def test_the_nodes_of_a_killed_worker_are_gone_until_they_return() -> None:
+    app = App(settings_on("native", transport={"workers": 2}), workers=2)
+    await app.start()
+    try:
+        clients = [DeltaClient(str(app.address), node_id=f"n{number}") for number in range(8)]
+        for client in clients:
+            await client.__aenter__()
+            await client.subscribe(CLUSTER)
+            await client.next()
+        await wait_until(lambda: len(app.known), equals=8)
+        victim = app.worker_pids[0]
+        served = [each for each in range(8) if app.known._records[f"n{each}"].process == victim]
+        os.kill(victim, signal.SIGKILL)
+        await wait_until(lambda: app.known.gone_by_group.get("default", 0), equals=len(served))
+        assert {found.left_because for each in served if (found := node(app, f"n{each}"))} <= {PROCESS_ENDED}
+        for number in served:
+            async with DeltaClient(str(app.address), node_id=f"n{number}") as client:
+                await client.subscribe(CLUSTER)
+                await client.next()
+                await wait_until(lambda number=number: is_connected(app, f"n{number}"), equals=True)
+    finally:
+        await app.stop()

@@ -1,0 +1,475 @@
+"""The nodes that are known: one record for each id that was seen, connected or gone.
+
+A node may have several sessions, in one process or in several. It is *connected* while it has any, and *gone* if it was
+seen and has none, until it is forgotten. Where several replicas serve, it may be connected to another one: then it is
+not gone either. Counts are kept as nodes come and go, so no question walks over all of them. Times are arguments, in
+milliseconds since 1970.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+from xds.model.groups import Locality
+from xds.registry.session_events import SessionBegan, SessionEnded, SessionEvent, SessionMoved
+
+T = TypeVar("T")
+SHARED_MAX = 4_096
+"""Texts and localities that records are looked up in, so that equal ones are one object."""
+NOWHERE = Locality()
+RECORD_BYTES = 700
+"""Memory of a record without the characters of its texts, in all tables; bench/known_nodes.py measures it."""
+SERVER_ENDED = "the server ended"
+PROCESS_ENDED = "the worker that served it ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownNode:
+    """A node that was seen. Its texts are the client's own: escape them where they are shown."""
+
+    id: str
+    group: str
+    """The group of its newest session."""
+    cluster: str = ""
+    address: str = ""
+    """Where it connected from."""
+    identity: tuple[str, ...] = ()
+    user_agent: str = ""
+    locality: Locality = NOWHERE
+    first_seen_ms: int
+    last_seen_ms: int
+    """Now, for a connected node."""
+    accepted_revision: int = 0
+    """The newest revision that it had accepted when a session of it ended last; 0 if that is not known."""
+    left_because: str = ""
+    """Why its last session ended, "" while it is connected here."""
+    is_connected: bool = False
+    """Whether it is connected to this replica."""
+    replica: str = ""
+    """Another replica to which it is connected, "" for none."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is connected nowhere."""
+        return not (self.is_connected or self.replica)
+
+    @property
+    def envoy_version(self) -> str:
+        """The version of the Envoy, "" for other clients."""
+        name, _, version = self.user_agent.partition(" ")
+        return version if name == "envoy" else ""
+
+
+class Place(NamedTuple):
+    """One session of a node: where it is served, and what is known by it."""
+
+    process: int
+    session: int
+    group: str
+    address: str
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    id: str
+    group: str
+    cluster: str
+    address: str
+    identity: tuple[str, ...]
+    user_agent: str
+    locality: Locality
+    first_seen_ms: int
+    last_seen_ms: int
+    accepted_revision: int = 0
+    left_because: str = ""
+    process: int | None = None
+    """The process of its newest session, None without one."""
+    session: int = 0
+    replica: str = ""
+    is_awaited: bool = False
+    """It was connected when the server ended, and could not return before the server did."""
+
+    @property
+    def size_bytes(self) -> int:
+        texts = (self.id, self.group, self.cluster, self.address, self.user_agent, self.left_because, *self.identity)
+        place = self.locality
+        own = sum(map(len, texts)) + len(place.region) + len(place.zone) + len(place.sub_zone)
+        return RECORD_BYTES + own
+
+    def known(self, now_ms: int) -> KnownNode:
+        is_connected = self.process is not None
+        return KnownNode(
+            id=self.id,
+            group=self.group,
+            cluster=self.cluster,
+            address=self.address,
+            identity=self.identity,
+            user_agent=self.user_agent,
+            locality=self.locality,
+            first_seen_ms=self.first_seen_ms,
+            last_seen_ms=max(now_ms, self.last_seen_ms) if is_connected else self.last_seen_ms,
+            accepted_revision=self.accepted_revision,
+            left_because="" if is_connected else self.left_because,
+            is_connected=is_connected,
+            replica=self.replica,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Journal:
+    """The sessions that began and ended while a question is asked of several processes."""
+
+    entries: "list[tuple[int, int, int, str, bool]]" = field(default_factory=list)
+    """Process, number of the event in it, session, node id, and whether the session began."""
+
+
+class KnownNodes:
+    """The table of known nodes, of one replica.
+
+    At most ``nodes_max`` nodes and about ``bytes_max`` bytes are kept: those that left first make room. While all are
+    connected, a further one is not recorded, and so is not missed when it leaves. A gone node is forgotten after
+    ``forget_after_ms``, at once if that is 0. ``on_full`` is called whenever a node has to make room, or finds none.
+    """
+
+    def __init__(
+        self,
+        *,
+        nodes_max: int = 100_000,
+        bytes_max: int = 128 * 1024 * 1024,
+        forget_after_ms: int = 3_600_000,
+        began_ms: int = 0,
+        on_full: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._nodes_max, self._bytes_max = nodes_max, bytes_max
+        self._forget_after_ms = forget_after_ms
+        self._began_ms = began_ms
+        self._on_full = on_full
+        self._records: dict[str, _Record] = {}
+        self._bytes = 0
+        self._live: dict[int, dict[int, _Record]] = {}
+        """The nodes of the open sessions, by process and session."""
+        self._others: dict[str, list[Place]] = {}
+        """The sessions before the newest one of the nodes that have several, oldest first."""
+        self._gone: dict[str, _Record] = {}
+        """The gone nodes, those that are forgotten first at the beginning unless ``_is_unsorted``."""
+        self._is_unsorted = False
+        self._gone_by_group: dict[str, int] = {}
+        self._received: dict[int, int] = {}
+        """The number of events of each process."""
+        self._journals: list[Journal] = []
+        self._shared: dict[object, object] = {}
+        self.unwritten: dict[str, None] | None = None
+        """The ids of nodes that changed or were forgotten since the last ``take_unwritten``, None before the first."""
+
+    # --- Reading -----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def size_bytes(self) -> int:
+        """An estimate of the memory of all records."""
+        return self._bytes
+
+    @property
+    def gone_by_group(self) -> Mapping[str, int]:
+        """The numbers of gone nodes by group."""
+        return self._gone_by_group
+
+    @property
+    def doubled(self) -> Set[str]:
+        """The ids of the nodes with several sessions."""
+        return self._others.keys()
+
+    def node(self, node_id: str, now_ms: int) -> KnownNode | None:
+        """Return a node, None if it is not known."""
+        record = self._records.get(node_id)
+        return None if record is None else record.known(now_ms)
+
+    def nodes(self, now_ms: int) -> Iterator[KnownNode]:
+        """Iterate over all nodes, in no order. The table must not change meanwhile."""
+        return (record.known(now_ms) for record in self._records.values())
+
+    def gone(self, group: str | None = None) -> Iterator[KnownNode]:
+        """Iterate over the gone nodes, of one group or of all. The table must not change meanwhile."""
+        return (record.known(0) for record in self._gone.values() if group in (None, record.group))
+
+    # --- Sessions ----------------------------------------------------------------------------------------------------
+
+    def note(self, process: int, events: Iterable[SessionEvent]) -> list[Place]:
+        """Note what a process reports, in order; return the older sessions of nodes that got another one.
+
+        Those may be half open: the client may have lost the connection without the server having noticed it.
+        """
+        older: list[Place] = []
+        for event in events:
+            self._received[process] = self._received.get(process, 0) + 1
+            match event:
+                case SessionBegan():
+                    older += self._begin(process, event)
+                case SessionMoved():
+                    self._move(process, event)
+                case SessionEnded():
+                    self._end(process, event)
+        return older
+
+    def end_process(self, process: int, at_ms: int, why: str = PROCESS_ENDED) -> None:
+        """Note that a process has ended, and all its sessions with it."""
+        for session in list(self._live.get(process, ())):
+            self._received[process] = self._received.get(process, 0) + 1
+            self._end(process, SessionEnded(session, at_ms, 0, why))
+        self._live.pop(process, None)
+        self._received.pop(process, None)
+
+    def _begin(self, process: int, event: SessionBegan) -> list[Place]:
+        older: list[Place] = []
+        record = self._records.get(event.id)
+        if record is None:
+            record = _Record(event.id, "", "", "", (), "", event.locality, event.at_ms, event.at_ms)
+            _describe(record, event, self._share)
+            if not self._make_room(record.size_bytes):
+                return older
+            self._records[record.id] = record
+            self._bytes += record.size_bytes
+        else:
+            if record.process is not None:
+                older = [Place(record.process, record.session, record.group, record.address)]
+                self._others.setdefault(record.id, []).extend(older)
+            else:
+                self._not_gone(record)
+            self._bytes -= record.size_bytes
+            _describe(record, event, self._share)
+            record.left_because = ""
+            self._bytes += record.size_bytes
+        record.process, record.session = process, event.session
+        record.last_seen_ms = event.at_ms
+        record.is_awaited = False
+        self._live.setdefault(process, {})[event.session] = record
+        self._note_change(record)
+        self._write_down(process, event.session, record, began=True)
+        return older
+
+    def _move(self, process: int, event: SessionMoved) -> None:
+        record = self._live.get(process, {}).get(event.session)
+        if record is None:
+            return
+        group = self._share(event.group)
+        if (record.process, record.session) == (process, event.session):
+            self._bytes += len(group) - len(record.group)
+            record.group = group
+            self._note_change(record)
+        else:
+            self._others[record.id] = [
+                each._replace(group=group) if each[:2] == (process, event.session) else each
+                for each in self._others[record.id]
+            ]
+
+    def _end(self, process: int, event: SessionEnded) -> None:
+        record = self._live.get(process, {}).pop(event.session, None)
+        if record is None:
+            return
+        self._write_down(process, event.session, record, began=False)
+        record.accepted_revision = event.accepted_revision or record.accepted_revision
+        others = self._others.get(record.id, [])
+        if (record.process, record.session) != (process, event.session):
+            others[:] = [each for each in others if each[:2] != (process, event.session)]
+        elif others:
+            self._bytes -= record.size_bytes
+            record.process, record.session, record.group, record.address = others.pop()
+            self._bytes += record.size_bytes
+        else:
+            self._leave(record, event.at_ms, event.why)
+        if not others:
+            self._others.pop(record.id, None)
+        self._note_change(record)
+
+    def _leave(self, record: _Record, at_ms: int, why: str) -> None:
+        record.process, record.session = None, 0
+        record.last_seen_ms = at_ms
+        self._bytes += len(why) - len(record.left_because)
+        record.left_because = why
+        if not record.replica:
+            self._note_gone(record)
+
+    def _write_down(self, process: int, session: int, record: _Record, *, began: bool) -> None:
+        for journal in self._journals:
+            journal.entries.append((process, self._received[process], session, record.id, began))
+
+    # --- Gone, forgotten ---------------------------------------------------------------------------------------------
+
+    def _note_gone(self, record: _Record) -> None:
+        if not self._forget_after_ms:
+            self._drop(record)
+            return
+        last = next(reversed(self._gone.values()), None)
+        self._is_unsorted = self._is_unsorted or (last is not None and self._since(last) > self._since(record))
+        self._gone[record.id] = record
+        self._gone_by_group[record.group] = self._gone_by_group.get(record.group, 0) + 1
+
+    def _not_gone(self, record: _Record) -> None:
+        if self._gone.pop(record.id, None) is None:
+            return
+        left = self._gone_by_group[record.group] - 1
+        if left:
+            self._gone_by_group[record.group] = left
+        else:
+            del self._gone_by_group[record.group]
+
+    def _since(self, record: _Record) -> int:
+        """Return since when a node could have returned."""
+        return max(record.last_seen_ms, self._began_ms) if record.is_awaited else record.last_seen_ms
+
+    def _sort(self) -> None:
+        if self._is_unsorted:
+            self._gone = {record.id: record for record in sorted(self._gone.values(), key=self._since)}
+            self._is_unsorted = False
+
+    def forget(self, now_ms: int) -> int:
+        """Forget the nodes that have been gone for long; return how many. To be called regularly."""
+        self._sort()
+        due: list[_Record] = []
+        for record in self._gone.values():
+            if self._since(record) + self._forget_after_ms > now_ms:
+                break
+            due.append(record)
+        for record in due:
+            self._drop(record)
+        return len(due)
+
+    def _drop(self, record: _Record) -> None:
+        self._not_gone(record)
+        del self._records[record.id]
+        self._bytes -= record.size_bytes
+        self._note_change(record)
+
+    def _make_room(self, size: int) -> bool:
+        """Drop the nodes that left first until another one fits; return whether it does."""
+        is_full = False
+        while len(self._records) >= self._nodes_max or self._bytes + size > self._bytes_max:
+            is_full = True
+            self._sort()
+            first = next(iter(self._gone.values()), None)
+            if first is None:
+                break
+            self._drop(first)
+        if is_full:
+            self._on_full()
+        return len(self._records) < self._nodes_max and self._bytes + size <= self._bytes_max
+
+    # --- Other replicas ----------------------------------------------------------------------------------------------
+
+    def merge(self, replica: str, nodes: Iterable[KnownNode], now_ms: int) -> None:
+        """Merge what another replica knows. ``nodes`` must have every node that is connected to it or was since.
+
+        A node that is connected there is not gone here. Otherwise who saw it last knows best.
+        """
+        for node in nodes:
+            record = self._records.get(node.id)
+            if record is None:
+                self._learn(replica, node, now_ms)
+                continue
+            was_gone = self._is_gone(record)
+            record.first_seen_ms = min(record.first_seen_ms, node.first_seen_ms)
+            if node.is_connected:
+                record.replica = self._share(replica)
+            elif record.replica == replica:
+                record.replica = ""
+            if record.process is None and (node.is_connected or node.last_seen_ms > record.last_seen_ms):
+                if was_gone:
+                    self._not_gone(record)
+                    was_gone = False
+                self._bytes -= record.size_bytes
+                self._copy(record, node)
+                self._bytes += record.size_bytes
+            if was_gone and not self._is_gone(record):
+                self._not_gone(record)
+            elif self._is_gone(record) and not was_gone:
+                self._note_gone(record)
+            self._note_change(record)
+
+    def end_replica(self, replica: str, now_ms: int, why: str = "its replica ended") -> None:
+        """Note that another replica serves no nodes any more."""
+        for record in [each for each in self._records.values() if each.replica == replica]:
+            record.replica = ""
+            if record.process is None:
+                self._bytes += len(why) - len(record.left_because)
+                record.last_seen_ms, record.left_because = now_ms, why
+                self._note_gone(record)
+            self._note_change(record)
+
+    def load(self, nodes: Iterable[KnownNode], now_ms: int) -> None:
+        """Take the nodes that a file has. Those that were connected are gone now, and awaited since ``began_ms``."""
+        for node in nodes:
+            is_awaited = node.is_connected
+            why = SERVER_ENDED if is_awaited else node.left_because
+            since = max(node.last_seen_ms, self._began_ms) if is_awaited else node.last_seen_ms
+            if node.id not in self._records and since + self._forget_after_ms > now_ms:
+                self._add(replace(node, left_because=why, is_connected=False, replica=""), is_awaited=is_awaited)
+
+    def _learn(self, replica: str, node: KnownNode, now_ms: int) -> None:
+        if node.is_connected:
+            self._add(replace(node, is_connected=False, replica=replica))
+        elif node.last_seen_ms + self._forget_after_ms > now_ms:
+            self._add(replace(node, replica=""))
+
+    def _add(self, node: KnownNode, *, is_awaited: bool = False) -> None:
+        """Add a node that is not connected here."""
+        record = _Record(node.id, "", "", "", (), "", node.locality, node.first_seen_ms, node.last_seen_ms)
+        self._copy(record, node)
+        record.replica, record.is_awaited = self._share(node.replica), is_awaited
+        if self._make_room(record.size_bytes):
+            self._records[record.id] = record
+            self._bytes += record.size_bytes
+            if self._is_gone(record):
+                self._note_gone(record)
+            self._note_change(record)
+
+    def _copy(self, record: _Record, node: KnownNode) -> None:
+        """Set what a node says of itself, and when it was seen."""
+        _describe(record, node, self._share)
+        record.last_seen_ms, record.accepted_revision = node.last_seen_ms, node.accepted_revision
+        record.left_because, record.is_awaited = self._share(node.left_because), False
+
+    def _is_gone(self, record: _Record) -> bool:
+        return record.process is None and not record.replica
+
+    # --- For a file --------------------------------------------------------------------------------------------------
+
+    def take_unwritten(self, now_ms: int) -> tuple[list[KnownNode], list[str]]:
+        """Return the nodes that changed since the last call, and the ids of those that were forgotten."""
+        changed = [] if self.unwritten is None else list(self.unwritten)
+        self.unwritten = {}
+        nodes = [record.known(now_ms) for node_id in changed if (record := self._records.get(node_id)) is not None]
+        return nodes, [node_id for node_id in changed if node_id not in self._records]
+
+    def _note_change(self, record: _Record) -> None:
+        if self.unwritten is not None:
+            self.unwritten[record.id] = None
+
+    def _share(self, value: T) -> T:
+        """Return an equal value that other records have: groups, versions and localities repeat."""
+        if len(self._shared) >= SHARED_MAX:
+            self._shared.clear()
+        return cast("T", self._shared.setdefault(value, value))
+
+
+class _Described(Protocol):
+    """What a node says of itself, and its group and address."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def identity(self) -> tuple[str, ...]: ...
+    @property
+    def user_agent(self) -> str: ...
+    @property
+    def locality(self) -> Locality: ...
+
+
+def _describe(record: _Record, node: _Described, share: Callable[[Any], Any]) -> None:
+    record.group, record.cluster, record.address = share(node.group), share(node.cluster), node.address
+    record.identity, record.user_agent, record.locality = node.identity, share(node.user_agent), share(node.locality)
