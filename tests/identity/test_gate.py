@@ -9,7 +9,7 @@ import pytest
 from support import tokens as t
 from support.waiting import turns, wait_until
 
-from xds.identity.admission import Admission, RefusedTokenError
+from xds.identity.admission import RefusedTokenError, TokenAdmission
 from xds.identity.gate import REMEMBERED_MAX, TokenGate
 from xds.identity.keys import read_jwks
 from xds.identity.verifier import Verifier
@@ -150,7 +150,7 @@ async def test_too_many_waiting_tokens_are_told_to_come_again(monkeypatch: pytes
     found = await refusal(gate, f"Bearer {t.token(sub='3')}")
     assert (found.reason, found.is_ours) == ("busy", True)
     await wait_until(lambda: len(outcomes), equals=2)
-    assert all(isinstance(each, Admission) for each in outcomes)
+    assert all(isinstance(each, TokenAdmission) for each in outcomes)
 
 
 async def test_a_bug_refuses_one_token_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ from xds.embed import ControlPlane
 from xds.limits import LimitHits
 from xds.protocol.errors import StreamRefusedError
 from xds.serving.streams import Streams
-from xds.transport.admission import Admission, AdmissionLimits, Pressure
+from xds.transport.admission import AdmissionLimits, Pressure, StreamAdmission
 
 LIMITS = AdmissionLimits(streams_max=10, waiting_max=5, wait_max_s=2.0, slow_streams_per_s=4.0)
 
 
-def shed(admission: Admission, *, streams: int = 1, waiting: int = 0, wait_s: float = 0.0) -> str:
+def shed(admission: StreamAdmission, *, streams: int = 1, waiting: int = 0, wait_s: float = 0.0) -> str:
     """Return the status and the message with which a new stream is shed, "" if it is not."""
     try:
         admission.check(streams, waiting, wait_s)
@@ -40,7 +40,7 @@ def streams_of(control_plane: ControlPlane) -> Streams:
 
 def test_a_stream_is_shed_for_each_limit_and_counted_there():
     hits = LimitHits()
-    admission = Admission(LIMITS, hits)
+    admission = StreamAdmission(LIMITS, hits)
     assert shed(admission, streams=9, waiting=4, wait_s=2.0) == ""
     said = shed(admission, streams=10)
     assert said == "UNAVAILABLE: this server takes 10 streams (transport.streams_max); try again later"
@@ -61,7 +61,7 @@ def test_a_stream_is_shed_for_each_limit_and_counted_there():
 
 
 def test_without_a_limit_of_the_wait_any_wait_is_fine():
-    assert shed(Admission(AdmissionLimits(wait_max_s=0)), wait_s=1e6) == ""
+    assert shed(StreamAdmission(AdmissionLimits(wait_max_s=0)), wait_s=1e6) == ""
 
 
 @pytest.mark.parametrize("pressure", [Pressure.SHED, Pressure.REFUSE])

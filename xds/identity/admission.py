@@ -11,7 +11,7 @@ OURS = ("keys away", "busy", "internal")
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class TokenAdmission:
     """A client that has shown a valid token, and when its stream must end, on the event loop's clock."""
 
     peer: Peer
@@ -31,19 +31,19 @@ class RefusedTokenError(Exception):
         return self.reason in OURS
 
 
-Done = Callable[[Admission | RefusedTokenError], None]
+Done = Callable[[TokenAdmission | RefusedTokenError], None]
 
 
 class Gate(Protocol):
     """Admits clients by their tokens."""
 
-    def admit(self, authorization: str, done: Done) -> Admission | None:
+    def admit(self, authorization: str, done: Done) -> TokenAdmission | None:
         """Return the admission of a client whose token is known; else call ``done`` in a later turn of the event loop.
 
         Raises RefusedTokenError for metadata without a token.
         """
         ...
 
-    async def admitted(self, authorization: str) -> Admission:
+    async def admitted(self, authorization: str) -> TokenAdmission:
         """Return the admission of a client, once its token is verified. Raises RefusedTokenError."""
         ...

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 
-from xds.identity.admission import Admission, Done, RefusedTokenError
+from xds.identity.admission import Done, RefusedTokenError, TokenAdmission
 from xds.identity.compact import TokenError
 from xds.identity.verifier import Prepared, Verified, Verifier
 from xds.model.identity import Peer
@@ -79,7 +79,7 @@ class TokenGate:
         self.verified = 0
         """Verifications done, for tests and benchmarks."""
 
-    def admit(self, authorization: str, done: Done) -> Admission | None:
+    def admit(self, authorization: str, done: Done) -> TokenAdmission | None:
         """Return the admission of a client whose token is known; else call ``done`` later, in a turn of its own.
 
         Raises RefusedTokenError for metadata without a token.
@@ -102,10 +102,10 @@ class TokenGate:
         waiting.asking.append(done)
         return None
 
-    async def admitted(self, authorization: str) -> Admission:
+    async def admitted(self, authorization: str) -> TokenAdmission:
         """Return the admission of a client, once its token is verified. Raises RefusedTokenError."""
-        outcome: asyncio.Future[Admission | RefusedTokenError] = self._loop.create_future()
-        found: Admission | RefusedTokenError | None = self.admit(
+        outcome: asyncio.Future[TokenAdmission | RefusedTokenError] = self._loop.create_future()
+        found: TokenAdmission | RefusedTokenError | None = self.admit(
             authorization, lambda result: None if outcome.done() else outcome.set_result(result)
         )
         found = found or await outcome
@@ -200,6 +200,6 @@ class TokenGate:
         waiting = self._waiting.pop(digest, None)
         return waiting.asking if waiting is not None else []  # none once stopped
 
-    def _admission(self, known: _Known) -> Admission:
+    def _admission(self, known: _Known) -> TokenAdmission:
         jitter_s = self._jitter_s * random.random()  # noqa: S311 - spreads load, keeps no secret
-        return Admission(known.peer, known.ends_at + jitter_s)
+        return TokenAdmission(known.peer, known.ends_at + jitter_s)

@@ -34,7 +34,7 @@ from xds.schema.scrub import hider_of
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
 from xds.serving.session_feed import SessionFeed
 from xds.serving.workers_state import WorkersState
-from xds.transport.admission import Admission, AdmissionLimits
+from xds.transport.admission import AdmissionLimits, StreamAdmission
 from xds.transport.calls import Reply
 from xds.transport.coalescer import Coalescer
 from xds.transport.dispatcher import Dispatcher, Transport
@@ -97,7 +97,7 @@ class Streams:
         )
         self.hits = LimitHits()
         """The limits reached by this process's clients."""
-        self.admission = Admission(_admission_limits(settings), self.hits)
+        self.admission = StreamAdmission(_admission_limits(settings), self.hits)
         self._memory = MemoryWatch(settings.overload, reader(settings.overload, processes), self._on_memory)
         self.on_memory: Callable[[MemoryState], None] = lambda _state: None
         """Called with the state of the memory, every second."""

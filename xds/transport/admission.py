@@ -36,7 +36,7 @@ class AdmissionLimits:
     slow_streams_per_s: float = 20.0
 
 
-class Admission:
+class StreamAdmission:
     """The admission of streams in this process. ``hits`` is where its caller counts the limits that are reached."""
 
     __slots__ = ("_limits", "_pressure", "hits")

@@ -21,7 +21,7 @@ from xds.protocol.policy import Variant
 from xds.protocol.responses import Part
 from xds.protocol.sessions import Stream
 from xds.protocol.status import Event, Overdue, Refused
-from xds.transport.admission import Admission
+from xds.transport.admission import StreamAdmission
 
 ADMITTED_AT_ONCE = 16
 ADMITTING_S = 0.002
@@ -99,10 +99,10 @@ class Dispatcher:
         *,
         on_event: Callable[[Event], None],
         on_fault: Callable[[Exception], None],
-        admission: Admission | None = None,
+        admission: StreamAdmission | None = None,
     ) -> None:
         self.hub = hub
-        self.admission = admission or Admission()
+        self.admission = admission or StreamAdmission()
         self.report_fault = on_fault
         self._stopped = False
         self._on_event = on_event

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from xds.identity.admission import Admission, RefusedTokenError
+from xds.identity.admission import RefusedTokenError, TokenAdmission
 from xds.protocol.policy import METHODS
 from xds.transport.grpcio_clients import address_text
 from xds.transport.tokens import Tokens, refusal_of
@@ -20,7 +20,7 @@ def authorization_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     return ",".join(str(value) for key, value in metadata or () if key == "authorization")
 
 
-async def admitted(tokens: Tokens, context: Any) -> Admission:
+async def admitted(tokens: Tokens, context: Any) -> TokenAdmission:
     """Return the admission of a call's client. Raises StreamRefusedError."""
     try:
         return await tokens.gate.admitted(authorization_of(context.invocation_metadata()))

@@ -1,6 +1,6 @@
 """xDS streams of clients that show who they are by a token in their metadata."""
 
-from xds.identity.admission import Admission, RefusedTokenError
+from xds.identity.admission import RefusedTokenError, TokenAdmission
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import Method
 from xds.transport.calls import Call, CallConnection, Reply, XdsCall
@@ -69,7 +69,7 @@ class TokenCall(XdsCall):
         if admission is not None:
             self._admit(admission)
 
-    def _on_outcome(self, outcome: Admission | RefusedTokenError) -> None:
+    def _on_outcome(self, outcome: TokenAdmission | RefusedTokenError) -> None:
         """Go on once the token is verified, outside of the processing of frames."""
         if self._messages is None:
             return  # it has ended meanwhile
@@ -81,7 +81,7 @@ class TokenCall(XdsCall):
         except ConnectionFault as fault:
             self.connection.fail(fault.code, fault.text)
 
-    def _admit(self, admission: Admission) -> None:
+    def _admit(self, admission: TokenAdmission) -> None:
         messages, self._messages = self._messages or [], None
         try:
             self._open(self._method, admission.peer)
