@@ -174,7 +174,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     (tmp_path / "envoy").write_text('#!/bin/sh\nprintf 127.0.0.1:1 > "$4"\nsleep 0.3\n')
     (tmp_path / "envoy").chmod(0o700)
     r.write_directory(tmp_path / "bad", [{**hostile, NASTY: 1}], NASTY)
-    async with XdsServer(None) as server:
+    async with XdsServer(None, "--workers", "0") as server:
         await server.wait_ready()
         async with (
             Client(f"127.0.0.1:{server.api_port}") as client,

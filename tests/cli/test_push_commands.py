@@ -42,7 +42,7 @@ async def shell(script: str, *, cwd: Path, **env: str) -> Done:
 
 @pytest.fixture
 async def server() -> AsyncIterator[XdsServer]:
-    async with XdsServer(None) as started:
+    async with XdsServer(None, "--workers", "0") as started:
         await started.wait_ready()
         yield started
 

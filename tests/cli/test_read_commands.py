@@ -21,7 +21,7 @@ Run = Callable[[str], Awaitable[Done]]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[XdsServer]:
     """A server with three revisions: groups ``base`` and ``web``; ``a`` changed and ``b`` removed in ``base``."""
-    async with XdsServer(None) as started:
+    async with XdsServer(None, "--workers", "0") as started:
         await started.wait_ready()
         async with Client(f"127.0.0.1:{started.api_port}") as client:
             both = [r.static_cluster("a", 1), r.static_cluster("b", 1)]

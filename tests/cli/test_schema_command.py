@@ -200,7 +200,7 @@ async def test_a_push_warns_of_what_the_envoys_of_connected_nodes_lack(tmp_path:
         made.user_agent_build_version.version.minor_number = minor
         return made
 
-    async with XdsServer(None, "--store", "memory:", *schemas) as server:
+    async with XdsServer(None, "--store", "memory:", "--workers", "0", *schemas) as server:
         await server.wait_ready()
         async with (
             Client(f"127.0.0.1:{server.api_port}") as client,

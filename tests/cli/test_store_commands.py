@@ -20,7 +20,7 @@ from xds.store.keys import new_key, read_key_file, write_key_file
 
 @pytest.fixture
 async def server() -> AsyncIterator[XdsServer]:
-    async with XdsServer(None) as started:
+    async with XdsServer(None, "--workers", "0") as started:
         await started.wait_ready()
         yield started
 
@@ -64,7 +64,7 @@ async def test_a_running_servers_store_is_backed_up_while_changes_come(server: X
 
 
 async def test_a_backup_is_of_the_store_that_was_meant(server: XdsServer, tmp_path: Path) -> None:
-    async with XdsServer(None) as other:
+    async with XdsServer(None, "--workers", "0") as other:
         await other.wait_ready()
         wrong = await store("backup b.db", server, tmp_path, XDS_PUSH_ADDRESS=f"127.0.0.1:{other.api_port}")
         assert (wrong.returncode, "name its push API with --api" in wrong.stderr) == (1, True)
@@ -87,7 +87,7 @@ async def test_a_backup_replaces_only_a_backup_and_only_if_it_is_told_to(server:
 
 
 async def test_a_store_without_a_file_has_no_backup(tmp_path: Path) -> None:
-    async with XdsServer(None, "--store", "memory:") as memory:
+    async with XdsServer(None, "--store", "memory:", "--workers", "0") as memory:
         await memory.wait_ready()
         done = await store(f"backup b.db --api 127.0.0.1:{memory.api_port}", memory, tmp_path)
     assert (done.returncode, "this store has no file" in done.stderr) == (1, True)
@@ -124,7 +124,7 @@ async def test_keys_are_made_used_rotated_and_lost(tmp_path: Path) -> None:
     async def command(text: str, **env: str) -> Done:
         return await shell(f"xds store {text}", cwd=tmp_path, **env)
 
-    async with XdsServer(None, settings={"store.url": url}) as plain:
+    async with XdsServer(None, "--workers", "0", settings={"store.url": url}) as plain:
         await plain.wait_ready()
         async with Client(f"127.0.0.1:{plain.api_port}") as client:
             await client.apply(upsert=[r.static_cluster("marked-cluster-address", 1)])
@@ -136,7 +136,7 @@ async def test_keys_are_made_used_rotated_and_lost(tmp_path: Path) -> None:
     assert first.id in made.stdout
     assert (await command("new-key store.key")).returncode == 1
     settings = {"store.url": url, "store.key_files": key_file}
-    async with XdsServer(None, settings=settings) as mixed:
+    async with XdsServer(None, "--workers", "0", settings=settings) as mixed:
         await mixed.wait_ready()
         event = "resources that were stored before there was a key are not encrypted"
         assert [each["resources"] for each in await mixed.wait_event(event)] == [1]
@@ -152,11 +152,11 @@ async def test_keys_are_made_used_rotated_and_lost(tmp_path: Path) -> None:
     checked = json.loads((await command(f"check --store {url} -o json")).stdout)
     assert (list(checked["values_by_key"]), checked["keys"]) == ([second.id], [])
     write_key_file(key_file, [first])
-    async with XdsServer(None, settings=settings) as lost:
+    async with XdsServer(None, "--workers", "0", settings=settings) as lost:
         assert await lost.wait_ended() == 1
         assert f"is encrypted with the key {second.id}, and the given keys are {first.id}" in lost.log()
     write_key_file(key_file, [second])
-    async with XdsServer(None, settings=settings) as served:
+    async with XdsServer(None, "--workers", "0", settings=settings) as served:
         await served.wait_ready()
         async with Client(f"127.0.0.1:{served.api_port}") as client:
             found = await client.snapshot("default")

@@ -113,6 +113,7 @@ async def test_an_envoy_gets_all_it_needs_once_and_answers_through_to_the_upstre
     assert grown["xds_resources_sent_total"] == 9
 
 
+@pytest.mark.alone
 async def test_an_envoy_is_live_soon_after_its_start(site):
     times = []
     for number in range(STARTS):
@@ -124,6 +125,7 @@ async def test_an_envoy_is_live_soon_after_its_start(site):
     assert median(times) < LIVE_MS_MAX
 
 
+@pytest.mark.alone
 async def test_an_edited_endpoints_file_is_live_soon(site):
     async with site.envoy() as envoy:
         await envoy.wait_live()

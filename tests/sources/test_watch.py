@@ -111,6 +111,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.alone
 async def test_a_change_is_yielded_once_and_soon(root: Path) -> None:
     gaps_s = []
     async with following(root, poll_s=60) as follower:

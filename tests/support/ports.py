@@ -1,15 +1,19 @@
 """Free loopback ports for servers that need their port before they start.
 
 Servers that can bind port 0 should do so: another process may bind the port after the check here.
-Ports are below the kernel's ephemeral range, so that no outgoing connection uses them meanwhile.
+Ports are below the kernel's ephemeral range, so that no outgoing connection uses them meanwhile. Each test process of
+those that run side by side (pytest-xdist) has its own share of them.
 """
 
+import os
 import random
 import socket
 from pathlib import Path
 
 PORT_MIN = 15_000
 PORT_MAX = 32_000  # Linux hands out ephemeral ports from 32768
+SHARES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % SHARES
 ESTABLISHED = "01"
 
 _given: set[int] = set()
@@ -17,13 +21,14 @@ _given: set[int] = set()
 
 def free_port() -> int:
     """Return a loopback TCP port that nothing listens on and that this process has not got before."""
-    first = random.randrange(PORT_MIN, PORT_MAX)
-    for step in range(PORT_MAX - PORT_MIN):
-        port = PORT_MIN + (first - PORT_MIN + step) % (PORT_MAX - PORT_MIN)
+    count = (PORT_MAX - PORT_MIN) // SHARES
+    first = random.randrange(count)
+    for step in range(count):
+        port = PORT_MIN + SHARE * count + (first + step) % count
         if port not in _given and is_free(port):
             _given.add(port)
             return port
-    raise RuntimeError(f"no free port between {PORT_MIN} and {PORT_MAX}")
+    raise RuntimeError(f"no free port of {count:,} between {PORT_MIN} and {PORT_MAX}")
 
 
 def free_ports(count: int) -> list[int]:
