@@ -1,9 +1,9 @@
-"""Finds texts in the memory of a hub and in the caches of the product's core."""
+"""Finds texts in the memory of hubs and in the caches of the product's core."""
 
 import functools
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 
@@ -15,30 +15,31 @@ CLAIMED = "claimed by a client "
 NOT_FOLLOWED = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType, Enum)
 
 
-def texts_in(hub: object) -> set[str]:
-    """Return all texts that a hub, or a cache of the core, holds directly or indirectly.
+def texts_in(hubs: Collection[object]) -> set[str]:
+    """Return all texts that hubs, or the caches of the core, hold directly or indirectly.
 
-    The hub's caches of responses and of steps are emptied first: they are bounded in bytes.
+    The hubs' caches of responses and of steps are emptied first: they are bounded in bytes.
     """
-    for each in list(_reached_from(hub)):
+    for each in list(_reached_from(hubs)):
         if isinstance(each, ResponseCache):
             each.__init__()  # type: ignore[misc]
         elif isinstance(each, ClientState) and each.steps:
             each.steps.clear()
     gc.collect()
-    return {each for each in _reached_from(hub) if isinstance(each, str)}
+    return {each for each in _reached_from(hubs) if isinstance(each, str)}
 
 
-def _reached_from(hub: object) -> Iterator[object]:
+def _reached_from(hubs: Collection[object]) -> Iterator[object]:
     seen: dict[int, object] = {}
-    todo = [hub, *_caches()]
+    todo = [*hubs, *_caches()]
+    starts = {id(each) for each in hubs}
     while todo:
         each = todo.pop()
         if id(each) in seen:
             continue
         seen[id(each)] = each
         yield each
-        is_of_tests = each is not hub and type(each).__module__.startswith("simulation")
+        is_of_tests = id(each) not in starts and type(each).__module__.startswith("simulation")
         if not isinstance(each, NOT_FOLLOWED) and not is_of_tests:
             todo += gc.get_referents(each)
 

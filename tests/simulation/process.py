@@ -84,6 +84,11 @@ class Process(asyncio.BaseEventLoop):
         self._timers.clear()
         self.close()
 
+    @property
+    def has_dead(self) -> bool:
+        """Whether tasks of the killed process are kept."""
+        return bool(self._dead)
+
     def forget_dead(self) -> None:
         """Free the tasks of the killed process: they are kept, as what they do when they are freed must not happen."""
         self._dead.clear()

@@ -113,10 +113,11 @@ class StoreWorld(World):
                 for process in self.processes:
                     process.kill()
                 self.engine.end()
-                self._forget_dead()
+                if any(process.has_dead for process in self.processes):
+                    self._collect()
 
-    def _forget_dead(self) -> None:
-        """Free the tasks of killed processes, whatever they do then."""
+    def _collect(self) -> None:
+        """Free the tasks of killed processes too, whatever they do then."""
         hook, sys.unraisablehook = sys.unraisablehook, lambda _unraisable: None
         for process in self.processes:
             process.forget_dead()
@@ -565,7 +566,6 @@ class StoreWorld(World):
             process.kill()
         self.replicas.clear()
         self.servers.clear()
-        self._forget_dead()
 
 
 def _encoded(state: Mapping[Key, Content]) -> tuple:

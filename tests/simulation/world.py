@@ -26,6 +26,8 @@ from xds.protocol.responses import Encoding
 from xds.protocol.sessions import Stream
 
 HOLD_S, DRAIN_S = 20.0, 60.0
+SILENCE_S = 5 * DRAIN_S
+"""How long nothing may happen in the end: longer than anything waits."""
 STEPS_MAX = 100_000
 
 
@@ -315,7 +317,7 @@ class World:
 
     def _check_silence(self) -> None:
         before = self._lines, self.responses
-        self.clock.run(self.now + 1_000.0, STEPS_MAX)
+        self.clock.run(self.now + SILENCE_S, STEPS_MAX)
         for server in self.servers:
             server.check_nothing_unsaid()
         assert before == (self._lines, self.responses), "never silent"
@@ -323,11 +325,11 @@ class World:
     def check_memory(self) -> None:
         """End all streams; the hubs must free them, and what their clients claimed to have."""
         self._close_all()
-        self.clock.run(self.now + 1_000.0, STEPS_MAX)
-        kept = sorted({text for server in self.servers for text in texts_in(server.hub) if text.startswith(CLAIMED)})
+        self.clock.run(self.now + SILENCE_S, STEPS_MAX)
+        kept = sorted(text for text in texts_in([server.hub for server in self.servers]) if text.startswith(CLAIMED))
         assert not kept, f"{kept[0]}, which has closed its stream, is not forgotten"
         self._let_go()
-        gc.collect()
+        self._collect()
         left = [stream for stream in (ref() for ref in self._streams) if stream is not None]
         assert not left, f"{len(left)} closed streams are not forgotten"
 
@@ -342,6 +344,9 @@ class World:
         for table in (self.envoys, self.homes, self._applied_at, self._connections):
             table.clear()  # type: ignore[attr-defined]
         self.clock.clear()
+
+    def _collect(self) -> None:
+        gc.collect()
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
