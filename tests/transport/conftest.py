@@ -7,6 +7,8 @@ from support import resources as r
 from support.transports import KINDS, settings_on
 
 from xds.embed import ControlPlane
+from xds.model.identity import Peer
+from xds.protocol.hub import Hub
 
 Serving = Callable[..., AbstractAsyncContextManager[ControlPlane]]
 
@@ -29,3 +31,17 @@ def serving(transport: str) -> Serving:
             yield control_plane
 
     return serve
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> list[Peer]:
+    """The peers of all streams that are opened."""
+    seen: list[Peer] = []
+    real: Callable[..., Any] = Hub.open
+
+    def opened(hub: Hub, *given: Any, peer: Peer, **named: Any) -> Any:
+        seen.append(peer)
+        return real(hub, *given, peer=peer, **named)
+
+    monkeypatch.setattr(Hub, "open", opened)
+    return seen

@@ -5,7 +5,6 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 from support import resources as r
-from support.control_planes import app_of, port_of, wait_streams
+from support.control_planes import app_of, is_served, port_of, wait_streams
 from support.pki import Authority, Pair
 from support.waiting import wait_until
 from support.wire import DeltaClient, StreamEnded
 
 from xds.embed import ControlPlane
-from xds.model.identity import Peer
-from xds.protocol.hub import Hub
 from xds.reporting.merged_log import peers_log
 from xds.transport import client_certificates, grpcio_clients, revocation_watch
 
@@ -30,20 +27,6 @@ WEB = "spiffe://corp/ns/shop/sa/web"
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "pki")
-
-
-@pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> list[Peer]:
-    """The peers of all streams that are opened."""
-    seen: list[Peer] = []
-    real: Callable[..., Any] = Hub.open
-
-    def opened(hub: Hub, *given: Any, peer: Peer, **named: Any) -> Any:
-        seen.append(peer)
-        return real(hub, *given, peer=peer, **named)
-
-    monkeypatch.setattr(Hub, "open", opened)
-    return seen
 
 
 @pytest.fixture
@@ -77,12 +60,6 @@ async def wait_ended(control_plane: ControlPlane, client: DeltaClient) -> Stream
     return await client.ended(timeout_s=20)
 
 
-async def served(client: DeltaClient) -> bool:
-    async with client:
-        await client.subscribe(r.CLUSTER)
-        return (await client.take()).names == {"a"}
-
-
 @pytest.mark.parametrize(
     ("kind", "identity"),
     [("spiffe", (WEB,)), ("dns", ("dns:a.corp", "dns:b.corp")), ("cn", ("cn:web",))],
@@ -90,8 +67,8 @@ async def served(client: DeltaClient) -> bool:
 async def test_the_hub_is_given_the_identity_that_the_setting_names(serving, authority, peers, kind, identity):
     pair = authority.issue("web", dns=["a.corp", "b.corp"], uris=[WEB])
     async with serving(tls=tls_of(authority), identity={"certificate": kind}) as control_plane:
-        assert await served(client_of(control_plane, authority, pair))
-        assert await served(client_of(control_plane, authority, pair))
+        assert await is_served(client_of(control_plane, authority, pair))
+        assert await is_served(client_of(control_plane, authority, pair))
     assert [peer.identity for peer in peers] == [identity, identity]
     assert peers[0] is peers[1]
 
@@ -100,9 +77,9 @@ async def test_without_a_certificate_there_is_no_identity(serving, authority, pe
     pair = authority.server()
     async with serving(tls={"cert": str(pair.cert_path), "key": str(pair.key_path)}) as control_plane:
         credentials = grpc.ssl_channel_credentials(authority.cert)
-        assert await served(DeltaClient(port_of(control_plane), credentials=credentials))
+        assert await is_served(DeltaClient(port_of(control_plane), credentials=credentials))
     async with serving() as control_plane:
-        assert await served(DeltaClient(port_of(control_plane)))
+        assert await is_served(DeltaClient(port_of(control_plane)))
     assert [peer.identity for peer in peers] == [(), ()]
 
 
@@ -142,8 +119,8 @@ async def test_a_ca_of_one_trust_domain_does_not_vouch_for_another(serving, auth
     tls = tls_of(authority, trust_domains=domains)
     del tls["client_ca"]
     async with serving(tls=tls) as control_plane:
-        assert await served(client_of(control_plane, authority, corp.client(spiffe=WEB)))
-        assert await served(client_of(control_plane, authority, partner.client(spiffe="spiffe://partner/web")))
+        assert await is_served(client_of(control_plane, authority, corp.client(spiffe=WEB)))
+        assert await is_served(client_of(control_plane, authority, partner.client(spiffe="spiffe://partner/web")))
         async with client_of(control_plane, authority, partner.client(spiffe=WEB)) as client:
             ended = await ending_of(client)
             assert (ended.code, WEB in ended.details) == (grpc.StatusCode.UNAUTHENTICATED, True)
@@ -161,10 +138,10 @@ async def test_cas_overlap_while_one_replaces_the_other_under_open_streams(servi
         await old.subscribe(r.CLUSTER)
         await old.take()
         clients.write_bytes(authority.cert + new.cert)
-        assert await served(client_of(control_plane, authority, before))
-        assert await served(client_of(control_plane, authority, after))
+        assert await is_served(client_of(control_plane, authority, before))
+        assert await is_served(client_of(control_plane, authority, after))
         clients.write_bytes(new.cert)
-        assert await served(client_of(control_plane, authority, after))
+        assert await is_served(client_of(control_plane, authority, after))
         async with client_of(control_plane, authority, before) as client:
             assert (await ending_of(client)).code is grpc.StatusCode.UNAVAILABLE
         control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])

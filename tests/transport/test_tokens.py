@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from support import resources as r
 from support import tokens as t
-from support.control_planes import app_of
+from support.control_planes import app_of, is_served
 from support.jwks_server import jwks_server
 from support.pki import Authority
 from support.waiting import wait_until
@@ -19,23 +18,7 @@ from support.wire import DeltaClient, SotwClient
 
 from xds.embed import ControlPlane
 from xds.identity import key_source
-from xds.model.identity import Peer
-from xds.protocol.hub import Hub
 from xds.reporting.events import keys_log
-
-
-@pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> list[Peer]:
-    """The peers of all streams that are opened."""
-    seen: list[Peer] = []
-    real: Callable[..., Any] = Hub.open
-
-    def opened(hub: Hub, *given: Any, peer: Peer, **named: Any) -> Any:
-        seen.append(peer)
-        return real(hub, *given, peer=peer, **named)
-
-    monkeypatch.setattr(Hub, "open", opened)
-    return seen
 
 
 @pytest.fixture
@@ -58,12 +41,6 @@ def client_of(control_plane: ControlPlane, token: str | None, **more: Any) -> De
     return DeltaClient(control_plane.address.port, token=token, **more)
 
 
-async def served(client: DeltaClient) -> bool:
-    async with client:
-        await client.subscribe(r.CLUSTER)
-        return (await client.take()).names == {"a"}
-
-
 async def refused(client: DeltaClient) -> tuple[grpc.StatusCode, str]:
     async with client:
         await client.subscribe(r.CLUSTER)
@@ -74,8 +51,8 @@ async def refused(client: DeltaClient) -> tuple[grpc.StatusCode, str]:
 @pytest.mark.parametrize("kind", ["ES256", "ES384"])
 async def test_the_hub_is_given_the_identity_in_the_token(serving, keys, peers, kind):
     async with serving(**identity_by(keys)) as control_plane:
-        assert await served(client_of(control_plane, t.token(kind)))
-        assert await served(client_of(control_plane, t.token(kind, sub="spiffe://corp/ns/shop/sa/web")))
+        assert await is_served(client_of(control_plane, t.token(kind)))
+        assert await is_served(client_of(control_plane, t.token(kind, sub="spiffe://corp/ns/shop/sa/web")))
     assert [peer.identity for peer in peers] == [("jwt:corp/web",), ("spiffe://corp/ns/shop/sa/web",)]
 
 
@@ -107,7 +84,7 @@ async def test_others_are_told_what_is_wrong_but_not_their_token(serving, keys, 
         assert line["client"].startswith("127.0.0.1:")
         assert not token or len(token) < 5 or token not in repr(logs) + details
         assert not peers, "no stream was opened"
-        assert await served(client_of(control_plane, t.token())), "others are served"
+        assert await is_served(client_of(control_plane, t.token())), "others are served"
 
 
 async def test_the_first_requests_of_a_client_wait_for_its_token(serving, keys):
@@ -132,7 +109,7 @@ async def test_a_client_that_leaves_while_its_token_is_verified_leaves_nothing(s
                 await client.subscribe(r.CLUSTER)
         app = app_of(control_plane)
         await wait_until(lambda: len(app.hub.streams), equals=0)
-        assert await served(client_of(control_plane, t.token()))
+        assert await is_served(client_of(control_plane, t.token()))
 
 
 async def test_a_stream_ends_when_its_token_expires_and_goes_on_with_another(serving, keys):
@@ -157,7 +134,7 @@ async def test_a_stream_ends_when_its_token_expires_and_goes_on_with_another(ser
 
 async def test_a_stream_that_ends_by_itself_is_forgotten(serving, keys, transport):
     async with serving(**identity_by(keys)) as control_plane:
-        assert await served(client_of(control_plane, t.token()))
+        assert await is_served(client_of(control_plane, t.token()))
         app = app_of(control_plane)
         await wait_until(lambda: len(app.hub.streams), equals=0)
         (sinks,) = app._streams._tokens._expiry._sinks.values()
@@ -212,7 +189,7 @@ async def test_without_keys_clients_are_told_to_come_again(serving, monkeypatch)
                 assert counters.keys_failed["corp"] >= 1
                 server.answer = None
                 await wait_until(lambda: any(each["event"] == "keys read" for each in logs))
-                assert await served(client_of(control_plane, t.token()))
+                assert await is_served(client_of(control_plane, t.token()))
         (line, *_) = [each for each in logs if each["event"] == "keys can't be read"]
         assert (line["issuer"], line["source"]) == ("corp", server.url)
         assert "503" in line["problem"]
@@ -223,4 +200,4 @@ async def test_a_storm_is_served_while_tokens_are_verified(serving, keys):
         clients = [
             client_of(control_plane, t.token(sub=f"n{number % 50}"), node_id=f"n{number}") for number in range(200)
         ]
-        assert all(await asyncio.gather(*map(served, clients)))
+        assert all(await asyncio.gather(*map(is_served, clients)))
