@@ -2,6 +2,7 @@
 
 import json
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ async def test_a_running_server_asks_for_tokens_from_the_first_one_on(server: Xd
     assert (revoked.returncode, "was revoked" in revoked.stderr) == (1, True)
     listed = json.loads((await run("xds tokens list -o json", server, tmp_path)).stdout)
     assert [(each["name"], each["state"]) for each in listed["tokens"]] == [("ops", "valid"), ("ci", "revoked")]
+    assert [each["last_used_at"] for each in listed["tokens"]] == [None, None]
     records = json.loads((await run("xds audit --token-file ops -o json", server, tmp_path)).stdout)["records"]
     found = [(each["what"], each["outcome"]) for each in reversed(records)]
     assert found == [
@@ -52,6 +54,9 @@ async def test_a_running_server_asks_for_tokens_from_the_first_one_on(server: Xd
     ]
     verified = await run(f"xds audit --file {listed['file'].removesuffix('.tokens')}.audit --verify", server, tmp_path)
     assert (verified.returncode, verified.stdout.startswith("fine: 6 records")) == (0, True), verified.stderr
+    server.stop()
+    used = json.loads((await run("xds tokens list -o json", server, tmp_path)).stdout)["tokens"]
+    assert all(time.time() - 600 < each["last_used_at"] <= time.time() for each in used)
     assert all(token.strip() not in server.log() for token in (shown.stdout, (tmp_path / "ops").read_text()))
 
 

@@ -17,6 +17,7 @@ import structlog
 
 from xds.access.errors import AccessFileError, UnauthenticatedError, UnknownIdentityError
 from xds.access.identities import Identities, Proven, read_identities
+from xds.access.last_used import LastUsed
 from xds.access.rights import EVERYONE, Caller, Grant
 from xds.access.tokens import PREFIX, TOKEN, TokenRecord, hash_of, read_tokens
 from xds.identity.issuers import Issuer
@@ -79,6 +80,7 @@ class Authenticator:
         self._single_hash = b""
         self._tokens = None if tokens_file is None else _Followed(tokens_file)
         self._records: dict[str, tuple[TokenRecord, Caller]] = {}
+        self.last_used = None if tokens_file is None else LastUsed(tokens_file, clock=clock)
         self._mapped = None if identities_file is None else _Followed(identities_file)
         self._identities = Identities()
         self._issuers: tuple[Issuer, ...] | None = None
@@ -100,6 +102,11 @@ class Authenticator:
     def issuers(self) -> tuple[Issuer, ...]:
         """The issuers of OIDC tokens that the file of identities had at the start."""
         return self._issuers or ()
+
+    @property
+    def token_ids(self) -> tuple[str, ...]:
+        """The ids of all named tokens."""
+        return tuple(record.id for record, _ in self._records.values())
 
     def reload(self) -> bool:
         """Read all files again, changed or not; return whether there are any and they can be used."""
@@ -146,6 +153,8 @@ class Authenticator:
             record, caller = found
             state = record.state(self._clock())
             if state == "valid":
+                if self.last_used is not None:
+                    self.last_used.note(record.id)
                 return caller
             text = f"the token {record.name!r} {'has expired' if state == 'expired' else 'was revoked'}"
             raise UnauthenticatedError(text, reason=f"{state} token", who=caller.identity)

@@ -83,7 +83,11 @@ class Admission:
         return self._audit if self._records_all or self._authenticator.is_needed else None
 
     async def start(self, background: Background) -> None:
-        """Read the keys of the issuers of OIDC tokens, and follow them; nothing without issuers."""
+        """Read the keys of the issuers of OIDC tokens, and follow them; write when named tokens were last used."""
+        if (last_used := self._authenticator.last_used) is not None:
+            background.keep(
+                "write when tokens were used", lambda: last_used.follow(lambda: self._authenticator.token_ids)
+            )
         if self._authenticator.issuers:
             from xds.access.oidc import OidcTokens  # PyJWT takes a few MB
 
@@ -257,6 +261,8 @@ class Admission:
 
     def close(self) -> None:
         """Write what is still to be recorded, and close the audit log."""
+        if (last_used := self._authenticator.last_used) is not None:
+            last_used.write(self._authenticator.token_ids)
         for key in list(self._pushes):
             self._end_pushes(key)
         if self._checking is not None:

@@ -118,19 +118,27 @@ def create(
 
 @app.command(name="list", epilog=_examples("xds tokens list", "xds tokens list -o json"))
 def list_tokens(store: Store = "", tokens_file: TokensFile = None, output: Output = "table") -> None:
-    """Print all tokens, without what is secret of them: with roles and groups, and until when they are valid."""
+    """Print all tokens, without what is secret of them: roles, groups, until when they are valid, and their last use.
+
+    A running server writes the last use once a minute and when it ends, beside the file of tokens.
+    """
     from xds.access.errors import AccessFileError
+    from xds.access.last_used import read_last_used
     from xds.access.tokens import read_tokens
 
     path = _path(store, tokens_file)
     try:
         records = read_tokens(path)
+        used = read_last_used(path)
     except FileNotFoundError:
-        records = ()
+        records, used = (), {}
     except AccessFileError as error:
         fail(str(error), code=EXIT_FAILED)
+    except OSError as error:
+        fail(f"when tokens were used can't be read: {error}", code=EXIT_FAILED)
     if output != "table":
-        print_as(output, {"file": str(path), "tokens": [_json_of(each) for each in records]})
+        tokens = [_json_of(each) | {"last_used_at": used.get(each.id)} for each in records]
+        print_as(output, {"file": str(path), "tokens": tokens})
         return
     now_s = time.time()
     rows = [
@@ -142,10 +150,11 @@ def list_tokens(store: Store = "", tokens_file: TokensFile = None, output: Outpu
             ", ".join(each.groups) or "all",
             _shown(each.created_at),
             _shown(each.expires_at),
+            _shown(used.get(each.id)),
         ]
         for each in records
     ]
-    print_table(["id", "name", "state", "roles", "groups", "created", "expires"], rows)
+    print_table(["id", "name", "state", "roles", "groups", "created", "expires", "last used"], rows)
     say("", f"{path}: {count(len(records), 'token')}")
 
 
