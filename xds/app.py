@@ -1,6 +1,7 @@
 """The control plane: the catalog, the streams that serve it, and the admin port."""
 
 import asyncio
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp
 from xds import schema_files
 from xds.address import Address
 from xds.api.admin import AdminServer
+from xds.api.fleet import Certificate, ReplicaStatus, ServerStatus, SourceStatus, StoreStatus, WorkersStatus
 from xds.api.http_port import HttpLimits
 from xds.api.metrics import metrics_renderer
 from xds.api.operations import CantMoveError
@@ -27,18 +29,21 @@ from xds.process.background import Background
 from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
-from xds.protocol.status import NodesFound, NodesQuery
+from xds.protocol.status import NodesFound, NodesQuery, NodeSummary, joined
 from xds.registry.known_nodes import KnownNodes
 from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.events import log_certificates, log_little_room, log_rebalance, log_tls_failure, log_tls_problem
 from xds.schema.notices import Notices
+from xds.schema.origin import built_with
 from xds.schema.pool import load_schema
+from xds.serving.gone_nodes import gone_page
 from xds.serving.memory_watch import PressureLog
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
 from xds.store.opening import schemas_path
 from xds.transport.admission import Pressure
 from xds.transport.tls_failures import LEFT, TlsFailure
+from xds.version import __version__
 
 if TYPE_CHECKING:
     from xds.serving.certificate_status import CertificateStatus
@@ -108,6 +113,7 @@ class App:
         self._streams.on_memory = PressureLog().note
         self._admin: AdminServer | None = None
         self._api: ASGIApp | None = None
+        self._started_at_ms = 0
         self.room = ConnectionRoom(0, 0, 0)
         """The maximum connections of each port, once started."""
 
@@ -166,6 +172,7 @@ class App:
         """
         settings = self.settings
         assert self.address is None, "started already"
+        self._started_at_ms = round(time.time() * 1_000)
         self._share_room()
         self._streams.settings = settings
         self.address = await self._streams.start()
@@ -260,6 +267,13 @@ class App:
         if why := self.background.ailing:
             yield why
 
+    def _all_problems(self) -> Iterator[str]:
+        """Iterate over the problems, and what deserves a warning although nothing is wrong."""
+        yield from self._problems()
+        for why in (self.unguarded_secrets, self.plain_because()):
+            if why:
+                yield why
+
     @property
     def limit_hits(self) -> dict[str, int]:
         """How often each limit was reached, by its label, in all processes."""
@@ -320,10 +334,57 @@ class App:
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query, from all worker processes, and the server's problems."""
         found = await self._streams.nodes(query)
+        if query.known:
+            found = joined((found, gone_page(self.known.gone(query.group), query)), query)
         workers = self._streams.workers.problem if found.missing_workers else ""  # said already
-        problems = [why for why in self._problems() if why != workers]
-        problems += [why for why in (self.unguarded_secrets, self.plain_because()) if why]
-        return replace(found, problems=tuple(problems))
+        return replace(
+            found,
+            nodes=tuple(map(self._with_first_seen, found.nodes)),
+            problems=tuple(why for why in self._all_problems() if why != workers),
+        )
+
+    def _with_first_seen(self, node: NodeSummary) -> NodeSummary:
+        known = None if node.connected_s is None else self.known.node(node.node.id, node.last_seen_ms)
+        return node if known is None else replace(node, first_seen_ms=known.first_seen_ms)
+
+    async def status(self) -> ServerStatus:
+        """Return how this server stands."""
+        await self._streams.refresh()
+        workers, url = self._streams.workers, self.settings.store.url
+        this = ReplicaStatus(
+            name=platform.node(),
+            api="" if self.settings.api.listen is None else str(self.settings.api.listen),
+            state="self",
+            revision=self.catalog.revision,
+            streams=self._streams.count,
+        )
+        return ServerStatus(
+            version=__version__,
+            schema_of=built_with(),
+            replica=this.name,
+            started_at_ms=self._started_at_ms,
+            replicas=(this,),
+            workers=WorkersStatus(serving=workers.serving, silent=workers.silent, missing=workers.missing),
+            store=StoreStatus(
+                kind=url.partition(":")[0] or "sqlite",
+                revision=self.catalog.revision,
+                stale_because=self.stale_because(),
+                refusing_because=self.refusing_because(),
+            ),
+            directory=None if self.directory is None else _source_status(self.directory),
+            limits={label: hits for label, hits in sorted(self.limit_hits.items()) if hits},
+            certificates=tuple(
+                Certificate(
+                    file=each.file,
+                    subject=each.subject,
+                    kind="crl" if each.is_crl else "certificate",
+                    expires_at_ms=round(each.at_s * 1_000),
+                )
+                for each in (() if self._certificates is None else self._certificates.expiries)
+            ),
+            problems=tuple(self._all_problems()),
+            gone=dict(self.known.gone_by_group),
+        )
 
     async def debts(self) -> Debts:
         """Return what the connected clients owe, from all worker processes. Raises UnansweredError if none answers."""
@@ -374,6 +435,16 @@ class App:
             api=api,
             resources=resources,
         )
+
+
+def _source_status(directory: DirectoryStatus) -> SourceStatus:
+    return SourceStatus(
+        path=str(directory.root),
+        applied_at_ms=round(directory.applied_at_s * 1_000),
+        rejected_since_ms=round(directory.rejected_since_s * 1_000),
+        problems=len(directory.problems),
+        problem=directory.why,
+    )
 
 
 def _http_limits(settings: Settings, room: ConnectionRoom, hits: LimitHits) -> HttpLimits:

@@ -3,7 +3,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from support.fleet_status import server_status
 
+from xds.api.fleet import ServerStatus
 from xds.api.operations import Operations
 from xds.model.catalog import Catalog
 from xds.protocol.convergence import Debt, Debts
@@ -33,6 +35,7 @@ class Served:
             self.catalog,
             nodes=self._nodes,
             debts=self._debts,
+            status=self._status,
             rebalance=self._rebalance,
             on_rejected=self._count,
             notices=notices,
@@ -55,6 +58,9 @@ class Served:
 
     async def _debts(self) -> Debts:
         return Debts(revision=self.catalog.revision, by_group=self.debts)
+
+    async def _status(self) -> ServerStatus:
+        return server_status(self.catalog.revision)
 
     async def _rebalance(self, share: float, over_s: float) -> int:
         self.moved.append((share, over_s))

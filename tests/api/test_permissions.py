@@ -25,7 +25,8 @@ from xds.api.permitted import Permitted
 from xds.api.rest import CALLS, rest_api
 from xds.model.groups import Node
 from xds.protocol.convergence import Debt
-from xds.protocol.status import NodeState, NodeSummary
+from xds.protocol.paging import NodeState
+from xds.protocol.status import NodeSummary
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
 
@@ -95,7 +96,7 @@ async def scene(serving_api, tmp_path: Path) -> AsyncIterator[Scene]:
         )
         node = Node(id=f"{group}-node")
         served.known_nodes.append(
-            NodeSummary(node=node, group=group, revision=1, state=NodeState.SYNCED, connected_s=1.0, types=())
+            NodeSummary(node=node, group=group, revision=1, state=NodeState.ACCEPTED, connected_s=1.0, types=())
         )
     path = tmp_path / "tokens"
     tokens = {

@@ -20,7 +20,8 @@ from xds.api.admission import Admission
 from xds.api.rest import rest_api
 from xds.model.groups import Node
 from xds.model.types import CLUSTER
-from xds.protocol.status import NodeState, NodeSummary, TypeSummary
+from xds.protocol.paging import NodeState
+from xds.protocol.status import NodeSummary, TypeSummary
 from xds.schema.ingest import ingest
 from xds.schema.wrapping import WRAPPER_URL
 from xds.store.errors import OutcomeUnknownError, TooLargeError, UnavailableError
@@ -195,7 +196,7 @@ async def test_every_name_can_be_set_read_listed_and_removed(api: httpx.AsyncCli
 async def test_every_node_can_be_asked_for(served, api: httpx.AsyncClient, node_id: str) -> None:
     served.known_nodes.append(
         NodeSummary(
-            node=Node(id=node_id), group="default", revision=0, state=NodeState.SYNCED, connected_s=1.0, types=()
+            node=Node(id=node_id), group="default", revision=0, state=NodeState.ACCEPTED, connected_s=1.0, types=()
         )
     )
     answer = await api.get(f"/v1/nodes/{quote(node_id, safe='')}")

@@ -5,7 +5,8 @@ from support.schemas import older_api
 
 from xds.model.groups import Node
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.status import NodeState, NodeSummary
+from xds.protocol.paging import NodeState
+from xds.protocol.status import NodeSummary
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
 from xds.schema.notices import Notices
@@ -33,7 +34,7 @@ async def test_a_change_is_answered_although_no_worker_says_which_envoys_are_con
     served.nodes_fail = None
     node = Node(id="n", user_agent=f"envoy {OLD}")
     served.known_nodes.append(
-        NodeSummary(node=node, group="default", revision=1, state=NodeState.SYNCED, connected_s=1.0, types=())
+        NodeSummary(node=node, group="default", revision=1, state=NodeState.ACCEPTED, connected_s=1.0, types=())
     )
     published = await served.operations.publish(change("b"))
     (lacking,) = [each for each in published.warnings if "lacks" in each.what]

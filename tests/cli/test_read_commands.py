@@ -129,7 +129,7 @@ def _documents(text: str) -> list[dict | None]:
         ("watch -g bas", 4, "did you mean 'base'?"),
         ("watch --from 99", 4, "does not exist yet"),
         ("status -g bas", 4, "did you mean 'base'?"),
-        ("status --state odd", 2, "synced"),
+        ("status --state odd", 2, "accepted"),
         ("node none", 4, "no node 'none' is connected"),
         ("get --nope", 2, "No such option"),
         ("nope", 2, "No such command"),
@@ -215,7 +215,7 @@ async def test_json_has_what_the_tables_have(run: Run) -> None:
         "revision": 3,
     }
     assert groups["rules"]["groups"] == {"web": {"extends": "base"}}
-    assert (status["nodes"], status["states"]) == ([], {"synced": 0, "pending": 0, "rejected": 0})
+    assert (status["nodes"], status["states"]) == ([], {"accepted": 0, "pending": 0, "rejected": 0})
 
 
 @pytest.mark.parametrize(

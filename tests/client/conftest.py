@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fleet_status import server_status
 
 from xds.access.authenticator import Authenticator
 from xds.address import Address
 from xds.api.admission import Admission
+from xds.api.fleet import ServerStatus
 from xds.api.grpc_api import GrpcApi
 from xds.api.operations import Operations
 from xds.client import Client
@@ -60,7 +62,10 @@ def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
         async def debts() -> Debts:
             return Debts(revision=catalog.revision, by_group={"default": {Debt(): 3, Debt(owed=1): 1}})
 
-        operations = Operations(publisher, catalog, nodes=nodes, debts=debts, rebalance=rebalance)
+        async def status() -> ServerStatus:
+            return server_status(catalog.revision)
+
+        operations = Operations(publisher, catalog, nodes=nodes, debts=debts, status=status, rebalance=rebalance)
         admission = Admission(Authenticator(token))
         api = GrpcApi(Address("127.0.0.1", port), operations, admission, tls=tls, body_bytes_max=1_000_000)
         await api.start()

@@ -12,9 +12,10 @@ from support.scenes import full
 
 from xds.model.groups import GroupTable, Rule
 from xds.model.resource import Reference
+from xds.protocol.paging import NodeState
 from xds.protocol.policy import Ordering, Variant
 from xds.protocol.responses import Encoding
-from xds.protocol.status import NodesQuery, NodeState, node_summaries
+from xds.protocol.status import NodesQuery, nodes_page
 
 HOLD_S, DRAIN_S = 20.0, 60.0
 QUICK = Ordering(hold_timeout_s=HOLD_S, listener_drain_s=DRAIN_S)
@@ -511,7 +512,7 @@ def test_a_listener_of_a_rejected_response_that_goes_after_a_return_is_removed(
         ),
     ],
 )
-def test_a_client_that_accepted_all_that_there_is_is_synced(make_world: MakeWorld, returns: bool) -> None:
+def test_a_client_that_accepted_all_that_there_is_is_told_so(make_world: MakeWorld, returns: bool) -> None:
     """The rejection of r does not concern the stream that subscribes to q, which has no NACKed name."""
     world = make_world(ordering=QUICK)
     world.publish(static("a"), listener("l", routes="r q"), route("r", 1, "a"), route("q", 1, "a"))
@@ -521,11 +522,11 @@ def test_a_client_that_accepted_all_that_there_is_is_synced(make_world: MakeWorl
     if returns:
         client = client.reconnect()
         settle(client, "r@1")
-    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.REJECTED]
+    assert [node.state for node in nodes_page(world.hub.streams, NodesQuery(), world.now).nodes] == [NodeState.REJECTED]
     world.publish(route("r", 2, "a"))
     settle_for(world, client, HOLD_S)
     assert client.held[RDS] == {"q": "1", "r": "2"}
-    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.SYNCED]
+    assert [node.state for node in nodes_page(world.hub.streams, NodesQuery(), world.now).nodes] == [NodeState.ACCEPTED]
 
 
 def test_a_name_that_was_dropped_before_its_response_was_rejected_is_not_rejected(world: World) -> None:
@@ -538,11 +539,11 @@ def test_a_name_that_was_dropped_before_its_response_was_rejected_is_not_rejecte
     world.publish(route("r2", 2, "a"))
     settle(client)
     assert client.held[RDS]["r2"] == "2"
-    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.SYNCED]
+    assert [node.state for node in nodes_page(world.hub.streams, NodesQuery(), world.now).nodes] == [NodeState.ACCEPTED]
 
 
 @pytest.mark.parametrize("type_url", [CDS, LDS], ids=["CDS", "LDS"])
-def test_a_client_whose_rejected_resource_was_taken_away_is_synced(
+def test_a_client_whose_rejected_resource_was_taken_away_has_accepted_all(
     make_world: MakeWorld, variant: Variant, per_type: bool, type_url: str
 ) -> None:
     """The client has ACKed a response without the rejected resource, so it no longer has NACKed names."""
@@ -551,13 +552,13 @@ def test_a_client_whose_rejected_resource_was_taken_away_is_synced(
     client = world.client(variant, per_type=per_type)
     client.subscribe(type_url)
     settle(client, "bad@1")
-    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.REJECTED]
+    assert [node.state for node in nodes_page(world.hub.streams, NodesQuery(), world.now).nodes] == [NodeState.REJECTED]
     world.publish(remove=[resource(type_url, "bad")])
     settle_for(world, client, HOLD_S, "bad@1")
     world.publish(resource(type_url, "good", 2))
     settle(client)
     assert client.held[type_url] == {"good": "2"}
-    assert [node.state for node in node_summaries(world.hub.streams, NodesQuery(), world.now)] == [NodeState.SYNCED]
+    assert [node.state for node in nodes_page(world.hub.streams, NodesQuery(), world.now).nodes] == [NodeState.ACCEPTED]
 
 
 # --- Endpoints -----------------------------------------------------------------------------------------------------

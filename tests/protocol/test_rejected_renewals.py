@@ -9,9 +9,10 @@ from support.hubs import DELTA, SOTW, MakeWorld, World
 
 from xds.model.groups import Node
 from xds.protocol.node_history import NODE_BYTES, REASON_CHARS_MAX, NackedNames
+from xds.protocol.paging import NodeState
 from xds.protocol.policy import Variant
 from xds.protocol.responses import Part
-from xds.protocol.status import NodesQuery, NodeState, node_summaries
+from xds.protocol.status import NodesQuery, nodes_page
 from xds.protocol.subscription import NameSet
 
 
@@ -37,8 +38,8 @@ def test_a_resource_that_expired_at_its_client_is_sent_again_with_its_body(world
     assert client.take() == ["CDS #2 ~a@1 ttl=9"]
     assert client.nack(CDS, "missing body") == ["CDS #3 a@1 ttl=9"]
     client.ack(CDS)
-    (node,) = node_summaries(world.hub.streams, NodesQuery(), world.now)
-    assert node.state is NodeState.SYNCED
+    (node,) = nodes_page(world.hub.streams, NodesQuery(), world.now).nodes
+    assert node.state is NodeState.ACCEPTED
 
 
 def test_an_unsubscribed_name_of_a_rejected_renewal_is_not_sent(world: World) -> None:
@@ -61,7 +62,7 @@ def test_a_renewal_with_bodies_that_is_rejected_is_shown_and_not_sent_again(make
     world.advance(3)
     assert len(client.take()) == 1
     assert client.nack(CDS, "no") == []
-    (node,) = node_summaries(world.hub.streams, NodesQuery(), world.now)
+    (node,) = nodes_page(world.hub.streams, NodesQuery(), world.now).nodes
     (found,) = node.types
     assert (node.state, found.nacked, found.error) == (NodeState.REJECTED, ("a", "b"), "no")
 
@@ -88,7 +89,7 @@ def test_names_that_a_node_rejected_on_an_earlier_stream_are_shown_with_its_mess
     world.publish(static("b"))
     client.nack(CDS, "odd")
     client.reconnect()
-    (node,) = node_summaries(world.hub.streams, NodesQuery(), world.now)
+    (node,) = nodes_page(world.hub.streams, NodesQuery(), world.now).nodes
     (found,) = node.types
     assert (node.state, "b" in found.nacked, found.error) == (NodeState.REJECTED, True, "odd")
 

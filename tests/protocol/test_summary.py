@@ -4,12 +4,13 @@ from support.encoded import CDS, EDS, LDS, cluster, endpoints, listener, route
 from support.hubs import World
 from support.scenes import started, swap
 
+from xds.protocol.paging import NodeState
 from xds.protocol.policy import Variant
-from xds.protocol.status import NAMES_SHOWN_MAX, NodesQuery, NodeState, NodeSummary, TypeSummary, node_summaries
+from xds.protocol.status import NAMES_SHOWN_MAX, NodesQuery, NodeSummary, TypeSummary, nodes_page
 
 
 def summaries(world: World, query: NodesQuery | None = None) -> list[NodeSummary]:
-    return list(node_summaries(world.hub.streams, query or NodesQuery(), world.now))
+    return list(nodes_page(world.hub.streams, query or NodesQuery(), world.now).nodes)
 
 
 def of(world: World, type_url: str) -> TypeSummary:
@@ -18,12 +19,12 @@ def of(world: World, type_url: str) -> TypeSummary:
     return found
 
 
-def test_a_node_that_accepted_everything_is_synced(world: World, variant: Variant, per_type: bool) -> None:
+def test_a_node_that_accepted_everything_is_in_that_state(world: World, variant: Variant, per_type: bool) -> None:
     world.advance(3)
     started(world, variant, per_type=per_type)
     world.advance(5)
     (node,) = summaries(world)
-    assert (node.node.id, node.group, node.revision, node.state) == ("n1", "default", 1, NodeState.SYNCED)
+    assert (node.node.id, node.group, node.revision, node.state) == ("n1", "default", 1, NodeState.ACCEPTED)
     assert node.connected_s == 5
     clusters, assignments = of(world, CDS), of(world, EDS)
     assert (clusters.wildcard, clusters.subscribed, clusters.sent, clusters.unacked) == (True, 1, 1, 0)

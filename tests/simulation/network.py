@@ -18,10 +18,11 @@ from xds._generated import xds_wire_pb2 as wire
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset, Changeset
 from xds.protocol.node_history import HistoryEntry
+from xds.protocol.paging import NodeState
 from xds.protocol.policy import Ordering, Variant
 from xds.protocol.responses import Encoding, Part
 from xds.protocol.sessions import Stream
-from xds.protocol.status import NodesQuery, NodeState, NodeSummary, Progress, node_statuses, node_summaries
+from xds.protocol.status import NodesQuery, NodeSummary, Progress, node_statuses, nodes_page
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -165,8 +166,8 @@ class Server:
         """Return the clients that, by their status, have not accepted all resources."""
         found = [
             f"the server takes {summary.node.id} to be {[summary.state.value]}: {_unsettled(summary)}"
-            for summary in node_summaries(self.hub.streams, NodesQuery(), self.now)
-            if summary.state is not NodeState.SYNCED
+            for summary in nodes_page(self.hub.streams, NodesQuery(), self.now).nodes
+            if summary.state is not NodeState.ACCEPTED
         ]
         for status in node_statuses(self.hub.streams, self.now):
             for of_type in status.types:

@@ -446,7 +446,7 @@ class SocketRun:
         found = []
         for number, envoy in self.envoys.items():
             nodes = (await self._client.nodes(id=envoy.node_id)).nodes
-            if [node.state for node in nodes] != ["synced"]:
+            if [node.state for node in nodes] != ["accepted"]:
                 types = [str(each) for node in nodes for each in node.types if each.pending or each.nacked]
                 found.append(f"the server takes n{number} to be {[node.state for node in nodes]}: {types}")
         return found

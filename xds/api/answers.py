@@ -1,7 +1,7 @@
 """The push API's answers: errors as HTTP and gRPC statuses; changes, resources and nodes as JSON. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +9,7 @@ from xds.access.errors import ForbiddenError, NoAuditError, UnauthenticatedError
 from xds.access.rights import Caller
 from xds.api.bodies import UnknownMediaTypeError
 from xds.api.convergence import Convergence
+from xds.api.fleet import FleetStatus, GroupStatus
 from xds.api.intake import BusyError, TooSlowError
 from xds.api.operations import (
     CantMoveError,
@@ -205,24 +206,76 @@ def event_json(stored: Stored) -> dict[str, Any]:
 
 def node_json(node: NodeSummary) -> dict[str, Any]:
     """Return the progress of a node."""
+    place = node.node.locality
     return {
         "id": node.node.id,
         "cluster": node.node.cluster,
-        "user_agent": node.node.user_agent,
         "group": node.group,
-        "revision": node.revision,
         "state": node.state.value,
-        "connected_s": round(node.connected_s, 3),
+        "revision": node.revision,
+        "accepted_revision": node.accepted_revision,
+        "address": node.address,
+        "identity": list(node.node.identity),
+        "locality": {"region": place.region, "zone": place.zone, "sub_zone": place.sub_zone},
+        "user_agent": node.node.user_agent,
+        "envoy_version": node.node.envoy_version,
+        "replica": node.replica,
+        "worker": node.worker,
+        "first_seen_ms": node.first_seen_ms,
+        "last_seen_ms": node.last_seen_ms,
+        "connected_s": None if node.connected_s is None else round(node.connected_s, 3),
+        "left_because": node.left_because,
         "types": [_type_json(each) for each in node.types],
     }
 
 
-def nodes_json(found: NodesFound) -> dict[str, Any]:
-    """Return the progress of nodes, the workers whose nodes are missing, and the server's problems."""
+def nodes_json(found: NodesFound, following: str = "") -> dict[str, Any]:
+    """Return the progress of nodes, which are missing, and the server's problems. ``following``: the next cursor."""
     return {
         "nodes": [node_json(each) for each in found.nodes],
+        "next": following,
+        "total": found.total,
         "missing_workers": list(found.missing_workers),
+        "missing_replicas": list(found.missing_replicas),
         "problems": list(found.problems),
+    }
+
+
+def status_json(found: FleetStatus) -> dict[str, Any]:
+    """Return how the fleet and its server stand."""
+    server = found.server
+    return {
+        "server": {
+            "version": server.version,
+            "schema_of": server.schema_of,
+            "replica": server.replica,
+            "started_at_ms": server.started_at_ms,
+        },
+        "revision": found.revision,
+        "epoch": found.epoch,
+        "groups": [_group_status_json(each) for each in found.groups],
+        "replicas": [asdict(each) for each in server.replicas],
+        "workers": {**asdict(server.workers), "silent": list(server.workers.silent)},
+        "store": asdict(server.store),
+        "directory": None if server.directory is None else asdict(server.directory),
+        "limits": dict(server.limits),
+        "certificates": [asdict(each) for each in server.certificates],
+        "problems": list(server.problems),
+        "missing_workers": list(found.missing_workers),
+        "missing_replicas": list(found.missing_replicas),
+    }
+
+
+def _group_status_json(group: GroupStatus) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "revision": group.revision,
+        "nodes": group.nodes,
+        "accepted": group.accepted,
+        "pending": group.pending,
+        "rejected": group.rejected,
+        "gone": group.gone,
+        "oldest_unaccepted": None if group.oldest_unaccepted is None else asdict(group.oldest_unaccepted),
     }
 
 

@@ -49,7 +49,8 @@ from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any
 from xds.model.problem import ChangesetRejectedError, Problem
-from xds.protocol.status import NodesQuery, NodeState
+from xds.protocol.paging import NodeState
+from xds.protocol.status import NodesQuery
 from xds.publishing.changes import Published
 from xds.publishing.edits import RULES
 from xds.schema.quick import ingest_encoded

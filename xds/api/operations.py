@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from xds.api.convergence import Convergence, Goal, watch_convergence
+from xds.api.fleet import FleetStatus, ServerStatus, group_statuses
 from xds.api.run_in_thread import run_in_thread
 from xds.model.catalog import Catalog
 from xds.model.groups import DEFAULT_GROUP, GroupTable, lineage_of
@@ -43,6 +44,11 @@ WARNINGS_MAX = 100
 """Warnings in the answer to one change."""
 COPY_SUFFIX = ".copy"
 """The end of the name of a copy of the store that is being sent."""
+TIMES_KEPT_MAX = 1_000
+"""Revisions of which it is remembered when they were made."""
+TIMES_PAGE = 100
+TIMES_READS_MAX = 20
+"""How often the history is read to answer one question for when revisions were made."""
 NAMES_COMPARED_MAX = 1_000
 """Names of a group that are compared with one that it does not have, to suggest similar ones."""
 
@@ -150,6 +156,7 @@ class Operations:
         *,
         nodes: Callable[[NodesQuery], Awaitable[NodesFound]],
         debts: Callable[[], Awaitable[Debts]],
+        status: Callable[[], Awaitable[ServerStatus]],
         rebalance: Callable[[float, float], Awaitable[int]],
         on_rejected: Callable[[], None] = lambda: None,
         notices: Notices | None = None,
@@ -159,6 +166,8 @@ class Operations:
         self._catalog = catalog
         self._nodes = nodes
         self._debts = debts
+        self._status = status
+        self._made_at_ms: dict[int, int] = {}
         self._rebalance = rebalance
         self._on_rejected = on_rejected
         self._notices = notices
@@ -460,6 +469,43 @@ class Operations:
                 yield StoreCopy(revision=revision, size_bytes=size_bytes, store=whole, copy=copy)
             finally:
                 await asyncio.shield(asyncio.to_thread(_remove_copies, path))
+
+    async def status(self, sees: Callable[[str], bool] | None = None) -> FleetStatus:
+        """Return how the fleet stands; with ``sees``, only of the groups that it returns true for."""
+        server = await self._status()
+        try:
+            debts = await self._debts()
+        except StreamRefusedError:  # no worker answers
+            debts = Debts(revision=self.revision, by_group={}, missing_workers=server.workers.silent)
+        groups = {
+            name: snapshot.revision for name, snapshot in self._catalog.snapshots.items() if sees is None or sees(name)
+        }
+        return FleetStatus(
+            server=server,
+            revision=self.revision,
+            epoch=self.epoch,
+            groups=await group_statuses(debts, server.gone, groups, revision=self.revision, at_ms=self._times_of),
+            missing_workers=debts.missing_workers,
+        )
+
+    async def _times_of(self, revisions: Iterable[int]) -> Mapping[int, int]:
+        """Return when revisions were made, in Unix milliseconds, of those that are in the history."""
+        known = self._made_at_ms
+        wanted = set(revisions)
+        lacking = sorted(wanted - known.keys())
+        for _ in range(TIMES_READS_MAX):
+            if not lacking:
+                break
+            try:
+                heads = await self._publisher.store.heads(lacking[0] - 1, TIMES_PAGE)
+            except StoreError:  # it is not kept any more, or the store is away
+                lacking = lacking[1:]
+                continue
+            known.update((head.revision, head.at_ms) for head in heads if head.revision in wanted)
+            lacking = [each for each in lacking[1:] if each not in known]
+        while len(known) > TIMES_KEPT_MAX:
+            del known[next(iter(known))]
+        return {each: known[each] for each in wanted if each in known}
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query, from the workers that answer.

@@ -16,6 +16,7 @@ from xds.access.errors import ForbiddenError, NoAuditError
 from xds.access.rights import Caller, Right
 from xds.api.admission import Admission, Call, until_lapsed
 from xds.api.convergence import Convergence, Goal
+from xds.api.fleet import FleetStatus
 from xds.api.operations import (
     HISTORY_MAX,
     GroupInfo,
@@ -277,6 +278,15 @@ class Permitted:
         self._must_read(name)
         with self._discreet():
             return self._operations.group(name)
+
+    async def status(self) -> FleetStatus:
+        """Return how the fleet stands; the server's own files, limits and problems only to who may read all groups."""
+        self._must_have_any(READ)
+        if self._sees_all:
+            return await self._operations.status()
+        found = await self._operations.status(self._sees)
+        server = replace(found.server, directory=None, limits={}, certificates=(), problems=())
+        return replace(found, server=server)
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query, of groups that the caller may read."""

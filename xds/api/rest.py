@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 import structlog
@@ -33,6 +33,7 @@ from xds.api.answers import (
     nodes_json,
     published_json,
     resources_json,
+    status_json,
 )
 from xds.api.convergence import Goal
 from xds.api.guard import CALL, Guard, Hosts
@@ -47,10 +48,12 @@ from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
 from xds.limits import LimitHits
+from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
 from xds.model.xdstp import canonical
-from xds.protocol.status import NODES_MAX, NodesQuery, NodeState
+from xds.protocol.paging import NodeState, Position, Sort, WrongCursorError, position_of
+from xds.protocol.status import NODES_MAX, NodesQuery
 from xds.publishing.changes import Change, Published
 from xds.publishing.edits import RULES
 from xds.reporting.escaping import json_text, yaml_text
@@ -78,6 +81,7 @@ ChangeId = Annotated[
     ),
 ]
 Redact = Annotated[bool, Query(description="Hide keys, passwords and generic secrets.")]
+Of = Literal["connected", "known"]
 HUNG_UP = 499
 """nginx's status for a client that has disconnected: nobody reads it, but an answer needs a status."""
 EVENT_STREAM = "text/event-stream"
@@ -250,6 +254,7 @@ CALLS = {
     ("GET", "/v1/groups/{group}"): "GetGroup",
     ("PUT", "/v1/groups/{group}"): "PutGroup",
     ("DELETE", "/v1/groups/{group}"): "DeleteGroup",
+    ("GET", "/v1/status"): "GetStatus",
     ("GET", "/v1/nodes"): "ListNodes",
     ("GET", "/v1/nodes/{id:path}"): "GetNode",
     ("POST", "/v1/rebalance"): "Rebalance",
@@ -546,17 +551,38 @@ class _Rest:
     # --- Nodes -------------------------------------------------------------------------------------------------------
 
     def add_nodes(self, app: FastAPI) -> None:
+        @app.get("/v1/status")
+        async def read_status(request: Request) -> Response:
+            """Return how the fleet stands: each group's nodes by state, and the server's parts."""
+            operations = self._permit(request)
+            return _told(operations, status_json(await operations.status()), operations.revision)
+
         @app.get("/v1/nodes")
         async def list_nodes(
             request: Request,
             group: str | None = None,
             state: NodeState | None = None,
+            search: Annotated[str, Query(max_length=200, description="In the id, cluster, address, version, …")] = "",
+            sort: Sort = Sort.ID,
             limit: Annotated[int, Query(ge=1, le=NODES_MAX)] = 100,
+            cursor: Annotated[str, Query(description="`next` of the page before.")] = "",
+            of: Annotated[Of, Query(description="known: also nodes that are gone.")] = "connected",
+            types: Annotated[bool, Query(description="With how far each type is.")] = True,
         ) -> Response:
-            """Return how far each connected node is."""
+            """Return how far nodes are, in pages: an entry for each of their connections."""
             operations = self._permit(request)
-            query = NodesQuery(group=group, state=state, limit=limit)
-            return _told(operations, nodes_json(await operations.nodes(query)))
+            query = NodesQuery(
+                group=group,
+                state=state,
+                search=search,
+                known=of == "known",
+                sort=sort,
+                after=_after(sort, cursor),
+                limit=limit,
+                types=types,
+            )
+            found = await operations.nodes(query)
+            return _told(operations, nodes_json(found, found.after(query)))
 
         @app.get("/v1/nodes/{id:path}")
         async def read_node(id: str, request: Request) -> Response:  # noqa: A002
@@ -595,6 +621,14 @@ class _Rest:
             operations = self._permit(request)
             wanted = AuditFilter(who=who, group=group, since_s=since, outcome=outcome, limit=limit)
             return _told(operations, {"records": await operations.audit(wanted)})
+
+
+def _after(sort: Sort, cursor: str) -> Position | None:
+    """Return the position of a cursor. Raises ChangesetRejectedError."""
+    try:
+        return position_of(sort, cursor)
+    except WrongCursorError as error:
+        raise ChangesetRejectedError([Problem(what=str(error), field="cursor")]) from None
 
 
 async def _events(operations: Permitted, after: int) -> AsyncIterator[str]:

@@ -341,7 +341,7 @@ def status(
         str, typer.Option("--group", "-g", help="Only nodes of this group.", autocompletion=complete_group)
     ] = "",
     state: Annotated[
-        Literal["synced", "pending", "rejected"] | None, typer.Option(help="Only nodes in this state.")
+        Literal["accepted", "pending", "rejected"] | None, typer.Option(help="Only nodes in this state.")
     ] = None,
     output: Output = "table",
     api: Api = DEFAULT_API,
@@ -352,7 +352,7 @@ def status(
     answer = talk(api, token_file, ca, lambda client: client.nodes(group=group, state=state or ""))
     found = answer.nodes
     _warn_of_missing(answer)
-    states = {name: sum(each.state == name for each in found) for name in ("synced", "pending", "rejected")}
+    states = {name: sum(each.state == name for each in found) for name in ("accepted", "pending", "rejected")}
     if output != "table":
         print_as(output, {**_nodes_json(answer), "states": states})
         return

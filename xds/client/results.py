@@ -232,7 +232,7 @@ class NodeProgress:
     group: str
     revision: int
     state: str
-    """``synced``, ``pending`` or ``rejected``."""
+    """``accepted``, ``pending`` or ``rejected``."""
     connected_s: float
     types: tuple[TypeProgress, ...]
 

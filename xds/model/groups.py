@@ -36,6 +36,12 @@ class Node:
     identity: tuple[str, ...] = ()
     """Its proven names (``xds.model.identity``)."""
 
+    @property
+    def envoy_version(self) -> str:
+        """The version of its Envoy, "" for other clients."""
+        name, _, version = self.user_agent.partition(" ")
+        return version if name == "envoy" else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patterns:

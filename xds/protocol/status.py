@@ -5,8 +5,8 @@ may return thousands of nodes. Both are computed on request from the client stat
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 
@@ -14,6 +14,7 @@ from xds.model.groups import Node
 from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import NO_DEBT, Debt
 from xds.protocol.diff import wanted
+from xds.protocol.paging import NOWHERE, NodeState, Position, Sort, cursor_of, first_after, position
 from xds.protocol.policy import Variant
 from xds.protocol.responses import Part
 from xds.protocol.sessions import Session, Stream
@@ -178,12 +179,7 @@ class NodeStatus:
 
 def node_statuses(streams: Iterable[Stream], now: float) -> Iterator[NodeStatus]:
     """Yield the status of every session, oldest first."""
-    seen: set[int] = set()
-    for stream in streams:
-        session = stream.session
-        if session is None or id(session) in seen:
-            continue
-        seen.add(id(session))
+    for session in _sessions(streams):
         yield _node_status(session, now)
 
 
@@ -232,17 +228,16 @@ NODES_MAX = 1_000
 NAMES_SHOWN_MAX = 100
 
 
-class NodeState(Enum):
-    """The overall state of a node: the worst state of its types."""
-
-    SYNCED = "synced"
-    PENDING = "pending"
-    REJECTED = "rejected"
+def state_of(debt: Debt) -> NodeState:
+    """Return the state of a connected client that owes this, at the newest revision."""
+    if debt.rejected:
+        return NodeState.REJECTED
+    return NodeState.PENDING if debt.owed else NodeState.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesQuery:
-    """A filter of nodes; None matches any value. Each process returns at most ``limit`` nodes."""
+    """A filter of nodes, and which page of them; None matches any value."""
 
     id: str | None = None
     group: str | None = None
@@ -251,7 +246,16 @@ class NodesQuery:
     state: NodeState | None = None
     lacks: int | None = None
     """A revision: only nodes that have not accepted it."""
+    search: str = ""
+    """A text that the id, the cluster, the address, the user agent or the locality contains, in any case."""
+    known: bool = False
+    """Whether nodes that are gone are of interest too."""
+    sort: Sort = Sort.ID
+    after: Position | None = None
+    """The last node of the page before."""
     limit: int = NODES_MAX
+    types: bool = True
+    """Whether each node's types are of interest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,73 +282,166 @@ class TypeSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSummary:
-    """One node's stream, or all per-type streams of its connection. ``revision`` is the one that it is updated to."""
+    """One node's stream, or all per-type streams of its connection; or a node that is gone.
+
+    ``revision`` is the one that it is updated to. Times are in milliseconds since 1970. What a node says of itself is
+    its own word: only ``node.identity`` is proven.
+    """
 
     node: Node
     group: str
     revision: int
     state: NodeState
-    connected_s: float
+    connected_s: float | None
+    """None if it is gone."""
     types: tuple[TypeSummary, ...]
     debt: Debt = NO_DEBT
+    accepted_revision: int = 0
+    """The newest revision that it has accepted with all before it, 0 for none."""
+    address: str = ""
+    replica: str = ""
+    worker: str = ""
+    first_seen_ms: int = 0
+    last_seen_ms: int = 0
+    left_because: str = ""
+    position: Position = NOWHERE
+    """Its place in the list that was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesFound:
-    """The nodes that match a query. ``missing_workers`` did not answer, so their nodes are missing.
+    """A page of the nodes that match a query. ``missing_workers`` did not answer, so their nodes are missing.
 
     ``problems`` are those of the server that need its operator's attention.
     """
 
     nodes: tuple[NodeSummary, ...]
+    total: int = 0
+    """How many match, on all pages."""
     missing_workers: tuple[str, ...] = ()
+    missing_replicas: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
+    def after(self, query: NodesQuery) -> str:
+        """Return the cursor of the next page, "" if this is the last one."""
+        return cursor_of(query.sort, self.nodes[-1].position) if self.nodes and self.has_more(query) else ""
 
-def node_summaries(streams: Iterable[Stream], query: NodesQuery, now: float) -> Iterator[NodeSummary]:
-    """Yield the summaries of the nodes that match a query, oldest first."""
+    def has_more(self, query: NodesQuery) -> bool:
+        """Say whether there may be another page: nodes come and go meanwhile, so it may turn out to be empty."""
+        return len(self.nodes) == query.limit
+
+
+def joined(several: Iterable[NodesFound], query: NodesQuery) -> NodesFound:
+    """Return the page that the pages of several processes make."""
+    found = list(several)
+    return NodesFound(
+        nodes=tuple(
+            node for _, node in first_after(((n.position, n) for each in found for n in each.nodes), None, query.limit)
+        ),
+        total=sum(each.total for each in found),
+        missing_workers=tuple(sorted({name for each in found for name in each.missing_workers})),
+        missing_replicas=tuple(sorted({name for each in found for name in each.missing_replicas})),
+        problems=tuple(dict.fromkeys(problem for each in found for problem in each.problems)),
+    )
+
+
+AddressOf = Callable[[Session], str]
+"""Returns where the client of a session connects from."""
+
+
+def nodes_page(
+    streams: Iterable[Stream],
+    query: NodesQuery,
+    now: float,
+    *,
+    revision: int = 0,
+    epoch_s: float = 0.0,
+    address_of: AddressOf = lambda _session: "",
+) -> NodesFound:
+    """Return a page of the nodes that match a query.
+
+    ``revision`` is the published one; ``epoch_s`` is the time of 1970 on the clock of ``now``, so that times can be
+    told. All sessions are looked at, and only those of the page are summarized.
+    """
+    found = [
+        (_position(session, query.sort, epoch_s), session)
+        for session in _sessions(streams)
+        if _is_asked_about(session, query, address_of)
+    ]
+    page = first_after(found, query.after, query.limit)
+    nodes = (
+        replace(_summary(session, at, query, now, revision, epoch_s), address=address_of(session))
+        for at, session in page
+    )
+    return NodesFound(nodes=tuple(nodes), total=len(found))
+
+
+def _sessions(streams: Iterable[Stream]) -> Iterator[Session]:
     seen: set[int] = set()
-    left = query.limit
     for stream in streams:
         session = stream.session
-        if left <= 0:
-            return
-        if session is None or id(session) in seen or not _is_asked_about(session, query):
-            continue
-        seen.add(id(session))
-        summary = _summary(session, now)
-        if query.state is None or summary.state is query.state:
-            left -= 1
-            yield summary
+        if session is not None and (len(session.streams) == 1 or id(session) not in seen):
+            seen.add(id(session))
+            yield session
 
 
-def _is_asked_about(session: Session, query: NodesQuery) -> bool:
+def _position(session: Session, sort: Sort, epoch_s: float) -> Position:
+    node = session.node
+    return position(
+        sort,
+        id=node.id,
+        group=session.group,
+        state=state_of(_debt(session)),
+        since_ms=round((session.since - epoch_s) * 1_000),
+        version=node.envoy_version,
+        tie=f"{session.since:.6f} {id(session):x}",
+    )
+
+
+def _debt(session: Session) -> Debt:
+    return debt_with(session.client_state.debt, session.marks)
+
+
+def _is_asked_about(session: Session, query: NodesQuery, address_of: AddressOf) -> bool:
     if query.id not in (None, session.node.id) or query.group not in (None, session.group):
         return False
     if query.group_globs and not any(fnmatchcase(session.group, glob) for glob in query.group_globs):
         return False
-    return query.lacks is None or debt_with(session.client_state.debt, session.marks).lacks(query.lacks)
+    if query.state is not None and state_of(_debt(session)) is not query.state:
+        return False
+    if query.search and not says(session.node, address_of(session), query.search):
+        return False
+    return query.lacks is None or _debt(session).lacks(query.lacks)
 
 
-def _summary(session: Session, now: float) -> NodeSummary:
+def says(node: Node, address: str, text: str) -> bool:
+    """Say whether a node's id, cluster, address, user agent, identity or locality contains a text, in any case."""
+    place = node.locality
+    parts = (node.id, node.cluster, address, node.user_agent, *node.identity, place.region, place.zone, place.sub_zone)
+    wanted = text.casefold()
+    return any(wanted in part.casefold() for part in parts)
+
+
+def _summary(
+    session: Session, at: Position, query: NodesQuery, now: float, revision: int, epoch_s: float
+) -> NodeSummary:
     marked = {(slot, type_url) for slot, type_url, _ in session.marks}
-    types = tuple(
-        _type_summary(state, session.rejection(state.kind), (state.kind.slot, state.type_url) in marked)
-        for state in session.client_state.types
-    )
-    state = NodeState.SYNCED
-    if any(each.nacked for each in types):
-        state = NodeState.REJECTED
-    elif any(each.unacked or each.pending for each in types):
-        state = NodeState.PENDING
+    debt = _debt(session)
     return NodeSummary(
         node=session.node,
         group=session.group,
         revision=session.newest.revision,
-        state=state,
+        state=state_of(debt),
         connected_s=now - session.since,
-        types=types,
-        debt=debt_with(session.client_state.debt, session.marks),
+        types=tuple(
+            _type_summary(state, session.rejection(state.kind), (state.kind.slot, state.type_url) in marked)
+            for state in (session.client_state.types if query.types else ())
+        ),
+        debt=debt,
+        accepted_revision=debt.accepted(revision),
+        first_seen_ms=round((session.since - epoch_s) * 1_000),
+        last_seen_ms=round((now - epoch_s) * 1_000),
+        position=at,
     )
 
 

@@ -31,6 +31,8 @@ class Begin:
     """The descriptor set of the parent's schema, None if it is the packaged one."""
     processes: int = 1
     """The processes of the server, the parent included: they share the memory."""
+    name: str = ""
+    """What the worker is called where operators read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Ask:
 
     - bytes: a CSDS request and its answer. A worker sends it to the parent, which sends it to all workers and joins
       their answers.
-    - NodesQuery: an encoded list of ``NodeSummary``.
+    - NodesQuery: an encoded ``NodesFound``.
     - Move: the encoded number of connections that will be moved.
     - DebtsQuery: encoded ``Debts``.
     - None: the figures, which are sent before the empty answer.

@@ -6,8 +6,10 @@ Modules that only some processes need are imported where they are used: grpc alo
 
 import asyncio
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xds.address import Address
@@ -23,7 +25,8 @@ from xds.protocol.hub import Hub
 from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
-from xds.protocol.status import Counters, Event, Nacked, NodesFound, NodesQuery, node_summaries
+from xds.protocol.sessions import Session
+from xds.protocol.status import Counters, Event, Nacked, NodesFound, NodesQuery, nodes_page
 from xds.registry.known_nodes import KnownNodes
 from xds.registry.session_events import SessionEvent
 from xds.reporting.events import keys_log, log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
@@ -67,12 +70,17 @@ class Streams:
         on_rejected: Callable[[Rejected], None] | None = None,
         known: KnownNodes | None = None,
         on_sessions: Callable[[list[SessionEvent]], None] | None = None,
+        name: str = "",
     ) -> None:
         """Create them; ``processes`` of the server share the memory.
 
+        ``name`` is that of this worker.
         ``on_sessions`` is called with what happens to the sessions, in batches; without it, ``known`` is kept by it.
         """
         self.settings = settings
+        self._name = name
+        self._epoch_s = 0.0
+        """The time of 1970 on the event loop's clock, which the hub uses."""
         self._schema = schema
         self._catalog = catalog
         self.known = KnownNodes() if known is None else known
@@ -160,12 +168,26 @@ class Streams:
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query."""
-        return NodesFound(nodes=tuple(node_summaries(self.hub.streams, query, asyncio.get_running_loop().time())))
+        now = asyncio.get_running_loop().time()
+        found = nodes_page(
+            self.hub.streams,
+            query,
+            now,
+            revision=self._published,
+            epoch_s=self._epoch_s,
+            address_of=address_of,
+        )
+        return replace(found, nodes=tuple(replace(each, worker=self._name) for each in found.nodes))
 
     async def debts(self) -> Debts:
         """Return what the clients owe."""
+        return Debts(revision=self._published, by_group=self.hub.debts())
+
+    @property
+    def _published(self) -> int:
+        """The revision to which the streams are updated."""
         waits = self._coalescer is not None and self._coalescer.is_waiting
-        return Debts(revision=self.hub.revision if waits else self._catalog.revision, by_group=self.hub.debts())
+        return self.hub.revision if waits else self._catalog.revision
 
     def publish(self, applied: Applied) -> None:
         """Send a change of the catalog to the affected streams, at once or merged with those that follow."""
@@ -181,6 +203,7 @@ class Streams:
         """
         settings = self.settings
         assert self._dispatcher is None, "started already"
+        self._epoch_s = asyncio.get_running_loop().time() - time.time()
         self._dispatcher = Dispatcher(self.hub, on_event=self._on_event, on_fault=log_fault, admission=self.admission)
         self._coalescer = Coalescer(
             self._dispatcher.publish,
@@ -345,6 +368,11 @@ class Streams:
             tokens=None if self._tokens is None else self._tokens.tokens,
             reflection_pool=self._schema.pool if settings.reflection else None,
         )
+
+
+def address_of(session: Session) -> str:
+    """Return where the client of a session connects from."""
+    return str(session.streams[0].owner.address)
 
 
 def _limits(settings: Settings) -> Limits:

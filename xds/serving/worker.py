@@ -126,6 +126,7 @@ class ServingWorker:
             processes=begin.processes,
             on_rejected=report,
             on_sessions=lambda events: self._channel.send(encode(Sessions(events))),
+            name=begin.name,
         )
         self._streams.connections_max = worker_room(begin.settings.connections.xds_max)
         for entry in begin.entries:
@@ -178,7 +179,7 @@ class ServingWorker:
         refusal = None
         match ask.what:
             case NodesQuery() as query:
-                message = encode((await serving.nodes(query)).nodes)
+                message = encode(await serving.nodes(query))
             case Move(share, over_s):
                 message = encode(await serving.move(share, over_s))
             case DebtsQuery():

@@ -24,7 +24,7 @@ from xds.process.background import Background
 from xds.protocol.convergence import Debts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
-from xds.protocol.status import Counters, NodesFound, NodesQuery, NodeSummary
+from xds.protocol.status import Counters, NodesFound, NodesQuery, joined
 from xds.registry.known_nodes import KnownNodes
 from xds.reporting.rejections import Rejected, RejectionLog
 from xds.schema.pool import chosen_schema
@@ -196,10 +196,8 @@ class WorkerStreams:
         Raises UnansweredError if none does.
         """
         answers, missing = await self._ask_all(query)
-        found: list[NodeSummary] = []
-        for answer in answers:
-            found += decode(answer) if answer else ()
-        return NodesFound(nodes=tuple(found[: query.limit]), missing_workers=missing)
+        found = joined((decode(answer) for answer in answers if answer), query)
+        return dataclasses.replace(found, missing_workers=missing)
 
     async def debts(self) -> Debts:
         """Return what the clients of the workers that answer owe. Raises UnansweredError if none answers."""
@@ -290,7 +288,7 @@ class WorkerStreams:
         if self._state is None or self._state[0] != revision:
             self._state = (revision, encode(self._catalog.export()))
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
-        begin = Begin(self.settings, revision, self._state[1], entries, chosen_schema(), self._workers + 1)
+        begin = Begin(self.settings, revision, self._state[1], entries, chosen_schema(), self._workers + 1, str(worker))
         worker.channel.send(encode(begin))
 
     def _forget_state(self) -> None:

@@ -1,0 +1,119 @@
+"""Pages of nodes: every node that stays is on exactly one, however others come and go."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.encoded import CDS, cluster
+from support.hubs import World
+
+from xds.protocol.paging import (
+    NodeState,
+    Position,
+    Sort,
+    WrongCursorError,
+    cursor_of,
+    first_after,
+    position,
+    position_of,
+)
+from xds.protocol.status import NodesFound, NodesQuery, joined, nodes_page
+
+
+def at(sort: Sort = Sort.ID, **fields: object) -> Position:
+    told = {"id": "n", "group": "g", "state": NodeState.ACCEPTED, "since_ms": 5, "version": "1.2.3", "tie": "t"}
+    return position(sort, **(told | fields))  # type: ignore[arg-type]
+
+
+def in_order(sort: Sort, name: str, *values: object) -> bool:
+    places = [at(sort, **{name: value}) for value in values]
+    return places == sorted(places) and len(set(places)) == len(values)
+
+
+def test_nodes_are_sorted_by_what_is_asked_for() -> None:
+    assert in_order(Sort.ID, "id", "a", "b", "ba")
+    assert in_order(Sort.GROUP, "group", "a", "b")
+    assert in_order(Sort.STATE, "state", NodeState.REJECTED, NodeState.PENDING, NodeState.GONE, NodeState.ACCEPTED)
+    assert in_order(Sort.SINCE, "since_ms", 9, 10, 1_790_000_000_000)
+    assert in_order(Sort.VERSION, "version", "", "1.9.12", "1.40.0", "1.40.1")
+
+
+@given(st.sampled_from(Sort), st.text(), st.text(), st.text())
+def test_a_cursor_is_the_position_that_it_was_made_of(sort: Sort, key: str, node_id: str, tie: str) -> None:
+    place = Position(key, node_id, tie)
+    assert position_of(sort, cursor_of(sort, place)) == place
+
+
+@pytest.mark.parametrize("cursor", ["x", "é", "W10", cursor_of(Sort.GROUP, at()), "A" * 9_000, "W1tbW1tb"])
+def test_what_is_no_cursor_of_the_list_is_refused(cursor: str) -> None:
+    with pytest.raises(WrongCursorError):
+        position_of(Sort.ID, cursor)
+
+
+@given(st.data())
+def test_who_stays_is_on_exactly_one_page_while_others_come_and_go(data: st.DataObject) -> None:
+    ids = st.integers(0, 60).map(lambda number: f"n{number}")
+    stay = data.draw(st.sets(ids))
+    limit = data.draw(st.integers(1, 5))
+    seen: list[str] = []
+    after: Position | None = None
+    while True:
+        here = sorted(stay | data.draw(st.sets(ids)))
+        found = first_after(((at(id=each), each) for each in here), after, limit)
+        seen += [each for _, each in found if each in stay]
+        if len(found) < limit:
+            break
+        after = found[-1][0]
+    assert seen == sorted(stay)
+
+
+def fleet(world: World, count: int) -> None:
+    world.publish(cluster("a"))
+    for number in range(count):
+        world.client(node=f"n{number:02}").subscribe(CDS)
+
+
+def pages(world: World, **query: object) -> list[list[str]]:
+    found: list[list[str]] = []
+    after: Position | None = None
+    while True:
+        asked = NodesQuery(after=after, **query)  # type: ignore[arg-type]
+        page = nodes_page(world.hub.streams, asked, world.now)
+        found.append([each.node.id for each in page.nodes])
+        if not page.after(asked):
+            return found
+        after = position_of(asked.sort, page.after(asked))
+
+
+def test_a_list_of_nodes_comes_in_pages(world: World) -> None:
+    fleet(world, 5)
+    assert pages(world, limit=2) == [["n00", "n01"], ["n02", "n03"], ["n04"]]
+    assert pages(world, search="N03") == [["n03"]]
+    assert nodes_page(world.hub.streams, NodesQuery(limit=2), world.now).total == 5
+
+
+def test_connections_of_one_id_are_told_apart(world: World) -> None:
+    world.publish(cluster("a"))
+    for _ in range(5):
+        world.client(node="same").subscribe(CDS)
+    assert pages(world, limit=2) == [["same", "same"], ["same", "same"], ["same"]]
+
+
+def test_pages_of_several_processes_make_one() -> None:
+    worlds = [World(), World()]
+    for number, world in enumerate(worlds):
+        world.publish(cluster("a"))
+        for node in range(number, 6, 2):
+            world.client(node=f"n{node}").subscribe(CDS)
+    query = NodesQuery(limit=4)
+    page = joined((nodes_page(world.hub.streams, query, world.now) for world in worlds), query)
+    assert ([each.node.id for each in page.nodes], page.total) == (["n0", "n1", "n2", "n3"], 6)
+    query = NodesQuery(limit=4, after=position_of(Sort.ID, page.after(query)))
+    page = joined((nodes_page(world.hub.streams, query, world.now) for world in worlds), query)
+    assert ([each.node.id for each in page.nodes], page.after(query)) == (["n4", "n5"], "")
+
+
+def test_who_did_not_answer_is_said_of_the_whole_page() -> None:
+    one = NodesFound(nodes=(), missing_workers=("w1",), problems=("p",))
+    other = NodesFound(nodes=(), missing_replicas=("r",), problems=("p", "q"))
+    whole = joined((one, other), NodesQuery())
+    assert (whole.missing_workers, whole.missing_replicas, whole.problems) == (("w1",), ("r",), ("p", "q"))

@@ -1,0 +1,167 @@
+"""How the fleet stands: the groups' nodes by state, the server's parts, and what needs attention.
+
+What an operator asks first. Everything is counted already: a status costs O(groups × distinct debts), not O(nodes).
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from xds.protocol.convergence import EVERYTHING, Debt, Debts, acceptance, oldest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unaccepted:
+    """The oldest change that a node of a group has not accepted."""
+
+    revision: int
+    at_ms: int | None
+    """When it was made, in Unix milliseconds by its author's clock; None if it is no longer in the history."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStatus:
+    """The nodes of one group, by state at the served revision."""
+
+    name: str
+    revision: int
+    """The revision at which what its nodes are sent last changed."""
+    accepted: int = 0
+    pending: int = 0
+    rejected: int = 0
+    gone: int = 0
+    oldest_unaccepted: Unaccepted | None = None
+
+    @property
+    def nodes(self) -> int:
+        """All nodes, gone ones included."""
+        return self.accepted + self.pending + self.rejected + self.gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """One replica of the server. ``state``: ``self``, ``ok`` or ``silent``."""
+
+    name: str
+    api: str
+    state: str
+    revision: int
+    streams: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersStatus:
+    """The worker processes: how many serve, which do not answer, and how many are being replaced."""
+
+    serving: int = 0
+    silent: tuple[str, ...] = ()
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStatus:
+    """The store. ``stale_because``: why newer changes may be missing; ``refusing_because``: why none can be stored."""
+
+    kind: str
+    revision: int
+    stale_because: str = ""
+    refusing_because: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStatus:
+    """The followed directory. Times are Unix milliseconds, 0 for never."""
+
+    path: str
+    applied_at_ms: int
+    rejected_since_ms: int
+    problems: int
+    """How many its present content has."""
+    problem: str
+    """Why it is not what is served, "" if it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A certificate or a revocation list (``kind``: ``certificate`` or ``crl``) of the server's files."""
+
+    file: str
+    subject: str
+    kind: str
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStatus:
+    """What one server says of itself."""
+
+    version: str
+    schema_of: str
+    """The Envoy whose API it has."""
+    replica: str
+    started_at_ms: int
+    replicas: tuple[ReplicaStatus, ...] = ()
+    workers: WorkersStatus = WorkersStatus()
+    store: StoreStatus
+    directory: SourceStatus | None = None
+    limits: Mapping[str, int]
+    """How often each limit was reached since the start, of those that were."""
+    certificates: tuple[Certificate, ...] = ()
+    problems: tuple[str, ...] = ()
+    gone: Mapping[str, int]
+    """The numbers of nodes that are gone, by group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetStatus:
+    """How the fleet and its server stand."""
+
+    server: ServerStatus
+    revision: int
+    epoch: str
+    groups: tuple[GroupStatus, ...]
+    missing_workers: tuple[str, ...] = ()
+    missing_replicas: tuple[str, ...] = ()
+    """Workers and replicas that did not answer, whose nodes are not counted."""
+
+
+async def group_statuses(
+    debts: Debts,
+    gone: Mapping[str, int],
+    groups: Mapping[str, int],
+    *,
+    revision: int,
+    at_ms: Callable[[Iterable[int]], Awaitable[Mapping[int, int]]],
+) -> tuple[GroupStatus, ...]:
+    """Return the status of groups, by name.
+
+    ``groups`` maps each to the revision of its last change. ``at_ms`` returns when revisions were made, for those that
+    are in the history.
+    """
+    owing = {name: oldest_of(debts.by_group.get(name, {}), last) for name, last in groups.items()}
+    made = await at_ms({each for each in owing.values() if each})
+    found = []
+    for name in sorted(groups):
+        since = owing[name]
+        counts = acceptance(debts.by_group.get(name, {}), revision)
+        found.append(
+            GroupStatus(
+                name=name,
+                revision=groups[name],
+                accepted=counts.accepted,
+                pending=counts.pending,
+                rejected=counts.rejected,
+                gone=gone.get(name, 0),
+                oldest_unaccepted=Unaccepted(revision=since, at_ms=made.get(since)) if since else None,
+            )
+        )
+    return tuple(found)
+
+
+def oldest_of(counts: Mapping[Debt, int], last: int) -> int:
+    """Return the oldest change that a client has not accepted, 0 if there is none.
+
+    A client that has just connected owes everything, however old: of it, the ``last`` change of its group counts.
+    """
+    owed = (each for debt in counts for each in debt)
+    return oldest(max(last, EVERYTHING) if each == EVERYTHING else each for each in owed)
