@@ -41,7 +41,7 @@ ROLES: dict[str, frozenset[str]] = {
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
-        ("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode", "WaitForConvergence"),
+        ("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode", "WaitForConvergence", "GetStatus"),
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
@@ -53,7 +53,7 @@ ROLES: dict[str, frozenset[str]] = {
 """The roles, besides admin, that may make each call in their groups. A new call fails the tests until it is here."""
 WITHOUT_GROUP = frozenset({"History", "FindRevision", "GetRevision", "Watch", "ListGroups", "GetRules", "ListNodes"})
 WITHOUT_GROUP |= {"GetNode", "WhoAmI", "PutRules", "UpdateRules", "BackUpStore", "ListAudit", "Rebalance"}
-WITHOUT_GROUP |= {"WaitForConvergence"}
+WITHOUT_GROUP |= {"WaitForConvergence", "GetStatus"}
 """Calls that name no group: what they answer is another test's."""
 CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"

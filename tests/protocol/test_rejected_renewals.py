@@ -91,7 +91,7 @@ def test_names_that_a_node_rejected_on_an_earlier_stream_are_shown_with_its_mess
     client.reconnect()
     (node,) = nodes_page(world.hub.streams, NodesQuery(), world.now).nodes
     (found,) = node.types
-    assert (node.state, "b" in found.nacked, found.error) == (NodeState.REJECTED, True, "odd")
+    assert (node.state, "b" in found.nacked, found.error) == (NodeState.PENDING, True, "odd")
 
 
 def test_reasons_are_bounded_shared_and_dropped_with_their_names() -> None:

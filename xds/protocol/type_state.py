@@ -652,7 +652,7 @@ class TypeState(NamedTuple):
         part = Part(self.heartbeat.nonce, b"", self._to_renew(), (), "", is_heartbeat=True)
         if self.kind.variant is Variant.DELTA:
             return self.require(part.names), part
-        return self._replace(nacked_names=self.nacked_names.union(part.name_set)), part
+        return self._replace(nacked_names=self.nacked_names.union(part.name_set), rejected_at=EVERYTHING), part
 
 
 _HELD, _SENT, _ANSWERED = (TypeState._fields.index(name) for name in ("view", "remaining", "in_flight"))
