@@ -74,7 +74,7 @@ ARROWS: dict[str, set[str]] = {
     "app": {
         *("process.background", "model", "protocol", "registry", "schema", "serving", "transport", "api"),
         *("address", "config", "process.descriptors", "process.memory", "reporting.events", "schema_files"),
-        *("reporting.directory_status", "store.opening", "limits"),
+        *("reporting.directory_status", "store.opening", "limits", "version"),
     },
     "schema_files": {"schema", "process.private_files"},
     "server": {
