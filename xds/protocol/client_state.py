@@ -239,7 +239,7 @@ def _debt_of(types: tuple[TypeState, ...]) -> Debt:
 
 def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> tuple[bool, bool, float]:
     """Return ``settled``, ``ordering_idle`` and ``next_at`` of a client state."""
-    next_at = NEVER
+    enabled, next_at = ordering.enabled, NEVER
     sends = kept = has_clusters = False
     ordering_idle = not (
         order.check_removals or order.hold_removals_until or order.is_returning or order.wait_for_clusters_until
@@ -247,13 +247,15 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
     ordering_idle = ordering_idle and not (order.pending_endpoints or order.missing_clusters or order.warming_endpoints)
     breaks = order.check_removals and not order.hold_removals_until
     for state in types:
-        if state.in_flight:
+        stage, in_flight = state.kind.stage, state.in_flight
+        has_more = state.dirty or bool(state.remaining)
+        if in_flight:
             if state.overdue:
-                sends = sends or state.dirty or bool(state.remaining)
-            elif ordering.enabled and state.kind.stage is not Stage.UNORDERED:
+                sends = sends or has_more
+            elif enabled and stage is not Stage.UNORDERED:
                 next_at = min(next_at, state.sent_at + ordering.hold_timeout_s)
-            breaks = breaks and state.kind.stage is Stage.UNORDERED
-        elif state.dirty or state.remaining:
+            breaks = breaks and stage is Stage.UNORDERED
+        elif has_more:
             sends = True
         if state.heartbeat is not NO_HEARTBEAT:
             ordering_idle = False
@@ -261,11 +263,11 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
                 next_at, sends = min(next_at, state.heartbeat.at), True
         if state.drain_at < next_at:
             next_at = state.drain_at
-        if state.kind.stage is Stage.CLUSTERS:
+        if stage is Stage.CLUSTERS:
             has_clusters = True
             kept = kept or bool(state.exceptions)
-            ordering_idle = ordering_idle and state.idle and not state.exceptions
-    if ordering.enabled:
+            ordering_idle = ordering_idle and not (has_more or in_flight or state.exceptions)
+    if enabled:
         if order.pending_endpoints:
             next_at = min(next_at, next_end(order.pending_endpoints))
         if order.wait_for_clusters_until and not has_clusters:

@@ -199,9 +199,10 @@ class Draft:
         self.is_private = False
         """The step depends on something else than the client state, the newest snapshot and the coarse clock."""
         self.states: dict[Kind, TypeState] = {state.kind: state for state in client_state.types}
-        marked = [(client_state.of(type_url, slot), revision) for slot, type_url, revision in context.marks]
-        for kind, revision in [(state.kind, revision) for state, revision in marked if state is not None]:
-            self.put(self.states[kind].mark(revision))
+        for slot, type_url, revision in context.marks:
+            state = client_state.of(type_url, slot)
+            assert state is not None, "only types that the client subscribes to are marked"
+            self.put(self.states[state.kind].mark(revision))
         (
             self.acked_snapshot,
             self.sent_snapshot,
@@ -218,12 +219,14 @@ class Draft:
             self.requested_before,
         ) = client_state.order
         self.overdue: list[OverdueResponse] = []
-        for snapshot in (self.acked_snapshot, self.sent_snapshot):
-            if snapshot is not None and snapshot.group != context.newest.group:
-                # The client moved to another group: snapshots of the former group no longer apply.
-                self.acked_snapshot = self.sent_snapshot = None
-                self.warming_endpoints = EMPTY_SET
-                self.read_newest = True
+        group = context.newest.group
+        if (self.acked_snapshot is not None and self.acked_snapshot.group != group) or (
+            self.sent_snapshot is not None and self.sent_snapshot.group != group
+        ):
+            # The client moved to another group: snapshots of the former group no longer apply.
+            self.acked_snapshot = self.sent_snapshot = None
+            self.warming_endpoints = EMPTY_SET
+            self.read_newest = True
 
     def order(self, before: Order) -> Order:
         """Return the changed ``Order``. Once all clusters are answered, ``acked_snapshot`` is the newest snapshot."""

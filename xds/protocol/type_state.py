@@ -222,8 +222,15 @@ class TypeState(NamedTuple):
     @property
     def owed_since(self) -> int:
         """The oldest revision that the client has not accepted of this type, 0 if there is none."""
-        held = [self.owed_held.get(name, 0) for name in self.exceptions] if self.owed_held else ()
-        return oldest((*self.owed_in_flight, *self.owed_unsent[:1], self.owed_remaining, *held))
+        since = self.owed_remaining
+        for revision in self.owed_in_flight:
+            if revision and (not since or revision < since):
+                since = revision
+        if self.owed_unsent and (not since or self.owed_unsent[0] < since):
+            since = self.owed_unsent[0]
+        if self.owed_held:
+            return oldest((since, *[self.owed_held.get(name, 0) for name in self.exceptions]))
+        return since
 
     def mark(self, revision: int) -> "TypeState":
         """Note that a revision changed resources of the client's."""
