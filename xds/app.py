@@ -295,11 +295,14 @@ class App:
         log_rebalance(count, share, over_s)
         return count
 
-    def serve_api(self, api: ASGIApp) -> None:
-        """Serve ``api`` on the admin port, at the paths that the port does not serve itself."""
+    def serve_api(self, api: ASGIApp, *, has_page: bool = False) -> None:
+        """Serve ``api`` on the admin port, at the paths that the port does not serve itself.
+
+        ``has_page``: it serves the page too.
+        """
         self._api = api
         if self._admin is not None:
-            self._admin.serve_api(api)
+            self._admin.serve_api(api, has_page=has_page)
 
     def reload_certificates(self) -> None:
         """Reload the TLS files of the xDS port, in every process, and of the admin port; log the result."""

@@ -220,6 +220,8 @@ class ApiSettings(_Section):
     """The address of the gRPC push API: HOST:PORT, or off."""
     rest: bool = True
     """Serve the REST push API on the admin port, under /v1."""
+    page: bool = True
+    """Serve a page for browsers on the admin port, under /page, beside the REST push API and with its rights."""
     hosts: HostNames = ()
     """Host names that requests to the REST push API may use, besides localhost, admin's host and IPs; * for any."""
     token_file: FilePath | None = None

@@ -122,7 +122,7 @@ async def serve(
 
 async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi") -> None:
     if rest is not None:
-        control_plane.serve_api(rest)
+        control_plane.serve_api(rest, has_page=control_plane.settings.api.page)
     await api.start(control_plane.room.api)
 
 
@@ -265,7 +265,11 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
         intake=intake,
         hosts=hosts,
     )
-    return rest, api, admission
+    if not settings.page:
+        return rest, api, admission
+    from xds.page.app import WithPage, page_app
+
+    return WithPage(rest, page_app(operations, admission, hosts=hosts)), api, admission
 
 
 def _admission(settings: Settings) -> "Admission":

@@ -13,7 +13,7 @@ import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -40,6 +40,10 @@ xds admin port
 """
 _API_INDEX = """\
 /v1        the push API; /v1/docs describes it, /v1/openapi.json is for programs
+"""
+
+_PAGE_INDEX = """\
+/page/     the fleet, its resources and their history, for browsers
 """
 
 
@@ -79,9 +83,10 @@ class AdminServer:
         self._serving: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def serve_api(self, api: ASGIApp) -> None:
-        """Serve ``api`` on all other paths from now on."""
+    def serve_api(self, api: ASGIApp, *, has_page: bool = False) -> None:
+        """Serve ``api`` on all other paths from now on. ``has_page``: it has a page, to which ``/`` sends browsers."""
         self._app.state.has_api = True
+        self._app.state.has_page = has_page
         # A request in progress occupies its connection. Some are left for health checks.
         requests_max = self._limits.connections_max - SCRAPES_MAX - SPARE
         self._app.router.default = BoundedRequests(
@@ -161,7 +166,10 @@ def admin_app(
     """Return the admin port's ASGI application."""
 
     async def index(request: Request) -> Response:
-        return _plain(_INDEX + _API_INDEX if request.app.state.has_api else _INDEX)
+        state = request.app.state
+        if state.has_page and "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("/page/", 307, {"cache-control": "no-store", "vary": "accept"})
+        return _plain(_INDEX + _API_INDEX * state.has_api + _PAGE_INDEX * state.has_page)
 
     async def healthz(_: Request) -> Response:
         return _plain("ok\n") if healthy() else _plain("not healthy\n", 503)
@@ -178,7 +186,7 @@ def admin_app(
     scrapes = app.routes[-1]
     assert isinstance(scrapes, Route)
     scrapes.app = BoundedRequests(scrapes.app, SCRAPES_MAX, hits)
-    app.state.has_api = False
+    app.state.has_api = app.state.has_page = False
     return app
 
 

@@ -83,6 +83,11 @@ class Admission:
         """The audit log, if there is one that is in use."""
         return self._audit if self._records_all or self._authenticator.is_needed else None
 
+    @property
+    def asks_for_credentials(self) -> bool:
+        """Whether callers must show credentials."""
+        return self._authenticator.is_needed
+
     async def start(self, background: Background) -> None:
         """Read the keys of the issuers of OIDC tokens, and follow them; write when named tokens were last used."""
         if (last_used := self._authenticator.last_used) is not None:

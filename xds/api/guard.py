@@ -75,7 +75,7 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._hosts is not None and not self._hosts.has(host):
             return 421, f"this server is not known as {host[:200]!r}; name its host in the setting api.hosts"
-        if origin is not None and not _is_same(origin, scope["scheme"], host):
+        if origin is not None and is_of_another_origin(origin, scope["scheme"], host):
             return 403, f"a page of another origin ({origin[:200]!r}) may not ask this server"
         client = scope.get("client") or ("", 0)
         try:
@@ -96,17 +96,20 @@ class Guard:
         return None
 
 
-def _is_same(origin: str, scheme: str, host: str) -> bool:
-    """Return whether an ``Origin`` is the requested host. A proxy may have terminated TLS, so the scheme may differ."""
+def is_of_another_origin(origin: str, scheme: str, host: str) -> bool:
+    """Return whether an ``Origin`` is not the requested host.
+
+    A proxy may have terminated TLS, so the scheme may differ.
+    """
     try:
         theirs, ours = urlsplit(origin), urlsplit(f"{scheme}://{host}")
         if theirs.scheme not in DEFAULT_PORTS:
-            return False
+            return True
         # Without a port in ``Host``, it is the default port of the browser's scheme.
         ports = theirs.port or DEFAULT_PORTS[theirs.scheme], ours.port or DEFAULT_PORTS[theirs.scheme]
     except ValueError:
-        return False
-    return theirs.hostname == ours.hostname and ports[0] == ports[1]
+        return True
+    return theirs.hostname != ours.hostname or ports[0] != ports[1]
 
 
 def _has_large_body(headers: Headers) -> bool:

@@ -529,6 +529,10 @@ class Operations:
             raise UnknownNodeError(f"no node {node_id!r} is connected")
         return found
 
+    async def debts(self) -> Debts:
+        """Return what the connected nodes owe, by group. Raises StreamRefusedError if no worker answers."""
+        return await self._debts()
+
     async def converge(
         self, goal: Goal, timeout_s: float, sees: Callable[[str], bool] | None = None
     ) -> AsyncIterator[Convergence]:

@@ -33,6 +33,7 @@ from xds.model.groups import GroupTable
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
+from xds.protocol.convergence import Debts
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published
 from xds.publishing.edits import PutRules, UnknownGroupError, UpdateRules
@@ -312,6 +313,14 @@ class Permitted:
         with self._discreet(), self._admission.lapse_of(self._call) as lapse:
             async for found in until_lapsed(self._operations.converge(goal, timeout_s, sees), lapse):
                 yield found
+
+    async def debts(self) -> Debts:
+        """Return what the connected nodes owe, of groups that the caller may read."""
+        self._must_have_any(READ)
+        found = await self._operations.debts()
+        if self._sees_all:
+            return found
+        return replace(found, by_group={name: each for name, each in found.by_group.items() if self._sees(name)})
 
     async def node(self, node_id: str) -> NodesFound:
         """Return the progress of one node."""
