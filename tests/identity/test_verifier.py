@@ -277,11 +277,18 @@ HOSTILE: dict[str, tuple[str, str]] = {
 }
 
 
+OTHER_REASONS = {
+    "a signature of another length": ("malformed", "signature"),
+    "nested deeply": ("claims",),  # Python 3.12 and newer read it
+}
+"""Reasons that hostile tokens have with some versions of Python and OpenSSL."""
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_tokens_are_refused(name: str) -> None:
     token, expected = HOSTILE[name]
     found = reason(token, verifier(algorithms=("RS256", "ES256")))
-    assert found == expected or (name == "a signature of another length" and found in ("malformed", "signature"))
+    assert found == expected or found in OTHER_REASONS.get(name, ())
 
 
 def test_no_byte_of_a_token_can_be_changed() -> None:
