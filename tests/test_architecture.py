@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
     "process": set(),
     "validation": {"model", "schema", "process.private_files"},
+    "routing": {"model", "schema"},
     "reporting": {"model", "protocol", "store.entries", "transport.tls_failures"},
     "access": {
         *("identity", "model", "process.background", "process.private_files", "sources.yaml_reader"),
@@ -40,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "access_settings": {"setting_types"},
     "api": {
         "access",
-        *("model", "protocol", "schema", "address", "publishing", "sources", "store", "_generated"),
+        *("model", "protocol", "routing", "schema", "address", "publishing", "sources", "store", "_generated"),
         *("process.background", "reporting.merged_log", "reporting.escaping", "reporting.directory_status"),
         "limits",
         *("transport.grpcio_tls", "transport.tls", "transport.tls_failures", "transport.certificate_expiry", "version"),
@@ -88,6 +89,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "cli": {
         "access",
+        "routing",
         "server",
         "client",
         "store",
@@ -115,7 +117,7 @@ ARROWS: dict[str, set[str]] = {
 }
 """Each part of ``xds`` to the parts, or single modules, that it may import; "" is ``xds/__init__.py``."""
 
-PURE = ("model", "protocol", "schema")
+PURE = ("model", "protocol", "schema", "routing")
 IMPURE = {
     *("asyncio", "concurrent", "multiprocessing", "queue", "sched", "select", "selectors", "signal", "subprocess"),
     *("threading", "socket", "socketserver", "ssl", "http", "urllib.request", "time", "datetime", "random", "secrets"),
@@ -128,7 +130,7 @@ PACKAGED_FILES = ("schema", "importlib.resources")
 THIRD_PARTY: dict[str, set[str]] = {
     "cryptography": {"identity", "schema", "store", "transport", "validation"},
     "fastapi": {"api"},
-    "google": {"protocol", "schema", "transport", "api", "fleet", "client", "store"},
+    "google": {"protocol", "schema", "transport", "api", "fleet", "client", "store", "routing"},
     "grpc": {"transport", "api", "client", "store"},
     "hpack": {"transport", "fleet"},
     "jinja2": {"page"},
@@ -139,7 +141,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "immutables": {"model", "protocol", "fleet"},
     "matplotlib": {"fleet"},
     "prometheus_client": {"api"},
-    "re2": {"schema"},
+    "re2": {"schema", "routing"},
     "pydantic": {
         *(
             "access_settings",
@@ -183,6 +185,7 @@ SEVERAL_WRITERS: dict[str, str] = {
 LONG_FUNCTIONS: dict[str, str] = {
     "xds.cli.bootstrap.bootstrap": "as serve: a line for each option of the command",
     "xds.cli.fleet.fleet": "as serve: a line for each option of the command",
+    "xds.cli.push.apply": "as serve: a line for each option of the command",
     "xds.cli.serve.serve": "a line for each option of the command, of which typer makes the options and their help",
 }
 """Functions that may exceed FUNCTION_LINES_MAX (``xds.cli.serve.serve``), each with the reason."""

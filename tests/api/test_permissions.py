@@ -41,7 +41,7 @@ ROLES: dict[str, frozenset[str]] = {
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
-        ("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode", "WaitForConvergence", "GetStatus"),
+        ("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode", "WaitForConvergence", "GetStatus", "FindRoute"),
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
@@ -318,6 +318,7 @@ def requests(group: str) -> dict[str, Any]:
         "UpdateRules": pb.Rules(),
         "ListNodes": pb.NodesRequest(),
         "WaitForConvergence": pb.ConvergenceRequest(),
+        "FindRoute": pb.RouteRequest(group=group, url="http://a.example/"),
         "BackUpStore": pb.BackUpStoreRequest(),
         "Rebalance": pb.RebalanceRequest(share=0.5, over_s=1),
         "WhoAmI": pb.WhoAmIRequest(),

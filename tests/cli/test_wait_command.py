@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from cli.conftest import Run
@@ -99,3 +100,44 @@ async def test_wait_says_what_is_wrong_with_its_arguments(xds: Run, server: XdsS
     code, said = await waited(xds, server, "--revision", "99", "--timeout", "0.3s")
     assert code == 7
     assert "revision 99 is not served yet" in said
+
+
+@pytest.mark.parametrize("server", ["0"], indirect=True)
+async def test_changes_can_wait_for_the_nodes_that_they_concern(xds: Run, server: XdsServer, tmp_path: Path) -> None:
+    async with (
+        DeltaClient(server.port, node_id="n1") as node,
+        Client(f"127.0.0.1:{server.api_port}") as client,
+    ):
+        await node.subscribe(r.CLUSTER)
+        await node.ack(await node.next())
+
+        async def change(*arguments: str) -> tuple[int, str]:
+            done = await asyncio.to_thread(xds, *arguments, "--api", f"127.0.0.1:{server.api_port}", "--wait")
+            return done.returncode, done.stdout + done.stderr
+
+        (tmp_path / "a.json").write_text(json.dumps(r.static_cluster("a", 1)))
+        waiting = asyncio.create_task(change("apply", "-f", "a.json"))
+        response = await with_cluster(node)
+        assert not waiting.done()
+        await node.ack(response)
+        code, said = await waiting
+        assert (code, said.splitlines()[-1]) == (0, "revision 1: 1 of 1 node accepted it")
+
+        waiting = asyncio.create_task(change("delete", "clusters/a", "--timeout", "0.5s", "-o", "json"))
+        removal = await node.next()
+        code, said = await waiting
+        told = json.loads(said)
+        assert (code, told["revision"], told["convergence"]["verdict"]) == (7, 2, "pending")
+        await node.ack(removal)
+
+        waiting = asyncio.create_task(change("rollback", "1"))
+        await node.nack(await node.next(), "a: no such thing")
+        code, said = await waiting
+        assert (code, "n1 (default): rejected since revision 3" in said) == (8, True), said
+        assert "default: revision 3, 1 added" in said, "the change is made all the same, and is printed"
+
+        await client.put_group("canary")
+        code, said = await change("apply", "-f", "a.json", "-g", "canary")
+        assert (code, said.splitlines()[-1]) == (0, "revision 5: 0 of 0 nodes accepted it"), "no node of that group"
+        code, said = await change("apply", "-f", "a.json", "--dry-run")
+        assert (code, "leave one of them out" in said) == (2, True)

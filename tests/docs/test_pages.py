@@ -29,6 +29,7 @@ RUN_HERE = {
     "docs/how-to/prometheus.md": ("prometheus", "promtool"),
     "docs/how-to/upgrading.md": (),
     "docs/how-to/from-files.md": (),
+    "docs/how-to/route.md": (),
 }
 """Pages whose blocks a reader at the terminal runs, and the programs that they need besides our own."""
 RUN_ELSEWHERE = {
@@ -67,6 +68,8 @@ NOT_RUN = {
     ("docs/how-to/docker.md", "docker compose down"): "needs a container engine",
     ("docs/how-to/docker.md", "docker build"): "needs a container engine; tests/compose/test_image.py does the same",
     ("docs/how-to/docker.md", "docker run"): "needs a container engine; tests/compose/test_image.py does the same",
+    ("docs/how-to/route.md", "xds config web-0 --exec"): "tests/cli/test_config_command.py runs another command so",
+    ("docs/how-to/route.md", "xds apply -f routes.yaml --wait"): "tests/cli/test_wait_command.py waits so",
     ("docs/how-to/systemd.md", "useradd"): "would change the machine",
     ("docs/how-to/systemd.md", "systemd-analyze"): "needs systemd as init; test_systemd.py runs what the unit says",
     ("docs/how-to/from-go-control-plane.md", "go run"): "test_go_program.py builds and runs the program",

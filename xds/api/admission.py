@@ -32,6 +32,7 @@ NEEDS: dict[str, frozenset[Right]] = {
     **dict.fromkeys(("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode"), frozenset({READ})),
     "WaitForConvergence": frozenset({READ}),
     "GetStatus": frozenset({READ}),
+    "FindRoute": frozenset({READ}),
     **dict.fromkeys(("PutGroup", "DeleteGroup", "PutRules", "UpdateRules"), frozenset({ADMIN})),
     **dict.fromkeys(("BackUpStore", "ListAudit", "Rebalance"), frozenset({ADMIN})),
     "WhoAmI": frozenset(),

@@ -53,6 +53,8 @@ from xds.protocol.paging import NodeState
 from xds.protocol.status import NodesQuery
 from xds.publishing.changes import Published
 from xds.publishing.edits import RULES
+from xds.routing.answer import answer_json
+from xds.routing.request import read_request
 from xds.schema.quick import ingest_encoded
 from xds.sources.groups_file import groups_json
 from xds.sources.yaml_reader import Document
@@ -192,6 +194,7 @@ class GrpcApi:
             "GetSnapshot": (pb.SnapshotRequest, self._get_snapshot),
             "ListResources": (pb.ListResourcesRequest, self._list_resources),
             "Diff": (pb.DiffRequest, self._diff),
+            "FindRoute": (pb.RouteRequest, self._find_route),
             "History": (pb.HistoryRequest, self._history),
             "FindRevision": (pb.FindRequest, self._find),
             "GetRevision": (pb.RevisionRequest, self._get_revision),
@@ -389,6 +392,21 @@ class GrpcApi:
         told = partial(difference_message, secrets=request.secrets)
         differences = await run_in_thread(size_bytes, lambda: [*map(told, found)])
         return pb.Differences(differences=differences)
+
+    async def _find_route(self, request: Any, operations: Permitted) -> Any:
+        asked = read_request(
+            request.url,
+            method=request.method or "GET",
+            headers=request.headers,
+            listener=request.listener,
+            address=request.address,
+            source=request.source,
+        )
+        revision = request.revision if request.HasField("revision") else None
+        at, answer = await operations.route(request.group, asked, revision)
+        message = pb.RouteAnswer(revision=at)
+        message.answer.update(answer_json(answer))
+        return message
 
     async def _history(self, request: Any, operations: Permitted) -> Any:
         before = request.before if request.HasField("before") else None

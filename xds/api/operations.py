@@ -14,6 +14,7 @@ from pathlib import Path
 from xds.api.convergence import Convergence, Goal, watch_convergence
 from xds.api.fleet import FleetStatus, ServerStatus, group_statuses
 from xds.api.run_in_thread import run_in_thread
+from xds.api.seen import seen_then
 from xds.model.catalog import Catalog
 from xds.model.groups import DEFAULT_GROUP, GroupTable, lineage_of
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -27,7 +28,12 @@ from xds.publishing.changes import Change, Published
 from xds.publishing.codec import read_table, restored
 from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules
 from xds.publishing.publisher import Publisher
+from xds.routing.answer import Answer
+from xds.routing.evaluate import find_way
+from xds.routing.request import Request
+from xds.routing.resources import Resources
 from xds.schema.notices import Notices
+from xds.schema.pool import load_schema
 from xds.schema.restore import labelled
 from xds.schema.warnings import warnings_of
 from xds.schema.wire import is_content_hash
@@ -174,6 +180,7 @@ class Operations:
         self._versions: dict[str, Counter[str]] = {}
         self._versions_until_s = 0.0
         self._backing_up = asyncio.Lock()
+        self._routing = asyncio.Lock()
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
@@ -366,6 +373,27 @@ class Operations:
         news = {Key(group, each.type_url, each.name): each for each in new.resources}
         pairs = [(key, olds.get(key), news.get(key)) for key in sorted(olds.keys() | news.keys())]
         return [ResourceDifference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
+
+    async def route(
+        self, group: str, request: Request, revision: int | None, must_read: Callable[[Iterable[str]], None]
+    ) -> tuple[int, Answer]:
+        """Return which way a request takes through the resources that a group's nodes see, and at which revision.
+
+        ``must_read`` is called with the group and those that it extends. Raises UnknownGroupError, CompactedError and
+        NotYetError.
+        """
+        if revision is None or revision == self.revision:
+            self._must_be_known(group)
+            must_read(lineage_of(self._catalog.table, group))
+            revision, resources = self.revision, Resources.seen(load_schema(), self._catalog.snapshots[group])
+        else:
+            await self.snapshot(group, revision, "")  # raises where there is none
+            state = await self._publisher.store.state(revision)
+            lineage = lineage_of(read_table(state.groups, f"revision {revision}"), group)
+            must_read(lineage)
+            resources = seen_then(state.resources, lineage, f"revision {revision}")
+        async with self._routing:
+            return revision, await asyncio.to_thread(find_way, resources, request)
 
     async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[Head]:
         """Return at most ``limit`` changes, newest first: those before a revision, or the newest.

@@ -37,6 +37,8 @@ from xds.protocol.convergence import Debts
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published
 from xds.publishing.edits import PutRules, UnknownGroupError, UpdateRules
+from xds.routing.answer import Answer
+from xds.routing.request import Request
 from xds.store.entries import TEXT_CHARACTERS_MAX, Head, Stored
 
 T = TypeVar("T")
@@ -210,6 +212,12 @@ class Permitted:
         self._must_read(group, secrets=secrets)
         with self._discreet():
             return await self._operations.diff(group, before, after)
+
+    async def route(self, group: str, request: Request, revision: int | None = None) -> tuple[int, Answer]:
+        """Return which way a request takes; the caller must be able to read what the group extends too."""
+        self._must_read(group)
+        with self._discreet():
+            return await self._operations.route(group, request, revision, lambda groups: self._must(READ, groups))
 
     async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[Head]:
         """Return the newest changes of groups that the caller may read, or of one group."""

@@ -57,6 +57,8 @@ from xds.protocol.status import NODES_MAX, NodesQuery
 from xds.publishing.changes import Change, Published
 from xds.publishing.edits import RULES
 from xds.reporting.escaping import json_text, yaml_text
+from xds.routing.answer import answer_json
+from xds.routing.request import read_request
 from xds.sources.groups_file import groups_json
 from xds.store.entries import ID_CHARACTERS_MAX, Stored
 from xds.store.errors import ConflictError
@@ -112,6 +114,7 @@ def rest_api(
     api.add_changes(app)
     api.add_reading(app)
     api.add_history(app)
+    api.add_routing(app)
     api.add_convergence(app)
     api.add_groups(app)
     api.add_nodes(app)
@@ -244,6 +247,7 @@ CALLS = {
     ("GET", "/v1/groups/{group}/resources"): "ListResources",
     ("GET", "/v1/groups/{group}/resources/{type}/{name:path}"): "GetResource",
     ("GET", "/v1/groups/{group}/diff"): "Diff",
+    ("GET", "/v1/groups/{group}/route"): "FindRoute",
     ("GET", "/v1/revisions"): "History",
     ("GET", "/v1/revisions/{revision}"): "GetRevision",
     ("GET", "/v1/revisions/{revision}/convergence"): "WaitForConvergence",
@@ -474,6 +478,28 @@ class _Rest:
                 after = max(after, int(last_event_id))
             await operations.must_be_kept(after)
             return StreamingResponse(_events(operations, after), media_type=EVENT_STREAM)
+
+    # --- Routing -----------------------------------------------------------------------------------------------------
+
+    def add_routing(self, app: FastAPI) -> None:
+        @app.get("/v1/groups/{group}/route")
+        async def find_route(
+            group: str,
+            request: Request,
+            url: Annotated[str, Query(description="http, https, grpc, grpcs; tcp and tls without HTTP.")],
+            method: str = "GET",
+            header: Annotated[list[str], Query(description="name: value; several times for several.")] = [],  # noqa: B006
+            listener: Annotated[str, Query(description="Its name; by default the one at the URL's port.")] = "",
+            address: Annotated[str, Query(description="The connection's destination IP.")] = "",
+            source: Annotated[str, Query(description="The client's IP.")] = "",
+            revision: Revision = None,
+        ) -> Response:
+            """Return which way a request would take through the resources that a group's nodes see."""
+            operations = self._permit(request)
+            group = _within(request)[1]
+            asked = read_request(url, method=method, headers=header, listener=listener, address=address, source=source)
+            at, answer = await operations.route(group, asked, revision)
+            return _told(operations, {"group": group, "revision": at, **answer_json(answer)})
 
     # --- Convergence -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import typer
 from xds.cli import (
     access,
     bootstrap,
+    config,
     envoy,
     fleet,
     groups,
@@ -20,6 +21,7 @@ from xds.cli import (
     push,
     read,
     rebalance,
+    route,
     schema,
     serve,
     store,
@@ -92,6 +94,8 @@ app.add_typer(groups.app, name="groups")
 app.command(epilog=read.STATUS_EPILOG)(read.status)
 app.command(epilog=read.NODE_EPILOG)(read.node)
 app.command(epilog=wait.EPILOG)(wait.wait)
+app.command(epilog=route.EPILOG)(route.route)
+app.command(epilog=config.EPILOG)(config.config)
 app.command(epilog=rebalance.EPILOG)(rebalance.rebalance)
 app.add_typer(tokens.app, name="tokens")
 app.command(epilog=access.WHOAMI_EPILOG)(access.whoami)

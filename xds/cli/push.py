@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -25,9 +25,20 @@ from xds.cli.output import (
 from xds.cli.progress import progress_bar
 from xds.cli.talk import DEFAULT_API, Api, ApiCa, Group, Output, TokenFile, examples_of, print_as, talk
 from xds.cli.targets import WrongTargetError, targets_of
+from xds.cli.wait import (
+    WAIT_CODES,
+    MaxRejected,
+    Patience,
+    Quorum,
+    Timeout,
+    Wait,
+    converged,
+    convergence_json,
+    finish,
+)
 
 if TYPE_CHECKING:
-    from xds.client import About, Applied, AppliedResource, Client, GroupChanges
+    from xds.client import About, Applied, AppliedResource, Client, Convergence, GroupChanges
     from xds.model.resource import Resource
     from xds.sources.directory import DirectoryReader
     from xds.validation.judge import Judge
@@ -37,9 +48,13 @@ APPLY_EPILOG = examples_of(
     "xds apply -f snapshots/multi-group --dry-run",
     "xds apply -f snapshots/quickstart --prune",
     "kustomize build . | xds apply -f - --group canary --create-group",
+    "xds apply -f cluster.yaml --wait --timeout 2m --quorum 99%",
 )
-DELETE_EPILOG = examples_of("xds delete clusters web", "xds delete clusters/web endpoints/web --group canary")
-ROLLBACK_EPILOG = examples_of("xds rollback 41 --message 'the canary returns 500s'", "xds rollback 41 --dry-run")
+APPLY_EPILOG += WAIT_CODES
+DELETE_EPILOG = examples_of("xds delete clusters web --wait", "xds delete clusters/web endpoints/web --group canary")
+DELETE_EPILOG += WAIT_CODES
+ROLLBACK_EPILOG = examples_of("xds rollback 41 --message 'the canary returns 500s'", "xds rollback 41 --wait")
+ROLLBACK_EPILOG += WAIT_CODES
 
 Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")]
 Author = Annotated[str, typer.Option(envvar=["XDS_PUSH_AUTHOR", "USER"], help="Who, for the history.")]
@@ -67,6 +82,10 @@ def apply(
     change_id: Annotated[str, typer.Option("--id", help="The same id twice is one change.")] = "",
     expected_revision: Expected = None,
     version: Annotated[str, typer.Option(help="Their version on the wire, instead of a hash of the content.")] = "",
+    wait: Wait = False,
+    quorum: Quorum = "100%",
+    max_rejected: MaxRejected = 0,
+    timeout: Timeout = "60s",
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
@@ -84,6 +103,7 @@ def apply(
     """
     from xds.client import About
 
+    patience = _patience(wait, dry_run, quorum, max_rejected, timeout)
     wanted = _read(files, group, prune=prune, strict_yaml=strict_yaml)
     judge = None if envoy is None else judge_of(envoy)
     about = About(
@@ -104,7 +124,8 @@ def apply(
         changes=True,
         not_found_hint="" if create_group else "to create the group, give --create-group",
     )
-    print_applied(applied, output, groups=wanted.changes, dry_run=dry_run)
+    server = _Server(api, token_file, ca)
+    _conclude(applied, output, server, patience, groups=wanted.changes, dry_run=dry_run)
 
 
 async def _apply(client: "Client", wanted: "_Wanted", about: "About", judge: "Judge | None") -> "Applied":
@@ -214,6 +235,10 @@ def delete(
     message: Message = "",
     author: Author = "",
     expected_revision: Expected = None,
+    wait: Wait = False,
+    quorum: Quorum = "100%",
+    max_rejected: MaxRejected = 0,
+    timeout: Timeout = "60s",
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
@@ -222,6 +247,7 @@ def delete(
     """Remove resources of a group, all or none; what is not there is no error. See `xds groups delete` for groups."""
     from xds.client import About
 
+    patience = _patience(wait, dry_run, quorum, max_rejected, timeout)
     about = About(message=message, author=author, expected_revision=expected_revision, dry_run=dry_run)
     try:
         remove = targets_of(resources)
@@ -232,7 +258,8 @@ def delete(
     applied = talk(
         api, token_file, ca, lambda client: client.apply(remove=remove, group=group, about=about), changes=True
     )
-    print_applied(applied, output, groups=[group], dry_run=dry_run, unchanged="not there")
+    server = _Server(api, token_file, ca)
+    _conclude(applied, output, server, patience, groups=[group], dry_run=dry_run, unchanged="not there")
 
 
 def rollback(
@@ -242,6 +269,10 @@ def rollback(
     message: Message = "",
     author: Author = "",
     expected_revision: Expected = None,
+    wait: Wait = False,
+    quorum: Quorum = "100%",
+    max_rejected: MaxRejected = 0,
+    timeout: Timeout = "60s",
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
@@ -250,6 +281,7 @@ def rollback(
     """Make a group as it was at a revision. That is a new change, which can be rolled back too."""
     from xds.client import About
 
+    patience = _patience(wait, dry_run, quorum, max_rejected, timeout)
     about = About(
         message=message or f"roll back to {revision}",
         author=author,
@@ -259,7 +291,66 @@ def rollback(
     applied = talk(
         api, token_file, ca, lambda client: client.rollback(revision, group=group, about=about), changes=True
     )
-    print_applied(applied, output, groups=[group], dry_run=dry_run)
+    _conclude(applied, output, _Server(api, token_file, ca), patience, groups=[group], dry_run=dry_run)
+
+
+class _Server(NamedTuple):
+    """The options that say which server is meant."""
+
+    api: str
+    token_file: Path | None
+    ca: Path | None
+
+
+def _patience(wait: bool, dry_run: bool, quorum: str, max_rejected: int, timeout: str) -> Patience | None:
+    """Return what --wait and its options say, None without it; exit if they are wrong."""
+    if wait and dry_run:
+        fail("--dry-run changes nothing that --wait could wait for: leave one of them out", code=EXIT_USAGE)
+    return Patience.of(quorum, max_rejected, timeout) if wait else None
+
+
+def _conclude(
+    applied: "Applied",
+    output: str,
+    server: _Server,
+    patience: Patience | None,
+    *,
+    groups: "Iterable[str]",
+    dry_run: bool,
+    unchanged: str = "as they were",
+) -> None:
+    """Print the outcome of a change, and with ``patience`` wait for the nodes; exit with its code.
+
+    JSON and YAML are one object, so it is printed after the wait, with ``convergence``: null if that is not known.
+    """
+    groups = list(groups)
+    if patience is None or output == "table":
+        print_applied(applied, output, groups=groups, dry_run=dry_run, unchanged=unchanged)
+    if patience is None:
+        return
+
+    async def work(client: "Client") -> "Convergence":
+        group = await _only_group(client, applied, groups)
+        return await converged(client, applied.revision, patience, group=group, shows_line=output == "table")
+
+    found: Convergence | None = None
+    try:
+        found = talk(*server, work)
+    finally:  # the change is made, whatever becomes of the wait
+        if output != "table":
+            made = applied_json(applied, _by_group(applied, groups), dry_run=dry_run)
+            print_as(output, made | {"convergence": None if found is None else convergence_json(found)})
+    finish(found, is_printed=output != "table")
+
+
+async def _only_group(client: "Client", applied: "Applied", groups: Iterable[str]) -> str:
+    """Return the group if a change concerns the nodes of one alone, "" if it may concern those of others too."""
+    concerned = {*groups, *(each.group for each in applied.resources)}
+    if applied.rules_changed or len(concerned) != 1:
+        return ""
+    bases = {each.extends for each in await client.groups()}
+    (group,) = concerned
+    return "" if group in bases else group
 
 
 def print_applied(
@@ -275,9 +366,7 @@ def print_applied(
 
     ``unchanged`` says what is true of resources that it left, ``done`` what it did with groups and rules.
     """
-    by_group: dict[str, list[AppliedResource]] = {group: [] for group in groups}
-    for each in applied.resources:
-        by_group.setdefault(each.group, []).append(each)
+    by_group = _by_group(applied, groups)
     if output != "table":
         print_as(output, applied_json(applied, by_group, dry_run=dry_run))
         return
@@ -297,6 +386,13 @@ def print_applied(
         what = "groups and rules" if done == "changed" else " ".join(by_group)
         say(f"{what} {'would be ' if dry_run else ''}{done}")
     print_problems(applied.warnings, sys.stderr, kind="warning")
+
+
+def _by_group(applied: "Applied", groups: "Iterable[str]") -> "dict[str, list[AppliedResource]]":
+    by_group: dict[str, list[AppliedResource]] = {group: [] for group in groups}
+    for each in applied.resources:
+        by_group.setdefault(each.group, []).append(each)
+    return by_group
 
 
 def applied_json(applied: "Applied", by_group: "dict[str, list[AppliedResource]]", *, dry_run: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,6 +51,44 @@ def share_of(text: str) -> float:
     return found
 
 
+_WAITING = "Waiting"
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        help="Wait until the nodes that it concerns have accepted it; else exit with 7 (too late) or 8 (rejected).",
+        rich_help_panel=_WAITING,
+    ),
+]
+Quorum = Annotated[
+    str,
+    typer.Option(metavar="SHARE", help="The share of the connected nodes that is enough.", rich_help_panel=_WAITING),
+]
+MaxRejected = Annotated[int, typer.Option(min=0, help="How many nodes may reject it.", rich_help_panel=_WAITING)]
+Timeout = Annotated[str, typer.Option(metavar="TIME", help="How long to wait: 90s, 2m, 1h.", rich_help_panel=_WAITING)]
+WAIT_CODES = (
+    " And with --wait: 7 the time is over, and not enough nodes have accepted it; 8 more nodes than --max-rejected "
+    "reject it. The change is made all the same."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long is waited, and for what share of the nodes (1.0 for all)."""
+
+    quorum: float
+    rejected_max: int
+    timeout_s: float
+
+    @classmethod
+    def of(cls, quorum: str, max_rejected: int, timeout: str) -> "Patience":
+        """Return what the options say; exit if they are wrong."""
+        try:
+            return cls(quorum=share_of(quorum), rejected_max=max_rejected, timeout_s=seconds_of(timeout))
+        except typer.BadParameter as error:
+            fail(str(error), code=EXIT_USAGE)
+
+
 def wait(
     revision: Annotated[
         int | None, typer.Option("--revision", "-r", min=0, help="The revision. Default: the one that is served.")
@@ -57,11 +96,9 @@ def wait(
     group: Annotated[
         str, typer.Option("--group", "-g", help="Only nodes of this group.", autocompletion=complete_group)
     ] = "",
-    quorum: Annotated[
-        str, typer.Option(metavar="SHARE", help="The share of the connected nodes that is enough.")
-    ] = "100%",
-    max_rejected: Annotated[int, typer.Option(min=0, help="How many nodes may reject it.")] = 0,
-    timeout: Annotated[str, typer.Option(metavar="TIME", help="How long to wait: 90s, 2m, 1h.")] = "60s",
+    quorum: Quorum = "100%",
+    max_rejected: MaxRejected = 0,
+    timeout: Timeout = "60s",
     output: Output = "table",
     api: Api = DEFAULT_API,
     token_file: TokenFile = None,
@@ -72,23 +109,34 @@ def wait(
     A node has accepted it once it has ACKed all that the revision demands of it, of every type that it subscribes to. A
     change that does not concern a node is accepted by it at once.
     """
-    try:
-        share, timeout_s = share_of(quorum), seconds_of(timeout)
-    except typer.BadParameter as error:
-        fail(str(error), code=EXIT_USAGE)
+    patience = Patience.of(quorum, max_rejected, timeout)
 
     async def work(client: "Client") -> "Convergence":
         wanted = await client.revision() if revision is None else revision
-        found: Convergence | None = None
-        with _Line(output == "table") as line:
-            async for found in client.converge(
-                wanted, group=group, quorum=share, rejected_max=max_rejected, timeout_s=timeout_s
-            ):
-                line.show(found)
-        assert found is not None, "the first answer comes at once"
-        return found
+        return await converged(client, wanted, patience, group=group, shows_line=output == "table")
 
-    _finish(talk(api, token_file, ca, work), output)
+    found = talk(api, token_file, ca, work)
+    if output != "table":
+        print_as(output, convergence_json(found))
+    finish(found, is_printed=output != "table")
+
+
+async def converged(
+    client: "Client", revision: int, patience: Patience, *, group: str = "", shows_line: bool
+) -> "Convergence":
+    """Wait for a revision, with a line on a terminal meanwhile, and return the last answer."""
+    found: Convergence | None = None
+    with _Line(shows_line) as line:
+        async for found in client.converge(
+            revision,
+            group=group,
+            quorum=patience.quorum,
+            rejected_max=patience.rejected_max,
+            timeout_s=patience.timeout_s,
+        ):
+            line.show(found)
+    assert found is not None, "the first answer comes at once"
+    return found
 
 
 class _Line:
@@ -126,27 +174,30 @@ def _words(found: "Convergence") -> str:
     )
 
 
-def _finish(found: "Convergence", output: str) -> None:
-    """Print the last answer and exit with its code."""
+def finish(found: "Convergence", *, is_printed: bool) -> None:
+    """Print the last answer, unless it is printed already, and exit with its code unless the revision was reached."""
     for worker in found.missing_workers:
         warn(f"{worker} of the server did not answer: its nodes are missing")
-    if output != "table":
-        print_as(output, _json(found))
-    else:
-        say(_words(found))
-        if found.published < found.revision:
-            say(f"revision {found.revision} is not served yet: revision {found.published} is")
-        for each in found.lacking:
-            say(f"  {each.id} ({each.group}): {each.state} since revision {each.since}; {each.reason}".rstrip("; "))
-        left = found.pending + found.rejected - len(found.lacking)
-        if found.lacking and left > 0:
-            say(f"  and {left:,} more")
+    if not is_printed:
+        _print(found)
     code = {"reached": 0, "pending": EXIT_TIMED_OUT, "rejected": EXIT_NODES_REJECTED}[found.verdict]
     if code:
         raise typer.Exit(code)
 
 
-def _json(found: "Convergence") -> dict[str, Any]:
+def _print(found: "Convergence") -> None:
+    say(_words(found))
+    if found.published < found.revision:
+        say(f"revision {found.revision} is not served yet: revision {found.published} is")
+    for each in found.lacking:
+        say(f"  {each.id} ({each.group}): {each.state} since revision {each.since}; {each.reason}".rstrip("; "))
+    left = found.pending + found.rejected - len(found.lacking)
+    if found.lacking and left > 0:
+        say(f"  and {left:,} more")
+
+
+def convergence_json(found: "Convergence") -> dict[str, Any]:
+    """Return an answer as the commands print it."""
     from dataclasses import asdict
 
     return asdict(found)

@@ -323,6 +323,37 @@ class Client:
         found = await self._call("Diff", request, pb.Differences)
         return [difference_of(each) for each in found.differences]
 
+    async def route(
+        self,
+        url: str,
+        *,
+        group: str = DEFAULT_GROUP,
+        method: str = "GET",
+        headers: Iterable[str] = (),
+        listener: str = "",
+        address: str = "",
+        source: str = "",
+        revision: int | None = None,
+    ) -> Json:
+        """Return which way a request would take through the resources that a group's nodes see.
+
+        ``headers`` are like ``name: value``. The answer has ``revision``, ``certain``, ``steps``, ``doubts`` and
+        ``outcome``, as REST's ``GET /v1/groups/{group}/route``. Raises RejectedError for a wrong URL.
+        """
+        request = pb.RouteRequest(
+            group=group,
+            url=url,
+            method=method,
+            headers=list(headers),
+            listener=listener,
+            address=address,
+            source=source,
+            revision=revision,
+        )
+        found = await self._call("FindRoute", request, pb.RouteAnswer)
+        answer: Json = _integers(json_format.MessageToDict(found.answer))
+        return {"group": group, "revision": found.revision, **answer}
+
     async def history(self, *, limit: int = 100, before: int | None = None, group: str = "") -> list[Revision]:
         """Return the newest changes, newest first; with a ``group``, only those of its own resources."""
         request = pb.HistoryRequest(limit=limit, before=before, group=group)
@@ -465,6 +496,15 @@ class Client:
 def _credentials(ca: Path, pair: tuple[Path, Path] | None) -> grpc.ChannelCredentials:
     chain, key = (None, None) if pair is None else (each.read_bytes() for each in pair)
     return grpc.ssl_channel_credentials(ca.read_bytes(), private_key=key, certificate_chain=chain)
+
+
+def _integers(value: Any) -> Any:
+    """Return a value with ints again, at every depth."""
+    if isinstance(value, dict):
+        return {key: _integers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_integers(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _whole_numbers(record: Json) -> Json:

@@ -1,0 +1,256 @@
+"""Reads Envoy's ``/config_dump``, and compares it with the resources that a group's nodes should have. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from xds.model.problem import ChangesetRejectedError
+from xds.model.resource import Resource
+from xds.model.types import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION_CONFIG,
+    LISTENER,
+    ROUTE,
+    SCOPED_ROUTE,
+    SECRET,
+    short_name,
+)
+from xds.schema.fields import Field, field_changes
+from xds.schema.ingest import ingest
+from xds.schema.show import redacted, to_json
+
+Json = dict[str, Any]
+REDACTED_TEXTS = frozenset({"[redacted]", "W3JlZGFjdGVkXQ=="})
+"""The placeholder of a secret, as text and as bytes."""
+STATES = ("same", "differs", "missing", "warming", "rejected", "unused", "elsewhere", "static", "unread")
+WRONG = frozenset({"differs", "missing", "warming", "rejected", "unread"})
+"""The states in which an Envoy does not have what it should have."""
+WILDCARD = (CLUSTER, LISTENER)
+"""The types that Envoy subscribes to as a whole; of the others, it has what these refer to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A resource in a dump: ``kind`` is ``active``, ``warming``, ``draining``, ``static`` or ``rejected``."""
+
+    type_url: str
+    name: str
+    kind: str
+    version: str = ""
+    content: Json = field(default_factory=dict)
+    error: str = ""
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One resource: what Envoy has of it, and what it should have. ``state`` is one of ``STATES``."""
+
+    type_url: str
+    name: str
+    state: str
+    version: str = ""
+    wanted_version: str = ""
+    fields: tuple[Field, ...] = ()
+    error: str = ""
+
+    def as_json(self) -> Json:
+        """Return the form that the command prints."""
+        told = {"type": short_name(self.type_url), "name": self.name, "state": self.state}
+        told |= {key: value for key in ("version", "wanted_version", "error") if (value := getattr(self, key))}
+        return told | ({"fields": [each.as_json() for each in self.fields]} if self.fields else {})
+
+
+_ITEMS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+    "ClustersConfigDump": (
+        CLUSTER,
+        (
+            ("static_clusters", "cluster", "static"),
+            ("dynamic_active_clusters", "cluster", "active"),
+            ("dynamic_warming_clusters", "cluster", "warming"),
+        ),
+    ),
+    "RoutesConfigDump": (
+        ROUTE,
+        (("static_route_configs", "route_config", "static"), ("dynamic_route_configs", "route_config", "active")),
+    ),
+    "EndpointsConfigDump": (
+        ENDPOINTS,
+        (
+            ("static_endpoint_configs", "endpoint_config", "static"),
+            ("dynamic_endpoint_configs", "endpoint_config", "active"),
+        ),
+    ),
+    "SecretsConfigDump": (
+        SECRET,
+        (
+            ("static_secrets", "secret", "static"),
+            ("dynamic_active_secrets", "secret", "active"),
+            ("dynamic_warming_secrets", "secret", "warming"),
+        ),
+    ),
+    "EcdsConfigDump": (EXTENSION_CONFIG, (("ecds_filters", "ecds_filter", "active"),)),
+}
+"""The parts of a dump: the type of their resources, and the lists in them, with a resource's key and its kind."""
+
+
+class NoDumpError(ValueError):
+    """The JSON is no config dump."""
+
+
+def read_dump(dump: Any) -> list[Held]:
+    """Return the resources in the JSON of ``/config_dump``. Raises NoDumpError."""
+    if not isinstance(dump, dict) or not isinstance(dump.get("configs"), list):
+        raise NoDumpError("it has no list `configs`, so it is not what Envoy's /config_dump answers")
+    found: list[Held] = []
+    for part in dump["configs"]:
+        kind = str(part.get("@type", "")).rpartition(".")[2] if isinstance(part, dict) else ""
+        if kind in _ITEMS:
+            type_url, lists = _ITEMS[kind]
+            for key, content, state in lists:
+                found += (_held(type_url, item, content, state) for item in _listed(part, key))
+        elif kind == "ListenersConfigDump":
+            found += _listeners(part)
+        elif kind == "ScopedRoutesConfigDump":
+            for item in _listed(part, "dynamic_scoped_route_configs"):
+                scopes = _listed(item, "scoped_route_configs")
+                found += (_held(SCOPED_ROUTE, item | {"scope": each}, "scope", "active") for each in scopes)
+    return found
+
+
+def _listed(part: Json, key: str) -> list[Json]:
+    listed = part.get(key, [])
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+
+
+def _held(type_url: str, item: Json, key: str, kind: str, name: str = "") -> Held:
+    content = item.get(key) if isinstance(item.get(key), dict) else {}
+    assert isinstance(content, dict)
+    error = item.get("error_state") if isinstance(item.get("error_state"), dict) else None
+    return Held(
+        type_url=type_url,
+        name=name or str(content.get("cluster_name" if type_url == ENDPOINTS else "name", item.get("name", ""))),
+        kind=kind,
+        version=str(item.get("version_info", "")),
+        content=content,
+        error="" if error is None else str(error.get("details", "it rejected an update")),
+        at="" if error is None else str(error.get("last_update_attempt", "")),
+    )
+
+
+def _listeners(part: Json) -> Iterator[Held]:
+    for item in _listed(part, "static_listeners"):
+        yield _held(LISTENER, item, "listener", "static")
+    for item in _listed(part, "dynamic_listeners"):
+        name = str(item.get("name", ""))
+        for key, kind in (("active_state", "active"), ("warming_state", "warming"), ("draining_state", "draining")):
+            if isinstance(item.get(key), dict):
+                yield _held(LISTENER, item[key], "listener", kind, name)
+        if isinstance(item.get("error_state"), dict):
+            yield _held(LISTENER, {"error_state": item["error_state"]}, "listener", "rejected", name)
+
+
+def compare(held: Iterable[Held], wanted: Mapping[tuple[str, str], Resource]) -> list[Compared]:
+    """Return every resource that Envoy has or should have, by type and name."""
+    by_key: dict[tuple[str, str], dict[str, Held]] = {}
+    for each in held:
+        by_key.setdefault((each.type_url, each.name), {})[each.kind] = each
+    # What comes by a service of its own is compared only where Envoy shows it.
+    shown = {type_url for type_url, _ in by_key}
+    used = _used(wanted)
+    found: list[Compared] = []
+    for key in sorted(by_key.keys() | {key for key in wanted if key[0] in shown or key[0] in WILDCARD}):
+        found += _compare(key, by_key.get(key, {}), wanted.get(key), is_used=key in used)
+    return found
+
+
+def _used(wanted: Mapping[tuple[str, str], Resource]) -> set[tuple[str, str]]:
+    """Return the keys of what an Envoy subscribes to: clusters and listeners, and what they refer to."""
+    used = {key for key in wanted if key[0] in (*WILDCARD, SCOPED_ROUTE)}
+    waiting = list(used)
+    while waiting:
+        resource = wanted.get(waiting.pop())
+        for each in () if resource is None else resource.references:
+            key = (each.type_url, each.name)
+            if key not in used and key in wanted:
+                used.add(key)
+                waiting.append(key)
+    return used
+
+
+def _compare(
+    key: tuple[str, str], kinds: Mapping[str, Held], wanted: Resource | None, *, is_used: bool
+) -> Iterator[Compared]:
+    type_url, name = key
+    version = "" if wanted is None else wanted.version
+    has = kinds.get("active") or kinds.get("warming")
+    rejected = next((each for each in kinds.values() if each.error), None)
+    if rejected is not None:
+        fields = _differences(type_url, has.content, wanted)[0] if has is not None and wanted is not None else []
+        yield Compared(
+            type_url=type_url,
+            name=name,
+            state="rejected",
+            version="" if has is None else has.version,
+            wanted_version=version,
+            fields=tuple(fields),
+            error=f"{rejected.error} ({rejected.at})" if rejected.at else rejected.error,
+        )
+        return
+    if has is None:
+        if "static" in kinds:
+            yield Compared(type_url=type_url, name=name, state="static")
+        elif "draining" in kinds and wanted is None:
+            yield Compared(type_url=type_url, name=name, state="elsewhere", error="it drains")
+        elif wanted is not None:
+            state = "missing" if is_used else "unused"
+            yield Compared(type_url=type_url, name=name, state=state, wanted_version=version)
+        return
+    if wanted is None:
+        yield Compared(type_url=type_url, name=name, state="elsewhere", version=has.version)
+        return
+    fields, error = _differences(type_url, has.content, wanted)
+    state = "unread" if error else "differs" if fields else "same"
+    if type_url == SECRET and state == "same" and has.version and has.version != version:
+        state, error = "differs", "the versions differ; what a secret holds is not shown"
+    if has.kind == "warming":
+        state = "warming"
+    yield Compared(
+        type_url=type_url,
+        name=name,
+        state=state,
+        version=has.version,
+        wanted_version=version,
+        fields=tuple(fields),
+        error=error,
+    )
+
+
+def _differences(type_url: str, content: Json, wanted: Resource) -> tuple[list[Field], str]:
+    """Return the fields in which what Envoy has differs from what it should have, secrets left out."""
+    if type_url == ENDPOINTS:
+        return field_changes(_endpoints(content), _endpoints(to_json(wanted))), ""
+    try:
+        has = ingest(content | {"@type": type_url}, allow_unknown_types=True, allow_redacted=True)
+    except ChangesetRejectedError as error:
+        return [], f"what Envoy has can't be read: {error.problems[0].what}"
+    changes = field_changes(to_json(redacted(has)), to_json(redacted(wanted)))
+    return [each for each in changes if each.before not in REDACTED_TEXTS and each.after not in REDACTED_TEXTS], ""
+
+
+def _endpoints(assignment: Json) -> Json:
+    """Return an assignment by addresses. Envoy shows its hosts, not the message that it got: defaults are filled in."""
+    found: Json = {}
+    for locality in assignment.get("endpoints", []):
+        place = "/".join(str(locality.get("locality", {}).get(key, "")) for key in ("region", "zone", "sub_zone"))
+        for each in locality.get("lb_endpoints", []):
+            address = each.get("endpoint", {}).get("address", {})
+            socket = address.get("socket_address", {})
+            where = f"{socket.get('address')}:{socket.get('port_value', 0)}" if socket else str(address)
+            found[where] = {
+                "locality": place.rstrip("/"),
+                "priority": locality.get("priority", 0),
+                "weight": each.get("load_balancing_weight", 1),
+            }
+    return found

@@ -1,0 +1,1 @@
+"""Which way a request takes through the resources of a group. Pure."""

@@ -1,0 +1,254 @@
+"""What a route does with a request: it redirects, answers, or chooses clusters and rewrites path and host."""
+
+from collections.abc import Callable
+from typing import Any
+
+import re2
+
+from xds.routing.answer import ClusterWay, EndOfWayError, Notes, Outcome
+from xds.routing.clusters import way_of
+from xds.routing.request import Request
+from xds.routing.resources import Resources
+from xds.routing.routes import path_to_match, template_regex
+
+CLUSTERS_MAX = 100
+"""Weighted clusters whose endpoints are looked up."""
+_NOT_FOUND = {0: 503, 1: 404, 2: 500}
+_REDIRECTS = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
+_TEMPLATE_REWRITE = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
+
+
+def outcome_of(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> Outcome:
+    """Return what becomes of a request that a route takes."""
+    kind = route.WhichOneof("action")
+    if kind == "redirect":
+        return _redirect(resources, routes, route, request, notes)
+    if kind == "direct_response":
+        return _answer(route.direct_response, request, notes)
+    if kind == "route":
+        return _forward(resources, routes, route, request, notes)
+    if kind == "non_forwarding_action":
+        return Outcome(kind="error", what="the route does not forward (for gRPC servers): Envoy can't use it")
+    return Outcome(kind="unknown", what=f"the route's action is {kind}")
+
+
+def _answer(response: Any, request: Request, notes: Notes) -> Outcome:
+    body = response.body
+    source = body.WhichOneof("specifier")
+    text = ""
+    if source == "inline_string":
+        text = body.inline_string
+    elif source == "inline_bytes":
+        text = body.inline_bytes.decode("utf-8", "replace")
+    elif source:
+        notes.doubt("direct_response", f"its body comes from a {source} on Envoy's machine")
+    if response.HasField("body_format"):
+        notes.doubt("direct_response", "its body is formatted by body_format")
+    what = f"Envoy answers {response.status} itself"
+    location = ""
+    if response.status == 201 or 300 <= response.status < 400:  # Envoy then says where, which is here
+        proto = request.header("x-forwarded-proto") or request.header(":scheme")
+        location = f"{proto}://{request.host}{request.path}"
+    return Outcome(kind="direct_response", what=what, status=response.status, body=text, location=location)
+
+
+def _redirect(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> Outcome:
+    action = route.redirect
+    path = request.path
+    if action.WhichOneof("path_rewrite_specifier") in ("prefix_rewrite", "regex_rewrite"):
+        path = rewritten(resources, routes, route.match, action, request)
+    elif action.path_rewrite:
+        notes.doubt("redirect", "path_rewrite is a format of the request, which is not evaluated")
+    proto = request.header("x-forwarded-proto") or request.header(":scheme") or "http"
+    scheme = "https" if action.https_redirect else action.scheme_redirect or proto
+    port = f":{action.port_redirect}" if action.port_redirect else ""
+    host = action.host_redirect or _redirect_host(request.host, proto, scheme, port)
+    before, mark, query = path.partition("?")
+    if action.path_redirect:
+        keeps = mark and "?" not in action.path_redirect and not action.strip_query
+        path = action.path_redirect + (f"?{query}" if keeps else "")
+    elif action.strip_query:
+        path = before
+    location = f"{scheme}://{host}{port}{path}"
+    status = _REDIRECTS[action.response_code]
+    return Outcome(kind="redirect", what=f"Envoy redirects to {location}", status=status, location=location)
+
+
+def _redirect_host(host: str, proto: str, scheme: str, port: str) -> str:
+    """Return the request's host, without its port if the redirect has another or another scheme's default."""
+    name, colon, own = host.rpartition(":")
+    if not colon or not own.isdigit():
+        return host
+    is_default = scheme != proto and own == {"http": "80", "https": "443"}.get(proto)
+    return name if port or is_default else host
+
+
+def rewritten(resources: Resources, routes: Any, match: Any, action: Any, request: Request) -> str:
+    """Return the request's path after ``prefix_rewrite``, ``regex_rewrite`` or ``path_rewrite_policy`` of an action."""
+    path, mark, query = request.path.partition("?")
+    rest = mark + query
+    if action.prefix_rewrite:
+        kind = match.WhichOneof("path_specifier")
+        taken = len(getattr(match, kind)) if kind in ("prefix", "path_separated_prefix") else len(path)
+        if kind not in ("prefix", "path_separated_prefix"):
+            taken = len(path_to_match(routes, request))
+        return str(action.prefix_rewrite) + path[taken:] + rest
+    if action.HasField("regex_rewrite"):
+        pattern, substitution = action.regex_rewrite.pattern.regex, action.regex_rewrite.substitution
+        return substituted(pattern, substitution, path) + rest
+    policy = getattr(action, "path_rewrite_policy", None)
+    if policy is not None and policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE):
+        template = resources.unpack(policy.typed_config).path_template_rewrite
+        source = resources.unpack(match.path_match_policy.typed_config).path_template
+        found = re2.fullmatch(template_regex(source), path)
+        if found is not None:
+            values = found.groupdict()
+            return str(re2.sub(r"\{(\w+)\}", lambda one: values.get(one[1]) or "", template)) + rest
+    return request.path
+
+
+def substituted(pattern: str, substitution: str, text: str) -> str:
+    """Return a text in which all matches of an RE2 pattern are replaced; ``\\1`` is a group."""
+
+    def replace(found: Any) -> str:
+        made, at = "", 0
+        while at < len(substitution):
+            character = substitution[at]
+            if character == "\\" and at + 1 < len(substitution):
+                following = substitution[at + 1]
+                made += (found[int(following)] or "") if following.isdigit() else following
+                at += 2
+            else:
+                made += character
+                at += 1
+        return made
+
+    return str(re2.sub(pattern, replace, text))
+
+
+def _forward(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> Outcome:
+    action = route.route
+    clusters = _clusters(resources, action, request, notes)
+    status = _NOT_FOUND.get(action.cluster_not_found_response_code, 503)
+    names = ", ".join(f"{each.name} ({each.share:.2%})" if each.share < 1 else each.name for each in clusters)
+    missing = [each for each in clusters if not each.found]
+    path, host = _path_upstream(resources, routes, route, request, notes), _host_upstream(action, request)
+    what = f"it goes to {'one of the clusters' if len(clusters) > 1 else 'the cluster'} {names}"
+    if missing and len(missing) == len(clusters):
+        what += f", which the group does not have: Envoy answers {status}"
+    return Outcome(
+        kind="clusters",
+        what=what,
+        status=status if missing and len(missing) == len(clusters) else None,
+        clusters=tuple(clusters),
+        path=path,
+        host=host,
+        about=_about(route),
+    )
+
+
+def _path_upstream(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> str:
+    action = route.route
+    if action.path_rewrite:
+        notes.doubt("route", "path_rewrite is a format of the request, which is not evaluated")
+    policy = action.path_rewrite_policy.typed_config.type_url
+    if policy and not policy.endswith(_TEMPLATE_REWRITE):
+        notes.doubt("route", f"path_rewrite_policy {action.path_rewrite_policy.name} is not evaluated")
+    return rewritten(resources, routes, route.match, action, request)
+
+
+def _host_upstream(action: Any, request: Request) -> str:
+    kind = action.WhichOneof("host_rewrite_specifier")
+    if kind == "host_rewrite_literal":
+        return str(action.host_rewrite_literal)
+    if kind == "host_rewrite_header":
+        return request.header(action.host_rewrite_header) or request.host
+    if kind == "host_rewrite_path_regex":
+        regex = action.host_rewrite_path_regex
+        return substituted(regex.pattern.regex, regex.substitution, request.path.partition("?")[0])
+    if kind == "auto_host_rewrite" and action.auto_host_rewrite.value:
+        return "the host name of the endpoint"
+    return "a format of the request" if kind == "host_rewrite" else request.host
+
+
+def _clusters(resources: Resources, action: Any, request: Request, notes: Notes) -> list[ClusterWay]:
+    kind = action.WhichOneof("cluster_specifier")
+    subset = action.metadata_match if action.HasField("metadata_match") else None
+    if kind == "cluster":
+        return [_way(resources, action.cluster, notes, subset=subset)]
+    if kind == "cluster_header":
+        name = request.header(action.cluster_header)
+        if not name:
+            what = f"the request has no header {action.cluster_header}, which names the cluster"
+            status = _NOT_FOUND.get(action.cluster_not_found_response_code, 503)
+            raise EndOfWayError(Outcome(kind="error", what=what, status=status))
+        return [_way(resources, name, notes, subset=subset)]
+    if kind == "weighted_clusters":
+        return _weighted(resources, action.weighted_clusters, request, subset, notes)
+    name = action.cluster_specifier_plugin or action.inline_cluster_specifier_plugin.extension.name
+    raise EndOfWayError(Outcome(kind="unknown", what=f"the cluster specifier plugin {name!r} chooses the cluster"))
+
+
+def _weighted(resources: Resources, weighted: Any, request: Request, subset: Any, notes: Notes) -> list[ClusterWay]:
+    if weighted.runtime_key_prefix:
+        notes.doubt("weighted_clusters", f"the runtime keys {weighted.runtime_key_prefix}.* may change the weights")
+    if weighted.header_name:
+        notes.doubt("weighted_clusters", f"the header {weighted.header_name} chooses, if it is a number")
+    total = sum(each.weight.value for each in weighted.clusters)
+    ways: list[ClusterWay] = []
+    for each in weighted.clusters:
+        if not each.weight.value:
+            continue
+        name = each.name or request.header(each.cluster_header) or ""
+        share = each.weight.value / total
+        merged = _merged(subset, each.metadata_match if each.HasField("metadata_match") else None)
+        if len(ways) < CLUSTERS_MAX:
+            ways.append(_way(resources, name, notes, share=share, subset=merged))
+        else:
+            ways.append(ClusterWay(name=name, share=share, note="its endpoints are not listed here"))
+    return ways
+
+
+def _way(resources: Resources, name: str, notes: Notes, *, share: float = 1.0, subset: Any = None) -> ClusterWay:
+    made = way_of(resources, name, share=share, subset=subset)
+    if not made.found:
+        notes.doubt(f"clusters/{name}", "the group lacks it; only Envoy's own bootstrap may have it")
+    return made
+
+
+def _merged(outer: Any, inner: Any) -> Any:
+    """Return the metadata criteria of a route and of one of its weighted clusters, whose own ones win."""
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    made = type(outer)()
+    made.CopyFrom(outer)
+    for key, value in inner.filter_metadata["envoy.lb"].fields.items():
+        made.filter_metadata["envoy.lb"].fields[key].CopyFrom(value)
+    return made
+
+
+def _about(route: Any) -> dict[str, str]:
+    action = route.route
+    timeout = _seconds(action.timeout) if action.HasField("timeout") else 15.0
+    made = {"timeout": f"{timeout:g}s" if timeout else "none"}
+    if action.HasField("idle_timeout"):
+        made["idle_timeout"] = f"{_seconds(action.idle_timeout):g}s"
+    if action.HasField("retry_policy"):
+        policy = action.retry_policy
+        number = policy.num_retries.value if policy.HasField("num_retries") else 1
+        made["retries"] = f"{number} on {policy.retry_on or 'nothing'}"
+    for field, said in _SAID.items():
+        if value := getattr(action, field):
+            made[field] = said(value)
+    return made
+
+
+_SAID: dict[str, Callable[[Any], str]] = {
+    "request_mirror_policies": lambda found: ", ".join(each.cluster or each.cluster_header for each in found),
+    "hash_policy": lambda found: ", ".join(each.WhichOneof("policy_specifier") or "" for each in found),
+    "upgrade_configs": lambda found: ", ".join(each.upgrade_type for each in found),
+}
+
+
+def _seconds(duration: Any) -> float:
+    return float(duration.seconds + duration.nanos / 1e9)

@@ -1,0 +1,186 @@
+"""The endpoints of a cluster, as the resources have them: static, by EDS, by DNS, or of other clusters."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf import json_format
+
+from xds.model.types import CLUSTER, ENDPOINTS, LOCALITY_ENDPOINTS
+from xds.routing.answer import ClusterWay, EndpointWay
+from xds.routing.resources import Resources
+
+ENDPOINTS_MAX = 100
+"""Endpoints of a cluster that are named."""
+AGGREGATE_DEPTH_MAX = 8
+_AGGREGATE = "envoy.extensions.clusters.aggregate.v3.ClusterConfig"
+_ELSEWHERE = {
+    "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig": "DNS, by the host of the request",
+    "envoy.extensions.clusters.redis.v3.RedisClusterConfig": "the nodes of a Redis cluster",
+}
+_SUBSETS = "envoy.lb"
+_HEALTH = {0: "healthy", 1: "healthy", 2: "unhealthy", 3: "draining", 4: "timeout", 5: "degraded"}
+
+
+def way_of(resources: Resources, name: str, *, share: float = 1.0, subset: Any = None, depth: int = 0) -> ClusterWay:
+    """Return a cluster and its endpoints. ``subset`` is the ``metadata_match`` of the route, a Metadata message."""
+    cluster = resources.get(CLUSTER, name)
+    if cluster is None:
+        note = "the group has no cluster of this name: unless Envoy's bootstrap has it, the request fails"
+        return ClusterWay(name=name, share=share, found=False, note=note)
+    if cluster.HasField("cluster_type"):
+        return _custom(resources, cluster, share, depth)
+    kind = cluster.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[cluster.type].name
+    if kind == "ORIGINAL_DST":
+        note = "the connection's original destination, or the header that original_dst_lb_config names"
+        return ClusterWay(name=name, share=share, kind=kind, note=note)
+    assignment, note = cluster.load_assignment, ""
+    if kind == "EDS":
+        service = cluster.eds_cluster_config.service_name or name
+        assignment = resources.get(ENDPOINTS, service)
+        if assignment is None:
+            note = f"the group has no endpoints/{service}: no endpoint, the request fails with 503"
+            return ClusterWay(name=name, share=share, kind=kind, policy=_policy(cluster), note=note)
+    elif kind in ("STRICT_DNS", "LOGICAL_DNS"):
+        note = "the addresses are what DNS answers to Envoy"
+    endpoints = list(_endpoints(resources, assignment))
+    notes = [note] if note else []
+    if cluster.HasField("lb_subset_config"):
+        endpoints, said = _subset(cluster, endpoints, subset)
+        notes.append(said)
+    if cluster.health_checks or cluster.HasField("outlier_detection"):
+        notes.append("active health checks and outlier detection may exclude endpoints")
+    notes += _drops(assignment)
+    shown = tuple(each for each, _ in endpoints)
+    return ClusterWay(
+        name=name,
+        share=share,
+        kind=kind,
+        policy=_policy(cluster),
+        note="; ".join(notes + _priorities(shown, assignment)),
+        endpoints_total=len(shown),
+        endpoints=shown[:ENDPOINTS_MAX],
+    )
+
+
+def _custom(resources: Resources, cluster: Any, share: float, depth: int) -> ClusterWay:
+    type_name = cluster.cluster_type.typed_config.type_url.rpartition("/")[2]
+    kind = cluster.cluster_type.name
+    if type_name != _AGGREGATE:
+        note = _ELSEWHERE.get(type_name, f"a cluster of the kind {kind}, whose endpoints the resources don't say")
+        return ClusterWay(name=cluster.name, share=share, kind=kind, note=note)
+    if depth >= AGGREGATE_DEPTH_MAX:
+        note = f"aggregates nest more than {AGGREGATE_DEPTH_MAX} deep"
+        return ClusterWay(name=cluster.name, share=share, kind=kind, note=note)
+    config = resources.unpack(cluster.cluster_type.typed_config)
+    through = tuple(way_of(resources, each, depth=depth + 1) for each in config.clusters)
+    note = "the first of these clusters with healthy endpoints gets the request"
+    return ClusterWay(name=cluster.name, share=share, kind=kind, note=note, through=through)
+
+
+def _policy(cluster: Any) -> str:
+    if cluster.HasField("load_balancing_policy"):
+        names = [each.typed_extension_config.name for each in cluster.load_balancing_policy.policies]
+        return names[0] if names else ""
+    return str(cluster.DESCRIPTOR.fields_by_name["lb_policy"].enum_type.values_by_number[cluster.lb_policy].name)
+
+
+def _endpoints(resources: Resources, assignment: Any) -> Iterator[tuple[EndpointWay, Any]]:
+    """Yield the endpoints of an assignment, by priority, each with its metadata."""
+    for locality in sorted(assignment.endpoints, key=lambda each: int(each.priority)):
+        place = "/".join(filter(None, (locality.locality.region, locality.locality.zone, locality.locality.sub_zone)))
+        weight = locality.load_balancing_weight.value if locality.HasField("load_balancing_weight") else None
+        members = list(locality.lb_endpoints)
+        if locality.HasField("leds_cluster_locality_config"):
+            collection = locality.leds_cluster_locality_config.leds_collection_name.rpartition("/")[0]
+            members = [each for name, each in resources.all(LOCALITY_ENDPOINTS) if name.startswith(f"{collection}/")]
+        for each in members:
+            yield (
+                EndpointWay(
+                    address=_address(resources, assignment, each),
+                    health=_HEALTH.get(each.health_status, str(each.health_status)),
+                    weight=each.load_balancing_weight.value if each.HasField("load_balancing_weight") else 1,
+                    priority=locality.priority,
+                    locality=place,
+                    locality_weight=weight,
+                ),
+                each.metadata,
+            )
+
+
+def _address(resources: Resources, assignment: Any, member: Any) -> str:
+    endpoint = member.endpoint
+    if member.WhichOneof("host_identifier") == "endpoint_name":
+        if member.endpoint_name not in assignment.named_endpoints:
+            return f"the named endpoint {member.endpoint_name}"
+        endpoint = assignment.named_endpoints[member.endpoint_name]
+    address = endpoint.address
+    kind = address.WhichOneof("address")
+    if kind == "pipe":
+        return str(address.pipe.path)
+    if kind == "envoy_internal_address":
+        name = address.envoy_internal_address.server_listener_name
+        return f"internal listener {name}, whose own way is not followed"
+    host = address.socket_address.address
+    return (
+        f"[{host}]:{address.socket_address.port_value}"
+        if ":" in host
+        else f"{host}:{address.socket_address.port_value}"
+    )
+
+
+def _subset(cluster: Any, endpoints: list[Any], wanted: Any) -> tuple[list[Any], str]:
+    """Return the endpoints of the subset that a route asks for, and which one it is."""
+    given = {} if wanted is None else wanted.filter_metadata
+    fields: dict[str, Any] = dict(given[_SUBSETS].fields) if _SUBSETS in given else {}
+    said = ", ".join(f"{key}={_shown(value)}" for key, value in sorted(fields.items()))
+    config = cluster.lb_subset_config
+    is_selected = any(set(each.keys) == fields.keys() for each in config.subset_selectors)
+    fits = [pair for pair in endpoints if fields and _has_all(pair[1], fields)]
+    if is_selected and fits:
+        return fits, f"the subset {said}"
+    policy = config.DESCRIPTOR.fields_by_name["fallback_policy"].enum_type.values_by_number[config.fallback_policy].name
+    why = f"no subset of the cluster is {said}" if fields else "the route asks for no subset"
+    if policy == "ANY_ENDPOINT":
+        return endpoints, f"{why}, and its fallback is any endpoint"
+    if policy == "DEFAULT_SUBSET":
+        default = dict(config.default_subset.fields)
+        return [pair for pair in endpoints if _has_all(pair[1], default)], f"{why}, and its fallback is default_subset"
+    return [], f"{why}, and it has no fallback: the request fails with 503"
+
+
+def _has_all(metadata: Any, fields: dict[str, Any]) -> bool:
+    own = metadata.filter_metadata[_SUBSETS].fields if _SUBSETS in metadata.filter_metadata else {}
+    return all(key in own and own[key] == value for key, value in fields.items())
+
+
+def _shown(value: Any) -> str:
+    return str(json_format.MessageToDict(value))
+
+
+def _drops(assignment: Any) -> list[str]:
+    parts = []
+    for each in assignment.policy.drop_overloads:
+        share = each.drop_percentage
+        denominator = (100, 10_000, 1_000_000)[share.denominator]
+        parts.append(f"{share.numerator / denominator:.2%} are dropped ({each.category})")
+    return parts
+
+
+def _priorities(endpoints: tuple[EndpointWay, ...], assignment: Any) -> list[str]:
+    """Return how the priorities share the requests, if there are several.
+
+    A priority gets as much as its healthy share times the overprovisioning factor, and the next ones the rest.
+    """
+    known = sorted({each.priority for each in endpoints})
+    if len(known) < 2:
+        return []
+    policy = assignment.policy
+    factor = policy.overprovisioning_factor.value if policy.HasField("overprovisioning_factor") else 140
+    left, parts = 100.0, []
+    for priority in known:
+        members = [each for each in endpoints if each.priority == priority]
+        healthy = sum(each.health == "healthy" for each in members)
+        load = min(left, 100.0, factor * healthy / len(members))
+        left -= load
+        parts.append(f"{load:.0f}% to priority {priority}")
+    return [", ".join(parts) + " as far as the resources say"]

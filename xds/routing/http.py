@@ -1,0 +1,259 @@
+"""The HTTP connection manager: what it does to a request before it routes, its routes, and the virtual host."""
+
+import posixpath
+import re
+from dataclasses import replace
+from typing import Any
+
+from xds.model.types import ROUTE, SCOPED_ROUTE, VIRTUAL_HOST
+from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
+from xds.routing.request import Request
+from xds.routing.resources import Resources
+
+_HTTP = "envoy.extensions.filters.http."
+_PASSES = frozenset(
+    _HTTP + name
+    for name in (
+        *("router.v3.Router", "compressor.v3.Compressor", "decompressor.v3.Decompressor", "grpc_web.v3.GrpcWeb"),
+        *("grpc_stats.v3.FilterConfig", "header_to_metadata.v3.Config", "set_metadata.v3.Config", "tap.v3.Tap"),
+        *("bandwidth_limit.v3.BandwidthLimit", "buffer.v3.Buffer", "original_src.v3.OriginalSrc"),
+        *("file_system_buffer.v3.FileSystemBufferFilterConfig", "credential_injector.v3.CredentialInjector"),
+        *(
+            "upstream_codec.v3.UpstreamCodec",
+            "dynamic_forward_proxy.v3.FilterConfig",
+            "custom_response.v3.CustomResponse",
+        ),
+        "cdn_loop.v3.CdnLoopConfig",
+    )
+)
+"""Filters that neither answer by themselves, as long as all is well, nor change how a request is routed."""
+_ANSWERS = {
+    _HTTP + name: words
+    for name, words in (
+        ("fault.v3.HTTPFault", "may abort or delay the request"),
+        ("rbac.v3.RBAC", "may refuse the request"),
+        ("local_ratelimit.v3.LocalRateLimit", "may refuse the request"),
+        ("ratelimit.v3.RateLimit", "may refuse the request"),
+        ("admission_control.v3.AdmissionControl", "may refuse the request"),
+        ("jwt_authn.v3.JwtAuthentication", "may refuse the request, and route anew by what it finds in the token"),
+        ("basic_auth.v3.BasicAuth", "may refuse the request"),
+        ("api_key_auth.v3.ApiKeyAuth", "may refuse the request"),
+        ("csrf.v3.CsrfPolicy", "may refuse the request"),
+        ("health_check.v3.HealthCheck", "may answer the request"),
+        ("oauth2.v3.OAuth2", "may redirect the request to a login"),
+        ("cors.v3.Cors", "answers preflight requests"),
+        ("cache.v3.CacheConfig", "may answer from its cache"),
+        ("ext_authz.v3.ExtAuthz", "asks another service, which may refuse the request or change its headers and route"),
+        (
+            "ext_proc.v3.ExternalProcessor",
+            "asks another service, which may answer, or change the request and its route",
+        ),
+        ("lua.v3.Lua", "runs a script, which may answer, or change the request and its route"),
+        ("wasm.v3.Wasm", "runs a program, which may answer, or change the request and its route"),
+        ("golang.v3alpha.Config", "runs a program, which may answer, or change the request and its route"),
+        ("header_mutation.v3.HeaderMutation", "changes headers, after the route is chosen unless the route is cleared"),
+        ("ip_tagging.v3.IPTagging", "sets x-envoy-ip-tags"),
+        ("on_demand.v3.OnDemand", "may fetch a virtual host or cluster that is not there yet"),
+        ("stateful_session.v3.StatefulSession", "may choose the endpoint"),
+    )
+}
+"""What other filters may do that the resources don't decide."""
+_DISABLED = "envoy.config.route.v3.FilterConfig"
+_ESCAPED_SLASH = re.compile("%2f|%5c", re.IGNORECASE)
+
+
+def normalize(manager: Any, request: Request, notes: Notes) -> Request:
+    """Return the request as the manager routes it: its path and host normalized. Raises EndOfWayError."""
+    if manager.early_header_mutation_extensions:
+        notes.doubt("early_header_mutation_extensions", "headers are changed before the route is chosen")
+    if manager.HasField("path_normalization_options"):
+        notes.doubt("path_normalization_options", "the path may be rewritten before the route is chosen")
+    path, mark, query = request.path.partition("?")
+    action, has_escaped = manager.path_with_escaped_slashes_action, _ESCAPED_SLASH.search(path) is not None
+    if has_escaped and action == 2:
+        what = "the path has an escaped slash, which path_with_escaped_slashes_action refuses"
+        raise EndOfWayError(Outcome(kind="error", what=what, status=400))
+    if action >= 3:
+        path = re.sub("%2f", "/", path, flags=re.IGNORECASE)
+        path = re.sub("%5c", lambda _: "\\", path, flags=re.IGNORECASE)
+    if manager.normalize_path.value:
+        path = _normalized(path)
+    if manager.merge_slashes:
+        path = re.sub("/{2,}", "/", path)
+    if has_escaped and action == 3:
+        what = "path_with_escaped_slashes_action redirects to the unescaped path"
+        location = f"{path}{mark}{query}"
+        raise EndOfWayError(Outcome(kind="redirect", what=what, status=307, location=location))
+    host = request.host
+    name, colon, port = host.rpartition(":")
+    has_port = bool(colon) and port.isdigit()
+    if has_port and (manager.strip_any_host_port or (manager.strip_matching_host_port and int(port) == request.port)):
+        host, has_port = name, False
+    if manager.strip_trailing_host_dot and host.endswith("."):
+        host = host[:-1]
+    changed = {":path": f"{path}{mark}{query}", ":authority": host}
+    if changed[":path"] != request.path:
+        notes.step("normalization", changed[":path"], "the manager normalizes paths")
+    return replace(request, headers=tuple((name, changed.get(name, value)) for name, value in request.headers))
+
+
+def _normalized(path: str) -> str:
+    """Return a path normalized by RFC 3986, section 6, as Envoy's ``normalize_path`` does."""
+    path = path.replace("\\", "/")
+    unreserved = "-._~"
+
+    def unescape(found: re.Match[str]) -> str:
+        character = chr(int(found[1], 16))
+        is_plain = character.isascii() and (character.isalnum() or character in unreserved)
+        return character if is_plain else found[0].upper()
+
+    path = re.sub("%([0-9A-Fa-f]{2})", unescape, path)
+    kept: list[str] = []
+    parts = path.split("/")[1:]
+    for number, part in enumerate(parts):
+        is_last = number == len(parts) - 1
+        if part == "..":
+            kept[-1:] = []
+        if part in (".", ".."):
+            kept += [""] * is_last
+        else:
+            kept.append(part)
+    return posixpath.join("/", "/".join(kept)) if kept and kept[0] else "/" + "/".join(kept)
+
+
+def routes_of(resources: Resources, manager: Any, request: Request, notes: Notes) -> Any:
+    """Return the route configuration that the manager uses for a request. Raises EndOfWayError."""
+    kind = manager.WhichOneof("route_specifier")
+    if kind == "route_config":
+        notes.step("routes", f"route_config {manager.route_config.name!r}", "it is inline")
+        return manager.route_config
+    if kind == "rds":
+        return _named_routes(resources, manager.rds.route_config_name, "the manager names it (RDS)", notes)
+    if kind == "scoped_routes":
+        return _scoped(resources, manager.scoped_routes, request, notes)
+    raise EndOfWayError(Outcome(kind="error", what="the HTTP connection manager has no routes", status=404))
+
+
+def _named_routes(resources: Resources, name: str, because: str, notes: Notes) -> Any:
+    found = resources.get(ROUTE, name)
+    if found is None:
+        what = f"the group has no routes/{name}, so the listener waits for them, or answers 404"
+        raise EndOfWayError(Outcome(kind="error", what=what, status=404))
+    notes.step("routes", f"routes/{name}", because)
+    return found
+
+
+def _scoped(resources: Resources, scoped: Any, request: Request, notes: Notes) -> Any:
+    key = [_fragment(each.header_value_extractor, request) for each in scoped.scope_key_builder.fragments]
+    said = ", ".join(map(repr, key))
+    if scoped.HasField("scoped_rds"):
+        scopes = resources.all(SCOPED_ROUTE)
+    else:
+        listed = scoped.scoped_route_configurations_list.scoped_route_configurations
+        scopes = [(each.name, each) for each in listed]
+    passed = []
+    for name, scope in scopes:
+        fragments = [each.string_key for each in scope.key.fragments]
+        if None in key or fragments != key:
+            passed.append(Passed(f"scoped-routes/{name}", f"its key is {', '.join(map(repr, fragments))}"))
+            continue
+        notes.step("scope", f"scoped-routes/{name}", f"the request's key is {said}", passed)
+        if scope.on_demand:
+            notes.doubt(f"scoped-routes/{name}", "it is loaded on demand")
+        if scope.HasField("route_configuration"):
+            notes.step("routes", f"route_configuration of {name}", "it is inline")
+            return scope.route_configuration
+        return _named_routes(resources, scope.route_configuration_name, "the scope names it", notes)
+    notes.step("scope", "none", f"the request's key is {said}", passed)
+    raise EndOfWayError(Outcome(kind="error", what=f"no scope has the key {said}", status=404))
+
+
+def _fragment(extractor: Any, request: Request) -> str | None:
+    value = request.header(extractor.name)
+    if value is None:
+        return None
+    separator = extractor.element_separator
+    elements = value.split(separator) if separator else [value]
+    if extractor.WhichOneof("extract_type") == "element":
+        pairs = (each.partition(extractor.element.separator) for each in elements)
+        return next((text for key, mark, text in pairs if mark and key == extractor.element.key), None)
+    return elements[extractor.index] if extractor.index < len(elements) else None
+
+
+def choose_host(resources: Resources, routes: Any, request: Request, notes: Notes) -> Any:
+    """Return the virtual host that takes the request's host. Raises EndOfWayError.
+
+    Exact domains come first, then the longest ``*.suffix``, then the longest ``prefix.*``, then ``*``.
+    """
+    hosts = list(routes.virtual_hosts)
+    if routes.HasField("vhds"):
+        hosts += [each for name, each in resources.all(VIRTUAL_HOST) if name.startswith(f"{routes.name}/")]
+        notes.doubt(f"routes/{routes.name}", "its virtual hosts come on demand (VHDS): this is what it may get")
+    header = routes.vhost_header
+    wanted = (request.header(header) or "" if header else request.host).lower()
+    if routes.ignore_port_in_host_matching:
+        wanted = re.sub(r":\d+$", "", wanted)
+    best: tuple[tuple[int, int], str, Any] | None = None
+    for each in hosts:
+        for domain in each.domains:
+            rank = _rank(domain.lower(), wanted)
+            if rank is not None and (best is None or rank > best[0]):
+                best = (rank, domain, each)
+    chosen = None if best is None else best[2]
+    passed = [_passed_host(each, wanted, best) for each in hosts if each is not chosen]
+    if best is None:
+        notes.step("virtual host", "none", f"the host is {wanted!r}", passed)
+        raise EndOfWayError(Outcome(kind="error", what=f"no virtual host has the domain {wanted!r}", status=404))
+    notes.step("virtual host", repr(best[2].name), f"its domain {best[1]!r} fits the host {wanted!r}", passed)
+    return best[2]
+
+
+def _rank(domain: str, host: str) -> tuple[int, int] | None:
+    if domain == "*":
+        return (0, 0)
+    if domain == host:
+        return (3, 0)
+    if domain.startswith("*") and len(host) > len(domain) - 1 and host.endswith(domain[1:]):
+        return (2, len(domain))
+    if domain.endswith("*") and len(host) > len(domain) - 1 and host.startswith(domain[:-1]):
+        return (1, len(domain))
+    return None
+
+
+def _passed_host(host: Any, wanted: str, best: Any) -> Passed:
+    fits = [each for each in host.domains if _rank(each.lower(), wanted) is not None]
+    domains = ", ".join(list(host.domains)[:5]) + (", …" if len(host.domains) > 5 else "")
+    return Passed(repr(host.name), f"{best[1]!r} fits better than {fits[0]!r}" if fits else f"its domains: {domains}")
+
+
+def must_use_tls(host: Any, request: Request, notes: Notes) -> None:
+    """Raise EndOfWayError if a virtual host redirects requests without TLS."""
+    if (request.header("x-forwarded-proto") or request.header(":scheme")) == "https" or not host.require_tls:
+        return
+    location = f"https://{request.host}{request.path}"
+    if host.require_tls == 1:
+        notes.doubt(repr(host.name), "require_tls is EXTERNAL_ONLY: requests from outside are redirected to https")
+        return
+    what = f"the virtual host {host.name!r} requires TLS"
+    raise EndOfWayError(Outcome(kind="redirect", what=what, status=301, location=location))
+
+
+def doubt_filters(resources: Resources, manager: Any, layers: list[Any], request: Request, notes: Notes) -> None:
+    """Add a doubt for each HTTP filter that may answer, or change the way; ``layers``: what may disable it, innermost
+    last.
+    """
+    for filter_ in manager.http_filters:
+        type_name, _ = resources.extension(filter_)
+        disabled = filter_.disabled
+        for layer in layers:
+            config = layer.typed_per_filter_config.get(filter_.name)
+            if config is None:
+                continue
+            is_plain = config.type_url.endswith(_DISABLED)
+            disabled = bool(is_plain and resources.unpack(config).disabled)
+        if disabled or type_name in _PASSES:
+            continue
+        if type_name.endswith("cors.v3.Cors") and request.method != "OPTIONS":
+            continue
+        words = _ANSWERS.get(type_name, "may answer, or change the request and its route")
+        notes.doubt(f"HTTP filter {filter_.name}", words if type_name else f"comes from elsewhere, and {words}")

@@ -1,0 +1,353 @@
+"""The listener that takes a connection, and its filter chain, as Envoy chooses them.
+
+Envoy looks at a filter chain's criteria one after another (``envoy.config.listener.v3.FilterChainMatch``). At each, the
+most specific value that fits wins, and chains without it are out, even if no chain is left in the end.
+"""
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+from xds.model.types import LISTENER
+from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
+from xds.routing.request import Request
+from xds.routing.resources import Resources
+from xds.routing.unified import evaluate, is_within, network_of
+
+_INSPECTORS = {"tls": "tls_inspector", "http": "http_inspector"}
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - what listeners say, nothing is bound here
+_NETWORK = "envoy.extensions.matching.common_inputs.network.v3."
+
+
+def choose_listener(resources: Resources, request: Request, notes: Notes) -> Any:
+    """Return the listener that takes the request. Raises EndOfWayError."""
+    listeners = resources.all(LISTENER)
+    if request.listener:
+        found = resources.get(LISTENER, request.listener)
+        if found is None:
+            raise EndOfWayError(_closed(f"the group has no listener {request.listener!r}", _ports(listeners)))
+        notes.step("listener", f"listeners/{request.listener}", "it is the one asked for")
+        return _handed_over(resources, found, request, notes)
+    passed, fitting = [], []
+    for name, each in listeners:
+        why = _does_not_take(each, request)
+        if why:
+            passed.append(Passed(f"listeners/{name}", why))
+        else:
+            fitting.append((name, each))
+    if not fitting:
+        raise EndOfWayError(
+            _closed(
+                f"no listener of the group is at port {request.port}: give the port, or the listener", _ports(listeners)
+            )
+        )
+    exact = [pair for pair in fitting if request.address in _addresses(pair[1], request.port)]
+    name, chosen = (exact or fitting)[0]
+    if len(fitting) > 1 and not exact:
+        others = ", ".join(other for other, _ in fitting[1:4])
+        notes.doubt(f"listeners/{name}", f"others are at port {request.port} too ({others}): give the address")
+    notes.step("listener", f"listeners/{name}", f"it is at port {request.port}", passed)
+    return _handed_over(resources, chosen, request, notes)
+
+
+def _handed_over(resources: Resources, listener: Any, request: Request, notes: Notes) -> Any:
+    """Return the listener that a connection is handed over to by its original destination, else the listener itself."""
+    restores = listener.use_original_dst.value or any(
+        "original_dst" in each.typed_config.type_url or "original_dst" in each.name
+        for each in listener.listener_filters
+    )
+    if not restores:
+        return listener
+    if request.address is None:
+        notes.doubt(f"listeners/{listener.name}", "it restores the original destination: give that by its address")
+    for name, each in resources.all(LISTENER):
+        known = _addresses(each, request.port)
+        if each.name != listener.name and request.address in known:
+            notes.step("listener", f"listeners/{name}", f"the connection went to {request.address}:{request.port}")
+            return each
+    for name, each in resources.all(LISTENER):
+        if each.name != listener.name and set(_WILDCARDS) & set(_addresses(each, request.port)):
+            notes.step("listener", f"listeners/{name}", f"the connection went to port {request.port}")
+            return each
+    return listener
+
+
+def _closed(what: str, known: str) -> Outcome:
+    return Outcome(kind="error", what=f"{what}; it has {known}")
+
+
+def _ports(listeners: list[tuple[str, Any]]) -> str:
+    shown = [f"{name} ({', '.join(_said_addresses(each)) or 'no address'})" for name, each in listeners[:10]]
+    more = f", and {len(listeners) - 10} more" if len(listeners) > 10 else ""
+    return ", ".join(shown) + more or "no listeners"
+
+
+def _said_addresses(listener: Any) -> list[str]:
+    return [_said_address(each) for each in _all_addresses(listener)]
+
+
+def _said_address(address: Any) -> str:
+    kind = address.WhichOneof("address")
+    if kind == "socket_address":
+        return f"{address.socket_address.address}:{address.socket_address.port_value}"
+    if kind == "pipe":
+        return str(address.pipe.path)
+    return f"internal {address.envoy_internal_address.server_listener_name}" if kind else ""
+
+
+def _all_addresses(listener: Any) -> list[Any]:
+    return [listener.address, *(each.address for each in listener.additional_addresses)]
+
+
+def _addresses(listener: Any, port: int) -> list[str]:
+    """Return the addresses that a listener has at a port of TCP."""
+    sockets = [each.socket_address for each in _all_addresses(listener) if each.HasField("socket_address")]
+    return [each.address for each in sockets if each.port_value == port and each.protocol == 0]
+
+
+def _does_not_take(listener: Any, request: Request) -> str:
+    """Return why a listener does not take the request, "" if it does."""
+    found = _addresses(listener, request.port)
+    if not found:
+        return f"it is at {', '.join(_said_addresses(listener)) or 'no address'}"
+    if request.address is not None and request.address not in found and not set(_WILDCARDS) & set(found):
+        return f"it is at {', '.join(found)}, not at {request.address}"
+    return ""
+
+
+def choose_chain(resources: Resources, listener: Any, request: Request, notes: Notes) -> Any:
+    """Return the filter chain that takes the connection. Raises EndOfWayError."""
+    facts = _facts(listener, request, notes)
+    if listener.HasField("filter_chain_matcher"):
+        return _by_matcher(resources, listener, facts, notes)
+    left = list(enumerate(listener.filter_chains))
+    passed: list[Passed] = []
+    decided = []
+    for criterion, pick in _CRITERIA:
+        if not left:
+            break
+        kept = pick(left, facts)
+        gone = [pair for pair in left if pair not in kept]
+        if gone or any(_has(chain, criterion) for _, chain in kept):
+            decided.append(criterion)
+        passed += [Passed(_named(number, chain), _why_out(chain, criterion, facts)) for number, chain in gone]
+        left = kept
+    if left:
+        number, chain = left[0]
+        by = [each for each in decided if _has(chain, each)]
+        because = f"by its {' and '.join(by)}" if by else "it has no criterion that excludes the connection"
+        notes.step("filter chain", _named(number, chain), because, passed)
+        for each in ("source_prefix_ranges", "direct_source_prefix_ranges", "source_type", "source_ports"):
+            if request.source is None and each in decided:
+                notes.doubt(_named(number, chain), f"{each} decides among filter chains: give the source")
+        return chain
+    return _default(listener, notes, passed)
+
+
+def _default(listener: Any, notes: Notes, passed: list[Passed]) -> Any:
+    if not listener.HasField("default_filter_chain"):
+        if not passed:
+            what = f"listeners/{listener.name} has no filter chains"
+        else:
+            what = f"no filter chain of listeners/{listener.name} takes the connection, so Envoy closes it"
+        notes.step("filter chain", "none", "no filter chain fits, and there is no default_filter_chain", passed)
+        raise EndOfWayError(Outcome(kind="error", what=what))
+    notes.step("filter chain", "default_filter_chain", "no other filter chain fits", passed)
+    return listener.default_filter_chain
+
+
+def _by_matcher(resources: Resources, listener: Any, facts: dict[str, Any], notes: Notes) -> Any:
+    inputs = {
+        "DestinationIPInput": facts["address"],
+        "DestinationPortInput": str(facts["port"]),
+        "SourceIPInput": facts["source"],
+        "DirectSourceIPInput": facts["source"],
+        "ServerNameInput": facts["server_name"],
+        "TransportProtocolInput": facts["transport"],
+        "ApplicationProtocolInput": ",".join(f"'{each}'" for each in facts["alpn"]),
+    }
+
+    def read(packed: Any) -> tuple[bool, str | None]:
+        short = packed.type_url.rpartition(".")[2]
+        is_known = _NETWORK in packed.type_url and short in inputs
+        value = inputs.get(short)
+        return is_known and (value is not None or short not in ("DestinationIPInput", "SourceIPInput")), value or None
+
+    found = evaluate(listener.filter_chain_matcher, read)
+    if found.unknown:
+        what = f"which filter chain takes it is not known: {found.unknown}"
+        raise EndOfWayError(Outcome(kind="unknown", what=what))
+    if found.action is None:
+        return _default(listener, notes, [Passed("filter_chain_matcher", "it names no filter chain")])
+    name = getattr(resources.unpack(found.action.typed_config), "value", None)
+    if name is None:
+        raise EndOfWayError(Outcome(kind="unknown", what="its filter_chain_matcher has an action of another kind"))
+    for number, chain in enumerate(listener.filter_chains):
+        if chain.name == name:
+            notes.step("filter chain", _named(number, chain), "filter_chain_matcher names it")
+            return chain
+    raise EndOfWayError(Outcome(kind="error", what=f"filter_chain_matcher names {name!r}, which there is not"))
+
+
+def _named(number: int, chain: Any) -> str:
+    return f"filter_chains[{number}]" + (f" {chain.name!r}" if chain.name else "")
+
+
+def _facts(listener: Any, request: Request, notes: Notes) -> dict[str, Any]:
+    """Return what Envoy knows of the connection: the listener filters that are there decide that."""
+    filters = [f"{each.name} {each.typed_config.type_url}" for each in listener.listener_filters]
+    for each in listener.listener_filters:
+        if each.HasField("filter_disabled"):
+            notes.doubt(f"listeners/{listener.name}", f"the listener filter {each.name} may be disabled")
+        if "proxy_protocol" in each.name or "proxy_protocol" in each.typed_config.type_url:
+            notes.doubt(f"listeners/{listener.name}", "the proxy protocol may give the connection other addresses")
+    has_tls = any(_INSPECTORS["tls"] in each for each in filters) or _needs_inspector(listener)
+    has_http = any(_INSPECTORS["http"] in each for each in filters)
+    sees_tls = request.is_tls and has_tls
+    alpn = request.alpn if sees_tls else ()
+    if not request.is_tls and has_http and request.scheme in ("http", "grpc"):
+        alpn = ("h2c",) if request.scheme == "grpc" else ("http/1.1",)
+    return {
+        "port": request.port,
+        "address": request.address,
+        "source": request.source,
+        "server_name": request.server_name if sees_tls else "",
+        "transport": "tls" if sees_tls else "raw_buffer",
+        "alpn": alpn,
+    }
+
+
+def _needs_inspector(listener: Any) -> bool:
+    """Return whether Envoy adds the TLS inspector by itself, since filter chains look at what it finds."""
+    for chain in listener.filter_chains:
+        match = chain.filter_chain_match
+        looks = bool(match.server_names) or bool(match.application_protocols)
+        if match.transport_protocol == "tls" or (not match.transport_protocol and looks):
+            return True
+    return False
+
+
+Chains = list[tuple[int, Any]]
+Facts = dict[str, Any]
+
+
+def _has(chain: Any, criterion: str) -> bool:
+    match = chain.filter_chain_match
+    if criterion == "destination_port":
+        return bool(match.HasField(criterion))
+    return bool(getattr(match, criterion))
+
+
+def _best(chains: Chains, rank: Callable[[Any], Any]) -> Chains:
+    """Return the chains with the highest rank; None excludes a chain."""
+    ranks = [(rank(chain.filter_chain_match), (number, chain)) for number, chain in chains]
+    known = [each for each, _ in ranks if each is not None]
+    return [pair for each, pair in ranks if each is not None and each == max(known)]
+
+
+def _by_port(chains: Chains, facts: Facts) -> Chains:
+    def rank(match: Any) -> int | None:
+        if not match.HasField("destination_port"):
+            return 0
+        return 1 if match.destination_port.value == facts["port"] else None
+
+    return _best(chains, rank)
+
+
+def _by_ranges(field: str, fact: str) -> Callable[[Chains, Facts], Chains]:
+    def pick(chains: Chains, facts: Facts) -> Chains:
+        def rank(match: Any) -> int | None:
+            ranges = getattr(match, field)
+            if not ranges:
+                return 0
+            if facts[fact] is None:
+                return None
+            fits = [network_of(each) for each in ranges if is_within(facts[fact], each)]
+            return max((each.prefixlen for each in fits if each is not None), default=None)
+
+        return _best(chains, rank)
+
+    return pick
+
+
+def _by_server_name(chains: Chains, facts: Facts) -> Chains:
+    name = facts["server_name"]
+
+    def rank(match: Any) -> int | None:
+        if not match.server_names:
+            return 0
+        if not name:
+            return None
+        known = [each.lower() for each in match.server_names]
+        if name in known:
+            return len(name) + 1_000
+        suffixes = [each[1:] for each in known if each.startswith("*.")]
+        return max((len(each) for each in suffixes if name.endswith(each) and len(name) > len(each)), default=None)
+
+    return _best(chains, rank)
+
+
+def _by_transport(chains: Chains, facts: Facts) -> Chains:
+    def rank(match: Any) -> int | None:
+        if not match.transport_protocol:
+            return 0
+        return 1 if match.transport_protocol == facts["transport"] else None
+
+    return _best(chains, rank)
+
+
+def _by_alpn(chains: Chains, facts: Facts) -> Chains:
+    for protocol in facts["alpn"]:
+        fits = [pair for pair in chains if protocol in pair[1].filter_chain_match.application_protocols]
+        if fits:
+            return fits
+    return [pair for pair in chains if not pair[1].filter_chain_match.application_protocols]
+
+
+def _by_source_type(chains: Chains, facts: Facts) -> Chains:
+    is_local = facts["source"] is not None and (
+        ipaddress.ip_address(facts["source"]).is_loopback or facts["source"] == facts["address"]
+    )
+    wanted = 1 if is_local else 2
+    fits = [pair for pair in chains if pair[1].filter_chain_match.source_type == wanted]
+    return fits or [pair for pair in chains if not pair[1].filter_chain_match.source_type]
+
+
+def _by_source_port(chains: Chains, facts: Facts) -> Chains:
+    return [pair for pair in chains if not pair[1].filter_chain_match.source_ports]
+
+
+_CRITERIA: tuple[tuple[str, Callable[[Chains, Facts], Chains]], ...] = (
+    ("destination_port", _by_port),
+    ("prefix_ranges", _by_ranges("prefix_ranges", "address")),
+    ("server_names", _by_server_name),
+    ("transport_protocol", _by_transport),
+    ("application_protocols", _by_alpn),
+    ("direct_source_prefix_ranges", _by_ranges("direct_source_prefix_ranges", "source")),
+    ("source_type", _by_source_type),
+    ("source_prefix_ranges", _by_ranges("source_prefix_ranges", "source")),
+    ("source_ports", _by_source_port),
+)
+
+
+def _why_out(chain: Any, criterion: str, facts: Facts) -> str:
+    match = chain.filter_chain_match
+    if not _has(chain, criterion):
+        return f"another chain's {criterion} fits"
+    fact = {
+        "destination_port": f"the port is {facts['port']}",
+        "prefix_ranges": f"the destination is {facts['address'] or 'not known'}",
+        "server_names": f"the server name is {facts['server_name']!r}" if facts["server_name"] else "no server name",
+        "transport_protocol": f"the transport is {facts['transport']}",
+        "application_protocols": f"the protocols are {', '.join(facts['alpn']) or 'not known'}",
+    }.get(criterion, f"the source is {facts['source'] or 'not known'}")
+    return f"{criterion} {_wanted(match, criterion)}: {fact}, or another chain fits better"
+
+
+def _wanted(match: Any, criterion: str) -> str:
+    value = getattr(match, criterion)
+    if criterion == "destination_port":
+        return str(value.value)
+    if criterion.endswith("ranges"):
+        return ", ".join(str(network_of(each)) for each in list(value)[:5])
+    return ", ".join(map(str, list(value)[:5])) if criterion.endswith(("s", "names", "protocols")) else str(value)

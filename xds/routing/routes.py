@@ -1,0 +1,197 @@
+"""The route of a virtual host that takes a request: the first that matches, as Envoy tries them in order."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import re2
+
+from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
+from xds.routing.matching import (
+    SET_BY_ENVOY,
+    YES,
+    Verdict,
+    all_of,
+    full_match,
+    match_cookie,
+    match_header,
+    match_query,
+)
+from xds.routing.request import Request
+from xds.routing.resources import Resources
+from xds.routing.unified import evaluate
+
+_TEMPLATE = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
+_SEGMENT = r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]"
+_PARTS = re2.compile(r"\{(\w+)(?:=([^}]*))?\}|(\*\*)|(\*)|([^{}*]+)")
+_DENOMINATORS = (100, 10_000, 1_000_000)
+
+
+def choose_route(resources: Resources, routes: Any, host: Any, request: Request, notes: Notes) -> Any:
+    """Return the route that takes the request. Raises EndOfWayError.
+
+    A route of which that is not known is a doubt, and the next is tried.
+    """
+    candidates = list(_candidates(resources, host, request, notes))
+    passed: list[Passed] = []
+    for label, route in candidates:
+        verdict = match_route(resources, routes, route.match, request)
+        if verdict.is_match:
+            notes.step("route", label, _because(route.match), passed)
+            if route.match.HasField("runtime_fraction") and route.match.runtime_fraction.runtime_key:
+                notes.doubt(label, f"the runtime key {route.match.runtime_fraction.runtime_key} may say otherwise")
+            return route
+        if verdict.is_match is None:
+            notes.doubt(label, f"it may take the request ({said_action(route)}): {verdict.why}")
+        passed.append(Passed(f"{label} ({_because(route.match)})", verdict.why))
+    notes.step("route", "none", f"{len(candidates)} routes were tried", passed)
+    raise EndOfWayError(Outcome(kind="error", what=f"no route of {host.name!r} matches", status=404))
+
+
+def _candidates(resources: Resources, host: Any, request: Request, notes: Notes) -> Iterator[tuple[str, Any]]:
+    if not host.HasField("matcher"):
+        for number, route in enumerate(host.routes):
+            yield f"routes[{number}]" + (f" {route.name!r}" if route.name else ""), route
+        return
+
+    def read(packed: Any) -> tuple[bool, str | None]:
+        message = resources.unpack(packed)
+        if not packed.type_url.endswith("envoy.type.matcher.v3.HttpRequestHeaderMatchInput") or message is None:
+            return False, None
+        return message.header_name.lower() not in SET_BY_ENVOY, request.header(message.header_name)
+
+    found = evaluate(host.matcher, read)
+    if found.unknown:
+        what = f"which route of {host.name!r} takes it is not known: {found.unknown}"
+        raise EndOfWayError(Outcome(kind="unknown", what=what))
+    if found.action is None:
+        return
+    action = resources.unpack(found.action.typed_config)
+    listed = action.routes if found.action.typed_config.type_url.endswith(".RouteList") else [action]
+    notes.step("matcher", found.action.name or "an action", "the virtual host's matcher names it")
+    for number, route in enumerate(listed):
+        yield f"route {number} of the matcher's action" + (f" {route.name!r}" if route.name else ""), route
+
+
+def match_route(resources: Resources, routes: Any, match: Any, request: Request) -> Verdict:
+    """Return the verdict of a RouteMatch."""
+    return all_of(_conditions(resources, routes, match, request))
+
+
+def _conditions(resources: Resources, routes: Any, match: Any, request: Request) -> Iterable[Verdict]:
+    yield _match_path(resources, routes, match, request)
+    if match.HasField("grpc"):
+        content = request.header("content-type") or ""
+        is_grpc = content == "application/grpc" or content.startswith("application/grpc+")
+        yield YES if is_grpc else Verdict(False, "it is not gRPC (content-type)")
+    yield from (match_header(each, request) for each in match.headers)
+    yield from (match_query(each, request) for each in match.query_parameters)
+    yield from (match_cookie(each, request) for each in match.cookies)
+    if match.HasField("runtime_fraction"):
+        yield _match_fraction(match.runtime_fraction)
+    if match.HasField("tls_context"):
+        yield Verdict(None, "tls_context: whether the client shows a certificate is not known")
+    if match.dynamic_metadata:
+        yield Verdict(None, "dynamic_metadata: filters set it")
+    if match.filter_state:
+        yield Verdict(None, "filter_state: filters set it")
+
+
+def _match_fraction(fraction: Any) -> Verdict:
+    share = fraction.default_value.numerator / _DENOMINATORS[fraction.default_value.denominator]
+    key = f" unless the runtime key {fraction.runtime_key} says otherwise" if fraction.runtime_key else ""
+    if share >= 1:
+        return YES
+    if share == 0 and not key:
+        return Verdict(False, "runtime_fraction is 0%")
+    return Verdict(None, f"runtime_fraction takes {share * 100:g}% of the requests{key}")
+
+
+def path_to_match(routes: Any, request: Request) -> str:
+    """Return the part of the path that routes look at."""
+    path = request.path.partition("?")[0].partition("#")[0]
+    return re.sub(r";[^/]*", "", path) if routes.ignore_path_parameters_in_path_matching else path
+
+
+def _match_path(resources: Resources, routes: Any, match: Any, request: Request) -> Verdict:
+    kind = match.WhichOneof("path_specifier")
+    if kind == "connect_matcher":
+        return YES if request.method == "CONNECT" else Verdict(False, "the method is not CONNECT")
+    if request.method == "CONNECT":
+        return Verdict(False, "CONNECT has no path")
+    path = path_to_match(routes, request)
+    if kind == "safe_regex":
+        is_match = full_match(match.safe_regex.regex, path)
+    elif kind == "path_match_policy":
+        type_name = match.path_match_policy.typed_config.type_url.rpartition("/")[2]
+        if type_name != _TEMPLATE:
+            return Verdict(None, f"path_match_policy is of the kind {type_name}")
+        regex = template_regex(resources.unpack(match.path_match_policy.typed_config).path_template)
+        is_match = full_match(regex, path)
+    else:
+        is_match = _match_text(kind, getattr(match, kind or "prefix"), path, _is_case_sensitive(match))
+    return YES if is_match else Verdict(False, f"the path is {path!r}")
+
+
+def _is_case_sensitive(match: Any) -> bool:
+    return not match.HasField("case_sensitive") or bool(match.case_sensitive.value)
+
+
+def _match_text(kind: str | None, wanted: str, path: str, is_case_sensitive: bool) -> bool:
+    if not is_case_sensitive:
+        wanted, path = wanted.lower(), path.lower()
+    if kind == "path":
+        return path == wanted
+    if kind == "path_separated_prefix":
+        return path == wanted or path.startswith(f"{wanted}/")
+    return path.startswith(wanted)
+
+
+def template_regex(template: str) -> str:
+    """Return the regular expression of a path template: ``*`` is one segment, ``**`` any number of them."""
+    made = ""
+    for found in _PARTS.finditer(template):
+        name, pattern, texts, segment, literal = found.groups()
+        if name:
+            made += f"(?P<{name}>{template_regex(pattern or '*')})"
+        elif texts:
+            made += _SEGMENT.replace("]", "/]") + "*"
+        elif segment:
+            made += _SEGMENT + "+"
+        else:
+            made += str(re2.escape(literal))
+    return made
+
+
+def _because(match: Any) -> str:
+    kind = match.WhichOneof("path_specifier")
+    if kind == "connect_matcher":
+        text = "connect_matcher"
+    elif kind == "safe_regex":
+        text = f"safe_regex {match.safe_regex.regex!r}"
+    elif kind == "path_match_policy":
+        text = f"path_match_policy {match.path_match_policy.name!r}"
+    else:
+        text = f"{kind} {getattr(match, kind)!r}" if kind else "no path_specifier"
+    counts = [(len(match.headers), "header"), (len(match.query_parameters), "query parameter")]
+    counts.append((len(match.cookies), "cookie"))
+    parts = [f"{number} {word}{'s' if number > 1 else ''}" for number, word in counts if number]
+    parts += [each for each in ("grpc", "runtime_fraction", "tls_context") if match.HasField(each)]
+    return ", ".join([text, *parts])
+
+
+def said_action(route: Any) -> str:
+    """Return what a route does, in a few words."""
+    kind = route.WhichOneof("action")
+    if kind == "route":
+        specifier = route.route.WhichOneof("cluster_specifier")
+        if specifier == "cluster":
+            return f"to the cluster {route.route.cluster}"
+        if specifier == "weighted_clusters":
+            return "to " + ", ".join(
+                each.name or each.cluster_header for each in route.route.weighted_clusters.clusters
+            )
+        return f"by {specifier}"
+    if kind == "direct_response":
+        return f"it answers {route.direct_response.status}"
+    return {"redirect": "it redirects"}.get(kind or "", f"{kind}")
