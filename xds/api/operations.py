@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from glob import escape
 from itertools import islice
 from pathlib import Path
@@ -385,15 +386,15 @@ class Operations:
         if revision is None or revision == self.revision:
             self._must_be_known(group)
             must_read(lineage_of(self._catalog.table, group))
-            revision, resources = self.revision, Resources.seen(load_schema(), self._catalog.snapshots[group])
+            revision, seen = self.revision, partial(Resources.seen, load_schema(), self._catalog.snapshots[group])
         else:
             await self.snapshot(group, revision, "")  # raises where there is none
             state = await self._publisher.store.state(revision)
             lineage = lineage_of(read_table(state.groups, f"revision {revision}"), group)
             must_read(lineage)
-            resources = seen_then(state.resources, lineage, f"revision {revision}")
+            seen = partial(seen_then, state.resources, lineage, f"revision {revision}")
         async with self._routing:
-            return revision, await asyncio.to_thread(find_way, resources, request)
+            return revision, await asyncio.to_thread(lambda: find_way(seen(), request))
 
     async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[Head]:
         """Return at most ``limit`` changes, newest first: those before a revision, or the newest.

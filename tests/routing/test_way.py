@@ -1,0 +1,179 @@
+"""What ``find_way`` says without an Envoy beside it: listeners, TCP, clusters of each kind, doubts, hidden headers."""
+
+import json
+from typing import Any
+
+import pytest
+from routing.tables import BY_TENANT, redirects, says, table, to
+from support import resources as r
+from support.resources import Json
+
+from xds.model.problem import ChangesetRejectedError
+from xds.routing.answer import Answer, answer_json
+from xds.routing.evaluate import find_way
+from xds.routing.request import read_request
+from xds.routing.resources import Resources
+from xds.schema.ingest import ingest
+from xds.schema.pool import load_schema
+
+AGGREGATE = "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig"
+FILTERS = "type.googleapis.com/envoy.extensions.filters.http."
+
+
+def way(resources: list[Json], url: str, **asked: Any) -> Answer:
+    found = find_way(Resources.of(load_schema(), (ingest(each) for each in resources)), read_request(url, **asked))
+    json.dumps(answer_json(found))
+    return found
+
+
+def doubts(answer: Answer) -> list[str]:
+    return [f"{each.at}: {each.what}" for each in answer.doubts]
+
+
+def http(*routes: Json, port: int = 80, **fields: Any) -> list[Json]:
+    """Return a listener whose routes are these."""
+    hosts = [{"name": "all", "domains": ["*"], "routes": list(routes)}]
+    return [r.listener("ingress", port, "main"), table("main", hosts, **fields), r.static_cluster("web", 1001)]
+
+
+def test_a_listener_is_chosen_by_port_and_address() -> None:
+    listeners = [r.tcp_listener("a", 5432, "x"), r.tcp_listener("b", 5433, "x"), r.static_cluster("x", 1)]
+    found = way(listeners, "tcp://127.0.0.1:5433")
+    assert [(each.stage, each.what) for each in found.steps] == [
+        *(("listener", "listeners/b"), ("filter chain", "filter_chains[0]"), ("cluster", "clusters/x")),
+    ]
+    assert found.steps[0].passed[0].because == "it is at 127.0.0.1:5432"
+    assert found.is_certain
+    found = way(listeners, "tcp://10.0.0.9:5433")
+    assert "no listener of the group is at port 5433" in found.outcome.what
+    found = way([*listeners, r.tcp_listener("c", 5433, "x")], "tcp://db.example:5433")
+    assert doubts(found) == ["listeners/b: others are at port 5433 too (c): give the address"]
+
+
+def test_a_restored_destination_hands_a_connection_over() -> None:
+    outbound = r.tcp_listener("outbound", 15001, "passthrough") | {"use_original_dst": True}
+    service = r.tcp_listener("10.0.0.5_443", 443, "x") | {"bind_to_port": False, "address": r.address(443, "10.0.0.5")}
+    resources = [outbound, service, r.static_cluster("x", 1), r.static_cluster("passthrough", 2)]
+    found = way(resources, "tcp://10.0.0.5:443", listener="outbound")
+    assert (found.steps[1].what, found.outcome.clusters[0].name) == ("listeners/10.0.0.5_443", "x")
+    found = way(resources, "tcp://10.0.0.6:443", listener="outbound")
+    assert found.outcome.clusters[0].name == "passthrough"
+
+
+def test_connections_without_http_are_told_apart_by_their_server_name() -> None:
+    listener = r.tcp_listener("tls", 443, "other")
+    chains = listener["filter_chains"]
+    for name, sni in (("db", "db.example"), ("any", "*.example")):
+        chain = json.loads(json.dumps(chains[-1]).replace('"other"', f'"{name}"'))
+        chains.insert(0, chain | {"filter_chain_match": {"server_names": [sni]}})
+    resources = [listener, *(r.static_cluster(each, 1) for each in ("db", "any", "other"))]
+    hosts = ("db.example", "x.example", "a.test", "127.0.0.1")
+    chosen = [way(resources, f"tls://{host}").outcome.clusters[0].name for host in hosts]
+    assert chosen == ["db", "any", "other", "other"]
+
+
+def test_clusters_of_each_kind_say_where_their_endpoints_are() -> None:
+    aggregate = {
+        "@type": r.CLUSTER,
+        "name": "web",
+        "connect_timeout": "1s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {"name": "aggregate", "typed_config": {"@type": AGGREGATE, "clusters": ["one", "two"]}},
+    }
+    original = {"@type": r.CLUSTER, "name": "two", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED"}
+    failing = r.assignment("one", 1, 2)
+    failing["endpoints"][0]["lb_endpoints"][0]["health_status"] = "UNHEALTHY"
+    failing["endpoints"].append({"priority": 1, "lb_endpoints": r.assignment("x", 3)["endpoints"][0]["lb_endpoints"]})
+    resources = [*http(to("web", {"prefix": "/"}))[:2], aggregate, r.cluster("one"), failing, original]
+    (found,) = way(resources, "http://a.example/").outcome.clusters
+    assert [each.kind for each in found.through] == ["EDS", "ORIGINAL_DST"]
+    assert [(each.address, each.health, each.priority) for each in found.through[0].endpoints] == [
+        *(("127.0.0.1:1", "unhealthy", 0), ("127.0.0.1:2", "healthy", 0), ("127.0.0.1:3", "healthy", 1)),
+    ]
+    assert "70% to priority 0, 30% to priority 1" in found.through[0].note
+    lacking = way([*http(to("one", {"prefix": "/"}))[:2], r.cluster("one")], "http://a.example/").outcome.clusters[0]
+    assert "the group has no endpoints/one" in lacking.note
+
+
+@pytest.mark.parametrize(
+    ("wanted", "addresses", "said"),
+    [
+        ({"stage": "canary"}, ["127.0.0.1:2"], "the subset stage=canary"),
+        ({"stage": "none"}, ["127.0.0.1:1", "127.0.0.1:2"], "no subset of the cluster is stage=none"),
+        ({}, ["127.0.0.1:1", "127.0.0.1:2"], "the route asks for no subset"),
+    ],
+)
+def test_a_subset_is_chosen_by_the_routes_metadata(wanted: Json, addresses: list[str], said: str) -> None:
+    cluster = r.static_cluster("web", 1, 2)
+    for stage, member in zip(
+        ("prod", "canary"), cluster["load_assignment"]["endpoints"][0]["lb_endpoints"], strict=True
+    ):
+        member["metadata"] = {"filter_metadata": {"envoy.lb": {"stage": stage}}}
+    cluster["lb_subset_config"] = {"fallback_policy": "ANY_ENDPOINT", "subset_selectors": [{"keys": ["stage"]}]}
+    match = {"metadata_match": {"filter_metadata": {"envoy.lb": wanted}}} if wanted else {}
+    (found,) = way([*http(to("web", {"prefix": "/"}, **match))[:2], cluster], "http://a/").outcome.clusters
+    assert [each.address for each in found.endpoints] == addresses
+    assert said in found.note
+
+
+def test_what_the_resources_do_not_decide_is_said() -> None:
+    fraction = {"default_value": {"numerator": 5, "denominator": "HUNDRED"}, "runtime_key": "canary"}
+    routes = [
+        to("web", {"prefix": "/", "runtime_fraction": fraction}),
+        to("web", {"prefix": "/", "headers": [{"name": "x-request-id", "present_match": True}]}),
+        to("web", {"prefix": "/", "tls_context": {"presented": True}}),
+        says({"prefix": "/"}, 204),
+    ]
+    resources = http(*routes)
+    manager = resources[0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"][:0] = [
+        {"name": "lua", "typed_config": {"@type": FILTERS + "lua.v3.Lua"}},
+        {"name": "cors", "typed_config": {"@type": FILTERS + "cors.v3.Cors"}},
+        {"name": "off", "disabled": True, "typed_config": {"@type": FILTERS + "lua.v3.Lua"}},
+    ]
+    found = way(resources, "http://a.example/")
+    assert (found.outcome.status, found.is_certain) == (204, False)
+    assert [each.partition(" (")[0].partition(": runs")[0] for each in doubts(found)] == [
+        *(f"routes[{number}]: it may take the request" for number in range(3)),
+        "HTTP filter lua",
+    ]
+    assert "runtime_fraction takes 5% of the requests unless the runtime key canary says otherwise" in doubts(found)[0]
+
+
+def test_matchers_of_headers_with_credentials_are_not_evaluated() -> None:
+    secret = {"prefix": "/", "headers": [{"name": "authorization", "string_match": {"exact": "Bearer hidden"}}]}
+    resources = http(to("web", secret), redirects({"prefix": "/"}, host_redirect="login.example"))
+    for value in ("Bearer hidden", "Bearer other"):
+        found = way(resources, "http://a.example/", headers=[f"authorization: {value}"])
+        assert "what it must be is hidden" in doubts(found)[0]
+        assert "Bearer" not in json.dumps(answer_json(found))
+    assert way(resources, "http://a.example/").is_certain, "without the header it can't match"
+
+
+def test_a_matcher_of_unknown_inputs_leaves_the_outcome_unknown() -> None:
+    matcher = json.loads(json.dumps(BY_TENANT).replace("x-tenant", "x-forwarded-for"))
+    hosts = [{"name": "all", "domains": ["*"], "matcher": matcher}]
+    found = way([r.listener("ingress", 80, "main"), table("main", hosts)], "http://a.example/")
+    assert (found.outcome.kind, found.is_certain) == ("unknown", False)
+
+
+def test_tls_is_looked_at() -> None:
+    found = way(http(to("web", {"prefix": "/"}), port=443), "https://a.example/")
+    assert (found.outcome.kind, "does not terminate TLS" in found.outcome.what) == ("error", True)
+
+
+def test_virtual_hosts_on_demand_are_those_of_the_group() -> None:
+    routes = table("main", []) | {"vhds": {"config_source": r.ads()}}
+    hosts = [r.virtual_host("main/a", "web", ["a.example"]), r.virtual_host("other/a", "x", ["*"])]
+    resources = [r.listener("ingress", 80, "main"), routes, *hosts, r.static_cluster("web", 1)]
+    found = way(resources, "http://a.example/")
+    assert (found.outcome.clusters[0].name, "VHDS" in doubts(found)[0]) == ("web", True)
+    assert way(resources, "http://b.example/").outcome.status == 404
+
+
+@pytest.mark.parametrize(
+    "url", ["a.example", "http://a b/", "http://a:99999/", "http://[::1/", "tcp://a.example", "http://a/\x07"]
+)
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ChangesetRejectedError):
+        read_request(url)
