@@ -16,6 +16,7 @@ from support.forms import DELTA_ADS
 from support.pki import Authority
 from support.ports import free_port
 from support.server import XdsServer
+from support.waiting import wait_until
 
 from xds.cli.config_dump import NoDumpError, read_dump
 from xds.client import Client
@@ -123,12 +124,10 @@ async def test_what_differs_is_named_field_by_field(xds: Run, scene: Scene) -> N
 
 
 async def test_what_envoy_rejected_is_told_with_its_words(xds: Run, scene: Scene) -> None:
-    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", port := free_port())
+    taken = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port := free_port())
     async with taken:
         await scene.client.apply(upsert=[r.listener("plain", port, "r1")])
-        nacks = scene.envoy.nacks
-        while not await nacks():
-            await asyncio.sleep(0.05)
+        await wait_until(scene.envoy.nacks)
         code, found, said = await compared(xds, scene)
     assert code == 1
     assert (found["listeners/plain"]["state"], str(port) in found["listeners/plain"]["error"]) == ("rejected", True)

@@ -486,7 +486,7 @@ class _Rest:
         async def find_route(
             group: str,
             request: Request,
-            url: Annotated[str, Query(description="http, https, grpc, grpcs; tcp and tls without HTTP.")],
+            url: Annotated[str, Query(description="http, https, grpc, grpcs; tcp and tls without HTTP.")] = "",
             method: str = "GET",
             header: Annotated[list[str], Query(description="name: value; several times for several.")] = [],  # noqa: B006
             listener: Annotated[str, Query(description="Its name; by default the one at the URL's port.")] = "",

@@ -120,7 +120,7 @@ def _match_value(matcher: Any, kind: str, text: str) -> bool | None:
         return full_match(matcher.safe_regex_match.regex, text)
     if kind == "range_match":
         try:
-            number = int(text.strip()) if text.strip().lstrip("+-").isdecimal() else None
+            number = int(text.strip()) if text.isascii() and text.strip().lstrip("+-").isdecimal() else None
         except ValueError:
             number = None
         return number is not None and matcher.range_match.start <= number < matcher.range_match.end
