@@ -10,7 +10,7 @@ from xds.setting_types import FilePath
 class AccessSettings(BaseModel):
     """Who may use the push API, and the audit log. With any tokens or identities, callers must show one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tokens_file: FilePath | None = None
     """The file of named tokens, which `xds tokens` writes. Default: STORE.tokens beside the store, once it exists."""

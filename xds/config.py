@@ -97,7 +97,7 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LogSettings(_Section):
@@ -300,7 +300,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         validate_default=False,
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",

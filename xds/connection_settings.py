@@ -13,7 +13,7 @@ class ConnectionSettings(BaseModel):
     A port accepts fewer connections if the limit of open files (``ulimit -Hn``) requires it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     xds_max: Annotated[int, Field(ge=32, le=2**31 - 1)] = 100_000
     """Connections of the xDS port, per worker; at the limit, one without a stream is closed for a new one."""

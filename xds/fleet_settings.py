@@ -10,7 +10,7 @@ MIB = 1024 * 1024
 class FleetSettings(BaseModel):
     """The nodes that were seen: connected ones, and those that are gone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     forget_after_s: Annotated[float, Field(ge=0, le=366 * 86_400, allow_inf_nan=False)] = 3_600.0
     """How long a node that is gone is known; 0: not at all. What waits for all known nodes waits for those too."""

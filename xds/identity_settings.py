@@ -29,7 +29,7 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), Field(min_length=1,
 class IssuerSettings(BaseModel):
     """An issuer of tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
     """Its name in identities: jwt:NAME/SUBJECT."""

@@ -11,7 +11,7 @@ Ratio = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 class OverloadSettings(BaseModel):
     """What happens past capacity. Streams that are served stay; new ones wait, or are shed with UNAVAILABLE."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     waiting_max: Annotated[int, Field(ge=1, le=2**31 - 1)] = 100_000
     """New clients that may wait for their first answer, per worker; further streams are shed."""

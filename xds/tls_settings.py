@@ -39,7 +39,7 @@ TrustDomains = Annotated[
 class TlsSettings(BaseModel):
     """TLS of the xDS port. With CAs for clients, these must show a certificate (mutual TLS, mTLS)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cert: FilePath | None = None
     """PEM file of the server's certificate chain."""
@@ -81,7 +81,7 @@ class TlsSettings(BaseModel):
 class IdentitySettings(BaseModel):
     """Who a client of the xDS port is: rules for groups may match its identity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Source = "certificate"
     """What says who a client is: its certificate, or the bearer token that it sends; never both."""

@@ -32,7 +32,7 @@ from xds.api.rest_page import in_words, operations
 from xds.api.rest_schema import ERRORS
 from xds.cli.main import app
 from xds.cli.output import EXIT_CODES
-from xds.cli.settings import setting_paths, variable_of
+from xds.cli.settings import meanings_of, setting_paths, variable_of
 from xds.cli.talk import CLIENT_EXIT_CODES, talk
 from xds.client.errors import ClientError, TokenError, error_of
 from xds.config import Settings
@@ -122,11 +122,11 @@ def settings() -> Iterator[str]:
         yield from ("", f"## {'.'.join(section)}" if section else "## General", "")
         if section:
             yield prose(model.__doc__ or "")
-        rows = []
+        rows, meanings = [], meanings_of(model)
         for path in paths:
             name = path[-1]
             field = declared["properties"][name]
-            meaning = prose(model.model_fields[name].description or "")
+            meaning = prose(meanings[name])
             value = default[name]
             shown = "–" if value in (None, "") else code(str(value).lower() if isinstance(value, bool) else value)
             rows.append((f"`{'.'.join(path)}`<br>`{variable_of(path)}`", shown, _values(field), meaning))

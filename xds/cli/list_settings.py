@@ -12,7 +12,7 @@ def settings(output: Output = "table") -> None:
     """List every setting of `xds serve`: its key in the file, its environment variable, its default and meaning."""
     from pydantic import BaseModel
 
-    from xds.cli.settings import setting_paths, variable_of
+    from xds.cli.settings import meanings_of, setting_paths, variable_of
     from xds.config import Settings
 
     defaults = Settings().model_dump(mode="json")
@@ -23,7 +23,7 @@ def settings(output: Output = "table") -> None:
         for name in path[:-1]:
             model, default = type(getattr(model(), name)), default[name]
         value = default[path[-1]]
-        meaning = model.model_fields[path[-1]].description
+        meaning = meanings_of(model)[path[-1]]
         found.append({"key": ".".join(path), "variable": variable_of(path), "default": value, "meaning": meaning})
     if output != "table":
         print_as(output, {"settings": found})
