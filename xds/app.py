@@ -30,6 +30,7 @@ from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary, joined
+from xds.registry.keeping import NodeKeeper
 from xds.registry.known_nodes import KnownNodes
 from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.events import log_certificates, log_little_room, log_rebalance, log_tls_failure, log_tls_problem
@@ -60,16 +61,16 @@ class App:
     """
 
     def __init__(
-        self, settings: Settings, *, workers: int = 0, checked: bool = False, keeps_schemas: bool = False
+        self, settings: Settings, *, workers: int = 0, checked: bool = False, keeps_files: bool = False
     ) -> None:
         """Create a control plane; nothing listens before ``start``.
 
         ``workers``: the number of worker processes if ``transport.workers`` is left out. ``checked``: the caller has
-        checked that no reference dangles. ``keeps_schemas``: what the files of ``schemas`` have is kept beside the
-        store. Raises SchemaError, SchemaInUseError or UnknownFieldError.
+        checked that no reference dangles. ``keeps_files``: what the files of ``schemas`` have, and the known nodes,
+        are kept beside the store. Raises SchemaError, SchemaInUseError or UnknownFieldError.
         """
         self.settings = settings
-        self._kept_schemas = schemas_path(settings.store.url) if keeps_schemas else None
+        self._kept_schemas = schemas_path(settings.store.url) if keeps_files else None
         schema_files.choose(settings.schemas, unknown_types=settings.unknown_types, kept=self._kept_schemas)
         self._schema = load_schema()
         self._schema.hide(settings.redact.fields, settings.redact.headers)
@@ -102,6 +103,7 @@ class App:
             on_full=lambda: self.hits.add("known_nodes"),
         )
         """The nodes that were seen."""
+        self._keeper = NodeKeeper(self.known, settings.nodes_path if keeps_files and fleet.forget_after_s else None)
         count = self.settings.transport.worker_count(auto=workers)
         self._streams: Streams | WorkerStreams
         if count:
@@ -174,8 +176,13 @@ class App:
         assert self.address is None, "started already"
         self._started_at_ms = round(time.time() * 1_000)
         self._share_room()
+        await self._keeper.start(self.background)
         self._streams.settings = settings
-        self.address = await self._streams.start()
+        try:
+            self.address = await self._streams.start()
+        except BaseException:
+            await self._keeper.stop()
+            raise
         if settings.admin is not None:
             self._admin = AdminServer(
                 settings.admin,
@@ -204,6 +211,7 @@ class App:
             try:
                 self.admin_address = await self._admin.start()
             except OSError:
+                await self._keeper.stop()
                 await self._streams.stop()
                 self.address = None
                 raise
@@ -264,6 +272,8 @@ class App:
             yield from self._certificates.problems()
         if why := self._streams.memory.problem:
             yield why
+        if why := self._keeper.problem:
+            yield f"the known nodes can't be kept over a restart: {why}"
         if why := self.background.ailing:
             yield why
 
@@ -322,6 +332,7 @@ class App:
         self._state = "draining"
         if drain.unready_s:
             await asyncio.sleep(drain.unready_s)
+        await self._keeper.stop()  # who leaves from now on was connected, and is to return
         await self._streams.drain(drain.timeout_s)
 
     async def stop(self) -> None:
@@ -330,6 +341,7 @@ class App:
         self.address = None
         if self._following is not None:
             self._following.cancel()
+        await self._keeper.stop()
         await self._streams.stop()
         if self._admin is not None:
             await self._admin.stop()
@@ -388,6 +400,10 @@ class App:
             problems=tuple(self._all_problems()),
             gone=dict(self.known.gone_by_group),
         )
+
+    async def lacking(self, revision: int) -> tuple[str, ...]:
+        """Return once streams that begin are sent a revision, or after a second: the processes that lack it."""
+        return await self._streams.lacking(revision)
 
     async def debts(self) -> Debts:
         """Return what the connected clients owe, from all worker processes. Raises UnansweredError if none answers."""

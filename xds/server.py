@@ -76,7 +76,7 @@ async def serve(
     ending = _ending_signals()
     reloading = Reloading()
     async with AsyncExitStack() as stack:
-        control_plane = App(settings, workers=len(os.sched_getaffinity(0)), checked=True, keeps_schemas=True)
+        control_plane = App(settings, workers=len(os.sched_getaffinity(0)), checked=True, keeps_files=True)
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
         background = control_plane.background
@@ -226,6 +226,7 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
         nodes=control_plane.nodes,
         debts=control_plane.debts,
         status=control_plane.status,
+        known=control_plane.known,
         rebalance=control_plane.rebalance,
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),
@@ -324,6 +325,7 @@ def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", gate
         gate=gate,
         refuses_because=control_plane.refuses_changes_because,
         on_limit=control_plane.hits.add,
+        lacking=control_plane.lacking,
     )
 
 

@@ -11,6 +11,7 @@ from xds.model.catalog import Catalog
 from xds.protocol.convergence import Debt, Debts
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 from xds.publishing.publisher import Publisher
+from xds.registry.known_nodes import KnownNodes
 from xds.schema.notices import Notices
 from xds.store.entries import Store
 from xds.store.memory import MemoryStore
@@ -30,6 +31,7 @@ class Served:
         """The share, and the time, of each ``rebalance``."""
         self.debts: dict[str, dict[Debt, int]] = {}
         """What the nodes owe, by group."""
+        self.known = KnownNodes()
         self.operations = Operations(
             self.publisher,
             self.catalog,
@@ -39,6 +41,7 @@ class Served:
             rebalance=self._rebalance,
             on_rejected=self._count,
             notices=notices,
+            known=self.known,
         )
 
     def _serve(self, changeset: Any, revision: int) -> None:

@@ -272,13 +272,18 @@ def test_any_order_of_events_gives_what_a_naive_model_says(steps: list[tuple[str
 
 
 @pytest.mark.parametrize("is_kept", [False, True])
-def test_what_is_to_be_written_brings_a_copy_to_the_same(is_kept: bool) -> None:
+def test_what_changed_is_returned_once_from_the_first_call_on(is_kept: bool) -> None:
     table = KnownNodes(forget_after_ms=100)
     if is_kept:
-        table.take_unwritten(0)
+        table.take_unwritten(0, 0)
     table.note(1, [began(1, "a"), began(2, "b"), ended(2, at_ms=3)])
-    nodes, forgotten = table.take_unwritten(5)
+    nodes, forgotten = table.take_unwritten(5, 9)
     assert {each.id: each.is_connected for each in nodes} == ({"a": True, "b": False} if is_kept else {})
-    table.forget(200)
-    assert table.take_unwritten(200) == ([], ["b"])
     assert forgotten == []
+    table.forget(200)
+    table.write_again(["a"])
+    nodes, forgotten = table.take_unwritten(200, 1)
+    assert (nodes, forgotten) == ([], ["b"])
+    nodes, forgotten = table.take_unwritten(200, 1)
+    assert ([each.id for each in nodes], forgotten) == (["a"], [])
+    assert table.take_unwritten(200, 9) == ([], [])

@@ -6,13 +6,15 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from support.freezing_proxy import FreezingProxy
 from support.transports import settings_on
-from support.waiting import wait_until
+from support.waiting import stays, wait_until
 from support.wire import DeltaClient
 
 from xds.app import App
 from xds.model.types import CLUSTER
 from xds.registry.known_nodes import PROCESS_ENDED, KnownNode
+from xds.serving.streams import REPLACED
 
 
 @pytest.fixture(params=[("native", 0), ("native", 2), ("grpcio", 0)], ids=["alone", "workers", "grpcio"])
@@ -86,5 +88,47 @@ async def test_the_nodes_of_a_killed_worker_are_gone_until_they_return() -> None
                 await client.subscribe(CLUSTER)
                 await client.next()
                 await wait_until(lambda number=number: is_connected(app, f"n{number}"), equals=True)
+    finally:
+        await app.stop()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_a_newer_stream_of_a_node_ends_a_half_open_one(workers: int) -> None:
+    app = App(settings_on("native", transport={"workers": workers}), workers=workers)
+    await app.start()
+    try:
+        assert app.address is not None
+        async with FreezingProxy(app.address.port) as proxy:
+            old = await DeltaClient(proxy.port, node_id="n").__aenter__()
+            await old.subscribe(CLUSTER)
+            await old.next()  # it never answers
+            proxy.freeze()
+            async with DeltaClient(app.address.port, node_id="n") as new:
+                await new.subscribe(CLUSTER)
+                await new.ack(await new.next())
+                await wait_until(lambda: len(app.known.sessions("n")), equals=2)
+                revision = app.catalog.revision or 1
+                assert tuple((await app.debts()).at(revision)) == (0, 1, 0), "the worst of its streams"
+                await wait_until(lambda: len(app.known.sessions("n")), equals=1)
+                await wait_until(lambda: app.stream_count, equals=1)
+                assert tuple((await app.debts()).at(revision)) == (1, 0, 0)
+                assert is_connected(app, "n")
+    finally:
+        await app.stop()
+    assert REPLACED.startswith("its node has a newer stream")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_two_clients_that_share_an_id_both_stay(workers: int) -> None:
+    app = App(settings_on("native", transport={"workers": workers}), workers=workers)
+    await app.start()
+    try:
+        async with DeltaClient(str(app.address), node_id="n") as one, DeltaClient(str(app.address), node_id="n") as two:
+            for client in (one, two):
+                await client.subscribe(CLUSTER)
+                await client.ack(await client.next())
+            await wait_until(lambda: len(app.known.sessions("n")), equals=2)
+            await stays(lambda: len(app.known.sessions("n")), equals=2, for_s=4)
+            assert tuple((await app.debts()).at(1)) == (1, 0, 0)
     finally:
         await app.stop()

@@ -310,12 +310,14 @@ def convergence_json(found: Convergence) -> dict[str, Any]:
         "accepted": found.accepted,
         "pending": found.pending,
         "rejected": found.rejected,
+        "gone": found.gone,
+        "of": found.goal.of,
         "missing_workers": list(found.missing_workers),
         "lacking": [
             {
                 "id": each.id,
                 "group": each.group,
-                "state": "rejected" if each.is_rejected else "pending",
+                "state": each.state,
                 "since": each.since,
                 "reason": each.reason,
             }

@@ -1,20 +1,24 @@
-"""Whether the connected nodes have accepted a revision, and waiting until they have.
+"""Whether the known nodes have accepted a revision, and waiting until they have.
 
 The numbers are requested from the processes that serve streams; between questions, nothing is done for who waits.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import islice
 from math import ceil
 
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import short_name
 from xds.protocol.convergence import Debts
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
+from xds.registry.known_nodes import KnownNode
 
 TIMEOUT_S_MAX = 86_400
+KNOWN, CONNECTED = "known", "connected"
 LACKING_MAX = 20
 """Nodes that are named which have not accepted a revision."""
 ASK_EVERY_S = 0.1
@@ -31,16 +35,18 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What is waited for: that ``quorum`` of the connected nodes have accepted a revision.
+    """What is waited for: that ``quorum`` of the nodes have accepted a revision.
 
-    ``quorum`` is a share, more than 0 and at most 1. ``group`` is None for the nodes of all groups. The goal is missed
-    as soon as more than ``rejected_max`` nodes reject the revision.
+    ``of`` says of which: of the ``known`` ones, or only of the ``connected`` ones. ``quorum`` is a share, more than 0
+    and at most 1. ``group`` is None for the nodes of all groups. The goal is missed as soon as more than
+    ``rejected_max`` nodes reject the revision.
     """
 
     revision: int
     group: str | None = None
     quorum: float = 1.0
     rejected_max: int = 0
+    of: str = KNOWN
 
     def check(self, timeout_s: float) -> None:
         """Raise ChangesetRejectedError if the goal or the time-out is none."""
@@ -50,24 +56,27 @@ class Goal:
             problems.append(Problem(what=what, hint="0.99 for 99 of 100 nodes", field="quorum"))
         if not 0 <= timeout_s <= TIMEOUT_S_MAX:
             problems.append(Problem(what=f"{timeout_s:g} is not a time up to {TIMEOUT_S_MAX:,} s", field="timeout_s"))
+        if self.of not in (KNOWN, CONNECTED):
+            problems.append(Problem(what=f"{self.of!r} is neither {KNOWN} nor {CONNECTED}", field="of"))
         if problems:
             raise ChangesetRejectedError(problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LackingNode:
-    """A node that has not accepted a revision. ``since``: the oldest revision that it has not accepted."""
+    """A node that has not accepted a revision. ``since``: the oldest one that it has not accepted, 0 if not known."""
 
     id: str
     group: str
-    is_rejected: bool
+    state: str
+    """``pending``, ``rejected`` or ``gone``."""
     since: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convergence:
-    """The numbers of connected nodes that have accepted a revision, or not.
+    """The numbers of nodes that have accepted a revision, or not. ``gone`` are known and not connected.
 
     ``published`` is the oldest revision that all processes serve: while it is older than the goal, nothing is known of
     the goal's own revision. ``missing_workers`` did not answer, so their nodes are not counted.
@@ -78,14 +87,16 @@ class Convergence:
     accepted: int
     pending: int
     rejected: int
+    gone: int = 0
     missing_workers: tuple[str, ...] = ()
     lacking: tuple[LackingNode, ...] = ()
     """Some of the nodes that have not accepted it, in the last answer."""
 
     @property
     def nodes(self) -> int:
-        """The number of connected nodes."""
-        return self.accepted + self.pending + self.rejected
+        """The number of nodes that count."""
+        connected = self.accepted + self.pending + self.rejected
+        return connected + self.gone if self.goal.of == KNOWN else connected
 
     @property
     def verdict(self) -> Verdict:
@@ -109,6 +120,7 @@ async def convergence(debts: Callable[[], Awaitable[Debts]], goal: Goal) -> Conv
         accepted=accepted,
         pending=pending,
         rejected=rejected,
+        gone=found.gone_of(goal.group),
         missing_workers=found.missing_workers,
     )
 
@@ -119,11 +131,12 @@ async def watch_convergence(
     *,
     timeout_s: float,
     nodes: Callable[[NodesQuery], Awaitable[NodesFound]] | None = None,
+    gone: Callable[[str | None], Iterable[KnownNode]] = lambda _group: (),
 ) -> AsyncIterator[Convergence]:
     """Yield how far a revision has come, at once and whenever that changes.
 
     Ends after a verdict other than pending, or after ``timeout_s``. If the revision was not reached then, the last one
-    names nodes that lack it, as ``nodes`` finds them.
+    names nodes that lack it, as ``nodes`` finds them, and ``gone`` in a group or in all.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s
@@ -134,14 +147,23 @@ async def watch_convergence(
         if found.verdict is not Verdict.PENDING or left <= 0:
             if nodes is not None and found.verdict is not Verdict.REACHED:
                 query = NodesQuery(group=goal.group, lacks=goal.revision, limit=LACKING_MAX)
-                lacking = (await nodes(query)).nodes[:LACKING_MAX]
-                found = replace(found, lacking=tuple(_lacking(each, goal.revision) for each in lacking))
+                lacking = [_lacking(each, goal.revision) for each in (await nodes(query)).nodes]
+                if goal.of == KNOWN:
+                    lacking += map(_gone, islice(gone(goal.group), LACKING_MAX))
+                found = replace(found, lacking=tuple(lacking[:LACKING_MAX]))
             yield found
             return
         if found != last:
             last = found
             yield found
         await asyncio.sleep(min(ASK_EVERY_S, left))
+
+
+def _gone(node: KnownNode) -> LackingNode:
+    ago_s = max(0.0, time.time() - node.last_seen_ms / 1000)
+    since = node.accepted_revision + 1 if node.accepted_revision else 0
+    reason = f"it left {ago_s:.0f} s ago: {node.left_because or 'why is not known'}"
+    return LackingNode(id=node.id, group=node.group, state="gone", since=since, reason=reason)
 
 
 def _lacking(node: NodeSummary, revision: int) -> LackingNode:
@@ -157,7 +179,7 @@ def _lacking(node: NodeSummary, revision: int) -> LackingNode:
     return LackingNode(
         id=node.node.id,
         group=node.group,
-        is_rejected=is_rejected,
+        state="rejected" if is_rejected else "pending",
         since=node.debt.rejected if is_rejected else node.debt.owed,
         reason="; ".join(reasons),
     )

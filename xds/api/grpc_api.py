@@ -27,7 +27,7 @@ from xds.api.bodies import (
     parsed,
     replacement_message,
 )
-from xds.api.convergence import Goal
+from xds.api.convergence import KNOWN, Goal
 from xds.api.grpc_admission import GrpcAdmission, RefusedCallError, nothing_made_after
 from xds.api.intake import BodyRoom, BusyError, Intake, TooSlowError
 from xds.api.messages import (
@@ -317,6 +317,7 @@ class GrpcApi:
                     if isinstance(outcome, ChangesetRejectedError):
                         raise outcome
                     published = await asyncio.shield(outcome)
+                    await operations.reached(published.revision)
                 except ChangesetRejectedError as error:
                     yield pb.EndpointsPushed(rejected=problems_message(error.problems))
                 else:
@@ -447,6 +448,7 @@ class GrpcApi:
                 group=request.group or None,
                 quorum=request.quorum or 1.0,
                 rejected_max=request.rejected_max,
+                of=request.of or KNOWN,
             )
             async for found in operations.converge(goal, request.timeout_s):
                 yield convergence_message(found)

@@ -161,13 +161,15 @@ def convergence_message(found: Convergence) -> pb.Convergence:
         accepted=found.accepted,
         pending=found.pending,
         rejected=found.rejected,
+        gone=found.gone,
+        of=found.goal.of,
         verdict=found.verdict.value,
         missing_workers=found.missing_workers,
         lacking=[
             pb.LackingNode(
                 id=each.id,
                 group=each.group,
-                state="rejected" if each.is_rejected else "pending",
+                state=each.state,
                 since=each.since,
                 reason=each.reason,
             )

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -29,6 +29,7 @@ from xds.publishing.changes import Change, Published
 from xds.publishing.codec import read_table, restored
 from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules
 from xds.publishing.publisher import Publisher
+from xds.registry.known_nodes import KnownNode, KnownNodes
 from xds.routing.answer import Answer
 from xds.routing.evaluate import find_way
 from xds.routing.request import Request
@@ -167,8 +168,10 @@ class Operations:
         rebalance: Callable[[float, float], Awaitable[int]],
         on_rejected: Callable[[], None] = lambda: None,
         notices: Notices | None = None,
+        known: KnownNodes | None = None,
     ) -> None:
-        """``notices``: what is warned of in the resources of a change; None: nothing."""
+        """``notices``: what is warned of in the resources of a change; None: nothing. ``known``: the nodes seen."""
+        self._known = KnownNodes() if known is None else known
         self._publisher = publisher
         self._catalog = catalog
         self._nodes = nodes
@@ -253,6 +256,10 @@ class Operations:
         latest = {each.name: each for each in endpoints}
         change = Change(upserts={group: tuple(latest.values())}, author=author, mergeable=True)
         return await self._publisher.submit(change)
+
+    async def reached(self, revision: int) -> None:
+        """Return once every process serves a revision that was made, or after a second; see ``Publisher.reached``."""
+        await self._publisher.reached(revision)
 
     async def rollback(self, group: str, to: int, like: Change) -> Published:
         """Restore a group's state of a former revision, as a new revision. ``like`` has the author, message and id.
@@ -565,7 +572,7 @@ class Operations:
     async def converge(
         self, goal: Goal, timeout_s: float, sees: Callable[[str], bool] | None = None
     ) -> AsyncIterator[Convergence]:
-        """Yield how many connected nodes have accepted a revision, until enough have; see ``watch_convergence``.
+        """Yield how many nodes have accepted a revision, until enough have; see ``watch_convergence``.
 
         With ``sees``, only the nodes of the groups that it returns true for are counted and named. Raises
         ChangesetRejectedError, UnknownGroupError, and StreamRefusedError if no worker answers.
@@ -578,13 +585,17 @@ class Operations:
             found = await self._debts()
             if sees is None:
                 return found
-            return replace(found, by_group={name: each for name, each in found.by_group.items() if sees(name)})
+            seen = {name: each for name, each in found.by_group.items() if sees(name)}
+            return replace(found, by_group=seen, gone={name: each for name, each in found.gone.items() if sees(name)})
 
         async def nodes(query: NodesQuery) -> NodesFound:
             found = await self._nodes(query if sees is None else replace(query, limit=NODES_MAX))
             return replace(found, nodes=tuple(each for each in found.nodes if sees is None or sees(each.group)))
 
-        async for found in watch_convergence(debts, goal, timeout_s=timeout_s, nodes=nodes):
+        def gone(group: str | None) -> Iterator[KnownNode]:
+            return (each for each in self._known.gone(group) if sees is None or sees(each.group))
+
+        async for found in watch_convergence(debts, goal, timeout_s=timeout_s, nodes=nodes, gone=gone):
             yield found
 
     async def rebalance(self, share: float, over_s: float) -> int:

@@ -73,6 +73,10 @@ class Permitted:
         signed = self._signed(change)
         return await self._recorded(change, self._operations.publish(signed, version=version))
 
+    async def reached(self, revision: int) -> None:
+        """Return once every process serves a revision that the caller made; see ``Operations.reached``."""
+        await self._operations.reached(revision)
+
     async def push_endpoints(self, group: str, endpoints: tuple[Resource, ...]) -> "asyncio.Future[Published]":
         """Queue assignments; see ``Operations.push_endpoints``."""
         self._must(WRITE, (group,))

@@ -35,7 +35,7 @@ from xds.api.answers import (
     resources_json,
     status_json,
 )
-from xds.api.convergence import Goal
+from xds.api.convergence import KNOWN, Goal
 from xds.api.guard import CALL, Guard, Hosts
 from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
@@ -512,10 +512,11 @@ class _Rest:
             quorum: Annotated[float, Query(ge=0, le=1, description="The share of the nodes that is enough.")] = 1.0,
             rejected_max: Annotated[int, Query(ge=0, le=2**31 - 1, description="Nodes that may reject it.")] = 0,
             wait_s: Annotated[float, Query(ge=0, le=WAIT_S_MAX, description="Answer once it is decided.")] = 0.0,
+            of: Annotated[str, Query(description="Which nodes count: known or connected ones.")] = KNOWN,
         ) -> Response:
-            """Return how many connected nodes have accepted a revision, as server-sent events if they are accepted."""
+            """Return how many nodes have accepted a revision, as server-sent events if they are accepted."""
             operations = self._permit(request)
-            goal = Goal(revision=revision, group=group, quorum=quorum, rejected_max=rejected_max)
+            goal = Goal(revision=revision, group=group, quorum=quorum, rejected_max=rejected_max, of=of)
             if EVENT_STREAM in request.headers.get("accept", ""):
                 return StreamingResponse(_convergence_events(operations, goal, wait_s), media_type=EVENT_STREAM)
             async for found in operations.converge(goal, wait_s):

@@ -1,9 +1,9 @@
-"""``xds wait``: wait until the connected nodes have accepted a revision."""
+"""``xds wait``: wait until the known nodes have accepted a revision."""
 
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from xds.cli.talk import DEFAULT_API, Api, ApiCa, Output, TokenFile, examples_of
 if TYPE_CHECKING:
     from xds.client import Client, Convergence
 
+Of = Literal["known", "connected"]
 EXIT_TIMED_OUT = 7
 EXIT_NODES_REJECTED = 8
 
@@ -21,9 +22,11 @@ EPILOG = examples_of(
     "xds wait --revision 42 --timeout 2m",
     "xds wait --group canary --quorum 99% --max-rejected 2",
     "xds apply -f cluster.yaml && xds wait",
+    "xds wait --of connected",
 ) + (
     " And of this command: 7 the time is over, and not enough nodes have accepted it; 8 more nodes than --max-rejected "
-    "reject it. Nodes that are not connected are not counted."
+    "reject it. Nodes that were seen in the last hour (fleet.forget_after_s) and are not connected count as gone, and "
+    "are waited for; with --of connected they are not."
 )
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -62,7 +65,7 @@ Wait = Annotated[
 ]
 Quorum = Annotated[
     str,
-    typer.Option(metavar="SHARE", help="The share of the connected nodes that is enough.", rich_help_panel=_WAITING),
+    typer.Option(metavar="SHARE", help="The share of the nodes that is enough.", rich_help_panel=_WAITING),
 ]
 MaxRejected = Annotated[int, typer.Option(min=0, help="How many nodes may reject it.", rich_help_panel=_WAITING)]
 Timeout = Annotated[str, typer.Option(metavar="TIME", help="How long to wait: 90s, 2m, 1h.", rich_help_panel=_WAITING)]
@@ -97,6 +100,12 @@ def wait(
         str, typer.Option("--group", "-g", help="Only nodes of this group.", autocompletion=complete_group)
     ] = "",
     quorum: Quorum = "100%",
+    of: Annotated[
+        Of,
+        typer.Option(
+            help="Which nodes count: all that are known, or those that are connected.", rich_help_panel=_WAITING
+        ),
+    ] = "known",
     max_rejected: MaxRejected = 0,
     timeout: Timeout = "60s",
     output: Output = "table",
@@ -104,7 +113,7 @@ def wait(
     token_file: TokenFile = None,
     ca: ApiCa = None,
 ) -> None:
-    """Wait until the connected nodes have accepted a revision: everything of it that concerns them, removals included.
+    """Wait until the known nodes have accepted a revision: everything of it that concerns them, removals included.
 
     A node has accepted it once it has ACKed all that the revision demands of it, of every type that it subscribes to. A
     change that does not concern a node is accepted by it at once.
@@ -113,7 +122,7 @@ def wait(
 
     async def work(client: "Client") -> "Convergence":
         wanted = await client.revision() if revision is None else revision
-        return await converged(client, wanted, patience, group=group, shows_line=output == "table")
+        return await converged(client, wanted, patience, group=group, of=of, shows_line=output == "table")
 
     found = talk(api, token_file, ca, work)
     if output != "table":
@@ -122,7 +131,7 @@ def wait(
 
 
 async def converged(
-    client: "Client", revision: int, patience: Patience, *, group: str = "", shows_line: bool
+    client: "Client", revision: int, patience: Patience, *, group: str = "", of: Of = "known", shows_line: bool
 ) -> "Convergence":
     """Wait for a revision, with a line on a terminal meanwhile, and return the last answer."""
     found: Convergence | None = None
@@ -133,6 +142,7 @@ async def converged(
             quorum=patience.quorum,
             rejected_max=patience.rejected_max,
             timeout_s=patience.timeout_s,
+            of=of,
         ):
             line.show(found)
     assert found is not None, "the first answer comes at once"
@@ -167,11 +177,9 @@ class _Line:
 
 
 def _words(found: "Convergence") -> str:
-    nodes = found.accepted + found.pending + found.rejected
-    text = f"revision {found.revision}: {found.accepted:,} of {count(nodes, 'node')} accepted it"
-    return text + "".join(
-        f", {number:,} {word}" for number, word in ((found.pending, "pending"), (found.rejected, "rejected")) if number
-    )
+    text = f"revision {found.revision}: {found.accepted:,} of {count(found.nodes, 'node')} accepted it"
+    states = ((found.pending, "pending"), (found.rejected, "rejected"), (found.gone, "gone"))
+    return text + "".join(f", {number:,} {word}" for number, word in states if number)
 
 
 def finish(found: "Convergence", *, is_printed: bool) -> None:
@@ -190,8 +198,9 @@ def _print(found: "Convergence") -> None:
     if found.published < found.revision:
         say(f"revision {found.revision} is not served yet: revision {found.published} is")
     for each in found.lacking:
-        say(f"  {each.id} ({each.group}): {each.state} since revision {each.since}; {each.reason}".rstrip("; "))
-    left = found.pending + found.rejected - len(found.lacking)
+        since = f" since revision {each.since}" if each.since else ""
+        say(f"  {each.id} ({each.group}): {each.state}{since}; {each.reason}".rstrip("; "))
+    left = found.nodes - found.accepted - len(found.lacking)
     if found.lacking and left > 0:
         say(f"  and {left:,} more")
 

@@ -408,15 +408,23 @@ class Client:
         return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers), tuple(found.problems))
 
     async def converge(
-        self, revision: int, *, group: str = "", quorum: float = 1.0, rejected_max: int = 0, timeout_s: float = 60.0
+        self,
+        revision: int,
+        *,
+        group: str = "",
+        quorum: float = 1.0,
+        rejected_max: int = 0,
+        timeout_s: float = 60.0,
+        of: str = "known",
     ) -> AsyncIterator[Convergence]:
-        """Yield how many connected nodes have accepted a revision, at once and whenever that changes.
+        """Yield how many nodes have accepted a revision, at once and whenever that changes.
 
-        Ends once the share ``quorum`` of them has, once more than ``rejected_max`` reject it, or after ``timeout_s``.
-        The last one names nodes that have not accepted it.
+        ``of`` says which nodes count: those that are ``known``, or only those that are ``connected``. Ends once the
+        share ``quorum`` of them has, once more than ``rejected_max`` reject it, or after ``timeout_s``. The last one
+        names nodes that have not accepted it.
         """
         request = pb.ConvergenceRequest(
-            revision=revision, group=group, quorum=quorum, rejected_max=rejected_max, timeout_s=timeout_s
+            revision=revision, group=group, quorum=quorum, rejected_max=rejected_max, timeout_s=timeout_s, of=of
         )
         call = self._open().unary_stream(
             SERVICE + "WaitForConvergence",

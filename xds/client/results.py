@@ -272,19 +272,19 @@ class Nodes:
 
 @dataclass(frozen=True, slots=True)
 class LackingNode:
-    """A node that has not accepted a revision. ``since`` is the oldest one that it has not accepted."""
+    """A node that has not accepted a revision. ``since``: the oldest one that it has not accepted, 0 if not known."""
 
     id: str
     group: str
     state: str
-    """``pending`` or ``rejected``."""
+    """``pending``, ``rejected`` or ``gone``."""
     since: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Convergence:
-    """The numbers of connected nodes that have accepted a revision, or not."""
+    """The numbers of nodes that have accepted a revision, or not."""
 
     revision: int
     published: int
@@ -297,6 +297,16 @@ class Convergence:
     missing_workers: tuple[str, ...]
     lacking: tuple[LackingNode, ...]
     """At most 20 nodes that have not accepted it, in the last answer."""
+    gone: int = 0
+    """Nodes that are known and not connected."""
+    of: str = "known"
+    """Which nodes count: ``known`` or ``connected`` ones."""
+
+    @property
+    def nodes(self) -> int:
+        """The number of nodes that count."""
+        connected = self.accepted + self.pending + self.rejected
+        return connected + self.gone if self.of == "known" else connected
 
 
 def convergence_of(message: Any) -> Convergence:
@@ -310,6 +320,8 @@ def convergence_of(message: Any) -> Convergence:
         message.verdict,
         tuple(message.missing_workers),
         tuple(lacking),
+        message.gone,
+        message.of,
     )
 
 

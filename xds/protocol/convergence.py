@@ -10,7 +10,7 @@ a delivery and its ACK cost two changes of a counter, and no stream is looked at
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 UNSENT_MAX = 16
@@ -60,6 +60,8 @@ class Debts:
     """The numbers of clients by group and debt."""
     missing_workers: tuple[str, ...] = ()
     """The processes that did not answer, whose clients are not counted."""
+    gone: Mapping[str, int] = field(default_factory=dict)
+    """The numbers of known clients that are not connected, by group."""
 
     @classmethod
     def sum(cls, several: Iterable["Debts"]) -> "Debts":
@@ -74,11 +76,21 @@ class Debts:
                     total[debt] = total.get(debt, 0) + count
         return cls(revision=min(revisions, default=0), by_group=totals)
 
+    def gone_of(self, group: str | None = None) -> int:
+        """Return how many known clients, of one group or of all, are not connected."""
+        return sum(self.gone.values()) if group is None else self.gone.get(group, 0)
+
     def at(self, revision: int, group: str | None = None) -> Acceptance:
-        """Return how many clients, of one group or of all, have accepted a revision."""
+        """Return how many connected clients, of one group or of all, have accepted a revision."""
         groups = [self.by_group.get(group, {})] if group is not None else self.by_group.values()
         found = [acceptance(counts, revision) for counts in groups]
         return Acceptance(*(sum(numbers) for numbers in zip(*found, strict=True))) if found else Acceptance()
+
+
+def worst(debts: Iterable[Debt]) -> Debt:
+    """Return what a node owes that has several clients: the oldest of each."""
+    debts = list(debts)
+    return Debt(oldest(each.owed for each in debts), oldest(each.rejected for each in debts))
 
 
 def oldest(revisions: Iterable[int]) -> int:

@@ -14,7 +14,7 @@ revision: on an older state the answer might be wrong.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
@@ -23,7 +23,7 @@ import structlog
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
-from xds.model.problem import ChangesetRejectedError
+from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.sizes import RESOURCE_BYTES_MAX, check_sizes
 from xds.process.background import Background
 from xds.publishing.batch import Planned, Verdict, Waiting, runs, without_twins
@@ -54,6 +54,13 @@ MERGE_S = 0.002
 CONFLICT_S = 10.0
 """How long to retry a change while other writers are first."""
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
+
+
+async def nobody_lacks(_revision: int) -> tuple[str, ...]:
+    """Return that no process lacks a revision, where one process serves as it publishes."""
+    return ()
+
+
 REFUSALS = (ChangesetRejectedError, ConflictError, KeptElsewhereError, UnknownGroupError)
 
 
@@ -64,7 +71,8 @@ class Publisher:
     called with each entry that is served, by whomever it was written. Larger resources than ``resource_bytes_max`` are
     refused; those that the store has are served. ``pending_max`` changes may wait; further ones wait to be queued.
     ``refuses_because`` returns why this process takes no changes now, "" if it does. ``on_limit`` is called with the
-    name of a limit that a change reached (``xds/limits.py``).
+    name of a limit that a change reached (``xds/limits.py``). ``lacking`` waits until every process that serves streams
+    has a revision of ``served``, for a second at most, and returns the names of those that lack it.
     """
 
     def __init__(
@@ -80,10 +88,12 @@ class Publisher:
         gate: Gate | None = None,
         refuses_because: Callable[[], str] = lambda: "",
         on_limit: Callable[[str], None] = lambda _limit: None,
+        lacking: Callable[[int], Awaitable[tuple[str, ...]]] = nobody_lacks,
     ) -> None:
         self.store = store
         self._refuses_because = refuses_because
         self._on_limit = on_limit
+        self._lacking = lacking
         self._resource_bytes_max = resource_bytes_max
         self._gate = gate
         self._background = background or Background()
@@ -149,12 +159,26 @@ class Publisher:
         await self.store.close()
 
     async def publish(self, change: Change) -> Published:
-        """Make a change, and return once it is committed and served.
+        """Make a change, and return once it is committed and served: a stream that begins now is sent it.
 
+        The processes that serve streams are waited for a second at most; a warning names those that lack the change.
         Raises ChangesetRejectedError with every problem, KeptElsewhereError, UnknownGroupError and StoreError.
         Cancelling the call does not cancel the change.
         """
-        return await asyncio.shield(await self.submit(change))
+        published = await asyncio.shield(await self.submit(change))
+        warnings = await self.reached(published.revision)
+        return replace(published, warnings=(*published.warnings, *warnings)) if warnings else published
+
+    async def reached(self, revision: int) -> tuple[Problem, ...]:
+        """Return once all processes have a served revision, or after a second, with a warning for those that lack it.
+
+        Changes that are published meanwhile do not wait for it.
+        """
+        lacking = await self._lacking(revision + self._offset)
+        if not lacking:
+            return ()
+        what = f"kept and served, but not by {', '.join(lacking)} yet, which may be stopped or overloaded"
+        return (Problem(what=what, hint="a node that connects there is sent what was before, and this change later"),)
 
     async def submit(self, change: Change) -> "asyncio.Future[Published]":
         """Queue a change behind all earlier ones, and return the future of its outcome; see ``publish``.

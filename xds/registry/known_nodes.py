@@ -7,7 +7,9 @@ milliseconds since 1970.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from xds.model.groups import Locality
@@ -115,12 +117,22 @@ class _Record:
         )
 
 
+class JournalEntry(NamedTuple):
+    """A session that began or ended."""
+
+    process: int
+    number: int
+    """The number of the event among those of its process."""
+    session: int
+    id: str
+    began: bool
+
+
 @dataclass(slots=True, eq=False)
 class Journal:
     """The sessions that began and ended while a question is asked of several processes."""
 
-    entries: "list[tuple[int, int, int, str, bool]]" = field(default_factory=list)
-    """Process, number of the event in it, session, node id, and whether the session began."""
+    entries: list[JournalEntry] = field(default_factory=list)
 
 
 class KnownNodes:
@@ -158,7 +170,7 @@ class KnownNodes:
         """The number of events of each process."""
         self._journals: list[Journal] = []
         self._shared: dict[object, object] = {}
-        self.unwritten: dict[str, None] | None = None
+        self._unwritten: dict[str, None] | None = None
         """The ids of nodes that changed or were forgotten since the last ``take_unwritten``, None before the first."""
 
     # --- Reading -----------------------------------------------------------------------------------------------------
@@ -193,6 +205,33 @@ class KnownNodes:
     def gone(self, group: str | None = None) -> Iterator[KnownNode]:
         """Iterate over the gone nodes, of one group or of all. The table must not change meanwhile."""
         return (record.known(0) for record in self._gone.values() if group in (None, record.group))
+
+    def sessions(self, node_id: str) -> list[Place]:
+        """Return the sessions of a node, oldest first."""
+        record = self._records.get(node_id)
+        if record is None or record.process is None:
+            return []
+        newest = Place(record.process, record.session, record.group, record.address)
+        return [*self._others.get(node_id, ()), newest]
+
+    def group_of(self, node_id: str) -> str | None:
+        """Return the group of a node, None if it is not known."""
+        record = self._records.get(node_id)
+        return None if record is None else record.group
+
+    def is_gone(self, node_id: str) -> bool:
+        """Whether a node is known and connected nowhere."""
+        return node_id in self._gone
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """Keep a journal of the sessions that begin and end in the block."""
+        kept = Journal()
+        self._journals.append(kept)
+        try:
+            yield kept
+        finally:
+            self._journals.remove(kept)
 
     # --- Sessions ----------------------------------------------------------------------------------------------------
 
@@ -293,7 +332,7 @@ class KnownNodes:
 
     def _write_down(self, process: int, session: int, record: _Record, *, began: bool) -> None:
         for journal in self._journals:
-            journal.entries.append((process, self._received[process], session, record.id, began))
+            journal.entries.append(JournalEntry(process, self._received[process], session, record.id, began))
 
     # --- Gone, forgotten ---------------------------------------------------------------------------------------------
 
@@ -435,16 +474,27 @@ class KnownNodes:
 
     # --- For a file --------------------------------------------------------------------------------------------------
 
-    def take_unwritten(self, now_ms: int) -> tuple[list[KnownNode], list[str]]:
-        """Return the nodes that changed since the last call, and the ids of those that were forgotten."""
-        changed = [] if self.unwritten is None else list(self.unwritten)
-        self.unwritten = {}
+    def take_unwritten(self, now_ms: int, most: int) -> tuple[list[KnownNode], list[str]]:
+        """Return up to ``most`` nodes that changed and were not returned since, and ids of nodes that were forgotten.
+
+        Changes are noted from the first call on.
+        """
+        if self._unwritten is None:
+            self._unwritten = {}
+        changed = list(islice(self._unwritten, most))
+        for node_id in changed:
+            del self._unwritten[node_id]
         nodes = [record.known(now_ms) for node_id in changed if (record := self._records.get(node_id)) is not None]
         return nodes, [node_id for node_id in changed if node_id not in self._records]
 
+    def write_again(self, node_ids: Iterable[str]) -> None:
+        """Have ``take_unwritten`` return nodes, known or not, as they could not be written."""
+        if self._unwritten is not None:
+            self._unwritten |= dict.fromkeys(node_ids)
+
     def _note_change(self, record: _Record) -> None:
-        if self.unwritten is not None:
-            self.unwritten[record.id] = None
+        if self._unwritten is not None:
+            self._unwritten[record.id] = None
 
     def _share(self, value: T) -> T:
         """Return an equal value that other records have: groups, versions and localities repeat."""

@@ -44,6 +44,13 @@ class FeedChange:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedTo:
+    """A worker has published a revision to its streams: those that begin from now on are sent it."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Remember:
     """An entry of a node's history, sent by the worker that serves the node and forwarded to the others."""
 
@@ -55,6 +62,13 @@ class Sessions:
     """What happened to the sessions of a worker, in order."""
 
     events: list[SessionEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Close the connections of these sessions whose clients do not answer: their nodes have newer streams."""
+
+    sessions: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +111,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class DebtsQuery:
-    """The parent requests what clients owe; the answer is an encoded ``Debts``."""
+    """The parent requests what clients owe; the answer is an encoded ``ProcessDebts``."""
+
+    doubled: frozenset[str] = frozenset()
+    """The ids of nodes with several sessions, each of which is to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +129,7 @@ class Ask:
       their answers.
     - NodesQuery: an encoded ``NodesFound``.
     - Move: the encoded number of connections that will be moved.
-    - DebtsQuery: encoded ``Debts``.
+    - DebtsQuery: an encoded ``ProcessDebts``.
     - None: the figures, which are sent before the empty answer.
     """
 

@@ -8,7 +8,7 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from xds.model.changeset import Applied
 from xds.model.identity import Peer
 from xds.model.types import TYPE_PREFIX
 from xds.process.memory import return_holes
+from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
 from xds.protocol.node_history import Share, share_with_nobody
@@ -27,6 +28,7 @@ from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
 from xds.protocol.sessions import Session
 from xds.protocol.status import Counters, Event, Nacked, NodesFound, NodesQuery, nodes_page
+from xds.registry.joining import ProcessDebts, joined_debts
 from xds.registry.known_nodes import KnownNodes
 from xds.registry.session_events import SessionEvent
 from xds.reporting.events import keys_log, log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
@@ -35,6 +37,7 @@ from xds.reporting.rejections import Rejected, RejectionLog, Rejections
 from xds.schema.pool import Schema
 from xds.schema.scrub import hider_of
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
+from xds.serving.served import ServedRevisions
 from xds.serving.session_feed import SessionFeed
 from xds.serving.workers_state import WorkersState
 from xds.transport.admission import AdmissionLimits, StreamAdmission
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
     from xds.serving.node_tokens import NodeTokens
     from xds.transport.grpcio import GrpcioOptions
 
+PROBE_S = 3.0
+"""How long a client may take to answer a ping once its node has a newer stream."""
+REPLACED = f"its node has a newer stream, and it did not answer a ping for {PROBE_S:g} s"
 OWN_PROCESS = 0
 """The number of a process in its own table of known nodes."""
 
@@ -70,12 +76,14 @@ class Streams:
         on_rejected: Callable[[Rejected], None] | None = None,
         known: KnownNodes | None = None,
         on_sessions: Callable[[list[SessionEvent]], None] | None = None,
+        on_published: Callable[[int], None] = lambda _revision: None,
         name: str = "",
     ) -> None:
         """Create them; ``processes`` of the server share the memory.
 
         ``name`` is that of this worker.
-        ``on_sessions`` is called with what happens to the sessions, in batches; without it, ``known`` is kept by it.
+        ``on_published`` is called with each revision that new streams are sent from now on. ``on_sessions`` is called
+        with what happens to the sessions, in batches; without it, ``known`` is kept by it.
         """
         self.settings = settings
         self._name = name
@@ -85,7 +93,14 @@ class Streams:
         self._catalog = catalog
         self.known = KnownNodes() if known is None else known
         """The known nodes, where they are kept in this process."""
+        self._on_published = on_published
+        self._served = ServedRevisions[int]()
+        self._served.note(OWN_PROCESS, 0)
+        self._given = 0
+        """The last revision that was to be published."""
         self._sessions = SessionFeed(on_sessions or self._note_sessions)
+        self._found: tuple[frozenset[str], int, list[Session]] = (frozenset(), 0, [])
+        """The nodes that were looked for last, the number of sessions by then, and their sessions."""
         protocol = settings.protocol
         self.hub = Hub(
             catalog,
@@ -126,7 +141,14 @@ class Streams:
             self._rejections.take(event)
 
     def _note_sessions(self, events: list[SessionEvent]) -> None:
-        self.known.note(OWN_PROCESS, events)
+        older = self.known.note(OWN_PROCESS, events)
+        if older:
+            self.probe({each.session for each in older})
+
+    def probe(self, sessions: Set[int]) -> None:
+        """Close the connections of sessions whose clients do not answer: their nodes have newer streams."""
+        if self._dispatcher is not None:
+            self._dispatcher.probe(sessions, PROBE_S, REPLACED)
 
     def _knows_type(self, type_url: str) -> bool:
         if self.settings.unknown_types == "pass":
@@ -180,8 +202,34 @@ class Streams:
         return replace(found, nodes=tuple(replace(each, worker=self._name) for each in found.nodes))
 
     async def debts(self) -> Debts:
-        """Return what the clients owe."""
-        return Debts(revision=self._published, by_group=self.hub.debts())
+        """Return what the nodes owe, each the worst of its streams."""
+        self._sessions.flush()
+        self.known.forget(time.time_ns() // 1_000_000)
+        with self.known.journal() as journal:
+            return joined_debts({OWN_PROCESS: self.own_debts(self.known.doubled)}, self.known, journal)
+
+    def own_debts(self, doubled: Set[str]) -> ProcessDebts:
+        """Return what the clients of this process owe, and apart from that each session of the given nodes.
+
+        What happened to the sessions is passed on before.
+        """
+        self._sessions.flush()
+        debts = Debts(revision=self._published, by_group=self.hub.debts())
+        several = tuple(
+            (session.node.id, session.group, debt_with(session.client_state.debt, session.marks))
+            for session in self._sessions_of(frozenset(doubled))
+            if session.streams
+        )
+        return ProcessDebts(debts, several, self._sessions.count)
+
+    def _sessions_of(self, node_ids: frozenset[str]) -> list[Session]:
+        """Return the sessions of nodes, found by a walk over the streams unless they are the same as before."""
+        if not node_ids:
+            return []
+        if self._found[:2] != (node_ids, self._sessions.begun):
+            found = {id(s): s for each in self.hub.streams if (s := each.session) is not None and s.node.id in node_ids}
+            self._found = (node_ids, self._sessions.begun, list(found.values()))
+        return self._found[2]
 
     @property
     def _published(self) -> int:
@@ -191,10 +239,24 @@ class Streams:
 
     def publish(self, applied: Applied) -> None:
         """Send a change of the catalog to the affected streams, at once or merged with those that follow."""
+        self._given = applied.revision
         if self._coalescer is None:
-            self.hub.publish(applied)
+            self._publish(applied)
         else:
             self._coalescer.add(applied)
+
+    def _publish(self, applied: Applied) -> None:
+        if self._dispatcher is None:
+            self.hub.publish(applied)
+        else:
+            self._dispatcher.publish(applied)
+        self._served.note(OWN_PROCESS, applied.revision)
+        self._on_published(applied.revision)
+
+    async def lacking(self, revision: int) -> tuple[str, ...]:
+        """Return once a stream that begins is sent a revision, or after a second: the processes that lack it."""
+        lacking = await self._served.wait((OWN_PROCESS,), min(revision, self._given))
+        return ("this server",) if lacking else ()
 
     async def start(self, *, listening: socket.socket | None = None, ask_status: Reply | None = None) -> Address:
         """Listen, or serve on ``listening``, and return the address. Raises BindError.
@@ -206,7 +268,7 @@ class Streams:
         self._epoch_s = asyncio.get_running_loop().time() - time.time()
         self._dispatcher = Dispatcher(self.hub, on_event=self._on_event, on_fault=log_fault, admission=self.admission)
         self._coalescer = Coalescer(
-            self._dispatcher.publish,
+            self._publish,
             coalesce_s=settings.protocol.coalesce_s,
             coalesce_max_s=settings.protocol.coalesce_max_s,
         )

@@ -31,6 +31,8 @@ from xds.serving.feed import (
     FeedChange,
     Figures,
     Move,
+    Probe,
+    PublishedTo,
     Ready,
     Reload,
     Remember,
@@ -83,6 +85,8 @@ class ServingWorker:
                 self._change(message)
             case Remember(entry):
                 self._serving.hub.remember(entry)
+            case Probe(sessions):
+                self._serving.probe(sessions)
             case Reload():
                 self._serving.reload_certificates()
             case Drain(window_s):
@@ -125,6 +129,7 @@ class ServingWorker:
             share=share,
             processes=begin.processes,
             on_rejected=report,
+            on_published=lambda revision: self._channel.send(encode(PublishedTo(revision))),
             on_sessions=lambda events: self._channel.send(encode(Sessions(events))),
             name=begin.name,
         )
@@ -182,8 +187,8 @@ class ServingWorker:
                 message = encode(await serving.nodes(query))
             case Move(share, over_s):
                 message = encode(await serving.move(share, over_s))
-            case DebtsQuery():
-                message = encode(await serving.debts())
+            case DebtsQuery(doubled):
+                message = encode(serving.own_debts(doubled))
             case None:
                 self._send_figures()
                 message = b""

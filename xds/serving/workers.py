@@ -25,7 +25,8 @@ from xds.protocol.convergence import Debts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, joined
-from xds.registry.known_nodes import KnownNodes
+from xds.registry.joining import joined_debts
+from xds.registry.known_nodes import KnownNodes, Place
 from xds.reporting.rejections import Rejected, RejectionLog
 from xds.schema.pool import chosen_schema
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
@@ -38,6 +39,8 @@ from xds.serving.feed import (
     FeedChange,
     Figures,
     Move,
+    Probe,
+    PublishedTo,
     Ready,
     Reload,
     Remember,
@@ -46,6 +49,7 @@ from xds.serving.feed import (
     encode,
 )
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader, worst
+from xds.serving.served import ServedRevisions
 from xds.serving.workers_state import WorkersState
 from xds.transport.pool import Pool, PooledProcess, PoolEvents
 from xds.transport.sockets import bound, open_all, take
@@ -53,6 +57,8 @@ from xds.transport.sockets import bound, open_all, take
 log = structlog.get_logger("xds")
 WORKER_MODULE = "xds.serving.worker"
 FIGURES_S = 1.0
+DEBTS_TRIES = 3
+"""How often the workers are asked again because a node had a second stream that they were not asked about."""
 STATE_KEPT_S = 5.0
 """How long the encoded state is kept for further workers, as most of them begin together."""
 EXIT_S = 5.0
@@ -99,6 +105,7 @@ class WorkerStreams:
         self._sockets: list[socket.socket] = []
         self._pool: Pool | None = None
         self._state: tuple[int, bytes] | None = None
+        self._served = ServedRevisions[PooledProcess]()
         self._sent = 0
         """The last revision that was sent to the workers."""
 
@@ -183,6 +190,14 @@ class WorkerStreams:
             self._sent = applied.revision
             self._pool.send(encode(FeedChange(applied.revision, applied.effect)))
 
+    async def lacking(self, revision: int) -> tuple[str, ...]:
+        """Return once streams that begin are sent a revision by every worker, or after a second: those that lack it."""
+        target = min(revision, self._sent)  # workers are not sent revisions that change nothing for them
+        ready = self._ready()
+        silent = {each for each in ready if each.silent}
+        lacking = await self._served.wait(set(ready) - silent, target)
+        return tuple(sorted(map(str, lacking | self._served.behind(silent, target))))
+
     # --- Requests to all workers -----------------------------------------------------------------------------------
 
     async def refresh(self) -> None:
@@ -200,10 +215,21 @@ class WorkerStreams:
         return dataclasses.replace(found, missing_workers=missing)
 
     async def debts(self) -> Debts:
-        """Return what the clients of the workers that answer owe. Raises UnansweredError if none answers."""
+        """Return what the nodes of the workers that answer owe, each the worst of its streams.
+
+        Raises UnansweredError if none answers.
+        """
         served, last = self._catalog.revision, self._sent
-        answers, missing = await self._ask_all(DebtsQuery())
-        found = Debts.sum(decode(answer) for answer in answers if answer)
+        with self.known.journal() as journal:
+            for _ in range(DEBTS_TRIES):
+                asked = frozenset(self.known.doubled)
+                answers, silent = await self._ask_each(DebtsQuery(asked))
+                if self.known.doubled <= asked:
+                    break
+            self.known.forget(time.time_ns() // 1_000_000)
+            said = {worker.pid: decode(answer) for worker, answer in answers.items() if answer}
+            found = joined_debts(said, self.known, journal, frozenset(worker.pid for worker in silent))
+        missing = tuple(sorted(map(str, silent)))
         # Workers are not sent revisions that change nothing for them.
         revision = served if found.revision >= last else found.revision
         return dataclasses.replace(found, revision=revision, missing_workers=missing)
@@ -211,7 +237,14 @@ class WorkerStreams:
     async def _ask_all(
         self, what: bytes | NodesQuery | Move | DebtsQuery | None, within_s: float = ANSWER_S
     ) -> tuple[list[bytes], tuple[str, ...]]:
-        """Send a request to every worker; return the answers, and the workers that did not answer.
+        """Send a request to every worker; return the answers, and the names of the workers that did not answer."""
+        answers, missing = await self._ask_each(what, within_s)
+        return list(answers.values()), tuple(sorted(map(str, missing)))
+
+    async def _ask_each(
+        self, what: bytes | NodesQuery | Move | DebtsQuery | None, within_s: float = ANSWER_S
+    ) -> tuple[dict[PooledProcess, bytes], list[PooledProcess]]:
+        """Send a request to every worker; return the answers by worker, and the workers that did not answer.
 
         Silent workers are skipped. Raises StreamRefusedError if a worker refuses, and UnansweredError if there are
         workers and none answers.
@@ -219,18 +252,18 @@ class WorkerStreams:
         workers = self._ready()
         asking = [worker for worker in workers if not worker.silent]
         said = await asyncio.gather(*(self._ask(worker, what, within_s) for worker in asking), return_exceptions=True)
-        answers: list[bytes] = []
-        missing = {str(worker) for worker in workers if worker.silent}
+        answers: dict[PooledProcess, bytes] = {}
+        missing = [worker for worker in workers if worker.silent]
         for worker, answer in zip(asking, said, strict=True):
             if isinstance(answer, UnansweredError):
-                missing.add(str(worker))
+                missing.append(worker)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                answers.append(answer)
+                answers[worker] = answer
         if missing and not answers:
             raise UnansweredError
-        return answers, tuple(sorted(missing))
+        return answers, missing
 
     async def _ask(
         self, worker: PooledProcess, what: bytes | NodesQuery | Move | DebtsQuery | None, within_s: float
@@ -288,6 +321,7 @@ class WorkerStreams:
         if self._state is None or self._state[0] != revision:
             self._state = (revision, encode(self._catalog.export()))
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
+        self._served.note(worker, revision)
         begin = Begin(self.settings, revision, self._state[1], entries, chosen_schema(), self._workers + 1, str(worker))
         worker.channel.send(encode(begin))
 
@@ -301,8 +335,10 @@ class WorkerStreams:
                 self._pool.mark_ready(worker)
             case Rejected() as rejected:
                 self._rejections.take(worker.pid, rejected)
+            case PublishedTo(revision):
+                self._served.note(worker, revision)
             case Sessions(events):
-                self.known.note(worker.pid, events)
+                self._probe(self.known.note(worker.pid, events))
             case Figures() as figures:
                 self._figures[worker] = figures
                 self.on_memory(self.memory)
@@ -321,6 +357,7 @@ class WorkerStreams:
 
     def _on_end(self, worker: PooledProcess, code: int, replaced: bool) -> None:
         self._questions.pop(worker).give_up()  # its nodes are left out of the answers
+        self._served.forget(worker)
         self.known.end_process(worker.pid, time.time_ns() // 1_000_000)
         figures = self._figures.pop(worker, None)
         if figures is not None:
@@ -332,6 +369,14 @@ class WorkerStreams:
         if replaced:
             streams = figures.streams if figures is not None else 0
             log.error("a worker ended and is replaced", pid=worker.pid, code=code, streams=streams)
+
+    def _probe(self, older: list[Place]) -> None:
+        """Have the workers find out whether the clients of these sessions are still there."""
+        assert self._pool is not None
+        for worker in self._pool.workers if older else ():
+            sessions = frozenset(each.session for each in older if each.process == worker.pid)
+            if sessions:
+                worker.channel.send(encode(Probe(sessions)))
 
     async def _answer(self, worker: PooledProcess, ask: Ask) -> None:
         """Answer a worker's CSDS request for all workers: concatenated protobuf messages are merged."""

@@ -127,6 +127,9 @@ class CallConnection(StreamConnection, Protocol):
     def why_lost(self) -> str:
         """Why a stream ends now that neither side has ended."""
 
+    def probe(self, within_s: float, why: str) -> None:
+        """Close the connection for a reason unless the peer answers a ping within ``within_s`` seconds."""
+
     def goaway(self, text: str) -> None:
         """Send GOAWAY with a reason, so that the peer opens its next streams on another connection."""
 
@@ -294,6 +297,10 @@ class XdsCall(Call):
     def address(self) -> str:
         """Where the client connects from."""
         return self.connection.address
+
+    def probe(self, within_s: float, why: str) -> None:
+        """Close the connection for a reason unless its client answers a ping within ``within_s`` seconds."""
+        self.connection.probe(within_s, why)
 
     def leave(self, why: str) -> None:
         xds, self._xds = self._xds, None

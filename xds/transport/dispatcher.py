@@ -7,7 +7,7 @@ answered in between.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from itertools import islice
 from time import monotonic, thread_time
 from typing import Protocol
@@ -60,6 +60,13 @@ class Sink(Protocol):
 
     def end(self, status: Status, message: str) -> None:
         """Finish the stream with this status, without waiting for what was written."""
+        ...
+
+    def probe(self, within_s: float, why: str) -> None:
+        """Close the connection for a reason unless its client shows within ``within_s`` that it is there.
+
+        Where the transport can't ping, its keepalive alone does that.
+        """
         ...
 
 
@@ -212,6 +219,12 @@ class Dispatcher:
         self._cold.pop(stream, None)
         self.hub.close(stream, why)
         self._serve_now()
+
+    def probe(self, sessions: Set[int], within_s: float, why: str) -> None:
+        """Close the connections of sessions, given by the ids of their objects, whose clients do not answer."""
+        found = {id(each.session): each.owner for each in self._sinks if id(each.session) in sessions}
+        for sink in found.values():
+            sink.probe(within_s, why)
 
     def publish(self, applied: Applied) -> None:
         """Bring every affected stream up to date."""

@@ -146,6 +146,9 @@ class _Call:
         if self._writer is None and self._refusal is None:
             self._writer = asyncio.get_running_loop().create_task(self._write(None))
 
+    def probe(self, within_s: float, why: str) -> None:
+        """Do nothing: gRPC sends no ping on request. Its keepalive closes connections whose clients are gone."""
+
     def end(self, status: Status, message: str) -> None:
         if self._refusal is None and self._task is not None:
             self._refusal = StreamRefusedError(status, message)

@@ -9,6 +9,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, cast
 
@@ -81,6 +82,8 @@ class SharedByConnections:
     idle: Iterator["NativeConnection"] = field(default_factory=lambda: iter(()))
     idle_left: int = 0
     hits: LimitHits = field(default_factory=LimitHits)
+    probed: "set[NativeConnection]" = field(default_factory=set)
+    """The connections that are to show that their clients are there."""
     on_forgotten: Callable[["NativeConnection"], None] = lambda _connection: None
 
     def rest(self, connection: "NativeConnection") -> None:
@@ -332,6 +335,21 @@ class NativeConnection(Connection, asyncio.Protocol):
         """Send a keepalive ping."""
         self.pinged = True
         self.write(KEEPALIVE_PING)
+
+    def probe(self, within_s: float, why: str) -> None:
+        """Ping, and close for a reason unless the client sends anything within ``within_s`` seconds."""
+        shared = self.shared
+        if not self.dead and self._transport is not None and self not in shared.probed:
+            shared.probed.add(self)
+            self.ping()
+            shared.call_at(self.clock() + within_s, partial(self._end_probe, why))
+
+    def _end_probe(self, why: str) -> None:
+        self.shared.probed.discard(self)
+        if self.pinged and not self.dead:
+            for stream in list(self.streams.values()):
+                cast("Call", stream).leave(why)
+            self.abort()
 
     @property
     def is_answered(self) -> bool:
