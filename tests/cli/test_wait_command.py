@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from support import resources as r
 from support.fetch import fetch
 from support.server import XdsServer
 from support.waiting import wait_until
-from support.wire import DeltaClient, Response
+from support.wire import DeltaClient
 
 from xds.client import Client
 
@@ -21,15 +22,6 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[XdsServer]:
     async with XdsServer(None, "--workers", request.param) as server:
         await server.wait_ready()
         yield server
-
-
-async def with_cluster(node: DeltaClient) -> Response:
-    """Return the first response with the cluster; a stream may begin before a worker has the change."""
-    response = await node.next()
-    while not response.resources:
-        await node.ack(response)
-        response = await node.next()
-    return response
 
 
 async def waited(xds: Run, server: XdsServer, *arguments: str) -> tuple[int, str]:
@@ -46,7 +38,7 @@ async def test_wait_ends_when_the_last_node_has_accepted_the_revision(xds: Run, 
         await client.apply(upsert=[r.static_cluster("a", 1)])
         for node in (one, two):
             await node.subscribe(r.CLUSTER)
-            await node.ack(await with_cluster(node))
+            await node.ack(await node.next())
         code, said = await waited(xds, server)
         assert (code, said.strip()) == (0, "revision 1: 2 of 2 nodes accepted it")
 
@@ -71,7 +63,7 @@ async def test_wait_names_who_rejected_a_revision_and_why(xds: Run, server: XdsS
     ):
         await client.apply(upsert=[r.static_cluster("a", 1)])
         await node.subscribe(r.CLUSTER)
-        await node.nack(await with_cluster(node), "a: no such thing")
+        await node.nack(await node.next(), "a: no such thing")
         await wait_until(client.nodes, lambda told: [each.state for each in told.nodes] == ["rejected"])
         code, said = await waited(xds, server)
         assert code == 8
@@ -117,7 +109,7 @@ async def test_changes_can_wait_for_the_nodes_that_they_concern(xds: Run, server
 
         (tmp_path / "a.json").write_text(json.dumps(r.static_cluster("a", 1)))
         waiting = asyncio.create_task(change("apply", "-f", "a.json"))
-        response = await with_cluster(node)
+        response = await node.next()
         assert not waiting.done()
         await node.ack(response)
         code, said = await waiting
@@ -141,3 +133,60 @@ async def test_changes_can_wait_for_the_nodes_that_they_concern(xds: Run, server
         assert (code, said.splitlines()[-1]) == (0, "revision 5: 0 of 0 nodes accepted it"), "no node of that group"
         code, said = await change("apply", "-f", "a.json", "--dry-run")
         assert (code, "leave one of them out" in said) == (2, True)
+
+
+async def test_a_node_that_is_gone_is_waited_for_also_after_a_restart(xds: Run, tmp_path: Path) -> None:
+    store = {"store.url": f"sqlite:///{tmp_path}/store.db"}
+    async with XdsServer(None, "--workers", "2", settings=store) as server:
+        await server.wait_ready()
+        async with Client(f"127.0.0.1:{server.api_port}") as client, DeltaClient(server.port, node_id="here") as here:
+            await client.apply(upsert=[r.static_cluster("a", 1)])
+            await here.subscribe(r.CLUSTER)
+            await here.ack(await here.next())
+            async with DeltaClient(server.port, node_id="gone") as gone:
+                await gone.subscribe(r.CLUSTER)
+                await gone.ack(await gone.next())
+            code, said = await waited(xds, server, "--timeout", "0.5s")
+            assert code == 7
+            assert "revision 1: 1 of 2 nodes accepted it, 1 gone" in said
+            assert "gone (default): gone since revision 2; it left" in said
+            assert (await waited(xds, server, "--of", "connected"))[0] == 0
+            assert (await waited(xds, server, "--quorum", "50%"))[0] == 0
+            events = await fetch(server.admin_port, "/v1/revisions/1/convergence?of=elsewhere")
+            assert events.status == 422
+            server.kill()
+        await server.wait_ended()
+        server.start()
+        await server.wait_ready()
+        async with DeltaClient(server.port, node_id="gone") as gone:
+            await gone.subscribe(r.CLUSTER)
+            await gone.ack(await gone.next())
+            code, said = await waited(xds, server, "--timeout", "0.5s")
+            assert code == 7
+            assert "revision 1: 1 of 2 nodes accepted it, 1 gone" in said
+            assert "here (default): gone; it left" in said
+            assert "the server ended" in said
+    assert stat.S_IMODE((tmp_path / "store.db.nodes").stat().st_mode) == 0o600
+
+
+async def test_a_node_with_two_streams_counts_once_as_the_worse_of_them(xds: Run, server: XdsServer) -> None:
+    async with (
+        Client(f"127.0.0.1:{server.api_port}") as client,
+        DeltaClient(server.port, node_id="twice") as one,
+        DeltaClient(server.port, node_id="twice") as two,
+    ):
+        await client.apply(upsert=[r.static_cluster("a", 1)])
+        for node in (one, two):
+            await node.subscribe(r.CLUSTER)
+        await one.ack(await one.next())
+        refused = await two.next()
+        code, said = await waited(xds, server, "--timeout", "0")
+        assert (code, said.splitlines()[0]) == (7, "revision 1: 0 of 1 node accepted it, 1 pending")
+        await two.nack(refused, "no")
+        code, said = await waited(xds, server)
+        assert (code, said.splitlines()[0]) == (8, "revision 1: 0 of 1 node accepted it, 1 rejected")
+        await client.apply(upsert=[r.static_cluster("a", 2)])
+        for node in (one, two):
+            await node.ack(await node.next())
+        code, said = await waited(xds, server)
+        assert (code, said.strip()) == (0, "revision 2: 1 of 1 node accepted it")

@@ -29,14 +29,17 @@ async def app(request: pytest.FixtureRequest) -> AsyncIterator[App]:
     await app.stop()
 
 
+async def applied(app: App, change: Changeset) -> int:
+    """Make a change; return its revision once every process serves it."""
+    app.apply(change)
+    assert await app.lacking(app.catalog.revision) == ()
+    return app.catalog.revision
+
+
 async def synced(client: DeltaClient) -> None:
-    """Subscribe, and accept responses until one has the cluster: a stream may begin before a change is published."""
+    """Subscribe, and accept the first response."""
     await client.subscribe(CLUSTER)
-    response = await client.next()
-    while not response.resources:
-        await client.ack(response)
-        response = await client.next()
-    await client.ack(response)
+    await client.ack(await client.next())
 
 
 async def counted(app: App, revision: int) -> tuple[int, int, int]:
@@ -44,8 +47,7 @@ async def counted(app: App, revision: int) -> tuple[int, int, int]:
 
 
 async def test_answers_are_counted_over_all_workers(app: App) -> None:
-    app.apply(cluster("a", 1))
-    first = app.catalog.revision
+    first = await applied(app, cluster("a", 1))
     clients = [DeltaClient(str(app.address), node_id=f"n{number}") for number in range(6)]
     for client in clients:
         await client.__aenter__()
@@ -67,7 +69,7 @@ async def test_answers_are_counted_over_all_workers(app: App) -> None:
 
 
 async def test_a_waiter_is_told_of_progress_and_of_the_end(app: App) -> None:
-    app.apply(cluster("a", 1))
+    await applied(app, cluster("a", 1))
     async with DeltaClient(str(app.address), node_id="n1") as one, DeltaClient(str(app.address), node_id="n2") as two:
         for client in (one, two):
             await synced(client)
@@ -89,13 +91,11 @@ async def test_a_waiter_is_told_of_progress_and_of_the_end(app: App) -> None:
 
 
 async def test_a_waiter_is_told_of_rejections_and_of_the_time_being_over(app: App) -> None:
-    app.apply(cluster("a", 1))
+    await applied(app, cluster("a", 1))
     async with DeltaClient(str(app.address), node_id="n1") as client:
         await client.subscribe(CLUSTER)
         response = await client.next()
-        while not response.resources:
-            await client.ack(response)
-            response = await client.next()
+        assert response.names == {"a"}
         goal = Goal(revision=app.catalog.revision)
         last = [each async for each in watch_convergence(app.debts, goal, timeout_s=0.3)][-1]
         assert (last.pending, last.verdict) == (1, Verdict.PENDING)
