@@ -17,7 +17,6 @@ from xds.registry.known_nodes import KnownNode
 APPLICATION_ID = 0x78646E31
 """Marks the file as one of known nodes, in its first form ("xdn1")."""
 BUSY_S = 5.0
-ROWS_AT_ONCE = 1_000
 TABLES = """
 CREATE TABLE nodes (id TEXT PRIMARY KEY, node TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE server (alive_ms INTEGER NOT NULL);

@@ -294,7 +294,7 @@ class XdsCall(Call):
             self.connection.charge(CHORES_PER_MALFORMED)
 
     @property
-    def address(self) -> str:
+    def peer_address(self) -> str:
         """Where the client connects from."""
         return self.connection.address
 

@@ -46,7 +46,7 @@ class Sink(Protocol):
     """The transport's side of one stream."""
 
     @property
-    def address(self) -> str:
+    def peer_address(self) -> str:
         """Where the client connects from, "" if that is not known."""
         ...
 

@@ -18,7 +18,7 @@ from xds.protocol.hub import Hub
 from xds.protocol.policy import METHODS, SERVICES, Method
 from xds.protocol.responses import Part
 from xds.transport.dispatcher import Dispatcher
-from xds.transport.grpcio_clients import ClientCheck, ClientWatch
+from xds.transport.grpcio_clients import ClientCheck, ClientWatch, address_text
 from xds.transport.grpcio_tls import GrpcioCertificates
 from xds.transport.grpcio_tokens import TokenCheck, admitted
 from xds.transport.tls import TlsFiles
@@ -145,6 +145,11 @@ class _Call:
         self._told = True
         if self._writer is None and self._refusal is None:
             self._writer = asyncio.get_running_loop().create_task(self._write(None))
+
+    @property
+    def peer_address(self) -> str:
+        """Where the client connects from."""
+        return address_text(self.address)
 
     def probe(self, within_s: float, why: str) -> None:
         """Do nothing: gRPC sends no ping on request. Its keepalive closes connections whose clients are gone."""
