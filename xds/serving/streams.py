@@ -434,7 +434,7 @@ class Streams:
 
 def address_of(session: Session) -> str:
     """Return where the client of a session connects from."""
-    return str(session.streams[0].owner.address)
+    return str(session.streams[0].owner.peer_address)
 
 
 def _limits(settings: Settings) -> Limits:
