@@ -24,6 +24,7 @@ from xds.protocol.hub import Hub
 from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering, Variant
 from xds.protocol.responses import Encoding, Part
+from xds.protocol.session_watch import SessionWatch
 from xds.protocol.sessions import Stream
 from xds.protocol.status import Event
 
@@ -44,6 +45,7 @@ class World:
         groups: GroupTable | None = None,
         share: Share = share_with_nobody,
         step_cache: StepCache | None = None,
+        watch: SessionWatch | None = None,
     ) -> None:
         self.catalog = Catalog(check_references=False)
         if groups is not None:
@@ -56,6 +58,7 @@ class World:
             limits=limits,
             share=share,
             step_cache=step_cache,
+            watch=watch,
         )
         self.now = 1000.0
         self.clients: list[Client] = []

@@ -19,7 +19,7 @@ T = TypeVar("T")
 SHARED_MAX = 4_096
 """Texts and localities that records are looked up in, so that equal ones are one object."""
 NOWHERE = Locality()
-RECORD_BYTES = 700
+RECORD_BYTES = 550
 """Memory of a record without the characters of its texts, in all tables; bench/known_nodes.py measures it."""
 SERVER_ENDED = "the server ended"
 PROCESS_ENDED = "the worker that served it ended"
@@ -93,10 +93,9 @@ class _Record:
 
     @property
     def size_bytes(self) -> int:
-        texts = (self.id, self.group, self.cluster, self.address, self.user_agent, self.left_because, *self.identity)
         place = self.locality
-        own = sum(map(len, texts)) + len(place.region) + len(place.zone) + len(place.sub_zone)
-        return RECORD_BYTES + own
+        texts = (self.id, self.group, self.cluster, self.address, self.user_agent, self.left_because, *self.identity)
+        return RECORD_BYTES + sum(map(_bytes_of, (*texts, place.region, place.zone, place.sub_zone)))
 
     def known(self, now_ms: int) -> KnownNode:
         is_connected = self.process is not None
@@ -294,7 +293,7 @@ class KnownNodes:
             return
         group = self._share(event.group)
         if (record.process, record.session) == (process, event.session):
-            self._bytes += len(group) - len(record.group)
+            self._bytes += _bytes_of(group) - _bytes_of(record.group)
             record.group = group
             self._note_change(record)
         else:
@@ -325,8 +324,8 @@ class KnownNodes:
     def _leave(self, record: _Record, at_ms: int, why: str) -> None:
         record.process, record.session = None, 0
         record.last_seen_ms = at_ms
-        self._bytes += len(why) - len(record.left_because)
-        record.left_because = why
+        self._bytes += _bytes_of(why) - _bytes_of(record.left_because)
+        record.left_because = self._share(why)
         if not record.replica:
             self._note_gone(record)
 
@@ -431,7 +430,7 @@ class KnownNodes:
         for record in [each for each in self._records.values() if each.replica == replica]:
             record.replica = ""
             if record.process is None:
-                self._bytes += len(why) - len(record.left_because)
+                self._bytes += _bytes_of(why) - _bytes_of(record.left_because)
                 record.last_seen_ms, record.left_because = now_ms, why
                 self._note_gone(record)
             self._note_change(record)
@@ -518,6 +517,11 @@ class _Described(Protocol):
     def user_agent(self) -> str: ...
     @property
     def locality(self) -> Locality: ...
+
+
+def _bytes_of(text: str) -> int:
+    """Return the memory of a text's characters, at most."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 def _describe(record: _Record, node: _Described, share: Callable[[Any], Any]) -> None:
