@@ -64,9 +64,9 @@ class FaultyHub(Hub):
         self.wires[stream] = Wire(variant is Variant.DELTA, connection)
         return stream
 
-    def close(self, stream: Stream) -> None:
+    def close(self, stream: Stream, why: str = "") -> None:
         del self.wires[stream]
-        super().close(stream)
+        super().close(stream, why)
 
     def receive(self, stream: Stream, data: bytes, now: float) -> None:
         over = self.wires[stream]

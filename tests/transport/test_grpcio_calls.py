@@ -57,7 +57,7 @@ class Dispatcher:
         self.stream = SimpleNamespace(settled=False)
         self.faults: list[Exception] = []
 
-    def close(self, stream: Any) -> None:
+    def close(self, stream: Any, why: str) -> None:
         """Forget a stream."""
 
     def report_fault(self, error: Exception) -> None:

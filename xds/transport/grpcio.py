@@ -192,34 +192,25 @@ class _Call:
             self._dispatcher.report_fault(error)
             self.end(Status.INTERNAL, "internal error")
 
-    @property
-    def _why(self) -> str:
-        """Why the stream has ended, for operators."""
-        refusal = self._refusal
-        if refusal is not None:
-            return f"{refusal.status.name}: {refusal.message}"
-        return (
-            "the client reset its stream, or its connection closed"
-            if self._context.cancelled()
-            else "the client ended its stream"
-        )
-
     async def run(self) -> None:
         """Read until the client is done, or raise what the stream must end with."""
+        why = "the client ended its stream"
         try:
             while isinstance(data := await self._context.read(), bytes):  # else aio.EOF
                 self._dispatcher.receive(self.stream, data)
         except StreamRefusedError as refusal:
-            self._refusal = refusal
+            self._refusal, why = refusal, _told(refusal)
             raise
         except asyncio.CancelledError:
             if self._refusal is None:
+                why = "the client reset its stream, or its connection closed"
                 raise
             assert self._task is not None
             self._task.uncancel()
+            why = _told(self._refusal)
             raise self._refusal from None
         finally:
-            self._dispatcher.close(self.stream, self._why)
+            self._dispatcher.close(self.stream, why)
             if self._writer is not None:
                 await self._end_write(self._writer)
 
@@ -233,6 +224,11 @@ class _Call:
                 await asyncio.wait({writer}, timeout=ABORT_TIMEOUT_S)
         finally:
             writer.cancel()
+
+
+def _told(refusal: StreamRefusedError) -> str:
+    """Return what a client is told as its stream ends."""
+    return f"{refusal.status.name}: {refusal.message}"
 
 
 def _why_not_bound(address: Address, error: RuntimeError) -> OSError:
