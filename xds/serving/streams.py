@@ -81,9 +81,9 @@ class Streams:
     ) -> None:
         """Create them; ``processes`` of the server share the memory.
 
-        ``name`` is that of this worker.
-        ``on_published`` is called with each revision that new streams are sent from now on. ``on_sessions`` is called
-        with what happens to the sessions, in batches; without it, ``known`` is kept by it.
+        ``name`` is that of this worker. ``on_published`` is called with each revision that new streams are sent from
+        now on. ``on_sessions`` is called with what happens to the sessions, in batches; without it, ``known`` is kept
+        by it.
         """
         self.settings = settings
         self._name = name
@@ -101,18 +101,11 @@ class Streams:
         self._sessions = SessionFeed(on_sessions or self._note_sessions)
         self._found: tuple[frozenset[str], int, list[Session]] = (frozenset(), 0, [])
         """The nodes that were looked for last, the number of sessions by then, and their sessions."""
-        protocol = settings.protocol
         self.hub = Hub(
             catalog,
             knows_type=self._knows_type,
-            ordering=Ordering(
-                enabled=protocol.ordering,
-                hold_timeout_s=protocol.hold_timeout_s,
-                listener_drain_s=protocol.listener_drain_s,
-            ),
-            encoding=Encoding(
-                response_bytes_max=protocol.response_bytes_max, identifier=f"xds-control-plane/{__version__}"
-            ),
+            ordering=_ordering(settings),
+            encoding=_encoding(settings),
             limits=_limits(settings),
             share=share,
             watch=self._sessions,
@@ -435,6 +428,20 @@ class Streams:
 def address_of(session: Session) -> str:
     """Return where the client of a session connects from."""
     return str(session.streams[0].owner.peer_address)
+
+
+def _ordering(settings: Settings) -> Ordering:
+    protocol = settings.protocol
+    return Ordering(
+        enabled=protocol.ordering,
+        hold_timeout_s=protocol.hold_timeout_s,
+        listener_drain_s=protocol.listener_drain_s,
+    )
+
+
+def _encoding(settings: Settings) -> Encoding:
+    identifier = f"xds-control-plane/{__version__}"
+    return Encoding(response_bytes_max=settings.protocol.response_bytes_max, identifier=identifier)
 
 
 def _limits(settings: Settings) -> Limits:
