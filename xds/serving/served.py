@@ -1,7 +1,7 @@
 """Which revision each process of a server has published to its streams, and who waits for that."""
 
 import asyncio
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -26,8 +26,8 @@ class ServedRevisions(Generic[P]):
     A process that was waited for in vain is *late*: until it publishes something, it is waited for no more.
     """
 
-    def __init__(self) -> None:
-        self._served: dict[P, int] = {}
+    def __init__(self, served: Mapping[P, int] | None = None) -> None:
+        self._served: dict[P, int] = dict(served or {})
         self._waiting: dict[int, _Waiting[P]] = {}
         self._late: set[P] = set()
 

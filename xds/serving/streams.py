@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Set
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xds.address import Address
@@ -94,8 +95,7 @@ class Streams:
         self.known = KnownNodes() if known is None else known
         """The known nodes, where they are kept in this process."""
         self._on_published = on_published
-        self._served = ServedRevisions[int]()
-        self._served.note(OWN_PROCESS, 0)
+        self._served = ServedRevisions[int]({OWN_PROCESS: 0})
         self._given = 0
         """The last revision that was to be published."""
         self._sessions = SessionFeed(on_sessions or self._note_sessions)
@@ -117,8 +117,7 @@ class Streams:
         self._memory = MemoryWatch(settings.overload, reader(settings.overload, processes), self._on_memory)
         self.on_memory: Callable[[MemoryState], None] = lambda _state: None
         """Called with the state of the memory, every second."""
-        rejection_log = RejectionLog()
-        self._rejections = Rejections(on_rejected or (lambda rejected: rejection_log.take(0, rejected)))
+        self._rejections = Rejections(on_rejected or partial(RejectionLog().take, 0))
         self.connections_max = settings.connections.xds_max
         """Lower it before ``start`` if there are too few descriptors."""
         self.tls_failures: Counter[str] = Counter()
