@@ -37,7 +37,7 @@ async def browser() -> AsyncIterator[Browser]:
     path = chromium()
     async with async_playwright() as playwright:
         # A container's /dev/shm is often small, and root may not use the sandbox; only pages of the tests are loaded.
-        arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-prefers-reduced-motion"]
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         made = await playwright.chromium.launch(executable_path=path, args=arguments)
         try:
             yield made
@@ -85,8 +85,11 @@ def _axe() -> str:
     return files("axe_playwright_python").joinpath("axe.min.js").read_text()
 
 
-async def violations(page: Page) -> list[str]:
-    """Return what axe-core finds wrong with a page, each with the elements. The page's policy stays in force."""
+async def violations(page: Page, *rules: str) -> list[str]:
+    """Return what axe-core finds wrong with a page by some rules, or by all, each with the elements.
+
+    The page's Content-Security-Policy stays in force.
+    """
     # In a world of its own, scripts are not subject to the page's Content-Security-Policy.
     session = await page.context.new_cdp_session(page)
     tree = await session.send("Page.getFrameTree")
@@ -95,7 +98,8 @@ async def violations(page: Page) -> list[str]:
     )
     where = {"contextId": world["executionContextId"], "returnByValue": True, "awaitPromise": True}
     await session.send("Runtime.evaluate", {"expression": _axe(), **where})
-    options = json.dumps({"runOnly": {"type": "tag", "values": AXE_TAGS}, "resultTypes": ["violations"]})
+    run_only = {"type": "rule", "values": rules} if rules else {"type": "tag", "values": AXE_TAGS}
+    options = json.dumps({"runOnly": run_only, "resultTypes": ["violations"]})
     script = f"axe.run(document, {options}).then(found => JSON.stringify(found.violations))"
     async with asyncio.timeout(60):
         answer = await session.send("Runtime.evaluate", {"expression": script, **where})

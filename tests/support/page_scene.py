@@ -98,6 +98,12 @@ class Scene:
             timeout_s=60,
         )
 
+    async def wait_accepted(self, revision: int) -> None:
+        """Wait until nine of ten connected nodes have accepted a revision."""
+        path = f"/v1/revisions/{revision}/convergence?quorum=0.9&rejected_max=1000&wait_s=30"
+        answer = (await self.api.get(path)).json()
+        assert answer["verdict"] == "reached", answer
+
     async def close(self) -> None:
         """Disconnect all."""
         await asyncio.gather(*(each.stop() for each in self.sidecars))

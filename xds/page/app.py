@@ -26,7 +26,7 @@ from xds.api.http_port import CERTIFICATE
 from xds.api.operations import Operations
 from xds.api.permitted import Permitted
 from xds.page import fleet_views, history_views, resource_views
-from xds.page.live import Live, TooManyError
+from xds.page.live import Live, TooManyError, stamp_of
 from xds.page.rendering import ROOT, Asset, address, environment, load_assets
 from xds.page.sessions import SESSION_S, Sessions
 from xds.page.visit import Answer, PageNotFoundError, Visit, WrongRequestError
@@ -240,6 +240,8 @@ class Page:
             if method == "POST":
                 form = await _form_of(request)
                 visit = Visit(request, visit.operations, self._admission, call, form)
+            # Before what is shown is read: a change meanwhile makes the page read itself again.
+            stamp = await stamp_of(visit.operations) if method == "GET" else ""
             answer = await view(visit)
         except (WrongRequestError, PageNotFoundError) as error:
             return self._error(request, 404 if isinstance(error, PageNotFoundError) else 400, str(error), call)
@@ -248,7 +250,7 @@ class Page:
             return self._error(request, told.http, told.message, call, told.more.get("problems", ()))
         if answer.location:
             return RedirectResponse(answer.location, 303)
-        return self._render(request, visit, answer)
+        return self._render(request, visit, answer, stamp)
 
     async def _stream(self, request: Request, call: Call) -> Response:
         try:
@@ -276,7 +278,7 @@ class Page:
         content = {"code": status, "text": text, "problems": problems}
         return self._render(request, visit, Answer("error.html", content, status))
 
-    def _render(self, request: Request, visit: Visit | None, answer: Answer) -> Response:
+    def _render(self, request: Request, visit: Visit | None, answer: Answer, stamp: str = "") -> Response:
         assert self._templates is not None
         about: dict[str, Any] = {"page": request.url.path.removeprefix(f"{ROOT}/"), "caller": None}
         if visit is not None:
@@ -287,7 +289,7 @@ class Page:
                 "served": visit.operations.revision,
                 "stale": visit.operations.stale_because,
                 "now_ms": int(time.time() * 1000),
-                "here": _path_of(request),
+                "stamp": stamp,
             }
         text = self._templates.get_template(answer.template).render(about | dict(answer.content))
         return Response(text.encode("utf-8", "replace"), answer.status, media_type="text/html; charset=utf-8")

@@ -57,7 +57,7 @@ async def _stamps(operations: Permitted) -> AsyncIterator[str | None]:
     """Yield a digest of what the caller sees of the fleet, at once and whenever it changes; None as a beat."""
     last, since_s = "", 0.0
     while True:
-        stamp = await _stamp(operations)
+        stamp = await stamp_of(operations)
         if stamp != last:
             yield stamp
             last, since_s = stamp, 0.0
@@ -68,7 +68,8 @@ async def _stamps(operations: Permitted) -> AsyncIterator[str | None]:
         since_s += ASK_EVERY_S
 
 
-async def _stamp(operations: Permitted) -> str:
+async def stamp_of(operations: Permitted) -> str:
+    """Return a digest of what the caller sees of the fleet."""
     found = await operations.debts()
     groups = sorted((group, sorted(counts.items())) for group, counts in found.by_group.items())
     seen = (operations.revision, operations.epoch, operations.stale_because, found.missing_workers, groups)

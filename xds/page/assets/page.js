@@ -89,7 +89,7 @@ let retry = 0;
 let reading = false;
 let again = false;
 let readAt = Date.now();
-let last = "";
+let last = document.body.dataset.stamp; // of what is shown
 
 function say(state, text) {
   if (liveness.dataset.is !== state) {
@@ -136,6 +136,7 @@ async function read() {
       const [from, to] = [document.querySelector(where), fresh.querySelector(where)];
       if (from && to) morph(from, to);
     }
+    last = fresh.body.dataset.stamp;
     readAt = Date.now();
     noteFound();
   } catch {
@@ -161,10 +162,8 @@ function connect() {
   heard();
   source.addEventListener("stamp", (event) => {
     heard();
-    // The first stamp after a connection is compared with the last one heard: what happened meanwhile is not missed.
-    if (event.data !== last && last !== "" || !lost.hidden) read();
+    if (JSON.parse(event.data) !== last || !lost.hidden) read();
     else noteFound();
-    last = event.data;
   });
   source.addEventListener("beat", () => {
     heard();
