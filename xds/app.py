@@ -4,7 +4,7 @@ import asyncio
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -404,6 +404,10 @@ class App:
     async def lacking(self, revision: int) -> tuple[str, ...]:
         """Return once streams that begin are sent a revision, or after a second: the processes that lack it."""
         return await self._streams.lacking(revision)
+
+    def probe_nodes(self, node_ids: Iterable[str]) -> None:
+        """Close the connections of nodes that have newer streams elsewhere, unless their clients answer a ping."""
+        self._streams.probe_nodes(node_ids)
 
     async def debts(self) -> Debts:
         """Return what the connected clients owe, from all worker processes. Raises UnansweredError if none answers."""

@@ -17,6 +17,7 @@ from xds.address import Address, BindError, host_names
 from xds.connection_settings import ConnectionSettings
 from xds.fleet_settings import FleetSettings
 from xds.overload_settings import OverloadSettings
+from xds.replica_settings import ReplicaSettings, replica_problems
 from xds.setting_types import FilePath, FilePaths, why_unreadable
 from xds.store.keys import KeysError, KeySource, read_key_file
 from xds.store.opening import StoreUrlError, beside_store, check_url, etcd_parts
@@ -344,6 +345,7 @@ class Settings(BaseSettings):
     connections: ConnectionSettings = ConnectionSettings()
     overload: OverloadSettings = OverloadSettings()
     fleet: FleetSettings = FleetSettings()
+    replicas: ReplicaSettings = ReplicaSettings()
 
     if TYPE_CHECKING:
         # Type checkers would ask for each field's own type, but an address may be text and a section a dict.
@@ -411,7 +413,7 @@ class Settings(BaseSettings):
         problems += self.identity.token_problems(listen=self.listen, has_tls=self.tls.mode != "off")
         problems += [*_worker_problems(self.transport), *_api_problems(self), *_store_problems(self.store)]
         problems += _key_problems(self.store)
-        problems += _overload_problems(self.overload)
+        problems += [*_overload_problems(self.overload), *replica_problems(self.replicas)]
         if self.directory is not None and self.directory.exists() and not self.directory.is_dir():
             problems.append((("directory",), f"{str(self.directory)!r} is not a directory"))
         if problems:

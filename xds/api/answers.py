@@ -313,6 +313,7 @@ def convergence_json(found: Convergence) -> dict[str, Any]:
         "gone": found.gone,
         "of": found.goal.of,
         "missing_workers": list(found.missing_workers),
+        "missing_replicas": list(found.missing_replicas),
         "lacking": [
             {
                 "id": each.id,

@@ -79,7 +79,8 @@ class Convergence:
     """The numbers of nodes that have accepted a revision, or not. ``gone`` are known and not connected.
 
     ``published`` is the oldest revision that all processes serve: while it is older than the goal, nothing is known of
-    the goal's own revision. ``missing_workers`` did not answer, so their nodes are not counted.
+    the goal's own revision. ``missing_workers`` and ``missing_replicas`` did not answer, so their nodes are not
+    counted as connected. ``is_blind``: a missing replica may have nodes that nobody else knows of.
     """
 
     goal: Goal
@@ -89,6 +90,8 @@ class Convergence:
     rejected: int
     gone: int = 0
     missing_workers: tuple[str, ...] = ()
+    missing_replicas: tuple[str, ...] = ()
+    is_blind: bool = False
     lacking: tuple[LackingNode, ...] = ()
     """Some of the nodes that have not accepted it, in the last answer."""
 
@@ -105,7 +108,9 @@ class Convergence:
             return Verdict.PENDING
         if self.rejected > self.goal.rejected_max:
             return Verdict.REJECTED
-        if self.missing_workers or self.accepted < ceil(self.goal.quorum * self.nodes - 1e-9):
+        if self.missing_workers or (self.is_blind and self.goal.of == KNOWN):
+            return Verdict.PENDING
+        if self.accepted < ceil(self.goal.quorum * self.nodes - 1e-9):
             return Verdict.PENDING
         return Verdict.REACHED
 
@@ -122,6 +127,8 @@ async def convergence(debts: Callable[[], Awaitable[Debts]], goal: Goal) -> Conv
         rejected=rejected,
         gone=found.gone_of(goal.group),
         missing_workers=found.missing_workers,
+        missing_replicas=found.missing_replicas,
+        is_blind=found.is_blind,
     )
 
 

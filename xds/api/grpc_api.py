@@ -12,6 +12,7 @@ import structlog
 from google.protobuf import json_format
 from grpc import aio
 
+from xds._generated import replicas_pb2
 from xds._generated import snapshots_pb2 as pb
 from xds.access.audit import RECORDS_MAX, AuditFilter
 from xds.address import Address, BindError
@@ -64,6 +65,8 @@ from xds.transport.tls import TlsFiles
 
 log = structlog.get_logger("xds")
 SERVICE = "xds_control_plane.api.v1.Snapshots"
+REPLICAS_SERVICE = "xds_control_plane.replicas.v1.Replicas"
+AnswerReplica = Callable[[replicas_pb2.Question], Awaitable[replicas_pb2.Answer]]
 IN_FLIGHT_MAX = 1_000
 """Endpoint pushes of one stream that may wait for their outcome at a time."""
 LARGE_CALLS = frozenset({"Apply", "ApplyGroups", "Replace"})
@@ -125,7 +128,10 @@ class GrpcApi:
         intake: Intake | None = None,
         limits: GrpcLimits | None = None,
         on_tls_problem: Callable[[str], None] = lambda _problem: None,
+        answer_replica: AnswerReplica | None = None,
     ) -> None:
+        """``answer_replica`` answers the questions of other replicas, if there may be any."""
+        self._answer_replica = answer_replica
         self.address = address
         self._admission = GrpcAdmission(operations, admission)
         self._tls = tls
@@ -160,6 +166,9 @@ class GrpcApi:
             ],
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        if self._answer_replica is not None:
+            handlers = self._replica_handlers(self._answer_replica)
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(REPLICAS_SERVICE, handlers),))
         target = str(self.address)
         try:
             if self._tls is None:
@@ -228,6 +237,14 @@ class GrpcApi:
         )
         handlers["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=_encode)
         return handlers
+
+    def _replica_handlers(self, answer: AnswerReplica) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+        async def asked(question: replicas_pb2.Question, operations: Permitted) -> replicas_pb2.Answer:
+            operations.must_answer_replicas()
+            return await answer(question)
+
+        handle = self._answering("AskReplica", replicas_pb2.Question, asked, self._questions)
+        return {"Ask": grpc.stream_unary_rpc_method_handler(handle, response_serializer=_encode)}
 
     def _answering(
         self, name: str, message_class: Any, call: Handler, intake: Intake

@@ -165,6 +165,7 @@ def convergence_message(found: Convergence) -> pb.Convergence:
         of=found.goal.of,
         verdict=found.verdict.value,
         missing_workers=found.missing_workers,
+        missing_replicas=found.missing_replicas,
         lacking=[
             pb.LackingNode(
                 id=each.id,

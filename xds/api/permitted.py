@@ -343,6 +343,10 @@ class Permitted:
             raise UnknownNodeError(f"no node {node_id!r} is connected")
         return seen
 
+    def must_answer_replicas(self) -> None:
+        """Raise ForbiddenError if the caller may not ask what another replica asks: it has the nodes of all groups."""
+        self._must_everywhere(READ)
+
     @asynccontextmanager
     async def backup(self) -> AsyncIterator[StoreCopy]:
         """Copy the store's file; see ``Operations.backup``."""

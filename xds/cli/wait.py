@@ -186,6 +186,8 @@ def finish(found: "Convergence", *, is_printed: bool) -> None:
     """Print the last answer, unless it is printed already, and exit with its code unless the revision was reached."""
     for worker in found.missing_workers:
         warn(f"{worker} of the server did not answer: its nodes are missing")
+    for replica in found.missing_replicas:
+        warn(f"the replica {replica}: its nodes are missing")
     if not is_printed:
         _print(found)
     code = {"reached": 0, "pending": EXIT_TIMED_OUT, "rejected": EXIT_NODES_REJECTED}[found.verdict]

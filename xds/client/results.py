@@ -301,6 +301,8 @@ class Convergence:
     """Nodes that are known and not connected."""
     of: str = "known"
     """Which nodes count: ``known`` or ``connected`` ones."""
+    missing_replicas: tuple[str, ...] = ()
+    """Replicas that did not answer, each with the reason. Their nodes count as gone, or not at all."""
 
     @property
     def nodes(self) -> int:
@@ -322,6 +324,7 @@ def convergence_of(message: Any) -> Convergence:
         tuple(lacking),
         message.gone,
         message.of,
+        tuple(message.missing_replicas),
     )
 
 

@@ -62,6 +62,12 @@ class Debts:
     """The processes that did not answer, whose clients are not counted."""
     gone: Mapping[str, int] = field(default_factory=dict)
     """The numbers of known clients that are not connected, by group."""
+    uncounted: tuple[str, ...] = ()
+    """The ids of those that count as gone and have connected since the answers."""
+    missing_replicas: tuple[str, ...] = ()
+    """The replicas that did not answer, each with the reason; their clients are not counted."""
+    is_blind: bool = False
+    """Whether a missing replica may have clients that nobody else knows of: it has its lease, or was never read."""
 
     @classmethod
     def sum(cls, several: Iterable["Debts"]) -> "Debts":

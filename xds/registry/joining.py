@@ -39,7 +39,8 @@ def joined_debts(
             for group, debt in several:
                 _add(by_group, group, debt, -1)
             _add(by_group, known.group_of(node_id) or several[-1][0], worst(debt for _, debt in several), 1)
-    return replace(found, by_group=by_group, gone=_gone(answers, known, journal, missing))
+    gone, uncounted = _gone(answers, known, journal, missing)
+    return replace(found, by_group=by_group, gone=gone, uncounted=uncounted)
 
 
 def _add(by_group: dict[str, dict[Debt, int]], group: str, debt: Debt, count: int) -> None:
@@ -53,7 +54,9 @@ def _add(by_group: dict[str, dict[Debt, int]], group: str, debt: Debt, count: in
 
 def _gone(
     answers: Mapping[int, ProcessDebts], known: KnownNodes, journal: Journal, missing: Set[int]
-) -> Mapping[str, int]:
+) -> tuple[Mapping[str, int], tuple[str, ...]]:
+    """Return how many nodes count as gone, by group, and those of them that have connected since the answers."""
+    uncounted: list[str] = []
     gone = dict(known.gone_by_group)
     begun: set[tuple[int, int, str]] = set()
     left: set[str] = set()
@@ -75,11 +78,14 @@ def _gone(
         if group is None:
             continue
         was_there = node_id in left or _was_there(node_id, known, answers.keys() | missing, begun)
-        change = int(not was_there) - int(known.is_gone(node_id))
+        is_gone = known.is_gone(node_id)
+        change = int(not was_there) - int(is_gone)
+        if not was_there and not is_gone:
+            uncounted.append(node_id)
         gone[group] = gone.get(group, 0) + change
         if not gone[group]:
             del gone[group]
-    return gone
+    return gone, tuple(uncounted)
 
 
 def _was_there(node_id: str, known: KnownNodes, processes: Set[int], begun: Iterable[tuple[int, int, str]]) -> bool:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from xds.model.groups import Locality
+from xds.registry.change_log import ChangeLog
 from xds.registry.session_events import SessionBegan, SessionEnded, SessionEvent, SessionMoved
 
 T = TypeVar("T")
@@ -169,6 +170,7 @@ class KnownNodes:
         """The number of events of each process."""
         self._journals: list[Journal] = []
         self._shared: dict[object, object] = {}
+        self._log: ChangeLog | None = None
         self._unwritten: dict[str, None] | None = None
         """The ids of nodes that changed or were forgotten since the last ``take_unwritten``, None before the first."""
 
@@ -406,13 +408,14 @@ class KnownNodes:
             if record is None:
                 self._learn(replica, node, now_ms)
                 continue
-            was_gone = self._is_gone(record)
+            was_gone, was_there = self._is_gone(record), record.replica == replica
             record.first_seen_ms = min(record.first_seen_ms, node.first_seen_ms)
             if node.is_connected:
                 record.replica = self._share(replica)
             elif record.replica == replica:
                 record.replica = ""
-            if record.process is None and (node.is_connected or node.last_seen_ms > record.last_seen_ms):
+            is_newer = node.is_connected or was_there or node.last_seen_ms > record.last_seen_ms
+            if record.process is None and is_newer:
                 if was_gone:
                     self._not_gone(record)
                     was_gone = False
@@ -423,7 +426,7 @@ class KnownNodes:
                 self._not_gone(record)
             elif self._is_gone(record) and not was_gone:
                 self._note_gone(record)
-            self._note_change(record)
+            self._note_change(record, is_own=False)
 
     def end_replica(self, replica: str, now_ms: int, why: str = "its replica ended") -> None:
         """Note that another replica serves no nodes any more."""
@@ -433,7 +436,7 @@ class KnownNodes:
                 self._bytes += _bytes_of(why) - _bytes_of(record.left_because)
                 record.last_seen_ms, record.left_because = now_ms, why
                 self._note_gone(record)
-            self._note_change(record)
+            self._note_change(record, is_own=False)
 
     def load(self, nodes: Iterable[KnownNode], now_ms: int) -> None:
         """Take the nodes that a file has. Those that were connected are gone now, and awaited since ``began_ms``."""
@@ -471,6 +474,20 @@ class KnownNodes:
     def _is_gone(self, record: _Record) -> bool:
         return record.process is None and not record.replica
 
+    def follow(self) -> None:
+        """Keep a log of the changes from now on, for ``changes``."""
+        self._log = ChangeLog(self._records)
+
+    def changes(self, since: int, most: int, now_ms: int) -> tuple[list[KnownNode], int]:
+        """Return up to ``most`` nodes that changed here after the change with a number, and the last one's number.
+
+        What was merged from another replica is no change, unless the node was not known before. Nodes that were
+        forgotten are left out. Call ``follow`` before.
+        """
+        assert self._log is not None, "followed"
+        ids, serial = self._log.since(since, most)
+        return [self._records[node_id].known(now_ms) for node_id in ids], serial
+
     # --- For a file --------------------------------------------------------------------------------------------------
 
     def take_unwritten(self, now_ms: int, most: int) -> tuple[list[KnownNode], list[str]]:
@@ -491,7 +508,12 @@ class KnownNodes:
         if self._unwritten is not None:
             self._unwritten |= dict.fromkeys(node_ids)
 
-    def _note_change(self, record: _Record) -> None:
+    def _note_change(self, record: _Record, *, is_own: bool = True) -> None:
+        if self._log is not None:
+            if record.id not in self._records:
+                self._log.forget(record.id)
+            elif is_own:
+                self._log.note(record.id)
         if self._unwritten is not None:
             self._unwritten[record.id] = None
 

@@ -8,7 +8,7 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -136,6 +136,10 @@ class Streams:
         older = self.known.note(OWN_PROCESS, events)
         if older:
             self.probe({each.session for each in older})
+
+    def probe_nodes(self, node_ids: Iterable[str]) -> None:
+        """Do the same for all sessions of nodes, which have newer streams elsewhere."""
+        self.probe({each.session for node_id in node_ids for each in self.known.sessions(node_id)})
 
     def probe(self, sessions: Set[int]) -> None:
         """Close the connections of sessions whose clients do not answer: their nodes have newer streams."""

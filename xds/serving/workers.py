@@ -10,7 +10,7 @@ import dataclasses
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import structlog
@@ -369,6 +369,11 @@ class WorkerStreams:
         if replaced:
             streams = figures.streams if figures is not None else 0
             log.error("a worker ended and is replaced", pid=worker.pid, code=code, streams=streams)
+
+    def probe_nodes(self, node_ids: Iterable[str]) -> None:
+        """Find out whether the clients of nodes are still there, which have newer streams elsewhere."""
+        if self._pool is not None:
+            self._probe([each for node_id in node_ids for each in self.known.sessions(node_id)])
 
     def _probe(self, older: list[Place]) -> None:
         """Have the workers find out whether the clients of these sessions are still there."""

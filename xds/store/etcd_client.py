@@ -1,4 +1,4 @@
-"""A client of etcd's v3 API on grpcio: transactions, ranges and watches, on any member that answers.
+"""A client of etcd's v3 API on grpcio: transactions, ranges, watches and leases, on any member that answers.
 
 Source: etcd's API reference, v3.4 and newer (``protos/xds_control_plane/etcd.proto`` is a subset).
 """
@@ -17,6 +17,7 @@ from xds._generated import etcd_pb2 as pb
 from xds.store.errors import UnavailableError
 
 KV, WATCH, AUTH = "/etcdserverpb.KV/", "/etcdserverpb.Watch/Watch", "/etcdserverpb.Auth/Authenticate"
+LEASE = "/etcdserverpb.Lease/"
 TRY_S = 0.5
 """Timeout of a request to one member: a member that is partitioned from the others answers only after seven seconds.
 Once all members have timed out, the timeout is doubled, then quadrupled, until one answers."""
@@ -91,15 +92,31 @@ class EtcdClient:
     ) -> pb.RangeResponse:
         """Read a key, or all keys up to ``end``, at an etcd revision (0: now). Raises UnavailableError."""
         request = pb.RangeRequest(key=key, range_end=end, revision=revision, limit=limit, keys_only=keys_only)
-        return await self._read("Range", request, pb.RangeResponse)
+        return await self._read(KV + "Range", request, pb.RangeResponse)
 
-    async def put(self, key: bytes, value: bytes) -> None:
-        """Set a key, on every member in turn until one answers. It may be set more than once."""
-        await self._read("Put", pb.PutRequest(key=key, value=value), pb.PutResponse)
+    async def put(self, key: bytes, value: bytes, *, lease: int = 0) -> None:
+        """Set a key, on every member in turn until one answers. It may be set more than once.
+
+        With ``lease``, etcd deletes the key once the lease has expired. Raises UnavailableError, also if it has.
+        """
+        await self._read(KV + "Put", pb.PutRequest(key=key, value=value, lease=lease), pb.PutResponse)
 
     async def delete(self, key: bytes, end: bytes = b"") -> None:
         """Delete a key, or all keys up to ``end``."""
-        await self._read("DeleteRange", pb.DeleteRangeRequest(key=key, range_end=end), pb.DeleteRangeResponse)
+        await self._read(KV + "DeleteRange", pb.DeleteRangeRequest(key=key, range_end=end), pb.DeleteRangeResponse)
+
+    async def grant_lease(self, ttl_s: int) -> int:
+        """Return a new lease, which expires unless it is renewed every ``ttl_s`` seconds.
+
+        Where a reply is lost, another lease may be left, which expires.
+        """
+        granted = await self._read(LEASE + "LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_s), pb.LeaseGrantResponse)
+        return granted.ID
+
+    async def renew_lease(self, lease: int) -> bool:
+        """Renew a lease; return False if it has expired."""
+        request = pb.LeaseKeepAliveRequest(ID=lease)  # a stream in etcd's API, of one message each way here
+        return (await self._read(LEASE + "LeaseKeepAlive", request, pb.LeaseKeepAliveResponse)).TTL > 0
 
     async def transact(
         self, compare: Sequence[pb.Compare], success: Sequence[pb.RequestOp], failure: Sequence[pb.RequestOp]
@@ -111,7 +128,7 @@ class EtcdClient:
         """
         request = pb.TxnRequest(compare=compare, success=success, failure=failure)
         try:
-            return await self._ask("Txn", request, pb.TxnResponse)
+            return await self._ask(KV + "Txn", request, pb.TxnResponse)
         except _ClosedMeanwhileError as error:
             raise LostReplyError(str(error)) from None
         except aio.AioRpcError as error:
@@ -163,12 +180,12 @@ class EtcdClient:
             if self._at == member:
                 self._next()
 
-    async def _read(self, name: str, request: Message, response_class: type[M]) -> M:
+    async def _read(self, path: str, request: Message, response_class: type[M]) -> M:
         """Try every member in turn, twice. Raises AwayError if none answers, UnavailableError if one refuses."""
         why = ""
         for number in range(2 * len(self._channels)):
             try:
-                return await self._ask(name, request, response_class)
+                return await self._ask(path, request, response_class)
             except _ClosedMeanwhileError as error:
                 raise UnavailableError(str(error)) from None
             except AwayError as error:  # no answer to the authentication
@@ -182,11 +199,11 @@ class EtcdClient:
                 await asyncio.sleep(0.1)
         raise AwayError(f"etcd does not answer ({why})")
 
-    async def _ask(self, name: str, request: Message, response_class: type[M]) -> M:
+    async def _ask(self, path: str, request: Message, response_class: type[M]) -> M:
         await self._authenticate()
         self._must_be_open()
         call = self._channels[self._at].unary_unary(
-            KV + name,
+            path,
             request_serializer=type(request).SerializeToString,
             response_deserializer=response_class.FromString,
         )
