@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix soak lock audit release docs docs-serve docs-reference clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix soak fleet-proof lock audit release docs docs-serve docs-reference clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -121,6 +121,9 @@ docs: setup ## build the documentation site strictly, into build/site
 
 docs-serve: setup ## show the documentation site on 127.0.0.1:8000 while you write
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --config-file docs/site/mkdocs.yml
+
+fleet-proof: setup ## 10,000 sidecars on two replicas: xds wait against their own record, into bench/results; 10 minutes
+	@XDS_PROOF_SIDECARS=10000 XDS_PROOF_ROUNDS=50 $(BIN)/python -m pytest -q -s tests/replicas/test_fleet_proof.py
 
 docs-reference: setup ## write docs/reference and docs/limits.md from the code
 	@$(BIN)/python docs/site/reference.py
