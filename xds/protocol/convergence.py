@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 UNSENT_MAX = 16
 """Maximum revisions of a type that are told apart while they are held back."""
+UNLIMITED = 2**63
 EVERYTHING = 1
 """The revision since which a client owes everything: it has just subscribed to a type."""
 
@@ -91,6 +92,16 @@ class Debts:
         groups = [self.by_group.get(group, {})] if group is not None else self.by_group.values()
         found = [acceptance(counts, revision) for counts in groups]
         return Acceptance(*(sum(numbers) for numbers in zip(*found, strict=True))) if found else Acceptance()
+
+
+def without_best(counts: Mapping[Debt, int], number: int) -> dict[Debt, int]:
+    """Return the numbers of clients without so many of those that owe the least."""
+    left = dict(counts)
+    for debt in sorted(counts, key=lambda each: -each.accepted(UNLIMITED)):
+        taken = min(number, left[debt])
+        number -= taken
+        left[debt] -= taken
+    return {debt: count for debt, count in left.items() if count}
 
 
 def worst(debts: Iterable[Debt]) -> Debt:

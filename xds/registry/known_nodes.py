@@ -171,6 +171,7 @@ class KnownNodes:
         self._journals: list[Journal] = []
         self._shared: dict[object, object] = {}
         self._log: ChangeLog | None = None
+        self._elsewhere_too: set[str] = set()
         self._unwritten: dict[str, None] | None = None
         """The ids of nodes that changed or were forgotten since the last ``take_unwritten``, None before the first."""
 
@@ -193,6 +194,11 @@ class KnownNodes:
     def doubled(self) -> Set[str]:
         """The ids of the nodes with several sessions."""
         return self._others.keys()
+
+    @property
+    def elsewhere_too(self) -> Set[str]:
+        """The ids of the nodes that are connected here and to another replica."""
+        return self._elsewhere_too
 
     def node(self, node_id: str, now_ms: int) -> KnownNode | None:
         """Return a node, None if it is not known."""
@@ -509,6 +515,10 @@ class KnownNodes:
             self._unwritten |= dict.fromkeys(node_ids)
 
     def _note_change(self, record: _Record, *, is_own: bool = True) -> None:
+        if record.replica and record.process is not None:
+            self._elsewhere_too.add(record.id)
+        elif self._elsewhere_too:
+            self._elsewhere_too.discard(record.id)
         if self._log is not None:
             if record.id not in self._records:
                 self._log.forget(record.id)

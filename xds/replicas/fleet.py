@@ -7,6 +7,7 @@ replica that is silent are still known. See docs/protocol.md#convergence.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import structlog
 from pydantic import Field
 
 from xds.process.background import Background
-from xds.protocol.convergence import Debt, Debts
+from xds.protocol.convergence import Debt, Debts, without_best
 from xds.protocol.status import NodesFound, NodesQuery, joined
 from xds.registry.known_nodes import KnownNode, KnownNodes
 from xds.replicas.asking import Answers, Missing
@@ -125,6 +126,9 @@ class Fleet:
         self._own_nodes = nodes
         self._followed: dict[str, _Followed] = {}
         self._following: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._begun = self._answered = 0
+        self._last: Debts | None = None
         known.follow()
         replicas.answering.add(DEBTS, self._tell_debts)
         replicas.answering.add(NODES, nodes)
@@ -145,15 +149,34 @@ class Fleet:
     async def debts(self) -> Debts:
         """Return what the nodes of all replicas that answer owe, and those that are known and connected to none.
 
-        The others are asked first: a node that comes to this replica meanwhile is counted here, and one that leaves it
-        is counted as gone, so none is left out. Raises StreamRefusedError if no process of this replica answers.
+        One question is asked at a time. Who asks meanwhile gets the answer to the next one, with all others who do.
+        Raises StreamRefusedError if no process of this replica answers.
+        """
+        wanted = self._begun + 1
+        async with self._turn:
+            if self._answered >= wanted and self._last is not None:
+                return self._last
+            self._begun += 1
+            number = self._begun
+            self._last = await self._join_debts()
+            self._answered = number
+            return self._last
+
+    async def _join_debts(self) -> Debts:
+        """Ask the others first: a node that comes to this replica meanwhile is counted here too, and is left out once,
+        of those that owe the least; one that leaves it is counted as gone. So none is missed, or taken for better.
         """
         heard = await self._ask_debts()
         own = await self._own_debts()
         sums = Debts.sum([own, *(_debts_of(each) for each in heard.told)])
         workers = (worker for each in heard.told for worker in each.missing_workers)
+        by_group = dict(sums.by_group)
+        for group, number in Counter(map(self._known.group_of, self._known.elsewhere_too)).items():
+            if group in by_group:
+                by_group[group] = without_best(by_group[group], number)
         return replace(
             sums,
+            by_group=by_group,
             gone=self._gone(own, heard.told),
             missing_workers=(*own.missing_workers, *workers),
             missing_replicas=heard.missing,
@@ -222,7 +245,8 @@ class Fleet:
     async def _follow(self) -> None:
         """Read the known nodes of the others regularly; at once, where there were more than one answer has."""
         while True:
-            await self._ask_debts()
+            async with self._turn:
+                await self._ask_debts()
             await asyncio.sleep(FOLLOW_S / 20 if any(each.is_behind for each in self._followed.values()) else FOLLOW_S)
 
     def _merge(self, member: Member, told: DebtsTold) -> None:
