@@ -127,8 +127,12 @@ class Scene:
         found = await self.wait(revision, quorum=quorum, rejected_max=rejected_max, by=by)
         end = loop.time()
         assert found.verdict == "reached", (what, found)
-        had = self.fleet.most_between(end - BEHIND_S, end)
-        assert had >= needed, f"{what}: {needed} were to accept revision {revision}, {had} had: {found}"
+        behind_s = BEHIND_S + self.fleet.lag_since(began)
+        had = self.fleet.most_between(end - behind_s, end)
+        assert had >= needed, (
+            f"{what}: {needed} were to accept revision {revision}, {had} had in the last {behind_s:.1f} s: {found};"
+            f" {self.fleet.describe_lacking()}; {[(round(at - end, 2), n) for at, n in self.fleet.history[-30:]]}"
+        )
         since = self.fleet.enough_since(needed, end)
         after_s = 0.0 if since is None else end - max(since, began)
         assert after_s <= late_max_s, f"{what}: the answer came {after_s:.1f} s after the quorum was there"

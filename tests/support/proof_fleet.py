@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from support.waiting import until_due
 from xds.fleet.content import Message, Parser
 from xds.fleet.http2 import WINDOW_BYTES, opening
 from xds.fleet.shared import SharedByStreams
@@ -21,6 +22,7 @@ REFUSAL = "cluster 'round': the proof refuses it"
 BACK_S = (0.05, 0.5)
 """How long a sidecar takes to come back."""
 CONNECTS_AT_ONCE = 200
+LAG_EVERY_S = 0.05
 
 Accepts = Callable[[Mapping[str, str]], bool]
 """Whether a sidecar that has these versions, by name, has accepted a revision."""
@@ -145,12 +147,35 @@ class ProofFleet:
         self.accepted: set[str] = set()
         self.history: list[tuple[float, int]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lags: list[tuple[float, float]] = []
 
     # --- Life --------------------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Connect all sidecars."""
+        """Connect all sidecars, and watch how late this process is from now on."""
+        self.start(self._watch_lag())
         await asyncio.gather(*(each.connect() for each in self.sidecars))
+
+    async def _watch_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_EVERY_S
+            await until_due(due)
+            self._lags.append((loop.time(), loop.time() - due))
+            del self._lags[:-10_000]
+
+    def lag_since(self, begin: float) -> float:
+        """Return by how much this process was late at most since a time, in seconds."""
+        loop = asyncio.get_running_loop()
+        last = self._lags[-1][0] if self._lags else begin
+        return max([loop.time() - last - LAG_EVERY_S, *(late for at, late in self._lags if at >= begin)], default=0.0)
+
+    def describe_lacking(self) -> str:
+        """Return what the first sidecars have that have not accepted the revision in question."""
+        lacking = [each for each in self.sidecars if each.id not in self.accepted]
+        return f"{len(lacking)} lack it now: " + "; ".join(
+            f"{each.id} {'connected' if each.stream else 'away'} {dict(each.held)}" for each in lacking[:5]
+        )
 
     def start(self, work: "Iterable[None] | object") -> None:
         """Run work of a sidecar in the background."""
