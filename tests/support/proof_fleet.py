@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from support.waiting import until_due
+from support.waiting import for_a_while, until_due
 from xds.fleet.content import Message, Parser
 from xds.fleet.http2 import WINDOW_BYTES, opening
 from xds.fleet.shared import SharedByStreams
@@ -63,7 +63,7 @@ class Sidecar:
                 return
             except OSError:
                 self.server += 1
-                await asyncio.sleep(fleet.random.uniform(*BACK_S))
+                await for_a_while(fleet.random.uniform(*BACK_S), "a sidecar tries another server")
 
     def came(self, stream: "_Stream") -> None:
         """Note a new connection."""
@@ -78,7 +78,7 @@ class Sidecar:
             self.fleet.start(self._come_back())
 
     async def _come_back(self) -> None:
-        await asyncio.sleep(self.fleet.random.uniform(*BACK_S))
+        await for_a_while(self.fleet.random.uniform(*BACK_S), "a sidecar comes back")
         await self.connect()
 
     def answer(self, stream: "_Stream", message: Message, *, refuses: bool) -> None:
