@@ -87,7 +87,7 @@ def test_error_no_type_url_on_an_aggregated_stream_is_invalid_argument(world: Wo
 def test_error_type_url_of_a_per_type_stream_may_be_left_out(world: World, variant: Variant, type_url: str) -> None:
     world.publish(static("a"))
     client = world.client(variant, per_type=True)
-    stream = client._stream(CDS, "")
+    stream = client.stream(CDS, "")
     kind = wire.DeltaDiscoveryRequest if variant is DELTA else wire.DiscoveryRequest
     said = client.send(kind(node=client.node, type_url=type_url).SerializeToString(), stream)
     assert said == ["CDS #1 a@1"]
@@ -95,7 +95,7 @@ def test_error_type_url_of_a_per_type_stream_may_be_left_out(world: World, varia
 
 def test_error_another_type_on_a_per_type_stream_is_invalid_argument(world: World, variant: Variant) -> None:
     client = world.client(variant, per_type=True)
-    stream = client._stream(CDS, "")
+    stream = client.stream(CDS, "")
     kind = wire.DeltaDiscoveryRequest if variant is DELTA else wire.DiscoveryRequest
     (said,) = client.send(kind(node=client.node, type_url=EDS).SerializeToString(), stream)
     assert said == f"END INVALID_ARGUMENT: this service serves {CDS}, the request asks for {EDS}"

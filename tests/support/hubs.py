@@ -253,7 +253,7 @@ class Client:
         streams of one type. A SotW request lists all names, including those subscribed before.
         """
         adding, dropping = list(subscribe), list(unsubscribe)
-        stream = self._stream(type_url, (adding[0] if adding else "") if key is None else key)
+        stream = self.stream(type_url, (adding[0] if adding else "") if key is None else key)
         if (stream, type_url) not in self.names and not adding and type_url != VHDS:
             self.wild.add((stream, type_url))
         names = self.names.setdefault((stream, type_url), [])
@@ -290,7 +290,7 @@ class Client:
 
     def send(self, data: bytes, stream: Stream | None = None) -> list[str]:
         """Send bytes, which need not be a request, by default on the aggregated stream."""
-        stream = stream or self._stream("", "")
+        stream = stream or self.stream("", "")
         try:
             self.world.hub.receive(stream, data, self.world.now)
         except StreamRefusedError as refusal:
@@ -370,7 +370,8 @@ class Client:
         self.accepted[stream, type_url] = (message.version if error is None else version, message.nonce)
         return self.request(type_url, nonce=message.nonce, error=error, key=key[1], **also)  # type: ignore[arg-type]
 
-    def _stream(self, type_url: str, name: str) -> Stream:
+    def stream(self, type_url: str, name: str) -> Stream:
+        """Return the stream for a type and, where each has its own, a name: the open one, or a new one."""
         key = (type_url, name) if self.per_type else ("", "")
         if key not in self.streams:
             self.streams[key] = self.world.open(self, self.variant, key[0], self.connection)
@@ -408,7 +409,7 @@ class Client:
                 asked = names
                 if self.variant is SOTW:
                     have = self.accepted.get((stream, type_url), ("", ""))[0]
-                    opened = again._stream(type_url, names[0] if names else "")
+                    opened = again.stream(type_url, names[0] if names else "")
                     again.accepted[opened, type_url] = (have, "")
                 elif self.per_type and names:
                     have = {name: version for name, version in have.items() if name in names}
