@@ -96,7 +96,8 @@ async def following(
     async with asyncio.TaskGroup() as group:
         task = group.create_task(follower.run(WatchTimes(**{"poll_s": 0.3, **times})))
         if read_first:
-            await follower.looked()
+            # Once more after it has armed the kernel's watches. A third sweep comes only if the files are very young.
+            await follower.looked(2)
         yield follower
         follower.stop.set()
         await asyncio.wait_for(asyncio.shield(task), 5)
