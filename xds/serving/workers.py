@@ -243,7 +243,7 @@ class WorkerStreams:
 
     async def _ask_each(
         self, what: bytes | NodesQuery | Move | DebtsQuery | None, within_s: float = ANSWER_S
-    ) -> tuple[dict[PooledProcess, bytes], list[PooledProcess]]:
+    ) -> tuple[dict[PooledProcess, bytes], set[PooledProcess]]:
         """Send a request to every worker; return the answers by worker, and the workers that did not answer.
 
         Silent workers are skipped. Raises StreamRefusedError if a worker refuses, and UnansweredError if there are
@@ -253,10 +253,10 @@ class WorkerStreams:
         asking = [worker for worker in workers if not worker.silent]
         said = await asyncio.gather(*(self._ask(worker, what, within_s) for worker in asking), return_exceptions=True)
         answers: dict[PooledProcess, bytes] = {}
-        missing = [worker for worker in workers if worker.silent]
+        missing = {worker for worker in workers if worker.silent}
         for worker, answer in zip(asking, said, strict=True):
             if isinstance(answer, UnansweredError):
-                missing.append(worker)
+                missing.add(worker)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
