@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "process": set(),
     "validation": {"model", "schema", "process.private_files"},
     "routing": {"model", "schema"},
-    "reporting": {"model", "protocol", "store.entries", "transport.tls_failures"},
+    "reporting": {"model", "protocol", "store.entries", "transport.tls_failures", "process.background"},
     "access": {
         *("identity", "model", "process.background", "process.private_files", "sources.yaml_reader"),
         *("transport.client_certificates", "transport.tls"),
@@ -89,6 +89,7 @@ ARROWS: dict[str, set[str]] = {
     "app": {
         *("process.background", "model", "protocol", "registry", "schema", "serving", "transport", "api"),
         *("address", "config", "process.descriptors", "process.memory", "reporting.events", "schema_files"),
+        *("reporting.attributions", "reporting.nacks"),
         *("reporting.directory_status", "store.opening", "limits", "version"),
     },
     "schema_files": {"schema", "process.private_files"},

@@ -32,8 +32,10 @@ from xds.protocol.hub import Hub
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary, joined
 from xds.registry.keeping import NodeKeeper
 from xds.registry.known_nodes import KnownNodes
+from xds.reporting.attributions import Attributions
 from xds.reporting.directory_status import DirectoryStatus
 from xds.reporting.events import log_certificates, log_little_room, log_rebalance, log_tls_failure, log_tls_problem
+from xds.reporting.nacks import NackLog
 from xds.schema.notices import Notices
 from xds.schema.origin import built_with
 from xds.schema.pool import load_schema
@@ -105,19 +107,23 @@ class App:
         """The nodes that were seen."""
         self._keeper = NodeKeeper(self.known, settings.nodes_path if keeps_files and fleet.forget_after_s else None)
         count = self.settings.transport.worker_count(auto=workers)
-        self._streams: Streams | WorkerStreams
-        if count:
-            self._streams = WorkerStreams(
-                self.settings, self.catalog, count, background=self.background, known=self.known
-            )
-        else:
-            self._streams = Streams(self.settings, self._schema, self.catalog, known=self.known)
+        self.attributions = Attributions(self.background)
+        """Which resources are to blame for NACKs that do not name them, once an Envoy can be asked."""
+        self._nack_log = NackLog(self.attributions)
+        self._streams = self._new_streams(count)
         self._streams.on_memory = PressureLog().note
         self._admin: AdminServer | None = None
         self._api: ASGIApp | None = None
         self._started_at_ms = 0
         self.room = ConnectionRoom(0, 0, 0)
         """The maximum connections of each port, once started."""
+
+    def _new_streams(self, count: int) -> Streams | WorkerStreams:
+        log, known = self._nack_log, self.known
+        if count:
+            background = self.background
+            return WorkerStreams(self.settings, self.catalog, count, background=background, known=known, nack_log=log)
+        return Streams(self.settings, self._schema, self.catalog, known=known, on_nacks=log.take)
 
     @property
     def hub(self) -> Hub:
@@ -343,6 +349,7 @@ class App:
             self._following.cancel()
         await self._keeper.stop()
         await self._streams.stop()
+        self._nack_log.flush()
         if self._admin is not None:
             await self._admin.stop()
 
@@ -354,7 +361,7 @@ class App:
         workers = self._streams.workers.problem if found.missing_workers else ""  # said already
         return replace(
             found,
-            nodes=tuple(map(self._with_first_seen, found.nodes)),
+            nodes=tuple(map(self._with_first_seen, self.attributions.attributed(found.nodes))),
             problems=tuple(why for why in self._all_problems() if why != workers),
         )
 

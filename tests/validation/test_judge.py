@@ -16,10 +16,11 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
+from xds.model.types import CLUSTER, LISTENER, ROUTE, RUNTIME
 from xds.schema.ingest import ingest
 from xds.validation.envoy import run_validation, usable_envoy, words_of
 from xds.validation.errors import EnvoyMissingError, EnvoyUnusableError
-from xds.validation.judge import Judge, Judgement
+from xds.validation.judge import BLAMED_MAX, Judge, Judgement
 
 pytestmark = pytest.mark.envoy
 
@@ -397,3 +398,48 @@ def test_warnings_are_told_also_of_what_was_judged_before(judge: Judge) -> None:
     found = [judge.judge([secret, ingest(static_cluster("a"))], group="memory").warnings for _ in range(2)]
     assert [len(each) for each in found] == [2, 2]
     assert found[0] == found[1]
+
+
+def blamed(judge: Judge, type_url: str, names: set[str], *items: Any) -> dict[str, str]:
+    return judge.blame([ingest(each) for each in items], type_url, names, group="g")
+
+
+def test_the_resources_to_blame_are_found_among_those_of_a_response(judge: Judge) -> None:
+    refused = [static_cluster(f"refused-{number}", **r.REFUSED_BY_ENVOY) for number in range(2)]
+    fine = [static_cluster(f"fine-{number}") for number in range(20)]
+    names = {each["name"] for each in [*fine, *refused]}
+    found = blamed(judge, CLUSTER, names, *fine, *refused, static_cluster("not-asked", **r.REFUSED_BY_ENVOY))
+    assert set(found) == {"refused-0", "refused-1"}
+    assert set(found.values()) == {r.REFUSED_WORDS}
+    runs = judge.runs
+    assert blamed(judge, CLUSTER, names, *fine, *refused) == found
+    assert blamed(judge, CLUSTER, {"fine-3", "refused-1"}, *fine, *refused) == {"refused-1": r.REFUSED_WORDS}
+    assert judge.runs == runs
+
+
+def test_a_listener_is_not_to_blame_for_the_routes_that_it_refers_to(judge: Judge) -> None:
+    items = [routes("long", routes=LONG_REGEX), r.listener("uses", 2, "long"), r.listener("other", 3, "long")]
+    assert blamed(judge, LISTENER, {"uses", "other"}, *items) == {}
+    assert set(blamed(judge, ROUTE, {"long"}, *items)) == {"long"}
+    assert set(blamed(judge, LISTENER, {"l", "uses"}, *items, listener(hcm(BAD_LUA, ROUTER)))) == {"l"}
+
+
+def test_no_further_envoy_is_started_to_find_blame_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xds.validation.judge.BLAME_S", 0.0)
+    asked: list[bytes] = []
+    judge = Judge(run=lambda bootstrap: asked.append(bootstrap) or "")
+    assert blamed(judge, CLUSTER, {"a", "b"}, static_cluster("a"), static_cluster("b")) == {}
+    assert len(asked) == 1  # the bootstrap without resources
+
+
+def test_where_all_are_refused_some_are_found_in_few_runs() -> None:
+    judge = Judge(run=lambda bootstrap: "no" if b"bad-" in bootstrap else "")
+    items = [static_cluster(f"bad-{number:03}") for number in range(500)]
+    found = blamed(judge, CLUSTER, {each["name"] for each in items}, *items)
+    assert len(found) == BLAMED_MAX
+    assert judge.runs < 6 * BLAMED_MAX
+
+
+def test_a_type_that_cant_be_judged_has_nobody_to_blame(judge: Judge) -> None:
+    item = {"@type": r.RUNTIME, "name": "layer", "layer": {}}
+    assert blamed(judge, RUNTIME, {"layer"}, item) == {}

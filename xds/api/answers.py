@@ -297,7 +297,10 @@ def _type_json(each: TypeSummary) -> dict[str, Any]:
         "pending": each.pending,
         "nacked": list(each.nacked),
     }
-    return told | ({"error": each.error, "versions": each.versions} if each.error else {})
+    if each.error:
+        told |= {"error": each.error, "versions": each.versions}
+        told |= {"blamed": list(each.blamed), "blamed_by": each.blamed_by.value}
+    return told
 
 
 def convergence_json(found: Convergence) -> dict[str, Any]:

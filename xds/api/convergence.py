@@ -13,6 +13,7 @@ from math import ceil
 
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.types import short_name
+from xds.protocol.blame import rejected_text
 from xds.protocol.convergence import Debts
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 from xds.registry.known_nodes import KnownNode
@@ -179,7 +180,8 @@ def _lacking(node: NodeSummary, revision: int) -> LackingNode:
     for each in node.types:
         name = short_name(each.type_url)
         if is_rejected and each.nacked:
-            reasons.append(f"it rejected {name} {', '.join(each.nacked[:3])}: {each.error[:300]}")
+            what = rejected_text(each.nacked, each.blamed, each.blamed_by)
+            reasons.append(f"it rejected {name} {what}: {each.error[:300]}")
         elif not is_rejected and (each.unacked or each.pending):
             parts = [f"{each.unacked} not answered"] * bool(each.unacked) + ["more to be sent"] * bool(each.pending)
             reasons.append(f"{name}: {', '.join(parts)}")

@@ -139,6 +139,8 @@ def node_message(node: NodeSummary) -> Any:
             pending=each.pending,
             nacked=each.nacked,
             error=each.error,
+            blamed=each.blamed,
+            blamed_by=each.blamed_by.value if each.error else "",
         )
         for each in node.types
     ]

@@ -27,7 +27,7 @@ from xds.reporting.escaping import json_text
 from xds.schema.fields import Field, field_changes
 
 if TYPE_CHECKING:
-    from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision, RevisionDetails
+    from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision, RevisionDetails, TypeProgress
 
 GET_EPILOG = examples_of(
     "xds get",
@@ -404,7 +404,15 @@ def node(
         print_table(columns, rows, right=tuple(columns[1:]))
         for t in each.types:
             if t.nacked:
-                say(f"rejected {t.type} {', '.join(t.nacked)}: {t.error}")
+                say(f"rejected {t.type} {_blame_text(t)}: {t.error}")
+
+
+def _blame_text(progress: "TypeProgress") -> str:
+    """Return what a node rejected, and how it is known."""
+    how = {"client": "the node names it", "only": "there was no other", "judge": "an Envoy that was asked refuses it"}
+    if progress.blamed:
+        return f"{', '.join(progress.blamed)} ({how.get(progress.blamed_by, progress.blamed_by)})"
+    return ", ".join(progress.nacked) + (" (which of them is not known)" if len(progress.nacked) > 1 else "")
 
 
 def _warn_of_missing(answer: "Nodes") -> None:
@@ -426,7 +434,7 @@ def _node_json(node: "NodeProgress") -> dict[str, Any]:
     from dataclasses import asdict
 
     told = asdict(node)
-    told["types"] = [{**each, "nacked": list(each["nacked"])} for each in told["types"]]
+    told["types"] = [{**each, "nacked": list(each["nacked"]), "blamed": list(each["blamed"])} for each in told["types"]]
     return told
 
 

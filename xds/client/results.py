@@ -220,7 +220,12 @@ class TypeProgress:
     acked: int
     pending: int
     nacked: tuple[str, ...]
+    """Names in the responses that the node rejected."""
     error: str
+    blamed: tuple[str, ...] = ()
+    """The resources that its last NACK is about."""
+    blamed_by: str = ""
+    """How that is known: ``client`` if it names them, ``only`` if there was no other, ``judge``, ``unknown``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +402,17 @@ def group_of(message: Any) -> Group:
 
 def node_of(message: Any) -> NodeProgress:
     types = tuple(
-        TypeProgress(each.type, each.subscribed, each.sent, each.acked, each.pending, tuple(each.nacked), each.error)
+        TypeProgress(
+            each.type,
+            each.subscribed,
+            each.sent,
+            each.acked,
+            each.pending,
+            tuple(each.nacked),
+            each.error,
+            tuple(each.blamed),
+            each.blamed_by,
+        )
         for each in message.types
     )
     return NodeProgress(

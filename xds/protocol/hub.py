@@ -400,7 +400,7 @@ class Hub:
             self._hiding = (part, self._hider(part.upserts))
         error = self._hiding[1](error)
         self._nacked.add(session.node, kind.type_url, part.name_set, error)
-        self._note_rejection(session, kind, Rejection(part.nonce, error, part.versions))
+        self._note_rejection(session, kind, Rejection(part.nonce, error, part.versions, part.content_key))
         self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
 
     def _note_rejection(self, session: Session, kind: Kind, rejection: Rejection) -> None:

@@ -8,6 +8,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import NamedTuple
 
 from immutables import Map
@@ -66,6 +67,7 @@ class Part:
     _had_before: Exceptions | None = field(init=False, default=None)
     _clusters_of_endpoints: Map[str, frozenset[str]] | None = field(init=False, default=None)
     _has_secrets: bool | None = field(init=False, default=None)
+    _content_key: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.serial = int(self.nonce, 16)
@@ -136,6 +138,16 @@ class Part:
         if self._versions is None:
             self._versions = {r.name: r.version for r in self.upserts} | dict.fromkeys(self.removals, "")
         return self._versions
+
+    @property
+    def content_key(self) -> bytes:
+        """A hash of the names in the message and their versions, equal in every process; 16 bytes."""
+        if self._content_key is None:
+            digest = blake2b(digest_size=16)
+            for name, version in sorted(self.versions.items()):
+                digest.update(f"{len(name)}:{name}{len(version)}:{version}".encode())
+            self._content_key = digest.digest()
+        return self._content_key
 
     @property
     def names(self) -> list[str]:

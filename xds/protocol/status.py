@@ -11,6 +11,8 @@ from enum import Enum
 from fnmatch import fnmatchcase
 
 from xds.model.groups import Node
+from xds.model.resource import Resource
+from xds.protocol.blame import NOBODY, BlamedBy, blame_in
 from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import NO_DEBT, Debt
 from xds.protocol.diff import wanted
@@ -25,7 +27,10 @@ from xds.protocol.type_state import Rejection, TypeState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nacked:
-    """A node rejected a response. ``resources`` maps the names in it to the versions that were sent."""
+    """A node rejected a response. ``resources`` maps the names in it to the versions that were sent.
+
+    ``upserts`` are the resources themselves, and ``key`` is a hash of their names and versions.
+    """
 
     node_id: str
     group: str
@@ -33,6 +38,8 @@ class Nacked:
     nonce: str
     message: str
     resources: Mapping[str, str]
+    upserts: tuple[Resource, ...] = ()
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +82,14 @@ class SecretsWithheld:
 def nacked(node_id: str, group: str, type_url: str, part: Part, message: str) -> Nacked:
     """Return the event of a rejected part."""
     return Nacked(
-        node_id=node_id, group=group, type_url=type_url, nonce=part.nonce, message=message, resources=part.versions
+        node_id=node_id,
+        group=group,
+        type_url=type_url,
+        nonce=part.nonce,
+        message=message,
+        resources=part.versions,
+        upserts=part.upserts,
+        key=part.content_key,
     )
 
 
@@ -264,7 +278,8 @@ class TypeSummary:
 
     ``sent`` were sent and not removed: ``acked`` of them are accepted, ``unacked`` not answered yet. ``pending`` are
     still to be sent. ``nacked`` has up to ``NAMES_SHOWN_MAX`` names of rejected responses; ``error`` is the message of
-    the last NACK.
+    the last NACK, ``blamed`` the names that are to blame for it, ``blamed_by`` how that is known, and ``rejected_key``
+    the content of the response (``Part.content_key``).
     """
 
     type_url: str
@@ -278,6 +293,9 @@ class TypeSummary:
     nacked: tuple[str, ...]
     error: str
     versions: dict[str, str]
+    blamed: tuple[str, ...] = ()
+    blamed_by: BlamedBy = BlamedBy.UNKNOWN
+    rejected_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,6 +476,7 @@ def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> 
     rejected = 0 if view is None else sum(1 for name in nacked_names if view.get(name) is not None)
     nacked = tuple(sorted(nacked_names)[:NAMES_SHOWN_MAX])
     rejection = last if nacked else None
+    blamed, blamed_by = NOBODY if rejection is None else blame_in(rejection.message, _rejected(rejection, nacked_names))
     return TypeSummary(
         type_url=state.type_url,
         variant=state.kind.variant.value,
@@ -470,4 +489,12 @@ def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> 
         nacked=nacked,
         error="" if rejection is None else rejection.message,
         versions={} if rejection is None else {name: rejection.versions.get(name, "") for name in nacked},
+        blamed=blamed,
+        blamed_by=blamed_by,
+        rejected_key=b"" if rejection is None else rejection.key,
     )
+
+
+def _rejected(rejection: Rejection, nacked_names: frozenset[str]) -> Mapping[str, str]:
+    """Return the names of the response that was rejected; of an earlier stream's, those that are still in doubt."""
+    return rejection.versions or dict.fromkeys(nacked_names, "")

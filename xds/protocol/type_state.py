@@ -106,11 +106,15 @@ class Kinds:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The last response of a type that the client rejected. ``versions``: resource name to version, "" if removed."""
+    """The last response of a type that the client rejected. ``versions``: resource name to version, "" if removed.
+
+    ``key``: the content of the response (``Part.content_key``), b"" if it is not known.
+    """
 
     nonce: str
     message: str
     versions: Mapping[str, str]
+    key: bytes = b""
 
 
 class Heartbeat(NamedTuple):

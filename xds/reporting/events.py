@@ -9,7 +9,7 @@ import structlog
 from xds.model.problem import Problem
 from xds.model.sizes import GRPC_BYTES_MAX, LARGE
 from xds.model.types import ENDPOINTS, SHORT_NAMES, short_name
-from xds.protocol.status import Event, Nacked, Refused, SecretsWithheld, UnknownType
+from xds.protocol.status import Overdue, Refused, SecretsWithheld, UnknownType
 from xds.reporting.merged_log import MergedLog, peers_log
 from xds.store.entries import Stored
 from xds.transport.tls_failures import TlsFailure
@@ -150,8 +150,8 @@ def _by_type(counts: Counter[str]) -> dict[str, int]:
     return {short_name(type_url): count for type_url, count in sorted(counts.items())}
 
 
-def log_event(event: Event) -> None:
-    """Log an event of a stream. Similar ones are merged, as clients cause them."""
+def log_event(event: Refused | UnknownType | SecretsWithheld | Overdue) -> None:
+    """Log an event of a stream other than a NACK. Similar ones are merged, as clients cause them."""
     node = event.node_id[:200]
     if isinstance(event, Refused):
         peers_log.warning("refused", kind=event.status, node=node, status=event.status, message=event.message[:500])
@@ -168,11 +168,4 @@ def log_event(event: Event) -> None:
         return
     about = {"node": node, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
     kind = (event.group, event.type_url if event.type_url in SHORT_NAMES.values() else "")  # clients choose other types
-    if isinstance(event, Nacked):
-        names = list(islice(event.resources, 20))
-        count = len(event.resources)
-        peers_log.warning(
-            "nack", kind=kind, **about, message=event.message[:2_000], resources=names, resource_count=count
-        )
-    else:
-        peers_log.warning("no answer", kind=kind, **about, waited_s=round(event.waited_s, 1))
+    peers_log.warning("no answer", kind=kind, **about, waited_s=round(event.waited_s, 1))

@@ -20,6 +20,7 @@ from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
 from xds.model.identity import Peer
 from xds.model.types import TYPE_PREFIX
+from xds.process.background import Background
 from xds.process.memory import return_holes
 from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import Debts
@@ -32,8 +33,10 @@ from xds.protocol.status import Counters, Event, Nacked, NodesFound, NodesQuery,
 from xds.registry.joining import ProcessDebts, joined_debts
 from xds.registry.known_nodes import KnownNodes
 from xds.registry.session_events import SessionEvent
+from xds.reporting.attributions import Attributions
 from xds.reporting.events import keys_log, log_certificates, log_event, log_fault, log_tls_failure, log_tls_problem
 from xds.reporting.merged_log import peers_log
+from xds.reporting.nacks import Gathered, NackGatherer, NackLog
 from xds.reporting.rejections import Rejected, RejectionLog, Rejections
 from xds.schema.pool import Schema
 from xds.schema.scrub import hider_of
@@ -75,6 +78,7 @@ class Streams:
         share: Share = share_with_nobody,
         processes: int = 1,
         on_rejected: Callable[[Rejected], None] | None = None,
+        on_nacks: Callable[[Gathered], None] | None = None,
         known: KnownNodes | None = None,
         on_sessions: Callable[[list[SessionEvent]], None] | None = None,
         on_published: Callable[[int], None] = lambda _revision: None,
@@ -85,6 +89,7 @@ class Streams:
         ``name`` is that of this worker. ``on_published`` is called with each revision that new streams are sent from
         now on. ``on_sessions`` is called with what happens to the sessions, in batches; without it, ``known`` is kept
         by it.
+        ``on_nacks`` is called with the NACKs of each second; without it, they are logged here.
         """
         self.settings = settings
         self._name = name
@@ -118,6 +123,10 @@ class Streams:
         self.on_memory: Callable[[MemoryState], None] = lambda _state: None
         """Called with the state of the memory, every second."""
         self._rejections = Rejections(on_rejected or partial(RejectionLog().take, 0))
+        self._nack_log = NackLog(Attributions(Background())) if on_nacks is None else None
+        self._nacks = NackGatherer(
+            on_nacks or self._log_nacks, asks=on_nacks is not None and settings.validation.attributes_nacks
+        )
         self.connections_max = settings.connections.xds_max
         """Lower it before ``start`` if there are too few descriptors."""
         self.tls_failures: Counter[str] = Counter()
@@ -128,9 +137,15 @@ class Streams:
         self._transport: Transport | None = None
 
     def _on_event(self, event: Event) -> None:
-        log_event(event)
         if isinstance(event, Nacked):
+            self._nacks.take(event)
             self._rejections.take(event)
+        else:
+            log_event(event)
+
+    def _log_nacks(self, gathered: Gathered) -> None:
+        assert self._nack_log is not None
+        self._nack_log.take(gathered)
 
     def _note_sessions(self, events: list[SessionEvent]) -> None:
         older = self.known.note(OWN_PROCESS, events)
@@ -307,6 +322,9 @@ class Streams:
         if self._dispatcher is not None:
             self._dispatcher.stop()
             self._dispatcher = None
+        self._nacks.flush()
+        if self._nack_log is not None:
+            self._nack_log.flush()
         self._sessions.flush()
         peers_log.flush()
 

@@ -121,7 +121,7 @@ class ServingWorker:
         load_schema().hide(begin.settings.redact.fields, begin.settings.redact.headers)
         self._catalog.resume(decode(begin.state), begin.revision)
         share = lambda entry: self._channel.send(encode(Remember(entry)))  # noqa: E731
-        report = lambda rejected: self._channel.send(encode(rejected))  # noqa: E731
+        report = lambda told: self._channel.send(encode(told))  # noqa: E731
         self._streams = Streams(
             begin.settings,
             load_schema(),
@@ -130,6 +130,7 @@ class ServingWorker:
             processes=begin.processes,
             on_rejected=report,
             on_published=lambda revision: self._channel.send(encode(PublishedTo(revision))),
+            on_nacks=report,
             on_sessions=lambda events: self._channel.send(encode(Sessions(events))),
             name=begin.name,
         )

@@ -27,6 +27,8 @@ from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, joined
 from xds.registry.joining import joined_debts
 from xds.registry.known_nodes import KnownNodes, Place
+from xds.reporting.attributions import Attributions
+from xds.reporting.nacks import Gathered, NackLog
 from xds.reporting.rejections import Rejected, RejectionLog
 from xds.schema.pool import chosen_schema
 from xds.serving.asking import ANSWER_S, Questions, UnansweredError
@@ -81,6 +83,7 @@ class WorkerStreams:
         *,
         background: Background | None = None,
         known: KnownNodes | None = None,
+        nack_log: NackLog | None = None,
     ) -> None:
         self.known = KnownNodes() if known is None else known
         """The known nodes."""
@@ -92,6 +95,7 @@ class WorkerStreams:
         self._nacked = NackedNames(nodes_max=nodes_max, bytes_max=settings.protocol.nacked_bytes_max)
         self._draining = DrainingNodes(nodes_max=nodes_max, bytes_max=settings.protocol.draining_bytes_max)
         self._rejections = RejectionLog()
+        self._nack_log = nack_log or NackLog(Attributions(self._background))
         self._figures: dict[PooledProcess, Figures] = {}
         self._ended = Counters()
         self._ended_tls_failures: Counter[str] = Counter()
@@ -299,6 +303,7 @@ class WorkerStreams:
         if self._pool is not None:
             await self._pool.stop()
             self._pool = None
+        self._nack_log.flush()
         for task in self._answering:
             task.cancel()
         self._close_sockets()
@@ -339,6 +344,8 @@ class WorkerStreams:
                 self._served.note(worker, revision)
             case Sessions(events):
                 self._probe(self.known.note(worker.pid, events))
+            case Gathered() as gathered:
+                self._nack_log.take(gathered)
             case Figures() as figures:
                 self._figures[worker] = figures
                 self.on_memory(self.memory)

@@ -2,8 +2,9 @@
 
 import re
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,6 +27,10 @@ BATCH_MAX = 2_000
 """Maximum resources in one run."""
 KNOWN_MAX = 200_000
 """Maximum results that are kept."""
+BLAME_S = 30.0
+"""How long the resources to blame for a NACK are looked for, apart from the last run."""
+BLAMED_MAX = 20
+"""Maximum resources that are found for a NACK."""
 STUBS_MAX = 50
 """Maximum clusters of a sidecar's own bootstrap that are found out from what Envoy says, per run."""
 _UNKNOWN_CLUSTER = re.compile(r"[Uu]nknown (?:gRPC client |shadow )?cluster[: ]+'?(?P<name>[^\s']+)'?")
@@ -91,6 +96,48 @@ class Judge:
             return self._by_type(Assembly(items, group))
         listeners = [each for each in units if each.key[0] == LISTENER]
         return Judgement(tuple(self._together(assembly, listeners)), tuple(dict.fromkeys(assembly.warnings)))
+
+    def blame(
+        self, resources: Iterable[Resource], type_url: str, names: Collection[str], *, group: str = ""
+    ) -> dict[str, str]:
+        """Return those of the named resources that Envoy refuses each by itself, with its words.
+
+        What they refer to is judged first, so that nothing is blamed for a fault that is inlined into it. One Envoy
+        runs at a time; after ``BLAME_S`` or ``BLAMED_MAX`` faults no further one is started, and what was found until
+        then is returned. Raises EnvoyUnusableError.
+        """
+        if type_url not in ORDER:
+            return {}
+        self._try_binary()
+        items = tuple(resources)
+        until = time.monotonic() + BLAME_S
+        assembly = Assembly(items, group)
+        depends_on = Assembly(items, group).dependencies(type_url, names)
+        for each in ORDER[: ORDER.index(type_url)]:
+            for unit, _ in self._find(assembly, list(assembly.units(each, depends_on[each])), until):
+                assembly.faulty.add(unit.key)
+        found = self._find(assembly, list(assembly.units(type_url, names)), until)
+        return {unit.resource.name: assembly.hide(words) for unit, words in found}
+
+    def _find(self, assembly: Assembly, units: list[Unit], until: float) -> list[tuple[Unit, str]]:
+        """Return units that Envoy refuses each by itself, asking about halves of those that are refused together."""
+        found: list[tuple[Unit, str]] = []
+        waiting = [units]
+        while waiting and len(found) < BLAMED_MAX:
+            some = waiting.pop()
+            unknown = [each for each in some if self._recall(each.digest) is None]
+            found += [(each, words) for each in some if (words := self._recall(each.digest))]
+            if not unknown or time.monotonic() >= until:
+                continue
+            words = self._ask(assembly, unknown)
+            if not words or len(unknown) == 1:
+                for each in unknown:
+                    self._keep(each.digest, words)
+                found += [(each, words) for each in unknown if words]
+            else:
+                middle = len(unknown) // 2
+                waiting += [unknown[middle:], unknown[:middle]]
+        return found[:BLAMED_MAX]
 
     def memory_of(self, group: str) -> Memory:
         """Return what is remembered of a group's resources, while they exist."""

@@ -1,6 +1,6 @@
 """Units: each resource as a static bootstrap holds it, and the bootstrap around any set of units."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -128,9 +128,14 @@ class Assembly:
             found = self._sorted[type_url] = tuple(known[name] for name in sorted(known))
         return found
 
-    def units(self, type_url: str) -> Iterator[Unit]:
-        """Yield the units of a type. Units of types before it in ``ORDER`` must have been judged."""
+    def units(self, type_url: str, names: Collection[str] | None = None) -> Iterator[Unit]:
+        """Yield the units of a type, or those with one of ``names``.
+
+        Units of types before it in ``ORDER`` must have been judged.
+        """
         for resource in self.of_type(type_url):
+            if names is not None and resource.name not in names:
+                continue
             seen = self._memory.get(resource) if self._memory is not None else None
             if seen is not None and self._is_the_same(seen):
                 self.warnings += seen.warnings
@@ -142,6 +147,17 @@ class Assembly:
                     self._memory[resource] = seen
             if unit.digest:
                 yield unit
+
+    def dependencies(self, type_url: str, names: Collection[str]) -> dict[str, set[str]]:
+        """Return, by type, the names of what the named resources are judged with, and so may be faulty instead."""
+        found: dict[str, set[str]] = {each: set() for each in ORDER}
+        for resource in self.of_type(type_url):
+            if resource.name not in names:
+                continue
+            for (other, name), _ in self._see(Unit(resource)).depends_on:
+                if other in found:
+                    found[other] |= {name} if name != _ALL_OF_TYPE else {each.name for each in self.of_type(other)}
+        return found
 
     def _see(self, unit: Unit) -> Seen:
         """Make what Envoy gets of a new unit, and return what is to be remembered of it."""
