@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "registry": {"model", "protocol.convergence", "process.background", "process.private_files"},
     "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
     "process": set(),
+    "telemetry": {"process.background", "protocol", "publishing.journey"},
     "validation": {"model", "schema", "process.private_files"},
     "routing": {"model", "schema"},
     "reporting": {"model", "protocol", "store.entries", "transport.tls_failures", "process.background"},
@@ -96,7 +97,7 @@ ARROWS: dict[str, set[str]] = {
     "server": {
         *("access", "address", "app", "api", "page", "publishing", "sources", "store", "model", "config"),
         *("process.core_dumps", "process.memory", "process.systemd", "reporting.events", "reporting.directory_status"),
-        *("replicated", "validation"),
+        *("replicated", "telemetry", "validation", "version"),
     },
     "cli": {
         "access",
@@ -120,7 +121,7 @@ ARROWS: dict[str, set[str]] = {
         "schema_files",
         "setting_types",
         "version",
-        "validation",
+        *("telemetry.errors", "validation"),
     },
     "version": set(),
     "embed": {"app", "model", "schema", "sources.inline", "address", "config", "transport.pool", "version"},
@@ -151,6 +152,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "grpc_reflection": {"transport"},
     "immutables": {"model", "protocol", "fleet"},
     "matplotlib": {"fleet"},
+    "opentelemetry": {"telemetry"},
     "prometheus_client": {"api"},
     "re2": {"schema", "routing"},
     "pydantic": {
@@ -172,6 +174,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "starlette": {"api", "app", "page"},
     "structlog": {
         *("access", "api", "cli", "page", "publishing", "registry", "replicas", "reporting", "server", "serving"),
+        "telemetry",
     },
     "typer": {"cli"},
     "h11": {"api", "identity"},

@@ -281,6 +281,13 @@ class ValidationSettings(_Section):
         return self.attribute_nacks == "on" or (self.attribute_nacks == "auto" and self.envoy != "off")
 
 
+class TelemetrySettings(_Section):
+    """What is sent to other systems that watch this one."""
+
+    traces: Literal["off", "otlp"] = "off"
+    """Send traces of the push API's calls by OTLP, as OpenTelemetry's variables say (OTEL_EXPORTER_OTLP_ENDPOINT)."""
+
+
 class RedactSettings(_Section):
     """What is hidden beside the secrets that Envoy's API marks and that this program knows."""
 
@@ -347,6 +354,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     access: AccessSettings = AccessSettings()
     validation: ValidationSettings = ValidationSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     redact: RedactSettings = RedactSettings()
     secrets: SecretsSettings = SecretsSettings()
     connections: ConnectionSettings = ConnectionSettings()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import platform
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -46,10 +47,13 @@ from xds.store.etcd_client import EtcdOptions
 from xds.store.keys import KeysError
 from xds.store.opening import open_store
 from xds.store.sealed import SealedStore
+from xds.telemetry.errors import TracesMissingError
+from xds.version import __version__
 
 if TYPE_CHECKING:
     from xds.api.admission import Admission
     from xds.api.grpc_api import GrpcApi
+    from xds.telemetry.traces import Traces
     from xds.validation.gate import EnvoyGate, NackJudge
     from xds.validation.judge import Judge
 
@@ -109,8 +113,12 @@ async def serve(
             control_plane.serve_api(not_loaded_yet)
         answers = fleet_answers(control_plane, etcd_options(settings.store), lambda: store.epoch)
         # The push API takes a while to load; meanwhile the workers start on another core.
+        traces = _traces(control_plane)
+        if traces is not None:
+            stack.push_async_callback(traces.stop)
         _, (rest, api, admission) = await asyncio.gather(
-            control_plane.start(ready=False), asyncio.to_thread(_push_api, control_plane, publisher, answers)
+            control_plane.start(ready=False),
+            asyncio.to_thread(_push_api, control_plane, publisher, answers, traces),
         )
         stack.callback(admission.close)
         await admission.start(background)
@@ -220,7 +228,27 @@ async def _read_keys(store: SealedStore) -> None:
         log.info("the keys of the store were read again", key=store.key_ids[0], is_other=is_other)
 
 
-def _push_api(control_plane: App, publisher: Publisher, answers: FleetAnswers) -> "tuple[Any, GrpcApi, Admission]":
+def _traces(control_plane: App) -> "Traces | None":
+    """Return the traces of the push API's calls, None if they are off. Raises TracesMissingError."""
+    if control_plane.settings.telemetry.traces == "off":
+        return None
+    try:
+        from xds.telemetry.traces import open_traces
+    except ImportError as error:
+        what = "traces need OpenTelemetry; install it with: pip install 'xds-control-plane[otel]'"
+        raise TracesMissingError(what) from error
+    return open_traces(
+        control_plane.debts,
+        control_plane.background,
+        store=control_plane.settings.store.url.partition(":")[0] or "sqlite",
+        instance=f"{platform.node()}:{os.getpid()}",
+        version=__version__,
+    )
+
+
+def _push_api(
+    control_plane: App, publisher: Publisher, answers: FleetAnswers, tracing: "Traces | None"
+) -> "tuple[Any, GrpcApi, Admission]":
     """Import and create the push API: REST as an ASGI app, None if it is off, then gRPC and its admission."""
     from xds.api.grpc_api import GrpcApi, GrpcLimits
     from xds.api.intake import Intake
@@ -259,6 +287,7 @@ def _push_api(control_plane: App, publisher: Publisher, answers: FleetAnswers) -
         ),
         on_tls_problem=log_tls_problem,
         answer_replica=answers.answering,
+        tracing=tracing,
     )
     if not settings.rest:
         return None, api, admission
@@ -273,6 +302,7 @@ def _push_api(control_plane: App, publisher: Publisher, answers: FleetAnswers) -
         body_timeout_s=settings.body_timeout_s,
         intake=intake,
         hosts=hosts,
+        tracing=tracing,
     )
     if not settings.page:
         return rest, api, admission

@@ -22,6 +22,7 @@ from xds.cli.main import app
 RUN_HERE = {
     "README.md": (),
     "docs/tutorial.md": (),
+    "docs/walk-through.md": (),
     "docs/how-to/tls.md": ("openssl",),
     "docs/how-to/secrets.md": (),
     "docs/how-to/access.md": (),
@@ -51,6 +52,8 @@ NOT_RUN = {
     ): "tests/api/test_client_certificates.py does so",
     ("docs/store.md", "xds serve --listen 127.0.0.1:18000"): "how-to/replicas.md runs it with an etcd",
     ("docs/tutorial.md", "make setup"): "makes the environment that the tests run in",
+    ("docs/walk-through.md", "make setup"): "makes the environment that the tests run in",
+    ("docs/how-to/traces.md", "OTEL_EXPORTER_OTLP_ENDPOINT"): "tests/telemetry/test_traces.py has a receiver",
     ("docs/how-to/upgrading.md", "pip install --upgrade"): "would change the environment that the tests run in",
     (
         "docs/how-to/node-identity.md",

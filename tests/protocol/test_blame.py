@@ -11,7 +11,7 @@ from support.hubs import SOTW, Client, World
 
 from xds.protocol.blame import BLAMED_MAX, BlamedBy, blame_in, named_in, rejected_text
 from xds.protocol.policy import Variant
-from xds.protocol.status import NodesQuery, TypeSummary, node_summaries
+from xds.protocol.status import NodesQuery, TypeSummary, nodes_page
 
 UNKNOWN_FILTER = (
     "Didn't find a registered network or http filter or protocol options implementation for name: 'no.such'"
@@ -132,7 +132,7 @@ def test_operators_are_told_what_is_to_blame_and_how_that_is_known(nacked, blame
 
 
 def summary(world: World, type_url: str = CDS) -> TypeSummary:
-    (node,) = node_summaries(world.hub.streams, NodesQuery(), 0.0)
+    (node,) = nodes_page(world.hub.streams, NodesQuery(), world.now).nodes
     return next(each for each in node.types if each.type_url == type_url)
 
 

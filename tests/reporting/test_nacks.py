@@ -11,7 +11,7 @@ from support.waiting import wait_until
 
 from xds.process.background import Background
 from xds.protocol.blame import BlamedBy
-from xds.protocol.status import Nacked, NodesQuery, NodeSummary, node_summaries
+from xds.protocol.status import Nacked, NodesQuery, NodeSummary, nodes_page
 from xds.reporting import nacks
 from xds.reporting.attributions import WAITING_MAX, Attributions, Suspects
 from xds.reporting.nacks import EXAMPLES_MAX, KINDS_MAX, Gathered, NackGatherer, NackLog
@@ -261,7 +261,7 @@ def make_node() -> Callable[[str], NodeSummary]:
         client = world.client()
         client.subscribe(CDS)
         client.nack(CDS, message)
-        (node,) = node_summaries(world.hub.streams, NodesQuery(), 0.0)
+        (node,) = nodes_page(world.hub.streams, NodesQuery(), world.now).nodes
         return node
 
     return make

@@ -49,6 +49,7 @@ from xds.api.permitted import Permitted
 from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any
+from xds.api.tracing import Tracing, traced
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.protocol.paging import NodeState
 from xds.protocol.status import NodesQuery
@@ -129,10 +130,12 @@ class GrpcApi:
         limits: GrpcLimits | None = None,
         on_tls_problem: Callable[[str], None] = lambda _problem: None,
         answer_replica: AnswerReplica | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """``answer_replica`` answers the questions of other replicas, if there may be any."""
         self._answer_replica = answer_replica
         self.address = address
+        self._tracing = tracing
         self._admission = GrpcAdmission(operations, admission)
         self._tls = tls
         self._client_ca = client_ca
@@ -249,12 +252,17 @@ class GrpcApi:
     def _answering(
         self, name: str, message_class: Any, call: Handler, intake: Intake
     ) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def answer(context: Any, operations: Permitted) -> Any:
+            async with intake.room(self._body_bytes_max) as room:
+                return await call(await self._read(message_class, context, room), operations)
+
         async def handle(_: Any, context: Any) -> Any:
             refusal: tuple[Any, ...]
             try:
                 operations = self._admission.operations(name, context)
-                async with intake.room(self._body_bytes_max) as room:
-                    return await call(await self._read(message_class, context, room), operations)
+                if self._tracing is None:
+                    return await answer(context, operations)
+                return await traced(self._tracing, SERVICE, name, context, answer(context, operations))
             except RefusedCallError as refused:
                 refusal = refused.refusal
             except EXPECTED as error:

@@ -47,6 +47,7 @@ from xds.api.rest_schema import BODIES, ERRORS, NAMES
 from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
+from xds.api.tracing import Tracing, WithTraces
 from xds.limits import LimitHits
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
@@ -97,6 +98,7 @@ def rest_api(
     body_timeout_s: float = 60.0,
     intake: Intake | None = None,
     hosts: Hosts | None = None,
+    tracing: Tracing | None = None,
 ) -> Guard:
     """Return the ASGI application that serves ``/v1``. Without ``hosts`` any host name is accepted."""
     app = FastAPI(
@@ -121,7 +123,7 @@ def rest_api(
     api.add_access(app)
     _add_page(app)
     taking_in = TakingIn(
-        _Routable(app),
+        _Routable(app if tracing is None else WithTraces(app, tracing)),
         intake,
         body_bytes_max=body_bytes_max,
         body_timeout_s=body_timeout_s,

@@ -184,6 +184,7 @@ def run(settings: "Settings") -> None:
     from xds.schema.pool import UnknownFieldError
     from xds.schema.union import SchemaError
     from xds.store.errors import StoreError
+    from xds.telemetry.errors import TracesMissingError
     from xds.transport.pool import WorkerFailedError
     from xds.validation.errors import EnvoyMissingError, EnvoyUnusableError
 
@@ -204,7 +205,7 @@ def run(settings: "Settings") -> None:
         fail(f"redact.fields: {error}", code=EXIT_USAGE)
     except (AccessFileError, BindError, EnvoyMissingError, EnvoyUnusableError, SchemaError, WorkerFailedError) as error:
         fail(str(error), code=EXIT_FAILED)
-    except StoreError as error:
+    except (StoreError, TracesMissingError) as error:
         fail(str(error), code=EXIT_FAILED)
     except KeyboardInterrupt:
         code = 130

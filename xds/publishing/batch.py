@@ -7,6 +7,7 @@ from itertools import groupby
 
 from xds.model.snapshot import Snapshot
 from xds.publishing.changes import Change, Published
+from xds.publishing.journey import Journey
 from xds.publishing.plan import ChangePlan
 from xds.store.entries import Stored
 from xds.store.errors import OutcomeUnknownError, UnavailableError
@@ -14,10 +15,11 @@ from xds.store.errors import OutcomeUnknownError, UnavailableError
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A pending change, and the future of its outcome."""
+    """A pending change, and the future of its outcome. ``journey``: what is noted of its way, if anything is."""
 
     change: Change
     answer: "asyncio.Future[Published]"
+    journey: Journey | None = None
 
     def refuse(self, error: Exception) -> None:
         """Answer with an error, unless already answered."""

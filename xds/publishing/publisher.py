@@ -32,6 +32,7 @@ from xds.publishing.codec import changeset_of_entry, changeset_of_state
 from xds.publishing.edits import UnknownGroupError
 from xds.publishing.gate import Gate, passed, with_warnings
 from xds.publishing.group_revisions import GroupRevisions, names_changed
+from xds.publishing.journey import current
 from xds.publishing.plan import concerned, digest_of, merged, plan
 from xds.store.entries import Head, State, Store, Stored
 from xds.store.errors import (
@@ -193,7 +194,7 @@ class Publisher:
             raise UnavailableError(f"changes are refused: {why}; nothing was changed, try again later")
         if self._waiting.full():
             self._on_limit("pending_changes")
-        waiting = Waiting(change, asyncio.get_running_loop().create_future())
+        waiting = Waiting(change, asyncio.get_running_loop().create_future(), current.get())
         if not self._stopping:
             self._submitting += 1
             try:
@@ -287,6 +288,9 @@ class Publisher:
         self._move_to(stored.revision)
         if planned is not None:
             self._planned.popleft()
+            for waiting in planned.waiting:
+                if waiting.journey is not None:
+                    waiting.journey.serve(stored.revision + self._offset, tuple(sorted(names)))
             planned.accept()
 
     def _take_whole(self, changeset: Changeset, revision: int, *, anew: bool = False) -> None:
@@ -371,7 +375,11 @@ class Publisher:
             batch = await self._not_kept_yet([each for each in batch if not each.answer.done()])
             await self._learn_revisions(batch)
             self._catch_up()
+            journeys = [each.journey for each in batch if each.journey is not None]
+            begun_ns = time.time_ns() if journeys else 0
             planned, verdicts = await self._plan_all(batch)
+            for journey in journeys:
+                journey.note("plan", begun_ns)
             try:
                 if planned:
                     await self._append(planned)
@@ -422,6 +430,8 @@ class Publisher:
         entries = [each.plan.entry for each in planned if each.plan.entry is not None]
         before = planned[0].plan.published.revision - 1
         self._planned.extend(planned)
+        journeys = [each.journey for one in planned for each in one.waiting if each.journey is not None]
+        begun_ns = time.time_ns() if journeys else 0
         try:
             if self.store.epoch != self._epoch:
                 raise UnavailableError("the store was replaced: read it again, and decide anew")
@@ -433,6 +443,8 @@ class Publisher:
                 for each in planned:
                     each.refuse(OutcomeUnknownError(each.entry_id, why))
             raise
+        for journey in journeys:
+            journey.note("store", begun_ns)
         for each in planned:
             each.kept = True
         self._accept_served()

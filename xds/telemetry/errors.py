@@ -1,0 +1,5 @@
+"""Why nothing can be sent to systems that watch this one."""
+
+
+class TracesMissingError(Exception):
+    """OpenTelemetry is not installed."""
