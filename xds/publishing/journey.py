@@ -23,25 +23,34 @@ class Step(NamedTuple):
 class Journey:
     """What is noted of one change."""
 
-    __slots__ = ("groups", "revision", "steps")
+    __slots__ = ("_storing_ns", "groups", "revision", "steps")
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self._storing_ns = 0
         self.revision = 0
         """The revision that serves it, 0 if none does."""
         self.groups: tuple[str, ...] = ()
         """The groups that it changes."""
 
-    def note(self, name: str, begun_ns: int, ended_ns: int = 0) -> int:
-        """Note a step, until now if ``ended_ns`` is left out; return when it ended."""
-        ended_ns = ended_ns or time.time_ns()
+    def note(self, name: str, begun_ns: int, ended_ns: int = 0) -> None:
+        """Note a step, until now if ``ended_ns`` is left out."""
         if len(self.steps) < STEPS_MAX:
-            self.steps.append(Step(name, begun_ns, ended_ns))
-        return ended_ns
+            self.steps.append(Step(name, begun_ns, ended_ns or time.time_ns()))
 
-    def serve(self, revision: int, groups: tuple[str, ...]) -> None:
-        """Note that the change is served, since the end of the last step."""
-        begun_ns = self.steps[-1].ended_ns if self.steps else time.time_ns()
+    def begin_store(self) -> None:
+        """Note that the store is given the change."""
+        self._storing_ns = time.time_ns()
+
+    def end_store(self, ended_ns: int = 0) -> None:
+        """Note that the store has the change: it says so, or hands it back, whichever is first."""
+        if self._storing_ns:
+            self.note("store", self._storing_ns, ended_ns)
+            self._storing_ns = 0
+
+    def serve(self, begun_ns: int, revision: int, groups: tuple[str, ...]) -> None:
+        """Note that the change, handed back by the store at ``begun_ns``, is served."""
+        self.end_store(begun_ns)
         self.note("feed", begun_ns)
         self.revision, self.groups = revision, groups
 

@@ -281,16 +281,17 @@ class Publisher:
             self._behind.append((stored.revision, changeset, False))
         names = names_changed(self._served.table, changeset.groups) | {key.group for key in stored.entry.operations}
         self._group_revisions.note(stored.revision, names)
+        journeys = [] if planned is None else [each.journey for each in planned.waiting if each.journey is not None]
+        begun_ns = time.time_ns() if journeys else 0
         self._serve(changeset, stored.revision + self._offset)
+        for journey in journeys:
+            journey.serve(begun_ns, stored.revision + self._offset, tuple(sorted(names)))
         if not self._writing:
             self._catch_up()
         self._on_entry(stored)
         self._move_to(stored.revision)
         if planned is not None:
             self._planned.popleft()
-            for waiting in planned.waiting:
-                if waiting.journey is not None:
-                    waiting.journey.serve(stored.revision + self._offset, tuple(sorted(names)))
             planned.accept()
 
     def _take_whole(self, changeset: Changeset, revision: int, *, anew: bool = False) -> None:
@@ -431,7 +432,8 @@ class Publisher:
         before = planned[0].plan.published.revision - 1
         self._planned.extend(planned)
         journeys = [each.journey for one in planned for each in one.waiting if each.journey is not None]
-        begun_ns = time.time_ns() if journeys else 0
+        for journey in journeys:
+            journey.begin_store()
         try:
             if self.store.epoch != self._epoch:
                 raise UnavailableError("the store was replaced: read it again, and decide anew")
@@ -444,7 +446,7 @@ class Publisher:
                     each.refuse(OutcomeUnknownError(each.entry_id, why))
             raise
         for journey in journeys:
-            journey.note("store", begun_ns)
+            journey.end_store()
         for each in planned:
             each.kept = True
         self._accept_served()

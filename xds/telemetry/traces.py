@@ -2,7 +2,7 @@
 
 A trace has the call, and below it the change's way: planned, kept by the store, fed to the processes that serve
 streams, sent by all of them, accepted by the first and by the last node. The exporter, the sampler and the service are
-configured by OpenTelemetry's own environment variables (``OTEL_*``). Nothing of OpenTelemetry is imported elsewhere.
+configured by OpenTelemetry's own environment variables (``OTEL_*``). No other module imports OpenTelemetry.
 
 https://opentelemetry.io/docs/specs/semconv/
 """
