@@ -29,7 +29,8 @@ from support.waiting import NotMetError, wait_until_blocking
 
 BIN = Path(sys.executable).parent
 READING = re.compile(
-    r"curl (?!.*(-X|-d|--data|--request|-T)\b)|xds (get|status|nodes?|explain|wait|history|diff|validate|route|config)\b"
+    r"curl (?!.*(-X|-d|--data|--request|-T)\b)"
+    r"|xds (get|status|nodes?|explain|wait|history|diff|validate|route|config)\b"
     r"|xds groups$|xds store check|etcdctl (endpoint|get)\b|promtool (check|query|test)\b"
     r"|(cat|grep|ls|openssl verify|openssl x509|sort|test)\b|#"
 )
