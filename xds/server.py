@@ -91,9 +91,7 @@ async def serve(
         if store is None:
             log.info("stopped before anything was served")
             return 0
-        judge = await asyncio.to_thread(_judge, settings)
-        control_plane.attributions.ask = _nack_judge(judge, control_plane)
-        publisher = _publisher(store, control_plane, reloading.refused, _gate(judge, settings))
+        publisher = _publisher(store, control_plane, reloading.refused, await asyncio.to_thread(_judge, settings))
         stack.push_async_callback(publisher.stop)
         await publisher.start()
         reader, content = None, None
@@ -113,9 +111,7 @@ async def serve(
             control_plane.serve_api(not_loaded_yet)
         answers = fleet_answers(control_plane, etcd_options(settings.store), lambda: store.epoch)
         # The push API takes a while to load; meanwhile the workers start on another core.
-        traces = _traces(control_plane)
-        if traces is not None:
-            stack.push_async_callback(traces.stop)
+        traces = _traces(control_plane, stack)
         _, (rest, api, admission) = await asyncio.gather(
             control_plane.start(ready=False),
             asyncio.to_thread(_push_api, control_plane, publisher, answers, traces),
@@ -228,7 +224,7 @@ async def _read_keys(store: SealedStore) -> None:
         log.info("the keys of the store were read again", key=store.key_ids[0], is_other=is_other)
 
 
-def _traces(control_plane: App) -> "Traces | None":
+def _traces(control_plane: App, stack: AsyncExitStack) -> "Traces | None":
     """Return the traces of the push API's calls, None if they are off. Raises TracesMissingError."""
     if control_plane.settings.telemetry.traces == "off":
         return None
@@ -237,13 +233,15 @@ def _traces(control_plane: App) -> "Traces | None":
     except ImportError as error:
         what = "traces need OpenTelemetry; install it with: pip install 'xds-control-plane[otel]'"
         raise TracesMissingError(what) from error
-    return open_traces(
+    traces = open_traces(
         control_plane.debts,
         control_plane.background,
         store=control_plane.settings.store.url.partition(":")[0] or "sqlite",
         instance=f"{platform.node()}:{os.getpid()}",
         version=__version__,
     )
+    stack.push_async_callback(traces.stop)
+    return traces
 
 
 def _push_api(
@@ -368,7 +366,9 @@ def _nack_judge(judge: "Judge | None", control_plane: App) -> "NackJudge | None"
     return NackJudge(judge, snapshot_of)
 
 
-def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", gate: "EnvoyGate | None") -> Publisher:
+def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", judge: "Judge | None") -> Publisher:
+    control_plane.attributions.ask = _nack_judge(judge, control_plane)
+
     def serve(changeset: Changeset, revision: int) -> None:
         control_plane.follow(changeset, revision)
         refused.retry()
@@ -381,7 +381,7 @@ def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", gate
         background=control_plane.background,
         resource_bytes_max=control_plane.settings.protocol.resource_bytes_max,
         pending_max=control_plane.settings.api.pending_max,
-        gate=gate,
+        gate=_gate(judge, control_plane.settings),
         refuses_because=control_plane.refuses_changes_because,
         on_limit=control_plane.hits.add,
         lacking=control_plane.lacking,

@@ -124,9 +124,7 @@ class Streams:
         """Called with the state of the memory, every second."""
         self._rejections = Rejections(on_rejected or partial(RejectionLog().take, 0))
         self._nack_log = NackLog(Attributions(Background())) if on_nacks is None else None
-        self._nacks = NackGatherer(
-            on_nacks or self._log_nacks, asks=on_nacks is not None and settings.validation.attributes_nacks
-        )
+        self._nacks = self._new_gatherer(on_nacks)
         self.connections_max = settings.connections.xds_max
         """Lower it before ``start`` if there are too few descriptors."""
         self.tls_failures: Counter[str] = Counter()
@@ -142,6 +140,11 @@ class Streams:
             self._rejections.take(event)
         else:
             log_event(event)
+
+    def _new_gatherer(self, on_nacks: Callable[[Gathered], None] | None) -> NackGatherer:
+        if on_nacks is None:
+            return NackGatherer(self._log_nacks)
+        return NackGatherer(on_nacks, asks=self.settings.validation.attributes_nacks)
 
     def _log_nacks(self, gathered: Gathered) -> None:
         assert self._nack_log is not None

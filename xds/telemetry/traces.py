@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -161,7 +161,9 @@ class Traces:
 
     async def stop(self) -> None:
         """Export what is not exported yet, for a few seconds at most."""
-        await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._provider.shutdown))], timeout=SHUTDOWN_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHUTDOWN_S):
+                await asyncio.to_thread(self._provider.shutdown)
 
 
 def _about(journey: Journey) -> dict[str, Any]:
