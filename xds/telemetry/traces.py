@@ -117,15 +117,7 @@ class Traces:
             until = time.monotonic() + WATCH_S
             await self._wait(lambda debts: debts.revision >= journey.revision, until)
             sent_ns = self._end(context, "send", begun_ns, journey, None)
-            most = 0
-
-            def is_accepted_by_one(debts: Debts) -> bool:
-                nonlocal most
-                found = _acceptance(debts, journey)
-                most = max(most, found.pending)
-                return found.pending == 0 or found.pending < most
-
-            found = await self._wait(is_accepted_by_one, until)
+            found = await self._wait(lambda debts: _is_accepted_by_one(_acceptance(debts, journey)), until)
             self._end(context, "accept.first", sent_ns, journey, found)
             found = await self._wait(lambda debts: _acceptance(debts, journey).pending == 0, until)
             self._end(context, "accept.all", sent_ns, journey, found)
@@ -164,6 +156,11 @@ class Traces:
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_S):
                 await asyncio.to_thread(self._provider.shutdown)
+
+
+def _is_accepted_by_one(found: Acceptance) -> bool:
+    """Say whether a node has accepted a change, or none is to be waited for."""
+    return found.accepted > 0 or found.pending == 0
 
 
 def _about(journey: Journey) -> dict[str, Any]:
