@@ -52,7 +52,7 @@ from xds.version import __version__
 
 if TYPE_CHECKING:
     from xds.api.admission import Admission
-    from xds.api.grpc_api import GrpcApi
+    from xds.api.grpc_api import GrpcApi, GrpcLimits
     from xds.telemetry.traces import Traces
     from xds.validation.gate import EnvoyGate, NackJudge
     from xds.validation.judge import Judge
@@ -103,9 +103,7 @@ async def serve(
                 log.info("stopped before anything was served")
                 return 0
         due = await _publish_first(control_plane, publisher, content, reloading.refused)
-        control_plane.stale_because = lambda: publisher.stale_because or store.away
-        control_plane.refusing_because = lambda: store.refusing
-        control_plane.plain_because = lambda: store.plain_values
+        _follow_store(control_plane, publisher, store)
         settle_memory()
         if settings.api.rest:
             control_plane.serve_api(not_loaded_yet)
@@ -129,6 +127,13 @@ async def serve(
         await _until_ended(control_plane, publisher, reader, ending, reloading, due)
     log.info("stopped")
     return 0
+
+
+def _follow_store(control_plane: App, publisher: Publisher, store: SealedStore) -> None:
+    """Have the control plane say how the store stands."""
+    control_plane.stale_because = lambda: publisher.stale_because or store.away
+    control_plane.refusing_because = lambda: store.refusing
+    control_plane.plain_because = lambda: store.plain_values
 
 
 async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi") -> None:
@@ -248,7 +253,7 @@ def _push_api(
     control_plane: App, publisher: Publisher, answers: FleetAnswers, tracing: "Traces | None"
 ) -> "tuple[Any, GrpcApi, Admission]":
     """Import and create the push API: REST as an ASGI app, None if it is off, then gRPC and its admission."""
-    from xds.api.grpc_api import GrpcApi, GrpcLimits
+    from xds.api.grpc_api import GrpcApi
     from xds.api.intake import Intake
     from xds.api.operations import Operations
 
@@ -276,13 +281,7 @@ def _push_api(
         body_bytes_max=settings.body_bytes_max,
         body_timeout_s=settings.body_timeout_s,
         intake=intake,
-        limits=GrpcLimits(
-            handshake_s=control_plane.settings.connections.headers_timeout_s,
-            idle_s=control_plane.settings.connections.idle_timeout_s,
-            keepalive_interval_s=control_plane.settings.transport.keepalive_interval_s,
-            keepalive_timeout_s=control_plane.settings.transport.keepalive_timeout_s,
-            push_streams_max=settings.push_streams_max,
-        ),
+        limits=_grpc_limits(control_plane.settings),
         on_tls_problem=log_tls_problem,
         answer_replica=answers.answering,
         tracing=tracing,
@@ -307,6 +306,18 @@ def _push_api(
     from xds.page.app import WithPage, page_app
 
     return WithPage(rest, page_app(operations, admission, hosts=hosts)), api, admission
+
+
+def _grpc_limits(settings: Settings) -> "GrpcLimits":
+    from xds.api.grpc_api import GrpcLimits
+
+    return GrpcLimits(
+        handshake_s=settings.connections.headers_timeout_s,
+        idle_s=settings.connections.idle_timeout_s,
+        keepalive_interval_s=settings.transport.keepalive_interval_s,
+        keepalive_timeout_s=settings.transport.keepalive_timeout_s,
+        push_streams_max=settings.api.push_streams_max,
+    )
 
 
 def _admission(settings: Settings) -> "Admission":

@@ -88,8 +88,7 @@ class Streams:
 
         ``name`` is that of this worker. ``on_published`` is called with each revision that new streams are sent from
         now on. ``on_sessions`` is called with what happens to the sessions, in batches; without it, ``known`` is kept
-        by it.
-        ``on_nacks`` is called with the NACKs of each second; without it, they are logged here.
+        by it. ``on_nacks`` is called with the NACKs of each second; without it, they are logged here.
         """
         self.settings = settings
         self._name = name
@@ -106,16 +105,7 @@ class Streams:
         self._sessions = SessionFeed(on_sessions or self._note_sessions)
         self._found: tuple[frozenset[str], int, list[Session]] = (frozenset(), 0, [])
         """The nodes that were looked for last, the number of sessions by then, and their sessions."""
-        self.hub = Hub(
-            catalog,
-            knows_type=self._knows_type,
-            ordering=_ordering(settings),
-            encoding=_encoding(settings),
-            limits=_limits(settings),
-            share=share,
-            watch=self._sessions,
-            hider=hider_of,
-        )
+        self.hub = self._new_hub(share)
         self.hits = LimitHits()
         """The limits reached by this process's clients."""
         self.admission = StreamAdmission(_admission_limits(settings), self.hits)
@@ -140,6 +130,18 @@ class Streams:
             self._rejections.take(event)
         else:
             log_event(event)
+
+    def _new_hub(self, share: Share) -> Hub:
+        return Hub(
+            self._catalog,
+            knows_type=self._knows_type,
+            ordering=_ordering(self.settings),
+            encoding=_encoding(self.settings),
+            limits=_limits(self.settings),
+            share=share,
+            watch=self._sessions,
+            hider=hider_of,
+        )
 
     def _new_gatherer(self, on_nacks: Callable[[Gathered], None] | None) -> NackGatherer:
         if on_nacks is None:
