@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix soak fleet-proof lock audit release docs docs-serve docs-reference clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix soak fleet-proof lock audit release docs docs-serve docs-reference page-pictures page-scale clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -128,6 +128,13 @@ fleet-proof: setup ## 10,000 sidecars on two replicas: xds wait against their ow
 docs-reference: setup ## write docs/reference and docs/limits.md from the code
 	@$(BIN)/python docs/site/reference.py
 	@$(BIN)/python docs/site/limits.py
+
+page-pictures: setup ## write the pictures of the page in docs/how-to, as the browser's test sees them (needs Chromium)
+	@XDS_PAGE_PICTURES=docs/how-to $(BIN)/python -m pytest -q -p no:cacheprovider tests/page/test_browser.py -k pictures
+
+PAGE_SCALE ?= --nodes 10000 --minutes 10
+page-scale: setup ## the page at 10,000 simulated nodes in Chromium: load times, long tasks, memory over 10 minutes: bench/results/page.json
+	@$(BIN)/python -m bench.page_scale $(PAGE_SCALE) --output bench/results/page.json
 
 lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv

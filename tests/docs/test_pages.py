@@ -73,6 +73,7 @@ NOT_RUN = {
     ("docs/how-to/docker.md", "docker run"): "needs a container engine; tests/compose/test_image.py does the same",
     ("docs/how-to/route.md", "xds config web-0 --exec"): "tests/cli/test_config_command.py runs another command so",
     ("docs/how-to/route.md", "xds apply -f routes.yaml --wait"): "tests/cli/test_wait_command.py waits so",
+    ("docs/how-to/page.md", "xds serve"): "tests/page has a server and a browser",
     ("docs/how-to/systemd.md", "useradd"): "would change the machine",
     ("docs/how-to/systemd.md", "systemd-analyze"): "needs systemd as init; test_systemd.py runs what the unit says",
     ("docs/how-to/from-go-control-plane.md", "go run"): "test_go_program.py builds and runs the program",

@@ -385,6 +385,27 @@ async def test_who_is_asked_to_sign_in_comes_to_the_page_that_was_asked_for(chro
             assert look.faults == []
 
 
+async def test_pictures_show_what_the_documentation_says(fleet: Fleet, chrome: Browser) -> None:
+    """With ``XDS_PAGE_PICTURES`` they are written to that directory (``make page-pictures``)."""
+    for number, why in enumerate(
+        ("a canary for the new port", "more room for retries", "the new port for all", "tidy up")
+    ):
+        await fleet.push("web", r.static_cluster("web-9", 9_100 + number), message=why)
+    async with seen(chrome, fleet.origin, viewport={"width": 1_000, "height": 760}) as look:
+        for name, path, shown in (
+            ("page-overview", "", "Last revisions"),
+            ("page-rollback", "rollback?group=web&to=1", "This touches 150 connected nodes"),
+        ):
+            page = await opened(look, path)
+            await expect(page.locator("#liveness")).to_have_text("live")
+            await expect(page.get_by_text(shown)).to_be_visible()
+            picture = await page.screenshot()
+            assert picture.startswith(b"\x89PNG")
+            if PICTURES:
+                (Path(PICTURES) / f"{name}.png").write_bytes(picture)
+        assert look.faults == []
+
+
 # --- A server that is lost; last, as it is stopped --------------------------------------------------------------------
 
 
