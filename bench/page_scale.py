@@ -110,7 +110,7 @@ async def run(nodes: int, minutes: float, loads: int) -> dict[str, Any]:
             # Pushes that do not come keep the sidecars connected.
             argv = [str(XDS), "fleet", "--server", f"127.0.0.1:{server.port}", "--streams", str(nodes)]
             argv += ["--workers", "1", "--types", "clusters", "--pushes", "100000"]
-            argv += ["--trigger-command", "true", "--timeout", "2h"]
+            argv += ["--trigger-command", "true", "--timeout", "120m"]
             fleet = Child(argv, name="fleet").start()
             try:
 
