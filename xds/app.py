@@ -29,6 +29,7 @@ from xds.process.background import Background
 from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
+from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary, joined
 from xds.registry.keeping import NodeKeeper
 from xds.registry.known_nodes import KnownNodes
@@ -368,6 +369,10 @@ class App:
     def _with_first_seen(self, node: NodeSummary) -> NodeSummary:
         known = None if node.connected_s is None else self.known.node(node.node.id, node.last_seen_ms)
         return node if known is None else replace(node, first_seen_ms=known.first_seen_ms)
+
+    async def inspect(self, query: InspectQuery) -> Inspection:
+        """Return the connections of a node in full, from all workers. Raises UnansweredError if none answers."""
+        return await self._streams.inspect(query)
 
     async def status(self) -> ServerStatus:
         """Return how this server stands."""

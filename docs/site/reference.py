@@ -288,10 +288,13 @@ async def _openapi() -> dict[str, Any]:
     async def debts() -> Any:
         raise AssertionError("nothing but the document is asked for")
 
+    async def inspect(_query: Any) -> Any:
+        raise AssertionError("nothing but the document is asked for")
+
     async def status() -> Any:
         raise AssertionError("nothing but the document is asked for")
 
-    made = Operations(publisher, catalog, nodes=nodes, debts=debts, status=status, rebalance=rebalance)
+    made = Operations(publisher, catalog, nodes=nodes, debts=debts, status=status, inspect=inspect, rebalance=rebalance)
     api = rest_api(made, Admission(), body_bytes_max=2**26)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://127.0.0.1") as client:
         document: dict[str, Any] = (await client.get("/v1/openapi.json")).raise_for_status().json()

@@ -9,6 +9,7 @@ from xds.api.fleet import ServerStatus
 from xds.api.operations import Operations
 from xds.model.catalog import Catalog
 from xds.protocol.convergence import Debt, Debts
+from xds.protocol.inspection import InspectedClient, Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 from xds.publishing.publisher import Publisher
 from xds.registry.known_nodes import KnownNodes
@@ -25,6 +26,7 @@ class Served:
         self.catalog = Catalog()
         self.publisher = Publisher(store, self.catalog, self._serve)
         self.known_nodes: list[NodeSummary] = []
+        self.clients: list[InspectedClient] = []
         self.rejected = 0
         self.nodes_fail: Exception | None = None
         self.moved: list[tuple[float, float]] = []
@@ -38,6 +40,7 @@ class Served:
             nodes=self._nodes,
             debts=self._debts,
             status=self._status,
+            inspect=self._inspect,
             rebalance=self._rebalance,
             on_rejected=self._count,
             notices=notices,
@@ -61,6 +64,9 @@ class Served:
 
     async def _debts(self) -> Debts:
         return Debts(revision=self.catalog.revision, by_group=self.debts)
+
+    async def _inspect(self, query: InspectQuery) -> Inspection:
+        return Inspection(clients=tuple(each for each in self.clients if each.summary.node.id == query.id))
 
     async def _status(self) -> ServerStatus:
         return server_status(self.catalog.revision)

@@ -41,7 +41,18 @@ ROLES: dict[str, frozenset[str]] = {
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
-        ("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode", "WaitForConvergence", "GetStatus", "FindRoute"),
+        (
+            "ListGroups",
+            "GetGroup",
+            "GetRules",
+            "ListNodes",
+            "GetNode",
+            "WaitForConvergence",
+            "GetStatus",
+            "InspectNode",
+            "ExplainNode",
+            "FindRoute",
+        ),
         frozenset({"read", "write", "rollout", "secrets"}),
     ),
     **dict.fromkeys(
@@ -53,7 +64,7 @@ ROLES: dict[str, frozenset[str]] = {
 """The roles, besides admin, that may make each call in their groups. A new call fails the tests until it is here."""
 WITHOUT_GROUP = frozenset({"History", "FindRevision", "GetRevision", "Watch", "ListGroups", "GetRules", "ListNodes"})
 WITHOUT_GROUP |= {"GetNode", "WhoAmI", "PutRules", "UpdateRules", "BackUpStore", "ListAudit", "Rebalance"}
-WITHOUT_GROUP |= {"WaitForConvergence", "GetStatus"}
+WITHOUT_GROUP |= {"WaitForConvergence", "GetStatus", "InspectNode", "ExplainNode"}
 """Calls that name no group: what they answer is another test's."""
 CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -317,6 +328,11 @@ def requests(group: str) -> dict[str, Any]:
         "PutRules": pb.Rules(),
         "UpdateRules": pb.Rules(),
         "ListNodes": pb.NodesRequest(),
+        "GetStatus": pb.StatusRequest(),
+        "InspectNode": pb.InspectNodeRequest(id=f"{group}-node"),
+        "ExplainNode": pb.ExplainNodeRequest(
+            id=f"{group}-node", resource=pb.ResourceName(type="clusters", name=f"{group}-c")
+        ),
         "WaitForConvergence": pb.ConvergenceRequest(),
         "FindRoute": pb.RouteRequest(group=group, url="http://a.example/"),
         "BackUpStore": pb.BackUpStoreRequest(),

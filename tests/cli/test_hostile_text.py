@@ -79,6 +79,8 @@ EACH: dict[str, list[Case]] = {
     "show": each("show", "2"),
     "watch": each("watch", "--from", "0"),
     "status": each("status"),
+    "nodes": each("nodes"),
+    "explain": each("explain", NASTY, f"clusters/{NASTY}"),
     "wait": [
         Case(("wait", "--timeout", "0"), code=8),
         *(Case(("wait", "--timeout", "0", "-o", form), form, code=8) for form in ("json", "yaml")),

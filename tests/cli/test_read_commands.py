@@ -128,8 +128,10 @@ def _documents(text: str) -> list[dict | None]:
         ("show 0", 2, "greater than or equal to 1"),
         ("watch -g bas", 4, "did you mean 'base'?"),
         ("watch --from 99", 4, "does not exist yet"),
-        ("status -g bas", 4, "did you mean 'base'?"),
-        ("status --state odd", 2, "accepted"),
+        ("nodes -g bas", 4, "did you mean 'base'?"),
+        ("nodes --state odd", 2, "accepted"),
+        ("nodes --cursor odd", 2, "this is no cursor"),
+        ("explain none routes", 2, "write TYPE/NAME"),
         ("node none", 4, "no node 'none' is connected"),
         ("get --nope", 2, "No such option"),
         ("nope", 2, "No such command"),
@@ -187,7 +189,7 @@ async def test_added_changed_and_removed_are_told_apart(run: Run) -> None:
 
 async def test_json_has_what_the_tables_have(run: Run) -> None:
     done = await run(
-        "xds history -o json; xds show 2 -o json; xds diff 2 -g base -o json; xds groups -o json; xds status -o json; "
+        "xds history -o json; xds show 2 -o json; xds diff 2 -g base -o json; xds groups -o json; xds nodes -o json; "
         "xds node none -o json 2>/dev/null || true"
     )
     history, shown, diff, groups, status = (each or {} for each in _documents(done.stdout))
@@ -215,7 +217,7 @@ async def test_json_has_what_the_tables_have(run: Run) -> None:
         "revision": 3,
     }
     assert groups["rules"]["groups"] == {"web": {"extends": "base"}}
-    assert (status["nodes"], status["states"]) == ([], {"accepted": 0, "pending": 0, "rejected": 0})
+    assert (status["nodes"], status["states"]) == ([], {"accepted": 0, "pending": 0, "rejected": 0, "gone": 0})
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from xds.api.operations import Operations
 from xds.client import Client
 from xds.model.catalog import Catalog
 from xds.protocol.convergence import Debt, Debts
+from xds.protocol.inspection import Inspection
 from xds.protocol.status import NodesFound
 from xds.publishing.publisher import Publisher
 from xds.store.entries import Store
@@ -62,10 +63,15 @@ def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
         async def debts() -> Debts:
             return Debts(revision=catalog.revision, by_group={"default": {Debt(): 3, Debt(owed=1): 1}})
 
+        async def inspect(query: Any) -> Inspection:
+            return Inspection()
+
         async def status() -> ServerStatus:
             return server_status(catalog.revision)
 
-        operations = Operations(publisher, catalog, nodes=nodes, debts=debts, status=status, rebalance=rebalance)
+        operations = Operations(
+            publisher, catalog, nodes=nodes, debts=debts, status=status, inspect=inspect, rebalance=rebalance
+        )
         admission = Admission(Authenticator(token))
         api = GrpcApi(Address("127.0.0.1", port), operations, admission, tls=tls, body_bytes_max=1_000_000)
         await api.start()

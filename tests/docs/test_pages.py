@@ -31,6 +31,7 @@ RUN_HERE = {
     "docs/how-to/upgrading.md": (),
     "docs/how-to/from-files.md": (),
     "docs/how-to/route.md": (),
+    "docs/how-to/asking.md": (),
 }
 """Pages whose blocks a reader at the terminal runs, and the programs that they need besides our own."""
 RUN_ELSEWHERE = {

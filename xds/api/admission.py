@@ -31,6 +31,7 @@ NEEDS: dict[str, frozenset[Right]] = {
     **dict.fromkeys(("History", "FindRevision", "GetRevision", "Watch"), frozenset({READ})),
     **dict.fromkeys(("ListGroups", "GetGroup", "GetRules", "ListNodes", "GetNode"), frozenset({READ})),
     **dict.fromkeys(("WaitForConvergence", "GetStatus", "FindRoute", "AskReplica"), frozenset({READ})),
+    **dict.fromkeys(("InspectNode", "ExplainNode"), frozenset({READ})),
     **dict.fromkeys(("PutGroup", "DeleteGroup", "PutRules", "UpdateRules"), frozenset({ADMIN})),
     **dict.fromkeys(("BackUpStore", "ListAudit", "Rebalance"), frozenset({ADMIN})),
     "WhoAmI": frozenset(),

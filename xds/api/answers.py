@@ -24,6 +24,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.protocol.errors import StreamRefusedError
+from xds.protocol.paging import Position, Sort, WrongCursorError, position_of
 from xds.protocol.status import NodesFound, NodeSummary, TypeSummary
 from xds.publishing.changes import KeptElsewhereError, Published, change_of
 from xds.publishing.edits import UnknownGroupError
@@ -277,6 +278,14 @@ def _group_status_json(group: GroupStatus) -> dict[str, Any]:
         "gone": group.gone,
         "oldest_unaccepted": None if group.oldest_unaccepted is None else asdict(group.oldest_unaccepted),
     }
+
+
+def after_cursor(sort: Sort, cursor: str) -> Position | None:
+    """Return the position of a cursor, None for "". Raises ChangesetRejectedError."""
+    try:
+        return position_of(sort, cursor)
+    except WrongCursorError as error:
+        raise ChangesetRejectedError([Problem(what=str(error), field="cursor")]) from None
 
 
 def caller_json(caller: Caller) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import structlog
@@ -17,7 +18,7 @@ from xds._generated import snapshots_pb2 as pb
 from xds.access.audit import RECORDS_MAX, AuditFilter
 from xds.address import Address, BindError
 from xds.api.admission import Admission
-from xds.api.answers import EXPECTED, error_answer, header_value
+from xds.api.answers import EXPECTED, after_cursor, error_answer, header_value, status_json
 from xds.api.bodies import (
     JSON,
     about_message,
@@ -44,6 +45,7 @@ from xds.api.messages import (
     revision_message,
     snapshot_message,
 )
+from xds.api.node_answers import differences_of_node_json, explanations_json, resources_of_node_json, size_of
 from xds.api.operations import HISTORY_MAX, Operations
 from xds.api.permitted import Permitted
 from xds.api.rules import rules_of, rules_update_of
@@ -51,8 +53,9 @@ from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any
 from xds.api.tracing import Tracing, traced
 from xds.model.problem import ChangesetRejectedError, Problem
-from xds.protocol.paging import NodeState
-from xds.protocol.status import NodesQuery
+from xds.protocol.inspection import InspectQuery
+from xds.protocol.paging import NodeState, Sort
+from xds.protocol.status import NODES_MAX, NodesQuery
 from xds.publishing.changes import Published
 from xds.publishing.edits import RULES
 from xds.routing.answer import answer_json
@@ -65,6 +68,7 @@ from xds.transport.grpcio_tls import GrpcioCertificates
 from xds.transport.tls import TlsFiles
 
 log = structlog.get_logger("xds")
+C = TypeVar("C", bound=Enum)
 SERVICE = "xds_control_plane.api.v1.Snapshots"
 REPLICAS_SERVICE = "xds_control_plane.replicas.v1.Replicas"
 AnswerReplica = Callable[[replicas_pb2.Question], Awaitable[replicas_pb2.Answer]]
@@ -216,7 +220,10 @@ class GrpcApi:
             "GetRules": (pb.GetRulesRequest, self._get_rules),
             "PutRules": (pb.Rules, self._put_rules),
             "UpdateRules": (pb.Rules, self._update_rules),
+            "GetStatus": (pb.StatusRequest, self._get_status),
             "ListNodes": (pb.NodesRequest, self._list_nodes),
+            "InspectNode": (pb.InspectNodeRequest, self._inspect_node),
+            "ExplainNode": (pb.ExplainNodeRequest, self._explain_node),
             "Rebalance": (pb.RebalanceRequest, self._rebalance),
             "WhoAmI": (pb.WhoAmIRequest, self._who_am_i),
             "ListAudit": (pb.AuditRequest, self._list_audit),
@@ -525,16 +532,50 @@ class GrpcApi:
         return pb.Rebalanced(connections=await operations.rebalance(request.share, request.over_s))
 
     async def _list_nodes(self, request: Any, operations: Permitted) -> Any:
-        try:
-            state = NodeState(request.state) if request.state else None
-        except ValueError:
-            choices = ", ".join(each.value for each in NodeState)
-            raise ChangesetRejectedError([Problem(what=f"{request.state!r} is no state", hint=choices)]) from None
-        query = NodesQuery(id=request.id or None, group=request.group or None, state=state)
+        sort = _one_of(Sort, request.sort or "id", "sort")
+        query = NodesQuery(
+            id=request.id or None,
+            group=request.group or None,
+            state=_one_of(NodeState, request.state, "state") if request.state else None,
+            search=request.search,
+            known=request.known,
+            sort=sort,
+            after=after_cursor(sort, request.cursor),
+            limit=min(request.limit or NODES_MAX, NODES_MAX),
+            types=not request.no_types,
+        )
         found = await operations.nodes(query)
         return pb.Nodes(
-            nodes=map(node_message, found.nodes), missing_workers=found.missing_workers, problems=found.problems
+            nodes=map(node_message, found.nodes),
+            missing_workers=found.missing_workers,
+            missing_replicas=found.missing_replicas,
+            problems=found.problems,
+            next=found.after(query),
+            total=found.total,
         )
+
+    async def _get_status(self, _: Any, operations: Permitted) -> Any:
+        message = pb.FleetStatus()
+        message.status.update(status_json(await operations.status()))
+        return message
+
+    async def _inspect_node(self, request: Any, operations: Permitted) -> Any:
+        type_url = known_type(request.type) if request.type else ""
+        found = await operations.inspect(InspectQuery(id=request.id, type_url=type_url, differs=request.differs))
+        told = differences_of_node_json if request.differs else resources_of_node_json
+
+        def message() -> Any:
+            made = pb.InspectedNode()
+            made.node.update(told(found, request.id))
+            return made
+
+        return await run_in_thread(size_of(found), message)
+
+    async def _explain_node(self, request: Any, operations: Permitted) -> Any:
+        message = pb.ExplainedNode()
+        found = await operations.explain(request.id, known_type(request.resource.type), request.resource.name)
+        message.explanation.update(explanations_json(found))
+        return message
 
     # --- Access ------------------------------------------------------------------------------------------------------
 
@@ -555,6 +596,15 @@ class GrpcApi:
         for record in await operations.audit(wanted):
             message.records.add().update(record)
         return message
+
+
+def _one_of(kind: type[C], value: str, field: str) -> C:
+    """Return the member with a value. Raises ChangesetRejectedError."""
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(each.value for each in kind)
+        raise ChangesetRejectedError([Problem(what=f"{value!r} is no {field}", hint=choices, field=field)]) from None
 
 
 def _document(message: Any) -> Document:

@@ -150,8 +150,21 @@ def node_message(node: NodeSummary) -> Any:
         group=node.group,
         revision=node.revision,
         state=node.state.value,
-        connected_s=node.connected_s,
+        connected_s=node.connected_s or 0.0,
         types=types,
+        accepted_revision=node.accepted_revision,
+        address=node.address,
+        identity=node.node.identity,
+        user_agent=node.node.user_agent,
+        envoy_version=node.node.envoy_version,
+        region=node.node.locality.region,
+        zone=node.node.locality.zone,
+        sub_zone=node.node.locality.sub_zone,
+        replica=node.replica,
+        worker=node.worker,
+        first_seen_ms=node.first_seen_ms,
+        last_seen_ms=node.last_seen_ms,
+        left_because=node.left_because,
     )
 
 

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import partial
 from glob import escape
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from xds.api.convergence import Convergence, Goal, watch_convergence
+from xds.api.explain import Explanation, Facts, explain
 from xds.api.fleet import FleetStatus, ServerStatus, group_statuses
 from xds.api.run_in_thread import run_in_thread
 from xds.api.seen import seen_then
@@ -24,7 +27,9 @@ from xds.model.types import ENDPOINTS, short_name
 from xds.model.xdstp import canonical
 from xds.protocol.convergence import Debts
 from xds.protocol.errors import Status, StreamRefusedError
-from xds.protocol.status import NODES_MAX, NodesFound, NodesQuery
+from xds.protocol.inspection import Held, InspectedClient, Inspection, InspectQuery
+from xds.protocol.paging import NodeState
+from xds.protocol.status import NODES_MAX, NodesFound, NodesQuery, NodeSummary
 from xds.publishing.changes import Change, Published
 from xds.publishing.codec import read_table, restored
 from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules
@@ -52,6 +57,8 @@ WARNINGS_MAX = 100
 """Warnings in the answer to one change."""
 COPY_SUFFIX = ".copy"
 """The end of the name of a copy of the store that is being sent."""
+HIDDEN_GROUP = "(a group that you may not read)"
+GROUPS_SHOWN_MAX = 3
 TIMES_KEPT_MAX = 1_000
 """Revisions of which it is remembered when they were made."""
 TIMES_PAGE = 100
@@ -165,6 +172,7 @@ class Operations:
         nodes: Callable[[NodesQuery], Awaitable[NodesFound]],
         debts: Callable[[], Awaitable[Debts]],
         status: Callable[[], Awaitable[ServerStatus]],
+        inspect: Callable[[InspectQuery], Awaitable[Inspection]],
         rebalance: Callable[[float, float], Awaitable[int]],
         on_rejected: Callable[[], None] = lambda: None,
         notices: Notices | None = None,
@@ -177,6 +185,7 @@ class Operations:
         self._nodes = nodes
         self._debts = debts
         self._status = status
+        self._inspect = inspect
         self._made_at_ms: dict[int, int] = {}
         self._rebalance = rebalance
         self._on_rejected = on_rejected
@@ -553,21 +562,106 @@ class Operations:
         return await self._nodes(query)
 
     async def node(self, node_id: str) -> NodesFound:
-        """Return the progress of one node: an entry for each of its connections.
+        """Return the progress of one node: an entry for each of its connections, or one if it is gone.
 
         Raises UnknownNodeError, and StreamRefusedError if a worker that did not answer may have the node.
         """
-        found = await self._nodes(NodesQuery(id=node_id))
-        if not found.nodes and found.missing_workers:
-            text = f"{', '.join(found.missing_workers)} did not answer, and may have the node {node_id!r}"
+        found = await self._nodes(NodesQuery(id=node_id, known=True))
+        if not found.nodes and (missing := (*found.missing_workers, *found.missing_replicas)):
+            text = f"{', '.join(missing)} did not answer, and may have the node {node_id!r}"
             raise StreamRefusedError(Status.UNAVAILABLE, text)
         if not found.nodes:
-            raise UnknownNodeError(f"no node {node_id!r} is connected")
+            raise UnknownNodeError(f"no node {node_id!r} is connected, and none left lately")
         return found
 
     async def debts(self) -> Debts:
         """Return what the connected nodes owe, by group. Raises StreamRefusedError if no worker answers."""
         return await self._debts()
+
+    async def inspect(self, query: InspectQuery) -> Inspection:
+        """Return the connections of a node, each with its resources, or with those that differ; and its NACKs.
+
+        No connections if it is gone. Raises UnknownNodeError, and StreamRefusedError as ``node`` does, or if the node
+        is connected to another replica.
+        """
+        found = await self._inspect(query)
+        if not found.clients:
+            _must_be_here((await self.node(query.id)).nodes)
+        if not query.differs:
+            return found
+        return replace(found, clients=tuple([await self._with_bodies(each) for each in found.clients]))
+
+    async def _with_bodies(self, client: InspectedClient) -> InspectedClient:
+        """Find in the history what a client has and its process no longer does, as after a NACK."""
+        lacking = [each for each in client.differences if each.has is None and each.has_version]
+        if not lacking:
+            return client
+        revision = client.summary.accepted_revision
+        try:
+            state = await self._publisher.store.state(revision)
+        except StoreError:  # it is not kept any more: the version alone is told
+            return client
+        groups = lineage_of(self._catalog.table, client.summary.group)
+
+        def former(held: Held) -> Held:
+            for group in groups:
+                key = Key(group, held.type_url, held.name)
+                found = _restored(key, state.resources.get(key), revision)
+                if found is not None and found.version == held.has_version:
+                    return replace(held, has=found)
+            return held
+
+        return replace(
+            client, differences=tuple(former(each) if each in lacking else each for each in client.differences)
+        )
+
+    async def explain(
+        self, node_id: str, type_url: str, name: str, sees: Callable[[str], bool] | None = None
+    ) -> list[Explanation]:
+        """Return why a node has a resource, or not, for each of its connections; one if it has none.
+
+        With ``sees``, nothing is said of nodes of groups, and of groups, for which it returns false.
+        """
+        name = canonical(name)
+        found = await self._nodes(NodesQuery(id=node_id, known=True))
+        inspection = await self._inspect(InspectQuery(id=node_id, type_url=type_url, name=name))
+        facts = Facts(
+            node_id=node_id,
+            type_url=type_url,
+            name=name,
+            nacks=inspection.nacks,
+            missing=(*found.missing_workers, *found.missing_replicas),
+        )
+        told = [
+            explain(self._facts(replace(facts, **_of_client(client)), client.summary, sees))
+            for client in inspection.clients
+            if sees is None or sees(client.summary.group)
+        ]
+        gone = [each for each in found.nodes if each.state is NodeState.GONE and (sees is None or sees(each.group))]
+        if told:
+            return told
+        _must_be_here(tuple(each for each in found.nodes if sees is None or sees(each.group)))
+        return [explain(self._facts(replace(facts, left=_left(gone[0])), gone[0], sees) if gone else facts)]
+
+    def _facts(self, facts: Facts, node: NodeSummary, sees: Callable[[str], bool] | None) -> Facts:
+        """Add what the rules and the groups say."""
+        catalog, type_url, name = self._catalog, facts.type_url, facts.name
+        placement = catalog.place(node.node)
+        group = placement.group or node.group
+        lineage = lineage_of(catalog.table, group) if group in catalog.snapshots else (group,)
+        owners = {each: catalog.own_resource(each, type_url, name) for each in catalog.snapshots}
+        shown = {each: each if sees is None or sees(each) else HIDDEN_GROUP for each in (*lineage, group)}
+        others = [each for each in owners if owners[each] and each not in lineage and (sees is None or sees(each))]
+        return replace(
+            facts,
+            table=catalog.table,
+            node=node.node,
+            placement=placement if placement.group is None else placement._replace(group=shown[group]),
+            lineage=tuple(shown[each] for each in lineage),
+            versions={shown[each]: own.version for each in reversed(lineage) if (own := owners.get(each)) is not None},
+            elsewhere=tuple(others[:GROUPS_SHOWN_MAX]),
+            wanted_at=catalog.snapshots[group].view(type_url).changed_at(name) if group in catalog.snapshots else 0,
+        )
 
     async def converge(
         self, goal: Goal, timeout_s: float, sees: Callable[[str], bool] | None = None
@@ -617,6 +711,31 @@ class Operations:
     def _must_be_known(self, group: str) -> None:
         if group not in self._catalog.snapshots:
             raise UnknownGroupError(group, self._catalog.snapshots)
+
+
+def _must_be_here(nodes: tuple[NodeSummary, ...]) -> None:
+    """Raise StreamRefusedError if a node is connected, which is to another replica then."""
+    for each in nodes:
+        if each.connected_s is not None and each.replica:
+            text = f"the node {each.node.id!r} is connected to the replica {each.replica}: ask that one about it"
+            raise StreamRefusedError(Status.UNAVAILABLE, text)
+
+
+def _of_client(client: InspectedClient) -> dict[str, Any]:
+    return {
+        "summary": client.summary,
+        "gets_secrets": client.gets_secrets,
+        "standing": client.standings[0] if client.standings else None,
+    }
+
+
+def _left(node: NodeSummary) -> str:
+    return f"it left at {time_text(node.last_seen_ms)}{f', {node.left_because}' if node.left_because else ''}"
+
+
+def time_text(at_ms: int) -> str:
+    """Return a time as ``2026-11-29 17:00:00Z``."""
+    return datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _remove_copies(path: Path) -> None:

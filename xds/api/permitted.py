@@ -16,6 +16,7 @@ from xds.access.errors import ForbiddenError, NoAuditError
 from xds.access.rights import Caller, Right
 from xds.api.admission import Admission, Call, until_lapsed
 from xds.api.convergence import Convergence, Goal
+from xds.api.explain import Explanation
 from xds.api.fleet import FleetStatus
 from xds.api.operations import (
     HISTORY_MAX,
@@ -34,6 +35,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.protocol.convergence import Debts
+from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published
 from xds.publishing.edits import PutRules, UnknownGroupError, UpdateRules
@@ -312,6 +314,24 @@ class Permitted:
             found = await self._operations.nodes(query)
         return found if self._sees_all else self._seen_nodes(found)
 
+    async def inspect(self, query: InspectQuery) -> Inspection:
+        """Return the connections of a node in full, of groups that the caller may read."""
+        self._must_have_any(READ)
+        if not self._sees_all:
+            await self.node(query.id)  # raises UnknownNodeError
+        found = await self._operations.inspect(query)
+        if self._sees_all:
+            return found
+        clients = tuple(each for each in found.clients if self._sees(each.summary.group))
+        if not clients:
+            await self.node(query.id)  # it may be gone from a group that the caller may read
+        return replace(found, clients=clients)
+
+    async def explain(self, node_id: str, type_url: str, name: str) -> list[Explanation]:
+        """Return why a node has a resource, or not; see ``Operations.explain``."""
+        self._must_have_any(READ)
+        return await self._operations.explain(node_id, type_url, name, None if self._sees_all else self._sees)
+
     async def converge(self, goal: Goal, timeout_s: float) -> AsyncIterator[Convergence]:
         """Yield how many nodes have accepted a revision; see ``Operations.converge``.
 
@@ -340,7 +360,7 @@ class Permitted:
         found = await self._operations.node(node_id)
         seen = self._seen_nodes(found)
         if not seen.nodes:
-            raise UnknownNodeError(f"no node {node_id!r} is connected")
+            raise UnknownNodeError(f"no node {node_id!r} is connected, and none left lately")
         return seen
 
     def must_answer_replicas(self) -> None:

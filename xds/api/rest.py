@@ -21,6 +21,7 @@ from xds.api.admission import Admission
 from xds.api.answers import (
     EXPECTED,
     BodyTooLargeError,
+    after_cursor,
     caller_json,
     convergence_json,
     details_json,
@@ -40,6 +41,7 @@ from xds.api.guard import CALL, Guard, Hosts
 from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
 from xds.api.messages import snapshot_message
+from xds.api.node_answers import differences_of_node_json, explanations_json, resources_of_node_json, size_of
 from xds.api.operations import HISTORY_MAX, GroupInfo, Operations, SnapshotAnswer
 from xds.api.permitted import Permitted
 from xds.api.rest_intake import TakingIn
@@ -49,11 +51,11 @@ from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
 from xds.api.tracing import Tracing, WithTraces
 from xds.limits import LimitHits
-from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
 from xds.model.xdstp import canonical
-from xds.protocol.paging import NodeState, Position, Sort, WrongCursorError, position_of
+from xds.protocol.inspection import InspectQuery
+from xds.protocol.paging import NodeState, Sort
 from xds.protocol.status import NODES_MAX, NodesQuery
 from xds.publishing.changes import Change, Published
 from xds.publishing.edits import RULES
@@ -262,6 +264,9 @@ CALLS = {
     ("DELETE", "/v1/groups/{group}"): "DeleteGroup",
     ("GET", "/v1/status"): "GetStatus",
     ("GET", "/v1/nodes"): "ListNodes",
+    ("GET", "/v1/nodes/{id:path}/resources"): "InspectNode",
+    ("GET", "/v1/nodes/{id:path}/diff"): "InspectNode",
+    ("GET", "/v1/nodes/{id:path}/explain"): "ExplainNode",
     ("GET", "/v1/nodes/{id:path}"): "GetNode",
     ("POST", "/v1/rebalance"): "Rebalance",
     ("GET", "/v1/audit"): "ListAudit",
@@ -606,12 +611,57 @@ class _Rest:
                 search=search,
                 known=of == "known",
                 sort=sort,
-                after=_after(sort, cursor),
+                after=after_cursor(sort, cursor),
                 limit=limit,
                 types=types,
             )
             found = await operations.nodes(query)
             return _told(operations, nodes_json(found, found.after(query)))
+
+        self._add_node(app)
+
+    def _add_node(self, app: FastAPI) -> None:
+        @app.get("/v1/nodes/{id:path}/resources")
+        async def read_node_resources(
+            id: str,  # noqa: A002
+            request: Request,
+            type: Annotated[str | None, Query(description="Only of this type.")] = None,  # noqa: A002
+        ) -> Response:
+            """Return each resource of a node: the version sent, accepted and wanted, and what a change waits for."""
+            if (node_id := _node_of(request)) is None:
+                return await read_node(id, request)
+            operations = self._permit(request)
+            query = InspectQuery(id=node_id, type_url=bodies.known_type(type) if type else "")
+            return _told(operations, resources_of_node_json(await operations.inspect(query), node_id))
+
+        @app.get("/v1/nodes/{id:path}/diff")
+        async def diff_node(
+            id: str,  # noqa: A002
+            request: Request,
+            type: Annotated[str | None, Query(description="Only of this type.")] = None,  # noqa: A002
+        ) -> Response:
+            """Return the resources that a node has in another version than it should, field by field."""
+            if (node_id := _node_of(request)) is None:
+                return await read_node(id, request)
+            operations = self._permit(request)
+            query = InspectQuery(id=node_id, type_url=bodies.known_type(type) if type else "", differs=True)
+            found = await operations.inspect(query)
+            told = await run_in_thread(size_of(found), lambda: differences_of_node_json(found, node_id))
+            return _told(operations, told)
+
+        @app.get("/v1/nodes/{id:path}/explain")
+        async def explain_node(
+            id: str,  # noqa: A002
+            request: Request,
+            type: Annotated[str, Query(description="The type of the resource.")] = "",  # noqa: A002
+            name: Annotated[str, Query(max_length=10_000, description="The name of the resource.")] = "",
+        ) -> Response:
+            """Return why a node has a resource, or not, step by step, each with what to do."""
+            if (node_id := _node_of(request)) is None:
+                return await read_node(id, request)
+            operations = self._permit(request)
+            found = await operations.explain(node_id, bodies.known_type(type), name)
+            return _told(operations, explanations_json(found))
 
         @app.get("/v1/nodes/{id:path}")
         async def read_node(id: str, request: Request) -> Response:  # noqa: A002
@@ -652,12 +702,10 @@ class _Rest:
             return _told(operations, {"records": await operations.audit(wanted)})
 
 
-def _after(sort: Sort, cursor: str) -> Position | None:
-    """Return the position of a cursor. Raises ChangesetRejectedError."""
-    try:
-        return position_of(sort, cursor)
-    except WrongCursorError as error:
-        raise ChangesetRejectedError([Problem(what=str(error), field="cursor")]) from None
+def _node_of(request: Request) -> str | None:
+    """Return the node of a path below it, None if the last segment is a part of the id: it has an escaped slash."""
+    parts = _within(request)
+    return "/".join(parts[1:-1]) if len(parts) > 2 else None
 
 
 async def _events(operations: Permitted, after: int) -> AsyncIterator[str]:

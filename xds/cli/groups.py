@@ -144,7 +144,7 @@ def delete(
         expected = expected_revision
         if group is not None and any(group.resources.values()) and not (yes or dry_run):
             await client.delete_group(name, about=About(dry_run=True))  # what is in the way of it comes first
-            nodes = len((await client.nodes(group=name)).nodes)
+            nodes = (await client.nodes(group=name, limit=1)).total
             fail(*_must_say_yes(group, nodes), code=EXIT_FAILED)
         if group is not None and not yes and expected is None:
             expected = group.revision  # resources that come meanwhile are not deleted

@@ -18,12 +18,14 @@ from xds.cli import (
     fleet,
     groups,
     list_settings,
+    nodes,
     push,
     read,
     rebalance,
     route,
     schema,
     serve,
+    status,
     store,
     tokens,
     validate,
@@ -91,8 +93,10 @@ app.command(epilog=push.ROLLBACK_EPILOG)(push.rollback)
 app.command(epilog=push.DELETE_EPILOG)(push.delete)
 app.command(epilog=read.WATCH_EPILOG)(read.watch)
 app.add_typer(groups.app, name="groups")
-app.command(epilog=read.STATUS_EPILOG)(read.status)
-app.command(epilog=read.NODE_EPILOG)(read.node)
+app.command(epilog=status.EPILOG)(status.status)
+app.command(epilog=nodes.NODES_EPILOG)(nodes.nodes)
+app.command(epilog=nodes.NODE_EPILOG)(nodes.node)
+app.command(epilog=nodes.EXPLAIN_EPILOG)(nodes.explain)
 app.command(epilog=wait.EPILOG)(wait.wait)
 app.command(epilog=route.EPILOG)(route.route)
 app.command(epilog=config.EPILOG)(config.config)

@@ -1,17 +1,16 @@
-"""``xds get``, ``diff``, ``history``, ``show``, ``watch``, ``status`` and ``node``: read over the push API."""
+"""``xds get``, ``diff``, ``history``, ``show`` and ``watch``: read over the push API."""
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xds.cli.completion import complete_group, complete_node, complete_resource
-from xds.cli.output import EXIT_USAGE, count, counted, fail, print_json, print_table, say, say_change, warn
+from xds.cli.completion import complete_group, complete_resource
+from xds.cli.output import EXIT_USAGE, count, counted, fail, print_json, print_table, say, say_change
 from xds.cli.talk import (
     DEFAULT_API,
     EXIT_NOT_FOUND,
-    EXIT_UNAVAILABLE,
     Api,
     ApiCa,
     Group,
@@ -27,7 +26,7 @@ from xds.reporting.escaping import json_text
 from xds.schema.fields import Field, field_changes
 
 if TYPE_CHECKING:
-    from xds.client import Client, Difference, Event, NodeProgress, Nodes, Revision, RevisionDetails, TypeProgress
+    from xds.client import Client, Difference, Event, Revision, RevisionDetails
 
 GET_EPILOG = examples_of(
     "xds get",
@@ -40,8 +39,6 @@ DIFF_EPILOG = examples_of("xds diff 41", "xds diff 41 42 --group canary")
 HISTORY_EPILOG = examples_of("xds history --limit 20", "xds history --group canary")
 SHOW_EPILOG = examples_of("xds show 42", "xds show 42 -o json | jq .differences")
 WATCH_EPILOG = examples_of("xds watch", "xds watch --group canary", "xds watch --from 41 -o json | jq .revision")
-STATUS_EPILOG = examples_of("xds status", "xds status --state rejected")
-NODE_EPILOG = examples_of("xds node sidecar-17", "xds node sidecar-17 -o json")
 GROUPS_SHOWN_MAX = 3
 """Groups whose counts a line of the history has."""
 OnlyGroup = Annotated[
@@ -334,108 +331,6 @@ def _print_event(event: "Event", output: str) -> None:
         else:
             say("---")
             print_as("yaml", content)
-
-
-def status(
-    group: Annotated[
-        str, typer.Option("--group", "-g", help="Only nodes of this group.", autocompletion=complete_group)
-    ] = "",
-    state: Annotated[
-        Literal["accepted", "pending", "rejected"] | None, typer.Option(help="Only nodes in this state.")
-    ] = None,
-    output: Output = "table",
-    api: Api = DEFAULT_API,
-    token_file: TokenFile = None,
-    ca: ApiCa = None,
-) -> None:
-    """Print how far each connected node is: what it has, accepted, rejected and waits for. At most 1,000 nodes."""
-    answer = talk(api, token_file, ca, lambda client: client.nodes(group=group, state=state or ""))
-    found = answer.nodes
-    _warn_of_missing(answer)
-    states = {name: sum(each.state == name for each in found) for name in ("accepted", "pending", "rejected")}
-    if output != "table":
-        print_as(output, {**_nodes_json(answer), "states": states})
-        return
-    rows = [
-        [
-            each.id,
-            each.group,
-            each.state,
-            str(each.revision),
-            f"{sum(t.sent for t in each.types):,}",
-            f"{sum(t.acked for t in each.types):,}",
-            f"{sum(len(t.nacked) for t in each.types):,}",
-            f"{sum(t.pending for t in each.types):,}",
-            f"{each.connected_s:,.0f}",
-        ]
-        for each in found
-    ]
-    columns = ["node", "group", "state", "revision", "sent", "acked", "nacked", "pending", "connected, s"]
-    print_table(columns, rows, right=tuple(columns[3:]))
-    say("", ", ".join(f"{number:,} {name}" for name, number in states.items()))
-
-
-def node(
-    node_id: Annotated[str, typer.Argument(metavar="ID", help="The node's id.", autocompletion=complete_node)],
-    output: Output = "table",
-    api: Api = DEFAULT_API,
-    token_file: TokenFile = None,
-    ca: ApiCa = None,
-) -> None:
-    """Print how far one node is, type by type, with what it said of what it rejected."""
-    answer = talk(api, token_file, ca, lambda client: client.nodes(id=node_id))
-    found = answer.nodes
-    _warn_of_missing(answer)
-    if not found and answer.missing_workers:
-        fail(f"node {node_id!r} is on no worker that answers", code=EXIT_UNAVAILABLE)
-    if not found:
-        fail(f"no node {node_id!r} is connected", code=EXIT_NOT_FOUND)
-    if output != "table":
-        print_as(output, _nodes_json(answer))
-        return
-    for each in found:
-        where = f"cluster {each.cluster}, group {each.group}, revision {each.revision}"
-        say(f"{each.id}: {each.state}; {where}, connected for {each.connected_s:,.0f} s")
-        rows = [
-            [t.type, f"{t.subscribed:,}", f"{t.sent:,}", f"{t.acked:,}", f"{len(t.nacked):,}", f"{t.pending:,}"]
-            for t in each.types
-        ]
-        columns = ["type", "subscribed", "sent", "acked", "nacked", "pending"]
-        print_table(columns, rows, right=tuple(columns[1:]))
-        for t in each.types:
-            if t.nacked:
-                say(f"rejected {t.type} {_blame_text(t)}: {t.error}")
-
-
-def _blame_text(progress: "TypeProgress") -> str:
-    """Return what a node rejected, and how it is known."""
-    how = {"client": "the node names it", "only": "there was no other", "judge": "an Envoy that was asked refuses it"}
-    if progress.blamed:
-        return f"{', '.join(progress.blamed)} ({how.get(progress.blamed_by, progress.blamed_by)})"
-    return ", ".join(progress.nacked) + (" (which of them is not known)" if len(progress.nacked) > 1 else "")
-
-
-def _warn_of_missing(answer: "Nodes") -> None:
-    for worker in answer.missing_workers:
-        warn(f"{worker} of the server did not answer: its nodes are missing")
-    for problem in answer.problems:
-        warn(f"the server serves, but {problem}")
-
-
-def _nodes_json(answer: "Nodes") -> Json:
-    return {
-        "nodes": [_node_json(each) for each in answer.nodes],
-        "missing_workers": list(answer.missing_workers),
-        "problems": list(answer.problems),
-    }
-
-
-def _node_json(node: "NodeProgress") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    told = asdict(node)
-    told["types"] = [{**each, "nacked": list(each["nacked"]), "blamed": list(each["blamed"])} for each in told["types"]]
-    return told
 
 
 def _revision_json(revision: "Revision") -> dict[str, Any]:

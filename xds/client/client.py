@@ -49,7 +49,7 @@ from xds.client.results import (
     group_of,
     json_of,
     list_of,
-    node_of,
+    nodes_of,
     revision_of,
 )
 from xds.model.groups import DEFAULT_GROUP
@@ -402,10 +402,56 @@ class Client:
         """Return the served revision."""
         return int((await self._call("ListGroups", pb.ListGroupsRequest(), pb.Groups)).revision)
 
-    async def nodes(self, *, id: str = "", group: str = "", state: str = "") -> Nodes:  # noqa: A002
-        """Return the progress of the connected nodes, one entry per connection, at most 1,000."""
-        found = await self._call("ListNodes", pb.NodesRequest(id=id, group=group, state=state), pb.Nodes)
-        return Nodes(tuple(map(node_of, found.nodes)), tuple(found.missing_workers), tuple(found.problems))
+    async def status(self) -> Json:
+        """Return how the fleet and its server stand, in the form of ``GET /v1/status``."""
+        found = await self._call("GetStatus", pb.StatusRequest(), pb.FleetStatus)
+        return _whole_numbers(json_format.MessageToDict(found.status))
+
+    async def nodes(
+        self,
+        *,
+        id: str = "",  # noqa: A002
+        group: str = "",
+        state: str = "",
+        search: str = "",
+        sort: str = "id",
+        known: bool = False,
+        limit: int = 1_000,
+        cursor: str = "",
+        types: bool = True,
+    ) -> Nodes:
+        """Return a page of nodes, one entry for each of their connections; with ``known`` also nodes that are gone.
+
+        ``sort``: ``id``, ``group``, ``state``, ``since`` or ``version``. At most 1,000 are on a page.
+        """
+        request = pb.NodesRequest(
+            id=id,
+            group=group,
+            state=state,
+            search=search,
+            sort=sort,
+            known=known,
+            limit=limit,
+            cursor=cursor,
+            no_types=not types,
+        )
+        return nodes_of(await self._call("ListNodes", request, pb.Nodes))
+
+    async def inspect(self, id: str, *, type: str = "", differs: bool = False) -> Json:  # noqa: A002
+        """Return one node in full: its resources, or with ``differs`` those with another version.
+
+        In the form of ``GET /v1/nodes/{id}/resources`` and ``…/diff``. Raises NotFoundError.
+        """
+        found = await self._call(
+            "InspectNode", pb.InspectNodeRequest(id=id, type=type, differs=differs), pb.InspectedNode
+        )
+        return _whole_numbers(json_format.MessageToDict(found.node))
+
+    async def explain(self, id: str, type: str, name: str) -> Json:  # noqa: A002
+        """Return why a node has a resource, or not, in the form of ``GET /v1/nodes/{id}/explain``."""
+        request = pb.ExplainNodeRequest(id=id, resource=pb.ResourceName(type=type, name=name))
+        found = await self._call("ExplainNode", request, pb.ExplainedNode)
+        return _whole_numbers(json_format.MessageToDict(found.explanation))
 
     async def converge(
         self,
@@ -517,9 +563,15 @@ def _integers(value: Any) -> Any:
 
 def _whole_numbers(record: Json) -> Json:
     """Return a record with ints again: protobuf's Struct has only doubles."""
-    return {
-        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in record.items()
-    }
+    return {key: _whole(value) for key, value in record.items()}
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _whole_numbers(value)
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class EndpointsPush:

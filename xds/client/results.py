@@ -237,9 +237,25 @@ class NodeProgress:
     group: str
     revision: int
     state: str
-    """``accepted``, ``pending`` or ``rejected``."""
+    """``accepted``, ``pending``, ``rejected`` or ``gone``."""
     connected_s: float
+    """0 if it is gone."""
     types: tuple[TypeProgress, ...]
+    accepted_revision: int = 0
+    """The newest revision that it has accepted with all before it, 0 for none."""
+    address: str = ""
+    identity: tuple[str, ...] = ()
+    user_agent: str = ""
+    envoy_version: str = ""
+    region: str = ""
+    zone: str = ""
+    sub_zone: str = ""
+    replica: str = ""
+    worker: str = ""
+    first_seen_ms: int = 0
+    last_seen_ms: int = 0
+    """In Unix milliseconds."""
+    left_because: str = ""
 
 
 def unwrapped(resource: Json) -> tuple[Json, Json]:
@@ -266,13 +282,18 @@ def json_of(message: Any) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The progress of the connected nodes."""
+    """The progress of nodes: one entry for each connection, and for each node that is gone."""
 
     nodes: tuple[NodeProgress, ...]
     missing_workers: tuple[str, ...]
     """Worker processes that did not answer, and whose nodes are missing."""
     problems: tuple[str, ...] = ()
     """What is wrong with the server although it serves; what ``/readyz`` says."""
+    next: str = ""
+    """The cursor of the next page, "" if this is the last one."""
+    total: int = 0
+    """How many match, on all pages."""
+    missing_replicas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +421,17 @@ def group_of(message: Any) -> Group:
     )
 
 
+def nodes_of(message: Any) -> Nodes:
+    return Nodes(
+        tuple(map(node_of, message.nodes)),
+        tuple(message.missing_workers),
+        tuple(message.problems),
+        next=message.next,
+        total=message.total,
+        missing_replicas=tuple(message.missing_replicas),
+    )
+
+
 def node_of(message: Any) -> NodeProgress:
     types = tuple(
         TypeProgress(
@@ -416,5 +448,24 @@ def node_of(message: Any) -> NodeProgress:
         for each in message.types
     )
     return NodeProgress(
-        message.id, message.cluster, message.group, message.revision, message.state, message.connected_s, types
+        message.id,
+        message.cluster,
+        message.group,
+        message.revision,
+        message.state,
+        message.connected_s,
+        types,
+        accepted_revision=message.accepted_revision,
+        address=message.address,
+        identity=tuple(message.identity),
+        user_agent=message.user_agent,
+        envoy_version=message.envoy_version,
+        region=message.region,
+        zone=message.zone,
+        sub_zone=message.sub_zone,
+        replica=message.replica,
+        worker=message.worker,
+        first_seen_ms=message.first_seen_ms,
+        last_seen_ms=message.last_seen_ms,
+        left_because=message.left_because,
     )

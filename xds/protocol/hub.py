@@ -35,6 +35,8 @@ from xds.protocol.convergence import NO_DEBT, Acceptance, Convergence, Debt
 from xds.protocol.diff import Interned
 from xds.protocol.draining import NOTHING_DRAINS, merge_draining
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.inspection import Inspector
+from xds.protocol.nack_history import NackHistory
 from xds.protocol.node_history import DrainingNodes, HistoryEntry, NackedNames, Share, share_with_nobody
 from xds.protocol.order import Rules, StepContext
 from xds.protocol.policy import Limits, Ordering, Stage, Variant, policy_of
@@ -134,6 +136,8 @@ class Hub:
         self._draining = DrainingNodes(
             nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.draining_bytes_max, share=share
         )
+        self.nacks = NackHistory()
+        """The last NACKs of each node, for operators."""
         self._events: list[Event] = []
         self._counters = Counters()
         self._nacked_by_node = self._nacked.by_node
@@ -169,6 +173,12 @@ class Hub:
     def debts(self) -> dict[str, dict[Debt, int]]:
         """Return the numbers of clients by group and by what they owe."""
         return self._convergence.counts()
+
+    def inspector(self, session: Session, now: float) -> Inspector:
+        """Return what looks at one client in full."""
+        self.advance_clock(now)
+        draft = self._steps.peek(session.client_state, self._context(session, now), per_type=session.per_type)
+        return Inspector(session, draft, self.nacks.of(session.node))
 
     def remember(self, entry: HistoryEntry) -> None:
         """Add an entry of the node history from the hub of another process."""
@@ -400,6 +410,7 @@ class Hub:
             self._hiding = (part, self._hider(part.upserts))
         error = self._hiding[1](error)
         self._nacked.add(session.node, kind.type_url, part.name_set, error)
+        self.nacks.add(session.node, kind.type_url, part, error, self._coarse)
         self._note_rejection(session, kind, Rejection(part.nonce, error, part.versions, part.content_key))
         self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
 

@@ -193,7 +193,7 @@ class NodeStatus:
 
 def node_statuses(streams: Iterable[Stream], now: float) -> Iterator[NodeStatus]:
     """Yield the status of every session, oldest first."""
-    for session in _sessions(streams):
+    for session in sessions_of(streams):
         yield _node_status(session, now)
 
 
@@ -383,7 +383,7 @@ def nodes_page(
     """
     found = [
         (_position(session, query.sort, epoch_s), session)
-        for session in _sessions(streams)
+        for session in sessions_of(streams)
         if _is_asked_about(session, query, address_of)
     ]
     page = first_after(found, query.after, query.limit)
@@ -394,7 +394,8 @@ def nodes_page(
     return NodesFound(nodes=tuple(nodes), total=len(found))
 
 
-def _sessions(streams: Iterable[Stream]) -> Iterator[Session]:
+def sessions_of(streams: Iterable[Stream]) -> Iterator[Session]:
+    """Yield the sessions of streams, each once, oldest first."""
     seen: set[int] = set()
     for stream in streams:
         session = stream.session

@@ -299,6 +299,10 @@ class Steps:
 
     # --- Drafts ------------------------------------------------------------------------------------------------------
 
+    def peek(self, before: ClientState, context: StepContext, *, per_type: bool) -> Draft:
+        """Return a draft to be looked at and thrown away: what is done with it changes nothing else."""
+        return Draft(self._rules, before, context, per_type=per_type)
+
     def _draft(self, before: ClientState, context: StepContext, source: Source) -> Draft:
         return Draft(self._rules, before, context, per_type=bool(source.served))
 

@@ -25,6 +25,7 @@ from xds.process.memory import return_holes
 from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
+from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
@@ -40,6 +41,7 @@ from xds.reporting.nacks import Gathered, NackGatherer, NackLog
 from xds.reporting.rejections import Rejected, RejectionLog, Rejections
 from xds.schema.pool import Schema
 from xds.schema.scrub import hider_of
+from xds.serving.inspection import inspect
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
 from xds.serving.served import ServedRevisions
 from xds.serving.session_feed import SessionFeed
@@ -206,16 +208,23 @@ class Streams:
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query."""
-        now = asyncio.get_running_loop().time()
+        return self._page(query)
+
+    def _page(self, query: NodesQuery) -> NodesFound:
         found = nodes_page(
             self.hub.streams,
             query,
-            now,
+            asyncio.get_running_loop().time(),
             revision=self._published,
             epoch_s=self._epoch_s,
             address_of=address_of,
         )
         return replace(found, nodes=tuple(replace(each, worker=self._name) for each in found.nodes))
+
+    async def inspect(self, query: InspectQuery) -> Inspection:
+        """Return the clients with an id in full."""
+        now = asyncio.get_running_loop().time()
+        return inspect(self.hub, query, now, epoch_s=self._epoch_s, page=self._page)
 
     async def debts(self) -> Debts:
         """Return what the nodes owe, each the worst of its streams."""

@@ -18,6 +18,7 @@ from xds.process.descriptors import make_all_room, worker_room
 from xds.process.memory import HoleWatch, hold_collection, return_large_blocks, settle_memory
 from xds.process.signals import ignore_in_worker
 from xds.protocol.errors import StreamRefusedError
+from xds.protocol.inspection import InspectQuery
 from xds.protocol.status import NodesQuery
 from xds.reporting.logs import configure_logging
 from xds.schema.pool import choose_schema, load_schema
@@ -186,6 +187,8 @@ class ServingWorker:
         match ask.what:
             case NodesQuery() as query:
                 message = encode(await serving.nodes(query))
+            case InspectQuery() as asked:
+                message = encode(await serving.inspect(asked))
             case Move(share, over_s):
                 message = encode(await serving.move(share, over_s))
             case DebtsQuery(doubled):
