@@ -444,3 +444,13 @@ async def test_a_stream_of_an_open_api_ends_when_that_asks_for_tokens(serving_ap
     create_token(tmp_path / "tokens", "first", ("read",))
     with pytest.raises(UnauthenticatedError):
         await anext(watching)
+
+
+async def test_a_way_through_what_a_group_extends_is_for_those_who_may_read_that_too(scene: Scene) -> None:
+    path = f"/v1/groups/{OWN}/route?url=http://a.example/"
+    assert (await scene.rest.get(path, headers=scene.shown("read"))).status_code == 200
+    await scene.served.operations.put_group(OWN, OTHER, Change())
+    answer = await scene.rest.get(path, headers=scene.shown("read"))
+    assert answer.status_code == 403
+    assert answer.json()["error"] == f"{OWN!r} extends groups that token:is-read may not read"
+    assert (await scene.rest.get(path, headers=scene.shown("admin"))).status_code == 200

@@ -7,6 +7,7 @@ import pytest
 from routing.tables import BY_TENANT, redirects, says, table, to
 from support import resources as r
 from support.resources import Json
+from support.schemas import older_api
 
 from xds.model.problem import ChangesetRejectedError
 from xds.routing.answer import Answer, answer_json
@@ -14,9 +15,23 @@ from xds.routing.evaluate import find_way
 from xds.routing.request import read_request
 from xds.routing.resources import Resources
 from xds.schema.ingest import ingest
-from xds.schema.pool import load_schema
+from xds.schema.pool import Schema, load_schema
+from xds.schema.union import encode_set
 
 AGGREGATE = "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig"
+_ROUTE, _LISTENER = "envoy.config.route.v3.", "envoy.config.listener.v3.Listener."
+_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3."
+LATER = (
+    *(_ROUTE + f"RouteConfiguration.{name}" for name in ("vhost_header", "ignore_path_parameters_in_path_matching")),
+    *(_ROUTE + f"{name}.route_specifiers" for name in ("RouteConfiguration", "VirtualHost", "Route")),
+    *(_ROUTE + f"RouteMatch.{name}" for name in ("cookies", "filter_state")),
+    *(_ROUTE + f"RouteAction.{name}" for name in ("path_rewrite", "path_rewrite_policy", "host_rewrite")),
+    *(_ROUTE + name for name in ("RedirectAction.path_rewrite", "DirectResponseAction.body_format")),
+    *(_ROUTE + name for name in ("VirtualHost.matcher", "HeaderMatcher.treat_missing_header_as_empty")),
+    *(_LISTENER + name for name in ("fcds_config", "filter_chain_matcher", "additional_addresses")),
+    *(_MANAGER + name for name in ("HttpFilter.disabled", "HttpConnectionManager.early_header_mutation_extensions")),
+)
+"""Fields that Envoy 1.20 did not have."""
 FILTERS = "type.googleapis.com/envoy.extensions.filters.http."
 
 
@@ -160,6 +175,25 @@ def test_a_matcher_of_unknown_inputs_leaves_the_outcome_unknown() -> None:
 def test_tls_is_looked_at() -> None:
     found = way(http(to("web", {"prefix": "/"}), port=443), "https://a.example/")
     assert (found.outcome.kind, "does not terminate TLS" in found.outcome.what) == ("error", True)
+
+
+def test_an_older_envoys_schema_may_lack_later_fields() -> None:
+    schema = Schema(encode_set(older_api("1.20.0", lacks=LATER).files))
+    routes = [to("none", {"prefix": "/x", "headers": [{"name": "a"}]}), to("web", {"prefix": "/"}, prefix_rewrite="/y")]
+    for url, there in (("http://a.example/", "clusters"), ("http://a.example/x", "clusters")):
+        resources = Resources.of(schema, (ingest(each) for each in http(*routes, redirects({"path": "/r"}))))
+        found = find_way(resources, read_request(url))
+        assert (found.outcome.kind, found.outcome.clusters[0].name) == (there, "web")
+    resources = Resources.of(schema, (ingest(each) for each in http(redirects({"prefix": "/"}), says({"prefix": "/"}))))
+    assert find_way(resources, read_request("http://a.example/")).outcome.status == 301
+
+
+def test_what_may_change_a_route_is_a_doubt() -> None:
+    routes = table("main", [{"name": "all", "domains": ["*"], "routes": [to("web", {"prefix": "/"})]}])
+    resources = [*http(port=80)[:1], routes | {"internal_only_headers": ["x-internal"]}, r.static_cluster("web", 1)]
+    assert way(resources, "http://a.example/").is_certain
+    found = way(resources, "http://a.example/", headers=["x-internal: 1"])
+    assert doubts(found) == ["routes/main: the header x-internal is removed from requests of outside"]
 
 
 def test_virtual_hosts_on_demand_are_those_of_the_group() -> None:

@@ -222,8 +222,13 @@ class Permitted:
     async def route(self, group: str, request: Request, revision: int | None = None) -> tuple[int, Answer]:
         """Return which way a request takes; the caller must be able to read what the group extends too."""
         self._must_read(group)
+
+        def must_read(groups: Iterable[str]) -> None:
+            if not all(map(self._sees, groups)):
+                raise self._forbidden(f"{group!r} extends groups that {self._caller.identity} may not read", group)
+
         with self._discreet():
-            return await self._operations.route(group, request, revision, lambda groups: self._must(READ, groups))
+            return await self._operations.route(group, request, revision, must_read)
 
     async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[Head]:
         """Return the newest changes of groups that the caller may read, or of one group."""

@@ -7,6 +7,7 @@ import re2
 
 from xds.routing.answer import ClusterWay, EndOfWayError, Notes, Outcome
 from xds.routing.clusters import way_of
+from xds.routing.fields import is_set, optional
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.routing.routes import path_to_match, template_regex
@@ -42,7 +43,7 @@ def _answer(response: Any, request: Request, notes: Notes) -> Outcome:
         text = body.inline_bytes.decode("utf-8", "replace")
     elif source:
         notes.doubt("direct_response", f"its body comes from a {source} on Envoy's machine")
-    if response.HasField("body_format"):
+    if is_set(response, "body_format"):
         notes.doubt("direct_response", "its body is formatted by body_format")
     what = f"Envoy answers {response.status} itself"
     location = ""
@@ -57,7 +58,7 @@ def _redirect(resources: Resources, routes: Any, route: Any, request: Request, n
     path = request.path
     if action.WhichOneof("path_rewrite_specifier") in ("prefix_rewrite", "regex_rewrite"):
         path = rewritten(resources, routes, route.match, action, request)
-    elif action.path_rewrite:
+    elif optional(action, "path_rewrite"):
         notes.doubt("redirect", "path_rewrite is a format of the request, which is not evaluated")
     proto = request.header("x-forwarded-proto") or request.header(":scheme") or "http"
     scheme = "https" if action.https_redirect else action.scheme_redirect or proto
@@ -96,7 +97,7 @@ def rewritten(resources: Resources, routes: Any, match: Any, action: Any, reques
     if action.HasField("regex_rewrite"):
         pattern, substitution = action.regex_rewrite.pattern.regex, action.regex_rewrite.substitution
         return substituted(pattern, substitution, path) + rest
-    policy = getattr(action, "path_rewrite_policy", None)
+    policy = optional(action, "path_rewrite_policy")
     if policy is not None and policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE):
         template = resources.unpack(policy.typed_config).path_template_rewrite
         source = resources.unpack(match.path_match_policy.typed_config).path_template
@@ -149,11 +150,11 @@ def _forward(resources: Resources, routes: Any, route: Any, request: Request, no
 
 def _path_upstream(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> str:
     action = route.route
-    if action.path_rewrite:
+    if optional(action, "path_rewrite"):
         notes.doubt("route", "path_rewrite is a format of the request, which is not evaluated")
-    policy = action.path_rewrite_policy.typed_config.type_url
-    if policy and not policy.endswith(_TEMPLATE_REWRITE):
-        notes.doubt("route", f"path_rewrite_policy {action.path_rewrite_policy.name} is not evaluated")
+    policy = optional(action, "path_rewrite_policy")
+    if policy and policy.name and not policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE):
+        notes.doubt("route", f"path_rewrite_policy {policy.name} is not evaluated")
     return rewritten(resources, routes, route.match, action, request)
 
 
@@ -192,8 +193,8 @@ def _clusters(resources: Resources, action: Any, request: Request, notes: Notes)
 def _weighted(resources: Resources, weighted: Any, request: Request, subset: Any, notes: Notes) -> list[ClusterWay]:
     if weighted.runtime_key_prefix:
         notes.doubt("weighted_clusters", f"the runtime keys {weighted.runtime_key_prefix}.* may change the weights")
-    if weighted.header_name:
-        notes.doubt("weighted_clusters", f"the header {weighted.header_name} chooses, if it is a number")
+    if header := optional(weighted, "header_name"):
+        notes.doubt("weighted_clusters", f"the header {header} chooses, if it is a number")
     total = sum(each.weight.value for each in weighted.clusters)
     ways: list[ClusterWay] = []
     for each in weighted.clusters:

@@ -7,6 +7,7 @@ from typing import Any
 
 from xds.model.types import ROUTE, SCOPED_ROUTE, VIRTUAL_HOST
 from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
+from xds.routing.fields import is_set, optional
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 
@@ -64,9 +65,9 @@ _ESCAPED_SLASH = re.compile("%2f|%5c", re.IGNORECASE)
 
 def normalize(manager: Any, request: Request, notes: Notes) -> Request:
     """Return the request as the manager routes it: its path and host normalized. Raises EndOfWayError."""
-    if manager.early_header_mutation_extensions:
+    if optional(manager, "early_header_mutation_extensions"):
         notes.doubt("early_header_mutation_extensions", "headers are changed before the route is chosen")
-    if manager.HasField("path_normalization_options"):
+    if is_set(manager, "path_normalization_options"):
         notes.doubt("path_normalization_options", "the path may be rewritten before the route is chosen")
     path, mark, query = request.path.partition("?")
     action, has_escaped = manager.path_with_escaped_slashes_action, _ESCAPED_SLASH.search(path) is not None
@@ -189,7 +190,11 @@ def choose_host(resources: Resources, routes: Any, request: Request, notes: Note
     if routes.HasField("vhds"):
         hosts += [each for name, each in resources.all(VIRTUAL_HOST) if name.startswith(f"{routes.name}/")]
         notes.doubt(f"routes/{routes.name}", "its virtual hosts come on demand (VHDS): this is what it may get")
-    header = routes.vhost_header
+    doubt_specifiers(f"routes/{routes.name}", routes, notes)
+    for name in routes.internal_only_headers:
+        if request.values(name):
+            notes.doubt(f"routes/{routes.name}", f"the header {name} is removed from requests of outside")
+    header = optional(routes, "vhost_header")
     wanted = (request.header(header) or "" if header else request.host).lower()
     if routes.ignore_port_in_host_matching:
         wanted = re.sub(r":\d+$", "", wanted)
@@ -206,6 +211,12 @@ def choose_host(resources: Resources, routes: Any, request: Request, notes: Note
         raise EndOfWayError(Outcome(kind="error", what=f"no virtual host has the domain {wanted!r}", status=404))
     notes.step("virtual host", repr(best[2].name), f"its domain {best[1]!r} fits the host {wanted!r}", passed)
     return best[2]
+
+
+def doubt_specifiers(at: str, message: Any, notes: Notes) -> None:
+    """Add a doubt if a route configuration, virtual host or route has extensions that may change the route."""
+    for each in optional(message, "route_specifiers") or ():
+        notes.doubt(at, f"the route specifier {each.DESCRIPTOR.name} may change the route")
 
 
 def _rank(domain: str, host: str) -> tuple[int, int] | None:
@@ -244,13 +255,13 @@ def doubt_filters(resources: Resources, manager: Any, layers: list[Any], request
     """
     for filter_ in manager.http_filters:
         type_name, _ = resources.extension(filter_)
-        disabled = filter_.disabled
+        disabled = bool(optional(filter_, "disabled"))
         for layer in layers:
             config = layer.typed_per_filter_config.get(filter_.name)
             if config is None:
                 continue
             is_plain = config.type_url.endswith(_DISABLED)
-            disabled = bool(is_plain and resources.unpack(config).disabled)
+            disabled = bool(is_plain and optional(resources.unpack(config), "disabled"))
         if disabled or type_name in _PASSES:
             continue
         if type_name.endswith("cors.v3.Cors") and request.method != "OPTIONS":

@@ -10,6 +10,7 @@ from typing import Any
 
 from xds.model.types import LISTENER
 from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
+from xds.routing.fields import is_set, optional
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.routing.unified import evaluate, is_within, network_of
@@ -96,7 +97,7 @@ def _said_address(address: Any) -> str:
 
 
 def _all_addresses(listener: Any) -> list[Any]:
-    return [listener.address, *(each.address for each in listener.additional_addresses)]
+    return [listener.address, *(each.address for each in optional(listener, "additional_addresses") or ())]
 
 
 def _addresses(listener: Any, port: int) -> list[str]:
@@ -117,8 +118,10 @@ def _does_not_take(listener: Any, request: Request) -> str:
 
 def choose_chain(resources: Resources, listener: Any, request: Request, notes: Notes) -> Any:
     """Return the filter chain that takes the connection. Raises EndOfWayError."""
+    if is_set(listener, "fcds_config"):
+        notes.doubt(f"listeners/{listener.name}", "it gets further filter chains by discovery (fcds_config)")
     facts = _facts(listener, request, notes)
-    if listener.HasField("filter_chain_matcher"):
+    if is_set(listener, "filter_chain_matcher"):
         return _by_matcher(resources, listener, facts, notes)
     left = list(enumerate(listener.filter_chains))
     passed: list[Passed] = []

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import re2
 
+from xds.routing.fields import optional
 from xds.routing.request import Request
 
 SET_BY_ENVOY = frozenset(
@@ -94,7 +95,7 @@ def match_header(matcher: Any, request: Request) -> Verdict:
     if name in request.hidden and kind != "present_match" and values:
         return Verdict(None, f"header {name} carries credentials: what it must be is hidden")
     wants_presence = matcher.present_match if matcher.HasField("present_match") else True
-    if not values and not matcher.treat_missing_header_as_empty:
+    if not values and not optional(matcher, "treat_missing_header_as_empty"):
         if kind == "present_match" and wants_presence == matcher.invert_match:
             return YES
         return Verdict(False, f"header {name} is missing")

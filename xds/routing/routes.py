@@ -7,6 +7,8 @@ from typing import Any
 import re2
 
 from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
+from xds.routing.fields import is_set, optional
+from xds.routing.http import doubt_specifiers
 from xds.routing.matching import (
     SET_BY_ENVOY,
     YES,
@@ -32,12 +34,14 @@ def choose_route(resources: Resources, routes: Any, host: Any, request: Request,
 
     A route of which that is not known is a doubt, and the next is tried.
     """
+    doubt_specifiers(repr(host.name), host, notes)
     candidates = list(_candidates(resources, host, request, notes))
     passed: list[Passed] = []
     for label, route in candidates:
         verdict = match_route(resources, routes, route.match, request)
         if verdict.is_match:
             notes.step("route", label, _because(route.match), passed)
+            doubt_specifiers(label, route, notes)
             if route.match.HasField("runtime_fraction") and route.match.runtime_fraction.runtime_key:
                 notes.doubt(label, f"the runtime key {route.match.runtime_fraction.runtime_key} may say otherwise")
             return route
@@ -49,7 +53,7 @@ def choose_route(resources: Resources, routes: Any, host: Any, request: Request,
 
 
 def _candidates(resources: Resources, host: Any, request: Request, notes: Notes) -> Iterator[tuple[str, Any]]:
-    if not host.HasField("matcher"):
+    if not is_set(host, "matcher"):
         for number, route in enumerate(host.routes):
             yield f"routes[{number}]" + (f" {route.name!r}" if route.name else ""), route
         return
@@ -86,14 +90,14 @@ def _conditions(resources: Resources, routes: Any, match: Any, request: Request)
         yield YES if is_grpc else Verdict(False, "it is not gRPC (content-type)")
     yield from (match_header(each, request) for each in match.headers)
     yield from (match_query(each, request) for each in match.query_parameters)
-    yield from (match_cookie(each, request) for each in match.cookies)
+    yield from (match_cookie(each, request) for each in optional(match, "cookies") or ())
     if match.HasField("runtime_fraction"):
         yield _match_fraction(match.runtime_fraction)
     if match.HasField("tls_context"):
         yield Verdict(None, "tls_context: whether the client shows a certificate is not known")
     if match.dynamic_metadata:
         yield Verdict(None, "dynamic_metadata: filters set it")
-    if match.filter_state:
+    if optional(match, "filter_state"):
         yield Verdict(None, "filter_state: filters set it")
 
 
@@ -110,7 +114,7 @@ def _match_fraction(fraction: Any) -> Verdict:
 def path_to_match(routes: Any, request: Request) -> str:
     """Return the part of the path that routes look at."""
     path = request.path.partition("?")[0].partition("#")[0]
-    return re.sub(r";[^/]*", "", path) if routes.ignore_path_parameters_in_path_matching else path
+    return re.sub(r";[^/]*", "", path) if optional(routes, "ignore_path_parameters_in_path_matching") else path
 
 
 def _match_path(resources: Resources, routes: Any, match: Any, request: Request) -> Verdict:
@@ -174,7 +178,7 @@ def _because(match: Any) -> str:
     else:
         text = f"{kind} {getattr(match, kind)!r}" if kind else "no path_specifier"
     counts = [(len(match.headers), "header"), (len(match.query_parameters), "query parameter")]
-    counts.append((len(match.cookies), "cookie"))
+    counts.append((len(optional(match, "cookies") or ()), "cookie"))
     parts = [f"{number} {word}{'s' if number > 1 else ''}" for number, word in counts if number]
     parts += [each for each in ("grpc", "runtime_fraction", "tls_context") if match.HasField(each)]
     return ", ".join([text, *parts])

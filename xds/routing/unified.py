@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from xds.routing.fields import optional
 from xds.routing.matching import Verdict, match_string, said
 
 DEPTH_MAX = 32
@@ -35,7 +36,7 @@ def evaluate(matcher: Any, read: Input, depth: int = 0) -> Found:
 
 
 def _on_match(on_match: Any, read: Input, depth: int) -> Found:
-    if on_match.keep_matching:
+    if optional(on_match, "keep_matching"):
         return Found(None, "it has keep_matching")
     if on_match.WhichOneof("on_match") == "matcher":
         return evaluate(on_match.matcher, read, depth + 1)
