@@ -28,10 +28,12 @@ from xds.cli.targets import WrongTargetError, targets_of
 from xds.cli.wait import (
     WAIT_CODES,
     MaxRejected,
+    Of,
     Patience,
     Quorum,
     Timeout,
     Wait,
+    WhichNodes,
     converged,
     convergence_json,
     finish,
@@ -84,6 +86,7 @@ def apply(
     version: Annotated[str, typer.Option(help="Their version on the wire, instead of a hash of the content.")] = "",
     wait: Wait = False,
     quorum: Quorum = "100%",
+    of: WhichNodes = "known",
     max_rejected: MaxRejected = 0,
     timeout: Timeout = "60s",
     output: Output = "table",
@@ -125,7 +128,7 @@ def apply(
         not_found_hint="" if create_group else "to create the group, give --create-group",
     )
     server = _Server(api, token_file, ca)
-    _conclude(applied, output, server, patience, groups=wanted.changes, dry_run=dry_run)
+    _conclude(applied, output, server, patience, of=of, groups=wanted.changes, dry_run=dry_run)
 
 
 async def _apply(client: "Client", wanted: "_Wanted", about: "About", judge: "Judge | None") -> "Applied":
@@ -237,6 +240,7 @@ def delete(
     expected_revision: Expected = None,
     wait: Wait = False,
     quorum: Quorum = "100%",
+    of: WhichNodes = "known",
     max_rejected: MaxRejected = 0,
     timeout: Timeout = "60s",
     output: Output = "table",
@@ -259,7 +263,7 @@ def delete(
         api, token_file, ca, lambda client: client.apply(remove=remove, group=group, about=about), changes=True
     )
     server = _Server(api, token_file, ca)
-    _conclude(applied, output, server, patience, groups=[group], dry_run=dry_run, unchanged="not there")
+    _conclude(applied, output, server, patience, of=of, groups=[group], dry_run=dry_run, unchanged="not there")
 
 
 def rollback(
@@ -271,6 +275,7 @@ def rollback(
     expected_revision: Expected = None,
     wait: Wait = False,
     quorum: Quorum = "100%",
+    of: WhichNodes = "known",
     max_rejected: MaxRejected = 0,
     timeout: Timeout = "60s",
     output: Output = "table",
@@ -291,7 +296,7 @@ def rollback(
     applied = talk(
         api, token_file, ca, lambda client: client.rollback(revision, group=group, about=about), changes=True
     )
-    _conclude(applied, output, _Server(api, token_file, ca), patience, groups=[group], dry_run=dry_run)
+    _conclude(applied, output, _Server(api, token_file, ca), patience, of=of, groups=[group], dry_run=dry_run)
 
 
 class _Server(NamedTuple):
@@ -315,6 +320,7 @@ def _conclude(
     server: _Server,
     patience: Patience | None,
     *,
+    of: Of,
     groups: "Iterable[str]",
     dry_run: bool,
     unchanged: str = "as they were",
@@ -331,7 +337,7 @@ def _conclude(
 
     async def work(client: "Client") -> "Convergence":
         group = await _only_group(client, applied, groups)
-        return await converged(client, applied.revision, patience, group=group, shows_line=output == "table")
+        return await converged(client, applied.revision, patience, group=group, of=of, shows_line=output == "table")
 
     found: Convergence | None = None
     try:

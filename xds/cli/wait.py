@@ -67,6 +67,14 @@ Quorum = Annotated[
     str,
     typer.Option(metavar="SHARE", help="The share of the nodes that is enough.", rich_help_panel=_WAITING),
 ]
+WhichNodes = Annotated[
+    Of,
+    typer.Option(
+        "--of",
+        help="Which nodes count: all that are known, or those that are connected.",
+        rich_help_panel=_WAITING,
+    ),
+]
 MaxRejected = Annotated[int, typer.Option(min=0, help="How many nodes may reject it.", rich_help_panel=_WAITING)]
 Timeout = Annotated[str, typer.Option(metavar="TIME", help="How long to wait: 90s, 2m, 1h.", rich_help_panel=_WAITING)]
 WAIT_CODES = (
@@ -100,12 +108,7 @@ def wait(
         str, typer.Option("--group", "-g", help="Only nodes of this group.", autocompletion=complete_group)
     ] = "",
     quorum: Quorum = "100%",
-    of: Annotated[
-        Of,
-        typer.Option(
-            help="Which nodes count: all that are known, or those that are connected.", rich_help_panel=_WAITING
-        ),
-    ] = "known",
+    of: WhichNodes = "known",
     max_rejected: MaxRejected = 0,
     timeout: Timeout = "60s",
     output: Output = "table",
