@@ -531,6 +531,7 @@ class Operations:
             epoch=self.epoch,
             groups=await group_statuses(debts, server.gone, groups, revision=self.revision, at_ms=self._times_of),
             missing_workers=debts.missing_workers,
+            missing_replicas=debts.missing_replicas,
         )
 
     async def _times_of(self, revisions: Iterable[int]) -> Mapping[int, int]:
