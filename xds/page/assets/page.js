@@ -132,10 +132,13 @@ async function read() {
     const text = await answer.text();
     const fresh = new DOMParser().parseFromString(text, "text/html");
     localize(fresh);
+    const focused = document.activeElement;
     for (const where of ["main", "#live", "footer > span:nth-of-type(2)"]) {
       const [from, to] = [document.querySelector(where), fresh.querySelector(where)];
       if (from && to) morph(from, to);
     }
+    // An element that moved within its list has lost the focus.
+    if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
     last = fresh.body.dataset.stamp;
     readAt = Date.now();
     noteFound();
