@@ -125,8 +125,9 @@ docs-serve: setup ## show the documentation site on 127.0.0.1:8000 while you wri
 fleet-proof: setup ## 10,000 sidecars on two replicas: xds wait against their own record, into bench/results; 10 minutes
 	@XDS_PROOF_SIDECARS=10000 XDS_PROOF_ROUNDS=50 $(BIN)/python -m pytest -q -s tests/replicas/test_fleet_proof.py
 
-docs-reference: setup ## write docs/reference and docs/limits.md from the code
+docs-reference: setup ## write docs/reference, docs/limits.md and Grafana's dashboard from the code
 	@$(BIN)/python docs/site/reference.py
+	@$(BIN)/python docs/site/dashboard.py
 	@$(BIN)/python docs/site/limits.py
 
 page-pictures: setup ## write the pictures of the page in docs/how-to, as the browser's test sees them (needs Chromium)

@@ -17,7 +17,7 @@ FUNCTION_LINES_MAX = 60
 
 ARROWS: dict[str, set[str]] = {
     "model": set(),
-    "protocol": {"model", "_generated"},
+    "protocol": {"model", "_generated", "telemetry.histogram"},
     "schema": {"model", "_generated"},
     "sources": {"model", "schema"},
     "store": {"_generated", "process.background", "process.private_files"},
@@ -30,8 +30,9 @@ ARROWS: dict[str, set[str]] = {
     },
     "registry": {"model", "protocol.convergence", "process.background", "process.private_files"},
     "fleet": {"model", "_generated", "address", "process.background", "process.private_files", "transport.http2"},
-    "process": set(),
+    "process": {"telemetry.histogram"},
     "telemetry": {"process.background", "protocol", "publishing.journey"},
+    "monitoring": set(),
     "validation": {"model", "schema", "process.private_files"},
     "routing": {"model", "schema"},
     "reporting": {"model", "protocol", "store.entries", "transport.tls_failures", "process.background"},
@@ -47,6 +48,7 @@ ARROWS: dict[str, set[str]] = {
         *("process.background", "reporting.merged_log", "reporting.escaping", "reporting.directory_status"),
         "limits",
         *("transport.grpcio_tls", "transport.tls", "transport.tls_failures", "transport.certificate_expiry", "version"),
+        "telemetry",
     },
     "page": {
         *("access", "api", "model", "protocol", "publishing", "reporting.escaping", "schema", "sources.groups_file"),
@@ -84,14 +86,14 @@ ARROWS: dict[str, set[str]] = {
     },
     "bootstrap": {"address", "model.groups"},
     "serving": {
-        *("model", "protocol", "registry", "schema", "transport", "api", "identity"),
+        *("model", "protocol", "registry", "schema", "transport", "api", "identity", "telemetry"),
         *("address", "config", "limits", "overload_settings", "process", "reporting", "version"),
     },
     "app": {
         *("process.background", "model", "protocol", "registry", "schema", "serving", "transport", "api"),
         *("address", "config", "process.descriptors", "process.memory", "reporting.events", "schema_files"),
         *("reporting.attributions", "reporting.nacks"),
-        *("reporting.directory_status", "store.opening", "limits", "version"),
+        *("reporting.directory_status", "store.opening", "limits", "telemetry", "version"),
     },
     "schema_files": {"schema", "process.private_files"},
     "server": {
@@ -120,6 +122,8 @@ ARROWS: dict[str, set[str]] = {
         "schema",
         "schema_files",
         "setting_types",
+        "telemetry.histogram",
+        "monitoring",
         "version",
         *("telemetry.errors", "validation"),
     },
@@ -153,7 +157,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "immutables": {"model", "protocol", "fleet"},
     "matplotlib": {"fleet"},
     "opentelemetry": {"telemetry"},
-    "prometheus_client": {"api"},
+    "prometheus_client": {"api", "cli"},
     "re2": {"schema", "routing"},
     "pydantic": {
         *(
@@ -189,6 +193,7 @@ ONE_WRITER = ("model", "protocol", "publishing", "store", "registry", "serving",
 """The parts in which each mutable field is set by one module."""
 SEVERAL_WRITERS: dict[str, str] = {
     "model.resource.type_url": "others set a field of this name in protobuf messages",
+    "protocol.convergence.count": "the hub adds an ACK to a run in place: a call would double what an ACK costs",
     "publishing.publisher.stale_because": "the server sets the control plane's field of this name",
     "serving.streams.connections_max": "each process sets it once, the parent or a worker",
     "store.revision_notifier.revision": "etcd's store sets the field of this name of the log's head",

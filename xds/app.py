@@ -45,6 +45,7 @@ from xds.serving.memory_watch import PressureLog
 from xds.serving.streams import Streams
 from xds.serving.workers import WorkerStreams
 from xds.store.opening import schemas_path
+from xds.telemetry.server_measures import ServerMeasures
 from xds.transport.admission import Pressure
 from xds.transport.tls_failures import LEFT, TlsFailure
 from xds.version import __version__
@@ -93,6 +94,8 @@ class App:
         """The background tasks of this process."""
         self.hits = LimitHits()
         """The limits reached at the admin port and by the push API."""
+        self.measured = ServerMeasures()
+        """What the push API and the publisher measure."""
         self._rejected = 0
         self._admin_failures: Counter[str] = Counter()
         self._certificates: CertificateStatus | None = None
@@ -146,6 +149,7 @@ class App:
 
     def apply(self, changeset: Changeset) -> AppliedChangeset:
         """Apply a changeset as a whole, and bring the streams up to date. Raises ChangesetRejectedError."""
+        committed_at = time.monotonic()
         try:
             check_sizes(changeset.upserts, self.settings.protocol.resource_bytes_max)
             applied = self.catalog.apply(changeset)
@@ -153,14 +157,15 @@ class App:
             self._rejected += 1
             raise
         if applied.effect is not None:  # also if no node sees the change: workers need every one
-            self._streams.publish(applied)
+            self._streams.publish(applied, committed_at)
         return applied
 
     def follow(self, changeset: Changeset, revision: int) -> None:
         """Apply a changeset that the store has at a revision, and bring the streams up to date."""
+        committed_at = time.monotonic()
         applied = self.catalog.apply(changeset, revision=revision)
         if applied.effect is not None:
-            self._streams.publish(applied)
+            self._streams.publish(applied, committed_at)
 
     # --- Life ----------------------------------------------------------------------------------------------------
 
@@ -206,6 +211,7 @@ class App:
                     background=self.background,
                     admin_failures=lambda: self._admin_failures,
                     expiries=lambda: () if self._certificates is None else self._certificates.expiries,
+                    measured=self.measured,
                 ),
                 tls=settings.api.tls,
                 client_ca=settings.api.tls_client_ca,

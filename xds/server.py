@@ -48,6 +48,7 @@ from xds.store.keys import KeysError
 from xds.store.opening import open_store
 from xds.store.sealed import SealedStore
 from xds.telemetry.errors import TracesMissingError
+from xds.telemetry.server_measures import ServerMeasures
 from xds.version import __version__
 
 if TYPE_CHECKING:
@@ -270,7 +271,8 @@ def _push_api(
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),
     )
-    admission = _admission(control_plane.settings)
+    admission = _admission(control_plane.settings, control_plane.measured)
+    control_plane.measured.access_problem = lambda: admission.problem
     intake_bytes_max = max(settings.intake_bytes_max, settings.body_bytes_max)
     intake = Intake(intake_bytes_max, on_empty=return_holes, hits=control_plane.hits)
     api = GrpcApi(
@@ -321,7 +323,7 @@ def _grpc_limits(settings: Settings) -> "GrpcLimits":
     )
 
 
-def _admission(settings: Settings) -> "Admission":
+def _admission(settings: Settings, measured: ServerMeasures) -> "Admission":
     """Return who decides about callers. Raises AccessFileError."""
     from xds.access.audit import AuditLog
     from xds.access.authenticator import Authenticator
@@ -338,11 +340,11 @@ def _admission(settings: Settings) -> "Admission":
     )
     records_all = access.audit_file is not None
     if not access.audit:
-        return Admission(authenticator)
+        return Admission(authenticator, measured=measured)
     audit = AuditLog(settings.audit_path, bytes_max=access.audit_bytes_max, files_max=access.audit_files_max)
     if records_all or authenticator.is_needed:
         audit.open()
-    return Admission(authenticator, audit, records_all=records_all)
+    return Admission(authenticator, audit, records_all=records_all, measured=measured)
 
 
 def _judge(settings: Settings) -> "Judge | None":
@@ -385,7 +387,7 @@ def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", judg
         control_plane.follow(changeset, revision)
         refused.retry()
 
-    return Publisher(
+    publisher = Publisher(
         store,
         control_plane.catalog,
         serve,
@@ -397,7 +399,11 @@ def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", judg
         refuses_because=control_plane.refuses_changes_because,
         on_limit=control_plane.hits.add,
         lacking=control_plane.lacking,
+        on_answered=control_plane.measured.push.observe,
+        on_stored=control_plane.measured.store.observe,
     )
+    control_plane.measured.queue = lambda: publisher.waiting
+    return publisher
 
 
 async def _open_store(control_plane: App) -> SealedStore:

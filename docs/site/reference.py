@@ -54,6 +54,8 @@ from xds.store.keys import KeysError
 from xds.store.memory import MemoryStore
 from xds.store.opening import StoreUrlError
 from xds.store.sealing import MissingKeyError
+from xds.telemetry.server_measures import ServerMeasures
+from xds.transport.certificate_expiry import Expiry
 
 ROOT = Path(__file__).parents[2]
 WRITTEN_BY = "<!-- Written by `make docs-reference` from the code; do not edit. -->\n\n"
@@ -354,7 +356,10 @@ def metrics() -> Iterator[str]:
     yield "# Metrics"
     yield ""
     yield (
-        "`/metrics` on the admin port (127.0.0.1:19000), in Prometheus' text format. They sum up all worker processes. "
+        "`/metrics` on the admin port (127.0.0.1:19000), in Prometheus' text format. They sum up all worker processes; "
+        "each replica has its own. `group` is a group's name for the first 100 groups and `other` for the rest, `type` "
+        "the short name of a type or `other`; `process` is `parent` or `worker N`. Histograms are in seconds. What a "
+        "worker that is killed has counted in its last second is lost; nothing else is. "
         "[Prometheus](../how-to/prometheus.md) has a scrape configuration and alerts for them."
     )
     families = list(text_string_to_metric_families(asyncio.run(_rendered()).decode()))
@@ -376,6 +381,15 @@ async def _rendered() -> bytes:
     background.deaths["a task"] += 0
     streams = Streams(Settings(), load_schema(), catalog)
     directory = DirectoryStatus(Path("resources"))
+    streams.tls_failures["expired"] += 0
+    counters = streams.counters
+    counters.tokens_refused["expired"] += 0
+    counters.keys_failed["issuer"] += 0
+    streams.hub.measures.times_of("default")
+    measured = ServerMeasures()
+    measured.calls["Apply", "admin", "ok"] += 0
+    measured.credentials_refused["no credentials"] += 0
+    expiry = Expiry("cert.pem", "CN=xds", 0.0)
     render = metrics_renderer(
         streams,
         catalog,
@@ -383,6 +397,8 @@ async def _rendered() -> bytes:
         limit_hits=lambda: streams.limit_hits,
         background=background,
         directory=directory,
+        expiries=lambda: [expiry],
+        measured=measured,
     )
     return await render()
 

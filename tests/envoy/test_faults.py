@@ -43,9 +43,9 @@ class Scene:
 
     async def wait_quiet(self) -> None:
         """Wait until Envoy has answered all it was sent, with an ACK or a NACK."""
-        counters = app_of(self.control_plane).hub.counters
+        hub = app_of(self.control_plane).hub
         await wait_until(
-            lambda: (counters.responses, counters.acks, counters.nacks),
+            lambda: (hub.counters.responses, hub.counters.acks, hub.counters.nacks),
             lambda counts: counts[0] <= counts[1] + counts[2],
             timeout_s=5,
         )
@@ -62,9 +62,9 @@ class Scene:
         Every subscription of the kind counts it (each route configuration has its own).
         """
         await self.wait_quiet()
-        counters = app_of(self.control_plane).hub.counters
+        hub = app_of(self.control_plane).hub
         # Any reason to send it again would have come with the changes that others made meanwhile.
-        await stays(lambda: counters.responses, equals=counters.responses, for_s=0.2)
+        await stays(lambda: hub.counters.responses, equals=hub.counters.responses, for_s=0.2)
         rejected = {name: value for name, value in (await self.envoy.stats("update_rejected$")).items() if value}
         assert set(rejected.values()) == {1}, rejected
         assert all(kind in name for name in rejected)

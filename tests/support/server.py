@@ -1,13 +1,13 @@
 """The product's own server, ``xds serve``, as a child process, with its admin port and its log."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from support.fetch import Answer, fetch
+from support.metrics import metrics_of
 from support.ports import free_port
 from support.processes import Child
 from support.transports import KIND
@@ -71,9 +71,8 @@ class XdsServer(Child):
         return await fetch(self.admin_port, path, timeout_s=5.0)
 
     async def metrics(self) -> dict[str, float]:
-        """Return the server's own metrics that have no labels: ``xds_acks_total`` → 3.0."""
-        text = (await self.admin("/metrics")).text
-        return {name: float(value) for name, value in re.findall(r"^(xds_\w+) (\S+)$", text, re.MULTILINE)}
+        """Return the server's own metrics, each summed over its labels: ``xds_acks_total`` → 3.0."""
+        return metrics_of((await self.admin("/metrics")).text)
 
     async def wait_metrics(self, done: Callable[[dict[str, float]], Any], timeout_s: float = 10.0) -> dict[str, float]:
         """Wait until ``done(metrics)`` is true and return the metrics."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from support.fetch import fetch
+from support.metrics import metrics_of
 from support.waiting import TIMEOUT_S, wait_until
 from support.wire import DeltaClient, Response, StreamEnded
 
@@ -157,7 +158,5 @@ def shares(pids: Iterable[int], port: int) -> Counter[int]:
 
 
 async def metrics(admin_port: int) -> dict[str, float]:
-    """Return a server's own metrics that have no labels."""
-    text = (await fetch(admin_port, "/metrics", timeout_s=10.0)).text
-    pairs = [line.split() for line in text.splitlines() if line.startswith("xds_") and "{" not in line]
-    return {name: float(value) for name, value in pairs}
+    """Return a server's own metrics, each summed over its labels."""
+    return metrics_of((await fetch(admin_port, "/metrics", timeout_s=10.0)).text)

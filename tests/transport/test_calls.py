@@ -41,9 +41,9 @@ def test_a_fault_while_a_cohort_is_served_ends_the_stream_alone():
 
 
 def test_a_fault_while_a_request_is_taken_ends_the_stream_alone():
-    call, ends = call_of(SimpleNamespace(receive=fail, hub=SimpleNamespace(take_ack=lambda *_: False)))
+    call, ends = call_of(SimpleNamespace(now=lambda: 0.0, receive=fail, hub=SimpleNamespace(take_ack=lambda *_: False)))
     call.on_message(b"")
     assert [str(end) for end in ends] == ["a bug", "('INTERNAL', 'internal error')"]
-    call, ends = call_of(SimpleNamespace(hub=SimpleNamespace(take_ack=fail)))
+    call, ends = call_of(SimpleNamespace(now=lambda: 0.0, hub=SimpleNamespace(take_ack=fail)))
     call.on_message(b"")
     assert [str(end) for end in ends] == ["a bug", "('INTERNAL', 'internal error')"]

@@ -19,6 +19,7 @@ from xds.process.background import Background
 from xds.publishing.changes import Published
 from xds.reporting.merged_log import MergedLog
 from xds.store.errors import OutcomeUnknownError
+from xds.telemetry.server_measures import ServerMeasures
 
 T = TypeVar("T")
 READ, WRITE, ROLLOUT, ADMIN = Right.READ, Right.WRITE, Right.ROLLOUT, Right.ADMIN
@@ -67,8 +68,15 @@ class Admission:
     """
 
     def __init__(
-        self, authenticator: Authenticator | None = None, audit: AuditLog | None = None, *, records_all: bool = False
+        self,
+        authenticator: Authenticator | None = None,
+        audit: AuditLog | None = None,
+        *,
+        records_all: bool = False,
+        measured: ServerMeasures | None = None,
     ) -> None:
+        self.measured = measured or ServerMeasures()
+        """Where calls and refusals are counted."""
         self._authenticator = authenticator or Authenticator()
         self._audit = audit
         self._records_all = records_all
@@ -108,6 +116,7 @@ class Admission:
     @property
     def problem(self) -> str:
         """Why a file of tokens or identities, or the audit log, is not as it should be, "" if all are."""
+        self._authenticator.refresh()
         audit = "" if self._audit is None else self._audit.problem
         return "; ".join(filter(None, (*self._authenticator.problems, audit)))
 
@@ -166,6 +175,10 @@ class Admission:
         detail: str,
         groups: Collection[str] = (),
     ) -> None:
+        if outcome == UNAUTHENTICATED:
+            self.measured.credentials_refused[reason] += 1
+        else:
+            self.measured.rights_refused += 1
         if self._refusals is None:
             return
         host = peer.rpartition(":")[0] or peer

@@ -1,8 +1,8 @@
 """Admission of gRPC calls by their headers, before any of their message is read."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import grpc
@@ -11,6 +11,7 @@ from grpc import aio
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.api.admission import Admission, Call
 from xds.api.operations import Operations
+from xds.api.outcomes import FAILED, GONE, NOBODY, OK, UNKNOWN_CALL, grpc_outcome, role_of
 from xds.api.permitted import Permitted
 
 REQUEST_ID = "x-request-id"
@@ -35,6 +36,8 @@ class GrpcAdmission(aio.ServerInterceptor):
     def __init__(self, operations: Operations, admission: Admission) -> None:
         self._operations = operations
         self._admission = admission
+        self._roles: dict[Any, str] = {}
+        """The role of the caller of each open call, by its context."""
         self._unknown: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(self._refuse_unknown)
 
     def operations(self, what: str, context: Any) -> Permitted:
@@ -60,27 +63,66 @@ class GrpcAdmission(aio.ServerInterceptor):
             elif key == REQUEST_ID and isinstance(value, str):
                 request_id = value
         certificates = context.auth_context().get("x509_pem_cert")
-        return self._admission.admit(
+        call = self._admission.admit(
             what,
             authorization=authorization,
             certificate=certificates[0] if certificates else None,
             peer=_peer(context.peer()),
             request_id=request_id,
         )
+        self._roles[context] = role_of(call.caller)
+        return call
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Return the handler of a call; of a method that does not exist, one that tells it to known callers only."""
         handler: grpc.RpcMethodHandler[Any, Any] | None = await continuation(handler_call_details)
-        return handler or self._unknown
+        if handler is None:
+            return self._counted(UNKNOWN_CALL, self._unknown)
+        return self._counted(handler_call_details.method.rpartition("/")[2], handler)
 
-    async def _refuse_unknown(self, _: Any, context: Any) -> None:
+    def _counted(self, what: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":
+        """Return a handler that counts its call when it ends."""
+        if handler.stream_unary is not None:
+            answer = handler.stream_unary
+
+            async def answering(requests: Any, context: Any) -> Any:
+                with self._counting(what, context):
+                    return await answer(requests, context)
+
+            return grpc.stream_unary_rpc_method_handler(answering, response_serializer=handler.response_serializer)
+        answers = handler.stream_stream
+
+        async def streaming(requests: Any, context: Any) -> AsyncIterator[Any]:
+            with self._counting(what, context):
+                async for each in answers(requests, context):
+                    yield each
+
+        return grpc.stream_stream_rpc_method_handler(streaming, response_serializer=handler.response_serializer)
+
+    @contextmanager
+    def _counting(self, what: str, context: Any) -> Iterator[None]:
+        outcome = FAILED
+        try:
+            yield
+            outcome = OK
+        except aio.AbortError:
+            outcome = grpc_outcome(context.code())
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = GONE
+            raise
+        finally:
+            self._admission.measured.calls[what, self._roles.pop(context, NOBODY), outcome] += 1
+
+    async def _refuse_unknown(self, _: Any, context: Any) -> AsyncIterator[Any]:
         try:
             self._admit("unknown method", context)
         except UnauthenticatedError as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error), nothing_made_after(0))
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the push API has no such method", nothing_made_after(0))
+        yield  # never: it is a stream of answers, as a handler of streams has to be
 
 
 def _peer(told: str) -> str:

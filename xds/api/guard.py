@@ -7,24 +7,36 @@ URL has it.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.address import Address
 from xds.api.admission import Admission
 from xds.api.http_port import CERTIFICATE
 from xds.api.json_answer import JsonAnswer
+from xds.api.outcomes import NOBODY, UNKNOWN_CALL, http_outcome, role_of
 
 SMALL_BODY_BYTES = 64 * 1024
 """A refused request with a larger body closes its connection, so that the body is not read in vain."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 CALL = "xds.call"
 """The key of a request's ``Call`` in its ASGI scope."""
+TOLD = "xds.told"
+"""The key of a request's ``Told`` in its ASGI scope."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 SHOWN_MAX = 200
+
+
+@dataclass(slots=True)
+class Told:
+    """What is counted of a request: the call that its route is, and the status of the answer."""
+
+    call: str = UNKNOWN_CALL
+    status: int = 499
 
 
 class Hosts:
@@ -61,14 +73,25 @@ class Guard:
         assert scope["type"] == "http", "the admin port has no websockets and no lifespan"
         headers = Headers(scope=scope)
         refusal = self._refusal(headers, scope)
-        if refusal is None:
-            await self.app(scope, receive, send)
-            return
-        status, why = refusal
-        more = {"www-authenticate": "Bearer"} if status == 401 else {}
-        if _has_large_body(headers):
-            more["connection"] = "close"
-        await JsonAnswer({"error": why}, status, more)(scope, receive, send)
+        told = scope[TOLD] = Told()
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told.status = message["status"]
+            await send(message)
+
+        try:
+            if refusal is None:
+                await self.app(scope, receive, noting)
+            else:
+                status, why = refusal
+                more = {"www-authenticate": "Bearer"} if status == 401 else {}
+                if _has_large_body(headers):
+                    more["connection"] = "close"
+                await JsonAnswer({"error": why}, status, more)(scope, receive, noting)
+        finally:
+            role = role_of(scope[CALL].caller) if CALL in scope else NOBODY
+            self._admission.measured.calls[told.call, role, http_outcome(told.status)] += 1
 
     def _refusal(self, headers: Headers, scope: Scope) -> tuple[int, str] | None:
         """Return the status and text of a refusal; None, with the call in the scope, for a request that is admitted."""

@@ -37,7 +37,7 @@ from xds.api.answers import (
     status_json,
 )
 from xds.api.convergence import KNOWN, Goal
-from xds.api.guard import CALL, Guard, Hosts
+from xds.api.guard import CALL, TOLD, Guard, Hosts
 from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
 from xds.api.messages import snapshot_message
@@ -282,6 +282,7 @@ def _permitted(operations: Operations, admission: Admission, request: Request) -
     """Return the operations for the caller of a request. Raises ForbiddenError if the caller may not make it."""
     route: str = request.scope["route"].path
     call = replace(request.scope[CALL], what=CALLS[request.method, route])
+    request.scope[TOLD].call = call.what
     admission.must_be_permitted(call, _within(request)[1] if route.startswith(OF_GROUP) else None)
     return Permitted(operations, admission, call)
 

@@ -18,6 +18,7 @@ from xds.cli import (
     fleet,
     groups,
     list_settings,
+    monitoring,
     nodes,
     push,
     read,
@@ -28,6 +29,7 @@ from xds.cli import (
     status,
     store,
     tokens,
+    top,
     validate,
     wait,
 )
@@ -100,11 +102,13 @@ app.command(epilog=nodes.EXPLAIN_EPILOG)(nodes.explain)
 app.command(epilog=wait.EPILOG)(wait.wait)
 app.command(epilog=route.EPILOG)(route.route)
 app.command(epilog=config.EPILOG)(config.config)
+app.command(epilog=top.EPILOG)(top.top)
 app.command(epilog=rebalance.EPILOG)(rebalance.rebalance)
 app.add_typer(tokens.app, name="tokens")
 app.command(epilog=access.WHOAMI_EPILOG)(access.whoami)
 app.command(epilog=access.AUDIT_EPILOG)(access.audit)
 app.add_typer(store.app, name="store")
+app.add_typer(monitoring.app, name="monitoring")
 app.add_typer(schema.app, name="schema")
 app.add_typer(fleet.app, name="fleet")
 app.command()(version)

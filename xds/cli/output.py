@@ -104,6 +104,14 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     sys.stdout.flush()
 
 
+def print_drawn(drawn: Any, *, plain_width: int) -> None:
+    """Print what rich draws; not on a terminal, so many columns wide. Texts of others in it must be escaped already."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else plain_width).print(drawn)
+    sys.stdout.flush()
+
+
 def print_yaml(value: Any) -> None:
     """Print a value as YAML."""
     sys.stdout.write(yaml_text(value))

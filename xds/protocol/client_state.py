@@ -20,7 +20,7 @@ from weakref import KeyedRef, WeakSet, ref
 from immutables import Map
 
 from xds.model.snapshot import Snapshot
-from xds.protocol.convergence import NO_DEBT, UNSENT_MAX, Debt
+from xds.protocol.convergence import EVERYTHING, NO_DEBT, UNSENT_MAX, Debt
 from xds.protocol.diff import EMPTY_SET
 from xds.protocol.draining import NEVER
 from xds.protocol.pending_endpoints import NO_PENDING_ENDPOINTS, PendingEndpoints, next_end
@@ -108,6 +108,14 @@ class ClientState:
             if state is not None and (not state.in_flight or state.overdue):
                 return False
         return True
+
+    def sent_since(self, part: Part) -> int:
+        """Return the oldest revision that a part in flight brings, 0 for none, as to a client that has just come."""
+        for state in self.types:
+            if state.in_flight and state.in_flight[-1] is part:
+                since = state.owed_in_flight[-1]
+                return since if since > EVERYTHING else 0
+        return 0
 
     def of(self, type_url: str, slot: int) -> TypeState | None:
         """Return the state of a type of a stream."""
@@ -197,6 +205,8 @@ class Step:
     """The step is an ACK that depends on neither snapshot nor clock, the most frequent kind."""
     debts: tuple[Debt, Debt] | None = None
     """The client's debt before the step, marks included, and after it, where they differ."""
+    requested: str = ""
+    """The type of the request that the step is for, "" if it is not for a request."""
 
 
 def add_mark(marks: Marks, mark: Marks, *, several: bool) -> Marks:

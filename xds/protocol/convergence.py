@@ -9,13 +9,15 @@ So two numbers of a client are enough, its ``Debt``. They are properties of its 
 a delivery and its ACK cost two changes of a counter, and no stream is looked at to answer a question.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 UNSENT_MAX = 16
 """Maximum revisions of a type that are told apart while they are held back."""
 UNLIMITED = 2**63
+RUN_S = 0.002
+"""Equal changes within this time of the first are counted as made at its time."""
 EVERYTHING = 1
 """The revision since which a client owes everything: it has just subscribed to a type."""
 
@@ -38,6 +40,12 @@ class Debt(NamedTuple):
     def accepted(self, revision: int) -> int:
         """Return the newest revision that the client has accepted, if ``revision`` is the newest one."""
         return min(revision, *(each - 1 for each in self if each)) if self != NO_DEBT else revision
+
+    @property
+    def oldest(self) -> int:
+        """The oldest revision that the client has not accepted, 0 if there is none."""
+        owed, rejected = self
+        return min(owed, rejected) if owed and rejected else owed or rejected
 
 
 NO_DEBT = Debt()
@@ -135,62 +143,110 @@ def split_at(unsent: tuple[int, ...], revision: int, *, is_newest: bool) -> tupl
     return (unsent[0] if unsent[0] <= revision else 0), left
 
 
+Change = tuple[Debt, Debt]
+
+
+class Run:
+    """Equal changes, or equal ACKs, of clients of one group, one after the other, that are not counted yet.
+
+    The hub adds an ACK by ``count += 1``: a call would cost as much as the rest of what an ACK costs.
+    """
+
+    __slots__ = ("answered", "at", "change", "count", "group", "until")
+
+    def __init__(self) -> None:
+        self.answered: object = None
+        """What the ACKs answer, compared by identity; None for other changes."""
+        self.change: Change | None = None
+        self.group = ""
+        self.count = 0
+        self.at = self.until = 0.0
+
+
 class Convergence:
     """The numbers of clients by group and debt.
 
     The clients of a fleet take the same step one after the other: equal changes in a row are counted as one.
     """
 
-    __slots__ = ("_change", "_count", "_group", "_groups")
+    __slots__ = ("_groups", "_on_accepted", "_on_acks", "run")
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        on_accepted: Callable[[str, int, float, int], None] = lambda *_: None,
+        on_acks: Callable[[object, str, int], None] = lambda *_: None,
+    ) -> None:
+        """Create it.
+
+        ``on_accepted`` is called with a group, the oldest revision that clients of it did not have before, the time,
+        and their number; ``on_acks`` with what was answered, the group, and the number of ACKs.
+        """
+        self._on_accepted = on_accepted
+        self._on_acks = on_acks
         self._groups: dict[str, dict[Debt, int]] = {}
-        self._group = ""
-        self._change = (NO_DEBT, NO_DEBT)
-        self._count = 0
+        self.run = Run()
+        """What was counted last. Always the same object."""
 
     def add(self, group: str, debt: Debt) -> None:
         """Count a client."""
-        self._flush()
+        self.flush()
         counts = self._groups.setdefault(group, {})
         counts[debt] = counts.get(debt, 0) + 1
 
     def remove(self, group: str, debt: Debt) -> None:
         """Count a client no more."""
-        self._flush()
+        self.flush()
         counts = self._groups[group]
         _subtract(counts, debt, 1)
         if not counts:
             del self._groups[group]
 
-    def step(self, group: str, change: tuple[Debt, Debt]) -> None:
+    def step(self, group: str, change: Change, now: float) -> None:
         """Count that the debt of a client changed, from the first to the second."""
-        if change is self._change and group is self._group:
-            self._count += 1
-            return
-        self._flush()
-        self._group, self._change, self._count = group, change, 1
+        run = self.run
+        if change is run.change and group is run.group and now < run.until and run.answered is None:
+            run.count += 1
+        else:
+            self.begin(group, change, now)
 
-    def move(self, group: str, before: Debt, after: Debt, count: int = 1) -> None:
+    def begin(self, group: str, change: Change | None, now: float, answered: object = None) -> None:
+        """Count the first of several equal changes or ACKs in a row."""
+        self.flush()
+        run = self.run
+        run.answered, run.change, run.group, run.count = answered, change, group, 1
+        run.at, run.until = now, now + RUN_S
+
+    def move(self, group: str, before: Debt, after: Debt, now: float, count: int = 1) -> None:
         """Count that the debt of ``count`` clients changed."""
-        self._flush()
+        self.flush()
+        self._move(group, before, after, now, count)
+
+    def _move(self, group: str, before: Debt, after: Debt, now: float, count: int) -> None:
         counts = self._groups[group]
         _subtract(counts, before, count)
         counts[after] = counts.get(after, 0) + count
+        lacked, lacks = before.oldest, after.oldest
+        if lacked > EVERYTHING and (not lacks or lacks > lacked):
+            self._on_accepted(group, lacked, now, count)
 
-    def _flush(self) -> None:
-        count, self._count = self._count, 0
-        if count:
-            self.move(self._group, *self._change, count)
+    def flush(self) -> None:
+        """Count the changes in a row that are not counted yet."""
+        run = self.run
+        count, change, answered = run.count, run.change, run.answered
+        run.count, run.change, run.answered = 0, None, None
+        if count and change is not None:
+            self._move(run.group, *change, run.at, count)
+        if count and answered is not None:
+            self._on_acks(answered, run.group, count)
 
     def counts(self) -> dict[str, dict[Debt, int]]:
         """Return the numbers of clients by group and debt."""
-        self._flush()
+        self.flush()
         return {group: dict(counts) for group, counts in self._groups.items()}
 
     def at(self, group: str, revision: int) -> Acceptance:
         """Return how many of a group's clients have accepted a revision. O(distinct debts)."""
-        self._flush()
+        self.flush()
         return acceptance(self._groups.get(group, {}), revision)
 
 

@@ -31,11 +31,12 @@ from xds.protocol.client_state import (
     add_mark,
     debt_with,
 )
-from xds.protocol.convergence import NO_DEBT, Acceptance, Convergence, Debt
+from xds.protocol.convergence import EVERYTHING, NO_DEBT, Acceptance, Convergence, Debt
 from xds.protocol.diff import Interned
 from xds.protocol.draining import NOTHING_DRAINS, merge_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.inspection import Inspector
+from xds.protocol.measures import NOBODY, Commits, Measures
 from xds.protocol.nack_history import NackHistory
 from xds.protocol.node_history import DrainingNodes, HistoryEntry, NackedNames, Share, share_with_nobody
 from xds.protocol.order import Rules, StepContext
@@ -59,6 +60,9 @@ from xds.protocol.type_state import Kind, Rejection
 TICKS_S = 4
 """Ticks of the coarse clock per second. Streams that are sent the same within one tick share a client state."""
 REGROUPED_AT_ONCE = 1_000
+SYNCED_AFTER_S = 1.0
+"""A client has synced once it has accepted everything and then subscribed to nothing new for this long."""
+NOT_SYNCED = float("inf")
 
 
 def is_sparse(table: Mapping[Stream, object]) -> bool:
@@ -73,6 +77,18 @@ def _without_secrets(whole: Snapshot) -> Snapshot:
 
 Hider = Callable[[Sequence[Resource]], Callable[[str], str]]
 """Takes resources to the function that hides their secrets in a text."""
+
+
+class _Cohort:
+    """Deliveries of one part to clients of one group that are not counted yet; ``state`` is one that they have then."""
+
+    __slots__ = ("count", "group", "part", "state")
+
+    def __init__(self) -> None:
+        self.part: Part | None = None
+        self.state: ClientState | None = None
+        self.group = ""
+        self.count = 0
 
 
 class Hub:
@@ -104,8 +120,10 @@ class Hub:
         The catalog may already have newer ones. Until all sessions are regrouped, those of removed groups stay.
         """
         self._to_regroup: deque[Session] = deque()
-        self._convergence = Convergence()
         self._watch = watch or Unwatched()
+        self._measures, self._commits = Measures(), Commits()
+        self._convergence = Convergence(self._note_accepted, self._count_acks)
+        self._run = self._convergence.run
         self.revision = catalog.revision
         """The published revision, to which streams are updated."""
         self._catalog = catalog
@@ -129,7 +147,7 @@ class Hub:
         self._streams: dict[Stream, None] = {}
         self._ready: list[Stream] = []
         self._timers = Timers()
-        self._coarse = self._soon = 0.0
+        self._now = self._coarse = self._soon = 0.0
         self._nacked = NackedNames(
             nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.nacked_bytes_max, share=share
         )
@@ -141,8 +159,9 @@ class Hub:
         self._events: list[Event] = []
         self._counters = Counters()
         self._nacked_by_node = self._nacked.by_node
-        self._cohort_deliveries = 0
-        self._cohort_part: Part | None = None
+        self._cohort = _Cohort()
+        self._syncing: dict[Session, float] = {}
+        """Clients that have not synced yet, and when they accepted everything that they subscribed to so far."""
 
     # --- Streams -----------------------------------------------------------------------------------------------------
 
@@ -150,7 +169,26 @@ class Hub:
     def counters(self) -> Counters:
         """Totals since the process started."""
         self._count_cohort()
+        self._convergence.flush()
         return self._counters
+
+    @property
+    def measures(self) -> Measures:
+        """What was counted by group and type, and measured, since the last ``take_measures``."""
+        self._count_cohort()
+        self._convergence.flush()
+        self._measures.count_looked_up(*self.response_cache.take_counts())
+        return self._measures
+
+    def take_measures(self) -> Measures:
+        """Return what was counted and measured since the last call, and begin anew."""
+        measures, self._measures = self.measures, Measures()
+        return measures
+
+    @property
+    def client_states(self) -> int:
+        """The number of different states that clients without responses in flight share: the cohorts."""
+        return len(self._client_states)
 
     @property
     def streams(self) -> Mapping[Stream, None]:
@@ -220,6 +258,7 @@ class Hub:
             self._convergence.remove(session.group, debt)
             self._sessions.forget(stream, session)
             self._watch.ended(session, accepted, why)
+            self._end_sync(session)
 
     # --- Requests ----------------------------------------------------------------------------------------------------
 
@@ -228,7 +267,7 @@ class Hub:
 
         Raises StreamRefusedError if the request is invalid; the transport must then end the stream.
         """
-        if self.take_ack(stream, data):
+        if self.take_ack(stream, data, now):
             return 0
         self._counters.requests += 1
         try:
@@ -236,12 +275,13 @@ class Hub:
         except StreamRefusedError as refusal:
             self._counters.streams_refused += 1
             node_id = stream.session.node.id if stream.session is not None else ""
+            self._measures.of(*NOBODY).requests += 1
             if refusal.status is Status.PERMISSION_DENIED:
                 self._counters.nodes_denied += 1
             self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
             raise
 
-    def take_ack(self, stream: Stream, data: bytes) -> bool:
+    def take_ack(self, stream: Stream, data: bytes, now: float) -> bool:
         """Apply a request if it is a cached plain ACK after which nothing is sent; else return False.
 
         While any node has NACKed names, this shortcut is off for all nodes, since an ACK may clear names.
@@ -255,12 +295,27 @@ class Hub:
             return False
         after = session.client_state = step.after
         after.arrivals += 1
-        if step.debts is not None:
-            self._convergence.step(session.group, step.debts)
-        counters = self._counters
-        counters.requests += 1
-        counters.acks += 1
+        run = self._run
+        if step.acked is run.answered and session.group is run.group and now < run.until:
+            run.count += 1
+        else:
+            self._begin_acks(session, step, now)
         return True
+
+    def _begin_acks(self, session: Session, step: Step, now: float) -> None:
+        """Count an ACK that is another one than the last, the first of several equal ones, or one that syncs."""
+        self._convergence.begin(session.group, step.debts, now, step.acked)
+        if self._note_sync(session, step, now):
+            self._convergence.flush()  # so that each of the same is noted
+
+    def _count_acks(self, answered: object, group: str, count: int) -> None:
+        """Count equal ACKs in a row."""
+        assert isinstance(answered, Answered)
+        self._counters.requests += count
+        self._counters.acks += count
+        traffic = self._measures.of(group, answered.kind.type_url)
+        traffic.requests += count
+        traffic.acks += count
 
     def _receive(self, stream: Stream, data: bytes, now: float) -> int:
         self.advance_clock(now)
@@ -285,6 +340,7 @@ class Hub:
             if is_new and len(session.streams) == 1:
                 self._convergence.add(session.group, session.client_state.debt)
                 self._watch.began(session)
+                self._syncing[session] = NOT_SYNCED
             if end:
                 session.node_hash = hash(data[start:end])
             step = self._cached_step(session, plain)
@@ -297,6 +353,7 @@ class Hub:
 
     def _compute(self, stream: Stream, session: Session, request: Request, plain: bytes, size: int, now: float) -> int:
         """Compute and apply the step of a request. It is cached under ``plain`` unless that is empty."""
+        self._measures.count_computed(requests=1)
         before, source, context = session.client_state, stream.source, self._context(session, now)
         kind, is_known = self._steps.kind(before, source, request)
         if is_known:
@@ -309,6 +366,7 @@ class Hub:
             if history.nacked:
                 reason = self._nacked.reason(session.node, kind.type_url)
                 self._note_rejection(session, kind, Rejection("", reason, {}))
+        step.requested = kind.type_url
         if plain:
             self._large.keep(plain)
             if not step.marks:
@@ -353,9 +411,8 @@ class Hub:
         if effects is not NO_EFFECTS:
             self._apply(stream, session, effects, size)
         elif step.acked is not None:
-            self._counters.acks += 1
-            if self._nacked_by_node:
-                self._nacked.accept(session.node, step.acked.kind.type_url, step.acked.accepted_names)
+            self._note_answer(session, step.acked)
+        self._measures.of(session.group, step.requested).requests += 1
         if session.marks or not step.after.settled:
             self._queue(stream)
         return effects.names_scanned
@@ -375,9 +432,41 @@ class Hub:
             before = debt_with(session.client_state.debt, session.marks)
             after = debt_with(step.after.debt, session.marks)
             if after != before:
-                self._convergence.move(session.group, before, after)
+                self._convergence.move(session.group, before, after, self._now)
         elif step.debts is not None:
-            self._convergence.step(session.group, step.debts)
+            self._convergence.step(session.group, step.debts, self._now)
+            self._note_sync(session, step, self._now)
+
+    def _note_sync(self, session: Session, step: Step, now: float) -> bool:
+        """Note when a new client has accepted everything so far; return whether the step may mean that of any."""
+        if step.debts is None or step.debts[0].owed != EVERYTHING or step.debts[1].owed == EVERYTHING:
+            return False
+        if session in self._syncing:
+            self._syncing[session] = now
+        return True
+
+    def settle(self, now: float) -> None:
+        """Count the clients that have synced. To be called regularly."""
+        due = [each for each, at in self._syncing.items() if at + SYNCED_AFTER_S <= now]
+        for session in due:
+            if session.client_state.debt.owed != EVERYTHING:
+                self._end_sync(session)
+        if due:
+            self._syncing = dict(self._syncing)  # it does not shrink by itself
+
+    def _end_sync(self, session: Session) -> None:
+        at = self._syncing.pop(session, NOT_SYNCED)
+        if at != NOT_SYNCED:
+            self._measures.synced.observe(at - session.since)
+
+    def note_commit(self, revision: int, at: float) -> None:
+        """Note when a revision was committed, on the clock of ``now``, before it is published."""
+        self._commits.note(revision, at)
+
+    def _note_accepted(self, group: str, revision: int, now: float, count: int) -> None:
+        at = self._commits.at(revision)
+        if at is not None:
+            self._measures.times_of(group).observe(now - at, count)
 
     def _apply(self, stream: Stream, session: Session, effects: Effects, size: int) -> None:
         """Apply the effects of a step."""
@@ -400,11 +489,14 @@ class Hub:
 
     def _note_answer(self, session: Session, answered: Answered) -> None:
         kind, part, error = answered
+        traffic = self._measures.of(session.group, kind.type_url)
         if error is None:
+            traffic.acks += 1
             self._counters.acks += 1
             if self._nacked_by_node:
                 self._nacked.accept(session.node, kind.type_url, answered.accepted_names)
             return
+        traffic.nacks += 1
         self._counters.nacks += 1
         if self._hiding[0] is not part:
             self._hiding = (part, self._hider(part.upserts))
@@ -459,6 +551,9 @@ class Hub:
 
     def advance_clock(self, now: float) -> float:
         """Advance the coarse clock to ``now``; return its next tick."""
+        if now != self._now:
+            self._count_cohort()
+            self._now = now
         if now < self._soon:
             return self._soon
         coarse = (now * TICKS_S) // 1 / TICKS_S
@@ -549,12 +644,12 @@ class Hub:
                 if debt is NO_DEBT:
                     without_debt += 1
                 elif not debt.owed:
-                    self._convergence.move(group, debt, Debt(revision, debt.rejected))
+                    self._convergence.move(group, debt, Debt(revision, debt.rejected), self._now)
             if not stream.queued:
                 stream.queued = True
                 ready.append(stream)
         if without_debt:
-            self._convergence.move(group, NO_DEBT, Debt(revision), without_debt)
+            self._convergence.move(group, NO_DEBT, Debt(revision), self._now, without_debt)
 
     @property
     def is_regrouping(self) -> bool:
@@ -646,13 +741,14 @@ class Hub:
         ):
             step = self._steps.advance(before, self._context(session, now), stream.source)
             self.step_cache.add_next(before, step)
+            self._measures.count_computed(responses=step.part is not None)
         session.marks = NO_MARKS
         session.newest = newest
         self._take(session, step)
         for state in step.effects.draining:
             self._note_draining(session, state.kind)
         if step.part is not None:
-            self._counters.count(step.part)
+            self._count_sent(step.part, session.group, step.after)
         if step.after is not before:
             self._wake(session, stream)
         return step.part
@@ -677,17 +773,36 @@ class Hub:
         after.arrivals += 1
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
-        if part is not self._cohort_part:
-            self._count_cohort()
-            self._cohort_part = part
-        self._cohort_deliveries += 1
+        cohort = self._cohort
+        if part is not cohort.part or session.group is not cohort.group:
+            self._begin_cohort(part, session.group, after)
+        cohort.count += 1
         return part
+
+    def _count_sent(self, part: Part, group: str, after: ClientState) -> None:
+        """Count a delivery to a client whose state is then ``after``."""
+        if part is not self._cohort.part or group is not self._cohort.group:
+            self._begin_cohort(part, group, after)
+        self._cohort.count += 1
+
+    def _begin_cohort(self, part: Part, group: str, after: ClientState) -> None:
+        self._count_cohort()
+        cohort = self._cohort
+        cohort.part, cohort.group, cohort.state = part, group, after
 
     def _count_cohort(self) -> None:
         """Count the deliveries of one part to a cohort at once: counting each would cost as much as the delivery."""
-        if self._cohort_part is not None:
-            self._counters.count(self._cohort_part, self._cohort_deliveries)
-        self._cohort_deliveries, self._cohort_part = 0, None
+        cohort = self._cohort
+        part, count, state = cohort.part, cohort.count, cohort.state
+        if part is None or state is None:
+            return
+        cohort.part, cohort.count, cohort.state = None, 0, None
+        self._counters.count(part, count)
+        measures = self._measures
+        measures.of(cohort.group, part.type_url).count_sent(part, count)
+        at = self._commits.at(state.sent_since(part))
+        if at is not None:
+            measures.sent.observe(self._now - at, count)
 
     def evict_idle(self) -> None:
         """Drop cache entries that were not used recently. To be called regularly."""

@@ -51,6 +51,7 @@ class Part:
     removals: tuple[str, ...]
     version: str
     is_heartbeat: bool = False
+    type_url: str = ""
     replaced: tuple[Resource, ...] = ()
     """The resources that a client held before under the names that the message changes or removes."""
     gone: frozenset[str] = EMPTY_SET
@@ -304,7 +305,7 @@ def delta_parts(
         )
         message.control_plane.identifier = encoding.identifier
         sent = tuple(item.resource for item in chunk if item.resource is not None)
-        parts.append(Part(message.nonce, message.SerializeToString(), sent, removals, version))
+        parts.append(Part(message.nonce, message.SerializeToString(), sent, removals, version, type_url=type_url))
     return tuple(parts)
 
 
@@ -368,7 +369,7 @@ def sotw_parts(
         )
         message.control_plane.identifier = encoding.identifier
         sent = tuple(item.resource for item in chunk if item.resource is not None)
-        parts.append(Part(message.nonce, message.SerializeToString(), sent, (), says))
+        parts.append(Part(message.nonce, message.SerializeToString(), sent, (), says, type_url=type_url))
     return tuple(parts)
 
 
@@ -398,7 +399,7 @@ def delta_heartbeat(
     bodiless = [resource.heartbeat for resource in resources]
     message = DeltaDiscoveryResponse(type_url=type_url, system_version_info=version, nonce=nonce, resources=bodiless)
     message.control_plane.identifier = encoding.identifier
-    return Part(nonce, message.SerializeToString(), (), (), version, is_heartbeat=True)
+    return Part(nonce, message.SerializeToString(), (), (), version, is_heartbeat=True, type_url=type_url)
 
 
 # --- The cache -------------------------------------------------------------------------------------------------------
@@ -432,8 +433,10 @@ class ResponseCache:
         "_ages",
         "_bytes",
         "_entries",
+        "_hits",
         "_large",
         "_last",
+        "_misses",
         "_names_bytes",
         "_nonce",
         "_states",
@@ -465,6 +468,7 @@ class ResponseCache:
         self._ages: dict[Response, tuple[Hashable, int]] = {}
         """Large responses, to their key and the calls of ``evict_idle`` since the last use."""
         self._nonce = 0
+        self._hits = self._misses = 0
         self._last: dict[str, tuple[tuple[object, ...], Response, int]] = {}
         """Type URL to the response that ``get`` returned last, with its key and serial."""
 
@@ -480,7 +484,13 @@ class ResponseCache:
             return None
         if found[1] in self._ages:
             self._ages[found[1]] = (key, 0)
+        self._hits += 1
         return found[1]
+
+    def take_counts(self) -> tuple[int, int]:
+        """Return how often a response was found and was not since the last call, and begin anew."""
+        counts, self._hits, self._misses = (self._hits, self._misses), 0, 0
+        return counts
 
     def get(
         self, type_url: str, key: tuple[Hashable, ...], make: Callable[[], Response], *, after: int = 0
@@ -496,8 +506,10 @@ class ResponseCache:
                 if response in self._ages:
                     self._ages[response] = (key, 0)
                 self._last[type_url] = (key, response, response.serial)
+                self._hits += 1
                 return response
             self._forget(key)
+        self._misses += 1
         response = self._entries[key] = make()
         self._last[type_url] = (key, response, response.serial)
         self._bytes += response.bytes_kept

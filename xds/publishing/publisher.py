@@ -72,8 +72,10 @@ class Publisher:
     called with each entry that is served, by whomever it was written. Larger resources than ``resource_bytes_max`` are
     refused; those that the store has are served. ``pending_max`` changes may wait; further ones wait to be queued.
     ``refuses_because`` returns why this process takes no changes now, "" if it does. ``on_limit`` is called with the
-    name of a limit that a change reached (``xds/limits.py``). ``lacking`` waits until every process that serves streams
-    has a revision of ``served``, for a second at most, and returns the names of those that lack it.
+    name of a limit that a change reached (``xds/limits.py``), ``on_answered`` with the seconds that each change took
+    from its arrival to its outcome, ``on_stored`` with those that the store took to commit a batch. ``lacking`` waits
+    until every process that serves streams has a revision of ``served``, for a second at most, and returns the names of
+    those that lack it.
     """
 
     def __init__(
@@ -90,8 +92,12 @@ class Publisher:
         refuses_because: Callable[[], str] = lambda: "",
         on_limit: Callable[[str], None] = lambda _limit: None,
         lacking: Callable[[int], Awaitable[tuple[str, ...]]] = nobody_lacks,
+        on_answered: Callable[[float], None] = lambda _seconds: None,
+        on_stored: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self.store = store
+        self._on_answered = on_answered
+        self._on_stored = on_stored
         self._refuses_because = refuses_because
         self._on_limit = on_limit
         self._lacking = lacking
@@ -195,6 +201,8 @@ class Publisher:
         if self._waiting.full():
             self._on_limit("pending_changes")
         waiting = Waiting(change, asyncio.get_running_loop().create_future(), current.get())
+        arrived = time.monotonic()
+        waiting.answer.add_done_callback(lambda _: self._on_answered(time.monotonic() - arrived))
         if not self._stopping:
             self._submitting += 1
             try:
@@ -221,6 +229,11 @@ class Publisher:
     async def reach_newest(self) -> None:
         """Return once the store's newest revision at the time of the call is served. Raises StoreError."""
         await self.served_at(await self.store.newest())
+
+    @property
+    def waiting(self) -> int:
+        """The number of changes that wait to be committed."""
+        return self._waiting.qsize() + len(self._taken) + self._submitting
 
     def group_revision(self, name: str) -> int:
         """Return the served revision at which a group, or ``RULES``, last changed, or a later one after a restart.
@@ -437,7 +450,9 @@ class Publisher:
         try:
             if self.store.epoch != self._epoch:
                 raise UnavailableError("the store was replaced: read it again, and decide anew")
+            began = time.monotonic()
             await self.store.append_all(entries, before)
+            self._on_stored(time.monotonic() - began)
         except BaseException as error:
             self._take_back(planned)
             if isinstance(error, OutcomeUnknownError | asyncio.CancelledError):

@@ -13,10 +13,12 @@ from typing import Any
 from xds.config import Settings
 from xds.model.changeset import Changeset
 from xds.protocol.inspection import InspectQuery
+from xds.protocol.measures import Measures
 from xds.protocol.node_history import HistoryEntry
 from xds.protocol.status import Counters, NodesQuery
 from xds.registry.session_events import SessionEvent
 from xds.serving.memory_watch import MemoryState
+from xds.telemetry.process_figures import ProcessFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class FeedChange:
 
     revision: int
     changeset: Changeset
+    committed_at: float | None = None
+    """When it was committed, on the monotonic clock, which all processes of a machine share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,11 @@ class Figures:
     """Refused handshakes and client certificates, by reason."""
     limit_hits: dict[str, int] = field(default_factory=dict)
     memory: MemoryState = field(default_factory=MemoryState)
+    measures: Measures = field(default_factory=Measures)
+    """What was counted and measured since the last figures."""
+    process: ProcessFigures = field(default_factory=lambda: ProcessFigures(name=""))
+    client_states: int = 0
+    """The number of different states that clients share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,13 @@ from xds.model.changeset import Applied
 from xds.model.identity import Peer
 from xds.model.types import TYPE_PREFIX
 from xds.process.background import Background
+from xds.process.loop_lag import LoopLag
 from xds.process.memory import return_holes
 from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import Debts
 from xds.protocol.hub import Hub
 from xds.protocol.inspection import Inspection, InspectQuery
+from xds.protocol.measures import Measures
 from xds.protocol.node_history import Share, share_with_nobody
 from xds.protocol.policy import Limits, Ordering
 from xds.protocol.responses import Encoding
@@ -43,9 +45,11 @@ from xds.schema.pool import Schema
 from xds.schema.scrub import hider_of
 from xds.serving.inspection import inspect
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
+from xds.serving.own_figures import process_figures
 from xds.serving.served import ServedRevisions
 from xds.serving.session_feed import SessionFeed
 from xds.serving.workers_state import WorkersState
+from xds.telemetry.process_figures import ProcessFigures
 from xds.transport.admission import AdmissionLimits, StreamAdmission
 from xds.transport.calls import Reply
 from xds.transport.coalescer import Coalescer
@@ -86,11 +90,11 @@ class Streams:
         on_published: Callable[[int], None] = lambda _revision: None,
         name: str = "",
     ) -> None:
-        """Create them; ``processes`` of the server share the memory.
+        """Create them; ``processes`` of the server share the memory, ``name`` is that of this worker.
 
-        ``name`` is that of this worker. ``on_published`` is called with each revision that new streams are sent from
-        now on. ``on_sessions`` is called with what happens to the sessions, in batches; without it, ``known`` is kept
-        by it. ``on_nacks`` is called with the NACKs of each second; without it, they are logged here.
+        ``on_published`` is called with each revision that new streams are sent from now on. ``on_sessions`` is called
+        with what happens to the sessions, in batches; without it, ``known`` is kept by it. ``on_nacks`` is called with
+        the NACKs of each second; without it, they are logged here.
         """
         self.settings = settings
         self._name = name
@@ -121,6 +125,7 @@ class Streams:
         """Lower it before ``start`` if there are too few descriptors."""
         self.tls_failures: Counter[str] = Counter()
         """Refused handshakes and client certificates since the start, by reason."""
+        self._lag = LoopLag()
         self._tokens: NodeTokens | None = None
         self._dispatcher: Dispatcher | None = None
         self._coalescer: Coalescer | None = None
@@ -177,6 +182,43 @@ class Streams:
     def counters(self) -> Counters:
         """Totals since the start."""
         return self.hub.counters
+
+    @property
+    def measures(self) -> Measures:
+        """What was counted by group and type, and measured, since the start."""
+        self.hub.settle(asyncio.get_running_loop().time())
+        return self.hub.measures
+
+    def take_measures(self) -> Measures:
+        """Return what was counted and measured since the last call."""
+        self.hub.settle(asyncio.get_running_loop().time())
+        return self.hub.take_measures()
+
+    @property
+    def restarts(self) -> int:
+        """How many workers were replaced; there are none here."""
+        return 0
+
+    @property
+    def client_states(self) -> int:
+        """The number of different states that clients share."""
+        return self.hub.client_states
+
+    @property
+    def processes(self) -> tuple[ProcessFigures, ...]:
+        """The figures of this process, which has the streams."""
+        counters = self.counters
+        own = process_figures("parent", self._lag)
+        return (
+            replace(
+                own,
+                streams=self.count,
+                requests=counters.requests,
+                responses=counters.responses,
+                nacks=counters.nacks,
+                accepted=self.hub.measures.all_accepted(),
+            ),
+        )
 
     @property
     def limit_hits(self) -> dict[str, int]:
@@ -262,8 +304,13 @@ class Streams:
         waits = self._coalescer is not None and self._coalescer.is_waiting
         return self.hub.revision if waits else self._catalog.revision
 
-    def publish(self, applied: Applied) -> None:
-        """Send a change of the catalog to the affected streams, at once or merged with those that follow."""
+    def publish(self, applied: Applied, committed_at: float | None = None) -> None:
+        """Send a change of the catalog to the affected streams, at once or merged with those that follow.
+
+        ``committed_at`` is when it was committed, on the monotonic clock.
+        """
+        if committed_at is not None:
+            self.hub.note_commit(applied.revision, committed_at)
         self._given = applied.revision
         if self._coalescer is None:
             self._publish(applied)
@@ -305,6 +352,7 @@ class Streams:
         self._transport = self._new_transport(self._dispatcher, listening, ask_status)
         address = await self._transport.start()
         self._memory.start()
+        self._lag.start()
         return address
 
     def reload_certificates(self) -> None:
@@ -324,6 +372,7 @@ class Streams:
     async def stop(self) -> None:
         """Close everything. Open streams are cut off."""
         self._memory.stop()
+        self._lag.stop()
         if self._coalescer is not None:
             self._coalescer.flush()
             self._coalescer = None

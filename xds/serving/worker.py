@@ -15,6 +15,7 @@ import uvloop
 
 from xds.model.catalog import Catalog
 from xds.process.descriptors import make_all_room, worker_room
+from xds.process.loop_lag import LoopLag
 from xds.process.memory import HoleWatch, hold_collection, return_large_blocks, settle_memory
 from xds.process.signals import ignore_in_worker
 from xds.protocol.errors import StreamRefusedError
@@ -41,6 +42,7 @@ from xds.serving.feed import (
     decode,
     encode,
 )
+from xds.serving.own_figures import process_figures
 from xds.serving.streams import Streams
 from xds.transport.channel import Channel
 
@@ -61,6 +63,7 @@ class ServingWorker:
         self._questions = Questions()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
+        self._lag = LoopLag()
 
     async def run(self, end: socket.socket) -> None:
         """Serve until the parent sends ``Drain`` and draining is done."""
@@ -146,6 +149,7 @@ class ServingWorker:
         await streams.start(listening=self._listening, ask_status=ask)
         self._channel.send(encode(Ready()))
         HoleWatch().start(asyncio.get_running_loop())
+        self._lag.start()
         while not self._done.is_set():
             self._send_figures()
             await asyncio.sleep(FIGURES_EVERY_S)
@@ -159,13 +163,16 @@ class ServingWorker:
             tls_failures=dict(streams.tls_failures),
             limit_hits=streams.limit_hits,
             memory=streams.memory,
+            measures=streams.take_measures(),
+            process=process_figures("", self._lag),
+            client_states=streams.client_states,
         )
         self._channel.send(encode(figures))
 
     def _change(self, change: FeedChange) -> None:
         applied = self._catalog.apply(change.changeset, revision=change.revision)
         assert self._catalog.revision == change.revision, f"{self._catalog.revision} is not {change.revision}"
-        self._serving.publish(applied)
+        self._serving.publish(applied, change.committed_at)
 
     async def _drain(self, window_s: float) -> None:
         await self._serving.drain(window_s)

@@ -21,9 +21,11 @@ from xds.limits import summed
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset
 from xds.process.background import Background
+from xds.process.loop_lag import LoopLag
 from xds.protocol.convergence import Debts
 from xds.protocol.errors import StreamRefusedError
 from xds.protocol.inspection import Inspection, InspectQuery
+from xds.protocol.measures import Measures
 from xds.protocol.node_history import DrainingNodes, NackedNames
 from xds.protocol.status import Counters, NodesFound, NodesQuery, joined
 from xds.registry.joining import joined_debts
@@ -52,8 +54,11 @@ from xds.serving.feed import (
     encode,
 )
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader, worst
+from xds.serving.own_figures import process_figures
 from xds.serving.served import ServedRevisions
 from xds.serving.workers_state import WorkersState
+from xds.telemetry.histogram import Histogram
+from xds.telemetry.process_figures import ProcessFigures
 from xds.transport.pool import Pool, PooledProcess, PoolEvents
 from xds.transport.sockets import bound, open_all, take
 
@@ -98,6 +103,13 @@ class WorkerStreams:
         self._rejections = RejectionLog()
         self._nack_log = nack_log or NackLog(Attributions(self._background))
         self._figures: dict[PooledProcess, Figures] = {}
+        self.measures = Measures()
+        """What was counted by group and type, and measured, since the start, as of the last ``refresh`` or second."""
+        self._accepted: dict[PooledProcess, Histogram] = {}
+        """The times of each worker's clients to accept changes."""
+        self._lag = LoopLag()
+        self.restarts = 0
+        """How many workers ended by themselves and were replaced."""
         self._ended = Counters()
         self._ended_tls_failures: Counter[str] = Counter()
         self._ended_hits: dict[str, int] = {}
@@ -131,6 +143,30 @@ class WorkerStreams:
         for figures in self._figures.values():
             total.update(figures.tls_failures)
         return total
+
+    @property
+    def client_states(self) -> int:
+        """The number of different states that clients share, summed over workers."""
+        return sum(figures.client_states for figures in self._figures.values())
+
+    @property
+    def processes(self) -> tuple[ProcessFigures, ...]:
+        """The figures of this process and of each worker, by number."""
+        found = [process_figures("parent", self._lag)]
+        for worker, figures in sorted(self._figures.items(), key=lambda each: each[0].number):
+            counters = figures.counters
+            found.append(
+                dataclasses.replace(
+                    figures.process,
+                    name=f"worker {worker.number}",
+                    streams=figures.streams,
+                    requests=counters.requests,
+                    responses=counters.responses,
+                    nacks=counters.nacks,
+                    accepted=self._accepted[worker],
+                )
+            )
+        return tuple(found)
 
     @property
     def limit_hits(self) -> dict[str, int]:
@@ -186,14 +222,15 @@ class WorkerStreams:
             await self.stop()
             raise
         self._memory.start()
+        self._lag.start()
         return bound(self.settings.listen, self._sockets[0])
 
-    def publish(self, applied: AppliedChangeset) -> None:
-        """Send every worker a change of the catalog."""
+    def publish(self, applied: AppliedChangeset, committed_at: float | None = None) -> None:
+        """Send every worker a change of the catalog; ``committed_at`` is when, on the monotonic clock."""
         if self._pool is not None and self._pool.workers:
             assert applied.effect is not None, "nothing changed"
             self._sent = applied.revision
-            self._pool.send(encode(FeedChange(applied.revision, applied.effect)))
+            self._pool.send(encode(FeedChange(applied.revision, applied.effect, committed_at)))
 
     async def lacking(self, revision: int) -> tuple[str, ...]:
         """Return once streams that begin are sent a revision by every worker, or after a second: those that lack it."""
@@ -307,6 +344,7 @@ class WorkerStreams:
     async def stop(self) -> None:
         """End every worker now."""
         self._memory.stop()
+        self._lag.stop()
         if self._pool is not None:
             await self._pool.stop()
             self._pool = None
@@ -355,6 +393,8 @@ class WorkerStreams:
                 self._nack_log.take(gathered)
             case Figures() as figures:
                 self._figures[worker] = figures
+                self.measures.add(figures.measures)
+                self._accepted.setdefault(worker, Histogram()).add(figures.measures.all_accepted())
                 self.on_memory(self.memory)
             case Remember(entry):
                 self._nacked.remember(entry)
@@ -374,6 +414,7 @@ class WorkerStreams:
         self._served.forget(worker)
         self.known.end_process(worker.pid, time.time_ns() // 1_000_000)
         figures = self._figures.pop(worker, None)
+        self._accepted.pop(worker, None)
         if figures is not None:
             closed = figures.counters.streams_closed + figures.streams
             last = dataclasses.replace(figures.counters, streams_closed=closed)
@@ -381,6 +422,7 @@ class WorkerStreams:
             self._ended_tls_failures.update(figures.tls_failures)
             self._ended_hits = summed([self._ended_hits, figures.limit_hits])
         if replaced:
+            self.restarts += 1
             streams = figures.streams if figures is not None else 0
             log.error("a worker ended and is replaced", pid=worker.pid, code=code, streams=streams)
 

@@ -1,1 +1,1 @@
-"""Histograms of times, and traces."""
+"""What a server measures of itself: histograms of times, figures of processes; and traces."""

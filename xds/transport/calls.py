@@ -222,7 +222,7 @@ class XdsCall(Call):
         if xds is None:
             return
         try:
-            if dispatcher.hub.take_ack(xds, message):
+            if dispatcher.hub.take_ack(xds, message, dispatcher.now()):
                 return
             names = dispatcher.receive(xds, message)
         except StreamRefusedError as refusal:

@@ -114,6 +114,8 @@ class Dispatcher:
         self._stopped = False
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        """Returns the time on the hub's clock."""
         self._sinks: dict[Stream, Sink] = {}
         self._backlog: deque[Stream] = deque()
         self._urgent: deque[Stream] = deque()

@@ -1,0 +1,1 @@
+"""Files for those who watch servers: alert rules for Prometheus, and a dashboard for Grafana."""
