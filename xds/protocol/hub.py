@@ -63,6 +63,7 @@ REGROUPED_AT_ONCE = 1_000
 SYNCED_AFTER_S = 1.0
 """A client has synced once it has accepted everything and then subscribed to nothing new for this long."""
 NOT_SYNCED = float("inf")
+"""The time of a client that has not accepted everything that it subscribed to so far (``Hub._syncing``)."""
 
 
 def is_sparse(table: Mapping[Stream, object]) -> bool:
@@ -123,7 +124,6 @@ class Hub:
         self._watch = watch or Unwatched()
         self._measures, self._commits = Measures(), Commits()
         self._convergence = Convergence(self._note_accepted, self._count_acks)
-        self._run = self._convergence.run
         self.revision = catalog.revision
         """The published revision, to which streams are updated."""
         self._catalog = catalog
@@ -159,9 +159,8 @@ class Hub:
         self._events: list[Event] = []
         self._counters = Counters()
         self._nacked_by_node = self._nacked.by_node
-        self._cohort = _Cohort()
+        self._cohort, self._run = _Cohort(), self._convergence.run
         self._syncing: dict[Session, float] = {}
-        """Clients that have not synced yet, and when they accepted everything that they subscribed to so far."""
 
     # --- Streams -----------------------------------------------------------------------------------------------------
 
