@@ -78,7 +78,7 @@ fuzz: setup ## a million frames by chance at the HTTP/2 connection, and some ove
 
 READING_CASES ?= 100000
 fuzz-reading: setup ## READING_CASES spellings of values by chance, in YAML and JSON, each judged by us and by a real Envoy; 20 minutes
-	@XDS_READING_CASES=$(READING_CASES) $(BIN)/python -m pytest -q tests/envoy/test_reading.py
+	@XDS_READING_CASES=$(READING_CASES) $(BIN)/python -m pytest -q --timeout 7200 tests/envoy/test_reading.py
 
 h2spec: setup ## the conformance suite for HTTP/2 servers, in plaintext and over TLS (needs Go): bench/results/http2/
 	@$(BIN)/python bench/h2spec.py --output bench/results/http2/h2spec.json

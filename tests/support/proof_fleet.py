@@ -100,13 +100,14 @@ class Sidecar:
 
 
 class _Stream(ClientStream):
-    """One connection of a sidecar."""
+    """One connection of a sidecar. ``unanswered`` has the responses that it is late with, in order, and those after."""
 
-    __slots__ = ("sidecar",)
+    __slots__ = ("sidecar", "unanswered")
 
     def __init__(self, sidecar: Sidecar) -> None:
         super().__init__(sidecar.fleet.shared)
         self.sidecar = sidecar
+        self.unanswered: list[Message] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         sidecar = self.sidecar
@@ -199,18 +200,26 @@ class ProofFleet:
         """Have a sidecar answer a response as its habits say."""
         habits, loop = self.habits, asyncio.get_running_loop()
         drawn = self.random.random()
-        if any(held.version in sidecar.refused for _, held in message.content.added):
+        if stream.unanswered:  # a client answers in order: the server sends more if an answer is overdue
+            stream.unanswered.append(message)
+        elif any(held.version in sidecar.refused for _, held in message.content.added):
             sidecar.answer(stream, message, refuses=True)
         elif drawn < habits.late:
-            loop.call_later(
-                self.random.uniform(0, habits.late_s), lambda: sidecar.answer(stream, message, refuses=False)
-            )
+            stream.unanswered.append(message)
+            loop.call_later(self.random.uniform(0, habits.late_s), self._answer_late, sidecar, stream)
         elif drawn < habits.late + habits.drop:
             stream.leave()
             sidecar.left(stream)
         else:
             refuses = drawn < habits.late + habits.drop + habits.refuse and bool(message.content.added)
             sidecar.answer(stream, message, refuses=refuses)
+
+    def _answer_late(self, sidecar: Sidecar, stream: _Stream) -> None:
+        messages, stream.unanswered = stream.unanswered, []
+        for message in messages:
+            sidecar.answer(
+                stream, message, refuses=any(held.version in sidecar.refused for _, held in message.content.added)
+            )
 
     # --- The record --------------------------------------------------------------------------------------------------
 
