@@ -33,6 +33,8 @@ PAGES = (
     "nodes?state=rejected&sort=state",
     "nodes?search=no-such-node",
     "node?id=edge-000",
+    "node-diff?id=edge-000",
+    "explain?id=edge-000&type=clusters&name=edge-1",
     "resources?group=web",
     "resources?group=web&prefix=none",
     "resource?group=web&type=clusters&name=web-1",

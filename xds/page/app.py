@@ -55,6 +55,8 @@ VIEWS: Mapping[tuple[str, str], tuple[str, View]] = {
     ("GET", "group"): ("GetGroup", fleet_views.group),
     ("GET", "nodes"): ("ListNodes", fleet_views.nodes),
     ("GET", "node"): ("GetNode", fleet_views.node),
+    ("GET", "node-diff"): ("InspectNode", fleet_views.node_diff),
+    ("GET", "explain"): ("ExplainNode", fleet_views.explain),
     ("GET", "servers"): ("WaitForConvergence", fleet_views.servers),
     ("GET", "resources"): ("ListResources", resource_views.resources),
     ("GET", "resource"): ("GetResource", resource_views.resource),

@@ -1,17 +1,23 @@
 """The pages of the fleet: the overview, groups, nodes, one node, and the servers."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from xds.access.rights import Right
+from xds.api.bodies import known_type
 from xds.api.fleet import FleetStatus, GroupStatus
-from xds.model.types import short_name
+from xds.api.operations import ResourceDifference, UnknownNodeError
+from xds.model.types import SHORT_NAMES, short_name
+from xds.page.differences import shown
 from xds.page.figures import STATES
 from xds.page.history_views import counts_at
 from xds.page.visit import Answer, Visit, WrongRequestError
+from xds.protocol.inspection import Inspection, InspectQuery, Standing
 from xds.protocol.paging import NodeState, Sort, WrongCursorError, position_of
 from xds.protocol.status import NodesQuery
 from xds.sources.groups_file import groups_json
+from xds.store.entries import Key
 
 LATEST_MAX = 8
 """Revisions whose convergence the overview shows."""
@@ -21,6 +27,8 @@ GROUPS_MAX = 8
 """Groups on the overview: those with the most nodes that have not accepted the newest revision."""
 NODES_MAX = 100
 """Nodes on one page of the list."""
+STANDINGS_MAX = 500
+"""Resources on the page of a node: those first that it has in another version than it should."""
 TROUBLE = ("rejected", "pending", "gone")
 
 
@@ -134,10 +142,55 @@ async def nodes(visit: Visit) -> Answer:
 
 
 async def node(visit: Visit) -> Answer:
-    """Show one node: what it is, how far it is, and why."""
+    """Show one node: what it is, how far it is and why, each resource with its versions, its last NACKs."""
     node_id = visit.needed("id")
     found = await visit.operations.node(node_id)
-    return Answer("node.html", {"id": node_id, "found": found, "short_name": short_name})
+    inspection = Inspection()
+    if any(each.state is not NodeState.GONE for each in found.nodes):
+        with suppress(UnknownNodeError):  # it has just left
+            inspection = await visit.operations.inspect(InspectQuery(id=node_id))
+    standings = [each for client in inspection.clients for each in client.standings]
+    standings.sort(key=lambda each: (not lags(each), each.type_url, each.name))
+    content = {
+        "id": node_id,
+        "found": found,
+        "short_name": short_name,
+        "nacks": inspection.nacks,
+        "standings": [(each, lags(each)) for each in standings[:STANDINGS_MAX]],
+        "total": len(standings) + sum(each.cut for each in inspection.clients),
+        "lagging": sum(map(lags, standings)),
+    }
+    return Answer("node.html", content)
+
+
+def lags(standing: Standing) -> bool:
+    """Return whether a client has a resource in another version than it should, or may have."""
+    return standing.accepted != standing.wanted or bool(standing.waits)
+
+
+async def node_diff(visit: Visit) -> Answer:
+    """Show what a node has otherwise than it should, field by field."""
+    node_id = visit.needed("id")
+    inspection = await visit.operations.inspect(InspectQuery(id=node_id, differs=True))
+    held = [
+        (client.summary.group, each)
+        for client in inspection.clients
+        for each in client.differences
+        if each.has is not None or each.wanted is not None
+    ]
+    differences = [
+        ResourceDifference(Key(group, each.type_url, each.name), each.has, each.wanted) for group, each in held
+    ]
+    return Answer("node_diff.html", {"id": node_id, "shown": await shown(differences), "found": inspection})
+
+
+async def explain(visit: Visit) -> Answer:
+    """Show why a node has a resource, or not: each step of the way, and what to do."""
+    node_id, word, name = visit.needed("id"), visit.text("type"), visit.text("name").strip()
+    content: dict[str, Any] = {"id": node_id, "type": word, "name": name, "types": tuple(SHORT_NAMES), "found": ()}
+    if word and name:
+        content["found"] = await visit.operations.explain(node_id, known_type(word), name)
+    return Answer("explain.html", content)
 
 
 async def servers(visit: Visit) -> Answer:
