@@ -26,7 +26,7 @@ from support.browser import browser, seen
 from support.page_scene import Scene
 from support.processes import Child
 from support.server import XDS, XdsServer
-from support.waiting import for_a_while, wait_until
+from support.waiting import for_a_while
 
 from xds.fleet.about import machine, tool_versions
 
@@ -109,7 +109,7 @@ async def run(nodes: int, minutes: float, loads: int) -> dict[str, Any]:
                 await scene.push("fleet", *clusters, message=f"resources {number}")
             # Pushes that do not come keep the sidecars connected.
             argv = [str(XDS), "fleet", "--server", f"127.0.0.1:{server.port}", "--streams", str(nodes)]
-            argv += ["--workers", "1", "--types", "clusters", "--pushes", "100000"]
+            argv += ["--workers", "1", "--types", "clusters", "--pushes", "4000"]
             argv += ["--trigger-command", "true", "--timeout", "120m"]
             fleet = Child(argv, name="fleet").start()
             try:
@@ -117,7 +117,9 @@ async def run(nodes: int, minutes: float, loads: int) -> dict[str, Any]:
                 async def connected() -> int:
                     return int((await scene.api.get("/v1/nodes?limit=1&state=accepted")).json()["total"])
 
-                await wait_until(connected, equals=nodes, timeout_s=600)
+                await fleet.wait_for(
+                    connected, lambda found: found == nodes, otherwise="did not connect", timeout_s=600
+                )
                 async with browser() as made, seen(made, scene.origin) as look:
                     await look.page.add_init_script(OBSERVE)
                     pages = [await measure_page(look.page, path, loads) for path in PAGES]
