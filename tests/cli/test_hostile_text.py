@@ -78,7 +78,7 @@ EACH: dict[str, list[Case]] = {
     "history": each("history"),
     "show": each("show", "2"),
     "watch": each("watch", "--from", "0"),
-    "status": each("status"),
+    "status": [Case(("status", "-o", form)) for form in ("table", "json", "yaml")],
     "nodes": each("nodes"),
     "explain": each("explain", NASTY, f"clusters/{NASTY}"),
     "wait": [
