@@ -31,7 +31,7 @@ GROUP = "g\u202eevil\u200b\u2066"
 """Group names can't contain control characters."""
 CHANGES = b"the last"
 """Part of the message of the newest change."""
-OWN = {"settings", "version", "whoami"}
+OWN = {"settings", "version", "whoami", "monitoring dashboard"}
 """Commands that print the product's own text only."""
 
 
@@ -86,6 +86,17 @@ EACH: dict[str, list[Case]] = {
         *(Case(("wait", "--timeout", "0", "-o", form), form, code=8) for form in ("json", "yaml")),
         Case(("wait", "-g", f"no{NASTY}"), code=4),
     ],
+    "route": [
+        Case(("route", f"no{GROUP}", "http://a/"), code=4),
+        Case(("route", "default", f"http://{NASTY}"), code=2),
+    ],
+    "config": [
+        *(Case(("config", NASTY, "--dump", "dump.json", "-v", "-o", form), form, code=1) for form in ("json", "yaml")),
+        Case(("config", NASTY, "--dump", "dump.json", "-v"), code=1),
+        Case(("config", NASTY, "--dump", f"no{NASTY}"), code=2),
+    ],
+    "top": [Case(("top", "--once", "--admin", NASTY), code=2)],
+    "monitoring rules": [Case(("monitoring", "rules", "--runbook", NASTY), code=2)],
     "rebalance": [Case(("rebalance", "--share", NASTY), code=2)],
     "audit": [Case(("audit", "--file", NASTY), code=2)],
     "tokens create": [Case(("tokens", "create", NASTY, "--role", "read", "--tokens-file", "tokens"), code=1)],
@@ -169,6 +180,9 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     hostile = r.static_cluster(NASTY, 1)
     (tmp_path / "hostile.json").write_text(json.dumps([r.static_cluster(NASTY, 2)]))
+    dumped = {"version_info": NASTY, "cluster": r.static_cluster(NASTY, 4)}
+    dump = {"@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump", "dynamic_active_clusters": [dumped]}
+    (tmp_path / "dump.json").write_text(json.dumps({"configs": [dump]}))
     (tmp_path / "bad.json").write_text(json.dumps([{**hostile, NASTY: 1}]))
     (tmp_path / "rules.yaml").write_text(json.dumps({"rules": [{"group": GROUP}], NASTY: 1}))
     r.write_directory(tmp_path / "odd", [hostile], GROUP)

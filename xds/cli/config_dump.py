@@ -236,7 +236,11 @@ def _differences(type_url: str, content: Json, wanted: Resource) -> tuple[list[F
     except ChangesetRejectedError as error:
         return [], f"what Envoy has can't be read: {error.problems[0].what}"
     changes = field_changes(to_json(redacted(has)), to_json(redacted(wanted)))
-    return [each for each in changes if each.before not in REDACTED_TEXTS and each.after not in REDACTED_TEXTS], ""
+    return [each for each in changes if not (_is_redacted(each.before) or _is_redacted(each.after))], ""
+
+
+def _is_redacted(value: Any) -> bool:
+    return isinstance(value, str) and value in REDACTED_TEXTS
 
 
 def _endpoints(assignment: Json) -> Json:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from xds.cli.output import print_formatted
+from xds.cli.output import EXIT_USAGE, fail, print_formatted
 
 app = typer.Typer(
     help="Alert rules for Prometheus and a dashboard for Grafana.", no_args_is_help=True, rich_markup_mode="rich"
@@ -24,6 +24,11 @@ def rules(
 
     The page docs/runbook.md says of each alert what it means and what to do.
     """
+    if not (runbook.isascii() and runbook.isprintable()) or any(each in " \"'#" for each in runbook):
+        fail(
+            f"--runbook: {runbook!r} is no URL to link to: printable ASCII without spaces, quotes and #",
+            code=EXIT_USAGE,
+        )
     print_formatted(_text("rules.yml").replace(f"runbook_url: {RUNBOOK}#", f"runbook_url: {runbook}#"))
 
 

@@ -4,6 +4,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -185,9 +186,14 @@ class Scraper:
     def __init__(self, url: str, ca: Path | None = None) -> None:
         """Create it for the URL of an admin port, or HOST:PORT. Raises ScrapeError for another URL."""
         whole = url if "://" in url else f"{'http' if ca is None else 'https'}://{url}"
-        parts = urlsplit(whole)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ScrapeError(f"{url!r} is not the address of an admin port: HOST:PORT, or a URL of http or https")
+        wrong = f"{url!r} is not the address of an admin port: HOST:PORT, or a URL of http or https"
+        try:
+            parts = urlsplit(whole)
+            is_usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        except ValueError:
+            raise ScrapeError(wrong) from None
+        if not is_usable or not parts.netloc.isprintable() or " " in parts.netloc:
+            raise ScrapeError(wrong)
         self.name = parts.netloc.rpartition("@")[2]
         self._url = f"{parts.scheme}://{parts.netloc}/metrics"
         context = ssl.create_default_context(cafile=ca) if parts.scheme == "https" else None
@@ -199,7 +205,7 @@ class Scraper:
         try:
             with self._opener.open(request, timeout=WITHIN_S) as answer:
                 data = answer.read(ANSWER_BYTES_MAX + 1)
-        except (URLError, OSError, ValueError) as error:
+        except (URLError, OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise ScrapeError(f"{self.name} does not answer: {reason}") from None
         if len(data) > ANSWER_BYTES_MAX:
