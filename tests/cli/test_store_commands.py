@@ -57,7 +57,8 @@ async def test_a_running_servers_store_is_backed_up_while_changes_come(server: X
         assert found["changes"] == found["revision"] > 0, checked.stderr
         assert told is None or (told["revision"], told["target"]) == (found["revision"], "b.db")
     beside = {path.name for path in Path(server.env["XDG_STATE_HOME"], "xds").iterdir()}
-    assert beside <= {"store.db", "store.db-wal", "store.db-shm"}, "no copy is left beside the store"
+    kept = {f"{file}{suffix}" for file in ("store.db", "store.db.nodes") for suffix in ("", "-wal", "-shm")}
+    assert beside <= kept, "no copy is left beside the store"
     assert {path.name for path in tmp_path.iterdir()} == {"b.db", "b.db.before"}
     restored = await shell(f"xds store restore {tmp_path}/b.db", cwd=tmp_path, XDG_STATE_HOME=str(tmp_path / "other"))
     assert restored.returncode == 0, restored.stderr

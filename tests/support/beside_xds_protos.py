@@ -50,10 +50,14 @@ def load(packages: list[str]) -> None:
             importlib.import_module(name)
 
 
+NEEDS_EXTRA = "xds/telemetry/traces.py"
+"""The module that the extra ``otel`` is for, which is not installed here."""
+
+
 def load_all_of_ours() -> None:
-    """Import every module of the distribution."""
+    """Import every module of the distribution that needs no extra."""
     for path in importlib.metadata.files("xds-control-plane") or ():
-        if path.suffix == ".py":
+        if path.suffix == ".py" and str(path) != NEEDS_EXTRA:
             parts = path.with_suffix("").parts
             importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
 
