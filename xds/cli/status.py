@@ -1,6 +1,5 @@
 """``xds status``: how the fleet and its server stand, once or live."""
 
-import asyncio
 import sys
 import time
 from collections.abc import Iterator
@@ -54,6 +53,8 @@ def status(
 
 
 async def _watch(client: "Client", output: str) -> None:
+    import asyncio
+
     if output == "table" and sys.stdout.isatty():
         from rich.live import Live
 
