@@ -124,6 +124,15 @@ async def drain_listeners(app: App, port: int) -> None:
         await wait_until(lambda: app.limit_hits["draining_nodes"])
 
 
+async def come_and_go(app: App, port: int) -> None:
+    """Two nodes come and leave, one after the other."""
+    for number in range(2):
+        async with DeltaClient(port, node_id=f"n{number}") as client:
+            await client.subscribe(r.CLUSTER)
+            await client.take()
+    await wait_until(lambda: app.limit_hits["known_nodes"])
+
+
 def _changeset(*resources: r.Json) -> Any:
     from xds.model.changeset import Changeset
     from xds.sources.inline import read_resources
@@ -209,6 +218,7 @@ XDS: dict[str, Scene] = {
     "types": by_peer(say(ask(), ask(type_url=r.ENDPOINTS)), protocol={"types_max": 1}),
     "hold_timeout": by_peer(no_answer, protocol={"hold_timeout_s": 0.2}),
     "nacked_nodes": by_peer(rejects, protocol={"doubtful_nodes_max": 1}),
+    "known_nodes": Scene(come_and_go, {"fleet": {"nodes_max": 1}}),
     "draining_nodes": Scene(drain_listeners, {"protocol": {"doubtful_nodes_max": 1}}),
 }
 """The limits of the xDS port."""

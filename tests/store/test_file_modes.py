@@ -184,10 +184,12 @@ async def test_what_a_running_server_and_the_commands_write_is_its_owners(tmp_pa
         await server.wait_ready()
         async with Client(f"127.0.0.1:{server.api_port}") as client:
             await client.apply(upsert=[r.static_cluster("a", 1)])
-            assert modes(state) == {"xds": 0o700, "xds/store.db": 0o600, "xds/store.db-wal": 0o600}
+            files = ("store.db", "store.db-wal", *(f"store.db.nodes{suffix}" for suffix in ("", "-shm", "-wal")))
+            assert modes(state) == {"xds": 0o700} | {f"xds/{name}": 0o600 for name in files}
             await asyncio.to_thread(server.stop)
     for arguments in (("backup", "copies/b.db"), ("restore", "copies/b.db", "--force")):
         done = await asyncio.create_subprocess_exec(XDS, "store", *arguments, cwd=tmp_path, env=server.env)
         assert await done.wait() == 0
     assert modes(tmp_path / "copies") == {"b.db": 0o600}
-    assert modes(state) == {"xds": 0o700, "xds/store.db": 0o600, "xds/store.db.before": 0o600}
+    files = ("store.db", "store.db.before", "store.db.nodes")
+    assert modes(state) == {"xds": 0o700} | {f"xds/{name}": 0o600 for name in files}
