@@ -1,6 +1,7 @@
 """Replicas join their answers: nodes that move between them, silent replicas, and nodes that come meanwhile."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from xds.registry.known_nodes import KnownNodes
 from xds.registry.session_events import SessionBegan, SessionEnded
 from xds.replicas import fleet as fleet_module
 from xds.replicas.asking import Answers, Missing
-from xds.replicas.fleet import DEBTS, Fleet, Standing
+from xds.replicas.fleet import DEBTS, NODES, STANDING, Fleet, Standing
 from xds.replicas.membership import Known, Member
 from xds.replicas.questions import Question
 
@@ -361,6 +362,13 @@ async def test_each_replica_says_how_it_stands(pair: Pair) -> None:
     assert list(await a.fleet.standings()) == [(b.member, Standing(revision=5, streams=1))]
     b.is_silent = True
     assert [(member, str(found)) for member, found in await a.fleet.standings()] == [(b.member, "b (b.test:1): silent")]
+
+
+@pytest.mark.parametrize("question", [DEBTS, NODES, STANDING], ids=lambda each: each.name)
+def test_no_answer_has_bytes_which_json_can_t_have(question: Any) -> None:
+    for adapter in (question.query, question.answer):
+        schemas = json.dumps(adapter.json_schema(mode="serialization"))
+        assert '"format": "binary"' not in schemas
 
 
 def test_the_question_has_bounds() -> None:

@@ -240,7 +240,7 @@ async def test_nodes_are_shown_with_what_the_envoy_found(make_node: Callable[[st
     asked.may_answer.set()
     before = make_node("malformed")
     assert attributions.attributed([before]) == (before,)
-    key = before.types[0].rejected_key
+    key = bytes.fromhex(before.types[0].rejected_key)
     attributions.consider(Suspects("default", CDS, key, (static("bad"), static("good"))))
     await wait_until(lambda: attributions.of("default", key) is not None)
     (found,) = attributions.attributed([before])

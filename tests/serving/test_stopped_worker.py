@@ -124,7 +124,7 @@ async def test_whoever_asks_while_a_worker_is_stopped_is_answered_by_the_others_
         assert (sorted(each.id for each in told.nodes), told.missing_workers) == (present, (worker,))
 
         warning = f"xds: {worker} of the server did not answer: its nodes are missing\n"
-        shown = await xds(server, "status", "-o", "json")
+        shown = await xds(server, "nodes", "-o", "json")
         assert (shown.returncode, json.loads(shown.stderr.splitlines()[0])) == (
             0,
             {"warning": warning.strip().removeprefix("xds: ")},

@@ -279,7 +279,7 @@ class TypeSummary:
     ``sent`` were sent and not removed: ``acked`` of them are accepted, ``unacked`` not answered yet. ``pending`` are
     still to be sent. ``nacked`` has up to ``NAMES_SHOWN_MAX`` names of rejected responses; ``error`` is the message of
     the last NACK, ``blamed`` the names that are to blame for it, ``blamed_by`` how that is known, and ``rejected_key``
-    the content of the response (``Part.content_key``).
+    the content of the response (``Part.content_key``, in hexadecimal: answers of replicas are JSON).
     """
 
     type_url: str
@@ -295,7 +295,7 @@ class TypeSummary:
     versions: dict[str, str]
     blamed: tuple[str, ...] = ()
     blamed_by: BlamedBy = BlamedBy.UNKNOWN
-    rejected_key: bytes = b""
+    rejected_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -492,7 +492,7 @@ def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> 
         versions={} if rejection is None else {name: rejection.versions.get(name, "") for name in nacked},
         blamed=blamed,
         blamed_by=blamed_by,
-        rejected_key=b"" if rejection is None else rejection.key,
+        rejected_key="" if rejection is None else rejection.key.hex(),
     )
 
 

@@ -98,5 +98,5 @@ class Attributions:
     def _with_answer(self, group: str, each: TypeSummary) -> TypeSummary:
         if each.blamed_by is not BlamedBy.UNKNOWN or not each.rejected_key:
             return each
-        found = self.of(group, each.rejected_key)
+        found = self.of(group, bytes.fromhex(each.rejected_key))
         return replace(each, blamed=tuple(sorted(found)), blamed_by=BlamedBy.JUDGE) if found else each
