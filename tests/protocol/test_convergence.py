@@ -13,7 +13,17 @@ from support.scenes import started, swap
 from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
 from xds.protocol.client_state import add_mark, debt_with
-from xds.protocol.convergence import UNSENT_MAX, Acceptance, Debt, Debts, split_at, with_revision
+from xds.protocol.convergence import (
+    NO_DEBT,
+    UNSENT_MAX,
+    Acceptance,
+    Debt,
+    Debts,
+    split_at,
+    with_revision,
+    without_best,
+    worst,
+)
 from xds.protocol.policy import Variant
 
 
@@ -399,3 +409,19 @@ def test_a_later_subscription_to_everything_owes_everything(world: World, varian
     assert [at(world, revision) for revision in (1, 2)] == [PENDING, PENDING]
     client.ack_all()
     assert at(world) == ACCEPTED
+
+
+def test_clients_that_are_gone_are_counted_by_group() -> None:
+    found = Debts(revision=1, by_group={}, gone={"a": 2, "b": 1})
+    assert (found.gone_of(), found.gone_of("a"), found.gone_of("c")) == (3, 2, 0)
+
+
+def test_of_a_node_with_several_clients_the_worst_counts() -> None:
+    assert worst([Debt(3, 0), Debt(2, 0), NO_DEBT]) == Debt(2, 0)
+    assert worst([Debt(3, 4), Debt(0, 2)]) == Debt(3, 2)
+
+
+def test_clients_that_count_elsewhere_are_taken_from_those_that_owe_the_least() -> None:
+    counts = {Debt(3, 0): 2, NO_DEBT: 1, Debt(0, 2): 1}
+    assert without_best(counts, 0) == counts
+    assert without_best(counts, 2) == {Debt(3, 0): 1, Debt(0, 2): 1}

@@ -146,3 +146,41 @@ def test_commit_times_of_old_revisions_are_thinned_out_and_never_early() -> None
     found = [commits.at(revision) for revision in range(1, 5 * COMMITS_MAX)]
     assert all(at is not None and at >= revision for revision, at in enumerate(found, 1))
     assert len(set(found)) <= COMMITS_MAX
+    assert commits.at(1) is not None
+    commits.note(5 * COMMITS_MAX - 1, 0.0)
+    assert commits.at(5 * COMMITS_MAX - 1) == 5 * COMMITS_MAX - 1, "what was noted stays"
+
+
+def test_a_client_that_subscribes_again_has_not_synced_yet_and_is_counted_once(world: World) -> None:
+    publish(world, cluster("a"), endpoints("a"), resource(RTDS, "s"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack(CDS)
+    world.advance(3)
+    client.subscribe(RTDS, "s")
+    world.hub.settle(world.now)
+    assert world.hub.measures.synced.count == 0
+    client.ack_all()
+    world.advance(3)
+    world.hub.settle(world.now)
+    assert world.hub.measures.synced.count == 1
+    client.subscribe(EDS, "a")
+    client.ack_all()
+    world.advance(3)
+    world.hub.settle(world.now)
+    assert world.hub.measures.synced.count == 1
+
+
+def test_equal_acks_in_a_row_are_all_counted(world: World) -> None:
+    publish(world, static("a"))
+    clients = [world.client(Variant.DELTA, f"n{number}", connection=f"tcp{number}") for number in range(8)]
+    for client in clients:
+        client.subscribe(CDS)
+        client.ack(CDS)
+    assert 1 <= world.hub.client_states < len(clients)
+    for version in (2, 3):
+        publish(world, static("a", version))
+        for client in clients:
+            client.ack(CDS)
+    assert world.hub.counters.acks == 3 * len(clients)
+    assert world.hub.measures.accepted["default"].count == 2 * len(clients)

@@ -117,3 +117,7 @@ def test_who_did_not_answer_is_said_of_the_whole_page() -> None:
     other = NodesFound(nodes=(), missing_replicas=("r",), problems=("p", "q"))
     whole = joined((one, other), NodesQuery())
     assert (whole.missing_workers, whole.missing_replicas, whole.problems) == (("w1",), ("r",), ("p", "q"))
+
+
+def test_no_cursor_is_the_beginning() -> None:
+    assert position_of(Sort.ID, "") is None

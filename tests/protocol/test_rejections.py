@@ -18,12 +18,11 @@ def test_nack_is_recorded_with_its_nonce_versions_and_message(world: World, vari
     client.subscribe(CDS)
     nonce = client.last(CDS).nonce
     client.nack(CDS, "no such lb policy")
-    assert world.events() == [
-        Nacked(
-            node_id="n1", group="default", type_url=CDS, nonce=nonce, message="no such lb policy",
-            resources={"a": "7", "b": "8"},
-        )
-    ]  # fmt: skip
+    (event,) = world.events()
+    assert isinstance(event, Nacked)
+    assert (event.node_id, event.group, event.type_url, event.nonce) == ("n1", "default", CDS, nonce)
+    assert (event.message, event.resources) == ("no such lb policy", {"a": "7", "b": "8"})
+    assert ([each.name for each in event.upserts], len(event.key)) == (["a", "b"], 16)
     (stream,) = client.streams.values()
     assert stream.session is not None
     rejection = stream.session.rejection(stream.states[CDS].kind)

@@ -273,10 +273,11 @@ class Inspector:
         if any(name in part.versions for part in state.remaining):
             yield Waiting(Wait.EARLIER_PARTS)
             return
-        if any(name in part.versions or name in part.gone for part in state.in_flight):
+        is_in_flight = any(name in part.versions or name in part.gone for part in state.in_flight)
+        if is_in_flight:
             yield Waiting(Wait.ANSWER, left_s=self._left(state))
         if (sent and sent.version) == (new and new.version):
-            if name in state.nacked_names and not state.in_flight:
+            if name in state.nacked_names and not is_in_flight:
                 yield Waiting(Wait.REJECTED)
             return
         if state.in_flight and not (self._draft.timed_out(state) and state.may_send_another):

@@ -80,7 +80,7 @@ def position(
             key = _RANKS[state]
         case Sort.SINCE:
             key = f"{since_ms:015}"
-        case Sort.VERSION:
+        case _:
             key = _version_key(version)
     return Position(key[:KEY_CHARACTERS_MAX], id[:KEY_CHARACTERS_MAX], tie)
 
