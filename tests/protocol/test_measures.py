@@ -5,6 +5,10 @@ import pickle
 from support.encoded import CDS, EDS, RTDS, cluster, endpoints, resource, static
 from support.hubs import World
 
+from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, Node
+from xds.model.catalog import Catalog
+from xds.model.changeset import Changeset
+from xds.protocol.hub import Hub
 from xds.protocol.measures import COMMITS_MAX, GROUPS_MAX, NOBODY, OTHER, Commits, Measures
 from xds.protocol.policy import Variant
 from xds.telemetry.histogram import Histogram
@@ -184,3 +188,30 @@ def test_equal_acks_in_a_row_are_all_counted(world: World) -> None:
             client.ack(CDS)
     assert world.hub.counters.acks == 3 * len(clients)
     assert world.hub.measures.accepted["default"].count == 2 * len(clients)
+
+
+def test_equal_acks_in_a_row_are_counted_together() -> None:
+    """On a hub that nothing reads meanwhile: reading counts what is in a row."""
+    catalog = Catalog()
+    hub = Hub(catalog, knows_type=lambda _: True)
+
+    def change(version: int) -> None:
+        hub.publish(catalog.apply(Changeset(upserts={"default": [endpoints("a", version)]})))
+
+    def answer_all() -> None:
+        sent = [(stream, part.nonce) for stream in hub.take_ready() if (part := hub.poll(stream, 1.0)) is not None]
+        assert len(sent) == len(streams)
+        for stream, nonce in sent:
+            hub.receive(stream, DeltaDiscoveryRequest(type_url=EDS, response_nonce=nonce).SerializeToString(), 1.0)
+
+    change(1)
+    streams = [hub.open(Variant.DELTA) for _ in range(8)]
+    for number, stream in enumerate(streams):
+        request = DeltaDiscoveryRequest(node=Node(id=f"n{number}"), type_url=EDS, resource_names_subscribe=["a"])
+        hub.receive(stream, request.SerializeToString(), 1.0)
+    answer_all()
+    for version in (2, 3, 4):
+        change(version)
+        answer_all()
+    assert (hub.counters.acks, hub.counters.requests) == (4 * 8, 5 * 8)
+    assert hub.acceptance("default", 4) == (8, 0, 0)
