@@ -7,7 +7,17 @@ import typer
 
 from xds.cli.completion import complete_group, complete_node
 from xds.cli.output import EXIT_USAGE, fail, print_table, say, say_change, warn
-from xds.cli.talk import DEFAULT_API, Api, ApiCa, Output, TokenFile, examples_of, print_as, talk
+from xds.cli.talk import (
+    DEFAULT_API,
+    EXIT_UNAVAILABLE,
+    Api,
+    ApiCa,
+    Output,
+    TokenFile,
+    examples_of,
+    print_as,
+    talk,
+)
 from xds.cli.targets import WrongTargetError, targets_of
 from xds.reporting.escaping import json_text
 
@@ -157,7 +167,11 @@ def node(
     """
 
     async def read(client: "Client") -> "tuple[Nodes, Json]":
-        return await client.nodes(id=node_id, known=True), await client.inspect(node_id, type=type, differs=diff)
+        answer = await client.nodes(id=node_id, known=True)
+        if not answer.nodes and (answer.missing_workers or answer.missing_replicas):
+            warn_of_missing(answer)
+            fail(f"node {node_id!r} is on no worker that answers", code=EXIT_UNAVAILABLE)
+        return answer, await client.inspect(node_id, type=type, differs=diff)
 
     answer, found = talk(api, token_file, ca, read)
     warn_of_missing(answer)
