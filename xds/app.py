@@ -1,7 +1,6 @@
 """The control plane: the catalog, the streams that serve it, and the admin port."""
 
 import asyncio
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -385,7 +384,7 @@ class App:
         await self._streams.refresh()
         workers, url = self._streams.workers, self.settings.store.url
         this = ReplicaStatus(
-            name=platform.node(),
+            name=self.settings.replicas.own_name,
             api="" if self.settings.api.listen is None else str(self.settings.api.listen),
             state="self",
             revision=self.catalog.revision,

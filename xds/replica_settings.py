@@ -1,6 +1,7 @@
 """Settings for replicas that share an etcd: how they find and ask each other."""
 
 import re
+import socket
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -56,6 +57,11 @@ class ReplicaSettings(BaseModel):
     """How long another replica may take to answer; then it is named as missing."""
     forget_after_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 300.0
     """How long a replica that has vanished without saying so is still named as missing."""
+
+    @property
+    def own_name(self) -> str:
+        """The name of this replica: the one that is set, or the host's."""
+        return self.name or socket.gethostname()
 
 
 def replica_problems(replicas: ReplicaSettings) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import platform
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -243,7 +242,7 @@ def _traces(control_plane: App, stack: AsyncExitStack) -> "Traces | None":
         control_plane.debts,
         control_plane.background,
         store=control_plane.settings.store.url.partition(":")[0] or "sqlite",
-        instance=f"{platform.node()}:{os.getpid()}",
+        instance=f"{control_plane.settings.replicas.own_name}:{os.getpid()}",
         version=__version__,
     )
     stack.push_async_callback(traces.stop)

@@ -138,6 +138,13 @@ async def test_whoever_asks_while_a_worker_is_stopped_is_answered_by_the_others_
             5,
             f"{warning}xds: node {absent!r} is on no worker that answers\n",
         )
+        explained = await xds(server, "explain", absent, "clusters/none")
+        assert explained.returncode == 0, explained.stderr
+        assert worker in explained.stdout
+        with pytest.raises(UnavailableError) as refusal:
+            async with Client(f"127.0.0.1:{server.api_port}") as client:
+                await client.inspect(absent)
+        assert refusal.value.is_answered
         assert (await fetch(server.admin_port, f"/v1/nodes/{present[0]}", timeout_s=BOUND_S)).status == 200
         refused = await fetch(server.admin_port, f"/v1/nodes/{absent}", timeout_s=BOUND_S)
         assert (refused.status, refused.json()) == (

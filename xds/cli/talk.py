@@ -148,6 +148,8 @@ def _fail(error: "ClientError", api: str, *, changes: bool, not_found_hint: str)
             fail(str(error), *([not_found_hint] if not_found_hint else []), code=EXIT_NOT_FOUND)
         case OutcomeUnknownError():
             fail(f"it is not known whether the change was made: {error}", code=EXIT_UNKNOWN)
+        case UnavailableError(is_answered=True):
+            fail(str(error), code=EXIT_UNAVAILABLE)
         case UnavailableError():
             fail(f"{api}: {error}", "is `xds serve` running there? its --api says where", code=EXIT_UNAVAILABLE)
         case _:

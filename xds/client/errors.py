@@ -60,7 +60,13 @@ class TooLargeError(ClientError):
 
 
 class UnavailableError(ClientError):
-    """The server, or its store, can't be reached."""
+    """The server, or what it needs for the answer, can't be reached. ``is_answered``: the server itself says so."""
+
+    is_answered: bool
+
+    def __init__(self, message: str, *, is_answered: bool = False) -> None:
+        super().__init__(message)
+        self.is_answered = is_answered
 
 
 class OutcomeUnknownError(ClientError):
@@ -99,7 +105,7 @@ def error_of(error: aio.AioRpcError, change_id: str = "") -> ClientError:
         case grpc.StatusCode.UNAVAILABLE if (
             not change_id or metadata.get("xds-outcome") == "none" or details.startswith(NEVER_SENT)
         ):
-            return UnavailableError(details)
+            return UnavailableError(details, is_answered=metadata.get("xds-outcome") == "none")
         case _ if change_id:
             return OutcomeUnknownError(f"{details} (id {change_id})", change_id)
         case _:

@@ -1,7 +1,6 @@
 """This replica among the others that share its store: registered, asked by them, and asking them."""
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ class Replicas:
     @property
     def name(self) -> str:
         """The name of this replica."""
-        return self._settings.name or socket.gethostname()
+        return self._settings.own_name
 
     async def start(self, background: Background, listen: Address | None) -> None:
         """Register, and look for the others. ``listen`` is the address of the push API, with its port."""
