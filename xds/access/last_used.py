@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import structlog
@@ -56,17 +56,23 @@ class LastUsed:
         """Write what was seen, again and again; ``known`` returns the ids of all tokens there are."""
         while True:
             await asyncio.sleep(every_s)
-            if self._seen:
-                await asyncio.to_thread(self.write, known())
+            if seen := self._take():
+                await asyncio.to_thread(self._write, seen, known())
 
     def write(self, known: Collection[str]) -> None:
-        """Write the later time of what was seen and what the file has, of the tokens with the ids ``known``.
+        """Write what was seen and is not written yet, of the tokens with the ids ``known``. For the end of a server."""
+        if seen := self._take():
+            self._write(seen, known)
+
+    def _take(self) -> dict[str, int]:
+        seen, self._seen = self._seen, {}
+        return seen
+
+    def _write(self, seen: Mapping[str, int], known: Collection[str]) -> None:
+        """Write the later time of what was seen and what the file has. May run on a thread.
 
         If the file can't be written, as where the tokens are mounted read-only, that is logged once.
         """
-        seen, self._seen = self._seen, {}
-        if not seen:
-            return
         path = path_beside(self._tokens_file)
         try:
             with open_private(path.with_name(f"{path.name}.lock"), "ab") as lock:
