@@ -109,7 +109,7 @@ async def serve(
             control_plane.serve_api(not_loaded_yet)
         answers = fleet_answers(control_plane, etcd_options(settings.store), lambda: store.epoch)
         # The push API takes a while to load; meanwhile the workers start on another core.
-        traces = _traces(control_plane, stack)
+        traces = _traces(control_plane, answers, stack)
         _, (rest, api, admission) = await asyncio.gather(
             control_plane.start(ready=False),
             asyncio.to_thread(_push_api, control_plane, publisher, answers, traces),
@@ -229,7 +229,7 @@ async def _read_keys(store: SealedStore) -> None:
         log.info("the keys of the store were read again", key=store.key_ids[0], is_other=is_other)
 
 
-def _traces(control_plane: App, stack: AsyncExitStack) -> "Traces | None":
+def _traces(control_plane: App, answers: FleetAnswers, stack: AsyncExitStack) -> "Traces | None":
     """Return the traces of the push API's calls, None if they are off. Raises TracesMissingError."""
     if control_plane.settings.telemetry.traces == "off":
         return None
@@ -239,7 +239,7 @@ def _traces(control_plane: App, stack: AsyncExitStack) -> "Traces | None":
         what = "traces need OpenTelemetry; install it with: pip install 'xds-control-plane[otel]'"
         raise TracesMissingError(what) from error
     traces = open_traces(
-        control_plane.debts,
+        answers.debts,
         control_plane.background,
         store=control_plane.settings.store.url.partition(":")[0] or "sqlite",
         instance=f"{control_plane.settings.replicas.own_name}:{os.getpid()}",
