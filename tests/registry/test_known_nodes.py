@@ -1,5 +1,6 @@
 """The table of known nodes against a naive model, and one scene for each rule."""
 
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xds.model.groups import Locality
 from xds.registry.known_nodes import PROCESS_ENDED, SERVER_ENDED, KnownNode, KnownNodes
 from xds.registry.session_events import SessionBegan, SessionEnded, SessionEvent, SessionMoved
 
@@ -287,3 +289,25 @@ def test_what_changed_is_returned_once_from_the_first_call_on(is_kept: bool) -> 
     nodes, forgotten = table.take_unwritten(200, 1)
     assert ([each.id for each in nodes], forgotten) == (["a"], [])
     assert table.take_unwritten(200, 9) == ([], [])
+
+
+def test_long_texts_of_nodes_that_are_forgotten_take_no_memory() -> None:
+    """Clients choose these texts, and may come with ever new ones."""
+    table = KnownNodes(forget_after_ms=1)
+
+    def come_and_go(numbers: range) -> None:
+        for number in numbers:
+            long = f"{number:06}" * 5_000
+            place = Locality(region=long, zone=long, sub_zone=long)
+            table.note(1, [began(number, f"n{number}", cluster=long, user_agent=long, locality=place), ended(number)])
+            table.forget(HOUR_MS)
+
+    come_and_go(range(10))
+    tracemalloc.start()
+    try:
+        come_and_go(range(100, 200))
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(table) == 0
+    assert left < 1_000_000

@@ -16,9 +16,11 @@ from xds.model.groups import Locality
 from xds.registry.change_log import ChangeLog
 from xds.registry.session_events import SessionBegan, SessionEnded, SessionEvent, SessionMoved
 
-T = TypeVar("T")
+Shared = TypeVar("Shared", str, Locality)
 SHARED_MAX = 4_096
 """Texts and localities that records are looked up in, so that equal ones are one object."""
+SHARED_CHARACTERS_MAX = 256
+"""Longer ones are not looked up: the table would keep them when no record has them any more."""
 NOWHERE = Locality()
 RECORD_BYTES = 550
 """Memory of a record without the characters of its texts, in all tables; bench/known_nodes.py measures it."""
@@ -527,11 +529,13 @@ class KnownNodes:
         if self._unwritten is not None:
             self._unwritten[record.id] = None
 
-    def _share(self, value: T) -> T:
+    def _share(self, value: Shared) -> Shared:
         """Return an equal value that other records have: groups, versions and localities repeat."""
+        if _characters_of(value) > SHARED_CHARACTERS_MAX:
+            return value
         if len(self._shared) >= SHARED_MAX:
             self._shared.clear()
-        return cast("T", self._shared.setdefault(value, value))
+        return cast("Shared", self._shared.setdefault(value, value))
 
 
 class _Described(Protocol):
@@ -549,6 +553,10 @@ class _Described(Protocol):
     def user_agent(self) -> str: ...
     @property
     def locality(self) -> Locality: ...
+
+
+def _characters_of(value: str | Locality) -> int:
+    return len(value) if isinstance(value, str) else len(value.region) + len(value.zone) + len(value.sub_zone)
 
 
 def _bytes_of(text: str) -> int:
