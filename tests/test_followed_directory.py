@@ -236,7 +236,7 @@ async def test_a_directory_that_was_refused_beside_pushed_groups_is_applied_once
             await client.apply(group="pushed", upsert=[r.static_cluster("other", 1)])  # changes nothing about it
             await client.apply(group="pushed", remove=[("routes", "main")])
             await wait_until(lambda: cluster_names(client, "base"), equals={"a"})
-        assert (await server.metrics())["xds_directory_rejected"] == 0
+        await server.wait_metrics(lambda metrics: metrics["xds_directory_rejected"] == 0)
         assert len(server.events("change rejected, what was served stays served")) == 1
 
 
