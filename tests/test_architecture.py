@@ -65,7 +65,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "replicas": {
         *("address", "model", "protocol", "_generated", "process.background", "registry", "replica_settings"),
-        *("store.errors", "store.etcd_client", "version"),
+        *("schema.show", "store.errors", "store.etcd_client", "version"),
     },
     "limits": set(),
     "config": {

@@ -9,6 +9,7 @@ from xds.address import Address
 from xds.api.fleet import ReplicaStatus, ServerStatus
 from xds.app import App
 from xds.protocol.convergence import Debts
+from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.store.etcd_client import EtcdOptions
 from xds.store.opening import etcd_parts
@@ -24,6 +25,7 @@ class FleetAnswers:
     """Answers of the fleet, as ``Operations`` wants them. ``answering`` answers other replicas, if there may be any."""
 
     nodes: Callable[[NodesQuery], Awaitable[NodesFound]]
+    inspect: Callable[[InspectQuery], Awaitable[Inspection]]
     debts: Callable[[], Awaitable[Debts]]
     status: Callable[[], Awaitable[ServerStatus]]
     answering: "Answering | None" = None
@@ -52,7 +54,12 @@ def fleet_answers(control_plane: App, etcd: EtcdOptions | None, epoch: Callable[
     """
     settings = control_plane.settings
     if etcd is None or settings.replicas.advertise == "off":
-        return FleetAnswers(nodes=control_plane.nodes, debts=control_plane.debts, status=control_plane.status)
+        return FleetAnswers(
+            nodes=control_plane.nodes,
+            inspect=control_plane.inspect,
+            debts=control_plane.debts,
+            status=control_plane.status,
+        )
     from xds.replicas.fleet import Fleet, Standing
     from xds.replicas.replicas import Own, Replicas
 
@@ -70,6 +77,7 @@ def fleet_answers(control_plane: App, etcd: EtcdOptions | None, epoch: Callable[
         epoch=epoch,
         debts=control_plane.debts,
         nodes=control_plane.nodes,
+        inspect=control_plane.inspect,
         standing=standing,
         probe=control_plane.probe_nodes,
     )
@@ -82,6 +90,7 @@ def fleet_answers(control_plane: App, etcd: EtcdOptions | None, epoch: Callable[
 
     return FleetAnswers(
         nodes=fleet.nodes,
+        inspect=fleet.inspect,
         debts=fleet.debts,
         status=status,
         answering=replicas.answering,

@@ -265,7 +265,7 @@ def _push_api(
         nodes=answers.nodes,
         debts=answers.debts,
         status=answers.status,
-        inspect=control_plane.inspect,
+        inspect=answers.inspect,
         rebalance=control_plane.rebalance,
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),

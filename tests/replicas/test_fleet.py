@@ -1,6 +1,7 @@
 """Replicas join their answers: nodes that move between them, silent replicas, and nodes that come meanwhile."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,20 +9,37 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from support import resources as r
 from support.waiting import turns
 
 from xds.api.convergence import CONNECTED, KNOWN, Goal, Verdict, convergence
+from xds.api.node_answers import differences_of_node_json, resources_of_node_json
 from xds.model.groups import Locality, Node
+from xds.model.types import CLUSTER, SECRET
 from xds.protocol.convergence import NO_DEBT, Debt, Debts
+from xds.protocol.inspection import (
+    Held,
+    How,
+    InspectedClient,
+    Inspection,
+    InspectQuery,
+    NackSeen,
+    Standing,
+    Wait,
+    Waiting,
+)
 from xds.protocol.paging import NodeState
-from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
+from xds.protocol.status import NodesFound, NodesQuery, NodeSummary, Progress
 from xds.registry.known_nodes import KnownNodes
 from xds.registry.session_events import SessionBegan, SessionEnded
 from xds.replicas import fleet as fleet_module
 from xds.replicas.asking import Answers, Missing
-from xds.replicas.fleet import DEBTS, NODES, STANDING, Fleet, Standing
+from xds.replicas.fleet import DEBTS, NODES, STANDING, Fleet
+from xds.replicas.fleet import Standing as ReplicaStanding
+from xds.replicas.inspected import INSPECT
 from xds.replicas.membership import Known, Member
 from xds.replicas.questions import Question
+from xds.schema.ingest import ingest
 
 G = "default"
 
@@ -64,6 +82,7 @@ class Replica:
         self.uncounted: tuple[str, ...] = ()
         self.is_silent = False
         self.asked: list[Any] = []
+        self.told: list[bytes] = []
         self.probed: list[str] = []
         self.fleet = Fleet(
             self,  # type: ignore[arg-type]
@@ -71,6 +90,7 @@ class Replica:
             epoch=lambda: self.epoch,
             debts=self.debts,
             nodes=self.nodes,
+            inspect=self.inspect,
             standing=self.standing,
             probe=self.probed.extend,
         )
@@ -111,8 +131,32 @@ class Replica:
             )
         return NodesFound(nodes=tuple(found), total=len(found))
 
-    async def standing(self) -> Standing:
-        return Standing(revision=self.revision, streams=len(self.debt_of))
+    async def inspect(self, query: InspectQuery) -> Inspection:
+        """A node rejected its secret, and waits with a cluster."""
+        if query.id not in self.debt_of:
+            return Inspection()
+        summary = (await self.nodes(NodesQuery(id=query.id))).nodes[0]
+        waits = (Waiting(Wait.CLUSTERS_WARM, ("e",), 1.5),)
+        standing = Standing(
+            type_url=CLUSTER,
+            name="c",
+            how=How.WILDCARD,
+            sent="v1",
+            accepted=None,
+            wanted="v2",
+            progress=Progress.HELD,
+            waits=waits,
+        )
+        secrets = [ingest(r.secret("s", r.DEMO_CERT, f"{key}\n{r.DEMO_KEY}")) for key in ("old-key", "new-key")]
+        held = Held(type_url=SECRET, name="s", has=secrets[0], wanted=secrets[1], has_version=secrets[0].version)
+        client = InspectedClient(
+            summary=summary, gets_secrets=True, standings=(standing,), differences=(held,) * query.differs, cut=3
+        )
+        nack = NackSeen(at_ms=self.revision, type_url=SECRET, names=("s",), count=1, message="bad", nonce="1")
+        return Inspection(clients=(client,), nacks=(nack,), missing_workers=("worker 2",))
+
+    async def standing(self) -> ReplicaStanding:
+        return ReplicaStanding(revision=self.revision, streams=len(self.debt_of))
 
     async def ask(self, kind: Question[Any, Any], query: Callable[[Member], Any]) -> Answers[Any]:
         found, missing = [], []
@@ -125,6 +169,7 @@ class Replica:
             told = await other.answering.answer(kind.name, kind.query.dump_json(query(known.member)))
             answer = kind.answer.validate_json(told)
             self.asked.append(answer)
+            self.told.append(told)
             found.append((known.member, answer))
         return Answers(found=found, missing=missing)
 
@@ -346,6 +391,42 @@ async def test_nodes_are_listed_once_with_their_replica(pair: Pair) -> None:
         assert found.missing_replicas == ()
 
 
+@pytest.mark.parametrize("differs", [False, True])
+async def test_a_node_is_told_in_full_by_any_replica(pair: Pair, *, differs: bool) -> None:
+    a, b = pair
+    b.come("n1")
+    asked = InspectQuery(id="n1", differs=differs)
+    own, other = await b.fleet.inspect(asked), await a.fleet.inspect(asked)
+    assert [client.summary.replica for client in (*own.clients, *other.clients)] == ["b", "b"]
+    assert resources_of_node_json(own, "n1")["connections"] == resources_of_node_json(other, "n1")["connections"]
+    assert differences_of_node_json(own, "n1")["connections"] == differences_of_node_json(other, "n1")["connections"]
+    assert (own.nacks, own.missing_workers) == (other.nacks, ("worker 2",))
+    assert (other.missing_workers, other.missing_replicas) == (("b: worker 2",), ())
+    assert differs == any(b"[redacted]" in base64.b64decode(each) for each in bodies_of(a.told[-1]))
+    assert not any(b"-key" in base64.b64decode(each) for each in bodies_of(a.told[-1]))
+
+
+def bodies_of(told: bytes) -> list[str]:
+    """Return the resources in another replica's answer, in base64."""
+    clients = json.loads(told)["clients"]
+    return [held[one]["encoded"] for client in clients for held in client["differences"] for one in ("has", "wanted")]
+
+
+async def test_a_node_with_streams_on_two_replicas_is_told_of_both_and_a_silent_one_is_named(pair: Pair) -> None:
+    a, b = pair
+    for each in pair:
+        each.come("n1")
+    b.revision = 6
+    found = await a.fleet.inspect(InspectQuery(id="n1"))
+    assert [client.summary.replica for client in found.clients] == ["a", "b"]
+    assert [nack.at_ms for nack in found.nacks] == [6, 5]
+    assert await a.fleet.inspect(InspectQuery(id="unknown")) == Inspection()
+    b.is_silent = True
+    found = await a.fleet.inspect(InspectQuery(id="n1"))
+    assert [client.summary.replica for client in found.clients] == ["a"]
+    assert found.missing_replicas == ("b (b.test:1): silent",)
+
+
 async def test_two_replicas_of_one_name_are_told_apart() -> None:
     world: dict[str, Replica] = {}
     a, b = Replica("x", world), Replica("x", world)
@@ -359,12 +440,12 @@ async def test_two_replicas_of_one_name_are_told_apart() -> None:
 async def test_each_replica_says_how_it_stands(pair: Pair) -> None:
     a, b = pair
     b.come("n1")
-    assert list(await a.fleet.standings()) == [(b.member, Standing(revision=5, streams=1))]
+    assert list(await a.fleet.standings()) == [(b.member, ReplicaStanding(revision=5, streams=1))]
     b.is_silent = True
     assert [(member, str(found)) for member, found in await a.fleet.standings()] == [(b.member, "b (b.test:1): silent")]
 
 
-@pytest.mark.parametrize("question", [DEBTS, NODES, STANDING], ids=lambda each: each.name)
+@pytest.mark.parametrize("question", [DEBTS, INSPECT, NODES, STANDING], ids=lambda each: each.name)
 def test_no_answer_has_bytes_which_json_can_t_have(question: Any) -> None:
     for adapter in (question.query, question.answer):
         schemas = json.dumps(adapter.json_schema(mode="serialization"))

@@ -40,6 +40,20 @@ class Scene:
     async def replicas(self, server: XdsServer) -> dict[str, str]:
         return {each["name"]: each["state"] for each in (await self.get(server, "/v1/status"))["replicas"]}
 
+    async def cluster_at(self, server: XdsServer, node_id: str) -> list[tuple[str, str]]:
+        """Return the replica of each connection of a node, and how it stands to the cluster: by all ways of asking."""
+        told = []
+        for connection in (await self.get(server, f"/v1/nodes/{node_id}/resources"))["connections"]:
+            (cluster,) = connection["resources"]
+            told.append((connection["replica"], cluster["progress"]))
+        differences = (await self.get(server, f"/v1/nodes/{node_id}/diff"))["connections"]
+        assert [(each["replica"], each["differences"]) for each in differences] == [(each[0], []) for each in told]
+        why = await self.get(server, f"/v1/nodes/{node_id}/explain?type=clusters&name=c")
+        assert [(each["replica"], each["verdict"]) for each in why["explanations"]] == [
+            (each[0], "has") for each in told
+        ]
+        return told
+
     async def verdict(self, server: XdsServer, of: str = "known") -> str:
         found = await self.get(server, f"/v1/revisions/1/convergence?of={of}")
         return str(found["verdict"])
@@ -72,6 +86,9 @@ async def test_replicas_answer_as_one_while_they_stop_and_go(scene: Scene) -> No
         await wait_until(lambda server=server: scene.verdict(server), equals="reached")
     assert await scene.replicas(scene.a) == {"a": "self", "b": "ok"}
     assert await scene.replicas(scene.b) == {"b": "self", "a": "ok"}
+    for server in (scene.a, scene.b):
+        for node_id, replica in both[0].items():
+            assert await scene.cluster_at(server, node_id) == [(replica, "sent and accepted")]
 
     assert scene.b.pid is not None
     scene.b.signal(signal.SIGSTOP)

@@ -582,12 +582,12 @@ class Operations:
     async def inspect(self, query: InspectQuery) -> Inspection:
         """Return the connections of a node, each with its resources, or with those that differ; and its NACKs.
 
-        No connections if it is gone. Raises UnknownNodeError, and StreamRefusedError as ``node`` does, or if the node
-        is connected to another replica.
+        No connections if it is gone. Raises UnknownNodeError, and StreamRefusedError as ``node`` does, or if only a
+        replica or worker that did not answer can tell.
         """
         found = await self._inspect(query)
         if not found.clients:
-            _must_be_here((await self.node(query.id)).nodes)
+            _must_be_gone((await self.node(query.id)).nodes, found)
         if not query.differs:
             return found
         return replace(found, clients=tuple([await self._with_bodies(each) for each in found.clients]))
@@ -641,7 +641,7 @@ class Operations:
         gone = [each for each in found.nodes if each.state is NodeState.GONE and (sees is None or sees(each.group))]
         if told:
             return told
-        _must_be_here(tuple(each for each in found.nodes if sees is None or sees(each.group)))
+        _must_be_gone(tuple(each for each in found.nodes if sees is None or sees(each.group)), inspection)
         return [explain(self._facts(replace(facts, left=_left(gone[0])), gone[0], sees) if gone else facts)]
 
     def _facts(self, facts: Facts, node: NodeSummary, sees: Callable[[str], bool] | None) -> Facts:
@@ -714,12 +714,13 @@ class Operations:
             raise UnknownGroupError(group, self._catalog.snapshots)
 
 
-def _must_be_here(nodes: tuple[NodeSummary, ...]) -> None:
-    """Raise StreamRefusedError if a node is connected, which is to another replica then."""
+def _must_be_gone(nodes: tuple[NodeSummary, ...], found: Inspection) -> None:
+    """Raise StreamRefusedError if a node is connected, although no connection of it was found."""
     for each in nodes:
-        if each.connected_s is not None and each.replica:
-            text = f"the node {each.node.id!r} is connected to the replica {each.replica}: ask that one about it"
-            raise StreamRefusedError(Status.UNAVAILABLE, text)
+        if each.connected_s is not None:
+            missing = ", ".join((*found.missing_workers, *found.missing_replicas))
+            where = f"{missing} did not answer" if missing else "its connection ended or moved meanwhile; ask again"
+            raise StreamRefusedError(Status.UNAVAILABLE, f"the node {each.node.id!r} is connected, but {where}")
 
 
 def _of_client(client: InspectedClient) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from pydantic import Field
 
 from xds.process.background import Background
 from xds.protocol.convergence import Debt, Debts, without_best
+from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery, joined
 from xds.registry.known_nodes import KnownNode, KnownNodes
 from xds.replicas.asking import Answers, Missing
+from xds.replicas.inspected import INSPECT, InspectionTold, heard, told
 from xds.replicas.membership import Known, Member
 from xds.replicas.questions import question
 from xds.replicas.replicas import Replicas
@@ -104,7 +106,10 @@ class _Heard:
 
 
 class Fleet:
-    """Joins this replica's answers with those of the others. ``debts`` and ``nodes`` answer for this replica alone."""
+    """Joins this replica's answers with those of the others.
+
+    ``debts``, ``nodes`` and ``inspect`` answer for this replica alone.
+    """
 
     def __init__(
         self,
@@ -114,6 +119,7 @@ class Fleet:
         epoch: Callable[[], str],
         debts: Callable[[], Awaitable[Debts]],
         nodes: Callable[[NodesQuery], Awaitable[NodesFound]],
+        inspect: Callable[[InspectQuery], Awaitable[Inspection]],
         standing: Callable[[], Awaitable[Standing]],
         probe: Callable[[Iterable[str]], None],
     ) -> None:
@@ -124,6 +130,7 @@ class Fleet:
         self._epoch = epoch
         self._own_debts = debts
         self._own_nodes = nodes
+        self._own_inspection = inspect
         self._followed: dict[str, _Followed] = {}
         self._following: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -132,6 +139,7 @@ class Fleet:
         known.follow()
         replicas.answering.add(DEBTS, self._tell_debts)
         replicas.answering.add(NODES, nodes)
+        replicas.answering.add(INSPECT, self._tell_inspection)
         replicas.answering.add(STANDING, lambda _query: standing())
 
     def start(self, background: Background) -> None:
@@ -198,18 +206,34 @@ class Fleet:
         answers, own = await asyncio.gather(
             self._replicas.ask(NODES, lambda _member: connected), self._own_nodes(query)
         )
-        told = [_named(own, self._replicas.name, is_only=not answers.found)]
-        told += (_named(each, self._name_of(member)) for member, each in answers.found)
-        return replace(joined(told, query), missing_replicas=self._missing(answers))
+        said = [_named(own, self._replicas.name, is_only=not answers.found)]
+        said += (_named(each, self._name_of(member)) for member, each in answers.found)
+        return replace(joined(said, query), missing_replicas=self._missing(answers))
+
+    async def inspect(self, query: InspectQuery) -> Inspection:
+        """Return the connections of a node to all replicas, in full. What others tell has no secrets."""
+        answers, own = await asyncio.gather(
+            self._replicas.ask(INSPECT, lambda _member: query), self._inspect_own(query)
+        )
+        several = [own, *(heard(each, self._name_of(member)) for member, each in answers.found)]
+        return replace(Inspection.joined(several), missing_replicas=self._missing(answers))
+
+    async def _inspect_own(self, query: InspectQuery) -> Inspection:
+        own = await self._own_inspection(query)
+        name = self._replicas.name
+        return replace(
+            own,
+            clients=tuple(replace(each, summary=replace(each.summary, replica=name)) for each in own.clients),
+        )
 
     async def standings(self) -> Sequence[tuple[Member, Standing | Missing]]:
         """Return the other replicas by name, each with how it stands or why it did not say so."""
         answers = await self._replicas.ask(STANDING, lambda _member: None)
-        told: list[tuple[Member, Standing | Missing]] = [
+        said: list[tuple[Member, Standing | Missing]] = [
             *answers.found,
             *((each.member, each) for each in answers.missing),
         ]
-        return sorted(told, key=lambda each: (each[0].name, each[0].api))
+        return sorted(said, key=lambda each: (each[0].name, each[0].api))
 
     def _missing(self, answers: Answers[Any]) -> tuple[str, ...]:
         away = self._replicas.membership.away
@@ -228,7 +252,7 @@ class Fleet:
             is_blind = is_blind or absent.is_leased or not followed.was_read
             if not absent.is_leased and followed.serial:
                 self._end(followed, VANISHED)
-        told: list[DebtsTold] = []
+        said: list[DebtsTold] = []
         for member, each in answers.found:
             if each.epoch != self._epoch():
                 missing.append(f"{member}: it follows another store, or not yet the same one")
@@ -236,11 +260,11 @@ class Fleet:
                 continue
             self._merge(member, each)
             if each.is_all:
-                told.append(each)
+                said.append(each)
             else:
                 missing.append(f"{member}: its nodes are still being read")
                 is_blind = True
-        return _Heard(told, tuple(sorted(missing)), is_blind)
+        return _Heard(said, tuple(sorted(missing)), is_blind)
 
     async def _follow(self) -> None:
         """Read the known nodes of the others regularly; at once, where there were more than one answer has."""
@@ -278,6 +302,10 @@ class Fleet:
         followed.serial, followed.is_behind = 0, False  # if it is back, all of it is read anew
 
     # --- Answers of this replica alone -------------------------------------------------------------------------------
+
+    async def _tell_inspection(self, query: InspectQuery) -> InspectionTold:
+        found = await self._own_inspection(query)
+        return await asyncio.to_thread(told, found)
 
     async def _tell_debts(self, asked: DebtsAsked) -> DebtsTold:
         debts = await self._own_debts()
