@@ -27,6 +27,7 @@ from xds.model.types import SECRET, short_name
 from xds.process.background import Background
 from xds.process.descriptors import ConnectionRoom, share_room
 from xds.protocol.convergence import Debts
+from xds.protocol.holders import Holders, HoldersQuery
 from xds.protocol.hub import Hub
 from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary, joined
@@ -378,6 +379,10 @@ class App:
     async def inspect(self, query: InspectQuery) -> Inspection:
         """Return the connections of a node in full, from all workers. Raises UnansweredError if none answers."""
         return await self._streams.inspect(query)
+
+    async def holders(self, query: HoldersQuery) -> Holders:
+        """Return which clients have which version of a resource. Raises UnansweredError if no worker answers."""
+        return await self._streams.holders(query)
 
     async def status(self) -> ServerStatus:
         """Return how this server stands."""

@@ -9,6 +9,7 @@ from xds.address import Address
 from xds.api.fleet import ReplicaStatus, ServerStatus
 from xds.app import App
 from xds.protocol.convergence import Debts
+from xds.protocol.holders import Holders, HoldersQuery
 from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.store.etcd_client import EtcdOptions
@@ -26,6 +27,7 @@ class FleetAnswers:
 
     nodes: Callable[[NodesQuery], Awaitable[NodesFound]]
     inspect: Callable[[InspectQuery], Awaitable[Inspection]]
+    holders: Callable[[HoldersQuery], Awaitable[Holders]]
     debts: Callable[[], Awaitable[Debts]]
     status: Callable[[], Awaitable[ServerStatus]]
     answering: "Answering | None" = None
@@ -57,6 +59,7 @@ def fleet_answers(control_plane: App, etcd: EtcdOptions | None, epoch: Callable[
         return FleetAnswers(
             nodes=control_plane.nodes,
             inspect=control_plane.inspect,
+            holders=control_plane.holders,
             debts=control_plane.debts,
             status=control_plane.status,
         )
@@ -78,6 +81,7 @@ def fleet_answers(control_plane: App, etcd: EtcdOptions | None, epoch: Callable[
         debts=control_plane.debts,
         nodes=control_plane.nodes,
         inspect=control_plane.inspect,
+        holders=control_plane.holders,
         standing=standing,
         probe=control_plane.probe_nodes,
     )
@@ -91,6 +95,7 @@ def fleet_answers(control_plane: App, etcd: EtcdOptions | None, epoch: Callable[
     return FleetAnswers(
         nodes=fleet.nodes,
         inspect=fleet.inspect,
+        holders=fleet.holders,
         debts=fleet.debts,
         status=status,
         answering=replicas.answering,

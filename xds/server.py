@@ -266,6 +266,7 @@ def _push_api(
         debts=answers.debts,
         status=answers.status,
         inspect=answers.inspect,
+        holders=answers.holders,
         rebalance=control_plane.rebalance,
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),

@@ -269,6 +269,21 @@ async def test_all_nodes_are_found_page_by_page_once(look: Seen) -> None:
 # --- Live ------------------------------------------------------------------------------------------------------------
 
 
+async def test_a_resource_says_who_has_which_version(fleet: Fleet, look: Seen) -> None:
+    page = await opened(look, "resource?group=edge&type=clusters&name=edge-1")
+    rows = page.get_by_role("table", name="Versions that clients have").get_by_role("row")
+    told = [await row.inner_text() for row in (await rows.all())[1:]]
+    old, new = sorted(told, key=lambda row: "this one" in row)
+    assert "2" in old.split()
+    links = await rows.filter(has_not_text="this one").get_by_role("link").all_inner_texts()
+    assert {"edge", "edge-000"} < set(links)
+    assert len(links) == 3
+    assert "38" in new.split()
+    assert "…" in new
+    nobody = await opened(look, "resource?group=web&type=clusters&name=web-2&at=1")
+    assert "150" in await nobody.get_by_role("table", name="Versions that clients have").inner_text()
+
+
 async def test_the_overview_follows_a_change_and_keeps_what_the_reader_was_doing(fleet: Fleet, look: Seen) -> None:
     page = await opened(look, "")
     await expect(page.locator("#liveness")).to_have_text("live")

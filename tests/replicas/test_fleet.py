@@ -17,6 +17,7 @@ from xds.api.node_answers import differences_of_node_json, resources_of_node_jso
 from xds.model.groups import Locality, Node
 from xds.model.types import CLUSTER, SECRET
 from xds.protocol.convergence import NO_DEBT, Debt, Debts
+from xds.protocol.holders import Holders, HoldersQuery, Holding
 from xds.protocol.inspection import (
     Held,
     How,
@@ -34,7 +35,7 @@ from xds.registry.known_nodes import KnownNodes
 from xds.registry.session_events import SessionBegan, SessionEnded
 from xds.replicas import fleet as fleet_module
 from xds.replicas.asking import Answers, Missing
-from xds.replicas.fleet import DEBTS, NODES, STANDING, Fleet
+from xds.replicas.fleet import DEBTS, HOLDERS, NODES, STANDING, Fleet
 from xds.replicas.fleet import Standing as ReplicaStanding
 from xds.replicas.inspected import INSPECT
 from xds.replicas.membership import Known, Member
@@ -91,6 +92,7 @@ class Replica:
             debts=self.debts,
             nodes=self.nodes,
             inspect=self.inspect,
+            holders=self.holders,
             standing=self.standing,
             probe=self.probed.extend,
         )
@@ -154,6 +156,17 @@ class Replica:
         )
         nack = NackSeen(at_ms=self.revision, type_url=SECRET, names=("s",), count=1, message="bad", nonce="1")
         return Inspection(clients=(client,), nacks=(nack,), missing_workers=("worker 2",))
+
+    async def holders(self, query: HoldersQuery) -> Holders:
+        """All of its nodes have the version that is its name."""
+        ids = tuple(self.debt_of)
+        holdings = tuple(
+            Holding(group=group, version=version, clients=len(ids), examples=ids[:2])
+            for group in query.groups
+            for version in (self.name, None)
+            if ids
+        )
+        return Holders(holdings=holdings, missing_workers=("worker 1",))
 
     async def standing(self) -> ReplicaStanding:
         return ReplicaStanding(revision=self.revision, streams=len(self.debt_of))
@@ -427,6 +440,23 @@ async def test_a_node_with_streams_on_two_replicas_is_told_of_both_and_a_silent_
     assert found.missing_replicas == ("b (b.test:1): silent",)
 
 
+async def test_who_has_which_version_is_counted_over_replicas(pair: Pair) -> None:
+    a, b = pair
+    a.come("n1")
+    b.come("n2", "n3")
+    asked = HoldersQuery(type_url=CLUSTER, name="c", groups=(G,))
+    found = await a.fleet.holders(asked)
+    assert [(each.version, each.clients, each.examples) for each in found.holdings] == [
+        (None, 3, ("n1", "n2", "n3")),
+        ("a", 1, ("n1",)),
+        ("b", 2, ("n2", "n3")),
+    ]
+    assert (found.missing_workers, found.missing_replicas) == (("b: worker 1", "worker 1"), ())
+    b.is_silent = True
+    found = await a.fleet.holders(asked)
+    assert ([each.clients for each in found.holdings], found.missing_replicas) == ([1, 1], ("b (b.test:1): silent",))
+
+
 async def test_two_replicas_of_one_name_are_told_apart() -> None:
     world: dict[str, Replica] = {}
     a, b = Replica("x", world), Replica("x", world)
@@ -445,7 +475,7 @@ async def test_each_replica_says_how_it_stands(pair: Pair) -> None:
     assert [(member, str(found)) for member, found in await a.fleet.standings()] == [(b.member, "b (b.test:1): silent")]
 
 
-@pytest.mark.parametrize("question", [DEBTS, INSPECT, NODES, STANDING], ids=lambda each: each.name)
+@pytest.mark.parametrize("question", [DEBTS, HOLDERS, INSPECT, NODES, STANDING], ids=lambda each: each.name)
 def test_no_answer_has_bytes_which_json_can_t_have(question: Any) -> None:
     for adapter in (question.query, question.answer):
         schemas = json.dumps(adapter.json_schema(mode="serialization"))

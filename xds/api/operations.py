@@ -27,6 +27,7 @@ from xds.model.types import ENDPOINTS, short_name
 from xds.model.xdstp import canonical
 from xds.protocol.convergence import Debts
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.holders import Holders, HoldersQuery
 from xds.protocol.inspection import Held, InspectedClient, Inspection, InspectQuery
 from xds.protocol.paging import NodeState
 from xds.protocol.status import NODES_MAX, NodesFound, NodesQuery, NodeSummary
@@ -173,6 +174,7 @@ class Operations:
         debts: Callable[[], Awaitable[Debts]],
         status: Callable[[], Awaitable[ServerStatus]],
         inspect: Callable[[InspectQuery], Awaitable[Inspection]],
+        holders: Callable[[HoldersQuery], Awaitable[Holders]],
         rebalance: Callable[[float, float], Awaitable[int]],
         on_rejected: Callable[[], None] = lambda: None,
         notices: Notices | None = None,
@@ -186,6 +188,7 @@ class Operations:
         self._debts = debts
         self._status = status
         self._inspect = inspect
+        self._holders = holders
         self._made_at_ms: dict[int, int] = {}
         self._rebalance = rebalance
         self._on_rejected = on_rejected
@@ -578,6 +581,15 @@ class Operations:
     async def debts(self) -> Debts:
         """Return what the connected nodes owe, by group. Raises StreamRefusedError if no worker answers."""
         return await self._debts()
+
+    async def holders(self, group: str, type_url: str, name: str) -> Holders:
+        """Return which clients have which version of a group's resource: those of the group and of what extends it.
+
+        Raises StreamRefusedError if no worker answers.
+        """
+        table = self._catalog.table
+        groups = tuple(each for each in self._catalog.snapshots if group in lineage_of(table, each))
+        return await self._holders(HoldersQuery(type_url=type_url, name=name, groups=groups))
 
     async def inspect(self, query: InspectQuery) -> Inspection:
         """Return the connections of a node, each with its resources, or with those that differ; and its NACKs.

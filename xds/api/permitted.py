@@ -35,6 +35,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import short_name
 from xds.protocol.convergence import Debts
+from xds.protocol.holders import Holders
 from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery
 from xds.publishing.changes import Change, Published
@@ -318,6 +319,14 @@ class Permitted:
         with self._discreet():
             found = await self._operations.nodes(query)
         return found if self._sees_all else self._seen_nodes(found)
+
+    async def holders(self, group: str, type_url: str, name: str) -> Holders:
+        """Return which clients have which version of a group's resource, of groups that the caller may read."""
+        self._must_read(group)
+        found = await self._operations.holders(group, type_url, name)
+        if self._sees_all:
+            return found
+        return replace(found, holdings=tuple(each for each in found.holdings if self._sees(each.group)))
 
     async def inspect(self, query: InspectQuery) -> Inspection:
         """Return the connections of a node in full, of groups that the caller may read."""

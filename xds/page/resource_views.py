@@ -7,13 +7,14 @@ from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_json
 from xds.model.groups import DEFAULT_GROUP, lineage_of
 from xds.model.types import short_name
-from xds.page.history_views import touched_groups
 from xds.page.visit import Answer, Visit, WrongRequestError
 from xds.reporting.escaping import json_text
 
 RESOURCES_MAX = 200
 """Resources on one page."""
 PAGES_MAX = 5_000
+HOLDINGS_MAX = 200
+"""Versions of a resource, by group, on its page."""
 CONTENT_CHARACTERS_MAX = 200_000
 """Characters of a resource that are shown."""
 
@@ -51,13 +52,13 @@ async def resources(visit: Visit) -> Answer:
 
 
 async def resource(visit: Visit) -> Answer:
-    """Show one resource of a group, without its secrets, and how many nodes have which version of it."""
+    """Show one resource of a group, without its secrets, and who has which version of it."""
     operations = visit.operations
     group, word, name = visit.needed("group"), visit.needed("type"), visit.needed("name")
     at = visit.revision("at")
     found = await operations.resource(group, known_type(word), name, at)
     text = await run_in_thread(len(found.encoded), lambda: json_text(resource_json(found, secrets=False), indent=2))
-    debts = await operations.debts()
+    who = await operations.holders(group, found.type_url, found.name)
     content = {
         "group": group,
         "type": short_name(found.type_url),
@@ -66,6 +67,7 @@ async def resource(visit: Visit) -> Answer:
         "content": text[:CONTENT_CHARACTERS_MAX],
         "cut": len(text) > CONTENT_CHARACTERS_MAX,
         "size_bytes": len(found.encoded),
-        "touched": sorted(touched_groups(operations.table, {group}, debts)),
+        "who": who,
+        "holdings": who.holdings[:HOLDINGS_MAX],
     }
     return Answer("resource.html", content)

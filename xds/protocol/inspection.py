@@ -206,7 +206,7 @@ class Inspector:
                 continue
             for name in sorted(self._names(state)):
                 new = self._wanted(state, name)
-                version, has = self._accepted(state, name)
+                version, has = accepted_version(state, name, self._nacks)
                 if version != ("" if new is None else new.version):
                     yield Held(type_url=state.type_url, name=name, has=has, wanted=new, has_version=version)
 
@@ -226,7 +226,7 @@ class Inspector:
 
     def _standing(self, state: TypeState, name: str) -> Standing:
         new, sent = self._wanted(state, name), _held(state, name)
-        accepted, _ = self._accepted(state, name)
+        accepted, _ = accepted_version(state, name, self._nacks)
         waits = tuple(self._waits(state, name, sent, new))
         outstanding = state.outstanding
         is_in_flight = any(name in part.versions or name in part.gone for part in state.in_flight)
@@ -253,18 +253,6 @@ class Inspector:
         if waits:
             return Progress.HELD
         return Progress.MISSING if sent is None and new is None else Progress.ACKED
-
-    # --- What it has accepted ----------------------------------------------------------------------------------------
-
-    def _accepted(self, state: TypeState, name: str) -> tuple[str | None, Resource | None]:
-        """Return the version that the client accepted last, and the resource if it is at hand."""
-        if name in state.nacked_names or name in state.nacked_removals:
-            if name in state.last_accepted:
-                return _version_of(state.last_accepted[name])
-            return accepted_before(self._nacks, state.type_url, name), None
-        if any(name in part.versions or name in part.gone for part in (*state.in_flight, *state.remaining)):
-            return _version_of(_held(state, name, before=True))
-        return _version_of(_held(state, name))
 
     # --- What a change waits for -------------------------------------------------------------------------------------
 
@@ -371,6 +359,20 @@ class Inspector:
 
     def _kept_clusters(self) -> list[Resource]:
         return [each for state in self._draft.clusters for each in state.exceptions.values() if each is not None]
+
+
+def accepted_version(state: TypeState, name: str, nacks: Iterable["NackRecord"]) -> tuple[str | None, Resource | None]:
+    """Return the version of a resource that a client accepted last, and the resource if it is at hand.
+
+    "" for none, None if it is not known. ``nacks`` are those of its node, newest first.
+    """
+    if name in state.nacked_names or name in state.nacked_removals:
+        if name in state.last_accepted:
+            return _version_of(state.last_accepted[name])
+        return accepted_before(nacks, state.type_url, name), None
+    if any(name in part.versions or name in part.gone for part in (*state.in_flight, *state.remaining)):
+        return _version_of(_held(state, name, before=True))
+    return _version_of(_held(state, name))
 
 
 def _wanted_names(state: TypeState, view: View) -> Iterable[str]:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from xds.process.background import Background
 from xds.protocol.convergence import Debt, Debts, without_best
+from xds.protocol.holders import Holders, HoldersQuery
 from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery, joined
 from xds.registry.known_nodes import KnownNode, KnownNodes
@@ -80,6 +81,7 @@ class Standing:
 
 
 DEBTS = question("debts", DebtsAsked, DebtsTold)
+HOLDERS = question("holders", HoldersQuery, Holders)
 NODES = question("nodes", NodesQuery, NodesFound)
 STANDING = question("standing", None, Standing)
 
@@ -108,7 +110,7 @@ class _Heard:
 class Fleet:
     """Joins this replica's answers with those of the others.
 
-    ``debts``, ``nodes`` and ``inspect`` answer for this replica alone.
+    ``debts``, ``nodes``, ``inspect`` and ``holders`` answer for this replica alone.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Fleet:
         debts: Callable[[], Awaitable[Debts]],
         nodes: Callable[[NodesQuery], Awaitable[NodesFound]],
         inspect: Callable[[InspectQuery], Awaitable[Inspection]],
+        holders: Callable[[HoldersQuery], Awaitable[Holders]],
         standing: Callable[[], Awaitable[Standing]],
         probe: Callable[[Iterable[str]], None],
     ) -> None:
@@ -131,6 +134,7 @@ class Fleet:
         self._own_debts = debts
         self._own_nodes = nodes
         self._own_inspection = inspect
+        self._own_holders = holders
         self._followed: dict[str, _Followed] = {}
         self._following: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -139,6 +143,7 @@ class Fleet:
         known.follow()
         replicas.answering.add(DEBTS, self._tell_debts)
         replicas.answering.add(NODES, nodes)
+        replicas.answering.add(HOLDERS, holders)
         replicas.answering.add(INSPECT, self._tell_inspection)
         replicas.answering.add(STANDING, lambda _query: standing())
 
@@ -225,6 +230,17 @@ class Fleet:
             own,
             clients=tuple(replace(each, summary=replace(each.summary, replica=name)) for each in own.clients),
         )
+
+    async def holders(self, query: HoldersQuery) -> Holders:
+        """Return which clients of all replicas have which version of a resource."""
+        answers, own = await asyncio.gather(
+            self._replicas.ask(HOLDERS, lambda _member: query), self._own_holders(query)
+        )
+        said = (
+            replace(each, missing_workers=_of(self._name_of(member), each.missing_workers))
+            for member, each in answers.found
+        )
+        return replace(Holders.joined([own, *said]), missing_replicas=self._missing(answers))
 
     async def standings(self) -> Sequence[tuple[Member, Standing | Missing]]:
         """Return the other replicas by name, each with how it stands or why it did not say so."""
@@ -343,9 +359,13 @@ def _named(found: NodesFound, name: str, *, is_only: bool = False) -> NodesFound
     return replace(
         found,
         nodes=nodes,
-        missing_workers=tuple(f"{name}: {each}" for each in found.missing_workers),
-        problems=tuple(f"{name}: {each}" for each in found.problems),
+        missing_workers=_of(name, found.missing_workers),
+        problems=_of(name, found.problems),
     )
+
+
+def _of(replica: str, several: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{replica}: {each}" for each in several)
 
 
 def _now_ms() -> int:

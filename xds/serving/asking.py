@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from xds.protocol.errors import Status, StreamRefusedError
+from xds.protocol.holders import HoldersQuery
 from xds.protocol.inspection import InspectQuery
 from xds.protocol.status import NodesQuery
 from xds.serving.feed import Answer, Ask, DebtsQuery, Move
@@ -31,7 +32,7 @@ class Questions:
     async def ask(
         self,
         send: Callable[[Ask], None],
-        what: bytes | NodesQuery | InspectQuery | Move | DebtsQuery | None,
+        what: bytes | NodesQuery | InspectQuery | HoldersQuery | Move | DebtsQuery | None,
         within_s: float = ANSWER_S,
     ) -> bytes:
         """Send a request and return its answer.

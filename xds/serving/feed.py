@@ -12,6 +12,7 @@ from typing import Any
 
 from xds.config import Settings
 from xds.model.changeset import Changeset
+from xds.protocol.holders import HoldersQuery
 from xds.protocol.inspection import InspectQuery
 from xds.protocol.measures import Measures
 from xds.protocol.node_history import HistoryEntry
@@ -132,13 +133,14 @@ class Ask:
     """A request that is answered with an ``Answer`` of the same number."""
 
     number: int
-    what: bytes | NodesQuery | InspectQuery | Move | DebtsQuery | None
+    what: bytes | NodesQuery | InspectQuery | HoldersQuery | Move | DebtsQuery | None
     """What is requested, and so what the answer is.
 
     - bytes: a CSDS request and its answer. A worker sends it to the parent, which sends it to all workers and joins
       their answers.
     - NodesQuery: an encoded ``NodesFound``.
     - InspectQuery: an encoded ``Inspection``.
+    - HoldersQuery: an encoded ``Holders``.
     - Move: the encoded number of connections that will be moved.
     - DebtsQuery: an encoded ``ProcessDebts``.
     - None: the figures, which are sent before the empty answer.

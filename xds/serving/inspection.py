@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
+from xds.protocol.holders import Holders, HoldersQuery, find_holders
 from xds.protocol.hub import Hub
 from xds.protocol.inspection import (
     BODIES_BYTES_MAX,
@@ -47,6 +48,11 @@ def inspect(
         for each in hub.nacks.of_id(query.id)
     )
     return Inspection(clients=tuple(clients), nacks=nacks)
+
+
+def holders(hub: Hub, query: HoldersQuery) -> Holders:
+    """Return which clients of this process have which version of a resource."""
+    return find_holders(sessions_of(hub.streams), query, hub.nacks.of)
 
 
 def _client(inspector: Inspector, session: Session, query: InspectQuery, about: InspectedClient) -> InspectedClient:

@@ -25,6 +25,7 @@ from xds.process.loop_lag import LoopLag
 from xds.process.memory import return_holes
 from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import Debts
+from xds.protocol.holders import Holders, HoldersQuery
 from xds.protocol.hub import Hub
 from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.measures import Measures
@@ -43,7 +44,7 @@ from xds.reporting.nacks import Gathered, NackGatherer, NackLog
 from xds.reporting.rejections import Rejected, RejectionLog, Rejections
 from xds.schema.pool import Schema
 from xds.schema.scrub import hider_of
-from xds.serving.inspection import inspect
+from xds.serving.inspection import holders, inspect
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader
 from xds.serving.own_figures import process_figures
 from xds.serving.served import ServedRevisions
@@ -267,6 +268,10 @@ class Streams:
         """Return the clients with an id in full."""
         now = asyncio.get_running_loop().time()
         return inspect(self.hub, query, now, epoch_s=self._epoch_s, page=self._page)
+
+    async def holders(self, query: HoldersQuery) -> Holders:
+        """Return which clients have which version of a resource."""
+        return holders(self.hub, query)
 
     async def debts(self) -> Debts:
         """Return what the nodes owe, each the worst of its streams."""

@@ -19,6 +19,7 @@ from xds.process.loop_lag import LoopLag
 from xds.process.memory import HoleWatch, hold_collection, return_large_blocks, settle_memory
 from xds.process.signals import ignore_in_worker
 from xds.protocol.errors import StreamRefusedError
+from xds.protocol.holders import HoldersQuery
 from xds.protocol.inspection import InspectQuery
 from xds.protocol.status import NodesQuery
 from xds.reporting.logs import configure_logging
@@ -196,6 +197,8 @@ class ServingWorker:
                 message = encode(await serving.nodes(query))
             case InspectQuery() as asked:
                 message = encode(await serving.inspect(asked))
+            case HoldersQuery() as of:
+                message = encode(await serving.holders(of))
             case Move(share, over_s):
                 message = encode(await serving.move(share, over_s))
             case DebtsQuery(doubled):

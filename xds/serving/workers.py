@@ -24,6 +24,7 @@ from xds.process.background import Background
 from xds.process.loop_lag import LoopLag
 from xds.protocol.convergence import Debts
 from xds.protocol.errors import StreamRefusedError
+from xds.protocol.holders import Holders, HoldersQuery
 from xds.protocol.inspection import Inspection, InspectQuery
 from xds.protocol.measures import Measures
 from xds.protocol.node_history import DrainingNodes, NackedNames
@@ -262,6 +263,12 @@ class WorkerStreams:
         found = Inspection.joined(decode(answer) for answer in answers if answer)
         return dataclasses.replace(found, missing_workers=missing)
 
+    async def holders(self, query: HoldersQuery) -> Holders:
+        """Return which clients have which version of a resource. Raises UnansweredError if no worker answers."""
+        answers, missing = await self._ask_all(query)
+        found = Holders.joined(decode(answer) for answer in answers if answer)
+        return dataclasses.replace(found, missing_workers=missing)
+
     async def debts(self) -> Debts:
         """Return what the nodes of the workers that answer owe, each the worst of its streams.
 
@@ -283,14 +290,18 @@ class WorkerStreams:
         return dataclasses.replace(found, revision=revision, missing_workers=missing)
 
     async def _ask_all(
-        self, what: bytes | NodesQuery | InspectQuery | Move | DebtsQuery | None, within_s: float = ANSWER_S
+        self,
+        what: bytes | NodesQuery | InspectQuery | HoldersQuery | Move | DebtsQuery | None,
+        within_s: float = ANSWER_S,
     ) -> tuple[list[bytes], tuple[str, ...]]:
         """Send a request to every worker; return the answers, and the names of the workers that did not answer."""
         answers, missing = await self._ask_each(what, within_s)
         return list(answers.values()), tuple(sorted(map(str, missing)))
 
     async def _ask_each(
-        self, what: bytes | NodesQuery | InspectQuery | Move | DebtsQuery | None, within_s: float = ANSWER_S
+        self,
+        what: bytes | NodesQuery | InspectQuery | HoldersQuery | Move | DebtsQuery | None,
+        within_s: float = ANSWER_S,
     ) -> tuple[dict[PooledProcess, bytes], set[PooledProcess]]:
         """Send a request to every worker; return the answers by worker, and the workers that did not answer.
 
@@ -314,7 +325,10 @@ class WorkerStreams:
         return answers, missing
 
     async def _ask(
-        self, worker: PooledProcess, what: bytes | NodesQuery | InspectQuery | Move | DebtsQuery | None, within_s: float
+        self,
+        worker: PooledProcess,
+        what: bytes | NodesQuery | InspectQuery | HoldersQuery | Move | DebtsQuery | None,
+        within_s: float,
     ) -> bytes:
         send: Callable[[Ask], None] = lambda ask: worker.channel.send(encode(ask))  # noqa: E731
         return await self._questions[worker].ask(send, what, within_s)
