@@ -293,10 +293,22 @@ async def _openapi() -> dict[str, Any]:
     async def inspect(_query: Any) -> Any:
         raise AssertionError("nothing but the document is asked for")
 
+    async def holders(_query: Any) -> Any:
+        raise AssertionError("nothing but the document is asked for")
+
     async def status() -> Any:
         raise AssertionError("nothing but the document is asked for")
 
-    made = Operations(publisher, catalog, nodes=nodes, debts=debts, status=status, inspect=inspect, rebalance=rebalance)
+    made = Operations(
+        publisher,
+        catalog,
+        nodes=nodes,
+        debts=debts,
+        status=status,
+        inspect=inspect,
+        holders=holders,
+        rebalance=rebalance,
+    )
     api = rest_api(made, Admission(), body_bytes_max=2**26)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://127.0.0.1") as client:
         document: dict[str, Any] = (await client.get("/v1/openapi.json")).raise_for_status().json()
@@ -563,7 +575,7 @@ def logs() -> Iterator[str]:
                 logger, level = getattr(call.func.value, "id", ""), call.func.attr
                 if logger in ("log", "peers_log") and level in LEVELS:
                     event = re.sub(r"%0?\d*[sdo]", "…", event)
-                    merged = {"count"} if logger == "peers_log" else set()
+                    merged = _merged_fields(call) if logger == "peers_log" else set()
                     found.setdefault((event, level), set()).update(_fields(call, shared) | merged)
     rows = sorted(found.items(), key=lambda each: (LEVELS.index(each[0][1]), each[0][0]))
     yield from table(
@@ -581,9 +593,17 @@ def _fields(call: ast.Call, shared: dict[str, set[str]]) -> set[str]:
     for each in call.keywords:
         if each.arg == "extra" or each.arg is None:
             fields |= _keys(each.value) if isinstance(each.value, ast.Dict) else shared[getattr(each.value, "id", "")]
-        elif each.arg != "kind":
+        elif each.arg not in ("kind", "source", "examples"):
             fields.add(each.arg)
     return fields
+
+
+def _merged_fields(call: ast.Call) -> set[str]:
+    """Return the fields that only a merged line has."""
+    given = {each.arg: each.value for each in call.keywords}
+    examples = given.get("examples")
+    more = {"of_more_kinds"} if "source" in given else set()
+    return {"count"} | more | (_keys(examples) if isinstance(examples, ast.Dict) else set())
 
 
 def _named_dicts(path: Path) -> dict[str, set[str]]:

@@ -9,6 +9,7 @@ from xds.api.fleet import ServerStatus
 from xds.api.operations import Operations
 from xds.model.catalog import Catalog
 from xds.protocol.convergence import Debt, Debts
+from xds.protocol.holders import Holders, HoldersQuery
 from xds.protocol.inspection import InspectedClient, Inspection, InspectQuery
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 from xds.publishing.publisher import Publisher
@@ -41,6 +42,7 @@ class Served:
             debts=self._debts,
             status=self._status,
             inspect=self._inspect,
+            holders=self._holders,
             rebalance=self._rebalance,
             on_rejected=self._count,
             notices=notices,
@@ -67,6 +69,9 @@ class Served:
 
     async def _inspect(self, query: InspectQuery) -> Inspection:
         return Inspection(clients=tuple(each for each in self.clients if each.summary.node.id == query.id))
+
+    async def _holders(self, _: HoldersQuery) -> Holders:
+        return Holders()
 
     async def _status(self) -> ServerStatus:
         return server_status(self.catalog.revision)

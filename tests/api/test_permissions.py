@@ -93,6 +93,7 @@ class Scene:
     channel: aio.Channel
     audit: Path
     tokens_file: Path
+    admission: Admission
 
     def shown(self, role: str) -> dict[str, str]:
         return {"authorization": f"Bearer {self.tokens[role]}"} if role else {}
@@ -124,7 +125,7 @@ async def scene(serving_api, tmp_path: Path) -> AsyncIterator[Scene]:
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as rest,
         aio.insecure_channel(str(server.address)) as channel,
     ):
-        yield Scene(served, tokens, rest, channel, tmp_path / "audit", path)
+        yield Scene(served, tokens, rest, channel, tmp_path / "audit", path, admission)
     await server.stop()
     admission.close()
 
@@ -417,6 +418,40 @@ async def test_changes_refusals_and_shown_secrets_are_recorded(scene: Scene) -> 
     assert MARK not in scene.audit.read_text()
     answer = await scene.rest.get("/v1/audit?outcome=forbidden&who=token:*", headers=scene.shown("admin"))
     assert [each["what"] for each in answer.json()["records"]] == ["PutRules", "Apply"]
+
+
+async def test_refusals_of_other_calls_are_recorded_whatever_was_refused_before(scene: Scene) -> None:
+    shown = scene.shown("read")
+    for _ in range(30):
+        await scene.rest.post("/v1/rebalance", headers=shown, json={"share": 0.5})
+    tries = [
+        ("GET", f"/v1/groups/{OTHER}/resources/secrets/{OTHER}-s?redact=false", "GetResource", [OTHER]),
+        ("GET", "/v1/audit", "ListAudit", None),
+        ("PUT", "/v1/groups", "PUT /v1/groups", None),
+        ("GET", f"/v1/groups/{OTHER}/snapshot", "GetSnapshot", [OTHER]),
+        ("GET", "/v1/groups/hidden-2/snapshot", "GetSnapshot", ["hidden-2"]),
+    ]
+    for method, path, _, _ in tries:
+        assert (await scene.rest.request(method, path, headers=shown)).status_code == 403
+    told = [(each["what"], each.get("groups")) for each in reversed(read_audit(scene.audit, AuditFilter()))]
+    assert told == [("POST /v1/rebalance", None)] * 10 + [(what, groups) for _, _, what, groups in tries]
+
+
+async def test_the_records_of_refusals_are_bounded_and_tell_how_many_there_were(scene: Scene) -> None:
+    for number in range(500):
+        path = f"/v1/groups/hidden-{number}/snapshot"
+        assert (await scene.rest.get(path, headers=scene.shown("read"))).status_code == 403
+    await scene.rest.get(f"/v1/groups/{OTHER}/snapshot", headers=scene.shown("write"))
+    assert scene.admission._refusals is not None
+    scene.admission._refusals.flush()
+    found = read_audit(scene.audit, AuditFilter())
+    (others,) = [each for each in found if "count" in each]
+    singles = [each for each in found if each["who"] == "token:is-read" and "count" not in each]
+    assert others["count"] + len(singles) == 500
+    assert 30 < len(singles) <= 100
+    assert (others["who"], others["what"], others["outcome"]) == ("token:is-read", "refused calls", "forbidden")
+    assert (others["calls"], len(others["groups"])) == (["GetSnapshot"], 5)
+    assert "token:is-write" in {each["who"] for each in found}
 
 
 @pytest.mark.parametrize("method", ["Watch", "PushEndpoints"])

@@ -17,6 +17,7 @@ from xds.api.operations import Operations
 from xds.client import Client
 from xds.model.catalog import Catalog
 from xds.protocol.convergence import Debt, Debts
+from xds.protocol.holders import Holders, HoldersQuery
 from xds.protocol.inspection import Inspection
 from xds.protocol.status import NodesFound
 from xds.publishing.publisher import Publisher
@@ -69,8 +70,18 @@ def api_server() -> Callable[..., AbstractAsyncContextManager[ApiServer]]:
         async def status() -> ServerStatus:
             return server_status(catalog.revision)
 
+        async def holders(_: HoldersQuery) -> Holders:
+            return Holders()
+
         operations = Operations(
-            publisher, catalog, nodes=nodes, debts=debts, status=status, inspect=inspect, rebalance=rebalance
+            publisher,
+            catalog,
+            nodes=nodes,
+            debts=debts,
+            status=status,
+            inspect=inspect,
+            holders=holders,
+            rebalance=rebalance,
         )
         admission = Admission(Authenticator(token))
         api = GrpcApi(Address("127.0.0.1", port), operations, admission, tls=tls, body_bytes_max=1_000_000)

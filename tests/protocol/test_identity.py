@@ -43,7 +43,8 @@ def test_a_node_that_claims_anothers_place_is_denied_with_both_names(make_world:
     name = WEB.identity[0]
     text = f"node 'payments-1' with the identity {name} is refused: rule 2 gives its place to nodes with another id"
     assert said == [f"END PERMISSION_DENIED: {text}"]
-    assert world.events() == [Refused(node_id="", status="PERMISSION_DENIED", message=text)]
+    denied = Refused(node_id="payments-1", status="PERMISSION_DENIED", message=text, identity=WEB.identity)
+    assert world.events() == [denied]
     assert world.hub.counters.nodes_denied == 1
     assert world.client(variant, "payments-1").subscribe(SDS, "key")[0].startswith("END PERMISSION_DENIED")
 
@@ -70,6 +71,9 @@ def test_new_rules_move_nodes_by_their_identity(make_world: MakeWorld, variant: 
     assert client.take() == [
         f"END PERMISSION_DENIED: no group takes node 'web-1' with the identity {WEB.identity[0]} now"
     ]
+    (event,) = world.events()
+    assert isinstance(event, Refused)
+    assert (event.node_id, event.identity) == ("web-1", WEB.identity), "who is ended by new rules is told too"
 
 
 # --- Secrets ---------------------------------------------------------------------------------------------------------

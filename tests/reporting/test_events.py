@@ -8,10 +8,11 @@ from structlog.testing import capture_logs
 
 from xds.model.problem import Problem
 from xds.model.types import CLUSTER, ENDPOINTS
-from xds.protocol.status import Overdue, UnknownType
+from xds.protocol.status import Overdue, Refused, UnknownType
 from xds.reporting import events
 from xds.reporting.merged_log import MergedLog
 from xds.store.entries import Entry, Key, Stored
+from xds.transport.tls_failures import TlsFailure
 
 
 def stored(revision: int, *operations: tuple[str, str, str, bytes | None], rules: bool = False) -> Stored:
@@ -81,10 +82,64 @@ def test_an_unknown_type_is_logged_with_what_to_do(monkeypatch) -> None:
 def test_types_that_a_client_makes_up_do_not_make_the_log_grow(monkeypatch) -> None:
     """Lines are merged by a kind, of which there must be few."""
     kinds = set()
-    monkeypatch.setattr("xds.reporting.events.peers_log.warning", lambda _event, *, kind, **_fields: kinds.add(kind))
+    monkeypatch.setattr("xds.reporting.events.peers_log.warning", lambda _event, *, kind, **_: kinds.add(kind))
     for number in range(100):
         type_url = f"type.googleapis.com/acme.v1.Thing{number}"
         events.log_event(UnknownType(node_id="n1", group="prod", type_url=type_url))
         events.log_event(Overdue(node_id="n1", group="prod", type_url=type_url, nonce="1", waited_s=1.0))
 
     assert len(kinds) == 2
+
+
+def refused(
+    node: str, identity: str = "", address: str = "10.0.0.1:4000", status: str = "PERMISSION_DENIED"
+) -> Refused:
+    names = (identity,) if identity else ()
+    return Refused(node_id=node, status=status, message=f"{node!r} is refused", identity=names, address=address)
+
+
+def test_a_claimed_node_is_named_whatever_else_is_refused(lines: Any) -> None:
+    for _ in range(100):
+        events.log_event(refused("web-1", "cn:web"))
+        events.log_event(refused("web-2", address="10.0.0.2:1"))
+    events.log_event(refused("payments-7", "cn:eve", "10.0.0.9:555"))
+    for number in range(100):
+        events.log_event(refused("web-1", "cn:web", f"10.0.0.1:{number}"))
+    (told,) = [line for line in lines if line["node"] == "payments-7"]
+    assert (told["identity"], told["client"], told["status"]) == ("cn:eve", "10.0.0.9:555", "PERMISSION_DENIED")
+    assert len(lines) == 10 + 10 + 1
+    events.peers_log.flush()
+    merged = {line["node"]: (line["count"], line["nodes"]) for line in lines if "count" in line}
+    assert merged == {"web-1": (190, ["web-1"]), "web-2": (90, ["web-2"])}
+
+
+def test_a_client_that_claims_many_nodes_has_a_bounded_number_of_lines_and_hides_no_other(lines: Any) -> None:
+    for number in range(10_000):
+        events.log_event(refused(f"n{number}", "cn:eve"))
+    assert len(lines) <= 20
+    events.log_event(refused("payments-7", "cn:bob"))
+    assert lines[-1]["node"] == "payments-7"
+    events.peers_log.flush()
+    (told,) = [line for line in lines if line.get("of_more_kinds")]
+    assert (told["identities"], len(told["nodes"]), told["count"]) == (["cn:eve"], 5, 10_000 - 20)
+
+
+def test_clients_that_are_refused_for_want_of_room_are_merged_whoever_they_are(lines: Any) -> None:
+    for number in range(1_000):
+        events.log_event(refused("", address=f"10.0.{number % 200}.1:{number}", status="UNAVAILABLE"))
+    assert len(lines) == 10
+    events.peers_log.flush()
+    assert len(lines[-1]["clients"]) == 5
+
+
+def test_merged_lines_of_tls_and_tokens_name_several_clients(lines: Any) -> None:
+    for number in range(20):
+        events.log_tls_failure("xDS", TlsFailure("untrusted", f"certificate {number}", f"10.0.0.{number}:{number}"))
+        events.log_refused_token(f"[::{number}]:1", f"subject-{number}", "expired", "the token expired")
+    assert lines[1]["subject"] == "subject-0"
+    events.peers_log.flush()
+    tls, token = lines[-2:]
+    assert tls["clients"] == [f"10.0.0.{number}" for number in range(10, 15)]
+    assert tls["problems"] == [f"certificate {number}" for number in range(10, 15)]
+    assert token["clients"] == [f"[::{number}]" for number in range(10, 15)]
+    assert token["subjects"] == [f"subject-{number}" for number in range(10, 15)]

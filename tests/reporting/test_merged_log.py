@@ -66,15 +66,64 @@ def test_few_lines_are_all_logged_and_nothing_follows() -> None:
     assert lines.take() == []
 
 
-def test_kinds_are_bounded_and_what_is_dropped_is_told() -> None:
+def test_kinds_are_bounded_and_how_many_others_there_were_is_told() -> None:
     lines, log = merged(lines_max=1, kinds_max=10)
     for number in range(1_000):
         log.warning("refused", kind=number, n=number)
         log.warning("refused", kind=number, n=number)
     told = lines.take()
-    assert len(told) == 1_000 + 990, "all but ten windows have ended"
+    assert [fields for _, _, fields in told] == [{"n": number} for number in range(10)]
     log.flush()
-    assert sum(fields.get("count", 1) for _, _, fields in [*told, *lines.take()]) == 2_000
+    told += lines.take()
+    assert len(told) == 10 + 10 + 1
+    assert told[-1][2] == {"n": 999, "count": 1_980, "of_more_kinds": True}
+    assert sum(fields.get("count", 1) for _, _, fields in told) == 2_000
+
+
+def test_a_source_with_many_kinds_does_not_hide_others() -> None:
+    lines, log = merged(lines_max=1, source_kinds_max=3)
+    for number in range(1_000):
+        log.warning("refused", kind=number, source="ann", examples={"nodes": f"n{number}"}, n=number)
+    log.warning("refused", kind=5, source="bob", n="bob's")
+    assert [fields["n"] for _, _, fields in lines.take()] == [0, 1, 2, "bob's"]
+    log.flush()
+    nodes = [f"n{number}" for number in range(3, 8)]
+    assert lines.take() == [
+        ("warning", "refused", {"n": 999, "nodes": nodes, "count": 997, "of_more_kinds": True}),
+    ]
+
+
+def test_sources_and_what_they_write_are_bounded() -> None:
+    lines, log = merged(sources_max=10, kinds_max=50, characters_max=4_000)
+    for number in range(10_000):
+        for each in range(5):
+            log.warning("refused", kind=each, source=f"s{number}", text="x" * 100)
+    at_once = lines.take()
+    assert sum(len(fields["text"]) for _, _, fields in at_once) <= 4_000
+    log.flush()
+    told = [*at_once, *lines.take()]
+    assert len(told) < 10 * 5 * 2 + 10 + 1
+    assert sum(fields.get("count", 1) for _, _, fields in told) == 50_000
+    assert (log._sources, log._kinds, log._others, log._source_kinds) == ({}, {}, {}, 0)
+
+
+def test_a_source_gets_room_again_after_a_window() -> None:
+    lines, log = merged(lines_max=1, source_kinds_max=1, sources_max=1)
+    for now, source in ((0.0, "ann"), (61.0, "bob"), (122.0, "ann")):
+        lines.now = now
+        log.warning("refused", kind=now, source=source, n=now)
+        log.warning("refused", kind="other", source=source, n="other")
+    told = [fields for _, _, fields in lines.take()]
+    other = {"n": "other", "count": 1, "of_more_kinds": True}
+    assert told == [{"n": 0.0}, other, {"n": 61.0}, other, {"n": 122.0}]
+
+
+def test_a_merged_line_names_some_of_those_that_it_stands_for() -> None:
+    lines, log = merged(lines_max=1)
+    for number in range(100):
+        log.warning("refused", examples={"nodes": f"n{number % 20}", "none": ""}, node=f"n{number}")
+    log.flush()
+    assert lines.take()[-1][2] == {"node": "n99", "nodes": ["n1", "n2", "n3", "n4", "n5"], "count": 99}
 
 
 def test_a_window_ends_by_itself_where_an_event_loop_runs() -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from xds.access.audit import DONE, FORBIDDEN, REJECTED, UNAUTHENTICATED, UNKNOWN, AuditLog
+from xds.access.audit import DONE, FORBIDDEN, REJECTED, TEXT_CHARACTERS_MAX, UNAUTHENTICATED, UNKNOWN, AuditLog
 from xds.access.authenticator import Authenticator
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.access.rights import CHANGING, Caller, Right
@@ -46,6 +46,10 @@ LAPSE_S = 0.5
 PUSHES_S = 1.0
 """Endpoint pushes of a caller into a group within this time are one record."""
 REQUEST_ID_CHARACTERS_MAX = 128
+GROUP_CHARACTERS_MAX = 500
+REFUSALS: dict[str, Any] = {"sources_max": 1_000, "source_kinds_max": 100, "characters_max": 1024 * 1024}
+"""What is recorded of refusals within a minute: a caller's kinds, and the characters of all before they are merged."""
+MORE_KINDS = "more kinds of refusals than are recorded one by one in a minute"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +84,7 @@ class Admission:
         self._authenticator = authenticator or Authenticator()
         self._audit = audit
         self._records_all = records_all
-        self._refusals = MergedLog(_Refusals(audit)) if audit is not None else None
+        self._refusals = None if audit is None else MergedLog(_Refusals(audit), **REFUSALS)
         self._streams: dict[Call, asyncio.Future[None]] = {}
         self._checking: asyncio.TimerHandle | None = None
         self._recording: set[asyncio.Future[Any]] = set()
@@ -182,9 +186,22 @@ class Admission:
         if self._refusals is None:
             return
         host = peer.rpartition(":")[0] or peer
-        kind = (who, reason) if outcome == FORBIDDEN else (host, reason)
-        fields = {"who": who, "outcome": outcome, "peer": peer, "request_id": request_id, "groups": tuple(groups)}
-        self._refusals.warning("refused", kind=(outcome, *kind), what=what, reason=reason, detail=detail, **fields)
+        groups = tuple(each[:GROUP_CHARACTERS_MAX] for each in groups)
+        told = detail if outcome == FORBIDDEN else ""
+        self._refusals.warning(
+            "refused",
+            kind=hash((outcome, who, what, groups, reason, told)),  # the texts may be long
+            source=who if outcome == FORBIDDEN else host,
+            examples={"calls": what, "peers": host, "all_groups": ", ".join(groups), "callers": who},
+            what=what,
+            who=who,
+            outcome=outcome,
+            reason=reason,
+            detail=detail[:TEXT_CHARACTERS_MAX],
+            peer=peer,
+            request_id=request_id[:REQUEST_ID_CHARACTERS_MAX],
+            groups=groups,
+        )
 
     # --- Streams -----------------------------------------------------------------------------------------------------
 
@@ -310,8 +327,27 @@ class _Refusals:
     def __init__(self, audit: AuditLog) -> None:
         self._audit = audit
 
-    def warning(self, _: str, *, what: str, who: str, outcome: str, **fields: Any) -> None:
-        """Record a refusal, or how many there were."""
+    def warning(
+        self,
+        _: str,
+        *,
+        what: str,
+        who: str,
+        outcome: str,
+        of_more_kinds: bool = False,
+        calls: Collection[str] = (),
+        peers: Collection[str] = (),
+        callers: Collection[str] = (),
+        all_groups: Collection[str] = (),
+        **fields: Any,
+    ) -> None:
+        """Record a refusal, or how many there were: of one kind, or of further kinds of one caller, or of all."""
+        fields["peers"] = peers if len(peers) > 1 else ()
+        if of_more_kinds:
+            who = who if len(callers) < 2 else "several"
+            more = {"callers": callers if len(callers) > 1 else (), "calls": calls, "groups": all_groups}
+            fields = fields | more | {"reason": None, "detail": MORE_KINDS}
+            what = "refused calls"
         self._audit.record(what, who=who, outcome=outcome, **fields)
 
 

@@ -19,11 +19,15 @@ class TokenAdmission:
 
 
 class RefusedTokenError(Exception):
-    """A client is not admitted. ``reason`` is one of the verifier's or of ``OURS``; the message is for the client."""
+    """A client is not admitted. ``reason`` is one of the verifier's or of ``OURS``; the message is for the client.
 
-    def __init__(self, reason: str, text: str) -> None:
+    ``subject`` is whom its token claims to be of, "" if that was not read.
+    """
+
+    def __init__(self, reason: str, text: str, *, subject: str = "") -> None:
         super().__init__(text)
         self.reason = reason
+        self.subject = subject
 
     @property
     def is_ours(self) -> bool:

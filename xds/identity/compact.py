@@ -23,11 +23,15 @@ TIME_MAX = 2**40
 
 
 class TokenError(Exception):
-    """A token is not accepted. ``reason`` is one of ``REASONS``, the message says what is wrong, without the token."""
+    """A token is not accepted. ``reason`` is one of ``REASONS``, the message says what is wrong, without the token.
+
+    ``subject`` is whom the token claims to be of, which may be wrong; "" if that was not read.
+    """
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+        self.subject = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class TokenGate:
 
     def _refuse(self, digest: bytes, error: Exception) -> None:
         if isinstance(error, TokenError):
-            refusal = RefusedTokenError(error.reason, str(error))
+            refusal = RefusedTokenError(error.reason, str(error), subject=error.subject)
         else:
             self._on_fault(error)
             refusal = RefusedTokenError("internal", "internal error")

@@ -21,11 +21,13 @@ class Status(IntEnum):
 class StreamRefusedError(Exception):
     """The peer's stream ends with ``status`` and ``message``: it sent an invalid request, or a limit is reached.
 
-    ``limit`` names that limit (``xds/limits.py``). Other streams go on.
+    ``limit`` names that limit (``xds/limits.py``). ``node_id`` is the id that the request claims, if it was read that
+    far. Other streams go on.
     """
 
-    def __init__(self, status: Status, message: str, *, limit: str = "") -> None:
+    def __init__(self, status: Status, message: str, *, limit: str = "", node_id: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.limit = limit
+        self.node_id = node_id

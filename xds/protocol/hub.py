@@ -273,12 +273,19 @@ class Hub:
             return self._receive(stream, data, now)
         except StreamRefusedError as refusal:
             self._counters.streams_refused += 1
-            node_id = stream.session.node.id if stream.session is not None else ""
             self._measures.of(*NOBODY).requests += 1
             if refusal.status is Status.PERMISSION_DENIED:
                 self._counters.nodes_denied += 1
-            self._events.append(Refused(node_id=node_id, status=refusal.status.name, message=refusal.message))
+            self._note_refusal(stream, refusal)
             raise
+
+    def _note_refusal(self, stream: Stream, refusal: StreamRefusedError) -> None:
+        node_id = refusal.node_id or (stream.session.node.id if stream.session is not None else "")
+        status, identity = refusal.status.name, stream.peer.identity
+        event = Refused(
+            node_id=node_id, status=status, message=refusal.message, identity=identity, address=stream.address
+        )
+        self._events.append(event)
 
     def take_ack(self, stream: Stream, data: bytes, now: float) -> bool:
         """Apply a request if it is a cached plain ACK after which nothing is sent; else return False.
@@ -681,6 +688,7 @@ class Hub:
             for stream in session.streams:
                 stream.refusal = refusal
                 self._queue(stream)
+            self._note_refusal(session.streams[0], refusal)
             return
         for stream in session.streams:
             stream.refusal = None

@@ -129,7 +129,7 @@ class Stream:
         self.connection = connection
         self.session: Session | None = None
         self.owner: Any = None
-        """The transport's object for the stream, unused here."""
+        """The transport's object for the stream, of which only ``peer_address`` is used here."""
         self.slot = 0
         self.source = Source(variant, 0, type_url, is_grpc=False)
         self.queued = False
@@ -143,6 +143,11 @@ class Stream:
     def aggregated(self) -> bool:
         """Say whether the stream carries all types (ADS)."""
         return not self.type_url
+
+    @property
+    def address(self) -> str:
+        """Where the client connects from, "" if that is not known."""
+        return "" if self.owner is None else str(self.owner.peer_address)
 
     @property
     def settled(self) -> bool:
@@ -200,6 +205,7 @@ class Sessions:
                 raise StreamRefusedError(
                     Status.INVALID_ARGUMENT,
                     f"this stream is of node {stream.session.node.id!r}, a later request says {request.node.id!r}",
+                    node_id=request.node.id,
                 )
             return stream.session
         if not has_node or not request.node.id:
@@ -210,7 +216,7 @@ class Sessions:
         placement = self._catalog.place(node)
         group = placement.group
         if group is None:
-            raise StreamRefusedError(Status.PERMISSION_DENIED, placement.refusal)
+            raise StreamRefusedError(Status.PERMISSION_DENIED, placement.refusal, node_id=node.id)
         # The whole node, not its id alone: a proxy may bring several clients on one connection.
         session = None if stream.aggregated else self._shared.get((stream.connection, node))
         if session is None:

@@ -55,11 +55,16 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A stream was ended because of an invalid request. ``node_id`` is empty before its node is known."""
+    """A stream was ended because of an invalid request, or because no group takes its node any more."""
 
     node_id: str
+    """The id that the request claims, or of the stream's node; "" if neither is known."""
     status: str
     message: str
+    identity: tuple[str, ...] = ()
+    """The names that the client has proven."""
+    address: str = ""
+    """Where the client connects from, "" if that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

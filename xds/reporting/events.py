@@ -9,6 +9,7 @@ import structlog
 from xds.model.problem import Problem
 from xds.model.sizes import GRPC_BYTES_MAX, LARGE
 from xds.model.types import ENDPOINTS, SHORT_NAMES, short_name
+from xds.protocol.errors import Status
 from xds.protocol.status import Overdue, Refused, SecretsWithheld, UnknownType
 from xds.reporting.merged_log import MergedLog, peers_log
 from xds.store.entries import Stored
@@ -16,6 +17,7 @@ from xds.transport.tls_failures import TlsFailure
 
 log = structlog.get_logger("xds")
 PROBLEMS_LOGGED_MAX = 20
+TEXT_CHARACTERS_MAX = 200
 
 
 def log_tls_problem(text: str) -> None:
@@ -26,9 +28,20 @@ keys_log = MergedLog(log, window_s=600.0, lines_max=1)
 """The log for keys that can't be read: one line, and every ten minutes another one, while that lasts."""
 
 
-def log_refused_token(client: str, reason: str, problem: str) -> None:
-    """Log a token that was refused; similar ones are merged. The problem must not have the token."""
-    peers_log.warning("a token was refused", kind=reason, client=client, reason=reason, problem=problem[:500])
+def log_refused_token(client: str, subject: str, reason: str, problem: str) -> None:
+    """Log a token that was refused; similar ones are merged. The problem must not have the token.
+
+    ``subject`` is whom the token claims to be of: it is not proven.
+    """
+    peers_log.warning(
+        "a token was refused",
+        kind=reason,
+        examples={"clients": _host(client), "subjects": subject},
+        client=client,
+        subject=subject[:TEXT_CHARACTERS_MAX],
+        reason=reason,
+        problem=problem[:500],
+    )
 
 
 def log_keys(issuer: str, count: int, left_out: Iterable[str]) -> None:
@@ -46,6 +59,7 @@ def log_tls_failure(port: str, failure: TlsFailure) -> None:
     peers_log.warning(
         "a client was refused by TLS",
         kind=(port, failure.reason),
+        examples={"clients": _host(failure.peer), "problems": failure.text},
         port=port,
         client=failure.peer,
         reason=failure.reason,
@@ -126,7 +140,7 @@ def log_entry(stored: Stored) -> None:
         "rules": entry.groups is not None,
     }
     if entry.groups is None and (changed | removed).keys() == {ENDPOINTS}:
-        peers_log.info("applied", kind=(entry.author, *groups[:1]), **about)
+        peers_log.info("applied", kind=hash((entry.author, *groups)), **about)
     else:
         log.info("applied", **about)
 
@@ -152,20 +166,60 @@ def _by_type(counts: Counter[str]) -> dict[str, int]:
 
 def log_event(event: Refused | UnknownType | SecretsWithheld | Overdue) -> None:
     """Log an event of a stream other than a NACK. Similar ones are merged, as clients cause them."""
-    node = event.node_id[:200]
     if isinstance(event, Refused):
-        peers_log.warning("refused", kind=event.status, node=node, status=event.status, message=event.message[:500])
+        _log_refusal(event)
         return
+    node = event.node_id[:TEXT_CHARACTERS_MAX]
+    group = event.group
     if isinstance(event, UnknownType):
-        hint = "it is answered as a type without resources; add its descriptors with --schema"
         peers_log.warning(
-            "unknown type", kind=event.group, node=node, group=event.group, type=event.type_url, hint=hint
+            "unknown type",
+            kind=group,
+            examples={"nodes": node, "types": event.type_url},
+            node=node,
+            group=group,
+            type=event.type_url,
+            hint="it is answered as a type without resources; add its descriptors with --schema",
         )
         return
     if isinstance(event, SecretsWithheld):
         hint = "secrets need TLS and an identity (secrets.require)"
-        peers_log.warning("secrets withheld", kind=event.group, node=node, group=event.group, hint=hint)
+        peers_log.warning("secrets withheld", kind=group, examples={"nodes": node}, node=node, group=group, hint=hint)
         return
-    about = {"node": node, "group": event.group, "type": short_name(event.type_url), "nonce": event.nonce}
-    kind = (event.group, event.type_url if event.type_url in SHORT_NAMES.values() else "")  # clients choose other types
-    peers_log.warning("no answer", kind=kind, **about, waited_s=round(event.waited_s, 1))
+    peers_log.warning(
+        "no answer",
+        kind=(group, event.type_url if event.type_url in SHORT_NAMES.values() else ""),  # clients choose other types
+        examples={"nodes": node},
+        node=node,
+        group=group,
+        type=short_name(event.type_url),
+        nonce=event.nonce,
+        waited_s=round(event.waited_s, 1),
+    )
+
+
+def _log_refusal(event: Refused) -> None:
+    """Log a refused stream. The refusals of one client and one claimed node are merged.
+
+    That the server is full says nothing of a client, so those are merged whoever the clients are.
+    """
+    names = ", ".join(event.identity)
+    identity = names[:TEXT_CHARACTERS_MAX]
+    host, node = _host(event.address), event.node_id[:TEXT_CHARACTERS_MAX]
+    is_full = event.status == Status.UNAVAILABLE.name
+    peers_log.warning(
+        "refused",
+        kind=event.status if is_full else (event.status, node),
+        source="" if is_full else names or host or "unknown",
+        examples={"nodes": node, "clients": host, "identities": identity},
+        node=node,
+        identity=identity,
+        client=event.address,
+        status=event.status,
+        message=event.message[:500],
+    )
+
+
+def _host(address: str) -> str:
+    """Return the host of HOST:PORT: the ports of one client's connections differ."""
+    return address.rpartition(":")[0] or address

@@ -79,7 +79,7 @@ class NodeTokens:
 
     def _note_refusal(self, client: str, error: RefusedTokenError) -> None:
         self._counters.tokens_refused[error.reason] += 1
-        log_refused_token(client, error.reason, str(error))
+        log_refused_token(client, error.subject, error.reason, str(error))
 
     def _note_expired(self) -> None:
         self._counters.tokens_expired += 1

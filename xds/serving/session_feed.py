@@ -50,7 +50,7 @@ class SessionFeed:
                 node.id,
                 session.group,
                 node.cluster,
-                session.streams[0].owner.peer_address,
+                session.streams[0].address,
                 node.identity,
                 node.user_agent,
                 node.locality,

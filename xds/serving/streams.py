@@ -516,7 +516,7 @@ class Streams:
 
 def address_of(session: Session) -> str:
     """Return where the client of a session connects from."""
-    return str(session.streams[0].owner.peer_address)
+    return session.streams[0].address
 
 
 def _ordering(settings: Settings) -> Ordering:
