@@ -18,8 +18,10 @@ from support.ports import free_port
 from support.server import XdsServer
 from support.waiting import wait_until
 
-from xds.cli.config_dump import NoDumpError, read_dump
+from xds.cli.config_dump import Held, NoDumpError, compare, read_dump
 from xds.client import Client
+from xds.model.types import ROUTE, TYPE_PREFIX
+from xds.schema.ingest import ingest
 
 pytestmark = pytest.mark.envoy
 
@@ -132,6 +134,62 @@ async def test_what_envoy_rejected_is_told_with_its_words(xds: Run, scene: Scene
     assert code == 1
     assert (found["listeners/plain"]["state"], str(port) in found["listeners/plain"]["error"]) == ("rejected", True)
     assert "listeners/plain: rejected" in said
+
+
+async def test_a_type_that_the_dump_does_not_have_is_named(xds: Run, scene: Scene, tmp_path: Path) -> None:
+    dump = tmp_path / "dump.json"
+    dump.write_text(json.dumps(await scene.envoy.config_dump()))
+    command = ("config", "n1", "--dump", dump, "--api", f"127.0.0.1:{scene.server.api_port}")
+    said = await asyncio.to_thread(xds, *command)
+    assert said.returncode == 0
+    assert "not compared, as the config dump has none: endpoints; ask for /config_dump?include_eds" in said.stderr
+    told = await asyncio.to_thread(xds, *command, "-o", "json")
+    assert json.loads(told.stdout)["not_in_the_dump"] == ["endpoints"]
+
+
+MARK = "hush-hush-hush"
+TABLE = {
+    "name": "r1",
+    "virtual_hosts": [
+        {
+            "name": "all",
+            "domains": ["*"],
+            "routes": [
+                {
+                    "match": {
+                        "prefix": "/",
+                        "headers": [{"name": "authorization", "string_match": {"exact": f"Bearer {MARK}"}}],
+                        "cookies": [{"name": "sess", "string_match": {"exact": f"{MARK}-2"}}],
+                    },
+                    "direct_response": {"status": 200},
+                }
+            ],
+        }
+    ],
+}
+
+
+def dumped(kind: str, key: str, item: dict[str, Any]) -> list[Held]:
+    return read_dump({"configs": [{"@type": f"type.googleapis.com/envoy.admin.v3.{kind}ConfigDump", key: [item]}]})
+
+
+def test_what_envoy_says_of_a_rejected_resource_has_none_of_its_secrets() -> None:
+    failed = {"@type": TYPE_PREFIX + "envoy.config.route.v3.RouteConfiguration", **TABLE}
+    details = f"no header authorization: Bearer {MARK}, no cookie {MARK}-2; it says why"
+    item = {"route_config": {"name": "r1"}, "error_state": {"details": details, "failed_configuration": failed}}
+    (held,) = dumped("Routes", "dynamic_route_configs", item)
+    assert "it says why" in held.error
+    assert MARK not in held.error
+
+
+def test_what_a_node_rejects_is_told_where_the_dump_has_no_error_of_it() -> None:
+    old, new = (ingest(r.route("r1", name)) for name in ("a", "b"))
+    held = dumped("Routes", "dynamic_route_configs", {"version_info": old.version, "route_config": r.route("r1", "a")})
+    nacks = {(ROUTE, "r1"): "it answered with a NACK: odd"}
+    for wanted, state in ((new, "rejected"), (old, "same")):
+        (found,) = compare(held, {(ROUTE, "r1"): wanted}, nacks)
+        assert (found.state, "odd" in found.error) == (state, state == "rejected")
+    assert compare(held, {(ROUTE, "r1"): new})[0].state == "differs"
 
 
 def test_what_is_no_dump_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Identities, the patterns that match them, and the rules that decide by them."""
 
+import re
 import tracemalloc
 from collections.abc import Mapping
 
@@ -81,6 +82,18 @@ def test_what_is_no_workloads_spiffe_id_is_refused(text: str) -> None:
 def test_patterns_match_whole_segments(pattern: str, name: str, captured: Mapping[str, str]) -> None:
     assert parse_identity_pattern(pattern).match((name,)) == captured
     assert name.startswith(parse_identity_pattern(pattern).literal)
+
+
+@pytest.mark.parametrize("pattern", ["cn:{name}", "jwt:corp/{a}/{b}", "jwt:corp/{name}:x", "dns:{host}.corp"])
+@pytest.mark.parametrize("said", ["{name}", "{a}", "{b}", "{host}", "*", "**", "{}", "{name"])
+def test_a_name_in_the_words_of_patterns_is_captured_as_it_is(pattern: str, said: str) -> None:
+    parsed = parse_identity_pattern(pattern)
+    name = re.sub(r"\{\w+\}", lambda _: said, pattern)
+    assert parsed.match((name,)) == dict.fromkeys(parsed.placeholders, said)
+    wanted = "-".join(f"{{{each}}}" for each in parsed.placeholders)
+    rule = Rule(group="web", identity=pattern, require=Patterns(id=wanted))
+    assert place(Node(id="elsewhere", identity=(name,)), rule)[0] is None
+    assert place(Node(id="-".join(said for _ in parsed.placeholders), identity=(name,)), rule) == ("web", "")
 
 
 @pytest.mark.parametrize(

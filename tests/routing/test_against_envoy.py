@@ -224,7 +224,7 @@ async def compare(scene: Scene, listener: str, cases: Iterable[Case], tls: bool 
         request = read_request(
             case.url, method=case.method, headers=case.headers, listener=listener, source="127.0.0.1"
         )
-        way = find_way(scene.resources, request)
+        way = find_way(scene.resources, request, hides_secrets=False)
         answer = seen(await send(port, request))
         if answer not in expected(way):
             differences.append(f"{case}: Envoy {answer}, we {expected(way)}; {way.doubts}")

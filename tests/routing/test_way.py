@@ -165,6 +165,30 @@ def test_matchers_of_headers_with_credentials_are_not_evaluated() -> None:
     assert way(resources, "http://a.example/").is_certain, "without the header it can't match"
 
 
+@pytest.mark.parametrize(
+    ("match", "with_it", "without"),
+    [
+        ({"cookies": [{"name": "s", "string_match": {"exact": "hidden"}}]}, ["cookie: s=hidden"], ["cookie: t=hidden"]),
+        (
+            {"query_parameters": [{"name": "api_key", "string_match": {"exact": "hidden"}}]},
+            "?api_key=hidden",
+            "?a=hidden",
+        ),
+    ],
+)
+def test_matchers_of_other_credentials_are_not_evaluated(match: Json, with_it: Any, without: Any) -> None:
+    resources = http(to("web", {"prefix": "/", **match}), redirects({"prefix": "/"}, host_redirect="login.example"))
+
+    def found(part: Any) -> Answer:
+        asked = {"headers": part} if isinstance(part, list) else {}
+        return way(resources, "http://a.example/" + ("" if asked else part), **asked)
+
+    assert "what it must be is hidden" in doubts(found(with_it))[0]
+    assert found(without).is_certain
+    for part in (with_it, without):
+        assert "'hidden'" not in json.dumps(answer_json(found(part))).replace("is 'hidden'", "")
+
+
 def test_a_matcher_of_unknown_inputs_leaves_the_outcome_unknown() -> None:
     matcher = json.loads(json.dumps(BY_TENANT).replace("x-tenant", "x-forwarded-for"))
     hosts = [{"name": "all", "domains": ["*"], "matcher": matcher}]

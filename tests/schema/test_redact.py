@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from support import resources as r
 
@@ -17,11 +18,13 @@ from xds.schema.pool import Schema, UnknownFieldError, load_schema, packaged_sch
 from xds.schema.quick import ingest_encoded
 from xds.schema.redact import redact
 from xds.schema.restore import restore
+from xds.schema.scrub import secrets_of
 from xds.schema.secret_fields import SECRET_FIELDS
 from xds.schema.show import redacted, to_json
 from xds.schema.wire import encode_any, encode_resource
 from xds.schema.wrapping import as_any
 
+Json = dict[str, Any]
 Rejected = Callable[..., list[Problem]]
 
 SCHEMA = load_schema()
@@ -185,6 +188,88 @@ def test_the_values_of_headers_with_credentials_are_hidden_where_they_are_added_
     assert shown.count("[redacted]") == 4
     assert shown.count("'shown'") == 2
     assert "'Authorization'" in shown
+
+
+_MATCHER = PREFIX + "xds.type.matcher.v3.Matcher"
+_INPUTS = PREFIX + "envoy.type.matcher.v3."
+_PROXY = PREFIX + "envoy.extensions.filters.network.generic_proxy.matcher.v3."
+INPUTS = [
+    ({"@type": _INPUTS + f"Http{part}MatchInput", "header_name": "Authorization"}, True)
+    for part in ("RequestHeader", "RequestTrailer", "ResponseHeader", "ResponseTrailer")
+] + [
+    ({"@type": _INPUTS + "HttpRequestQueryParamMatchInput", "query_param": "access_token"}, True),
+    ({"@type": _PROXY + "PropertyMatchInput", "property_name": "x-api-key"}, True),
+    ({"@type": _INPUTS + "HttpRequestHeaderMatchInput", "header_name": "x-shown"}, False),
+    ({"@type": _INPUTS + "HttpRequestQueryParamMatchInput", "query_param": "page"}, False),
+]
+
+
+def matcher(compared: Json, **how: Any) -> Resource:
+    """Return a matcher with this input: as a predicate, or as a tree."""
+    typed = {"name": "i", "typed_config": compared}
+    action = {"action": {"name": "a", "typed_config": {"@type": PREFIX + "google.protobuf.StringValue", "value": "b"}}}
+    if "value_match" in how:
+        content = {
+            "matcher_list": {
+                "matchers": [{"predicate": {"single_predicate": {"input": typed, **how}}, "on_match": action}]
+            }
+        }
+    else:
+        content = {
+            "matcher_tree": {
+                "input": typed,
+                **{key: {"map": dict.fromkeys(value, action)} for key, value in how.items()},
+            }
+        }
+    return ingest({"@type": types.EXTENSION_CONFIG, "name": "e", "typed_config": {"@type": _MATCHER, **content}})
+
+
+@pytest.mark.parametrize(("compared", "is_secret"), INPUTS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"value_match": {"exact": MARK}},
+        {"value_match": {"safe_regex": {"google_re2": {}, "regex": f"{MARK}.*"}}},
+        {"exact_match_map": [MARK, f"other {MARK}"]},
+        {"prefix_match_map": [MARK]},
+    ],
+)
+def test_what_a_matcher_compares_with_a_credential_is_hidden(
+    rejected: Rejected, compared: Json, is_secret: bool, how: Json
+) -> None:
+    resource = matcher(compared, **how)
+    hidden = redacted(resource)
+    if not is_secret:
+        assert hidden is resource
+        return
+    assert not any(MARK.encode() in form for form in forms(hidden))
+    assert f"other {MARK}" not in how.get("exact_match_map", ()) or "[redacted] 2" in str(to_json(hidden))
+    assert any("stands for a secret" in problem.what for problem in rejected(to_json(hidden)))
+    assert any(MARK in secret for secret in secrets_of(resource))
+
+
+def test_cookies_and_parameters_of_queries_and_of_token_requests_are_hidden() -> None:
+    values = {
+        "envoy.config.route.v3.CookieMatcher": {"name": "any", "string_match": {"exact": MARK}},
+        "envoy.config.route.v3.QueryParameterMatcher": {"name": "api_key", "string_match": {"prefix": MARK}},
+        "envoy.config.core.v3.QueryParameter": {"key": "token", "value": MARK},
+        "envoy.config.core.v3.KeyValue": {"key": "x-api-key", "value": b64encode(MARK.encode()).decode()},
+        "envoy.extensions.http.injected_credentials.oauth2.v3.OAuth2.EndpointParameter": {
+            "name": "client_secret",
+            "value": MARK,
+        },
+        "envoy.extensions.filters.network.generic_proxy.matcher.v3.KeyValueMatchEntry": {
+            "name": "authorization",
+            "string_match": {"exact": MARK},
+        },
+    }
+    for full_name, value in values.items():
+        message = json_format.ParseDict(value, SCHEMA.message_class(full_name)())
+        assert MARK.encode() not in redacted(resource_with(message)).encoded, full_name
+        for field in ("name", "key"):
+            if field in value and "Cookie" not in full_name:
+                shown = json_format.ParseDict(value | {field: "page"}, SCHEMA.message_class(full_name)())
+                assert MARK.encode() in redacted(resource_with(shown)).encoded, full_name
 
 
 def test_a_password_in_a_uri_is_hidden() -> None:

@@ -34,6 +34,7 @@ ENTRIES_MAX = 10_000
 FILE_BYTES_MAX = 4 * 1024 * 1024
 _ISSUER_KEYS = {"name", "issuer", "audiences", "jwks_file", "jwks_url", "jwks_ca", "algorithms", "subject_claim"}
 _ISSUER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,99}")
+_SPACES = re.compile(r"[%\s\x00-\x20\x7f-\xa0]")
 _KEYS = {"identity", "claims", "roles", "groups", "grants"}
 
 
@@ -70,8 +71,16 @@ class Identities:
         for entry in self.entries:
             for name in listed:
                 if entry.pattern.match((name,)) is not None and _has_claims(claims or {}, entry.claims):
-                    return Caller("".join(name.split(" ")), entry.grants)
+                    return Caller(_without_spaces(name), entry.grants)
         return None
+
+
+def _without_spaces(name: str) -> str:
+    """Return a name with its white space, control characters and ``%`` percent-encoded.
+
+    An author is ``IDENTITY TEXT``, so an identity has no spaces; and different names stay different.
+    """
+    return _SPACES.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
 
 
 def read_identities(path: Path) -> Identities:

@@ -25,8 +25,11 @@ from xds.cli.talk import (
 from xds.reporting.escaping import json_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xds.cli.config_dump import Compared
     from xds.client import Client
+    from xds.client.results import NodeProgress
     from xds.model.resource import Resource
 
 EPILOG = (
@@ -43,6 +46,7 @@ ANSWER_S_MAX = 60.0
 FIELDS_SHOWN_MAX = 20
 PATH = "/config_dump?include_eds"
 Wanted = dict[tuple[str, str], "Resource"]
+Nacks = dict[tuple[str, str], str]
 
 
 def config(
@@ -69,7 +73,7 @@ def config(
     bootstrap, other control planes. Secrets are compared by their versions alone, and not printed. Endpoints are
     compared by address, locality, priority and weight; their health is Envoy's own finding.
     """
-    from xds.cli.config_dump import NoDumpError, compare, read_dump
+    from xds.cli.config_dump import NoDumpError, compare, read_dump, types_not_in
 
     if sum(map(bool, (admin, exec_, dump))) != 1:
         fail("give one of --admin, --exec and --dump: where the config dump comes from", code=EXIT_USAGE)
@@ -79,29 +83,33 @@ def config(
     except (NoDumpError, ValueError, RecursionError) as error:
         fail(f"that is no config dump: {error}", code=EXIT_FAILED)
 
-    async def work(client: "Client") -> "tuple[str, int, Wanted]":
+    async def work(client: "Client") -> "tuple[str, int, Wanted, Nacks]":
         return await _wanted(client, node, group)
 
-    named, revision, wanted = talk(api, token_file, ca, work)
-    found = compare(held, wanted)
+    named, revision, wanted, nacks = talk(api, token_file, ca, work)
+    found = compare(held, wanted, nacks)
+    absent = [_short(type_url) for type_url in types_not_in(held, wanted)]
     if output != "table":
         counts = {state: number for state, number in _counts(found).items() if number}
-        told = {"node": node, "group": named, "revision": revision, "counts": counts}
+        told = {"node": node, "group": named, "revision": revision, "counts": counts, "not_in_the_dump": absent}
         print_as(output, told | {"resources": [each.as_json() for each in found]})
     else:
         _print(node, named, revision, found, verbose=verbose)
+        if absent:
+            hint = f"; ask for {PATH}" if "endpoints" in absent else ""
+            warn(f"not compared, as the config dump has none: {', '.join(absent)}{hint}")
     if any(each.state in _wrong() for each in found):
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _wanted(client: "Client", node: str, group: str) -> "tuple[str, int, Wanted]":
-    """Return the node's group, the revision, and what the group's nodes should have, with its versions."""
+async def _wanted(client: "Client", node: str, group: str) -> "tuple[str, int, Wanted, Nacks]":
+    """Return the node's group, the revision, what the group's nodes should have, with its versions, and its NACKs."""
     from dataclasses import replace
 
     from xds.schema.ingest import ingest
 
+    answer = await client.nodes(id=node)
     if not group:
-        answer = await client.nodes(id=node)
         if not answer.nodes and answer.missing_workers:
             fail(f"node {node!r} is on no worker that answers: give its --group", code=EXIT_UNAVAILABLE)
         if not answer.nodes:
@@ -123,7 +131,20 @@ async def _wanted(client: "Client", node: str, group: str) -> "tuple[str, int, W
             resource = ingest(content, allow_unknown_types=True, allow_redacted=True)
             version = versions.get((_short(resource.type_url), resource.name), "")
             wanted[resource.type_url, resource.name] = replace(resource, version=version or resource.version)
-    return group, revision, wanted
+    return group, revision, wanted, _nacks(answer.nodes)
+
+
+def _nacks(nodes: "Iterable[NodeProgress]") -> "Nacks":
+    """Return the message of its last NACK for each resource that a node rejects."""
+    from xds.model.types import type_url_of
+
+    return {
+        (type_url_of(each.type), name): f"it answered with a NACK: {each.error}"
+        for node in nodes
+        for each in node.types
+        for name in each.nacked
+        if each.error
+    }
 
 
 def _short(type_url: str) -> str:

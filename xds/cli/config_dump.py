@@ -1,6 +1,7 @@
 """Reads Envoy's ``/config_dump``, and compares it with the resources that a group's nodes should have. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from xds.model.types import (
 )
 from xds.schema.fields import Field, field_changes
 from xds.schema.ingest import ingest
+from xds.schema.scrub import hider, secrets_of, secrets_written
 from xds.schema.show import redacted, to_json
 
 Json = dict[str, Any]
@@ -26,6 +28,9 @@ REDACTED_TEXTS = frozenset({"[redacted]", "W3JlZGFjdGVkXQ=="})
 STATES = ("same", "differs", "missing", "warming", "rejected", "unused", "elsewhere", "static", "unread")
 WRONG = frozenset({"differs", "missing", "warming", "rejected", "unread"})
 """The states in which an Envoy does not have what it should have."""
+Key = tuple[str, str]
+"""The type and the name of a resource."""
+NO_NACKS: Mapping[Key, str] = {}
 WILDCARD = (CLUSTER, LISTENER)
 """The types that Envoy subscribes to as a whole; of the others, it has what these refer to."""
 
@@ -128,15 +133,29 @@ def _held(type_url: str, item: Json, key: str, kind: str, name: str = "") -> Hel
     content = item.get(key) if isinstance(item.get(key), dict) else {}
     assert isinstance(content, dict)
     error = item.get("error_state") if isinstance(item.get("error_state"), dict) else None
+    details = "" if error is None else str(error.get("details", "it rejected an update"))
+    failed = None if error is None else error.get("failed_configuration")
     return Held(
         type_url=type_url,
         name=name or str(content.get("cluster_name" if type_url == ENDPOINTS else "name", item.get("name", ""))),
         kind=kind,
         version=str(item.get("version_info", "")),
         content=content,
-        error="" if error is None else str(error.get("details", "it rejected an update")),
+        error=_without_secrets(details, type_url, (content, failed)) if details else "",
         at="" if error is None else str(error.get("last_update_attempt", "")),
     )
+
+
+def _without_secrets(text: str, type_url: str, about: Iterable[Any]) -> str:
+    """Return what Envoy says of a resource without the secrets of its versions in the dump."""
+    secrets: list[str] = []
+    for content in about:
+        secrets += secrets_written(content)
+        if isinstance(content, dict):
+            with suppress(ChangesetRejectedError):
+                resource = ingest({"@type": type_url, **content}, allow_unknown_types=True, allow_redacted=True)
+                secrets += secrets_of(resource)
+    return hider(secrets)(text)
 
 
 def _listeners(part: Json) -> Iterator[Held]:
@@ -151,9 +170,20 @@ def _listeners(part: Json) -> Iterator[Held]:
             yield _held(LISTENER, {"error_state": item["error_state"]}, "listener", "rejected", name)
 
 
-def compare(held: Iterable[Held], wanted: Mapping[tuple[str, str], Resource]) -> list[Compared]:
-    """Return every resource that Envoy has or should have, by type and name."""
-    by_key: dict[tuple[str, str], dict[str, Held]] = {}
+def types_not_in(held: Iterable[Held], wanted: Mapping[Key, Resource]) -> list[str]:
+    """Return the types of resources that Envoy should have and of which a dump shows none, so that none is compared."""
+    shown = {each.type_url for each in held}
+    return sorted({type_url for type_url, _ in _used(wanted)} - shown - set(WILDCARD))
+
+
+def compare(
+    held: Iterable[Held], wanted: Mapping[Key, Resource], nacks: Mapping[Key, str] = NO_NACKS
+) -> list[Compared]:
+    """Return every resource that Envoy has or should have, by type and name.
+
+    ``nacks`` are the messages of its NACKs, by what it still rejects: a dump has no errors of routes and of clusters.
+    """
+    by_key: dict[Key, dict[str, Held]] = {}
     for each in held:
         by_key.setdefault((each.type_url, each.name), {})[each.kind] = each
     # What comes by a service of its own is compared only where Envoy shows it.
@@ -161,11 +191,11 @@ def compare(held: Iterable[Held], wanted: Mapping[tuple[str, str], Resource]) ->
     used = _used(wanted)
     found: list[Compared] = []
     for key in sorted(by_key.keys() | {key for key in wanted if key[0] in shown or key[0] in WILDCARD}):
-        found += _compare(key, by_key.get(key, {}), wanted.get(key), is_used=key in used)
+        found += _compare(key, by_key.get(key, {}), wanted.get(key), is_used=key in used, nack=nacks.get(key, ""))
     return found
 
 
-def _used(wanted: Mapping[tuple[str, str], Resource]) -> set[tuple[str, str]]:
+def _used(wanted: Mapping[Key, Resource]) -> set[Key]:
     """Return the keys of what an Envoy subscribes to: clusters and listeners, and what they refer to."""
     used = {key for key in wanted if key[0] in (*WILDCARD, SCOPED_ROUTE)}
     waiting = list(used)
@@ -180,12 +210,14 @@ def _used(wanted: Mapping[tuple[str, str], Resource]) -> set[tuple[str, str]]:
 
 
 def _compare(
-    key: tuple[str, str], kinds: Mapping[str, Held], wanted: Resource | None, *, is_used: bool
+    key: Key, kinds: Mapping[str, Held], wanted: Resource | None, *, is_used: bool, nack: str
 ) -> Iterator[Compared]:
     type_url, name = key
     version = "" if wanted is None else wanted.version
     has = kinds.get("active") or kinds.get("warming")
     rejected = next((each for each in kinds.values() if each.error), None)
+    if rejected is None and nack and (has is None or has.version != version):
+        rejected = Held(type_url=type_url, name=name, kind="rejected", error=nack)
     if rejected is not None:
         fields = _differences(type_url, has.content, wanted)[0] if has is not None and wanted is not None else []
         yield Compared(

@@ -92,7 +92,11 @@ def _of_directory(directory: Path, group: str, url: str, asked: Json) -> Json:
         request: Request = read_request(url, **asked)
     except ChangesetRejectedError as error:
         fail(*problem_lines(error.problems), code=EXIT_USAGE)
-    return {"group": group, "revision": None, **answer_json(find_way(_resources(directory, group), request))}
+    return {
+        "group": group,
+        "revision": None,
+        **answer_json(find_way(_resources(directory, group), request, hides_secrets=False)),
+    }
 
 
 def _resources(directory: Path, group: str) -> "Resources":

@@ -116,11 +116,10 @@ class IdentityPattern:
             return None
         captured: dict[str, str] = {}
         for want, part in zip(wanted, parts, strict=False):
-            if want == part:
-                continue
             if not _is_wild(want):
-                return None
-            if want != "*":
+                if want != part:
+                    return None
+            elif want != "*":
                 captured[want[1:-1]] = part
         return captured
 

@@ -11,6 +11,7 @@ from xds.routing.listeners import choose_chain, choose_listener
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.routing.routes import choose_route
+from xds.schema.secret_fields import CREDENTIAL_PARAMETERS
 
 _NETWORK = "envoy.extensions.filters.network."
 _MANAGER = _NETWORK + "http_connection_manager.v3.HttpConnectionManager"
@@ -18,10 +19,14 @@ _TCP_PROXY = _NETWORK + "tcp_proxy.v3.TcpProxy"
 _TLS_SOCKETS = (".DownstreamTlsContext", ".StartTlsConfig", ".QuicDownstreamTransport")
 
 
-def find_way(resources: Resources, request: Request) -> Answer:
-    """Return the way of a request. What the resources don't decide is a doubt, or makes the outcome unknown."""
+def find_way(resources: Resources, request: Request, *, hides_secrets: bool = True) -> Answer:
+    """Return the way of a request. What the resources don't decide is a doubt, or makes the outcome unknown.
+
+    With ``hides_secrets``, matchers of credentials are not evaluated: an answer could tell what they want.
+    """
     notes = Notes()
-    request = replace(request, hidden=resources.secret_headers)
+    if hides_secrets:
+        request = replace(request, hidden=resources.secret_headers, hidden_parameters=CREDENTIAL_PARAMETERS)
     try:
         outcome = _way(resources, request, notes)
     except EndOfWayError as error:

@@ -163,6 +163,8 @@ def match_query(matcher: Any, request: Request) -> Verdict:
         return YES if is_there == wanted else Verdict(False, f"{name} is {'there' if is_there else 'missing'}")
     if not values:
         return Verdict(False, f"{name} is missing")
+    if matcher.name.lower() in request.hidden_parameters:
+        return Verdict(None, f"{name} carries credentials: what it must be is hidden")
     is_match = match_string(matcher.string_match, values[0])
     if is_match is None:
         return Verdict(None, f"{name}: a custom matcher")
@@ -176,16 +178,16 @@ def match_cookie(matcher: Any, request: Request) -> Verdict:
         key, equals, value = text.strip().partition("=")
         if equals:
             found.setdefault(key, value.strip('"'))
+    name = f"cookie {matcher.name!r}"
     value_of = found.get(matcher.name)
     if value_of is None:
-        is_match: bool | None = False
-    else:
-        is_match = match_string(matcher.string_match, value_of)
+        return YES if matcher.invert_match else Verdict(False, f"{name} is missing")
+    if "cookie" in request.hidden:
+        return Verdict(None, f"{name} carries credentials: what it must be is hidden")
+    is_match = match_string(matcher.string_match, value_of)
     if is_match is None:
-        return Verdict(None, f"cookie {matcher.name!r}: a custom matcher")
+        return Verdict(None, f"{name}: a custom matcher")
     if is_match != matcher.invert_match:
         return YES
-    shown = "is missing" if value_of is None else f"is {value_of!r}"
-    return Verdict(
-        False, f"cookie {matcher.name!r} {shown}; wanted: {'not ' * matcher.invert_match}{said(matcher.string_match)}"
-    )
+    wanted = f"{'not ' * matcher.invert_match}{said(matcher.string_match)}"
+    return Verdict(False, f"{name} is {value_of!r}; wanted: {wanted}")

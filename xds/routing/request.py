@@ -34,6 +34,8 @@ class Request:
     source: str | None = None
     hidden: frozenset[str] = frozenset()
     """Headers whose matchers are not evaluated, as their values are secrets that an answer could tell."""
+    hidden_parameters: frozenset[str] = frozenset()
+    """The same of parameters of the query."""
     about: dict[str, str] = field(default_factory=dict)
 
     def values(self, name: str) -> list[str]:

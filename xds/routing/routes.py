@@ -62,7 +62,8 @@ def _candidates(resources: Resources, host: Any, request: Request, notes: Notes)
         message = resources.unpack(packed)
         if not packed.type_url.endswith("envoy.type.matcher.v3.HttpRequestHeaderMatchInput") or message is None:
             return False, None
-        return message.header_name.lower() not in SET_BY_ENVOY, request.header(message.header_name)
+        name, value = message.header_name.lower(), request.header(message.header_name)
+        return name not in SET_BY_ENVOY and (value is None or name not in request.hidden), value
 
     found = evaluate(host.matcher, read)
     if found.unknown:

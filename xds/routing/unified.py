@@ -76,7 +76,7 @@ def _single(single: Any, read: Input) -> Verdict:
     is_known, text = read(single.input.typed_config)
     name = single.input.name or single.input.typed_config.type_url.rpartition(".")[2]
     if not is_known:
-        return Verdict(None, f"its input {name} is not known")
+        return Verdict(None, f"its input {name} is not known, or hidden")
     if single.WhichOneof("matcher") != "value_match":
         return Verdict(None, f"a custom matcher of {name}")
     if text is None:
@@ -88,7 +88,7 @@ def _single(single: Any, read: Input) -> Verdict:
 def _of_tree(tree: Any, read: Input, depth: int) -> Found | None:
     is_known, text = read(tree.input.typed_config)
     if not is_known:
-        return Found(None, f"its input {tree.input.name} is not known")
+        return Found(None, f"its input {tree.input.name} is not known, or hidden")
     kind = tree.WhichOneof("tree_type")
     if kind == "custom_match":
         return Found(None, f"its tree is a custom one, {tree.custom_match.name}")

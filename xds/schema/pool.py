@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from xds.schema.secret_fields import SecretFields
 
@@ -71,6 +71,16 @@ class Schema:
             found = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(full_name))
             self._classes[full_name] = found
         return found
+
+    def unpack(self, packed: Any) -> Any:
+        """Return the message in a ``google.protobuf.Any``, None if its type is unknown or it can't be decoded."""
+        full_name = packed.type_url.rpartition("/")[2]
+        if not self.has(full_name):
+            return None
+        try:
+            return self.message_class(full_name).FromString(packed.value)
+        except DecodeError:
+            return None
 
     def descriptor(self, full_name: str) -> Descriptor:
         """Return the descriptor of a message. Raises KeyError if there is none."""

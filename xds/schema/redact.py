@@ -80,16 +80,31 @@ class _Walk:
             return self._any(message, trail, hide=hide)
         is_source, is_changed = full_name == _DATA_SOURCE, False
         is_conditional = full_name in CONDITIONAL
+        if is_conditional:
+            is_changed = self._keys(self._schema.secret_fields.keys_hidden_in(message, self._schema.unpack), trail)
         for field, value in message.ListFields():
             hidden = hide or (is_source and self._all_sources)
             if is_source and field.name not in _INLINE:
                 hidden = False
             hidden = hidden or self._schema.is_sensitive(field)
             if is_conditional and not hidden:
-                hidden = self._schema.secret_fields.hides(message, field.name)
+                hidden = self._schema.secret_fields.hides(message, field.name, self._schema.unpack)
             if field.message_type is not None or (hidden and field.type in _TEXTS):
                 is_changed |= self._field(message, field, value, (trail, field.name), hidden)
         return is_changed
+
+    def _keys(self, pairs: Any, trail: Trail) -> bool:
+        """Replace the keys of a map that are secrets, each by another text: the second by ``[redacted] 2``."""
+        if not pairs:
+            return False
+        replaced = {key: self._leaf(key, (trail, MapKey(key))) for key in sorted(pairs)}
+        if all(new == key for key, new in replaced.items()):
+            return False
+        contents = [pairs[key].SerializeToString(deterministic=True) for key in replaced]
+        pairs.clear()
+        for number, (new, content) in enumerate(zip(replaced.values(), contents, strict=True), 1):
+            pairs[new if number == 1 else f"{new!s} {number}"].ParseFromString(content)
+        return True
 
     def _any(self, message: Any, trail: Trail, *, hide: bool) -> bool:
         full_name = message.type_url.rpartition("/")[2]
