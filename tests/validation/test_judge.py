@@ -18,7 +18,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER, LISTENER, ROUTE, RUNTIME
 from xds.schema.ingest import ingest
-from xds.validation.envoy import run_validation, usable_envoy, words_of
+from xds.validation.envoy import is_accepted, run_validation, usable_envoy, words_of
 from xds.validation.errors import EnvoyMissingError, EnvoyUnusableError
 from xds.validation.judge import BLAMED_MAX, Judge, Judgement
 
@@ -230,8 +230,73 @@ def test_what_is_on_a_sidecar_s_disk_is_a_warning(judge: Judge, item: r.Json) ->
 
 def test_a_file_that_envoy_writes_is_not_written_here(judge: Judge, tmp_path: Path) -> None:
     log = typed("file", r.TYPE + "envoy.extensions.access_loggers.file.v3.FileAccessLog", path=str(tmp_path / "log"))
-    assert judged(judge, listener(hcm(access_log=[log]))) == Judgement()
+    found = judged(judge, listener(hcm(access_log=[log])))
+    place = "filter_chains[0].filters[0].typed_config.access_log[0].typed_config.path"
+    assert (found.problems, told(found.warnings)) == ((), [("listeners/l", place)])
     assert list(tmp_path.iterdir()) == []
+    log["typed_config"]["path"] = "/dev/stdout"
+    assert judged(judge, listener(hcm(access_log=[log]))) == Judgement()
+
+
+BY_ADMIN = {"admin_config": {"config_id": "t"}}
+STREAMED = {
+    "static_config": {
+        "match": {"any_match": True},
+        "output_config": {"sinks": [{"format": "JSON_BODY_AS_STRING", "streaming_admin": {}}]},
+    }
+}
+
+
+@pytest.mark.parametrize(("common_config", "words"), [(BY_ADMIN, ""), (STREAMED, "without configuring admin")])
+def test_taps_of_an_admin_interface_are_judged_as_beside_one(judge: Judge, common_config: r.Json, words: str) -> None:
+    tap = r.TYPE + "envoy.extensions.transport_sockets.tap.v3.Tap"
+    raw = typed("raw", r.TYPE + "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer")
+    items = [
+        listener(hcm(typed("tap", HTTP + "tap.v3.Tap", common_config=common_config), ROUTER)),
+        static_cluster("t", transport_socket=typed("tap", tap, common_config=common_config, transport_socket=raw)),
+    ]
+    assert [words in each.what for each in judged(judge, *items).problems] == ([True, True] if words else [])
+
+
+def test_a_local_cluster_that_only_a_bootstrap_names_is_made_up(judge: Judge) -> None:
+    bucket = {"max_tokens": 1, "tokens_per_fill": 1, "fill_interval": "1s"}
+    fields = {"stat_prefix": "l", "token_bucket": bucket, "local_cluster_rate_limit": {}}
+    found = judged(judge, listener(hcm(typed("l", HTTP + "local_ratelimit.v3.LocalRateLimit", **fields), ROUTER)))
+    (warning,) = found.warnings
+    assert found.problems == ()
+    assert "cluster_manager.local_cluster_name" in warning.what
+
+
+CRASHES_AS_IT_ENDS = {
+    "health_checks": [
+        {
+            "timeout": "1s",
+            "interval": "60s",
+            "healthy_threshold": 1,
+            "unhealthy_threshold": 3,
+            "custom_health_check": typed(
+                "envoy.health_checkers.redis",
+                r.TYPE + "envoy.extensions.health_checkers.redis.v3.Redis",
+                aws_iam={"region": "us-east-1", "service_name": "elasticache", "cache_name": "c"},
+            ),
+        }
+    ]
+}
+
+
+def test_what_envoy_accepts_before_it_crashes_is_accepted_and_told(judge: Judge) -> None:
+    items = [static_cluster("crashes", **CRASHES_AS_IT_ENDS), static_cluster("fine")]
+    found = judged(judge, *items)
+    assert [str(each) for each in found.problems] == []
+    assert [(each.resource, each.what) for each in found.warnings] == [
+        ("clusters/crashes", "is accepted by Envoy, which crashed as it ended (signal 11)")
+    ]
+    runs = judge.runs
+    assert (judged(judge, *items), judge.runs) == (found, runs)
+    assert blamed(judge, CLUSTER, {"crashes", "fine"}, *items) == {}
+    refused = judged(judge, *items, static_cluster("bad", **r.REFUSED_BY_ENVOY))
+    assert [each.resource for each in refused.problems] == ["clusters/bad"]
+    assert [each.resource for each in refused.warnings] == ["clusters/crashes"]
 
 
 def test_what_envoy_gets_is_out_of_reach_of_others_and_gone_afterwards(tmp_path: Path, monkeypatch: Any) -> None:
@@ -263,6 +328,8 @@ def script(tmp_path: Path, text: str) -> Path:
 def test_an_envoy_that_hangs_crashes_or_says_nothing_is_told(tmp_path: Path) -> None:
     assert run_validation(script(tmp_path, "sleep 60"), b"", timeout_s=0.2) == "Envoy did not end within 0.2 s"
     assert run_validation(script(tmp_path, "kill -ABRT $$"), b"") == "Envoy crashed (signal 6)"
+    late = script(tmp_path, """echo "configuration '$4' OK"; kill -ABRT $$""")
+    assert is_accepted(run_validation(late, b""))
     assert run_validation(script(tmp_path, "exit 3"), b"") == "Envoy ended with exit code 3 and said nothing"
 
 

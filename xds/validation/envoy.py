@@ -9,14 +9,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from xds.process.private_files import make_pipe, open_memory
+from xds.process.private_files import make_directory, make_pipe, open_memory
+from xds.validation import stand_ins
 from xds.validation.errors import EnvoyMissingError
 
 TIMEOUT_S = 30.0
 WORDS_MAX = 1_000
 """Maximum characters of Envoy's words that are told."""
+ACCEPTED = "is accepted by Envoy, which crashed as it ended"
+"""How words begin that are not against what Envoy was asked about."""
 OUTPUT_BYTES_MAX = 256 * 1024
 FEED_POLL_S = 0.002
+_OK = "' OK"
+"""How Envoy ends the line in which it says that it accepts a bootstrap."""
 _PREFIX = "error initializing configuration"
 _BROKEN_RULE = "Proto constraint validation failed"
 
@@ -46,11 +51,13 @@ def usable_envoy(path: Path | None) -> Path:
 def run_validation(envoy: Path, bootstrap: bytes, *, timeout_s: float = TIMEOUT_S) -> str:
     """Return what Envoy says against a bootstrap, "" if it accepts it.
 
-    An Envoy that crashes, or does not end in time and is killed, is a refusal in words of ours. Raises OSError.
+    An Envoy that crashes, or does not end in time and is killed, is a refusal in words of ours; one that crashes after
+    it has accepted the bootstrap has words that ``is_accepted`` knows. Raises OSError.
     """
     with tempfile.TemporaryDirectory(prefix="xds-validate-") as directory, open_memory("envoy") as output:
         config = Path(directory, "bootstrap.pb")
         make_pipe(config)
+        make_directory(Path(directory, stand_ins.DIRECTORY))
         command = [str(envoy), "--mode", "validate", "-c", str(config), "-l", "critical"]
         command += ["--log-format", "%v", "--concurrency", "1", "--disable-hot-restart"]
         with subprocess.Popen(  # noqa: S603 - the operator's own Envoy
@@ -72,8 +79,14 @@ def run_validation(envoy: Path, bootstrap: bytes, *, timeout_s: float = TIMEOUT_
         output.seek(0)
         text = output.read(OUTPUT_BYTES_MAX).decode(errors="replace")
     if child.returncode < 0:
-        return f"Envoy crashed (signal {-child.returncode})"
+        is_said = any(line.strip() == f"configuration '{config}{_OK}" for line in text.splitlines())
+        return f"{ACCEPTED if is_said else 'Envoy crashed'} (signal {-child.returncode})"
     return words_of(text, str(config)) or f"Envoy ended with exit code {child.returncode} and said nothing"
+
+
+def is_accepted(words: str) -> bool:
+    """Return whether Envoy accepts what these are the words of ``run_validation`` about."""
+    return not words or words.startswith(ACCEPTED)
 
 
 def _feed(child: "subprocess.Popen[bytes]", pipe: Path, content: bytes, deadline: float) -> bool:

@@ -15,9 +15,18 @@ _NETWORK = "envoy.extensions.filters.network."
 _HCM = _NETWORK + "http_connection_manager.v3."
 _HTTP = "envoy.extensions.filters.http."
 _TLS = "envoy.extensions.transport_sockets.tls.v3."
+_AWS = "envoy.extensions.common.aws.v3."
 _XDSTP = "xdstp://"
 _SKIPPED = frozenset({"envoy.config.endpoint.v3.LocalityLbEndpoints", "google.protobuf.Struct"})
 """Messages in which there is nothing to rewrite."""
+_NEEDED = frozenset({ANY, _CORE + "TransportSocket", "envoy.config.cluster.v3.Cluster.CustomClusterType"})
+"""Messages without which the one around them would be another one, which Envoy judges by other rules."""
+_TERMINAL = {
+    _LISTENER + "FilterChain.filters": _NETWORK + "echo.v3.Echo",
+    _HCM + "HttpConnectionManager.http_filters": _HTTP + "router.v3.Router",
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.http_filters": _HTTP + "upstream_codec.v3.UpstreamCodec",
+}
+"""The filter that stands for the last one of a list if that is left out: Envoy wants a terminal one there."""
 
 Found = Callable[[str, str], Any | None]
 """Returns the message of a resource by type URL and name, already rewritten; None if it is unknown or faulty."""
@@ -60,26 +69,45 @@ class Inliner:
                 for key in sorted(value):
                     self._rewrite_or(partial(value.pop, key), value[key], (trail, MapKey(key)))
         elif not field.is_repeated:
-            holds = field.message_type.full_name == ANY
-            if holds:
+            if self._is_needed(field):
                 self.rewrite(value, trail)  # whoever holds it is left out
             else:
-                self._rewrite_or(partial(message.ClearField, field.name), value, trail, only_holders=True)
+                self._rewrite_or(partial(message.ClearField, field.name), value, trail)
         else:
-            gone: list[int] = []
-            for index, item in enumerate(value):
-                self._rewrite_or(partial(gone.append, index), item, (trail, index), only_holders=True)
-            for index in reversed(gone):
-                del value[index]
+            self._rewrite_list(field, value, trail)
 
-    def _rewrite_or(
-        self, leave_out: Callable[[], object], message: Any, trail: Trail, *, only_holders: bool = False
-    ) -> None:
+    def _rewrite_list(self, field: Any, items: Any, trail: Trail) -> None:
+        gone: list[int] = []
+        rules = self.schema.rules(field)
+        least = rules.repeated.min_items if rules is not None else 0
+        for index, item in enumerate(items):
+            may_go = len(items) - len(gone) > least
+            self._rewrite_or(partial(gone.append, index) if may_go else None, item, (trail, index))
+        last = len(items) - 1
+        if last in gone and field.full_name in _TERMINAL:
+            gone.pop()
+            items[last].Clear()
+            items[last].name = "stands-for-a-filter"
+            items[last].typed_config.type_url = "type.googleapis.com/" + _TERMINAL[field.full_name]
+        for index in reversed(gone):
+            del items[index]
+
+    def _is_needed(self, field: Any) -> bool:
+        """Return whether Envoy refuses a message, or one around it, without the field."""
+        if field.message_type.full_name in _NEEDED:
+            return True
+        rules = self.schema.rules(field)
+        if rules is not None and (rules.message.required or rules.any.required):
+            return True
+        return field.containing_oneof is not None and self.schema.is_required(field.containing_oneof)
+
+    def _rewrite_or(self, leave_out: Callable[[], object] | None, message: Any, trail: Trail) -> None:
         """Rewrite a part; if it can't be judged, leave it out where that leaves the rest whole."""
         try:
             self.rewrite(message, trail)
         except UnjudgeableError as error:
-            if only_holders and "typed_config" not in message.DESCRIPTOR.fields_by_name:
+            descriptor = message.DESCRIPTOR
+            if leave_out is None or (descriptor.full_name != ANY and "typed_config" not in descriptor.fields_by_name):
                 raise
             leave_out()
             self.warn(trail, f"was left out: {error}")
@@ -95,6 +123,10 @@ class Inliner:
         """Note what is not judged as it is."""
         self.warnings.append((dotted(path_of(trail)), text))
 
+    def warn_of_stand_in(self, trail: Trail, what: str, name: str) -> None:
+        """Note that something else stands for what is on the sidecar's disk."""
+        self.warn(trail, f"the {what} {name} is the sidecar's: something else stood for it")
+
     def new(self, full_name: str) -> Any:
         """Return an empty message."""
         return self.schema.message_class(full_name)()
@@ -106,8 +138,8 @@ def _is_on_disk(source: Any) -> bool:
 
 def _replace(inliner: Inliner, source: Any, text: str | bytes, trail: Trail) -> None:
     which = source.WhichOneof("specifier")
-    what = "the file" if which == "filename" else "the variable"
-    inliner.warn(trail, f"{what} {getattr(source, which)} is the sidecar's: something else stood for it")
+    what = "file" if which == "filename" else "variable"
+    inliner.warn_of_stand_in(trail, what, getattr(source, which))
     if isinstance(text, bytes):
         source.inline_bytes = text
     else:
@@ -121,42 +153,88 @@ def _data_source(_: Inliner, source: Any, __: Trail) -> None:
     source.ClearField("watched_directory")
 
 
-def _any_text(*fields: str) -> "Handler":
-    """Sources whose text may be anything, a comment of Lua included."""
+def _text(stand_in: Callable[[], str], *fields: str) -> "Handler":
+    """Sources for which a text stands that Envoy takes there."""
 
     def handle(inliner: Inliner, message: Any, trail: Trail) -> None:
         for field in fields:
-            if message.DESCRIPTOR.fields_by_name[field].is_repeated:
-                sources = getattr(message, field)
-                for key in sorted(sources):
-                    if _is_on_disk(sources[key]):
-                        _replace(inliner, sources[key], stand_ins.TEXT, ((trail, field), MapKey(key)))
-            elif message.HasField(field) and _is_on_disk(getattr(message, field)):
-                _replace(inliner, getattr(message, field), stand_ins.TEXT, (trail, field))
+            place: Trail = (trail, field)
+            value = getattr(message, field)
+            if hasattr(value, "DESCRIPTOR"):
+                found = [(value, place)] if message.HasField(field) else []
+            elif hasattr(value, "keys"):
+                found = [(value[key], (place, MapKey(key))) for key in sorted(value)]
+            else:
+                found = [(each, (place, index)) for index, each in enumerate(value)]
+            for source, here in found:
+                if _is_on_disk(source):
+                    _replace(inliner, source, stand_in(), here)
 
     return handle
 
 
+def _any_text(*fields: str) -> "Handler":
+    """Sources whose text may be anything."""
+    return _text(lambda: stand_ins.TEXT, *fields)
+
+
+def _pair(chain: str, key: str, *authorities: str) -> "Handler":
+    """A certificate and its key: if one of them is on the disk, the other would not fit what stands for it."""
+
+    def handle(inliner: Inliner, message: Any, trail: Trail) -> None:
+        if any(message.HasField(each) and _is_on_disk(getattr(message, each)) for each in (chain, key)):
+            for field, text in zip((chain, key), stand_ins.certificate(), strict=True):
+                source = getattr(message, field)
+                if message.HasField(field) and _is_on_disk(source):
+                    _replace(inliner, source, text, (trail, field))
+                elif message.HasField(field):
+                    source.inline_string = text
+        _text(lambda: stand_ins.certificate()[0], *authorities)(inliner, message, trail)
+
+    return handle
+
+
+_READ_WITH_A_PAIR = ("certificate_chain", "private_key", "pkcs12", "password", "ocsp_staple")
+
+
 def _tls_certificate(inliner: Inliner, message: Any, trail: Trail) -> None:
-    on_disk = [
-        field
-        for field in ("certificate_chain", "private_key", "pkcs12")
+    on_disk: list[tuple[Trail, Any]] = [
+        ((trail, field), getattr(message, field))
+        for field in _READ_WITH_A_PAIR
         if message.HasField(field) and _is_on_disk(getattr(message, field))
     ]
+    stamps = enumerate(message.signed_certificate_timestamp)
+    on_disk += [(((trail, "signed_certificate_timestamp"), index), each) for index, each in stamps if _is_on_disk(each)]
     if message.HasField("private_key_provider"):
-        raise UnjudgeableError("its private key provider may need what the sidecar has")
-    if not on_disk:
+        inliner.warn((trail, "private_key_provider"), "may need what the sidecar has: another key stood for its key")
+    elif not on_disk:
         return
-    for field in on_disk:
-        _replace(inliner, getattr(message, field), "", (trail, field))
+    bundle = message.HasField("pkcs12")
+    has_chain = bundle or message.HasField("certificate_chain")
+    has_key = bundle or message.HasField("private_key") or message.HasField("private_key_provider")
+    for place, source in on_disk:
+        _replace(inliner, source, "", place)
+    message.Clear()
     chain, key = stand_ins.certificate()
-    for field in ("password", "pkcs12", "ocsp_staple", "signed_certificate_timestamp", "watched_directory"):
-        message.ClearField(field)
-    bundle = "pkcs12" in on_disk
-    if bundle or message.HasField("certificate_chain"):
+    if has_chain:
         message.certificate_chain.inline_string = chain
-    if bundle or message.HasField("private_key"):
+    if has_key:
         message.private_key.inline_string = key
+
+
+def _downstream_tls(inliner: Inliner, message: Any, trail: Trail) -> None:
+    """Where the response of OCSP is the sidecar's, so is what its policy demands."""
+    certificates = message.common_tls_context.tls_certificates
+    if message.ocsp_staple_policy == _MUST_STAPLE and any(
+        (each.HasField("ocsp_staple") and _is_on_disk(each.ocsp_staple)) or each.HasField("pkcs12")
+        for each in certificates
+    ):
+        inliner.warn((trail, "ocsp_staple_policy"), "was not judged: the response of OCSP is the sidecar's file")
+        message.ClearField("ocsp_staple_policy")
+
+
+_MUST_STAPLE = 2
+"""``DownstreamTlsContext.OcspStaplePolicy.MUST_STAPLE``."""
 
 
 def _validation_context(inliner: Inliner, message: Any, trail: Trail) -> None:
@@ -174,9 +252,13 @@ def _ticket_keys(inliner: Inliner, message: Any, trail: Trail) -> None:
             _replace(inliner, key, stand_ins.TICKET_KEY, ((trail, "keys"), index))
 
 
-def _config_source(_: Inliner, source: Any, __: Trail) -> None:
+def _config_source(inliner: Inliner, source: Any, trail: Trail) -> None:
     """Whatever a source names, the sidecar has it: nothing is fetched while validating."""
     which = source.WhichOneof("config_source_specifier")
+    if which == "path":
+        inliner.warn_of_stand_in((trail, "path"), "file", source.path)
+    elif which == "path_config_source":
+        inliner.warn_of_stand_in(((trail, which), "path"), "file", source.path_config_source.path)
     if which is not None and which not in ("ads", "self"):
         source.ads.SetInParent()
     source.resource_api_version = _V3
@@ -220,10 +302,38 @@ def _written(field: str) -> "Handler":
     """A file that Envoy writes."""
 
     def handle(inliner: Inliner, message: Any, trail: Trail) -> None:
-        if getattr(message, field):
+        path = getattr(message, field)
+        if path and path not in _NO_FILES:
+            inliner.warn_of_stand_in((trail, field), "file", path)
             setattr(message, field, "/dev/null")
 
     return handle
+
+
+_NO_FILES = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr"})
+"""What Envoy can open wherever it runs."""
+
+
+def _directory(field: str) -> "Handler":
+    """A directory that has to exist."""
+
+    def handle(inliner: Inliner, message: Any, trail: Trail) -> None:
+        value = getattr(message, field)
+        path = value if isinstance(value, str) else value.value
+        if path:
+            inliner.warn_of_stand_in((trail, field), "directory", path)
+            if isinstance(value, str):
+                setattr(message, field, stand_ins.DIRECTORY)
+            else:
+                value.value = stand_ins.DIRECTORY
+
+    return handle
+
+
+def _local_rate_limit(inliner: Inliner, message: Any, trail: Trail) -> None:
+    if message.HasField("local_cluster_rate_limit"):
+        text = "needs cluster_manager.local_cluster_name in the sidecar's bootstrap: another cluster stood for it"
+        inliner.warn((trail, "local_cluster_rate_limit"), text)
 
 
 def _needs(field: str, what: str) -> "Handler":
@@ -258,12 +368,45 @@ HANDLERS: Mapping[str, Handler] = {
     _TLS + "TlsCertificate": _tls_certificate,
     _TLS + "CertificateValidationContext": _validation_context,
     _TLS + "TlsSessionTicketKeys": _ticket_keys,
+    _TLS + "DownstreamTlsContext": _downstream_tls,
+    _TLS + "SPIFFECertValidatorConfig": _text(stand_ins.spiffe_bundles, "trust_bundles"),
+    _TLS + "SPIFFECertValidatorConfig.TrustDomain": _text(lambda: stand_ins.certificate()[0], "trust_bundle"),
     _TLS + "GenericSecret": _any_text("secret", "secrets"),
     _CORE + "SubstitutionFormatString": _any_text("text_format_source"),
+    _CORE + "GrpcService.GoogleGrpc.SslCredentials": _pair("cert_chain", "private_key", "root_certs"),
+    "envoy.config.grpc_credential.v3.FileBasedMetadataConfig": _any_text("secret_data"),
+    "envoy.extensions.grpc_service.call_credentials.file_based_metadata.v3.FileBasedMetadataCallCredentials": _any_text(
+        "secret_data"
+    ),
     "envoy.config.route.v3.DirectResponseAction": _any_text("body"),
+    "envoy.config.trace.v3.LightstepConfig": _any_text("access_token"),
+    "envoy.config.trace.v3.XRayConfig": _text(lambda: stand_ins.SAMPLING_RULES, "sampling_rule_manifest"),
+    _AWS + "AssumeRoleWithWebIdentityCredentialProvider": _any_text("web_identity_token_data_source"),
+    _AWS + "CredentialsFileCredentialProvider": _any_text("credentials_data_source"),
+    _AWS + "IAMRolesAnywhereCredentialProvider": _pair("certificate", "private_key", "certificate_chain"),
+    "envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy": _any_text("body"),
+    _HCM + "ResponseMapper": _any_text("body"),
     _NETWORK + "direct_response.v3.Config": _any_text("response"),
-    _HTTP + "lua.v3.Lua": _any_text("default_source_code", "source_codes"),
-    _HTTP + "lua.v3.LuaPerRoute": _any_text("source_code"),
+    _NETWORK + "redis_proxy.v3.RedisProtocolOptions": _any_text("auth_username", "auth_password"),
+    _NETWORK + "redis_proxy.v3.RedisProtocolOptions.Credential": _any_text("auth_username", "auth_password"),
+    _NETWORK + "redis_proxy.v3.RedisProxy": _any_text(
+        "downstream_auth_username", "downstream_auth_password", "downstream_auth_passwords"
+    ),
+    _HTTP + "jwt_authn.v3.JwtProvider": _text(stand_ins.jwks, "local_jwks"),
+    "envoy.extensions.filters.common.jwks.v3.JwtHandshakeValidator": _text(stand_ins.jwks, "local_jwks"),
+    _HTTP + "basic_auth.v3.BasicAuth": _text(lambda: stand_ins.PASSWORDS, "users"),
+    _HTTP + "basic_auth.v3.BasicAuthPerRoute": _text(lambda: stand_ins.PASSWORDS, "users"),
+    _HTTP + "lua.v3.Lua": _text(lambda: stand_ins.LUA, "default_source_code", "source_codes"),
+    _HTTP + "lua.v3.LuaPerRoute": _text(lambda: stand_ins.LUA, "source_code"),
+    "envoy.extensions.router.cluster_specifiers.lua.v3.LuaConfig": _text(lambda: stand_ins.LUA, "source_code"),
+    "envoy.extensions.string_matcher.lua.v3.Lua": _text(lambda: stand_ins.LUA, "source_code"),
+    "envoy.extensions.filters.udp.dns_filter.v3.DnsFilterConfig.ServerContextConfig": _text(
+        lambda: stand_ins.DNS_TABLE, "external_dns_table"
+    ),
+    _HTTP + "local_ratelimit.v3.LocalRateLimit": _local_rate_limit,
+    _HTTP + "file_system_buffer.v3.FileSystemBufferFilterConfig": _directory("storage_buffer_path"),
+    "envoy.extensions.http.cache.file_system_http_cache.v3.FileSystemHttpCacheConfig": _directory("cache_path"),
+    "envoy.extensions.http.cache_v2.file_system_http_cache.v3.FileSystemHttpCacheV2Config": _directory("cache_path"),
     _TLS + "SdsSecretConfig": _sds,
     _HCM + "HttpConnectionManager": _hcm,
     **dict.fromkeys(

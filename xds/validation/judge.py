@@ -17,7 +17,7 @@ from xds.model.resource import Resource
 from xds.model.types import LISTENER
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.pool import ANY, load_schema
-from xds.validation.envoy import TIMEOUT_S, run_validation, usable_envoy
+from xds.validation.envoy import TIMEOUT_S, is_accepted, run_validation, usable_envoy
 from xds.validation.errors import EnvoyUnusableError
 from xds.validation.units import ORDER, Assembly, Memory, Unit
 
@@ -95,7 +95,9 @@ class Judge:
         if not self._all_fine(assembly, units):
             return self._by_type(Assembly(items, group))
         listeners = [each for each in units if each.key[0] == LISTENER]
-        return Judgement(tuple(self._together(assembly, listeners)), tuple(dict.fromkeys(assembly.warnings)))
+        problems = self._together(assembly, listeners)
+        told = [_told(assembly, each, words) for each in units if (words := self._recall(each.digest))]
+        return Judgement(tuple(problems), tuple(dict.fromkeys([*assembly.warnings, *told])))
 
     def blame(
         self, resources: Iterable[Resource], type_url: str, names: Collection[str], *, group: str = ""
@@ -126,14 +128,14 @@ class Judge:
         while waiting and len(found) < BLAMED_MAX:
             some = waiting.pop()
             unknown = [each for each in some if self._recall(each.digest) is None]
-            found += [(each, words) for each in some if (words := self._recall(each.digest))]
+            found += [(each, words) for each in some if not is_accepted(words := self._recall(each.digest) or "")]
             if not unknown or time.monotonic() >= until:
                 continue
             words = self._ask(assembly, unknown)
             if not words or len(unknown) == 1:
                 for each in unknown:
                     self._keep(each.digest, words)
-                found += [(each, words) for each in unknown if words]
+                found += [(each, words) for each in unknown if not is_accepted(words)]
             else:
                 middle = len(unknown) // 2
                 waiting += [unknown[middle:], unknown[:middle]]
@@ -145,7 +147,7 @@ class Judge:
 
     def _all_fine(self, assembly: Assembly, units: list[Unit]) -> bool:
         """Return whether Envoy accepts each unit, asking only about new ones, and about many in one run."""
-        if any(self._recall(each.digest) for each in units):
+        if not all(is_accepted(self._recall(each.digest) or "") for each in units):
             return False
         unknown = [each for each in units if self._recall(each.digest) is None]
         batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
@@ -164,10 +166,13 @@ class Judge:
             units = list(assembly.units(type_url))
             refused = self._refused(assembly, units)
             for unit, words in refused:
-                assembly.faulty.add(unit.key)
-                problems.append(_told(assembly, unit, words))
+                if is_accepted(words):
+                    assembly.warnings.append(_told(assembly, unit, words))
+                else:
+                    assembly.faulty.add(unit.key)
+                    problems.append(_told(assembly, unit, words))
             if type_url == LISTENER:
-                faulty = {id(unit) for unit, _ in refused}
+                faulty = {id(unit) for unit, words in refused if not is_accepted(words)}
                 problems += self._together(assembly, [each for each in units if id(each) not in faulty])
         return Judgement(tuple(problems), tuple(assembly.warnings))
 
@@ -180,7 +185,7 @@ class Judge:
         self._is_tried = True
 
     def _refused(self, assembly: Assembly, units: list[Unit]) -> list[tuple[Unit, str]]:
-        """Return the units that Envoy refuses each by itself, with its words."""
+        """Return the units of which Envoy says something, each by itself, with its words."""
         unknown = [each for each in units if self._recall(each.digest) is None]
         batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
         for found in self._threads.map(lambda batch: self._halve(assembly, batch), batches):
@@ -202,13 +207,13 @@ class Judge:
         problems: list[Problem] = []
         while len(units) > 1:
             words = self._recall_or_ask(assembly, units)
-            if not words:
+            if is_accepted(words):
                 break
             good, bad = 1, len(units)  # the first ``good`` are accepted, the first ``bad`` are not
             while bad - good > 1:
                 middle = (good + bad) // 2
                 said = self._recall_or_ask(assembly, units[:middle])
-                good, bad, words = (good, middle, said) if said else (middle, bad, words)
+                good, bad, words = (middle, bad, words) if is_accepted(said) else (good, middle, said)
             unit = units.pop(bad - 1)
             problems.append(_told(assembly, unit, words))
         return problems
@@ -258,6 +263,8 @@ class Judge:
 
 
 def _told(assembly: Assembly, unit: Unit, words: str) -> Problem:
+    if is_accepted(words):
+        return assembly.problem(unit.resource, words)
     return assembly.problem(unit.resource, f"Envoy: {assembly.hide(words)}", _field_of(unit.resource, words))
 
 

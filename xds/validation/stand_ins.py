@@ -1,6 +1,8 @@
 """Stand-ins for what is on a sidecar's disk, where a validating Envoy can't read it."""
 
+import base64
 import datetime
+import json
 from functools import cache
 
 from cryptography import x509
@@ -10,8 +12,20 @@ from cryptography.x509.oid import NameOID
 
 TICKET_KEY = bytes(80)
 """A session ticket key, of the length that Envoy wants."""
-TEXT = "-- stands for a file"
-"""Any text; it is a comment in Lua."""
+TEXT = "stands for a file"
+"""Any text."""
+LUA = """function envoy_on_request(handle) end
+function envoy_on_route(handle) return "" end
+function envoy_match(text) return true end
+"""
+"""A script with all functions that Envoy looks for: of the filter, the cluster specifier and the matcher."""
+PASSWORDS = "user:{SHA}2kuSN7rMzfGcB2DKt67EqDWQELA="
+"""A user as ``htpasswd -s`` writes it."""
+SAMPLING_RULES = '{"version": 2, "rules": [], "default": {"fixed_target": 1, "rate": 0.1}}'
+"""A manifest of X-Ray."""
+DNS_TABLE = "{}"
+DIRECTORY = "empty"
+"""An empty directory in the one in which a validating Envoy runs."""
 
 
 @cache
@@ -31,3 +45,20 @@ def certificate() -> tuple[str, str]:
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     text = builder.sign(key, hashes.SHA256()).public_bytes(pem).decode()
     return text, key.private_bytes(pem, pkcs8, serialization.NoEncryption()).decode()
+
+
+@cache
+def jwks() -> str:
+    """Return a set with one public key, that of the certificate."""
+    key = serialization.load_pem_private_key(certificate()[1].encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    numbers = key.public_key().public_numbers()
+    x, y = (base64.urlsafe_b64encode(each.to_bytes(32, "big")).decode().rstrip("=") for each in (numbers.x, numbers.y))
+    return json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "1", "x": x, "y": y}]})
+
+
+def spiffe_bundles() -> str:
+    """Return the bundle of a trust domain, in the form of SPIFFE's federation."""
+    der = x509.load_pem_x509_certificate(certificate()[0].encode()).public_bytes(serialization.Encoding.DER)
+    key = {"kty": "EC", "use": "x509-svid", "x5c": [base64.b64encode(der).decode()]}
+    return json.dumps({"trust_domains": {"stands-for-a-file": {"spiffe_sequence": 1, "keys": [key]}}})

@@ -200,6 +200,8 @@ class Assembly:
         """Return an encoded bootstrap with units, and clusters without content for other names."""
         made: Any = self.schema.message_class("envoy.config.bootstrap.v3.Bootstrap")()
         made.node.id, made.node.cluster = HOLDER, self.group or "default"
+        made.admin.address.pipe.path = f"@{HOLDER}-admin"  # without an admin interface, Envoy crashes at a tap
+        made.cluster_manager.local_cluster_name = HOLDER
         static = made.static_resources
         present: set[str] = set()
         secrets: dict[str, Any] = {}
