@@ -109,7 +109,10 @@ class App:
             on_full=lambda: self.hits.add("known_nodes"),
         )
         """The nodes that were seen."""
-        self._keeper = NodeKeeper(self.known, settings.nodes_path if keeps_files and fleet.forget_after_s else None)
+        self.epoch: Callable[[], str] = lambda: ""
+        """Returns the epoch of the store's history."""
+        nodes_path = settings.nodes_path if keeps_files and fleet.forget_after_s else None
+        self._keeper = NodeKeeper(self.known, nodes_path, lambda: self.epoch())
         count = self.settings.transport.worker_count(auto=workers)
         self.attributions = Attributions(self.background)
         """Which resources are to blame for NACKs that do not name them, once an Envoy can be asked."""

@@ -20,7 +20,7 @@ from xds.overload_settings import OverloadSettings
 from xds.replica_settings import ReplicaSettings, replica_problems
 from xds.setting_types import FilePath, FilePaths, why_unreadable
 from xds.store.keys import KeysError, KeySource, read_key_file
-from xds.store.opening import StoreUrlError, beside_store, check_url, etcd_parts
+from xds.store.opening import StoreUrlError, beside_store, check_url, etcd_parts, nodes_path
 from xds.tls_settings import IdentitySettings, TlsSettings, tls_problems
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
@@ -409,7 +409,7 @@ class Settings(BaseSettings):
     @property
     def nodes_path(self) -> Path | None:
         """The path of the file of known nodes, None for a store in memory."""
-        return beside_store(self.store.url, "nodes")
+        return nodes_path(self.store.url, self.replicas.name)
 
     @property
     def audit_path(self) -> Path | None:

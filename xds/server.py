@@ -131,6 +131,7 @@ async def serve(
 
 def _follow_store(control_plane: App, publisher: Publisher, store: SealedStore) -> None:
     """Have the control plane say how the store stands."""
+    control_plane.epoch = lambda: store.epoch
     control_plane.stale_because = lambda: publisher.stale_because or store.away
     control_plane.refusing_because = lambda: store.refusing
     control_plane.plain_because = lambda: store.plain_values

@@ -12,6 +12,7 @@ from support.hubs import SOTW, Client, World
 from xds.protocol.blame import BLAMED_MAX, BlamedBy, blame_in, named_in, rejected_text
 from xds.protocol.policy import Variant
 from xds.protocol.status import NodesQuery, TypeSummary, nodes_page
+from xds.protocol.type_state import REJECTIONS_MAX, Rejection, with_rejection
 
 UNKNOWN_FILTER = (
     "Didn't find a registered network or http filter or protocol options implementation for name: 'no.such'"
@@ -153,6 +154,53 @@ def test_the_summary_of_a_node_says_what_is_to_blame(world: World, variant: Vari
     client.ack_all()
     told = summary(world)
     assert (told.nacked, told.blamed, told.blamed_by, told.rejected_key) == ((), (), BlamedBy.UNKNOWN, "")
+
+
+def nack(client: Client, name: str) -> None:
+    client.nack(CDS, f"Error adding/updating cluster(s) {name}: {name} is bad")
+
+
+def test_each_resource_that_is_still_rejected_is_to_blame_and_none_that_was_mended(
+    world: World, variant: Variant
+) -> None:
+    client = world.client(variant)
+    world.publish(static("a"), static("b"))
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(static("a", 2))
+    nack(client, "a")
+    world.publish(static("b", 2))
+    nack(client, "b" if variant is Variant.DELTA else "a")
+    told = summary(world)
+    if variant is Variant.DELTA:  # a response of SotW has all clusters, and the last one is rejected as a whole
+        assert (told.blamed, told.blamed_by) == (("a", "b"), BlamedBy.CLIENT)
+        assert (told.versions, told.error.count("is bad")) == ({"a": "2", "b": "2"}, 2)
+        world.publish(static("b", 3))
+        client.ack_all()
+        told = summary(world)
+    assert ("a" in told.nacked, told.blamed, told.blamed_by) == (True, ("a",), BlamedBy.CLIENT)
+    assert told.error == "Error adding/updating cluster(s) a: a is bad"
+    world.publish(static("a", 4))
+    client.ack_all()
+    assert (summary(world).nacked, summary(world).error, summary(world).blamed) == ((), "", ())
+
+
+def test_what_is_left_of_a_rejected_response_is_to_blame(world: World) -> None:
+    client = rejecting(world, Variant.DELTA, "one of them is odd")
+    assert (summary(world).blamed, summary(world).blamed_by) == ((), BlamedBy.UNKNOWN)
+    world.publish(static("a", 2))
+    client.ack_all()
+    assert (summary(world).nacked, summary(world).blamed, summary(world).blamed_by) == (("b",), ("b",), BlamedBy.ONLY)
+
+
+def test_only_so_many_rejections_are_kept_and_none_that_a_later_one_contains() -> None:
+    kept: tuple[Rejection, ...] = ()
+    for number in range(REJECTIONS_MAX + 3):
+        kept = with_rejection(kept, Rejection(str(number), "odd", {f"n{number}": "1"}))
+    assert [each.nonce for each in kept] == [str(number) for number in range(REJECTIONS_MAX + 2, 2, -1)]
+    every = Rejection("all", "odd", {name: "2" for each in kept for name in each.versions})
+    assert with_rejection(kept, every) == (every,)
+    assert with_rejection((every,), Rejection("again", "odd", every.versions))[1:] == ()
 
 
 def test_equal_rejected_content_has_an_equal_key_in_every_process() -> None:

@@ -1,14 +1,14 @@
 """One client in full: what it was sent, accepted and should have, and what each change waits for."""
 
 import pytest
-from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route
-from support.hubs import DELTA, Client, World
+from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, route, static
+from support.hubs import DELTA, Client, MakeWorld, World
 from support.scenes import start, started, swap
 
 from xds.model.groups import Node
 from xds.protocol.inspection import NACKS_MAX, How, Inspector, Standing, Wait
 from xds.protocol.nack_history import NackHistory
-from xds.protocol.policy import Variant
+from xds.protocol.policy import Ordering, Variant
 from xds.protocol.status import Progress
 
 
@@ -47,6 +47,26 @@ def test_what_is_not_answered_is_sent_and_not_accepted(world: World, variant: Va
     world.publish(endpoints("a", 3))
     found = of(world, EDS, "a")
     assert (versions(found), waits(found)) == (("2", "1", "3"), [Wait.ANSWER, Wait.EARLIER_ANSWER])
+
+
+def test_what_several_responses_brought_is_not_accepted_before_any_is_answered(
+    make_world: MakeWorld, variant: Variant
+) -> None:
+    world = make_world(ordering=Ordering(hold_timeout_s=10))
+    world.publish(static("a"), static("b"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    for version in (2, 3, 4):
+        world.advance(11)
+        world.publish(static("a", version))
+        assert versions(of(world, CDS, "a")) == (str(version), "", str(version))
+        assert versions(of(world, CDS, "b"))[1] == ""
+    client.ack(CDS)
+    assert (of(world, CDS, "a").accepted, of(world, CDS, "b").accepted) == ("1", "1")
+    client.nack(CDS, "a: odd")
+    assert of(world, CDS, "a").accepted == "1"
+    client.ack_all()
+    assert (of(world, CDS, "a").accepted, of(world, CDS, "b").accepted) == ("4", "1")
 
 
 def test_a_route_waits_for_the_clusters_that_it_needs_and_a_cluster_for_the_route(

@@ -25,8 +25,7 @@ def test_nack_is_recorded_with_its_nonce_versions_and_message(world: World, vari
     assert ([each.name for each in event.upserts], len(event.key)) == (["a", "b"], 16)
     (stream,) = client.streams.values()
     assert stream.session is not None
-    rejection = stream.session.rejection(stream.states[CDS].kind)
-    assert rejection is not None
+    rejection = stream.session.rejections_of(stream.states[CDS].kind)[0]
     assert (rejection.nonce, rejection.message, rejection.versions) == (
         nonce, "no such lb policy", {"a": "7", "b": "8"},
     )  # fmt: skip
@@ -363,7 +362,9 @@ def test_nack_of_the_same_response_leads_to_the_same_shared_values_for_all_clien
     for what in ("nacked_names", "nacked_removals", "draining"):
         assert len({id(getattr(state, what)) for state in states}) == 1, what
         assert getattr(states[0], what)
-    rejections = [stream.session.rejection(states[0].kind) for client in clients for stream in client.streams.values()]
+    rejections = [
+        stream.session.rejections_of(states[0].kind)[0] for client in clients for stream in client.streams.values()
+    ]
     assert len({id(rejection.versions) for rejection in rejections}) == 1
 
 

@@ -22,13 +22,13 @@ def test_status_of_a_client_that_accepted_everything(world: World, variant: Vari
     started(world, variant, per_type=per_type)
     status = _status(world)
     assert (status.node.id, status.group, status.revision) == ("n1", "default", 1)
-    told = [(s.type_url, s.variant, s.wildcard, s.resources, s.rejection, s.waited_s, s.overdue) for s in status.types]
+    told = [(s.type_url, s.variant, s.wildcard, s.resources, s.rejections, s.waited_s, s.overdue) for s in status.types]
     acked = Progress.ACKED
     assert sorted(told, key=lambda item: [CDS, EDS, LDS, RDS].index(item[0])) == [
-        (CDS, variant, True, (ResourceStatus(name="a", version="1", progress=acked),), None, None, False),
-        (EDS, variant, False, (ResourceStatus(name="a", version="1", progress=acked),), None, None, False),
-        (LDS, variant, True, (ResourceStatus(name="l", version="1", progress=acked),), None, None, False),
-        (RDS, variant, False, (ResourceStatus(name="r", version="1", progress=acked),), None, None, False),
+        (CDS, variant, True, (ResourceStatus(name="a", version="1", progress=acked),), (), None, False),
+        (EDS, variant, False, (ResourceStatus(name="a", version="1", progress=acked),), (), None, False),
+        (LDS, variant, True, (ResourceStatus(name="l", version="1", progress=acked),), (), None, False),
+        (RDS, variant, False, (ResourceStatus(name="r", version="1", progress=acked),), (), None, False),
     ]
 
 
@@ -69,8 +69,8 @@ def test_status_says_what_was_rejected(world: World, variant: Variant) -> None:
     client.nack(RDS, "bad regex")
     (routes,) = [status for status in _status(world).types if status.type_url == RDS]
     assert _of(world, RDS) == {"r": ("2", Progress.NACKED)}
-    assert routes.rejection is not None
-    assert (routes.rejection.message, routes.rejection.versions) == ("bad regex", {"r": "2"})
+    (rejection,) = routes.rejections
+    assert (rejection.message, rejection.versions) == ("bad regex", {"r": "2"})
 
 
 def test_status_says_what_does_not_exist(world: World, variant: Variant) -> None:

@@ -17,6 +17,7 @@ from xds.registry.keeping import NodeKeeper, now_ms
 from xds.registry.known_nodes import NOWHERE, SERVER_ENDED, KnownNode, KnownNodes
 from xds.registry.nodes_file import NodesFile, NotNodesError
 from xds.registry.session_events import SessionBegan, SessionEnded
+from xds.store.opening import nodes_path
 
 HOSTILE = "n'\x00\"\u202e</script>\n😀"
 
@@ -26,9 +27,9 @@ def began(session: int, node_id: str, **fields: Any) -> SessionBegan:
 
 
 @asynccontextmanager
-async def kept(path: Path, **options: Any) -> AsyncIterator[tuple[KnownNodes, NodeKeeper]]:
+async def kept(path: Path, epoch: str = "", **options: Any) -> AsyncIterator[tuple[KnownNodes, NodeKeeper]]:
     known = KnownNodes(began_ms=now_ms(), **options)
-    keeper = NodeKeeper(known, path)
+    keeper = NodeKeeper(known, path, lambda: epoch)
     await keeper.start(Background())
     try:
         yield known, keeper
@@ -49,6 +50,25 @@ async def test_a_restart_knows_the_nodes(tmp_path: Path) -> None:
     here = after["here"]
     assert (here.is_connected, here.left_because, here.identity) == (False, SERVER_ENDED, ("dns:a",))
     assert here.first_seen_ms == before["here"].first_seen_ms
+
+
+async def test_what_was_accepted_of_another_history_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "nodes"
+    async with kept(path, "first") as (known, _):
+        known.note(1, [began(1, "n"), SessionEnded(1, now_ms(), 74, "why")])
+    for epoch, accepted in (("first", 74), ("second", 0), ("first", 0)):
+        async with kept(path, epoch) as (known, _):
+            found = known.node("n", now_ms())
+            assert found is not None
+            assert (found.accepted_revision, found.left_because) == (accepted, "why")
+
+
+def test_each_store_and_each_named_replica_has_a_file_of_its_own() -> None:
+    urls = ("", "sqlite:////srv/a.db", "etcd://a:1/x", "etcd://a:1/y", "etcd://b:1/x")
+    paths = [nodes_path(url, replica) for url in urls for replica in ("", "r1")]
+    assert len(set(paths)) == 2 + 6
+    assert paths[2] == paths[3] == Path("/srv/a.db.nodes")
+    assert nodes_path("memory:", "") is None
 
 
 async def test_a_killed_server_was_alive_when_it_last_wrote(tmp_path: Path) -> None:

@@ -123,9 +123,11 @@ def _describe_resource(status: TypeStatus, resource: ResourceStatus, generic: An
     generic.type_url, generic.name, generic.version_info = status.type_url, resource.name, resource.version
     _set_enum(generic, "config_status", _CONFIG_STATUS[resource.progress])
     _set_enum(generic, "client_status", _CLIENT_STATUS[resource.progress])
-    if resource.progress is Progress.NACKED and status.rejection is not None:
-        generic.error_state.details = status.rejection.message
-        generic.error_state.version_info = status.rejection.versions.get(resource.name, "")
+    if resource.progress is Progress.NACKED and status.rejections:
+        of_it = (each for each in status.rejections if not each.versions or resource.name in each.versions)
+        rejection = next(of_it, status.rejections[0])
+        generic.error_state.details = rejection.message
+        generic.error_state.version_info = rejection.versions.get(resource.name, "")
 
 
 def _set_enum(message: Any, field: str, name: str) -> None:

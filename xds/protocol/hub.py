@@ -55,7 +55,7 @@ from xds.protocol.session_watch import SessionWatch, Unwatched
 from xds.protocol.sessions import WITHOUT_SECRETS, Session, Sessions, Stream, Timers, WatchTable, audience_of
 from xds.protocol.status import Counters, Event, Refused, SecretsWithheld, UnknownType, nacked, overdue
 from xds.protocol.steps import NO_HISTORY, History, Steps
-from xds.protocol.type_state import Kind, Rejection
+from xds.protocol.type_state import Kind, Rejection, with_rejection
 
 TICKS_S = 4
 """Ticks of the coarse clock per second. Streams that are sent the same within one tick share a client state."""
@@ -501,6 +501,7 @@ class Hub:
             self._counters.acks += 1
             if self._nacked_by_node:
                 self._nacked.accept(session.node, kind.type_url, answered.accepted_names)
+                self.nacks.accept(session.node, kind.type_url, answered.accepted_names)
             return
         traffic.nacks += 1
         self._counters.nacks += 1
@@ -513,10 +514,10 @@ class Hub:
         self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
 
     def _note_rejection(self, session: Session, kind: Kind, rejection: Rejection) -> None:
-        """Record the last rejection of a type, for operators."""
+        """Record a rejection of a type, for operators."""
         if session.rejections is None:
             session.rejections = {}
-        session.rejections[kind] = rejection
+        session.rejections[kind] = with_rejection(session.rejections_of(kind), rejection)
 
     def _note_draining(self, session: Session, kind: Kind) -> None:
         """Record the draining resources of a type, merged from all streams of the session."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from xds.model.resource import Resource
 from xds.model.types import ENDPOINTS
 from xds.model.view import View
-from xds.protocol.diff import NO_EXCEPTIONS, clusters_of, wants
+from xds.protocol.diff import clusters_of, wants
 from xds.protocol.draining import unexpired_draining
 from xds.protocol.order import PHASES, Draft, Phase
 from xds.protocol.policy import Stage
@@ -370,8 +370,9 @@ def accepted_version(state: TypeState, name: str, nacks: Iterable["NackRecord"])
         if name in state.last_accepted:
             return _version_of(state.last_accepted[name])
         return accepted_before(nacks, state.type_url, name), None
-    if any(name in part.versions or name in part.gone for part in (*state.in_flight, *state.remaining)):
-        return _version_of(_held(state, name, before=True))
+    for part in (*state.in_flight, *state.remaining):  # what it had before the oldest of them
+        if name in part.had_before:
+            return _version_of(part.had_before[name])
     return _version_of(_held(state, name))
 
 
@@ -383,11 +384,11 @@ def _wanted_names(state: TypeState, view: View) -> Iterable[str]:
     return [resource.name for resource in found if resource is not None]
 
 
-def _held(state: TypeState, name: str, *, before: bool = False) -> Resource | None:
-    """Return what the client was sent of a name, or before the response in flight; None if it is not subscribed."""
-    view, exceptions = (state.before or (None, NO_EXCEPTIONS)) if before else (state.view, state.exceptions)
-    if name in exceptions:
-        return exceptions[name]
+def _held(state: TypeState, name: str) -> Resource | None:
+    """Return what the client was sent of a name; None if it is not subscribed."""
+    view = state.view
+    if name in state.exceptions:
+        return state.exceptions[name]
     found = None if view is None else view.get(name)
     return found if found is not None and view is not None and wants(state.subscription, view, found) else None
 
@@ -437,6 +438,8 @@ class NackRecord(NamedTuple):
     nonce: str
     size: int
     """Its approximate bytes."""
+    settled: frozenset[str] = frozenset()
+    """Names in the response of which the client has accepted a version since."""
 
 
 def names_in(part: Part) -> NackedNames:
@@ -458,6 +461,8 @@ def accepted_before(nacks: Iterable[NackRecord], type_url: str, name: str) -> st
         response = record.response
         if record.type_url != type_url or name not in response.before:
             continue
+        if name in record.settled:
+            break
         if version is not None and response.versions[name] != version:
             break
         version = response.before[name]

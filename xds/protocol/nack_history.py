@@ -6,6 +6,7 @@ from xds.model.groups import Node
 from xds.protocol.inspection import NACKS_MAX, NackedNames, NackRecord, names_in
 from xds.protocol.node_history import REASON_CHARS_MAX, NodeKey, node_key
 from xds.protocol.responses import Part
+from xds.protocol.subscription import NameSet
 
 NODES_MAX = 10_000
 """Nodes whose NACKs are kept; those whose last NACK is oldest make room."""
@@ -13,6 +14,8 @@ RECORD_BYTES = 400
 """Approximate bytes of a NACK beside its message."""
 NAME_BYTES = 400
 """Approximate bytes of a name and its versions, which count for the first client that rejects the response."""
+SETTLED_BYTES = 64
+"""Approximate bytes of a name that a client has accepted since."""
 BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -42,6 +45,24 @@ class NackHistory:
         while len(self._by_node) > NODES_MAX or (self._bytes > BYTES_MAX and len(self._by_node) > 1):
             _, dropped = self._by_node.popitem(last=False)
             self._bytes -= sum(record.size for record in dropped)
+
+    def accept(self, node: Node, type_url: str, names: NameSet) -> None:
+        """Note that a client has accepted names, all of the type if there are none.
+
+        What it had before an earlier NACK of one is not what it has now.
+        """
+        records = self._by_node.get(node_key(node))
+        if records is None:
+            return
+        for at, record in enumerate(records):
+            if record.type_url != type_url or record.settled.issuperset(record.response.names):
+                continue
+            told = record.response.names
+            settled = record.settled.union(told if not names else names.names.intersection(told))
+            if len(settled) > len(record.settled):
+                more = SETTLED_BYTES * (len(settled) - len(record.settled))
+                records[at] = record._replace(settled=settled, size=record.size + more)
+                self._bytes += more
 
     def of(self, node: Node) -> list[NackRecord]:
         """Return the NACKs of a node, newest first."""

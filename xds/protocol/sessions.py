@@ -88,8 +88,8 @@ class Session:
         """The time of the earliest timer, NEVER for none."""
         self.node_hash = 0
         """The hash of the encoded node, so that an equal one need not be decoded again."""
-        self.rejections: dict[Kind, Rejection] | None = None
-        """The last rejection of each type."""
+        self.rejections: dict[Kind, tuple[Rejection, ...]] | None = None
+        """The last rejections of each type, newest first."""
 
     def add(self, stream: "Stream") -> None:
         """Add a stream."""
@@ -98,9 +98,9 @@ class Session:
         self.slots += 1
         self.streams.append(stream)
 
-    def rejection(self, kind: Kind) -> Rejection | None:
-        """Return the last rejection of a type."""
-        return self.rejections.get(kind) if self.rejections is not None else None
+    def rejections_of(self, kind: Kind) -> tuple[Rejection, ...]:
+        """Return the last rejections of a type, newest first."""
+        return self.rejections.get(kind, ()) if self.rejections is not None else ()
 
 
 class Stream:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from fnmatch import fnmatchcase
+from itertools import islice
+from typing import NamedTuple
 
 from xds.model.groups import Node
 from xds.model.resource import Resource
-from xds.protocol.blame import NOBODY, BlamedBy, blame_in
+from xds.protocol.blame import BLAMED_MAX, NOBODY, BlamedBy, blame_in
 from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import NO_DEBT, Debt
 from xds.protocol.diff import wanted
@@ -181,7 +183,8 @@ class TypeStatus:
     variant: Variant
     wildcard: bool
     resources: tuple[ResourceStatus, ...]
-    rejection: Rejection | None
+    rejections: tuple[Rejection, ...]
+    """The last ones, newest first."""
     waited_s: float | None
     overdue: bool
 
@@ -218,7 +221,7 @@ def _type_status(session: Session, state: TypeState, now: float) -> TypeStatus:
         variant=state.kind.variant,
         wildcard=state.subscription.wildcard,
         resources=tuple(_resource_statuses(state)),
-        rejection=session.rejection(state.kind),
+        rejections=session.rejections_of(state.kind),
         waited_s=None if outstanding is None else max(0.0, now - state.sent_at),
         overdue=state.overdue and outstanding is not None,
     )
@@ -458,7 +461,7 @@ def _summary(
         state=state_of(debt),
         connected_s=now - session.since,
         types=tuple(
-            _type_summary(state, session.rejection(state.kind), (state.kind.slot, state.type_url) in marked)
+            _type_summary(state, session.rejections_of(state.kind), (state.kind.slot, state.type_url) in marked)
             for state in (session.client_state.types if query.types else ())
         ),
         debt=debt,
@@ -469,7 +472,7 @@ def _summary(
     )
 
 
-def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> TypeSummary:
+def _type_summary(state: TypeState, rejections: tuple[Rejection, ...], is_marked: bool) -> TypeSummary:
     view, subscription = state.view, state.subscription
     sent = 0
     if view is not None:
@@ -481,8 +484,7 @@ def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> 
     nacked_names = state.nacked_names.names
     rejected = 0 if view is None else sum(1 for name in nacked_names if view.get(name) is not None)
     nacked = tuple(sorted(nacked_names)[:NAMES_SHOWN_MAX])
-    rejection = last if nacked else None
-    blamed, blamed_by = NOBODY if rejection is None else blame_in(rejection.message, _rejected(rejection, nacked_names))
+    told = _told_of(rejections, nacked_names)
     return TypeSummary(
         type_url=state.type_url,
         variant=state.kind.variant.value,
@@ -493,14 +495,52 @@ def _type_summary(state: TypeState, last: Rejection | None, is_marked: bool) -> 
         unacked=unacked,
         pending=len(state.exceptions) + (1 if state.dirty or is_marked else 0),
         nacked=nacked,
-        error="" if rejection is None else rejection.message,
-        versions={} if rejection is None else {name: rejection.versions.get(name, "") for name in nacked},
-        blamed=blamed,
-        blamed_by=blamed_by,
-        rejected_key="" if rejection is None else rejection.key.hex(),
+        error=told.error,
+        versions={name: told.versions.get(name, "") for name in nacked} if rejections else {},
+        blamed=told.blamed,
+        blamed_by=told.blamed_by,
+        rejected_key=told.key.hex(),
     )
 
 
-def _rejected(rejection: Rejection, nacked_names: frozenset[str]) -> Mapping[str, str]:
-    """Return the names of the response that was rejected; of an earlier stream's, those that are still in doubt."""
-    return rejection.versions or dict.fromkeys(nacked_names, "")
+MESSAGES_SHOWN_MAX = 3
+"""Messages of different NACKs of one type, in one summary."""
+
+
+class _Told(NamedTuple):
+    """What rejections say of the names that are still in doubt."""
+
+    error: str = ""
+    versions: Mapping[str, str] = {}
+    blamed: tuple[str, ...] = NOBODY[0]
+    blamed_by: BlamedBy = NOBODY[1]
+    key: bytes = b""
+    """The content of the last of these responses."""
+
+
+def _told_of(rejections: tuple[Rejection, ...], in_doubt: frozenset[str]) -> _Told:
+    """Return what the rejections of a type say of the names in doubt: of each name, the last response that had it.
+
+    A later response may have brought a part of a rejected one, in another version, and have been accepted.
+    """
+    left, messages, versions = set(in_doubt), dict[str, None](), dict[str, str]()
+    blamed, ways, key = set[str](), list[BlamedBy](), b""
+    for each in rejections:
+        names = left.intersection(each.versions) if each.versions else frozenset(left)
+        if not names:
+            continue
+        left -= names
+        messages[each.message] = None
+        versions.update((name, each.versions.get(name, "")) for name in names)
+        named, way = blame_in(each.message, each.versions or dict.fromkeys(names, ""))
+        if still := names.intersection(named):
+            blamed |= still
+            ways.append(way)
+        elif len(names) == 1:
+            blamed |= names
+            ways.append(BlamedBy.ONLY)
+        key = key or each.key
+    if not messages:
+        return _Told()
+    error = "; ".join(islice(messages, MESSAGES_SHOWN_MAX))
+    return _Told(error, versions, tuple(sorted(blamed)[:BLAMED_MAX]), ways[0] if ways else NOBODY[1], key)

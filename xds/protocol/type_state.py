@@ -106,8 +106,9 @@ class Kinds:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The last response of a type that the client rejected. ``versions``: resource name to version, "" if removed.
+    """A response that the client rejected. ``versions``: resource name to version, "" if removed.
 
+    Without ``versions``, it was on an earlier stream, and had all the names that are still in doubt.
     ``key``: the content of the response (``Part.content_key``), b"" if it is not known.
     """
 
@@ -115,6 +116,23 @@ class Rejection:
     message: str
     versions: Mapping[str, str]
     key: bytes = b""
+
+
+REJECTIONS_MAX = 8
+"""Rejections of one type that are kept for a client, the last ones."""
+
+
+def with_rejection(older: tuple[Rejection, ...], last: Rejection) -> tuple[Rejection, ...]:
+    """Return the rejections of a type, newest first, after the client rejected another response.
+
+    One whose names are all in the last one is of no interest any more.
+    """
+    kept = (
+        each
+        for each in older
+        if each.versions is not last.versions and not each.versions.keys() <= last.versions.keys()
+    )
+    return (last, *kept)[:REJECTIONS_MAX]
 
 
 class Heartbeat(NamedTuple):

@@ -36,8 +36,9 @@ class NodeKeeper:
     A file that can't be used costs what it has, and nothing else: that is logged, and ``problem`` says why.
     """
 
-    def __init__(self, known: KnownNodes, path: Path | None) -> None:
-        self._known, self._path = known, path
+    def __init__(self, known: KnownNodes, path: Path | None, epoch: Callable[[], str] = lambda: "") -> None:
+        """``epoch`` returns that of the store's history, which accepted revisions are of."""
+        self._known, self._path, self._epoch = known, path, epoch
         self._file: NodesFile | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._task: asyncio.Task[None] | None = None
@@ -68,10 +69,11 @@ class NodeKeeper:
             self._thread = None
 
     async def _open(self, path: Path) -> None:
+        epoch = self._epoch()
         try:
             try:
                 file = await self._on_thread(lambda: NodesFile(path))
-                nodes = await self._on_thread(file.read)
+                nodes = await self._on_thread(lambda: file.read(epoch))
             except NotNodesError as error:
                 aside = await self._on_thread(lambda: set_aside(path, now_ms()))
                 log.error(

@@ -1,6 +1,6 @@
 """The file of known nodes beside the store: a SQLite database of its own, which no change of resources is in.
 
-It has a row for each node, and the time at which the server was last known to run. Everything is called on one thread.
+It has a row for each node, the time at which the server was last known to run, and the epoch of the store's history. Everything is called on one thread.
 """
 
 import json
@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from xds.model.groups import Locality
@@ -22,6 +23,7 @@ CREATE TABLE nodes (id TEXT PRIMARY KEY, node TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE server (alive_ms INTEGER NOT NULL);
 INSERT INTO server VALUES (0);
 """
+EPOCH = "CREATE TABLE IF NOT EXISTS history (epoch TEXT NOT NULL)"
 
 
 class NotNodesError(Exception):
@@ -58,12 +60,21 @@ class NodesFile:
             raise NotNodesError("it is another program's database, or one of another version")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(EPOCH)
 
-    def read(self) -> list[KnownNode]:
-        """Return all nodes. Those that were connected were seen last when the server was. Raises NotNodesError."""
+    def read(self, epoch: str = "") -> list[KnownNode]:
+        """Return all nodes. Those that were connected were seen last when the server was. Raises NotNodesError.
+
+        What they have accepted of a history of another ``epoch`` is left out; from now on the file is of this one.
+        """
         try:
             (alive_ms,) = self._database.execute("SELECT alive_ms FROM server").fetchone()
-            return [_decoded(*row, alive_ms) for row in self._rows()]
+            nodes = [_decoded(*row, alive_ms) for row in self._rows()]
+            known = self._database.execute("SELECT epoch FROM history").fetchone()
+            if known != (epoch,):
+                nodes = [replace(each, accepted_revision=0) for each in nodes]
+                self._begin_history(epoch)
+            return nodes
         except sqlite3.DatabaseError as error:
             if _is_about_content(error):
                 raise NotNodesError(str(error)) from error
@@ -73,6 +84,13 @@ class NodesFile:
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         yield from self._database.execute("SELECT id, node FROM nodes")
+
+    def _begin_history(self, epoch: str) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.execute("DELETE FROM history")
+        self._database.execute("INSERT INTO history VALUES (?)", (epoch,))
+        self._database.execute("UPDATE nodes SET node = json_set(node, '$.accepted_revision', 0)")
+        self._database.execute("COMMIT")
 
     def write(self, nodes: Iterable[KnownNode], forgotten: Iterable[str], alive_ms: int) -> None:
         """Write nodes, remove others, and note when the server ran, all or nothing."""

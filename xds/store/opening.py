@@ -142,6 +142,17 @@ def schemas_path(url: str) -> Path | None:
     return beside_store(url, "schemas")
 
 
+def nodes_path(url: str, replica: str) -> Path | None:
+    """Return the path of the file of known nodes of a server with this store, None for a store in memory.
+
+    With etcd it is on this machine, and each store and each replica with a name has its own.
+    """
+    if not url.startswith("etcd:"):
+        return beside_store(url, "nodes")
+    name = blake2b(f"{url} {replica}".encode(), digest_size=8).hexdigest()
+    return default_path().with_name(f"etcd-{name}.nodes")
+
+
 def beside_store(url: str, suffix: str) -> Path | None:
     """Return the path of a file that belongs to a store, None for a store in memory.
 
