@@ -112,7 +112,7 @@ class App:
         self.epoch: Callable[[], str] = lambda: ""
         """Returns the epoch of the store's history."""
         nodes_path = settings.nodes_path if keeps_files and fleet.forget_after_s else None
-        self._keeper = NodeKeeper(self.known, nodes_path, lambda: self.epoch())
+        self._keeper = NodeKeeper(self.known, nodes_path, self._store_epoch)
         count = self.settings.transport.worker_count(auto=workers)
         self.attributions = Attributions(self.background)
         """Which resources are to blame for NACKs that do not name them, once an Envoy can be asked."""
@@ -386,6 +386,9 @@ class App:
     async def holders(self, query: HoldersQuery) -> Holders:
         """Return which clients have which version of a resource. Raises UnansweredError if no worker answers."""
         return await self._streams.holders(query)
+
+    def _store_epoch(self) -> str:
+        return self.epoch()
 
     async def status(self) -> ServerStatus:
         """Return how this server stands."""

@@ -1,6 +1,7 @@
 """The file of known nodes beside the store: a SQLite database of its own, which no change of resources is in.
 
-It has a row for each node, the time at which the server was last known to run, and the epoch of the store's history. Everything is called on one thread.
+It has a row for each node, the time at which the server was last known to run, and the epoch of the store's history.
+Everything is called on one thread.
 """
 
 import json
