@@ -63,14 +63,19 @@ class Authority:
         directory.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _x509_name(name)
-        signer = issuer or self
+        self.cert = self._signed_by(issuer or self)
+        self.cert_path = directory / "ca.pem"
+        self.cert_path.write_bytes(self.cert)
+
+    def _signed_by(self, signer: "Authority") -> bytes:
         builder = _builder(self._name, signer._name, self._key, signer._key, days=365)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(SIGNS_CERTIFICATES, critical=True)
-        self._cert = builder.sign(signer._key, hashes.SHA256())
-        self.cert = self._cert.public_bytes(serialization.Encoding.PEM)
-        self.cert_path = directory / "ca.pem"
-        self.cert_path.write_bytes(self.cert)
+        return builder.sign(signer._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def renewed(self) -> bytes:
+        """Return another certificate of this CA, with the same name and key, as PEM."""
+        return self._signed_by(self)
 
     def issue(
         self,

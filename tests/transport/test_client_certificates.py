@@ -251,6 +251,42 @@ def test_a_bundle_may_have_two_cas_while_one_replaces_the_other(tmp_path):
     assert (domains.reason(renewed), domains.reason(former)) == ("", "trust domain")
 
 
+def test_only_a_change_of_the_cas_has_open_connections_checked_each_at_its_time(tmp_path):
+    authority, new = Authority(tmp_path / "a", name="a"), Authority(tmp_path / "b", name="b")
+    now = [1_000.0]
+    clients = ClientCertificates(files_of(authority), pytest.fail, clock=lambda: now[0])
+    seen = clients.examine(authority.client(spiffe=WEB).cert)
+
+    def due() -> list[bool]:
+        return [clients.is_due(seen, now[0], spread_by=spread << 6) for spread in (0, 39)]
+
+    authority.cert_path.write_bytes(authority.cert)
+    clients.reload_authorities()
+    assert due() == [False, False]
+    authority.cert_path.write_bytes(authority.cert + new.cert)
+    clients.follow_authorities()
+    assert due() == [True, False]
+    now[0] += 30
+    authority.cert_path.write_bytes(authority.cert)  # does not put off what is due
+    clients.follow_authorities()
+    now[0] += 10
+    assert due() == [True, True]
+
+
+def test_cas_that_can_not_be_read_leave_the_former_in_force_and_are_reported_once(tmp_path):
+    authority = Authority(tmp_path / "a")
+    pair, told = authority.client(spiffe=WEB), []
+    clients = ClientCertificates(files_of(authority), told.append)
+    for spoil in (lambda: authority.cert_path.write_bytes(b"no CA"), authority.cert_path.unlink):
+        spoil()
+        told.clear()
+        for _ in range(2):
+            clients.follow_authorities()
+            assert clients.examine(pair.cert, verifies=True).reason == ""
+        (problem,) = told
+        assert "the CAs of clients can't be read again" in problem
+
+
 # --- Expiry ----------------------------------------------------------------------------------------------------------
 
 

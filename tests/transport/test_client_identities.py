@@ -14,12 +14,12 @@ from structlog.testing import capture_logs
 from support import resources as r
 from support.control_planes import app_of, is_served, port_of, wait_streams
 from support.pki import Authority, Pair
-from support.waiting import wait_until
+from support.waiting import for_a_while, wait_until
 from support.wire import DeltaClient, StreamEnded
 
 from xds.embed import ControlPlane
 from xds.reporting.merged_log import peers_log
-from xds.transport import client_certificates, grpcio_clients, revocation_watch
+from xds.transport import client_certificates, grpcio_clients, native, revocation_watch
 
 WEB = "spiffe://corp/ns/shop/sa/web"
 
@@ -36,6 +36,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpcio_clients, "LOOK_EVERY_S", 0.1)
     monkeypatch.setattr(grpcio_clients, "FAREWELL_S", 0.2)
     monkeypatch.setattr(client_certificates, "EXPIRY_SPREAD_S", 1)
+    monkeypatch.setattr(client_certificates, "AUTHORITIES_SPREAD_S", 1)
+    monkeypatch.setattr(native, "FOLLOW_TLS_S", 1)
 
 
 def tls_of(authority: Authority, **more: Any) -> dict[str, Any]:
@@ -128,24 +130,98 @@ async def test_a_ca_of_one_trust_domain_does_not_vouch_for_another(serving, auth
     assert [peer.identity for peer in peers] == [(WEB,), ("spiffe://partner/web",)]
 
 
-async def test_cas_overlap_while_one_replaces_the_other_under_open_streams(serving, authority, tmp_path):
+async def test_cas_overlap_while_one_replaces_the_other_and_streams_of_the_former_end(
+    serving, authority, tmp_path, soon
+):
     new = Authority(tmp_path / "new", name="new CA")
-    tls = tls_of(authority, client_ca=str(tmp_path / "clients.pem"))
     clients = tmp_path / "clients.pem"
     clients.write_bytes(authority.cert)
     before, after = authority.client("before", spiffe=WEB), new.client("after", spiffe=WEB)
-    async with serving(tls=tls) as control_plane, client_of(control_plane, authority, before) as old:
+    async with (
+        serving(tls=tls_of(authority, client_ca=str(clients))) as control_plane,
+        client_of(control_plane, authority, before) as old,
+    ):
         await old.subscribe(r.CLUSTER)
         await old.take()
         clients.write_bytes(authority.cert + new.cert)
         assert await is_served(client_of(control_plane, authority, before))
-        assert await is_served(client_of(control_plane, authority, after))
-        clients.write_bytes(new.cert)
-        assert await is_served(client_of(control_plane, authority, after))
-        async with client_of(control_plane, authority, before) as client:
-            assert (await ending_of(client)).code is grpc.StatusCode.UNAVAILABLE
+        async with client_of(control_plane, authority, after) as renewed:
+            await renewed.subscribe(r.CLUSTER)
+            await renewed.take()
+            await for_a_while(3, "the stream is examined again")
+            control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])
+            assert (await old.take()).names == (await renewed.take()).names == {"b"}
+            clients.write_bytes(new.cert)
+            ended = await old.ended(timeout_s=20)
+            assert (ended.code, "no CA of this server vouches for it" in ended.details) == (
+                grpc.StatusCode.UNAUTHENTICATED,
+                True,
+            )
+            async with client_of(control_plane, authority, before) as client:
+                assert (await ending_of(client)).code is grpc.StatusCode.UNAVAILABLE
+            control_plane.apply(upsert=[r.cluster("c"), r.assignment("c", 1)])
+            assert (await renewed.take()).names == {"c"}
+            await wait_streams(control_plane, 1)
+
+
+async def test_streams_end_when_the_ca_of_their_trust_domain_is_removed(serving, authority, tmp_path, soon):
+    former, other = Authority(tmp_path / "former", name="former"), Authority(tmp_path / "other", name="other")
+    corp = tmp_path / "corp.pem"
+    corp.write_bytes(former.cert + other.cert)
+    tls = tls_of(authority, trust_domains={"corp": str(corp), "partner": str(former.cert_path)})
+    async with (
+        serving(tls=tls) as control_plane,
+        client_of(control_plane, authority, former.client(spiffe=WEB)) as gone,
+        client_of(control_plane, authority, other.client(spiffe=WEB)) as stays,
+        client_of(control_plane, authority, former.client("p", spiffe="spiffe://partner/p")) as partner,
+    ):
+        for each in (gone, stays, partner):
+            await each.subscribe(r.CLUSTER)
+            await each.take()
+        corp.write_bytes(other.cert)
+        ended = await gone.ended(timeout_s=20)
+        assert ended.code is grpc.StatusCode.UNAUTHENTICATED
+        assert "the CAs of trust domain 'corp' do not vouch" in ended.details
         control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])
-        assert (await old.take()).names == {"b"}
+        assert (await stays.take()).names == (await partner.take()).names == {"b"}
+
+
+async def test_the_intermediates_that_a_client_sent_count_when_cas_change(serving, authority, tmp_path, soon):
+    root, extra = Authority(tmp_path / "root", name="root"), Authority(tmp_path / "extra", name="extra")
+    middle = Authority(tmp_path / "middle", name="middle", issuer=root)
+    leaf = middle.client(spiffe=WEB)
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(root.cert + extra.cert)
+    credentials = grpc.ssl_channel_credentials(authority.cert, leaf.key, leaf.cert + middle.cert)
+    async with (
+        serving(tls=tls_of(authority, client_ca=str(clients))) as control_plane,
+        DeltaClient(port_of(control_plane), credentials=credentials) as client,
+    ):
+        await client.subscribe(r.CLUSTER)
+        await client.take()
+        clients.write_bytes(root.cert)
+        await for_a_while(3, "the stream is examined again")
+        control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])
+        assert (await client.take()).names == {"b"}
+        clients.write_bytes(extra.cert)
+        assert (await client.ended(timeout_s=20)).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_ca_that_was_renewed_with_its_key_still_vouches(serving, authority, tmp_path, soon):
+    """A certificate is not bound to the CA certificate by which it was accepted, but to the CA's name and key."""
+    renewed = authority.renewed()
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(authority.cert)
+    async with (
+        serving(tls=tls_of(authority, client_ca=str(clients))) as control_plane,
+        client_of(control_plane, authority, authority.client(spiffe=WEB)) as client,
+    ):
+        await client.subscribe(r.CLUSTER)
+        await client.take()
+        clients.write_bytes(renewed)
+        await for_a_while(3, "the stream is examined again")
+        control_plane.apply(upsert=[r.cluster("b"), r.assignment("b", 1)])
+        assert (await client.take()).names == {"b"}
 
 
 @pytest.mark.parametrize("how", ["crl", "identity", "serial"])

@@ -62,9 +62,21 @@ class Certificates:
         """Return what the client's certificate says, once the handshake is done; None if clients need none."""
         if self.clients is None:
             return None
+        # The files may have changed during the handshake.
+        return self._examine(self.clients, tls, verifies=tls.context is not self._context)
+
+    def examine_again(self, client: "ClientCertificate", tls: ssl.SSLObject) -> "ClientCertificate":
+        """Return what the client's certificate of an open connection says now."""
+        assert self.clients is not None, "it was examined"
+        checked = self.clients.checked(client)
+        if not self.clients.must_be_examined_again(checked):
+            return checked
+        return self._examine(self.clients, tls, verifies=True)
+
+    def _examine(self, clients: "ClientCertificates", tls: ssl.SSLObject, *, verifies: bool) -> "ClientCertificate":
         certificate = tls.getpeercert(binary_form=True)
         assert certificate is not None, "the context requires one"
-        return self.clients.examine(certificate, lambda: _intermediates(tls))
+        return clients.examine(certificate, lambda: intermediates_of(tls), verifies=verifies)
 
 
 def why_unusable(files: TlsFiles) -> str:
@@ -80,7 +92,7 @@ def why_unusable(files: TlsFiles) -> str:
     return ""
 
 
-def _intermediates(tls: ssl.SSLObject) -> list[bytes]:
+def intermediates_of(tls: ssl.SSLObject) -> list[bytes]:
     """Return the certificates that came with the client's own, as DER."""
     if hasattr(tls, "get_unverified_chain"):  # since Python 3.13
         return list(tls.get_unverified_chain()[1:])

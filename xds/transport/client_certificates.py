@@ -1,17 +1,18 @@
 """Client certificates: the identity that one proves, and the reasons to refuse one.
 
 TLS has verified the certificate against all CAs before. What is checked here is what TLS leaves open: which name
-counts, whether the CA may vouch for it, and whether the certificate is revoked. Nothing falls back to another kind of
-name.
+counts, whether the CA may vouch for it, whether the certificate is revoked, and whether a CA of it is still there once
+the files of CAs have changed. Nothing falls back to another kind of name.
 """
 
 import datetime
 import hashlib
+import re
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -24,12 +25,15 @@ from xds.transport.tls import CertificateName, Stamp, TlsFiles
 KNOWN_MAX = 4_096
 """Certificates whose examination is remembered: sidecars reconnect, and some share one certificate."""
 EXPIRY_SPREAD_S = 60
+AUTHORITIES_SPREAD_S = 40
+"""After a change of the CAs, open connections are checked at different times within these seconds."""
 URIS_MAX = 1
 """A SPIFFE certificate has exactly one URI (X509-SVID, section 2)."""
 DNS_NAMES_MAX = 100
 COMMON_NAME_CHARACTERS_MAX = 256
 """X.520 allows 64, which not all CAs keep to."""
 SHOWN_MAX = 200
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class CertificateRefusedError(Exception):
@@ -54,16 +58,33 @@ class ClientCertificate:
     """Why it is refused, as a word for metrics; "" if it is accepted."""
     refusal: str = ""
     """Why it is refused, for operators and the client."""
+    authorities: "Authorities | None" = field(default=None, repr=False, compare=False)
+    """The CAs of which one has vouched for it."""
 
     def has_ended(self, now: float, *, spread_by: int) -> bool:
         """Whether it has expired for a connection: up to a minute late, so that equal ones do not end all at once."""
         return self.ends_at + (spread_by >> 6) % EXPIRY_SPREAD_S < now
 
 
+class Authorities:
+    """The CAs of one reading of their files, by trust domain; "" has those of all others.
+
+    Raises OSError or ValueError.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        given = (*files.trust_domains, *((("", files.client_ca),) if files.client_ca is not None else ()))
+        self.contents = tuple((domain, path.read_bytes()) for domain, path in given)
+        self.by_domain = {
+            domain: _policy(path, data) for (domain, path), (_, data) in zip(given, self.contents, strict=True)
+        }
+
+
 class ClientCertificates:
     """Examines client certificates as the files of ``TlsFiles`` say. Raises OSError or ValueError at the start.
 
-    ``make_peer`` makes the peer of an identity. ``on_problem`` is called if changed files can't be used.
+    ``make_peer`` makes the peer of an identity. ``on_problem`` is called if changed files can't be used. ``names`` are
+    the kinds of names that make an identity, instead of the one that the files name.
     """
 
     def __init__(
@@ -71,22 +92,25 @@ class ClientCertificates:
         files: TlsFiles,
         on_problem: Callable[[str], None],
         *,
+        names: Sequence[CertificateName] = (),
         make_peer: Callable[[tuple[str, ...]], Peer] = Peer,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = files
+        self._names = tuple(names) or (files.name,)
         self._on_problem = on_problem
         self._make_peer = make_peer
         self._clock, self._wall_clock = clock, wall_clock
         self._known: OrderedDict[bytes, ClientCertificate] = OrderedDict()
         self._peers: dict[tuple[str, ...], Peer] = {}
         self._issuers: dict[bytes, bytes] = {}
-        self._domains: dict[str, verification.PolicyBuilder] = {}
+        self._authorities_stamp = files.authorities_stamp_now()
+        self._authorities = Authorities(files)
+        self._authorities_since = -float("inf")
         self._stamp: Stamp | None = None
         self.revocations = NOTHING_REVOKED
         """What is revoked; ``take`` replaces it."""
-        self.reload_authorities()
         self.take(self.read_changed() or NOTHING_REVOKED)
 
     @property
@@ -94,16 +118,22 @@ class ClientCertificates:
         """Whether ``examine`` uses the intermediates that came with a certificate."""
         return bool(self._files.trust_domains or self._files.crls)
 
-    def examine(self, certificate: bytes, intermediates: Callable[[], Sequence[bytes]] = tuple) -> ClientCertificate:
-        """Return what a certificate says, which may be that it is refused; DER or PEM."""
+    def examine(
+        self, certificate: bytes, intermediates: Callable[[], Sequence[bytes]] = tuple, *, verifies: bool = False
+    ) -> ClientCertificate:
+        """Return what a certificate says, which may be that it is refused; DER or PEM.
+
+        ``verifies``: the present CAs must vouch for it also if TLS alone would decide that, because TLS may have
+        accepted it before they changed.
+        """
         key = hashlib.sha256(certificate).digest()
         remembered = self._known
         known = remembered.get(key)
         if known is None or known.ends_at <= self._clock():
-            chain = intermediates() if self.needs_chain else ()
+            chain = intermediates() if verifies or self.needs_chain else ()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # cryptography warns of odd names, on stderr, as often as clients like
-                known = self._read(certificate, chain)
+                known = self._read(certificate, chain, verifies=verifies)
             if known.reason:  # with other intermediates it may be accepted
                 return known
             remembered[key] = known
@@ -123,18 +153,42 @@ class ClientCertificates:
             return replace(certificate, reason="expired", refusal=f"{_of(certificate.peer)} has expired")
         return certificate
 
+    def must_be_examined_again(self, certificate: ClientCertificate) -> bool:
+        """Whether other CAs than the present ones have vouched for an accepted certificate."""
+        return not certificate.reason and certificate.authorities is not self._authorities
+
+    def is_due(self, certificate: ClientCertificate, now: float, *, spread_by: int) -> bool:
+        """Whether an open connection is to be checked: its certificate has expired, or the CAs have changed.
+
+        Connections are due at different times, so that they do not end all at once.
+        """
+        if certificate.has_ended(now, spread_by=spread_by):
+            return True
+        since = self._authorities_since + (spread_by >> 6) % AUTHORITIES_SPREAD_S
+        return since <= now and self.must_be_examined_again(certificate)
+
     # --- Files -----------------------------------------------------------------------------------------------------
 
-    def reload_authorities(self) -> None:
-        """Read the CAs of the trust domains again. Raises OSError or ValueError, and keeps the former ones then."""
-        files = self._files
-        if not files.trust_domains:
+    def follow_authorities(self) -> None:
+        """Read the files of CAs again if they have changed. Files that can't be used leave the former ones in force."""
+        stamp = self._files.authorities_stamp_now()
+        if stamp == self._authorities_stamp:
             return
-        domains = {domain: _policy(path) for domain, path in files.trust_domains}
-        if files.client_ca is not None:
-            domains[""] = _policy(files.client_ca)
-        self._domains = domains
-        self._known = OrderedDict()  # a new one: gRPC calls this in a thread of its own
+        self._authorities_stamp = stamp
+        try:
+            self.reload_authorities()
+        except (OSError, ValueError) as error:
+            self._on_problem(f"the CAs of clients can't be read again, so the former ones count: {error}")
+
+    def reload_authorities(self) -> None:
+        """Read the CAs again. Raises OSError or ValueError, and keeps the former ones then."""
+        authorities = Authorities(self._files)
+        if authorities.contents != self._authorities.contents:
+            now = self._clock()
+            if now - self._authorities_since > AUTHORITIES_SPREAD_S:  # else changes would put off the checks for ever
+                self._authorities_since = now
+            self._authorities = authorities
+        self._known = OrderedDict()  # a new one, after the CAs: gRPC calls this in a thread of its own
 
     def read_changed(self) -> Revocations | None:
         """Return what is revoked if the files have changed, to be passed to ``take``; may run in another thread.
@@ -153,7 +207,8 @@ class ClientCertificates:
 
     # --- One certificate -------------------------------------------------------------------------------------------
 
-    def _read(self, certificate: bytes, chain: Sequence[bytes]) -> ClientCertificate:
+    def _read(self, certificate: bytes, chain: Sequence[bytes], *, verifies: bool) -> ClientCertificate:
+        authorities = self._authorities
         try:
             leaf = parsed(certificate)
             serials = tuple(self._serial(each) for each in (leaf, *map(parsed, chain)))
@@ -163,9 +218,9 @@ class ClientCertificates:
                 raise CertificateRefusedError("expired", f"it expired on {leaf.not_valid_after_utc:%F %T} UTC")
             extensions = leaf.extensions
             refuse_authority(extensions)
-            identity = identity_of(leaf, self._files.name)
-            if self._domains:
-                self._verify(leaf, [parsed(each) for each in chain], identity)
+            identity = tuple(each for name in self._names for each in identity_of(leaf, name))
+            if verifies or self._files.trust_domains:
+                self._verify(authorities.by_domain, leaf, [parsed(each) for each in chain], identity)
         except CertificateRefusedError as refused:
             return ClientCertificate(
                 reason=refused.reason, refusal=f"the client certificate is refused: {refused.text}"
@@ -173,7 +228,9 @@ class ClientCertificates:
         except Exception as error:  # whatever a library finds in it, it is not accepted
             text = f"the client certificate can't be read: {str(error)[:SHOWN_MAX]}"
             return ClientCertificate(reason="malformed", refusal=text)
-        return ClientCertificate(peer=self._peer(identity), serials=serials, ends_at=self._clock() + left_s)
+        return ClientCertificate(
+            peer=self._peer(identity), serials=serials, ends_at=self._clock() + left_s, authorities=authorities
+        )
 
     def _serial(self, certificate: x509.Certificate) -> tuple[bytes, int]:
         if len(self._issuers) > KNOWN_MAX:
@@ -189,9 +246,16 @@ class ClientCertificates:
             peer = self._peers[identity] = self._make_peer(identity)
         return peer
 
-    def _verify(self, leaf: x509.Certificate, chain: list[x509.Certificate], identity: tuple[str, ...]) -> None:
-        domain = parse_spiffe(identity[0]).trust_domain if identity else ""
-        policy = self._domains.get(domain) or self._domains.get("")
+    def _verify(
+        self,
+        policies: Mapping[str, verification.PolicyBuilder],
+        leaf: x509.Certificate,
+        chain: list[x509.Certificate],
+        identity: tuple[str, ...],
+    ) -> None:
+        has_domains = bool(self._files.trust_domains)
+        domain = parse_spiffe(identity[0]).trust_domain if has_domains and identity else ""
+        policy = policies.get(domain) or policies.get("")
         if policy is None:
             what = f"tls.trust_domains has no trust domain {domain!r}" if domain else "it has no SPIFFE ID"
             raise CertificateRefusedError("trust domain", f"{what}, and tls.client_ca is not set")
@@ -200,9 +264,12 @@ class ClientCertificates:
             now = datetime.datetime.fromtimestamp(self._wall_clock(), datetime.UTC)
             policy.time(now).build_client_verifier().verify(leaf, chain)
         except verification.VerificationError as error:
-            whose = f"the CAs of trust domain {domain!r}" if domain in self._domains and domain else "tls.client_ca"
+            why = f"({str(error)[:SHOWN_MAX]})"
+            if not has_domains:
+                raise CertificateRefusedError("untrusted", f"no CA of this server vouches for it {why}") from None
+            whose = f"the CAs of trust domain {domain!r}" if domain in policies and domain else "tls.client_ca"
             raise CertificateRefusedError(
-                "trust domain", f"{whose} do not vouch for {_named(identity)} ({str(error)[:SHOWN_MAX]})"
+                "trust domain", f"{whose} do not vouch for {_named(identity)} {why}"
             ) from None
 
 
@@ -275,10 +342,15 @@ def parsed(certificate: bytes) -> x509.Certificate:
     return x509.load_der_x509_certificate(certificate)
 
 
-def _policy(path: Path) -> verification.PolicyBuilder:
-    """Return the policy that verifies client certificates with the CAs of a file. Raises OSError or ValueError."""
+def split_pem(certificates: bytes) -> list[bytes]:
+    """Return the certificates of a PEM text, each as PEM."""
+    return _PEM.findall(certificates)
+
+
+def _policy(path: Path, data: bytes) -> verification.PolicyBuilder:
+    """Return the policy that verifies client certificates with the CAs of a file. Raises ValueError."""
     try:
-        authorities = x509.load_pem_x509_certificates(path.read_bytes())
+        authorities = x509.load_pem_x509_certificates(data)
     except ValueError:
         raise ValueError(f"{path} is not a PEM file of CA certificates") from None
     # TLS has checked the extensions already; here only the signatures, the dates and CA:TRUE are checked.

@@ -104,7 +104,7 @@ class GrpcioOptions:
 class _Call:
     """The server's side of one stream: reads requests and writes what polling returns, one message at a time."""
 
-    __slots__ = ("_context", "_dispatcher", "_refusal", "_task", "_told", "_writer", "address", "client", "stream")
+    __slots__ = ("_dispatcher", "_refusal", "_task", "_told", "_writer", "address", "client", "context", "stream")
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class _Call:
         self.client = client
         self._told = False  # that there may be more, while something is written
         self._dispatcher = dispatcher
-        self._context = context
+        self.context = context
         self._writer: asyncio.Task[None] | None = None
         self._refusal: StreamRefusedError | None = None
         self._task = asyncio.current_task()
@@ -168,7 +168,7 @@ class _Call:
                     part = self._dispatcher.poll(self.stream)
                     if part is None:
                         return
-                await self._context.write(part.message)
+                await self.context.write(part.message)
                 if self.stream.settled and not self._told:
                     return
                 part = None
@@ -196,7 +196,7 @@ class _Call:
         """Read until the client is done, or raise what the stream must end with."""
         why = "the client ended its stream"
         try:
-            while isinstance(data := await self._context.read(), bytes):  # else aio.EOF
+            while isinstance(data := await self.context.read(), bytes):  # else aio.EOF
                 self._dispatcher.receive(self.stream, data)
         except StreamRefusedError as refusal:
             self._refusal, why = refusal, _told(refusal)

@@ -31,9 +31,10 @@ FAREWELL_S = 1.0
 
 
 class CertifiedCall(Protocol):
-    """An open stream. ``client`` is the certificate of its client, ``address`` where it comes from."""
+    """An open stream. ``client`` is the certificate of its client, ``context`` gRPC's, ``address`` where it is from."""
 
     client: "ClientCertificate | None"
+    context: Any
     address: str
 
     def end(self, status: Status, message: str) -> None:
@@ -85,7 +86,10 @@ class ClientCheck(aio.ServerInterceptor):
 
 
 class ClientWatch:
-    """Ends the calls of clients whose certificate expires or is revoked, and closes their connections."""
+    """Ends the calls of clients whose certificate is no longer valid, and closes their connections.
+
+    It has expired, or is revoked, or no CA vouches for it any more.
+    """
 
     def __init__(
         self,
@@ -101,9 +105,14 @@ class ClientWatch:
     def start(self) -> None:
         """Look at the certificates of open calls every few seconds until ``stop``."""
         self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self.start)
+        clients = self._certificates.clients
+        assert clients is not None
+        clients.follow_authorities()
         now = time.monotonic()
         self._end(
-            call for call in self._calls() if call.client is not None and call.client.has_ended(now, spread_by=id(call))
+            call
+            for call in self._calls()
+            if call.client is not None and clients.is_due(call.client, now, spread_by=id(call))
         )
 
     def stop(self) -> None:
@@ -116,12 +125,12 @@ class ClientWatch:
         self._end(self._calls())
 
     def _end(self, calls: Iterable[CertifiedCall]) -> None:
-        clients = self._certificates.clients
-        assert clients is not None
         ended: dict[str, ClientCertificate] = {}
         for call in calls:
-            client = clients.checked(call.client) if call.client is not None else None
-            if client is not None and client.reason:
+            if call.client is None:
+                continue
+            call.client = client = self._certificates.examine_again(call.client, call.context)
+            if client.reason:
                 ended[call.address] = client
                 call.end(Status.UNAUTHENTICATED, client.refusal)
         for address, client in ended.items():

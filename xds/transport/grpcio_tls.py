@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CERTIFICATE = "x509_pem_cert"
 """The client's certificate in a call's auth context (GRPC_X509_PEM_CERT_PROPERTY_NAME)."""
+CHAIN = "x509_pem_cert_chain"
+"""The intermediates that came with it, in one text (GRPC_X509_PEM_CERT_CHAIN_PROPERTY_NAME)."""
 
 
 class GrpcioCertificates:
@@ -51,12 +53,21 @@ class GrpcioCertificates:
     def examine(self, context: Any) -> "ClientCertificate | None":
         """Return what the certificate of a call's client says; None if clients need none.
 
-        gRPC does not pass on the intermediates that came with it.
+        gRPC does not tell when the call's connection was made. So the present CAs must vouch for each certificate.
         """
         if self.clients is None:
             return None
-        shown = context.auth_context().get(CERTIFICATE) or (b"",)
-        return self.clients.examine(shown[0])
+        self.clients.follow_authorities()
+        shown = certificates_of(context) or (b"",)
+        return self.clients.examine(shown[0], lambda: shown[1:], verifies=True)
+
+    def examine_again(self, client: "ClientCertificate", context: Any) -> "ClientCertificate":
+        """Return what the client's certificate of an open call says now."""
+        assert self.clients is not None, "it was examined"
+        checked = self.clients.checked(client)
+        if not self.clients.must_be_examined_again(checked):
+            return checked
+        return self.examine(context) or checked
 
     def reload(self) -> bool:
         """Reload the files with the next connection, changed or not; return whether they can be used now."""
@@ -79,6 +90,14 @@ class GrpcioCertificates:
         except (OSError, ValueError) as error:
             self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
             return None
+
+
+def certificates_of(context: Any) -> tuple[bytes, ...]:
+    """Return the certificate of a call's client, then the intermediates that came with it, as PEM; () without one."""
+    from xds.transport.client_certificates import split_pem
+
+    shown = context.auth_context()
+    return (*shown.get(CERTIFICATE, ())[:1], *(each for text in shown.get(CHAIN, ()) for each in split_pem(text)))
 
 
 def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:

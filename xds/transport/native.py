@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SWEEP_SLICE = 2_000
 CLOSING_S = 5
+FOLLOW_TLS_S = 5
+"""How often changes of the TLS files are noticed while no client connects."""
 FAREWELL_S = 0.5
 REST_S, REST_INTERVAL_S = 0.05, 1.0
 """Memory is returned to the system so long after the last large request, and at most so often."""
@@ -177,6 +179,8 @@ class NativeTransport:
         shared.tick += 1
         shared.assembly.expire(shared.tick)
         self._services.framed.evict_idle()
+        if self._certificates is not None and shared.tick % FOLLOW_TLS_S == 0:
+            self._certificates.context()  # also while nobody connects, for those that are connected
         if self._services.dispatcher.hub.response_cache.outdated_bytes - self._outdated_bytes >= EMPTIED_BYTES_MIN:
             self._rest_soon()
         self._sweep_slice(list(shared.connections), self._look_at)
@@ -202,7 +206,7 @@ class NativeTransport:
             if shared.tick - connection.since > options.handshake_s:
                 self._hits.add("handshake_timeout")
                 connection.give_up()
-        elif connection.client is not None and connection.client.has_ended(time.monotonic(), spread_by=id(connection)):
+        elif connection.client is not None and self._client_is_due(connection):
             self._check_client(connection)
         elif not connection.asked and connection.unasked_s > options.handshake_s:
             self._hits.add("handshake_timeout")
@@ -245,14 +249,14 @@ class NativeTransport:
         if self._shared is not None:
             self._sweep_slice(list(self._shared.connections), self._check_client)
 
-    def _check_client(self, connection: NativeConnection) -> None:
-        """End a connection if its client's certificate is no longer valid."""
+    def _client_is_due(self, connection: NativeConnection) -> bool:
         clients = self._certificates.clients if self._certificates is not None else None
-        if clients is None or connection.client is None or connection.client.reason or connection.dead:
-            return
-        client = clients.checked(connection.client)
-        if client.reason:
-            cast("TlsConnection", connection).refuse_client(client)
+        if clients is None or connection.client is None:
+            return False
+        return clients.is_due(connection.client, time.monotonic(), spread_by=id(connection))
+
+    def _check_client(self, connection: NativeConnection) -> None:
+        cast("TlsConnection", connection).check_client()
 
     # --- The end ---------------------------------------------------------------------------------------------------
 

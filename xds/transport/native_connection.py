@@ -448,9 +448,14 @@ class TlsConnection(NativeConnection):
             return _RefusedClientCall(self, stream_id, StreamRefusedError(Status.UNAUTHENTICATED, client.refusal))
         return super().open_stream(stream_id, head)
 
-    def refuse_client(self, client: "ClientCertificate") -> None:
-        """End everything because of the client's certificate, which is revoked or has expired since it connected."""
-        self.client = client
+    def check_client(self) -> None:
+        """End everything if the client's certificate, which was accepted, is no longer valid."""
+        certificates = self.shared.certificates
+        if certificates is None or self.client is None or self.client.reason or self.dead:
+            return
+        self.client = client = certificates.examine_again(self.client, self._tls)
+        if not client.reason:
+            return
         self._note(TlsFailure(client.reason, client.refusal))
         self.depart(client.refusal, Status.UNAUTHENTICATED)
 

@@ -48,7 +48,9 @@ def read_revocations(files: TlsFiles) -> Revocations:
     by_issuer: dict[bytes, frozenset[int]] = {}
     if files.crls:
         authorities = [
-            each for path in files.authorities for each in x509.load_pem_x509_certificates(path.read_bytes())
+            each
+            for path in dict.fromkeys((*files.authorities, *files.crl_authorities))
+            for each in x509.load_pem_x509_certificates(path.read_bytes())
         ]
         for path in files.crls:
             for crl in crls_of(path):
@@ -77,7 +79,8 @@ def _check_crl(path: Path, crl: x509.CertificateRevocationList, authorities: Ite
     issuer = crl.issuer
     named = [each for each in authorities if each.subject == issuer]
     if not named:
-        raise ValueError(f"{path}: its issuer {issuer.rfc4514_string()} is no CA of tls.client_ca or tls.trust_domains")
+        where = "tls.client_ca, tls.trust_domains or api.tls_client_ca"
+        raise ValueError(f"{path}: its issuer {issuer.rfc4514_string()} is no CA of {where}")
     if not any(_signed(crl, each) for each in named):
         raise ValueError(f"{path}: its signature is not by the CA {issuer.rfc4514_string()}")
     for extension in crl.extensions:

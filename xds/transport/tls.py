@@ -20,7 +20,9 @@ class TlsFiles:
     trust_domains: tuple[tuple[str, Path], ...] = ()
     """Trust domains of SPIFFE IDs, and the CAs that alone may sign certificates with names in them."""
     crls: tuple[Path, ...] = ()
-    """Certificate revocation lists of these CAs."""
+    """Certificate revocation lists of these CAs, or of ``crl_authorities``."""
+    crl_authorities: tuple[Path, ...] = ()
+    """Further CAs that may have signed the revocation lists: those of the clients of another port."""
     revoked: Path | None = None
     """A text file of identities and serial numbers that are refused."""
     name: CertificateName = "spiffe"
@@ -45,6 +47,10 @@ class TlsFiles:
     def stamp_now(self) -> Stamp:
         """Return a stamp that changes when certificates, key or CAs do; () while a file is missing."""
         return stamp((self.cert, self.key, *self.authorities))
+
+    def authorities_stamp_now(self) -> Stamp:
+        """Return a stamp that changes when CAs do; () while a file is missing."""
+        return stamp(self.authorities)
 
     def revocations_stamp_now(self) -> Stamp:
         """Return a stamp that changes when the files of revoked certificates do; () while one is missing."""
