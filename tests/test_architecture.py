@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "reporting": {"model", "protocol", "store.entries", "transport.tls_failures", "process.background"},
     "access": {
         *("identity", "model", "process.background", "process.private_files", "sources.yaml_reader"),
-        *("transport.client_certificates", "transport.tls"),
+        *("transport.client_certificates", "transport.revocation_watch", "transport.tls"),
     },
     "access_settings": {"setting_types"},
     "api": {
@@ -47,7 +47,8 @@ ARROWS: dict[str, set[str]] = {
         "_generated",
         *("process.background", "reporting.merged_log", "reporting.escaping", "reporting.directory_status"),
         "limits",
-        *("transport.grpcio_tls", "transport.tls", "transport.tls_failures", "transport.certificate_expiry", "version"),
+        *("transport.certificates", "transport.grpcio_clients", "transport.grpcio_tls"),
+        *("transport.tls", "transport.tls_failures", "transport.certificate_expiry", "version"),
         "telemetry",
     },
     "page": {
@@ -72,7 +73,7 @@ ARROWS: dict[str, set[str]] = {
         *("access_settings", "address", "connection_settings", "fleet_settings", "overload_settings"),
         *("replica_settings", "setting_types"),
         *("store.keys", "store.opening"),
-        "tls_settings",
+        *("tls_settings", "transport.tls"),
     },
     "setting_types": set(),
     "identity_settings": {"address", "identity", "model.identity", "setting_types"},
@@ -81,6 +82,7 @@ ARROWS: dict[str, set[str]] = {
         "identity_settings",
         "model.identity",
         "setting_types",
+        "transport.client_certificates",
         "transport.revocations",
         "transport.tls",
     },

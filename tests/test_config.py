@@ -6,6 +6,7 @@ from support.pki import Authority
 
 from xds.address import Address
 from xds.config import ProtocolSettings, Settings, TlsSettings
+from xds.transport.revocations import read_revocations
 
 
 def told(**values: object) -> str:
@@ -107,12 +108,32 @@ def test_what_client_certificates_are_checked_with_is_checked_before_anything_st
         ({"trust_domains": f"corp={listed}"}, "is not a PEM file of CA certificates"),
     ):
         assert problem in told(tls=tls | given), given
+    identities = tmp_path / "identities.yaml"
+    identities.write_text("callers: []")
+    api = {"tls_cert": pair.cert_path, "tls_key": pair.key_path, "tls_client_ca": ca}
+    for more in ({}, tls):
+        for given, problem in (
+            (
+                {"crls": str(stranger.revoke())},
+                "its issuer CN=another is no CA of tls.client_ca, tls.trust_domains or api",
+            ),
+            ({"revoked": str(listed)}, "line 3: 'web': it is neither an identity"),
+        ):
+            problems = told(tls=more | given, api=api, access={"identities_file": identities})
+            assert problems.count(problem) == 1, given
+        both = {"tls": more | {"crls": str(crl)}, "api": api, "access": {"identities_file": identities}}
+        assert Settings.model_validate(both).api_tls_files is not None
+    both["tls"] = tls | {"client_ca": stranger.cert_path, "crls": f"{crl}:{stranger.revoke()}"}  # of either port's CAs
+    of_both = Settings.model_validate(both)
+    for files in (of_both.tls_files, of_both.api_tls_files):
+        assert files is not None
+        read_revocations(files)
     trusting = tls | {"trust_domains": f"corp={ca}"}
     assert "need identity.certificate=spiffe" in told(tls=trusting, identity={"certificate": "dns"})
     assert "identity.certificate" in told(identity={"certificate": "email"})
     settings = Settings.model_validate({"tls": trusting | {"crls": str(crl), "client_ca": ca}})
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
-    files = settings.tls.files("spiffe")
+    files = settings.tls_files
     assert files is not None
     assert (files.trust_domains, files.crls) == ((("corp", authority.cert_path),), (crl,))
 

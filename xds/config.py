@@ -21,7 +21,8 @@ from xds.replica_settings import ReplicaSettings, replica_problems
 from xds.setting_types import FilePath, FilePaths, why_unreadable
 from xds.store.keys import KeysError, KeySource, read_key_file
 from xds.store.opening import StoreUrlError, beside_store, check_url, etcd_parts, nodes_path
-from xds.tls_settings import IdentitySettings, TlsSettings, tls_problems
+from xds.tls_settings import IdentitySettings, TlsSettings, caller_problems, tls_problems
+from xds.transport.tls import TlsFiles
 
 __all__ = ["Address", "BindError", "ServingInfo", "Settings", "SettingsTogetherError"]
 
@@ -402,6 +403,16 @@ class Settings(BaseSettings):
         return {path: at for path, at in served.items() if at is not None and not at.is_loopback}
 
     @property
+    def tls_files(self) -> TlsFiles | None:
+        """The files of the xDS port's TLS, None without TLS."""
+        return self.tls.files(self.identity.certificate, api_client_ca=self.api.tls_client_ca)
+
+    @property
+    def api_tls_files(self) -> TlsFiles | None:
+        """The files of the TLS of the push API and the admin port, None without TLS."""
+        return None if self.api.tls is None else self.tls.api_files(self.api.tls, self.api.tls_client_ca)
+
+    @property
     def tokens_path(self) -> Path | None:
         """The path of the file of named tokens, None for a store in memory without one."""
         return self.access.tokens_file or beside_store(self.store.url, "tokens")
@@ -424,7 +435,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        problems = [*_address_problems(self), *tls_problems(self.tls, self.identity), *_order_problems(self.protocol)]
+        problems = [
+            *_address_problems(self),
+            *tls_problems(self.tls, self.identity, self.api.tls_client_ca),
+            *_order_problems(self.protocol),
+        ]
         problems += self.identity.token_problems(listen=self.listen, has_tls=self.tls.mode != "off")
         problems += [*_worker_problems(self.transport), *_api_problems(self), *_store_problems(self.store)]
         problems += _key_problems(self.store)
@@ -517,6 +532,8 @@ def _access_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
                 ("api", "tls_client_ca"),
                 "is given without access.identities_file, which says what the identity of a certificate may do",
             )
+        if (files := settings.api_tls_files) is not None:
+            yield from caller_problems(settings.tls, files)
 
 
 def _worker_problems(transport: TransportSettings) -> Iterator[tuple[SettingPath, str]]:

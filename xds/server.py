@@ -331,13 +331,13 @@ def _admission(settings: Settings, measured: ServerMeasures) -> "Admission":
     from xds.access.certificates import CertificateNames
     from xds.api.admission import Admission
 
-    access = settings.access
+    access, files = settings.access, settings.api_tls_files
     authenticator = Authenticator(
         settings.api.token_file,
         tokens_file=settings.tokens_path,
         identities_file=access.identities_file,
         is_needed=settings.asks_for_credentials,
-        names_of=CertificateNames() if settings.api.tls_client_ca is not None else None,
+        names_of=CertificateNames(files, log_tls_problem) if files is not None and files.is_mutual else None,
     )
     records_all = access.audit_file is not None
     if not access.audit:

@@ -50,9 +50,9 @@ class TlsSettings(BaseModel):
     trust_domains: TrustDomains = {}
     """Trust domains of SPIFFE IDs, each with a PEM file of the CAs that alone may sign names in it: DOMAIN=FILE,…"""
     crls: FilePaths = ()
-    """Certificate revocation lists (PEM or DER) of these CAs; files are separated by colons."""
+    """Certificate revocation lists (PEM or DER) of these CAs, or of api.tls_client_ca; separated by colons."""
     revoked: FilePath | None = None
-    """A text file of revoked clients, one a line: an identity, a pattern of identities, or serial:HEX."""
+    """A text file of revoked clients, on all ports, one a line: an identity, a pattern of identities, or serial:HEX."""
     warn_before_s: Annotated[float, Field(ge=0, le=3_650 * DAY_S, allow_inf_nan=False)] = 7.0 * DAY_S
     """So long before a certificate or a CRL of this server expires, it is reported as a problem."""
 
@@ -63,8 +63,11 @@ class TlsSettings(BaseModel):
             return "off"
         return "server" if self.client_ca is None and not self.trust_domains else "mutual"
 
-    def files(self, name: CertificateName) -> TlsFiles | None:
-        """Return the files, None without TLS; ``name`` is the name in certificates that is the identity."""
+    def files(self, name: CertificateName, *, api_client_ca: Path | None = None) -> TlsFiles | None:
+        """Return the files, None without TLS; ``name`` is the name in certificates that is the identity.
+
+        ``api_client_ca`` has the CAs of the push API's callers, which may have signed some of the revocation lists.
+        """
         if self.cert is None or self.key is None:
             return None
         return TlsFiles(
@@ -73,8 +76,21 @@ class TlsSettings(BaseModel):
             client_ca=self.client_ca,
             trust_domains=tuple(sorted(self.trust_domains.items())),
             crls=self.crls,
+            crl_authorities=() if api_client_ca is None else (api_client_ca,),
             revoked=self.revoked,
             name=name,
+        )
+
+    def api_files(self, tls: tuple[Path, Path], client_ca: Path | None) -> TlsFiles:
+        """Return the files of the push API: what is revoked is so for its callers too."""
+        own = () if self.client_ca is None else (self.client_ca,)
+        return TlsFiles(
+            cert=tls[0],
+            key=tls[1],
+            client_ca=client_ca,
+            crls=() if client_ca is None else self.crls,
+            crl_authorities=(*own, *(path for _, path in sorted(self.trust_domains.items()))),
+            revoked=None if client_ca is None else self.revoked,
         )
 
 
@@ -105,8 +121,13 @@ class IdentitySettings(BaseModel):
         return token_problems(self.source, self.issuers, listen=listen, has_tls=has_tls)
 
 
-def tls_problems(tls: TlsSettings, identity: IdentitySettings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield what is wrong with the settings together, and with the files that they name."""
+def tls_problems(
+    tls: TlsSettings, identity: IdentitySettings, api_client_ca: Path | None
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what is wrong with the settings together, and with the files that they name.
+
+    ``api_client_ca`` has the CAs of the push API's callers, who can be revoked too.
+    """
     unreadable = False
     named = {name: getattr(tls, name) for name in ("cert", "key", "client_ca", "revoked")}
     several = [("trust_domains", path) for path in tls.trust_domains.values()] + [("crls", path) for path in tls.crls]
@@ -116,12 +137,14 @@ def tls_problems(tls: TlsSettings, identity: IdentitySettings) -> Iterator[tuple
             yield ("tls", name), f"{str(path)!r} {wrong}"
     given = {**named, **{name: getattr(tls, name) or None for name in ("trust_domains", "crls")}}
     for name, others in _NEEDED.items():
+        if name in ("crls", "revoked") and api_client_ca is not None:
+            continue
         if given[name] is not None and all(given[other] is None for other in others):
             options = " or ".join(f"tls.{other} (--tls-{other.rstrip('s').replace('_', '-')})" for other in others)
             yield ("tls", name), f"is given without {options}, which it needs"
     if tls.trust_domains and identity.certificate != "spiffe":
         yield ("tls", "trust_domains"), f"trust domains need identity.certificate=spiffe, not {identity.certificate}"
-    files = tls.files(identity.certificate)
+    files = tls.files(identity.certificate, api_client_ca=api_client_ca)
     if not unreadable and files is not None:
         yield from _pem_problems(files)
 
@@ -169,6 +192,26 @@ def _pem_problems(files: TlsFiles) -> Iterator[tuple[tuple[str, ...], str]]:
             read_revocations(files)
         except (OSError, ValueError) as error:
             yield ("tls", "crls" if files.crls else "revoked"), str(error)
+
+
+def caller_problems(tls: TlsSettings, files: TlsFiles) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what is wrong with the files that the certificates of the push API's callers are checked with."""
+    if any(map(why_unreadable, (*files.authorities, *files.crl_authorities))):
+        return
+    from xds.transport.client_certificates import Authorities  # cryptography, only if it is needed
+    from xds.transport.revocations import read_revocations
+
+    try:
+        Authorities(files)
+    except (OSError, ValueError) as error:
+        yield ("api", "tls_client_ca"), str(error)
+        return
+    if tls.mode == "mutual":
+        return  # the revoked ones are checked with the files of the xDS port
+    try:
+        read_revocations(files)
+    except (OSError, ValueError) as error:
+        yield ("tls", "crls" if files.crls else "revoked"), str(error)
 
 
 def _wrong_domain(domain: str) -> str:

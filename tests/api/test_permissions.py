@@ -472,7 +472,7 @@ async def test_a_stream_ends_soon_after_its_token_is_revoked(scene: Scene, metho
 async def test_a_stream_of_an_open_api_ends_when_that_asks_for_tokens(serving_api, tmp_path: Path) -> None:
     served = await serving_api()
     admission = Admission(Authenticator(tokens_file=tmp_path / "tokens"))
-    call = admission.admit("Watch", authorization="", certificate=None, peer="127.0.0.1:1")
+    call = admission.admit("Watch", authorization="", certificates=(), peer="127.0.0.1:1")
     watching = Permitted(served.operations, admission, call).watch(0)
     await served.operations.publish(Change(upserts={OWN: (ingest(cluster("a")),)}))
     assert (await anext(watching)).revision == 1

@@ -1,6 +1,7 @@
 """Says who is calling: by the one token of ``api.token_file``, a named token, an OIDC token, or a certificate.
 
-What is shown in the ``authorization`` header decides alone: a token that is not valid is refused, whatever the
+A certificate that is not valid any more is refused, whatever else is shown: TLS would refuse it on a new connection.
+Else what is shown in the ``authorization`` header decides alone: a token that is not valid is refused, whatever the
 certificate says. Files are read again when they have changed; a file that can't be used leaves the former content in
 force. Once credentials are asked for, they are until the process ends, also if the files disappear.
 """
@@ -8,14 +9,19 @@ force. Once credentials are asked for, they are until the process ends, also if 
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from xds.access.errors import AccessFileError, UnauthenticatedError, UnknownIdentityError
+from xds.access.errors import (
+    AccessFileError,
+    InvalidCertificateError,
+    UnauthenticatedError,
+    UnknownIdentityError,
+)
 from xds.access.identities import Identities, Proven, read_identities
 from xds.access.last_used import LastUsed
 from xds.access.rights import EVERYONE, Caller, Grant
@@ -27,6 +33,21 @@ TOKEN_BYTES_MAX = 16 * 1024
 """The largest ``authorization`` header that is looked at: OIDC tokens have some KiB."""
 SHOW = "show a token: Authorization: Bearer TOKEN"
 Stamp = tuple[int, int, int]
+
+
+class NamesOfCertificates(Protocol):
+    """Says what client certificates prove, and follows what decides whether they are valid."""
+
+    def __call__(self, shown: Sequence[bytes]) -> tuple[str, ...]:
+        """Return the names of a verified certificate, which its intermediates follow.
+
+        Raises UnknownIdentityError, and InvalidCertificateError if it is not valid any more.
+        """
+        ...
+
+    async def follow(self) -> None:
+        """Follow the files of revoked certificates for ever."""
+        ...
 
 
 class JwtVerifier(Protocol):
@@ -62,8 +83,8 @@ class Authenticator:
     """Authenticates the callers of the push API. Without files and verifiers it asks for nothing.
 
     ``is_needed``: credentials are asked for also while there is no file of tokens. ``names_of`` returns the names that
-    a verified client certificate (DER) proves, and raises UnknownIdentityError.
-    The constructor raises AccessFileError if a file that is there can't be used.
+    a client certificate proves; without it, certificates are not looked at. The constructor raises AccessFileError if
+    a file that is there can't be used.
     """
 
     def __init__(
@@ -72,7 +93,7 @@ class Authenticator:
         *,
         tokens_file: Path | None = None,
         identities_file: Path | None = None,
-        names_of: Callable[[bytes], tuple[str, ...]] | None = None,
+        names_of: NamesOfCertificates | None = None,
         is_needed: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -84,7 +105,7 @@ class Authenticator:
         self._mapped = None if identities_file is None else _Followed(identities_file)
         self._identities = Identities()
         self._issuers: tuple[Issuer, ...] | None = None
-        self._names_of = names_of
+        self.names_of = names_of
         self.verify_jwt: JwtVerifier | None = None
         """Verifies OIDC tokens of the ``issuers``; none is accepted without it."""
         self._clock = clock
@@ -123,19 +144,23 @@ class Authenticator:
         files = (self._single, self._tokens, self._mapped)
         return tuple(each.problem for each in files if each is not None and each.problem)
 
-    def authenticate(self, authorization: str, certificate: bytes | None = None) -> Caller:
-        """Return who shows an ``Authorization`` header, "" for none, and a verified client certificate (DER).
+    def authenticate(self, authorization: str, certificates: Sequence[bytes] = ()) -> Caller:
+        """Return who shows an ``Authorization`` header, "" for none, and a client certificate.
 
-        Raises UnauthenticatedError.
+        ``certificates`` has the certificate, which TLS has verified, and the intermediates that came with it; DER or
+        PEM; () without one. Raises UnauthenticatedError.
         """
         self.refresh()
+        names = self._names(certificates) if certificates and self.names_of is not None else None
         if not self._needed:
             return EVERYONE
         if authorization:
             return self._by_token(authorization)
-        if certificate is not None and self._names_of is not None:
-            return self._by_certificate(certificate)
-        raise UnauthenticatedError(SHOW, reason="no credentials")
+        if names is None:
+            raise UnauthenticatedError(SHOW, reason="no credentials")
+        if isinstance(names, UnknownIdentityError):
+            raise UnauthenticatedError(str(names), reason="refused certificate")
+        return self._mapped_caller(Proven(names, {}), "certificate")
 
     # --- One caller --------------------------------------------------------------------------------------------------
 
@@ -171,13 +196,16 @@ class Authenticator:
             raise UnauthenticatedError(f"the token is refused: {error}", reason="refused OIDC token") from None
         return self._mapped_caller(proven, "OIDC token")
 
-    def _by_certificate(self, certificate: bytes) -> Caller:
-        assert self._names_of is not None
+    def _names(self, certificates: Sequence[bytes]) -> tuple[str, ...] | UnknownIdentityError:
+        """Return the names of a valid certificate, or why it proves none. Raises UnauthenticatedError."""
+        assert self.names_of is not None
         try:
-            names = self._names_of(certificate)
+            return self.names_of(certificates)
+        except InvalidCertificateError as error:
+            reason = f"{error.reason} certificate"
+            raise UnauthenticatedError(str(error), reason=reason, ends_connection=True) from None
         except UnknownIdentityError as error:
-            raise UnauthenticatedError(str(error), reason="refused certificate") from None
-        return self._mapped_caller(Proven(names, {}), "certificate")
+            return error
 
     def _mapped_caller(self, proven: Proven, what: str) -> Caller:
         caller = self._identities.caller(proven.names, proven.claims)

@@ -1,38 +1,46 @@
-"""The names that a client certificate proves, of every kind that patterns can be for. TLS has verified it before."""
+"""The names that a client certificate proves, of every kind that patterns can be for, as long as it is valid.
 
-from collections import OrderedDict
+TLS verifies a certificate when its connection is made. Here it is looked at with every call, so that one that expires,
+is revoked, or loses its CA has no rights on an open connection either.
+"""
 
-from xds.access.errors import UnknownIdentityError
-from xds.transport.client_certificates import CertificateRefusedError, identity_of, parsed, refuse_authority
-from xds.transport.tls import CertificateName
+from collections.abc import Callable, Sequence
 
-KNOWN_MAX = 1_000
+from xds.access.errors import InvalidCertificateError, UnknownIdentityError
+from xds.transport.client_certificates import ClientCertificates
+from xds.transport.revocation_watch import RevocationWatch
+from xds.transport.tls import CertificateName, TlsFiles
+
 KINDS: tuple[CertificateName, ...] = ("spiffe", "dns", "cn")
+INVALID = frozenset({"expired", "revoked", "untrusted"})
+"""The reasons by which TLS itself would refuse a new connection, or should."""
 
 
 class CertificateNames:
-    """Returns the names of certificates, DER or PEM, and remembers those of the last ones."""
+    """Returns the names of certificates, and remembers those of the last ones.
 
-    def __init__(self) -> None:
-        self._known: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
+    ``files`` has the CAs of the callers, and what is revoked. ``on_problem`` is called if changed files can't be used;
+    the former ones stay in force then. The constructor raises OSError or ValueError.
+    """
 
-    def __call__(self, certificate: bytes) -> tuple[str, ...]:
-        """Return ``spiffe://…``, ``dns:…`` and ``cn:…`` names. Raises UnknownIdentityError."""
-        names = self._known.get(certificate)
-        if names is None:
-            names = self._known[certificate] = names_of(certificate)
-            if len(self._known) > KNOWN_MAX:
-                self._known.popitem(last=False)
-        return names
+    def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
+        self._clients = ClientCertificates(files, on_problem, names=KINDS)
+        self._revocations = RevocationWatch(self._clients, on_change=lambda: None, on_problem=on_problem)
 
+    async def follow(self) -> None:
+        """Read the files of revoked certificates when they change, for ever."""
+        await self._revocations.follow()
 
-def names_of(certificate: bytes) -> tuple[str, ...]:
-    """Return the names of a certificate, the SPIFFE ID first. Raises UnknownIdentityError."""
-    try:
-        leaf = parsed(certificate)
-        refuse_authority(leaf.extensions)
-        return tuple(name for kind in KINDS for name in identity_of(leaf, kind))
-    except CertificateRefusedError as error:
-        raise UnknownIdentityError(f"the client certificate is refused: {error}") from None
-    except Exception as error:  # whatever a library finds in it, it is not accepted
-        raise UnknownIdentityError(f"the client certificate can't be read: {str(error)[:500]}") from None
+    def __call__(self, shown: Sequence[bytes]) -> tuple[str, ...]:
+        """Return the ``spiffe://…``, ``dns:…`` and ``cn:…`` names of a client's certificate, the SPIFFE ID first.
+
+        It is followed by the intermediates that came with it; all are DER or PEM. Raises UnknownIdentityError, and
+        InvalidCertificateError if it has expired, is revoked, or no CA vouches for it any more.
+        """
+        self._clients.follow_authorities()
+        client = self._clients.examine(shown[0], lambda: shown[1:], verifies=True)
+        if client.reason in INVALID:
+            raise InvalidCertificateError(client.refusal, reason=client.reason)
+        if client.reason:
+            raise UnknownIdentityError(client.refusal)
+        return client.peer.identity

@@ -2,12 +2,16 @@
 
 
 class UnauthenticatedError(Exception):
-    """It is not known who is calling. ``reason`` is a short word for logs; ``who`` the claimed identity, "" if none."""
+    """It is not known who is calling. ``reason`` is a short word for logs; ``who`` the claimed identity, "" if none.
 
-    def __init__(self, text: str, *, reason: str, who: str = "") -> None:
+    ``ends_connection``: the caller can be known only on another connection, with another certificate.
+    """
+
+    def __init__(self, text: str, *, reason: str, who: str = "", ends_connection: bool = False) -> None:
         super().__init__(text)
         self.reason = reason
         self.who = who
+        self.ends_connection = ends_connection
 
 
 class ForbiddenError(Exception):
@@ -20,6 +24,14 @@ class ForbiddenError(Exception):
 
 class UnknownIdentityError(Exception):
     """A certificate or an OIDC token does not prove an identity; the message says why."""
+
+
+class InvalidCertificateError(UnknownIdentityError):
+    """A certificate is not valid any more. ``reason`` is one of ``xds.access.certificates.INVALID``."""
+
+    def __init__(self, text: str, *, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class AccessFileError(Exception):

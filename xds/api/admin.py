@@ -23,6 +23,8 @@ from xds.api.json_answer import JsonAnswer
 from xds.limits import LimitHits
 from xds.process.background import Background
 from xds.reporting.escaping import visible
+from xds.transport.certificates import server_context
+from xds.transport.tls import TlsFiles
 from xds.transport.tls_failures import OnTlsFailure, ignore_failure
 
 SCRAPES_MAX = 8
@@ -79,6 +81,7 @@ class AdminServer:
         self._app = admin_app(healthy=healthy, ready=ready, metrics=metrics, hits=self._limits.hits)
         self._background = background or Background()
         self._listening: socket.socket | None = None
+        self._context: ssl.SSLContext | None = None
         self._server: HttpServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._stopping = False
@@ -94,8 +97,10 @@ class AdminServer:
         )  # a Mount does not match paths that contain a line feed
 
     async def start(self) -> Address:
-        """Listen, and return the address, with the chosen port where it was 0. Raises BindError."""
+        """Listen, and return the address, with the chosen port where it was 0. Raises BindError, or OSError for TLS."""
         assert self._serving is None, "started once"
+        if self._tls is not None:
+            self._context = self._tls_context(*self._tls)
         self._listening = await _listen(self._address)
         bound = Address(self._address.host, self._listening.getsockname()[1])
         self._make_server()
@@ -115,14 +120,17 @@ class AdminServer:
             server_header=False,
             log_level="error",  # with warnings, each malformed request would write a line
             timeout_graceful_shutdown=STOP_GRACE_S,
-            ssl_certfile=None if self._tls is None else self._tls[0],
-            ssl_keyfile=None if self._tls is None else self._tls[1],
-            ssl_ca_certs=None if self._client_ca is None else str(self._client_ca),
-            # Probes and Prometheus have no certificate. Who shows one must show a valid one.
-            ssl_cert_reqs=ssl.CERT_NONE if self._client_ca is None else ssl.CERT_OPTIONAL,
         )
-        self._server = HttpServer(config, self._listening.dup(), self._limits, self._on_tls_failure)
+        self._server = HttpServer(
+            config, self._listening.dup(), self._limits, self._on_tls_failure, tls=lambda: self._context
+        )
         return self._server
+
+    def _tls_context(self, cert: Path, key: Path) -> ssl.SSLContext:
+        """Read the TLS files. Raises OSError; ssl.SSLError is one."""
+        files = TlsFiles(cert=cert, key=key, client_ca=self._client_ca)
+        # Probes and Prometheus have no certificate. Who shows one must show a valid one.
+        return server_context(files, "http/1.1", keeps_chain=self._client_ca is not None, verify_mode=ssl.CERT_OPTIONAL)
 
     async def _serve(self) -> None:
         server = self._server or self._make_server()
@@ -134,12 +142,14 @@ class AdminServer:
                 self._server = None
 
     def reload_certificates(self) -> bool:
-        """Reload the TLS files; return whether there are any. Raises OSError or ssl.SSLError, keeping the old."""
-        context = None if self._server is None else self._server.config.ssl
-        if self._tls is None or context is None:
+        """Reload the TLS files for new connections; return whether there are any. Raises OSError, keeping the old.
+
+        The context is another one: CAs can't be taken out of a context, and sessions of the former one can't be
+        resumed with it.
+        """
+        if self._tls is None or self._context is None:
             return False
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._tls, password="")
-        context.load_cert_chain(*self._tls, password="")  # new connections use it
+        self._context = self._tls_context(*self._tls)
         return True
 
     async def stop(self) -> None:

@@ -61,7 +61,7 @@ class Call:
     peer: str
     request_id: str
     authorization: str = field(default="", repr=False)
-    certificate: bytes | None = field(default=None, repr=False)
+    certificates: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 class Admission:
@@ -101,11 +101,13 @@ class Admission:
         return self._authenticator.is_needed
 
     async def start(self, background: Background) -> None:
-        """Read the keys of the issuers of OIDC tokens, and follow them; write when named tokens were last used."""
+        """Follow the keys of the issuers of OIDC tokens, and revoked certificates; write when tokens were last used."""
         if (last_used := self._authenticator.last_used) is not None:
             background.keep(
                 "write when tokens were used", lambda: last_used.follow(lambda: self._authenticator.token_ids)
             )
+        if (names_of := self._authenticator.names_of) is not None:
+            background.keep("follow the revoked certificates of callers", names_of.follow)
         if self._authenticator.issuers:
             from xds.access.oidc import OidcTokens  # PyJWT takes a few MB
 
@@ -127,18 +129,18 @@ class Admission:
     # --- Callers -----------------------------------------------------------------------------------------------------
 
     def admit(
-        self, what: str, *, authorization: str, certificate: bytes | None, peer: str, request_id: str = ""
+        self, what: str, *, authorization: str, certificates: tuple[bytes, ...], peer: str, request_id: str = ""
     ) -> Call:
         """Return the call of a caller whose identity is known. Raises UnauthenticatedError."""
         try:
-            caller = self._authenticator.authenticate(authorization, certificate)
+            caller = self._authenticator.authenticate(authorization, certificates)
         except UnauthenticatedError as error:
             self._refused(what, error.who or "unknown", UNAUTHENTICATED, error.reason, peer, request_id, str(error))
             raise
         given = request_id[:REQUEST_ID_CHARACTERS_MAX]
         named = given if given.isascii() and given.isprintable() else ""
         made = named or (secrets.token_hex(8) if self._audit is not None else "")
-        return Call(what, caller, peer, made, authorization, certificate)
+        return Call(what, caller, peer, made, authorization, certificates)
 
     def must_change(self, call: Call) -> None:
         """Raise ForbiddenError if the caller of a call that changes something may change nothing."""
@@ -224,7 +226,7 @@ class Admission:
         self._checking = None
         for call, lapse in self._streams.items():
             try:
-                caller = self._authenticator.authenticate(call.authorization, call.certificate)
+                caller = self._authenticator.authenticate(call.authorization, call.certificates)
             except UnauthenticatedError as error:
                 _end(lapse, error)
             else:

@@ -13,6 +13,8 @@ from xds.api.admission import Admission, Call
 from xds.api.operations import Operations
 from xds.api.outcomes import FAILED, GONE, NOBODY, OK, UNKNOWN_CALL, grpc_outcome, role_of
 from xds.api.permitted import Permitted
+from xds.transport.grpcio_clients import close_soon
+from xds.transport.grpcio_tls import certificates_of
 
 REQUEST_ID = "x-request-id"
 
@@ -62,14 +64,18 @@ class GrpcAdmission(aio.ServerInterceptor):
                 authorization = value
             elif key == REQUEST_ID and isinstance(value, str):
                 request_id = value
-        certificates = context.auth_context().get("x509_pem_cert")
-        call = self._admission.admit(
-            what,
-            authorization=authorization,
-            certificate=certificates[0] if certificates else None,
-            peer=_peer(context.peer()),
-            request_id=request_id,
-        )
+        try:
+            call = self._admission.admit(
+                what,
+                authorization=authorization,
+                certificates=certificates_of(context),
+                peer=_peer(context.peer()),
+                request_id=request_id,
+            )
+        except UnauthenticatedError as error:
+            if error.ends_connection:
+                close_soon([context.peer()])
+            raise
         self._roles[context] = role_of(call.caller)
         return call
 

@@ -17,7 +17,7 @@ from xds._generated import replicas_pb2
 from xds._generated import snapshots_pb2 as pb
 from xds.access.audit import RECORDS_MAX, AuditFilter
 from xds.address import Address, BindError
-from xds.api.admission import Admission
+from xds.api.admission import Admission, until_lapsed
 from xds.api.answers import EXPECTED, after_cursor, error_answer, header_value, status_json
 from xds.api.bodies import (
     JSON,
@@ -46,7 +46,7 @@ from xds.api.messages import (
     snapshot_message,
 )
 from xds.api.node_answers import differences_of_node_json, explanations_json, resources_of_node_json, size_of
-from xds.api.operations import HISTORY_MAX, Operations
+from xds.api.operations import HISTORY_MAX, Operations, StoreCopy
 from xds.api.permitted import Permitted
 from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
@@ -495,10 +495,9 @@ class GrpcApi:
             async with self._questions.room(self._body_bytes_max) as room:
                 await self._read(pb.BackUpStoreRequest, context, room)
             async with operations.backup() as made:
-                yield pb.BackupPart(revision=made.revision, size_bytes=made.size_bytes, path=str(made.store))
-                with await asyncio.to_thread(made.copy.open, "rb") as file:
-                    while data := await asyncio.to_thread(file.read, PART_BYTES):
-                        yield pb.BackupPart(data=data)
+                with self._admission.lapse_of(operations) as lapse:
+                    async for part in until_lapsed(_parts_of(made), lapse):
+                        yield part
         except RefusedCallError as refused:
             await context.abort(*refused.refusal)
         except EXPECTED as error:
@@ -596,6 +595,13 @@ class GrpcApi:
         for record in await operations.audit(wanted):
             message.records.add().update(record)
         return message
+
+
+async def _parts_of(made: StoreCopy) -> AsyncIterator[Any]:
+    yield pb.BackupPart(revision=made.revision, size_bytes=made.size_bytes, path=str(made.store))
+    with await asyncio.to_thread(made.copy.open, "rb") as file:
+        while data := await asyncio.to_thread(file.read, PART_BYTES):
+            yield pb.BackupPart(data=data)
 
 
 def _one_of(kind: type[C], value: str, field: str) -> C:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.address import Address
 from xds.api.admission import Admission
-from xds.api.http_port import CERTIFICATE
+from xds.api.http_port import CERTIFICATES
 from xds.api.json_answer import JsonAnswer
 from xds.api.outcomes import NOBODY, UNKNOWN_CALL, http_outcome, role_of
 
@@ -84,37 +84,40 @@ class Guard:
             if refusal is None:
                 await self.app(scope, receive, noting)
             else:
-                status, why = refusal
+                status, why, ends = refusal
                 more = {"www-authenticate": "Bearer"} if status == 401 else {}
-                if _has_large_body(headers):
+                if ends or _has_large_body(headers):
                     more["connection"] = "close"
                 await JsonAnswer({"error": why}, status, more)(scope, receive, noting)
         finally:
             role = role_of(scope[CALL].caller) if CALL in scope else NOBODY
             self._admission.measured.calls[told.call, role, http_outcome(told.status)] += 1
 
-    def _refusal(self, headers: Headers, scope: Scope) -> tuple[int, str] | None:
-        """Return the status and text of a refusal; None, with the call in the scope, for a request that is admitted."""
+    def _refusal(self, headers: Headers, scope: Scope) -> tuple[int, str, bool] | None:
+        """Return the status and text of a refusal, and whether it ends the connection.
+
+        Return None, with the call in the scope, for a request that is admitted.
+        """
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._hosts is not None and not self._hosts.has(host):
-            return 421, f"this server is not known as {host[:200]!r}; name its host in the setting api.hosts"
+            return 421, f"this server is not known as {host[:200]!r}; name its host in the setting api.hosts", False
         if origin is not None and is_of_another_origin(origin, scope["scheme"], host):
-            return 403, f"a page of another origin ({origin[:200]!r}) may not ask this server"
+            return 403, f"a page of another origin ({origin[:200]!r}) may not ask this server", False
         client = scope.get("client") or ("", 0)
         try:
             call = self._admission.admit(
                 f"{scope['method']} {scope['path'][:SHOWN_MAX]}",
                 authorization=headers.get("authorization", ""),
-                certificate=scope.get("state", {}).get(CERTIFICATE),
+                certificates=scope.get("state", {}).get(CERTIFICATES, ()),
                 peer=f"{client[0]}:{client[1]}",
                 request_id=headers.get("x-request-id", ""),
             )
             if scope["method"] not in READING:
                 self._admission.must_change(call)
         except UnauthenticatedError as error:
-            return 401, str(error)
+            return 401, str(error), error.ends_connection
         except ForbiddenError as error:
-            return 403, str(error)
+            return 403, str(error), False
         scope[CALL] = call
         return None
 

@@ -20,6 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from xds.limits import LimitHits
+from xds.transport.certificates import intermediates_of
 from xds.transport.tls_failures import OnTlsFailure, failure_of, ignore_failure, peer_text
 
 ACCEPTS_MAX = 64
@@ -29,8 +30,8 @@ ACCEPT_PAUSE_S = 0.5
 SWEEP_S = 0.5
 DOWNLOAD_BYTES_MIN = 16 * 1024
 """Unacknowledged bytes that make a connection a download; fewer can be due to delayed acknowledgements."""
-CERTIFICATE = "xds.client_certificate"
-"""The key of a client's certificate (DER) in the state of an ASGI scope."""
+CERTIFICATES = "xds.client_certificates"
+"""The key, in the state of an ASGI scope, of a client's certificate and the intermediates that came with it (DER)."""
 _408 = b"the request was not complete in time\n"
 
 
@@ -43,6 +44,10 @@ class HttpLimits:
     body_timeout_s: float = 60.0
     unread_timeout_s: float = 30.0
     hits: LimitHits = field(default_factory=LimitHits)
+
+
+def no_tls() -> None:
+    """Return no TLS context: connections are in plaintext."""
 
 
 class HttpConnection(H11Protocol):
@@ -75,7 +80,8 @@ class HttpConnection(H11Protocol):
         """Note that the connection is set up."""
         self.arriving = None
         if (tls := transport.get_extra_info("ssl_object")) is not None:
-            self.app_state = self.app_state | {CERTIFICATE: tls.getpeercert(True)}
+            own = tls.getpeercert(True)
+            self.app_state = self.app_state | {CERTIFICATES: (own, *intermediates_of(tls)) if own else ()}
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -180,7 +186,10 @@ class HttpConnection(H11Protocol):
 
 
 class HttpPort:
-    """Accepts the connections of a listening socket, from ``open`` to ``close``."""
+    """Accepts the connections of a listening socket, from ``open`` to ``close``.
+
+    ``tls`` returns the context for a new connection, None for plaintext.
+    """
 
     def __init__(
         self,
@@ -188,7 +197,7 @@ class HttpPort:
         make: Callable[["HttpPort"], HttpConnection],
         *,
         limits: HttpLimits,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext | None] = no_tls,
         on_tls_failure: OnTlsFailure = ignore_failure,
     ) -> None:
         self._on_tls_failure = on_tls_failure
@@ -293,15 +302,16 @@ class HttpPort:
 
     async def _connect(self, connection: HttpConnection, accepted: socket.socket) -> None:
         connection.started = True
-        timeout_s = self._limits.headers_timeout_s if self._tls is not None else None
+        tls = self._tls()
+        timeout_s = self._limits.headers_timeout_s if tls is not None else None
         peer = ""
         try:
             peer = peer_text(accepted.getpeername())
             await self._loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=self._tls, ssl_handshake_timeout=timeout_s
+                lambda: connection, accepted, ssl=tls, ssl_handshake_timeout=timeout_s
             )
         except OSError as error:  # the client does not speak TLS, took too long, or left
-            if self._tls is not None:
+            if tls is not None:
                 self._on_tls_failure(failure_of(error, peer))
 
     def _on_arrived(self, connection: HttpConnection, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
@@ -337,8 +347,11 @@ class HttpServer(uvicorn.Server):
         listening: socket.socket,
         limits: HttpLimits,
         on_tls_failure: OnTlsFailure = ignore_failure,
+        *,
+        tls: Callable[[], ssl.SSLContext | None] = no_tls,
     ) -> None:
         super().__init__(config)
+        self._tls = tls
         self._on_tls_failure = on_tls_failure
         self._listening = listening
         self._limits = limits
@@ -355,7 +368,7 @@ class HttpServer(uvicorn.Server):
             self._listening,
             self._connection,
             limits=self._limits,
-            tls=self.config.ssl,
+            tls=self._tls,
             on_tls_failure=self._on_tls_failure,
         )
         self._port.open()

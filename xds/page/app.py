@@ -22,7 +22,7 @@ from xds.access.errors import UnauthenticatedError
 from xds.api.admission import Admission, Call
 from xds.api.answers import EXPECTED, error_answer
 from xds.api.guard import Hosts, is_of_another_origin
-from xds.api.http_port import CERTIFICATE
+from xds.api.http_port import CERTIFICATES
 from xds.api.operations import Operations
 from xds.api.permitted import Permitted
 from xds.page import fleet_views, history_views, resource_views
@@ -158,7 +158,10 @@ class Page:
         try:
             call = self._admitted(request, f"{method} {ROOT}/{page}"[:200])
         except UnauthenticatedError as error:
-            return self._unknown_caller(request, page, str(error))
+            response = self._unknown_caller(request, page, str(error))
+            if error.ends_connection:
+                response.headers["connection"] = "close"
+            return response
         if page == SIGN_IN:
             return RedirectResponse(_own_path(request.query_params.get("next", "")), 303)
         if page == "live":
@@ -169,14 +172,14 @@ class Page:
         """Return the call of a request. Raises UnauthenticatedError, with the text "" if nothing was shown."""
         session = request.cookies.get(_cookie_of(request), "")
         authorization = request.headers.get("authorization", "") or self._sessions.authorization(session)
-        certificate = request.scope.get("state", {}).get(CERTIFICATE)
-        if not authorization and certificate is None and self._admission.asks_for_credentials:
+        certificates = _certificates_of(request)
+        if not authorization and not certificates and self._admission.asks_for_credentials:
             why = "your sign-in has ended" if session else ""
             raise UnauthenticatedError(why, reason="no credentials")
         return self._admission.admit(
             what,
             authorization=authorization,
-            certificate=certificate,
+            certificates=certificates,
             peer=_peer(request),
             request_id=request.headers.get("x-request-id", ""),
         )
@@ -211,7 +214,11 @@ class Page:
         authorization = f"Bearer {token}"
         try:
             call = self._admission.admit(
-                "SignIn", authorization=authorization, certificate=None, peer=_peer(request), request_id=""
+                "SignIn",
+                authorization=authorization,
+                certificates=_certificates_of(request),
+                peer=_peer(request),
+                request_id="",
             )
         except UnauthenticatedError as error:
             return self._sign_in_form(request, after, str(error), 401)
@@ -235,7 +242,7 @@ class Page:
             is_other = any(name == page for _, name in VIEWS)
             return self._error(request, 405 if is_other else 404, "there is no such page", call)
         what, view = found
-        call = Call(what, call.caller, call.peer, call.request_id, call.authorization, call.certificate)
+        call = Call(what, call.caller, call.peer, call.request_id, call.authorization, call.certificates)
         visit = Visit(request, Permitted(self._operations, self._admission, call), self._admission, call)
         try:
             self._admission.must_be_permitted(call)
@@ -314,6 +321,12 @@ def _own_path(path: str) -> str:
 def _path_of(request: Request) -> str:
     query = request.url.query
     return f"{request.url.path}?{query}" if query else request.url.path
+
+
+def _certificates_of(request: Request) -> tuple[bytes, ...]:
+    """Return the certificate that TLS has verified and the intermediates that came with it; () without one."""
+    shown: tuple[bytes, ...] = request.scope.get("state", {}).get(CERTIFICATES, ())
+    return shown
 
 
 def _peer(request: Request) -> str:

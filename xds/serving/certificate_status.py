@@ -29,17 +29,16 @@ class CertificateStatus:
         on_api_change: Callable[[], None] = lambda: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        xds = settings.tls.files(settings.identity.certificate)
-        api = settings.api.tls
+        xds, api = settings.tls_files, settings.api_tls_files
         self._ports: dict[str, TlsFiles] = {}
         if xds is not None:
             self._ports["xDS"] = xds
         if api is not None:
-            self._ports["push API"] = TlsFiles(cert=api[0], key=api[1])
+            self._ports["push API"] = api
         certificates: list[Path] = []
         for files in self._ports.values():
             certificates += [files.cert, *files.authorities]
-        self._files = CertificateFiles(certificates, () if xds is None else xds.crls)
+        self._files = CertificateFiles(certificates, settings.tls.crls)
         self._warn_before_s = settings.tls.warn_before_s
         self._on_api_change = on_api_change
         self._wall_clock = wall_clock
@@ -84,7 +83,7 @@ class CertificateStatus:
             self._logged_at[key] = at
 
     def _look(self) -> set[str]:
-        """Read what has changed; return the ports whose files have changed since the look before."""
+        """Read what has changed; return the ports whose certificate, key or CAs have changed since the look before."""
         changed = set()
         unusable = dict(self._unusable)  # a new one: the event loop may read the former meanwhile
         for port, files in self._ports.items():
@@ -94,7 +93,7 @@ class CertificateStatus:
                 continue
             self._stamps[port] = now
             unusable[port] = why_unusable(files)
-            if before is not None:
+            if before is not None and now[0] != before[0]:
                 changed.add(port)
         self._unusable, self.expiries = unusable, self._files.look()
         return changed

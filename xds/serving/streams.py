@@ -461,7 +461,7 @@ class Streams:
         return Peer(identity, gets_secrets=given)
 
     def _tls_files(self) -> TlsFiles | None:
-        return self.settings.tls.files(self.settings.identity.certificate)
+        return self.settings.tls_files
 
     def _native_options(self) -> NativeOptions:
         settings = self.settings

@@ -102,17 +102,32 @@ def intermediates_of(tls: ssl.SSLObject) -> list[bytes]:
 
 
 def _read(files: TlsFiles) -> ssl.SSLContext:
+    return server_context(files, "h2", keeps_chain=bool(files.trust_domains or files.crls))
+
+
+def server_context(
+    files: TlsFiles,
+    protocol: str,
+    *,
+    keeps_chain: bool,
+    verify_mode: ssl.VerifyMode = ssl.CERT_REQUIRED,
+) -> ssl.SSLContext:
+    """Return a context for a port's connections, for one ALPN protocol. Raises OSError.
+
+    ``keeps_chain``: the intermediates that a client sent are still known after its session was resumed.
+    ``verify_mode`` says whether clients must show a certificate, if there are CAs for them.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([protocol])
     context.num_tickets = 0
-    if files.trust_domains or files.crls:
-        # A session resumed by a ticket (TLS 1.2) has lost the intermediates that the client sent.
+    if keeps_chain:
+        # A session resumed by a ticket (TLS 1.2) has lost them.
         context.options |= ssl.OP_NO_TICKET
     # The empty password keeps an encrypted key from asking for one on the terminal.
     context.load_cert_chain(files.cert, files.key, password="")
     for path in files.authorities:
         context.load_verify_locations(path)
     if files.is_mutual:
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = verify_mode
     return context

@@ -94,9 +94,11 @@ class GrpcioCertificates:
 
 def certificates_of(context: Any) -> tuple[bytes, ...]:
     """Return the certificate of a call's client, then the intermediates that came with it, as PEM; () without one."""
+    shown = context.auth_context()
+    if CERTIFICATE not in shown:
+        return ()
     from xds.transport.client_certificates import split_pem
 
-    shown = context.auth_context()
     return (*shown.get(CERTIFICATE, ())[:1], *(each for text in shown.get(CHAIN, ()) for each in split_pem(text)))
 
 

@@ -29,7 +29,7 @@ class RevocationWatch:
 
     def start(self) -> None:
         """Follow the files until ``stop``."""
-        self._task = asyncio.get_running_loop().create_task(self._follow())
+        self._task = asyncio.get_running_loop().create_task(self.follow())
 
     def stop(self) -> None:
         """Follow them no more."""
@@ -47,7 +47,8 @@ class RevocationWatch:
             self._clients.take(revocations)
             self._on_change()
 
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
+        """Follow them until this is cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
