@@ -407,6 +407,12 @@ LISTENER_CASES: list[Case] = [
         http(xff_num_trusted_hops=1, original_ip_detection_extensions=[XFF]),
         f"{HCM}.original_ip_detection_extensions",
     ),
+    ("request-id-empty", http(request_id_extension={}), ""),
+    (
+        "request-id-any-empty",
+        http(request_id_extension={"typed_config": {}}),
+        f"{HCM}.request_id_extension.typed_config",
+    ),
     (
         "network-filter-by-name",
         listener({"name": "envoy.filters.network.echo"}),

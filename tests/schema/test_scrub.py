@@ -135,6 +135,35 @@ def test_what_is_no_secret_stays_in_problems() -> None:
     assert "it begins with -----BEGIN PRIVATE KEY-----" in said
 
 
+FILE_LOG = types.TYPE_PREFIX + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+
+
+def log_of(source: Any, log_type: str = FILE_LOG, **log_fields: Any) -> dict[str, Any]:
+    config = {"@type": log_type, "path": "/dev/null", "log_format": {"text_format_source": source}, **log_fields}
+    return {"@type": types.LISTENER, "name": "l", "access_log": [{"name": "f", "typed_config": config}]}
+
+
+def test_a_source_that_is_no_secret_is_shown() -> None:
+    for key in ("inline_string", "inlineString"):
+        said = "\n".join(problems_of(log_of({key: "%BOGUS%"})))
+        assert "has the unknown command %BOGUS%" in said
+    assert MARK in secrets_written(log_of({"inline_string": "%BOGUS%", "password": MARK}))
+
+
+def test_a_source_is_hidden_where_it_is_a_secret_or_no_one_knows() -> None:
+    unknown = types.TYPE_PREFIX + "acme.Log"
+    for written in (
+        log_of({"inline_string": MARK}, unknown),
+        log_of({"inline_string": "x"}, other={"inline_string": MARK}),
+        log_of({"inline_string": "x"}, token={"text_format_source": {"inline_string": MARK}}),
+        {"inline_string": MARK},
+        secret(tls_certificate={"certificate_chain": {"inline_string": MARK}}),
+        secret(generic_secret={"secret": {"inline_string": MARK}}),
+        {"@type": types.SECRET, "text_format_source": {"inline_string": MARK}},
+    ):
+        assert MARK in secrets_written(written)
+
+
 def test_parts_and_other_forms_of_a_secret_are_hidden_too() -> None:
     hide = hider([MARK, "ab$c", "two\nlines-of-a-secret", "in"])
     assert hide(f"x {MARK} y {MARK[:8]} z {MARK[3:]}!") == "x [redacted] y [redacted] z [redacted]!"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from corpus.live import refusals
-from schema import semantic_cases
+from schema import format_cases, semantic_cases, unvalidated_cases
 from support import resources as r
 from support.pki import Authority
 from support.static_envoy import address, hcm, listener, refusal, static_cluster, tls_cluster, typed, virtual_host
@@ -16,8 +16,8 @@ from support.static_envoy import address, hcm, listener, refusal, static_cluster
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.schema.ingest import ingest
 from xds.schema.quick import ingest_encoded
+from xds.schema.semantics.commands import COMMANDS, NEED_PARAMETERS
 from xds.schema.semantics.filters import NOT_TERMINAL, TERMINAL
-from xds.schema.semantics.texts import COMMANDS, NEED_PARAMETERS
 from xds.schema.semantics.tls import CIPHER_WORDS, CIPHERS, GROUPS
 from xds.schema.wrapping import as_any
 
@@ -587,7 +587,8 @@ ENDPOINT_CASES: list[Case] = [
     ),
     ("endpoints-compat", endpoints(host(address("1.1.1.1", ipv4_compat=True))), ""),
 ]
-CASES = [*ROUTE_CASES, *LISTENER_CASES, *CLUSTER_CASES, *ENDPOINT_CASES, *semantic_cases.CASES]
+OWN_CASES = [*ROUTE_CASES, *LISTENER_CASES, *CLUSTER_CASES, *ENDPOINT_CASES]
+CASES = [*OWN_CASES, *semantic_cases.CASES, *format_cases.CASES, *unvalidated_cases.CASES]
 
 
 def pair(chain: str, key: str, **fields: Any) -> r.Json:
@@ -659,15 +660,21 @@ def test_what_is_wrong_is_found_at_its_place_and_nothing_else(case: Case) -> Non
 
 def test_a_real_envoy_says_the_same(tmp_path: Path, envoy: Callable[[list[r.Json]], list[str]]) -> None:
     asked = {name: resource for name, resource, _ in CASES if name != "eds-without-source"}
-    crashing = {name: asked.pop(name) for name in sorted(semantic_cases.CRASHES)}
-    said = refusals(tmp_path, asked) | dict(zip(crashing, envoy([*crashing.values()]), strict=True))
+    alone = {name: asked.pop(name) for name in sorted(semantic_cases.CRASHES | format_cases.CRASHES_LIVE)}
+    said = refusals(tmp_path, asked) | dict(zip(alone, envoy([*alone.values()]), strict=True))
     differ = {
         name: said[name] or "Envoy takes it"
         for name, _, field in CASES
         if name in said and bool(field) != bool(said[name])
     }
     assert differ == {}
-    assert all("backtrace" in said[name] for name in crashing)
+    assert all("backtrace" in said[name] for name in semantic_cases.CRASHES)
+
+
+def test_what_only_the_first_request_shows_is_refused(envoy: Callable[[list[r.Json]], list[str]]) -> None:
+    resources = [resource for resource, _ in unvalidated_cases.STRICTER.values()]
+    assert [len(problems_of(each)) for each in resources] == [1] * len(resources)
+    assert envoy(resources) == [""] * len(resources)
 
 
 def test_keys_and_certificates_are_judged_as_by_a_real_envoy(
@@ -687,6 +694,8 @@ def test_every_command_of_formats_is_known_to_a_real_envoy(envoy: Callable[[list
         "METADATA": "ROUTE:a",
         "XFCC_VALUE": "URI",
         "CEL": "true",
+        "TYPED_CEL": "true",
+        "COALESCE": '{"operators": ["PROTOCOL"]}',
         "FILTER_STATE": "a",
         "UPSTREAM_FILTER_STATE": "a",
     }
@@ -695,6 +704,22 @@ def test_every_command_of_formats_is_known_to_a_real_envoy(envoy: Callable[[list
     said += envoy([log_format(f"%{name}({parameters.get(name, 'a')})%") for name in sorted(NEED_PARAMETERS)])
     assert said == [""] * (1 + len(NEED_PARAMETERS))
     assert all(envoy([log_format(f"%{name}%") for name in sorted(NEED_PARAMETERS)])), "they need parameters"
+
+
+def test_parameters_of_formats_are_judged_as_by_a_real_envoy(tmp_path: Path) -> None:
+    forms = [f"%{name}{rest}%" for name in sorted(COMMANDS - NEED_PARAMETERS) for rest in ("(a)", ":5")]
+    asked = {form: log_format(form) for form in (*forms, *format_cases.PARAMETERS) if form not in OF_OTHER_LOGS}
+    said = refusals(tmp_path, asked)
+    differ = {
+        form: said[form] or "Envoy takes it"
+        for form, log in asked.items()
+        if bool(problems_of(log)) != bool(said[form])
+    }
+    assert differ == {}
+
+
+OF_OTHER_LOGS = ("%HOST%",)
+"""What a log of generic_proxy may have, and no other."""
 
 
 def test_groups_are_those_of_a_real_envoy_and_of_older_ones(envoy: Callable[[list[r.Json]], list[str]]) -> None:

@@ -18,10 +18,12 @@ from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.reference_table import BOOTSTRAP_ONLY
 from xds.schema.references import Extractor, extractor_of, has_references, write_canonical
 from xds.schema.semantics.registry import EDS_RULES, RULES, Rule
+from xds.schema.unvalidated import UNVALIDATED
 
-CHECK, REFERENCES, EDS, METADATA = 1, 2, 4, 8
+CHECK, REFERENCES, EDS, METADATA, UNRULED = 1, 2, 4, 8, 16
 """Bits of a walk's mode: check rules; collect references; the resource is one of EDS, which has rules of its own;
-inside metadata, whose messages Envoy reads but does not use, so that no semantic rule holds and nothing is referred to.
+inside metadata, whose messages Envoy reads but does not use, so that no semantic rule holds and nothing is referred to;
+inside a message that Envoy does not validate, so that semantic rules hold and those of the API do not.
 
 Typed configs are made canonical in every mode.
 """
@@ -84,17 +86,18 @@ class MessagePlan:
         """Compile the plan. Another thread may do so at the same time, so ``_fields`` is assigned last."""
         schema, descriptor = self._plans.schema, self.descriptor
         mode = self._plans.mode_within(descriptor, self._mode)
+        is_ruled = has_rules(mode)
         compiler, demands = _FieldCompiler(self._plans, mode), _Demands()
         fields: dict[int, tuple[int, str, Visit | None]] = {}
         for field in descriptor.fields:
-            ruled = schema.rules(field) if mode & CHECK else None
+            ruled = schema.rules(field) if is_ruled else None
             absent = _complaint_if_absent(field, ruled) if ruled is not None else None
             bit = demands.add(field.name, absent) if absent else 0
             visit = compiler.visit(field, ruled)
             if visit is not None or bit:
                 fields[field.number] = (bit, field.name, visit)
         for oneof in descriptor.oneofs:
-            if mode & CHECK and schema.is_required(oneof):
+            if is_ruled and schema.is_required(oneof):
                 names = [member.name for member in oneof.fields]
                 bit = demands.add("", f"must have one of {', '.join(names)}")
                 for member in oneof.fields:
@@ -143,6 +146,8 @@ class Plans:
             mode &= ~REFERENCES
         if descriptor.full_name == _METADATA:
             mode = (mode | METADATA) & ~REFERENCES
+        if descriptor.full_name in UNVALIDATED:
+            mode |= UNRULED
         return mode & ~CHECK if self.schema.is_unchecked(descriptor) else mode
 
     def canonical(self, message: Message, mode: int, trail: Trail, found: Findings) -> bytes:
@@ -168,7 +173,7 @@ class Plans:
             message = decode(self.schema, full_name, value.value, trail, found)
             if message is not None:
                 inner = (trail, "value") if full_name in pool.VALUE_IN_ANY else trail
-                data = self.canonical(message, (mode | CHECK) & ~EDS, inner, found)
+                data = self.canonical(message, (mode | CHECK) & ~(EDS | UNRULED), inner, found)
                 if data != value.value:
                     value.value = data
 
@@ -203,6 +208,8 @@ class Plans:
             return False
         if rule_of(descriptor.full_name, mode) is not None:
             return True
+        if not has_rules(mode):
+            return False
         ruled = any(self.schema.rules(field) is not None for field in descriptor.fields)
         return ruled or any(map(self.schema.is_required, descriptor.oneofs))
 
@@ -313,6 +320,11 @@ class _FieldCompiler:
 def mode_of(full_name: str) -> int:
     """Return the mode of the walk over a resource of a type."""
     return CHECK | REFERENCES | EDS if full_name == _ENDPOINTS else CHECK | REFERENCES
+
+
+def has_rules(mode: int) -> bool:
+    """Return whether the rules of the API hold in a mode."""
+    return bool(mode & CHECK) and not mode & UNRULED
 
 
 def rule_of(full_name: str, mode: int) -> Rule | None:

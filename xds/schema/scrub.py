@@ -2,7 +2,8 @@
 
 Neither can be trusted to leave secrets out: a value may stand in the wrong field, and Envoy repeats whole messages. So
 the secrets of the resource are searched for in the text. For a resource that can be decoded, ``redact`` finds them; for
-what was written, which may be wrong in any way, the names of its keys do.
+what was written, which may be wrong in any way, the names of its keys do. What is inline in a ``DataSource`` is shown
+only where the schema says that the field is no secret.
 """
 
 import json
@@ -10,6 +11,8 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from xds.model.resource import Resource
 from xds.schema import pool
@@ -36,6 +39,8 @@ _NOT_SECRET = frozenset(
     {"name", "filename", "path", "environment_variable", "environmentVariable", "@type", "cluster", "cluster_name"}
 )
 """Keys of texts that are none, below those."""
+_DATA_SOURCE = "envoy.config.core.v3.DataSource"
+_INLINE = frozenset({"inline_string", "inline_bytes", "inlineString", "inlineBytes"})
 _PEM_MARK = re.compile(r"-----(?:BEGIN|END) [A-Z0-9 ]+-----")
 _WRITTEN = re.compile(r"""(?P<indent>^[ \t-]*)?(?P<key>["']?[@\w.-]+["']?)[ \t]*:(?P<rest>[^\n]*)""", re.MULTILINE)
 _known: dict[tuple[str, str, str], tuple[str, ...]] = {}
@@ -85,7 +90,7 @@ def secrets_of_message(full_name: str, data: bytes) -> tuple[str, ...]:
 
 def secrets_written(value: Any) -> list[str]:
     """Return what may be secrets in a plain value in Envoy's JSON form, wherever it stands and however it is wrong."""
-    return list(_written(value, is_secret=False))
+    return list(_written(value, None, is_secret=False))
 
 
 def secrets_in_text(text: str) -> list[str]:
@@ -131,22 +136,61 @@ def _known_of(schema: Schema, message: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _written(value: Any, *, is_secret: bool) -> Iterator[str]:
+def _written(value: Any, message: Descriptor | None, *, is_secret: bool, is_plain: bool = False) -> Iterator[str]:
+    """Yield what may be secrets in a value.
+
+    ``message``: what it is, if the schema says so. ``is_plain``: what is inline in it is no secret.
+    """
     if isinstance(value, Mapping):
+        message = _named(value) or message
         headers = load_schema().secret_fields.headers
         named = value.get("key", value.get("name"))
         is_header = isinstance(named, str) and named.lower() in headers
         for key, item in value.items():
             if key in _NOT_SECRET or (is_header and item is named):
                 continue
-            yield from _written(item, is_secret=is_secret or is_header or bool(_SECRET_KEY.search(str(key))))
+            field = _field(message, str(key))
+            hides = bool(_SECRET_KEY.search(str(key))) and not (is_plain and key in _INLINE)
+            yield from _written(
+                item,
+                _content(field),
+                is_secret=is_secret or is_header or hides,
+                is_plain=field is not None and _is_plain_source(field),
+            )
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _written(item, is_secret=is_secret)
+            yield from _written(item, message, is_secret=is_secret, is_plain=is_plain)
     elif isinstance(value, str) and (is_secret or USER_IN_URI.match(value)):
         yield value
     elif is_secret and isinstance(value, int | float) and not isinstance(value, bool):
         yield str(value)
+
+
+def _named(value: Mapping[Any, Any]) -> Descriptor | None:
+    """Return the message that a value names as its type."""
+    full_name = str(value.get("@type", "")).rpartition("/")[2]
+    return load_schema().descriptor(full_name) if full_name and load_schema().has(full_name) else None
+
+
+def _field(message: Descriptor | None, key: str) -> FieldDescriptor | None:
+    if message is None:
+        return None
+    found: FieldDescriptor | None = message.fields_by_name.get(key) or message.fields_by_camelcase_name.get(key)
+    return found
+
+
+def _content(field: FieldDescriptor | None) -> Descriptor | None:
+    """Return the message that a field, or each item of it, holds."""
+    kind = field.message_type if field is not None else None
+    return None if kind is None or kind.GetOptions().map_entry else kind
+
+
+def _is_plain_source(field: FieldDescriptor) -> bool:
+    """Return whether a field is a ``DataSource`` that is no secret, nor beside one, for which it may be mistaken."""
+    kind, owner = field.message_type, field.containing_type
+    if kind is None or owner is None or kind.full_name != _DATA_SOURCE:
+        return False
+    return not any(map(load_schema().is_sensitive, owner.fields))
 
 
 def _forms(secret: str) -> Iterator[str]:

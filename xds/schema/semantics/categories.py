@@ -151,6 +151,8 @@ _HOLDERS = frozenset(
     }
 )
 """Messages that Envoy refuses without an extension in them: it does not look for one by name."""
+_USED_IF_NOT_EMPTY = frozenset({_HCM + "RequestIDExtension"})
+"""Those of which Envoy takes an empty one for none."""
 _SOCKET = "envoy.config.core.v3.TransportSocket"
 _BY_NAME = frozenset(
     {
@@ -192,6 +194,8 @@ def _rule(message_name: str, fields: Mapping[str, tuple[str, ...]]) -> Rule:
     def check(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
         if not walks.schema.is_packaged or getattr(message, "is_optional", False):
             return  # an optional extension that Envoy does not know is left out
+        if message_name in _USED_IF_NOT_EMPTY and not message.ListFields():
+            return
         if message_name in _HOLDERS and not message.HasField("typed_config"):
             if message.DESCRIPTOR.fields_by_name["typed_config"].containing_oneof is None or not message.WhichOneof(
                 "config_type"

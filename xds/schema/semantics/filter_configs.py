@@ -15,6 +15,7 @@ FILL_MILLIS_MIN = 50
 """The shortest fill interval of local rate limits."""
 _HTTP = "envoy.extensions.filters.http."
 _NETWORK = "envoy.extensions.filters.network."
+_CACHE = "envoy.extensions.http."
 _ARN = re.compile("arn:[^:]*:[^:]*:[^:]*:[^:]*:[^:]*:.+", re.DOTALL)
 
 
@@ -108,6 +109,11 @@ def _check_lambda(message: Any, trail: Trail, found: Findings, _: Walks) -> None
         found.add((trail, "arn"), what, "arn:PARTITION:lambda:REGION:ACCOUNT:function:NAME")
 
 
+def _check_file_cache(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.manager_config.WhichOneof("manager_type") is None:
+        found.add((trail, "manager_config"), "must have a manager", "for example thread_pool: {}")
+
+
 def _check_redis(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     here = (trail, "prefix_routes")
     routes = message.prefix_routes
@@ -169,6 +175,8 @@ FILTER_CONFIG_RULES: dict[str, Rule] = {
     _HTTP + "jwt_authn.v3.JwtProvider": _check_keys,
     _HTTP + "admission_control.v3.AdmissionControl": _check_admission,
     _HTTP + "aws_lambda.v3.Config": _check_lambda,
+    _CACHE + "cache.file_system_http_cache.v3.FileSystemHttpCacheConfig": _check_file_cache,
+    _CACHE + "cache_v2.file_system_http_cache.v3.FileSystemHttpCacheV2Config": _check_file_cache,
     _NETWORK + "redis_proxy.v3.RedisProxy": _check_redis,
     _NETWORK + "thrift_proxy.v3.RouteMatch": _check_thrift_match,
     _NETWORK + "rbac.v3.RBAC": _check_network_rbac,

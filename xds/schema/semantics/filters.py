@@ -10,7 +10,6 @@ from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail, path_of
 from xds.schema.semantics.rule import Rule, Walks
-from xds.schema.semantics.texts import check_format, check_headers
 
 _HTTP = "envoy.extensions.filters.http."
 _NETWORK = "envoy.extensions.filters.network."
@@ -155,14 +154,6 @@ def _check_filter_chain(message: Any, trail: Trail, found: Findings, _: Walks) -
     check_order(message.filters, "network", (trail, "filters"), found)
 
 
-def _check_mapper(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
-    check_headers(message, ("headers_to_add",), trail, found)
-
-
-def _check_tunnel(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
-    check_format(message.hostname, (trail, "hostname"), found)
-
-
 def _check_jwt(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     """Every requirement names a provider, and every rule a requirement, of the same filter."""
     hint = f"its providers: {', '.join(sorted(message.providers)[:10]) or 'none'}"
@@ -239,10 +230,8 @@ FILTER_RULES: dict[str, Rule] = {
     _HCM + "HttpConnectionManager": _check_hcm,
     _HCM + "Rds": _check_rds,
     "envoy.config.core.v3.ExtensionConfigSource": _check_discovery,
-    _HCM + "ResponseMapper": _check_mapper,
     _HTTP + "stateful_session.v3.StatefulSession": _check_session,
     "envoy.config.listener.v3.FilterChain": _check_filter_chain,
-    _NETWORK + "tcp_proxy.v3.TcpProxy.TunnelingConfig": _check_tunnel,
     _JWT + "JwtAuthentication": _check_jwt,
     **dict.fromkeys(TYPED_STRUCTS, _check_typed_struct),
 }

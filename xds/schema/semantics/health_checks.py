@@ -6,6 +6,7 @@ from typing import Any
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.semantics.rule import Rule, Walks
+from xds.schema.semantics.texts import check_removed_headers
 
 _CORE = "envoy.config.core.v3.HealthCheck"
 _HEX = re.compile("(?:[0-9A-Fa-f]{2})*")
@@ -27,6 +28,7 @@ def check_statuses(ranges: Any, trail: Trail, found: Findings) -> None:
 def _check_http(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     for field in ("expected_statuses", "retriable_statuses"):
         check_statuses(getattr(message, field), (trail, field), found)
+    check_removed_headers(message, ("request_headers_to_remove",), trail, found)
 
 
 def _check_payload(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -35,7 +37,16 @@ def _check_payload(message: Any, trail: Trail, found: Findings, _: Walks) -> Non
         found.add((trail, "text"), what, f"the bytes of this text: {message.text.encode().hex()[:80]}")
 
 
+def _check_udp(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check the payloads of a UDP check, to which the rules of the API do not hold."""
+    for field in ("send", "receive"):
+        payload = getattr(message, field)
+        if payload.WhichOneof("payload") == "text" and not payload.text:
+            found.add(((trail, field), "text"), "must not be empty")
+
+
 HEALTH_RULES: dict[str, Rule] = {
     f"{_CORE}.HttpHealthCheck": _check_http,
     f"{_CORE}.Payload": _check_payload,
+    "envoy.extensions.health_checkers.udp.v3.UdpHealthCheck": _check_udp,
 }

@@ -84,7 +84,7 @@ def _criteria(match: Any) -> list[list[Any]] | None:
 def _check_match(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     """Check the criteria of one chain."""
     for index, name in enumerate(message.server_names):
-        if "*" in name and not (name.startswith("*.") and "*" not in name[2:]):
+        if "*" in name and not name.startswith("*."):
             hint = "write *.example.com, or leave server_names out to match any name"
             found.add(((trail, "server_names"), index), f"is {name!r}, a wildcard that Envoy does not support", hint)
     for field, values in _lists(_criteria(message)):

@@ -11,6 +11,7 @@ from xds.schema.semantics.categories import CATEGORY_RULES
 from xds.schema.semantics.clusters import CLUSTER_RULES, check_eds_address, check_eds_host
 from xds.schema.semantics.filter_configs import FILTER_CONFIG_RULES
 from xds.schema.semantics.filters import FILTER_RULES
+from xds.schema.semantics.format_fields import FORMAT_RULES
 from xds.schema.semantics.health_checks import HEALTH_RULES
 from xds.schema.semantics.listeners import LISTENER_RULES
 from xds.schema.semantics.matchers import MATCHER_RULES
@@ -36,6 +37,7 @@ _TABLES: tuple[dict[str, Rule], ...] = (
     MATCHER_RULES,
     PER_ROUTE_RULES,
     TEXT_RULES,
+    FORMAT_RULES,
     ROUTE_RULES,
     LISTENER_RULES,
     CLUSTER_RULES,

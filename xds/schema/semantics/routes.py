@@ -5,13 +5,12 @@ from typing import Any
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.semantics.rule import Rule, Walks
-from xds.schema.semantics.texts import check_format, check_headers, check_removed_headers
+from xds.schema.semantics.texts import check_removed_headers, is_fixed
 
 WEIGHTS_MAX = 2**32 - 1
 BODY_BYTES_MAX = 4096
 """The largest body of a direct response, unless the route configuration has another limit."""
 _ROUTE = "envoy.config.route.v3."
-_ADDED = ("request_headers_to_add", "response_headers_to_add")
 _REMOVED = ("request_headers_to_remove", "response_headers_to_remove")
 _BODY_LIMIT = "max_direct_response_body_size_bytes"
 _TEMPLATE_REWRITE = "/envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
@@ -26,19 +25,18 @@ def _is_set(message: Any, field: str) -> bool:
     return bool(message.HasField(field) if known.has_presence else getattr(message, field))
 
 
-def _check_headers(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
-    check_headers(message, _ADDED, trail, found)
+def _check_removed(message: Any, trail: Trail, found: Findings) -> None:
     check_removed_headers(message, _REMOVED, trail, found)
 
 
-def _check_cluster_weight(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+def _check_cluster_weight(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     if message.name and message.cluster_header:
         found.add(trail, "must not have both name and cluster_header")
     elif not message.name and not message.cluster_header:
         found.add(trail, "must have one of name, cluster_header")
     if not message.HasField("weight"):
         found.add((trail, "weight"), "is required")
-    _check_headers(message, trail, found, walks)
+    _check_removed(message, trail, found)
 
 
 def _check_weighted_clusters(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -49,8 +47,8 @@ def _check_weighted_clusters(message: Any, trail: Trail, found: Findings, _: Wal
         found.add((trail, "clusters"), f"must have weights whose sum is at most {WEIGHTS_MAX}, but is {total}")
 
 
-def _check_route_configuration(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
-    _check_headers(message, trail, found, walks)
+def _check_route_configuration(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    _check_removed(message, trail, found)
     _check_plugins(message, trail, found)
     _check_domains(message.virtual_hosts, trail, found)
     limited = message.HasField(_BODY_LIMIT)
@@ -69,8 +67,8 @@ def _check_plugins(message: Any, trail: Trail, found: Findings) -> None:
                 found.add(((place, "route"), "cluster_specifier_plugin"), what)
 
 
-def _check_virtual_host(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
-    _check_headers(message, trail, found, walks)
+def _check_virtual_host(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    _check_removed(message, trail, found)
     if trail is None:  # a resource of its own
         _check_own_domains(message, found)
     if message.HasField("matcher") and message.routes:
@@ -82,8 +80,8 @@ def _check_scope(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
         found.add(trail, "must have route_configuration_name or route_configuration")
 
 
-def _check_route(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
-    _check_headers(message, trail, found, walks)
+def _check_route(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    _check_removed(message, trail, found)
     rewrites = message.route.path_rewrite_policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE)
     if rewrites and not message.match.path_match_policy.typed_config.type_url.endswith(_TEMPLATE_MATCH):
         what = "rewrites by a template, but the match has no path_match_policy with one"
@@ -137,9 +135,6 @@ def _check_route_action(message: Any, trail: Trail, found: Findings, _: Walks) -
     rewrites = [field for field in _REWRITES if _is_set(message, field)]
     if len(rewrites) > 1:
         found.add((trail, rewrites[1]), f"excludes {rewrites[0]}", f"use one of {', '.join(rewrites)}")
-    for field in ("path_rewrite", "host_rewrite"):
-        if _is_set(message, field):
-            check_format(getattr(message, field), (trail, field), found)
     upgrades: set[str] = set()
     for index, upgrade in enumerate(message.upgrade_configs):
         here, name = (((trail, "upgrade_configs"), index), upgrade.upgrade_type)
@@ -153,6 +148,13 @@ def _check_route_action(message: Any, trail: Trail, found: Findings, _: Walks) -
 def _check_mirror(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     if bool(message.cluster) == bool(message.cluster_header):
         found.add(trail, "must have exactly one of cluster, cluster_header")
+
+
+def _check_redirects(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    for index, name in enumerate(message.response_headers_to_copy):
+        if is_fixed(name):
+            what = f"is {name!r}, which Envoy does not let be copied"
+            found.add(((trail, "response_headers_to_copy"), index), what)
 
 
 def _check_back_off(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -173,6 +175,7 @@ ROUTE_RULES: dict[str, Rule] = {
     _ROUTE + "WeightedCluster": _check_weighted_clusters,
     _ROUTE + "WeightedCluster.ClusterWeight": _check_cluster_weight,
     _ROUTE + "RouteAction": _check_route_action,
+    _ROUTE + "InternalRedirectPolicy": _check_redirects,
     _ROUTE + "RouteAction.RequestMirrorPolicy": _check_mirror,
     _ROUTE + "RetryPolicy.RetryBackOff": _check_back_off,
 }
