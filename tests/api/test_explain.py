@@ -75,6 +75,11 @@ CASES: list[tuple[dict[str, object], Verdict, list[str]]] = [
         Verdict.HAS,
         ["BY_DEFAULT", *["GROUP_HAS", "SUBSCRIBED", "ACCEPTED"]],
     ),
+    (
+        {"placement": Placement("default"), "summary": summary("default"), "table": GroupTable()},
+        Verdict.HAS,
+        ["WITHOUT_RULES", *["GROUP_HAS", "SUBSCRIBED", "ACCEPTED"]],
+    ),
     ({"summary": summary("old")}, Verdict.HAS, ["BY_RULE", "MOVING", *["GROUP_HAS", "SUBSCRIBED", "ACCEPTED"]]),
     ({"versions": {"base": "v2"}}, Verdict.HAS, ["BY_RULE", "GROUP_INHERITS", "SUBSCRIBED", "ACCEPTED"]),
     (

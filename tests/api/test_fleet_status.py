@@ -33,18 +33,34 @@ async def test_nodes_are_counted_by_group_and_state() -> None:
     assert (empty.name, empty.nodes, empty.gone, empty.oldest_unaccepted) == ("empty", 1, 1, None)
 
 
+async def test_the_gone_nodes_of_a_removed_group_are_counted_too() -> None:
+    gone = {"web": 1, "removed": 3, "nobody": 0}
+    removed, web = await group_statuses(Debts(revision=6, by_group={}), gone, {"web": 6}, revision=6, at_ms=times)
+    assert (removed.name, removed.revision, removed.nodes, removed.gone) == ("removed", 0, 3, 3)
+    assert (web.name, web.nodes) == ("web", 1)
+
+
+@pytest.mark.parametrize("last", [0, 6])
+async def test_a_node_that_has_accepted_nothing_yet_is_told(last: int) -> None:
+    debts = Debts(revision=6, by_group={"web": {Debt(): 2, Debt(owed=1): 1}, "api": {Debt(owed=1): 1, Debt(owed=5): 1}})
+    api, web = await group_statuses(debts, {}, {"web": last, "api": 6}, revision=6, at_ms=times)
+    assert api.oldest_unaccepted == Unaccepted(revision=5, at_ms=5_000, is_everything=True)
+    assert web.oldest_unaccepted is not None
+    assert (web.oldest_unaccepted.revision, web.oldest_unaccepted.is_everything) == (last, True)
+
+
 @pytest.mark.parametrize(
     ("counts", "oldest"),
     [
-        ({}, 0),
-        ({Debt(): 3}, 0),
+        ({}, None),
+        ({Debt(): 3}, None),
         ({Debt(owed=1): 1}, 8),
         ({Debt(owed=1): 1, Debt(owed=6): 1}, 6),
         ({Debt(rejected=1): 1}, 8),
         ({Debt(owed=7, rejected=5): 1}, 5),
     ],
 )
-def test_who_has_just_connected_lacks_the_last_change(counts: dict[Debt, int], oldest: int) -> None:
+def test_who_has_just_connected_lacks_the_last_change(counts: dict[Debt, int], oldest: int | None) -> None:
     assert oldest_of(counts, 8) == oldest
 
 
@@ -82,7 +98,7 @@ async def test_a_status_has_what_the_contract_says(served, api: httpx.AsyncClien
         "pending": 1,
         "rejected": 0,
         "gone": 2,
-        "oldest_unaccepted": {"revision": second, "at_ms": head["at_ms"]},
+        "oldest_unaccepted": {"revision": second, "at_ms": head["at_ms"], "is_everything": False},
     }
     assert told["server"] == {"version": "1", "schema_of": "1.40.0", "replica": "one", "started_at_ms": 1_000}
     assert (told["revision"], told["store"]["kind"], told["workers"]) == (
@@ -105,4 +121,4 @@ async def test_a_change_that_is_no_longer_kept_has_no_time(served, api: httpx.As
 
     monkeypatch.setattr(served.store, "heads", gone)
     (group,) = (await api.get("/v1/status")).json()["groups"]
-    assert group["oldest_unaccepted"] == {"revision": first, "at_ms": None}
+    assert group["oldest_unaccepted"] == {"revision": first, "at_ms": None, "is_everything": first == 1}

@@ -11,7 +11,12 @@ from support.wire import DeltaClient
 from xds.api.convergence import Convergence, Goal, Verdict, watch_convergence
 from xds.app import App
 from xds.model.changeset import Changeset
+from xds.model.groups import Node
 from xds.model.types import CLUSTER
+from xds.protocol.convergence import Debt, Debts
+from xds.protocol.paging import NodeState, Position
+from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
+from xds.registry.known_nodes import KnownNode
 from xds.schema.ingest import ingest
 
 
@@ -134,3 +139,36 @@ def test_a_quorum_is_a_share_of_the_connected_nodes(
     numbers: tuple[int, int, int], goal: dict[str, float], verdict
 ) -> None:
     assert of(*numbers, **goal) is verdict
+
+
+@pytest.mark.parametrize("count", [1, 3, 250])
+async def test_a_node_with_several_streams_is_named_once_as_its_worst(count: int) -> None:
+    """Its streams fill no places of other nodes."""
+    owing, rejecting = Debt(owed=5), Debt(rejected=5)
+    states = [("n", owing)] * count + [("n", rejecting)] + [(f"o{number}", owing) for number in range(30)]
+    summaries = [
+        NodeSummary(
+            node=Node(id=node_id),
+            group="g",
+            revision=5,
+            state=NodeState.PENDING,
+            connected_s=1.0,
+            types=(),
+            debt=debt,
+            position=Position("", node_id, str(number)),
+        )
+        for number, (node_id, debt) in enumerate(states)
+    ]
+
+    async def nodes(query: NodesQuery) -> NodesFound:
+        after = -1 if query.after is None else int(query.after.tie)
+        return NodesFound(nodes=tuple(summaries[after + 1 :][: query.limit]))
+
+    async def debts() -> Debts:
+        return Debts(revision=5, by_group={"g": {owing: 31}})
+
+    gone = [KnownNode(id="n", group="g", first_seen_ms=1, last_seen_ms=1)]
+    goal = Goal(revision=5)
+    last = [each async for each in watch_convergence(debts, goal, timeout_s=0, nodes=nodes, gone=lambda _: gone)][-1]
+    assert [each.id for each in last.lacking] == ["n", *(f"o{each}" for each in range(19))]
+    assert last.lacking[0].state == "rejected"

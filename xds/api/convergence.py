@@ -63,6 +63,10 @@ class Goal:
             raise ChangesetRejectedError(problems)
 
 
+PAGE_MAX, PAGES_MAX = 100, 10
+"""Streams that are looked at for nodes that lack a revision: those of one node may be many."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LackingNode:
     """A node that has not accepted a revision. ``since``: the oldest one that it has not accepted, 0 if not known."""
@@ -154,11 +158,11 @@ async def watch_convergence(
         left = until - loop.time()
         if found.verdict is not Verdict.PENDING or left <= 0:
             if nodes is not None and found.verdict is not Verdict.REACHED:
-                query = NodesQuery(group=goal.group, lacks=goal.revision, limit=LACKING_MAX)
-                lacking = [_lacking(each, goal.revision) for each in (await nodes(query)).nodes]
+                lacking = await _connected_lacking(nodes, goal)
                 if goal.of == KNOWN:
-                    lacking += map(_gone, islice(gone(goal.group), LACKING_MAX))
-                found = replace(found, lacking=tuple(lacking[:LACKING_MAX]))
+                    others = (each for each in gone(goal.group) if each.id not in lacking)
+                    lacking |= {each.id: _gone(each, goal.revision) for each in islice(others, LACKING_MAX)}
+                found = replace(found, lacking=tuple(islice(lacking.values(), LACKING_MAX)))
             yield found
             return
         if found != last:
@@ -167,9 +171,28 @@ async def watch_convergence(
         await asyncio.sleep(min(ASK_EVERY_S, left))
 
 
-def _gone(node: KnownNode) -> LackingNode:
+async def _connected_lacking(
+    nodes: Callable[[NodesQuery], Awaitable[NodesFound]], goal: Goal
+) -> dict[str, LackingNode]:
+    """Return some connected nodes that lack the goal's revision, by id; one with several streams as its worst."""
+    lacking: dict[str, LackingNode] = {}
+    query = NodesQuery(group=goal.group, lacks=goal.revision, limit=PAGE_MAX)
+    for _ in range(PAGES_MAX):
+        found = await nodes(query)
+        for each in found.nodes:
+            told = _lacking(each, goal.revision)
+            known = lacking.setdefault(each.node.id, told)
+            if (known.state, told.state) == ("pending", "rejected"):
+                lacking[each.node.id] = told
+        if len(lacking) >= LACKING_MAX or not found.has_more(query):
+            break
+        query = replace(query, after=found.nodes[-1].position)
+    return lacking
+
+
+def _gone(node: KnownNode, revision: int) -> LackingNode:
     ago_s = max(0.0, time.time() - node.last_seen_ms / 1000)
-    since = node.accepted_revision + 1 if node.accepted_revision else 0
+    since = node.accepted_revision + 1 if 0 < node.accepted_revision < revision else 0
     reason = f"it left {ago_s:.0f} s ago: {node.left_because or 'why is not known'}"
     return LackingNode(id=node.id, group=node.group, state="gone", since=since, reason=reason)
 

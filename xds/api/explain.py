@@ -11,6 +11,7 @@ from enum import Enum
 from xds.model.groups import GroupTable, Node, Patterns
 from xds.model.rules import Placement
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE, SECRET, short_name
+from xds.model.xdstp import XDSTP
 from xds.protocol.inspection import How, NackSeen, Standing, Wait, Waiting
 from xds.protocol.status import NodeSummary
 
@@ -49,6 +50,10 @@ class Why(Enum):
     REFUSED = ("{refusal}", "change the rules (`xds groups rules`), or what the node says or shows of itself")
     BY_RULE = ("rule {rule} puts it into the group {group!r}: {words}", "")
     BY_CLUSTER = ("there are no rules: it belongs to the group of its cluster, {group!r}", "")
+    WITHOUT_RULES = (
+        "there are no rules, and no group has the name of its cluster: it belongs to the group {group!r}",
+        "if it belongs elsewhere, write a rule for it (docs/directory.md), or set its cluster to the group's name",
+    )
     BY_DEFAULT = (
         "no rule takes it, so it belongs to the group {group!r}",
         "if it belongs elsewhere, write a rule for it (docs/directory.md), or set its cluster to the group's name",
@@ -203,7 +208,7 @@ def _place(facts: Facts) -> Iterator[Step]:
     elif not facts.table.rules and node.cluster == placement.group:
         yield _step(Why.BY_CLUSTER, group=placement.group)
     else:
-        yield _step(Why.BY_DEFAULT, group=placement.group)
+        yield _step(Why.BY_DEFAULT if facts.table.rules else Why.WITHOUT_RULES, group=placement.group)
     if facts.summary is not None and facts.summary.group != placement.group:
         yield _step(Why.MOVING, is_well=False, group=facts.summary.group)
 
@@ -239,11 +244,16 @@ _CAUSES = {
     ROUTE: "Envoy asks for routes that its listeners name (rds.route_config_name): see that one does",
     SECRET: "Envoy asks for secrets that its clusters and listeners name (sds_config): see that one does",
 }
+_XDSTP_CAUSE = (
+    "Envoy asks for xdstp:// names that a resource or its bootstrap (cds_resources_locator, lds_resources_locator) "
+    "gives; the wildcard of cds_config does not take them"
+)
 _ANY_CAUSE = "see that a resource of its group, or its bootstrap, refers to it"
 
 
 def _delivery(facts: Facts, standing: Standing) -> Iterator[Step]:
-    cause = _CAUSES.get(facts.type_url, _ANY_CAUSE)
+    is_xdstp = facts.name.startswith(XDSTP)
+    cause = _XDSTP_CAUSE if is_xdstp else _CAUSES.get(facts.type_url, _ANY_CAUSE)
     word = short_name(facts.type_url)
     if standing.how is How.NO_TYPE:
         yield _step(Why.NO_TYPE, is_well=False, type=word, cause=cause)
@@ -311,7 +321,7 @@ def _waiting(standing: Standing, waiting: Waiting) -> Step:
     wanted = standing.wanted or "none (its removal)"
     words = [_word(each) for each in waiting.names]
     names = f" ({', '.join(words)})" if words else ""
-    left = "" if waiting.left_s is None else f", for {waiting.left_s:.0f} s at most"
+    left = f", for {waiting.left_s:.0f} s at most" if waiting.left_s else ""
     is_well = waiting.why is Wait.SENDING
     return _step(
         Why.WAITS,

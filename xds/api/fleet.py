@@ -6,7 +6,7 @@ What an operator asks first. Everything is counted already: a status costs O(gro
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from xds.protocol.convergence import EVERYTHING, Debt, Debts, acceptance, oldest
+from xds.protocol.convergence import EVERYTHING, Debt, Debts, acceptance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +16,8 @@ class Unaccepted:
     revision: int
     at_ms: int | None
     """When it was made, in Unix milliseconds by its author's clock; None if it is no longer in the history."""
+    is_everything: bool = False
+    """Whether a node has accepted nothing at all yet; ``revision`` is then the last change of its group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class GroupStatus:
 
     name: str
     revision: int
-    """The revision at which what its nodes are sent last changed."""
+    """The revision at which what its nodes are sent last changed, 0 for a removed group."""
     accepted: int = 0
     pending: int = 0
     rejected: int = 0
@@ -135,9 +137,10 @@ async def group_statuses(
 ) -> tuple[GroupStatus, ...]:
     """Return the status of groups, by name.
 
-    ``groups`` maps each to the revision of its last change. ``at_ms`` returns when revisions were made, for those that
-    are in the history.
+    ``groups`` maps each to the revision of its last change; one that was removed, and has nodes that are gone, is told
+    too. ``at_ms`` returns when revisions were made, for those that are in the history.
     """
+    groups = dict.fromkeys((name for name, count in gone.items() if count), 0) | dict(groups)
     owing = {name: oldest_of(debts.by_group.get(name, {}), last) for name, last in groups.items()}
     made = await at_ms({each for each in owing.values() if each})
     found = []
@@ -152,16 +155,22 @@ async def group_statuses(
                 pending=counts.pending,
                 rejected=counts.rejected,
                 gone=gone.get(name, 0),
-                oldest_unaccepted=Unaccepted(revision=since, at_ms=made.get(since)) if since else None,
+                oldest_unaccepted=None
+                if since is None
+                else Unaccepted(revision=since, at_ms=made.get(since), is_everything=_owes_everything(debts, name)),
             )
         )
     return tuple(found)
 
 
-def oldest_of(counts: Mapping[Debt, int], last: int) -> int:
-    """Return the oldest change that a client has not accepted, 0 if there is none.
+def oldest_of(counts: Mapping[Debt, int], last: int) -> int | None:
+    """Return the oldest change that a client has not accepted, None if there is none.
 
     A client that has just connected owes everything, however old: of it, the ``last`` change of its group counts.
     """
-    owed = (each for debt in counts for each in debt)
-    return oldest(max(last, EVERYTHING) if each == EVERYTHING else each for each in owed)
+    owed = [each for debt in counts for each in debt if each]
+    return min((last if each == EVERYTHING else each for each in owed), default=None)
+
+
+def _owes_everything(debts: Debts, group: str) -> bool:
+    return any(EVERYTHING in debt for debt in debts.by_group.get(group, {}))

@@ -126,7 +126,7 @@ def warn_of_missing(answer: "Nodes") -> None:
     for worker in answer.missing_workers:
         warn(f"{worker} of the server did not answer: its nodes are missing")
     for replica in answer.missing_replicas:
-        warn(f"the replica {replica} did not answer: its nodes are missing")
+        warn(f"the nodes of a replica are missing: {replica}")
     for problem in answer.problems:
         warn(f"the server serves, but {problem}")
 
@@ -235,7 +235,7 @@ def _say_resources(connection: Json) -> None:
 
 def _words_of(waiting: Json) -> str:
     names = f" ({', '.join(waiting['for'])})" if waiting["for"] else ""
-    left = "" if waiting["left_s"] is None else f", {waiting['left_s']:.0f} s at most"
+    left = f", {waiting['left_s']:.0f} s at most" if waiting["left_s"] else ""
     return f"{waiting['why']}{names}{left}"
 
 

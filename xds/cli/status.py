@@ -42,7 +42,7 @@ def status(
     for each in found["missing_workers"]:
         warn(f"{each} of the server did not answer: its nodes are not counted")
     for each in found["missing_replicas"]:
-        warn(f"the replica {each} did not answer: its nodes are not counted")
+        warn(f"the nodes of a replica are not counted: {each}")
     if output != "table":
         print_as(output, found)
         return
@@ -98,21 +98,24 @@ def _groups(found: Json) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             each["name"],
-            str(each["revision"]),
+            str(each["revision"] or "removed"),
             *(f"{each[key]:,}" for key in COUNTS[:-1]),
-            _oldest(each["oldest_unaccepted"]),
+            _oldest(each["oldest_unaccepted"], each["revision"]),
         ]
         for each in found["groups"]
     ]
     return columns, rows
 
 
-def _oldest(unaccepted: Json | None) -> str:
+def _oldest(unaccepted: Json | None, last: int) -> str:
     if unaccepted is None:
         return "–"
+    nothing = "a node has accepted nothing yet"
+    if unaccepted["is_everything"] and unaccepted["revision"] == last:
+        return nothing
     at_ms = unaccepted["at_ms"]
     age = "" if at_ms is None else f", {duration(time.time() - at_ms / 1_000)} ago"
-    return f"revision {unaccepted['revision']}{age}"
+    return f"revision {unaccepted['revision']}{age}" + (f"; {nothing}" if unaccepted["is_everything"] else "")
 
 
 def _in_a_line(found: Json) -> str:
@@ -131,7 +134,8 @@ def _lines(found: Json) -> Iterator[str]:
         yield f"workers    {counted(states, none='none')}"
     for each in found["replicas"]:
         about = each["problem"] or f"{count(each['streams'], 'stream')}, revision {each['revision']}"
-        yield f"replica    {each['name']} ({each['state']}): {about}"
+        at = f" at {each['api']}" if each["api"] else ""
+        yield f"replica    {each['name']}{at} ({each['state']}): {about}"
     if (source := found["directory"]) is not None:
         yield f"directory  {source['path']}: {source['problem'] or 'served since ' + when(source['applied_at_ms'])}"
     if found["limits"]:

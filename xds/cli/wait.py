@@ -181,7 +181,8 @@ class _Line:
 
 def _words(found: "Convergence") -> str:
     text = f"revision {found.revision}: {found.accepted:,} of {count(found.nodes, 'node')} accepted it"
-    states = ((found.pending, "pending"), (found.rejected, "rejected"), (found.gone, "gone"))
+    gone = found.gone if found.of == "known" else 0
+    states = ((found.pending, "pending"), (found.rejected, "rejected"), (gone, "gone"))
     return text + "".join(f", {number:,} {word}" for number, word in states if number)
 
 
@@ -190,7 +191,7 @@ def finish(found: "Convergence", *, is_printed: bool) -> None:
     for worker in found.missing_workers:
         warn(f"{worker} of the server did not answer: its nodes are missing")
     for replica in found.missing_replicas:
-        warn(f"the replica {replica}: its nodes are missing")
+        warn(f"the nodes of a replica are missing: {replica}")
     if not is_printed:
         _print(found)
     code = {"reached": 0, "pending": EXIT_TIMED_OUT, "rejected": EXIT_NODES_REJECTED}[found.verdict]

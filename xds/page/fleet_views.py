@@ -39,7 +39,8 @@ async def overview(visit: Visit) -> Answer:
     heads = await operations.history(limit=LATEST_MAX)
     totals = totals_of(status.groups)
     named = {state: await _named(visit, state) if totals[state] else () for state in TROUBLE}
-    worst = sorted(status.groups, key=lambda each: (-_troubled(each), -each.nodes, each.name))
+    there = [each for each in status.groups if each.name in visit.operations.group_names]
+    worst = sorted(there, key=lambda each: (-_troubled(each), -each.nodes, each.name))
     content = {
         "status": status,
         "totals": totals,

@@ -122,9 +122,8 @@ class DeleteGroup:
             raise UnknownGroupError(self.group, head.snapshots)
         table = head.table
         needed = [f"group {name} extends it" for name, base in table.extends.items() if base == self.group]
-        needed += [
-            f"rule {number} assigns nodes to it" for number, rule in enumerate(table.rules) if rule.group == self.group
-        ]
+        numbers = (number for number, rule in enumerate(table.rules, 1) if rule.group == self.group)
+        needed += [f"rule {number} assigns nodes to it" for number in numbers]
         if self.group == DEFAULT_GROUP:
             needed.append("nodes that match no rule belong to it")
         if needed:
