@@ -172,7 +172,7 @@ def test_validate_warns_of_deprecated_fields_and_of_what_an_older_envoy_lacks(xd
     lines = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 2
     assert lines[0].endswith("routes[0].match.cookies: is a field that Envoy 1.30.0 lacks")
-    assert f"{served}/a.yaml:10: [default] clusters/a track_timeout_budgets: is deprecated since Envoy 3.0" in lines[1]
+    assert f"{served}/a.yaml:10: [default] clusters/a track_timeout_budgets: is deprecated in the v3 API" in lines[1]
     report = json.loads(xds("validate", served, "--format", "json").stdout)
     assert [(warning["resource"], warning["field"]) for warning in report["warnings"]] == [
         ("clusters/a", "track_timeout_budgets")
@@ -227,7 +227,7 @@ async def test_apply_prints_what_is_deprecated(xds, tmp_path: Path) -> None:
         done = await asyncio.to_thread(xds, "apply", "-f", "a.yaml", *address, "--dry-run")
         assert (done.returncode, done.stderr.splitlines()[0]) == (
             0,
-            "warning: [default] clusters/a track_timeout_budgets: is deprecated since Envoy 3.0",
+            "warning: [default] clusters/a track_timeout_budgets: is deprecated in the v3 API",
         )
         done = await asyncio.to_thread(xds, "apply", "-f", "a.yaml", *address, "-o", "json")
         (warning,) = json.loads(done.stdout)["warnings"]

@@ -729,6 +729,101 @@ ROUTE_CASES: list[Case] = [
     ),
 ]
 
-CASES = [*CLUSTER_CASES, *TLS_CASES, *LISTENER_CASES, *FILTER_CASES, *ROUTE_CASES]
+
+# --- What is by default what Envoy does not speak any more -----------------------------------------------------------
+
+UNSET = {"api_config_source": {"cluster_names": ["c"], "refresh_delay": "1s", "transport_api_version": "V3"}}
+KIND = "api_config_source.api_type"
+SCOPE_KEY = {"fragments": [{"header_value_extractor": {"name": "a", "index": 0}}]}
+
+
+def traced(**fields: Any) -> r.Json:
+    zipkin = r.TYPE + "envoy.config.trace.v3.ZipkinConfig"
+    config = {"collector_cluster": "c", "collector_endpoint": "/api/v2/spans", **fields}
+    return listener(hcm(tracing={"provider": typed("z", zipkin, **config)}))
+
+
+def scoped(**fields: Any) -> r.Json:
+    routing = {"name": "s", "scope_key_builder": SCOPE_KEY, **fields}
+    config = {"@type": r.HTTP_MANAGER, "stat_prefix": "s", "scoped_routes": routing, "http_filters": [ROUTER]}
+    return listener({"name": "hcm", "typed_config": config})
+
+
+def by_rds(source: r.Json) -> r.Json:
+    rds = {"route_config_name": "r", "config_source": source}
+    config = {"@type": r.HTTP_MANAGER, "stat_prefix": "s", "rds": rds, "http_filters": [ROUTER]}
+    return listener({"name": "hcm", "typed_config": config})
+
+
+DEFAULT_CASES: list[Case] = [
+    ("zipkin", traced(collector_endpoint_version="HTTP_JSON"), ""),
+    ("zipkin-unset", traced(), f"{HCM}.tracing.provider.typed_config.collector_endpoint_version"),
+    (
+        "zipkin-default",
+        traced(collector_endpoint_version=0),
+        f"{HCM}.tracing.provider.typed_config.collector_endpoint_version",
+    ),
+    (
+        "source-eds",
+        bare("EDS", eds_cluster_config={"eds_config": UNSET}),
+        f"eds_cluster_config.eds_config.{KIND}",
+    ),
+    ("source-rds", by_rds(UNSET), f"{HCM}.rds.config_source.{KIND}"),
+    (
+        "source-scopes",
+        scoped(rds_config_source={"ads": {}}, scoped_rds={"scoped_rds_config_source": UNSET}),
+        f"{HCM}.scoped_routes.scoped_rds.scoped_rds_config_source.{KIND}",
+    ),
+    (
+        "source-secret",
+        tls_cluster({"tls_certificate_sds_secret_configs": [{"name": "a", "sds_config": UNSET}]}),
+        f"transport_socket.typed_config.common_tls_context.tls_certificate_sds_secret_configs[0].sds_config.{KIND}",
+    ),
+    (
+        "source-extension",
+        listener(
+            hcm(
+                {
+                    "name": "x",
+                    "config_discovery": {
+                        "config_source": UNSET,
+                        "type_urls": ["envoy.extensions.filters.http.lua.v3.Lua"],
+                    },
+                },
+                ROUTER,
+            )
+        ),
+        f"{HCM}.http_filters[0].config_discovery.config_source.{KIND}",
+    ),
+    (
+        "source-hosts",
+        listener(hcm(route_config={"name": "r", "vhds": {"config_source": UNSET}})),
+        f"{HCM}.route_config.vhds.config_source.{KIND}",
+    ),
+    (
+        "source-thrift",
+        listener(
+            typed(
+                "t",
+                NETWORK + "thrift_proxy.v3.ThriftProxy",
+                stat_prefix="s",
+                trds={"route_config_name": "a", "config_source": UNSET},
+            )
+        ),
+        f"{HCM}.trds.config_source.{KIND}",
+    ),
+    (
+        "source-on-demand",
+        listener(hcm(typed("o", HTTP + "on_demand.v3.OnDemand", odcds={"source": UNSET}), ROUTER)),
+        f"{FILTER}.odcds.source.{KIND}",
+    ),
+    (
+        "source-on-demand-tcp",
+        listener(typed("t", r.TCP_PROXY, stat_prefix="s", cluster="c", on_demand={"odcds_config": UNSET})),
+        f"{HCM}.on_demand.odcds_config.{KIND}",
+    ),
+]
+
+CASES = [*CLUSTER_CASES, *TLS_CASES, *LISTENER_CASES, *FILTER_CASES, *ROUTE_CASES, *DEFAULT_CASES]
 CRASHES = {"maglev-1", "check-http3"}
 """Cases with which Envoy 1.40 ends with a segmentation fault."""

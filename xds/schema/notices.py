@@ -1,18 +1,25 @@
-"""What is valid but deserves a warning: deprecated fields, and what other Envoys of the fleet lack.
+"""What is valid but deserves a warning: deprecated fields, and what this Envoy or others of the fleet lack.
 
 Notices are looked up after a resource was checked, in a walk of their own: reading a resource costs nothing for them.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from xds.schema import pool
+from xds.schema.origin import built_with, files_not_in_envoy
 from xds.schema.paths import MapKey, Path, Trail, path_of
 from xds.schema.pool import Schema
+from xds.schema.semantics.defaults import refused_default
+from xds.schema.successors import SUCCESSORS
 
 _SINCE, _DISALLOWED = "envoy.annotations.deprecated_at_minor_version", "envoy.annotations.disallowed_by_default"
+_API_VERSION = re.compile(r"([2-9])\.0")
+"""A version of the API in an annotation, which has no other word for it: there is no Envoy 3.0."""
+IGNORED = "that Envoy ignores it, or rejects the resource"
 
 
 class Notice(NamedTuple):
@@ -21,24 +28,30 @@ class Notice(NamedTuple):
     path: Path
     what: str
     lacking: str = ""
+    hint: str = IGNORED
+    """What to do about it, or what it leads to."""
 
-    @property
-    def hint(self) -> str:
-        """What to do about it, or what it leads to."""
-        return (
-            "that Envoy ignores it, or rejects the resource"
-            if self.lacking
-            else "see the API reference for its successor"
-        )
+
+class _Word(NamedTuple):
+    """A notice without its place."""
+
+    what: str
+    lacking: str = ""
+    hint: str = IGNORED
+
+    def at(self, trail: Trail) -> Notice:
+        return Notice(path_of(trail), *self)
 
 
 class _Plan(NamedTuple):
     """What to look at in one message type, by field number."""
 
-    fields: Mapping[int, tuple[tuple[str, str], ...]]
-    """(what, lacking version) of fields that deserve a notice when they are set."""
-    values: Mapping[int, Mapping[int, tuple[tuple[str, str], ...]]]
-    """The same of enum values."""
+    fields: Mapping[int, tuple[_Word, ...]]
+    """Of fields that deserve a notice when they are set."""
+    unset: Mapping[str, _Word]
+    """Of fields that deserve a notice when they are not set, by name."""
+    values: Mapping[int, Mapping[int, tuple[_Word, ...]]]
+    """Of enum values."""
     nested: frozenset[int]
     """Fields in whose messages there may be more."""
 
@@ -67,6 +80,9 @@ class Notices:
         return found
 
     def _type_notices(self, full_name: str, trail: Trail, found: list[Notice]) -> None:
+        if self._schema.is_packaged and self._schema.descriptor(full_name).file.name in files_not_in_envoy():
+            what = f"is of type {full_name}, which Envoy {built_with()} lacks: it is only in xds-protos"
+            found.append(Notice(path_of(trail), what))
         for version, other in self._others.items():
             if not other.has(full_name):
                 found.append(Notice(path_of(trail), f"is of type {full_name}, which Envoy {version} lacks", version))
@@ -81,14 +97,14 @@ class Notices:
             return
         for field, value in message.ListFields():
             number, here = field.number, (trail, field.name)
-            for what, lacking in plan.fields.get(number, ()):
-                found.append(Notice(path_of(here), what, lacking))
+            found += (word.at(here) for word in plan.fields.get(number, ()))
             values = plan.values.get(number)
             if values is not None:
                 for each in value if field.is_repeated else (value,):
-                    found += (Notice(path_of(here), what, lacking) for what, lacking in values.get(each, ()))
+                    found += (word.at(here) for word in values.get(each, ()))
             if number in plan.nested:
                 self._walk_field(field, value, here, found)
+        found += (word.at((trail, name)) for name, word in plan.unset.items() if not getattr(message, name))
 
     def _walk_field(self, field: FieldDescriptor, value: Any, here: Trail, found: list[Notice]) -> None:
         assert field.message_type is not None
@@ -126,7 +142,7 @@ class Notices:
                 reached[descriptor.full_name] = descriptor
                 pending += (field.message_type for field in descriptor.fields if field.message_type is not None)
         own = {name: self._own(descriptor) for name, descriptor in reached.items()}
-        interesting = {name for name, (fields, values) in own.items() if fields or values or name == pool.ANY}
+        interesting = {name for name, parts in own.items() if any(parts) or name == pool.ANY}
         grown = True
         while grown:
             more = {
@@ -138,23 +154,27 @@ class Notices:
             interesting |= more
         for name, descriptor in reached.items():
             nested = frozenset(field.number for field in descriptor.fields if _inner_name(field) in interesting)
-            fields, values = own[name]
-            self._plans[name] = _Plan(fields, values, nested) if name in interesting else None
+            self._plans[name] = _Plan(*own[name], nested) if name in interesting else None
 
-    def _own(self, descriptor: Descriptor) -> tuple[dict[int, Any], dict[int, Any]]:
+    def _own(self, descriptor: Descriptor) -> tuple[dict[int, Any], dict[str, _Word], dict[int, Any]]:
         fields: dict[int, Any] = {}
+        unset: dict[str, _Word] = {}
         values: dict[int, Any] = {}
         for field in descriptor.fields:
-            notices = [*_deprecation(self._schema, field), *self._lacking(descriptor, field)]
-            if notices:
-                fields[field.number] = tuple(notices)
+            words = [*_deprecation(self._schema, field), *self._lacking(descriptor, field)]
+            if words:
+                fields[field.number] = tuple(words)
             if field.enum_type is not None:
                 of_values = self._of_values(field.enum_type)
                 if of_values:
                     values[field.number] = of_values
-        return fields, values
+                default = refused_default(self._schema, field)
+                if default is not None:
+                    what = f"is not set, and its default, {default.name}, {_REFUSED}"
+                    unset[field.name] = _Word(what, hint="set it")
+        return fields, unset, values
 
-    def _lacking(self, descriptor: Descriptor, field: FieldDescriptor) -> list[tuple[str, str]]:
+    def _lacking(self, descriptor: Descriptor, field: FieldDescriptor) -> list[_Word]:
         lacking = []
         for version, other in self._others.items():
             # A whole type that is missing is noticed where it is used.
@@ -162,17 +182,17 @@ class Notices:
                 other.has(descriptor.full_name)
                 and field.name not in other.descriptor(descriptor.full_name).fields_by_name
             ):
-                lacking.append((f"is a field that Envoy {version} lacks", version))
+                lacking.append(_Word(f"is a field that Envoy {version} lacks", version))
         return lacking
 
-    def _of_values(self, enum: EnumDescriptor) -> dict[int, tuple[tuple[str, str], ...]]:
-        found: dict[int, tuple[tuple[str, str], ...]] = {}
+    def _of_values(self, enum: EnumDescriptor) -> dict[int, tuple[_Word, ...]]:
+        found: dict[int, tuple[_Word, ...]] = {}
         for value in enum.values:
             notices = list(_deprecation(self._schema, value))
             for version, other in self._others.items():
                 known = other.enum_values(enum.full_name)
                 if known is not None and value.name not in known:
-                    notices.append((f"is {value.name}, which Envoy {version} lacks", version))
+                    notices.append(_Word(f"is {value.name}, which Envoy {version} lacks", version))
             if notices:
                 found[value.number] = tuple(notices)
         return found
@@ -187,7 +207,7 @@ def field_rows(schema: Schema, full_name: str) -> list[dict[str, Any]]:
             kind = f"map<{_kind(inner.fields_by_name['key'])}, {_kind(inner.fields_by_name['value'])}>"
         else:
             kind = ("repeated " if field.is_repeated else "") + _kind(field)
-        notes = [what.removeprefix("is ") for what, _ in _deprecation(schema, field)]
+        notes = [word.what.removeprefix("is ") for word in _deprecation(schema, field)]
         if field.containing_oneof is not None:
             notes.append(f"one of {field.containing_oneof.name}")
         rows.append({"field": field.name, "type": kind, "number": field.number, "notes": "; ".join(notes)})
@@ -218,15 +238,39 @@ def _inner_name(field: FieldDescriptor) -> str:
     return _message_name(field)
 
 
-def _deprecation(schema: Schema, described: Any) -> list[tuple[str, str]]:
+_REFUSED = "is refused by Envoy unless its runtime allows deprecated features"
+
+
+def _deprecation(schema: Schema, described: Any) -> list[_Word]:
     """Return what Envoy's annotations say of a field or an enum value."""
     is_value = not isinstance(described, FieldDescriptor)
     suffix, options_name = ("_enum", "EnumValueOptions") if is_value else ("", "FieldOptions")
     since, disallowed = (
         schema.annotation(f"google.protobuf.{options_name}", described, name + suffix) for name in (_SINCE, _DISALLOWED)
     )
-    subject = f"is {described.name}, which is" if is_value else "is"
+    if not since and not disallowed:
+        return []
+    subject = f"is {described.name}, which is " if is_value else "is "
+    when = _when(since) if since else ""
+    hint = "use another value" if is_value else _successor(described)
     if disallowed:
-        when = f" (deprecated since Envoy {since})" if since else ""
-        return [(f"{subject} refused by Envoy unless its runtime allows deprecated features{when}", "")]
-    return [(f"{subject} deprecated since Envoy {since}", "")] if since else []
+        refused = _REFUSED.removeprefix("is ")
+        return [_Word(f"{subject}{refused}{f' (deprecated {when})' if when else ''}", hint=hint)]
+    return [_Word(f"{subject}deprecated {when}", hint=hint)]
+
+
+def _when(since: str) -> str:
+    api = _API_VERSION.fullmatch(since)
+    return f"in the v{api[1]} API" if api else f"since Envoy {since}"
+
+
+def _successor(field: FieldDescriptor) -> str:
+    """Return what to do about a deprecated field."""
+    name = SUCCESSORS.get(field.full_name)
+    if name is None:
+        return "see the API reference for its successor"
+    if not name:
+        return "it has no effect: leave it out"
+    message, _, last = name.rpartition(".")
+    inside = field.containing_type
+    return f"use {last if inside is not None and message == inside.full_name else name}"

@@ -9,6 +9,7 @@ from xds.schema.paths import Trail
 from xds.schema.semantics.balancing import BALANCING_RULES
 from xds.schema.semantics.categories import CATEGORY_RULES
 from xds.schema.semantics.clusters import CLUSTER_RULES, check_eds_address, check_eds_host
+from xds.schema.semantics.defaults import DEFAULT_RULES
 from xds.schema.semantics.filter_configs import FILTER_CONFIG_RULES
 from xds.schema.semantics.filters import FILTER_RULES
 from xds.schema.semantics.format_fields import FORMAT_RULES
@@ -46,6 +47,7 @@ _TABLES: tuple[dict[str, Rule], ...] = (
     FILTER_RULES,
     FILTER_CONFIG_RULES,
     TLS_RULES,
+    DEFAULT_RULES,
 )
 RULES: dict[str, Rule] = {
     name: _all([table[name] for table in _TABLES if name in table]) for name in dict.fromkeys(chain(*_TABLES))
