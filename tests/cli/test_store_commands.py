@@ -176,3 +176,24 @@ async def test_a_store_is_not_converted_without_a_key_or_while_it_is_open(server
     in_use = await store("encrypt --key-file k", server, tmp_path)
     assert in_use.returncode == 1
     assert "in use by another process" in in_use.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "url"),
+    [
+        ("store check /var/store.db", "sqlite:////var/store.db"),
+        ("store check sqlite:///a.db", "sqlite:///a.db"),
+        ("store backup copy.db a.db", "sqlite:///a.db"),
+        ("store restore copy.db a.db", "sqlite:///a.db"),
+        ("store encrypt etcd://127.0.0.1:2379/xds", "etcd://127.0.0.1:2379/xds"),
+        ("store decrypt a.db", "sqlite:///a.db"),
+        ("tokens create ci a.db --role read", "sqlite:///a.db"),
+        ("tokens list a.db", "sqlite:///a.db"),
+        ("tokens revoke ci a.db", "sqlite:///a.db"),
+    ],
+)
+async def test_a_store_named_as_an_argument_is_told_its_option(tmp_path: Path, command: str, url: str) -> None:
+    (tmp_path / "copy.db").touch()
+    done = await shell(f"xds {command}", cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 2
+    assert f"the store is named by --store {url}" in done.stderr

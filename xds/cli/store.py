@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from xds.cli.output import EXIT_FAILED, EXIT_USAGE, count, examples, fail, say, warn
+from xds.cli.store_option import StoreCommand
 from xds.cli.talk import DEFAULT_API, ApiCa, Output, TokenFile, print_as, talk
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ CHECK_EXAMPLES = (
 )
 
 
-@app.command(epilog=examples(*CHECK_EXAMPLES))
+@app.command(cls=StoreCommand, epilog=examples(*CHECK_EXAMPLES))
 def check(url: AnyUrl = "", key_file: KeyFiles = None, config: Config = None, output: Output = "table") -> None:
     """Read all of a store, and say what it holds, or what is wrong with it. No server may have its file open.
 
@@ -124,11 +125,12 @@ async def _content(settings: "StoreSettings") -> dict[str, Any]:
 
 
 @app.command(
+    cls=StoreCommand,
     epilog=examples(
         "xds store backup /backup/xds.db",
         "xds store backup /backup/xds.db --force",
         "xds store backup xds.db --api xds.example:18001 --token-file token --ca ca.pem",
-    )
+    ),
 )
 def backup(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="The copy to make.")],
@@ -222,7 +224,9 @@ def _download(
         fail(f"the copy that {address} sent can't be read: {error}", code=EXIT_FAILED)
 
 
-@app.command(epilog=examples("xds store restore /backup/xds.db", "xds store restore /backup/xds.db --force"))
+@app.command(
+    cls=StoreCommand, epilog=examples("xds store restore /backup/xds.db", "xds store restore /backup/xds.db --force")
+)
 def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A backup.")],
     url: Url = "",
@@ -291,10 +295,11 @@ def new_key(
 
 
 @app.command(
+    cls=StoreCommand,
     epilog=examples(
         "xds store encrypt --key-file /etc/xds/store.key",
         "xds store encrypt --store etcd://127.0.0.1:2379/xds --config /etc/xds.yaml",
-    )
+    ),
 )
 def encrypt(url: AnyUrl = "", key_file: KeyFiles = None, config: Config = None, output: Output = "table") -> None:
     """Encrypt all values of a store with its first key: those in plain, and those with older keys.
@@ -306,7 +311,7 @@ def encrypt(url: AnyUrl = "", key_file: KeyFiles = None, config: Config = None, 
     _convert(store_settings(url, key_file, config), encrypting, "encrypted with the key", output)
 
 
-@app.command(epilog=examples("xds store decrypt --key-file /etc/xds/store.key"))
+@app.command(cls=StoreCommand, epilog=examples("xds store decrypt --key-file /etc/xds/store.key"))
 def decrypt(url: AnyUrl = "", key_file: KeyFiles = None, config: Config = None, output: Output = "table") -> None:
     """Decrypt all values of a store, to go on without keys or with a version that does not encrypt.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xds.cli.output import EXIT_CODES, EXIT_FAILED, EXIT_USAGE, count, fail, print_table, say, warn
+from xds.cli.store_option import StoreCommand
 from xds.cli.talk import Output, print_as
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def _examples(*lines: str) -> str:
 
 
 @app.command(
+    cls=StoreCommand,
     epilog=_examples(
         "xds tokens create ci --role write --group 'web-*' --expires 90d --out ci.token",
         "xds tokens create ann --role read --role secrets",
         "xds tokens create ops --role admin --expires 2027-01-31",
-    )
+    ),
 )
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is: the author of its changes is token:NAME.")],
@@ -116,7 +118,7 @@ def create(
         say(f"{_described(made)}; the token is in {out}")
 
 
-@app.command(name="list", epilog=_examples("xds tokens list", "xds tokens list -o json"))
+@app.command(cls=StoreCommand, name="list", epilog=_examples("xds tokens list", "xds tokens list -o json"))
 def list_tokens(store: Store = "", tokens_file: TokensFile = None, output: Output = "table") -> None:
     """Print all tokens, without what is secret of them: roles, groups, until when they are valid, and their last use.
 
@@ -158,7 +160,7 @@ def list_tokens(store: Store = "", tokens_file: TokensFile = None, output: Outpu
     say("", f"{path}: {count(len(records), 'token')}")
 
 
-@app.command(epilog=_examples("xds tokens revoke ci", "xds tokens revoke 3f9a1c02"))
+@app.command(cls=StoreCommand, epilog=_examples("xds tokens revoke ci", "xds tokens revoke 3f9a1c02"))
 def revoke(
     named: Annotated[str, typer.Argument(metavar="NAME|ID", help="All tokens of that name, or the one with that id.")],
     store: Store = "",
