@@ -119,6 +119,13 @@ async def test_a_silent_replica_is_named_and_the_others_are_shown(xds: Run, serv
     assert done.returncode == 0
     assert f"{nobody} does not answer: " in " ".join(done.stdout.split())
     assert "worker 1" in done.stdout
+    for column in ("p50", "p99", "NACKs", "CPU", "memory", "lag p99"):
+        assert column in done.stdout, "the reason takes no room of the columns"
+
+
+async def test_the_push_api_is_no_admin_port(xds: Run, server: XdsServer) -> None:
+    done = await asyncio.to_thread(xds, "top", "--admin", f"127.0.0.1:{server.api_port}", "--once", "--every", "0.2s")
+    assert (done.returncode, "give the address of its admin port" in done.stderr) == (5, True)
 
 
 def test_no_server_at_all_is_an_error(xds: Run) -> None:

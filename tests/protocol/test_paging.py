@@ -13,6 +13,7 @@ from xds.protocol.paging import (
     WrongCursorError,
     cursor_of,
     first_after,
+    page_of,
     position,
     position_of,
 )
@@ -64,6 +65,25 @@ def test_who_stays_is_on_exactly_one_page_while_others_come_and_go(data: st.Data
             break
         after = found[-1][0]
     assert seen == sorted(stay)
+
+
+Item = tuple[str, str, int]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(0, 30))), st.data())
+def test_a_page_of_keyed_items_is_that_of_their_positions(
+    items: list[tuple[str, str, int]], data: st.DataObject
+) -> None:
+    def tie_of(item: tuple[str, str, int]) -> str:
+        return f"{item[2]:02}"
+
+    everything = [(Position(key, node_id, tie_of(item)), item) for item in items for key, node_id, _ in [item]]
+    after = data.draw(st.none() | st.sampled_from([place for place, _ in everything] or [None]))
+    limit = data.draw(st.integers(1, 6))
+    keyed = [(key, node_id, (key, node_id, number)) for key, node_id, number in items]
+    found = page_of(keyed, tie_of, after, limit)
+    assert [place for place, _ in found] == [place for place, _ in first_after(everything, after, limit)]
+    assert all(place == Position(*item[:2], tie_of(item)) for place, item in found)
 
 
 def fleet(world: World, count: int) -> None:

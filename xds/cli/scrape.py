@@ -4,7 +4,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -205,6 +205,8 @@ class Scraper:
         try:
             with self._opener.open(request, timeout=WITHIN_S) as answer:
                 data = answer.read(ANSWER_BYTES_MAX + 1)
+        except BadStatusLine:
+            raise ScrapeError(f"{self.name} does not speak HTTP/1.1: give the address of its admin port") from None
         except (URLError, OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise ScrapeError(f"{self.name} does not answer: {reason}") from None

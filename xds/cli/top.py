@@ -108,6 +108,7 @@ class _Watch:
     def table(self) -> "Table":
         """Return the table of all servers."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=f"xds top  {time.strftime('%H:%M:%S')}", title_justify="left", expand=True)
         for name in ("replica", "revision", "changes/s", "nodes a/p/r/g", "streams", "responses/s"):
@@ -117,6 +118,8 @@ class _Watch:
         for scraper, found in zip(self._scrapers, self._rates, strict=True):
             for row, style in _rows(scraper.name, found):
                 table.add_row(*row, style=style)
+        if self.problems:
+            table.caption, table.caption_justify = Text("\n".join(map(visible, self.problems)), style="red"), "left"
         return table
 
 
@@ -124,7 +127,7 @@ def _rows(name: str, found: "Rates | str") -> "list[tuple[list[Any], str]]":
     from rich.text import Text
 
     if isinstance(found, str):
-        return [([Text(f"{visible(name)}: {visible(found)}", overflow="fold", no_wrap=False)], "red")]
+        return [([Text(visible(name)), "silent"], "red")]
     nodes = "/".join(str(found.nodes[state]) for state in ("accepted", "pending", "rejected", "gone"))
     head = [Text(visible(name)), str(found.revision), f"{found.changes_per_s:.1f}", nodes, *_cells(found.total)]
     return [

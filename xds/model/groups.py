@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xds.model.identity import ANY_IDENTITY
+from xds.model.slot_pickling import pickled_by_slots
 
 DEFAULT_GROUP = "default"
 
 
+@pickled_by_slots
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locality:
     """The locality of a node, from its bootstrap."""
@@ -21,6 +23,7 @@ class Locality:
     sub_zone: str = ""
 
 
+@pickled_by_slots
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A client: what its first request says of it (``envoy.config.core.v3.Node``), and its identity.

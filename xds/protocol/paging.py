@@ -7,7 +7,7 @@ one page, unless its own key changes.
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as BinasciiError
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from heapq import nsmallest
 from operator import itemgetter
@@ -60,6 +60,21 @@ class WrongCursorError(ValueError):
     """A cursor that no answer contained, or one of a list that is sorted by something else."""
 
 
+def text_key(text: str) -> str:
+    """Return the key of a group, or an id, as it is compared."""
+    return text[:KEY_CHARACTERS_MAX]
+
+
+def state_key(state: NodeState) -> str:
+    """Return a text that sorts as the state does."""
+    return _RANKS[state]
+
+
+def since_key(since_ms: int) -> str:
+    """Return a text that sorts as the time does."""
+    return f"{since_ms:015}"
+
+
 def position(
     sort: Sort,
     *,
@@ -75,19 +90,21 @@ def position(
         case Sort.ID:
             key = ""
         case Sort.GROUP:
-            key = group
+            key = text_key(group)
         case Sort.STATE:
-            key = _RANKS[state]
+            key = state_key(state)
         case Sort.SINCE:
-            key = f"{since_ms:015}"
+            key = since_key(since_ms)
         case _:
-            key = _version_key(version)
-    return Position(key[:KEY_CHARACTERS_MAX], id[:KEY_CHARACTERS_MAX], tie)
+            key = version_key(version)
+    return Position(key, text_key(id), tie)
 
 
-def _version_key(version: str) -> str:
+def version_key(version: str) -> str:
     """Return a text that sorts as the version does: 1.9.0 before 1.40.0."""
-    return ".".join(part.zfill(6) if part.isdigit() else part for part in version.split(".")) if version else ""
+    if not version:
+        return ""
+    return ".".join(part.zfill(6) if part.isdigit() else part for part in version.split("."))[:KEY_CHARACTERS_MAX]
 
 
 def cursor_of(sort: Sort, last: Position) -> str:
@@ -110,6 +127,25 @@ def position_of(sort: Sort, cursor: str) -> Position | None:
     if told[0] != sort.value:
         raise WrongCursorError(f"the cursor is of a list sorted by {told[0]!r}, and this one is by {sort.value!r}")
     return Position(*told[1:])
+
+
+def page_of(
+    keyed: list[tuple[str, str, T]], tie_of: Callable[[T], str], after: Position | None, limit: int
+) -> list[tuple[Position, T]]:
+    """Return the first ``limit`` of keyed items (key, id, item) after a position, in order. O(items).
+
+    Ties are worked out only for items that may be in the page.
+    """
+    if after is not None:
+        begin = after[:2]
+        keyed = [each for each in keyed if each[:2] >= begin]
+        # Those at the position itself are told apart by their ties, so some may be before it.
+    equal = 0 if after is None else sum(each[:2] == after[:2] for each in keyed)
+    first = nsmallest(limit + equal, keyed, key=itemgetter(0, 1))
+    if first and len(first) < len(keyed):
+        last = first[-1][:2]
+        first = [each for each in keyed if each[:2] <= last]
+    return first_after(((Position(key, id_, tie_of(item)), item) for key, id_, item in first), after, limit)
 
 
 def first_after(items: Iterable[tuple[Position, T]], after: Position | None, limit: int) -> list[tuple[Position, T]]:

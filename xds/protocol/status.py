@@ -14,11 +14,24 @@ from typing import NamedTuple
 
 from xds.model.groups import Node
 from xds.model.resource import Resource
+from xds.model.slot_pickling import pickled_by_slots
 from xds.protocol.blame import BLAMED_MAX, NOBODY, BlamedBy, blame_in
 from xds.protocol.client_state import debt_with
 from xds.protocol.convergence import NO_DEBT, Debt
 from xds.protocol.diff import wanted
-from xds.protocol.paging import NOWHERE, NodeState, Position, Sort, cursor_of, first_after, position
+from xds.protocol.paging import (
+    NOWHERE,
+    NodeState,
+    Position,
+    Sort,
+    cursor_of,
+    first_after,
+    page_of,
+    since_key,
+    state_key,
+    text_key,
+    version_key,
+)
 from xds.protocol.policy import Variant
 from xds.protocol.responses import Part
 from xds.protocol.sessions import Session, Stream
@@ -280,6 +293,7 @@ class NodesQuery:
     """Whether each node's types are of interest."""
 
 
+@pickled_by_slots
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeSummary:
     """One type on one stream, in numbers of resources.
@@ -306,6 +320,7 @@ class TypeSummary:
     rejected_key: str = ""
 
 
+@pickled_by_slots
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSummary:
     """One node's stream, or all per-type streams of its connection; or a node that is gone.
@@ -389,12 +404,13 @@ def nodes_page(
     ``revision`` is the published one; ``epoch_s`` is the time of 1970 on the clock of ``now``, so that times can be
     told. All sessions are looked at, and only those of the page are summarized.
     """
+    key = _KEYS.get(query.sort) or (lambda session: since_key(round((session.since - epoch_s) * 1_000)))
     found = [
-        (_position(session, query.sort, epoch_s), session)
+        (key(session), text_key(session.node.id), session)
         for session in sessions_of(streams)
         if _is_asked_about(session, query, address_of)
     ]
-    page = first_after(found, query.after, query.limit)
+    page = page_of(found, lambda session: f"{session.since:.6f} {id(session):x}", query.after, query.limit)
     nodes = (
         replace(_summary(session, at, query, now, revision, epoch_s), address=address_of(session))
         for at, session in page
@@ -412,17 +428,20 @@ def sessions_of(streams: Iterable[Stream]) -> Iterator[Session]:
             yield session
 
 
-def _position(session: Session, sort: Sort, epoch_s: float) -> Position:
-    node = session.node
-    return position(
-        sort,
-        id=node.id,
-        group=session.group,
-        state=state_of(_debt(session)),
-        since_ms=round((session.since - epoch_s) * 1_000),
-        version=node.envoy_version,
-        tie=f"{session.since:.6f} {id(session):x}",
-    )
+_REJECTED, _PENDING, _ACCEPTED = map(state_key, (NodeState.REJECTED, NodeState.PENDING, NodeState.ACCEPTED))
+
+
+def _key_of_state(session: Session) -> str:
+    debt = _debt(session)
+    return _REJECTED if debt.rejected else _PENDING if debt.owed else _ACCEPTED
+
+
+_KEYS: Mapping[Sort, Callable[[Session], str]] = {
+    Sort.ID: lambda _session: "",
+    Sort.GROUP: lambda session: text_key(session.group),
+    Sort.STATE: _key_of_state,
+    Sort.VERSION: lambda session: version_key(session.node.envoy_version),
+}
 
 
 def _debt(session: Session) -> Debt:
