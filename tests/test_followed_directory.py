@@ -12,6 +12,7 @@ from support.etcd import Etcd
 from support.server import XdsServer
 from support.waiting import wait_until
 
+from xds.access.audit import AuditFilter, read_audit
 from xds.app import App
 from xds.client import Client, RefusedError, UnavailableError
 from xds.config import Settings
@@ -32,8 +33,9 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     publisher = Publisher(MemoryStore(), app.catalog, app.follow)
     await publisher.start()
     reader, stop = DirectoryReader(tmp_path), asyncio.Event()
-    await _publish(app, publisher, change_of_directory(reader.read()))
-    directory = _FollowedDirectory(app, publisher, reader, stop, Reloading())
+    reloading = Reloading()
+    await _publish(app, publisher, change_of_directory(reader.read()), reloading.records)
+    directory = _FollowedDirectory(app, publisher, reader, stop, reloading)
     publish, failed = publisher.publish, []
 
     async def fail_once(change):
@@ -50,6 +52,34 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     stop.set()
     await following
     await publisher.stop()
+
+
+async def test_what_becomes_of_the_directory_is_in_the_audit_log(tmp_path: Path) -> None:
+    directory, audit, token = tmp_path / "dir", tmp_path / "audit", tmp_path / "token"
+    token.write_text("s3cret")
+    r.write_directory(directory, [r.static_cluster("a", 1)])
+    options = ["--store", f"sqlite:///{tmp_path / 'x.db'}", "--api-token-file", str(token)]
+    options += ["--set", f"access.audit_file={audit}", "--workers", "0"]
+
+    def told() -> list[tuple[Any, ...]]:
+        records = reversed(read_audit(audit, AuditFilter())) if audit.exists() else ()
+        keys = ("who", "what", "outcome", "revision", "groups")
+        return [tuple(record.get(key) for key in keys) for record in records]
+
+    async with XdsServer(directory, *options) as server:
+        await server.wait_ready()
+        done = ("directory", "Apply", "done")
+        await wait_until(told, equals=[(*done, 1, ["default"])])
+        r.write_directory(directory, [r.static_cluster("a", 2)])
+        await wait_until(told, equals=[(*done, 1, ["default"]), (*done, 2, ["default"])])
+        (directory / "bad.yaml").write_text("resources: [{}]")
+        await wait_until(lambda: len(told()), equals=3)
+        assert told()[-1][:4] == ("directory", "Apply", "rejected", None)
+        (directory / "bad.yaml").unlink()
+        server.stop()
+        server.start()
+        await server.wait_ready()
+        assert len(told()) == 3, "a start that changes nothing is no change"
 
 
 async def test_a_change_that_the_store_can_not_keep_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from xds.access.audit import DONE, REJECTED
 from xds.api.admin import not_loaded_yet
 from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings
@@ -20,7 +21,7 @@ from xds.model.snapshot import Snapshot
 from xds.process.core_dumps import forbid_core_dumps
 from xds.process.memory import HoleWatch, hold_collection, return_holes, return_large_blocks, settle_memory
 from xds.process.systemd import notify
-from xds.publishing.changes import Change
+from xds.publishing.changes import Change, Published
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.publishing.whole import change_of_directory, is_newest_of, no_directory
@@ -102,7 +103,7 @@ async def serve(
             if content is None:
                 log.info("stopped before anything was served")
                 return 0
-        due = await _publish_first(control_plane, publisher, content, reloading.refused)
+        due = await _publish_first(control_plane, publisher, content, reloading)
         _follow_store(control_plane, publisher, store)
         settle_memory()
         if settings.api.rest:
@@ -115,7 +116,7 @@ async def serve(
             asyncio.to_thread(_push_api, control_plane, publisher, answers, traces),
         )
         stack.callback(admission.close)
-        await admission.start(background)
+        await _start_access(control_plane, admission, reloading.records)
         await _start_push_api(control_plane, rest, api)
         stack.push_async_callback(api.stop)
         await stack.enter_async_context(answers.serving(control_plane, api.address))
@@ -141,6 +142,11 @@ async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi") -> None
     if rest is not None:
         control_plane.serve_api(rest, has_page=control_plane.settings.api.page)
     await api.start(control_plane.room.api)
+
+
+async def _start_access(control_plane: App, admission: "Admission", records: "_DirectoryRecords") -> None:
+    await admission.start(control_plane.background)
+    records.begin(admission)
 
 
 def _prepare_process(settings: Settings) -> None:
@@ -184,6 +190,7 @@ class Reloading:
     def __init__(self) -> None:
         self.directory = Rereading(self._on_directory_read)
         self.refused = _RefusedChange()
+        self.records = _DirectoryRecords()
         self._is_asked = False
         self._work: Callable[[], None] = self._ask
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
@@ -450,7 +457,7 @@ async def _until_ended(
         following = control_plane.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
     elif due is not None:
         following = control_plane.background.run(
-            "leave the directory", _publish_with_retries(control_plane, publisher, due)
+            "leave the directory", _publish_with_retries(control_plane, publisher, due, reloading.records)
         )
     await ending.wait()
     settings = control_plane.settings
@@ -522,6 +529,38 @@ class _RefusedChange:
         return is_aloud
 
 
+class _DirectoryRecords:
+    """Records the directory's changes in the audit log. What comes before there is one is recorded then."""
+
+    def __init__(self) -> None:
+        self._admission: Admission | None = None
+        self._before: list[tuple[str, dict[str, Any]]] = []
+
+    def begin(self, admission: "Admission") -> None:
+        """Record from now on, and what has come before."""
+        self._admission = admission
+        for outcome, fields in self._before:
+            admission.record_directory(outcome, **fields)
+        self._before.clear()
+
+    def done(self, change: Change, published: Published) -> None:
+        """Record a change that was made; one that changes nothing is none."""
+        if published.changed or published.rules_changed:
+            groups = {key.group for key in published.changed}
+            about = {"revision": published.revision, "changed": len(published.changed)}
+            self._record(DONE, groups=groups, rules=published.rules_changed or None, detail=change.message, **about)
+
+    def rejected(self, error: ChangesetRejectedError) -> None:
+        """Record that the directory's content is rejected."""
+        self._record(REJECTED, groups={each.group for each in error.problems if each.group}, detail=str(error))
+
+    def _record(self, outcome: str, **fields: Any) -> None:
+        if self._admission is None:
+            self._before.append((outcome, fields))
+        else:
+            self._admission.record_directory(outcome, **fields)
+
+
 class _FollowedDirectory:
     """Publishes every change of the directory until ``stop`` is set. After any error, what is served stays served."""
 
@@ -536,7 +575,7 @@ class _FollowedDirectory:
     ) -> None:
         self._control_plane, self._publisher = control_plane, publisher
         self._reader, self._stop, self._rereading = reader, stop, reloading.directory
-        self._refused = reloading.refused
+        self._refused, self._records = reloading.refused, reloading.records
         self._publishing = asyncio.Lock()
         self._unpublished: Change | ChangesetRejectedError | None = due
 
@@ -596,12 +635,13 @@ class _FollowedDirectory:
         try:
             if isinstance(outcome, ChangesetRejectedError):
                 raise outcome
-            await _publish_with_retries(self._control_plane, self._publisher, outcome)
+            await _publish_with_retries(self._control_plane, self._publisher, outcome, self._records)
             self._refused.change = None
         except ChangesetRejectedError as error:
             self._refused.change = outcome if isinstance(outcome, Change) else None
             if logs_same_problems or self._control_plane.directory_problems != error.problems:
                 self._control_plane.note_directory_rejected(error.problems)
+                self._records.rejected(error)
                 log_rejected(error.problems)
 
 
@@ -618,12 +658,14 @@ async def _read(reader: DirectoryReader) -> Change | ChangesetRejectedError:
         return error
 
 
-async def _publish_with_retries(control_plane: App, publisher: Publisher, change: Change) -> None:
+async def _publish_with_retries(
+    control_plane: App, publisher: Publisher, change: Change, records: _DirectoryRecords
+) -> None:
     """Publish a change, retrying until the store accepts it."""
     pause_s = WATCH_RETRY_MIN_S
     while True:
         try:
-            await _publish(control_plane, publisher, change)
+            await _publish(control_plane, publisher, change, records)
             return
         except StoreError as error:
             log.error("the directory's change can't be kept, trying again", problem=str(error), retry_s=pause_s)
@@ -635,7 +677,7 @@ async def _publish_first(
     control_plane: App,
     publisher: Publisher,
     content: Change | ChangesetRejectedError | None,
-    refused: _RefusedChange,
+    reloading: Reloading,
 ) -> Change | None:
     """Publish the directory's content at a start, or its absence. Return the change if it has to be retried later.
 
@@ -650,7 +692,7 @@ async def _publish_first(
     try:
         if isinstance(content, ChangesetRejectedError):
             raise content
-        await _publish(control_plane, publisher, content)
+        await _publish(control_plane, publisher, content, reloading.records)
     except (UnavailableError, OutcomeUnknownError) as error:
         if not publisher.revision:
             raise
@@ -661,13 +703,14 @@ async def _publish_first(
         directory, table = control_plane.directory, control_plane.catalog.table
         if directory is None or not table.kept or not await is_newest_of(publisher.store, directory.root):
             raise
-        refused.change = content if isinstance(content, Change) else None
+        reloading.refused.change = content if isinstance(content, Change) else None
         control_plane.note_directory_rejected(error.problems)
+        reloading.records.rejected(error)
         log_rejected(error.problems, at_start=True)
     return None
 
 
-async def _publish(control_plane: App, publisher: Publisher, change: Change) -> None:
-    await publisher.publish(change)
+async def _publish(control_plane: App, publisher: Publisher, change: Change, records: _DirectoryRecords) -> None:
+    records.done(change, await publisher.publish(change))
     if control_plane.directory is not None:
         control_plane.directory.note_applied()

@@ -29,6 +29,7 @@ class Served:
         self.known_nodes: list[NodeSummary] = []
         self.clients: list[InspectedClient] = []
         self.rejected = 0
+        self.problems: tuple[str, ...] = ()
         self.nodes_fail: Exception | None = None
         self.moved: list[tuple[float, float]] = []
         """The share, and the time, of each ``rebalance``."""
@@ -62,7 +63,7 @@ class Served:
             and query.group in (None, each.group)
             and query.state in (None, each.state)
         ]
-        return NodesFound(nodes=tuple(found[: query.limit]))
+        return NodesFound(nodes=tuple(found[: query.limit]), problems=self.problems)
 
     async def _debts(self) -> Debts:
         return Debts(revision=self.catalog.revision, by_group=self.debts)

@@ -21,6 +21,7 @@ from xds.access.tokens import create_token, revoke_tokens
 from xds.address import Address
 from xds.api.admission import LAPSE_S, NEEDS, Admission
 from xds.api.grpc_api import GrpcApi
+from xds.api.guard import Hosts
 from xds.api.permitted import Permitted
 from xds.api.rest import CALLS, rest_api
 from xds.model.groups import Node
@@ -252,6 +253,29 @@ async def test_errors_name_nothing_of_other_groups(scene: Scene) -> None:
     assert answer.status_code in (403, 422)
 
 
+async def test_the_servers_problems_are_told_to_those_only_who_may_read_all_groups(scene: Scene) -> None:
+    scene.served.problems = ("2 groups have secrets (own-1, hidden-1)",)
+    answers = []
+    for role in ("read", "admin"):
+        paths = ("/v1/nodes", f"/v1/nodes?group={OWN}")
+        answers += [(await scene.rest.get(path, headers=scene.shown(role))).text for path in paths]
+        metadata = (("authorization", f"Bearer {scene.tokens[role]}"),)
+        data = await scene.channel.unary_unary(f"/{SERVICE.full_name}/ListNodes")(b"", metadata=metadata)
+        answers.append(",".join(pb.Nodes.FromString(data).problems))
+    assert ["groups have secrets" in each for each in answers] == [False] * 3 + [True] * 3
+
+
+async def test_a_change_id_tells_nothing_of_the_change_of_another_group(scene: Scene) -> None:
+    path, body = f"/v1/groups/{OWN}/changesets", {"upsert": [cluster("new")]}
+    other = await scene.rest.post(path, headers=scene.shown("write"), json=body | {"id": f"{OTHER}-made"})
+    assert (other.status_code, other.json().get("revision")) == (409, None)
+    assert "revision" not in other.text
+    own = await scene.rest.post(path, headers=scene.shown("write"), json=body | {"id": f"{OWN}-made"})
+    assert (own.status_code, own.json()["revision"]) == (409, 1)
+    admin = await scene.rest.post(path, headers=scene.shown("admin"), json=body | {"id": f"{OTHER}-made"})
+    assert (admin.status_code, admin.json()["revision"]) == (409, 2)
+
+
 async def test_secrets_are_seen_and_set_only_with_their_role(scene: Scene) -> None:
     seen = {}
     for role in ("read", "write", "rollout", "secrets", "admin"):
@@ -408,6 +432,7 @@ async def test_changes_refusals_and_shown_secrets_are_recorded(scene: Scene) -> 
     assert told == [
         ("token:is-write", "Apply", "done", [OWN]),
         ("token:is-write", "Apply", "forbidden", [OTHER]),
+        ("token:is-write", "Apply", "rejected", [OWN]),
         ("token:is-write", "PutRules", "forbidden", None),
         ("token:is-secrets", "GetSnapshot", "done", [OWN]),
         ("unknown", "GET /v1/groups", "unauthenticated", None),
@@ -452,6 +477,103 @@ async def test_the_records_of_refusals_are_bounded_and_tell_how_many_there_were(
     assert (others["who"], others["what"], others["outcome"]) == ("token:is-read", "refused calls", "forbidden")
     assert (others["calls"], len(others["groups"])) == (["GetSnapshot"], 5)
     assert "token:is-write" in {each["who"] for each in found}
+
+
+async def test_a_change_that_is_refused_while_it_is_read_is_recorded(scene: Scene) -> None:
+    admin, write = scene.shown("admin"), scene.shown("write")
+    changes = f"/v1/groups/{OWN}/changesets"
+    json_type = {"content-type": "application/json"}
+    secret_value = {"@type": SECRET_TYPE, "name": "s", "generic_secret": {"secret": {"inline_strin": MARK}}}
+    wrong_type = {"@type": SECRET_TYPE, "name": "s", "generic_secret": {"secret": {"inline_bytes": {MARK: MARK}}}}
+    tries: list[tuple[str, str, dict[str, Any], str, list[str] | None, int]] = [
+        ("POST", changes, {"content": f'{{"a": "{MARK}'.encode(), "headers": json_type}, "Apply", [OWN], 422),
+        ("POST", changes, {"content": MARK.encode(), "headers": {"content-type": "text/weird"}}, "Apply", [OWN], 415),
+        ("POST", changes, {"json": {"upsert": [secret_value]}}, "Apply", [OWN], 422),
+        ("POST", changes, {"json": {"upsert": [wrong_type]}}, "Apply", [OWN], 422),
+        ("POST", f"{changes}?id={'x' * 1000}", {"json": {}}, "Apply", [OWN], 422),
+        ("POST", changes, {"json": {}, "headers": {"if-match": "x"}}, "Apply", [OWN], 400),
+        ("PUT", f"/v1/groups/{OWN}/resources/nonsense/x", {"json": {}}, "PutResource", [OWN], 422),
+        ("POST", "/v1/changesets", {"json": {"nonsense": 1}}, "ApplyGroups", None, 422),
+        ("PUT", "/v1/groups", {"json": {"rules": "x"}}, "PutRules", None, 422),
+        ("PATCH", "/v1/groups", {"json": {"nonsense": "x"}}, "UpdateRules", None, 422),
+        ("POST", "/v1/rebalance", {"json": {"share": 7}}, "Rebalance", None, 422),
+        ("POST", "/v1/nothing", {"json": {}}, "POST /v1/nothing", None, 404),
+        ("POST", changes, {"content": b" " * 1_000_001, "headers": json_type}, "POST " + changes, None, 413),
+    ]
+    for method, path, given, what, groups, status in tries:
+        shown = write if path.startswith(changes) else admin
+        headers = shown | given.pop("headers", {})
+        answer = await scene.rest.request(method, path, headers=headers, **given)
+        assert answer.status_code == status, answer.text
+        (record,) = read_audit(scene.audit, AuditFilter(limit=1))
+        told = (record["what"], record["outcome"], record.get("groups"))
+        assert told == (what, "rejected", groups), answer.text
+        assert record["detail"]
+    assert len(read_audit(scene.audit, AuditFilter())) == len(tries), "each once"
+    assert MARK not in scene.audit.read_text()
+
+
+async def test_a_grpc_change_that_is_refused_while_it_is_read_is_recorded(scene: Scene) -> None:
+    metadata = (("authorization", f"Bearer {scene.tokens['admin']}"),)
+    bad = AnyMessage(type_url=CLUSTER_TYPE, value=b"\xff" + MARK.encode())
+    tries: list[tuple[str, Any, list[str] | None]] = [
+        ("Apply", pb.Changeset(group=OWN, upsert=[bad]), [OWN]),
+        ("ApplyGroups", pb.GroupsChangeset(groups=[pb.GroupChanges(group=OWN, upsert=[bad])]), [OWN]),
+        ("Replace", pb.Replacement(group=OWN, resources=[bad]), [OWN]),
+        ("PutRules", pb.Rules(rules={"rules": "x"}), None),
+        ("Rebalance", pb.RebalanceRequest(share=7), None),
+    ]
+    for name, message, groups in tries:
+        call = scene.channel.unary_unary(f"/{SERVICE.full_name}/{name}")
+        with pytest.raises(aio.AioRpcError):
+            await call(message.SerializeToString(), metadata=metadata)
+        (record,) = read_audit(scene.audit, AuditFilter(limit=1))
+        assert (record["what"], record["outcome"], record.get("groups")) == (name, "rejected", groups)
+    with pytest.raises(aio.AioRpcError):
+        await scene.channel.unary_unary(f"/{SERVICE.full_name}/Apply")(b"\xff", metadata=metadata)
+    assert len(read_audit(scene.audit, AuditFilter())) == len(tries) + 1, "each once"
+    pushing = scene.channel.stream_stream(f"/{SERVICE.full_name}/PushEndpoints")(metadata=metadata)
+    for message in (pb.EndpointsPush(group=OWN, endpoints=[bad]), pb.EndpointsPush(group="", endpoints=[])):
+        await pushing.write(message.SerializeToString())
+        assert await pushing.read() is not aio.EOF
+    await pushing.done_writing()
+    scene.admission.close()
+    pushes = [each for each in read_audit(scene.audit, AuditFilter()) if each["what"] == "PushEndpoints"]
+    assert [(each["outcome"], each["failed"]) for each in pushes if each.get("groups") == [OWN]] == [("rejected", 1)]
+    assert sum(each["pushes"] for each in pushes) == 2
+    assert MARK not in scene.audit.read_text()
+
+
+async def test_secrets_that_are_not_there_are_not_recorded_as_shown(scene: Scene) -> None:
+    shown = scene.shown("secrets")
+    for path in (
+        "resources/secrets/nope?redact=false",
+        "snapshot?redact=false&revision=99",
+        "diff?from=99&redact=false",
+    ):
+        assert (await scene.rest.get(f"/v1/groups/{OWN}/{path}", headers=shown)).status_code >= 400
+    assert read_audit(scene.audit, AuditFilter()) == []
+    await scene.rest.get(f"/v1/groups/{OWN}/resources/secrets/{OWN}-s?redact=false", headers=shown)
+    (record,) = read_audit(scene.audit, AuditFilter())
+    assert (record["what"], record["secrets"]) == ("GetResource", "shown")
+
+
+async def test_a_known_caller_by_another_host_or_origin_is_recorded(scene: Scene) -> None:
+    app = rest_api(scene.served.operations, scene.admission, body_bytes_max=1_000, hosts=Hosts())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as rest:
+        shown = scene.shown("write")
+        path = f"/v1/groups/{OWN}/changesets"
+        for credentials in (shown, {}, {"authorization": "Bearer wrong"}):
+            for more, status in (({"host": "evil.example"}, 421), ({"origin": "http://evil.example"}, 403)):
+                answer = await rest.post(path, json={}, headers=credentials | more)
+                assert answer.status_code == status
+    found = read_audit(scene.audit, AuditFilter())
+    told = [(each["who"], each["what"], each["outcome"], each["reason"]) for each in reversed(found)]
+    assert told == [
+        ("token:is-write", f"POST {path}", "forbidden", "host"),
+        ("token:is-write", f"POST {path}", "forbidden", "origin"),
+    ]
+    assert "evil.example" in found[0]["detail"]
 
 
 @pytest.mark.parametrize("method", ["Watch", "PushEndpoints"])

@@ -16,7 +16,7 @@ from xds.access.authenticator import Authenticator
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.access.rights import CHANGING, Caller, Right
 from xds.process.background import Background
-from xds.publishing.changes import Published
+from xds.publishing.changes import DIRECTORY, Published
 from xds.reporting.merged_log import MergedLog
 from xds.store.errors import OutcomeUnknownError
 from xds.telemetry.server_measures import ServerMeasures
@@ -41,15 +41,26 @@ NEEDS: dict[str, frozenset[Right]] = {
 
 A call without an entry is refused.
 """
+CHANGES = frozenset(what for what, needed in NEEDS.items() if needed & {WRITE, ROLLOUT, ADMIN}) - {"ListAudit"}
+"""The calls of which every outcome is recorded."""
 LAPSE_S = 0.5
 """How often the credentials of open streams are checked: a stream ends within this time of their end."""
 PUSHES_S = 1.0
 """Endpoint pushes of a caller into a group within this time are one record."""
 REQUEST_ID_CHARACTERS_MAX = 128
+GONE = "the caller left before the answer"
 GROUP_CHARACTERS_MAX = 500
 REFUSALS: dict[str, Any] = {"sources_max": 1_000, "source_kinds_max": 100, "characters_max": 1024 * 1024}
 """What is recorded of refusals within a minute: a caller's kinds, and the characters of all before they are merged."""
 MORE_KINDS = "more kinds of refusals than are recorded one by one in a minute"
+
+
+@dataclass(slots=True)
+class Fate:
+    """What is recorded of a call: which groups it is about, and whether its outcome is recorded, or will be."""
+
+    groups: tuple[str, ...] = ()
+    is_told: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +73,7 @@ class Call:
     request_id: str
     authorization: str = field(default="", repr=False)
     certificates: tuple[bytes, ...] = field(default=(), repr=False)
+    fate: Fate = field(default_factory=Fate, repr=False)
 
 
 class Admission:
@@ -135,6 +147,7 @@ class Admission:
         try:
             caller = self._authenticator.authenticate(authorization, certificates)
         except UnauthenticatedError as error:
+            self.measured.credentials_refused[error.reason] += 1
             self._refused(what, error.who or "unknown", UNAUTHENTICATED, error.reason, peer, request_id, str(error))
             raise
         given = request_id[:REQUEST_ID_CHARACTERS_MAX]
@@ -164,11 +177,34 @@ class Admission:
         try:
             yield
         except ForbiddenError as error:
+            call.fate.is_told = True
+            self.measured.rights_refused += 1
             self._refused(
                 *(call.what, call.caller.identity, FORBIDDEN, "right", call.peer, call.request_id, str(error)),
                 groups=(error.group,) if error.group else (),
             )
             raise
+
+    def record_misdirected(
+        self,
+        what: str,
+        *,
+        authorization: str,
+        certificates: tuple[bytes, ...],
+        peer: str,
+        request_id: str,
+        reason: str,
+        detail: str,
+    ) -> None:
+        """Record a request that is refused for its host or its origin, if it shows the credentials of a caller."""
+        if self._refusals is None:
+            return
+        try:
+            caller = self._authenticator.authenticate(authorization, certificates)
+        except UnauthenticatedError:
+            return
+        if caller.identity:
+            self._refused(what, caller.identity, FORBIDDEN, reason, peer, request_id, detail)
 
     def _refused(
         self,
@@ -181,10 +217,6 @@ class Admission:
         detail: str,
         groups: Collection[str] = (),
     ) -> None:
-        if outcome == UNAUTHENTICATED:
-            self.measured.credentials_refused[reason] += 1
-        else:
-            self.measured.rights_refused += 1
         if self._refusals is None:
             return
         host = peer.rpartition(":")[0] or peer
@@ -242,14 +274,35 @@ class Admission:
 
     def record(self, call: Call, outcome: str = DONE, **fields: Any) -> None:
         """Record what came of a call."""
+        call.fate.is_told = True
         if (audit := self.audit) is not None:
             caller = call.caller.identity
             audit.record(call.what, who=caller, outcome=outcome, peer=call.peer, request_id=call.request_id, **fields)
+
+    def record_unmade(self, call: Call, detail: str) -> None:
+        """Record that a call has changed nothing, if it was to, and nothing is recorded of it yet."""
+        if call.what in CHANGES and not call.fate.is_told:
+            self.record(call, REJECTED, groups=call.fate.groups, detail=detail)
+
+    @contextmanager
+    def recording_unmade(self, call: Call) -> Iterator[None]:
+        """Record a call that changes nothing because of an error that is raised inside."""
+        try:
+            yield
+        except BaseException as error:
+            self.record_unmade(call, GONE if isinstance(error, asyncio.CancelledError) else str(error))
+            raise
+
+    def record_directory(self, outcome: str, **fields: Any) -> None:
+        """Record what came of a change of the followed directory."""
+        if (audit := self.audit) is not None:
+            audit.record("Apply", who=DIRECTORY, outcome=outcome, **fields)
 
     async def recorded(
         self, call: Call, groups: Collection[str], change: Awaitable[Published], **fields: Any
     ) -> Published:
         """Return the outcome of a change, and record it, also if the caller has gone meanwhile."""
+        call.fate.is_told = True
         if self.audit is None:
             return await change
         task = asyncio.ensure_future(self._outcome(call, groups, change, fields))
@@ -272,15 +325,29 @@ class Admission:
 
     def record_push(self, call: Call, group: str, outcome: "asyncio.Future[Published]") -> None:
         """Record what comes of a push of endpoints, with others of the same caller and group."""
+        call.fate.is_told = True
         if self.audit is not None:
             outcome.add_done_callback(lambda done: self._pushed(call, group, done))
 
-    def _pushed(self, call: Call, group: str, outcome: "asyncio.Future[Published]") -> None:
+    def record_unpushed(self, call: Call, group: str, detail: str) -> None:
+        """Record a push of endpoints that was refused before it was queued, with others of the caller and group."""
+        call.fate.is_told = True
+        if self.audit is not None:
+            pushes = self._pushes_of(call, group[:GROUP_CHARACTERS_MAX])
+            pushes.count += 1
+            pushes.failed += 1
+            pushes.detail = detail[:TEXT_CHARACTERS_MAX]
+
+    def _pushes_of(self, call: Call, group: str) -> "_Pushes":
         key = call.caller.identity, group
         pushes = self._pushes.get(key)
         if pushes is None:
             pushes = self._pushes[key] = _Pushes(call)
             asyncio.get_running_loop().call_later(PUSHES_S, self._end_pushes, key)
+        return pushes
+
+    def _pushed(self, call: Call, group: str, outcome: "asyncio.Future[Published]") -> None:
+        pushes = self._pushes_of(call, group)
         pushes.count += 1
         if outcome.cancelled() or (error := outcome.exception()) is not None:
             pushes.failed += 1
@@ -295,7 +362,14 @@ class Admission:
         outcome = REJECTED if pushes.failed == pushes.count else DONE
         first = pushes.first if pushes.first != pushes.last else None
         fields = {"failed": pushes.failed or None, "detail": pushes.detail, "first_revision": first}
-        self.record(pushes.call, outcome, groups=(key[1],), pushes=pushes.count, revision=pushes.last or None, **fields)
+        self.record(
+            pushes.call,
+            outcome,
+            groups=(key[1],) if key[1] else (),
+            pushes=pushes.count,
+            revision=pushes.last or None,
+            **fields,
+        )
 
     def close(self) -> None:
         """Write what is still to be recorded, and close the audit log."""

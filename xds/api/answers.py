@@ -85,7 +85,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
         case ConflictError():
             return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
         case IdReusedError():
-            return ErrorAnswer(409, "ABORTED", text, {"revision": error.revision})
+            return ErrorAnswer(409, "ABORTED", text, {} if error.revision is None else {"revision": error.revision})
         case UnauthenticatedError():
             return ErrorAnswer(401, "UNAUTHENTICATED", text)
         case ForbiddenError():

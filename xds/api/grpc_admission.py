@@ -53,6 +53,10 @@ class GrpcAdmission(aio.ServerInterceptor):
             raise RefusedCallError(grpc.StatusCode.PERMISSION_DENIED, str(error)) from None
         return Permitted(self._operations, self._admission, call)
 
+    def recording_unmade(self, operations: Permitted) -> "AbstractContextManager[None]":
+        """Record a call that changes nothing because of an error that is raised inside."""
+        return self._admission.recording_unmade(operations.call)
+
     def lapse_of(self, operations: Permitted) -> "AbstractContextManager[asyncio.Future[None]]":
         """Yield a future that gets an error once the credentials of a call are not what they were."""
         return self._admission.lapse_of(operations.call)

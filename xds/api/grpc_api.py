@@ -17,7 +17,7 @@ from xds._generated import replicas_pb2
 from xds._generated import snapshots_pb2 as pb
 from xds.access.audit import RECORDS_MAX, AuditFilter
 from xds.address import Address, BindError
-from xds.api.admission import Admission, until_lapsed
+from xds.api.admission import CHANGES, Admission, until_lapsed
 from xds.api.answers import EXPECTED, after_cursor, error_answer, header_value, status_json
 from xds.api.bodies import (
     JSON,
@@ -260,8 +260,12 @@ class GrpcApi:
         self, name: str, message_class: Any, call: Handler, intake: Intake
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def answer(context: Any, operations: Permitted) -> Any:
-            async with intake.room(self._body_bytes_max) as room:
-                return await call(await self._read(message_class, context, room), operations)
+            with self._admission.recording_unmade(operations):
+                async with intake.room(self._body_bytes_max) as room:
+                    message = await self._read(message_class, context, room)
+                    if name in CHANGES:
+                        operations.call.fate.groups = _groups_of(message)
+                    return await call(message, operations)
 
         async def handle(_: Any, context: Any) -> Any:
             refusal: tuple[Any, ...]
@@ -380,14 +384,22 @@ class GrpcApi:
         try:
             async for data in requests:
                 await places.acquire()
-                room = await self._intake.take(len(data))
+                group = ""
+                try:
+                    room = await self._intake.take(len(data))
+                except BusyError as error:
+                    operations.record_unpushed(group, error)
+                    raise
                 try:
                     request = await run_in_thread(len(data), partial(parsed, pb.EndpointsPush, data))
+                    group = request.group
                     endpoints = tuple(ingest_encoded(each.type_url, each.value) for each in request.endpoints)
                     outcome: Outcome = await operations.push_endpoints(request.group, endpoints)
                 except ChangesetRejectedError as error:
+                    operations.record_unpushed(group, error)
                     outcome = error
-                except BaseException:
+                except BaseException as error:
+                    operations.record_unpushed(group, error)
                     room.give_back()
                     raise
                 answers.put_nowait((outcome, room))
@@ -492,12 +504,13 @@ class GrpcApi:
     async def _back_up_store(self, _: Any, context: Any) -> AsyncIterator[Any]:
         try:
             operations = self._admission.operations("BackUpStore", context)
-            async with self._questions.room(self._body_bytes_max) as room:
-                await self._read(pb.BackUpStoreRequest, context, room)
-            async with operations.backup() as made:
-                with self._admission.lapse_of(operations) as lapse:
-                    async for part in until_lapsed(_parts_of(made), lapse):
-                        yield part
+            with self._admission.recording_unmade(operations):
+                async with self._questions.room(self._body_bytes_max) as room:
+                    await self._read(pb.BackUpStoreRequest, context, room)
+                async with operations.backup() as made:
+                    with self._admission.lapse_of(operations) as lapse:
+                        async for part in until_lapsed(_parts_of(made), lapse):
+                            yield part
         except RefusedCallError as refused:
             await context.abort(*refused.refusal)
         except EXPECTED as error:
@@ -611,6 +624,13 @@ def _one_of(kind: type[C], value: str, field: str) -> C:
     except ValueError:
         choices = ", ".join(each.value for each in kind)
         raise ChangesetRejectedError([Problem(what=f"{value!r} is no {field}", hint=choices, field=field)]) from None
+
+
+def _groups_of(message: Any) -> tuple[str, ...]:
+    """Return the groups that a request names, none if it has no such field."""
+    group, groups = getattr(message, "group", ""), getattr(message, "groups", ())
+    named = (group,) if isinstance(group, str) else ()
+    return tuple(filter(None, (*named, *(getattr(each, "group", each) for each in groups))))
 
 
 def _document(message: Any) -> Document:

@@ -7,15 +7,16 @@ URL has it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from xds.access.audit import REJECTED
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.address import Address
-from xds.api.admission import Admission
+from xds.api.admission import CHANGES, GONE, Admission, Call
 from xds.api.http_port import CERTIFICATES
 from xds.api.json_answer import JsonAnswer
 from xds.api.outcomes import NOBODY, UNKNOWN_CALL, http_outcome, role_of
@@ -29,14 +30,18 @@ TOLD = "xds.told"
 """The key of a request's ``Told`` in its ASGI scope."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 SHOWN_MAX = 200
+MISDIRECTED = {421: "host", 403: "origin"}
+"""The reasons of requests that are refused before it is asked who sends them, by the status of the answer."""
 
 
 @dataclass(slots=True)
 class Told:
-    """What is counted of a request: the call that its route is, and the status of the answer."""
+    """What is counted and recorded of a request: the call that its route is, and the status of the answer."""
 
     call: str = UNKNOWN_CALL
     status: int = 499
+    why: str = GONE
+    """Why it was refused, if it was."""
 
 
 class Hosts:
@@ -91,27 +96,36 @@ class Guard:
                 await JsonAnswer({"error": why}, status, more)(scope, receive, noting)
         finally:
             role = role_of(scope[CALL].caller) if CALL in scope else NOBODY
+            if CALL in scope and scope["method"] not in READING and told.status >= 400:
+                self._record_unmade(scope[CALL], told)
             self._admission.measured.calls[told.call, role, http_outcome(told.status)] += 1
+
+    def _record_unmade(self, call: Call, told: Told) -> None:
+        """Record a change that was refused: its call, or its method and path if they are those of no call."""
+        if told.call in CHANGES:
+            self._admission.record_unmade(replace(call, what=told.call), told.why)
+        elif not call.fate.is_told:
+            self._admission.record(call, REJECTED, detail=told.why)
 
     def _refusal(self, headers: Headers, scope: Scope) -> tuple[int, str, bool] | None:
         """Return the status and text of a refusal, and whether it ends the connection.
 
         Return None, with the call in the scope, for a request that is admitted.
         """
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if self._hosts is not None and not self._hosts.has(host):
-            return 421, f"this server is not known as {host[:200]!r}; name its host in the setting api.hosts", False
-        if origin is not None and is_of_another_origin(origin, scope["scheme"], host):
-            return 403, f"a page of another origin ({origin[:200]!r}) may not ask this server", False
         client = scope.get("client") or ("", 0)
+        what = f"{scope['method']} {scope['path'][:SHOWN_MAX]}"
+        shown = {
+            "authorization": headers.get("authorization", ""),
+            "certificates": scope.get("state", {}).get(CERTIFICATES, ()),
+            "peer": f"{client[0]}:{client[1]}",
+            "request_id": headers.get("x-request-id", ""),
+        }
+        if (misdirected := self._misdirected(headers, scope)) is not None:
+            status, why = misdirected
+            self._admission.record_misdirected(what, reason=MISDIRECTED[status], detail=why, **shown)
+            return status, why, False
         try:
-            call = self._admission.admit(
-                f"{scope['method']} {scope['path'][:SHOWN_MAX]}",
-                authorization=headers.get("authorization", ""),
-                certificates=scope.get("state", {}).get(CERTIFICATES, ()),
-                peer=f"{client[0]}:{client[1]}",
-                request_id=headers.get("x-request-id", ""),
-            )
+            call = self._admission.admit(what, **shown)
             if scope["method"] not in READING:
                 self._admission.must_change(call)
         except UnauthenticatedError as error:
@@ -119,6 +133,15 @@ class Guard:
         except ForbiddenError as error:
             return 403, str(error), False
         scope[CALL] = call
+        return None
+
+    def _misdirected(self, headers: Headers, scope: Scope) -> tuple[int, str] | None:
+        """Return the status and text of a refusal for the host or the origin, None if both are as they should be."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._hosts is not None and not self._hosts.has(host):
+            return 421, f"this server is not known as {host[:200]!r}; name its host in the setting api.hosts"
+        if origin is not None and is_of_another_origin(origin, scope["scheme"], host):
+            return 403, f"a page of another origin ({origin[:200]!r}) may not ask this server"
         return None
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from xds.access.audit import AuditFilter, read_audit
 from xds.access.errors import ForbiddenError, NoAuditError
 from xds.access.rights import Caller, Right
-from xds.api.admission import Admission, Call, until_lapsed
+from xds.api.admission import GONE, Admission, Call, until_lapsed
 from xds.api.convergence import Convergence, Goal
 from xds.api.explain import Explanation
 from xds.api.fleet import FleetStatus
@@ -43,6 +43,7 @@ from xds.publishing.edits import PutRules, UnknownGroupError, UpdateRules
 from xds.routing.answer import Answer
 from xds.routing.request import Request
 from xds.store.entries import TEXT_CHARACTERS_MAX, Head, Stored
+from xds.store.errors import IdReusedError
 
 T = TypeVar("T")
 READ, WRITE, ROLLOUT, SECRETS, ADMIN = Right.READ, Right.WRITE, Right.ROLLOUT, Right.SECRETS, Right.ADMIN
@@ -89,6 +90,12 @@ class Permitted:
         self._admission.record_push(self._call, group, outcome)
         return outcome
 
+    def record_unpushed(self, group: str, error: BaseException) -> None:
+        """Record a push of endpoints that was refused before it was queued; for want of a right, that is done."""
+        if not isinstance(error, ForbiddenError):
+            detail = GONE if isinstance(error, asyncio.CancelledError) else str(error)
+            self._admission.record_unpushed(self._call, group, detail)
+
     async def rollback(self, group: str, to: int, like: Change) -> Published:
         """Restore a group's state of a former revision; see ``Operations.rollback``."""
         self._must(ROLLOUT, (group,))
@@ -119,10 +126,15 @@ class Permitted:
             about["rules"] = True
         if change.dry_run:
             about["dry_run"] = True
-        with self._discreet():
-            published = await self._admission.recorded(
-                self._call, groups or change.groups, made, change_id=change.id, **about
-            )
+        try:
+            with self._discreet():
+                published = await self._admission.recorded(
+                    self._call, groups or change.groups, made, change_id=change.id, **about
+                )
+        except IdReusedError as error:
+            if self._sees_all:
+                raise
+            raise IdReusedError(error.entry_id, await self.find(error.entry_id)) from None
         if published.warnings and not self._sees_all:
             return replace(published, warnings=self._problems(published.warnings))
         return published
@@ -187,7 +199,7 @@ class Permitted:
     ) -> SnapshotAnswer:
         """Return a group's own resources; ``secrets`` says that their secrets will be shown."""
         self._must_read(group, secrets=secrets)
-        with self._discreet():
+        with self._discreet(), self._showing(secrets, group):
             return await self._operations.snapshot(group, revision, type_url)
 
     async def listed(
@@ -204,7 +216,7 @@ class Permitted:
         """Return one of a group's own resources."""
         self._must_read(group, secrets=secrets)
         try:
-            with self._discreet():
+            with self._discreet(), self._showing(secrets, group):
                 return await self._operations.resource(group, type_url, name, revision)
         except UnknownResourceError:
             if self._sees_all:
@@ -217,7 +229,7 @@ class Permitted:
     ) -> list[ResourceDifference]:
         """Return the differences between two revisions of a group."""
         self._must_read(group, secrets=secrets)
-        with self._discreet():
+        with self._discreet(), self._showing(secrets, group):
             return await self._operations.diff(group, before, after)
 
     async def route(self, group: str, request: Request, revision: int | None = None) -> tuple[int, Answer]:
@@ -424,13 +436,23 @@ class Permitted:
     def _must_read(self, group: str, *, secrets: bool = False) -> None:
         self._must(READ, (group,))
         if secrets:
-            self._must_show_secrets((group,))
+            self._must(SECRETS, (group,))
+
+    @contextmanager
+    def _showing(self, secrets: bool, group: str) -> Iterator[None]:
+        """Record that a group's secrets are shown, once they are read without an error."""
+        yield
+        if secrets:
+            self._record_shown((group,))
 
     def _must_show_secrets(self, groups: Collection[str]) -> None:
         """Raise ForbiddenError if the caller may not see the secrets of some groups; record that they are shown."""
         self._must(SECRETS, groups)
         if groups:
-            self._admission.record(self._call, groups=tuple(groups), secrets="shown")
+            self._record_shown(groups)
+
+    def _record_shown(self, groups: Collection[str]) -> None:
+        self._admission.record(self._call, groups=tuple(groups), secrets="shown")
 
     def _forbidden(self, text: str, group: str = "") -> ForbiddenError:
         """Record a refusal, and return its error."""
@@ -481,7 +503,8 @@ class Permitted:
         )
 
     def _seen_nodes(self, found: NodesFound) -> NodesFound:
-        return replace(found, nodes=tuple(each for each in found.nodes if self._sees(each.group)))
+        """Return the nodes of groups that the caller may read; the server's problems name any group."""
+        return replace(found, nodes=tuple(each for each in found.nodes if self._sees(each.group)), problems=())
 
     def _seen_head(self, head: Head) -> Head | None:
         groups = tuple(each for each in head.groups if self._sees(each.group))

@@ -37,7 +37,7 @@ from xds.api.answers import (
     status_json,
 )
 from xds.api.convergence import KNOWN, Goal
-from xds.api.guard import CALL, TOLD, Guard, Hosts
+from xds.api.guard import CALL, TOLD, Guard, Hosts, Told
 from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
 from xds.api.messages import snapshot_message
@@ -156,6 +156,8 @@ def _add_page(app: FastAPI) -> None:
 def _add_errors(app: FastAPI) -> None:
     async def expected(request: Request, error: Exception) -> Response:
         answer = error_answer(error)
+        _note_call(request)
+        request.scope[TOLD].why = str(error)
         status = answer.http
         if isinstance(error, TooSlowError | BodyTooLargeError):  # the rest of the body is not read
             return JsonAnswer(answer.body, status, {"connection": "close"})
@@ -163,16 +165,21 @@ def _add_errors(app: FastAPI) -> None:
             status = 412
         return JsonAnswer(answer.body, status)
 
-    async def malformed(_: Request, error: Exception) -> Response:
+    async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         told = [{"what": each["msg"], "field": ".".join(map(str, each["loc"]))} for each in error.errors()]
+        _note_call(request)
+        request.scope[TOLD].why = "; ".join(f"{each['field']}: {each['what']}" for each in told)
         return JsonAnswer({"error": "the request is malformed", "problems": told}, 422)
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        _note_call(request)
+        request.scope[TOLD].why = str(error.detail)
         return JsonAnswer({"error": error.detail}, error.status_code, error.headers)
 
-    async def fault(_: Request, error: Exception) -> Response:
+    async def fault(request: Request, error: Exception) -> Response:
+        request.scope[TOLD].why = "internal error"
         log.error("a request failed by a bug in this server; please report it", exc_info=error)
         return JsonAnswer({"error": "internal error"}, 500)
 
@@ -280,11 +287,19 @@ WAIT_S_MAX = 300.0
 
 def _permitted(operations: Operations, admission: Admission, request: Request) -> Permitted:
     """Return the operations for the caller of a request. Raises ForbiddenError if the caller may not make it."""
-    route: str = request.scope["route"].path
-    call = replace(request.scope[CALL], what=CALLS[request.method, route])
-    request.scope[TOLD].call = call.what
-    admission.must_be_permitted(call, _within(request)[1] if route.startswith(OF_GROUP) else None)
+    call = replace(request.scope[CALL], what=_note_call(request))
+    admission.must_be_permitted(call, call.fate.groups[0] if call.fate.groups else None)
     return Permitted(operations, admission, call)
+
+
+def _note_call(request: Request) -> str:
+    """Note which call a request is, and of which group, if its route is known; return the call."""
+    told: Told = request.scope[TOLD]
+    route: str = getattr(request.scope.get("route"), "path", "")
+    if (what := CALLS.get((request.method, route))) is not None:
+        told.call = what
+        request.scope[CALL].fate.groups = (_within(request)[1],) if route.startswith(OF_GROUP) else ()
+    return told.call
 
 
 def _made(operations: Permitted, published: Published) -> Response:

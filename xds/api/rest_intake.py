@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xds.api.answers import BodyTooLargeError, error_answer
+from xds.api.guard import TOLD
 from xds.api.intake import BusyError, Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
 
@@ -36,6 +37,7 @@ class TakingIn:
             room = await self._intake.take(size_bytes)
         except (BodyTooLargeError, BusyError) as error:
             answer = error_answer(error)
+            scope[TOLD].why = answer.message
             headers = {"connection": "close"} | ({"retry-after": "1"} if isinstance(error, BusyError) else {})
             await JsonAnswer(answer.body, answer.http, headers)(scope, receive, send)
             return

@@ -37,7 +37,7 @@ class RejectedError(ClientError):
 class ConflictError(ClientError):
     """The server is not at the expected revision, or the id is that of another change.
 
-    ``revision`` is the server's revision, or that of the other change.
+    ``revision`` is the server's revision, or that of the other change; 0 if the caller may not know that one.
     """
 
     revision: int

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from xds.access.errors import UnauthenticatedError
 from xds.api.admission import Admission, Call
 from xds.api.answers import EXPECTED, error_answer
-from xds.api.guard import Hosts, is_of_another_origin
+from xds.api.guard import MISDIRECTED, SHOWN_MAX, Hosts, is_of_another_origin
 from xds.api.http_port import CERTIFICATES
 from xds.api.operations import Operations
 from xds.api.permitted import Permitted
@@ -137,11 +137,11 @@ class Page:
         host = headers.get("host", "")
         if self._hosts is not None and not self._hosts.has(host):
             text = f"this server is not known as {host[:200]!r}; name its host in the setting api.hosts"
-            return self._error(request, 421, text)
+            return self._misdirected(request, 421, text)
         if method not in ("GET", "HEAD", "POST"):
             return self._error(request, 405, "the page answers GET and POST only")
         if method == "POST" and not _is_own_form(headers, request.scope["scheme"]):
-            return self._error(request, 403, "this form was not sent by a page of this server")
+            return self._misdirected(request, 403, "this form was not sent by a page of this server")
         path = request.url.path.removeprefix(ROOT)
         if path == "":
             return RedirectResponse(address(""), 308)
@@ -156,7 +156,7 @@ class Page:
 
     async def _answer_caller(self, request: Request, method: str, page: str) -> Response:
         try:
-            call = self._admitted(request, f"{method} {ROOT}/{page}"[:200])
+            call = self._admitted(request, f"{method} {ROOT}/{page}"[:SHOWN_MAX])
         except UnauthenticatedError as error:
             response = self._unknown_caller(request, page, str(error))
             if error.ends_connection:
@@ -170,19 +170,28 @@ class Page:
 
     def _admitted(self, request: Request, what: str) -> Call:
         """Return the call of a request. Raises UnauthenticatedError, with the text "" if nothing was shown."""
-        session = request.cookies.get(_cookie_of(request), "")
-        authorization = request.headers.get("authorization", "") or self._sessions.authorization(session)
-        certificates = _certificates_of(request)
-        if not authorization and not certificates and self._admission.asks_for_credentials:
-            why = "your sign-in has ended" if session else ""
+        shown = self._shown(request)
+        if not shown["authorization"] and not shown["certificates"] and self._admission.asks_for_credentials:
+            why = "your sign-in has ended" if request.cookies.get(_cookie_of(request)) else ""
             raise UnauthenticatedError(why, reason="no credentials")
-        return self._admission.admit(
-            what,
-            authorization=authorization,
-            certificates=certificates,
-            peer=_peer(request),
-            request_id=request.headers.get("x-request-id", ""),
-        )
+        return self._admission.admit(what, **shown)
+
+    def _shown(self, request: Request) -> dict[str, Any]:
+        """Return what a request shows of its caller."""
+        session = request.cookies.get(_cookie_of(request), "")
+        return {
+            "authorization": request.headers.get("authorization", "") or self._sessions.authorization(session),
+            "certificates": _certificates_of(request),
+            "peer": _peer(request),
+            "request_id": request.headers.get("x-request-id", ""),
+        }
+
+    def _misdirected(self, request: Request, status: int, text: str) -> Response:
+        """Answer a request that is refused for its host or its origin, and record it."""
+        what = f"{request.method} {request.url.path}"[:SHOWN_MAX]
+        reason, shown = MISDIRECTED[status], self._shown(request)
+        self._admission.record_misdirected(what, reason=reason, detail=text, **shown)
+        return self._error(request, status, text)
 
     def _unknown_caller(self, request: Request, page: str, why: str) -> Response:
         if page == "live" or request.headers.get("x-part"):
@@ -253,13 +262,19 @@ class Page:
             stamp = await stamp_of(visit.operations) if method == "GET" else ""
             answer = await view(visit)
         except (WrongRequestError, PageNotFoundError) as error:
+            self._record_unmade(method, call, str(error))
             return self._error(request, 404 if isinstance(error, PageNotFoundError) else 400, str(error), call)
         except EXPECTED as error:
             told = error_answer(error)
+            self._record_unmade(method, call, told.message)
             return self._error(request, told.http, told.message, call, told.more.get("problems", ()))
         if answer.location:
             return RedirectResponse(answer.location, 303)
         return self._render(request, visit, answer, stamp)
+
+    def _record_unmade(self, method: str, call: Call, why: str) -> None:
+        if method == "POST":  # GET only asks whether to make the change
+            self._admission.record_unmade(call, why)
 
     async def _stream(self, request: Request, call: Call) -> Response:
         try:

@@ -23,10 +23,15 @@ class ConflictError(StoreError):
 
 
 class IdReusedError(StoreError):
-    """The id belongs to another change: use a new id for each change, and the same id for retries of it."""
+    """The id belongs to another change: use a new id for each change, and the same id for retries of it.
 
-    def __init__(self, entry_id: str, revision: int) -> None:
-        super().__init__(f"the id {entry_id!r} is that of another change, which made revision {revision}")
+    ``revision`` is that of the other change, None where it is not told.
+    """
+
+    def __init__(self, entry_id: str, revision: int | None) -> None:
+        made = "" if revision is None else f", which made revision {revision}"
+        super().__init__(f"the id {entry_id!r} is that of another change{made}")
+        self.entry_id = entry_id
         self.revision = revision
 
 
