@@ -53,6 +53,10 @@ from xds.version import __version__
 if TYPE_CHECKING:
     from xds.serving.certificate_status import CertificateStatus
 
+ACCESS_PROBLEM = (
+    "files of tokens or identities, keys of issuers, or the audit log can't be used (xds status says which)"
+)
+"""What ``/readyz`` says to anyone: the problems themselves may quote the files."""
 BODY_GRACE_S = 2.0
 """Added to the push API's body time-out: it answers a late body itself, the admin port cuts off others after that."""
 
@@ -272,6 +276,8 @@ class App:
         if self._state == "ready" and not workers.usable:
             return False, f"no worker serves: {workers.problem}"
         told = list(self._problems())
+        if self.measured.access_problem():
+            told.append(ACCESS_PROBLEM)
         return self._state == "ready", f"{self._state}, but {'; '.join(told)}" if told else self._state
 
     def _problems(self) -> Iterator[str]:
@@ -294,9 +300,9 @@ class App:
             yield why
 
     def _all_problems(self) -> Iterator[str]:
-        """Iterate over the problems, and what deserves a warning although nothing is wrong."""
+        """Iterate over the problems in full, and what deserves a warning although nothing is wrong."""
         yield from self._problems()
-        for why in (self.unguarded_secrets, self.plain_because()):
+        for why in (self.measured.access_problem(), self.unguarded_secrets, self.plain_because()):
             if why:
                 yield why
 

@@ -9,10 +9,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
+from structlog.testing import capture_logs
 
 from xds.access.authenticator import Authenticator
 from xds.access.errors import UnauthenticatedError
+from xds.access.oidc import OidcTokens
 from xds.api.admission import Admission
+from xds.app import ACCESS_PROBLEM, App
+from xds.config import Settings
 from xds.process.background import Background
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -88,3 +92,45 @@ async def test_other_issuers_need_a_restart_and_change_nothing_until_then(tmp_pa
     path.write_text(path.read_text().replace("name: corp", "name: evil"))
     assert authenticator.authenticate(f"Bearer {token()}").identity == "jwt:corp/ann"
     assert "needs a restart" in authenticator.problems[0]
+
+
+async def test_keys_that_can_not_be_read_are_logged_once_and_are_a_problem_until_they_can(
+    tmp_path: Path,
+) -> None:
+    path = identities(tmp_path)
+    keys = next(tmp_path.glob("*.json"))
+    content = keys.read_bytes()
+    keys.write_bytes(b"{")
+    now = [0.0]
+    (issuer,) = Authenticator(identities_file=path).issuers
+    oidc = OidcTokens((issuer,), clock=lambda: now[0])
+    ((_, source),) = oidc._sources
+    with capture_logs() as logs:
+        for _ in range(100):
+            assert not await source.refresh()
+        assert len(logs) == 1
+        now[0] = 601.0
+        await source.refresh()
+        assert len(logs) == 2
+    assert oidc.problems == ("the keys of the issuer 'corp' can't be read: its tokens are refused",)
+    keys.write_bytes(content)
+    assert await source.refresh()
+    assert oidc.problems == ()
+
+
+async def test_the_problem_of_access_names_keys_that_can_not_be_read(tmp_path: Path) -> None:
+    path = identities(tmp_path)
+    next(tmp_path.glob("*.json")).unlink()
+    admission = Admission(Authenticator(identities_file=path))
+    background = Background()
+    await admission.start(background)
+    assert "the keys of the issuer 'corp' can't be read" in admission.problem
+
+
+async def test_a_problem_of_access_is_one_of_the_server_and_readyz_does_not_quote_it() -> None:
+    app = App(Settings())
+    assert ACCESS_PROBLEM not in app._readiness()[1]
+    app.measured.access_problem = lambda: "identities.yaml: 'spiffe://corp/x' is wrong"
+    assert ACCESS_PROBLEM in app._readiness()[1]
+    assert "spiffe" not in app._readiness()[1]
+    assert "identities.yaml: 'spiffe://corp/x' is wrong" in tuple(app._all_problems())

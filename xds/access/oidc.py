@@ -20,6 +20,8 @@ from xds.identity.verifier import Verified, Verifier
 from xds.process.background import Background
 
 log = structlog.get_logger("xds")
+PROBLEM_LOGGED_EVERY_S = 600.0
+"""The least time between two lines about the same problem with an issuer's keys."""
 KEYS_INTERVAL_S, FETCH_TIMEOUT_S, LEEWAY_S = 300.0, 10.0, 30.0
 KNOWN_MAX = 1_000
 
@@ -32,6 +34,16 @@ class OidcTokens:
         self._sources: list[tuple[Issuer, KeySource]] = [(each, self._source(each)) for each in issuers]
         self._verifier = Verifier(self._sources, leeway_s=LEEWAY_S, now=clock)
         self._known: OrderedDict[bytes, Verified] = OrderedDict()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why keys of issuers can't be read, for operators: no issuer's own words, as ``/readyz`` shows it."""
+        return tuple(
+            f"the keys of the issuer {issuer.name!r} can't be read: "
+            + ("its tokens are refused" if source.current is None else "those read before stay in use")
+            for issuer, source in self._sources
+            if source.problem
+        )
 
     async def start(self, background: Background) -> None:
         """Read the keys of all issuers once, and follow them from now on."""
@@ -55,9 +67,16 @@ class OidcTokens:
         return Proven((known.name,), known.claims)
 
     def _source(self, issuer: Issuer) -> KeySource:
+        logged: tuple[str, float] = "", 0.0
+        """The problem that was logged last, and when."""
+
         def on_problem(problem: str) -> None:
-            what = "keys of an issuer can't be read; those read before stay in use"
-            log.error(what, issuer=issuer.name, problem=problem)
+            nonlocal logged
+            now = self._clock()
+            if problem != logged[0] or not 0 <= now - logged[1] < PROBLEM_LOGGED_EVERY_S:
+                logged = problem, now
+                what = "keys of an issuer can't be read; those read before stay in use"
+                log.error(what, issuer=issuer.name, problem=problem)
 
         def on_read(_: KeySet) -> None:
             self._known.clear()  # a key may be gone

@@ -6,7 +6,7 @@ checks the groups of the call, and hides what the caller may not see.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -101,6 +101,7 @@ class Admission:
         self._checking: asyncio.TimerHandle | None = None
         self._recording: set[asyncio.Future[Any]] = set()
         self._pushes: dict[tuple[str, str], _Pushes] = {}
+        self._keys_problems: Callable[[], tuple[str, ...]] = tuple
 
     @property
     def audit(self) -> AuditLog | None:
@@ -126,6 +127,7 @@ class Admission:
             oidc = OidcTokens(self._authenticator.issuers)
             await oidc.start(background)
             self._authenticator.verify_jwt = oidc
+            self._keys_problems = lambda: oidc.problems
 
     def reload(self) -> bool:
         """Read the files of tokens and identities again; return whether there are any and they can be used."""
@@ -133,10 +135,10 @@ class Admission:
 
     @property
     def problem(self) -> str:
-        """Why a file of tokens or identities, or the audit log, is not as it should be, "" if all are."""
+        """Why files of tokens, keys of issuers or the audit log are not as they should be, "" if all are."""
         self._authenticator.refresh()
         audit = "" if self._audit is None else self._audit.problem
-        return "; ".join(filter(None, (*self._authenticator.problems, audit)))
+        return "; ".join(filter(None, (*self._authenticator.problems, *self._keys_problems(), audit)))
 
     # --- Callers -----------------------------------------------------------------------------------------------------
 

@@ -421,7 +421,7 @@ def _api_metrics(measured: ServerMeasures) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "xds_access_problem",
-        "1 while a file of tokens or identities can't be used, so that the former is in force, or the audit log fails.",
+        "1 while a file of tokens or identities, or the keys of an issuer, can't be used, or the audit log fails.",
         value=int(bool(measured.access_problem())),
     )
     yield _histogram("xds_push_seconds", "From the arrival of a change until it was answered.", measured.push)

@@ -40,6 +40,8 @@ class KeySource:
         self.current: KeySet | None = None
         self.read_at: float | None = None
         """When the keys were last read; on the monotonic clock."""
+        self.problem = ""
+        """Why they could not be read or used the last time, "" if they could."""
         self._read = read
         self._interval_s = interval_s
         self._interval_min_s = interval_min_s
@@ -61,13 +63,17 @@ class KeySource:
                 self.current, self._last = keys, data
                 self._on_read(keys)
         except (FetchError, JwksError) as error:
-            self._on_problem(str(error))
-            return False
+            return self._failed(str(error))
         except OSError as error:
-            self._on_problem(f"it can't be read: {error.strerror or error}")
-            return False
+            return self._failed(f"it can't be read: {error.strerror or error}")
+        self.problem = ""
         self.read_at = time.monotonic()
         return True
+
+    def _failed(self, problem: str) -> bool:
+        self.problem = problem
+        self._on_problem(problem)
+        return False
 
     async def follow(self) -> None:
         """Read the keys again and again, until cancelled."""

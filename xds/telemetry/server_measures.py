@@ -23,4 +23,4 @@ class ServerMeasures:
         self.queue: Callable[[], int] = lambda: 0
         """Returns how many changes wait to be committed."""
         self.access_problem: Callable[[], str] = lambda: ""
-        """Returns why a file of tokens or identities, or the audit log, is not as it should be, "" if all are."""
+        """Returns why files of tokens, keys of issuers or the audit log are not as they should be, "" if all are."""
