@@ -255,7 +255,9 @@ def test_taps_of_an_admin_interface_are_judged_as_beside_one(judge: Judge, commo
         listener(hcm(typed("tap", HTTP + "tap.v3.Tap", common_config=common_config), ROUTER)),
         static_cluster("t", transport_socket=typed("tap", tap, common_config=common_config, transport_socket=raw)),
     ]
-    assert [words in each.what for each in judged(judge, *items).problems] == ([True, True] if words else [])
+    found = judged(judge, *items)
+    assert [words in each.what for each in found.problems] == ([True, True] if words else [])
+    assert ["an admin interface" in each.what for each in found.warnings] == ([] if words else [True, True])
 
 
 def test_a_local_cluster_that_only_a_bootstrap_names_is_made_up(judge: Judge) -> None:

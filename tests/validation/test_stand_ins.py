@@ -1,11 +1,13 @@
 """What is on a sidecar's disk has a stand-in that a real Envoy takes, so that what is around it is still judged."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support import resources as r
 from support.envoy import envoy_binary
+from support.pki import Authority
 from support.static_envoy import address, hcm, listener, static_cluster, typed, virtual_host
 
 from xds.schema.ingest import ingest
@@ -268,20 +270,9 @@ AROUND = {
         "Multiple trust bundles",
     ),
     "an unknown validator": (with_spiffe("bogus", trust_domains=[{"name": "a", "trust_bundle": FILE}]), "bogus"),
-    "a format": (
-        listener(
-            hcm(
-                access_log=[
-                    typed(
-                        "f",
-                        EXTENSIONS + "access_loggers.file.v3.FileAccessLog",
-                        path="/none/x",
-                        log_format={"text_format_source": {"inline_string": "%FILTER_STATE(a:b:c:d)%"}},
-                    )
-                ]
-            )
-        ),
-        "Invalid",
+    "another script": (
+        with_filter("lua.v3.Lua", default_source_code=FILE, source_codes={"a": {"inline_string": "function ("}}),
+        "script load error",
     ),
 }
 
@@ -298,6 +289,21 @@ def test_a_key_of_a_provider_does_not_hide_its_listener(judge: Judge) -> None:
     found = judged(judge, item)
     assert found.problems == ()
     assert [each.field.rpartition(".")[2] for each in found.warnings] == ["private_key_provider", "certificate_chain"]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_staple_is_asked_for_of_a_secret_unless_it_is_on_the_disk(
+    judge: Judge, tmp_path: Path, on_disk: bool
+) -> None:
+    pair = Authority(tmp_path).server()
+    secret = r.secret("s", pair.cert_text, pair.key_text)
+    if on_disk:
+        secret["tls_certificate"] = {"certificate_chain": FILE, "private_key": FILE, "ocsp_staple": FILE}
+    socket = r.downstream_tls("s", ocsp_staple_policy="MUST_STAPLE")
+    item = listener(filter_chains=[{"filters": [hcm()], "transport_socket": socket}])
+    found = judged(judge, secret, item)
+    assert ["OCSP" in each.what for each in found.problems] == ([] if on_disk else [True])
+    assert any(each.field.endswith("ocsp_staple_policy") for each in found.warnings) == on_disk
 
 
 NOT_STOOD_FOR = {

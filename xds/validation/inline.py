@@ -197,14 +197,21 @@ def _pair(chain: str, key: str, *authorities: str) -> "Handler":
 _READ_WITH_A_PAIR = ("certificate_chain", "private_key", "pkcs12", "password", "ocsp_staple")
 
 
-def _tls_certificate(inliner: Inliner, message: Any, trail: Trail) -> None:
-    on_disk: list[tuple[Trail, Any]] = [
+def _on_disk_with(message: Any, trail: Trail) -> list[tuple[Trail, Any]]:
+    """Return the sources of a certificate that are on the sidecar's disk."""
+    found: list[tuple[Trail, Any]] = [
         ((trail, field), getattr(message, field))
         for field in _READ_WITH_A_PAIR
         if message.HasField(field) and _is_on_disk(getattr(message, field))
     ]
     stamps = enumerate(message.signed_certificate_timestamp)
-    on_disk += [(((trail, "signed_certificate_timestamp"), index), each) for index, each in stamps if _is_on_disk(each)]
+    return found + [
+        (((trail, "signed_certificate_timestamp"), index), each) for index, each in stamps if _is_on_disk(each)
+    ]
+
+
+def _tls_certificate(inliner: Inliner, message: Any, trail: Trail) -> None:
+    on_disk = _on_disk_with(message, trail)
     if message.HasField("private_key_provider"):
         inliner.warn((trail, "private_key_provider"), "may need what the sidecar has: another key stood for its key")
     elif not on_disk:
@@ -223,13 +230,21 @@ def _tls_certificate(inliner: Inliner, message: Any, trail: Trail) -> None:
 
 
 def _downstream_tls(inliner: Inliner, message: Any, trail: Trail) -> None:
-    """Where the response of OCSP is the sidecar's, so is what its policy demands."""
-    certificates = message.common_tls_context.tls_certificates
-    if message.ocsp_staple_policy == _MUST_STAPLE and any(
-        (each.HasField("ocsp_staple") and _is_on_disk(each.ocsp_staple)) or each.HasField("pkcs12")
-        for each in certificates
+    """Whoever has another certificate stand for its own has no response of OCSP that would fit it."""
+    if message.ocsp_staple_policy != _MUST_STAPLE:
+        return
+    common = message.common_tls_context
+    named = [inliner.found(SECRET, each.name) for each in common.tls_certificate_sds_secret_configs]
+    replaced = any(
+        each.HasField("private_key_provider") or _on_disk_with(each, None) for each in common.tls_certificates
+    )
+    if replaced or any(
+        each is not None and each.tls_certificate.certificate_chain.inline_string == stand_ins.certificate()[0]
+        for each in named
     ):
-        inliner.warn((trail, "ocsp_staple_policy"), "was not judged: the response of OCSP is the sidecar's file")
+        inliner.warn(
+            (trail, "ocsp_staple_policy"), "was not judged, as another certificate stood for that of the sidecar"
+        )
         message.ClearField("ocsp_staple_policy")
 
 
@@ -344,6 +359,11 @@ def _needs(field: str, what: str) -> "Handler":
     return handle
 
 
+def _tap_by_admin(inliner: Inliner, message: Any, trail: Trail) -> None:
+    text = "needs an admin interface in the sidecar's bootstrap, without which Envoy crashes: one was made up"
+    inliner.warn(trail, text)
+
+
 def _vm(inliner: Inliner, message: Any, trail: Trail) -> None:
     if message.code.WhichOneof("specifier") == "remote" or _is_on_disk(message.code.local):
         raise UnjudgeableError("its module is loaded by the sidecar")
@@ -403,6 +423,7 @@ HANDLERS: Mapping[str, Handler] = {
     "envoy.extensions.filters.udp.dns_filter.v3.DnsFilterConfig.ServerContextConfig": _text(
         lambda: stand_ins.DNS_TABLE, "external_dns_table"
     ),
+    "envoy.extensions.common.tap.v3.AdminConfig": _tap_by_admin,
     _HTTP + "local_ratelimit.v3.LocalRateLimit": _local_rate_limit,
     _HTTP + "file_system_buffer.v3.FileSystemBufferFilterConfig": _directory("storage_buffer_path"),
     "envoy.extensions.http.cache.file_system_http_cache.v3.FileSystemHttpCacheConfig": _directory("cache_path"),
