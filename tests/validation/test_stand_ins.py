@@ -306,6 +306,12 @@ def test_a_staple_is_asked_for_of_a_secret_unless_it_is_on_the_disk(
     assert any(each.field.endswith("ocsp_staple_policy") for each in found.warnings) == on_disk
 
 
+def test_a_staple_that_is_nowhere_is_missed_also_of_a_certificate_on_the_disk(judge: Judge) -> None:
+    item = with_server_tls({"certificate_chain": FILE, "private_key": FILE}, ocsp_staple_policy="MUST_STAPLE")
+    (problem,) = judged(judge, item).problems
+    assert "OCSP" in problem.what
+
+
 NOT_STOOD_FOR = {
     "envoy.extensions.compression.zstd.compressor.v3.Zstd.dictionary",
     "envoy.extensions.compression.zstd.decompressor.v3.Zstd.dictionaries",

@@ -236,7 +236,8 @@ def _downstream_tls(inliner: Inliner, message: Any, trail: Trail) -> None:
     common = message.common_tls_context
     named = [inliner.found(SECRET, each.name) for each in common.tls_certificate_sds_secret_configs]
     replaced = any(
-        each.HasField("private_key_provider") or _on_disk_with(each, None) for each in common.tls_certificates
+        each.HasField("ocsp_staple") and (each.HasField("private_key_provider") or _on_disk_with(each, None))
+        for each in common.tls_certificates
     )
     if replaced or any(
         each is not None and each.tls_certificate.certificate_chain.inline_string == stand_ins.certificate()[0]
