@@ -23,7 +23,6 @@ ONLY_ENVOY: dict[str, str] = {
     "bad/listeners/direct-response-file": "file",
     "bad/listeners/lua-missing-file": "file",
     "bad/routes/direct-body-missing-file": "file",
-    "bad/clusters/cluster-type-unknown": "place",
     "bad/clusters/options-unknown-name": "place",
     "bad/extension_configs/cors-policy": "place",
     "bad/extension_configs/per-route-type": "place",

@@ -104,6 +104,7 @@ def test_xdstp_names_in_lists_maps_and_nested_fields_are_written_in_one_form() -
         "cluster_min_healthy_percentages": {UNSORTED: {"value": 50}},
     }
     inline = {"@type": types.CLUSTER, "name": UNSORTED, "cluster_type": {"name": "a", "typed_config": aggregate}}
+    inline["lb_policy"] = "CLUSTER_PROVIDED"
     eds = {"service_name": UNSORTED}
     router = {"name": "router", "typed_config": {"@type": PREFIX + "envoy.extensions.filters.http.router.v3.Router"}}
     filters = [{"name": "check", "typed_config": check}, router]
@@ -145,7 +146,8 @@ def test_secret_with_a_source_is_a_reference_and_one_without_is_one_to_the_boots
         ],
         "validation_context_sds_secret_config": {"name": "ca", "sds_config": API},
     }
-    upstream = {"name": "tls", "typed_config": {"@type": TLS + "UpstreamTlsContext", "common_tls_context": common}}
+    own = common | {"tls_certificate_sds_secret_configs": [{"name": "cert", "sds_config": ADS}]}
+    upstream = {"name": "tls", "typed_config": {"@type": TLS + "UpstreamTlsContext", "common_tls_context": own}}
     downstream = {"name": "tls", "typed_config": {"@type": TLS + "DownstreamTlsContext", "common_tls_context": common}}
 
     def expected(at: str) -> list[tuple[str, str, str]]:
@@ -156,7 +158,8 @@ def test_secret_with_a_source_is_a_reference_and_one_without_is_one_to_the_boots
             ("secrets", "ca", f"{context}.validation_context_sds_secret_config.name"),
         ]
 
-    assert cluster(transport_socket=upstream) == expected("")
+    of_server = expected("")
+    assert cluster(transport_socket=upstream) == [of_server[0], of_server[2]]
     assert listener(transport_socket=downstream) == expected("filter_chains[0].")
 
 
@@ -287,7 +290,8 @@ def test_udp_proxy_refers_to_its_clusters_within_a_matcher() -> None:
 def test_aggregate_cluster_refers_to_its_members() -> None:
     config = {"@type": PREFIX + "envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters": ["a", "b"]}
 
-    assert cluster(cluster_type={"name": "envoy.clusters.aggregate", "typed_config": config}) == [
+    kind = {"name": "envoy.clusters.aggregate", "typed_config": config}
+    assert cluster(cluster_type=kind, lb_policy="CLUSTER_PROVIDED") == [
         ("clusters", "a", "cluster_type.typed_config.clusters[0]"),
         ("clusters", "b", "cluster_type.typed_config.clusters[1]"),
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from corpus.live import refusals
-from schema import format_cases, semantic_cases, unvalidated_cases
+from schema import combination_cases, format_cases, semantic_cases, unvalidated_cases
 from support import resources as r
 from support.pki import Authority
 from support.static_envoy import address, hcm, listener, refusal, static_cluster, tls_cluster, typed, virtual_host
@@ -588,7 +588,12 @@ ENDPOINT_CASES: list[Case] = [
     ("endpoints-compat", endpoints(host(address("1.1.1.1", ipv4_compat=True))), ""),
 ]
 OWN_CASES = [*ROUTE_CASES, *LISTENER_CASES, *CLUSTER_CASES, *ENDPOINT_CASES]
-CASES = [*OWN_CASES, *semantic_cases.CASES, *format_cases.CASES, *unvalidated_cases.CASES]
+CASES = [
+    *(*OWN_CASES, *semantic_cases.CASES, *format_cases.CASES, *unvalidated_cases.CASES),
+    *combination_cases.CASES,
+]
+CRASHES = semantic_cases.CRASHES | combination_cases.CRASHES
+"""Cases with which Envoy 1.40 crashes when it reads them."""
 
 
 def pair(chain: str, key: str, **fields: Any) -> r.Json:
@@ -660,7 +665,7 @@ def test_what_is_wrong_is_found_at_its_place_and_nothing_else(case: Case) -> Non
 
 def test_a_real_envoy_says_the_same(tmp_path: Path, envoy: Callable[[list[r.Json]], list[str]]) -> None:
     asked = {name: resource for name, resource, _ in CASES if name != "eds-without-source"}
-    alone = {name: asked.pop(name) for name in sorted(semantic_cases.CRASHES | format_cases.CRASHES_LIVE)}
+    alone = {name: asked.pop(name) for name in sorted(CRASHES | format_cases.CRASHES_LIVE)}
     said = refusals(tmp_path, asked) | dict(zip(alone, envoy([*alone.values()]), strict=True))
     differ = {
         name: said[name] or "Envoy takes it"
@@ -668,7 +673,7 @@ def test_a_real_envoy_says_the_same(tmp_path: Path, envoy: Callable[[list[r.Json
         if name in said and bool(field) != bool(said[name])
     }
     assert differ == {}
-    assert all("backtrace" in said[name] for name in semantic_cases.CRASHES)
+    assert all("backtrace" in said[name] for name in CRASHES)
 
 
 def test_what_only_the_first_request_shows_is_refused(envoy: Callable[[list[r.Json]], list[str]]) -> None:

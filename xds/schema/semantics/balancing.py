@@ -25,6 +25,9 @@ def check_balancing(message: Any, trail: Trail, found: Findings) -> None:
         elif uses_policy:
             hint = "use the policy envoy.extensions.load_balancing_policies.subset.v3.Subset"
             found.add((trail, "lb_subset_config"), "excludes load_balancing_policy", hint)
+    if not uses_policy and message.lb_policy == message.LOAD_BALANCING_POLICY_CONFIG:
+        hint = f"for example {_POLICIES}round_robin.v3.RoundRobin"
+        found.add((trail, "load_balancing_policy"), "is required with lb_policy LOAD_BALANCING_POLICY_CONFIG", hint)
     if not uses_policy and message.lb_policy == message.RING_HASH:
         check_ring(message.ring_hash_lb_config, (trail, "ring_hash_lb_config"), found)
     if not uses_policy and message.lb_policy == message.MAGLEV:

@@ -6,6 +6,8 @@ from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.semantics.addresses import IPV4, check_ip, check_socket_address
 from xds.schema.semantics.balancing import check_balancing
+from xds.schema.semantics.cluster_kinds import check_custom, check_provided
+from xds.schema.semantics.intervals import check_intervals, millis
 from xds.schema.semantics.rule import Rule, Walks
 from xds.schema.semantics.upstreams import check_upstream
 
@@ -40,7 +42,12 @@ def _check_cluster(message: Any, trail: Trail, found: Findings, walks: Walks) ->
     if message.HasField("upstream_bind_config") and message.upstream_bind_config.HasField("source_address"):
         here = ((trail, "upstream_bind_config"), "source_address")
         check_socket_address(message.upstream_bind_config.source_address, here, found)
+    _check_resolvers(message, trail, found, walks)
+    if message.HasField("outlier_detection"):
+        _check_ejection(message.outlier_detection, (trail, "outlier_detection"), found)
+    _check_drops(message.load_assignment, (trail, "load_assignment"), found)
     if message.WhichOneof("cluster_discovery_type") == "cluster_type":
+        check_custom(message, trail, found, walks)
         return
     kind = message.DESCRIPTOR.enum_types_by_name["DiscoveryType"].values_by_number.get(message.type)
     if kind is not None:
@@ -70,6 +77,76 @@ def _check_dns(message: Any, trail: Trail, found: Findings) -> None:
             )
 
 
+def _check_resolvers(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    """Check the DNS resolvers of a cluster that resolves names."""
+    kind = message.WhichOneof("cluster_discovery_type")
+    if kind == "cluster_type" or message.type not in (message.STRICT_DNS, message.LOGICAL_DNS):
+        return
+    for index, address in enumerate(message.dns_resolvers):
+        _check_resolver(address, ((trail, "dns_resolvers"), index), found)
+    for index, address in enumerate(message.dns_resolution_config.resolvers):
+        _check_resolver(address, (((trail, "dns_resolution_config"), "resolvers"), index), found)
+    _check_typed_resolver(message, trail, found, walks)
+    check_intervals(message.dns_failure_refresh_rate, (trail, "dns_failure_refresh_rate"), found)
+
+
+def _check_typed_resolver(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    packed = message.typed_dns_resolver_config.typed_config
+    if not packed.type_url.endswith(f"/{_CARES}"):
+        return
+    resolver: Any = walks.schema.message_class(_CARES)
+    here = (((trail, "typed_dns_resolver_config"), "typed_config"), "resolvers")
+    for index, address in enumerate(resolver.FromString(packed.value).resolvers):
+        _check_resolver(address, (here, index), found)
+
+
+_CARES = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"
+
+
+def _check_resolver(address: Any, trail: Trail, found: Findings) -> None:
+    check_ip(address, trail, found, hint="give the IP address of the resolver")
+
+
+def _check_cache(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    """Check the DNS resolver of a dynamic forward proxy."""
+    _check_typed_resolver(message, trail, found, walks)
+
+
+EJECTION_MILLIS_DEFAULT = 30_000
+"""``base_ejection_time`` where it is not set."""
+
+
+def _check_ejection(message: Any, trail: Trail, found: Findings) -> None:
+    base = millis(message.base_ejection_time) if message.HasField("base_ejection_time") else EJECTION_MILLIS_DEFAULT
+    if message.HasField("max_ejection_time") and millis(message.max_ejection_time) < base:
+        what = f"must not be less than base_ejection_time ({base / 1000:g}s)"
+        found.add((trail, "max_ejection_time"), what)
+
+
+_DENOMINATORS = {0: 100, 1: 10_000, 2: 1_000_000}
+"""``envoy.type.v3.FractionalPercent.DenominatorType`` to its number."""
+
+
+def _check_drops(assignment: Any, trail: Trail, found: Findings) -> None:
+    """Check what an assignment has Envoy drop."""
+    here, drops = ((trail, "policy"), "drop_overloads"), assignment.policy.drop_overloads
+    if len(drops) > 1:
+        found.add(here, f"must have at most one item, but has {len(drops)}", "Envoy has one category")
+    for index, drop in enumerate(drops[:1]):
+        share = drop.drop_percentage
+        if share.numerator > _DENOMINATORS.get(share.denominator, share.numerator):
+            found.add(((here, index), "drop_percentage"), "must be at most 100 %")
+
+
+def check_assignment(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check what an assignment that is a resource of its own has Envoy drop."""
+    _check_drops(message, trail, found)
+
+
+def _check_dns_cluster(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    check_intervals(message.dns_failure_refresh_rate, (trail, "dns_failure_refresh_rate"), found)
+
+
 def _check_logical_dns(message: Any, trail: Trail, found: Findings) -> None:
     _check_dns(message, trail, found)
     localities = message.load_assignment.endpoints
@@ -81,9 +158,10 @@ def _check_logical_dns(message: Any, trail: Trail, found: Findings) -> None:
 def _check_original_dst(message: Any, trail: Trail, found: Findings) -> None:
     if message.HasField("load_assignment"):
         found.add((trail, "load_assignment"), "must not be set in a cluster of type ORIGINAL_DST")
-    if message.lb_policy != message.CLUSTER_PROVIDED and not message.HasField("load_balancing_policy"):
-        what = "must be CLUSTER_PROVIDED in a cluster of type ORIGINAL_DST"
-        found.add((trail, "lb_policy"), what)
+    if message.lb_policy != message.CLUSTER_PROVIDED:
+        found.add((trail, "lb_policy"), "must be CLUSTER_PROVIDED in a cluster of type ORIGINAL_DST")
+    else:
+        check_provided(message, "type ORIGINAL_DST", trail, found)
 
 
 def _check_eds(message: Any, trail: Trail, found: Findings) -> None:
@@ -119,5 +197,9 @@ def check_eds_host(message: Any, trail: Trail, found: Findings, _: Walks) -> Non
         found.add(((trail, "endpoint"), "address"), "is required")
 
 
-CLUSTER_RULES: dict[str, Rule] = {"envoy.config.cluster.v3.Cluster": _check_cluster}
+CLUSTER_RULES: dict[str, Rule] = {
+    "envoy.config.cluster.v3.Cluster": _check_cluster,
+    "envoy.extensions.clusters.dns.v3.DnsCluster": _check_dns_cluster,
+    "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig": _check_cache,
+}
 """The rules of clusters, by message type."""

@@ -77,11 +77,9 @@ _METADATA = ("DYNAMIC", "CLUSTER", "ROUTE", "UPSTREAM_HOST", "LISTENER", "VIRTUA
 _PRECISIONS = ("ms", "us", "ns")
 _STATUSES = ("CAMEL_STRING", "SNAKE_STRING", "NUMBER")
 _XFCC_KEYS = ("by", "hash", "cert", "chain", "subject", "uri", "dns")
-COALESCED_MAX = 10
-"""The depth to which commands within COALESCE are looked at."""
 
 
-def format_problem(text: str, *, more: frozenset[str] | None = frozenset(), depth: int = 0) -> tuple[str, str]:
+def format_problem(text: str, *, more: frozenset[str] | None = frozenset()) -> tuple[str, str]:
     """Return what is wrong with a format string and what to do, ("", "") if nothing is.
 
     ``more``: further commands that are known where it stands; None if formatters of the resource may define any.
@@ -94,16 +92,14 @@ def format_problem(text: str, *, more: frozenset[str] | None = frozenset(), dept
         command = _COMMAND.match(text, at)
         if command is None:
             return f"has no valid command at {text[at : at + 24]!r}", "write %COMMAND% or %COMMAND(…)%, and %% for a %"
-        problem = _problem(command["name"], command["parameters"] or "", command["length"] is not None, more, depth)
+        problem = _problem(command["name"], command["parameters"] or "", command["length"] is not None, more)
         if problem[0]:
             return problem
         at = text.find("%", command.end())
     return "", ""
 
 
-def _problem(
-    name: str, parameters: str, has_length: bool, more: frozenset[str] | None, depth: int = 0
-) -> tuple[str, str]:
+def _problem(name: str, parameters: str, has_length: bool, more: frozenset[str] | None) -> tuple[str, str]:
     if name not in COMMANDS:
         is_known = more is None or name in more
         return ("", "") if is_known else (f"has the unknown command %{name}%", "write %% for a %")
@@ -116,7 +112,7 @@ def _problem(
     if has_length and (name in _NO_LENGTH or name not in _MAY_HAVE_PARAMETERS):
         return f"has %{name}% with a length, which {name} does not take", "leave the length out"
     if name == "COALESCE":
-        return _coalesce_problem(parameters, more, depth)
+        return _coalesce_problem(parameters, more)
     check = _PARAMETERS.get(name)
     hint = check(parameters) if check is not None and parameters else ""
     return (f"has %{name}({parameters})%, whose parameters Envoy does not take", hint) if hint else ("", "")
@@ -181,7 +177,7 @@ _PARAMETERS: dict[str, Callable[[str], str]] = {
 """Returns what parameters must be, "" if they are that. Expressions of CEL are not looked at."""
 
 
-def _coalesce_problem(parameters: str, more: frozenset[str], depth: int) -> tuple[str, str]:
+def _coalesce_problem(parameters: str, more: frozenset[str]) -> tuple[str, str]:
     """Return what is wrong with the commands of which COALESCE shows the first that is there."""
     hint = 'for example %COALESCE({"operators": ["REQUESTED_SERVER_NAME", {"command": "REQ", "param": ":authority"}]})%'
     try:
@@ -191,7 +187,7 @@ def _coalesce_problem(parameters: str, more: frozenset[str], depth: int) -> tupl
     operators = content.get("operators") if isinstance(content, dict) else None
     if not isinstance(operators, list) or not operators:
         return "has %COALESCE% without a list of operators", hint
-    for operator in operators if depth < COALESCED_MAX else ():
+    for operator in operators:
         entry = {"command": operator} if isinstance(operator, str) else operator
         if not isinstance(entry, dict) or not isinstance(entry.get("command"), str):
             return "has %COALESCE% with an operator that names no command", hint
@@ -200,7 +196,7 @@ def _coalesce_problem(parameters: str, more: frozenset[str], depth: int) -> tupl
             return "has %COALESCE% with a max_length that is not a positive number", hint
         if not isinstance(parameter, str):
             return "has %COALESCE% with a param that is not text", hint
-        problem = _problem(entry["command"], parameter, length is not None, more, depth + 1)
+        problem = _problem(entry["command"], parameter, length is not None, more)
         if problem[0]:
             return problem
     return "", ""

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from xds.schema.decode import Findings
-from xds.schema.paths import MapKey, Trail
+from xds.schema.paths import MapKey, Trail, path_of
 from xds.schema.redact import REDACTED
 from xds.schema.semantics.health_checks import STATUS_END, STATUS_MIN
+from xds.schema.semantics.intervals import check_intervals
 from xds.schema.semantics.rule import Rule, Walks
 
 FILL_MILLIS_MIN = 50
@@ -16,6 +17,7 @@ FILL_MILLIS_MIN = 50
 _HTTP = "envoy.extensions.filters.http."
 _NETWORK = "envoy.extensions.filters.network."
 _CACHE = "envoy.extensions.http."
+_ZSTD = "envoy.extensions.compression.zstd."
 _ARN = re.compile("arn:[^:]*:[^:]*:[^:]*:[^:]*:[^:]*:.+", re.DOTALL)
 
 
@@ -135,6 +137,111 @@ def _check_thrift_match(message: Any, trail: Trail, found: Findings, _: Walks) -
         found.add((trail, "invert"), f"must not be set with an empty {kind}, which matches everything")
 
 
+def _check_processor(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.HasField("grpc_service") == message.HasField("http_service"):
+        found.add(trail, "must have exactly one of grpc_service, http_service")
+
+
+def _check_ports(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check a range of ports in RBAC, whose end is not part of it."""
+    if message.WhichOneof("rule") != "destination_port_range":
+        return
+    ports, here = message.destination_port_range, (trail, "destination_port_range")
+    if ports.start < 0 or ports.end > PORTS_END:
+        found.add(here, f"must be within 0 and {PORTS_END}, but is from {ports.start} to below {ports.end}")
+    elif ports.start >= ports.end:
+        found.add(here, f"is empty: from {ports.start} to below {ports.end}", "end is not part of the range")
+
+
+PORTS_END = 65_536
+"""The end of a range with all ports."""
+
+
+def _check_users(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check the users of HTTP basic authentication, if they are inline: lines of htpasswd with SHA-1."""
+    kind = message.users.WhichOneof("specifier")
+    if kind not in ("inline_string", "inline_bytes"):
+        return
+    text = message.users.inline_string if kind == "inline_string" else message.users.inline_bytes.decode("latin-1")
+    here: Trail = ((trail, "users"), kind)
+    names: set[str] = set()
+    for number, line in enumerate(() if REDACTED in text else text.split("\n"), 1):
+        if not line or line.startswith("#"):
+            continue
+        name, colon, password = line.partition(":")
+        if not (name and colon and password.startswith(_SHA) and len(password) == len(_SHA) + _SHA_CHARACTERS):
+            what = f"has a line {number} that is not of the form USER:{_SHA}HASH"
+            found.add(here, what, "htpasswd -s makes such lines")
+        elif name in names:
+            found.add(here, f"has the user of line {number} twice")
+        names.add(name)
+
+
+_SHA, _SHA_CHARACTERS = "{SHA}", 28
+"""How passwords begin, and how long their SHA-1 in base64 is."""
+
+
+def _check_api_keys(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    keys: set[str] = set()
+    for index, credential in enumerate(message.credentials):
+        if credential.key in keys:
+            found.add((((trail, "credentials"), index), "key"), "is that of a credential before it")
+        keys.add(credential.key)
+    for index, source in enumerate(message.key_sources):
+        if not (source.header or source.query or source.cookie):
+            found.add(((trail, "key_sources"), index), "must have one of header, query, cookie")
+
+
+def _check_tunnel(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.post_path and not message.use_post:
+        found.add((trail, "post_path"), "must not be set without use_post")
+
+
+def _check_tcp_proxy(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.upstream_connect_mode and not message.HasField("max_early_data_bytes"):
+        what = "is required with an upstream_connect_mode other than IMMEDIATE"
+        found.add((trail, "max_early_data_bytes"), what)
+    if message.HasField("access_log_options"):
+        for field in ("access_log_flush_interval", "flush_access_log_on_connected"):
+            if message.HasField(field) if field.endswith("interval") else message.flush_access_log_on_connected:
+                found.add((trail, field), "excludes access_log_options", "set it there")
+
+
+def _check_tlv(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    of_proxy = "proxy_protocol_tlvs" in path_of(trail)[-2:]  # elsewhere a value may be empty
+    if of_proxy and message.HasField("format_string") == bool(message.value):
+        found.add(trail, "must have exactly one of value, format_string")
+
+
+def _check_retry(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check the back-off of a filter that fetches keys or tokens."""
+    here = ((trail, "retry_policy"), "retry_back_off")
+    check_intervals(message.retry_policy.retry_back_off, here, found)
+
+
+def _check_fluentd(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    check_intervals(message.backoff_options, (trail, "backoff_options"), found)
+
+
+def _check_dictionaries(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check that dictionaries of Zstandard begin as such. With another one, Envoy 1.40 ends."""
+    of_many = "dictionaries" in message.DESCRIPTOR.fields_by_name
+    here: Trail = (trail, "dictionaries" if of_many else "dictionary")
+    if of_many:
+        places: list[tuple[Any, Trail]] = [(each, (here, index)) for index, each in enumerate(message.dictionaries)]
+    else:
+        places = [(message.dictionary, here)] if message.HasField("dictionary") else []
+    for source, place in places:
+        kind = source.WhichOneof("specifier")
+        data = source.inline_string.encode() if kind == "inline_string" else source.inline_bytes
+        if kind in ("inline_string", "inline_bytes") and data != REDACTED.encode() and not data.startswith(_DICTIONARY):
+            what = "is no dictionary of Zstandard: with it, Envoy 1.40 crashes"
+            found.add((place, kind), what, "zstd --train makes one; give it as inline_bytes or by filename")
+
+
+_DICTIONARY = bytes.fromhex("37a430ec")
+
+
 def _check_network_rbac(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     for field in ("rules", "shadow_rules"):
         policies = getattr(message, field).policies
@@ -177,6 +284,20 @@ FILTER_CONFIG_RULES: dict[str, Rule] = {
     _HTTP + "aws_lambda.v3.Config": _check_lambda,
     _CACHE + "cache.file_system_http_cache.v3.FileSystemHttpCacheConfig": _check_file_cache,
     _CACHE + "cache_v2.file_system_http_cache.v3.FileSystemHttpCacheV2Config": _check_file_cache,
+    _HTTP + "ext_proc.v3.ExternalProcessor": _check_processor,
+    "envoy.config.rbac.v3.Permission": _check_ports,
+    **dict.fromkeys(
+        (_HTTP + name for name in ("basic_auth.v3.BasicAuth", "basic_auth.v3.BasicAuthPerRoute")), _check_users
+    ),
+    _HTTP + "api_key_auth.v3.ApiKeyAuth": _check_api_keys,
+    _HTTP + "gcp_authn.v3.GcpAuthnFilterConfig": _check_retry,
+    _HTTP + "jwt_authn.v3.RemoteJwks": _check_retry,
+    "envoy.extensions.access_loggers.fluentd.v3.FluentdAccessLogConfig.RetryOptions": _check_fluentd,
+    "envoy.config.core.v3.TlvEntry": _check_tlv,
+    _NETWORK + "tcp_proxy.v3.TcpProxy": _check_tcp_proxy,
+    _NETWORK + "tcp_proxy.v3.TcpProxy.TunnelingConfig": _check_tunnel,
+    "envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig.UdpTunnelingConfig": _check_tunnel,
+    **dict.fromkeys((_ZSTD + name for name in ("compressor.v3.Zstd", "decompressor.v3.Zstd")), _check_dictionaries),
     _NETWORK + "redis_proxy.v3.RedisProxy": _check_redis,
     _NETWORK + "thrift_proxy.v3.RouteMatch": _check_thrift_match,
     _NETWORK + "rbac.v3.RBAC": _check_network_rbac,

@@ -9,6 +9,7 @@ from xds.model.xdstp import XDSTP
 from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail, path_of
+from xds.schema.semantics.http2_settings import check_http2
 from xds.schema.semantics.rule import Rule, Walks
 
 _HTTP = "envoy.extensions.filters.http."
@@ -99,6 +100,9 @@ def _check_hcm(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
         last = message.http_filters[index]
         if last.disabled and _type_of(last) in TERMINAL:
             found.add((((trail, "http_filters"), index), "disabled"), "must not be set for the last filter of a chain")
+    check_http2(message, (trail, "http2_protocol_options"), found)
+    if message.strip_matching_host_port and message.strip_any_host_port:
+        found.add((trail, "strip_any_host_port"), "excludes strip_matching_host_port", "use one of both")
     for field, is_set in (
         ("use_remote_address", message.use_remote_address.value),
         ("xff_num_trusted_hops", message.xff_num_trusted_hops),

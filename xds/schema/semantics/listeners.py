@@ -6,6 +6,7 @@ from typing import Any
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.semantics.addresses import check_compat, check_ip, check_pipe, network_text
+from xds.schema.semantics.codecs import check_codecs
 from xds.schema.semantics.rule import Rule, Walks
 
 COMBINATIONS_MAX = 100_000
@@ -14,7 +15,7 @@ _LISTENER = "envoy.config.listener.v3."
 _HINT = "give its chains criteria that exclude each other"
 
 
-def _check_listener(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+def _check_listener(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     places = [(message.address, (trail, "address"))] if message.HasField("address") else []
     for index, additional in enumerate(message.additional_addresses):
         places.append((additional.address, (((trail, "additional_addresses"), index), "address")))
@@ -22,14 +23,21 @@ def _check_listener(message: Any, trail: Trail, found: Findings, _: Walks) -> No
         check_ip(address, here, found, hint="a listener listens on an IP address; use a cluster to reach a name")
         check_compat(address, here, found)
     _check_shape(message, trail, found)
+    _check_protocols(message, trail, found)
+    check_codecs(message, trail, found, walks)
     if message.HasField("filter_chain_matcher"):
+        _check_names(message.filter_chains, trail, found)
         return  # the criteria of its chains are ignored then
     _check_chains(message.filter_chains, trail, found)
 
 
 def _check_shape(message: Any, trail: Trail, found: Findings) -> None:
     """Check that a listener has what its kind needs: TCP filter chains, UDP none but for QUIC."""
-    if message.HasField("api_listener") or message.WhichOneof("listener_specifier") is not None:
+    if message.HasField("api_listener"):
+        return
+    if message.WhichOneof("listener_specifier") is not None:
+        if message.HasField("address"):
+            found.add((trail, "address"), "must not be set for an internal listener")
         return
     if not message.HasField("address"):
         found.add((trail, "address"), "is required", "for example socket_address: {address: 0.0.0.0, port_value: 8080}")
@@ -41,6 +49,30 @@ def _check_shape(message: Any, trail: Trail, found: Findings) -> None:
     elif has_chains and not message.udp_listener_config.HasField("quic_options"):
         hint = "set udp_listener_config.quic_options for HTTP/3, or use listener_filters such as udp_proxy"
         found.add((trail, "filter_chains"), "must be empty in a listener on UDP without QUIC", hint)
+
+
+def _check_protocols(message: Any, trail: Trail, found: Findings) -> None:
+    """Check that a listener is of TCP or UDP on all of its addresses."""
+    if not message.HasField("address"):
+        return
+    udp = message.address.socket_address.UDP
+    first = message.address.socket_address.protocol == udp
+    for index, additional in enumerate(message.additional_addresses):
+        if (additional.address.socket_address.protocol == udp) != first:
+            here: Trail = (((trail, "additional_addresses"), index), "address")
+            found.add(here, f"must be of {'UDP' if first else 'TCP'}, as the first address is", "make a listener of it")
+
+
+def _check_names(chains: Any, trail: Trail, found: Findings) -> None:
+    """Check the names of chains, by which a matcher finds them."""
+    names: set[str] = set()
+    for index, chain in enumerate(chains):
+        here: Trail = ((((trail, "filter_chains"), index)), "name")
+        if not chain.name:
+            found.add(here, "is required with filter_chain_matcher, which finds chains by name")
+        elif chain.name in names:
+            found.add(here, f"is {chain.name!r}, which a chain before it has already")
+        names.add(chain.name)
 
 
 def _check_chains(chains: Any, trail: Trail, found: Findings) -> None:
@@ -83,6 +115,9 @@ def _criteria(match: Any) -> list[list[Any]] | None:
 
 def _check_match(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     """Check the criteria of one chain."""
+    for field in ("address_suffix", "suffix_len"):
+        if message.HasField(field) if field == "suffix_len" else message.address_suffix:
+            found.add((trail, field), "is not implemented by Envoy", "use prefix_ranges")
     for index, name in enumerate(message.server_names):
         if "*" in name and not name.startswith("*."):
             hint = "write *.example.com, or leave server_names out to match any name"

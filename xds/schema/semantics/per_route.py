@@ -60,14 +60,28 @@ def _check_map(message: Any, trail: Trail, found: Findings, walks: Walks) -> Non
     for key in sorted(message.typed_per_filter_config):
         here: Trail = ((trail, "typed_per_filter_config"), MapKey(key))
         _check_of_route(extension_type(message.typed_per_filter_config[key]), here, found, walks)
+        _check_bucket(message.typed_per_filter_config[key], here, found, walks)
 
 
 def _check_wrapped(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     if message.HasField("config"):
+        if not message.disabled:
+            _check_bucket(message.config, (trail, "config"), found, walks)
         if not message.is_optional:
             _check_of_route(extension_type(message.config), (trail, "config"), found, walks)
     elif not message.disabled:
         found.add((trail, "config"), "is required, unless disabled is set")
+
+
+def _check_bucket(packed: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    """Check that a local rate limit of a route has a bucket; that of a listener may have none."""
+    if packed.type_url.endswith(f"/{_LOCAL_LIMIT}"):
+        limit: Any = walks.schema.message_class(_LOCAL_LIMIT)
+        if not limit.FromString(packed.value).HasField("token_bucket"):
+            found.add((trail, "token_bucket"), "is required in routes")
+
+
+_LOCAL_LIMIT = _HTTP + "local_ratelimit.v3.LocalRateLimit"
 
 
 def _check_of_route(full_name: str, trail: Trail, found: Findings, walks: Walks) -> None:

@@ -8,7 +8,7 @@ from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.semantics.balancing import BALANCING_RULES
 from xds.schema.semantics.categories import CATEGORY_RULES
-from xds.schema.semantics.clusters import CLUSTER_RULES, check_eds_address, check_eds_host
+from xds.schema.semantics.clusters import CLUSTER_RULES, check_assignment, check_eds_address, check_eds_host
 from xds.schema.semantics.defaults import DEFAULT_RULES
 from xds.schema.semantics.filter_configs import FILTER_CONFIG_RULES
 from xds.schema.semantics.filters import FILTER_RULES
@@ -56,6 +56,7 @@ RULES: dict[str, Rule] = {
 
 EDS_RULES: dict[str, Rule] = {
     "envoy.config.core.v3.SocketAddress": check_eds_address,
+    "envoy.config.endpoint.v3.ClusterLoadAssignment": check_assignment,
     "envoy.config.endpoint.v3.LbEndpoint": check_eds_host,
 }
 """Rules that hold only inside a ``ClusterLoadAssignment`` that is a resource of its own."""

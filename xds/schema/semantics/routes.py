@@ -1,5 +1,6 @@
 """Routes: weights, domains, rewrites that exclude each other, mirrors, bodies, headers."""
 
+import re
 from typing import Any
 
 from xds.schema.decode import Findings
@@ -15,6 +16,12 @@ _REMOVED = ("request_headers_to_remove", "response_headers_to_remove")
 _BODY_LIMIT = "max_direct_response_body_size_bytes"
 _TEMPLATE_REWRITE = "/envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
 _TEMPLATE_MATCH = "/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
+_EXTRACTOR = (
+    "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes"
+    ".ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor"
+)
+VARIABLES_MAX = 5
+"""How many variables Envoy takes in the template of a path."""
 _REWRITES = ("prefix_rewrite", "regex_rewrite", "path_rewrite_policy", "path_rewrite")
 
 
@@ -80,12 +87,46 @@ def _check_scope(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
         found.add(trail, "must have route_configuration_name or route_configuration")
 
 
-def _check_route(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+def _check_route(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     _check_removed(message, trail, found)
     rewrites = message.route.path_rewrite_policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE)
-    if rewrites and not message.match.path_match_policy.typed_config.type_url.endswith(_TEMPLATE_MATCH):
+    matches = message.match.path_match_policy.typed_config.type_url.endswith(_TEMPLATE_MATCH)
+    if rewrites and not matches:
         what = "rewrites by a template, but the match has no path_match_policy with one"
         found.add(((trail, "route"), "path_rewrite_policy"), what)
+    elif rewrites:
+        _check_templates(message, trail, found, walks)
+
+
+def _check_templates(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    """Check that a template that rewrites has the variables of that which matches."""
+    matching: Any = walks.schema.message_class(_TEMPLATE_MATCH[1:])
+    rewriting: Any = walks.schema.message_class(_TEMPLATE_REWRITE[1:])
+    matcher = matching.FromString(message.match.path_match_policy.typed_config.value)
+    rewrite = rewriting.FromString(message.route.path_rewrite_policy.typed_config.value)
+    known = set(_VARIABLE.findall(matcher.path_template))
+    unknown = [name for name in _VARIABLE.findall(rewrite.path_template_rewrite) if name not in known]
+    if unknown:
+        here = (((trail, "route"), "path_rewrite_policy"), "typed_config")
+        what = f"has the variable {unknown[0]!r}, which path_match_policy lacks"
+        found.add((here, "path_template_rewrite"), what, f"its variables: {', '.join(sorted(known)) or 'none'}")
+
+
+_VARIABLE = re.compile(r"\{([^{}=]*)")
+
+
+def _check_template(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    names = _VARIABLE.findall(message.path_template)
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        found.add((trail, "path_template"), f"has the variable {twice!r} twice")
+    elif len(names) > VARIABLES_MAX:
+        found.add((trail, "path_template"), f"has {len(names)} variables, and Envoy takes at most {VARIABLES_MAX}")
+
+
+def _check_extractor(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if message.index and not message.element_separator:
+        found.add((trail, "element_separator"), "is required with an index above 0")
 
 
 def _check_virtual_cluster(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -175,6 +216,8 @@ ROUTE_RULES: dict[str, Rule] = {
     _ROUTE + "WeightedCluster": _check_weighted_clusters,
     _ROUTE + "WeightedCluster.ClusterWeight": _check_cluster_weight,
     _ROUTE + "RouteAction": _check_route_action,
+    _TEMPLATE_MATCH[1:]: _check_template,
+    _EXTRACTOR: _check_extractor,
     _ROUTE + "InternalRedirectPolicy": _check_redirects,
     _ROUTE + "RouteAction.RequestMirrorPolicy": _check_mirror,
     _ROUTE + "RetryPolicy.RetryBackOff": _check_back_off,

@@ -36,6 +36,12 @@ def _check_regex(matcher: Any, trail: Trail, found: Findings, _: Walks) -> None:
         found.add((trail, "regex"), f"is not a regular expression that RE2 takes: {why}", hint)
 
 
+def _check_string(matcher: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if matcher.ignore_case and matcher.WhichOneof("match_pattern") == "safe_regex":
+        hint = "begin the regular expression with (?i)"
+        found.add((trail, "ignore_case"), "must not be set with safe_regex", hint)
+
+
 def check_format(
     text: str, trail: Trail, found: Findings, *, more: frozenset[str] = OF_GENERIC_LOGS, has_formatters: bool = False
 ) -> None:
@@ -94,4 +100,7 @@ def _value_texts(value: Any, trail: Trail) -> Iterator[tuple[str, Trail]]:
             yield from _value_texts(item, (trail, index))
 
 
-TEXT_RULES: dict[str, Rule] = {"envoy.type.matcher.v3.RegexMatcher": _check_regex}
+TEXT_RULES: dict[str, Rule] = {
+    "envoy.type.matcher.v3.RegexMatcher": _check_regex,
+    "envoy.type.matcher.v3.StringMatcher": _check_string,
+}

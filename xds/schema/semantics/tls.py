@@ -75,6 +75,7 @@ def _check_parameters(message: Any, trail: Trail, found: Findings, _: Walks) -> 
         if unknown:
             hint = f"known ones: {', '.join(sorted(GROUPS - {'x25519'}))}"
             found.add(((trail, "ecdh_curves"), index), f"has the unknown group {unknown[0]!r}", hint)
+    _check_signatures(message, trail, found)
     for index, entry in enumerate(message.cipher_suites):
         wrong = [name for name in re.split(r"[:|\[\]]", entry) if name in CIPHERS_13 or name in GROUPS]
         if wrong:
@@ -83,6 +84,42 @@ def _check_parameters(message: Any, trail: Trail, found: Findings, _: Walks) -> 
         elif load_schema().is_packaged and (unknown_cipher := _unknown_cipher(entry)):
             hint = f"BoringSSL has {', '.join(sorted(CIPHERS)[:4])}, …"
             found.add(((trail, "cipher_suites"), index), f"has the unknown cipher {unknown_cipher!r}", hint)
+
+
+SIGNATURES = frozenset(
+    {
+        *("rsa_pkcs1_sha1", "rsa_pkcs1_sha256", "rsa_pkcs1_sha384", "rsa_pkcs1_sha512", "rsa_pkcs1_sha256_legacy"),
+        *("ecdsa_sha1", "ecdsa_secp256r1_sha256", "ecdsa_secp384r1_sha384", "ecdsa_secp521r1_sha512", "ed25519"),
+        *("rsa_pss_rsae_sha256", "rsa_pss_rsae_sha384", "rsa_pss_rsae_sha512", "mldsa44", "mldsa65", "mldsa87"),
+    }
+)
+"""Names of signature algorithms in the BoringSSL of Envoy 1.40."""
+
+
+def _check_signatures(message: Any, trail: Trail, found: Findings) -> None:
+    """Check the names of signature algorithms. Those with a + are of OpenSSL, and are left to Envoy."""
+    names: set[str] = set()
+    for index, entry in enumerate(message.signature_algorithms if load_schema().is_packaged else ()):
+        for name in entry.split(":"):
+            what = "" if name in SIGNATURES or "+" in name or not name else "is not a signature algorithm"
+            if name and name in names:
+                what = "is there twice"
+            if what:
+                hint = f"BoringSSL has {', '.join(sorted(SIGNATURES))}"
+                found.add(((trail, "signature_algorithms"), index), f"{name!r} {what}", hint)
+            names.add(name)
+
+
+_OID = re.compile(r"(?:[01]\.(?:[1-3]?[0-9])|2\.(?:0|[1-9][0-9]*))(?:\.(?:0|[1-9][0-9]*))*")
+
+
+def _check_san(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    """Check the OID of an OTHER_NAME: a number, or a name that only BoringSSL knows."""
+    if message.san_type == message.OTHER_NAME:
+        if not message.oid:
+            found.add((trail, "oid"), "is required with OTHER_NAME", "for example 1.3.6.1.4.1.311.20.2.3")
+        elif not message.oid[0].isalpha() and _OID.fullmatch(message.oid) is None:
+            found.add((trail, "oid"), f"is not an OID: {message.oid!r}", "for example 1.3.6.1.4.1.311.20.2.3")
 
 
 def _check_downstream(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -95,6 +132,24 @@ def _check_downstream(message: Any, trail: Trail, found: Findings, _: Walks) -> 
 def _check_upstream(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     if "\0" in message.sni:
         found.add((trail, "sni"), "must not contain a NUL character")
+    common, here = message.common_tls_context, (trail, "common_tls_context")
+    own, discovered = common.tls_certificates, common.tls_certificate_sds_secret_configs
+    if len(own) + len(discovered) > 1:
+        field = "tls_certificates" if len(own) > 1 else "tls_certificate_sds_secret_configs"
+        found.add((here, field), "must have one certificate: a client has no more", "leave the others out")
+    for index, name in enumerate(common.alpn_protocols if len(common.alpn_protocols) > 1 else ()):
+        if not name:  # a server takes it, and chooses no protocol
+            what = "must not be empty beside others in a client: with it, Envoy 1.40 crashes"
+            found.add(((here, "alpn_protocols"), index), what)
+    if message.auto_sni_san_validation:
+        _check_validated(common, (trail, "auto_sni_san_validation"), found)
+
+
+def _check_validated(common: Any, trail: Trail, found: Findings) -> None:
+    """Check that there is a CA for what ``auto_sni_san_validation`` compares names with."""
+    kind = common.WhichOneof("validation_context_type")
+    if kind is None or (kind == "validation_context" and not _has_ca(common.validation_context)):
+        found.add(trail, "needs a validation context with a CA", "give trusted_ca, or the context by SDS")
 
 
 def _check_context(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -107,8 +162,7 @@ def _check_context(message: Any, trail: Trail, found: Findings, _: Walks) -> Non
 
 def _check_trust(context: Any, trail: Trail, found: Findings) -> None:
     """Check that what needs a CA has one. gRPC's clients have CAs that Envoy does not: those of providers."""
-    has_ca = any(context.HasField(field) for field in _CAS if field in context.DESCRIPTOR.fields_by_name)
-    if has_ca:
+    if _has_ca(context):
         return
     hint = "give trusted_ca, or the context by SDS"
     for field in ("match_typed_subject_alt_names", "match_subject_alt_names"):
@@ -116,6 +170,12 @@ def _check_trust(context: Any, trail: Trail, found: Findings) -> None:
             found.add((trail, field), "needs a CA: without one, any peer could claim any name", hint)
     if context.HasField("crl"):
         found.add((trail, "crl"), "needs the CA that signed it", hint)
+    if context.allow_expired_certificate:
+        found.add((trail, "allow_expired_certificate"), "needs a CA: without one, no date is looked at", hint)
+
+
+def _has_ca(context: Any) -> bool:
+    return any(context.HasField(field) for field in _CAS if field in context.DESCRIPTOR.fields_by_name)
 
 
 _CAS = (*("trusted_ca", "ca_certificate_provider_instance", "system_root_certs", "custom_validator_config"),)
@@ -273,6 +333,7 @@ _DIGESTS = (
 
 TLS_RULES: dict[str, Rule] = {
     _TLS + "TlsParameters": _check_parameters,
+    _TLS + "SubjectAltNameMatcher": _check_san,
     _TLS + "DownstreamTlsContext": _check_downstream,
     _TLS + "UpstreamTlsContext": _check_upstream,
     _TLS + "CommonTlsContext": _check_context,

@@ -1,43 +1,50 @@
 """The protocols of clusters: what their health checks and transport sockets must have for them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail
 from xds.schema.semantics.filters import extension_type
+from xds.schema.semantics.http2_settings import check_http2
 from xds.schema.semantics.rule import Walks
 
 HTTP3 = 2
 """``envoy.type.v3.CodecClientType.HTTP3``."""
-_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+"""The type of HTTP options, and the key under which clusters have them."""
 _CACHE = "alternate_protocols_cache_options"
 _SOCKETS = "envoy.extensions.transport_sockets."
 _QUIC = _SOCKETS + "quic.v3.QuicUpstreamTransport"
+_QUIC_NAME = "envoy.transport_sockets.quic"
 _RAW = _SOCKETS + "raw_buffer.v3.RawBuffer"
 
 
 def check_upstream(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     """Check the parts of a cluster that depend on the protocols that it speaks."""
-    options = _http_options(message, walks)
+    options = http_options(message, walks)
     if message.health_checks:
         _check_health_checks(message, options, trail, found)
     if options is None:
+        check_http2(message, (trail, "http2_protocol_options"), found)
         return
+    for holder, here in _http2_holders(options, trail):
+        check_http2(holder, (here, "http2_protocol_options"), found)
     which = options.WhichOneof("upstream_protocol_options")
     if which == "auto_config":
         _check_auto(message, options.auto_config, trail, found)
         return
     speaks_http3 = which == "explicit_http_config" and options.explicit_http_config.HasField("http3_protocol_options")
-    if speaks_http3 and not _may_be_quic(message.transport_socket):
-        found.add((trail, "transport_socket"), f"must be a {_QUIC}, as the cluster speaks HTTP/3")
+    if speaks_http3:
+        _check_quic(message, trail, found)
 
 
-def _http_options(message: Any, walks: Walks) -> Any | None:
+def http_options(message: Any, walks: Walks) -> Any | None:
     """Return the cluster's ``HttpProtocolOptions``, None if it has none."""
     packed = message.typed_extension_protocol_options
     for key in packed:
-        if packed[key].type_url.endswith(f"/{_OPTIONS}"):
-            options: Any = walks.schema.message_class(_OPTIONS)
+        if packed[key].type_url.endswith(f"/{OPTIONS}"):
+            options: Any = walks.schema.message_class(OPTIONS)
             return options.FromString(packed[key].value)
     return None
 
@@ -73,6 +80,23 @@ def _check_health_checks(message: Any, options: Any | None, trail: Trail, found:
         names.add(check.name)
 
 
+def _check_quic(message: Any, trail: Trail, found: Findings) -> None:
+    """Check the transport socket of a cluster that speaks HTTP/3."""
+    socket, here = message.transport_socket, (trail, "transport_socket")
+    if not _may_be_quic(socket):
+        found.add(here, f"must be a {_QUIC}, as the cluster speaks HTTP/3")
+    elif extension_type(socket.typed_config) == _QUIC and socket.name != _QUIC_NAME:
+        what = f"must be {_QUIC_NAME} in a cluster that speaks HTTP/3, but is {socket.name!r}"
+        found.add((here, "name"), what)
+
+
+def _http2_holders(options: Any, trail: Trail) -> Iterator[tuple[Any, Trail]]:
+    """Yield the message with the HTTP/2 options that a cluster uses, and its place."""
+    which = options.WhichOneof("upstream_protocol_options")
+    if which is not None:
+        yield getattr(options, which), (((trail, "typed_extension_protocol_options"), MapKey(OPTIONS)), which)
+
+
 def _may_be_quic(socket: Any) -> bool:
     full_name = extension_type(socket.typed_config)
     return full_name == _QUIC or (bool(full_name) and not full_name.startswith(_SOCKETS))
@@ -80,8 +104,10 @@ def _may_be_quic(socket: Any) -> bool:
 
 def _check_auto(message: Any, auto: Any, trail: Trail, found: Findings) -> None:
     """Check that all of a cluster's transport sockets can choose a protocol by ALPN."""
+    if auto.HasField("http3_protocol_options") and extension_type(message.transport_socket.typed_config) == _QUIC:
+        _check_quic(message, trail, found)
     if auto.HasField("http3_protocol_options") and not auto.HasField(_CACHE):
-        place: Trail = (((trail, "typed_extension_protocol_options"), MapKey(_OPTIONS)), "auto_config")
+        place: Trail = (((trail, "typed_extension_protocol_options"), MapKey(OPTIONS)), "auto_config")
         found.add((place, _CACHE), "is required with http3_protocol_options")
     what = "chooses no protocol by ALPN, which auto_config of HttpProtocolOptions needs"
     hint = "give a TLS socket, or explicit_http_config in place of auto_config"
