@@ -297,6 +297,14 @@ def elsewhere(where: r.Json, **fields: Any) -> r.Json:
     return listener(TCP, additional_addresses=[{"address": where}], **fields)
 
 
+def unbound(**fields: Any) -> r.Json:
+    return listener(TCP, bind_to_port=False, **fields)
+
+
+def socket_option(state: str) -> r.Json:
+    return {"socket_options": [{"level": 1, "name": 2, "int_value": 3, "state": state}]}
+
+
 DISCOVERED = {"common_tls_context": {"tls_certificate_sds_secret_configs": [{"name": "q", "sds_config": FROM_FILE}]}}
 QUIC = typed("q", SOCKETS + "quic.v3.QuicDownstreamTransport", downstream_tls_context=DISCOVERED)
 LISTENER_CASES: list[Case] = [
@@ -317,6 +325,8 @@ LISTENER_CASES: list[Case] = [
         elsewhere(address(protocol="UDP")),
         "additional_addresses[0].address",
     ),
+    ("unbound", unbound(freebind=True, **socket_option("STATE_PREBIND")), ""),
+    ("unbound-listening", unbound(**socket_option("STATE_LISTENING")), ""),
     ("names", chosen("a", "b", default_filter_chain={"filters": [TCP]}), ""),
     ("names-none", chosen("a", ""), "filter_chains[1].name"),
     ("names-equal", chosen("a", "a"), "filter_chains[1].name"),
@@ -547,5 +557,20 @@ FILTER_CASES: list[Case] = [
 ]
 
 CASES = [*CLUSTER_CASES, *TLS_CASES, *LISTENER_CASES, *ROUTE_CASES, *FILTER_CASES]
+CRASHING_LIVE: list[Case] = [
+    ("unbound-transparent", unbound(transparent=True), "transparent"),
+    (
+        "unbound-transparent-old",
+        listener(TCP, deprecated_v1={"bind_to_port": False}, transparent=True),
+        "transparent",
+    ),
+    ("unbound-option", unbound(**socket_option("STATE_BOUND")), "socket_options[0].state"),
+    (
+        "unbound-option-of-another-address",
+        unbound(additional_addresses=[{"address": address(), "socket_options": socket_option("STATE_BOUND")}]),
+        "additional_addresses[0].socket_options.socket_options[0].state",
+    ),
+]
+"""Cases that ``--mode validate`` takes, and with which an Envoy 1.40 that runs crashes."""
 CRASHES = {"alpn-empty", "zstd-dictionary", "zstd-dictionaries"}
 """Cases with which Envoy 1.40 crashes."""

@@ -11,6 +11,7 @@ from corpus.live import refusals
 from schema import combination_cases, format_cases, semantic_cases, unvalidated_cases
 from support import resources as r
 from support.pki import Authority
+from support.processes import ChildFailedError
 from support.static_envoy import address, hcm, listener, refusal, static_cluster, tls_cluster, typed, virtual_host
 
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -674,6 +675,14 @@ def test_a_real_envoy_says_the_same(tmp_path: Path, envoy: Callable[[list[r.Json
     }
     assert differ == {}
     assert all("backtrace" in said[name] for name in CRASHES)
+
+
+@pytest.mark.parametrize("case", combination_cases.CRASHING_LIVE, ids=lambda case: case[0])
+def test_what_ends_an_envoy_that_runs_is_refused(tmp_path: Path, case: Case) -> None:
+    name, resource, field = case
+    assert [problem.field for problem in problems_of(resource)] == [field]
+    with pytest.raises((ChildFailedError, ConnectionError)):
+        refusals(tmp_path, {name: resource})
 
 
 def test_what_only_the_first_request_shows_is_refused(envoy: Callable[[list[r.Json]], list[str]]) -> None:

@@ -24,6 +24,7 @@ def _check_listener(message: Any, trail: Trail, found: Findings, walks: Walks) -
         check_compat(address, here, found)
     _check_shape(message, trail, found)
     _check_protocols(message, trail, found)
+    _check_unbound(message, trail, found)
     check_codecs(message, trail, found, walks)
     if message.HasField("filter_chain_matcher"):
         _check_names(message.filter_chains, trail, found)
@@ -61,6 +62,25 @@ def _check_protocols(message: Any, trail: Trail, found: Findings) -> None:
         if (additional.address.socket_address.protocol == udp) != first:
             here: Trail = (((trail, "additional_addresses"), index), "address")
             found.add(here, f"must be of {'UDP' if first else 'TCP'}, as the first address is", "make a listener of it")
+
+
+def _check_unbound(message: Any, trail: Trail, found: Findings) -> None:
+    """Check the options of a listener that binds no socket: those that a bound one is given end an Envoy that runs."""
+    flags = [message] if message.HasField("bind_to_port") else [message.deprecated_v1]
+    if all(each.bind_to_port.value or not each.HasField("bind_to_port") for each in flags):
+        return
+    what = "must not be set without bind_to_port: with it, a running Envoy 1.40 crashes"
+    if message.transparent.value:
+        found.add((trail, "transparent"), what)
+    places: list[tuple[Any, Trail]] = [(message.socket_options, (trail, "socket_options"))]
+    for index, additional in enumerate(message.additional_addresses):
+        here: Trail = ((((trail, "additional_addresses"), index), "socket_options"), "socket_options")
+        places.append((additional.socket_options.socket_options, here))
+    for options, here in places:
+        for index, option in enumerate(options):
+            of_streams = not option.HasField("type") or option.type.HasField("stream")
+            if option.state == option.STATE_BOUND and of_streams:
+                found.add(((here, index), "state"), what.replace("set", "STATE_BOUND"))
 
 
 def _check_names(chains: Any, trail: Trail, found: Findings) -> None:
