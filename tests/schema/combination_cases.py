@@ -556,7 +556,81 @@ FILTER_CASES: list[Case] = [
     ),
 ]
 
-CASES = [*CLUSTER_CASES, *TLS_CASES, *LISTENER_CASES, *ROUTE_CASES, *FILTER_CASES]
+# --- One of two ------------------------------------------------------------------------------------------------------
+
+
+def authz_route(**settings_: Any) -> r.Json:
+    kind = HTTP + "ext_authz.v3.ExtAuthzPerRoute"
+    return hosting(typed_per_filter_config={"a": {"@type": kind, "check_settings": settings_}}, **virtual_host_routes())
+
+
+def lua(**fields: Any) -> r.Json:
+    return http(typed("x", HTTP + "lua.v3.Lua", **fields))
+
+
+def dubbo(**fields: Any) -> r.Json:
+    return listener(typed("x", NETWORK + "dubbo_proxy.v3.DubboProxy", stat_prefix="s", **fields))
+
+
+def thrift(**fields: Any) -> r.Json:
+    return listener(typed("x", NETWORK + "thrift_proxy.v3.ThriftProxy", stat_prefix="s", **fields))
+
+
+def udp_proxy(**fields: Any) -> r.Json:
+    kind = r.TYPE + "envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig"
+    proxy = typed("u", kind, stat_prefix="s", cluster="c", **fields)
+    return plain(address=address(protocol="UDP"), listener_filters=[proxy])
+
+
+def xff(**fields: Any) -> r.Json:
+    kind = r.TYPE + "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig"
+    return http(original_ip_detection_extensions=[typed("x", kind, **fields)])
+
+
+CODE = {"default_source_code": {"inline_string": "a = 1"}}
+INTERFACE = {"name": "r", "interface": "a.b"}
+TUNNEL = {"tunneling_config": {"proxy_host": "a", "target_host": "b", "default_target_port": 443}}
+TRUSTED = {"xff_trusted_cidrs": {"cidrs": [{"address_prefix": "192.0.2.0", "prefix_len": 24}]}}
+TRDS = {"trds": {"config_source": FROM_FILE, "route_config_name": "a"}}
+BODY = {"with_request_body": {"max_request_bytes": 5}}
+EXCLUSIVE_CASES: list[Case] = [
+    ("one-authz", authz_route(disable_request_body_buffering=False, **BODY), ""),
+    (
+        "two-authz",
+        authz_route(disable_request_body_buffering=True, **BODY),
+        'virtual_hosts[0].typed_per_filter_config["a"].check_settings.with_request_body',
+    ),
+    ("one-cache", processor(**GRPC, route_cache_action="RETAIN"), ""),
+    (
+        "two-cache",
+        processor(**GRPC, route_cache_action="RETAIN", disable_clear_route_cache=True),
+        f"{FILTER}.route_cache_action",
+    ),
+    ("one-code", lua(**CODE), ""),
+    ("two-code", lua(inline_code="a = 1", **CODE), f"{FILTER}.default_source_code"),
+    ("one-dubbo", dubbo(multiple_route_config={"name": "x", "route_config": [INTERFACE]}), ""),
+    (
+        "two-dubbo",
+        dubbo(multiple_route_config={"name": "x"}, route_config=[INTERFACE]),
+        f"{HCM}.route_config",
+    ),
+    ("one-thrift", thrift(**TRDS), ""),
+    ("two-thrift", thrift(route_config={"name": "r"}, **TRDS), f"{HCM}.route_config"),
+    ("one-udp", udp_proxy(use_per_packet_load_balancing=False, **TUNNEL), ""),
+    (
+        "two-udp",
+        udp_proxy(use_per_packet_load_balancing=True, **TUNNEL),
+        "listener_filters[0].typed_config.tunneling_config",
+    ),
+    ("one-xff", xff(**TRUSTED), ""),
+    (
+        "two-xff",
+        xff(xff_num_trusted_hops=1, **TRUSTED),
+        f"{HCM}.original_ip_detection_extensions[0].typed_config.xff_trusted_cidrs",
+    ),
+]
+
+CASES = [*CLUSTER_CASES, *TLS_CASES, *LISTENER_CASES, *ROUTE_CASES, *FILTER_CASES, *EXCLUSIVE_CASES]
 CRASHING_LIVE: list[Case] = [
     ("unbound-transparent", unbound(transparent=True), "transparent"),
     (

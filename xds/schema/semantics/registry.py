@@ -10,6 +10,7 @@ from xds.schema.semantics.balancing import BALANCING_RULES
 from xds.schema.semantics.categories import CATEGORY_RULES
 from xds.schema.semantics.clusters import CLUSTER_RULES, check_assignment, check_eds_address, check_eds_host
 from xds.schema.semantics.defaults import DEFAULT_RULES
+from xds.schema.semantics.exclusive import EXCLUSIVE_RULES
 from xds.schema.semantics.filter_configs import FILTER_CONFIG_RULES
 from xds.schema.semantics.filters import FILTER_RULES
 from xds.schema.semantics.format_fields import FORMAT_RULES
@@ -39,6 +40,7 @@ _TABLES: tuple[dict[str, Rule], ...] = (
     PER_ROUTE_RULES,
     TEXT_RULES,
     FORMAT_RULES,
+    EXCLUSIVE_RULES,
     ROUTE_RULES,
     LISTENER_RULES,
     CLUSTER_RULES,
