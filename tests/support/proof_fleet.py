@@ -18,7 +18,9 @@ from xds.fleet.stream import ClientStream, FaultError
 from xds.fleet.wire import NodeTemplate, Outgoing, delta_request
 from xds.model.types import CLUSTER
 
-REFUSAL = "cluster 'round': the proof refuses it"
+REFUSED = "round"
+"""The cluster of which sidecars refuse versions. What came with one is taken once it comes without."""
+REFUSAL = f"cluster '{REFUSED}': the proof refuses it"
 BACK_S = (0.05, 0.5)
 """How long a sidecar takes to come back."""
 CONNECTS_AT_ONCE = 200
@@ -87,7 +89,7 @@ class Sidecar:
             return
         content = message.content
         if refuses:
-            self.refused.update(held.version for _, held in content.added)
+            self.refused.update(held.version for name, held in content.added if name == REFUSED)
             stream.send(message.nack(REFUSAL))
         else:
             for name, held in content.added:
@@ -211,7 +213,8 @@ class ProofFleet:
             stream.leave()
             sidecar.left(stream)
         else:
-            refuses = drawn < habits.late + habits.drop + habits.refuse and bool(message.content.added)
+            is_of_it = any(name == REFUSED for name, _ in message.content.added)
+            refuses = drawn < habits.late + habits.drop + habits.refuse and is_of_it
             sidecar.answer(stream, message, refuses=refuses)
 
     def _answer_late(self, sidecar: Sidecar, stream: _Stream) -> None:
