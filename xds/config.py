@@ -403,16 +403,6 @@ class Settings(BaseSettings):
         return {path: at for path, at in served.items() if at is not None and not at.is_loopback}
 
     @property
-    def tls_files(self) -> TlsFiles | None:
-        """The files of the xDS port's TLS, None without TLS."""
-        return self.tls.files(self.identity.certificate, api_client_ca=self.api.tls_client_ca)
-
-    @property
-    def api_tls_files(self) -> TlsFiles | None:
-        """The files of the TLS of the push API and the admin port, None without TLS."""
-        return None if self.api.tls is None else self.tls.api_files(self.api.tls, self.api.tls_client_ca)
-
-    @property
     def tokens_path(self) -> Path | None:
         """The path of the file of named tokens, None for a store in memory without one."""
         return self.access.tokens_file or beside_store(self.store.url, "tokens")
@@ -532,7 +522,7 @@ def _access_problems(settings: Settings) -> Iterator[tuple[SettingPath, str]]:
                 ("api", "tls_client_ca"),
                 "is given without access.identities_file, which says what the identity of a certificate may do",
             )
-        if (files := settings.api_tls_files) is not None:
+        if (files := api_tls_files(settings)) is not None:
             yield from caller_problems(settings.tls, files)
 
 
@@ -589,3 +579,14 @@ class ServingInfo:
     api_tls: bool = False
     """Whether the push API and the admin port speak TLS."""
     directory_problem: str = ""
+
+
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """Return the files of the xDS port's TLS, None without TLS."""
+    return settings.tls.files(settings.identity.certificate, api_client_ca=settings.api.tls_client_ca)
+
+
+def api_tls_files(settings: Settings) -> TlsFiles | None:
+    """Return the files of the TLS of the push API and the admin port, None without TLS."""
+    api = settings.api
+    return None if api.tls is None else settings.tls.api_files(api.tls, api.tls_client_ca)

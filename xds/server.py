@@ -14,7 +14,7 @@ import structlog
 from xds.access.audit import DONE, REJECTED
 from xds.api.admin import not_loaded_yet
 from xds.app import App
-from xds.config import ServingInfo, Settings, StoreSettings
+from xds.config import ServingInfo, Settings, StoreSettings, api_tls_files
 from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.snapshot import Snapshot
@@ -338,7 +338,7 @@ def _admission(settings: Settings, measured: ServerMeasures) -> "Admission":
     from xds.access.certificates import CertificateNames
     from xds.api.admission import Admission
 
-    access, files = settings.access, settings.api_tls_files
+    access, files = settings.access, api_tls_files(settings)
     authenticator = Authenticator(
         settings.api.token_file,
         tokens_file=settings.tokens_path,

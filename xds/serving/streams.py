@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xds.address import Address
-from xds.config import Settings
+from xds.config import Settings, tls_files
 from xds.limits import LimitHits
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
@@ -461,7 +461,7 @@ class Streams:
         return Peer(identity, gets_secrets=given)
 
     def _tls_files(self) -> TlsFiles | None:
-        return self.settings.tls_files
+        return tls_files(self.settings)
 
     def _native_options(self) -> NativeOptions:
         settings = self.settings
