@@ -21,7 +21,7 @@ async def times(revisions: Iterable[int]) -> Mapping[int, int]:
 
 async def test_nodes_are_counted_by_group_and_state() -> None:
     owing = {
-        "web": {Debt(): 7, Debt(owed=5): 2, Debt(owed=6, rejected=4): 1, Debt(owed=9): 3},
+        "web": {Debt(): 7, Debt(owed=5): 2, Debt(owed=9, rejected=4): 1, Debt(owed=9): 3},
         "api": {Debt(owed=3): 1},
     }
     debts = Debts(revision=6, by_group=owing)

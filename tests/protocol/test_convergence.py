@@ -19,6 +19,7 @@ from xds.protocol.convergence import (
     Acceptance,
     Debt,
     Debts,
+    acceptance,
     split_at,
     with_revision,
     without_best,
@@ -150,7 +151,7 @@ def test_a_rejection_lasts_until_something_newer_is_accepted(world: World, varia
     world.publish(endpoints("other"))
     assert [at(world, revision) for revision in (bad - 1, bad, bad + 1)] == [ACCEPTED, REJECTED, REJECTED]
     world.publish(endpoints("a", 3))
-    assert at(world) == REJECTED
+    assert [at(world, revision) for revision in range(bad - 1, bad + 3)] == [ACCEPTED, REJECTED, REJECTED, PENDING]
     client.ack_all()
     assert [at(world, revision) for revision in range(bad - 1, bad + 3)] == [ACCEPTED] * 4
 
@@ -418,7 +419,27 @@ def test_clients_that_are_gone_are_counted_by_group() -> None:
 
 def test_of_a_node_with_several_clients_the_worst_counts() -> None:
     assert worst([Debt(3, 0), Debt(2, 0), NO_DEBT]) == Debt(2, 0)
-    assert worst([Debt(3, 4), Debt(0, 2)]) == Debt(3, 2)
+    assert worst([Debt(3, 4), Debt(0, 2)]) == Debt(0, 2)
+    assert worst([Debt(5, 2), Debt(3, 0)]) == Debt(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("debt", "states"),
+    [
+        (Debt(0, 0), "aaaa"),
+        (Debt(3, 0), "aapp"),
+        (Debt(0, 2), "arrr"),
+        (Debt(2, 2), "arrr"),
+        (Debt(3, 2), "arpp"),
+        (Debt(2, 3), "aprr"),
+        (Debt(9, 2), "arrr"),
+    ],
+)
+def test_a_client_is_pending_while_something_newer_than_what_it_rejected_is_due(debt: Debt, states: str) -> None:
+    counted = [acceptance({debt: 1}, revision) for revision in (1, 2, 3, 4)]
+    assert "".join("apr"[numbers.index(1)] for numbers in counted) == states
+    for revision, numbers in enumerate(counted, 1):
+        assert debt.lacks(revision) == (numbers.accepted == 0)
 
 
 def test_clients_that_count_elsewhere_are_taken_from_those_that_owe_the_least() -> None:

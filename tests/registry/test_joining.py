@@ -133,7 +133,7 @@ def test_a_node_with_several_streams_is_the_worst_of_them() -> None:
     assert isinstance(answer, ProcessDebts)
     with known.journal() as journal:
         found = joined_debts({0: answer}, known, journal)
-    assert found.by_group == {"G": {Debt(5, 3): 1, NO_DEBT: 1}}
+    assert found.by_group == {"G": {Debt(0, 3): 1, NO_DEBT: 1}}
     assert [tuple(found.at(revision)) for revision in (2, 3, 5)] == [(2, 0, 0), (1, 0, 1), (1, 0, 1)]
 
 

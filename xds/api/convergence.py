@@ -198,7 +198,7 @@ def _gone(node: KnownNode, revision: int) -> LackingNode:
 
 
 def _lacking(node: NodeSummary, revision: int) -> LackingNode:
-    is_rejected = 0 < node.debt.rejected <= revision
+    is_rejected = node.debt.is_rejected(revision)
     reasons = []
     for each in node.types:
         name = short_name(each.type_url)
@@ -212,6 +212,6 @@ def _lacking(node: NodeSummary, revision: int) -> LackingNode:
         id=node.node.id,
         group=node.group,
         state="rejected" if is_rejected else "pending",
-        since=node.debt.rejected if is_rejected else node.debt.owed,
+        since=node.debt.rejected if is_rejected else node.debt.oldest,
         reason="; ".join(reasons),
     )

@@ -1,9 +1,9 @@
 """Which revisions clients have accepted, counted as their answers arrive.
 
 A client has *accepted* a revision once it has ACKed everything that the revision demands of it, of every type that it
-subscribes to, removals and held-back steps included. It is *rejected* at a revision while the last answer to something
-of it is a NACK, and *pending* while anything of it is unsent, held back or unanswered. A change that does not concern a
-client is accepted by it at once.
+subscribes to, removals and held-back steps included. It is *pending* while anything of it is unsent, held back or
+unanswered, and *rejected* while the last answer to something of it is a NACK and nothing newer is on its way, which may
+mend that. A change that does not concern a client is accepted by it at once.
 
 So two numbers of a client are enough, its ``Debt``. They are properties of its state, which a fleet in lockstep shares:
 a delivery and its ACK cost two changes of a counter, and no stream is looked at to answer a question.
@@ -36,6 +36,13 @@ class Debt(NamedTuple):
     def lacks(self, revision: int) -> bool:
         """Say whether the client has not accepted a revision."""
         return 0 < self.owed <= revision or 0 < self.rejected <= revision
+
+    def is_rejected(self, revision: int) -> bool:
+        """Say whether the client has rejected a revision, and nothing of it is due that is newer than what it rejected.
+
+        What is held back with a rejected change is none such: it waits for the rejected one.
+        """
+        return 0 < self.rejected <= revision and not self.rejected < self.owed <= revision
 
     def accepted(self, revision: int) -> int:
         """Return the newest revision that the client has accepted, if ``revision`` is the newest one."""
@@ -113,9 +120,12 @@ def without_best(counts: Mapping[Debt, int], number: int) -> dict[Debt, int]:
 
 
 def worst(debts: Iterable[Debt]) -> Debt:
-    """Return what a node owes that has several clients: the oldest of each."""
+    """Return what a node owes that has several clients: the oldest of each. It is rejected if one of them is."""
     debts = list(debts)
-    return Debt(oldest(each.owed for each in debts), oldest(each.rejected for each in debts))
+    owed, rejected = oldest(each.owed for each in debts), oldest(each.rejected for each in debts)
+    if owed > rejected and any(each.is_rejected(UNLIMITED) for each in debts):
+        owed = 0
+    return Debt(owed, rejected)
 
 
 def oldest(revisions: Iterable[int]) -> int:
@@ -262,9 +272,9 @@ def acceptance(counts: Mapping[Debt, int], revision: int) -> Acceptance:
     """Return how many clients, counted by debt, have accepted a revision."""
     accepted = pending = rejected = 0
     for debt, count in counts.items():
-        if debt.rejected and debt.rejected <= revision:
+        if debt.is_rejected(revision):
             rejected += count
-        elif debt.owed and debt.owed <= revision:
+        elif debt.lacks(revision):
             pending += count
         else:
             accepted += count

@@ -17,7 +17,7 @@ from xds.model.resource import Resource
 from xds.model.slot_pickling import pickled_by_slots
 from xds.protocol.blame import BLAMED_MAX, NOBODY, BlamedBy, blame_in
 from xds.protocol.client_state import debt_with
-from xds.protocol.convergence import NO_DEBT, Debt
+from xds.protocol.convergence import NO_DEBT, UNLIMITED, Debt
 from xds.protocol.diff import wanted
 from xds.protocol.paging import (
     NOWHERE,
@@ -265,9 +265,9 @@ NAMES_SHOWN_MAX = 100
 
 def state_of(debt: Debt) -> NodeState:
     """Return the state of a connected client that owes this, at the newest revision."""
-    if debt.rejected:
+    if debt.is_rejected(UNLIMITED):
         return NodeState.REJECTED
-    return NodeState.PENDING if debt.owed else NodeState.ACCEPTED
+    return NodeState.ACCEPTED if debt == NO_DEBT else NodeState.PENDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,7 +433,7 @@ _REJECTED, _PENDING, _ACCEPTED = map(state_key, (NodeState.REJECTED, NodeState.P
 
 def _key_of_state(session: Session) -> str:
     debt = _debt(session)
-    return _REJECTED if debt.rejected else _PENDING if debt.owed else _ACCEPTED
+    return _ACCEPTED if debt == NO_DEBT else _REJECTED if debt.is_rejected(UNLIMITED) else _PENDING
 
 
 _KEYS: Mapping[Sort, Callable[[Session], str]] = {
