@@ -141,3 +141,36 @@ def test_who_did_not_answer_is_said_of_the_whole_page() -> None:
 
 def test_no_cursor_is_the_beginning() -> None:
     assert position_of(Sort.ID, "") is None
+
+
+def test_nodes_are_listed_by_each_key(world: World) -> None:
+    world.publish(cluster("a"))
+    agents = {"n0": "envoy 1.40.0", "n1": "grpc 1.60", "n2": "envoy 1.9.1"}
+    clients = {node_id: world.client(node=node_id, user_agent=agent) for node_id, agent in agents.items()}
+    for client in clients.values():
+        client.subscribe(CDS)
+        world.advance(1)
+    clients["n0"].ack(CDS)
+    clients["n1"].nack(CDS)
+    expected = {
+        Sort.ID: ["n0", "n1", "n2"],
+        Sort.GROUP: ["n0", "n1", "n2"],
+        Sort.STATE: ["n1", "n2", "n0"],
+        Sort.SINCE: ["n0", "n1", "n2"],
+        Sort.VERSION: ["n1", "n2", "n0"],
+    }
+    for sort, ids in expected.items():
+        assert [each for page in pages(world, sort=sort, limit=2) for each in page] == ids, sort
+        told = nodes_page(world.hub.streams, NodesQuery(sort=sort), world.now).nodes
+        assert [each.position for each in told] == [
+            position(
+                sort,
+                id=each.node.id,
+                group=each.group,
+                state=each.state,
+                since_ms=each.first_seen_ms,
+                version=each.node.envoy_version,
+                tie=each.position.tie,
+            )
+            for each in told
+        ]
