@@ -256,15 +256,18 @@ def keyed_cluster(name: str, key: str) -> Json:
     """Return a cluster whose client certificate has a key with ``key`` before it, twice: as text and as bytes."""
     text = f"{key}\n{DEMO_KEY}"
     chain = {"certificate_chain": {"inline_string": DEMO_CERT}}
-    pairs = [
-        chain | {"private_key": {"inline_string": text}},
-        chain | {"private_key": {"inline_bytes": b64encode(text.encode()).decode()}},
-    ]
-    context = {
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        "common_tls_context": {"tls_certificates": pairs},
-    }
-    return static_cluster(name, 1) | {"transport_socket": {"name": "tls", "typed_config": context}}
+    encoded = b64encode(text.encode()).decode()
+
+    def socket(**private_key: str) -> Json:
+        context = {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {"tls_certificates": [chain | {"private_key": private_key}]},
+        }
+        return {"name": "tls", "typed_config": context}
+
+    match = {"name": "other", "match": {"other": True}, "transport_socket": socket(inline_bytes=encoded)}
+    sockets = {"transport_socket": socket(inline_string=text), "transport_socket_matches": [match]}
+    return static_cluster(name, 1) | sockets
 
 
 def validation_secret(name: str, ca: str) -> Json:
