@@ -17,6 +17,7 @@ from support.server import XdsServer
 from support.waiting import turns, wait_until
 
 from xds._generated import snapshots_pb2 as pb
+from xds.api.guard import TOLD, Told
 from xds.api.intake import BusyError, Intake
 from xds.api.rest_intake import TakingIn
 from xds.schema.ingest import ingest
@@ -94,11 +95,18 @@ async def test_a_busy_server_says_so_and_when_to_come_back() -> None:
 
     intake = Intake(MIB, wait_s=0.0)
     app = TakingIn(never, intake, body_bytes_max=MIB, body_timeout_s=1)
-    transport = httpx.ASGITransport(app=app)
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        scope[TOLD] = told
+        await app(scope, receive, send)
+
+    told = Told()
+    transport = httpx.ASGITransport(app=guarded)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as api, intake.room(MIB):
         answer = await api.post("/", content=b"x" * MIB)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "try again" in answer.json()["error"]
+    assert told.why == answer.json()["error"]
 
 
 # --- On a running server ---------------------------------------------------------------------------------------------

@@ -154,13 +154,10 @@ async def test_a_route_that_envoy_rejects_stops_nothing_else(form):
         await wait_answer(at.envoy, "b", before="a")
 
 
-TWO_CATEGORIES = [{"category": name, "drop_percentage": {"numerator": 1}} for name in "xy"]
-
-
 @BOTH
 async def test_endpoints_that_envoy_rejects_leave_the_old_ones_in_use(form):
     async with scene(form) as at:
-        at.apply(r.assignment("a", at.ports["b"]) | {"policy": {"drop_overloads": TWO_CATEGORIES}})
+        at.apply(r.refused_assignment("a", at.ports["b"]))
         await at.wait_nack()
         assert await answer(at.envoy) == "a"
         at.apply(r.cluster("b"), r.assignment("b", at.ports["b"]))

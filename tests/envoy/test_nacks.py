@@ -19,9 +19,6 @@ from xds.protocol.status import NodesQuery
 
 pytestmark = pytest.mark.envoy
 LONG_REGEX = [{"match": {"safe_regex": {"regex": "a{1000}"}}, "route": {"cluster": "a"}}]
-TWO_CATEGORIES = {
-    "policy": {"drop_overloads": [{"category": name, "drop_percentage": {"numerator": 1}} for name in "xy"]}
-}
 
 
 def first(port: int) -> list[r.Json]:
@@ -41,7 +38,7 @@ def changes(port: int) -> dict[str, list[r.Json]]:
         ],
         LISTENER: [r.listener("clash", port, "r1"), r.listener("l3", free_port(), "r2")],
         ROUTE: [r.route("r1", "a", routes=LONG_REGEX), r.route("r2", "b")],
-        ENDPOINTS: [r.assignment("a", 2) | TWO_CATEGORIES],
+        ENDPOINTS: [r.refused_assignment("a", 2)],
     }
 
 

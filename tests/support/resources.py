@@ -119,6 +119,14 @@ def assignment(name: str, *ports: int, region: str = "r", zone: str = "z", hosts
     return made
 
 
+def refused_assignment(name: str, port: int) -> Json:
+    """Return an assignment that only Envoy knows that it refuses: it looks for the address resolver."""
+    made = assignment(name, port)
+    (locality,) = made["endpoints"]
+    locality["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["resolver_name"] = "no.such"
+    return made
+
+
 def route(
     name: str,
     to: str | None = None,

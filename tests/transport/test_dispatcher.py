@@ -74,7 +74,7 @@ def fanning_out(count: int, *, each_s: float) -> tuple[Dispatcher, list[int]]:
         return True
 
     dispatcher = Dispatcher(hub, on_event=lambda _: None, on_fault=lambda _: None)
-    sink: Any = SimpleNamespace(send_cohort=send_cohort)
+    sink: Any = SimpleNamespace(send_cohort=send_cohort, peer_address="")
     for _ in streams:
         dispatcher.open(Variant.DELTA, sink)
     return dispatcher, told
@@ -118,7 +118,7 @@ async def test_new_rules_move_many_streams_while_a_newcomer_is_served():
             while (part := dispatcher.poll(stream)) is not None:
                 sent.setdefault(number, []).append(part.message)
 
-        sink: Any = SimpleNamespace(send_cohort=lambda _: ready() or True, ready=ready)
+        sink: Any = SimpleNamespace(send_cohort=lambda _: ready() or True, ready=ready, peer_address="")
         stream = dispatcher.open(Variant.DELTA, sink)
         node = wire.Node(id=f"n{number}")
         dispatcher.receive(stream, wire.DeltaDiscoveryRequest(node=node, type_url=CDS).SerializeToString())

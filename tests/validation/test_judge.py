@@ -116,7 +116,7 @@ def test_what_is_referred_to_is_inlined(judge: Judge, tmp_path: Path) -> None:
         r.listener("tls", 1, "r1", tls=r.downstream_tls("weak")),
         routes("r1"),
         eds,
-        r.assignment("e", 80) | {"policy": {"drop_overloads": [{"category": name} for name in "ab"]}},
+        r.refused_assignment("e", 80),
         {"@type": r.EXTENSION, "name": "script", "typed_config": BAD_LUA["typed_config"]},
         listener(hcm({"name": "script", "config_discovery": discovery}, ROUTER), name="discovers"),
     )
