@@ -391,8 +391,8 @@ async def test_who_is_asked_to_sign_in_comes_to_the_page_that_was_asked_for(chro
             await page.evaluate(
                 "where => document.querySelector('h1').innerHTML = `<a href=${where}>there</a>`", revisions
             )
-            await page.get_by_role("link", name="there").click()
-            await page.wait_for_url(revisions)
+            await page.get_by_role("link", name="there").click(no_wait_after=True)  # the next line waits
+            await page.wait_for_url(revisions, wait_until="domcontentloaded")
             await expect(page.get_by_text("token:ann")).to_be_visible()
             await page.get_by_role("button", name="Sign out").click()
             await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
