@@ -172,3 +172,20 @@ def test_the_history_of_nacks_is_bounded(world: World, monkeypatch: pytest.Monke
 def test_an_empty_history_has_nothing() -> None:
     history = NackHistory()
     assert (history.of(Node(id="n")), len(history), history.bytes_kept) == ([], 0, 0)
+
+
+def test_what_is_accepted_after_nacks_is_within_the_bytes_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"c{number:02}" for number in range(50)]
+    world.publish(*map(static, names))
+    clients = [world.client(DELTA, f"n{number}", connection=f"tcp{number}") for number in range(10)]
+    for client in clients:
+        client.subscribe(CDS)
+        client.nack(CDS, "odd")
+    history = world.hub.nacks
+    monkeypatch.setattr("xds.protocol.nack_history.BYTES_MAX", history.bytes_kept)
+    most = history.bytes_kept
+    world.publish(*(static(name, 2) for name in names))
+    for client in clients:
+        client.ack_all()
+        assert history.bytes_kept <= most
+    assert 0 < len(history) < 10

@@ -42,6 +42,9 @@ class NackHistory:
         self._bytes += size
         while len(records) > NACKS_MAX:
             self._bytes -= records.popleft().size
+        self._make_room()
+
+    def _make_room(self) -> None:
         while len(self._by_node) > NODES_MAX or (self._bytes > BYTES_MAX and len(self._by_node) > 1):
             _, dropped = self._by_node.popitem(last=False)
             self._bytes -= sum(record.size for record in dropped)
@@ -63,6 +66,7 @@ class NackHistory:
                 more = SETTLED_BYTES * (len(settled) - len(record.settled))
                 records[at] = record._replace(settled=settled, size=record.size + more)
                 self._bytes += more
+        self._make_room()
 
     def of(self, node: Node) -> list[NackRecord]:
         """Return the NACKs of a node, newest first."""
