@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,20 +87,24 @@ class NodesFile:
         yield from self._database.execute("SELECT id, node FROM nodes")
 
     def _begin_history(self, epoch: str) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-        self._database.execute("DELETE FROM history")
-        self._database.execute("INSERT INTO history VALUES (?)", (epoch,))
-        self._database.execute("UPDATE nodes SET node = json_set(node, '$.accepted_revision', 0)")
-        self._database.execute("COMMIT")
+        with self._transaction() as database:
+            database.execute("DELETE FROM history")
+            database.execute("INSERT INTO history VALUES (?)", (epoch,))
+            database.execute("UPDATE nodes SET node = json_set(node, '$.accepted_revision', 0)")
 
     def write(self, nodes: Iterable[KnownNode], forgotten: Iterable[str], alive_ms: int) -> None:
         """Write nodes, remove others, and note when the server ran, all or nothing."""
-        database = self._database
-        database.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction() as database:
             database.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?)", map(_encoded, nodes))
             database.executemany("DELETE FROM nodes WHERE id = ?", ((each,) for each in forgotten))
             database.execute("UPDATE server SET alive_ms = ?", (alive_ms,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
             database.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
