@@ -510,6 +510,7 @@ def _http_limits(settings: Settings, room: ConnectionRoom, hits: LimitHits) -> H
         connections_max=room.admin,
         headers_timeout_s=given.headers_timeout_s,
         body_timeout_s=settings.api.body_timeout_s + BODY_GRACE_S,
+        idle_timeout_s=given.idle_timeout_s,
         unread_timeout_s=given.unread_timeout_s,
         hits=hits,
     )

@@ -28,7 +28,7 @@ class ConnectionSettings(BaseModel):
     handshake_timeout_s: Timeout = 20.0
     """xDS port: how long a client may take to complete the HTTP/2 preface, TLS included."""
     idle_timeout_s: Timeout = 300.0
-    """xDS port and push API: a connection without a stream for this long is closed."""
+    """All ports: a connection without a stream or a request for this long is closed."""
     age_max_s: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = 0.0
     """xDS port: about the age (a tenth more or less) at which a connection is closed, to balance replicas; 0: never."""
     age_grace_s: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 10.0

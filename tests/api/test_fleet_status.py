@@ -119,6 +119,6 @@ async def test_a_change_that_is_no_longer_kept_has_no_time(served, api: httpx.As
     async def gone(*_: object) -> None:
         raise CompactedError(1, 2)
 
-    monkeypatch.setattr(served.store, "heads", gone)
+    monkeypatch.setattr(served.store, "summaries", gone)
     (group,) = (await api.get("/v1/status")).json()["groups"]
     assert group["oldest_unaccepted"] == {"revision": first, "at_ms": None, "is_everything": first == 1}

@@ -23,6 +23,7 @@ from support.waiting import for_a_while, wait_until
 from xds.address import Address
 from xds.api.admin import SCRAPES_MAX, SPARE, AdminServer
 from xds.api.http_port import HttpLimits
+from xds.limits import LimitHits
 
 CONNECTIONS_MAX = 40
 REQUESTS_MAX = CONNECTIONS_MAX - SCRAPES_MAX - SPARE
@@ -40,6 +41,7 @@ class Port:
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self.tls = tls
         self.number = 0
+        self.hits = LimitHits()
         self.go = asyncio.Event()
         self.under_way = 0
         self.cut = 0
@@ -92,7 +94,7 @@ def port(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., object
             ready=lambda: (True, ""),
             metrics=made.metrics,
             tls=(pair.cert_path, pair.key_path) if tls else None,
-            limits=HttpLimits(connections_max=connections_max, **(limits | timeouts_s)),
+            limits=HttpLimits(connections_max=connections_max, hits=made.hits, **(limits | timeouts_s)),
         )
         server.serve_api(made.api)
         made.number = (await server.start()).port
@@ -163,6 +165,35 @@ async def test_a_handshake_that_is_not_begun_or_is_no_handshake_ends(port) -> No
         for reader, writer in (silent, babbling):
             await ended(reader)
             writer.transport.abort()
+
+
+@on_both_loops
+async def test_between_requests_a_connection_may_be_idle(port) -> None:
+    """As those of a client's pool are: one that is closed just as the next request is sent loses this request."""
+    async with port(headers_timeout_s=TIMEOUT_S) as port:
+        reader, writer = await port.connect()
+        for _ in range(2):
+            writer.write(GET)
+            assert await reader.readline() == HEALTHY
+            await reader.readuntil(b"ok\n")
+            await for_a_while(3 * TIMEOUT_S, "longer than headers may take")
+        sending = asyncio.create_task(trickle(writer, GET * 10))
+        assert (await ended(reader)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        await sending
+        writer.transport.abort()
+
+
+@on_both_loops
+async def test_a_connection_that_is_idle_for_too_long_ends_without_a_reset(port) -> None:
+    async with port(idle_timeout_s=TIMEOUT_S) as port:
+        reader, writer = await port.connect()
+        writer.write(GET)
+        assert await reader.readline() == HEALTHY
+        await reader.readuntil(b"ok\n")
+        async with asyncio.timeout(20):
+            assert await reader.read(-1) == b"", "the end, and no error"
+        writer.close()
+        assert {limit: count for limit, count in port.hits.counts().items() if count} == {"idle_timeout": 1}
 
 
 @on_both_loops

@@ -232,8 +232,8 @@ class Machine(RuleBasedStateMachine):
         self._advance(self.now + seconds)
 
     def _advance(self, until: float) -> None:
-        while self.hub.next_tick <= until:
-            self.now = max(self.now, self.hub.next_tick)
+        while self.hub.next_tick_at <= until:
+            self.now = max(self.now, self.hub.next_tick_at)
             self.hub.tick(self.now)
             self.pump()
         self.now = until
@@ -275,9 +275,9 @@ class Machine(RuleBasedStateMachine):
                 self._handle(client, link, None, None)
             if self._inboxes():
                 continue
-            if self.hub.next_tick > end:
+            if self.hub.next_tick_at > end:
                 break
-            self._advance(self.hub.next_tick)
+            self._advance(self.hub.next_tick_at)
         assert not self._inboxes(), "never quiet"
         self.now = end
         self.hub.tick(end)

@@ -125,7 +125,7 @@ def test_deadline_of_a_stream_that_ended_is_not_said(world: World, variant: Vari
     swap(world)
     client.close()
     world.advance(100)
-    assert (world.events(), world.hub.next_tick) == ([], float("inf"))
+    assert (world.events(), world.hub.next_tick_at) == ([], float("inf"))
 
 
 def test_deadline_of_removals_whose_rds_ack_does_not_come_is_said_and_a_late_ack_releases_them(
@@ -176,7 +176,7 @@ def test_deadline_of_a_client_that_never_asks_for_its_clusters(world: World) -> 
 def test_deadline_no_timer_is_left_when_nothing_is_held(world: World, variant: Variant) -> None:
     started(world, variant)
     world.advance(100)
-    assert world.hub.next_tick == float("inf")
+    assert world.hub.next_tick_at == float("inf")
 
 
 def test_deadline_passed_while_asleep_is_looked_at_by_the_next_tick(world: World) -> None:

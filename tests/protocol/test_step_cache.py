@@ -107,7 +107,7 @@ class History:
             self.happen()
             hub = self.world.hub
             told += [
-                repr(hub.next_tick),
+                repr(hub.next_tick_at),
                 _without_nonces(hub.counters),
                 *sorted(map(_without_nonces, self.world.events())),
             ]

@@ -32,7 +32,7 @@ class Behind(MemoryStore):
         self.before_append: Callable[[], Awaitable[None]] | None = None
 
     def __getattribute__(self, name: str) -> object:
-        if name in ("state", "entries", "find", "kept", "heads", "append"):
+        if name in ("state", "entries", "find", "kept", "summaries", "append"):
             return getattr(object.__getattribute__(self, "_log").kept, name)
         return object.__getattribute__(self, name)
 

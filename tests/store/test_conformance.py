@@ -11,7 +11,7 @@ from support.waiting import turns, wait_until
 
 from tests.store.makers import MAKERS
 from xds.store import entries as limits
-from xds.store.entries import Entry, GroupCounts, Head, Key, State, Store, Stored
+from xds.store.entries import Entry, EntrySummary, GroupCounts, Key, State, Store, Stored
 from xds.store.errors import (
     CompactedError,
     ConflictError,
@@ -130,17 +130,19 @@ async def test_heads_have_the_metadata_of_entries(store: Store) -> None:
     first = Entry(id="id-1", operations={A: b"x", B: b"x"}, groups=b"rules", added=frozenset((A, B)))
     later = [entry(number, {A: b"x", C: None}) for number in range(2, 6)]
     await store.append_all([first, *later], 0)
-    assert await store.heads(0, limit=1) == [Head(1, "id-1", "", "", 0, 2, (GroupCounts(A.group, 2, 0, 0),), True)]
+    assert await store.summaries(0, limit=1) == [
+        EntrySummary(1, "id-1", "", "", 0, 2, (GroupCounts(A.group, 2, 0, 0),), True)
+    ]
     assert [stored.entry.added for stored in await store.entries(0, 2)] == [{A, B}, set()]
     await store.compact(2)
     assert await store.kept() == (2, 5)
-    heads = await store.heads(2)
+    summaries = await store.summaries(2)
     counts = (GroupCounts(A.group, 0, 1, 0), GroupCounts(C.group, 0, 0, 1))
-    assert heads[0] == Head(3, "id-3", "ann", "why", 3, 2, counts)
-    assert [head.revision for head in heads] == [3, 4, 5]
-    assert [head.revision for head in await store.heads(3, limit=1)] == [4]
+    assert summaries[0] == EntrySummary(3, "id-3", "ann", "why", 3, 2, counts)
+    assert [summary.revision for summary in summaries] == [3, 4, 5]
+    assert [summary.revision for summary in await store.summaries(3, limit=1)] == [4]
     with pytest.raises(CompactedError):
-        await store.heads(1)
+        await store.summaries(1)
 
 
 async def test_a_digest_of_the_request_tells_changes_apart(store: Store) -> None:
@@ -206,7 +208,7 @@ async def test_calls_under_way_when_the_store_closes_are_answered(store: Store) 
         store.append_all([entry(40), entry(41)], 30),
         *(store.state(revision) for revision in (None, 3, 20)),
         store.entries(2),
-        store.heads(2),
+        store.summaries(2),
         store.kept(),
         store.newest(),
         store.find(["id-1"]),

@@ -92,8 +92,8 @@ class World:
         end = self.now + seconds
         self.say(f"{seconds:g} s pass")
         ticks = 0
-        while self.hub.next_tick <= end:
-            self.now = max(self.now, self.hub.next_tick)
+        while self.hub.next_tick_at <= end:
+            self.now = max(self.now, self.hub.next_tick_at)
             self.hub.tick(self.now)
             self.pump()
             ticks += 1

@@ -29,7 +29,7 @@ from xds.protocol.status import NodesFound, NodeSummary, TypeSummary
 from xds.publishing.changes import KeptElsewhereError, Published, change_of
 from xds.publishing.edits import UnknownGroupError
 from xds.sources.groups_file import groups_json
-from xds.store.entries import Head, Key, Stored, kind_in
+from xds.store.entries import EntrySummary, Key, Stored, kind_in
 from xds.store.errors import (
     CompactedError,
     ConflictError,
@@ -164,23 +164,23 @@ def difference_json(difference: ResourceDifference, *, secrets: bool) -> dict[st
     return told
 
 
-def head_json(head: Head) -> dict[str, Any]:
+def summary_json(summary: EntrySummary) -> dict[str, Any]:
     """Return a change as an item of the history."""
     return {
-        "revision": head.revision,
-        "id": head.id,
-        "author": head.author,
-        "message": head.message,
-        "at_ms": head.at_ms,
-        "operations": head.operations,
-        "groups": [each._asdict() for each in head.groups],
-        "rules_changed": head.rules_changed,
+        "revision": summary.revision,
+        "id": summary.id,
+        "author": summary.author,
+        "message": summary.message,
+        "at_ms": summary.at_ms,
+        "operations": summary.operations,
+        "groups": [each._asdict() for each in summary.groups],
+        "rules_changed": summary.rules_changed,
     }
 
 
 def details_json(answer: RevisionAnswer, *, secrets: bool) -> dict[str, Any]:
     """Return a change in full; ``rules_before`` and ``rules_after`` are there only if it modifies groups or rules."""
-    told = head_json(answer.head)
+    told = summary_json(answer.summary)
     told["differences"] = [difference_json(each, secrets=secrets) for each in answer.differences]
     tables = {"rules_before": answer.rules_before, "rules_after": answer.rules_after}
     return told | {key: groups_json(table) for key, table in tables.items() if table is not None}

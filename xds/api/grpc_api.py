@@ -458,7 +458,7 @@ class GrpcApi:
         found = await operations.history(
             limit=min(request.limit or 100, HISTORY_MAX), before=before, group=request.group
         )
-        return pb.Revisions(revisions=[revision_message(head) for head in found])
+        return pb.Revisions(revisions=[revision_message(summary) for summary in found])
 
     async def _find(self, request: Any, operations: Permitted) -> Any:
         return pb.Revision(revision=await operations.find(request.id) or 0, id=request.id)

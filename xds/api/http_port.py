@@ -1,7 +1,8 @@
 """An HTTP port for uvicorn that idle clients can't fill.
 
-A client has limited time to send a request's headers, to send its body, and to read the answer. When all connections
-are in use, the one idle longest is closed for a new one; a request that is being answered is never cut off for that.
+A client has limited time to send a request's headers, to send its body, and to read the answer. Between requests it may
+be idle for longer, as the connections of a pool are. When all connections are in use, the one idle longest is closed
+for a new one; a request that is being answered is never cut off for that.
 """
 
 import asyncio
@@ -42,6 +43,7 @@ class HttpLimits:
     connections_max: int = 1_000
     headers_timeout_s: float = 5.0
     body_timeout_s: float = 60.0
+    idle_timeout_s: float = 300.0
     unread_timeout_s: float = 30.0
     hits: LimitHits = field(default_factory=LimitHits)
 
@@ -74,6 +76,11 @@ class HttpConnection(H11Protocol):
         """Whether the present request's body has not arrived completely."""
         return self._request is not None and not self._request.response_complete and self._request.more_body
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether a request was answered, and no byte of another one has arrived."""
+        return self._request is not None and self._request.response_complete and not (self._begun or self._told)
+
     # --- From the event loop ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -88,10 +95,13 @@ class HttpConnection(H11Protocol):
         """Pass on received data, and note whether it begins a request."""
         if self._told:
             return
+        was_idle = self.is_idle
         super().data_received(data)
         if self.cycle is not self._request:
             self._request = self.cycle
             self._port.note(self)
+        elif was_idle:
+            self._port.note(self)  # the time for headers starts with their first byte
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -145,9 +155,13 @@ class HttpConnection(H11Protocol):
         return now - since
 
     def expire(self) -> None:
-        """Close the connection: its request did not arrive in time. If one has begun, it is answered with 408."""
+        """Close the connection: no request arrived in time. If one has begun, it is answered with 408."""
         if self.arriving is not None:
             self.arriving.cancel()
+        elif self.is_idle:
+            self._told = True
+            self.transport.close()
+            self._port.note(self)
         elif self._told or self.transport.is_closing() or not self._begun:
             self.transport.abort()
         else:
@@ -332,10 +346,18 @@ class HttpPort:
             elif connection.waits and connection.unread_bytes:
                 self.note(connection)  # its wait starts once it has read the answer
             elif connection.waits or connection.incomplete:
-                timeout_s = limits.headers_timeout_s if connection.waits else limits.body_timeout_s
+                limit, timeout_s = self._limit_on(connection)
                 if now - connection.since > timeout_s:
-                    limits.hits.add("headers_timeout" if connection.waits else "body_timeout")
+                    limits.hits.add(limit)
                     connection.expire()
+
+    def _limit_on(self, connection: HttpConnection) -> tuple[str, float]:
+        """Return which limit applies to a connection that waits for its client, and its time."""
+        if connection.is_idle:
+            return "idle_timeout", self._limits.idle_timeout_s
+        if connection.waits:
+            return "headers_timeout", self._limits.headers_timeout_s
+        return "body_timeout", self._limits.body_timeout_s
 
 
 class HttpServer(uvicorn.Server):

@@ -13,7 +13,7 @@ from xds.protocol.status import NodeSummary
 from xds.publishing.changes import Published, change_of
 from xds.publishing.codec import restored
 from xds.sources.groups_file import groups_json
-from xds.store.entries import Head, Key, Stored, head_of, kind_in
+from xds.store.entries import EntrySummary, Key, Stored, kind_in, summary_of
 
 PROBLEMS_BYTES_MAX = 3_500
 """gRPC sometimes refuses trailers of more than 8 KiB; base64 makes these bytes a third more."""
@@ -78,24 +78,24 @@ def difference_message(difference: ResourceDifference, *, secrets: bool) -> Any:
     )
 
 
-def revision_message(head: Head) -> Any:
+def revision_message(summary: EntrySummary) -> Any:
     """Return a change as an item of the history."""
     return pb.Revision(
-        revision=head.revision,
-        id=head.id,
-        author=head.author,
-        message=head.message,
-        at_ms=head.at_ms,
-        operations=head.operations,
-        groups=[pb.GroupCounts(**each._asdict()) for each in head.groups],
-        rules_changed=head.rules_changed,
+        revision=summary.revision,
+        id=summary.id,
+        author=summary.author,
+        message=summary.message,
+        at_ms=summary.at_ms,
+        operations=summary.operations,
+        groups=[pb.GroupCounts(**each._asdict()) for each in summary.groups],
+        rules_changed=summary.rules_changed,
     )
 
 
 def details_message(answer: RevisionAnswer, *, secrets: bool) -> Any:
     """Return a change in full."""
     message = pb.RevisionDetails(
-        revision=revision_message(answer.head),
+        revision=revision_message(answer.summary),
         differences=[difference_message(each, secrets=secrets) for each in answer.differences],
     )
     for table, target in ((answer.rules_before, message.rules_before), (answer.rules_after, message.rules_after)):
@@ -117,7 +117,7 @@ def event_message(stored: Stored, *, secrets: bool) -> Any:
         )
         for key, encoded in stored.entry.operations.items()
     ]
-    return pb.Event(revision=revision_message(head_of(stored)), operations=operations)
+    return pb.Event(revision=revision_message(summary_of(stored)), operations=operations)
 
 
 def group_message(group: GroupInfo) -> Any:

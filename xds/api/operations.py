@@ -45,7 +45,7 @@ from xds.schema.pool import load_schema
 from xds.schema.restore import labelled
 from xds.schema.warnings import warnings_of
 from xds.schema.wire import is_content_hash
-from xds.store.entries import Head, Key, Stored, head_of, must_be_kept
+from xds.store.entries import EntrySummary, Key, Stored, must_be_kept, summary_of
 from xds.store.errors import NoBackupError, NotYetError, OutcomeUnknownError, StoreError
 
 HISTORY_MAX = 1_000
@@ -140,7 +140,7 @@ class GroupInfo:
 class RevisionAnswer:
     """A change in full: every resource before and after it, and the groups and rules, None if it left them."""
 
-    head: Head
+    summary: EntrySummary
     differences: list[ResourceDifference]
     rules_before: GroupTable | None
     rules_after: GroupTable | None
@@ -415,7 +415,7 @@ class Operations:
         async with self._routing:
             return revision, await asyncio.to_thread(lambda: find_way(seen(), request))
 
-    async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[Head]:
+    async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[EntrySummary]:
         """Return at most ``limit`` changes, newest first: those before a revision, or the newest.
 
         With a ``group``, only the changes of its own resources. Raises UnknownGroupError if it neither exists nor has
@@ -423,11 +423,15 @@ class Operations:
         """
         oldest, newest = await self._publisher.store.kept()
         until = newest if before is None else min(newest, before - 1)
-        found: list[Head] = []
+        found: list[EntrySummary] = []
         while until > oldest and len(found) < limit:
             after = max(oldest, until - (HISTORY_MAX if group else limit))
-            page = await self._publisher.store.heads(after, until - after)
-            found += [head for head in reversed(page) if not group or any(each.group == group for each in head.groups)]
+            page = await self._publisher.store.summaries(after, until - after)
+            found += [
+                summary
+                for summary in reversed(page)
+                if not group or any(each.group == group for each in summary.groups)
+            ]
             until = after
         if group and not found:
             self._must_be_known(group)
@@ -451,7 +455,7 @@ class Operations:
 
         is_edit, place = entry.groups is not None, f"revision {revision}"
         return RevisionAnswer(
-            head=head_of(stored),
+            summary=summary_of(stored),
             differences=await run_in_thread(size_bytes, differences),
             rules_before=read_table(before.groups, place) if is_edit else None,
             rules_after=read_table(entry.groups, place) if is_edit else None,
@@ -546,11 +550,11 @@ class Operations:
             if not lacking:
                 break
             try:
-                heads = await self._publisher.store.heads(lacking[0] - 1, TIMES_PAGE)
+                summaries = await self._publisher.store.summaries(lacking[0] - 1, TIMES_PAGE)
             except StoreError:  # it is not kept any more, or the store is away
                 lacking = lacking[1:]
                 continue
-            known.update((head.revision, head.at_ms) for head in heads if head.revision in wanted)
+            known.update((summary.revision, summary.at_ms) for summary in summaries if summary.revision in wanted)
             lacking = [each for each in lacking[1:] if each not in known]
         while len(known) > TIMES_KEPT_MAX:
             del known[next(iter(known))]

@@ -42,7 +42,7 @@ from xds.publishing.changes import Change, Published
 from xds.publishing.edits import PutRules, UnknownGroupError, UpdateRules
 from xds.routing.answer import Answer
 from xds.routing.request import Request
-from xds.store.entries import TEXT_CHARACTERS_MAX, Head, Stored
+from xds.store.entries import TEXT_CHARACTERS_MAX, EntrySummary, Stored
 from xds.store.errors import IdReusedError
 
 T = TypeVar("T")
@@ -243,17 +243,17 @@ class Permitted:
         with self._discreet():
             return await self._operations.route(group, request, revision, must_read)
 
-    async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[Head]:
+    async def history(self, *, limit: int, before: int | None = None, group: str = "") -> list[EntrySummary]:
         """Return the newest changes of groups that the caller may read, or of one group."""
         if group:
             self._must_read(group)
         if self._sees_all:
             return await self._operations.history(limit=limit, before=before, group=group)
-        found: list[Head] = []
+        found: list[EntrySummary] = []
         with self._discreet():
             while len(found) < limit:
                 page = await self._operations.history(limit=HISTORY_MAX, before=before, group=group)
-                found += [seen for head in page if (seen := self._seen_head(head)) is not None]
+                found += [seen for summary in page if (seen := self._seen_summary(summary)) is not None]
                 if len(page) < HISTORY_MAX:
                     break
                 before = page[-1].revision
@@ -264,14 +264,14 @@ class Permitted:
         self._must_have_any(READ)
         found = await self._operations.show(revision)
         if not self._sees_all:
-            head = self._seen_head(found.head)
-            if head is None:
+            summary = self._seen_summary(found.summary)
+            if summary is None:
                 raise self._forbidden(f"revision {revision} changes no group that {self._caller.identity} may read")
             seen = [each for each in found.differences if self._sees(each.key.group)]
             before, after = (
                 None if table is None else self._seen_table(table) for table in (found.rules_before, found.rules_after)
             )
-            found = RevisionAnswer(head=head, differences=seen, rules_before=before, rules_after=after)
+            found = RevisionAnswer(summary=summary, differences=seen, rules_before=before, rules_after=after)
         if secrets:
             self._must_show_secrets({each.key.group for each in found.differences})
         return found
@@ -282,8 +282,8 @@ class Permitted:
         revision = await self._operations.find(entry_id)
         if revision is None or self._sees_all:
             return revision
-        heads = await self._operations.history(limit=1, before=revision + 1)
-        return revision if heads and self._seen_head(heads[0]) is not None else None
+        summaries = await self._operations.history(limit=1, before=revision + 1)
+        return revision if summaries and self._seen_summary(summaries[0]) is not None else None
 
     async def must_be_kept(self, after: int) -> None:
         """Raise CompactedError or NotYetError if a watch can't begin after that revision."""
@@ -506,11 +506,13 @@ class Permitted:
         """Return the nodes of groups that the caller may read; the server's problems name any group."""
         return replace(found, nodes=tuple(each for each in found.nodes if self._sees(each.group)), problems=())
 
-    def _seen_head(self, head: Head) -> Head | None:
-        groups = tuple(each for each in head.groups if self._sees(each.group))
+    def _seen_summary(self, summary: EntrySummary) -> EntrySummary | None:
+        groups = tuple(each for each in summary.groups if self._sees(each.group))
         if not groups:
             return None
-        return replace(head, groups=groups, operations=sum(each.added + each.changed + each.removed for each in groups))
+        return replace(
+            summary, groups=groups, operations=sum(each.added + each.changed + each.removed for each in groups)
+        )
 
     def _seen_entry(self, stored: Stored) -> Stored | None:
         if self._sees_all:

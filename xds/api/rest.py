@@ -28,13 +28,13 @@ from xds.api.answers import (
     difference_json,
     error_answer,
     event_json,
-    head_json,
     header_value,
     list_json,
     nodes_json,
     published_json,
     resources_json,
     status_json,
+    summary_json,
 )
 from xds.api.convergence import KNOWN, Goal
 from xds.api.guard import CALL, TOLD, Guard, Hosts, Told
@@ -477,7 +477,7 @@ class _Rest:
                 made = await operations.find(id)
                 return _told(operations, {"revisions": [] if made is None else [{"revision": made, "id": id}]})
             found = await operations.history(limit=limit, before=before, group=group)
-            return _told(operations, {"revisions": [head_json(head) for head in found]}, operations.revision)
+            return _told(operations, {"revisions": [summary_json(summary) for summary in found]}, operations.revision)
 
         @app.get("/v1/revisions/{revision}")
         async def read_revision(

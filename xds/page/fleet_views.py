@@ -36,7 +36,7 @@ async def overview(visit: Visit) -> Answer:
     """Show how far the last revisions have come, and who has not accepted them."""
     operations = visit.operations
     status, debts = await operations.status(), await operations.debts()
-    heads = await operations.history(limit=LATEST_MAX)
+    summaries = await operations.history(limit=LATEST_MAX)
     totals = totals_of(status.groups)
     named = {state: await _named(visit, state) if totals[state] else () for state in TROUBLE}
     there = [each for each in status.groups if each.name in visit.operations.group_names]
@@ -45,7 +45,7 @@ async def overview(visit: Visit) -> Answer:
         "status": status,
         "totals": totals,
         "connected": totals["accepted"] + totals["pending"] + totals["rejected"],
-        "latest": [(head, counts_at(debts, head.revision)) for head in heads],
+        "latest": [(summary, counts_at(debts, summary.revision)) for summary in summaries],
         "published": debts.revision,
         "named": named,
         "worst": [(each, counts_of(each)) for each in worst[:GROUPS_MAX]],
@@ -101,7 +101,7 @@ async def group(visit: Visit) -> Answer:
         "status": status,
         "counts": {} if status is None else counts_of(status),
         "types": sorted((short_name(type_url), count) for type_url, count in about.resources.items()),
-        "heads": await operations.history(limit=10, group=name),
+        "summaries": await operations.history(limit=10, group=name),
         "extended_by": sorted(each for each, base in table.extends.items() if base == name),
         "may": visit.may(Right.ROLLOUT, name),
     }

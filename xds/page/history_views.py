@@ -31,13 +31,13 @@ async def revisions(visit: Visit) -> Answer:
     """Show the newest changes that are kept, or those before one."""
     group, before = visit.text("group"), visit.revision("before")
     found = await visit.operations.history(limit=REVISIONS_MAX + 1, before=before, group=group)
-    heads = found[:REVISIONS_MAX]
+    summaries = found[:REVISIONS_MAX]
     content = {
-        "heads": heads,
+        "summaries": summaries,
         "group": group,
         "before": before,
         "groups": sorted(visit.operations.group_names),
-        "older": heads[-1].revision if len(found) > REVISIONS_MAX else None,
+        "older": summaries[-1].revision if len(found) > REVISIONS_MAX else None,
     }
     return Answer("revisions.html", content)
 
@@ -49,13 +49,13 @@ async def revision(visit: Visit) -> Answer:
         raise WrongRequestError("the address lacks n=…: the number of a revision")
     found = await visit.operations.show(number)
     debts, table = await visit.operations.debts(), visit.operations.table
-    changed = {each.group for each in found.head.groups}
+    changed = {each.group for each in found.summary.groups}
     touched = None if found.rules_after is not None else touched_groups(table, changed, debts)
     rules_before, rules_after = (
         {} if each is None else groups_json(each) for each in (found.rules_before, found.rules_after)
     )
     content = {
-        "head": found.head,
+        "summary": found.summary,
         "shown": await shown(found.differences),
         "rules": field_changes(rules_before, rules_after),
         "counts": counts_at(debts, number, touched),

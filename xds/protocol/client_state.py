@@ -238,7 +238,7 @@ def _debt_of(types: tuple[TypeState, ...]) -> Debt:
     """Return the debt of a client in these states."""
     owed = rejected = 0
     for state in types:
-        if state.in_flight or state.owed_unsent or state.exceptions or state.remaining:
+        if state.in_flight or state.owed_unsent or state.overrides or state.remaining:
             since = state.owed_since
             if since and (not owed or since < owed):
                 owed = since
@@ -275,8 +275,8 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
             next_at = state.drain_at
         if stage is Stage.CLUSTERS:
             has_clusters = True
-            kept = kept or bool(state.exceptions)
-            ordering_idle = ordering_idle and not (has_more or in_flight or state.exceptions)
+            kept = kept or bool(state.overrides)
+            ordering_idle = ordering_idle and not (has_more or in_flight or state.overrides)
     if enabled:
         if order.pending_endpoints:
             next_at = min(next_at, next_end(order.pending_endpoints))

@@ -1,6 +1,6 @@
 """The difference between the resources that a client was sent and those that it should have.
 
-Two values that streams share describe what a client holds: the view that it was last updated to, and its exceptions,
+Two values that streams share describe what a client holds: the view that it was last updated to, and its overrides,
 a map of the names that it holds in another version than the view's (clusters whose removal is held, routes whose update
 is held, versions reported from an earlier stream). A diff therefore costs O(changed). ``Interned`` has the tables that
 make equal values one object while any stream uses them, so that streams find their shared responses by identity.
@@ -19,8 +19,8 @@ from xds.protocol.subscription import WILDCARD, NameSets, Subscription, Subscrip
 
 # --- Diffs -----------------------------------------------------------------------------------------------------------
 
-Exceptions = Map[str, Resource | None]
-NO_EXCEPTIONS: Exceptions = Map()
+Overrides = Map[str, Resource | None]
+NO_OVERRIDES: Overrides = Map()
 EMPTY_SET: frozenset[str] = frozenset()
 
 
@@ -64,22 +64,22 @@ def clusters_of(resource: Resource) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Diff:
-    """The update of a client to a view: resources to send, names to remove, and the exceptions that remain."""
+    """The update of a client to a view: resources to send, names to remove, and the overrides that remain."""
 
     upserts: tuple[Resource, ...]
     removals: tuple[str, ...]
     nonexistent: tuple[str, ...]
     """Requested names that do not exist."""
-    exceptions: Exceptions
+    overrides: Overrides
 
     def __bool__(self) -> bool:
         return bool(self.upserts or self.removals or self.nonexistent)
 
 
-def holding(name: str, view: View | None, exceptions: Exceptions) -> Resource | None:
+def holding(name: str, view: View | None, overrides: Overrides) -> Resource | None:
     """Return the resource that a client which was updated to ``view`` holds under a name, or None."""
-    if exceptions and name in exceptions:
-        return exceptions[name]
+    if overrides and name in overrides:
+        return overrides[name]
     return view.get(name) if view is not None else None
 
 
@@ -106,37 +106,37 @@ def _if_wanted(subscription: Subscription, view: View | None, resource: Resource
     return resource if view is not None and resource is not None and wants(subscription, view, resource) else None
 
 
-def unsent(before: Subscription, after: Subscription, view: View) -> Exceptions:
-    """Return the exceptions for newly subscribed names: resources of the client's view that it was never sent."""
+def unsent(before: Subscription, after: Subscription, view: View) -> Overrides:
+    """Return the overrides for newly subscribed names: resources of the client's view that it was never sent."""
     if after.globs != before.globs or after.wildcard > before.wildcard:
         found = [view.get(name) for name in wanted(after, view)]
     else:
         found = [view.known_as(name) for name in after.names - before.names]
     names = [resource.name for resource in found if resource is not None and not wants(before, view, resource)]
-    return Map(dict.fromkeys(names)) if names else NO_EXCEPTIONS
+    return Map(dict.fromkeys(names)) if names else NO_OVERRIDES
 
 
 def diff(
     subscription: Subscription,
     view: View | None,
-    exceptions: Exceptions,
+    overrides: Overrides,
     target: View,
     required: Collection[str],
     hold: Hold,
 ) -> Diff:
-    """Return the update of a client from (view, exceptions) to ``target``.
+    """Return the update of a client from (view, overrides) to ``target``.
 
     It contains every name in ``required``, changed or not, also where its removal is held; ``*`` requires all
-    subscribed resources. ``view`` None: the client holds nothing but the exceptions. Upserts are sorted by name.
+    subscribed resources. ``view`` None: the client holds nothing but the overrides. Upserts are sorted by name.
     """
     upserts: dict[str, Resource] = {}
     removals: list[str] = []
     kept: dict[str, Resource | None] = {}
     by_alias = target.type_url == VIRTUAL_HOST or target.has_aliases or (view is not None and view.has_aliases)
-    for name in _candidates(subscription, view, exceptions, target):
-        held, new = holding(name, view, exceptions), target.get(name)
+    for name in _candidates(subscription, view, overrides, target):
+        held, new = holding(name, view, overrides), target.get(name)
         if by_alias and not subscription.wants(name):
-            held = held if name in exceptions else _if_wanted(subscription, view, held)
+            held = held if name in overrides else _if_wanted(subscription, view, held)
             new = _if_wanted(subscription, target, new)  # it may have lost the alias of the subscription
         if (held and held.version) == (new and new.version):
             continue
@@ -165,7 +165,7 @@ def diff(
         removals = [name for name in removals if name != resource.name]
         nonexistent = [name for name in nonexistent if name != resource.name]
     ordered = tuple(upserts[name] for name in sorted(upserts))
-    return Diff(ordered, tuple(sorted(removals)), tuple(sorted(nonexistent)), Map(kept) if kept else NO_EXCEPTIONS)
+    return Diff(ordered, tuple(sorted(removals)), tuple(sorted(nonexistent)), Map(kept) if kept else NO_OVERRIDES)
 
 
 def _required_names(required: Collection[str], subscription: Subscription, target: View) -> Iterable[str]:
@@ -180,19 +180,19 @@ def _required_names(required: Collection[str], subscription: Subscription, targe
     return [*names, *(name for name in target if any(glob.matches(name) for glob in globs.values()))]
 
 
-def _candidates(subscription: Subscription, view: View | None, exceptions: Exceptions, target: View) -> Iterable[str]:
+def _candidates(subscription: Subscription, view: View | None, overrides: Overrides, target: View) -> Iterable[str]:
     if view is None:
-        return dict.fromkeys([*wanted(subscription, target), *exceptions])
+        return dict.fromkeys([*wanted(subscription, target), *overrides])
     if view is target:
-        return exceptions
+        return overrides
     changed = may_differ(view, target)
     if not subscription.open_ended and len(subscription.names) < len(changed):
         names = [*subscription.names, *wanted(subscription, view), *wanted(subscription, target)]
-        return dict.fromkeys([*names, *exceptions])
+        return dict.fromkeys([*names, *overrides])
     relevant: Iterable[str] = (name for name in changed if _relevant(subscription, name, view, target))
     if subscription.names and (view.has_aliases or target.has_aliases):
         relevant = dict.fromkeys([*relevant, *_namesakes(subscription, changed, view, target)])
-    return dict.fromkeys([*relevant, *exceptions]) if exceptions else relevant
+    return dict.fromkeys([*relevant, *overrides]) if overrides else relevant
 
 
 def _namesakes(subscription: Subscription, changed: Iterable[str], view: View, target: View) -> Iterator[str]:
@@ -260,10 +260,10 @@ class Unsent:
 
     def __init__(self) -> None:
         self._last: list[
-            tuple[Callable[[], Subscription | None], Callable[[], Subscription | None], View, Exceptions]
+            tuple[Callable[[], Subscription | None], Callable[[], Subscription | None], View, Overrides]
         ] = []
 
-    def get(self, before: Subscription, after: Subscription, view: View) -> Exceptions:
+    def get(self, before: Subscription, after: Subscription, view: View) -> Overrides:
         """Return what ``unsent`` returns."""
         for was, now, of, found in self._last:
             if was() is before and now() is after and of is view:

@@ -821,7 +821,7 @@ class Hub:
             self._streams = dict(self._streams)
 
     @property
-    def next_tick(self) -> float:
+    def next_tick_at(self) -> float:
         """When to call ``tick`` next, NEVER if no timer is set."""
         return self._timers.next
 

@@ -211,7 +211,7 @@ class Inspector:
                     yield Held(type_url=state.type_url, name=name, has=has, wanted=new, has_version=version)
 
     def _names(self, state: TypeState) -> set[str]:
-        names = {*state.exceptions, *state.subscription.names} - {
+        names = {*state.overrides, *state.subscription.names} - {
             each for each in state.subscription.names if "*" in each
         }
         for view in (state.view, self._draft.newest.view(state.type_url)):
@@ -358,7 +358,7 @@ class Inspector:
                     yield f"{state.type_url} {resource.name}"
 
     def _kept_clusters(self) -> list[Resource]:
-        return [each for state in self._draft.clusters for each in state.exceptions.values() if each is not None]
+        return [each for state in self._draft.clusters for each in state.overrides.values() if each is not None]
 
 
 def accepted_version(state: TypeState, name: str, nacks: Iterable["NackRecord"]) -> tuple[str | None, Resource | None]:
@@ -387,8 +387,8 @@ def _wanted_names(state: TypeState, view: View) -> Iterable[str]:
 def _held(state: TypeState, name: str) -> Resource | None:
     """Return what the client was sent of a name; None if it is not subscribed."""
     view = state.view
-    if name in state.exceptions:
-        return state.exceptions[name]
+    if name in state.overrides:
+        return state.overrides[name]
     found = None if view is None else view.get(name)
     return found if found is not None and view is not None and wants(state.subscription, view, found) else None
 

@@ -425,7 +425,7 @@ class Draft:
         clusters = self.clusters
         if any(each.dirty for each in clusters):
             return HOLD_REMOVALS  # it is not decided yet which clusters stay
-        kept = [resource for each in clusters for resource in each.exceptions.values() if resource]
+        kept = [resource for each in clusters for resource in each.overrides.values() if resource]
         if any(resource.is_version_only for resource in kept):
             return HOLD_REMOVALS  # the endpoints of a reported cluster are unknown
         return Hold(removals=endpoints_of(kept)) if kept else NO_HOLD
@@ -455,15 +455,15 @@ class Draft:
         if state.in_flight:
             # The answer is overdue: the next clusters are sent, and routes follow those that were sent before.
             self.acked_snapshot = self.sent_snapshot
-        before = state.exceptions
+        before = state.overrides
         hold = self._hold_clusters(state)
         state, response, part = self._respond(state, self.newest, hold)
         self.sent_snapshot = self.newest
         if not hold.dropped.isdisjoint(response.gone):
             self.acked_snapshot = None  # an older snapshot may refer to removed clusters
-        if state.exceptions is not before:
-            self.check_removals = bool(state.exceptions)
-            if state.exceptions and not state.subscription.open_ended and self.routing_types:
+        if state.overrides is not before:
+            self.check_removals = bool(state.overrides)
+            if state.overrides and not state.subscription.open_ended and self.routing_types:
                 # A client that names its clusters unsubscribes from those that it does not use.
                 self.hold_removals_until = self._hold_until()
         self._recheck_endpoints()
@@ -487,7 +487,7 @@ class Draft:
     def _recheck_endpoints(self) -> None:
         """Mark endpoints dirty whose removal waits for the removal of their clusters."""
         for state in self.of(Stage.UNORDERED):
-            if state.exceptions and not state.dirty:
+            if state.overrides and not state.dirty:
                 self.put(state._replace(dirty=True))
 
     def _send_routing(self, state: TypeState) -> Part | None:
@@ -524,7 +524,7 @@ class Draft:
         state = next((s for s in self.clusters if s.kind.slot == slot), None)
         if state is None or not state.idle or (self.hold_removals_until and self.now < self.hold_removals_until):
             return None
-        if not state.exceptions:
+        if not state.overrides:
             self.check_removals = False
             return None
         if not PHASES[self.phase].breaks:
@@ -552,7 +552,7 @@ class Draft:
 
     def _with_members(self, used: frozenset[str]) -> frozenset[str]:
         """Add the clusters that used clusters refer to whose removal is held, such as members of an aggregate."""
-        held = {name: gone for state in self.clusters for name, gone in state.exceptions.items() if gone is not None}
+        held = {name: gone for state in self.clusters for name, gone in state.overrides.items() if gone is not None}
         pending = used.intersection(held)
         while pending:
             used |= pending
@@ -742,7 +742,7 @@ class Draft:
                 self.put(state.require([name for name in endpoints if state.subscription.wants(name)]))
 
     def _clusters_missing(self, state: TypeState, part: Part) -> None:
-        if state.exceptions and not state.refused.isdisjoint(state.exceptions):
+        if state.overrides and not state.refused.isdisjoint(state.overrides):
             self.put(state._replace(dirty=True))  # remove the held cluster that the client rejects
         if self.pending_endpoints:
             self.pending_endpoints = pending.rejected(
@@ -768,7 +768,7 @@ class Draft:
         if missing_clusters != self.missing_clusters:
             self.missing_clusters = missing_clusters
             for state in self.routing_types:
-                if state.exceptions and not state.dirty:
+                if state.overrides and not state.dirty:
                     self.put(state._replace(dirty=True))
 
     def _endpoints_answered(self, state: TypeState, part: Part) -> None:
@@ -789,7 +789,7 @@ class Draft:
             return
         # Clusters that are not dirty are the same in the newest snapshot.
         self.acked_snapshot = self.sent_snapshot if any(state.dirty for state in clusters) else self.newest
-        self.check_removals = self.check_removals or any(state.exceptions for state in clusters)
+        self.check_removals = self.check_removals or any(state.overrides for state in clusters)
         self._follow_again()
 
     def _keep_replaced(self, state: TypeState, response: Response | None) -> None:
@@ -797,7 +797,7 @@ class Draft:
             self.put(state._replace(draining=merge_draining(state.draining, response.still_used)))
 
     def _look_for_unused(self) -> None:
-        self.check_removals = self.check_removals or any(state.exceptions for state in self.clusters)
+        self.check_removals = self.check_removals or any(state.overrides for state in self.clusters)
 
     def _follow_again(self) -> None:
         if self.acked_snapshot is None:

@@ -24,7 +24,7 @@ from xds.model.resource import Resource
 from xds.model.types import VIRTUAL_HOST
 from xds.model.view import View
 from xds.model.xdstp import all_canonical, canonical
-from xds.protocol.diff import NO_EXCEPTIONS, Exceptions, InitialVersions, Interned, wanted, wants
+from xds.protocol.diff import NO_OVERRIDES, InitialVersions, Interned, Overrides, wanted, wants
 from xds.protocol.draining import NEVER, add_all_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import Limits, Variant
@@ -241,7 +241,7 @@ def begin_delta(
         return state._replace(
             response_due=state.subscription.open_ended and not versions,
             view=view,
-            exceptions=_held_differently(state, versions, interned.initial_versions, view, nacked),
+            overrides=_held_differently(state, versions, interned.initial_versions, view, nacked),
             required_names=frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None),
         )
     # All subscribed names are answered; of other reported names, those that do not exist are removed.
@@ -250,35 +250,35 @@ def begin_delta(
     return state._replace(
         required_names=frozenset(names) - {WILDCARD},
         response_due=state.subscription.open_ended,
-        exceptions=Map(reported) if reported else NO_EXCEPTIONS,
+        overrides=Map(reported) if reported else NO_OVERRIDES,
     )
 
 
 def _held_differently(
     state: TypeState, versions: Mapping[str, str], initial_versions: InitialVersions, view: View, nacked: frozenset[str]
-) -> Exceptions:
-    """Return the exceptions from ``view`` of a client that reported ``versions``."""
-    exceptions: dict[str, Resource | None] = {}
+) -> Overrides:
+    """Return the overrides from ``view`` of a client that reported ``versions``."""
+    overrides: dict[str, Resource | None] = {}
     for name in wanted(state.subscription, view):
         if name not in versions:
-            exceptions[name] = None
+            overrides[name] = None
     for name in nacked.difference(versions):
         if state.subscription.wants(name):
-            exceptions[name] = initial_versions.get(
+            overrides[name] = initial_versions.get(
                 state.type_url, name, ""
             )  # it may have the resource although it does not report it
     get = view.get
     for name, version in versions.items():
         resource = get(name)
         if name in nacked:
-            exceptions[name] = initial_versions.get(state.type_url, name, "")
+            overrides[name] = initial_versions.get(state.type_url, name, "")
         elif resource is None or (
             resource.version != version
             if wants(state.subscription, view, resource)
             else state.type_url == VIRTUAL_HOST  # it lost the alias by which the client subscribed to it
         ):
-            exceptions[name] = initial_versions.get(state.type_url, name, version)
-    return NO_EXCEPTIONS.update(exceptions) if exceptions else NO_EXCEPTIONS
+            overrides[name] = initial_versions.get(state.type_url, name, version)
+    return NO_OVERRIDES.update(overrides) if overrides else NO_OVERRIDES
 
 
 def changes_subscription(request: DeltaDiscoveryRequest) -> bool:
@@ -345,12 +345,12 @@ def begin_sotw(
     state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names), explicit=bool(names))
     version = request.version_info
     if response_cache is not None and version:
-        fingerprint = fingerprint_held(state.subscription, view, NO_EXCEPTIONS)
+        fingerprint = fingerprint_held(state.subscription, view, NO_OVERRIDES)
         if version == state_version(fingerprint):
             return _with_nacked(state._replace(view=view, fingerprint=fingerprint), interned, nacked)
         sent = response_cache.recall(state.type_url, version, state.subscription)
         if sent is not None:
-            return _with_nacked(state._replace(view=sent.view, exceptions=sent.exceptions), interned, nacked)
+            return _with_nacked(state._replace(view=sent.view, overrides=sent.overrides), interned, nacked)
     if version:
         state = _with_unknown_content(state, names, interned, view)
     return state._replace(required_names=frozenset(names) - {WILDCARD}, response_due=not state.subscription.nothing)
@@ -364,7 +364,7 @@ def _with_nacked(state: TypeState, interned: Interned, nacked: frozenset[str]) -
     uncertain = {name: interned.initial_versions.get(state.type_url, name, "") for name in names}
     last_accepted = {name: state.held(name) for name in names} if state.is_full_state else {}
     return state._replace(
-        exceptions=state.exceptions.update(uncertain),
+        overrides=state.overrides.update(uncertain),
         fingerprint=None,
         last_accepted=state.last_accepted.update(last_accepted),
     )
@@ -445,7 +445,7 @@ def _check_count(verb: str, count: int, about: str, most: int) -> None:
 
 def names_bytes(state: TypeState) -> int:
     """Return the approximate bytes of all names that a client sent for one type. O(names)."""
-    reported = [resource for resource in state.exceptions.values() if resource is not None and resource.is_version_only]
+    reported = [resource for resource in state.overrides.values() if resource is not None and resource.is_version_only]
     names = [resource.name for resource in reported] + [resource.version for resource in reported]
     required_bytes = bytes_of(state.required_names - state.subscription.names)
     return state.subscription.names_bytes + required_bytes + bytes_of(names) + INITIAL_VERSION_BYTES * len(reported)

@@ -19,7 +19,7 @@ from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS, SECRET, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
-from xds.protocol.diff import EMPTY_SET, Diff, Exceptions, wanted
+from xds.protocol.diff import EMPTY_SET, Diff, Overrides, wanted
 from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, add_all_draining
 from xds.protocol.policy import Missing, policy_of
 from xds.protocol.subscription import NameSet, Subscription
@@ -65,7 +65,7 @@ class Part:
     _removal_set: NameSet | None = field(init=False, default=None)
     _versions: Mapping[str, str] | None = field(init=False, default=None)
     _still_used: Draining | None = field(init=False, default=None)
-    _had_before: Exceptions | None = field(init=False, default=None)
+    _had_before: Overrides | None = field(init=False, default=None)
     _clusters_of_endpoints: Map[str, frozenset[str]] | None = field(init=False, default=None)
     _has_secrets: bool | None = field(init=False, default=None)
     _content_key: bytes | None = field(init=False, default=None)
@@ -102,7 +102,7 @@ class Part:
         return self._still_used
 
     @property
-    def had_before(self) -> Exceptions:
+    def had_before(self) -> Overrides:
         """What a client held before the message under each name that the message changes; None for nothing."""
         if self._had_before is None:
             nothing: dict[str, Resource | None] = dict.fromkeys(self.new)
@@ -164,8 +164,8 @@ class Response:
     """The messages to send; none if the update changes nothing for the client."""
     view: View
     """The view that the client has been updated to afterwards."""
-    exceptions: Exceptions
-    """The client's exceptions afterwards."""
+    overrides: Overrides
+    """The client's overrides afterwards."""
     fingerprint: int
     """The fingerprint of all resources that the client holds afterwards."""
     endpoints: frozenset[str]
@@ -220,12 +220,12 @@ def common_label(resources: Sequence[Resource]) -> str:
     return label if all(each.version == label for each in resources) else ""
 
 
-def fingerprint_held(subscription: Subscription, view: View, exceptions: Exceptions) -> int:
+def fingerprint_held(subscription: Subscription, view: View, overrides: Overrides) -> int:
     """Return the fingerprint of all resources of one type that a client holds. O(held); O(1) for a whole view."""
-    if subscription.wildcard and not subscription.names and not exceptions:
+    if subscription.wildcard and not subscription.names and not overrides:
         return view.fingerprint
     held = {name: view.get(name) for name in wanted(subscription, view)}
-    held.update(exceptions.items())
+    held.update(overrides.items())
     return sum(r.fingerprint for r in held.values() if r is not None) & FINGERPRINT_MASK
 
 
@@ -405,7 +405,7 @@ def delta_heartbeat(
 # --- The cache -------------------------------------------------------------------------------------------------------
 
 NAMES_BYTES_MAX = 16 * 1024 * 1024
-"""Maximum bytes of names in cache keys: each subscription once, required names, and exceptions."""
+"""Maximum bytes of names in cache keys: each subscription once, required names, and overrides."""
 AGE_MAX = 2
 """Responses that are large, or have large names, are evicted if unused for this many calls of ``evict_idle``."""
 LARGE_BYTES = 32 * 1024
@@ -414,11 +414,11 @@ LARGE_BYTES = 32 * 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SentState:
-    """The resources of one type that a client was sent: its subscription, view and exceptions."""
+    """The resources of one type that a client was sent: its subscription, view and overrides."""
 
     subscription: Subscription
     view: View
-    exceptions: Exceptions
+    overrides: Overrides
 
 
 class ResponseCache:

@@ -243,17 +243,17 @@ def _type_status(session: Session, state: TypeState, now: float) -> TypeStatus:
 def _resource_statuses(state: TypeState) -> Iterator[ResourceStatus]:
     on_the_way = {r.name for part in (state.outstanding, *state.remaining) if part is not None for r in part.upserts}
     held = set(wanted(state.subscription, state.view)) if state.view is not None else set()
-    for name in sorted(held.union(state.exceptions)):
+    for name in sorted(held.union(state.overrides)):
         resource = state.held(name)
         progress = Progress.ACKED
-        if name in state.exceptions:
+        if name in state.overrides:
             progress = Progress.HELD
         elif name in on_the_way:
             progress = Progress.SENT
         elif name in state.nacked_names:
             progress = Progress.NACKED
         yield ResourceStatus(name=name, version=resource.version if resource else "", progress=progress)
-    for name in sorted(state.subscription.names - held.union(state.exceptions)):
+    for name in sorted(state.subscription.names - held.union(state.overrides)):
         yield ResourceStatus(name=name, version="", progress=Progress.MISSING)
 
 
@@ -512,7 +512,7 @@ def _type_summary(state: TypeState, rejections: tuple[Rejection, ...], is_marked
         sent=sent,
         acked=max(0, sent - unacked - rejected),
         unacked=unacked,
-        pending=len(state.exceptions) + (1 if state.dirty or is_marked else 0),
+        pending=len(state.overrides) + (1 if state.dirty or is_marked else 0),
         nacked=nacked,
         error=told.error,
         versions={name: told.versions.get(name, "") for name in nacked} if rejections else {},

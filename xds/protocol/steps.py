@@ -250,7 +250,7 @@ class Steps:
         has_clusters, at_rest = False, True
         for state in before.types:
             kind = state.kind
-            if state.heartbeat is not NO_HEARTBEAT or (state.exceptions and kind.stage is Stage.CLUSTERS):
+            if state.heartbeat is not NO_HEARTBEAT or (state.overrides and kind.stage is Stage.CLUSTERS):
                 return None
             pending = state.dirty or bool(state.remaining) or kind.type_url == marked
             if kind.stage is Stage.CLUSTERS:

@@ -20,10 +20,10 @@ from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.convergence import EVERYTHING, UNSENT_MAX, oldest, split_at, with_revision
 from xds.protocol.diff import (
     EMPTY_SET,
-    NO_EXCEPTIONS,
+    NO_OVERRIDES,
     Diff,
-    Exceptions,
     Hold,
+    Overrides,
     Unsent,
     clusters_of,
     diff,
@@ -157,7 +157,7 @@ class TypeState(NamedTuple):
     """``Order.messages_sent`` when the last response of this type was sent; on per-type streams only."""
     nacked_names: NameSet = NO_NAMES
     """Names in rejected responses: the client may have applied any part of such a response."""
-    last_accepted: Exceptions = NO_EXCEPTIONS
+    last_accepted: Overrides = NO_OVERRIDES
     """SotW full state: by NACKed name, the resource that the client accepted last, None if it never accepted one."""
     blamed: frozenset[str] = EMPTY_SET
     """SotW full state: the names in the message of the last NACK; all names of the response if it has none."""
@@ -176,7 +176,7 @@ class TypeState(NamedTuple):
     # Each response sets the fields from here on (``respond``).
     view: View | None = None
     """The view that the client was updated to, None for no view yet."""
-    exceptions: Exceptions = NO_EXCEPTIONS
+    overrides: Overrides = NO_OVERRIDES
     """Differences of the client from ``view``: by name, the resource that it really has, None for none. Held removals
     and updates, and versions reported from an earlier stream, are here."""
     fingerprint: int | None = None
@@ -190,7 +190,7 @@ class TypeState(NamedTuple):
     owed_unsent: tuple[int, ...] = ()
     """The revisions with changes that were not sent yet, oldest first (``xds.protocol.convergence``)."""
     owed_held: Mapping[str, int] = NOTHING_HELD
-    """By name, the oldest revision with changes that are held back; names without an exception do not count."""
+    """By name, the oldest revision with changes that are held back; names without an override do not count."""
 
     # Each message that is sent sets the fields from here on.
     remaining: tuple[Part, ...] = ()
@@ -207,8 +207,8 @@ class TypeState(NamedTuple):
     """Messages that are not answered, oldest first. The hold timeout of all but the last has passed."""
     owed_in_flight: tuple[int, ...] = ()
     """The oldest revision of each of them, 0 for none."""
-    before: tuple[View | None, Exceptions] | None = None
-    """``view`` and ``exceptions`` before the last response in flight."""
+    before: tuple[View | None, Overrides] | None = None
+    """``view`` and ``overrides`` before the last response in flight."""
     sent_at: float = 0.0
     """When the last message was sent, by the coarse clock."""
     overdue: bool = False
@@ -251,7 +251,7 @@ class TypeState(NamedTuple):
         if self.owed_unsent and (not since or self.owed_unsent[0] < since):
             since = self.owed_unsent[0]
         if self.owed_held:
-            return oldest((since, *[self.owed_held.get(name, 0) for name in self.exceptions]))
+            return oldest((since, *[self.owed_held.get(name, 0) for name in self.overrides]))
         return since
 
     def mark(self, revision: int) -> "TypeState":
@@ -275,7 +275,7 @@ class TypeState(NamedTuple):
 
     def held(self, name: str) -> Resource | None:
         """Return the resource that the client holds under a name, provided that it accepts all it was sent."""
-        return holding(name, self.view, self.exceptions)
+        return holding(name, self.view, self.overrides)
 
     def held_before(self, name: str) -> Resource | None:
         """Return the resource that the client held under a name before the response in flight; None without one."""
@@ -284,7 +284,7 @@ class TypeState(NamedTuple):
     def everything_held(self) -> list[Resource]:
         """Return all resources of the type that the client holds, provided that it accepts all it was sent. O(held)."""
         names = wanted(self.subscription, self.view) if self.view is not None else ()
-        return [resource for resource in map(self.held, {*names, *self.exceptions}) if resource is not None]
+        return [resource for resource in map(self.held, {*names, *self.overrides}) if resource is not None]
 
     def clusters_in_use(self, now: float) -> frozenset[str] | None:
         """Return the clusters that the resources which the client holds or drains refer to. O(held).
@@ -318,9 +318,9 @@ class TypeState(NamedTuple):
             changes["required_names"] = frozenset(
                 name for name in self.required_names if name == "*" or subscription.wants(name)
             )
-        exceptions = self.exceptions
-        for name in [name for name in exceptions if not self._wants_still(subscription, name)]:
-            exceptions = exceptions.delete(name)
+        overrides = self.overrides
+        for name in [name for name in overrides if not self._wants_still(subscription, name)]:
+            overrides = overrides.delete(name)
         if self.nacked_names is not NO_NAMES:
             changes["nacked_names"] = _without_unwanted(self.nacked_names, subscription)
             changes["last_accepted"] = Map(
@@ -335,13 +335,13 @@ class TypeState(NamedTuple):
             changes["draining"] = without_draining(self.draining, unwanted)
         if self.view is not None:
             lacking = unsent.get(self.subscription, subscription, self.view)
-            exceptions = lacking.update(exceptions) if exceptions else lacking
-        return self._replace(exceptions=exceptions, **changes)  # type: ignore[arg-type]
+            overrides = lacking.update(overrides) if overrides else lacking
+        return self._replace(overrides=overrides, **changes)  # type: ignore[arg-type]
 
     def _wants_still(self, subscription: Subscription, name: str) -> bool:
         if subscription.wants(name):
             return True
-        target, held = self.view.get(name) if self.view is not None else None, self.exceptions.get(name)
+        target, held = self.view.get(name) if self.view is not None else None, self.overrides.get(name)
         if self.view is not None and target is not None and wants(subscription, self.view, target):
             return True
         return held is not None and not subscription.names.isdisjoint(held.aliases)
@@ -368,7 +368,7 @@ class TypeState(NamedTuple):
         kind = self.kind
         # fmt: off
         key = (
-            self.subscription, self.view, target, hold, self.exceptions, self.required_names, self.response_due,
+            self.subscription, self.view, target, hold, self.overrides, self.required_names, self.response_due,
             kind.variant, self.nacked_removals, self.last_accepted,
         )
         # fmt: on
@@ -380,9 +380,9 @@ class TypeState(NamedTuple):
         state = self._replace(heartbeat=Heartbeat(heartbeat.at)) if heartbeat.nonce and response.parts else self
         since, unsent = split_at(self.owed_unsent, revision, is_newest=is_newest)
         owed_held: Mapping[str, int] = NOTHING_HELD
-        if response.exceptions or self.owed_held:
-            since, owed_held = self._owed_after(response.exceptions, since, revision)
-        held = (response.view, response.exceptions, response.fingerprint, False, EMPTY_SET, False, unsent, owed_held)
+        if response.overrides or self.owed_held:
+            since, owed_held = self._owed_after(response.overrides, since, revision)
+        held = (response.view, response.overrides, response.fingerprint, False, EMPTY_SET, False, unsent, owed_held)
         if not response.parts:
             return TypeState._make(state[:_HELD] + held + state[_SENT:]), response
         part, *remaining = response.parts
@@ -393,20 +393,20 @@ class TypeState(NamedTuple):
             part.serial,
             (*self.in_flight, part),
             (*self.owed_in_flight, since),
-            (self.view, self.exceptions),
+            (self.view, self.overrides),
             now,
             False,
         )
         return TypeState._make(state[:_HELD] + held + sent), response
 
-    def _owed_after(self, exceptions: Exceptions, since: int, revision: int) -> tuple[int, Mapping[str, int]]:
+    def _owed_after(self, overrides: Overrides, since: int, revision: int) -> tuple[int, Mapping[str, int]]:
         """Return the oldest revision of what a response sends, and by name that of what it holds back.
 
         ``since`` is the oldest revision of the changes that were not sent before it.
         """
         before = self.owed_held
-        released = [at for name, at in before.items() if name in self.exceptions and name not in exceptions]
-        held = {name: before.get(name) or since or revision for name in exceptions}
+        released = [at for name, at in before.items() if name in self.overrides and name not in overrides]
+        held = {name: before.get(name) or since or revision for name in overrides}
         return oldest((since, *released)), held or NOTHING_HELD
 
     def send_part(self, now: float) -> "TypeState":
@@ -433,7 +433,7 @@ class TypeState(NamedTuple):
     def _response(self, target: View, hold: Hold, response_cache: ResponseCache, encoding: Encoding) -> Response:
         kind, subscription = self.kind, self.subscription
         found = self._with_nacked_removals(
-            diff(subscription, self.view, self.exceptions, target, self.required_names, hold), target
+            diff(subscription, self.view, self.overrides, target, self.required_names, hold), target
         )
         found = self._with_last_accepted(found)
         names = [*(resource.name for resource in found.upserts), *found.removals]
@@ -442,7 +442,7 @@ class TypeState(NamedTuple):
         fingerprint = self._fingerprint_after(target, found, replaced)
         version = state_version(fingerprint)
         if kind.variant is Variant.SOTW:
-            response_cache.remember(kind.type_url, version, SentState(subscription, target, found.exceptions))
+            response_cache.remember(kind.type_url, version, SentState(subscription, target, found.overrides))
         parts: tuple[Part, ...] = ()
         full = kind.policy.full_state
         says = common_label(found.upserts) or version
@@ -451,7 +451,7 @@ class TypeState(NamedTuple):
                 kind.type_url, subscription, found, says, self.response_due, encoding, response_cache.next_nonce
             )
         elif found.upserts or (self.response_due and kind.policy.missing is not Missing.SILENT) or (full and found):
-            resources = self._everything(target, found.exceptions) if full else found.upserts
+            resources = self._everything(target, found.overrides) if full else found.upserts
             parts = sotw_parts(kind.type_url, resources, says, encoding, response_cache.next_nonce)
             held |= self._all_held(resource.name for resource in resources)
         if parts:
@@ -459,7 +459,7 @@ class TypeState(NamedTuple):
         return Response(
             parts=parts,
             view=target,
-            exceptions=found.exceptions,
+            overrides=found.overrides,
             fingerprint=fingerprint,
             endpoints=endpoints_of(found.upserts),
             replaced=replaced,
@@ -490,9 +490,9 @@ class TypeState(NamedTuple):
 
     def _with_last_accepted(self, found: Diff) -> Diff:
         """Replace held versions that the client rejected by those that it accepted before."""
-        older = {name: self.last_accepted.get(name) for name in found.exceptions} if self.last_accepted else {}
+        older = {name: self.last_accepted.get(name) for name in found.overrides} if self.last_accepted else {}
         kept = {name: resource for name, resource in older.items() if resource is not None and resource.encoded}
-        return replace(found, exceptions=found.exceptions.update(kept)) if kept else found
+        return replace(found, overrides=found.overrides.update(kept)) if kept else found
 
     def _all_held(self, names: Iterable[str]) -> dict[str, Resource]:
         held = ((name, self.held(name)) for name in names)
@@ -501,19 +501,19 @@ class TypeState(NamedTuple):
     def _key_names_bytes(self) -> int:
         """Return the approximate bytes of the names in a cache key, without those of the subscription."""
         required = self.required_names - self.subscription.names if self.required_names else self.required_names
-        return bytes_of(required) + NAME_SLOT_BYTES * len(self.required_names) + 2 * bytes_of(self.exceptions)
+        return bytes_of(required) + NAME_SLOT_BYTES * len(self.required_names) + 2 * bytes_of(self.overrides)
 
     def _fingerprint_after(self, target: View, found: Diff, replaced: tuple[Resource, ...]) -> int:
         """Return the fingerprint after a diff. O(diff) if the fingerprint before it is known, else O(held)."""
         if self.fingerprint is None or self.view is None:
-            return fingerprint_held(self.subscription, target, found.exceptions)
+            return fingerprint_held(self.subscription, target, found.overrides)
         less, more = sum(r.fingerprint for r in replaced), sum(r.fingerprint for r in found.upserts)
         return (self.fingerprint - less + more) & FINGERPRINT_MASK
 
-    def _everything(self, target: View, exceptions: Exceptions) -> list[Resource]:
+    def _everything(self, target: View, overrides: Overrides) -> list[Resource]:
         """Return all resources of a full-state SotW response, sorted by name."""
         held = {name: target.get(name) for name in wanted(self.subscription, target)}
-        held.update(exceptions.items())
+        held.update(overrides.items())
         return [resource for _, resource in sorted(held.items()) if resource is not None and resource.encoded]
 
     # --- Answers -----------------------------------------------------------------------------------------------------
@@ -553,7 +553,7 @@ class TypeState(NamedTuple):
     def _accept(self, part: Part, drained_at: float) -> "TypeState":
         state = self
         if self.is_full_state:
-            state = state._replace(nacked_names=NO_NAMES, last_accepted=NO_EXCEPTIONS, blamed=EMPTY_SET, is_known=True)
+            state = state._replace(nacked_names=NO_NAMES, last_accepted=NO_OVERRIDES, blamed=EMPTY_SET, is_known=True)
         if state.nacked_names is not NO_NAMES:
             state = state._replace(nacked_names=state.nacked_names.difference(part.accepted_set))
         if state.nacked_removals is not NO_NAMES:
@@ -596,7 +596,7 @@ class TypeState(NamedTuple):
                 had = Map({name: resource or _unknown_version(self.type_url, name) for name, resource in had.items()})
             last_accepted = had.update(self.last_accepted) if self.last_accepted else had
             blamed = part.named_in(message)
-            for name in blamed.intersection(self.exceptions):
+            for name in blamed.intersection(self.overrides):
                 if (older := last_accepted.get(name)) is not None and older.is_version_only:
                     # The client rejects the held version and is not known to have accepted any.
                     last_accepted = last_accepted.set(name, None)
@@ -633,7 +633,7 @@ class TypeState(NamedTuple):
         """Return the client's resources with a TTL, without NACKed ones, whose renewal it would reject too."""
         assert self.view is not None, "renewed before the first response"
         not_yet = {resource.name for part in self.remaining for resource in part.upserts}.union(self.nacked_names.names)
-        held = {name: self.held(name) for name in {*self.view.timed, *self.exceptions} - not_yet}
+        held = {name: self.held(name) for name in {*self.view.timed, *self.overrides} - not_yet}
         timed = {name: r for name, r in held.items() if r is not None and r.ttl_s is not None}
         return {name: r for name, r in timed.items() if wants(self.subscription, self.view, r)}
 
@@ -651,7 +651,7 @@ class TypeState(NamedTuple):
         resources = self._to_renew()
         fingerprint = self.fingerprint
         if fingerprint is None:
-            fingerprint = fingerprint_held(self.subscription, self.view, self.exceptions)
+            fingerprint = fingerprint_held(self.subscription, self.view, self.overrides)
         version, nonce = state_version(fingerprint), response_cache.next_nonce()
         if kind.variant is Variant.DELTA:
             part = delta_heartbeat(kind.type_url, resources, version, nonce, encoding)
@@ -666,7 +666,7 @@ class TypeState(NamedTuple):
         """Return the resources of a renewal, sorted by name: those with a TTL, on full-state SotW all."""
         assert self.view is not None
         if self.is_full_state:
-            return tuple(self._everything(self.view, self.exceptions))
+            return tuple(self._everything(self.view, self.overrides))
         return tuple(resource for _, resource in sorted(self._timed().items()))
 
     def reject_renewal(self) -> tuple["TypeState", Part]:

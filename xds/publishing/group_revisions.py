@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from xds.model.groups import GroupTable
 from xds.publishing.edits import RULES
-from xds.store.entries import Head
+from xds.store.entries import EntrySummary
 
 NAMES_MAX = 100_000
 """Maximum names remembered; beyond it, all count as changed at the newest revision."""
@@ -40,17 +40,17 @@ class GroupRevisions:
         """Return whether ``of`` is exact."""
         return name in self._at or self.known_from == 0
 
-    def learn(self, heads: Iterable[Head], since: int) -> None:
+    def learn(self, summaries: Iterable[EntrySummary], since: int) -> None:
         """Record the changes after ``since`` up to ``known_from``, from the history, in order of revision.
 
         The history does not say which groups a change of the table concerned, so all names count as changed there.
         """
         learnt: dict[str, int] = {}
-        for head in heads:
-            if head.rules_changed:
+        for summary in summaries:
+            if summary.rules_changed:
                 learnt.clear()
-                learnt[RULES] = since = head.revision
-            learnt.update((each.group, head.revision) for each in head.groups)
+                learnt[RULES] = since = summary.revision
+            learnt.update((each.group, summary.revision) for each in summary.groups)
         self._at = learnt | self._at
         self.known_from = since
 

@@ -34,7 +34,7 @@ from xds.publishing.gate import Gate, passed, with_warnings
 from xds.publishing.group_revisions import GroupRevisions, names_changed
 from xds.publishing.journey import current
 from xds.publishing.plan import concerned, digest_of, merged, plan
-from xds.store.entries import Head, State, Store, Stored
+from xds.store.entries import EntrySummary, State, Store, Stored
 from xds.store.errors import (
     CompactedError,
     ConflictError,
@@ -47,7 +47,7 @@ from xds.store.errors import (
 
 log = structlog.get_logger("xds")
 BATCH_MAX = 500
-HEADS_A_PAGE = 1_000
+SUMMARIES_A_PAGE = 1_000
 PLANS_A_TURN = 20
 """Changes planned per turn of the event loop."""
 MERGE_S = 0.002
@@ -509,13 +509,13 @@ class Publisher:
             return
         oldest, _ = await self.store.kept()
         since = at = max(min(expected), oldest)
-        heads: list[Head] = []
+        summaries: list[EntrySummary] = []
         with suppress(CompactedError):  # meanwhile
-            while at < until and (page := await self.store.heads(at, min(HEADS_A_PAGE, until - at))):
-                heads += page
+            while at < until and (page := await self.store.summaries(at, min(SUMMARIES_A_PAGE, until - at))):
+                summaries += page
                 at = page[-1].revision
         if at == until == known.known_from:  # else the whole state was read anew meanwhile
-            known.learn(heads, since)
+            known.learn(summaries, since)
 
     async def _plan_all(self, batch: list[Waiting]) -> tuple[list[Planned], list[Verdict]]:
         planned: list[Planned] = []

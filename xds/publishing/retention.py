@@ -68,12 +68,12 @@ class Retention:
         before_ms = int((time.time() - self._longest_s) * 1000)
         while until < newest:
             try:
-                heads = await self._store.heads(until, PAGE)
+                summaries = await self._store.summaries(until, PAGE)
             except CompactedError:
                 return  # another replica was faster
-            old = [head.revision for head in heads if head.at_ms < before_ms]
+            old = [summary.revision for summary in summaries if summary.at_ms < before_ms]
             until = max([until, *old])
-            if len(old) < len(heads) or not heads:
+            if len(old) < len(summaries) or not summaries:
                 break
         if until - oldest >= max(1, int(self._most * SLACK)) or (until > oldest and until == newest):
             await self._store.compact(until)

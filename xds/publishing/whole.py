@@ -37,9 +37,9 @@ async def is_newest_of(store: Store, root: Path) -> bool:
     oldest, until = await store.kept()
     while until > oldest:
         after = max(oldest, until - HEADS_MAX)
-        for head in reversed(await store.heads(after, until - after)):
-            if head.author == DIRECTORY and head.message:
-                return head.message == _message(root)
+        for summary in reversed(await store.summaries(after, until - after)):
+            if summary.author == DIRECTORY and summary.message:
+                return summary.message == _message(root)
         until = after
     return True
 

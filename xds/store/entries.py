@@ -78,7 +78,7 @@ class GroupCounts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class EntrySummary:
     """An entry's metadata, for lists. ``operations`` is their number."""
 
     revision: int
@@ -157,7 +157,7 @@ class Store(Protocol):
         """Return the oldest revision whose state can be read, and the newest."""
         ...
 
-    async def heads(self, after: int, limit: int = 100) -> list[Head]:
+    async def summaries(self, after: int, limit: int = 100) -> list[EntrySummary]:
         """Return the metadata of the entries after a revision, oldest first. Raises CompactedError, NotYetError."""
         ...
 
@@ -214,10 +214,10 @@ def replay(state: State, entries: Iterable[Stored]) -> State:
     return State(revision, resources, groups)
 
 
-def head_of(stored: Stored) -> Head:
+def summary_of(stored: Stored) -> EntrySummary:
     """Return an entry's metadata."""
     entry = stored.entry
-    return Head(
+    return EntrySummary(
         stored.revision,
         entry.id,
         entry.author,

@@ -14,7 +14,7 @@ from xds._generated import etcd_pb2
 from xds._generated import store_pb2 as pb
 from xds.process.background import Background
 from xds.store.cache import StateCache
-from xds.store.entries import Entry, FoundEntry, Head, State, Store, Stored, check, must_be_kept, replay
+from xds.store.entries import Entry, EntrySummary, FoundEntry, State, Store, Stored, check, must_be_kept, replay
 from xds.store.errors import (
     CompactedError,
     ConflictError,
@@ -158,10 +158,10 @@ class EtcdStore(Store):
         self._must_be_open()
         return {entry_id: self._index.ids[entry_id] for entry_id in ids if entry_id in self._index.ids}
 
-    async def heads(self, after: int, limit: int = 100) -> list[Head]:
+    async def summaries(self, after: int, limit: int = 100) -> list[EntrySummary]:
         self._must_be_open()
         must_be_kept(after, oldest=self._oldest, newest=self._notifier.revision)
-        return self._index.heads(after, limit)
+        return self._index.summaries(after, limit)
 
     async def state(self, revision: int | None = None) -> State:
         self._must_be_open()

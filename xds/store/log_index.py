@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 
-from xds.store.entries import FoundEntry, Head, Stored, head_of
+from xds.store.entries import EntrySummary, FoundEntry, Stored, summary_of
 
 RECENT_OPERATIONS_MAX = 20_000
 
@@ -12,14 +12,14 @@ class LogIndex:
     """Entries in order of revision, without gaps. The number of operations in the recent entries is bounded."""
 
     def __init__(self) -> None:
-        self._heads: deque[Head] = deque()
+        self._summaries: deque[EntrySummary] = deque()
         self._recent: deque[Stored] = deque()
         self._recent_operations = 0
         self.ids: dict[str, FoundEntry] = {}
 
     def clear(self) -> None:
         """Remove all entries."""
-        self._heads.clear()
+        self._summaries.clear()
         self._recent.clear()
         self._recent_operations = 0
         self.ids.clear()
@@ -27,7 +27,7 @@ class LogIndex:
     def add(self, entries: Iterable[Stored]) -> None:
         """Add the entries that follow."""
         for stored in entries:
-            self._heads.append(head_of(stored))
+            self._summaries.append(summary_of(stored))
             self.ids[stored.entry.id] = FoundEntry(stored.revision, stored.entry.digest())
             self._recent.append(stored)
             self._recent_operations += len(stored.entry.operations)
@@ -36,20 +36,20 @@ class LogIndex:
 
     def forget(self, revision: int) -> None:
         """Remove the entries up to a revision."""
-        while self._heads and self._heads[0].revision <= revision:
-            self.ids.pop(self._heads.popleft().id, None)
+        while self._summaries and self._summaries[0].revision <= revision:
+            self.ids.pop(self._summaries.popleft().id, None)
         while self._recent and self._recent[0].revision <= revision:
             self._forget_recent()
 
     def _forget_recent(self) -> None:
         self._recent_operations -= len(self._recent.popleft().entry.operations)
 
-    def heads(self, after: int, limit: int) -> list[Head]:
+    def summaries(self, after: int, limit: int) -> list[EntrySummary]:
         """Return the metadata of the entries after a revision, which must be in the index."""
-        if not self._heads:
+        if not self._summaries:
             return []
-        first = after + 1 - self._heads[0].revision
-        return [self._heads[at] for at in range(first, min(first + limit, len(self._heads)))]
+        first = after + 1 - self._summaries[0].revision
+        return [self._summaries[at] for at in range(first, min(first + limit, len(self._summaries)))]
 
     def recent(self, after: int, limit: int) -> list[Stored] | None:
         """Return the entries after a revision, None if some are no longer in memory."""

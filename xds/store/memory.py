@@ -4,7 +4,18 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from xds.store.entries import Entry, FoundEntry, Head, State, Store, Stored, check, head_of, must_be_kept, replay
+from xds.store.entries import (
+    Entry,
+    EntrySummary,
+    FoundEntry,
+    State,
+    Store,
+    Stored,
+    check,
+    must_be_kept,
+    replay,
+    summary_of,
+)
 from xds.store.errors import ConflictError, IdReusedError, NotYetError, UnavailableError
 from xds.store.revision_notifier import RevisionNotifier
 
@@ -66,8 +77,8 @@ class MemoryStore(Store):
         self._must_be_open()
         return self._base.revision, self._notifier.revision
 
-    async def heads(self, after: int, limit: int = 100) -> list[Head]:
-        return [head_of(stored) for stored in await self.entries(after, limit)]
+    async def summaries(self, after: int, limit: int = 100) -> list[EntrySummary]:
+        return [summary_of(stored) for stored in await self.entries(after, limit)]
 
     async def state(self, revision: int | None = None) -> State:
         self._must_be_open()

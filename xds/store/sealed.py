@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from xds.store.entries import Entry, FoundEntry, Head, Key, State, Store, Stored, check
+from xds.store.entries import Entry, EntrySummary, FoundEntry, Key, State, Store, Stored, check
 from xds.store.errors import IdReusedError, UnavailableError
 from xds.store.keys import KeyRing, KeysError, KeySource
 from xds.store.sealing import MissingKeyError, Sealer, is_sealed, key_id_of
@@ -77,8 +77,8 @@ class SealedStore(Store):
     async def kept(self) -> tuple[int, int]:
         return await self.inner.kept()
 
-    async def heads(self, after: int, limit: int = 100) -> list[Head]:
-        return await self.inner.heads(after, limit)
+    async def summaries(self, after: int, limit: int = 100) -> list[EntrySummary]:
+        return await self.inner.summaries(after, limit)
 
     async def compact(self, revision: int) -> int:
         return await self.inner.compact(revision)

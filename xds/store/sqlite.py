@@ -16,7 +16,18 @@ from typing import Any, TypeVar
 from xds.process.background import Background
 from xds.store.copying import copy_database
 from xds.store.database_file import open_database, store_error
-from xds.store.entries import Entry, FoundEntry, GroupCounts, Head, Key, State, Store, Stored, check, must_be_kept
+from xds.store.entries import (
+    Entry,
+    EntrySummary,
+    FoundEntry,
+    GroupCounts,
+    Key,
+    State,
+    Store,
+    Stored,
+    check,
+    must_be_kept,
+)
 from xds.store.errors import (
     ConflictError,
     IdReusedError,
@@ -120,8 +131,8 @@ class SqliteStore(Store):
         self._see(newest)
         return oldest, newest
 
-    async def heads(self, after: int, limit: int = 100) -> list[Head]:
-        return await self._run(lambda: _heads(self._database, after, limit))
+    async def summaries(self, after: int, limit: int = 100) -> list[EntrySummary]:
+        return await self._run(lambda: _summaries(self._database, after, limit))
 
     async def state(self, revision: int | None = None) -> State:
         return await self._run(lambda: _state(self._database, revision))
@@ -330,7 +341,7 @@ def _find(database: sqlite3.Connection, ids: tuple[str, ...]) -> dict[str, Found
     return found
 
 
-def _heads(database: sqlite3.Connection, after: int, limit: int) -> list[Head]:
+def _summaries(database: sqlite3.Connection, after: int, limit: int) -> list[EntrySummary]:
     newest, oldest, _ = _present(database)
     must_be_kept(after, oldest=oldest, newest=newest)
     rows = database.execute(
@@ -346,13 +357,13 @@ def _heads(database: sqlite3.Connection, after: int, limit: int) -> list[Head]:
         (after, rows[-1][0] if rows else after),
     ):
         counts.setdefault(revision, []).append(GroupCounts(*numbers))
-    return [_head(row, tuple(counts.get(row[0], ()))) for row in rows]
+    return [_summary(row, tuple(counts.get(row[0], ()))) for row in rows]
 
 
-def _head(row: tuple[Any, ...], counts: tuple[GroupCounts, ...]) -> Head:
+def _summary(row: tuple[Any, ...], counts: tuple[GroupCounts, ...]) -> EntrySummary:
     revision, entry_id, author, message, at_ms, has_rules = row
     operations = sum(each.added + each.changed + each.removed for each in counts)
-    return Head(revision, entry_id, author, message, at_ms, operations, counts, bool(has_rules))
+    return EntrySummary(revision, entry_id, author, message, at_ms, operations, counts, bool(has_rules))
 
 
 def _state(database: sqlite3.Connection, revision: int | None) -> State:

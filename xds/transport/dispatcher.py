@@ -177,7 +177,7 @@ class Dispatcher:
         finally:
             if new and stream.session is not None and not stream.warm:
                 self._await_turn(stream)
-            if hub.has_work or hub.next_tick < self._timer_at:
+            if hub.has_work or hub.next_tick_at < self._timer_at:
                 self._serve_now()
 
     def _await_turn(self, stream: Stream) -> None:
@@ -212,7 +212,7 @@ class Dispatcher:
     def poll(self, stream: Stream) -> Part | None:
         """Return the stream's next message, or None until its sink is notified again."""
         part = self.hub.poll(stream, self._loop.time())
-        if self.hub.has_work or self.hub.next_tick < self._timer_at:
+        if self.hub.has_work or self.hub.next_tick_at < self._timer_at:
             self._serve_now()
         return part
 
@@ -265,7 +265,7 @@ class Dispatcher:
                     self._tell(self._urgent.popleft())
             finally:
                 self._serving = False
-        if hub.next_tick < self._timer_at:
+        if hub.next_tick_at < self._timer_at:
             self._set_timer()
 
     def _share_out(self) -> None:
@@ -325,7 +325,7 @@ class Dispatcher:
             self._on_event(event)
 
     def _set_timer(self) -> None:
-        at = self.hub.next_tick
+        at = self.hub.next_tick_at
         if self._timer is not None:
             if self._timer_at <= at:
                 return  # at worst there is nothing to do, and it is set again

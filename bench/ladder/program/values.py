@@ -60,7 +60,7 @@ class Flight:
 
 
 class TypeValue:
-    """One type of a value: subscription, the view that was sent, exceptions from it, and what is in flight.
+    """One type of a value: subscription, the view that was sent, overrides from it, and what is in flight.
 
     ``kept`` are clusters that are gone and not yet removed, and routes that are held back; ``unsure`` what was
     rejected.
