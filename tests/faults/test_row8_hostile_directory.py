@@ -195,7 +195,8 @@ async def suffer(server: XdsServer, root: Path, intruder: Callable[[Path], Path]
         took_s = time.monotonic() - written
         said = problems(server)[told:]
         placed = any(str(place) in each for each in said)
-        found.holds(f"{name}: an error with its place", "one", said[0] if said else "none", held=placed)
+        shown = said[0].replace(f"{root.parent}/", "") if said else "none"
+        found.holds(f"{name}: an error with its place", "one", shown, held=placed)
         found.at_most(f"{name}: reported within", took_s if said else None, REPORTED_S, " s", quiet=True)
         await for_a_while(0.2, "what it goes on to allocate is seen too")
         found.at_most(f"{name}: memory grown by", round(grown() / 1e6, 1), MEMORY_BYTES / 1e6, " MB")
