@@ -10,7 +10,7 @@ from xds.api.operations import Operations
 from xds.model.catalog import Catalog
 from xds.protocol.convergence import Debt, Debts
 from xds.protocol.holders import Holders, HoldersQuery
-from xds.protocol.inspection import InspectedClient, Inspection, InspectQuery
+from xds.protocol.inspection import InspectedClient, Inspection, InspectQuery, NackSeen
 from xds.protocol.status import NodesFound, NodesQuery, NodeSummary
 from xds.publishing.publisher import Publisher
 from xds.registry.known_nodes import KnownNodes
@@ -35,6 +35,10 @@ class Served:
         """The share, and the time, of each ``rebalance``."""
         self.debts: dict[str, dict[Debt, int]] = {}
         """What the nodes owe, by group."""
+        self.gone: dict[str, int] = {}
+        """How many known nodes are gone, by group."""
+        self.nacks: dict[str, tuple[NackSeen, ...]] = {}
+        """What nodes rejected, by id."""
         self.known = KnownNodes()
         self.operations = Operations(
             self.publisher,
@@ -66,16 +70,17 @@ class Served:
         return NodesFound(nodes=tuple(found[: query.limit]), problems=self.problems)
 
     async def _debts(self) -> Debts:
-        return Debts(revision=self.catalog.revision, by_group=self.debts)
+        return Debts(revision=self.catalog.revision, by_group=self.debts, gone=self.gone)
 
     async def _inspect(self, query: InspectQuery) -> Inspection:
-        return Inspection(clients=tuple(each for each in self.clients if each.summary.node.id == query.id))
+        clients = tuple(each for each in self.clients if each.summary.node.id == query.id)
+        return Inspection(clients=clients, nacks=self.nacks.get(query.id, ()))
 
     async def _holders(self, _: HoldersQuery) -> Holders:
         return Holders()
 
     async def _status(self) -> ServerStatus:
-        return server_status(self.catalog.revision)
+        return server_status(self.catalog.revision, **({"gone": self.gone} if self.gone else {}))
 
     async def _rebalance(self, share: float, over_s: float) -> int:
         self.moved.append((share, over_s))

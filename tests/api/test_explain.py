@@ -64,6 +64,8 @@ CASES: list[tuple[dict[str, object], Verdict, list[str]]] = [
     (GONE, Verdict.WOULD_GET, ["NODE_GONE", "BY_RULE", "GROUP_HAS"]),
     ({**GONE, "versions": {}}, Verdict.WOULD_LACK, ["NODE_GONE", "BY_RULE", "GROUP_LACKS"]),
     ({**GONE, "table": METADATA}, Verdict.WOULD_GET, ["NODE_GONE", "METADATA_UNKNOWN", "BY_RULE", "GROUP_HAS"]),
+    ({**GONE, "is_hidden": True}, Verdict.UNKNOWN, ["NODE_GONE", "HIDDEN"]),
+    ({"summary": summary("old"), "is_hidden": True}, Verdict.HAS, ["HIDDEN", "MOVING", "SUBSCRIBED", "ACCEPTED"]),
     ({**GONE, "placement": Placement(None, 1, "refused")}, Verdict.WOULD_LACK, ["NODE_GONE", "REFUSED"]),
     (
         {"placement": Placement("web"), "table": GroupTable()},

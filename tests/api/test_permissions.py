@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from xds.api.permitted import Permitted
 from xds.api.rest import CALLS, rest_api
 from xds.model.groups import Node
 from xds.protocol.convergence import Debt
+from xds.protocol.inspection import How, InspectedClient, NackSeen, Standing
 from xds.protocol.paging import NodeState
-from xds.protocol.status import NodeSummary
+from xds.protocol.status import NodeSummary, Progress
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
 
@@ -408,6 +409,68 @@ async def test_a_caller_is_told_of_the_convergence_of_its_own_groups_only(scene:
         assert answer.status_code == status
     answer = await scene.rest.get("/v1/revisions/1/convergence", headers=scene.shown("admin"))
     assert answer.json()["nodes"] == 7
+
+
+async def test_what_is_gone_from_groups_that_a_caller_may_not_read_is_not_told(scene: Scene) -> None:
+    scene.served.gone.update({OWN: 1, OTHER: 4})
+    told = {}
+    for role in ("read", "admin"):
+        groups = (await scene.rest.get("/v1/status", headers=scene.shown(role))).json()["groups"]
+        metadata = (("authorization", f"Bearer {scene.tokens[role]}"),)
+        data = await scene.channel.unary_unary(f"/{SERVICE.full_name}/GetStatus")(b"", metadata=metadata)
+        assert (OTHER.encode() in data) == (role == "admin")
+        call = scene.admission.admit(
+            "GetStatus", authorization=scene.shown(role)["authorization"], certificates=(), peer=""
+        )
+        operations = Permitted(scene.served.operations, scene.admission, call)
+        told[role] = {each["name"]: each["gone"] for each in groups}
+        assert (await operations.status()).server.gone == (await operations.debts()).gone
+        assert {name: count for name, count in told[role].items() if count} == (await operations.debts()).gone
+    assert told == {"read": {OWN: 1}, "admin": {"default": 0, OWN: 1, OTHER: 4}}
+
+
+async def test_what_a_node_rejected_in_a_group_that_a_caller_may_not_read_is_not_told(scene: Scene) -> None:
+    nacks = tuple(
+        NackSeen(at_ms=1, group=group, type_url=CLUSTER_TYPE, names=(f"{group}-c",), count=1, message=f"of {group}")
+        for group in (OWN, OTHER, "")
+    )
+    summary = next(each for each in scene.served.known_nodes if each.group == OWN)
+    standing = Standing(
+        type_url=CLUSTER_TYPE,
+        name=f"{OWN}-c",
+        how=How.WILDCARD,
+        sent="v2",
+        accepted="",
+        wanted="v2",
+        progress=Progress.NACKED,
+    )
+    scene.served.clients.append(InspectedClient(summary=summary, gets_secrets=True, standings=(standing,)))
+    others = tuple(replace(each, names=(f"{OWN}-c",)) for each in nacks[1:])
+    for kept, named in ((nacks, [f"of {OWN}"]), (others, [])):
+        scene.served.nacks[f"{OWN}-node"] = kept
+        path = f"/v1/nodes/{OWN}-node/resources"
+        told = (await scene.rest.get(path, headers=scene.shown("read"))).json()["nacks"]
+        assert [each["message"] for each in told] == named
+        assert len((await scene.rest.get(path, headers=scene.shown("admin"))).json()["nacks"]) == len(kept)
+        path = f"/v1/nodes/{OWN}-node/explain?type=clusters&name={OWN}-c"
+        steps = (await scene.rest.get(path, headers=scene.shown("read"))).json()
+        assert ("rejected it with" in str(steps), "of hidden" in str(steps)) == (bool(named), False)
+
+
+async def test_a_group_that_a_caller_may_not_read_is_not_explained_to_it(scene: Scene) -> None:
+    rules = {"rules": [{"group": OTHER, "match": {"cluster": "hidden-cluster"}}]}
+    assert (await scene.rest.put("/v1/groups", headers=scene.shown("admin"), json=rules)).is_success
+    node = Node(id="moved", cluster="hidden-cluster")
+    scene.served.known_nodes.append(
+        NodeSummary(node=node, group=OWN, revision=1, state=NodeState.GONE, connected_s=None, types=())
+    )
+    path = f"/v1/nodes/moved/explain?type=clusters&name={OTHER}-c"
+    version = (await scene.served.operations.resource(OTHER, CLUSTER_TYPE, f"{OTHER}-c")).version
+    for role, is_told in (("read", False), ("admin", True)):
+        answer = await scene.rest.get(path, headers=scene.shown(role))
+        assert answer.status_code == 200
+        assert (version in answer.text, "hidden-cluster" in answer.text) == (is_told, is_told)
+    assert "a group that you may not read" in (await scene.rest.get(path, headers=scene.shown("read"))).text
 
 
 def test_every_call_has_its_rights() -> None:

@@ -59,6 +59,10 @@ class Why(Enum):
         "if it belongs elsewhere, write a rule for it (docs/directory.md), or set its cluster to the group's name",
     )
     MOVING = ("it is being moved from the group {group!r}, as the rules have changed", "wait a moment")
+    HIDDEN = (
+        "it belongs to a group that you may not read: neither why nor what that has is told",
+        "ask someone who may read all groups",
+    )
     GROUP_HAS = ("the group {group!r} has it itself, version {wanted}{since}", "")
     GROUP_INHERITS = ("the group {group!r} has it from {base!r}, which it extends, version {wanted}{since}", "")
     GROUP_LACKS = (
@@ -122,6 +126,8 @@ class Facts:
     """None unless it is connected."""
     placement: Placement | None = None
     """Where the rules put it."""
+    is_hidden: bool = False
+    """Whether the asker may not read that group: neither its rule nor its content is told."""
     lineage: tuple[str, ...] = ()
     """Its group and those that it extends, nearest first."""
     versions: Mapping[str, str] | None = None
@@ -157,7 +163,7 @@ def _verdict(facts: Facts, steps: tuple[Step, ...]) -> Verdict:
         return Verdict.UNKNOWN
     if facts.summary is None or standing is None:
         stops = any(not step.is_well and step.why not in (Why.NODE_GONE, Why.METADATA_UNKNOWN) for step in steps)
-        return Verdict.WOULD_LACK if stops else Verdict.WOULD_GET
+        return Verdict.UNKNOWN if facts.is_hidden else Verdict.WOULD_LACK if stops else Verdict.WOULD_GET
     wants = standing.wanted if standing.how not in (How.NOT, How.NO_TYPE) else ""
     if not wants:
         if standing.accepted:
@@ -184,7 +190,8 @@ def _steps(facts: Facts) -> Iterator[Step]:
     yield from _place(facts)
     if facts.placement is None or facts.placement.group is None:
         return
-    yield from _content(facts)
+    if not facts.is_hidden:
+        yield from _content(facts)
     if facts.type_url == SECRET and not facts.gets_secrets:
         yield _step(Why.SECRETS_WITHHELD, is_well=False)
         return
@@ -202,7 +209,9 @@ def _place(facts: Facts) -> Iterator[Step]:
     if placement.group is None:
         yield _step(Why.REFUSED, is_well=False, refusal=placement.refusal)
         return
-    if placement.rule is not None:
+    if facts.is_hidden:
+        yield _step(Why.HIDDEN, is_well=False)
+    elif placement.rule is not None:
         words = rule_words(facts.table.rules[placement.rule - 1]) if placement.rule <= len(facts.table.rules) else ""
         yield _step(Why.BY_RULE, rule=placement.rule, group=placement.group, words=words)
     elif not facts.table.rules and node.cluster == placement.group:

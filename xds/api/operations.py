@@ -529,9 +529,10 @@ class Operations:
             debts = await self._debts()
         except StreamRefusedError:  # no worker answers
             debts = Debts(revision=self.revision, by_group={}, missing_workers=server.workers.silent)
-        groups = {
-            name: snapshot.revision for name, snapshot in self._catalog.snapshots.items() if sees is None or sees(name)
-        }
+        groups = {name: snapshot.revision for name, snapshot in self._catalog.snapshots.items()}
+        if sees is not None:
+            groups = {name: revision for name, revision in groups.items() if sees(name)}
+            server = replace(server, gone={name: count for name, count in server.gone.items() if sees(name)})
         return FleetStatus(
             server=server,
             revision=self.revision,
@@ -646,7 +647,7 @@ class Operations:
             node_id=node_id,
             type_url=type_url,
             name=name,
-            nacks=inspection.nacks,
+            nacks=tuple(each for each in inspection.nacks if sees is None or sees(each.group)),
             missing=(*found.missing_workers, *found.missing_replicas),
         )
         told = [
@@ -674,6 +675,7 @@ class Operations:
             table=catalog.table,
             node=node.node,
             placement=placement if placement.group is None else placement._replace(group=shown[group]),
+            is_hidden=shown[group] == HIDDEN_GROUP,
             lineage=tuple(shown[each] for each in lineage),
             versions={shown[each]: own.version for each in reversed(lineage) if (own := owners.get(each)) is not None},
             elsewhere=tuple(others[:GROUPS_SHOWN_MAX]),
@@ -694,10 +696,7 @@ class Operations:
 
         async def debts() -> Debts:
             found = await self._debts()
-            if sees is None:
-                return found
-            seen = {name: each for name, each in found.by_group.items() if sees(name)}
-            return replace(found, by_group=seen, gone={name: each for name, each in found.gone.items() if sees(name)})
+            return found if sees is None else found.of(sees)
 
         async def nodes(query: NodesQuery) -> NodesFound:
             found = await self._nodes(query if sees is None else replace(query, limit=NODES_MAX))

@@ -341,7 +341,7 @@ class Permitted:
         return replace(found, holdings=tuple(each for each in found.holdings if self._sees(each.group)))
 
     async def inspect(self, query: InspectQuery) -> Inspection:
-        """Return the connections of a node in full, of groups that the caller may read."""
+        """Return the connections of a node in full, and its NACKs, of groups that the caller may read."""
         self._must_have_any(READ)
         if not self._sees_all:
             await self.node(query.id)  # raises UnknownNodeError
@@ -351,7 +351,7 @@ class Permitted:
         clients = tuple(each for each in found.clients if self._sees(each.summary.group))
         if not clients:
             await self.node(query.id)  # it may be gone from a group that the caller may read
-        return replace(found, clients=clients)
+        return replace(found, clients=clients, nacks=tuple(each for each in found.nacks if self._sees(each.group)))
 
     async def explain(self, node_id: str, type_url: str, name: str) -> list[Explanation]:
         """Return why a node has a resource, or not; see ``Operations.explain``."""
@@ -378,7 +378,7 @@ class Permitted:
         found = await self._operations.debts()
         if self._sees_all:
             return found
-        return replace(found, by_group={name: each for name, each in found.by_group.items() if self._sees(name)})
+        return found.of(self._sees)
 
     async def node(self, node_id: str) -> NodesFound:
         """Return the progress of one node."""

@@ -10,7 +10,7 @@ a delivery and its ACK cost two changes of a counter, and no stream is looked at
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 UNSENT_MAX = 16
@@ -97,6 +97,15 @@ class Debts:
                 for debt, count in counts.items():
                     total[debt] = total.get(debt, 0) + count
         return cls(revision=min(revisions, default=0), by_group=totals)
+
+    def of(self, sees: Callable[[str], bool]) -> "Debts":
+        """Return the debts of the groups that ``sees`` returns true for, without the ids of nodes."""
+        return replace(
+            self,
+            by_group={name: counts for name, counts in self.by_group.items() if sees(name)},
+            gone={name: count for name, count in self.gone.items() if sees(name)},
+            uncounted=(),
+        )
 
     def gone_of(self, group: str | None = None) -> int:
         """Return how many known clients, of one group or of all, are not connected."""

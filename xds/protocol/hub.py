@@ -509,7 +509,7 @@ class Hub:
             self._hiding = (part, self._hider(part.upserts))
         error = self._hiding[1](error)
         self._nacked.add(session.node, kind.type_url, part.name_set, error)
-        self.nacks.add(session.node, kind.type_url, part, error, self._coarse)
+        self.nacks.add(session.node, session.group, kind.type_url, part, error, self._coarse)
         self._note_rejection(session, kind, Rejection(part.nonce, error, part.versions, part.content_key))
         self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
 

@@ -97,6 +97,8 @@ class NackSeen:
     count: int
     message: str
     nonce: str = ""
+    group: str = ""
+    """The group that it belonged to, "" if that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,6 +434,7 @@ class NackRecord(NamedTuple):
     """One NACK. ``at`` is in seconds of the hub's clock."""
 
     at: float
+    group: str
     type_url: str
     response: NackedNames
     message: str

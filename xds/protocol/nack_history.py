@@ -29,8 +29,8 @@ class NackHistory:
         self._bytes = 0
         self._last: tuple[Part | None, NackedNames] = (None, NackedNames((), 0, {}, {}))
 
-    def add(self, node: Node, type_url: str, part: Part, message: str, at: float) -> None:
-        """Add a NACK. ``at`` is in seconds of the hub's clock."""
+    def add(self, node: Node, group: str, type_url: str, part: Part, message: str, at: float) -> None:
+        """Add a NACK of a node of a group. ``at`` is in seconds of the hub's clock."""
         size = RECORD_BYTES + len(message)
         if self._last[0] is not part:  # one response is rejected by one client or by thousands
             self._last = (part, names_in(part))
@@ -38,7 +38,7 @@ class NackHistory:
         key = node_key(node)
         records = self._by_node.setdefault(key, deque())
         self._by_node.move_to_end(key)
-        records.append(NackRecord(at, type_url, self._last[1], message[:REASON_CHARS_MAX], part.nonce, size))
+        records.append(NackRecord(at, group, type_url, self._last[1], message[:REASON_CHARS_MAX], part.nonce, size))
         self._bytes += size
         while len(records) > NACKS_MAX:
             self._bytes -= records.popleft().size

@@ -39,6 +39,7 @@ def inspect(
     nacks = tuple(
         NackSeen(
             at_ms=round((each.at - epoch_s) * 1_000),
+            group=each.group,
             type_url=each.type_url,
             names=each.response.names[:NACK_SHOWN_MAX],
             count=each.response.total,
