@@ -10,12 +10,12 @@ from support.resources import Json
 from support.schemas import older_api
 
 from xds.model.problem import ChangesetRejectedError
-from xds.routing.answer import Answer, answer_json
+from xds.routing.answer import CLUSTERS_MAX, Answer, answer_json
 from xds.routing.evaluate import find_way
 from xds.routing.request import read_request
 from xds.routing.resources import Resources
 from xds.schema.ingest import ingest
-from xds.schema.pool import Schema, load_schema
+from xds.schema.pool import Schema, load_schema, packaged_schema
 from xds.schema.union import encode_set
 
 AGGREGATE = "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig"
@@ -32,6 +32,8 @@ LATER = (
     *(_MANAGER + name for name in ("HttpFilter.disabled", "HttpConnectionManager.early_header_mutation_extensions")),
 )
 """Fields that Envoy 1.20 did not have."""
+TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+ORIGINAL_DST = "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 FILTERS = "type.googleapis.com/envoy.extensions.filters.http."
 
 
@@ -49,6 +51,17 @@ def http(*routes: Json, port: int = 80, **fields: Any) -> list[Json]:
     """Return a listener whose routes are these."""
     hosts = [{"name": "all", "domains": ["*"], "routes": list(routes)}]
     return [r.listener("ingress", port, "main"), table("main", hosts, **fields), r.static_cluster("web", 1001)]
+
+
+def aggregate(name: str, *clusters: str) -> Json:
+    """Return a cluster of other clusters."""
+    return {
+        "@type": r.CLUSTER,
+        "name": name,
+        "connect_timeout": "1s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {"name": "aggregate", "typed_config": {"@type": AGGREGATE, "clusters": list(clusters)}},
+    }
 
 
 def test_a_listener_is_chosen_by_port_and_address() -> None:
@@ -88,18 +101,17 @@ def test_connections_without_http_are_told_apart_by_their_server_name() -> None:
 
 
 def test_clusters_of_each_kind_say_where_their_endpoints_are() -> None:
-    aggregate = {
-        "@type": r.CLUSTER,
-        "name": "web",
-        "connect_timeout": "1s",
-        "lb_policy": "CLUSTER_PROVIDED",
-        "cluster_type": {"name": "aggregate", "typed_config": {"@type": AGGREGATE, "clusters": ["one", "two"]}},
-    }
     original = {"@type": r.CLUSTER, "name": "two", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED"}
     failing = r.assignment("one", 1, 2)
     failing["endpoints"][0]["lb_endpoints"][0]["health_status"] = "UNHEALTHY"
     failing["endpoints"].append({"priority": 1, "lb_endpoints": r.assignment("x", 3)["endpoints"][0]["lb_endpoints"]})
-    resources = [*http(to("web", {"prefix": "/"}))[:2], aggregate, r.cluster("one"), failing, original]
+    resources = [
+        *http(to("web", {"prefix": "/"}))[:2],
+        aggregate("web", "one", "two"),
+        r.cluster("one"),
+        failing,
+        original,
+    ]
     (found,) = way(resources, "http://a.example/").outcome.clusters
     assert [each.kind for each in found.through] == ["EDS", "ORIGINAL_DST"]
     assert [(each.address, each.health, each.priority) for each in found.through[0].endpoints] == [
@@ -187,6 +199,111 @@ def test_matchers_of_other_credentials_are_not_evaluated(match: Json, with_it: A
     assert found(without).is_certain
     for part in (with_it, without):
         assert "'hidden'" not in json.dumps(answer_json(found(part))).replace("is 'hidden'", "")
+
+
+@pytest.mark.parametrize(
+    "matcher",
+    [
+        {"name": "authorization", "string_match": {"exact": "Bearer hidden"}},
+        {"name": "authorization", "string_match": {"safe_regex": {"regex": "Bearer hidden"}}, "invert_match": True},
+        {"name": "x-api-key", "range_match": {"start": "4711", "end": "4712"}},
+    ],
+)
+def test_what_a_missing_header_with_credentials_must_be_is_hidden(matcher: Json) -> None:
+    routes = [to("web", {"prefix": "/", "headers": [matcher | {"treat_missing_header_as_empty": True}]})]
+    found = way(http(*routes, says({"prefix": "/"}, 204)), "http://a.example/")
+    assert "what it must be is hidden" in doubts(found)[0]
+    told = json.dumps(answer_json(found))
+    assert ("Bearer" in told, "4711" in told) == (False, False)
+
+
+def test_keys_of_scopes_that_are_credentials_are_hidden() -> None:
+    scopes = {
+        "name": "scopes",
+        "scope_key_builder": {"fragments": [{"header_value_extractor": {"name": "X-Api-Key", "index": 0}}]},
+        "rds_config_source": r.ads(),
+        "scoped_rds": {"scoped_rds_config_source": r.ads()},
+    }
+    manager = r.http_manager("unused") | {"scoped_routes": scopes}
+    del manager["rds"]
+    scope = r.scoped_route("one", "main", "hidden") | {"key": {"fragments": [{"string_key": "hidden"}]}}
+    resources = [r.filter_listener("ingress", 80, "http", manager), scope, table("main", [])]
+    for headers in ([], ["x-api-key: other"], ["x-api-key: hidden"]):
+        found = way(resources, "http://a.example/", headers=headers)
+        assert found.outcome.kind == "unknown"
+        assert "'hidden'" not in json.dumps(answer_json(found))
+
+
+REDACTED_FIELDS = (
+    "envoy.config.core.v3.DataSource.inline_string",
+    "envoy.type.matcher.v3.StringMatcher.exact",
+    "envoy.config.route.v3.RouteMatch.prefix",
+    "envoy.config.route.v3.RedirectAction.path_redirect",
+    "xds.type.matcher.v3.StringMatcher.exact",
+)
+
+
+def test_what_the_settings_hide_is_hidden() -> None:
+    schema = Schema(packaged_schema())
+    schema.hide(REDACTED_FIELDS, [])
+    matching = {"path": "/", "headers": [{"name": "x-a", "string_match": {"exact": "hidden"}}]}
+    by_path = redirects({"path": "/r"}, path_redirect="/hidden")
+    routes = [to("web", matching), to("web", {"prefix": "/hidden"}), by_path, says({"path": "/"}, 200, "hidden")]
+
+    def found(url: str, *headers: str, **hosts: Any) -> str:
+        resources = Resources.of(schema, (ingest(each) for each in http(*routes)))
+        return json.dumps(answer_json(find_way(resources, read_request(url, headers=headers))))
+
+    told = found("http://a.example/", "x-a: other")
+    assert ("x-a: it carries" in told, "its path is hidden" in told, "parts of it are hidden" in told) == (True,) * 3
+    for text in (told, found("http://a.example/r")):
+        assert 'hidden"' not in text.replace('is hidden"', "").replace('are hidden"', "")
+        assert "[redacted]" in text
+
+
+@pytest.mark.parametrize(("count", "named"), [(4, 1), (1, 1)])
+def test_an_aggregate_that_has_itself_is_followed_once(count: int, named: int) -> None:
+    resources = [*http(to("web", {"prefix": "/"}))[:2], aggregate("web", *["web"] * count)]
+    found = way(resources, "http://a.example/")
+    (cluster,) = found.outcome.clusters
+    assert ([each.note for each in cluster.through], cluster.through[0].through) == (
+        *(["it has itself among its clusters"] * named, ()),
+    )
+    assert not found.is_certain
+
+
+def test_the_clusters_of_one_answer_are_bounded() -> None:
+    names = [f"c{number}" for number in range(12)]
+    layers = [
+        aggregate(f"{name}-{depth}", *(f"{each}-{depth + 1}" for each in names)) for name in names for depth in (0, 1)
+    ]
+    leaves = [r.static_cluster(f"{name}-2", 1) for name in names]
+    resources = [
+        *http(to("web", {"prefix": "/"}))[:2],
+        aggregate("web", *(f"{each}-0" for each in names)),
+        *layers,
+        *leaves,
+    ]
+    text = json.dumps(answer_json(way(resources, "http://a.example/")))
+    assert 90 < text.count('"endpoints_total": 1') + text.count("the first of these") <= CLUSTERS_MAX
+    assert "its endpoints are not listed here" in text
+
+
+def test_a_listener_filter_restores_the_destination_without_handing_over() -> None:
+    original = {"name": "envoy.filters.listener.original_dst", "typed_config": {"@type": ORIGINAL_DST}}
+    inbound = r.tcp_listener("inbound", 15006, "web") | {"listener_filters": [original]}
+    other = r.tcp_listener("0.0.0.0_8080", 8080, "other") | {"address": r.address(8080, "0.0.0.0")}
+    resources = [inbound, other, r.static_cluster("web", 1), r.static_cluster("other", 1)]
+    found = way(resources, "tcp://10.0.0.5:8080", listener="inbound")
+    assert (found.outcome.clusters[0].name, found.is_certain) == ("web", True)
+    found = way(resources, "tcp://web.example:8080", listener="inbound")
+    assert doubts(found) == ["listeners/inbound: it restores the original destination: give that by its address"]
+
+
+@pytest.mark.parametrize("api", [{}, {"@type": TCP_PROXY, "stat_prefix": "x", "cluster": "web"}])
+def test_an_api_listener_without_an_http_connection_manager_is_unknown(api: Json) -> None:
+    listener = {"@type": r.LISTENER, "name": "api", "api_listener": {"api_listener": api} if api else {}}
+    assert way([listener], "http://a.example/", listener="api").outcome.kind == "unknown"
 
 
 def test_a_matcher_of_unknown_inputs_leaves_the_outcome_unknown() -> None:

@@ -12,8 +12,6 @@ from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.routing.routes import path_to_match, template_regex
 
-CLUSTERS_MAX = 100
-"""Weighted clusters whose endpoints are looked up."""
 _NOT_FOUND = {0: 503, 1: 404, 2: 500}
 _REDIRECTS = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
 _TEMPLATE_REWRITE = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
@@ -21,13 +19,15 @@ _TEMPLATE_REWRITE = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRe
 
 def outcome_of(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> Outcome:
     """Return what becomes of a request that a route takes."""
-    kind = route.WhichOneof("action")
+    kind, shown = route.WhichOneof("action"), resources.shown(route)
+    if kind and getattr(shown, kind) != getattr(route, kind):
+        notes.doubt(kind, "parts of it are hidden, so what comes of them is not shown as it is")
     if kind == "redirect":
-        return _redirect(resources, routes, route, request, notes)
+        return _redirect(resources, routes, route.match, shown.redirect, request, notes)
     if kind == "direct_response":
-        return _answer(route.direct_response, request, notes)
+        return _answer(shown.direct_response, request, notes)
     if kind == "route":
-        return _forward(resources, routes, route, request, notes)
+        return _forward(resources, routes, route, shown, request, notes)
     if kind == "non_forwarding_action":
         return Outcome(kind="error", what="the route does not forward (for gRPC servers): Envoy can't use it")
     return Outcome(kind="unknown", what=f"the route's action is {kind}")
@@ -53,11 +53,10 @@ def _answer(response: Any, request: Request, notes: Notes) -> Outcome:
     return Outcome(kind="direct_response", what=what, status=response.status, body=text, location=location)
 
 
-def _redirect(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> Outcome:
-    action = route.redirect
+def _redirect(resources: Resources, routes: Any, match: Any, action: Any, request: Request, notes: Notes) -> Outcome:
     path = request.path
     if action.WhichOneof("path_rewrite_specifier") in ("prefix_rewrite", "regex_rewrite"):
-        path = rewritten(resources, routes, route.match, action, request)
+        path = rewritten(resources, routes, match, action, request)
     elif optional(action, "path_rewrite"):
         notes.doubt("redirect", "path_rewrite is a format of the request, which is not evaluated")
     proto = request.header("x-forwarded-proto") or request.header(":scheme") or "http"
@@ -127,13 +126,15 @@ def substituted(pattern: str, substitution: str, text: str) -> str:
     return str(re2.sub(pattern, replace, text))
 
 
-def _forward(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> Outcome:
+def _forward(resources: Resources, routes: Any, route: Any, shown: Any, request: Request, notes: Notes) -> Outcome:
+    """Return the clusters of a route, and what goes upstream. ``shown``: the route without what is hidden."""
     action = route.route
     clusters = _clusters(resources, action, request, notes)
     status = _NOT_FOUND.get(action.cluster_not_found_response_code, 503)
     names = ", ".join(f"{each.name} ({each.share:.2%})" if each.share < 1 else each.name for each in clusters)
     missing = [each for each in clusters if not each.found]
-    path, host = _path_upstream(resources, routes, route, request, notes), _host_upstream(action, request)
+    path = _path_upstream(resources, routes, route.match, shown.route, request, notes)
+    host = _host_upstream(shown.route, request)
     what = f"it goes to {'one of the clusters' if len(clusters) > 1 else 'the cluster'} {names}"
     if missing and len(missing) == len(clusters):
         what += f", which the group does not have: Envoy answers {status}"
@@ -144,18 +145,17 @@ def _forward(resources: Resources, routes: Any, route: Any, request: Request, no
         clusters=tuple(clusters),
         path=path,
         host=host,
-        about=_about(route),
+        about=_about(shown.route),
     )
 
 
-def _path_upstream(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> str:
-    action = route.route
+def _path_upstream(resources: Resources, routes: Any, match: Any, action: Any, request: Request, notes: Notes) -> str:
     if optional(action, "path_rewrite"):
         notes.doubt("route", "path_rewrite is a format of the request, which is not evaluated")
     policy = optional(action, "path_rewrite_policy")
     if policy and policy.name and not policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE):
         notes.doubt("route", f"path_rewrite_policy {policy.name} is not evaluated")
-    return rewritten(resources, routes, route.match, action, request)
+    return rewritten(resources, routes, match, action, request)
 
 
 def _host_upstream(action: Any, request: Request) -> str:
@@ -176,14 +176,14 @@ def _clusters(resources: Resources, action: Any, request: Request, notes: Notes)
     kind = action.WhichOneof("cluster_specifier")
     subset = action.metadata_match if action.HasField("metadata_match") else None
     if kind == "cluster":
-        return [_way(resources, action.cluster, notes, subset=subset)]
+        return [way_of(resources, notes, action.cluster, subset=subset)]
     if kind == "cluster_header":
         name = request.header(action.cluster_header)
         if not name:
             what = f"the request has no header {action.cluster_header}, which names the cluster"
             status = _NOT_FOUND.get(action.cluster_not_found_response_code, 503)
             raise EndOfWayError(Outcome(kind="error", what=what, status=status))
-        return [_way(resources, name, notes, subset=subset)]
+        return [way_of(resources, notes, name, subset=subset)]
     if kind == "weighted_clusters":
         return _weighted(resources, action.weighted_clusters, request, subset, notes)
     name = action.cluster_specifier_plugin or action.inline_cluster_specifier_plugin.extension.name
@@ -203,18 +203,8 @@ def _weighted(resources: Resources, weighted: Any, request: Request, subset: Any
         name = each.name or request.header(each.cluster_header) or ""
         share = each.weight.value / total
         merged = _merged(subset, each.metadata_match if each.HasField("metadata_match") else None)
-        if len(ways) < CLUSTERS_MAX:
-            ways.append(_way(resources, name, notes, share=share, subset=merged))
-        else:
-            ways.append(ClusterWay(name=name, share=share, note="its endpoints are not listed here"))
+        ways.append(way_of(resources, notes, name, share=share, subset=merged))
     return ways
-
-
-def _way(resources: Resources, name: str, notes: Notes, *, share: float = 1.0, subset: Any = None) -> ClusterWay:
-    made = way_of(resources, name, share=share, subset=subset)
-    if not made.found:
-        notes.doubt(f"clusters/{name}", "the group lacks it; only Envoy's own bootstrap may have it")
-    return made
 
 
 def _merged(outer: Any, inner: Any) -> Any:
@@ -228,8 +218,7 @@ def _merged(outer: Any, inner: Any) -> Any:
     return made
 
 
-def _about(route: Any) -> dict[str, str]:
-    action = route.route
+def _about(action: Any) -> dict[str, str]:
     timeout = _seconds(action.timeout) if action.HasField("timeout") else 15.0
     made = {"timeout": f"{timeout:g}s" if timeout else "none"}
     if action.HasField("idle_timeout"):

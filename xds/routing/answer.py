@@ -8,6 +8,8 @@ PASSED_MAX = 50
 """Things of one step that are named with the reason why they don't take the request."""
 DOUBTS_MAX = 100
 """Doubts of one answer."""
+CLUSTERS_MAX = 100
+"""Clusters of one answer whose endpoints are looked up, those of aggregates among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,10 @@ class Passed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One decision. ``stage``: listener, filter chain, routes, virtual host, route, cluster. ``what`` was chosen."""
+    """One decision, and ``what`` was chosen.
+
+    ``stage``: listener, filter chain, normalization, scope, routes, virtual host, matcher, route, cluster.
+    """
 
     stage: str
     what: str
@@ -117,6 +122,7 @@ class Notes:
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.doubts: list[Doubt] = []
+        self._clusters_left = CLUSTERS_MAX
 
     def step(self, stage: str, what: str, because: str, passed: Iterable[Passed] = ()) -> None:
         """Add a step."""
@@ -131,6 +137,11 @@ class Notes:
         doubt = Doubt(at, what)
         if doubt not in self.doubts and len(self.doubts) < DOUBTS_MAX:
             self.doubts.append(doubt)
+
+    def may_look_up_cluster(self) -> bool:
+        """Count a cluster, and return whether the answer may have its endpoints too."""
+        self._clusters_left -= 1
+        return self._clusters_left >= 0
 
     def answer(self, request: dict[str, str], outcome: Outcome) -> Answer:
         """Return the answer."""

@@ -6,12 +6,14 @@ from typing import Any
 from google.protobuf import json_format
 
 from xds.model.types import CLUSTER, ENDPOINTS, LOCALITY_ENDPOINTS
-from xds.routing.answer import ClusterWay, EndpointWay
+from xds.routing.answer import ClusterWay, EndpointWay, Notes
 from xds.routing.resources import Resources
 
 ENDPOINTS_MAX = 100
 """Endpoints of a cluster that are named."""
 AGGREGATE_DEPTH_MAX = 8
+MEMBERS_MAX = 100
+"""Clusters of an aggregate that are named."""
 _AGGREGATE = "envoy.extensions.clusters.aggregate.v3.ClusterConfig"
 _ELSEWHERE = {
     "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig": "DNS, by the host of the request",
@@ -21,14 +23,34 @@ _SUBSETS = "envoy.lb"
 _HEALTH = {0: "healthy", 1: "healthy", 2: "unhealthy", 3: "draining", 4: "timeout", 5: "degraded"}
 
 
-def way_of(resources: Resources, name: str, *, share: float = 1.0, subset: Any = None, depth: int = 0) -> ClusterWay:
-    """Return a cluster and its endpoints. ``subset`` is the ``metadata_match`` of the route, a Metadata message."""
+def way_of(
+    resources: Resources,
+    notes: Notes,
+    name: str,
+    *,
+    share: float = 1.0,
+    subset: Any = None,
+    within: tuple[str, ...] = (),
+) -> ClusterWay:
+    """Return a cluster and its endpoints.
+
+    ``subset`` is the ``metadata_match`` of the route, a Metadata message. ``within``: the aggregates that have the
+    cluster, outermost first.
+    """
     cluster = resources.get(CLUSTER, name)
     if cluster is None:
+        notes.doubt(f"clusters/{name}", "the group lacks it; only Envoy's own bootstrap may have it")
         note = "the group has no cluster of this name: unless Envoy's bootstrap has it, the request fails"
         return ClusterWay(name=name, share=share, found=False, note=note)
+    if not notes.may_look_up_cluster():
+        return ClusterWay(name=name, share=share, note="its endpoints are not listed here")
     if cluster.HasField("cluster_type"):
-        return _custom(resources, cluster, share, depth)
+        return _custom(resources, notes, cluster, share, within)
+    return _with_endpoints(resources, cluster, share, subset)
+
+
+def _with_endpoints(resources: Resources, cluster: Any, share: float, subset: Any) -> ClusterWay:
+    name = cluster.name
     kind = cluster.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[cluster.type].name
     if kind == "ORIGINAL_DST":
         note = "the connection's original destination, or the header that original_dst_lb_config names"
@@ -62,18 +84,25 @@ def way_of(resources: Resources, name: str, *, share: float = 1.0, subset: Any =
     )
 
 
-def _custom(resources: Resources, cluster: Any, share: float, depth: int) -> ClusterWay:
+def _custom(resources: Resources, notes: Notes, cluster: Any, share: float, within: tuple[str, ...]) -> ClusterWay:
     type_name = cluster.cluster_type.typed_config.type_url.rpartition("/")[2]
     kind = cluster.cluster_type.name
     if type_name != _AGGREGATE:
         note = _ELSEWHERE.get(type_name, f"a cluster of the kind {kind}, whose endpoints the resources don't say")
         return ClusterWay(name=cluster.name, share=share, kind=kind, note=note)
-    if depth >= AGGREGATE_DEPTH_MAX:
-        note = f"aggregates nest more than {AGGREGATE_DEPTH_MAX} deep"
+    if cluster.name in within or len(within) >= AGGREGATE_DEPTH_MAX:
+        is_circle = cluster.name in within
+        note = (
+            "it has itself among its clusters" if is_circle else f"aggregates nest more than {AGGREGATE_DEPTH_MAX} deep"
+        )
+        notes.doubt(f"clusters/{cluster.name}", note)
         return ClusterWay(name=cluster.name, share=share, kind=kind, note=note)
-    config = resources.unpack(cluster.cluster_type.typed_config)
-    through = tuple(way_of(resources, each, depth=depth + 1) for each in config.clusters)
+    names = list(dict.fromkeys(resources.unpack(cluster.cluster_type.typed_config).clusters))
+    within = (*within, cluster.name)
+    through = tuple(way_of(resources, notes, each, within=within) for each in names[:MEMBERS_MAX])
     note = "the first of these clusters with healthy endpoints gets the request"
+    if len(names) > MEMBERS_MAX:
+        note += f"; {len(names) - MEMBERS_MAX} more are not listed here"
     return ClusterWay(name=cluster.name, share=share, kind=kind, note=note, through=through)
 
 

@@ -26,6 +26,7 @@ def find_way(resources: Resources, request: Request, *, hides_secrets: bool = Tr
     """
     notes = Notes()
     if hides_secrets:
+        resources = resources.hiding_secrets()
         request = replace(request, hidden=resources.secret_headers, hidden_parameters=CREDENTIAL_PARAMETERS)
     try:
         outcome = _way(resources, request, notes)
@@ -37,8 +38,14 @@ def find_way(resources: Resources, request: Request, *, hides_secrets: bool = Tr
 def _way(resources: Resources, request: Request, notes: Notes) -> Outcome:
     listener = choose_listener(resources, request, notes)
     if listener.HasField("api_listener"):
+        packed = listener.api_listener.api_listener
+        type_name, manager = packed.type_url.rpartition("/")[2], resources.unpack(packed)
+        if type_name != _MANAGER or manager is None:
+            return Outcome(
+                kind="unknown", what=f"its api_listener is {type_name or 'empty'}, no HTTP connection manager"
+            )
         notes.doubt(f"listeners/{listener.name}", "it is an api_listener, for gRPC clients: they route by its manager")
-        return _by_http(resources, resources.unpack(listener.api_listener.api_listener), request, notes)
+        return _by_http(resources, manager, request, notes)
     chain = choose_chain(resources, listener, request, notes)
     _check_tls(chain, request, notes)
     for filter_ in chain.filters:
@@ -94,7 +101,7 @@ def _by_tcp(resources: Resources, proxy: Any, notes: Notes) -> Outcome:
         parts = [(proxy.cluster, 1.0)]
     if proxy.HasField("on_demand"):
         notes.doubt("tcp_proxy", "it fetches clusters on demand")
-    ways = tuple(way_of(resources, name, share=share, subset=subset) for name, share in parts)
+    ways = tuple(way_of(resources, notes, name, share=share, subset=subset) for name, share in parts)
     said = ", ".join(f"{each.name} ({each.share:.2%})" if each.share < 1 else each.name for each in ways)
     outcome = Outcome(kind="clusters", what=f"the connection goes to {said} (TCP)", clusters=ways)
     _note_clusters(outcome, notes)

@@ -145,6 +145,10 @@ def _named_routes(resources: Resources, name: str, because: str, notes: Notes) -
 
 
 def _scoped(resources: Resources, scoped: Any, request: Request, notes: Notes) -> Any:
+    for each in scoped.scope_key_builder.fragments:
+        if each.header_value_extractor.name.lower() in request.hidden:
+            what = f"the scope is chosen by the header {each.header_value_extractor.name}, whose values are hidden"
+            raise EndOfWayError(Outcome(kind="unknown", what=what))
     key = [_fragment(each.header_value_extractor, request) for each in scoped.scope_key_builder.fragments]
     said = ", ".join(map(repr, key))
     if scoped.HasField("scoped_rds"):

@@ -53,14 +53,15 @@ def choose_listener(resources: Resources, request: Request, notes: Notes) -> Any
 
 def _handed_over(resources: Resources, listener: Any, request: Request, notes: Notes) -> Any:
     """Return the listener that a connection is handed over to by its original destination, else the listener itself."""
-    restores = listener.use_original_dst.value or any(
+    hands_over = listener.use_original_dst.value
+    restores = hands_over or any(
         "original_dst" in each.typed_config.type_url or "original_dst" in each.name
         for each in listener.listener_filters
     )
-    if not restores:
-        return listener
-    if request.address is None:
+    if restores and request.address is None:
         notes.doubt(f"listeners/{listener.name}", "it restores the original destination: give that by its address")
+    if not hands_over:
+        return listener
     for name, each in resources.all(LISTENER):
         known = _addresses(each, request.port)
         if each.name != listener.name and request.address in known:
@@ -176,7 +177,7 @@ def _by_matcher(resources: Resources, listener: Any, facts: dict[str, Any], note
         value = inputs.get(short)
         return is_known and (value is not None or short not in ("DestinationIPInput", "SourceIPInput")), value or None
 
-    found = evaluate(listener.filter_chain_matcher, read)
+    found = evaluate(listener.filter_chain_matcher, read, resources.hides)
     if found.unknown:
         what = f"which filter chain takes it is not known: {found.unknown}"
         raise EndOfWayError(Outcome(kind="unknown", what=what))

@@ -15,6 +15,7 @@ SET_BY_ENVOY = frozenset(
     {"x-request-id", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address", "x-forwarded-client-cert"}
 )
 """Request headers that Envoy sets, changes or removes itself before it routes, by what the resources don't say."""
+_HIDDEN = "it carries credentials, so what it must be is hidden"
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
 
@@ -82,20 +83,22 @@ def said(matcher: Any) -> str:
     return f"{words.get(kind or 'exact', 'matches ')}{text!r}{ignoring}"
 
 
-def match_header(matcher: Any, request: Request) -> Verdict:
+def match_header(matcher: Any, request: Request, is_hidden: bool = False) -> Verdict:
     """Return the verdict of a HeaderMatcher: whether any value of the header fits.
 
-    A missing header matches only where its presence is what is asked for.
+    A missing header matches only where its presence is what is asked for, unless ``treat_missing_header_as_empty``
+    makes it the empty text. ``is_hidden``: what the matcher wants is a secret.
     """
     name = matcher.name.lower()
     values = request.values(name)
     kind = matcher.WhichOneof("header_match_specifier") or "present_match"
     if name in SET_BY_ENVOY:
         return Verdict(None, f"header {name} is set by Envoy itself")
-    if name in request.hidden and kind != "present_match" and values:
-        return Verdict(None, f"header {name} carries credentials: what it must be is hidden")
     wants_presence = matcher.present_match if matcher.HasField("present_match") else True
-    if not values and not optional(matcher, "treat_missing_header_as_empty"):
+    is_compared = bool(values) or bool(optional(matcher, "treat_missing_header_as_empty"))
+    if (is_hidden or name in request.hidden) and kind != "present_match" and is_compared:
+        return Verdict(None, f"header {name}: {_HIDDEN}")
+    if not is_compared:
         if kind == "present_match" and wants_presence == matcher.invert_match:
             return YES
         return Verdict(False, f"header {name} is missing")
@@ -152,7 +155,7 @@ def query_parameters(path: str) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in pairs]
 
 
-def match_query(matcher: Any, request: Request) -> Verdict:
+def match_query(matcher: Any, request: Request, is_hidden: bool = False) -> Verdict:
     """Return the verdict of a QueryParameterMatcher: it looks at the first parameter of the name."""
     values = [value for key, value in query_parameters(request.path) if key == matcher.name]
     kind = matcher.WhichOneof("query_parameter_match_specifier") or "present_match"
@@ -163,15 +166,15 @@ def match_query(matcher: Any, request: Request) -> Verdict:
         return YES if is_there == wanted else Verdict(False, f"{name} is {'there' if is_there else 'missing'}")
     if not values:
         return Verdict(False, f"{name} is missing")
-    if matcher.name.lower() in request.hidden_parameters:
-        return Verdict(None, f"{name} carries credentials: what it must be is hidden")
+    if is_hidden or matcher.name.lower() in request.hidden_parameters:
+        return Verdict(None, f"{name}: {_HIDDEN}")
     is_match = match_string(matcher.string_match, values[0])
     if is_match is None:
         return Verdict(None, f"{name}: a custom matcher")
     return YES if is_match else Verdict(False, f"{name} is {values[0]!r}; wanted: {said(matcher.string_match)}")
 
 
-def match_cookie(matcher: Any, request: Request) -> Verdict:
+def match_cookie(matcher: Any, request: Request, is_hidden: bool = False) -> Verdict:
     """Return the verdict of a CookieMatcher."""
     found: dict[str, str] = {}
     for text in (request.header("cookie") or "").split(";"):
@@ -182,8 +185,8 @@ def match_cookie(matcher: Any, request: Request) -> Verdict:
     value_of = found.get(matcher.name)
     if value_of is None:
         return YES if matcher.invert_match else Verdict(False, f"{name} is missing")
-    if "cookie" in request.hidden:
-        return Verdict(None, f"{name} carries credentials: what it must be is hidden")
+    if is_hidden or "cookie" in request.hidden:
+        return Verdict(None, f"{name}: {_HIDDEN}")
     is_match = match_string(matcher.string_match, value_of)
     if is_match is None:
         return Verdict(None, f"{name}: a custom matcher")

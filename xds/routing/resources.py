@@ -9,6 +9,7 @@ from xds.model.types import EXTENSION_CONFIG
 from xds.model.xdstp import canonical
 from xds.schema import pool
 from xds.schema.pool import Schema
+from xds.schema.redact import redact, secrets_in
 
 
 class Resources:
@@ -25,6 +26,8 @@ class Resources:
         self._find = find
         self._of_type = of_type
         self._decoded: dict[tuple[str, str], Any] = {}
+        self._listed: dict[str, list[tuple[str, Any]]] = {}
+        self._hides_secrets = False
 
     @classmethod
     def seen(cls, schema: Schema, snapshot: Snapshot) -> "Resources":
@@ -53,6 +56,25 @@ class Resources:
         """Headers whose values are secrets."""
         return frozenset(self._schema.secret_fields.headers)
 
+    def hiding_secrets(self) -> "Resources":
+        """Return the same resources, of which ``shown`` hides what is a secret."""
+        made = Resources(self._schema, find=self._find, of_type=self._of_type)
+        made._hides_secrets = True
+        return made
+
+    def shown(self, message: Any) -> Any:
+        """Return a message as an answer may tell it: the same object unless something in it is hidden."""
+        if not self._hides_secrets or not secrets_in(self._schema, message):
+            return message
+        made = type(message)()
+        made.CopyFrom(message)
+        redact(self._schema, made)
+        return made
+
+    def hides(self, message: Any) -> bool:
+        """Return whether something in a message is hidden."""
+        return self.shown(message) is not message
+
     def get(self, type_url: str, name: str) -> Any:
         """Return a resource's message, None if the group has none of the name."""
         found = self._find(type_url, canonical(name))
@@ -60,8 +82,10 @@ class Resources:
 
     def all(self, type_url: str) -> list[tuple[str, Any]]:
         """Return the names and messages of all resources of a type, sorted by name."""
-        found = sorted(self._of_type(type_url), key=lambda each: each.name)
-        return [(each.name, self._decode(each)) for each in found]
+        if type_url not in self._listed:
+            found = sorted(self._of_type(type_url), key=lambda each: each.name)
+            self._listed[type_url] = [(each.name, self._decode(each)) for each in found]
+        return self._listed[type_url]
 
     def names(self, type_url: str) -> list[str]:
         """Return the names of all resources of a type."""

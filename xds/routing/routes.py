@@ -1,7 +1,7 @@
 """The route of a virtual host that takes a request: the first that matches, as Envoy tries them in order."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import re2
@@ -38,16 +38,17 @@ def choose_route(resources: Resources, routes: Any, host: Any, request: Request,
     candidates = list(_candidates(resources, host, request, notes))
     passed: list[Passed] = []
     for label, route in candidates:
-        verdict = match_route(resources, routes, route.match, request)
+        shown = resources.shown(route.match)
+        verdict = all_of(_conditions(resources, routes, route.match, shown, request))
         if verdict.is_match:
-            notes.step("route", label, _because(route.match), passed)
+            notes.step("route", label, _because(shown), passed)
             doubt_specifiers(label, route, notes)
             if route.match.HasField("runtime_fraction") and route.match.runtime_fraction.runtime_key:
                 notes.doubt(label, f"the runtime key {route.match.runtime_fraction.runtime_key} may say otherwise")
             return route
         if verdict.is_match is None:
-            notes.doubt(label, f"it may take the request ({said_action(route)}): {verdict.why}")
-        passed.append(Passed(f"{label} ({_because(route.match)})", verdict.why))
+            notes.doubt(label, f"it may take the request ({said_action(resources.shown(route))}): {verdict.why}")
+        passed.append(Passed(f"{label} ({_because(shown)})", verdict.why))
     notes.step("route", "none", f"{len(candidates)} routes were tried", passed)
     raise EndOfWayError(Outcome(kind="error", what=f"no route of {host.name!r} matches", status=404))
 
@@ -65,33 +66,36 @@ def _candidates(resources: Resources, host: Any, request: Request, notes: Notes)
         name, value = message.header_name.lower(), request.header(message.header_name)
         return name not in SET_BY_ENVOY and (value is None or name not in request.hidden), value
 
-    found = evaluate(host.matcher, read)
+    found = evaluate(host.matcher, read, resources.hides)
     if found.unknown:
         what = f"which route of {host.name!r} takes it is not known: {found.unknown}"
         raise EndOfWayError(Outcome(kind="unknown", what=what))
     if found.action is None:
         return
     action = resources.unpack(found.action.typed_config)
-    listed = action.routes if found.action.typed_config.type_url.endswith(".RouteList") else [action]
+    short = found.action.typed_config.type_url.rpartition(".")[2]
+    if action is None or short not in ("Route", "RouteList"):
+        what = f"the matcher of {host.name!r} has an action of another kind, {found.action.name!r}"
+        raise EndOfWayError(Outcome(kind="unknown", what=what))
+    listed = action.routes if short == "RouteList" else [action]
     notes.step("matcher", found.action.name or "an action", "the virtual host's matcher names it")
     for number, route in enumerate(listed):
         yield f"route {number} of the matcher's action" + (f" {route.name!r}" if route.name else ""), route
 
 
-def match_route(resources: Resources, routes: Any, match: Any, request: Request) -> Verdict:
-    """Return the verdict of a RouteMatch."""
-    return all_of(_conditions(resources, routes, match, request))
-
-
-def _conditions(resources: Resources, routes: Any, match: Any, request: Request) -> Iterable[Verdict]:
-    yield _match_path(resources, routes, match, request)
+def _conditions(resources: Resources, routes: Any, match: Any, shown: Any, request: Request) -> Iterable[Verdict]:
+    """Yield the verdict of each condition of a RouteMatch. ``shown``: the match without what is hidden."""
+    if shown is not match and shown.WhichOneof("path_specifier") and _path_of(shown) != _path_of(match):
+        yield Verdict(None, "its path is hidden")
+    else:
+        yield _match_path(resources, routes, match, request)
     if match.HasField("grpc"):
         content = request.header("content-type") or ""
         is_grpc = content == "application/grpc" or content.startswith("application/grpc+")
         yield YES if is_grpc else Verdict(False, "it is not gRPC (content-type)")
-    yield from (match_header(each, request) for each in match.headers)
-    yield from (match_query(each, request) for each in match.query_parameters)
-    yield from (match_cookie(each, request) for each in optional(match, "cookies") or ())
+    yield from _matched(match_header, match, shown, "headers", request)
+    yield from _matched(match_query, match, shown, "query_parameters", request)
+    yield from _matched(match_cookie, match, shown, "cookies", request)
     if match.HasField("runtime_fraction"):
         yield _match_fraction(match.runtime_fraction)
     if match.HasField("tls_context"):
@@ -100,6 +104,18 @@ def _conditions(resources: Resources, routes: Any, match: Any, request: Request)
         yield Verdict(None, "dynamic_metadata: filters set it")
     if optional(match, "filter_state"):
         yield Verdict(None, "filter_state: filters set it")
+
+
+def _path_of(match: Any) -> Any:
+    return getattr(match, match.WhichOneof("path_specifier"))
+
+
+def _matched(
+    matches: Callable[[Any, Request, bool], Verdict], match: Any, shown: Any, field: str, request: Request
+) -> Iterator[Verdict]:
+    """Yield the verdicts of the matchers of a field."""
+    for each, told in zip(optional(match, field) or (), optional(shown, field) or (), strict=True):
+        yield matches(each, request, shown is not match and told != each)
 
 
 def _match_fraction(fraction: Any) -> Verdict:
