@@ -15,6 +15,7 @@ from support.server import XdsServer
 
 from xds.access.tokens import create_token, revoke_tokens
 from xds.page.app import POLICY, VIEWS
+from xds.page.live import STREAMS_MAX
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PAGES = sorted(page for method, page in VIEWS if method == "GET")
@@ -382,6 +383,34 @@ async def test_an_open_stream_of_events_asks_for_a_sign_in_too(scene: Guarded) -
     async with scene.browser() as browser:
         assert (await browser.get("/page/live")).status_code == 401
         assert (await browser.get("/page/nodes", headers={"x-part": "1"})).status_code == 401
+
+
+async def test_only_get_begins_a_stream_of_events(scene: Guarded) -> None:
+    streams = (
+        "/page/live",
+        "/v1/watch?from=0",
+        "/v1/revisions/99999/convergence?wait_s=60",
+    )
+    async with scene.signed_in("admin") as browser:
+        token = {"authorization": f"Bearer {scene.tokens['admin']}", "accept": "text/event-stream"}
+        for path in streams:
+            for method in ("HEAD", "OPTIONS", "POST", "PUT"):
+                answer = await browser.request(method, path, headers=token, timeout=5)
+                is_head = (method, path) == ("HEAD", "/page/live")
+                assert answer.status_code == (200 if is_head else 405), (method, path)
+                assert answer.headers["content-type"].startswith("text/event-stream") == is_head
+        # more than there are places: none is taken, and the connection serves the next request
+        for _ in range(STREAMS_MAX + 6):
+            assert (await browser.head("/page/live")).status_code == 200
+        async with browser.stream("GET", "/page/live") as stream:
+            assert (stream.status_code, await anext(stream.aiter_lines())) == (200, "event: stamp")
+
+
+async def test_a_browser_that_closes_frees_its_place(scene: Guarded) -> None:
+    async with scene.signed_in("admin") as browser:
+        for _ in range(STREAMS_MAX + 6):
+            async with browser.stream("GET", "/page/live") as stream:
+                assert (stream.status_code, await anext(stream.aiter_lines())) == (200, "event: stamp")
 
 
 async def test_no_page_without_the_api_or_where_it_is_turned_off(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ HEADERS = {
 FORM_BYTES_MAX = 64 * 1024
 """The largest form that is read."""
 SIGN_IN = "sign-in"
+LIVE = "live"
+EVENT_STREAM = "text/event-stream"
 View = Callable[[Visit], Awaitable[Answer]]
 
 VIEWS: Mapping[tuple[str, str], tuple[str, View]] = {
@@ -164,8 +166,8 @@ class Page:
             return response
         if page == SIGN_IN:
             return RedirectResponse(_own_path(request.query_params.get("next", "")), 303)
-        if page == "live":
-            return await self._stream(request, call)
+        if page == LIVE and method == "GET":
+            return self._stream(request, call)
         return await self._view(request, call, method, page)
 
     def _admitted(self, request: Request, what: str) -> Call:
@@ -194,7 +196,7 @@ class Page:
         return self._error(request, status, text)
 
     def _unknown_caller(self, request: Request, page: str, why: str) -> Response:
-        if page == "live" or request.headers.get("x-part"):
+        if page == LIVE or request.headers.get("x-part"):
             return Response("sign in", 401, media_type="text/plain")
         if request.headers.get("sec-fetch-site") == "cross-site" and request.method != "POST" and not why:
             # A browser does not send a strict cookie with a link from another site: it does so from our own page.
@@ -248,7 +250,7 @@ class Page:
     async def _view(self, request: Request, call: Call, method: str, page: str) -> Response:
         found = VIEWS.get((method, page))
         if found is None:
-            is_other = any(name == page for _, name in VIEWS)
+            is_other = page == LIVE or any(name == page for _, name in VIEWS)
             return self._error(request, 405 if is_other else 404, "there is no such page", call)
         what, view = found
         call = Call(what, call.caller, call.peer, call.request_id, call.authorization, call.certificates)
@@ -276,12 +278,15 @@ class Page:
         if method == "POST":  # GET only asks whether to make the change
             self._admission.record_unmade(call, why)
 
-    async def _stream(self, request: Request, call: Call) -> Response:
+    def _stream(self, request: Request, call: Call) -> Response:
+        """Answer with the events of the page. HEAD gets the headers of that answer, and begins no stream."""
         try:
             events = self._live.events(call, Permitted(self._operations, self._admission, call))
         except TooManyError:
             return Response("too many pages are open", 503, {"retry-after": "15"}, "text/plain")
-        return StreamingResponse(events, media_type="text/event-stream")
+        if request.method == "HEAD":
+            return StreamingResponse(iter(()), media_type=EVENT_STREAM)
+        return StreamingResponse(events, media_type=EVENT_STREAM)
 
     def _asset(self, request: Request, name: str) -> Response:
         asset = self._assets.get(name)
