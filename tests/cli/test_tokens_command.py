@@ -10,6 +10,7 @@ import pytest
 from support.server import XdsServer
 
 from tests.cli.test_push_commands import Done, shell
+from xds.access.tokens import create_token
 
 
 @pytest.fixture
@@ -62,10 +63,17 @@ async def test_a_running_server_asks_for_tokens_from_the_first_one_on(server: Xd
 
 async def test_wrong_options_say_what_is_wrong(server: XdsServer, tmp_path: Path) -> None:
     for command, code, told in (
-        ("xds tokens create a --role root", 1, "'root' is not a role"),
-        ("xds tokens create a --role admin --group web", 1, "leave the groups out"),
+        ("xds tokens create a --role root", 2, "'root' is not a role"),
+        ("xds tokens create a --role admin --group web", 2, "leave the groups out"),
+        ("xds tokens create 'a b' --role read", 2, "is not a name"),
         ("xds tokens create a --role read --expires soon", 2, "'soon' is no time"),
         ("xds tokens create a --role read --expires 2020-01-01", 2, "is past"),
+        ("xds tokens create a --role read --expires 0d", 2, "is past, or now"),
+        ("xds tokens create a --role read --expires 99999y", 2, "after the year 9999"),
+        ("xds tokens create a --role read --expires 9999-12-31T23:59-12:00", 2, "after the year 9999"),
+        ("xds tokens create a --role read --out nowhere/token", 2, "No such file"),
+        ("xds tokens create a --role read --tokens-file t --store sqlite:", 2, "--store"),
+        ("xds tokens create a --role read --tokens-file t --store sqlite:///", 2, "--store"),
         ("xds tokens create a --role read --store memory:", 2, "has no file"),
         ("xds tokens revoke nobody", 1, "there are no tokens"),
         ("xds audit --verify", 2, "give the log's file"),
@@ -73,3 +81,21 @@ async def test_wrong_options_say_what_is_wrong(server: XdsServer, tmp_path: Path
     ):
         done = await run(command, server, tmp_path)
         assert (done.returncode, told in done.stderr) == (code, True), (command, done.stderr)
+    assert json.loads((await run("xds tokens list -o json", server, tmp_path)).stdout)["tokens"] == []
+    assert not list(tmp_path.iterdir()), "what is refused writes nothing"
+
+
+async def test_a_file_of_tokens_with_an_odd_time_is_listed(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    create_token(tokens, "odd", ("read",))
+    tokens.write_text(tokens.read_text().replace('"expires_at": null', '"expires_at": 9999999999999'))
+    listed = await shell(f"xds tokens list --tokens-file {tokens}", cwd=tmp_path)
+    assert (listed.returncode, "9999999999999 s since 1970" in listed.stdout) == (0, True), listed.stderr
+
+
+async def test_a_token_that_can_not_be_created_leaves_no_file(server: XdsServer, tmp_path: Path) -> None:
+    assert (await run("xds tokens create a --role read --out a", server, tmp_path)).returncode == 0
+    again = await run("xds tokens create a --role read --out b", server, tmp_path)
+    assert (again.returncode, "there is a valid token" in again.stderr) == (1, True)
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text().startswith("xdst_")

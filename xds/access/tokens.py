@@ -31,6 +31,8 @@ ID_BYTES = 4
 TOKENS_MAX = 10_000
 FILE_BYTES_MAX = 16 * 1024 * 1024
 FORMAT = 1
+TIME_S_MAX = 253_402_300_799
+"""The last time at which a token may end: later ones can't be shown as a date."""
 _FIELDS = {"id", "name", "sha256", "roles", "groups", "created_at", "expires_at", "revoked_at"}
 
 
@@ -84,6 +86,16 @@ def read_tokens(path: Path) -> tuple[TokenRecord, ...]:
         ) from None
 
 
+def token_problems(name: str, roles: tuple[str, ...], groups: tuple[str, ...], expires_at: int | None) -> list[str]:
+    """Return what is wrong with a token that is to be created."""
+    problems = grant_problems(roles, groups)
+    if not NAME.fullmatch(name):
+        problems.append(f"{name!r} is not a name: 1 to 100 letters, digits and . _ @ + -, the first a letter or digit")
+    if expires_at is not None and not 0 < expires_at <= TIME_S_MAX:
+        problems.append("it would end after the year 9999, or before 1970")
+    return problems
+
+
 def create_token(
     path: Path, name: str, roles: tuple[str, ...], groups: tuple[str, ...] = (), *, expires_at: int | None = None
 ) -> tuple[TokenRecord, str]:
@@ -91,10 +103,7 @@ def create_token(
 
     The token can't be shown again. Raises AccessFileError.
     """
-    problems = grant_problems(roles, groups)
-    if not NAME.fullmatch(name):
-        problems.append(f"{name!r} is not a name: 1 to 100 letters, digits and . _ @ + -, the first a letter or digit")
-    if problems:
+    if problems := token_problems(name, roles, groups, expires_at):
         raise AccessFileError("; ".join(problems))
     token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     now_s = int(time.time())

@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,21 +96,22 @@ def create(
 ) -> None:
     """Create a token and print it: this is the only time that it is shown."""
     from xds.access.errors import AccessFileError
-    from xds.access.tokens import create_token
+    from xds.access.tokens import create_token, token_problems
 
-    path, expires_at = _path(store, tokens_file), _time(expires) if expires else None
-    if out is not None and out.exists():
-        fail(f"--out: {out} is there already", code=EXIT_USAGE)
+    path, audit_path = _paths(store, tokens_file, audit_file)
+    roles, groups, expires_at = tuple(role), tuple(group or ()), _time(expires) if expires else None
+    if problems := token_problems(name, roles, groups, expires_at):
+        fail(*problems, code=EXIT_USAGE)
     try:
-        is_first = not path.exists()
-        made, token = create_token(path, name, tuple(role), tuple(group or ()), expires_at=expires_at)
+        with _written(out) as write:
+            is_first = not path.exists()
+            made, token = create_token(path, name, roles, groups, expires_at=expires_at)
+            write(token)
     except AccessFileError as error:
         fail(str(error), code=EXIT_FAILED)
-    _record("CreateToken", made, _audit_path(store, audit_file))
+    _record("CreateToken", made, audit_path)
     if is_first:
         warn(f"the push API of a server with this store asks every caller for a token from now on ({path})")
-    if out is not None:
-        _write_token(out, token)
     if output != "table":
         print_as(output, _json_of(made) | ({"token": token} if out is None else {"out": str(out)}))
     elif out is None:
@@ -172,12 +175,13 @@ def revoke(
     from xds.access.errors import AccessFileError
     from xds.access.tokens import revoke_tokens
 
+    path, audit_path = _paths(store, tokens_file, audit_file)
     try:
-        revoked = revoke_tokens(_path(store, tokens_file), named)
+        revoked = revoke_tokens(path, named)
     except AccessFileError as error:
         fail(str(error), code=EXIT_FAILED)
     for each in revoked:
-        _record("RevokeToken", each, _audit_path(store, audit_file))
+        _record("RevokeToken", each, audit_path)
     if output != "table":
         print_as(output, {"revoked": [_json_of(each) for each in revoked]})
     elif revoked:
@@ -190,19 +194,29 @@ def _path(store: str, tokens_file: Path | None) -> Path:
     return tokens_file or _beside(store, "tokens", "--tokens-file")
 
 
-def _audit_path(store: str, audit_file: Path | None) -> Path | None:
+def _paths(store: str, tokens_file: Path | None, audit_file: Path | None) -> tuple[Path, Path | None]:
+    """Return the files of the tokens and of the audit log, None without one. Both are known before one is written."""
     from xds.store.opening import beside_store
 
-    return audit_file or beside_store(store, "audit")
+    path = _path(store, tokens_file)
+    if audit_file is None:
+        _check(store)
+    return path, audit_file or beside_store(store, "audit")
 
 
-def _beside(store: str, suffix: str, option: str) -> Path:
-    from xds.store.opening import StoreUrlError, beside_store, check_url
+def _check(store: str) -> None:
+    from xds.store.opening import StoreUrlError, check_url
 
     try:
         check_url(store)
     except StoreUrlError as error:
         fail(f"--store: {error}", code=EXIT_USAGE)
+
+
+def _beside(store: str, suffix: str, option: str) -> Path:
+    from xds.store.opening import beside_store
+
+    _check(store)
     if (path := beside_store(store, suffix)) is None:
         fail(f"--store: a store in memory has no file: give {option}", code=EXIT_USAGE)
     return path
@@ -234,33 +248,62 @@ def _record(what: str, token: "TokenRecord", path: Path | None) -> None:
     audit.close()
 
 
-def _write_token(path: Path, token: str) -> None:
+@contextmanager
+def _written(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Yield what writes the token to a new file, which is there before the token is; it is removed on an error."""
     from xds.process.private_files import open_private
 
+    if path is None:
+        yield lambda _token: None
+        return
     try:
-        with open_private(path, "xb") as file:
-            file.write(f"{token}\n".encode())
+        file = open_private(path, "xb")
+    except FileExistsError:
+        fail(f"--out: {path} is there already", code=EXIT_USAGE)
     except OSError as error:
-        fail(f"--out: {path}: {error.strerror}; the token is lost: revoke it, and create another", code=EXIT_FAILED)
+        fail(f"--out: {path}: {error.strerror}", code=EXIT_USAGE)
+
+    def write(token: str) -> None:
+        try:
+            file.write(f"{token}\n".encode())
+            file.flush()
+        except OSError as error:
+            lost = "the token is lost: revoke it, and create another"
+            fail(f"--out: {path}: {error.strerror}; {lost}", code=EXIT_FAILED)
+
+    try:
+        yield write
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        with suppress(OSError):  # what a failed write left can't be written at the end either
+            file.close()
 
 
 def _time(text: str) -> int:
     """Return the Unix time of an option's value."""
     now_s = int(time.time())
     if found := re.fullmatch(r"(\d{1,6})([mhdwy])", text):
-        return now_s + int(found.group(1)) * _UNITS_S[found.group(2)]
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        fail(f"--expires: {text!r} is no time: write 12h, 90d, 1y, or 2027-01-31", code=EXIT_USAGE)
-    at_s = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+        at_s = now_s + int(found.group(1)) * _UNITS_S[found.group(2)]
+    else:
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            fail(f"--expires: {text!r} is no time: write 12h, 90d, 1y, or 2027-01-31", code=EXIT_USAGE)
+        at_s = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
     if at_s <= now_s:
-        fail(f"--expires: {text} is past", code=EXIT_USAGE)
+        fail(f"--expires: {text} is past, or now", code=EXIT_USAGE)
     return at_s
 
 
 def _shown(at_s: int | None) -> str:
-    return "never" if at_s is None else f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M}"
+    if at_s is None:
+        return "never"
+    try:
+        return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):  # the file has a time that is in no calendar
+        return f"{at_s} s since 1970"
 
 
 def _described(token: "TokenRecord") -> str:
