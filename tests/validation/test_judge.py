@@ -369,6 +369,7 @@ NOT_JUDGED = {
         ),
         "the sidecar's disk is not ours",
     ),
+    "bad/listeners/lua-no-functions-but-error": "a pushed script is compiled, and never run",
     "bad/extension_configs/type-not-listed": "only the listener that discovers it lists its types",
     "bad/certificates/other-kind": "only who subscribes to a secret says which kind it needs",
     "bad/scoped_routes/same-key": "Envoy compares the keys of scoped routes only where it subscribes to them",

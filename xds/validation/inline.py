@@ -7,7 +7,7 @@ from typing import Any
 from xds.model.types import EXTENSION_CONFIG, ROUTE, SCOPED_ROUTE, SECRET
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.pool import ANY, Schema
-from xds.validation import stand_ins
+from xds.validation import lua, stand_ins
 
 _CORE = "envoy.config.core.v3."
 _LISTENER = "envoy.config.listener.v3."
@@ -158,19 +158,56 @@ def _text(stand_in: Callable[[], str], *fields: str) -> "Handler":
 
     def handle(inliner: Inliner, message: Any, trail: Trail) -> None:
         for field in fields:
-            place: Trail = (trail, field)
-            value = getattr(message, field)
-            if hasattr(value, "DESCRIPTOR"):
-                found = [(value, place)] if message.HasField(field) else []
-            elif hasattr(value, "keys"):
-                found = [(value[key], (place, MapKey(key))) for key in sorted(value)]
-            else:
-                found = [(each, (place, index)) for index, each in enumerate(value)]
-            for source, here in found:
+            for source, here in _sources(message, field, trail):
                 if _is_on_disk(source):
                     _replace(inliner, source, stand_in(), here)
 
     return handle
+
+
+def _sources(message: Any, field: str, trail: Trail) -> list[tuple[Any, Trail]]:
+    """Return the sources in a field of any form, with their places."""
+    place: Trail = (trail, field)
+    value = getattr(message, field)
+    if hasattr(value, "DESCRIPTOR"):
+        return [(value, place)] if message.HasField(field) else []
+    if hasattr(value, "keys"):
+        return [(value[key], (place, MapKey(key))) for key in sorted(value)]
+    return [(each, (place, index)) for index, each in enumerate(value)]
+
+
+def _lua(*fields: str, functions: tuple[str, ...] = ()) -> "Handler":
+    """Sources of Lua, which Envoy would run. ``functions``: those without which Envoy refuses a script."""
+
+    def handle(inliner: Inliner, message: Any, trail: Trail) -> None:
+        for field in fields:
+            for source, here in _sources(message, field, trail):
+                which = source.WhichOneof("specifier")
+                if _is_on_disk(source):
+                    _replace(inliner, source, lua.compiled_only(b"", functions), here)
+                elif which is not None and (given := getattr(source, which)):
+                    code = given.encode() if isinstance(given, str) else given
+                    source.inline_string = _compiled_only(inliner, code, functions, here)
+        for field in _LUA_PATHS.intersection(message.DESCRIPTOR.fields_by_name):
+            message.ClearField(field)  # nothing is loaded from them
+
+    return handle
+
+
+_LUA_PATHS = frozenset({"package_paths", "package_cpaths"})
+
+
+def _compiled_only(inliner: Inliner, code: bytes, functions: tuple[str, ...], trail: Trail) -> str:
+    if lua.is_bytecode(code):
+        inliner.warn(trail, "was not judged, as it is bytecode: another script stood for it")
+        code = b""
+    return lua.compiled_only(code, functions)
+
+
+def _lua_filter(inliner: Inliner, message: Any, trail: Trail) -> None:
+    if message.inline_code:
+        message.inline_code = _compiled_only(inliner, message.inline_code.encode(), (), (trail, "inline_code"))
+    _lua("default_source_code", "source_codes")(inliner, message, trail)
 
 
 def _any_text(*fields: str) -> "Handler":
@@ -366,8 +403,7 @@ def _tap_by_admin(inliner: Inliner, message: Any, trail: Trail) -> None:
 
 
 def _vm(inliner: Inliner, message: Any, trail: Trail) -> None:
-    if message.code.WhichOneof("specifier") == "remote" or _is_on_disk(message.code.local):
-        raise UnjudgeableError("its module is loaded by the sidecar")
+    raise UnjudgeableError("its module is loaded and run by the sidecar")
 
 
 def _module(inliner: Inliner, message: Any, trail: Trail) -> None:
@@ -417,10 +453,10 @@ HANDLERS: Mapping[str, Handler] = {
     "envoy.extensions.filters.common.jwks.v3.JwtHandshakeValidator": _text(stand_ins.jwks, "local_jwks"),
     _HTTP + "basic_auth.v3.BasicAuth": _text(lambda: stand_ins.PASSWORDS, "users"),
     _HTTP + "basic_auth.v3.BasicAuthPerRoute": _text(lambda: stand_ins.PASSWORDS, "users"),
-    _HTTP + "lua.v3.Lua": _text(lambda: stand_ins.LUA, "default_source_code", "source_codes"),
-    _HTTP + "lua.v3.LuaPerRoute": _text(lambda: stand_ins.LUA, "source_code"),
-    "envoy.extensions.router.cluster_specifiers.lua.v3.LuaConfig": _text(lambda: stand_ins.LUA, "source_code"),
-    "envoy.extensions.string_matcher.lua.v3.Lua": _text(lambda: stand_ins.LUA, "source_code"),
+    _HTTP + "lua.v3.Lua": _lua_filter,
+    _HTTP + "lua.v3.LuaPerRoute": _lua("source_code"),
+    "envoy.extensions.router.cluster_specifiers.lua.v3.LuaConfig": _lua("source_code", functions=("envoy_on_route",)),
+    "envoy.extensions.string_matcher.lua.v3.Lua": _lua("source_code", functions=("envoy_match",)),
     "envoy.extensions.filters.udp.dns_filter.v3.DnsFilterConfig.ServerContextConfig": _text(
         lambda: stand_ins.DNS_TABLE, "external_dns_table"
     ),

@@ -14,11 +14,6 @@ TICKET_KEY = bytes(80)
 """A session ticket key, of the length that Envoy wants."""
 TEXT = "stands for a file"
 """Any text."""
-LUA = """function envoy_on_request(handle) end
-function envoy_on_route(handle) return "" end
-function envoy_match(text) return true end
-"""
-"""A script with all functions that Envoy looks for: of the filter, the cluster specifier and the matcher."""
 PASSWORDS = "user:{SHA}2kuSN7rMzfGcB2DKt67EqDWQELA="
 """A user as ``htpasswd -s`` writes it."""
 SAMPLING_RULES = '{"version": 2, "rules": [], "default": {"fixed_target": 1, "rate": 0.1}}'
