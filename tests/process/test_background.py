@@ -40,6 +40,10 @@ class BugError(Exception):
     """A bug of ours."""
 
 
+class PanicError(BaseException):
+    """As the panic of a library written in Rust, no ``Exception``."""
+
+
 def once(monkeypatch: pytest.MonkeyPatch, owner: object, method: str) -> Callable[[], bool]:
     """Make the next call of a method fail. Return a function that returns whether it has."""
     work = getattr(owner, method)
@@ -71,6 +75,8 @@ async def test_a_task_that_raises_returns_or_is_cancelled_from_within_is_started
                 return
             case 3:
                 raise asyncio.CancelledError
+            case 4:
+                raise PanicError("of a library")
         going.set()
         await asyncio.Event().wait()
 
@@ -80,8 +86,11 @@ async def test_a_task_that_raises_returns_or_is_cancelled_from_within_is_started
     await wait_until(lambda: background.deaths["work"], equals=1)
     assert background.ailing == "the task 'work' died: BugError('broken')"
     await going.wait()
-    assert background.deaths == {"work": 3}
-    assert told == ["BugError('broken')", "it ended by itself", "what it waited for was cancelled"]
+    assert background.deaths == {"work": 4}
+    assert told == [
+        *("BugError('broken')", "it ended by itself", "what it waited for was cancelled"),
+        "PanicError('of a library')",
+    ]
     assert "the task 'work' died" in background.ailing, "it may die again at once"
     await wait_until(lambda: background.ailing, equals="")
     logged = [record for record in caplog.records if "a background task died" in record.message]

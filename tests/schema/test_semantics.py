@@ -1,6 +1,7 @@
 """What Envoy checks beyond types and rules: each case is judged by the product and by a real Envoy, and they agree."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 
 import pytest
 from corpus.live import refusals
-from schema import combination_cases, format_cases, semantic_cases, unvalidated_cases
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from schema import combination_cases, format_cases, semantic_cases, tls_cases, unvalidated_cases
 from support import resources as r
+from support.der import INTEGER, SEQUENCE, item, pem, stretched_key
 from support.pki import Authority
 from support.processes import ChildFailedError
 from support.static_envoy import address, hcm, listener, refusal, static_cluster, tls_cluster, typed, virtual_host
@@ -592,8 +596,9 @@ OWN_CASES = [*ROUTE_CASES, *LISTENER_CASES, *CLUSTER_CASES, *ENDPOINT_CASES]
 CASES = [
     *(*OWN_CASES, *semantic_cases.CASES, *format_cases.CASES, *unvalidated_cases.CASES),
     *combination_cases.CASES,
+    *tls_cases.CASES,
 ]
-CRASHES = semantic_cases.CRASHES | combination_cases.CRASHES
+CRASHES = semantic_cases.CRASHES | combination_cases.CRASHES | tls_cases.CRASHES
 """Cases with which Envoy 1.40 crashes when it reads them."""
 
 
@@ -700,6 +705,45 @@ def test_keys_and_certificates_are_judged_as_by_a_real_envoy(
     assert {name: bool(why) for name, why in said.items()} == {
         name: bool(field) for name, (_, field) in secrets.items()
     }
+
+
+@pytest.mark.parametrize("iterations", [12_000_000, 2**31, 2**40])
+def test_a_key_whose_password_is_stretched_for_long_is_left_to_envoy(
+    iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serialization, "load_pem_private_key", None)
+    key = stretched_key(tls_cases.encrypted("abc"), iterations)
+    assert problems_of(tls_cases.keyed(key, password={"inline_string": "abc"})) == []
+
+
+def test_a_key_that_is_slow_to_compute_is_left_to_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serialization, "load_pem_private_key", None)
+    dsa = bytes.fromhex("06072a8648ce380401")
+    key = item(SEQUENCE, item(INTEGER, b"\0") + item(SEQUENCE, dsa + item(SEQUENCE, item(INTEGER, b"\1" * 9_000))))
+    assert problems_of(tls_cases.keyed(pem("PRIVATE KEY", key))) == []
+    large = pem("ENCRYPTED PRIVATE KEY", item(SEQUENCE, item(SEQUENCE, b"") + item(4, b"a" * 9_000)))
+    assert problems_of(tls_cases.keyed(large, password={"inline_string": "abc"})) == []
+
+
+def test_the_panic_of_a_library_is_no_end_of_a_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):  # as pyo3 names it
+        pass
+
+    def panic(*_: Any, **__: Any) -> None:
+        raise PanicException("explicit panic")
+
+    monkeypatch.setattr(x509, "load_der_x509_certificate", panic)
+    monkeypatch.setattr(serialization, "load_pem_private_key", panic)
+    assert problems_of(tls_cases.keyed(r.DEMO_KEY)) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["-----BEGIN A-----" + "\n" * 100_000, "-----BEGIN A-----\n" * 100_000, "-----BEGIN " * 99_999]
+)
+def test_text_that_is_almost_pem_is_read_in_one_pass(text: str) -> None:
+    began = time.process_time()
+    assert [each.field for each in problems_of(tls_cases.authority(text))] == [tls_cases.CA_AT]
+    assert time.process_time() - began < 5, "each of these took minutes"
 
 
 def test_every_command_of_formats_is_known_to_a_real_envoy(envoy: Callable[[list[r.Json]], list[str]]) -> None:

@@ -9,10 +9,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.der import INTEGER, Items, changed_certificate, item
 from support.pki import SIGNS_CERTIFICATES, Authority, Pair
 
 from xds.model.identity import Peer
+from xds.transport.certificate_expiry import CertificateFiles
 from xds.transport.client_certificates import KNOWN_MAX, ClientCertificate, ClientCertificates
+from xds.transport.revocations import read_revocations
 from xds.transport.tls import TlsFiles
 
 WEB = "spiffe://corp/ns/shop/sa/web"
@@ -400,3 +403,38 @@ def test_equal_certificates_share_what_is_known_of_them_and_it_is_bounded(author
     assert clients.examine(pair.cert).peer is clients.examine(renewed.cert).peer
     assert made == [(WEB,)]
     assert len(clients._known) <= KNOWN_MAX
+
+
+# --- Libraries -------------------------------------------------------------------------------------------------------
+
+
+def of_version_2(cert: bytes) -> bytes:
+    """Return a certificate that cryptography refuses with an error of its own, in PEM."""
+
+    def change(signed: Items, _: Items) -> None:
+        signed[0] = (0xA0, item(INTEGER, b"\1"))
+        signed.pop()
+
+    return changed_certificate(cert.decode(), change).encode()
+
+
+def test_cas_of_a_version_that_is_not_known_are_files_that_can_not_be_read(authority, tmp_path):
+    path = tmp_path / "old.pem"
+    path.write_bytes(of_version_2(authority.cert))
+    with pytest.raises(ValueError, match="is not a PEM file of CA certificates"):
+        ClientCertificates(TlsFiles(client_ca=path, cert=path, key=path), pytest.fail)
+    with pytest.raises(ValueError, match="version"):
+        read_revocations(TlsFiles(client_ca=path, cert=path, key=path, crls=(authority.revoke(),)))
+    assert CertificateFiles([path]).look() == ()
+
+
+def test_the_panic_of_a_library_refuses_the_certificate(authority, monkeypatch):
+    class PanicException(BaseException):  # as pyo3 names it
+        pass
+
+    def panic(_: bytes) -> None:
+        raise PanicException("explicit panic")
+
+    clients = ClientCertificates(files_of(authority), pytest.fail)
+    monkeypatch.setattr(x509, "load_der_x509_certificate", panic)
+    assert clients.examine(b"x").reason == "malformed"

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from xds.model.untrusted import reading
+
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 JWKS_BYTES_MAX = 1024 * 1024
@@ -117,8 +119,9 @@ def _key(jwk: dict[str, Any]) -> VerificationKey | str:
     if isinstance(algorithms, str):
         return algorithms
     try:
-        key = jwt.PyJWK(jwk, algorithm=min(algorithms)).key
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError) as error:
+        with reading():
+            key = jwt.PyJWK(jwk, algorithm=min(algorithms)).key
+    except ValueError as error:
         return f"it can't be read: {str(error)[:100]}"
     return _checked(key, algorithms)
 

@@ -11,6 +11,8 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 WELL_AFTER_S = 10.0
 """How long a restarted task must run to count as healthy."""
 OnDeath = Callable[[str], None]
+_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What is raised to end a process or a coroutine."""
 
 
 class Background:
@@ -70,7 +72,9 @@ class Background:
                     if _is_cancelled():
                         raise
                     why, error = "what it waited for was cancelled", cancelled
-                except Exception as raised:
+                except _ENDS:
+                    raise
+                except BaseException as raised:  # a library's panic is no Exception, and must not end the task either
                     why, error = repr(raised), raised
                 finally:
                     mended.cancel()
@@ -85,9 +89,9 @@ class Background:
     async def _run(self, name: str, work: Coroutine[Any, Any, object], on_death: OnDeath) -> None:
         try:
             await work
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, *_ENDS):
             raise
-        except Exception as error:
+        except BaseException as error:
             self._note_death(name, repr(error), error, on_death, again=False)
             asyncio.get_running_loop().call_later(self._well_after_s, self._ailing.pop, name, None)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from xds.model.untrusted import reading
 from xds.transport.revocations import crls_of
 from xds.transport.tls import Stamp, stamp
 
@@ -57,6 +58,7 @@ class CertificateFiles:
         return tuple(expiry for _, expiries in self._read.values() for expiry in expiries)
 
 
+@reading()
 def _expiries_of(path: Path) -> tuple[Expiry, ...]:
     soonest: dict[str, float] = {}
     for certificate in x509.load_pem_x509_certificates(path.read_bytes()):
@@ -67,6 +69,7 @@ def _expiries_of(path: Path) -> tuple[Expiry, ...]:
     return _few(path, soonest, is_crl=False)
 
 
+@reading()
 def _expiries_of_crls(path: Path) -> tuple[Expiry, ...]:
     at: dict[str, float] = {}
     for crl in crls_of(path):

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.x509 import verification
 
 from xds.model.identity import ANONYMOUS, Peer, parse_spiffe
+from xds.model.untrusted import is_panic, reading
 from xds.transport.revocations import NOTHING_REVOKED, Revocations, read_revocations
 from xds.transport.tls import CertificateName, Stamp, TlsFiles
 
@@ -225,7 +226,9 @@ class ClientCertificates:
             return ClientCertificate(
                 reason=refused.reason, refusal=f"the client certificate is refused: {refused.text}"
             )
-        except Exception as error:  # whatever a library finds in it, it is not accepted
+        except BaseException as error:  # whatever a library finds in it, it is not accepted
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
             text = f"the client certificate can't be read: {str(error)[:SHOWN_MAX]}"
             return ClientCertificate(reason="malformed", refusal=text)
         return ClientCertificate(
@@ -350,7 +353,8 @@ def split_pem(certificates: bytes) -> list[bytes]:
 def _policy(path: Path, data: bytes) -> verification.PolicyBuilder:
     """Return the policy that verifies client certificates with the CAs of a file. Raises ValueError."""
     try:
-        authorities = x509.load_pem_x509_certificates(data)
+        with reading():
+            authorities = x509.load_pem_x509_certificates(data)
     except ValueError:
         raise ValueError(f"{path} is not a PEM file of CA certificates") from None
     # TLS has checked the extensions already; here only the signatures, the dates and CA:TRUE are checked.

@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from xds.model.identity import IdentityPattern, parse_identity_pattern
+from xds.model.untrusted import reading
 from xds.transport.tls import TlsFiles
 
 _PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
@@ -50,24 +51,31 @@ def read_revocations(files: TlsFiles) -> Revocations:
         authorities = [
             each
             for path in dict.fromkeys((*files.authorities, *files.crl_authorities))
-            for each in x509.load_pem_x509_certificates(path.read_bytes())
+            for each in _certificates_of(path)
         ]
         for path in files.crls:
             for crl in crls_of(path):
-                _check_crl(path, crl, authorities)
-                issuer = crl.issuer.public_bytes()
-                serials = frozenset(each.serial_number for each in crl)
+                with reading():
+                    _check_crl(path, crl, authorities)
+                    issuer = crl.issuer.public_bytes()
+                    serials = frozenset(each.serial_number for each in crl)
                 by_issuer[issuer] = by_issuer.get(issuer, frozenset()) | serials
     return _read_list(by_issuer, files.revoked)
+
+
+@reading()
+def _certificates_of(path: Path) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(path.read_bytes())
 
 
 def crls_of(path: Path) -> list[x509.CertificateRevocationList]:
     """Return the CRLs of a PEM or DER file. Raises OSError or ValueError."""
     data = path.read_bytes()
     try:
-        if b"-----BEGIN" not in data:
-            return [x509.load_der_x509_crl(data)]
-        found = [x509.load_pem_x509_crl(each) for each in _PEM_CRL.findall(data)]
+        with reading():
+            if b"-----BEGIN" not in data:
+                return [x509.load_der_x509_crl(data)]
+            found = [x509.load_pem_x509_crl(each) for each in _PEM_CRL.findall(data)]
     except ValueError as error:
         raise ValueError(f"{path} is not a certificate revocation list: {error}") from None
     if not found:

@@ -1,21 +1,18 @@
 """TLS: certificates and keys that belong together, names of groups and ciphers, what a context must have."""
 
-import base64
-import binascii
 import re
 from typing import Any
 
+from xds.model.untrusted import reading
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.pool import load_schema
-from xds.schema.redact import REDACTED
+from xds.schema.redact import REDACTED_BYTES
+from xds.schema.semantics.pem import CERTIFICATES, ENCRYPTED, KEYS, TRUSTED, decoded, is_whole, read_pem, takes_long
 from xds.schema.semantics.rule import Rule, Walks
 
 _TLS = "envoy.extensions.transport_sockets.tls.v3."
-_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s*?\n(.*?)-----END \1-----", re.DOTALL)
-_CERTIFICATE = ("CERTIFICATE", "X509 CERTIFICATE")
-_TRUSTED = "TRUSTED CERTIFICATE"
-_ALPN_BYTES_MAX = 255
+_ALPN_BYTES_MAX, _ALPN_TOTAL_BYTES_MAX = 255, 65_534
 _TICKET_KEY_BYTES = 80
 _SOURCES = frozenset(
     {
@@ -58,6 +55,10 @@ CIPHER_WORDS = frozenset(
 """Words for several ciphers, joined by + to those that have all of them."""
 
 
+_DEFAULT_CIPHERS = "DEFAULT"
+"""The list of ciphers may begin with it. BoringSSL passes over the text alone: ``DEFAULT+AES`` is ``+AES``."""
+
+
 def _unknown_cipher(entry: str) -> str:
     """Return the first name in a cipher string that no BoringSSL of an Envoy knows, "" if there is none."""
     for part in re.split(r"[:|\[\], ;]", entry):
@@ -70,13 +71,15 @@ def _unknown_cipher(entry: str) -> str:
 
 
 def _check_parameters(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
-    for index, entry in enumerate(message.ecdh_curves):
+    for index, entry in enumerate(message.ecdh_curves if list(message.ecdh_curves) != [""] else ()):
         unknown = [name for name in entry.split(":") if name not in GROUPS] if load_schema().is_packaged else []
         if unknown:
             hint = f"known ones: {', '.join(sorted(GROUPS - {'x25519'}))}"
             found.add(((trail, "ecdh_curves"), index), f"has the unknown group {unknown[0]!r}", hint)
     _check_signatures(message, trail, found)
     for index, entry in enumerate(message.cipher_suites):
+        if index == 0:
+            entry = entry.removeprefix(_DEFAULT_CIPHERS)
         wrong = [name for name in re.split(r"[:|\[\]]", entry) if name in CIPHERS_13 or name in GROUPS]
         if wrong:
             known = "is of TLS 1.3, whose ciphers can't be chosen" if wrong[0] in CIPHERS_13 else "is not a cipher"
@@ -127,6 +130,13 @@ def _check_downstream(message: Any, trail: Trail, found: Findings, _: Walks) -> 
     if not any(known.name in _SOURCES for known, _ in common.ListFields()):
         hint = "give tls_certificates or tls_certificate_sds_secret_configs"
         found.add((trail, "common_tls_context"), "has no certificate, which a server needs", hint)
+    elif common.tls_certificates and not any(map(_has_content, common.tls_certificates)):
+        hint = "give certificate_chain and private_key"
+        found.add(((trail, "common_tls_context"), "tls_certificates"), "has no certificate, which a server needs", hint)
+
+
+def _has_content(certificate: Any) -> bool:
+    return any(certificate.HasField(field) for field in ("certificate_chain", "private_key", "pkcs12"))
 
 
 def _check_upstream(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -137,10 +147,11 @@ def _check_upstream(message: Any, trail: Trail, found: Findings, _: Walks) -> No
     if len(own) + len(discovered) > 1:
         field = "tls_certificates" if len(own) > 1 else "tls_certificate_sds_secret_configs"
         found.add((here, field), "must have one certificate: a client has no more", "leave the others out")
-    for index, name in enumerate(common.alpn_protocols if len(common.alpn_protocols) > 1 else ()):
-        if not name:  # a server takes it, and chooses no protocol
-            what = "must not be empty beside others in a client: with it, Envoy 1.40 crashes"
-            found.add(((here, "alpn_protocols"), index), what)
+    if ",".join(common.alpn_protocols):
+        for index, entry in enumerate(common.alpn_protocols):
+            if "" in entry.split(","):  # a server takes it, and chooses no protocol
+                what = "must not have an empty name beside others in a client: with it, Envoy 1.40 crashes"
+                found.add(((here, "alpn_protocols"), index), what)
     if message.auto_sni_san_validation:
         _check_validated(common, (trail, "auto_sni_san_validation"), found)
 
@@ -155,9 +166,13 @@ def _check_validated(common: Any, trail: Trail, found: Findings) -> None:
 def _check_context(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     if message.WhichOneof("validation_context_type") == "validation_context":
         _check_trust(message.validation_context, (trail, "validation_context"), found)
-    for index, name in enumerate(message.alpn_protocols):
-        if len(name.encode()) > _ALPN_BYTES_MAX:
-            found.add(((trail, "alpn_protocols"), index), f"must have at most {_ALPN_BYTES_MAX} bytes")
+    for index, entry in enumerate(message.alpn_protocols):
+        if any(len(name) > _ALPN_BYTES_MAX for name in entry.encode().split(b",")):
+            found.add(((trail, "alpn_protocols"), index), f"must have names of at most {_ALPN_BYTES_MAX} bytes")
+    size = len(",".join(message.alpn_protocols).encode())
+    if size > _ALPN_TOTAL_BYTES_MAX:
+        what = f"must have at most {_ALPN_TOTAL_BYTES_MAX} bytes, joined by commas, but has {size}"
+        found.add((trail, "alpn_protocols"), what)
 
 
 def _check_trust(context: Any, trail: Trail, found: Findings) -> None:
@@ -181,14 +196,19 @@ def _has_ca(context: Any) -> bool:
 _CAS = (*("trusted_ca", "ca_certificate_provider_instance", "system_root_certs", "custom_validator_config"),)
 
 
-def _inline(source: Any) -> str | None:
-    """Return the text of an inline data source, None if it is a file, a variable, empty or redacted."""
+def _inline(source: Any) -> bytes | None:
+    """Return the bytes of an inline data source, None if it is a file, a variable, or redacted."""
     kind = source.WhichOneof("specifier")
     if kind not in ("inline_string", "inline_bytes"):
         return None
-    value = getattr(source, kind)
-    text: str = value if isinstance(value, str) else value.decode("latin-1")
-    return None if REDACTED in text else text
+    data: bytes = source.inline_string.encode() if kind == "inline_string" else source.inline_bytes
+    return None if REDACTED_BYTES in data else data
+
+
+def _pem(source: Any) -> str | None:
+    """Return the text of an inline data source, None as ``_inline`` does."""
+    data = _inline(source)
+    return None if data is None else data.decode("latin-1")
 
 
 def _at(trail: Trail, field: str, source: Any) -> Trail:
@@ -200,16 +220,16 @@ def _check_certificate(message: Any, trail: Trail, found: Findings, _: Walks) ->
     if message.HasField("pkcs12"):
         return
     _check_pair(message, trail, found)
-    chain, key = _inline(message.certificate_chain), _inline(message.private_key)
+    chain, key = _pem(message.certificate_chain), _pem(message.private_key)
     certificate = private = None
     if chain is not None:
         here = _at(trail, "certificate_chain", message.certificate_chain)
         certificate = _first_certificate(chain, here, found)
     if key is not None:
-        secret = message.password
-        known = not message.HasField("password") or _inline(secret) is not None
-        password = _inline(secret) if message.HasField("password") else None
-        private = _private_key(key, password, _at(trail, "private_key", message.private_key), found) if known else None
+        is_known = not message.HasField("password") or _inline(message.password) is not None
+        password = _inline(message.password) if message.HasField("password") else None
+        here = _at(trail, "private_key", message.private_key)
+        private = _private_key(key, password, here, found) if is_known else None
     if certificate is not None and private is not None and not _belong_together(certificate, private):
         here = _at(trail, "private_key", message.private_key)
         found.add(here, "is not the key of the first certificate in certificate_chain", "give the pair that was issued")
@@ -220,81 +240,73 @@ def _check_pair(message: Any, trail: Trail, found: Findings) -> None:
     has_key = message.HasField("private_key") or message.HasField("private_key_provider")
     if message.HasField("certificate_chain") and not has_key:
         found.add((trail, "private_key"), "is required beside certificate_chain")
+    elif message.HasField("private_key") and not message.HasField("certificate_chain"):
+        found.add((trail, "certificate_chain"), "is required beside private_key")
 
 
 def _first_certificate(text: str, trail: Trail, found: Findings) -> Any | None:
+    """Return the first certificate of a chain, None if it is refused, or if only BoringSSL may be able to read it."""
     from cryptography import x509
 
-    blocks = [body for label, body in _PEM.findall(text) if label in (*_CERTIFICATE, _TRUSTED)]
-    if not blocks:
+    blocks, is_closed = read_pem(text)
+    chain = [each for each in blocks if each.label in (*CERTIFICATES, TRUSTED)]
+    if not chain:
         found.add(trail, "holds no certificate in PEM", "it begins with -----BEGIN CERTIFICATE-----")
         return None
-    if any(label == _TRUSTED for label, _ in _PEM.findall(text)):
+    if any(each.label == TRUSTED for each in chain):
         return None  # OpenSSL's own form, which Envoy reads too
-    if not all(map(_is_whole, blocks)):
+    der = [decoded(each.body) for each in chain]
+    if not is_closed or not all(map(is_whole, der)):
         found.add(trail, "does not hold a certificate that can be read", _CUT_OFF)
         return None
-    der = _decoded(blocks[0])
+    assert der[0] is not None
     try:
-        if der is not None:
-            return x509.load_der_x509_certificate(der)
+        with reading():
+            return x509.load_der_x509_certificate(der[0])
     except ValueError:
-        pass
-    found.add(trail, "does not hold a certificate that can be read", _CUT_OFF)
-    return None
+        return None  # BoringSSL is less strict
 
 
 _CUT_OFF = "is it cut off, or changed on the way?"
 
 
-def _is_whole(body: str) -> bool:
-    """Return whether a block has one DER sequence of the length that it states: the outermost form of a certificate."""
-    der = _decoded(body)
-    if der is None or len(der) < 2 or der[0] != _SEQUENCE:
-        return False
-    size, start = der[1], 2
-    if size & 0x80:
-        start += size & 0x7F
-        size = int.from_bytes(der[2:start], "big")
-    return len(der) == start + size
-
-
-_SEQUENCE = 0x30
-
-
-def _decoded(body: str) -> bytes | None:
-    try:
-        return base64.b64decode("".join(body.split()), validate=True)
-    except binascii.Error:
-        return None
-
-
-def _private_key(text: str, password: str | None, trail: Trail, found: Findings) -> Any | None:
-    from cryptography.exceptions import UnsupportedAlgorithm
+def _private_key(text: str, password: bytes | None, trail: Trail, found: Findings) -> Any | None:
+    """Return a private key, None if it is refused, or if only BoringSSL may be able to read it."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    blocks = [match[0] for match in _PEM.finditer(text) if match[1].endswith("PRIVATE KEY")]
-    if not blocks:
+    block = next((each for each in read_pem(text)[0] if each.label in KEYS), None)
+    if block is None:
         found.add(trail, "holds no private key in PEM", "it begins with -----BEGIN PRIVATE KEY-----")
         return None
-    encrypted = "ENCRYPTED" in blocks[0]
-    if encrypted and password is None:
+    has_headers = "Proc-Type:" in block.body
+    is_encrypted = block.label == ENCRYPTED or (has_headers and "ENCRYPTED" in block.body)
+    if is_encrypted and not password:
         found.add(trail, "is encrypted, and there is no password", "give password, or a key that is not encrypted")
         return None
-    secret = password.encode("latin-1", errors="replace") if encrypted and password is not None else None
+    if not has_headers:
+        der = decoded(block.body)
+        if der is None or not is_whole(der, may_have_more=True):
+            found.add(trail, "does not hold a private key that can be read", _CUT_OFF)
+            return None
+        if takes_long(block.label, der):
+            return None
+    elif block.label == "DSA PRIVATE KEY":
+        return None
     try:
-        return load_pem_private_key(blocks[0].encode(), secret, unsafe_skip_rsa_key_validation=True)
-    except (ValueError, TypeError):
-        found.add(trail, "does not hold a private key that can be read", _CUT_OFF)
-    except UnsupportedAlgorithm:
-        pass  # Envoy's library may know it
-    return None
+        with reading():
+            secret = password if is_encrypted else None
+            return load_pem_private_key(block.text.encode("latin-1"), secret, unsafe_skip_rsa_key_validation=True)
+    except ValueError as error:
+        if "Incorrect password" in str(error):
+            found.add(trail, "can't be decrypted with password", "give the password of this key")
+        return None  # otherwise BoringSSL may be less strict, or know more
 
 
 def _belong_together(certificate: Any, private: Any) -> bool:
     try:
-        return bool(certificate.public_key() == private.public_key())
-    except Exception:  # an algorithm that only Envoy's library may know
+        with reading():
+            return bool(certificate.public_key() == private.public_key())
+    except ValueError:  # an algorithm that only BoringSSL may know
         return True
 
 
@@ -308,15 +320,21 @@ def _check_tickets(message: Any, trail: Trail, found: Findings, _: Walks) -> Non
                 found.add((((trail, "keys"), index), kind), what, f"openssl rand {_TICKET_KEY_BYTES} makes one")
 
 
+def _check_authorities(source: Any, trail: Trail, found: Findings) -> None:
+    text = _pem(source)
+    if text is None:
+        return
+    here = _at(trail, "trusted_ca", source)
+    blocks, is_closed = read_pem(text)
+    if not any(each.label in (*CERTIFICATES, TRUSTED) for each in blocks):
+        found.add(here, "holds no certificate in PEM", "it begins with -----BEGIN CERTIFICATE-----")
+    elif not is_closed or not all(is_whole(decoded(each.body)) for each in blocks if each.label in CERTIFICATES):
+        found.add(here, "has a certificate that can't be read", _CUT_OFF)
+
+
 def _check_validation(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     if message.HasField("trusted_ca") and not message.HasField("custom_validator_config"):
-        text = _inline(message.trusted_ca)
-        here = _at(trail, "trusted_ca", message.trusted_ca)
-        blocks = _PEM.findall(text) if text is not None else []
-        if text is not None and not any(label in (*_CERTIFICATE, _TRUSTED) for label, _ in blocks):
-            found.add(here, "holds no certificate in PEM", "it begins with -----BEGIN CERTIFICATE-----")
-        elif not all(_is_whole(body) for label, body in blocks if label in _CERTIFICATE):
-            found.add(here, "has a certificate that can't be read", _CUT_OFF)
+        _check_authorities(message.trusted_ca, trail, found)
     for field, form, words in _DIGESTS:
         for index, digest in enumerate(getattr(message, field)):
             if len(digest) >= _DIGEST_CHARACTERS_MIN and form.fullmatch(digest) is None:
