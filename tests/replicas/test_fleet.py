@@ -263,6 +263,43 @@ async def test_a_stream_that_may_be_half_open_is_probed_once_its_node_comes_to_a
         assert await each.at() == (2, 0, 0, 0, Verdict.REACHED)
 
 
+async def test_a_node_with_streams_on_several_replicas_is_counted_once_by_each() -> None:
+    world: dict[str, Replica] = {}
+    several = [Replica(name, world) for name in "abcd"]
+    a, b, c, d = several
+    b.come("n1", "n2")
+    c.come("n1")
+    for _ in range(2):
+        for each in several:
+            assert await each.at() == (2, 0, 0, 0, Verdict.REACHED), each.name
+    d.come("n1")
+    c.debt_of["n1"] = Debt(owed=5)  # the oldest debt counts
+    for each in several:
+        assert await each.at() == (1, 1, 0, 0, Verdict.PENDING), each.name
+    c.go("n1", at_ms=3_000)
+    for each in several:
+        assert await each.at() == (2, 0, 0, 0, Verdict.REACHED), each.name
+    c.come("n1")
+    for each in several:
+        await each.at()
+    for each in (a, b, d):  # c is lost: what it counted is not there, and what the others counted stays
+        del each.membership.others[c.member.instance]
+        assert await each.at() == (2, 0, 0, 0, Verdict.REACHED), each.name
+    b.go("n1", at_ms=4_000)
+    d.go("n1", at_ms=5_000)
+    for each in (a, b, d):
+        assert await each.at() == (1, 0, 0, 1, Verdict.PENDING), each.name
+
+
+async def test_a_node_that_a_silent_replica_has_too_is_counted_by_the_one_that_answers(pair: Pair) -> None:
+    a, b = pair
+    a.come("n1")
+    b.come("n1")
+    assert (await a.at())[:4] == (1, 0, 0, 0)
+    b.is_silent = True
+    assert (await a.at())[:4] == (1, 0, 0, 0)
+
+
 async def test_who_asks_while_a_question_is_asked_shares_the_next_answer(pair: Pair) -> None:
     a, b = pair
     b.come("n1")

@@ -173,7 +173,9 @@ class KnownNodes:
         self._journals: list[Journal] = []
         self._shared: dict[object, object] = {}
         self._log: ChangeLog | None = None
-        self._elsewhere_too: set[str] = set()
+        self._other_replicas: dict[str, list[str]] = {}
+        """The replicas before ``_Record.replica`` of the nodes that are connected to several others, oldest first."""
+        self._on_several: set[str] = set()
         self._unwritten: dict[str, None] | None = None
         """The ids of nodes that changed or were forgotten since the last ``take_unwritten``, None before the first."""
 
@@ -198,9 +200,14 @@ class KnownNodes:
         return self._others.keys()
 
     @property
-    def elsewhere_too(self) -> Set[str]:
-        """The ids of the nodes that are connected here and to another replica."""
-        return self._elsewhere_too
+    def on_several(self) -> Set[str]:
+        """The ids of the nodes that are connected to several replicas, of which this one may be one."""
+        return self._on_several
+
+    def replicas(self, node_id: str) -> list[str]:
+        """Return the other replicas to which a node is connected, the oldest first."""
+        record = self._records.get(node_id)
+        return [] if record is None or not record.replica else [*self._other_replicas.get(node_id, ()), record.replica]
 
     def node(self, node_id: str, now_ms: int) -> KnownNode | None:
         """Return a node, None if it is not known."""
@@ -416,13 +423,12 @@ class KnownNodes:
             if record is None:
                 self._learn(replica, node, now_ms)
                 continue
-            was_gone, was_there = self._is_gone(record), record.replica == replica
+            was_gone, was_there = self._is_gone(record), self._leave_replica(record, replica)
             record.first_seen_ms = min(record.first_seen_ms, node.first_seen_ms)
             if node.is_connected:
-                record.replica = self._share(replica)
-            elif record.replica == replica:
-                record.replica = ""
-            is_newer = node.is_connected or was_there or node.last_seen_ms > record.last_seen_ms
+                self._come_to_replica(record, replica)
+            has_left = was_there and not record.replica
+            is_newer = node.is_connected or has_left or node.last_seen_ms > record.last_seen_ms
             if record.process is None and is_newer:
                 if was_gone:
                     self._not_gone(record)
@@ -438,13 +444,32 @@ class KnownNodes:
 
     def end_replica(self, replica: str, now_ms: int, why: str = "its replica ended") -> None:
         """Note that another replica serves no nodes any more."""
-        for record in [each for each in self._records.values() if each.replica == replica]:
-            record.replica = ""
-            if record.process is None:
+        for record in [each for each in self._records.values() if each.replica]:
+            if not self._leave_replica(record, replica):
+                continue
+            if self._is_gone(record):
                 self._bytes += _bytes_of(why) - _bytes_of(record.left_because)
                 record.last_seen_ms, record.left_because = now_ms, why
                 self._note_gone(record)
             self._note_change(record, is_own=False)
+
+    def _come_to_replica(self, record: _Record, replica: str) -> None:
+        if record.replica:
+            self._other_replicas.setdefault(record.id, []).append(record.replica)
+        record.replica = self._share(replica)
+
+    def _leave_replica(self, record: _Record, replica: str) -> bool:
+        """Note that a node is not connected to another replica; return whether it was."""
+        others = self._other_replicas.get(record.id, [])
+        if record.replica == replica:
+            record.replica = others.pop() if others else ""
+        elif replica in others:
+            others.remove(replica)
+        else:
+            return False
+        if not others:
+            self._other_replicas.pop(record.id, None)
+        return True
 
     def load(self, nodes: Iterable[KnownNode], now_ms: int) -> None:
         """Take the nodes that a file has. Those that were connected are gone now, and awaited since ``began_ms``."""
@@ -517,10 +542,10 @@ class KnownNodes:
             self._unwritten |= dict.fromkeys(node_ids)
 
     def _note_change(self, record: _Record, *, is_own: bool = True) -> None:
-        if record.replica and record.process is not None:
-            self._elsewhere_too.add(record.id)
-        elif self._elsewhere_too:
-            self._elsewhere_too.discard(record.id)
+        if record.replica and (record.process is not None or record.id in self._other_replicas):
+            self._on_several.add(record.id)
+        elif self._on_several:
+            self._on_several.discard(record.id)
         if self._log is not None:
             if record.id not in self._records:
                 self._log.forget(record.id)

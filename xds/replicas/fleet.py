@@ -8,7 +8,7 @@ replica that is silent are still known. See docs/protocol.md#convergence.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -102,7 +102,8 @@ class _Followed:
 class _Heard:
     """What the others said of their debts, the replicas that are missing, and ``Debts.is_blind``."""
 
-    told: Sequence[DebtsTold]
+    told: Mapping[str, DebtsTold]
+    """By the name of the replica."""
     missing: tuple[str, ...]
     is_blind: bool
 
@@ -176,27 +177,42 @@ class Fleet:
             return self._last
 
     async def _join_debts(self) -> Debts:
-        """Ask the others first: a node that comes to this replica meanwhile is counted here too, and is left out once,
-        of those that owe the least; one that leaves it is counted as gone. So none is missed, or taken for better.
+        """Ask the others first: a node that comes to this replica meanwhile is counted here too. A node that several
+        have counted is left out, all but once, of those that owe the least; one that leaves this replica is counted as
+        gone. So none is missed, or taken for better.
         """
         heard = await self._ask_debts()
         own = await self._own_debts()
-        sums = Debts.sum([own, *(_debts_of(each) for each in heard.told)])
-        workers = (worker for each in heard.told for worker in each.missing_workers)
+        told = heard.told.values()
+        sums = Debts.sum([own, *map(_debts_of, told)])
+        workers = (worker for each in told for worker in each.missing_workers)
         by_group = dict(sums.by_group)
-        for group, number in Counter(map(self._known.group_of, self._known.elsewhere_too)).items():
+        for group, number in self._counted_again(own, heard.told).items():
             if group in by_group:
                 by_group[group] = without_best(by_group[group], number)
         return replace(
             sums,
             by_group=by_group,
-            gone=self._gone(own, heard.told),
+            gone=self._gone(own, told),
             missing_workers=(*own.missing_workers, *workers),
             missing_replicas=heard.missing,
             is_blind=heard.is_blind,
         )
 
-    def _gone(self, own: Debts, told: Sequence[DebtsTold]) -> Mapping[str, int]:
+    def _counted_again(self, own: Debts, told: Mapping[str, DebtsTold]) -> Mapping[str, int]:
+        """Return by group how often nodes were counted that another replica has counted as well."""
+        uncounted = {name: frozenset(each.uncounted) for name, each in told.items()}
+        again: Counter[str] = Counter()
+        for node_id in self._known.on_several:
+            counted = int(bool(self._known.sessions(node_id)) and node_id not in own.uncounted)
+            counted += sum(
+                name in uncounted and node_id not in uncounted[name] for name in self._known.replicas(node_id)
+            )
+            if counted > 1 and (group := self._known.group_of(node_id)) is not None:
+                again[group] += counted - 1
+        return again
+
+    def _gone(self, own: Debts, told: Collection[DebtsTold]) -> Mapping[str, int]:
         """Return how many nodes count as gone: those too that came to another replica after it had counted."""
         gone = dict(own.gone)
         for node_id in {node_id for each in told for node_id in each.uncounted}:
@@ -268,7 +284,7 @@ class Fleet:
             is_blind = is_blind or absent.is_leased or not followed.was_read
             if not absent.is_leased and followed.serial:
                 self._end(followed, VANISHED)
-        said: list[DebtsTold] = []
+        said: dict[str, DebtsTold] = {}
         for member, each in answers.found:
             if each.epoch != self._epoch():
                 missing.append(f"{member}: it follows another store, or not yet the same one")
@@ -276,7 +292,7 @@ class Fleet:
                 continue
             self._merge(member, each)
             if each.is_all:
-                said.append(each)
+                said[self._follow_of(member).name] = each
             else:
                 missing.append(f"{member}: its nodes are still being read")
                 is_blind = True
