@@ -22,7 +22,8 @@ class ConnectionSettings(BaseModel):
     admin_max: Annotated[int, Field(ge=32, le=2**31 - 1)] = 1_000
     """Connections of the admin port; at the limit, the one that was silent longest is closed for a new one."""
     headers_timeout_s: Timeout = 5.0
-    """Admin port and push API: how long a client may take to send the headers of its next request, TLS included."""
+    """Admin port: how long a client may take to send the headers of its first request, TLS included, and those of each
+    further one from its first byte. Push API: how long until it speaks HTTP/2, TLS included."""
     unread_timeout_s: Timeout = 30.0
     """Admin port: a client that reads nothing of its response for this long is disconnected."""
     handshake_timeout_s: Timeout = 20.0

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import socket
 import ssl
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +24,7 @@ from support.waiting import for_a_while, wait_until
 
 from xds.address import Address
 from xds.api.admin import SCRAPES_MAX, SPARE, AdminServer
-from xds.api.http_port import HttpLimits
+from xds.api.http_port import HttpConnection, HttpLimits
 from xds.limits import LimitHits
 
 CONNECTIONS_MAX = 40
@@ -194,6 +196,38 @@ async def test_a_connection_that_is_idle_for_too_long_ends_without_a_reset(port)
             assert await reader.read(-1) == b"", "the end, and no error"
         writer.close()
         assert {limit: count for limit, count in port.hits.counts().items() if count} == {"idle_timeout": 1}
+
+
+@on_both_loops
+async def test_an_idle_connection_whose_client_does_not_close_is_counted_once(port) -> None:
+    async with port(idle_timeout_s=TIMEOUT_S, headers_timeout_s=TIMEOUT_S) as port:
+        reader, writer = await port.connect()
+        writer.write(GET)
+        await reader.readuntil(b"ok\n")
+        writer.transport.pause_reading()
+        await wait_until(lambda: len(sockets_of(port.number)), equals=1, timeout_s=20.0)
+        assert {limit: count for limit, count in port.hits.counts().items() if count} == {"idle_timeout": 1}
+        writer.transport.abort()
+
+
+@on_both_loops
+async def test_a_connection_that_its_client_resets_leaves_nothing(port) -> None:
+    async with port() as port:
+        for _ in range(3):
+            reader, writer = await port.connect()
+            writer.write(GET)
+            assert await reader.readline() == HEALTHY
+            await reader.readuntil(b"ok\n")
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        del reader, writer
+
+        def kept() -> int:
+            gc.collect()
+            return sum(isinstance(each, HttpConnection) for each in gc.get_objects())
+
+        await wait_until(kept, equals=0)
 
 
 @on_both_loops

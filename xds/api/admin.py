@@ -32,8 +32,6 @@ SCRAPES_MAX = 8
 SPARE = 24
 """Connections kept free of push API and metrics requests, so that health checks always get one."""
 STOP_GRACE_S = 1
-UVICORN_IDLE_S = 31_536_000
-"""uvicorn's own time between requests: never reached, as ``HttpLimits.idle_timeout_s`` bounds it."""
 
 _INDEX = """\
 xds admin port
@@ -122,7 +120,6 @@ class AdminServer:
             server_header=False,
             log_level="error",  # with warnings, each malformed request would write a line
             timeout_graceful_shutdown=STOP_GRACE_S,
-            timeout_keep_alive=UVICORN_IDLE_S,
         )
         self._server = HttpServer(
             config, self._listening.dup(), self._limits, self._on_tls_failure, tls=lambda: self._context

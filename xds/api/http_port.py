@@ -64,7 +64,8 @@ class HttpConnection(H11Protocol):
         self.started = False
         self._request: RequestResponseCycle | None = None
         self._unread: tuple[int, float] = (0, 0.0)
-        self._told = False
+        self.is_closing = False
+        """Whether the server has ended the connection; what the client still sends is dropped."""
 
     @property
     def waits(self) -> bool:
@@ -79,7 +80,7 @@ class HttpConnection(H11Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether a request was answered, and no byte of another one has arrived."""
-        return self._request is not None and self._request.response_complete and not (self._begun or self._told)
+        return self._request is not None and self._request.response_complete and not (self._begun or self.is_closing)
 
     # --- From the event loop ---------------------------------------------------------------------------------------
 
@@ -93,7 +94,7 @@ class HttpConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on received data, and note whether it begins a request."""
-        if self._told:
+        if self.is_closing:
             return
         was_idle = self.is_idle
         super().data_received(data)
@@ -111,6 +112,7 @@ class HttpConnection(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, or start one that has already arrived."""
         super().on_response_complete()
+        self._unset_keepalive_if_required()  # ``HttpLimits.idle_timeout_s`` bounds the time until the next request
         self._request = self.cycle
         self._unread = (self.unread_bytes, self.loop.time())
         self._port.note(self)
@@ -159,10 +161,10 @@ class HttpConnection(H11Protocol):
         if self.arriving is not None:
             self.arriving.cancel()
         elif self.is_idle:
-            self._told = True
+            self.is_closing = True
             self.transport.close()
             self._port.note(self)
-        elif self._told or self.transport.is_closing() or not self._begun:
+        elif self.is_closing or self.transport.is_closing() or not self._begun:
             self.transport.abort()
         else:
             self._refuse()
@@ -176,7 +178,7 @@ class HttpConnection(H11Protocol):
         return self._request is not None and not self._request.response_started
 
     def _refuse(self) -> None:
-        self._told = True
+        self.is_closing = True
         if self._request is not None:
             self._request.disconnected = True  # a handler that reads the body learns that there is no more
             self._request.message_event.set()
@@ -348,7 +350,8 @@ class HttpPort:
             elif connection.waits or connection.incomplete:
                 limit, timeout_s = self._limit_on(connection)
                 if now - connection.since > timeout_s:
-                    limits.hits.add(limit)
+                    if not connection.is_closing:
+                        limits.hits.add(limit)
                     connection.expire()
 
     def _limit_on(self, connection: HttpConnection) -> tuple[str, float]:
