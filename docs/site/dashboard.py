@@ -38,9 +38,22 @@ def gauge(name: str, by: str) -> tuple[str, str]:
     return f"sum by ({by}) ({name}{{{ONE}}})", legend
 
 
+def of_all(name: str, by: str, only: str = "") -> tuple[str, str]:
+    """Return the query of a gauge that each replica tells of all: the highest, not the sum."""
+    legend = " ".join(f"{{{{{label.strip()}}}}}" for label in by.split(","))
+    return f"max by ({by}) ({name}{{{ONE}{only}}})", legend
+
+
 ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
     "Convergence": [
-        ("Nodes by state", "short", [gauge("xds_nodes", "state")]),
+        (
+            "Nodes by state",
+            "short",
+            [
+                (f'sum by (state) (xds_nodes{{{ONE}, state!="gone"}})', "{{state}}"),
+                (f'sum by (state) (max by (group, state) (xds_nodes{{{ONE}, state="gone"}}))', "{{state}}"),
+            ],
+        ),
         ("Commit to accepted, per node", "s", quantiles("xds_commit_to_accepted_seconds")),
         ("Commit to accepted by group (p99)", "s", quantiles("xds_commit_to_accepted_seconds", "group")[1:]),
         ("Commit to sent, per response", "s", quantiles("xds_commit_to_sent_seconds")),
@@ -53,7 +66,8 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             "Nodes not accepted, by group",
             "short",
             [
-                (f'sum by (group, state) (xds_nodes{{{ONE}, state!="accepted"}})', "{{group}} {{state}}"),
+                (f'sum by (group, state) (xds_nodes{{{ONE}, state!~"accepted|gone"}})', "{{group}} {{state}}"),
+                of_all("xds_nodes", "group, state", ', state="gone"'),
             ],
         ),
         (
@@ -83,7 +97,7 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
                 rate("xds_streams_refused_total", "instance"),
             ],
         ),
-        ("Resources served by type", "short", [gauge("xds_resources", "type")]),
+        ("Resources served by type", "short", [of_all("xds_resources", "type")]),
     ],
     "Changes": [
         ("Revision by replica", "short", [gauge("xds_revision", "instance")]),

@@ -84,6 +84,17 @@ def test_each_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
     assert len(recorded) > 40
 
 
+def test_no_query_sums_over_replicas_what_each_of_them_tells_of_all() -> None:
+    page = re.findall(r"`((?:sum|max|count|rate|histogram)[^`]*)`", (ROOT / PAGE).read_text())
+    asked = [*queries(), *(rule["expr"] for rule in rules()), *page]
+    summed = r"sum by \(([^)]*)\) \((xds_(?:nodes|resources|groups|revision))(?:\{([^}]*)\})?\)"
+    found = [each for query in asked for each in re.findall(summed, query)]
+    assert len(found) >= 4
+    own = r'state(!="gone"|!~"accepted\|gone"|="pending"|="rejected")'
+    for by, name, only in found:
+        assert "instance" in by or (name == "xds_nodes" and re.search(own, only)), (by, name, only)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Return the metrics of a server with workers: once two nodes have a change, and once one has rejected another."""

@@ -296,7 +296,8 @@ def _traffic_metrics(measures: Measures, catalog: Catalog, labels: _GroupLabels)
 def _node_metrics(debts: Debts, gone: Mapping[str, int], catalog: Catalog, labels: _GroupLabels) -> Iterator[Metric]:
     nodes = GaugeMetricFamily(
         "xds_nodes",
-        "Nodes by group, and whether they have accepted what is served, or are known and not connected (gone).",
+        "Nodes of this replica by group, and whether they have accepted what is served. gone: nodes that are known and "
+        "connected to no replica; each replica has those of all, so take their max, not their sum.",
         labels=["group", "state"],
     )
     rows: dict[str, list[int]] = {}
