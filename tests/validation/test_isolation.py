@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2, json_format
 from support import resources as r
 from support.envoy import envoy_binary
 from support.static_envoy import hcm, listener, refusal, static_cluster, typed, virtual_host
 
 from xds.schema.ingest import ingest
-from xds.schema.pool import load_schema
-from xds.validation.inline import Inliner
+from xds.schema.pool import Schema, load_schema, packaged_schema
+from xds.validation.envoy import run_validation
+from xds.validation.inline import Inliner, UnjudgeableError
 from xds.validation.judge import Judge, Judgement
 from xds.validation.lua import compiled_only
 
@@ -137,3 +140,123 @@ def test_every_text_of_lua_in_the_schema_is_replaced() -> None:
             (kept if b"os.exit()" in message.SerializeToString() else replaced).add(field.full_name)
     assert kept == NOT_SCRIPTS
     assert len(replaced) == 10
+
+
+def in_struct(package: str, config: r.Json) -> r.Json:
+    """Return a typed config as a typed struct."""
+    value = {key: value for key, value in config.items() if key != "@type"}
+    return {"@type": f"{r.TYPE}{package}.TypedStruct", "type_url": config["@type"], "value": value}
+
+
+def wrapped(package: str, item: r.Json) -> r.Json:
+    """Return a listener in which the connection manager's HTTP filters, access logs and itself are typed structs."""
+    item = deepcopy(item)
+    (chain,) = item["filter_chains"]
+    (manager,) = chain["filters"]
+    config = manager["typed_config"]
+    for each in (*config["http_filters"], *config.get("access_log", [])):
+        each["typed_config"] = in_struct(package, each["typed_config"])
+    manager["typed_config"] = in_struct(package, config)
+    return item
+
+
+PACKAGES = ("xds.type.v3", "udpa.type.v1")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_typed_struct_is_judged_as_what_it_describes(judge: Judge, tmp_path: Path, package: str) -> None:
+    ran = f"os.execute('touch {tmp_path}/ran')"
+    item = wrapped(package, with_filter("lua.v3.Lua", default_source_code={"inline_string": ran}))
+    assert judged(judge, item) == Judgement()
+    log = typed("l", EXTENSIONS + "access_loggers.file.v3.FileAccessLog", path=f"{tmp_path}/log")
+    found = judged(judge, wrapped(package, listener(hcm(access_log=[log]))))
+    assert (found.problems, [f"{tmp_path}/log" in each.what for each in found.warnings]) == ((), [True])
+    assert list(tmp_path.iterdir()) == []
+    bad = wrapped(package, with_filter("lua.v3.Lua", default_source_code={"inline_string": "function ("}))
+    (problem,) = judged(judge, bad).problems
+    assert "script load error" in problem.what
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_typed_struct_does_not_read_files_and_variables(
+    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("%SECRET_OF_THE_SERVER%")
+    monkeypatch.setenv("SERVER_SECRET", token.read_text())
+    for source in ({"filename": str(token)}, {"environment_variable": "SERVER_SECRET"}):
+        log = typed("l", EXTENSIONS + "access_loggers.file.v3.FileAccessLog", path="/dev/null")
+        log["typed_config"]["log_format"] = {"text_format_source": source}
+        script = with_filter("lua.v3.Lua", default_source_code=source)
+        for item in (listener(hcm(access_log=[log])), script):
+            found = judged(judge, wrapped(package, item))
+            assert "SECRET_OF_THE_SERVER" not in str(found)
+            assert (found.problems, len(found.warnings)) == ((), 1)
+
+
+def packed(config: r.Json) -> Any:
+    """Return a typed config in an Any."""
+    schema = load_schema()
+    return json_format.ParseDict(config, schema.message_class("google.protobuf.Any")(), descriptor_pool=schema.pool)
+
+
+def test_a_typed_struct_in_another_is_read_to_its_end() -> None:
+    config: r.Json = {"@type": HTTP + "lua.v3.Lua", "inline_code": "os.exit()"}
+    message = packed(in_struct(PACKAGES[0], in_struct(PACKAGES[1], config)))
+    Inliner(load_schema(), lambda *_: None, lambda _: []).rewrite(message)
+    assert message.type_url == HTTP + "lua.v3.Lua"
+    assert b"os.exit()" not in message.value
+
+
+def test_what_a_struct_or_an_unknown_type_is_for_envoy_is_not_judged() -> None:
+    unknown: Any = load_schema().message_class("google.protobuf.Any")(type_url=r.TYPE + "acme.Custom", value=b"a")
+    config = {"@type": HTTP + "lua.v3.Lua"}
+    for message in (
+        unknown,
+        packed({"@type": r.TYPE + "google.protobuf.Struct", "value": {"inline_code": "os.exit()"}}),
+        packed(in_struct(PACKAGES[0], {"@type": r.TYPE + "acme.Custom"})),
+        packed(in_struct(PACKAGES[0], config | {"no_such_field": 1})),
+    ):
+        with pytest.raises(UnjudgeableError, match=r"not known|is not a"):
+            Inliner(load_schema(), lambda *_: None, lambda _: []).rewrite(message)
+
+
+def test_an_envoy_has_no_environment_and_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVER_SECRET", "s")
+    spy = tmp_path / "envoy"
+    spy.write_text(
+        f'#!/bin/sh\ncat "$4" > /dev/null\ncat /proc/$$/environ > {tmp_path}/seen\nls -A >> {tmp_path}/seen\n'
+    )
+    spy.chmod(0o755)
+    assert run_validation(spy, b"x") == ""
+    assert (tmp_path / "seen").read_text() == ""
+
+
+def newer_schema() -> Schema:
+    """Return the Envoy API of an Envoy with a new message, and a new field of a message that is known."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(packaged_schema())
+    for file in files.file:
+        for message in file.message_type:
+            if f"{file.package}.{message.name}" == "envoy.extensions.filters.http.lua.v3.Lua":
+                message.field.add(name="new_code", number=900, type=9, label=1)
+    added = files.file.add(name="acme.proto", package="acme", syntax="proto3")
+    added.message_type.add(name="Script").field.add(name="code", number=1, type=9, label=1)
+    return Schema(files.SerializeToString())
+
+
+def test_what_the_packaged_schema_lacks_is_not_given_to_envoy() -> None:
+    schema = newer_schema()
+    inliner = Inliner(schema, lambda *_: None, lambda _: [])
+    for message in (
+        schema.message_class("acme.Script")(code="os.exit()"),
+        schema.message_class("envoy.extensions.filters.http.lua.v3.Lua")(new_code="os.exit()"),
+    ):
+        with pytest.raises(UnjudgeableError, match=r"not known here what Envoy does with .*(Script|new_code)"):
+            inliner.rewrite(message)
+        message.ClearField(message.ListFields()[0][0].name)
+    assert load_schema().is_packaged
+    packaged = Inliner(load_schema(), lambda *_: None, lambda _: [])
+    new: Any = schema.message_class("envoy.extensions.filters.http.lua.v3.Lua")(new_code="os.exit()", stat_prefix="s")
+    read = packaged.read("envoy.extensions.filters.http.lua.v3.Lua", new.SerializeToString())
+    assert b"os.exit()" not in read.SerializeToString()
+    assert [text for _, text in packaged.warnings] == ["has fields that the schema lacks, which were left out"]

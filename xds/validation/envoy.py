@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from xds.process.private_files import make_directory, make_pipe, open_memory
-from xds.validation import stand_ins
 from xds.validation.errors import EnvoyMissingError
 
 TIMEOUT_S = 30.0
@@ -49,7 +48,7 @@ def usable_envoy(path: Path | None) -> Path:
 
 
 def run_validation(envoy: Path, bootstrap: bytes, *, timeout_s: float = TIMEOUT_S) -> str:
-    """Return what Envoy says against a bootstrap, "" if it accepts it.
+    """Return what Envoy says against a bootstrap, "" if it accepts it. It has no environment, and an empty directory.
 
     An Envoy that crashes, or does not end in time and is killed, is a refusal in words of ours; one that crashes after
     it has accepted the bootstrap has words that ``is_accepted`` knows. Raises OSError.
@@ -57,11 +56,12 @@ def run_validation(envoy: Path, bootstrap: bytes, *, timeout_s: float = TIMEOUT_
     with tempfile.TemporaryDirectory(prefix="xds-validate-") as directory, open_memory("envoy") as output:
         config = Path(directory, "bootstrap.pb")
         make_pipe(config)
-        make_directory(Path(directory, stand_ins.DIRECTORY))
+        empty = Path(directory, "empty")
+        make_directory(empty)
         command = [str(envoy), "--mode", "validate", "-c", str(config), "-l", "critical"]
         command += ["--log-format", "%v", "--concurrency", "1", "--disable-hot-restart"]
         with subprocess.Popen(  # noqa: S603 - the operator's own Envoy
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=empty, env={}
         ) as child:
             try:
                 deadline = time.monotonic() + timeout_s

@@ -1,12 +1,14 @@
 """Rewrites resources so that a static bootstrap holds all that they refer to, and nothing of a sidecar's disk."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from xds.model.types import EXTENSION_CONFIG, ROUTE, SCOPED_ROUTE, SECRET
 from xds.schema.paths import MapKey, Trail, dotted, path_of
-from xds.schema.pool import ANY, Schema
+from xds.schema.pool import ANY, Schema, packaged_schema
+from xds.schema.semantics.filters import TYPED_STRUCTS
+from xds.schema.typed_structs import NotDescribedError, described
 from xds.validation import lua, stand_ins
 
 _CORE = "envoy.config.core.v3."
@@ -17,7 +19,8 @@ _HTTP = "envoy.extensions.filters.http."
 _TLS = "envoy.extensions.transport_sockets.tls.v3."
 _AWS = "envoy.extensions.common.aws.v3."
 _XDSTP = "xdstp://"
-_SKIPPED = frozenset({"envoy.config.endpoint.v3.LocalityLbEndpoints", "google.protobuf.Struct"})
+_STRUCT = "google.protobuf.Struct"
+_SKIPPED = frozenset({"envoy.config.endpoint.v3.LocalityLbEndpoints", _STRUCT})
 """Messages in which there is nothing to rewrite."""
 _NEEDED = frozenset({ANY, _CORE + "TransportSocket", "envoy.config.cluster.v3.Cluster.CustomClusterType"})
 """Messages without which the one around them would be another one, which Envoy judges by other rules."""
@@ -33,7 +36,13 @@ Found = Callable[[str, str], Any | None]
 
 
 class UnjudgeableError(Exception):
-    """A part of a resource can't be judged here, as it loads what is on the sidecar's disk."""
+    """A part of a resource can't be judged here: it loads what is on a disk, or what it does is unknown."""
+
+
+@cache
+def _packaged() -> Schema:
+    """Return the Envoy API of which it is known what a validating Envoy runs, loads and opens."""
+    return Schema(packaged_schema(), is_packaged=True)
 
 
 class Inliner:
@@ -47,6 +56,16 @@ class Inliner:
         self.warnings: list[tuple[str, str]] = []
         self.secrets: set[str] = set()
         """Secrets that were met and that the bootstrap has to hold."""
+        self._known = None if schema.is_packaged else _packaged()
+
+    def read(self, full_name: str, data: bytes, trail: Trail = None) -> Any:
+        """Return a message without the fields that the schema lacks, which an Envoy could know."""
+        message: Any = self.schema.message_class(full_name).FromString(data)
+        size = message.ByteSize()
+        message.DiscardUnknownFields()
+        if message.ByteSize() != size:
+            self.warn(trail, "has fields that the schema lacks, which were left out")
+        return message
 
     def rewrite(self, message: Any, trail: Trail = None) -> None:
         """Rewrite a message in place, with all that is in it."""
@@ -56,6 +75,8 @@ class Inliner:
             return
         if full_name in _SKIPPED:
             return
+        if self._known is not None:
+            _check_known(self._known, message)
         handler = HANDLERS.get(full_name)
         if handler is not None:
             handler(self, message, trail)
@@ -114,10 +135,24 @@ class Inliner:
 
     def _rewrite_any(self, message: Any, trail: Trail) -> None:
         full_name = message.type_url.rpartition("/")[2]
-        if full_name and self.schema.has(full_name):
-            inner: Any = self.schema.message_class(full_name).FromString(message.value)
+        if full_name in TYPED_STRUCTS:
+            self._unwrap(message, full_name)
+            self._rewrite_any(message, trail)
+        elif full_name == _STRUCT or (full_name and not self.schema.has(full_name)):
+            raise UnjudgeableError(f"it is not known here what Envoy does with a {full_name}")
+        elif full_name:
+            inner = self.read(full_name, message.value, trail)
             self.rewrite(inner, trail)
             message.value = inner.SerializeToString(deterministic=True)
+
+    def _unwrap(self, message: Any, full_name: str) -> None:
+        """Pack what a typed struct describes as the type that it names, as Envoy reads it."""
+        try:
+            inner = described(self.schema, self.schema.message_class(full_name).FromString(message.value))
+        except NotDescribedError as error:
+            raise UnjudgeableError(str(error)) from error
+        message.type_url = f"type.googleapis.com/{inner.DESCRIPTOR.full_name}"
+        message.value = inner.SerializeToString(deterministic=True)
 
     def warn(self, trail: Trail, text: str) -> None:
         """Note what is not judged as it is."""
@@ -127,9 +162,16 @@ class Inliner:
         """Note that something else stands for what is on the sidecar's disk."""
         self.warn(trail, f"the {what} {name} is the sidecar's: something else stood for it")
 
-    def new(self, full_name: str) -> Any:
-        """Return an empty message."""
-        return self.schema.message_class(full_name)()
+
+def _check_known(known: Schema, message: Any) -> None:
+    """Raise UnjudgeableError for what the packaged Envoy API lacks: a validating Envoy could run or open it."""
+    full_name = message.DESCRIPTOR.full_name
+    if not known.has(full_name):
+        raise UnjudgeableError(f"it is not known here what Envoy does with a {full_name}")
+    fields = known.descriptor(full_name).fields_by_name
+    for field, _ in message.ListFields():
+        if field.name not in fields:
+            raise UnjudgeableError(f"it is not known here what Envoy does with {field.full_name}")
 
 
 def _is_on_disk(source: Any) -> bool:

@@ -19,8 +19,8 @@ PASSWORDS = "user:{SHA}2kuSN7rMzfGcB2DKt67EqDWQELA="
 SAMPLING_RULES = '{"version": 2, "rules": [], "default": {"fixed_target": 1, "rate": 0.1}}'
 """A manifest of X-Ray."""
 DNS_TABLE = "{}"
-DIRECTORY = "empty"
-"""An empty directory in the one in which a validating Envoy runs."""
+DIRECTORY = "."
+"""The empty directory in which a validating Envoy runs."""
 
 
 @cache

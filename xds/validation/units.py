@@ -284,9 +284,9 @@ class Assembly:
         full_name = resource.type_url.rpartition("/")[2]
         if not self.schema.has(full_name):
             return None
-        message: Any = self.schema.message_class("google.protobuf.Any").FromString(resource.body)
-        message = self.schema.message_class(full_name).FromString(message.value)
+        packed: Any = self.schema.message_class("google.protobuf.Any").FromString(resource.body)
         inliner = Inliner(self.schema, self._message, self._names)
+        message = inliner.read(full_name, packed.value)
         try:
             inliner.rewrite(message)
         except UnjudgeableError as error:
