@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from xds.api.http_port import HttpServer
 from xds.api.metrics import metrics_renderer
 from xds.config import Settings
 from xds.model.catalog import Catalog
+from xds.model.changeset import Changeset
 from xds.process.background import Background
 from xds.publishing.changes import Change
 from xds.publishing.publisher import Publisher
@@ -264,6 +266,18 @@ def test_every_death_is_a_metric() -> None:
     assert 'xds_background_deaths_total{task="follow etcd"} 2.0' in text
     assert 'xds_background_deaths_total{task="write changes"} 0.0' in text
     assert "xds_ailing 0.0" in text
+
+
+def test_resources_of_types_without_a_short_name_are_other_together() -> None:
+    catalog = Catalog()
+    named = ingest(r.static_cluster("a", 1))
+    prefix = "type.googleapis.com/xds.test.Type"
+    unnamed = [replace(named, type_url=f"{prefix}{number}", name=f"n{number}") for number in range(3)]
+    catalog.apply(Changeset(upserts={"default": (named, *unnamed)}), revision=1)
+    streams = Streams(Settings(), load_schema(), catalog)
+    text = asyncio.run(metrics_renderer(streams, catalog, rejected=lambda: 0)()).decode()
+    shown = [line for line in text.splitlines() if line.startswith("xds_resources{")]
+    assert sorted(shown) == ['xds_resources{type="clusters"} 1.0', 'xds_resources{type="other"} 3.0']
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +147,30 @@ async def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
         file.write(os.urandom(size // 4))
     async with kept(path) as (known, keeper):
         assert (len(known), keeper.problem) == (0, "")
+        assert open_files("damaged") == []
         known.note(1, [began(1, "n")])
     async with kept(path) as (known, _):
         assert len(known) == 1
+
+
+def open_files(name: str) -> list[str]:
+    """Return the open files of this process whose paths have a word."""
+    found = []
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(os.readlink(each))
+    return [each for each in found if name in Path(each).name]
+
+
+async def test_what_was_accepted_is_kept_after_a_damaged_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "nodes"
+    path.write_bytes(b"x")
+    async with kept(path, epoch="e") as (known, _):
+        known.note(1, [began(1, "n"), SessionEnded(1, now_ms(), 7, "it left")])
+    async with kept(path, epoch="e") as (known, _):
+        node = known.node("n", now_ms())
+        assert node is not None
+        assert node.accepted_revision == 7
 
 
 async def test_a_place_that_can_not_be_written_is_said_and_not_fatal(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from grpc import aio
 from support.pki import Authority
 from support.ports import free_port
 from support.silent_listener import SilentListener
+from support.waiting import turns
 
 from xds._generated import replicas_pb2 as pb
 from xds.access.authenticator import Authenticator
@@ -264,3 +265,46 @@ async def test_an_answer_that_is_too_large_is_not_taken(scene: Scene) -> None:
 async def test_the_reason_of_a_replica_is_cut_off(scene: Scene) -> None:
     await scene.fake(lambda asked: pb.Answer(instance=asked.instance, problem="x" * 10_000))
     assert len(await reason(scene)) == 300
+
+
+async def test_connections_are_closed_once_whoever_asks_meanwhile(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[aio.Channel] = []
+    closed: list[aio.Channel] = []
+    make = aio.insecure_channel
+
+    def made(*given: Any, **options: Any) -> aio.Channel:
+        channel = make(*given, **options)
+        close = channel.close
+
+        async def close_later(grace: float | None = None) -> None:
+            closed.append(channel)
+            await turns(20)
+            await close(grace)
+
+        monkeypatch.setattr(channel, "close", close_later)
+        opened.append(channel)
+        return channel
+
+    scene.credentials = Credentials(token_file=scene.directory / "token")
+    (scene.directory / "token").write_text("")
+    members = [await scene.replica(lengths, name=name) for name in "bcde"]
+    monkeypatch.setattr(aio, "insecure_channel", made)
+    asking = scene.asking()
+
+    async def ask_twice() -> None:
+        several = await asyncio.gather(*(asking.ask(ECHO, lambda _member: "hello") for _ in range(2)))
+        assert [[told for _, told in each.found] for each in several] == [[[5]] * len(scene.others.others)] * 2
+
+    await asking.ask(ECHO, lambda _member: "hello")
+    for member in members[1:]:
+        del scene.others.others[member.instance]
+    await ask_twice()
+    assert (len(opened), len(closed)) == (4, 3)
+    (scene.directory / "token").write_text(" ")
+    await ask_twice()
+    assert (len(opened), len(closed)) == (5, 4)
+    await asking.stop()
+    assert closed == [*closed[:4], opened[-1]]
+    assert len(set(map(id, closed))) == 5

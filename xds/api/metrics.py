@@ -251,9 +251,10 @@ class _ServerCollector(Collector):
         totals: dict[str, int] = {}
         for snapshot in self._catalog.snapshots.values():
             for type_url, view in snapshot.views.items():
-                totals[type_url] = totals.get(type_url, 0) + len(view)
+                known = _known_type(type_url)
+                totals[known] = totals.get(known, 0) + len(view)
         for type_url, total in sorted(totals.items()):
-            resources.add_metric([visible(short_name(type_url))], total)
+            resources.add_metric([_type_label(type_url)], total)
         yield resources
 
 
@@ -273,6 +274,11 @@ class _GroupLabels:
         return label
 
 
+def _known_type(type_url: str) -> str:
+    """Return a type URL, ``OTHER`` for one without a short name."""
+    return type_url if type_url in SHORT_NAMES.values() else OTHER
+
+
 def _type_label(type_url: str) -> str:
     return visible(short_name(type_url))
 
@@ -282,8 +288,7 @@ def _traffic_metrics(measures: Measures, catalog: Catalog, labels: _GroupLabels)
     rows: dict[tuple[str, str], Traffic] = {}
     for group, snapshot in sorted(catalog.snapshots.items()):
         for type_url in sorted(snapshot.views):
-            known = type_url if type_url in SHORT_NAMES.values() else OTHER
-            rows.setdefault((labels.of(group), _type_label(known)), Traffic())
+            rows.setdefault((labels.of(group), _type_label(_known_type(type_url))), Traffic())
     for (group, type_url), traffic in measures.traffic.items():
         rows.setdefault((labels.of(group), _type_label(type_url)), Traffic()).add(traffic)
     for attribute, name, text in _TRAFFIC:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 
 from xds.process.background import Background
-from xds.registry.known_nodes import KnownNodes
+from xds.registry.known_nodes import KnownNode, KnownNodes
 from xds.registry.nodes_file import NodesFile, NotNodesError, set_aside
 
 log = structlog.get_logger("xds")
@@ -28,6 +28,16 @@ FILE_ERRORS = (sqlite3.Error, OSError)
 def now_ms() -> int:
     """Return the time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def _read_file(path: Path, epoch: str) -> tuple[NodesFile, list[KnownNode]]:
+    """Open a file, or create it, and read it. Raises what ``NodesFile`` does, and leaves no file open then."""
+    file = NodesFile(path)
+    try:
+        return file, file.read(epoch)
+    except BaseException:
+        file.close()
+        raise
 
 
 class NodeKeeper:
@@ -72,8 +82,7 @@ class NodeKeeper:
         epoch = self._epoch()
         try:
             try:
-                file = await self._on_thread(lambda: NodesFile(path))
-                nodes = await self._on_thread(lambda: file.read(epoch))
+                file, nodes = await self._on_thread(lambda: _read_file(path, epoch))
             except NotNodesError as error:
                 aside = await self._on_thread(lambda: set_aside(path, now_ms()))
                 log.error(
@@ -82,8 +91,7 @@ class NodeKeeper:
                     problem=str(error),
                     aside=str(aside),
                 )
-                file = await self._on_thread(lambda: NodesFile(path))
-                nodes = []
+                file, nodes = await self._on_thread(lambda: _read_file(path, epoch))
         except (*FILE_ERRORS, NotNodesError) as error:
             self._note_problem(f"{path}: {error}")
             return

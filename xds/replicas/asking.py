@@ -215,14 +215,14 @@ class Asking:
         else:
             channel = aio.insecure_channel(member.api, options=options)
         metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        if had is not None:
-            await had.channel.close()
         made = self._channels[member.instance] = _Channel(channel, member.api, stamp, metadata)
+        if had is not None:  # closed once the new one is in its place: who comes meanwhile makes no other
+            await had.channel.close()
         return made
 
     async def _close_forgotten(self) -> None:
-        for instance in self._channels.keys() - self._membership.others.keys():
-            await self._channels.pop(instance).channel.close()
+        forgotten = [self._channels.pop(each) for each in self._channels.keys() - self._membership.others.keys()]
+        await asyncio.gather(*(each.channel.close() for each in forgotten))
 
 
 def _stamp(path: Path | None) -> Any:
