@@ -165,6 +165,9 @@ class TransportSettings(_Section):
     """Maximum open streams of one connection (native only); clients open further ones later."""
     assembly_bytes_max: Annotated[int, Field(ge=MIB, le=2**31 - 1)] = 64 * MIB
     """Bytes of requests above 64 KiB that may be arriving at once, per worker (native only); others wait for room."""
+    waiting_bytes_max: Annotated[int, Field(ge=MIB, le=2**31 - 1)] = 64 * MIB
+    """Bytes of requests that may wait for earlier answers or for their tokens to be verified, per worker (native only);
+    beyond it, the streams for which most wait end."""
     unread_bytes_max: Annotated[int, Field(ge=64 * 1024, le=2**31 - 1)] = 2 * MIB
     """Bytes of headers and control frames queued for a client that does not read; then it is disconnected."""
     chores_max: Annotated[int, Field(ge=100, le=2**31 - 1)] = 2_000

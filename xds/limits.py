@@ -10,7 +10,7 @@ METERED = (
     *("connections_xds", "connections_admin", "requests_admin", "push_streams", "pending_changes"),
     *("intake", "body", "body_timeout", "headers_timeout", "unread_timeout"),
     *("handshake_timeout", "idle_timeout", "keepalive_timeout", "ping_interval", "age"),
-    *("message", "headers", "connection_streams", "chores", "unread_answers", "assembly", "replies"),
+    *("message", "headers", "connection_streams", "chores", "unread_answers", "assembly", "waiting_bytes", "replies"),
     *("node", "subscriptions", "names", "types", "hold_timeout", "nacked_nodes", "draining_nodes"),
     *("resource", "known_nodes"),
 )

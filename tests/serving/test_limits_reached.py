@@ -180,6 +180,16 @@ def too_many_messages(peer: Peer) -> None:
     peer.data(1, message(b"") * 40)
 
 
+def unread_answers(peer: Peer) -> None:
+    """It takes no answer, so that its further messages wait: fewer on each stream than are allowed."""
+    peer.send(p.settings_frame({p.INITIAL_WINDOW_SIZE: 0}))
+    for stream_id in (1, 3, 5, 7):
+        peer.open(stream_id, fields=p.request_fields(REFLECTION))
+        for _ in range(10):
+            peer.data(stream_id, message(bytes([15 << 3 | 2, *b"\xb0\xb6\x02"]) + bytes(39_728)))
+            peer.settled()
+
+
 SHORT = {"handshake_timeout_s": 0.5, "idle_timeout_s": 0.5}
 XDS: dict[str, Scene] = {
     "streams": by_streams(2, transport={"streams_max": 1}),
@@ -203,6 +213,7 @@ XDS: dict[str, Scene] = {
         lambda peer: [peer.send(ping()) for _ in range(400)] and None,
         transport={"chores_max": 100, "chores_per_s": 10},
     ),
+    "waiting_bytes": by_peer(unread_answers, reflection=True, transport={"waiting_bytes_max": MIB}),
     "replies": by_peer(too_many_messages, reflection=True),
     "node": by_peer(say(ask(id="n" * 2_000)), protocol={"node_bytes_max": 1_024}),
     "subscriptions": by_peer(say(ask(resource_names_subscribe=["a", "b"])), protocol={"subscriptions_max": 1}),

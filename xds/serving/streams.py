@@ -481,6 +481,7 @@ class Streams:
                 unread_bytes_max=transport.unread_bytes_max,
             ),
             assembly_bytes_max=transport.assembly_bytes_max,
+            waiting_bytes_max=transport.waiting_bytes_max,
             age_max_s=connections.age_max_s,
             age_grace_s=connections.age_grace_s,
             tls=self._tls_files(),

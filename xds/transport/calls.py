@@ -20,6 +20,7 @@ from xds.transport.http2 import grpc
 from xds.transport.http2.allowance import CHORES_PER_MALFORMED
 from xds.transport.http2.headers import RequestHead
 from xds.transport.http2.stream import Http2Stream, StreamConnection
+from xds.transport.waiting import WaitingMessages
 
 Reply = Callable[[bytes], Awaitable[bytes]]
 """Answers one message with one. Raises StreamRefusedError for a status other than OK."""
@@ -27,6 +28,7 @@ Reply = Callable[[bytes], Awaitable[bytes]]
 HEALTH = "/grpc.health.v1.Health/"
 SERVING, NOT_SERVING, UNKNOWN_SERVICE = 1, 2, 3
 REPLIES_WAITING_MAX = 16
+SECOND_MESSAGE = "a second message, where the method takes one"
 NOT_FOUND = 5
 CHORES_PER_REFUSAL = dict.fromkeys(
     (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED, Status.NOT_FOUND, Status.RESOURCE_EXHAUSTED), CHORES_PER_MALFORMED
@@ -49,6 +51,7 @@ class Services:
     serving: bool = True
     watchers: set["HealthWatch"] = field(default_factory=set)
     framed: FramedParts = field(default_factory=FramedParts)
+    waiting: WaitingMessages = field(default_factory=WaitingMessages)
     xds: dict[str, Method] = field(default_factory=lambda: {method.path: method for method in METHODS})
     tokens: "TokenGuard | None" = None
     """Makes the calls of clients that must show a token; None if tokens are not looked at."""
@@ -79,6 +82,11 @@ class Services:
             raise StreamRefusedError(Status.INVALID_ARGUMENT, "no HealthCheckRequest") from None
         if service and service not in SERVICES:
             return None
+        return self.status
+
+    @property
+    def status(self) -> int:
+        """The status of all services."""
         return SERVING if self.serving else NOT_SERVING
 
     async def _check(self, message: bytes) -> bytes:
@@ -345,13 +353,14 @@ class RefusedCall(Call):
 class ReplyCall(Call):
     """A unary method, or a stream that answers each message with one. A few messages may wait for answers."""
 
-    __slots__ = ("_ended", "_lacking", "_messages", "_reply", "_task")
+    __slots__ = ("_ended", "_lacking", "_messages", "_reply", "_task", "_unary")
 
     def __init__(self, connection: CallConnection, stream_id: int, reply: Reply, *, unary: bool = False) -> None:
         super().__init__(connection, stream_id)
         self._reply = reply
         self._messages: list[bytes] = []
         self._ended = False
+        self._unary = unary
         self._lacking = unary  # the one message
         self._task: asyncio.Task[None] | None = None
 
@@ -363,12 +372,16 @@ class ReplyCall(Call):
         """Send nothing yet: an error is sent without headers before it."""
 
     def on_message(self, message: bytes) -> None:
+        if self._unary and not self._lacking:
+            self.refuse(StreamRefusedError(Status.INTERNAL, SECOND_MESSAGE))
+            return
         if len(self._messages) >= REPLIES_WAITING_MAX:
             self.connection.on_limit("replies")
             self.end(Status.RESOURCE_EXHAUSTED, f"more than {REPLIES_WAITING_MAX} messages wait for their answers")
             return
         self._lacking = False
         self._messages.append(message)
+        self.connection.services.waiting.hold(self, message)
         self._go_on()
 
     def on_end(self) -> None:
@@ -380,6 +393,7 @@ class ReplyCall(Call):
 
     def on_gone(self) -> None:
         self._messages.clear()
+        self.connection.services.waiting.forget(self)
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
@@ -405,38 +419,44 @@ class ReplyCall(Call):
             self.end(Status.INTERNAL, "internal error")
         finally:
             self._task = None
+            self.connection.services.waiting.release(self, message)
         self._go_on()
 
 
 class HealthWatch(Call):
     """``grpc.health.v1.Health/Watch``: the status at once, and when it changes."""
 
-    __slots__ = ("_message", "_told")
+    __slots__ = ("_asked", "_known", "_told")
 
     def __init__(self, connection: CallConnection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
-        self._message: bytes | None = None
+        self._asked = False
+        self._known = False
+        """Whether the service that it asks for is one of this server's."""
         self._told = 0
 
     def on_message(self, message: bytes) -> None:
+        if self._asked:
+            self.refuse(StreamRefusedError(Status.INTERNAL, SECOND_MESSAGE))
+            return
         try:
-            self.connection.services.health(message)
+            self._known = self.connection.services.health(message) is not None
         except StreamRefusedError as refusal:
             self.refuse(refusal)
             return
-        self._message = message
+        self._asked = True
         self.connection.services.watchers.add(self)
         self.ready()
 
     @property
     def has_asked(self) -> bool:
-        return self._message is not None
+        return self._asked
 
     def ready(self) -> None:
         """Send the status if it has changed."""
-        if self._message is None or not self.can_send:
+        if not self._asked or not self.can_send:
             return
-        status = self.connection.services.health(self._message) or UNKNOWN_SERVICE
+        status = self.connection.services.status if self._known else UNKNOWN_SERVICE
         if status != self._told:
             self._told = status
             self.send(grpc.prefixed(HealthCheckResponse(status=status).SerializeToString()))
@@ -445,7 +465,7 @@ class HealthWatch(Call):
         self.ready()
 
     def on_end(self) -> None:
-        if self._message is None:
+        if not self._asked:
             self.finish(Status.INVALID_ARGUMENT, "no HealthCheckRequest")
 
     def on_gone(self) -> None:

@@ -26,6 +26,7 @@ from xds.transport.tls import TlsFiles
 from xds.transport.tls_failures import OnTlsFailure, ignore_failure
 from xds.transport.token_calls import TokenCalls
 from xds.transport.tokens import Tokens
+from xds.transport.waiting import WAITING_BYTES_MAX, WaitingMessages
 
 if TYPE_CHECKING:
     from xds.transport.revocation_watch import RevocationWatch
@@ -54,6 +55,7 @@ class NativeOptions:
     idle_s: float = 300.0
     connections_max: int = 100_000
     assembly_bytes_max: int = ASSEMBLY_BYTES_MAX
+    waiting_bytes_max: int = WAITING_BYTES_MAX
     age_max_s: float = 0.0
     age_grace_s: float = 10.0
     limits: Http2Limits = field(default_factory=Http2Limits)
@@ -91,7 +93,12 @@ class NativeTransport:
         self._options = options or NativeOptions()
         self._departures = Departures(age_max_s=self._options.age_max_s, grace_s=self._options.age_grace_s)
         tokens = self._options.tokens
-        self._services = Services(dispatcher, replies or {}, tokens=None if tokens is None else TokenCalls(tokens))
+        self._services = Services(
+            dispatcher,
+            replies or {},
+            tokens=None if tokens is None else TokenCalls(tokens),
+            waiting=WaitingMessages(self._options.waiting_bytes_max, self._hits.add),
+        )
         self._on_problem = on_problem
         self._on_tls_failure = on_tls_failure
         self._return_memory = return_memory

@@ -82,7 +82,7 @@ class TokenCall(XdsCall):
             self.connection.fail(fault.code, fault.text)
 
     def _admit(self, admission: TokenAdmission) -> None:
-        messages, self._messages = self._messages or [], None
+        messages = self._take_waiting()
         try:
             self._open(self._method, admission.peer)
         except StreamRefusedError as refusal:
@@ -98,8 +98,13 @@ class TokenCall(XdsCall):
 
     def _deny(self, error: RefusedTokenError) -> None:
         self._tokens.on_refusal(self.connection.address, error)
+        self._refuse_later(refusal_of(error), self._take_waiting())
+
+    def _take_waiting(self) -> list[bytes]:
+        """Return the messages that have waited. From now on none waits."""
+        self.connection.services.waiting.forget(self)
         messages, self._messages = self._messages or [], None
-        self._refuse_later(refusal_of(error), messages)
+        return messages
 
     def _refuse_later(self, refusal: StreamRefusedError, messages: list[bytes]) -> None:
         self._refusal = refusal
@@ -116,6 +121,7 @@ class TokenCall(XdsCall):
             self.refuse(StreamRefusedError(Status.RESOURCE_EXHAUSTED, "too many messages before the first answer"))
         else:
             self._messages.append(message)
+            self.connection.services.waiting.hold(self, message)
 
     def on_end(self) -> None:
         if self._refusal is not None:
@@ -131,6 +137,6 @@ class TokenCall(XdsCall):
                 self.connection.on_shed()
 
     def on_gone(self) -> None:
-        self._messages = None
+        self._take_waiting()
         self._tokens.expiry.discard(self, self._ends_at)
         super().on_gone()
