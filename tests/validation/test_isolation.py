@@ -4,16 +4,19 @@ import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from socket import AF_INET, SOCK_DGRAM, socket
 from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2, json_format
 from support import resources as r
 from support.envoy import envoy_binary
-from support.static_envoy import hcm, listener, refusal, static_cluster, typed, virtual_host
+from support.pki import Authority
+from support.static_envoy import address, hcm, listener, refusal, static_cluster, tls_cluster, typed, virtual_host
 
 from xds.schema.ingest import ingest
 from xds.schema.pool import Schema, load_schema, packaged_schema
+from xds.schema.reference_table import TABLE, Unrelated
 from xds.validation.envoy import run_validation
 from xds.validation.inline import Inliner, UnjudgeableError
 from xds.validation.judge import Judge, Judgement
@@ -260,3 +263,141 @@ def test_what_the_packaged_schema_lacks_is_not_given_to_envoy() -> None:
     read = packaged.read("envoy.extensions.filters.http.lua.v3.Lua", new.SerializeToString())
     assert b"os.exit()" not in read.SerializeToString()
     assert [text for _, text in packaged.warnings] == ["has fields that the schema lacks, which were left out"]
+
+
+NOT_OPENED = {
+    **dict.fromkeys(
+        (
+            "envoy.config.bootstrap.v3.Admin.access_log_path",
+            "envoy.config.bootstrap.v3.Admin.profile_path",
+            "envoy.config.bootstrap.v3.Bootstrap.flags_path",
+            "envoy.config.bootstrap.v3.Bootstrap.perf_tracing_file_path",
+            "envoy.config.bootstrap.v3.ClusterManager.OutlierDetection.event_log_path",
+        ),
+        "no resource has a bootstrap in it",
+    ),
+    "envoy.config.core.v3.PathConfigSource.path": "the config source around it is replaced",
+    "envoy.config.core.v3.WatchedDirectory.path": "the field of the message around it is cleared",
+    "envoy.extensions.network.socket_interface.sockmap.v3.Sockmap.cgroup_path": "nothing but the program needs it",
+    **dict.fromkeys(
+        (
+            "envoy.config.core.v3.GrpcService.GoogleGrpc.CallCredentials.StsService.subject_token_path",
+            "envoy.config.core.v3.GrpcService.GoogleGrpc.CallCredentials.StsService.actor_token_path",
+            "envoy.extensions.grpc_service.call_credentials.sts_service.v3.StsServiceCredentials.subject_token_path",
+            "envoy.extensions.grpc_service.call_credentials.sts_service.v3.StsServiceCredentials.actor_token_path",
+        ),
+        "read as a token is exchanged",
+    ),
+    "envoy.config.core.v3.Pipe.path": "bound or dialled by a running Envoy alone",
+    "envoy.config.core.v3.SocketAddress.network_namespace_filepath": "opened as a socket is bound",
+    "envoy.config.tap.v3.FilePerTapSink.path_prefix": "written at a connection",
+    **dict.fromkeys(
+        (
+            "envoy.extensions.filters.http.file_server.v3.FileServerConfig.DirectoryBehavior.default_file",
+            "envoy.extensions.filters.http.file_server.v3.FileServerConfig.PathMapping.file_path_prefix",
+        ),
+        "read at a request",
+    ),
+}
+"""Paths that a validating Envoy gets as they are, each with the reason why it opens nothing there."""
+
+
+def test_every_path_of_the_schema_is_replaced_or_not_opened_by_a_validating_envoy() -> None:
+    schema = load_schema()
+    kept, seen = set(), 0
+    for name, fields in TABLE.items():
+        for field, entry in fields.items():
+            if entry is not Unrelated.FILE:
+                continue
+            message: Any = schema.message_class(name)()
+            holder = getattr(message, field)
+            if isinstance(holder, str):
+                setattr(message, field, "/none/x")
+            elif hasattr(holder, "DESCRIPTOR"):
+                holder.value = "/none/x"
+            else:
+                holder.append("/none/x")
+            seen += 1
+            try:
+                Inliner(schema, lambda *_: None, lambda _: []).rewrite(message)
+            except UnjudgeableError:
+                continue
+            if b"/none/x" in message.SerializeToString():
+                kept.add(f"{name}.{field}")
+    assert seen > 40
+    assert kept == NOT_OPENED.keys()
+
+
+LOADED = {
+    "envoy.config.trace.v3.DynamicOtConfig": {"library": "/none/x"},
+    "envoy.extensions.dynamic_modules.v3.DynamicModuleConfig": {"name": "x"},
+    "envoy.extensions.wasm.v3.VmConfig": {"runtime": "envoy.wasm.runtime.v8", "vm_id": "inline"},
+}
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_what_is_loaded_and_run_is_not_given_to_envoy(name: str) -> None:
+    message = load_schema().message_class(name)(**LOADED[name])
+    with pytest.raises(UnjudgeableError):
+        Inliner(load_schema(), lambda *_: None, lambda _: []).rewrite(message)
+
+
+def test_a_watched_directory_is_not_watched(judge: Judge, tmp_path: Path) -> None:
+    pair = Authority(tmp_path).server()
+    certificate = {
+        "certificate_chain": {"inline_string": pair.cert_text, "watched_directory": {"path": "/none/x"}},
+        "private_key": {"inline_string": pair.key_text},
+        "watched_directory": {"path": "/none/x"},
+    }
+    message: Any = json_format.ParseDict(
+        certificate,
+        load_schema().message_class("envoy.extensions.transport_sockets.tls.v3.TlsCertificate")(),
+        descriptor_pool=load_schema().pool,
+    )
+    Inliner(load_schema(), lambda *_: None, lambda _: []).rewrite(message)
+    assert b"/none/x" not in message.SerializeToString()
+    assert judged(judge, tls_cluster({"tls_certificates": [certificate]})) == Judgement()
+
+
+def by_name(resolver: r.Json, **fields: Any) -> r.Json:
+    return static_cluster("n", "name.invalid", typed_dns_resolver_config=resolver) | fields
+
+
+def forwarding(resolver: r.Json) -> r.Json:
+    names = [{"address": "name.invalid", "port_value": 80}]
+    cache = {"name": "d", "dns_lookup_family": "V4_ONLY", "typed_dns_resolver_config": resolver}
+    filters = HTTP + "dynamic_forward_proxy.v3.FilterConfig"
+    return listener(hcm(typed("d", filters, dns_cache_config=cache | {"preresolve_hostnames": names}), ROUTER))
+
+
+RESOLVING: dict[str, Callable[[r.Json], r.Json]] = {
+    "strict": lambda resolver: by_name(resolver, type="STRICT_DNS"),
+    "version 6": lambda resolver: by_name(resolver, type="STRICT_DNS", dns_lookup_family="V6_ONLY"),
+    "logical": lambda resolver: by_name(resolver, type="LOGICAL_DNS"),
+    "extension": lambda resolver: {
+        key: value
+        for key, value in by_name(
+            resolver,
+            cluster_type=typed(
+                "envoy.cluster.dns", EXTENSIONS + "clusters.dns.v3.DnsCluster", typed_dns_resolver_config=resolver
+            ),
+        ).items()
+        if key not in ("type", "typed_dns_resolver_config")
+    },
+    "forward proxy": forwarding,
+}
+
+
+@pytest.mark.parametrize("kind", RESOLVING)
+def test_no_dns_server_is_asked_for_a_name(judge: Judge, tmp_path: Path, kind: str) -> None:
+    with socket(AF_INET, SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        port = server.getsockname()[1]
+        cares = EXTENSIONS + "network.dns_resolver.cares.v3.CaresDnsResolverConfig"
+        item = RESOLVING[kind](typed("envoy.network.dns_resolver.cares", cares, resolvers=[address(port=port)]))
+        assert judged(judge, item) == Judgement()
+        with pytest.raises(BlockingIOError):
+            server.recv(1)
+        assert refusal(item, tmp_path) == ""
+        assert server.recv(512), "Envoy by itself asks"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from ipaddress import ip_address
 from typing import Any
 
 from xds.model.types import EXTENSION_CONFIG, ROUTE, SCOPED_ROUTE, SECRET
@@ -19,6 +20,7 @@ _HTTP = "envoy.extensions.filters.http."
 _TLS = "envoy.extensions.transport_sockets.tls.v3."
 _AWS = "envoy.extensions.common.aws.v3."
 _XDSTP = "xdstp://"
+_WATCHED = _CORE + "WatchedDirectory"
 _STRUCT = "google.protobuf.Struct"
 _SKIPPED = frozenset({"envoy.config.endpoint.v3.LocalityLbEndpoints", _STRUCT})
 """Messages in which there is nothing to rewrite."""
@@ -85,7 +87,9 @@ class Inliner:
                 self._rewrite_field(message, field, value, (trail, field.name))
 
     def _rewrite_field(self, message: Any, field: Any, value: Any, trail: Trail) -> None:
-        if field.message_type.GetOptions().map_entry:
+        if field.message_type.full_name == _WATCHED:
+            message.ClearField(field.name)
+        elif field.message_type.GetOptions().map_entry:
             if field.message_type.fields_by_name["value"].message_type is not None:
                 for key in sorted(value):
                     self._rewrite_or(partial(value.pop, key), value[key], (trail, MapKey(key)))
@@ -192,7 +196,6 @@ def _data_source(_: Inliner, source: Any, __: Trail) -> None:
     """A source that no handler of the message around it has replaced."""
     if _is_on_disk(source):
         raise UnjudgeableError(f"{getattr(source, source.WhichOneof('specifier'))} is the sidecar's")
-    source.ClearField("watched_directory")
 
 
 def _text(stand_in: Callable[[], str], *fields: str) -> "Handler":
@@ -333,7 +336,6 @@ _MUST_STAPLE = 2
 
 
 def _validation_context(inliner: Inliner, message: Any, trail: Trail) -> None:
-    message.ClearField("watched_directory")
     if message.HasField("trusted_ca") and _is_on_disk(message.trusted_ca):
         _replace(inliner, message.trusted_ca, stand_ins.certificate()[0], (trail, "trusted_ca"))
     if message.HasField("crl") and _is_on_disk(message.crl):
@@ -439,9 +441,44 @@ def _needs(field: str, what: str) -> "Handler":
     return handle
 
 
+def _lightstep(inliner: Inliner, message: Any, trail: Trail) -> None:
+    _needs("access_token_file", "the file")(inliner, message, trail)
+    _any_text("access_token")(inliner, message, trail)
+
+
 def _tap_by_admin(inliner: Inliner, message: Any, trail: Trail) -> None:
     text = "needs an admin interface in the sidecar's bootstrap, without which Envoy crashes: one was made up"
     inliner.warn(trail, text)
+
+
+def _cluster(inliner: Inliner, message: Any, trail: Trail) -> None:
+    """A validating Envoy asks the DNS for the hosts of a cluster that it resolves."""
+    if message.WhichOneof("cluster_discovery_type") == "type" and message.type not in _RESOLVED:
+        return
+    for locality in message.load_assignment.endpoints:
+        for each in locality.lb_endpoints:
+            for holder in (each.endpoint, each.endpoint.health_check_config, *each.endpoint.additional_addresses):
+                if holder.address.WhichOneof("address") == "socket_address":
+                    _resolve(holder.address.socket_address)
+
+
+_RESOLVED = (1, 2)
+"""STRICT_DNS and LOGICAL_DNS."""
+
+
+def _dns_cache(inliner: Inliner, message: Any, trail: Trail) -> None:
+    for each in message.preresolve_hostnames:
+        _resolve(each)
+
+
+def _resolve(address: Any) -> None:
+    """Have an address stand for a name, so that nobody is asked for it."""
+    if not address.address:
+        return
+    try:
+        ip_address(address.address)
+    except ValueError:
+        address.address = "127.0.0.1"
 
 
 def _vm(inliner: Inliner, message: Any, trail: Trail) -> None:
@@ -460,6 +497,8 @@ Handler = Callable[[Inliner, Any, Trail], None]
 HANDLERS: Mapping[str, Handler] = {
     _CORE + "DataSource": _data_source,
     _CORE + "ConfigSource": _config_source,
+    "envoy.config.cluster.v3.Cluster": _cluster,
+    "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig": _dns_cache,
     _CORE + "HealthCheck": _written("event_log_path"),
     "envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink": _written("event_log_path"),
     "envoy.extensions.access_loggers.file.v3.FileAccessLog": _written("path"),
@@ -478,7 +517,8 @@ HANDLERS: Mapping[str, Handler] = {
         "secret_data"
     ),
     "envoy.config.route.v3.DirectResponseAction": _any_text("body"),
-    "envoy.config.trace.v3.LightstepConfig": _any_text("access_token"),
+    "envoy.config.trace.v3.LightstepConfig": _lightstep,
+    "envoy.config.trace.v3.DynamicOtConfig": _needs("library", "the library"),
     "envoy.config.trace.v3.XRayConfig": _text(lambda: stand_ins.SAMPLING_RULES, "sampling_rule_manifest"),
     _AWS + "AssumeRoleWithWebIdentityCredentialProvider": _any_text("web_identity_token_data_source"),
     _AWS + "CredentialsFileCredentialProvider": _any_text("credentials_data_source"),
@@ -525,4 +565,7 @@ HANDLERS: Mapping[str, Handler] = {
     "envoy.extensions.dynamic_modules.v3.DynamicModuleConfig": _module,
     "envoy.extensions.geoip_providers.maxmind.v3.MaxMindConfig": _maxmind,
     "envoy.extensions.key_value.file_based.v3.FileBasedKeyValueStoreConfig": _needs("filename", "the file"),
+    "envoy.extensions.network.socket_interface.sockmap.v3.Sockmap": _needs("bpf_program_path", "the program"),
+    "envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig": _needs("filename", "the file"),
+    "envoy.extensions.watchdog.profile_action.v3.ProfileActionConfig": _needs("profile_path", "the directory"),
 }
