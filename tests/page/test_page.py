@@ -12,10 +12,12 @@ import pytest_asyncio
 from support import resources as r
 from support.page_scene import HOSTILE, Scene
 from support.server import XdsServer
+from support.waiting import wait_until
 
 from xds.access.tokens import create_token, revoke_tokens
 from xds.page.app import POLICY, VIEWS
-from xds.page.live import STREAMS_MAX
+from xds.page.live import STREAMS_MAX, stamp_of
+from xds.protocol.convergence import Debts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PAGES = sorted(page for method, page in VIEWS if method == "GET")
@@ -373,6 +375,47 @@ async def test_an_address_that_leads_nowhere_says_why(scene: Guarded, path: str,
     assert '<p id="why">' in answer.text
 
 
+async def test_what_can_not_be_read_is_not_called_a_change(scene: Guarded) -> None:
+    async with scene.signed_in("admin") as browser:
+        answer = await browser.get("/page/resource?group=web&type=bogus&name=a")
+        assert (answer.status_code, "The change was rejected" in answer.text) == (422, False)
+        assert "<h1>This did not work</h1>" in answer.text
+        answer = await browser.get("/page/resources?group=web&page=two")
+        assert "is not the number of a page" in answer.text
+        answer = await browser.get("/page/revision?n=two")
+        assert "is not the number of a revision" in answer.text
+
+
+async def test_only_what_was_there_is_offered_to_return_to(scene: Guarded) -> None:
+    first = await scene.push("brief", r.static_cluster("a", 1))
+    second = await scene.push("brief", r.static_cluster("a", 2))
+    async with scene.signed_in("admin") as browser:
+
+        async def offered(revision: int) -> list[str]:
+            page = (await browser.get(f"/page/revision?n={revision}")).text
+            links = re.findall(r'href="(/page/rollback[^"]*)"', page)
+            answers = [await browser.get(each.replace("&amp;", "&")) for each in links]
+            assert [each.status_code for each in answers] == [200] * len(links)
+            return [each.rpartition("to=")[2] for each in links]
+
+        assert await offered(first) == [str(first)], "the change made the group: there is nothing before it"
+        assert await offered(second) == [str(first)]
+        answer = await browser.get(f"/page/rollback?group=brief&to={first - 1}")
+        assert f"revision {first - 1} has no group &#39;brief&#39;" in answer.text
+        assert "did you mean" not in answer.text
+        assert (await scene.api.delete("/v1/groups/brief")).is_success
+        for revision in (first, second):
+            assert await offered(revision) == []
+        assert "is not there any more" in (await browser.get(f"/page/revision?n={second}")).text
+
+
+async def test_links_lead_to_what_the_caller_may_see(scene: Guarded) -> None:
+    async with scene.signed_in("admin") as browser:
+        text = (await browser.get("/page/")).text
+        for path in sorted(set(re.findall(r'href="(/[^"]*)"', text))):
+            assert (await browser.get(path.replace("&amp;", "&"))).status_code == 200, path
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_other_methods_are_refused(scene: Guarded, method: str) -> None:
     async with scene.browser() as browser:
@@ -419,3 +462,46 @@ async def test_no_page_without_the_api_or_where_it_is_turned_off(tmp_path: Path)
             await server.wait_ready()
             assert (await server.admin("/page/")).status == 404
             assert "/page" not in (await server.admin("/")).text
+
+
+async def test_nodes_that_are_gone_are_on_the_overview_and_in_the_stamp() -> None:
+    async with XdsServer(None, "--workers", "0", "--store", "memory:") as server:
+        await server.wait_ready()
+        scene = Scene(server)
+        await scene.push("default", r.static_cluster("a", 1))
+
+        async def page() -> tuple[str, str]:
+            text = (await scene.api.get("/page/")).text
+            stamps = re.findall(r'data-stamp="([^"]*)"', text)
+            verdict = re.findall(r'id="verdict">\s*([^<]*?)\s*</p>', text)
+            assert 'href="/v1/docs"' in text
+            return stamps[0], verdict[0] if verdict else ""
+
+        for ids, verdict in (
+            (("n1",), "The one known node is not connected."),
+            (("n2", "n3"), "None of the 3 known nodes is connected."),
+        ):
+            for sidecar in scene.add(ids, "default"):
+                await wait_until(lambda sidecar=sidecar: sidecar.had, equals=1)
+            for sidecar in scene.sidecars:
+                await sidecar.stop()
+            await server.wait_metrics(lambda said: said["xds_streams"] == 0)
+            await wait_until(page, lambda found, verdict=verdict: found[1] == verdict)
+        await scene.close()
+
+
+async def test_the_stamp_has_who_is_gone_and_which_replicas_are_missing() -> None:
+    class Told:
+        """What a caller sees, as far as the stamp has it."""
+
+        revision, epoch, stale_because = 1, "e", ""
+
+        def __init__(self, **found: Any) -> None:
+            self.found = Debts(revision=1, by_group={}, **found)
+
+        async def debts(self) -> Debts:
+            return self.found
+
+    several = ({}, {"gone": {"web": 1}}, {"gone": {"web": 2}}, {"missing_replicas": ("b: silent",)})
+    stamps = {await stamp_of(Told(**each)) for each in several}  # type: ignore[arg-type]
+    assert len(stamps) == len(several)

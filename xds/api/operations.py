@@ -45,7 +45,7 @@ from xds.schema.pool import load_schema
 from xds.schema.restore import labelled
 from xds.schema.warnings import warnings_of
 from xds.schema.wire import is_content_hash
-from xds.store.entries import EntrySummary, Key, Stored, must_be_kept, summary_of
+from xds.store.entries import EntrySummary, Key, State, Stored, must_be_kept, summary_of
 from xds.store.errors import NoBackupError, NotYetError, OutcomeUnknownError, StoreError
 
 HISTORY_MAX = 1_000
@@ -144,6 +144,8 @@ class RevisionAnswer:
     differences: list[ResourceDifference]
     rules_before: GroupTable | None
     rules_after: GroupTable | None
+    created: frozenset[str] = frozenset()
+    """The groups with changed resources that did not exist before."""
 
     @property
     def size_bytes(self) -> int:
@@ -349,7 +351,7 @@ class Operations:
         place = f"revision {revision}"
         own = {key: encoded for key, encoded in state.resources.items() if key.group == group}
         if not own and group != DEFAULT_GROUP and group not in read_table(state.groups, place).names:
-            raise UnknownGroupError(group, self._catalog.snapshots)
+            raise UnknownGroupError(group, self._catalog.snapshots, revision=revision)
         chosen = sorted(key for key in own if type_url in (None, key.type_url))
         size_bytes = sum(len(own[key]) for key in chosen)
         resources = await run_in_thread(size_bytes, lambda: tuple(restored(key, own[key], place) for key in chosen))
@@ -459,6 +461,7 @@ class Operations:
             differences=await run_in_thread(size_bytes, differences),
             rules_before=read_table(before.groups, place) if is_edit else None,
             rules_after=read_table(entry.groups, place) if is_edit else None,
+            created=_without_group({key.group for key in entry.operations}, before, place),
         )
 
     async def find(self, entry_id: str) -> int | None:
@@ -768,6 +771,13 @@ def _label_problem(version: str) -> str:
     if not (version.isascii() and version.isprintable()) or version != version.strip():
         return "must be printable ASCII with no space around it, as it goes into headers"
     return "reads like a content hash: 16 hexadecimal digits" if is_content_hash(version) else ""
+
+
+def _without_group(groups: set[str], state: State, place: str) -> frozenset[str]:
+    """Return those of some groups that a state does not have."""
+    if absent := groups - {DEFAULT_GROUP, *read_table(state.groups, place).names}:
+        absent -= {key.group for key in state.resources if key.group in absent}
+    return frozenset(absent)
 
 
 def _restored(key: Key, encoded: bytes | None, revision: int) -> Resource | None:

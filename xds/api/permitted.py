@@ -271,7 +271,10 @@ class Permitted:
             before, after = (
                 None if table is None else self._seen_table(table) for table in (found.rules_before, found.rules_after)
             )
-            found = RevisionAnswer(summary=summary, differences=seen, rules_before=before, rules_after=after)
+            created = frozenset(filter(self._sees, found.created))
+            found = RevisionAnswer(
+                summary=summary, differences=seen, rules_before=before, rules_after=after, created=created
+            )
         if secrets:
             self._must_show_secrets({each.key.group for each in found.differences})
         return found
@@ -481,7 +484,7 @@ class Permitted:
         except ChangesetRejectedError as error:
             raise ChangesetRejectedError(self._problems(error.problems)) from None
         except UnknownGroupError as error:
-            raise UnknownGroupError(error.group, self.group_names) from None
+            raise UnknownGroupError(error.group, self.group_names, revision=error.revision) from None
 
     def _problems(self, problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
         seen = tuple(each for each in problems if not each.group or self._sees(each.group))

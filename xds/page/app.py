@@ -304,7 +304,7 @@ class Page:
         visit = None
         if call is not None:
             visit = Visit(request, Permitted(self._operations, self._admission, call), self._admission, call)
-        content = {"code": status, "text": text, "problems": problems}
+        content = {"code": status, "text": text, "problems": problems, "is_change": request.method == "POST"}
         return self._render(request, visit, Answer("error.html", content, status))
 
     def _render(self, request: Request, visit: Visit | None, answer: Answer, stamp: str = "") -> Response:

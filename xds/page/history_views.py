@@ -63,6 +63,8 @@ async def revision(visit: Visit) -> Answer:
         "is_newest": number == visit.operations.revision,
         "restorable": [each for each in sorted(changed) if visit.may(Right.ROLLOUT, each)],
         "kept": frozenset(table.kept),
+        "there": visit.operations.group_names,
+        "created": found.created,
     }
     return Answer("revision.html", content)
 

@@ -24,7 +24,7 @@ async def resources(visit: Visit) -> Answer:
     operations = visit.operations
     names = sorted(operations.group_names)
     group = visit.text("group") or (DEFAULT_GROUP if DEFAULT_GROUP in names else next(iter(names), DEFAULT_GROUP))
-    word, prefix, number = visit.text("type"), visit.text("prefix"), visit.revision("page")
+    word, prefix, number = visit.text("type"), visit.text("prefix"), visit.number("page", "a page")
     number = 1 if number is None else number
     if not 1 <= number <= PAGES_MAX:
         raise WrongRequestError(f"page: {number:,} is not between 1 and {PAGES_MAX:,}")

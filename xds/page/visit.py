@@ -12,7 +12,7 @@ from xds.api.permitted import Permitted
 
 QUERY_CHARACTERS_MAX = 8_192
 """The longest value of a query or of a form's field that is read."""
-REVISION_MAX = 2**63 - 1
+NUMBER_MAX = 2**63 - 1
 
 
 class WrongRequestError(Exception):
@@ -58,11 +58,18 @@ class Visit:
 
     def revision(self, key: str) -> int | None:
         """Return a revision of the form or of the query, None if it has none. Raises WrongRequestError."""
+        return self.number(key, "a revision")
+
+    def number(self, key: str, of: str) -> int | None:
+        """Return a number of the form or of the query, None if it has none. Raises WrongRequestError.
+
+        ``of`` says what is numbered.
+        """
         found = self.text(key).strip()
         if not found:
             return None
-        if not (found.isascii() and found.isdigit() and len(found) < 20) or int(found) > REVISION_MAX:
-            raise WrongRequestError(f"{key}: {found[:50]!r} is not the number of a revision")
+        if not (found.isascii() and found.isdigit() and len(found) < 20) or int(found) > NUMBER_MAX:
+            raise WrongRequestError(f"{key}: {found[:50]!r} is not the number of {of}")
         return int(found)
 
     def choice(self, key: str, allowed: tuple[str, ...]) -> str:

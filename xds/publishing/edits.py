@@ -5,7 +5,7 @@ would remove the group of the first.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -26,13 +26,18 @@ _NAMES_COMPARED_MAX = 1_000
 
 
 class UnknownGroupError(Exception):
-    """There is no group with that name. The message suggests similar names of ``known``."""
+    """There is no group with that name, or was none at a former ``revision``.
 
-    def __init__(self, group: str, known: Iterable[str] = (), hint: str = "") -> None:
-        close = get_close_matches(group, islice(known, _NAMES_COMPARED_MAX), n=2)
+    The message suggests similar names of ``known``, unless that has the name itself.
+    """
+
+    def __init__(self, group: str, known: Collection[str] = (), hint: str = "", *, revision: int | None = None) -> None:
+        close = [] if group in known else get_close_matches(group, islice(known, _NAMES_COMPARED_MAX), n=2)
         meant = f": did you mean {' or '.join(map(repr, close))}?" if close else ""
-        super().__init__(f"there is no group {group!r}{meant}{f' ({hint})' if hint else ''}")
+        there = f"there is no group {group!r}" if revision is None else f"revision {revision} has no group {group!r}"
+        super().__init__(f"{there}{meant}{f' ({hint})' if hint else ''}")
         self.group = group
+        self.revision = revision
 
 
 @dataclass(frozen=True, slots=True)
