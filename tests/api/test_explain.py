@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from xds.api.explain import Explanation, Facts, Verdict, Why, explain
+from xds.api.explain import HIDDEN_GROUP, Explanation, Facts, Verdict, Why, explain
 from xds.model.groups import GroupTable, Node, Patterns, Rule
 from xds.model.rules import Placement
 from xds.model.types import CLUSTER, ENDPOINTS, ROUTE, RUNTIME, SECRET
@@ -119,6 +119,17 @@ CASES: list[tuple[dict[str, object], Verdict, list[str]]] = [
             ["BY_RULE", "GROUP_HAS", "SUBSCRIBED", "WAITS", "ACCEPTED_OLDER"],
         )
         for why in Wait
+    ),
+    (
+        {
+            "lineage": ("web", HIDDEN_GROUP),
+            "versions": {HIDDEN_GROUP: "v2"},
+            "hides_versions": True,
+            "nacks": (NACK,),
+            "standing": standing(accepted="v1", waits=(Waiting(Wait.REJECTED),)),
+        },
+        Verdict.HAS_OTHER,
+        ["BY_RULE", "GROUP_INHERITS_HIDDEN", "SUBSCRIBED"],
     ),
     (
         {

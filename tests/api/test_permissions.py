@@ -22,13 +22,15 @@ from xds.address import Address
 from xds.api.admission import LAPSE_S, NEEDS, Admission
 from xds.api.grpc_api import GrpcApi
 from xds.api.guard import Hosts
+from xds.api.inherited import ABOUT_INHERITED
 from xds.api.permitted import Permitted
 from xds.api.rest import CALLS, rest_api
 from xds.model.groups import Node
+from xds.protocol.blame import BlamedBy
 from xds.protocol.convergence import Debt
-from xds.protocol.inspection import How, InspectedClient, NackSeen, Standing
+from xds.protocol.inspection import Held, How, InspectedClient, NackSeen, Standing, Wait, Waiting
 from xds.protocol.paging import NodeState
-from xds.protocol.status import NodeSummary, Progress
+from xds.protocol.status import NodeSummary, Progress, TypeSummary
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
 
@@ -674,3 +676,117 @@ async def test_a_way_through_what_a_group_extends_is_for_those_who_may_read_that
     assert answer.status_code == 403
     assert answer.json()["error"] == f"{OWN!r} extends groups that token:is-read may not read"
     assert (await scene.rest.get(path, headers=scene.shown("admin"))).status_code == 200
+
+
+def standing(name: str, **fields: Any) -> Standing:
+    """Return how a client stands to a cluster; by default it has accepted what it should have."""
+    versions = {"sent": "v1", "accepted": "v1", "wanted": "v1", "progress": Progress.ACKED} | fields
+    return Standing(type_url=CLUSTER_TYPE, name=name, how=How.WILDCARD, **versions)
+
+
+async def test_a_node_shows_nothing_of_resources_that_its_group_inherits_from_a_group_of_others(scene: Scene) -> None:
+    own, other = f"{OWN}-c", f"{OTHER}-c"
+    await scene.served.operations.put_group(OWN, OTHER, Change())
+    removed = ingest(cluster(f"{OWN}-removed"))
+    made = await scene.served.operations.publish(Change(upserts={OWN: (removed,)}))
+    await scene.served.operations.publish(Change(removals={OWN: ((CLUSTER_TYPE, removed.name),)}))
+    bodies = {
+        name: ingest(cluster(name) | {"connect_timeout": "7s", "alt_stat_name": f"body-of-{name}"})
+        for name in (own, other)
+    }
+    waits = (Waiting(Wait.CLUSTERS_WARM, (own, other)), Waiting(Wait.STILL_USED, (f"{CLUSTER_TYPE} {other}",)))
+    rejected = TypeSummary(
+        type_url=CLUSTER_TYPE,
+        variant="delta",
+        wildcard=True,
+        subscribed=2,
+        sent=2,
+        acked=0,
+        unacked=0,
+        pending=0,
+        nacked=(own, other),
+        error=f"Error adding/updating cluster(s) {other}: body-of-{other}",
+        versions={own: "v1", other: "v1"},
+        blamed=(other,),
+        blamed_by=BlamedBy.CLIENT,
+    )
+    place = next(at for at, each in enumerate(scene.served.known_nodes) if each.group == OWN)
+    summary = replace(
+        scene.served.known_nodes[place],
+        types=(rejected,),
+        accepted_revision=made.revision,
+        debt=Debt(rejected=1),
+        state=NodeState.REJECTED,
+    )
+    scene.served.known_nodes[place] = summary
+    scene.served.nacks[f"{OWN}-node"] = (
+        NackSeen(
+            at_ms=1, group=OWN, type_url=CLUSTER_TYPE, names=(own, other), count=2, message=f"it is body-of-{other}"
+        ),
+        NackSeen(at_ms=2, group=OWN, type_url=CLUSTER_TYPE, names=(own,), count=1, message=f"body-of-{own} is wrong"),
+    )
+    client = InspectedClient(
+        summary=summary,
+        gets_secrets=True,
+        standings=(standing(own, waits=waits), standing(other), standing(removed.name, wanted="", waits=waits)),
+        differences=(
+            *(Held(type_url=CLUSTER_TYPE, name=name, has=body, wanted=body) for name, body in bodies.items()),
+            Held(type_url=CLUSTER_TYPE, name=removed.name, has=removed, wanted=None, has_version=removed.version),
+        ),
+    )
+    scene.served.clients.append(client)
+    scene.served.debts[OWN] = {Debt(rejected=1): 1}
+    node = f"/v1/nodes/{OWN}-node"
+    for path in (
+        *(node, "/v1/nodes", f"{node}/resources", f"{node}/diff"),
+        f"{node}/explain?type=clusters&name={own}",
+        f"/v1/revisions/2/convergence?group={OWN}",
+    ):
+        answer = await scene.rest.get(path, headers=scene.shown("read"))
+        assert answer.status_code == 200, (path, answer.text)
+        assert other not in answer.text, path
+        assert other in (await scene.rest.get(path, headers=scene.shown("admin"))).text, path
+    found = (await scene.rest.get(f"{node}/resources", headers=scene.shown("read"))).json()
+    assert [each["name"] for each in found["connections"][0]["resources"]] == [own, removed.name]
+    assert [each["message"] for each in found["nacks"]] == [ABOUT_INHERITED, f"body-of-{own} is wrong"]
+    found = (await scene.rest.get(f"{node}/diff", headers=scene.shown("read"))).json()
+    assert [each["name"] for each in found["connections"][0]["differences"]] == [own, removed.name]
+    for differs in (False, True):
+        status, _, data = await call(
+            scene, "InspectNode", "read", pb.InspectNodeRequest(id=f"{OWN}-node", differs=differs)
+        )
+        assert status is grpc.StatusCode.OK
+        assert (own.encode() in data, other.encode() in data) == (True, False)
+
+
+async def test_what_a_node_had_of_an_inherited_resource_is_not_shown_once_its_group_has_its_own(scene: Scene) -> None:
+    former = ingest(cluster(f"{OTHER}-c"))
+    await scene.served.operations.put_group(OWN, OTHER, Change())
+    mine = ingest(cluster(f"{OTHER}-c") | {"alt_stat_name": "mine"})
+    await scene.served.operations.publish(Change(upserts={OWN: (mine,)}))
+    summary = replace(next(each for each in scene.served.known_nodes if each.group == OWN), accepted_revision=2)
+    held = Held(type_url=CLUSTER_TYPE, name=mine.name, has=former, wanted=mine, has_version=former.version)
+    scene.served.clients.append(InspectedClient(summary=summary, gets_secrets=True, differences=(held,)))
+    path = f"/v1/nodes/{OWN}-node/diff"
+    for role, version in (("read", None), ("admin", former.version)):
+        found = (await scene.rest.get(path, headers=scene.shown(role))).json()
+        (told,) = found["connections"][0]["differences"]
+        assert (told["name"], told["has"], bool(told["fields"])) == (mine.name, version, role == "admin")
+
+
+async def test_the_version_of_an_inherited_resource_is_not_explained(scene: Scene) -> None:
+    rules = {"rules": [{"group": OWN, "match": {}}], "groups": {OWN: {"extends": OTHER}}}
+    assert (await scene.rest.put("/v1/groups", headers=scene.shown("admin"), json=rules)).is_success
+    summary = next(each for each in scene.served.known_nodes if each.group == OWN)
+    version = (await scene.served.operations.resource(OTHER, CLUSTER_TYPE, f"{OTHER}-c")).version
+    told = standing(f"{OTHER}-c", sent=version, accepted=version, wanted=version)
+    scene.served.clients.append(InspectedClient(summary=summary, gets_secrets=True, standings=(told,)))
+    path = f"/v1/nodes/{OWN}-node/explain?type=clusters&name={OTHER}-c"
+    for role, steps in (
+        ("read", ["by_rule", "group_inherits_hidden", "subscribed"]),
+        ("admin", ["by_rule", "group_inherits", "subscribed", "accepted"]),
+    ):
+        answer = await scene.rest.get(path, headers=scene.shown(role))
+        (explained,) = answer.json()["explanations"]
+        assert ([each["code"] for each in explained["steps"]], explained["verdict"]) == (steps, "has")
+        assert (version in answer.text) == (role == "admin")

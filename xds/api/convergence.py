@@ -202,9 +202,9 @@ def _lacking(node: NodeSummary, revision: int) -> LackingNode:
     reasons = []
     for each in node.types:
         name = short_name(each.type_url)
-        if is_rejected and each.nacked:
+        if is_rejected and (each.nacked or each.error):
             what = rejected_text(each.nacked, each.blamed, each.blamed_by)
-            reasons.append(f"it rejected {name} {what}: {each.error[:300]}")
+            reasons.append(f"it rejected {f'{name} {what}'.strip()}: {each.error[:300]}")
         elif not is_rejected and (each.unacked or each.pending):
             parts = [f"{each.unacked} not answered"] * bool(each.unacked) + ["more to be sent"] * bool(each.pending)
             reasons.append(f"{name}: {', '.join(parts)}")

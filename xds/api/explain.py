@@ -16,6 +16,8 @@ from xds.protocol.inspection import How, NackSeen, Standing, Wait, Waiting
 from xds.protocol.status import NodeSummary
 
 NO_TABLE = GroupTable()
+HIDDEN_GROUP = "(a group that you may not read)"
+"""Instead of the name of a group."""
 
 
 class Verdict(Enum):
@@ -65,6 +67,10 @@ class Why(Enum):
     )
     GROUP_HAS = ("the group {group!r} has it itself, version {wanted}{since}", "")
     GROUP_INHERITS = ("the group {group!r} has it from {base!r}, which it extends, version {wanted}{since}", "")
+    GROUP_INHERITS_HIDDEN = (
+        "the group {group!r} has it from a group that you may not read: which versions there are is not told",
+        "ask someone who may read all groups",
+    )
     GROUP_LACKS = (
         "the group {group!r} does not have it, nor does what it extends{elsewhere}",
         "push it to the group (`xds apply --group {group}`), or let the group extend one that has it",
@@ -132,6 +138,8 @@ class Facts:
     """Its group and those that it extends, nearest first."""
     versions: Mapping[str, str] | None = None
     """By group of the lineage that has the resource itself, its version."""
+    hides_versions: bool = False
+    """Whether the resource is of a group that the asker may not read: only whether the node gets it is told."""
     elsewhere: tuple[str, ...] = ()
     """Other groups that have it."""
     wanted_at: int = 0
@@ -242,6 +250,9 @@ def _content(facts: Facts) -> Iterator[Step]:
         elsewhere = f"; {others} {'has' if len(facts.elsewhere) == 1 else 'have'} one of that name" if others else ""
         yield _step(Why.GROUP_LACKS, is_well=False, group=lineage[0], elsewhere=elsewhere)
         return
+    if having == HIDDEN_GROUP:
+        yield _step(Why.GROUP_INHERITS_HIDDEN, group=lineage[0])
+        return
     since = f", as of revision {facts.wanted_at}" if facts.wanted_at else ""
     why = Why.GROUP_HAS if having == lineage[0] else Why.GROUP_INHERITS
     yield _step(why, group=lineage[0], base=having, wanted=own[having], since=since)
@@ -274,6 +285,8 @@ def _delivery(facts: Facts, standing: Standing) -> Iterator[Step]:
         yield _step(Why.NOT_SUBSCRIBED, is_well=not standing.wanted, type=word, cause=cause)
     else:
         yield _step(Why.SUBSCRIBED, how=standing.how.value)
+    if facts.hides_versions:
+        return
     for waiting in standing.waits:
         yield _waiting(standing, waiting)
     yield from _nacks(facts, standing)

@@ -12,11 +12,11 @@ from functools import partial
 from glob import escape
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from xds.api.convergence import Convergence, Goal, watch_convergence
-from xds.api.explain import Explanation, Facts, explain
+from xds.api.explain import HIDDEN_GROUP, Explanation, Facts, explain
 from xds.api.fleet import FleetStatus, ServerStatus, group_statuses
+from xds.api.inherited import Inherited
 from xds.api.run_in_thread import run_in_thread
 from xds.api.seen import seen_then
 from xds.model.catalog import Catalog
@@ -28,7 +28,7 @@ from xds.model.xdstp import canonical
 from xds.protocol.convergence import Debts
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.holders import Holders, HoldersQuery
-from xds.protocol.inspection import Held, InspectedClient, Inspection, InspectQuery
+from xds.protocol.inspection import Held, InspectedClient, Inspection, InspectQuery, NackSeen
 from xds.protocol.paging import NodeState
 from xds.protocol.status import NODES_MAX, NodesFound, NodesQuery, NodeSummary
 from xds.publishing.changes import Change, Published
@@ -58,7 +58,6 @@ WARNINGS_MAX = 100
 """Warnings in the answer to one change."""
 COPY_SUFFIX = ".copy"
 """The end of the name of a copy of the store that is being sent."""
-HIDDEN_GROUP = "(a group that you may not read)"
 GROUPS_SHOWN_MAX = 3
 TIMES_KEPT_MAX = 1_000
 """Revisions of which it is remembered when they were made."""
@@ -599,6 +598,32 @@ class Operations:
         groups = tuple(each for each in self._catalog.snapshots if group in lineage_of(table, each))
         return await self._holders(HoldersQuery(type_url=type_url, name=name, groups=groups))
 
+    def inherited(self, group: str, sees: Callable[[str], bool]) -> Inherited:
+        """Say which resources of a group's nodes are told to who may read the groups that ``sees`` returns true for."""
+        return Inherited(self._catalog, group, sees)
+
+    async def seen_client(self, client: InspectedClient, sees: Callable[[str], bool]) -> InspectedClient:
+        """Return a connection with the resources of the groups that ``sees`` returns true for."""
+        group, revision = client.summary.group, client.summary.accepted_revision
+        inherited = self.inherited(group, sees)
+        if not inherited.hides:
+            return client
+        if inherited.needs_before(client):
+            with suppress(StoreError):  # it is not kept any more: what nobody has now is not told
+                before = (await self._publisher.store.state(revision)).resources
+                inherited = Inherited(self._catalog, group, sees, before, revision)
+        return inherited.client(client)
+
+    def seen_summary(self, node: NodeSummary, sees: Callable[[str], bool]) -> NodeSummary:
+        """Return a node with what it rejected of the groups that ``sees`` returns true for."""
+        inherited = self.inherited(node.group, sees)
+        return inherited.summary(node) if inherited.hides else node
+
+    def seen_nacks(self, nacks: Iterable[NackSeen], sees: Callable[[str], bool]) -> tuple[NackSeen, ...]:
+        """Return NACKs of nodes of the groups that ``sees`` returns true for, as far as they are about these."""
+        found = ((self.inherited(each.group, sees), each) for each in nacks if sees(each.group))
+        return tuple(inherited.nack(each) if inherited.hides else each for inherited, each in found)
+
     async def inspect(self, query: InspectQuery) -> Inspection:
         """Return the connections of a node, each with its resources, or with those that differ; and its NACKs.
 
@@ -650,19 +675,29 @@ class Operations:
             node_id=node_id,
             type_url=type_url,
             name=name,
-            nacks=tuple(each for each in inspection.nacks if sees is None or sees(each.group)),
+            nacks=inspection.nacks if sees is None else self.seen_nacks(inspection.nacks, sees),
             missing=(*found.missing_workers, *found.missing_replicas),
         )
+        clients = [each for each in inspection.clients if sees is None or sees(each.summary.group)]
         told = [
-            explain(self._facts(replace(facts, **_of_client(client)), client.summary, sees))
-            for client in inspection.clients
-            if sees is None or sees(client.summary.group)
+            explain(self._facts(await self._facts_of(facts, client, sees), client.summary, sees)) for client in clients
         ]
         gone = [each for each in found.nodes if each.state is NodeState.GONE and (sees is None or sees(each.group))]
         if told:
             return told
         _must_be_gone(tuple(each for each in found.nodes if sees is None or sees(each.group)), inspection)
         return [explain(self._facts(replace(facts, left=_left(gone[0])), gone[0], sees) if gone else facts)]
+
+    async def _facts_of(self, facts: Facts, client: InspectedClient, sees: Callable[[str], bool] | None) -> Facts:
+        """Add what a connection says; only whether it subscribes, if the resource is of a group that is not seen."""
+        seen = client if sees is None else await self.seen_client(client, sees)
+        return replace(
+            facts,
+            summary=client.summary,
+            gets_secrets=client.gets_secrets,
+            standing=(seen if seen.standings else client).standings[0] if client.standings else None,
+            hides_versions=bool(client.standings) and not seen.standings,
+        )
 
     def _facts(self, facts: Facts, node: NodeSummary, sees: Callable[[str], bool] | None) -> Facts:
         """Add what the rules and the groups say."""
@@ -702,8 +737,12 @@ class Operations:
             return found if sees is None else found.of(sees)
 
         async def nodes(query: NodesQuery) -> NodesFound:
-            found = await self._nodes(query if sees is None else replace(query, limit=NODES_MAX))
-            return replace(found, nodes=tuple(each for each in found.nodes if sees is None or sees(each.group)))
+            if sees is None:
+                return await self._nodes(query)
+            found = await self._nodes(replace(query, limit=NODES_MAX))
+            return replace(
+                found, nodes=tuple(self.seen_summary(each, sees) for each in found.nodes if sees(each.group))
+            )
 
         def gone(group: str | None) -> Iterator[KnownNode]:
             return (each for each in self._known.gone(group) if sees is None or sees(each.group))
@@ -739,14 +778,6 @@ def _must_be_gone(nodes: tuple[NodeSummary, ...], found: Inspection) -> None:
             missing = ", ".join((*found.missing_workers, *found.missing_replicas))
             where = f"{missing} did not answer" if missing else "its connection ended or moved meanwhile; ask again"
             raise StreamRefusedError(Status.UNAVAILABLE, f"the node {each.node.id!r} is connected, but {where}")
-
-
-def _of_client(client: InspectedClient) -> dict[str, Any]:
-    return {
-        "summary": client.summary,
-        "gets_secrets": client.gets_secrets,
-        "standing": client.standings[0] if client.standings else None,
-    }
 
 
 def _left(node: NodeSummary) -> str:

@@ -341,20 +341,29 @@ class Permitted:
         found = await self._operations.holders(group, type_url, name)
         if self._sees_all:
             return found
-        return replace(found, holdings=tuple(each for each in found.holdings if self._sees(each.group)))
+        seen = (each for each in found.holdings if self._sees(each.group))
+        return replace(found, holdings=tuple(each for each in seen if self._is_told(each.group, type_url, name)))
+
+    def _is_told(self, group: str, type_url: str, name: str) -> bool:
+        inherited = self._operations.inherited(group, self._sees)
+        return not inherited.hides or inherited.is_seen(type_url, name)
 
     async def inspect(self, query: InspectQuery) -> Inspection:
-        """Return the connections of a node in full, and its NACKs, of groups that the caller may read."""
+        """Return the connections of a node in full, and its NACKs, of groups that the caller may read.
+
+        A resource that the node's group inherits needs the right of the group that has it.
+        """
         self._must_have_any(READ)
         if not self._sees_all:
             await self.node(query.id)  # raises UnknownNodeError
         found = await self._operations.inspect(query)
         if self._sees_all:
             return found
-        clients = tuple(each for each in found.clients if self._sees(each.summary.group))
+        clients = [each for each in found.clients if self._sees(each.summary.group)]
         if not clients:
             await self.node(query.id)  # it may be gone from a group that the caller may read
-        return replace(found, clients=clients, nacks=tuple(each for each in found.nacks if self._sees(each.group)))
+        told = [await self._operations.seen_client(each, self._sees) for each in clients]
+        return replace(found, clients=tuple(told), nacks=self._operations.seen_nacks(found.nacks, self._sees))
 
     async def explain(self, node_id: str, type_url: str, name: str) -> list[Explanation]:
         """Return why a node has a resource, or not; see ``Operations.explain``."""
@@ -370,7 +379,7 @@ class Permitted:
             self._must_read(goal.group)
         else:
             self._must_have_any(READ)
-        sees = None if self._sees_all or goal.group is not None else self._sees
+        sees = None if self._sees_all else self._sees
         with self._discreet(), self._admission.lapse_of(self._call) as lapse:
             async for found in until_lapsed(self._operations.converge(goal, timeout_s, sees), lapse):
                 yield found
@@ -507,7 +516,10 @@ class Permitted:
 
     def _seen_nodes(self, found: NodesFound) -> NodesFound:
         """Return the nodes of groups that the caller may read; the server's problems name any group."""
-        return replace(found, nodes=tuple(each for each in found.nodes if self._sees(each.group)), problems=())
+        seen = (each for each in found.nodes if self._sees(each.group))
+        if not self._sees_all:
+            seen = (self._operations.seen_summary(each, self._sees) for each in seen)
+        return replace(found, nodes=tuple(seen), problems=())
 
     def _seen_summary(self, summary: EntrySummary) -> EntrySummary | None:
         groups = tuple(each for each in summary.groups if self._sees(each.group))
